@@ -1,0 +1,116 @@
+"""Every setting, where it is declared, with its default: flags, `KPIFLOW_...` and a TOML file fill this one object."""
+
+from datetime import tzinfo
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "KPIFLOW_"
+
+
+def _divides_the_hour(minutes: int) -> int:
+    if 60 % minutes:
+        raise ValueError("must divide 60 (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60)")
+    return minutes
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError("is no IANA time zone; try UTC or Europe/Berlin") from error
+    return name
+
+
+class Settings(BaseSettings):
+    """What shapes the rows, then what shapes the work. A field's description is its documentation."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    max_payload_bytes: int = Field(1 << 20, ge=1024, description="A longer payload is quarantined as `oversize`.")
+    max_depth: int = Field(32, ge=4, le=512, description="Deeper nesting than this is quarantined as `depth`.")
+    stale_seconds: int = Field(3600, ge=60, description="recorded_at may be this much older than received_at.")
+    future_seconds: int = Field(60, ge=0, description="recorded_at may be this much newer than received_at.")
+    iqr_factor: float = Field(3.0, gt=0, description="Tukey's k: a fence lies k interquartile ranges outside a quartile.")
+    min_samples: int = Field(30, ge=4, description="A baseline of fewer reports is in warm-up and flags nothing.")
+    flat_margin: float = Field(0.1, gt=0, lt=1, description="Fence of a baseline whose quartiles are equal: relative for "
+                               "latency and memory, absolute for fractions.")
+    reference_latency_ms: float = Field(1000.0, gt=0, description="Latency at which performance_score is half the accuracy.")
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = Field("UTC", description="IANA zone of hour_of_day, day_of_week "
+                                                                   "and is_peak_hour.")
+    peak_start_hour: int = Field(9, ge=0, le=23, description="First local hour of the peak.")
+    peak_end_hour: int = Field(17, ge=1, le=24, description="First local hour after the peak.")
+    file_minutes: Annotated[int, AfterValidator(_divides_the_hour)] = Field(
+        10, ge=1, le=60, description="Minutes of one <HHMM>.parquet; divides 60."
+    )
+
+    shards: int = Field(8, ge=1, le=1024, description="Parts the agents are spread over; the grain of parallel work.")
+    block_mb: int = Field(16, ge=1, le=256, description="MB of archive read, and parsed, at a time.")
+    slice_reports: int = Field(1_000_000, ge=1000, description="A larger backfill runs in time slices of about this many reports.")
+
+    @property
+    def zone(self) -> tzinfo:
+        """`time_zone` as a tzinfo."""
+        return ZoneInfo(self.time_zone)
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that decide what a row holds or where it lies: kept with an output, refused when they differ."""
+        working = {"shards", "block_mb", "slice_reports"}
+        return self.model_dump(exclude=working)
+
+
+class SettingsError(ValueError):
+    """A setting has a value it cannot have; the message names the setting, the value and what would do."""
+
+
+def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tuple[Settings, dict[str, str]]:
+    """The settings from flags, then the environment, then a TOML file, then defaults; and where each came from.
+
+    Raises:
+        SettingsError: an unknown name in the file, or a value out of range.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], **_: PydanticBaseSettingsSource
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(source for _, source in _sources(settings_cls, given, config))
+
+    origins: dict[str, str] = {}
+    try:
+        for label, source in _sources(Settings, given, config):
+            for name in source():
+                origins.setdefault(name, label if label != "environment" else f"{PREFIX}{name.upper()}")
+        settings = Settings.model_validate(Sourced().model_dump())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"setting {'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from error
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot read the settings from {config}: {error}") from error
+    return settings, {name: origins.get(name, "default") for name in Settings.model_fields}
+
+
+def _sources(
+    settings: type[BaseSettings], flags: dict[str, Any], config: Path | None
+) -> list[tuple[str, PydanticBaseSettingsSource]]:
+    sources: list[tuple[str, PydanticBaseSettingsSource]] = [
+        ("flag", InitSettingsSource(settings, flags)),
+        ("environment", EnvSettingsSource(settings)),
+    ]
+    if config is not None:
+        if not config.is_file():
+            raise SettingsError(f"no file {config}; give --config an existing TOML file")
+        sources.append((str(config), TomlConfigSettingsSource(settings, config)))
+    return sources

@@ -1,0 +1,240 @@
+"""Every table of the output, once: its columns and Arrow types, its key, the file of a row, and which of two rows stands.
+
+Sinks, reconcile, parity, show and the docs read this module and nothing else about tables. A file is a set of rows with
+distinct keys; `transforms.sinks.union` writes it, `pipelines.tables.scan` reads it.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+LAYOUT_VERSION = 1
+"""Raised when folders, keys or the meaning of stored columns change; a newer layout is refused by older code."""
+
+TIME = pa.timestamp("us", tz="UTC")
+GRANULARITIES = {"5s": 5, "1m": 60, "1h": 3600}
+"""Window length in seconds of each granularity."""
+
+METRICS = ("latency", "accuracy", "cpu", "memory")
+"""The metrics that have a baseline and fences; METRIC_COLUMNS names the report column of each."""
+METRIC_COLUMNS = {"latency": "latency_ms", "accuracy": "accuracy", "cpu": "cpu_usage", "memory": "memory_mb"}
+
+MESSAGE = [("source", pa.string()), ("message_id", pa.string()), ("received_at", TIME)]
+
+EXECUTION_CONTEXT = pa.struct(
+    [
+        ("hostname", pa.string()),
+        ("available_cores", pa.int64()),
+        ("available_memory_mb", pa.float64()),
+        ("gpu_info", pa.string()),
+        ("network_interfaces", pa.list_(pa.string())),
+    ]
+)
+
+REPORT = pa.schema(
+    [
+        ("task_id", pa.string()),
+        ("agent_id", pa.string()),
+        ("recorded_at", TIME),
+        ("latency_ms", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("cpu_usage", pa.float64()),
+        ("memory_mb", pa.float64()),
+        ("network_bytes", pa.int64()),
+        ("custom_metrics", pa.map_(pa.string(), pa.float64())),
+        ("execution_context", EXECUTION_CONTEXT),
+        ("gpu_utilization", pa.float64()),
+        ("error_details", pa.string()),
+        ("source_layer", pa.string()),
+        ("target_agent_type", pa.string()),
+        ("priority", pa.int64()),
+        ("extra", pa.string()),
+        ("report_id", pa.string()),
+        *MESSAGE,
+        ("schema_version", pa.int64()),
+    ]
+)
+"""A valid report: the columns of a ReportBatch."""
+
+BASELINE = pa.schema(
+    [("baseline_n", pa.int64())]
+    + [
+        (f"{metric}_{name}", type_)
+        for metric in METRICS
+        for name, type_ in (("baseline_state", pa.string()), ("q1", pa.float64()), ("q3", pa.float64()))
+    ]
+    + [("latency_zscore", pa.float64()), ("accuracy_percentile", pa.float64())]
+)
+"""What history adds to a report: the agent's own past hour at the report's minute."""
+
+FLAGS = pa.schema(
+    [
+        (f"{name}", type_)
+        for metric in METRICS
+        for name, type_ in (
+            (f"{metric}_low_fence", pa.float64()),
+            (f"{metric}_high_fence", pa.float64()),
+            (f"is_{metric}_outlier", pa.bool_()),
+        )
+    ]
+    + [(f"is_{name}_anomaly", pa.bool_()) for name in ("latency", "accuracy", "resource")]
+)
+
+ENRICHMENT = pa.schema(
+    [
+        ("performance_score", pa.float64()),
+        ("efficiency_ratio", pa.float64()),
+        ("resource_efficiency", pa.float64()),
+        ("cpu_efficiency", pa.float64()),
+        ("memory_efficiency", pa.float64()),
+        ("network_efficiency", pa.float64()),
+        ("hour_of_day", pa.int32()),
+        ("day_of_week", pa.int32()),
+        ("is_peak_hour", pa.bool_()),
+    ]
+)
+
+AGGREGATION = pa.schema(
+    [
+        ("granularity", pa.string()),
+        ("time_window_start", TIME),
+        ("time_window_end", TIME),
+        ("agent_id", pa.string()),
+        ("task_count", pa.int64()),
+        ("success_rate", pa.float64()),
+        ("avg_latency_ms", pa.float64()),
+        ("latency_stddev", pa.float64()),
+        ("min_latency_ms", pa.float64()),
+        ("max_latency_ms", pa.float64()),
+        ("latency_p50_ms", pa.float64()),
+        ("latency_p95_ms", pa.float64()),
+        ("latency_p99_ms", pa.float64()),
+        ("avg_accuracy", pa.float64()),
+        ("accuracy_stddev", pa.float64()),
+        ("avg_cpu_usage", pa.float64()),
+        ("avg_memory_mb", pa.float64()),
+        ("total_network_bytes", pa.int64()),
+        ("performance_score", pa.float64()),
+        ("efficiency_ratio", pa.float64()),
+        *((f"{metric}_outlier_count", pa.int64()) for metric in METRICS),
+        ("revision", pa.int64()),
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        *MESSAGE,
+        ("payload", pa.binary()),
+        ("reason", pa.string()),
+        ("field", pa.string()),
+        ("rule", pa.string()),
+        ("message", pa.string()),
+        ("resolution", pa.string()),
+        ("revision", pa.int64()),
+    ]
+)
+
+DUPLICATE = pa.schema([*MESSAGE, ("report_id", pa.string()), ("revision", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the output.
+
+    `key` names the columns that identify a row; `order` the columns a file is sorted by (it starts or ends with what makes
+    rows unique, so that equal sets of rows are equal files); `time` the column that decides the file.
+    """
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    order: tuple[str, ...]
+    time: str
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Columns that tell which message a row came from, or which revision it is: compared only on request."""
+        names = {name for name, _ in MESSAGE} | {"revision"}
+        return tuple(name for name in self.schema.names if name in names)
+
+
+REPORTS = Table(
+    "kpi_reports",
+    pa.schema([*REPORT, pa.field("revision", pa.int64()), *ENRICHMENT, *FLAGS, *BASELINE]),
+    key=("report_id",),
+    order=("agent_id", "recorded_at", "report_id"),
+    time="recorded_at",
+)
+AGGREGATIONS = Table(
+    "kpi_aggregations",
+    AGGREGATION,
+    key=("granularity", "agent_id", "time_window_start"),
+    order=("agent_id", "time_window_start"),
+    time="time_window_start",
+)
+QUARANTINED = Table(
+    "quarantine", QUARANTINE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
+)
+DUPLICATES = Table(
+    "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
+)
+TABLES = {table.name: table for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)}
+
+
+def files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple[np.ndarray, list[str]]:
+    """The file of each row: `(codes, paths)`, where row i belongs to `paths[codes[i]]`, relative to the output folder.
+
+    `file_minutes` (a divisor of 60) is the span of a `<HHMM>.parquet`; coarser granularities have their own, fixed spans.
+    """
+    time = rows[table.time]
+    seconds = pc.fill_null(time.cast(pa.int64()), 0).to_numpy(zero_copy_only=False) // 1_000_000
+    place, names = _places(table, rows)
+    spans = np.array([_span(name, file_minutes) for name in names], dtype=np.int64)
+    slots = seconds // spans[place]
+    lowest = int(slots.min(initial=0))
+    width = int(slots.max(initial=0)) - lowest + 1
+    pairs, codes = np.unique(place * width + (slots - lowest), return_inverse=True)
+    paths = []
+    for pair in pairs.tolist():
+        name, slot = names[pair // width], pair % width + lowest
+        paths.append(f"{table.name}/{_file(name, slot * _span(name, file_minutes))}")
+    return codes, paths
+
+
+def _places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
+    """What decides a row's folder beside its time: the granularity, or the source where the time is unknown."""
+    if table is AGGREGATIONS:
+        encoded = rows["granularity"].dictionary_encode()
+        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    if not rows[table.time].null_count:
+        return np.zeros(rows.num_rows, dtype=np.int64), ["timed"]
+    encoded = rows["source"].dictionary_encode()
+    unknown = rows[table.time].is_null().to_numpy(zero_copy_only=False)
+    place = np.where(unknown, encoded.indices.to_numpy() + 1, 0)
+    return place, ["timed", *(f"unknown/{safe_name(name)}" for name in encoded.dictionary.to_pylist())]
+
+
+def _span(place: str, file_minutes: int) -> int:
+    return {"1m": 3600, "1h": 86400}.get(place, file_minutes * 60)
+
+
+def _file(place: str, seconds: int) -> str:
+    start = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
+    date = start.date().isoformat()
+    if place.startswith("unknown/"):
+        return f"date={place}.parquet"
+    if place == "1h":
+        return f"granularity=1h/{date}.parquet"
+    if place == "1m":
+        return f"granularity=1m/date={date}/{start:%H}.parquet"
+    folder = "granularity=5s/" if place == "5s" else ""
+    return f"{folder}date={date}/hour={start:%H}/{start:%H%M}.parquet"
+
+
+def safe_name(text: str) -> str:
+    """`text` as a file name: letters, digits, `-`, `_` and inner dots stay, every other byte becomes `%XX` (reversible)."""
+    keep = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+    return "".join(chr(byte) if byte in keep else f"%{byte:02X}" for byte in text.encode()) or "%"

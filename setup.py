@@ -1,0 +1,48 @@
+"""The distribution `kpiflow`: a Beam dataflow for agents' KPI reports, with the console script `kpiflow`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="kpiflow",
+    version="0.1.0",
+    description="Validate, flag, enrich and aggregate agents' KPI reports with one Apache Beam graph",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["schemas", "transforms*", "pipelines*", "runners"]),
+    package_data={"schemas": ["*.json"]},
+    install_requires=[
+        "apache-beam>=2.77,<2.78",
+        "pyarrow>=25,<26",
+        "numpy>=2.4,<3",
+        "orjson>=3.13,<4",
+        "jsonschema>=4.26,<5",
+        "zstandard>=0.25,<1",
+        "pydantic>=2.14,<3",
+        "pydantic-settings>=2.16,<3",
+        "typer>=0.29,<1",
+        "rich>=15,<16",
+    ],
+    extras_require={
+        "html": ["altair>=6.3,<7", "vl-convert-python>=1.9,<3"],
+        "dev": [
+            "pytest>=8,<10",
+            "hypothesis>=6.170,<7",
+            "duckdb>=2,<3",
+            "pandas>=3.1,<4",
+            "pandas-stubs",
+            "ruff>=0.17,<0.18",
+            "mypy>=2.4,<3",
+            "types-jsonschema",
+        ],
+    },
+    entry_points={"console_scripts": ["kpiflow=pipelines.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: System :: Monitoring",
+    ],
+)

@@ -1,0 +1,55 @@
+"""What flows: Arrow record batches, and the Beam coder that carries them between stages as Arrow IPC."""
+
+from collections.abc import Iterable, Sequence
+
+import apache_beam as beam
+import pyarrow as pa
+
+from schemas.tables import MESSAGE
+
+RAW = pa.schema([*MESSAGE, ("payload", pa.large_binary())])
+"""A RawBatch: messages as they were read. Every payload ends in one newline that the source adds, so that the values
+buffer of a block is newline-delimited JSON and can be parsed without a copy; `payload` is otherwise the original bytes."""
+
+
+class BatchCoder(beam.coders.Coder):
+    """A RecordBatch as an Arrow IPC stream: only the rows of a slice are written, unlike with pickle."""
+
+    def encode(self, batch: pa.RecordBatch) -> bytes:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        return sink.getvalue().to_pybytes()
+
+    def decode(self, encoded: bytes) -> pa.RecordBatch:
+        with pa.ipc.open_stream(pa.py_buffer(encoded)) as reader:
+            return reader.read_next_batch()
+
+    def is_deterministic(self) -> bool:
+        return False
+
+
+beam.coders.registry.register_coder(pa.RecordBatch, BatchCoder)
+
+
+def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """All rows of one or more batches of one schema, in order, as one batch."""
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def empty(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows of `schema`."""
+    return pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def filled(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    """The columns as a batch of `schema`; a column that is not given is null."""
+    arrays = [columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def extended(batch: pa.RecordBatch, columns: Iterable[tuple[pa.Field, pa.Array]]) -> pa.RecordBatch:
+    """The batch with further columns at its end."""
+    added = list(columns)
+    schema = pa.schema([*batch.schema, *(field for field, _ in added)])
+    return pa.RecordBatch.from_arrays([*batch.columns, *(array for _, array in added)], schema=schema)
