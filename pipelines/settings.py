@@ -56,7 +56,7 @@ class Settings(BaseSettings):
 
     shards: int = Field(8, ge=1, le=1024, description="Parts the agents are spread over; the grain of parallel work.")
     block_mb: int = Field(16, ge=1, le=256, description="MB of archive read, and parsed, at a time.")
-    slice_reports: int = Field(1_000_000, ge=1000, description="A larger backfill runs in time slices of about this many reports.")
+    slice_reports: int = Field(1_000_000, ge=1000, description="Reports of one time slice of a larger backfill.")
 
     @property
     def zone(self) -> tzinfo:
@@ -81,19 +81,14 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tup
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
 
-    class Sourced(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], **_: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(source for _, source in _sources(settings_cls, given, config))
-
     origins: dict[str, str] = {}
+    values: dict[str, Any] = {}
     try:
-        for label, source in _sources(Settings, given, config):
-            for name in source():
+        for label, source in _sources(given, config):
+            for name, value in source().items():
+                values.setdefault(name, value)
                 origins.setdefault(name, label if label != "environment" else f"{PREFIX}{name.upper()}")
-        settings = Settings.model_validate(Sourced().model_dump())
+        settings = Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"setting {'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from error
@@ -102,15 +97,13 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tup
     return settings, {name: origins.get(name, "default") for name in Settings.model_fields}
 
 
-def _sources(
-    settings: type[BaseSettings], flags: dict[str, Any], config: Path | None
-) -> list[tuple[str, PydanticBaseSettingsSource]]:
+def _sources(flags: dict[str, Any], config: Path | None) -> list[tuple[str, PydanticBaseSettingsSource]]:
     sources: list[tuple[str, PydanticBaseSettingsSource]] = [
-        ("flag", InitSettingsSource(settings, flags)),
-        ("environment", EnvSettingsSource(settings)),
+        ("flag", InitSettingsSource(Settings, flags)),
+        ("environment", EnvSettingsSource(Settings)),
     ]
     if config is not None:
         if not config.is_file():
             raise SettingsError(f"no file {config}; give --config an existing TOML file")
-        sources.append((str(config), TomlConfigSettingsSource(settings, config)))
+        sources.append((str(config), TomlConfigSettingsSource(Settings, config)))
     return sources

@@ -1,0 +1,29 @@
+"""How a command ends when it does not end well: one exception per exit code, each with a message that names the mend."""
+
+
+class Failure(Exception):  # noqa: N818 (an end, not only an error)
+    """A command's end with an exit code; `str()` names the cause, `hint` the mend."""
+
+    code = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class CheckFailed(Failure):
+    """A check said no, or an input was incomplete: the work itself was done."""
+
+    code = 1
+
+
+class WrongUse(Failure):
+    """The command cannot mean what was typed."""
+
+    code = 2
+
+
+class RunFailed(Failure):
+    """The run could not finish."""
+
+    code = 3
