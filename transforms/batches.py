@@ -5,11 +5,17 @@ from collections.abc import Iterable, Sequence
 import apache_beam as beam
 import pyarrow as pa
 
-from schemas.tables import MESSAGE
+from schemas.tables import BASELINE, MESSAGE, REPORT
 
 RAW = pa.schema([*MESSAGE, ("payload", pa.large_binary())])
 """A RawBatch: messages as they were read. Every payload ends in one newline that the source adds, so that the values
 buffer of a block is newline-delimited JSON and can be parsed without a copy; `payload` is otherwise the original bytes."""
+
+REPORT_BATCH = pa.schema([*REPORT, ("context", pa.bool_())])
+"""A ReportBatch: valid reports. `context` marks a stored report that only feeds the baselines of others and is written nowhere."""
+
+BASELINED = pa.schema([*REPORT, ("revision", pa.int64()), *BASELINE])
+"""What leaves history: each report once, with its agent's baseline; flags and enrichment add their columns at the end."""
 
 
 class BatchCoder(beam.coders.Coder):
