@@ -12,7 +12,7 @@ RAW = pa.schema([*MESSAGE, ("payload", pa.large_binary())])
 buffer of a block is newline-delimited JSON and can be parsed without a copy; `payload` is otherwise the original bytes."""
 
 REPORT_BATCH = pa.schema([*REPORT, ("context", pa.bool_())])
-"""A ReportBatch: valid reports. `context` marks a stored report that only feeds the baselines of others and is written nowhere."""
+"""A ReportBatch: valid reports. `context` marks a stored report that only feeds baselines and is never written."""
 
 BASELINED = pa.schema([*REPORT, ("revision", pa.int64()), *BASELINE])
 """What leaves history: each report once, with its agent's baseline; flags and enrichment add their columns at the end."""
