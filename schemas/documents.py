@@ -1,0 +1,224 @@
+"""One document at a time: the strict reader that judges exactly, keeps what a column cannot, and explains what is wrong.
+
+`decode` turns bytes into a document or a Rejection, `columns` turns documents into the columns of a schema's leaves, `explain`
+asks the jsonschema library why a document fails. The fast reader (`schemas.blocks`) leaves every row it cannot vouch for to these.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from jsonschema import Draft202012Validator
+from numpy.typing import NDArray
+
+from schemas.checks import column_type, satisfied
+from schemas.compiler import Node
+from schemas.formats import format_checker
+
+_LONG_DIGITS = re.compile(rb"\d{19}")
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = np.zeros(256, dtype=np.int64)
+_BRACKETS[[ord("{"), ord("[")]] = 1
+_BRACKETS[[ord("}"), ord("]")]] = -1
+_PYTHON = {"number": (int, float), "integer": (int, float), "string": (str,), "boolean": (bool,)}
+_MESSAGE_LENGTH = 400
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large (bytes) and how deeply nested a document may be."""
+
+    payload_bytes: int = 1 << 20
+    depth: int = 32
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a document is not valid: a reason (one word), the place and rule where there are such, and a message for people."""
+
+    reason: str
+    message: str
+    field: str | None = None
+    rule: str | None = None
+
+
+def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[str, Any] | Rejection:
+    """The document of a payload, or why there is none.
+
+    `distinct_keys` says that no object in it is known to repeat a key. The first of these that holds is the reason: `oversize`,
+    `depth`, `utf8`, `json` (syntax, NaN, infinities and numbers beyond float64 included), `duplicate_key`, `not_object`.
+    """
+    if len(payload) > limits.payload_bytes:
+        return Rejection("oversize", f"{len(payload)} bytes are more than {limits.payload_bytes}")
+    if too_deep(payload, limits):
+        return Rejection("depth", f"nested deeper than {limits.depth}")
+    try:
+        payload.decode()
+    except UnicodeDecodeError as error:
+        return Rejection("utf8", f"invalid UTF-8 at byte {error.start}: {error.reason}")
+    try:
+        document = load(payload)
+        if not distinct_keys:
+            json.loads(payload, object_pairs_hook=_distinct)
+    except _RepeatedNameError as error:
+        return Rejection("duplicate_key", f"the name {str(error)!r} stands twice in one object", field=str(error))
+    except ValueError as error:
+        return Rejection("json", str(error)[:_MESSAGE_LENGTH])
+    if not isinstance(document, dict):
+        return Rejection("not_object", f"a JSON {_json_type(document)}, not an object")
+    return document
+
+
+def load(payload: bytes) -> Any:
+    """The JSON value of strict JSON text; integers of any size keep their digits.
+
+    Raises:
+        ValueError: not JSON, or a number beyond float64.
+    """
+    value = orjson.loads(payload)
+    return json.loads(payload) if _LONG_DIGITS.search(payload) else value
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: names sorted, no spaces, UTF-8."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def too_deep(payload: bytes, limits: Limits) -> bool:
+    """Whether more brackets are open at once, outside of strings, than the limits allow."""
+    if payload.count(b"{") + payload.count(b"[") <= limits.depth:
+        return False
+    steps = _BRACKETS[np.frombuffer(_STRINGS.sub(b"", payload), dtype=np.uint8)]
+    return int(np.cumsum(steps).max(initial=0)) > limits.depth
+
+
+def extra(root: Node, document: Mapping[str, Any]) -> str | None:
+    """Canonical text of what a document holds beside the schema's properties, structs included; None where there is nothing."""
+    found = _extra(root, document)
+    return canonical(found) if found else None
+
+
+def _extra(node: Node, value: Mapping[str, Any]) -> dict[str, Any]:
+    known = {child.name: child for child in node.children}
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        if name not in known:
+            found[name] = inner
+        elif known[name].kind == "struct" and isinstance(inner, dict) and (nested := _extra(known[name], inner)):
+            found[name] = nested
+    return found
+
+
+_ABSENT = object()
+_UNREACHED = object()
+"""Stands for a place whose parent is not there, so that nothing is to be judged."""
+
+
+def columns(root: Node, documents: Sequence[Mapping[str, Any]]) -> tuple[list[pa.Array], NDArray[np.int64]]:
+    """The columns of the root's leaves, and int64[n]: the first leaf at which each document fails, -1 where it is valid."""
+    arrays: list[pa.Array] = []
+    failing = np.full(len(documents), -1, dtype=np.int64)
+    _descend(root, list(documents), arrays, failing)
+    return arrays, failing
+
+
+def _descend(node: Node, values: list[Any], arrays: list[pa.Array], failing: NDArray[np.int64]) -> None:
+    if node.kind != "struct":
+        column, wrong = _leaf(node, values)
+        _mark(failing, wrong, len(arrays))
+        arrays.append(column)
+        return
+    wrong = np.array([type(value) is not dict and not _may_lack(node, value) for value in values], dtype=bool)
+    _mark(failing, wrong, len(arrays))
+    for child in node.children:
+        inner = [value.get(child.name, _ABSENT) if type(value) is dict else _UNREACHED for value in values]
+        _descend(child, inner, arrays, failing)
+
+
+def _mark(failing: NDArray[np.int64], wrong: NDArray[np.bool_], leaf: int) -> None:
+    failing[(failing < 0) & wrong] = leaf
+
+
+def _may_lack(node: Node, value: Any) -> bool:
+    return value is _UNREACHED or (value is _ABSENT and not node.required) or (value is None and node.nullable)
+
+
+def _leaf(leaf: Node, values: list[Any]) -> tuple[pa.Array, NDArray[np.bool_]]:
+    fitting = [_fit(leaf, value) for value in values]
+    wrong = np.array([fit is None and not _may_lack(leaf, value) for fit, value in zip(fitting, values)], dtype=bool)
+    column = pa.array(fitting, column_type(leaf))
+    return column, wrong | ~satisfied(leaf, column)
+
+
+def _fit(leaf: Node, value: Any) -> Any:
+    """The value as the leaf's column holds it, None where its type is another."""
+    if value is _ABSENT or value is _UNREACHED or value is None:
+        return None
+    if leaf.kind in ("any", "object"):
+        return text(leaf, value)
+    if leaf.kind == "map":
+        child = leaf.children[0]
+        return sorted(value.items()) if type(value) is dict and all(_is(child, item) for item in value.values()) else None
+    if leaf.kind == "array":
+        child = leaf.children[0]
+        return value if type(value) is list and all(_is(child, item) for item in value) else None
+    return value if _is(leaf, value) else None
+
+
+def text(leaf: Node, value: Any) -> str | None:
+    """The canonical text of a value where any JSON, or any object, may stand; None where it may not."""
+    return canonical(value) if leaf.kind == "any" or type(value) is dict else None
+
+
+def _is(node: Node, value: Any) -> bool:
+    return type(value) in _PYTHON.get(node.kind, ()) or (value is None and node.nullable)
+
+
+def explain(root: Node, document: Mapping[str, Any], leaf: Node) -> Rejection:
+    """What jsonschema says of the place where a document fails: the leaf, or a struct above it."""
+    node, value = root, document
+    for step in leaf.path:
+        if not isinstance(value, dict):
+            break
+        child = next(child for child in node.children if child.name == step)
+        if step not in value:
+            return _rejection((*node.path, step), {"required": [step]}, value)
+        node, value = child, value[step]
+    return _rejection(node.path, node.schema, value)
+
+
+def _rejection(path: tuple[str, ...], schema: Mapping[str, Any], value: Any) -> Rejection:
+    error = next(_validator(json.dumps(schema)).iter_errors(value))
+    field = ".".join((*path, *map(str, error.absolute_path)))
+    return Rejection("schema", error.message[:_MESSAGE_LENGTH], field, str(error.validator))
+
+
+@cache
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema), format_checker=format_checker())
+
+
+class _RepeatedNameError(ValueError):
+    pass
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        raise _RepeatedNameError(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+    return found
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names[type(value)]
