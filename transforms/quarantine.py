@@ -1,0 +1,46 @@
+"""Quarantine rows, all built here: the original bytes of a message, why it is refused, and where."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import pyarrow as pa
+
+from schemas.documents import Rejection
+from schemas.tables import QUARANTINE
+
+Result = TypeVar("Result")
+
+
+def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
+    """A QUARANTINE row for each message (RAW columns) with its rejection."""
+    rows = messages.num_rows
+    columns = {
+        "source": messages["source"],
+        "message_id": messages["message_id"],
+        "received_at": messages["received_at"],
+        "payload": pa.array([payload.removesuffix(b"\n") for payload in messages["payload"].to_pylist()], pa.binary()),
+        "reason": pa.array([each.reason for each in rejections], pa.string()),
+        "field": pa.array([each.field for each in rejections], pa.string()),
+        "rule": pa.array([each.rule for each in rejections], pa.string()),
+        "message": pa.array([each.message for each in rejections], pa.string()),
+        "resolution": pa.nulls(rows, pa.string()),
+        "revision": pa.array([1] * rows, pa.int64()),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in QUARANTINE.names], schema=QUARANTINE)
+
+
+def bisected(
+    kernel: Callable[[pa.RecordBatch], Result], messages: pa.RecordBatch
+) -> tuple[list[Result], list[tuple[pa.RecordBatch, Rejection]]]:
+    """The kernel's results over the messages, but for those at which it raises: these alone, each with an `error` rejection."""
+    try:
+        return [kernel(messages)], []
+    except MemoryError:
+        raise
+    except Exception as error:
+        if messages.num_rows <= 1:
+            return [], [(messages, Rejection("error", f"{type(error).__name__}: {error}"[:400]))]
+    half = messages.num_rows // 2
+    results, faults = bisected(kernel, messages[:half])
+    more, others = bisected(kernel, messages[half:])
+    return results + more, faults + others

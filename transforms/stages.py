@@ -1,0 +1,54 @@
+"""How many rows went through each stage of this process, and how long they took: what progress bars and benchmarks read.
+
+Counts live in the process, beside Beam's metrics, because a runner shows its metrics only when a job has ended.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Stage:
+    """Rows that entered a stage, bytes it read, and the seconds spent in it, over all threads."""
+
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+_stages: dict[str, Stage] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def timed(name: str, rows: int = 0) -> Iterator[None]:
+    """Count `rows` and the time of the block under a stage's name."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        add(name, rows=rows, seconds=time.perf_counter() - start)
+
+
+def add(name: str, rows: int = 0, bytes: int = 0, seconds: float = 0.0) -> None:
+    """Count towards a stage."""
+    with _lock:
+        stage = _stages.setdefault(name, Stage())
+        stage.rows += rows
+        stage.bytes += bytes
+        stage.seconds += seconds
+
+
+def snapshot() -> dict[str, Stage]:
+    """Every stage so far, in the order in which they began."""
+    with _lock:
+        return {name: Stage(stage.rows, stage.bytes, stage.seconds) for name, stage in _stages.items()}
+
+
+def reset() -> None:
+    """Forget all counts."""
+    with _lock:
+        _stages.clear()

@@ -1,0 +1,157 @@
+"""Validate: messages become typed reports, or quarantine rows that say why not.
+
+The schema's compiled checks pass whole blocks; the rows they cannot vouch for are judged one by one. Recency is measured between a
+report's recorded_at and its own message's received_at, never against the wall clock, so that a backfill judges as the stream did.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from schemas import blocks, documents
+from schemas.documents import Limits, Rejection
+from schemas.formats import parse_date_time
+from schemas.registry import Schema, load
+from schemas.tables import REPORT
+from transforms.batches import REPORT_BATCH, concat
+from transforms.identity import report_ids
+from transforms.quarantine import bisected, quarantined
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of a message beside its schema: size, nesting, and recency in seconds."""
+
+    limits: Limits = field(default_factory=Limits)
+    stale_seconds: int = 3600
+    future_seconds: int = 60
+
+
+def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """RAW messages -> (REPORT_BATCH of the valid ones, QUARANTINE of the others); every message is in exactly one of them."""
+    accepted = blocks.read(schema.root, messages["payload"], rules.limits)
+    doubtful = np.setdiff1d(np.arange(messages.num_rows), accepted.rows, assume_unique=True)
+    rows, columns, extra, refused, rejections = accepted.rows, accepted.columns, accepted.extra, doubtful[:0], []
+    if len(doubtful):
+        strict = _judge(schema, messages["payload"], doubtful, accepted.distinct, rules.limits)
+        rows = np.concatenate([rows, strict.rows])
+        columns = [pa.concat_arrays(pair) for pair in zip(columns, strict.columns)]
+        extra = pa.concat_arrays([extra, strict.extra])
+        refused, rejections = strict.refused, strict.rejections
+    reports = _typed(schema, messages.take(rows) if len(doubtful) else messages, columns, extra)
+    late, reasons = _recency(reports, rules)
+    wrong = quarantined(messages.take(np.concatenate([refused, rows[late]])), [*rejections, *reasons])
+    return (reports.filter(pa.array(~late)) if late.any() else reports), wrong
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What the strict reader made of some rows: the valid ones as columns, the refused ones with their rejections."""
+
+    rows: NDArray[np.int64]
+    columns: list[pa.Array]
+    extra: pa.Array
+    refused: NDArray[np.int64]
+    rejections: list[Rejection]
+
+
+def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct: NDArray[np.bool_], limits: Limits) -> _Judged:
+    read = [documents.decode(payload[row].as_py().removesuffix(b"\n"), limits, bool(distinct[row])) for row in rows.tolist()]
+    found = [document for document in read if not isinstance(document, Rejection)]
+    columns, failing = documents.columns(schema.root, found)
+    leaves = schema.root.leaves()
+    verdicts = iter(failing.tolist())
+    rejections: list[Rejection | None] = []
+    for document in read:
+        if isinstance(document, Rejection):
+            rejections.append(document)
+        else:
+            leaf = next(verdicts)
+            rejections.append(documents.explain(schema.root, document, leaves[leaf]) if leaf >= 0 else None)
+    valid = failing < 0
+    refused = np.array([rejection is not None for rejection in rejections], dtype=bool)
+    extra = [documents.extra(schema.root, document) for document, fine in zip(found, valid.tolist()) if fine]
+    return _Judged(
+        rows[~refused],
+        [column.filter(pa.array(valid)) for column in columns],
+        pa.array(extra, pa.string()),
+        rows[refused],
+        [rejection for rejection in rejections if rejection is not None],
+    )
+
+
+def _typed(schema: Schema, messages: pa.RecordBatch, columns: list[pa.Array], extra: pa.Array) -> pa.RecordBatch:
+    """The leaves' columns with the types of REPORT, beside the message they came in."""
+    found: dict[tuple[str, ...], pa.Array] = {leaf.path: column for leaf, column in zip(schema.root.leaves(), columns)}
+    formats = {leaf.path: leaf.schema.get("format") for leaf in schema.root.leaves()}
+
+    def typed(path: tuple[str, ...], type_: pa.DataType) -> pa.Array:
+        if pa.types.is_struct(type_):
+            return pa.StructArray.from_arrays([typed((*path, inner.name), inner.type) for inner in type_], fields=list(type_))
+        column = found[path]
+        if formats[path] == "date-time":
+            return parse_date_time(column)
+        return pc.ascii_lower(column) if formats[path] == "uuid" else column.cast(type_)
+
+    rows = messages.num_rows
+    known = {"extra": extra, "schema_version": pa.array(np.full(rows, schema.version)), "context": pa.array(np.zeros(rows, bool))}
+    known |= {name: messages[name] for name in ("source", "message_id", "received_at")}
+    own = [name for name in REPORT.names if (name,) in found or name == "execution_context"]
+    known |= {name: typed((name,), REPORT.field(name).type) for name in own}
+    known["report_id"] = report_ids(pa.RecordBatch.from_pydict({name: known[name] for name in [*own, "extra"]}))
+    return pa.RecordBatch.from_arrays([known[name] for name in REPORT_BATCH.names], schema=REPORT_BATCH)
+
+
+def _recency(reports: pa.RecordBatch, rules: Rules) -> tuple[NDArray[np.bool_], list[Rejection]]:
+    """bool[n]: the reports recorded too long before, or after, their message was received; and a rejection for each."""
+    received = reports["received_at"].cast(pa.int64())
+    lag = pc.subtract(received, reports["recorded_at"].cast(pa.int64()))
+    stale = np.asarray(pc.fill_null(pc.greater(lag, rules.stale_seconds * 1_000_000), False))
+    future = np.asarray(pc.fill_null(pc.less(lag, -rules.future_seconds * 1_000_000), False))
+    late = stale | future
+    reasons = []
+    for row in np.flatnonzero(late).tolist():
+        distance = timedelta(microseconds=abs(lag[row].as_py()))
+        if stale[row]:
+            text = f"recorded {distance} before it was received, more than {timedelta(seconds=rules.stale_seconds)}"
+            reasons.append(Rejection("stale", text, "recorded_at", "recency"))
+        else:
+            text = f"recorded {distance} after it was received, more than {timedelta(seconds=rules.future_seconds)}"
+            reasons.append(Rejection("future", text, "recorded_at", "recency"))
+    return late, reasons
+
+
+class Validate(beam.PTransform):
+    """RAW messages -> `reports` (REPORT_BATCH, the main output) and `quarantine`.
+
+    Of use alone: `messages | Validate()` gives `.reports` and `.quarantine`.
+    """
+
+    def __init__(self, rules: Rules | None = None, schema: str = "kpi_report", version: int | None = None) -> None:
+        super().__init__()
+        self.rules, self.schema, self.version = rules or Rules(), schema, version
+
+    def expand(self, messages: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        judge = beam.ParDo(_ValidateFn(self.rules, self.schema, self.version))
+        return messages | judge.with_outputs("quarantine", main="reports")
+
+
+class _ValidateFn(beam.DoFn):
+    def __init__(self, rules: Rules, schema: str, version: int | None) -> None:
+        self.rules, self.name, self.version = rules, schema, version
+
+    def setup(self) -> None:
+        self.schema = load(self.name, self.version)
+
+    def process(self, messages: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
+        wrong = [rows for _, rows in results if rows.num_rows] + [quarantined(row, [why]) for row, why in faults]
+        if wrong:
+            yield beam.pvalue.TaggedOutput("quarantine", concat(wrong))
+        yield from (reports for reports, _ in results if reports.num_rows)
