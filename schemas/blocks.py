@@ -5,6 +5,7 @@ vouch for (it may be invalid, ambiguous, or merely written in an unusual way) is
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.json
 from numpy.typing import NDArray
 
 from schemas import documents, leaves
+from schemas.checks import column_type
 from schemas.compiler import Node, arrow_fields
 
 _LONG_ROW = 4096
@@ -21,6 +23,7 @@ _MANY_FIELDS = 256
 _SAMPLE = 64
 _STRETCH = 256
 _THREADED_BYTES = 1 << 21
+_PARSER_ERRORS = (pa.ArrowException, ValueError)
 _ROW = re.compile(r"in row (\d+)$")
 
 
@@ -42,14 +45,37 @@ def read(root: Node, payload: pa.Array, limits: documents.Limits) -> Accepted:
 
     `payload` is large_binary[n], each one JSON text and a newline: the values buffer is newline-delimited JSON.
     """
-    parsed, struct = _parse(root, payload, np.flatnonzero(_plain(payload, limits)))
+    rows = np.flatnonzero(_plain(payload, limits))
+    found = list(_parts(root, payload, rows, limits))
+    parsed = np.concatenate([rows[:0], *(part for part, *_ in found)])
+    valid = [part[ok] for part, _, _, ok in found]
     distinct = np.zeros(len(payload), dtype=bool)
     distinct[parsed] = True
-    columns, extra, ok = leaves.read(root, struct, _some(payload, parsed), limits)
-    if not ok.all():
-        keep = pa.array(ok)
-        columns, extra = [column.filter(keep) for column in columns], extra.filter(keep)
-    return Accepted(parsed[ok], columns, extra, distinct)
+    columns = [
+        pa.concat_arrays([pa.array([], type_), *(_kept(each[place], ok) for _, each, _, ok in found)])
+        for place, type_ in enumerate(column_type(leaf) for leaf in root.leaves())
+    ]
+    extra = pa.concat_arrays([pa.array([], pa.string()), *(_kept(texts, ok) for _, _, texts, ok in found)])
+    return Accepted(np.concatenate([rows[:0], *valid]), columns, extra, distinct)
+
+
+_Part = tuple[NDArray[np.int64], list[pa.Array], pa.Array, NDArray[np.bool_]]
+
+
+def _parts(root: Node, payload: pa.Array, rows: NDArray[np.int64], limits: documents.Limits) -> Iterator[_Part]:
+    """Parsed rows with their columns, extra texts and whether they are valid: all at once, or in halves where rows do not
+    fit together (a value that no schema describes is a number here and a text there)."""
+    parsed = _parse(root, payload, rows)
+    if parsed is not None:
+        kept, struct = parsed
+        yield kept, *leaves.read(root, struct, _some(payload, kept), limits)
+    elif len(rows) > _STRETCH:
+        for half in np.array_split(rows, 2):
+            yield from _parts(root, payload, half, limits)
+
+
+def _kept(column: pa.Array, ok: NDArray[np.bool_]) -> pa.Array:
+    return column if ok.all() else column.filter(pa.array(ok))
 
 
 def _plain(payload: pa.Array, limits: documents.Limits) -> NDArray[np.bool_]:
@@ -85,24 +111,23 @@ def _some(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     return payload.take(pa.array(rows)) if len(rows) < len(payload) else payload
 
 
-def _parse(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.StructArray]:
-    """Which of `rows` could be parsed, and what they hold; rows that break the parser are left out.
+def _parse(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.StructArray] | None:
+    """Which of `rows` could be parsed, and what they hold; rows that break the parser are left out. None: not to be parsed as one.
 
     Where as many objects as rows come out, each row is one object: none holds less, since each starts and ends with a brace.
     """
-    for _ in range(3):
+    for _ in range(2):
         if not len(rows) or _explodes(root, payload, rows):
-            break
+            return None
         chosen = _some(payload, rows)
         try:
             struct = _arrow(root, chosen)
-        except ValueError:
-            rows = np.delete(rows, _breaking(root, chosen))
-            continue
-        if len(struct) != len(rows):
-            break
-        return rows, struct
-    return np.zeros(0, dtype=np.int64), pa.array([], pa.struct(arrow_fields(root)))
+            if len(struct) == len(rows):
+                return rows, struct
+        except _PARSER_ERRORS:
+            pass
+        rows = np.delete(rows, np.array(_breaking(root, chosen), dtype=np.int64))
+    return None
 
 
 def _arrow(root: Node, payload: pa.Array, threads: bool = True) -> pa.StructArray:
@@ -115,24 +140,33 @@ def _arrow(root: Node, payload: pa.Array, threads: bool = True) -> pa.StructArra
         read_options=pa.json.ReadOptions(use_threads=threads, block_size=_THREADED_BYTES if threads else length + 1),
         parse_options=pa.json.ParseOptions(explicit_schema=pa.schema(arrow_fields(root)), unexpected_field_behavior="infer"),
     )
-    return table.to_struct_array().combine_chunks()
+    struct = table.to_struct_array()
+    return struct.chunk(0) if struct.num_chunks == 1 else struct.combine_chunks()
 
 
 def _breaking(root: Node, payload: pa.Array) -> list[int]:
-    """Rows at which the parser stops, each found by going on behind the one before, a short stretch of the block at a time."""
+    """Rows at which the parser stops, each found by going on behind the one before, a short stretch of the block at a time.
+
+    A stretch in which some row holds two objects is given up whole, since places in it cannot be told.
+    """
     found: list[int] = []
     start = 0
     while start < len(payload):
         stretch = payload[start : start + _STRETCH]
         try:
-            _arrow(root, stretch, threads=False)
+            whole = len(_arrow(root, stretch, threads=False)) == len(stretch)
+            place = len(stretch) if whole else -1
+        except _PARSER_ERRORS as error:
+            named = _ROW.search(str(error))
+            place = int(named.group(1)) if named else -1
+        if not 0 <= place <= len(stretch):
+            found.extend(range(start, start + len(stretch)))
             start += len(stretch)
-        except ValueError as error:
-            place = _ROW.search(str(error))
-            if place is None:
-                return list(range(len(payload)))
-            start += int(place.group(1)) + 1
-            found.append(start - 1)
+        elif place < len(stretch):
+            found.append(start + place)
+            start += place + 1
+        else:
+            start += len(stretch)
     return found
 
 
@@ -141,7 +175,7 @@ def _explodes(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> bool:
     sample = payload.take(pa.array(rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]))
     try:
         return _width(_arrow(root, sample, threads=False).type) > _MANY_FIELDS
-    except ValueError:
+    except _PARSER_ERRORS:
         return False
 
 

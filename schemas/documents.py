@@ -167,11 +167,16 @@ def _fit(leaf: Node, value: Any) -> Any:
         return text(leaf, value)
     if leaf.kind == "map":
         child = leaf.children[0]
-        return sorted(value.items()) if type(value) is dict and all(_is(child, item) for item in value.values()) else None
+        fits = type(value) is dict and all(_is(child, item) for item in value.values())
+        return sorted((name, _scalar(child, item)) for name, item in value.items()) if fits else None
     if leaf.kind == "array":
         child = leaf.children[0]
-        return value if type(value) is list and all(_is(child, item) for item in value) else None
-    return value if _is(leaf, value) else None
+        return [_scalar(child, item) for item in value] if type(value) is list and all(_is(child, item) for item in value) else None
+    return _scalar(leaf, value) if _is(leaf, value) else None
+
+
+def _scalar(node: Node, value: Any) -> Any:
+    return float(value) if node.kind in ("number", "integer") and value is not None else value
 
 
 def text(leaf: Node, value: Any) -> str | None:

@@ -158,10 +158,10 @@ class _Block:
         texts: dict[int, list[str | None]] = {place: [None] * len(ok) for place in [*places, -1]}
         for row in rows.tolist():
             payload = self.payload[row].as_py()
-            if documents.too_deep(payload, limits):
+            document = documents.decode(payload, limits, distinct_keys=True)
+            if isinstance(document, documents.Rejection):
                 ok[row] = False
                 continue
-            document = documents.load(payload)
             texts[-1][row] = documents.extra(root, document)
             for place in places:
                 value = _value(document, leaves[place].path)

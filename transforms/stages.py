@@ -20,6 +20,7 @@ class Stage:
 
 
 _stages: dict[str, Stage] = {}
+_notes: list[tuple[str, str]] = []
 _lock = threading.Lock()
 
 
@@ -42,6 +43,18 @@ def add(name: str, rows: int = 0, bytes: int = 0, seconds: float = 0.0) -> None:
         stage.seconds += seconds
 
 
+def note(kind: str, text: str) -> None:
+    """Keep a text that the command must show at its end, an input that could not be read for example."""
+    with _lock:
+        _notes.append((kind, text))
+
+
+def notes(kind: str) -> list[str]:
+    """The texts of a kind, each once, in the order in which they came."""
+    with _lock:
+        return list(dict.fromkeys(text for each, text in _notes if each == kind))
+
+
 def snapshot() -> dict[str, Stage]:
     """Every stage so far, in the order in which they began."""
     with _lock:
@@ -49,6 +62,7 @@ def snapshot() -> dict[str, Stage]:
 
 
 def reset() -> None:
-    """Forget all counts."""
+    """Forget all counts and notes."""
     with _lock:
         _stages.clear()
+        _notes.clear()

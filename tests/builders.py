@@ -1,0 +1,49 @@
+"""What tests build their input from: reports, messages and RAW batches in a line each."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from transforms.batches import RAW
+
+NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
+
+
+def agent(number: int = 0) -> str:
+    """The id of the agent of a number."""
+    return str(uuid.UUID(int=0xA0000000000040008000000000000000 + number))
+
+
+def report(number: int = 0, at: datetime = NOON, **fields: Any) -> dict[str, Any]:
+    """A valid report; `fields` replace or add, a field set to `...` is left out."""
+    document = {
+        "task_id": str(uuid.UUID(int=0x10000000000040008000000000000000 + number)),
+        "agent_id": agent(),
+        "latency_ms": 120.0,
+        "accuracy": 0.9,
+        "cpu_usage": 0.5,
+        "memory_mb": 512.0,
+        "recorded_at": at.isoformat().replace("+00:00", "Z"),
+        "execution_context": {"hostname": "node-1", "available_cores": 8, "available_memory_mb": 16384},
+    } | fields
+    return {name: value for name, value in document.items() if value is not ...}
+
+
+def payload(document: Any) -> bytes:
+    """The bytes of a message: a document as JSON, or text or bytes as they are."""
+    if isinstance(document, bytes):
+        return document
+    return document.encode() if isinstance(document, str) else json.dumps(document).encode()
+
+
+def messages(documents: Sequence[Any], received_at: datetime | None = NOON + timedelta(seconds=1)) -> pa.RecordBatch:
+    """A RAW batch with message ids m0, m1, ..."""
+    rows = [
+        {"source": "test", "message_id": f"m{i}", "received_at": received_at, "payload": payload(document) + b"\n"}
+        for i, document in enumerate(documents)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=RAW)
