@@ -44,3 +44,8 @@ def bisected(
     results, faults = bisected(kernel, messages[:half])
     more, others = bisected(kernel, messages[half:])
     return results + more, faults + others
+
+
+def misfits(bad: pa.RecordBatch) -> pa.RecordBatch:
+    """QUARANTINE rows of envelopes that break the rule of envelopes (`transforms.sources.envelopes.BAD`)."""
+    return quarantined(bad, [Rejection("envelope", message) for message in bad["message"].to_pylist()])

@@ -19,6 +19,7 @@ from schemas.documents import Limits, Rejection
 from schemas.formats import parse_date_time
 from schemas.registry import Schema, load
 from schemas.tables import REPORT
+from transforms import stages
 from transforms.batches import REPORT_BATCH, concat
 from transforms.identity import report_ids
 from transforms.quarantine import bisected, quarantined
@@ -139,6 +140,7 @@ class Validate(beam.PTransform):
 
     def expand(self, messages: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         judge = beam.ParDo(_ValidateFn(self.rules, self.schema, self.version))
+        judge = judge.with_output_types(pa.RecordBatch, quarantine=pa.RecordBatch)
         return messages | judge.with_outputs("quarantine", main="reports")
 
 
@@ -150,7 +152,8 @@ class _ValidateFn(beam.DoFn):
         self.schema = load(self.name, self.version)
 
     def process(self, messages: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
+        with stages.timed("validate", messages.num_rows):
+            results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
         wrong = [rows for _, rows in results if rows.num_rows] + [quarantined(row, [why]) for row, why in faults]
         if wrong:
             yield beam.pvalue.TaggedOutput("quarantine", concat(wrong))

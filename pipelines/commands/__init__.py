@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import typer
 
+from pipelines.commands.backfill import backfill
+from pipelines.commands.generate import generate
 from pipelines.commands.settings import settings
+from pipelines.commands.show import show
 
-COMMANDS: tuple[Callable[..., None], ...] = (settings,)
+COMMANDS: tuple[Callable[..., None], ...] = (generate, backfill, show, settings)
 GROUPS: dict[str, typer.Typer] = {}

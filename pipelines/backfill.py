@@ -1,0 +1,101 @@
+"""The batch job: archives through the graph into an output folder, in time slices where they are many.
+
+A run that dies can be run again as it was: what it wrote are whole files of rows with keys, and writing them again changes nothing.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipelines.connectors import Archives, Spooled, count_bytes, folder, note_unreadable, sources
+from pipelines.failures import WrongUse
+from pipelines.graph import build
+from pipelines.settings import Settings
+from pipelines.spool import Spool
+from pipelines.tables.output import open_output
+from runners import direct
+from transforms import stages
+from transforms.quarantine import misfits
+from transforms.sources.archives import Files, Unreadable, read
+from transforms.within import Span
+
+REPORT_BYTES = 500
+"""About the size of an archived report, to tell before reading whether an archive needs slices."""
+COMPRESSION = 8
+"""About how much smaller a compressed archive is."""
+_SPOOL = "_spool"
+_LOCK = "_lock"
+
+
+def backfill(
+    files: Files, output: Path, settings: Settings, span: Span | None = None, beam_options: Sequence[str] = ()
+) -> list[str]:
+    """Run the graph over archives into `output`; returns the files that could not be read to their end, with the reason.
+
+    Raises:
+        WrongUse: the output is another job's, or was made with other settings.
+        OutputFull: no space is left; what is written is whole.
+    """
+    stages.reset()
+    open_output(output, settings, create=True)
+    run = partial(_run, output=output, settings=settings, span=span or Span(), beam_options=beam_options)
+    with only_job(output):
+        if _about_rows(files) <= settings.slice_reports:
+            run(Archives(files, settings.block_mb << 20))
+        else:
+            with _spooled(files, output, settings) as (spool, refused):
+                for paths in spool.slices(settings.slice_reports) or [[]]:
+                    run(Spooled(paths, refused))
+                    refused = []
+    return stages.notes("unreadable")
+
+
+def _run(messages: Archives | Spooled, output: Path, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
+    direct.run(lambda root: build(root, sources(messages, output, span), folder(output, settings), settings), beam_options)
+
+
+def _about_rows(files: Files) -> int:
+    plain = sum(Path(file.path).stat().st_size for file in files if file.path.endswith("json") or file.path.endswith("jsonl"))
+    return (plain + (files.total_bytes - plain) * COMPRESSION) // REPORT_BYTES
+
+
+@contextmanager
+def _spooled(files: Files, output: Path, settings: Settings) -> Iterator[tuple[Spool, list[pa.RecordBatch]]]:
+    """The archives' messages by hour in a folder that goes when they are done with, and what was refused at reading."""
+    place = output / _SPOOL
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        spool = Spool(place)
+        refused: list[pa.RecordBatch] = []
+        for block in read(files, settings.block_mb << 20, count_bytes):
+            if isinstance(block, Unreadable):
+                note_unreadable(*block)
+                continue
+            with stages.timed("spool", block.raw.num_rows):
+                spool.add(block.raw)
+            if block.bad.num_rows:
+                refused.append(misfits(block.bad))
+        yield spool, refused
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def only_job(output: Path) -> Iterator[None]:
+    """Hold the output for one job; the lock ends with the process that holds it.
+
+    Raises:
+        WrongUse: another job holds it.
+    """
+    with (output / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WrongUse(f"another job is writing to {output}", "wait for it, or name another output") from error
+        yield

@@ -1,0 +1,111 @@
+"""`kpiflow backfill`: archived messages into tables."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipelines.backfill import backfill as run
+from pipelines.commands.progress import followed
+from pipelines.console import err, out
+from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from transforms import stages
+from transforms.sinks.files import DamagedFile, OutputFull
+from transforms.sources.archives import Files, NoArchiveError, find
+from transforms.within import Span
+
+
+def backfill(
+    ctx: typer.Context,
+    inputs: Annotated[list[str], typer.Option("--input", help="Archives: files, folders or globs; several may follow.", metavar="GLOB...")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the tables; made if it is not there.", metavar="OUT")],
+    start: Annotated[str | None, typer.Option("--from", help="Only reports recorded at this moment or later (RFC 3339).")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this moment.")] = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Print the rows and the time of each stage at the end.")] = False,
+) -> None:
+    """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
+
+    Running it again over the same messages changes nothing; running it over more messages adds them, as if all had come at once.
+    """
+    settings = ctx.obj.settings()
+    files = archives(inputs)
+    began = time.perf_counter()
+    try:
+        with followed(files.total_bytes):
+            unreadable = run(files, output, settings, span(start, end), ctx.obj.beam_options)
+    except Exception as error:
+        raise failure(error) from error
+    seconds = time.perf_counter() - began
+    if timings:
+        out.print(_timings())
+    rows = stages.snapshot().get("validate", stages.Stage()).rows
+    out.print(f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {output}")
+    if unreadable:
+        for problem in unreadable:
+            err.print(f"[yellow]incomplete input:[/] {problem}", markup=True)
+        raise CheckFailed(
+            f"{len(unreadable)} of {len(files)} input files could not be read to their end; what came before is in {output}",
+            "mend or fetch the files again and run the same command: messages that are there already are not counted twice",
+        )
+
+
+def archives(patterns: list[str]) -> Files:
+    """The archives that patterns mean.
+
+    Raises:
+        WrongUse: a pattern matches none.
+    """
+    try:
+        return find(patterns)
+    except NoArchiveError as error:
+        raise WrongUse(str(error), "check the path, and quote a glob that the shell must not expand") from error
+
+
+def span(start: str | None, end: str | None) -> Span:
+    """The span between two RFC 3339 moments.
+
+    Raises:
+        WrongUse: a moment cannot be read, or nothing lies between them.
+    """
+    found = Span(_moment("--from", start), _moment("--to", end))
+    if found.start and found.end and found.start >= found.end:
+        raise WrongUse(f"nothing lies between --from {start} and --to {end}")
+    return found
+
+
+def _moment(flag: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise WrongUse(f"{flag} {text} is no date-time", "write it like 2025-10-22T10:00:00Z") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def failure(error: BaseException) -> Exception:
+    """The end that a command should come to for what a run raised."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for each in causes:
+        if isinstance(each, OutputFull | DamagedFile):
+            return RunFailed(str(each))
+        if isinstance(each, WrongUse | CheckFailed | RunFailed):
+            return each
+    return error if isinstance(error, Exception) else RunFailed(str(error))
+
+
+def _timings() -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("stage", "rows", "seconds", "rows/s"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    for name, stage in stages.snapshot().items():
+        rate = f"{stage.rows / stage.seconds:,.0f}" if stage.rows and stage.seconds else ""
+        table.add_row(name, f"{stage.rows:,}" if stage.rows else "", f"{stage.seconds:.2f}" if stage.seconds else "", rate)
+    return table

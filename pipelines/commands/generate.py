@@ -1,0 +1,98 @@
+"""`kpiflow generate`: an archive of synthetic reports, and the truth about each of its messages."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.console import err, out
+from pipelines.failures import RunFailed, WrongUse
+from pipelines.generator import START, KpiTestGenerator
+from pipelines.generator.archive import TRUTH, Archive, Compression, Form, prepare, write
+from pipelines.generator.messages import Mix
+from pipelines.generator.reports import Scenario
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def generate(
+    output: Annotated[Path, typer.Option(help="Folder to write; an earlier generation there is replaced.")],
+    reports: Annotated[int, typer.Option(help="Messages to write in all.")] = 200_000,
+    agents: Annotated[int, typer.Option(help="Agents that report.")] = 50,
+    seed: Annotated[int, typer.Option(help="Equal seeds and options give equal bytes.")] = 0,
+    dirty: Annotated[float, typer.Option(help="Share of messages that must be quarantined.")] = 0.05,
+    duplicates: Annotated[float, typer.Option(help="Share that repeats an earlier report under another message id.")] = 0.02,
+    late: Annotated[float, typer.Option(help="Share of good reports that arrive 61 s to 50 min late.")] = 0.01,
+    outliers: Annotated[float, typer.Option(help="Share pushed far outside the agent's usual values.")] = 0.01,
+    scenario: Annotated[
+        Scenario, typer.Option(help="normal, anomaly (dense, outliers from the first hour on), performance (named patterns).")
+    ] = "normal",
+    bare: Annotated[bool, typer.Option("--bare", help="Write the reports themselves, not envelopes.")] = False,
+    start: Annotated[str, typer.Option(help="First moment, RFC 3339.")] = START.isoformat().replace("+00:00", "Z"),
+    span: Annotated[
+        str, typer.Option(help="Time covered, such as 90m, 48h or 7d.", show_default="48h; anomaly: 30s a report of an agent")
+    ] = "",
+    compress: Annotated[Compression, typer.Option(help="none, gz or zst.")] = "none",
+) -> None:
+    """Synthetic reports as an archive, a file an hour, and truth.json: what must become of each message."""
+    began = time.perf_counter()
+    try:
+        mix = Mix(reports, dirty, duplicates, late, outliers)
+        generator = KpiTestGenerator(agents=agents, seed=seed, start=_moment(start), span=_span(span))
+        generator.span_of(mix.rows, scenario)
+    except ValueError as error:
+        raise WrongUse(str(error), "`kpiflow generate --help` lists what can be asked for") from error
+    try:
+        archive = prepare(generator, scenario, mix, Form(bare, compress))
+    except MemoryError as error:
+        raise RunFailed(f"{reports:,} messages do not fit into memory", "write several archives, each with its --start") from error
+    with _progress(mix.messages) as advance:
+        size = write(archive, output, advance)
+    for line in _closing(archive, output, size, time.perf_counter() - began):
+        out.print(line)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"start {text!r} is no date-time; write it like 2025-10-20T00:00:00Z") from error
+    if moment.tzinfo is None:
+        raise ValueError(f"start {text!r} has no time zone; write it like 2025-10-20T00:00:00Z")
+    return moment.astimezone(UTC)
+
+
+def _span(text: str) -> timedelta | None:
+    if not text:
+        return None
+    parts = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd])", text)
+    if not parts:
+        raise ValueError(f"span {text!r} is no time; write a number and s, m, h or d, such as 48h")
+    return timedelta(**{_UNITS[parts[2]]: float(parts[1])})
+
+
+@contextmanager
+def _progress(messages: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("writing", total=messages)
+        yield lambda count: bar.advance(task, count)
+
+
+def _closing(archive: Archive, output: Path, size: int, seconds: float) -> Iterator[str]:
+    truth = archive.truth
+    fates = f"{truth['reports']:,} reports, {truth['outliers']:,} of them outliers; "
+    fates += f"{truth['duplicates']:,} duplicates, {truth['quarantined']:,} to quarantine"
+    yield f"wrote {truth['messages']:,} messages ({fates}) to {output} in {seconds:.1f} s: "\
+          f"{truth['messages'] / seconds:,.0f}/s, {size / 1e6:,.1f} MB; {TRUTH} says what must become of each"
+    missed = truth["outliers_asked"] - truth["outliers"]
+    if missed:
+        yield f"{missed:,} outliers fewer than asked: too few reports have enough history of their agent before them; " \
+              "ask for more reports, fewer agents or a shorter span"

@@ -1,0 +1,141 @@
+"""The agents: who they are, where they run, what is usual for them, and how that changes over time."""
+
+import json
+import uuid
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LOG_METRICS = frozenset({"latency", "memory"})
+"""Metrics that vary by a factor; the others vary by a difference."""
+CPU_SPREAD = 0.025
+MEMORY_SPREAD = 0.1
+SLOW = 4.0
+_NORMAL_Q3 = 0.6745
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a pattern does to the usual level: factors on latency and memory, shifts of accuracy and cpu; each float64[n] or one."""
+
+    latency: Floats | float = 1.0
+    accuracy: Floats | float = 0.0
+    cpu: Floats | float = 0.0
+    memory: Floats | float = 1.0
+
+
+def _daily_peak(_: Floats, hour: Floats) -> Effect:
+    load = np.exp(-(((hour - 14) / 2.5) ** 2))
+    return Effect(latency=1 + load, cpu=0.2 * load)
+
+
+def _step_change(progress: Floats, _: Floats) -> Effect:
+    after = progress >= 0.5
+    return Effect(latency=np.where(after, 1.8, 1.0), memory=np.where(after, 1.5, 1.0))
+
+
+Pattern = Callable[[Floats, Floats], Effect]
+PATTERNS: dict[str, Pattern] = {
+    "steady": lambda progress, hour: Effect(),
+    "degrading": lambda progress, hour: Effect(latency=1 + 1.5 * progress, accuracy=-0.15 * progress),
+    "daily_peak": _daily_peak,
+    "step_change": _step_change,
+    "slow": lambda progress, hour: Effect(latency=SLOW),
+    "improving": lambda progress, hour: Effect(latency=1 - 0.5 * progress, cpu=-0.05 * progress),
+}
+"""Performance patterns by name: the effect at each moment, given the share of the span gone by [0, 1] and the UTC hour [0, 24).
+
+`degrading` ends at 2.5 times the latency and 0.15 less accuracy; `daily_peak` doubles latency around 14:00; `step_change` has
+1.8 times the latency and 1.5 times the memory from half the span on; `slow` has four times the latency throughout; `improving`
+ends at half the latency.
+"""
+LEVEL_PATTERNS = frozenset({"steady", "slow"})
+"""Patterns whose level holds: only there is a far value surely no part of the pattern."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """One row an agent: `ids` string[a], `contexts` string[a] (the execution_context as JSON), `types` int64[a] (index into
+    `task_types`), `gpu` bool[a], `patterns` str[a]; `levels` by metric float64[a], the median; `spreads` by metric, the standard
+    deviation (of the logarithm for LOG_METRICS) around it."""
+
+    ids: pa.Array
+    contexts: pa.Array
+    types: NDArray[np.int64]
+    task_types: tuple[str, ...]
+    gpu: NDArray[np.bool_]
+    patterns: tuple[str, ...]
+    levels: dict[str, Floats]
+    spreads: dict[str, float]
+
+    def levels_at(self, agent: NDArray[np.int64], progress: Floats, hour: Floats) -> dict[str, Floats]:
+        """The usual level by metric, float64[n], of these agents at these moments."""
+        levels = {metric: own[agent] for metric, own in self.levels.items()}
+        patterns = np.array(self.patterns)[agent]
+        for name in set(self.patterns) - {"steady"}:
+            rows = np.flatnonzero(patterns == name)
+            effect = PATTERNS[name](progress[rows], hour[rows])
+            for metric, level in levels.items():
+                change = getattr(effect, metric)
+                level[rows] = level[rows] * change if metric in LOG_METRICS else level[rows] + change
+        return levels
+
+    def quartiles(self, metric: str, level: Floats) -> tuple[Floats, Floats]:
+        """First and third quartile around each level."""
+        reach = _NORMAL_Q3 * self.spreads[metric]
+        if metric in LOG_METRICS:
+            return level * np.exp(-reach), level * np.exp(reach)
+        return level - reach, level + reach
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """The random stream of one concern: what one draws more or less does not move the others."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def build_fleet(
+    agents: int, seed: int, task_types: tuple[str, ...], medians: dict[str, float], spreads: dict[str, float], patterns: list[str]
+) -> Fleet:
+    """`agents` agents around the medians of latency and accuracy; agent i has pattern i of `patterns`, which repeat."""
+    random = stream(seed, "fleet")
+    types = np.arange(agents) % len(task_types)
+    gpu = random.random(agents) < 0.2
+    latency = medians["latency"] * random.uniform(0.6, 1.6, agents) * (1 + types / len(task_types))
+    levels = {
+        "latency": latency,
+        "accuracy": medians["accuracy"] - random.uniform(0, 0.06, agents),
+        "cpu": random.uniform(0.15, 0.45, agents),
+        "memory": np.exp(random.uniform(np.log(200), np.log(3000), agents)),
+    }
+    ids = [str(uuid.UUID(bytes=random.bytes(16), version=4)) for _ in range(agents)]
+    cores = random.choice([4, 8, 16, 32, 64], agents)
+    contexts = [_context(i, int(c), bool(g)) for i, (c, g) in enumerate(zip(cores, gpu))]
+    return Fleet(
+        ids=pa.array(ids, pa.string()),
+        contexts=pa.array(contexts, pa.string()),
+        types=types,
+        task_types=task_types,
+        gpu=gpu,
+        patterns=tuple(patterns[i % len(patterns)] for i in range(agents)),
+        levels=levels,
+        spreads={**spreads, "cpu": CPU_SPREAD, "memory": MEMORY_SPREAD},
+    )
+
+
+def _context(agent: int, cores: int, gpu: bool) -> str:
+    context: dict[str, object] = {
+        "hostname": f"node-{agent:05d}.agents.example",
+        "available_cores": cores,
+        "available_memory_mb": cores * 4096,
+    }
+    if gpu:
+        context["gpu_info"] = {"model": "A100", "memory_mb": 40960}
+    if agent % 3:
+        context["network_interfaces"] = ["eth0", "lo"]
+    return json.dumps(context, separators=(",", ":"))

@@ -1,0 +1,83 @@
+"""The whole way of the data, as one function. Stream and batch call it alike; `pipelines.connectors` chooses what differs.
+
+     archive | Redis stream
+            |
+        validate ------------------------> quarantine
+            |   reports
+            |<--- recall: stored reports that the new ones touch
+      key by shard
+            |
+        history: dedup + baseline -------> duplicates
+            |
+      flag outliers
+            |
+         enrich
+            |------------------------> kpi_reports
+        aggregate: 5 s, 1 min, 1 h
+            |
+            '------------------------> kpi_aggregations
+"""
+
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+
+from pipelines.settings import Settings
+from transforms.aggregate import Aggregate
+from transforms.enrich import Enrich
+from transforms.history import History
+from transforms.outliers import FlagOutliers
+from transforms.shard import KeyByShard
+from transforms.validate import Limits, Rules, Validate
+from transforms.within import Span, Within
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where messages come from.
+
+    `messages` gives `.messages` (RAW) and `.quarantine` from the pipeline's root; `recall`, where there is an output that holds
+    rows already, gives the stored reports that new ones touch; `span` is the time that is asked for.
+    """
+
+    messages: beam.PTransform
+    recall: beam.PTransform | None = None
+    span: Span = field(default_factory=Span)
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """Where each table's rows go."""
+
+    reports: beam.PTransform
+    aggregations: beam.PTransform
+    quarantine: beam.PTransform
+    duplicates: beam.PTransform
+
+
+def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings) -> None:
+    """Wire the graph of this module's picture."""
+    read = root | "Read" >> sources.messages
+    validated = read.messages | "Validate" >> Validate(_rules(settings))
+    new = validated.reports | "Reports in span" >> Within(sources.span, "recorded_at")
+    refused = (read.quarantine, validated.quarantine) | beam.Flatten() | "Refused in span" >> Within(sources.span, "received_at")
+
+    reports = new if sources.recall is None else (new, new | "Recall" >> sources.recall) | "With recalled" >> beam.Flatten()
+    history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> History(settings.min_samples)
+    flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
+    enriched = flagged | "Enrich" >> _enrich(settings)
+    aggregations = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate()
+
+    _ = enriched | "Write reports" >> sinks.reports
+    _ = aggregations | "Write aggregations" >> sinks.aggregations
+    _ = history.duplicates | "Write duplicates" >> sinks.duplicates
+    _ = refused | "Write quarantine" >> sinks.quarantine
+
+
+def _rules(settings: Settings) -> Rules:
+    limits = Limits(settings.max_payload_bytes, settings.max_depth)
+    return Rules(limits, settings.stale_seconds, settings.future_seconds)
+
+
+def _enrich(settings: Settings) -> Enrich:
+    return Enrich(settings.reference_latency_ms, settings.time_zone, settings.peak_start_hour, settings.peak_end_hour)

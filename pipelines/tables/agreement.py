@@ -1,0 +1,136 @@
+"""Whether kpi_aggregations say what kpi_reports give: each window counted again from its reports, an hour at a time."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.tables.scan import load, paths
+from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
+from transforms.batches import concat, empty
+from transforms.sinks.files import DamagedFile
+from transforms.sinks.union import key_groups
+
+TOLERANCE = 1e-9
+"""Relative difference up to which two sums of the same values, added in another order, are one."""
+OUTLIERS = tuple(f"{metric}_outlier_count" for metric in METRICS)
+COUNTS = ("task_count", *OUTLIERS)
+MEAN = "avg_latency_ms"
+WINDOW = ("agent_id", "time_window_start")
+
+_HOUR_OF = re.compile(r"date=(\d{4}-\d{2}-\d{2})/(?:hour=)?(\d{2})")
+_REPORT_COLUMNS = ("agent_id", "recorded_at", "latency_ms", *(f"is_{metric}_outlier" for metric in METRICS))
+_WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN)
+
+
+@dataclass(frozen=True)
+class Hour:
+    """An hour of UTC, as file names spell it."""
+
+    date: str
+    hour: str
+
+    def folder(self, table: str) -> str:
+        """Where the files of minutes of this hour lie."""
+        return f"{table}/date={self.date}/hour={self.hour}"
+
+    def windows(self, granularity: str) -> str:
+        """The folder, or the file, of this hour's windows."""
+        if granularity == "5s":
+            return self.folder("kpi_aggregations/granularity=5s")
+        return f"kpi_aggregations/granularity={granularity}/" + (
+            f"date={self.date}/{self.hour}.parquet" if granularity == "1m" else f"{self.date}.parquet"
+        )
+
+
+def hours(output: Path) -> list[Hour]:
+    """Every hour that has a report or a window."""
+    found = set()
+    for path in [*paths(output, REPORTS), *paths(output, AGGREGATIONS)]:
+        if match := _HOUR_OF.search(path.relative_to(output).as_posix()):
+            found.add(Hour(*match.groups()))
+        elif path.parent.name == "granularity=1h":
+            starts = _loaded([path], AGGREGATIONS, ("time_window_start",))["time_window_start"]
+            found |= {Hour(at.date().isoformat(), f"{at:%H}") for at in pc.drop_null(pc.unique(starts)).to_pylist()}
+    return sorted(found, key=lambda each: (each.date, each.hour))
+
+
+def disagreements(output: Path, hour: Hour) -> Iterator[str]:
+    """A line for each granularity whose windows of this hour are not those of its reports, with the first such window."""
+    reports = _loaded(sorted((output / hour.folder(REPORTS.name)).glob("*.parquet")), REPORTS, _REPORT_COLUMNS)
+    for granularity, seconds in GRANULARITIES.items():
+        place = output / hour.windows(granularity)
+        files = sorted(place.glob("*.parquet")) if place.suffix != ".parquet" else [place] if place.exists() else []
+        windows = _loaded(files, AGGREGATIONS, _WINDOW_COLUMNS)
+        if granularity == "1h":
+            start = int(datetime.fromisoformat(f"{hour.date}T{hour.hour}:00+00:00").timestamp()) * 1_000_000
+            windows = windows.filter(pc.equal(windows["time_window_start"].cast(pa.int64()), start))
+        if difference := _difference(counted(reports, seconds), windows):
+            yield f"{hour.windows(granularity)} does not agree with the reports of {hour.date} {hour.hour}:00: {difference}"
+
+
+def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
+    """The windows of `seconds` that reports give: agent_id, time_window_start, task_count, outlier counts, avg_latency_ms."""
+    width = seconds * 1_000_000
+    starts = reports["recorded_at"].cast(pa.int64()).to_numpy(zero_copy_only=False) // width * width
+    times = pa.array(starts).cast(AGGREGATIONS.schema.field("time_window_start").type)
+    rows = pa.RecordBatch.from_arrays([reports["agent_id"], times], names=list(WINDOW))
+    _, first, groups, counts = np.unique(key_groups(rows, WINDOW), return_index=True, return_inverse=True, return_counts=True)
+    columns = {name: rows[name].take(pa.array(first)) for name in WINDOW} | {"task_count": pa.array(counts)}
+    for metric, name in zip(METRICS, OUTLIERS):
+        flags = pc.fill_null(reports[f"is_{metric}_outlier"], False).to_numpy(zero_copy_only=False)
+        columns[name] = pa.array(np.bincount(groups[flags], minlength=len(first)))
+    sums = np.bincount(groups, weights=_floats(reports["latency_ms"]), minlength=len(first))
+    columns[MEAN] = pa.array(sums / counts)
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in _WINDOW_COLUMNS})
+
+
+def _difference(expected: pa.RecordBatch, found: pa.RecordBatch) -> str:
+    """How many windows differ, and how the first does; empty when none does."""
+    groups = key_groups(pa.concat_batches([expected.select(WINDOW), found.select(WINDOW)]), WINDOW)
+    place = np.full((2, int(groups.max(initial=-1)) + 1), -1)
+    place[0, groups[: expected.num_rows]] = np.arange(expected.num_rows)
+    place[1, groups[expected.num_rows :]] = np.arange(found.num_rows)
+    here, there = place >= 0
+    absent, unexpected, pairs = place[0, here & ~there], place[1, there & ~here], place[:, here & there]
+    differing = {name: pairs[:, _differ(name, expected[name], found[name], pairs)] for name in (*COUNTS, MEAN)}
+    count = len(absent) + len(unexpected) + sum(cells.shape[1] for cells in differing.values())
+    if len(absent):
+        first = f"no window of {_named(expected, absent[0])}, which has reports"
+    elif len(unexpected):
+        first = f"a window of {_named(found, unexpected[0])}, which has no report"
+    elif count:
+        name, (left, right) = next((name, cells[:, 0]) for name, cells in differing.items() if cells.shape[1])
+        first = f"{name} of {_named(expected, left)} is {found[name][right]}, its reports give {expected[name][left]}"
+    return f"{count} differences, first {first}" if count else ""
+
+
+def _differ(name: str, expected: pa.Array, found: pa.Array, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool[n]: which pairs of rows differ in a column."""
+    left, right = (_floats(column)[rows] for column, rows in zip((expected, found), pairs))
+    allowed = TOLERANCE * np.maximum(np.abs(left), np.abs(right)) if name == MEAN else 0.0
+    return ~(np.abs(left - right) <= allowed)
+
+
+def _floats(column: pa.Array) -> NDArray[np.float64]:
+    return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+
+
+def _named(windows: pa.RecordBatch, row: int) -> str:
+    return f"agent {windows['agent_id'][row]} at {windows['time_window_start'][row]}"
+
+
+def _loaded(files: list[Path], table: Table, columns: tuple[str, ...]) -> pa.RecordBatch:
+    """The rows of files; one that cannot be read, which is told elsewhere, has none."""
+    batches = [empty(pa.schema([table.schema.field(name) for name in columns]))]
+    for path in files:
+        with suppress(DamagedFile):
+            batches.append(load(path, table, columns))
+    return concat(batches)

@@ -1,0 +1,45 @@
+"""Reading the tables of an output folder, file by file: the rows in the table's columns, whatever version wrote them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from schemas.tables import Table
+from transforms.sinks.files import SUFFIX, read
+from transforms.sinks.union import conformed
+
+
+def paths(output: Path, table: Table) -> list[Path]:
+    """The files of a table, in the order of their names; unfinished ones are not among them."""
+    return sorted(path for path in (output / table.name).rglob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+
+def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+    """The rows of a file in the table's columns, or in the named ones; a column that the file does not have is null.
+
+    Raises:
+        transforms.sinks.files.DamagedFile: it is no readable Parquet file.
+    """
+    schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
+    return conformed(read(path, schema.names), schema)
+
+
+def scan(output: Path, table: Table, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a table, a file at a time; see `load`."""
+    for path in paths(output, table):
+        yield load(path, table, columns)
+
+
+def partitions(output: Path, table: Table) -> dict[str, list[Path]]:
+    """The files that hold the same span of time in every output, by a name that does not depend on `file_minutes`.
+
+    Files of minutes lie in one folder an hour, which is their name (`kpi_reports/date=2025-10-22/hour=12`); every other file
+    spans what its own name says.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in paths(output, table):
+        part = path.parent if path.parent.name.startswith("hour=") else path
+        found[part.relative_to(output).as_posix()].append(path)
+    return dict(found)

@@ -1,0 +1,147 @@
+"""Writing a table: each row goes to its file, and a file becomes the union of what it holds and what is new.
+
+`WriteTable` gathers the rows of a bundle so that a flush writes each file once; `write` is that flush, and needs no Beam.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from numpy.typing import NDArray
+
+from schemas.tables import DUPLICATES, TABLES, Table, files
+from transforms.batches import concat, empty
+from transforms.sinks.files import damaged, encode, locked, read, replace, verify
+from transforms.sinks.union import conformed, union
+
+FLUSH_BYTES = 512 << 20
+"""Rows of a bundle are held back up to this many bytes."""
+THREADS = 2
+
+
+class Written(NamedTuple):
+    """What a write changed: rows that are new in a file or stand for an older one, and files replaced."""
+
+    rows: int
+    files: int
+
+
+class _Part(NamedTuple):
+    """Rows of one file: these indices of this batch."""
+
+    batch: pa.RecordBatch
+    indices: NDArray[np.int64]
+
+
+class _Merged(NamedTuple):
+    """A file's next content, empty when it stays as it is; how many new rows it takes; the messages it displaces."""
+
+    path: Path
+    data: bytes | bytearray
+    taken: int
+    displaced: pa.RecordBatch
+
+
+def write(table: Table, output: Path, rows: Sequence[pa.RecordBatch], file_minutes: int) -> Written:
+    """Add rows to the files of a table below `output`; afterwards they are on disk.
+
+    Batches hold the table's columns in any order, further ones are ignored. Each file is replaced at most once, under the lock of
+    its folder, and not at all when nothing in it changes. Messages whose report another message already is go to the duplicates
+    table *before* the reports are replaced: a crash in between leaves a message in two tables, of which reconcile counts one,
+    never in none.
+
+    Raises:
+        OutputFull: no space is left; files written so far are whole, the same call again completes the rest.
+        DamagedFile: a file that would be merged is not as it was written.
+    """
+    folders: dict[Path, dict[Path, list[_Part]]] = defaultdict(dict)
+    for path, parts in _routed(table, [conformed(batch, table.schema) for batch in rows], file_minutes).items():
+        folders[(output / path).parent][output / path] = parts
+    changed: list[int] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for folder in sorted(folders):
+            with locked(folder):
+                merged = list(pool.map(partial(_merge, table), *zip(*folders.pop(folder).items())))
+                displaced = concat([one.displaced for one in merged])
+                if displaced.num_rows:
+                    write(DUPLICATES, output, [displaced], file_minutes)
+                taken = [one for one in merged if one.taken]
+                list(pool.map(replace, [one.path for one in taken], [one.data for one in taken]))
+            changed += [one.taken for one in taken]
+    return Written(sum(changed), len(changed))
+
+
+def _routed(table: Table, batches: Sequence[pa.RecordBatch], file_minutes: int) -> dict[str, list[_Part]]:
+    """The parts of each file, by its path relative to the output."""
+    routed: dict[str, list[_Part]] = defaultdict(list)
+    for batch in batches:
+        codes, paths = files(table, batch, file_minutes)
+        order = np.argsort(codes, kind="stable")
+        ends = np.cumsum(np.bincount(codes, minlength=len(paths)))
+        for path, indices in zip(paths, np.split(order, ends[:-1])):
+            routed[path].append(_Part(batch, indices))
+    return routed
+
+
+def _merge(table: Table, path: Path, parts: Sequence[_Part]) -> _Merged:
+    """The union of a file, if there is one, and the parts."""
+    new = concat([part.batch.take(pa.array(part.indices)) for part in parts])
+    stored = empty(table.schema)
+    if path.exists():
+        if problem := verify(path):
+            raise damaged(path, problem)
+        stored = read(path)
+    merged = union(table, stored, new)
+    return _Merged(path, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced)
+
+
+@dataclass(eq=False)
+class WriteTable(beam.PTransform):
+    """RecordBatches of a table's columns -> files below `output`, in which each key stands once.
+
+    Every bundle is on disk when it is done. `file_minutes` (a divisor of 60) is the span of a `<HHMM>.parquet`. Counters, in the
+    namespace `sink`: `rows_written` (new, or standing for an older row) and `files_written`.
+    """
+
+    table: Table
+    output: Path
+    file_minutes: int
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        return batches | beam.ParDo(_Write(self.table.name, str(self.output), self.file_minutes))
+
+
+class _Write(beam.DoFn):
+    """Gathers a bundle's rows and writes them at its end, or when they are many."""
+
+    def __init__(self, table: str, output: str, file_minutes: int) -> None:
+        self.table, self.output, self.file_minutes = table, output, file_minutes
+        self.rows_written = Metrics.counter("sink", "rows_written")
+        self.files_written = Metrics.counter("sink", "files_written")
+
+    def start_bundle(self) -> None:
+        self.held: list[pa.RecordBatch] = []
+        self.held_bytes = 0
+
+    def process(self, batch: pa.RecordBatch) -> None:
+        self.held.append(batch)
+        self.held_bytes += batch.nbytes
+        if self.held_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def finish_bundle(self) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        written = write(TABLES[self.table], Path(self.output), self.held, self.file_minutes)
+        self.rows_written.inc(written.rows)
+        self.files_written.inc(written.files)
+        self.start_bundle()

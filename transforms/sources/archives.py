@@ -1,0 +1,228 @@
+"""Archives -> messages: files of reports or envelopes, as NDJSON (plain, gzip, zstd) or Parquet. Usable on its own.
+
+    archives = pipeline | ReadArchives(find(["archive/**/*.ndjson.gz"]))
+    archives.raw         # RecordBatches of the schema RAW: source, message_id, received_at, payload
+    archives.bad         # RecordBatches of the schema BAD: envelopes that break the rule, and why
+    archives.unreadable  # (file, reason)
+
+What a line or a row means is said in `transforms.sources.lines` and `transforms.sources.parquet`.
+"""
+
+import glob
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import PurePath
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import apache_beam as beam
+import pyarrow as pa
+
+from transforms.sources.compressed import DamagedError, blocks, gunzip, plain, unzstd
+from transforms.sources.envelopes import decode
+from transforms.sources.parquet import batches, decode_rows
+
+BLOCK_BYTES = 16 << 20
+PARQUET = ".parquet"
+LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
+    text + ending: read
+    for ending, read in (("", plain), (".gz", gunzip), (".zst", unzstd))
+    for text in (".ndjson", ".jsonl", ".json")
+}
+"""How to read a file of lines, by the end of its name."""
+
+NO_ARCHIVE = "truth.json"
+"""The generator's account of what it made, which lies beside the archives and is none."""
+
+OnBytes = Callable[[int], None]
+T = TypeVar("T")
+
+
+class NoArchiveError(ValueError):
+    """A pattern that matches no archive."""
+
+
+@dataclass(frozen=True)
+class ArchiveFile:
+    """A file, and the name that the ids of its bare lines begin with."""
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a run, sorted by path."""
+
+    files: tuple[ArchiveFile, ...]
+
+    def __iter__(self) -> Iterator[ArchiveFile]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def total_bytes(self) -> int:
+        """Their size on disk; what cannot be read counts as nothing."""
+        return sum(os.path.getsize(file.path) for file in self if os.path.exists(file.path))
+
+
+class Block(NamedTuple):
+    """Messages of a part of one file: `raw` (RAW) and `bad` (BAD)."""
+
+    raw: pa.RecordBatch
+    bad: pa.RecordBatch
+
+
+class Unreadable(NamedTuple):
+    """A file that cannot be read, or not to its end, and why. The blocks before it are good."""
+
+    file: str
+    reason: str
+
+
+def find(patterns: Sequence[str]) -> Files:
+    """The archives that any of the patterns means, each file once.
+
+    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`. A file's name is its last part,
+    or, where several files of the run have the same, as many of its last parts as tell them all apart (`a/x.ndjson`, `b/x.ndjson`).
+
+    Raises:
+        NoArchiveError: a pattern matches no archive.
+    """
+    paths: dict[str, str] = {}
+    for path in sorted({path for pattern in patterns for path in _matches(pattern)}):
+        paths.setdefault(os.path.realpath(path), path)
+    names = _names(paths.values())
+    return Files(tuple(ArchiveFile(path, names[path]) for path in paths.values()))
+
+
+def _matches(pattern: str) -> Iterable[str]:
+    found = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+    folders = [path for path in found if os.path.isdir(path)]
+    below = (glob.glob(os.path.join(glob.escape(folder), "**"), recursive=True) for folder in folders)
+    archives = {os.path.normpath(path) for path in chain(found, *below) if _is_archive(path)}
+    if not archives:
+        known = ", ".join([*LINES, PARQUET])
+        raise NoArchiveError(f"{pattern!r} matches no archive; an archive is a file whose name ends in {known}")
+    return archives
+
+
+def _is_archive(path: str) -> bool:
+    name = os.path.basename(path).lower()
+    return name.endswith((*LINES, PARQUET)) and name != NO_ARCHIVE and not os.path.isdir(path)
+
+
+def _names(paths: Iterable[str]) -> dict[str, str]:
+    """The name of each path: equal last parts get as many more as tell them all apart."""
+    alike = defaultdict(list)
+    for path in paths:
+        alike[os.path.basename(path)].append(path)
+    names = {}
+    for same in alike.values():
+        parts = [PurePath(os.path.abspath(path)).parts for path in same]
+        depth = next(depth for depth in count(1) if len({part[-depth:] for part in parts}) == len(parts))
+        names.update({path: _printable("/".join(part[-depth:])) for path, part in zip(same, parts)})
+    return names
+
+
+def _printable(path: str) -> str:
+    """The path as Unicode: a byte that is not UTF-8 becomes `\\xNN`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def read_blocks(
+    path: str, name: str, block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None
+) -> Iterator[Block | Unreadable]:
+    """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be read further.
+
+    `on_bytes` is told how many more bytes of the file on disk have been worked off.
+    """
+    parts = _row_blocks if path.lower().endswith(PARQUET) else _line_blocks
+    reported = 0
+    try:
+        for block, position in parts(path, name, block_bytes):
+            if on_bytes and position > reported:
+                on_bytes(position - reported)
+                reported = position
+            yield block
+    except DamagedError as error:
+        yield Unreadable(_printable(path), str(error))
+    except OSError as error:
+        yield Unreadable(_printable(path), f"cannot be read ({error.strerror or error})")
+
+
+def _line_blocks(path: str, name: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """The file's blocks, and how far into it each reaches."""
+    read = next(read for end, read in LINES.items() if path.lower().endswith(end))
+    first_line = 1
+    with open(path, "rb") as file:
+        for text in blocks(read(file), block_bytes):
+            raw, bad, lines = decode(text, name, first_line)
+            first_line += lines
+            yield Block(raw, bad), file.tell()
+
+
+def _row_blocks(path: str, name: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
+    """The file's blocks, and how far into it each reaches."""
+    size = os.path.getsize(path)
+    first_row = 1
+    for batch, share in batches(path, block_bytes):
+        raw, bad, rows = decode_rows(batch, name, first_row)
+        first_row += rows
+        yield Block(raw, bad), int(size * share)
+
+
+def read(
+    files: Iterable[ArchiveFile], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None
+) -> Iterator[Block | Unreadable]:
+    """`read_blocks` of each file in turn; the next block is read by a thread while the caller works on this one."""
+    return ahead(chain.from_iterable(read_blocks(file.path, file.name, block_bytes, on_bytes) for file in files))
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items (none is None), each of them made by a thread while the caller works on the one before."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item
+
+
+class ReadArchives(beam.PTransform):
+    """Nothing -> `raw` (RecordBatches, RAW), `bad` (RecordBatches, BAD) and `unreadable` (file, reason).
+
+    `on_bytes` is pickled with the transform: give it a function of a module, or leave it.
+    """
+
+    def __init__(self, files: Iterable[ArchiveFile], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None) -> None:
+        super().__init__()
+        self.files = tuple(files)
+        self.block_bytes = block_bytes
+        self.on_bytes = on_bytes
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
+        outputs = beam.ParDo(_Read(self.block_bytes, self.on_bytes)).with_output_types(
+            pa.RecordBatch, bad=pa.RecordBatch, unreadable=tuple[str, str]
+        )
+        return root | beam.Create(self.files, reshuffle=False) | outputs.with_outputs("bad", "unreadable", main="raw")
+
+
+class _Read(beam.DoFn):
+    def __init__(self, block_bytes: int, on_bytes: OnBytes | None) -> None:
+        self.block_bytes = block_bytes
+        self.on_bytes = on_bytes
+
+    def process(self, file: ArchiveFile) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        for block in read([file], self.block_bytes, self.on_bytes):
+            if isinstance(block, Unreadable):
+                yield beam.pvalue.TaggedOutput("unreadable", tuple(block))
+                continue
+            if block.raw.num_rows:
+                yield block.raw
+            if block.bad.num_rows:
+                yield beam.pvalue.TaggedOutput("bad", block.bad)

@@ -1,0 +1,142 @@
+"""The bytes of a file, decompressed while they are read, and cut into blocks of whole lines.
+
+A compressed file is any number of gzip members or zstd frames, one after another; zeros may pad it. What can be decompressed of a
+damaged file comes out before the error.
+"""
+
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from typing import BinaryIO, Protocol
+
+import zstandard
+
+READ_BYTES = 1 << 20
+"""How much of a plain file is read at a time."""
+
+COMPRESSED_BYTES = 1 << 16
+"""How much of a compressed file is read, and decompressed, at a time."""
+
+LONGEST_WINDOW = 1 << 31
+"""The largest zstd window that is accepted, in bytes: that of `zstd --ultra --long=31`."""
+
+
+class DamagedError(Exception):
+    """A file cannot be read any further; `str()` says why. What was read of it before is good."""
+
+
+class Member(Protocol):
+    """A gzip member or a zstd frame that is being decompressed."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether it is complete."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given to it beyond its end."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """What its next bytes hold."""
+
+
+def plain(file: BinaryIO) -> Iterator[bytes]:
+    """The file's bytes, a chunk at a time."""
+    while chunk := file.read(READ_BYTES):
+        yield chunk
+
+
+def gunzip(file: BinaryIO) -> Iterator[bytes]:
+    """The decompressed bytes of a gzip file, a chunk at a time.
+
+    Raises:
+        DamagedError: it is no gzip, cut short, corrupt or followed by something else.
+    """
+    return _decompressed(file, "gzip", partial(zlib.decompressobj, wbits=31))
+
+
+def unzstd(file: BinaryIO) -> Iterator[bytes]:
+    """The decompressed bytes of a zstd file, a chunk at a time.
+
+    Raises:
+        DamagedError: it is no zstd, cut short, corrupt or followed by something else.
+    """
+    return _decompressed(file, "zstd", zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj)
+
+
+def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Iterator[bytes]:
+    rest = file.read(COMPRESSED_BYTES)
+    while rest:
+        member = start()
+        begin = file.tell() - len(rest)
+        produced = 0
+        try:
+            while rest and not member.eof:
+                chunk = member.decompress(rest)
+                yield chunk
+                produced += len(chunk)
+                rest = member.unused_data if member.eof else file.read(COMPRESSED_BYTES)
+        except (zlib.error, zstandard.ZstdError) as error:
+            fault = yield from _salvaged(file, start(), begin, file.tell() - len(rest), produced)
+            what = f"no {name} from byte {begin} on" if fault < begin + 5 else f"corrupt at byte {fault}"
+            raise DamagedError(f"{what} ({error})") from error
+        if not member.eof:
+            raise DamagedError(f"cut short (its {name} data ends too early)")
+        rest = _after_padding(file, rest)
+
+
+def _salvaged(file: BinaryIO, member: Member, begin: int, good: int, produced: int) -> Generator[bytes, None, int]:
+    """What a member that began at `begin` still gives after its first `produced` bytes, and where in the file it fails.
+
+    It is decompressed once more: to byte `good` without a fault, from there on byte by byte.
+    """
+    file.seek(begin)
+    seen = 0
+    try:
+        while piece := file.read(min(COMPRESSED_BYTES, good - file.tell()) or 1):
+            chunk = member.decompress(piece)
+            yield chunk[max(produced - seen, 0) :]
+            seen += len(chunk)
+    except (zlib.error, zstandard.ZstdError):
+        pass
+    return file.tell() - 1
+
+
+def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
+    """What follows the zeros that `rest` and the file go on with."""
+    rest = rest.lstrip(b"\0")
+    while not rest and (piece := file.read(COMPRESSED_BYTES)):
+        rest = piece.lstrip(b"\0")
+    return rest
+
+
+def blocks(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
+    """The chunks as blocks of whole lines, of `block_bytes` or as much more as the last line needs; a last newline is added.
+
+    An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
+    """
+    held: list[bytes] = []
+    size = 0
+    try:
+        for chunk in _at_most(chunks, block_bytes):
+            held.append(chunk)
+            size += len(chunk)
+            end = chunk.rfind(b"\n") + 1 if size >= block_bytes else 0
+            if end:
+                held[-1] = chunk[:end]
+                yield b"".join(held)
+                held = [chunk[end:]]
+                size = len(held[0])
+    except (DamagedError, OSError):
+        text = b"".join(held)
+        if end := text.rfind(b"\n") + 1:
+            yield text[:end]
+        raise
+    if text := b"".join(held):
+        yield text if text.endswith(b"\n") else text + b"\n"
+
+
+def _at_most(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        for start in range(0, len(chunk), size):
+            yield chunk[start : start + size]

@@ -1,0 +1,137 @@
+"""One line of an archive: the rule that tells an envelope, which says where its report came from, from a bare report.
+
+An envelope is a JSON object with exactly the keys `message_id`, `received_at`, `data` and, if it likes, `source`. Its `data` is
+the report: an object, whose bytes are kept as they are, or a JSON string that holds the report's bytes (an escape `\\udc80` to
+`\\udcff` stands for one byte that is not UTF-8, as in Python's `surrogateescape`). An envelope is recognised from outside; what
+its `data` holds is for validation to judge.
+"""
+
+import json
+import re
+from itertools import cycle, pairwise
+from typing import NamedTuple
+
+import orjson
+
+ARCHIVE = "archive"
+"""The source of a message that names none."""
+
+_TEXT = r"[ !#-\[\]-~]"
+CANONICAL = (
+    rf'^\{{ ?"(?:source": ?"(?P<source>{_TEXT}+)", ?")?message_id": ?"(?P<message_id>{_TEXT}*)", ?'
+    rf'"received_at": ?(?:"(?P<received_at>{_TEXT}+)"|null), ?"data": ?(?P<data>[{{"])'
+)
+"""How envelopes are written as a rule: keys in order, printable ASCII without escapes, after a mark one space or none.
+
+A pattern for both RE2 and `re`; the key's quote stands before the optional source, which lets RE2 decide at each byte.
+"""
+
+WRONG_TIME = "received_at must be an RFC 3339 date-time or null"
+
+_ONE_CANONICAL = re.compile(CANONICAL.encode())
+_STRING = rb'"(?:[^"\\]+|\\.)*+"?'
+_OUTER_MARK = re.compile(rb'(?:[^][{}:,"]+|%b)*+[][{}:,]' % _STRING, re.DOTALL)
+_INNER_MARK = re.compile(rb'(?:[^][{}"]+|%b)*+[][{}]' % _STRING, re.DOTALL)
+_SPACES = b" \t\r"
+_KEYS = {"message_id", "received_at", "data"}
+
+
+class Envelope(NamedTuple):
+    """What an envelope says or, where `problem` is not empty, what is wrong with it. `received_at` is not parsed yet."""
+
+    source: str = ARCHIVE
+    message_id: str = ""
+    received_at: str | None = None
+    data: bytes = b""
+    problem: str = ""
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line holds nothing but spaces, tabs and carriage returns."""
+    return not line.strip(_SPACES)
+
+
+def read_line(line: bytes) -> Envelope | None:
+    """The envelope that a line (without its newline) is, or None where it is a bare report, or anything else.
+
+    A line that begins as CANONICAL says, with an object for data, and ends in `}` is an envelope, and what lies between is its
+    data. Any other line is one if its outermost object has exactly the keys.
+    """
+    line = line.strip(_SPACES)
+    head = _ONE_CANONICAL.match(line)
+    if head and head["data"] == b"{" and line.endswith(b"}"):
+        source, message_id, received_at = (None if text is None else text.decode() for text in head.groups()[:3])
+        return Envelope(source or ARCHIVE, message_id or "", received_at, line[head.start("data") : -1])
+    members = _members(line)
+    if members is None or members.keys() - {"source"} != _KEYS:
+        return None
+    return _envelope(members)
+
+
+def read_string(text: bytes) -> str | None:
+    """The string that a JSON text is; None where it is anything else."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _envelope(members: dict[str | None, bytes]) -> Envelope:
+    """The envelope whose members have these JSON texts."""
+    source = read_string(members.get("source", b'"archive"'))
+    if source is None:
+        return Envelope(problem="source must be a string")
+    message_id = read_string(members["message_id"])
+    if message_id is None:
+        return Envelope(problem="message_id must be a string")
+    received_at = read_string(members["received_at"])
+    if received_at is None and members["received_at"] != b"null":
+        return Envelope(problem=WRONG_TIME)
+    data = _data(members["data"])
+    if data is None:
+        return Envelope(problem="data must be an object or a string")
+    return Envelope(source, message_id, received_at, data)
+
+
+def _members(line: bytes) -> dict[str | None, bytes] | None:
+    """The JSON text of each member of the object `line`, seen from outside; None where it is no object.
+
+    A member whose name is no string is None's, and of two with one name the last stands.
+    """
+    marks = _outer_marks(line)
+    if marks is None or any(line[at] != mark for at, mark in zip(marks, cycle(b":,"))) or len(marks) % 2 == 0:
+        return None
+    texts = [line[before + 1 : after].strip(_SPACES) for before, after in pairwise([0, *marks, len(line) - 1])]
+    return {read_string(name): value for name, value in zip(texts[::2], texts[1::2])}
+
+
+def _outer_marks(line: bytes) -> list[int] | None:
+    """Where the colons and commas of the object `line` itself are, not those of what it holds; None where it is no object."""
+    if not (line.startswith(b"{") and line.endswith(b"}")):
+        return None
+    marks: list[int] = []
+    at = depth = 1
+    while depth and (step := (_OUTER_MARK if depth == 1 else _INNER_MARK).match(line, at)):
+        at = step.end()
+        mark = line[at - 1]
+        if mark in b":,":
+            marks.append(at - 1)
+        else:
+            depth += 1 if mark in b"{[" else -1
+    return marks if depth == 0 and at == len(line) else None
+
+
+def _data(text: bytes) -> bytes | None:
+    """The report's bytes from the JSON text of `data`; None where that is neither an object nor a string."""
+    if text.startswith(b"{"):
+        return text
+    if not text.startswith(b'"'):
+        return None
+    string = read_string(text)
+    try:
+        if string is None:
+            string = json.loads(text.decode(errors="surrogateescape"))
+        return string.encode(errors="surrogateescape")
+    except ValueError:
+        return None

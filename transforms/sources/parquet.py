@@ -1,0 +1,109 @@
+"""Parquet files of envelopes -> messages: a row is a message, with the columns of an envelope.
+
+`message_id` is a string; `received_at` a timestamp (without a zone: in UTC) or an RFC 3339 date-time, or null; `data`, a string or
+bytes, the report; `source`, a string, may be missing or null. Other columns are left alone.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.formats import parse_date_time
+from schemas.tables import TIME
+from transforms.batches import RAW, extended
+from transforms.sources.compressed import DamagedError
+from transforms.sources.envelopes import BAD, Decoded
+from transforms.sources.lines import ARCHIVE, WRONG_TIME
+
+_NO_BYTES, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_null(kind)
+
+
+COLUMNS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    "source": ("a string", _is_text),
+    "message_id": ("a string", _is_text),
+    "received_at": ("a timestamp or a string", _is_time),
+    "data": ("a string or binary", _is_bytes),
+}
+"""The columns that are read, and of what types they may be."""
+
+
+def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """The file's rows with COLUMNS, about `block_bytes` of them at a time, and the share of the rows read so far.
+
+    Raises:
+        DamagedError: it is no Parquet, corrupt, or lacks a column; after the rows that can be read.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            total = sum(group.total_byte_size for group in groups)
+            rows = max(1, block_bytes * file.metadata.num_rows // max(total, 1))
+            done = 0
+            for batch in file.iter_batches(rows, columns=_columns(file.schema_arrow)):
+                done += batch.num_rows
+                yield batch, done / file.metadata.num_rows
+    except pa.ArrowException as error:
+        raise DamagedError(f"no Parquet, or corrupt ({error})") from error
+
+
+def _columns(schema: pa.Schema) -> list[str]:
+    """The names of COLUMNS that the file has."""
+    for name, (wanted, fits) in COLUMNS.items():
+        kind = schema.field(name).type if name in schema.names else None
+        if kind is None and name != "source":
+            raise DamagedError(f"no column {name}; an archive has message_id, received_at, data and perhaps source")
+        if kind is not None and not fits(kind.value_type if pa.types.is_dictionary(kind) else kind):
+            raise DamagedError(f"column {name} is {kind}; it must be {wanted}")
+    return [name for name in COLUMNS if name in schema.names]
+
+
+def decode_rows(batch: pa.RecordBatch, name: str, first_row: int = 1) -> Decoded:
+    """The messages of a batch with COLUMNS, the first of them row `first_row` of the file `name`.
+
+    A row without an id or data, or with a wrong time, is bad: it has its place, `<name>:<row number>`, for an id.
+    """
+    rows = batch.num_rows
+    said = {each: _decoded(batch[each]) for each in batch.schema.names}
+    source = said["source"].cast(pa.string()).fill_null(ARCHIVE) if "source" in said else pa.repeat(ARCHIVE, rows)
+    message_id = said["message_id"].cast(pa.string())
+    times = _times(said["received_at"])
+    data = said["data"].cast(pa.large_binary())
+    payload = pc.binary_join_element_wise(data.fill_null(_NO_BYTES), _NO_BYTES, _NEWLINE)
+    wrong = pc.and_(said["received_at"].is_valid(), times.is_null())
+    problems = pc.if_else(wrong, WRONG_TIME, "")
+    problems = pc.if_else(data.is_null(), "data must not be null", problems)
+    problems = pc.if_else(message_id.is_null(), "message_id must not be null", problems)
+    raw = pa.RecordBatch.from_arrays([source, message_id, times, payload], schema=RAW)
+    good = pc.equal(problems, "")
+    if pc.all(good).as_py():
+        return Decoded(raw, pa.RecordBatch.from_pylist([], schema=BAD), rows)
+    places = pc.binary_join_element_wise(name, pa.array(np.arange(rows) + first_row).cast(pa.string()), ":")
+    unnamed = [pa.repeat(ARCHIVE, rows), places, pa.nulls(rows, TIME), payload]
+    bad = extended(pa.RecordBatch.from_arrays(unnamed, schema=RAW), [(BAD.field("message"), problems)])
+    return Decoded(raw.filter(good), bad.filter(pc.invert(good)), rows)
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _times(said: pa.Array) -> pa.Array:
+    """received_at as timestamp[us, UTC]; nanoseconds are cut."""
+    if _is_text(said.type):
+        return parse_date_time(said)
+    return said.cast(TIME, safe=getattr(said.type, "unit", "") != "ns")

@@ -1,0 +1,78 @@
+"""Recall: reports that an output already holds, fed through the graph again where new ones touch them.
+
+A new report of minute m enters the baselines of minutes m + 3 to m + 62 and the aggregates of its own hour. So the hours of m and
+of m + 62 are *touched*: their stored reports are recalled whole, to be judged and aggregated with the new ones. The 63 minutes
+before a touched hour are recalled as context: they feed its baselines and are written nowhere.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.tables import REPORTS
+from transforms.batches import REPORT_BATCH
+from transforms.sinks.files import read
+
+HOUR = 3600
+REACH_SECONDS = 62 * 60
+"""How far after a report's minute its baselines reach."""
+CONTEXT_SECONDS = 63 * 60
+
+
+def touched_hours(reports: pa.RecordBatch) -> set[int]:
+    """The hours (since 1970) whose rows may change because of these reports."""
+    seconds = reports["recorded_at"].cast(pa.int64()).to_numpy() // 1_000_000
+    minutes = np.unique(seconds // 60) * 60
+    return set((minutes // HOUR).tolist()) | set(((minutes + REACH_SECONDS) // HOUR).tolist())
+
+
+def recalled(output: Path, hours: set[int]) -> Iterator[pa.RecordBatch]:
+    """REPORT_BATCHes of the stored reports of some hours, and of the 63 minutes before each as context, an hour at a time."""
+    for hour in sorted({each - back for each in hours for back in range(3)}):
+        for path in sorted((output / REPORTS.name / _folder(hour)).glob("*.parquet")):
+            batch = _as_reports(read(path), context=hour not in hours)
+            if hour not in hours:
+                batch = batch.filter(_feeds(batch, hours))
+            if batch.num_rows:
+                yield batch
+
+
+def _folder(hour: int) -> str:
+    start = np.datetime64(hour * HOUR, "s").item()
+    return f"date={start.date().isoformat()}/hour={start:%H}"
+
+
+def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
+    columns = {name: stored[name] for name in stored.schema.names}
+    columns["context"] = pa.array(np.full(stored.num_rows, context))
+    return pa.RecordBatch.from_arrays([columns[name] for name in REPORT_BATCH.names], schema=REPORT_BATCH)
+
+
+def _feeds(batch: pa.RecordBatch, hours: Iterable[int]) -> pa.Array:
+    seconds = pc.divide(batch["recorded_at"].cast(pa.int64()), 1_000_000).to_numpy()
+    feeds = np.zeros(batch.num_rows, dtype=bool)
+    for hour in hours:
+        feeds |= (seconds >= hour * HOUR - CONTEXT_SECONDS) & (seconds < hour * HOUR)
+    return pa.array(feeds)
+
+
+class Recall(beam.PTransform):
+    """New ReportBatches -> the stored ReportBatches that they touch (not the new ones)."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__()
+        self.output = output
+
+    def expand(self, reports: beam.PCollection) -> beam.PCollection:
+        hours = reports | "Touched hours" >> beam.Map(touched_hours) | beam.CombineGlobally(_union).without_defaults()
+        return hours | "Recall" >> beam.FlatMap(lambda each, output: recalled(output, each), self.output).with_output_types(
+            pa.RecordBatch
+        )
+
+
+def _union(sets: Iterable[set[int]]) -> set[int]:
+    return set().union(*sets)

@@ -1,0 +1,292 @@
+"""The algebra of aggregates: reports become partials, partials merge, a merged partial is finished into table rows.
+
+    reports --partials--> PARTIAL (5 s) --coarsen--> PARTIAL (1 m, 1 h) --finish--> AGGREGATION
+                             ^----merge----'
+
+A report is a partial of one row, so one reduction serves every step, a stream and a batch. The result does not depend on the
+order of merging: counts, extremes and histograms exactly, sums and moments up to rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from schemas.tables import AGGREGATION, GRANULARITIES, METRICS, TIME
+from transforms.batches import concat, empty
+from transforms.buckets import SCALES
+
+FINEST = "5s"
+MICROSECONDS = 1_000_000
+LATENCY = SCALES["latency"]
+
+_COUNTED = ("task_count", "success_count", "network_count", "efficiency_count", "network_bytes", "revision")
+_OUTLIERS = tuple(f"{metric}_outlier_count" for metric in METRICS)
+_TOTALLED = ("cpu_sum", "memory_sum", "performance_sum", "efficiency_sum")
+_MOMENTS = ("latency", "accuracy")
+
+PARTIAL = pa.schema(
+    [("granularity", pa.string()), ("time_window_start", TIME), ("agent_id", pa.string())]
+    + [(name, pa.int64()) for name in (*_COUNTED, *_OUTLIERS)]
+    + [(name, pa.float64()) for name in _TOTALLED]
+    + [(f"{name}_{moment}", pa.float64()) for name in _MOMENTS for moment in ("mean", "m2")]
+    + [("latency_min", pa.float64()), ("latency_max", pa.float64())]
+    + [("latency_buckets", pa.list_(pa.int32())), ("latency_counts", pa.list_(pa.int64()))]
+)
+"""Mergeable statistics of a window and agent. m2 is the sum of squared distances from the mean; network_count and
+efficiency_count tell how many reports had a value; the two lists are a sparse histogram on LATENCY, ascending by bucket."""
+_NUMBERS = tuple(field.name for field in PARTIAL if field.type in (pa.int64(), pa.float64()))
+
+
+class Histogram(NamedTuple):
+    """Sparse histograms laid end to end: row i has the entries `offsets[i]:offsets[i + 1]`."""
+
+    offsets: NDArray[np.int64]
+    buckets: NDArray[np.int32]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows gathered into groups: `order` lists the rows group by group (None: as they lie), `starts` where each begins."""
+
+    order: NDArray[np.int64] | None
+    starts: NDArray[np.int64]
+    rows: int
+
+    def gather(self, values: NDArray) -> NDArray:
+        """The values of the rows, group by group."""
+        return values if self.order is None else values[self.order]
+
+    def total(self, gathered: NDArray) -> NDArray:
+        """The sum over each group of values that lie group by group."""
+        return np.add.reduceat(gathered, self.starts)
+
+    def first(self, values: NDArray) -> NDArray:
+        """The value of each group's first row."""
+        return values[self.starts if self.order is None else self.order[self.starts]]
+
+    def spread(self, values: NDArray) -> NDArray:
+        """The value of each group, repeated for its rows as they lie group by group."""
+        return np.repeat(values, np.diff(self.starts, append=self.rows))
+
+
+def partials(reports: pa.RecordBatch) -> pa.RecordBatch:
+    """PARTIAL at 5 s of enriched reports (REPORT columns, revision, FLAGS and ENRICHMENT): a row per agent and window.
+
+    A window is floor(recorded_at / 5 s), before 1970 too.
+    """
+    return merge([_singles(reports)])
+
+
+def merge(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """PARTIAL with each (granularity, agent, window) of the batches once, ascending by that key.
+
+    Means and m2 after Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
+    variances", for any number of parts at once: mean = sum(n_i mean_i) / n, m2 = sum(m2_i + n_i (mean_i - mean)^2).
+    """
+    batches = [batch for batch in batches if batch.num_rows]
+    if not batches:
+        return empty(PARTIAL)
+    rows = concat(batches)
+    groups, columns = _windows(rows)
+    if len(groups.starts) == rows.num_rows and groups.order is None:
+        return rows
+    columns |= {name: pa.array(values) for name, values in _reduced(rows, groups).items()}
+    return _with_histogram(columns, _merged_histogram(_histogram(rows), groups))
+
+
+def coarsen(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
+    """The same statistics in windows of a coarser (or the same) granularity."""
+    width = GRANULARITIES[granularity] * MICROSECONDS
+    starts = _microseconds(partial["time_window_start"])
+    columns = dict(zip(PARTIAL.names, partial.columns))
+    columns["granularity"] = pa.repeat(granularity, partial.num_rows)
+    columns["time_window_start"] = pa.array(starts - starts % width).cast(TIME)
+    return merge([pa.RecordBatch.from_arrays(list(columns.values()), schema=PARTIAL)])
+
+
+def finish(partial: pa.RecordBatch) -> pa.RecordBatch:
+    """AGGREGATION rows of merged partials, in their order; docs/columns.md gives each formula."""
+    numbers = {name: partial[name].to_numpy() for name in _NUMBERS}
+    count = numbers["task_count"]
+    width = pc.index_in(partial["granularity"], pa.array(list(GRANULARITIES))).to_numpy()
+    seconds = np.array(list(GRANULARITIES.values()))[width]
+    ends = _microseconds(partial["time_window_start"]) + seconds * MICROSECONDS
+    columns: dict[str, pa.Array] = {name: partial[name] for name in AGGREGATION.names if name in PARTIAL.names}
+    columns |= {
+        "time_window_end": pa.array(ends).cast(TIME),
+        "success_rate": pa.array(numbers["success_count"] / count),
+        "avg_latency_ms": partial["latency_mean"],
+        "latency_stddev": _deviation(numbers["latency_m2"], count),
+        "min_latency_ms": partial["latency_min"],
+        "max_latency_ms": partial["latency_max"],
+        "avg_accuracy": partial["accuracy_mean"],
+        "accuracy_stddev": _deviation(numbers["accuracy_m2"], count),
+        "avg_cpu_usage": pa.array(numbers["cpu_sum"] / count),
+        "avg_memory_mb": pa.array(numbers["memory_sum"] / count),
+        "total_network_bytes": pa.array(numbers["network_bytes"], mask=numbers["network_count"] == 0),
+        "performance_score": pa.array(numbers["performance_sum"] / count),
+        "efficiency_ratio": _mean(numbers["efficiency_sum"], numbers["efficiency_count"]),
+    }
+    columns |= _percentiles(partial, numbers)
+    return pa.RecordBatch.from_arrays([columns[name] for name in AGGREGATION.names], schema=AGGREGATION)
+
+
+def _singles(reports: pa.RecordBatch) -> pa.RecordBatch:
+    """Each report as a PARTIAL row of its own."""
+    rows = reports.num_rows
+    ones, zeros = np.ones(rows, dtype=np.int64), np.zeros(rows)
+    recorded = _microseconds(reports["recorded_at"])
+    latency = reports["latency_ms"].to_numpy()
+    columns = {
+        "granularity": pa.repeat(FINEST, rows),
+        "time_window_start": pa.array(recorded - recorded % (GRANULARITIES[FINEST] * MICROSECONDS)).cast(TIME),
+        "agent_id": reports["agent_id"],
+        "task_count": pa.array(ones),
+        "success_count": reports["error_details"].is_null().cast(pa.int64()),
+        "network_count": reports["network_bytes"].is_valid().cast(pa.int64()),
+        "efficiency_count": reports["efficiency_ratio"].is_valid().cast(pa.int64()),
+        "network_bytes": pc.fill_null(reports["network_bytes"], 0),
+        "revision": pc.add(pc.fill_null(reports["revision"], 0), 1),
+        "cpu_sum": reports["cpu_usage"],
+        "memory_sum": reports["memory_mb"],
+        "performance_sum": reports["performance_score"],
+        "efficiency_sum": pc.fill_null(reports["efficiency_ratio"], 0.0),
+        "latency_mean": reports["latency_ms"],
+        "latency_m2": pa.array(zeros),
+        "accuracy_mean": reports["accuracy"],
+        "accuracy_m2": pa.array(zeros),
+        "latency_min": reports["latency_ms"],
+        "latency_max": reports["latency_ms"],
+    }
+    for metric, name in zip(METRICS, _OUTLIERS):
+        columns[name] = pc.fill_null(reports[f"is_{metric}_outlier"], False).cast(pa.int64())
+    return _with_histogram(columns, Histogram(np.arange(rows + 1), LATENCY.index(latency).astype(np.int32), ones))
+
+
+def _windows(rows: pa.RecordBatch) -> tuple[Groups, dict[str, pa.Array]]:
+    """The rows of each (granularity, agent, window), groups ascending by it; and these columns of the groups."""
+    granularity, granularities = _codes(rows["granularity"])
+    agent, agents = _codes(rows["agent_id"])
+    starts = _microseconds(rows["time_window_start"])
+    window = (starts - starts.min()) // (GRANULARITIES[FINEST] * MICROSECONDS)
+    # int64 holds the keys of 48 million agents over all years from 1 to 9999.
+    groups = _grouped((granularity * len(agents) + agent) * (window.max() + 1) + window)
+    return groups, {
+        "granularity": granularities.take(pa.array(groups.first(granularity))),
+        "time_window_start": pa.array(groups.first(starts)).cast(TIME),
+        "agent_id": agents.take(pa.array(groups.first(agent))),
+    }
+
+
+def _codes(strings: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
+    """int64[n]: the place of each string among the distinct ones in ascending order; and those."""
+    encoded = strings.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary)
+    places = np.empty(len(order), dtype=np.int64)
+    places[order.to_numpy()] = np.arange(len(order))
+    return places[encoded.indices.to_numpy()], encoded.dictionary.take(order)
+
+
+def _grouped(keys: NDArray[np.int64]) -> Groups:
+    """The rows of each distinct key >= 0, groups ascending by key."""
+    if (keys[1:] >= keys[:-1]).all():
+        return Groups(None, _run_starts(keys), len(keys))
+    narrow = keys.astype(np.int32) if keys.max() <= np.iinfo(np.int32).max else keys
+    order = np.argsort(narrow)
+    return Groups(order, _run_starts(narrow[order]), len(keys))
+
+
+def _run_starts(sorted_keys: NDArray) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.flatnonzero(sorted_keys[1:] != sorted_keys[:-1]) + 1])
+
+
+def _reduced(rows: pa.RecordBatch, groups: Groups) -> dict[str, NDArray]:
+    """Every number of PARTIAL, reduced over each group."""
+
+    def gathered(name: str) -> NDArray:
+        return groups.gather(rows[name].to_numpy())
+
+    counts = gathered("task_count")
+    reduced = {"task_count": groups.total(counts)}
+    reduced |= {name: groups.total(gathered(name)) for name in (*_COUNTED[1:], *_OUTLIERS, *_TOTALLED)}
+    for name in _MOMENTS:
+        mean, m2 = _moments(counts, gathered(f"{name}_mean"), gathered(f"{name}_m2"), groups)
+        reduced |= {f"{name}_mean": mean, f"{name}_m2": m2}
+    reduced["latency_min"] = np.minimum.reduceat(gathered("latency_min"), groups.starts)
+    reduced["latency_max"] = np.maximum.reduceat(gathered("latency_max"), groups.starts)
+    return reduced
+
+
+def _moments(counts: NDArray, means: NDArray, m2s: NDArray, groups: Groups) -> tuple[NDArray, NDArray]:
+    """Mean and m2 of each group, from the parts that lie group by group."""
+    # Measured from one part's mean, equal values keep exactly that mean and an m2 of exactly 0.
+    origin = means[groups.starts]
+    mean = origin + groups.total(counts * (means - groups.spread(origin))) / groups.total(counts)
+    return mean, groups.total(m2s + counts * (means - groups.spread(mean)) ** 2)
+
+
+def _histogram(rows: pa.RecordBatch) -> Histogram:
+    offsets = rows["latency_buckets"].offsets.to_numpy().astype(np.int64)
+    buckets, counts = (rows[name].flatten().to_numpy() for name in ("latency_buckets", "latency_counts"))
+    return Histogram(offsets - offsets[0], buckets, counts)
+
+
+def _merged_histogram(parts: Histogram, groups: Groups) -> Histogram:
+    """The histogram of each group: entries of one bucket become one."""
+    lengths = groups.gather(np.diff(parts.offsets))
+    owners: NDArray[np.int64] = np.repeat(groups.spread(np.arange(len(groups.starts))), lengths)
+    buckets, counts = parts.buckets, parts.counts
+    if groups.order is not None:
+        moves = parts.offsets[groups.order] - (np.cumsum(lengths) - lengths)
+        places = np.arange(len(buckets)) + np.repeat(moves, lengths)
+        buckets, counts = buckets[places], counts[places]
+    entries = _grouped(owners * LATENCY.size + buckets)
+    offsets = np.searchsorted(entries.first(owners), np.arange(len(groups.starts) + 1))
+    return Histogram(offsets, entries.first(buckets), entries.total(entries.gather(counts)))
+
+
+def _with_histogram(columns: dict[str, pa.Array], histogram: Histogram) -> pa.RecordBatch:
+    offsets = pa.array(histogram.offsets.astype(np.int32))
+    columns["latency_buckets"] = pa.ListArray.from_arrays(offsets, pa.array(histogram.buckets))
+    columns["latency_counts"] = pa.ListArray.from_arrays(offsets, pa.array(histogram.counts))
+    return pa.RecordBatch.from_arrays([columns[name] for name in PARTIAL.names], schema=PARTIAL)
+
+
+def _percentiles(partial: pa.RecordBatch, numbers: dict[str, NDArray]) -> dict[str, pa.Array]:
+    """p50, p95 and p99: the value of rank ceil(p n) - 1 from 0, interpolated within its bucket, in [min, max].
+
+    At most 0.5 % from the value of that rank, for latencies of a microsecond and more (see LogScale).
+    """
+    histogram = _histogram(partial)
+    cumulative = np.concatenate([[0], np.cumsum(histogram.counts)])
+    starts = histogram.offsets[:-1]
+    several = np.flatnonzero(np.diff(histogram.offsets) > 1)
+    found = {}
+    for percent in (50, 95, 99):
+        rank = (percent * numbers["task_count"] + 99) // 100 - 1 + cumulative[starts]
+        entry = starts.copy()
+        entry[several] = np.searchsorted(cumulative, rank[several], side="right") - 1
+        low, high = LATENCY.edges[histogram.buckets[entry]], LATENCY.edges[histogram.buckets[entry] + 1]
+        value = low + (high - low) * (rank - cumulative[entry] + 0.5) / histogram.counts[entry]
+        found[f"latency_p{percent}_ms"] = pa.array(np.clip(value, numbers["latency_min"], numbers["latency_max"]))
+    return found
+
+
+def _deviation(m2: NDArray[np.float64], count: NDArray[np.int64]) -> pa.Array:
+    """The sample standard deviation; null of fewer than two."""
+    return pa.array(np.sqrt(m2 / np.maximum(count - 1, 1)), mask=count < 2)
+
+
+def _mean(total: NDArray[np.float64], count: NDArray[np.int64]) -> pa.Array:
+    """total / count; null of none."""
+    return pa.array(total / np.maximum(count, 1), mask=count == 0)
+
+
+def _microseconds(times: pa.Array) -> NDArray[np.int64]:
+    return times.cast(pa.int64()).to_numpy()

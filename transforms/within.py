@@ -1,0 +1,50 @@
+"""Keep the rows of a span of time."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True)
+class Span:
+    """From `start` on, up to but not including `end`; None is open. Aware datetimes."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether the span has no bounds."""
+        return self.start is None and self.end is None
+
+    def rows(self, times: pa.Array) -> np.ndarray:
+        """bool[n]: the times (timestamp[us, UTC]) inside; a null is."""
+        inside = np.ones(len(times), dtype=bool)
+        if self.start is not None:
+            inside &= np.asarray(pc.fill_null(pc.greater_equal(times, pa.scalar(self.start, times.type)), True))
+        if self.end is not None:
+            inside &= np.asarray(pc.fill_null(pc.less(times, pa.scalar(self.end, times.type)), True))
+        return inside
+
+
+class Within(beam.PTransform):
+    """RecordBatches -> their rows whose `column` lies in the span."""
+
+    def __init__(self, span: Span, column: str) -> None:
+        super().__init__()
+        self.span, self.column = span, column
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        if self.span.everything:
+            return batches
+        return batches | beam.FlatMap(within, self.span, self.column).with_output_types(pa.RecordBatch)
+
+
+def within(batch: pa.RecordBatch, span: Span, column: str) -> list[pa.RecordBatch]:
+    """The batch without the rows outside of the span; nothing where none is left."""
+    kept = batch.filter(pa.array(span.rows(batch[column])))
+    return [kept] if kept.num_rows else []
