@@ -4,7 +4,9 @@ Three things are taken out of the arguments before the command sees them, becaus
 (each is a flag, `--iqr-factor 2.5`), `--config FILE`, and what follows `--`, which is Beam's.
 """
 
+import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,9 +16,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands import COMMANDS, GROUPS
 from pipelines.console import err
-from pipelines.failures import Failure, WrongUse
+from pipelines.failures import Failure, RunFailed, WrongUse
 from pipelines.settings import Settings, SettingsError, load
 
 MANY = frozenset({"--input", "--stream"})
@@ -62,6 +63,10 @@ def run(argv: Sequence[str]) -> int:
         return failure.code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
+    except Exception as error:
+        err.print(traceback.format_exc(), markup=False)
+        err.print(f"[bold red]kpiflow:[/] the run failed: {escape((str(error) or type(error).__name__).splitlines()[0])}")
+        return RunFailed.code
     return 0
 
 
@@ -107,6 +112,9 @@ def _repeat_flags(words: Sequence[str]) -> list[str]:
 
 
 def _app() -> typer.Typer:
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns at import of what is optional, and of type hints it cannot use
+    from pipelines.commands import COMMANDS, GROUPS
+
     app = typer.Typer(
         help="KPI reports of agents: validated, flagged, enriched and aggregated by one Apache Beam graph.",
         epilog="Every setting is a flag of every command, KPIFLOW_<NAME>, or a line of --config FILE: see `kpiflow settings`.",

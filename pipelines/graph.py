@@ -58,7 +58,7 @@ class Sinks:
 def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings) -> None:
     """Wire the graph of this module's picture."""
     read = root | "Read" >> sources.messages
-    validated = read.messages | "Validate" >> Validate(_rules(settings))
+    validated = read.messages | "Validate" >> Validate(rules(settings))
     new = validated.reports | "Reports in span" >> Within(sources.span, "recorded_at")
     refused = (read.quarantine, validated.quarantine) | beam.Flatten() | "Refused in span" >> Within(sources.span, "received_at")
 
@@ -74,7 +74,8 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
     _ = refused | "Write quarantine" >> sinks.quarantine
 
 
-def _rules(settings: Settings) -> Rules:
+def rules(settings: Settings) -> Rules:
+    """What the settings ask of a message."""
     limits = Limits(settings.max_payload_bytes, settings.max_depth)
     return Rules(limits, settings.stale_seconds, settings.future_seconds)
 

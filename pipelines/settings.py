@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     peak_start_hour: int = Field(9, ge=0, le=23, description="First local hour of the peak.")
     peak_end_hour: int = Field(17, ge=1, le=24, description="First local hour after the peak.")
     file_minutes: Annotated[int, AfterValidator(_divides_the_hour)] = Field(
-        10, ge=1, le=60, description="Minutes of one <HHMM>.parquet; divides 60."
+        30, ge=1, le=60, description="Minutes of one <HHMM>.parquet; divides 60."
     )
 
     shards: int = Field(8, ge=1, le=1024, description="Parts the agents are spread over; the grain of parallel work.")

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 from numpy.typing import NDArray
 
-from schemas import documents, leaves
+from schemas import documents, leaves, shape
 from schemas.checks import column_type
 from schemas.compiler import Node, arrow_fields
 
@@ -22,6 +23,7 @@ _MANY_BRACKETS = 256
 _MANY_FIELDS = 256
 _SAMPLE = 64
 _STRETCH = 256
+_ODD_SHARE = 8
 _THREADED_BYTES = 1 << 21
 _PARSER_ERRORS = (pa.ArrowException, ValueError)
 _ROW = re.compile(r"in row (\d+)$")
@@ -62,16 +64,43 @@ def read(root: Node, payload: pa.Array, limits: documents.Limits) -> Accepted:
 _Part = tuple[NDArray[np.int64], list[pa.Array], pa.Array, NDArray[np.bool_]]
 
 
-def _parts(root: Node, payload: pa.Array, rows: NDArray[np.int64], limits: documents.Limits) -> Iterator[_Part]:
-    """Parsed rows with their columns, extra texts and whether they are valid: all at once, or in halves where rows do not
-    fit together (a value that no schema describes is a number here and a text there)."""
-    parsed = _parse(root, payload, rows)
-    if parsed is not None:
-        kept, struct = parsed
-        yield kept, *leaves.read(root, struct, _some(payload, kept), limits)
-    elif len(rows) > _STRETCH:
-        for half in np.array_split(rows, 2):
-            yield from _parts(root, payload, half, limits)
+def _parts(
+    root: Node, payload: pa.Array, rows: NDArray[np.int64], limits: documents.Limits, alike: bool = False
+) -> Iterator[_Part]:
+    """Parsed rows with their columns, extra texts and whether they are valid.
+
+    All rows at once, if nothing breaks the parser; else those that are written `alike`, without the rows that break it all the
+    same; else in halves, since it may be that rows do not fit together (what no schema describes is a number here, a text there).
+    """
+    if not len(rows) or _explodes(root, payload, rows):
+        return
+    chosen = _some(payload, rows)
+    struct = _parsed(root, chosen)
+    if struct is not None:
+        yield rows, *leaves.read(root, struct, chosen, limits)
+    elif not alike:
+        fits = _alike(root, chosen)
+        yield from _parts(root, payload, rows[fits], limits, alike=True)
+        if np.count_nonzero(~fits) > len(rows) // _ODD_SHARE:
+            yield from _parts(root, payload, rows[~fits], limits, alike=True)
+    else:
+        whole = np.delete(rows, np.array(_breaking(root, chosen), dtype=np.int64))
+        if len(whole) < len(rows):
+            yield from _parts(root, payload, whole, limits, alike=True)
+        elif len(rows) > _STRETCH:
+            for half in np.array_split(rows, 2):
+                yield from _parts(root, payload, half, limits, alike=True)
+
+
+def _alike(root: Node, payload: pa.Array) -> NDArray[np.bool_]:
+    """bool[n]: the rows that are written as most of a sample are."""
+    samples = [documents.decode(text.as_py(), documents.Limits(), distinct_keys=True) for text in _sample(payload)]
+    known = [document for document in samples if isinstance(document, dict)]
+    return np.asarray(pc.match_substring_regex(payload, shape.pattern(root, known)))
+
+
+def _sample(payload: pa.Array) -> pa.Array:
+    return payload.take(pa.array(np.arange(0, len(payload), max(1, len(payload) // _SAMPLE))[:_SAMPLE]))
 
 
 def _kept(column: pa.Array, ok: NDArray[np.bool_]) -> pa.Array:
@@ -111,23 +140,13 @@ def _some(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     return payload.take(pa.array(rows)) if len(rows) < len(payload) else payload
 
 
-def _parse(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.StructArray] | None:
-    """Which of `rows` could be parsed, and what they hold; rows that break the parser are left out. None: not to be parsed as one.
-
-    Where as many objects as rows come out, each row is one object: none holds less, since each starts and ends with a brace.
-    """
-    for _ in range(2):
-        if not len(rows) or _explodes(root, payload, rows):
-            return None
-        chosen = _some(payload, rows)
-        try:
-            struct = _arrow(root, chosen)
-            if len(struct) == len(rows):
-                return rows, struct
-        except _PARSER_ERRORS:
-            pass
-        rows = np.delete(rows, np.array(_breaking(root, chosen), dtype=np.int64))
-    return None
+def _parsed(root: Node, payload: pa.Array) -> pa.StructArray | None:
+    """What Arrow reads, if it reads an object for each row: none holds less than one, since each starts and ends with a brace."""
+    try:
+        struct = _arrow(root, payload)
+    except _PARSER_ERRORS:
+        return None
+    return struct if len(struct) == len(payload) else None
 
 
 def _arrow(root: Node, payload: pa.Array, threads: bool = True) -> pa.StructArray:
@@ -172,7 +191,7 @@ def _breaking(root: Node, payload: pa.Array) -> list[int]:
 
 def _explodes(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> bool:
     """Whether rows spread over the block have so many names between them that a column for each would be ruinous."""
-    sample = payload.take(pa.array(rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]))
+    sample = _sample(_some(payload, rows))
     try:
         return _width(_arrow(root, sample, threads=False).type) > _MANY_FIELDS
     except _PARSER_ERRORS:

@@ -7,6 +7,7 @@ within 2**53, where float64 is exact.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -71,10 +72,20 @@ class Node:
     rules: tuple[tuple[str, Check], ...] = ()
     children: tuple["Node", ...] = ()
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The last step of the path."""
         return self.path[-1]
+
+    @cached_property
+    def by_name(self) -> dict[str, "Node"]:
+        """A struct's children by name."""
+        return {child.name: child for child in self.children}
+
+    @cached_property
+    def structs(self) -> dict[str, "Node"]:
+        """Those of them that are structs themselves."""
+        return {name: child for name, child in self.by_name.items() if child.kind == "struct"}
 
     @property
     def inferred(self) -> bool:

@@ -21,7 +21,8 @@ from schemas.checks import column_type, satisfied
 from schemas.compiler import Node
 from schemas.formats import format_checker
 
-_LONG_DIGITS = re.compile(rb"\d{19}")
+_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else ord(" ") for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = np.zeros(256, dtype=np.int64)
 _BRACKETS[[ord("{"), ord("[")]] = 1
@@ -82,7 +83,7 @@ def load(payload: bytes) -> Any:
         ValueError: not JSON, or a number beyond float64.
     """
     value = orjson.loads(payload)
-    return json.loads(payload) if _LONG_DIGITS.search(payload) else value
+    return json.loads(payload) if _LONG_NUMBER in payload.translate(_DIGITS) else value
 
 
 def canonical(value: Any) -> str:
@@ -108,12 +109,10 @@ def extra(root: Node, document: Mapping[str, Any]) -> str | None:
 
 
 def _extra(node: Node, value: Mapping[str, Any]) -> dict[str, Any]:
-    known = {child.name: child for child in node.children}
-    found: dict[str, Any] = {}
-    for name, inner in value.items():
-        if name not in known:
-            found[name] = inner
-        elif known[name].kind == "struct" and isinstance(inner, dict) and (nested := _extra(known[name], inner)):
+    found = {name: inner for name, inner in value.items() if name not in node.by_name}
+    for name, child in node.structs.items():
+        inner = value.get(name)
+        if isinstance(inner, dict) and (nested := _extra(child, inner)):
             found[name] = nested
     return found
 
@@ -194,7 +193,7 @@ def explain(root: Node, document: Mapping[str, Any], leaf: Node) -> Rejection:
     for step in leaf.path:
         if not isinstance(value, dict):
             break
-        child = next(child for child in node.children if child.name == step)
+        child = node.by_name[step]
         if step not in value:
             return _rejection((*node.path, step), {"required": [step]}, value)
         node, value = child, value[step]

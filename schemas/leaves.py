@@ -58,9 +58,8 @@ def _leaves(node: Node, struct: pa.StructArray, reached: Mask, ok: Mask) -> Iter
 
 def _foreign(node: Node, struct: pa.StructArray) -> Iterator[tuple[str, pa.Array]]:
     """The names that the schema does not have, with Arrow's array for each."""
-    known = {child.name: child for child in node.children}
     for place, field in enumerate(struct.type):
-        child = known.get(field.name)
+        child = node.by_name.get(field.name)
         if child is None:
             yield field.name, struct.field(place)
         elif child.kind == "struct":

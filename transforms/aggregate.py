@@ -14,6 +14,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from schemas.tables import GRANULARITIES
 from transforms.shard import split
+from transforms.stages import timed
 from transforms.statistics import MICROSECONDS, coarsen, finish, merge, partials
 
 Keyed = tuple[int, pa.RecordBatch]
@@ -77,7 +78,8 @@ class MergePartials(beam.CombineFn):
         return [merge(gathered)]
 
     def extract_output(self, gathered: list[pa.RecordBatch]) -> pa.RecordBatch:
-        return merge(gathered)
+        with timed("aggregate: merge", sum(part.num_rows for part in gathered)):
+            return merge(gathered)
 
     def get_accumulator_coder(self) -> beam.coders.Coder:
         return beam.coders.ListCoder(beam.coders.registry.get_coder(pa.RecordBatch))
@@ -94,7 +96,8 @@ def _tiered(gathered: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
 
 
 def _partials(shard: int, reports: pa.RecordBatch) -> Keyed:
-    return shard, partials(reports)
+    with timed("aggregate: partials", reports.num_rows):
+        return shard, partials(reports)
 
 
 def _placed(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[TimestampedValue]:
@@ -111,6 +114,8 @@ def _placed(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[Timestampe
 def _rows(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
     _, partial = keyed
     for granularity in granularities:
-        partial = coarsen(partial, granularity)
-        if partial.num_rows:
-            yield finish(partial)
+        with timed("aggregate: finish", partial.num_rows):
+            partial = coarsen(partial, granularity)
+            finished = finish(partial)
+        if finished.num_rows:
+            yield finished

@@ -5,7 +5,8 @@ minutes are left out, because what may still be on its way falls into them; for 
 than a minute late feeds no baseline. So a baseline depends on which reports there are, never on the order they came in.
 
 Values count as the bucket of `transforms.buckets.SCALES` they fall into. The quantile p of n values is the one of rank
-ceil(p n) (the inverse of the empirical distribution function: Hyndman and Fan 1996, definition 1), spread evenly over its bucket.
+ceil(p n) (inverse of the empirical distribution function: Hyndman and Fan 1996, definition 1), read as if the values of a
+bucket lay evenly over it.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import BASELINE, METRIC_COLUMNS, METRICS
-from transforms.batches import filled
+from transforms.batches import empty, filled
 from transforms.buckets import SCALES, Scale
 from transforms.wavelet import Found, Ints, WaveletMatrix
 
@@ -66,6 +67,8 @@ def baseline(reports: pa.Table, min_samples: int) -> pa.RecordBatch:
     `reports` has the columns INPUTS, each report once, in any order; only received_at may be null. With fewer than
     `min_samples` (at least 1) values the state is `warmup` and the quartiles are null.
     """
+    if not reports.num_rows:
+        return empty(BASELINE)
     windows = _windows(reports)
 
     def judged(metric: str) -> dict[str, pa.Array]:
@@ -96,8 +99,8 @@ def _windows(reports: pa.Table) -> Windows:
     agent = reports["agent_id"].dictionary_encode().combine_chunks().indices.to_numpy()
     recorded, received = (reports[name].cast(pa.int64()) for name in ("recorded_at", "received_at"))
     minute = recorded.to_numpy() // MINUTE_US
-    minute += OLDEST - minute.min(initial=0)
-    key = agent * (minute.max(initial=0) + 1) + minute
+    minute -= minute.min() - OLDEST
+    key = agent * (minute.max() + 1) + minute
 
     feeds = pc.fill_null(pc.less_equal(pc.subtract(received, recorded), LATEST_US), True)
     feeding = np.flatnonzero(feeds.to_numpy())

@@ -45,7 +45,7 @@ def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:
     """No rows of `schema`."""
-    return pa.RecordBatch.from_pylist([], schema=schema)
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
 def filled(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:

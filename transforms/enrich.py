@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from schemas.tables import ENRICHMENT
 from transforms.batches import extended
+from transforms.stages import staged
 
 MS_PER_SECOND = 1000.0
 MB_PER_GB = 1000.0
@@ -39,7 +40,7 @@ class Enrich(beam.PTransform):
         self.options = EnrichOptions(reference_latency_ms, time_zone, peak_start_hour, peak_end_hour)
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.Map(enrich, self.options).with_output_types(pa.RecordBatch)
+        return reports | beam.Map(staged("enrich", enrich), self.options).with_output_types(pa.RecordBatch)
 
 
 def enrich(batch: pa.RecordBatch, options: EnrichOptions) -> pa.RecordBatch:

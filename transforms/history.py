@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from schemas.tables import REPORT
 from transforms import baseline, dedup
 from transforms.batches import BASELINED
+from transforms.stages import timed
 
 PORTION = 1 << 16
 """Most rows of a batch that leaves history: large enough to work on in columns, small enough to pass on."""
@@ -40,7 +41,9 @@ class History(beam.PTransform):
 def _tagged(
     shard: tuple[int, Iterable[pa.RecordBatch]], min_samples: int
 ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-    reports, duplicates = judge(list(shard[1]), min_samples)
+    batches = list(shard[1])
+    with timed("history", sum(batch.num_rows for batch in batches)):
+        reports, duplicates = judge(batches, min_samples)
     if duplicates.num_rows:
         yield beam.pvalue.TaggedOutput("duplicates", duplicates)
     yield from reports

@@ -1,8 +1,8 @@
 """Outliers: fences around an agent's baseline, and which values lie outside them.
 
-The fences are Tukey's (Exploratory Data Analysis, 1977): `iqr_factor` interquartile ranges outside the quartiles. A flat baseline
-has no range to measure by; its fences lie `flat_margin` from its value, as a share of it for latency and memory, as such for
-fractions, and never within the histogram bucket that the value is known by. A baseline in warm-up has no fences.
+The fences are Tukey's (Exploratory Data Analysis, 1977): `iqr_factor` interquartile ranges outside the quartiles. A flat
+baseline has no range to measure by; its fences lie `flat_margin` from its value, as a share of it for latency and memory, as
+such for fractions, and never within the histogram bucket that the value is known by. A baseline in warm-up has no fences.
 """
 
 import apache_beam as beam
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
 from transforms.batches import extended
 from transforms.buckets import SCALES, LogScale, Scale
+from transforms.stages import staged
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +27,7 @@ class FlagOutliers(beam.PTransform):
         self.flat_margin = flat_margin
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.Map(flag, self.iqr_factor, self.flat_margin).with_output_types(pa.RecordBatch)
+        return reports | beam.Map(staged("flag outliers", flag), self.iqr_factor, self.flat_margin).with_output_types(pa.RecordBatch)
 
 
 def flag(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.RecordBatch:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.formats import parse_uuid
+from transforms.stages import staged
 
 
 def shards(agent_ids: pa.Array, count: int) -> NDArray[np.int64]:
@@ -38,10 +39,9 @@ class KeyByShard(beam.PTransform):
         self.count = count
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.FlatMap(by_shard, self.count).with_output_types(tuple[int, pa.RecordBatch])
+        return reports | beam.FlatMap(staged("shard", by_shard), self.count).with_output_types(tuple[int, pa.RecordBatch])
 
 
-def by_shard(batch: pa.RecordBatch, count: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+def by_shard(batch: pa.RecordBatch, count: int) -> list[tuple[int, pa.RecordBatch]]:
     """The batch's rows, split by the shard of their agent."""
-    if batch.num_rows:
-        yield from split(batch, shards(batch["agent_id"], count))
+    return list(split(batch, shards(batch["agent_id"], count))) if batch.num_rows else []

@@ -5,9 +5,16 @@ Counts live in the process, beside Beam's metrics, because a runner shows its me
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pyarrow as pa
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -32,6 +39,17 @@ def timed(name: str, rows: int = 0) -> Iterator[None]:
         yield
     finally:
         add(name, rows=rows, seconds=time.perf_counter() - start)
+
+
+def staged(name: str, kernel: Callable[Concatenate[pa.RecordBatch, P], Result]) -> Callable[Concatenate[pa.RecordBatch, P], Result]:
+    """The kernel as a function that counts its batch's rows, and its time, under a stage's name."""
+
+    @wraps(kernel)
+    def counted(batch: pa.RecordBatch, *args: P.args, **kwargs: P.kwargs) -> Result:
+        with timed(name, batch.num_rows):
+            return kernel(batch, *args, **kwargs)
+
+    return counted
 
 
 def add(name: str, rows: int = 0, bytes: int = 0, seconds: float = 0.0) -> None:

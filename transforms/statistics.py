@@ -8,7 +8,6 @@ order of merging: counts, extremes and histograms exactly, sums and moments up t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -50,29 +49,24 @@ class Histogram(NamedTuple):
     counts: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Rows gathered into groups: `order` lists the rows group by group (None: as they lie), `starts` where each begins."""
+class Groups(NamedTuple):
+    """Rows gathered into groups: `ids` holds the group of each row, `picks` one row of each group."""
 
-    order: NDArray[np.int64] | None
-    starts: NDArray[np.int64]
-    rows: int
+    ids: NDArray[np.int64]
+    picks: NDArray[np.int64]
 
-    def gather(self, values: NDArray) -> NDArray:
-        """The values of the rows, group by group."""
-        return values if self.order is None else values[self.order]
+    def total(self, values: NDArray) -> NDArray:
+        """The sum over each group."""
+        # ufunc.at needs no sorted copy of the values: three times as fast as reduceat.
+        totals = np.zeros(len(self.picks), dtype=values.dtype)
+        np.add.at(totals, self.ids, values)
+        return totals
 
-    def total(self, gathered: NDArray) -> NDArray:
-        """The sum over each group of values that lie group by group."""
-        return np.add.reduceat(gathered, self.starts)
-
-    def first(self, values: NDArray) -> NDArray:
-        """The value of each group's first row."""
-        return values[self.starts if self.order is None else self.order[self.starts]]
-
-    def spread(self, values: NDArray) -> NDArray:
-        """The value of each group, repeated for its rows as they lie group by group."""
-        return np.repeat(values, np.diff(self.starts, append=self.rows))
+    def extreme(self, least: np.ufunc, values: NDArray) -> NDArray:
+        """The `np.minimum` or `np.maximum` over each group."""
+        found = values[self.picks]
+        least.at(found, self.ids, values)
+        return found
 
 
 def partials(reports: pa.RecordBatch) -> pa.RecordBatch:
@@ -94,7 +88,7 @@ def merge(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         return empty(PARTIAL)
     rows = concat(batches)
     groups, columns = _windows(rows)
-    if len(groups.starts) == rows.num_rows and groups.order is None:
+    if np.array_equal(groups.picks, np.arange(rows.num_rows)):
         return rows
     columns |= {name: pa.array(values) for name, values in _reduced(rows, groups).items()}
     return _with_histogram(columns, _merged_histogram(_histogram(rows), groups))
@@ -178,9 +172,9 @@ def _windows(rows: pa.RecordBatch) -> tuple[Groups, dict[str, pa.Array]]:
     # int64 holds the keys of 48 million agents over all years from 1 to 9999.
     groups = _grouped((granularity * len(agents) + agent) * (window.max() + 1) + window)
     return groups, {
-        "granularity": granularities.take(pa.array(groups.first(granularity))),
-        "time_window_start": pa.array(groups.first(starts)).cast(TIME),
-        "agent_id": agents.take(pa.array(groups.first(agent))),
+        "granularity": granularities.take(pa.array(granularity[groups.picks])),
+        "time_window_start": pa.array(starts[groups.picks]).cast(TIME),
+        "agent_id": agents.take(pa.array(agent[groups.picks])),
     }
 
 
@@ -195,40 +189,43 @@ def _codes(strings: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
 
 def _grouped(keys: NDArray[np.int64]) -> Groups:
     """The rows of each distinct key >= 0, groups ascending by key."""
+    order = stable_order(keys)
+    ordered = keys[order]
+    first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    ids = np.empty(len(keys), dtype=np.int64)
+    ids[order] = np.cumsum(first) - 1
+    return Groups(ids, order[first])
+
+
+def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64[n]: the rows ascending by key >= 0, rows of one key as they lie."""
     if (keys[1:] >= keys[:-1]).all():
-        return Groups(None, _run_starts(keys), len(keys))
-    narrow = keys.astype(np.int32) if keys.max() <= np.iinfo(np.int32).max else keys
-    order = np.argsort(narrow)
-    return Groups(order, _run_starts(narrow[order]), len(keys))
-
-
-def _run_starts(sorted_keys: NDArray) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.flatnonzero(sorted_keys[1:] != sorted_keys[:-1]) + 1])
+        return np.arange(len(keys))
+    bits = len(keys).bit_length()
+    if int(keys.max()).bit_length() + bits > np.iinfo(np.int64).bits - 1:
+        return np.argsort(keys, kind="stable")
+    # Sorting values is four times as fast as argsort: the row rides in the low bits.
+    return np.sort(keys << bits | np.arange(len(keys))) & ((1 << bits) - 1)
 
 
 def _reduced(rows: pa.RecordBatch, groups: Groups) -> dict[str, NDArray]:
     """Every number of PARTIAL, reduced over each group."""
-
-    def gathered(name: str) -> NDArray:
-        return groups.gather(rows[name].to_numpy())
-
-    counts = gathered("task_count")
-    reduced = {"task_count": groups.total(counts)}
-    reduced |= {name: groups.total(gathered(name)) for name in (*_COUNTED[1:], *_OUTLIERS, *_TOTALLED)}
+    numbers = {name: rows[name].to_numpy() for name in _NUMBERS}
+    reduced = {name: groups.total(numbers[name]) for name in (*_COUNTED, *_OUTLIERS, *_TOTALLED)}
     for name in _MOMENTS:
-        mean, m2 = _moments(counts, gathered(f"{name}_mean"), gathered(f"{name}_m2"), groups)
+        mean, m2 = _moments(numbers["task_count"], numbers[f"{name}_mean"], numbers[f"{name}_m2"], groups)
         reduced |= {f"{name}_mean": mean, f"{name}_m2": m2}
-    reduced["latency_min"] = np.minimum.reduceat(gathered("latency_min"), groups.starts)
-    reduced["latency_max"] = np.maximum.reduceat(gathered("latency_max"), groups.starts)
+    reduced["latency_min"] = groups.extreme(np.minimum, numbers["latency_min"])
+    reduced["latency_max"] = groups.extreme(np.maximum, numbers["latency_max"])
     return reduced
 
 
 def _moments(counts: NDArray, means: NDArray, m2s: NDArray, groups: Groups) -> tuple[NDArray, NDArray]:
-    """Mean and m2 of each group, from the parts that lie group by group."""
+    """Mean and m2 of each group."""
     # Measured from one part's mean, equal values keep exactly that mean and an m2 of exactly 0.
-    origin = means[groups.starts]
-    mean = origin + groups.total(counts * (means - groups.spread(origin))) / groups.total(counts)
-    return mean, groups.total(m2s + counts * (means - groups.spread(mean)) ** 2)
+    origin = means[groups.picks]
+    mean = origin + groups.total(counts * (means - origin[groups.ids])) / groups.total(counts)
+    return mean, groups.total(m2s + counts * (means - mean[groups.ids]) ** 2)
 
 
 def _histogram(rows: pa.RecordBatch) -> Histogram:
@@ -239,16 +236,11 @@ def _histogram(rows: pa.RecordBatch) -> Histogram:
 
 def _merged_histogram(parts: Histogram, groups: Groups) -> Histogram:
     """The histogram of each group: entries of one bucket become one."""
-    lengths = groups.gather(np.diff(parts.offsets))
-    owners: NDArray[np.int64] = np.repeat(groups.spread(np.arange(len(groups.starts))), lengths)
-    buckets, counts = parts.buckets, parts.counts
-    if groups.order is not None:
-        moves = parts.offsets[groups.order] - (np.cumsum(lengths) - lengths)
-        places = np.arange(len(buckets)) + np.repeat(moves, lengths)
-        buckets, counts = buckets[places], counts[places]
-    entries = _grouped(owners * LATENCY.size + buckets)
-    offsets = np.searchsorted(entries.first(owners), np.arange(len(groups.starts) + 1))
-    return Histogram(offsets, entries.first(buckets), entries.total(entries.gather(counts)))
+    owners = np.repeat(groups.ids, np.diff(parts.offsets))
+    entries = _grouped(owners * LATENCY.size + parts.buckets)
+    lengths = np.bincount(owners[entries.picks], minlength=len(groups.picks))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Histogram(offsets, parts.buckets[entries.picks], entries.total(parts.counts))
 
 
 def _with_histogram(columns: dict[str, pa.Array], histogram: Histogram) -> pa.RecordBatch:

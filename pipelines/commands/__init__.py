@@ -6,8 +6,12 @@ import typer
 
 from pipelines.commands.backfill import backfill
 from pipelines.commands.generate import generate
+from pipelines.commands.quarantine import quarantine
+from pipelines.commands.parity import parity
+from pipelines.commands.reconcile import reconcile
 from pipelines.commands.settings import settings
 from pipelines.commands.show import show
+from pipelines.commands.validate import validate
 
-COMMANDS: tuple[Callable[..., None], ...] = (generate, backfill, show, settings)
-GROUPS: dict[str, typer.Typer] = {}
+COMMANDS: tuple[Callable[..., None], ...] = (generate, validate, backfill, reconcile, parity, show, settings)
+GROUPS: dict[str, typer.Typer] = {"quarantine": quarantine}

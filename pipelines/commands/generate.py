@@ -92,7 +92,7 @@ def _closing(archive: Archive, output: Path, size: int, seconds: float) -> Itera
     fates += f"{truth['duplicates']:,} duplicates, {truth['quarantined']:,} to quarantine"
     yield f"wrote {truth['messages']:,} messages ({fates}) to {output} in {seconds:.1f} s: "\
           f"{truth['messages'] / seconds:,.0f}/s, {size / 1e6:,.1f} MB; {TRUTH} says what must become of each"
-    missed = truth["outliers_asked"] - truth["outliers"]
-    if missed:
-        yield f"{missed:,} outliers fewer than asked: too few reports have enough history of their agent before them; " \
-              "ask for more reports, fewer agents or a shorter span"
+    asked = truth["outliers_asked"]
+    if truth["outliers"] < asked:
+        yield f"{asked - truth['outliers']:,} of {asked:,} outliers left out: only one in five reports that have enough history " \
+              "of their agent before them is pushed out; ask for more reports, fewer agents or a shorter span"

@@ -104,7 +104,7 @@ def pictures(summary: Summary, width: int) -> list[Table | Text]:
 
 
 def _title(summary: Summary) -> Text:
-    title = Text(printable(summary.output), style="bold")
+    title = Text.assemble((printable(summary.output), "bold"))
     if summary.first and summary.last:
         span = f"{summary.first:%Y-%m-%d %H:%M} to {summary.last:%Y-%m-%d %H:%M} UTC"
         title.append(f"\n{span}, {summary.agents:,} agent{'s' * (summary.agents != 1)}", style=QUIET)

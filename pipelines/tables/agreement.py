@@ -1,8 +1,7 @@
 """Whether kpi_aggregations say what kpi_reports give: each window counted again from its reports, an hour at a time."""
 
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from pipelines.tables.scan import load, paths
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
 from transforms.batches import concat, empty
-from transforms.sinks.files import DamagedFile
 from transforms.sinks.union import key_groups
 
 TOLERANCE = 1e-9
@@ -50,25 +48,23 @@ class Hour:
         )
 
 
-def hours(output: Path) -> list[Hour]:
-    """Every hour that has a report or a window."""
+def hours(output: Path, damaged: Set[Path] = frozenset()) -> list[Hour]:
+    """Every hour that has a report or a window; damaged files are left out, here and in `disagreements`."""
     found = set()
-    for path in [*paths(output, REPORTS), *paths(output, AGGREGATIONS)]:
+    for path in {*paths(output, REPORTS), *paths(output, AGGREGATIONS)} - damaged:
         if match := _HOUR_OF.search(path.relative_to(output).as_posix()):
             found.add(Hour(*match.groups()))
         elif path.parent.name == "granularity=1h":
-            starts = _loaded([path], AGGREGATIONS, ("time_window_start",))["time_window_start"]
+            starts = _loaded({path}, AGGREGATIONS, ("time_window_start",))["time_window_start"]
             found |= {Hour(at.date().isoformat(), f"{at:%H}") for at in pc.drop_null(pc.unique(starts)).to_pylist()}
     return sorted(found, key=lambda each: (each.date, each.hour))
 
 
-def disagreements(output: Path, hour: Hour) -> Iterator[str]:
+def disagreements(output: Path, hour: Hour, damaged: Set[Path] = frozenset()) -> Iterator[str]:
     """A line for each granularity whose windows of this hour are not those of its reports, with the first such window."""
-    reports = _loaded(sorted((output / hour.folder(REPORTS.name)).glob("*.parquet")), REPORTS, _REPORT_COLUMNS)
+    reports = _loaded(_files(output / hour.folder(REPORTS.name)) - damaged, REPORTS, _REPORT_COLUMNS)
     for granularity, seconds in GRANULARITIES.items():
-        place = output / hour.windows(granularity)
-        files = sorted(place.glob("*.parquet")) if place.suffix != ".parquet" else [place] if place.exists() else []
-        windows = _loaded(files, AGGREGATIONS, _WINDOW_COLUMNS)
+        windows = _loaded(_files(output / hour.windows(granularity)) - damaged, AGGREGATIONS, _WINDOW_COLUMNS)
         if granularity == "1h":
             start = int(datetime.fromisoformat(f"{hour.date}T{hour.hour}:00+00:00").timestamp()) * 1_000_000
             windows = windows.filter(pc.equal(windows["time_window_start"].cast(pa.int64()), start))
@@ -127,10 +123,11 @@ def _named(windows: pa.RecordBatch, row: int) -> str:
     return f"agent {windows['agent_id'][row]} at {windows['time_window_start'][row]}"
 
 
-def _loaded(files: list[Path], table: Table, columns: tuple[str, ...]) -> pa.RecordBatch:
-    """The rows of files; one that cannot be read, which is told elsewhere, has none."""
-    batches = [empty(pa.schema([table.schema.field(name) for name in columns]))]
-    for path in files:
-        with suppress(DamagedFile):
-            batches.append(load(path, table, columns))
-    return concat(batches)
+def _files(place: Path) -> set[Path]:
+    """The files of a folder, or the one file that a place is."""
+    return {place} if place.is_file() else set(place.glob("*.parquet"))
+
+
+def _loaded(files: Set[Path], table: Table, columns: tuple[str, ...]) -> pa.RecordBatch:
+    nothing = empty(pa.schema([table.schema.field(name) for name in columns]))
+    return concat([nothing, *(load(path, table, columns) for path in sorted(files))])

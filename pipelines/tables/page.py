@@ -37,6 +37,8 @@ PERCENTILES = {"p50": PALE, "p95": BLUE, "p99": DEEP}
 FLAGGED = dict(zip(METRICS, (BLUE, AMBER, GREEN, PURPLE)))
 
 CHART_WIDTH, CHART_HEIGHT = 420, 220
+MARGIN = alt.Padding(left=8, top=2, right=2, bottom=2)
+"""Pixels around a chart; more on the left, where a font wider than the one measured here would be cut."""
 CHARTED_HOURS = 31 * 24
 REASONS_CHARTED = 10
 OPEN_HOURS = 24
@@ -148,7 +150,7 @@ def _ms(hour: Hour) -> int:
 def _svg(chart: alt.Chart | alt.LayerChart, label: str) -> str:
     themed = (
         chart.properties(width=CHART_WIDTH, height=CHART_HEIGHT, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
-        .configure(aria=False, background="transparent", font="Helvetica, Arial, sans-serif", padding=alt.Padding(left=8, top=2, right=2, bottom=2))
+        .configure(aria=False, background="transparent", font="Helvetica, Arial, sans-serif", padding=MARGIN)
         .configure_view(stroke=None)
         .configure_axis(labelColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelFontSize=12, title=None)
         .configure_legend(orient="top", title=None, labelColor=INK, labelFontSize=12, offset=4)

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.tables.agreement import disagreements, hours
-from pipelines.tables.fingerprints import Prints, among, census, fingerprints
+from pipelines.tables.fingerprints import Census, Prints, among, census, fingerprints
 from pipelines.tables.output import stored_settings
-from pipelines.tables.scan import load, paths, scan
+from pipelines.tables.scan import load, paths
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TABLES, Table, files
 from transforms.sinks.files import DamagedFile, verify
 from transforms.sinks.union import key_groups
@@ -38,8 +38,9 @@ REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 class Verdict:
     """Counts of messages, and what is wrong. received = reports + quarantined + duplicates + missing - surplus.
 
-    `missing` are messages of the source without a fate; `surplus` fates without a message of the source, and further reports of a
-    message that has one; `unreadable` files of the source that could not be read to their end. Without a source, nothing is missing.
+    `missing` are messages of the source without a fate; `surplus` fates without a message of the source, and further reports of
+    a message that has one; `unreadable` files of the source that could not be read to their end. Without a source, nothing is
+    missing.
     """
 
     reports: int = 0
@@ -63,7 +64,12 @@ class Verdict:
 
 @dataclass
 class _Prints:
-    """Fingerprints gathered from the files: of each table's messages, and of the report_ids of reports and duplicates."""
+    """Fingerprints gathered from the files: of each table's messages, and of the report_ids of reports and duplicates.
+
+    Files that are `damaged` prove nothing: nobody has a fate in them.
+    """
+
+    damaged: set[Path] = field(default_factory=set)
 
     messages: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
     reports: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
@@ -85,8 +91,8 @@ def reconcile(output: Path, messages: Messages | None = None, track: Track = lam
     every = [(table, path) for table in TABLES.values() for path in paths(output, table)]
     for table, path in track(every, "files"):
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
-    for hour in track(hours(output), "hours"):
-        verdict.problems += [f"{line}; {REBUILD}" for line in disagreements(output, hour)]
+    for hour in track(hours(output, prints.damaged), "hours"):
+        verdict.problems += [f"{line}; {REBUILD}" for line in disagreements(output, hour, prints.damaged)]
     _check_reports(output, prints, verdict)
     _count_fates(output, prints, messages, verdict)
     return verdict
@@ -97,11 +103,14 @@ def _inspect(output: Path, table: Table, path: Path, file_minutes: int, problems
     name = path.relative_to(output).as_posix()
     if problem := verify(path):
         problems.append(f"{name} {problem}; move it away, then {REBUILD}")
-    wanted = {*table.key, table.time, *(() if table.name == "kpi_aggregations" else (*MESSAGE_KEY, "received_at"))}
-    wanted |= {"report_id"} & set(table.schema.names)
+        prints.damaged.add(path)
+        return
+    wanted = {*table.key, table.time, *MESSAGE_KEY, "report_id"}
     try:
         rows = load(path, table, [column for column in table.schema.names if column in wanted])
-    except DamagedFile:
+    except DamagedFile as error:
+        problems.append(str(error))
+        prints.damaged.add(path)
         return
     codes, places = files(table, rows, file_minutes)
     if strays := int((np.array([place != name for place in places], dtype=bool)[codes]).sum()):
@@ -120,12 +129,12 @@ def _check_reports(output: Path, prints: _Prints, verdict: Verdict) -> None:
         twice.append(distinct[counts[:, 0] > 1])
         dangling.append(distinct[(counts[:, 0] == 0) & (counts[:, 1] > 0)])
     for found, table, text in (
-        (_joined(twice), REPORTS, "report_ids are in kpi_reports more than once; remove the file that is a copy"),
-        (_joined(dangling), DUPLICATES, f"duplicates are of reports that kpi_reports does not hold; {REBUILD}"),
+        (_joined(twice), REPORTS, "report_ids are in kpi_reports more than once"),
+        (_joined(dangling), DUPLICATES, "report_ids are in duplicates but not in kpi_reports"),
     ):
         if len(found):
-            first = _examples(scan(output, table, ["report_id"]), ("report_id",), found)
-            verdict.problems.append(f"{len(found)} {text} (first: {first})")
+            examples = _examples(_whole(output, table, ["report_id"], prints.damaged), ("report_id",), found)
+            verdict.problems.append(f"{len(found)} {text} ({examples}); {REBUILD}")
 
 
 def _count_fates(output: Path, prints: _Prints, messages: Messages | None, verdict: Verdict) -> None:
@@ -135,22 +144,57 @@ def _count_fates(output: Path, prints: _Prints, messages: Messages | None, verdi
     if messages is not None:
         read = messages(unreadable.__setitem__)
         sets.append(_joined([fingerprints([rows[name] for name in MESSAGE_KEY]) for rows in read]))
-    missing, orphans, doubled = [], [], []
-    twice = dict.fromkeys((DUPLICATES.name, QUARANTINED.name), 0)
-    for distinct, counts in census(sets):
-        reported, duplicate, refused = (counts[:, kind] > 0 for kind in range(len(FATES)))
-        sourced = counts[:, -1] > 0 if messages is not None else np.ones(len(distinct), dtype=bool)
-        fated = reported | duplicate | refused
-        verdict.reports += int(counts[:, 0].sum())
-        verdict.duplicates += int((duplicate & ~reported).sum())
-        verdict.quarantined += int((refused & ~duplicate & ~reported).sum())
-        verdict.surplus += int((counts[:, 0] - 1)[reported].sum() + (fated & ~sourced).sum())
-        missing.append(distinct[~fated])
-        orphans.append(distinct[fated & ~sourced])
-        doubled.append(distinct[counts[:, 0] > 1])
-        for kind, name in enumerate(twice, start=1):
-            twice[name] += int((counts[:, kind] > 1).sum())
-    verdict.missing, verdict.unreadable = len(_joined(missing)), len(unreadable)
-    verdict.problems += [f"{file} could not be read to its end: {why}" for file, why in unreadable.items()]
-    verdict.problems += [f"{count} messages are in {name} more than once; {REBUILD}" for name, count in twice.items() if count]
-    _name_messages(output, messages, verdict, _joined(missing), _joined(orphans), _joined(doubled))
+    odd = [_odd_ones(part, verdict, sourced=messages is not None) for part in census(sets)]
+    missing, orphans, *several = (_joined(found) for found in zip(*odd))
+    verdict.missing, verdict.unreadable = len(missing), len(unreadable)
+    verdict.problems += [f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()]
+
+    stored = (rows for table in FATES for rows in _whole(output, table, MESSAGE_KEY, prints.damaged))
+    for found, batches, text, mend in (
+        (missing, _reread(messages), "messages of the source have no fate", "run `kpiflow backfill` over the source again"),
+        (orphans, stored, "messages have a fate but are not in the source", "give as the source all that was read"),
+        *((found, _whole(output, table, MESSAGE_KEY, prints.damaged), f"messages are in {table.name} more than once", REBUILD)
+          for found, table in zip(several, FATES)),
+    ):  # fmt: skip
+        if len(found):
+            verdict.problems.append(f"{len(found)} {text} ({_examples(batches, MESSAGE_KEY, found)}); {mend}")
+
+
+def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
+    """Add a part of the messages to the counts; those without a fate, without a source, and in each table more than once."""
+    prints, counts = part
+    reported, duplicate, refused = (counts[:, kind] > 0 for kind in range(len(FATES)))
+    fated = reported | duplicate | refused
+    orphan = fated & (counts[:, -1] == 0) if sourced else np.zeros(len(prints), dtype=bool)
+    verdict.reports += int(counts[:, 0].sum())
+    verdict.duplicates += int((duplicate & ~reported).sum())
+    verdict.quarantined += int((refused & ~duplicate & ~reported).sum())
+    verdict.surplus += int((counts[reported, 0] - 1).sum() + orphan.sum())
+    return [prints[~fated], prints[orphan], *(prints[counts[:, kind] > 1] for kind in range(len(FATES)))]
+
+
+def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: Prints) -> str:
+    """A few of the wanted rows, in words."""
+    wanted = wanted[:EXAMPLES]
+    found: dict[str, None] = {}
+    for rows in batches:
+        hits = rows.select(names).filter(pa.array(among(fingerprints([rows[name] for name in names]), wanted)))
+        found |= dict.fromkeys(" ".join(str(value) for value in row.values()) for row in hits.to_pylist())
+        if len(found) == len(wanted):
+            break
+    return "e.g. " + ", ".join(found)
+
+
+def _reread(messages: Messages | None) -> Iterator[pa.RecordBatch]:
+    yield from messages(lambda file, why: None) if messages else ()
+
+
+def _whole(output: Path, table: Table, columns: Sequence[str], damaged: set[Path]) -> Iterator[pa.RecordBatch]:
+    """The named columns of the files of a table that are not damaged."""
+    for path in paths(output, table):
+        if path not in damaged:
+            yield load(path, table, columns)
+
+
+def _joined(prints: Sequence[Prints]) -> Prints:
+    return np.concatenate([np.zeros((0, 2), np.uint64), *prints])

@@ -7,23 +7,26 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas.tables import Table
-from transforms.sinks.files import SUFFIX, read
+from transforms.sinks.files import damaged, read
 from transforms.sinks.union import conformed
 
 
 def paths(output: Path, table: Table) -> list[Path]:
     """The files of a table, in the order of their names; unfinished ones are not among them."""
-    return sorted(path for path in (output / table.name).rglob(f"*{SUFFIX}") if not path.name.startswith("."))
+    return sorted(path for path in (output / table.name).rglob("*.parquet") if not path.name.startswith("."))
 
 
 def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.RecordBatch:
     """The rows of a file in the table's columns, or in the named ones; a column that the file does not have is null.
 
     Raises:
-        transforms.sinks.files.DamagedFile: it is no readable Parquet file.
+        transforms.sinks.files.DamagedFile: it is no readable Parquet file, or not one of this table.
     """
     schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
-    return conformed(read(path, schema.names), schema)
+    try:
+        return conformed(read(path, schema.names), schema)
+    except pa.ArrowException as error:
+        raise damaged(path, f"does not hold {table.name}: {error}") from error
 
 
 def scan(output: Path, table: Table, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

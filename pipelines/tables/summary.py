@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
+from pipelines.tables.scan import paths
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table
 
 UNITS = {"latency": " ms", "accuracy": "", "cpu": "", "memory": " MB"}
@@ -204,8 +205,8 @@ def _summarise(output: Path) -> Summary:
 def _dataset(output: Path, table: Table, columns: Sequence[str], below: str = "") -> ds.Dataset:
     """The named columns of a table's files, or of those in one folder of it; no rows when there is none."""
     schema = pa.schema([table.schema.field(name) for name in columns])
-    paths = sorted(str(path) for path in (output / table.name / below).rglob("*.parquet") if path.name[0] not in "._")
-    return ds.dataset(paths, schema=schema, format="parquet") if paths else ds.dataset(schema.empty_table())
+    files = [str(path) for path in paths(output, table) if path.is_relative_to(output / table.name / below)]
+    return ds.dataset(files, schema=schema, format="parquet") if files else ds.dataset(schema.empty_table())
 
 
 def _scan(rows: ds.Dataset, columns: Mapping[str, pc.Expression]) -> acero.Declaration:

@@ -320,7 +320,7 @@ def test_no_outlier_comes_before_its_agent_has_a_history(tmp_path: Path) -> None
 def test_too_little_history_means_no_outliers_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth = generated(tmp_path, "--reports", "100")
     assert (truth["outliers"], truth["outliers_asked"]) == (0, 1)
-    assert "1 outliers fewer than asked" in capsys.readouterr().out
+    assert "1 of 1 outliers left out" in capsys.readouterr().out
 
 
 def bump(hour: np.ndarray) -> np.ndarray:

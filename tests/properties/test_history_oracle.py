@@ -48,7 +48,7 @@ def delivered(reports: list[tuple[dict, list[dict]]]) -> list[dict]:
 
 
 SHARDS = st.lists(REPORTS, min_size=12, max_size=40).map(delivered)
-"""Rows of two agents over an hour and a half, some late, some reports carried by several messages, some messages delivered again."""
+"""Rows of two agents over an hour and a half: some late, some of one report, some of one message."""
 
 
 def judged(rows: list[dict], cuts: tuple[int, ...] = ()) -> tuple[pa.Table, pa.Table]:
@@ -149,11 +149,11 @@ def _check_scores(row: dict, past: list[dict]) -> None:
     if row["latency_baseline_state"] == "ready":
         exact = np.quantile([other["latency_ms"] for other in past], 0.5, method="inverted_cdf")
         deviation = (row["latency_q3"] - row["latency_q1"]) / 1.349
-        assert abs(row["latency_zscore"] - (row["latency_ms"] - exact) / deviation) <= 1.001 * width("latency", exact) / deviation
+        assert abs(row["latency_zscore"] * deviation - (row["latency_ms"] - exact)) <= 1.001 * width("latency", exact)
     else:
         assert row["latency_zscore"] is None
     if len(past) >= MIN_SAMPLES:
-        *buckets, bucket = SCALES["accuracy"].index(np.array([other["accuracy"] for other in past] + [row["accuracy"]])).tolist()
+        *buckets, bucket = SCALES["accuracy"].index(np.array([other["accuracy"] for other in [*past, row]])).tolist()
         middle = sum(other < bucket for other in buckets) + buckets.count(bucket) / 2
         assert row["accuracy_percentile"] == 100 * middle / len(past)
     else:

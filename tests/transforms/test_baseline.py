@@ -55,7 +55,8 @@ def test_a_report_without_received_at_feeds():
 
 
 def test_an_agent_is_judged_by_its_own_reports_only():
-    assert samples(reports([0, 1], agent="a"), reports([0], agent="b"), reports([300], agent="b")) == [0, 0, 0, 1]
+    first, last = reports([0, 3600], agent="a"), reports([0, 3600], agent="c")
+    assert samples(first, reports([0, 300], agent="b"), last) == [0, 1, 0, 1, 0, 1]
 
 
 def test_no_reports_have_no_baselines():

@@ -7,9 +7,8 @@ from transforms.dedup import dedup
 
 T0 = datetime(2024, 5, 6, 12, tzinfo=UTC)
 A, B = "a" * 32, "b" * 32
-SCHEMA = pa.schema(
-    [("report_id", pa.string()), ("source", pa.string()), ("message_id", pa.string()), ("received_at", TIME), ("context", pa.bool_())]
-)
+STRINGS = [(name, pa.string()) for name in ("report_id", "source", "message_id")]
+SCHEMA = pa.schema([*STRINGS, ("received_at", TIME), ("context", pa.bool_())])
 
 
 def copies(*rows) -> pa.Table:

@@ -40,9 +40,8 @@ def test_a_report_leaves_with_its_baseline_and_the_size_of_it_as_revision():
 
 
 def test_a_duplicate_feeds_no_baseline():
-    reports, duplicates = judged(
-        batch({"id": "1", "at": 0, "message": "y", "delay": 9}, {"id": "1", "at": 0, "message": "x"}), batch({"id": "2", "at": 200})
-    )
+    again = {"id": "1", "at": 0, "message": "y", "delay": 9}
+    reports, duplicates = judged(batch(again, {"id": "1", "at": 0, "message": "x"}), batch({"id": "2", "at": 200}))
     assert reports.select(["message_id", "baseline_n"]).to_pylist() == [
         {"message_id": "x", "baseline_n": 0},
         {"message_id": "2", "baseline_n": 1},
@@ -57,7 +56,8 @@ def test_context_feeds_baselines_but_does_not_come_out():
 
 
 def test_only_context_gives_nothing():
-    reports, duplicates = judged(batch({"id": "1", "at": 0, "context": True}, {"id": "1", "at": 0, "message": "2", "context": True}))
+    stored = {"id": "1", "at": 0, "context": True}
+    reports, duplicates = judged(batch(stored, stored | {"message": "2"}))
     assert (reports.num_rows, duplicates.num_rows) == (0, 0)
 
 
@@ -77,7 +77,8 @@ def test_nothing_gives_nothing():
 
 
 def test_the_transform_gathers_a_shard_from_all_its_batches():
-    shards = [(0, batch({"id": "1", "at": 0})), (1, batch({"id": "2", "at": 0})), (0, batch({"id": "1", "at": 200, "message": "3"}))]
+    again = {"id": "1", "at": 200, "message": "3"}
+    shards = [(0, batch({"id": "1", "at": 0})), (1, batch({"id": "2", "at": 0})), (0, batch(again))]
     with beam.Pipeline(FnApiRunner()) as pipeline:
         typed = beam.Create(shards).with_output_types(tuple[int, pa.RecordBatch])
         out = pipeline | typed | History(min_samples=2)

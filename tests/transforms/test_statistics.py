@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATION, ENRICHMENT, FLAGS, GRANULARITIES, METRICS, REPORT
 from transforms.batches import empty
-from transforms.statistics import PARTIAL, coarsen, finish, merge, partials
+from transforms.buckets import SCALES
+from transforms.statistics import PARTIAL, coarsen, finish, merge, partials, stable_order
 
 ENRICHED = pa.schema([*REPORT, pa.field("revision", pa.int64()), *ENRICHMENT, *FLAGS])
 KEY = ["granularity", "agent_id", "time_window_start"]
@@ -248,3 +249,17 @@ def test_hours_of_minutes_are_hours_of_five_seconds(batch):
     fine = partials(batch)
     direct, by_minutes = coarsen(fine, "1h"), coarsen(coarsen(fine, "1m"), "1h")
     pd.testing.assert_frame_equal(direct.to_pandas(), by_minutes.to_pandas(), rtol=1e-9, atol=1e-9)
+
+
+@given(keys=st.lists(st.sampled_from([0, 1, 5]), min_size=1) | st.lists(st.sampled_from([0, 1, 2**62, 2**63 - 1]), min_size=1))
+def test_keys_of_any_size_are_ordered_stably(keys):
+    np.testing.assert_array_equal(stable_order(np.array(keys)), np.argsort(keys, kind="stable"))
+
+
+def test_percentiles_interpolate_within_a_bucket():
+    latency = SCALES["latency"]
+    bucket = int(latency.index(np.array([100.0]))[0])
+    low, high = latency.edges[bucket], latency.edges[bucket + 1]
+    (row,) = aggregated(reports({"latency_ms": low}, *[{"latency_ms": 100.0}] * 2, {"latency_ms": np.nextafter(high, low)}))
+    assert row["latency_p50_ms"] == pytest.approx(low + (high - low) * 1.5 / 4, rel=1e-12)
+    assert row["latency_p99_ms"] == pytest.approx(low + (high - low) * 3.5 / 4, rel=1e-12)

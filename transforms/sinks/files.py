@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.tables import METRICS
 from transforms.batches import concat, empty
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
@@ -24,9 +25,9 @@ TEMPORARY = ".kpiflow"
 ROW_GROUP = 1 << 17
 """Rows of a row group: a reader that wants one agent skips the others of a large file."""
 
-STATES = [f"{metric}_baseline_state" for metric in ("latency", "accuracy", "cpu", "memory")]
 REPEATING = ["granularity", "agent_id", "source", "source_layer", "target_agent_type", "execution_context.hostname",
-             "execution_context.gpu_info", "reason", "field", "rule", "resolution", *STATES]  # fmt: skip
+             "execution_context.gpu_info", "reason", "field", "rule", "resolution",
+             *(f"{metric}_baseline_state" for metric in METRICS)]  # fmt: skip
 """Leaf columns written with a dictionary: elsewhere it made files of 100k reports 15 % larger and 60 % slower to write."""
 SEARCHED = ["agent_id", "recorded_at", "time_window_start", "received_at", "report_id", "task_id", "source", "message_id"]
 """Columns with statistics."""
@@ -54,8 +55,8 @@ def encode(rows: pa.RecordBatch) -> bytearray:
         writer.add_key_value_metadata({ROWS: str(rows.num_rows), DIGEST: _BLANK, FOOTER: _BLANK})
     data = bytearray(sink.getvalue())
     start = _footer_start(data)
-    _fill(data, start, DIGEST, _BLANK, _hash(data[:start]))
-    _fill(data, start, FOOTER, _BLANK, _hash(data[start:]))
+    _fill(data, start, DIGEST, _BLANK, _hash(data, 0, start))
+    _fill(data, start, FOOTER, _BLANK, _hash(data, start))
     return data
 
 
@@ -70,10 +71,10 @@ def verify(path: Path) -> str | None:
     if not {ROWS, DIGEST, FOOTER} <= set(named):
         return "has no digest: it was written by another program"
     start = _footer_start(data)
-    if _hash(data[:start]) != named[DIGEST]:
+    if _hash(data, 0, start) != named[DIGEST]:
         return "does not match its digest: its rows were changed after it was written"
     _fill(data, start, FOOTER, named[FOOTER], _BLANK)
-    if _hash(data[start:]) != named[FOOTER] or named[ROWS] != str(metadata.num_rows).encode():
+    if _hash(data, start) != named[FOOTER] or named[ROWS] != str(metadata.num_rows).encode():
         return "does not match the digest of its footer: it was changed after it was written"
     return None
 
@@ -194,5 +195,5 @@ def _fill(data: bytearray, start: int, name: bytes, old: bytes, new: bytes) -> N
     data[place : place + len(old)] = new
 
 
-def _hash(data: bytearray) -> bytes:
-    return blake2b(data, digest_size=16).hexdigest().encode()
+def _hash(data: bytearray, start: int, end: int | None = None) -> bytes:
+    return blake2b(memoryview(data)[start:end], digest_size=16).hexdigest().encode()

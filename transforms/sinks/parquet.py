@@ -4,7 +4,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +15,14 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATES, TABLES, Table, files
 from transforms.batches import concat, empty
 from transforms.sinks.files import damaged, encode, locked, read, replace, verify
 from transforms.sinks.union import conformed, union
+from transforms.stages import timed
 
-FLUSH_BYTES = 512 << 20
+FLUSH_BYTES = 1 << 30
 """Rows of a bundle are held back up to this many bytes."""
 THREADS = 2
 
@@ -32,13 +32,6 @@ class Written(NamedTuple):
 
     rows: int
     files: int
-
-
-class _Part(NamedTuple):
-    """Rows of one file: these indices of this batch."""
-
-    batch: pa.RecordBatch
-    indices: NDArray[np.int64]
 
 
 class _Merged(NamedTuple):
@@ -62,9 +55,9 @@ def write(table: Table, output: Path, rows: Sequence[pa.RecordBatch], file_minut
         OutputFull: no space is left; files written so far are whole, the same call again completes the rest.
         DamagedFile: a file that would be merged is not as it was written.
     """
-    folders: dict[Path, dict[Path, list[_Part]]] = defaultdict(dict)
-    for path, parts in _routed(table, [conformed(batch, table.schema) for batch in rows], file_minutes).items():
-        folders[(output / path).parent][output / path] = parts
+    folders: dict[Path, dict[Path, pa.RecordBatch]] = defaultdict(dict)
+    for path, part in _routed(table, [conformed(batch, table.schema) for batch in rows], file_minutes):
+        folders[(output / path).parent][output / path] = part
     changed: list[int] = []
     with ThreadPoolExecutor(THREADS) as pool:
         for folder in sorted(folders):
@@ -79,21 +72,21 @@ def write(table: Table, output: Path, rows: Sequence[pa.RecordBatch], file_minut
     return Written(sum(changed), len(changed))
 
 
-def _routed(table: Table, batches: Sequence[pa.RecordBatch], file_minutes: int) -> dict[str, list[_Part]]:
-    """The parts of each file, by its path relative to the output."""
-    routed: dict[str, list[_Part]] = defaultdict(list)
-    for batch in batches:
-        codes, paths = files(table, batch, file_minutes)
-        order = np.argsort(codes, kind="stable")
-        ends = np.cumsum(np.bincount(codes, minlength=len(paths)))
-        for path, indices in zip(paths, np.split(order, ends[:-1])):
-            routed[path].append(_Part(batch, indices))
-    return routed
+def _routed(table: Table, batches: Sequence[pa.RecordBatch], file_minutes: int) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The path of each file, relative to the output, and its rows."""
+    if not batches:
+        return
+    rows = concat(batches)
+    codes, paths = files(table, rows, file_minutes)
+    rows = rows.take(pa.array(np.argsort(codes, kind="stable")))
+    start = 0
+    for path, count in zip(paths, np.bincount(codes, minlength=len(paths)).tolist()):
+        yield path, rows.slice(start, count)
+        start += count
 
 
-def _merge(table: Table, path: Path, parts: Sequence[_Part]) -> _Merged:
-    """The union of a file, if there is one, and the parts."""
-    new = concat([part.batch.take(pa.array(part.indices)) for part in parts])
+def _merge(table: Table, path: Path, new: pa.RecordBatch) -> _Merged:
+    """The union of a file, if there is one, and new rows."""
     stored = empty(table.schema)
     if path.exists():
         if problem := verify(path):
@@ -141,7 +134,8 @@ class _Write(beam.DoFn):
         self._flush()
 
     def _flush(self) -> None:
-        written = write(TABLES[self.table], Path(self.output), self.held, self.file_minutes)
+        with timed(f"write {self.table}", sum(batch.num_rows for batch in self.held)):
+            written = write(TABLES[self.table], Path(self.output), self.held, self.file_minutes)
         self.rows_written.inc(written.rows)
         self.files_written.inc(written.files)
         self.start_bundle()

@@ -88,8 +88,9 @@ class Unreadable(NamedTuple):
 def find(patterns: Sequence[str]) -> Files:
     """The archives that any of the patterns means, each file once.
 
-    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`. A file's name is its last part,
-    or, where several files of the run have the same, as many of its last parts as tell them all apart (`a/x.ndjson`, `b/x.ndjson`).
+    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`. A file's name is the last
+    part of its path or, where several files of the run share that, as many parts as tell all of them apart (`a/x.ndjson`,
+    `b/x.ndjson`): bare lines keep their ids only as long as the same files are read together.
 
     Raises:
         NoArchiveError: a pattern matches no archive.

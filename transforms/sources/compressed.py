@@ -1,7 +1,7 @@
 """The bytes of a file, decompressed while they are read, and cut into blocks of whole lines.
 
-A compressed file is any number of gzip members or zstd frames, one after another; zeros may pad it. What can be decompressed of a
-damaged file comes out before the error.
+A compressed file is any number of gzip members or zstd frames, one after another; zeros may pad it. What can be decompressed
+of a damaged file comes out before the error.
 """
 
 import zlib
@@ -93,7 +93,7 @@ def _salvaged(file: BinaryIO, member: Member, begin: int, good: int, produced: i
     file.seek(begin)
     seen = 0
     try:
-        while piece := file.read(min(COMPRESSED_BYTES, good - file.tell()) or 1):
+        while piece := file.read(min(COMPRESSED_BYTES, max(good - file.tell(), 1))):
             chunk = member.decompress(piece)
             yield chunk[max(produced - seen, 0) :]
             seen += len(chunk)
@@ -111,7 +111,7 @@ def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
 
 
 def blocks(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
-    """The chunks as blocks of whole lines, of `block_bytes` or as much more as the last line needs; a last newline is added.
+    """The chunks as blocks of whole lines, of about `block_bytes` or as long as one line is; a last newline is added.
 
     An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
     """

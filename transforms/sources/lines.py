@@ -26,9 +26,10 @@ CANONICAL = (
 A pattern for both RE2 and `re`; the key's quote stands before the optional source, which lets RE2 decide at each byte.
 """
 
+ONE_CANONICAL = re.compile(CANONICAL.encode())
+
 WRONG_TIME = "received_at must be an RFC 3339 date-time or null"
 
-_ONE_CANONICAL = re.compile(CANONICAL.encode())
 _STRING = rb'"(?:[^"\\]+|\\.)*+"?'
 _OUTER_MARK = re.compile(rb'(?:[^][{}:,"]+|%b)*+[][{}:,]' % _STRING, re.DOTALL)
 _INNER_MARK = re.compile(rb'(?:[^][{}"]+|%b)*+[][{}]' % _STRING, re.DOTALL)
@@ -58,7 +59,7 @@ def read_line(line: bytes) -> Envelope | None:
     data. Any other line is one if its outermost object has exactly the keys.
     """
     line = line.strip(_SPACES)
-    head = _ONE_CANONICAL.match(line)
+    head = ONE_CANONICAL.match(line)
     if head and head["data"] == b"{" and line.endswith(b"}"):
         source, message_id, received_at = (None if text is None else text.decode() for text in head.groups()[:3])
         return Envelope(source or ARCHIVE, message_id or "", received_at, line[head.start("data") : -1])

@@ -1,7 +1,7 @@
 """Parquet files of envelopes -> messages: a row is a message, with the columns of an envelope.
 
-`message_id` is a string; `received_at` a timestamp (without a zone: in UTC) or an RFC 3339 date-time, or null; `data`, a string or
-bytes, the report; `source`, a string, may be missing or null. Other columns are left alone.
+`message_id` is a string; `received_at` a timestamp (without a zone: in UTC) or an RFC 3339 date-time, or null; `data`, a string
+or bytes, the report; `source`, a string, may be missing or null. Other columns are left alone.
 """
 
 from collections.abc import Callable, Iterator

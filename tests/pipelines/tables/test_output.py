@@ -10,7 +10,7 @@ from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.tables.output import existing_output, open_output, stored_settings
 
-PLAIN = Settings.model_construct()
+PLAIN = Settings.model_construct().model_copy(update={"file_minutes": 10})
 
 
 def settings(**values: Any) -> Settings:
@@ -48,7 +48,7 @@ def test_settings_that_shape_rows_are_refused_by_name_with_both_values_and_the_m
 
 
 def test_a_setting_younger_than_the_output_counts_as_its_default(tmp_path: Path) -> None:
-    path = edited(tmp_path, settings={"iqr_factor": 3.0})
+    path = edited(tmp_path, settings={"file_minutes": 10})
     assert open_output(path, PLAIN, create=False) == path
     assert stored_settings(path) == PLAIN.shaping()
     with pytest.raises(WrongUse, match="min_samples is 40 now and was 30"):

@@ -82,8 +82,9 @@ def test_the_same_message_id_of_another_source_is_another_message(tmp_path: Path
     assert summarise(tmp_path).duplicates == 1
 
 
-def test_a_message_without_a_time_counts_but_has_no_hour(tmp_path: Path) -> None:
-    store(tmp_path, QUARANTINED, [message(1, at=None, reason="json")])
+@pytest.mark.parametrize("source", ["s", "_s", ".s", "a/b"])
+def test_a_message_without_a_time_counts_but_has_no_hour(tmp_path: Path, source: str) -> None:
+    store(tmp_path, QUARANTINED, [message(1, at=None, reason="json") | {"source": source}])
     summary = summarise(tmp_path)
     assert (summary.quarantined, summary.hours) == (1, ())
 
@@ -188,10 +189,10 @@ def test_the_example_is_the_farthest_value_of_the_newest_hour_with_one(tmp_path:
     assert example.explained() == "latency 8123 ms > high fence 812 ms (q1 201, q3 354, n 61)"
 
 
-def test_a_value_below_its_low_fence_is_explained_by_it(tmp_path: Path) -> None:
+def test_the_farthest_value_below_its_low_fence_is_explained_by_it(tmp_path: Path) -> None:
     baseline = {"accuracy_q1": 0.9, "accuracy_q3": 0.94, "baseline_n": 40}
     fences = {"accuracy_low_fence": 0.78, "accuracy_high_fence": 1.06, "is_accuracy_outlier": True}
-    store(tmp_path, REPORTS, [report(1, accuracy=0.41237) | baseline | fences])
+    store(tmp_path, REPORTS, [report(n, accuracy=low) | baseline | fences for n, low in ((1, 0.7), (2, 0.41237), (3, 0.6))])
     explained = [example.explained() for example in summarise(tmp_path).examples]
     assert explained == ["accuracy 0.4124 < low fence 0.78 (q1 0.9, q3 0.94, n 40)"]
 

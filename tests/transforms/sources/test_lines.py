@@ -34,6 +34,11 @@ def test_the_bytes_of_data_are_kept_as_they_are() -> None:
         assert read_line(line % data) == Envelope(message_id="m", data=data)
 
 
+@pytest.mark.parametrize("data", [b"{", b'{"a":{"b":1}', b'{"a":1},"more":{}', b'{"a":1} {"b":2}', b"{]}"])
+def test_a_line_that_begins_as_envelopes_do_is_one_whatever_its_data_turns_out_to_be(data: bytes) -> None:
+    assert read_line(b'{"message_id":"m","received_at":null,"data":%b}' % data) == Envelope(message_id="m", data=data)
+
+
 @pytest.mark.parametrize("octets", [b'{"a":1}', b"no JSON", b"", b"two\nlines\\", "über".encode(), b"\xff\x00\xc3"])
 def test_data_as_a_string_gives_back_the_bytes_that_it_was_written_from(octets: bytes) -> None:
     text = json.dumps(octets.decode(errors="surrogateescape")).encode()
@@ -55,7 +60,7 @@ def test_raw_bytes_that_are_not_utf_8_pass_through_a_string() -> None:
         b"\x00\xff",
         b"null",
         b'{"message_id":"m","received_at":null}',
-        b'{"message_id":"m","received_at":null,"data":{}',
+        b'{"data":{"a":{},"message_id":"m","received_at":null}',
         b'{"message_id":"m","received_at":null,"data":1}}',
         b'{"data":{},"message_id":"m","received_at":null,"more":1}',
         b'{"data":{},"message_id":"m","received_at":null},{}',

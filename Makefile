@@ -1,0 +1,44 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+BENCH := bench
+
+.PHONY: help setup demo test lint bench bench-quick clean
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(BIN)/.ready ## A virtual environment in .venv with everything in it
+
+$(BIN)/.ready: setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "kpiflow needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 setup" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv \
+	  || { echo "no virtual environment could be made: apt-get install python3-venv" >&2; exit 2; }
+	@echo "installing kpiflow and what it needs into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,dev]"
+	@touch $@
+
+demo: setup ## Generate two days of reports, backfill, reconcile and show them
+	$(BIN)/kpiflow generate --reports 200000 --agents 50 --seed 1 --output $(DEMO)/archive
+	rm -rf $(DEMO)/tables
+	$(BIN)/kpiflow backfill --input $(DEMO)/archive --output $(DEMO)/tables
+	$(BIN)/kpiflow reconcile $(DEMO)/tables --input $(DEMO)/archive
+	$(BIN)/kpiflow show $(DEMO)/tables --html $(DEMO)/report.html
+
+test: setup lint ## Every check and test
+	$(BIN)/pytest
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup ## The whole graph on 1M and 3M reports, beside a per-row Beam pipeline
+	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH)
+
+bench-quick: setup ## The same on a tenth of the reports
+	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH) --scale 0.1
+
+clean: ## Remove what demo, bench and setup made
+	rm -rf $(DEMO) $(BENCH) .venv build ./*.egg-info

@@ -1,0 +1,130 @@
+"""`kpiflow quarantine list|show|replay`: what was refused and why, and how it comes in after all."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.commands.backfill import archives, failure
+from pipelines.console import err, out
+from pipelines.failures import CheckFailed, WrongUse
+from pipelines.replay import open_rows, replay
+from pipelines.tables.output import existing_output
+from transforms.batches import concat
+from transforms.sources.archives import Unreadable, read
+
+quarantine = typer.Typer(help="What was refused and why, and how it comes in after all.", no_args_is_help=True)
+
+Output = Annotated[Path, typer.Argument(help="Folder of the tables.", metavar="OUT")]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
+
+
+@quarantine.command("list")
+def list_(
+    output: Output, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
+) -> None:
+    """Open messages by reason, field and rule."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    examples: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for rows in open_rows(existing_output(output)):
+        for row in rows.select(["message_id", "reason", "field", "rule", "message"]).to_pylist():
+            key = (row["reason"], row["field"] or "", row["rule"] or "")
+            counts[key] += 1
+            examples.setdefault(key, row)
+    if as_json:
+        listed = [
+            {"reason": reason, "field": field, "rule": rule, "messages": count, "example": examples[reason, field, rule]["message"]}
+            for (reason, field, rule), count in counts.most_common()
+        ]
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    table = Table(box=None, header_style="bold", caption=f"{counts.total():,} open messages")
+    for title in ("reason", "field", "rule", "messages", "for example"):
+        table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
+    for key, count in counts.most_common():
+        table.add_row(*key, f"{count:,}", escape(f"{examples[key]['message_id']}: {examples[key]['message']}"))
+    out.print(table)
+
+
+@quarantine.command()
+def show(
+    output: Output,
+    messages: Annotated[list[str] | None, typer.Argument(help="Ids of messages; all of them when none is named.")] = None,
+    reason: Reasons = None,
+    limit: Annotated[int, typer.Option(help="At most this many on the terminal.", min=1)] = 20,
+    export: Annotated[
+        Path | None, typer.Option(help="Write them all as envelopes into this .ndjson file, to be mended and replayed.")
+    ] = None,
+) -> None:
+    """Refused messages with their bytes, and why each was refused."""
+    rows = [row for part in open_rows(existing_output(output), reason or ()) for row in _named(part, messages).to_pylist()]
+    if export is not None:
+        export.write_text("".join(_envelope(row) + "\n" for row in rows), encoding="utf-8")
+        out.print(f"{len(rows):,} messages -> {export}; mend their data, then `kpiflow quarantine replay {output} --input {export}`")
+        return
+    for row in rows[:limit]:
+        place = " ".join(filter(None, [row["field"], row["rule"]]))
+        out.print(f"[bold]{escape(row['source'])}/{escape(row['message_id'])}[/] received {row['received_at'] or 'at an unknown time'}")
+        out.print(f"  [red]{row['reason']}[/] {escape(place)}: {escape(row['message'])}")
+        out.print(f"  {escape(_printable(row['payload']))}")
+    if len(rows) > limit:
+        out.print(f"... and {len(rows) - limit:,} more: --limit shows more of them, --export writes all")
+
+
+@quarantine.command("replay")
+def replay_(
+    ctx: typer.Context,
+    output: Output,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Mended messages: envelopes as `quarantine show --export` writes them.", metavar="GLOB...")
+    ] = None,
+    reason: Reasons = None,
+) -> None:
+    """Judge refused messages again, as they are or mended. Those that are valid now become reports; none counts twice."""
+    mended = _mended(inputs) if inputs else None
+    try:
+        result = replay(existing_output(output), ctx.obj.settings(), reason or (), mended)
+    except Exception as error:
+        raise failure(error) from error
+    for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
+        err.print(f"[yellow]still refused:[/] {escape(row['source'])}/{escape(row['message_id'])} {row['reason']}: {escape(row['message'])}")
+    for name in result.unknown[:20]:
+        err.print(f"[yellow]not open in quarantine:[/] {escape(name)}")
+    out.print(f"{result.replayed:,} replayed, {result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine")
+    if result.unknown:
+        raise CheckFailed(
+            "some messages of the input are not open in quarantine",
+            "keep source and message_id as `kpiflow quarantine show --export` wrote them; what was replayed once is closed",
+        )
+
+
+def _mended(inputs: list[str]) -> pa.RecordBatch | None:
+    parts = []
+    for block in read(archives(inputs)):
+        if isinstance(block, Unreadable):
+            raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
+        if block.bad.num_rows:
+            raise WrongUse(f"{block.bad['message_id'][0].as_py()}: {block.bad['message'][0].as_py()}", "mend the envelope")
+        parts.append(block.raw)
+    return concat(parts) if parts else None
+
+
+def _named(rows: pa.RecordBatch, messages: list[str] | None) -> pa.RecordBatch:
+    return rows.filter(pc.is_in(rows["message_id"], pa.array(messages, pa.string()))) if messages else rows
+
+
+def _envelope(row: dict[str, Any]) -> str:
+    received = row["received_at"].isoformat().replace("+00:00", "Z") if row["received_at"] else None
+    data = row["payload"].decode("utf-8", "surrogateescape")
+    return json.dumps({"source": row["source"], "message_id": row["message_id"], "received_at": received, "data": data})
+
+
+def _printable(payload: bytes, length: int = 600) -> str:
+    text = payload[:length].decode("utf-8", "backslashreplace")
+    return text if len(payload) <= length else f"{text}... ({len(payload):,} bytes)"

@@ -1,0 +1,99 @@
+"""`kpiflow validate`: fates and reasons of archived messages, without writing anything."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+from rich.table import Table
+
+from pipelines.commands.backfill import archives
+from pipelines.commands.progress import followed
+from pipelines.connectors import count_bytes
+from pipelines.console import err, out
+from pipelines.failures import CheckFailed
+from pipelines.graph import rules
+from pipelines.settings import Settings
+from schemas.registry import load
+from transforms import stages
+from transforms.dedup import INPUTS, dedup
+from transforms.quarantine import bisected, misfits, quarantined
+from transforms.sources.archives import Files, Unreadable, read
+from transforms.validate import validate as judge
+
+EXAMPLES = 3
+
+
+@dataclass
+class Fates:
+    """What would become of the messages: refused ones by reason, with some examples of each."""
+
+    reports: int = 0
+    duplicates: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+    def refuse(self, rows: pa.RecordBatch) -> None:
+        """Count QUARANTINE rows."""
+        self.refused.update(rows["reason"].to_pylist())
+        for row in rows.select(["message_id", "reason", "field", "message"]).to_pylist():
+            shown = self.examples.setdefault(row["reason"], [])
+            if len(shown) < EXAMPLES:
+                place = f" {row['field']}" if row["field"] else ""
+                shown.append(f"{row['message_id']}{place}: {row['message']}")
+
+
+def validate(
+    ctx: typer.Context,
+    files: Annotated[list[str], typer.Argument(help="Archives, folders or globs.", metavar="FILE...")],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when any message is refused.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say which messages are valid and why the others are not. Nothing is written."""
+    found = archives(files)
+    with followed(found.total_bytes):
+        fates = _fates(found, ctx.obj.settings())
+    if as_json:
+        counts = {"reports": fates.reports, "duplicates": fates.duplicates, "refused": dict(fates.refused)}
+        typer.echo(json.dumps(counts | {"examples": fates.examples, "unreadable": fates.unreadable}, indent=2))
+    else:
+        _print(fates)
+    for problem in fates.unreadable:
+        err.print(f"[yellow]incomplete input:[/] {problem}")
+    refused = sum(fates.refused.values())
+    if fates.unreadable:
+        raise CheckFailed(f"{len(fates.unreadable)} input files could not be read to their end", "mend or fetch them again")
+    if strict and refused:
+        raise CheckFailed(f"{refused:,} messages are not valid", "the reasons are above; without --strict this is no failure")
+
+
+def _fates(files: Files, settings: Settings) -> Fates:
+    stages.reset()
+    fates, kept, schema, limits = Fates(), [], load("kpi_report"), rules(settings)
+    for block in read(files, settings.block_mb << 20, count_bytes):
+        if isinstance(block, Unreadable):
+            fates.unreadable.append(f"{block.file} {block.reason}")
+            continue
+        with stages.timed("validate", block.raw.num_rows):
+            results, faults = bisected(lambda part: judge(part, schema, limits), block.raw)
+        for rows in [refused for _, refused in results] + [quarantined(row, [why]) for row, why in faults] + [misfits(block.bad)]:
+            fates.refuse(rows)
+        kept += [reports.select(INPUTS) for reports, _ in results]
+    if kept:
+        unique = dedup(pa.Table.from_batches(kept))
+        fates.reports, fates.duplicates = len(unique.rows), unique.duplicates.num_rows
+    return fates
+
+
+def _print(fates: Fates) -> None:
+    table = Table(box=None, header_style="bold")
+    for title in ("fate", "messages", "for example"):
+        table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
+    table.add_row("report", f"{fates.reports:,}", "")
+    table.add_row("duplicate", f"{fates.duplicates:,}", "")
+    for reason, count in fates.refused.most_common():
+        table.add_row(f"quarantine: {reason}", f"{count:,}", "\n".join(fates.examples[reason]))
+    out.print(table, markup=False)

@@ -1,0 +1,148 @@
+"""Replay: refused messages judged again, as they were kept or as they were mended, without any of them counting twice.
+
+A message is replayed only while its quarantine row is open and it has no other fate. The graph writes the reports first and the
+row is closed after that, so a run that dies in between can be run again: its messages have their fate and are only closed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.backfill import only_job
+from pipelines.connectors import Read, folder, sources
+from pipelines.graph import build, rules
+from pipelines.settings import Settings
+from pipelines.tables.output import open_output
+from runners import direct
+from schemas.registry import load
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, Table
+from transforms.batches import RAW, concat, empty
+from transforms.quarantine import bisected, quarantined
+from transforms.sinks.files import read
+from transforms.sinks.parquet import write
+from transforms.validate import validate
+from transforms.within import Span
+
+REPLAYED = "replayed"
+"""The resolution of a quarantine row whose message has found another fate."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How many messages found a fate, are still refused (QUARANTINE rows, with the new reason), or are not open in quarantine."""
+
+    replayed: int
+    refused: pa.RecordBatch
+    unknown: list[str]
+
+
+class _Given(beam.PTransform):
+    """Messages that are at hand, as a source."""
+
+    def __init__(self, messages: Sequence[pa.RecordBatch]) -> None:
+        super().__init__()
+        self.messages = messages
+
+    def expand(self, root: beam.pvalue.PBegin) -> Read:
+        def given(name: str, batches: Sequence[pa.RecordBatch]) -> beam.PCollection:
+            return root | name >> beam.Create(batches, reshuffle=False).with_output_types(pa.RecordBatch)
+
+        return Read(given("Messages", self.messages), given("Nothing refused", []))
+
+
+def replay(output: Path, settings: Settings, reasons: Sequence[str] = (), mended: pa.RecordBatch | None = None) -> Replay:
+    """Judge open messages of quarantine again: those of `reasons` (all, if none is named), or `mended` ones (RAW) by their identity.
+
+    Raises:
+        WrongUse: another job holds the output, or it was made with other settings.
+    """
+    open_output(output, settings, create=False)
+    with only_job(output):
+        rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
+        messages, unknown = _chosen(rows, mended)
+        valid, refused = _judged(messages, settings)
+        fated = _fated(output, valid)
+        fresh = valid.filter(pa.array(~fated))
+        if fresh.num_rows:
+            given = sources(_Given([fresh]), output, Span())
+            direct.run(lambda root: build(root, given, folder(output, settings), settings))
+        _close(output, rows.filter(_among(rows, valid)), settings.file_minutes)
+        return Replay(valid.num_rows, refused, unknown)
+
+
+def open_rows(output: Path, reasons: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """The quarantine rows that are not resolved, a file at a time."""
+    for path in sorted((output / QUARANTINED.name).rglob("*.parquet")):
+        rows = read(path)
+        is_open = pc.is_null(rows["resolution"])
+        if reasons:
+            is_open = pc.and_(is_open, pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
+        yield rows.filter(is_open)
+
+
+class _Chosen(NamedTuple):
+    messages: pa.RecordBatch
+    unknown: list[str]
+
+
+def _chosen(rows: pa.RecordBatch, mended: pa.RecordBatch | None) -> _Chosen:
+    """The messages to judge: as they were kept, or as they were mended, then under the time at which they were first received."""
+    kept = {name: rows[name] for name in ("source", "message_id", "received_at")}
+    if mended is None:
+        payload = pc.binary_join_element_wise(rows["payload"].cast(pa.large_binary()), b"\n", pa.scalar(b"", pa.large_binary()))
+        return _Chosen(pa.RecordBatch.from_pydict(kept | {"payload": payload}, schema=RAW), [])
+    places = {key: place for place, key in enumerate(_keys(rows))}
+    found = [(row, places[key]) for row, key in enumerate(_keys(mended)) if key in places]
+    unknown = [f"{source}/{message_id}" for source, message_id in _keys(mended) if (source, message_id) not in places]
+    known = rows.take(pa.array([place for _, place in found], pa.int64()))
+    payload = mended["payload"].take(pa.array([row for row, _ in found], pa.int64()))
+    columns = {name: known[name] for name in kept} | {"payload": payload}
+    return _Chosen(pa.RecordBatch.from_pydict(columns, schema=RAW), unknown)
+
+
+def _keys(rows: pa.RecordBatch) -> list[tuple[str, str]]:
+    return list(zip(rows["source"].to_pylist(), rows["message_id"].to_pylist()))
+
+
+def _judged(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """The messages (RAW) that are valid now, and QUARANTINE rows of the others."""
+    schema, asked = load("kpi_report"), rules(settings)
+    results, faults = bisected(lambda part: validate(part, schema, asked), messages)
+    refused = concat([empty(QUARANTINED.schema), *(rows for _, rows in results), *(quarantined(row, [why]) for row, why in faults)])
+    return messages.filter(pc.invert(_among(messages, refused))), refused
+
+
+def _among(rows: pa.RecordBatch, others: pa.RecordBatch) -> pa.Array:
+    known = set(_keys(others))
+    return pa.array([key in known for key in _keys(rows)], pa.bool_())
+
+
+def _fated(output: Path, messages: pa.RecordBatch) -> np.ndarray:
+    """bool[n]: the messages that are a report or a duplicate already."""
+    keys = _keys(messages)
+    known: set[tuple[str, str]] = set()
+    for table in (REPORTS, DUPLICATES):
+        known.update(*(_present(path, messages) for path in _files(output, table)))
+    return np.array([key in known for key in keys], dtype=bool)
+
+
+def _files(output: Path, table: Table) -> list[Path]:
+    return sorted((output / table.name).rglob("*.parquet"))
+
+
+def _present(path: Path, messages: pa.RecordBatch) -> list[tuple[str, str]]:
+    stored = read(path, ["source", "message_id"])
+    return _keys(stored.filter(pc.is_in(stored["message_id"], messages["message_id"])))
+
+
+def _close(output: Path, rows: pa.RecordBatch, file_minutes: int) -> None:
+    columns = {name: rows[name] for name in QUARANTINED.schema.names}
+    columns["resolution"] = pa.array([REPLAYED] * rows.num_rows, pa.string())
+    columns["revision"] = pc.add(rows["revision"], 1)
+    write(QUARANTINED, output, [pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema)], file_minutes)

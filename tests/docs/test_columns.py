@@ -1,0 +1,67 @@
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.settings import Settings
+from schemas.tables import TABLES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "columns.md").read_text()
+HEAD = "| column | type | formula or meaning | unit | range | null when |"
+
+
+def section(title: str) -> str:
+    """The page's text below a `##` heading, up to the next."""
+    return re.split(r"^## ", PAGE.split(f"\n## {title}\n")[1], flags=re.MULTILINE)[0]
+
+
+def described(table: str) -> list[list[str]]:
+    """The cells of each row of a table's columns."""
+    lines = section(table).split(f"\n{HEAD}\n")[1].split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def columns(fields: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and type, as the page spells them, of each column and of each field of a struct after it."""
+    for field in fields:
+        name, struct = prefix + field.name, pa.types.is_struct(field.type)
+        yield name, "struct" if struct else spelled(field.type)
+        if struct:
+            yield from columns(field.type, f"{name}.")
+
+
+def spelled(type_: pa.DataType) -> str:
+    return str(type_).replace("double", "float64").replace("tz=UTC", "UTC").replace("item: ", "")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_page_names_every_column_in_order_with_its_type(table):
+    assert [tuple(cells[:2]) for cells in described(table)] == list(columns(TABLES[table].schema))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_has_a_meaning_and_says_when_it_is_null(table):
+    rows = described(table)
+    assert [cells for cells in rows if len(cells) != 6 or not cells[2] or not cells[5]] == []
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_page_names_the_key_of_each_table(table):
+    key = ", ".join(f"`{name}`" for name in TABLES[table].key)
+    assert f"key {key}" in section(table).replace("\n", " ")
+
+
+def test_links_lead_to_headings_of_the_page():
+    headings = {line.lstrip("# ").lower().replace(" ", "-") for line in PAGE.splitlines() if line.startswith("#")}
+    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= headings
+
+
+def test_settings_and_their_defaults_are_those_of_the_program():
+    named = dict(re.findall(r"`(\w+)` \(([\d.]+)\)", PAGE))
+    assert named == {"min_samples": "30", "iqr_factor": "3", "flat_margin": "0.1"}
+    assert {name: float(value) for name, value in named.items()} == {name: getattr(Settings(), name) for name in named}
+    underscored = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
+    known = set(Settings.model_fields) | {name for table in TABLES.values() for name in table.schema.names}
+    assert underscored - known - {"duplicate_key", "not_object"} == set()

@@ -1,0 +1,138 @@
+"""Decompressing while reading, whatever state the file is in, and cutting into blocks of whole lines."""
+
+import gzip
+import io
+from collections.abc import Callable, Iterator
+from random import Random
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms.sources.compressed import COMPRESSED_BYTES, DamagedError, blocks, gunzip, plain, unzstd
+
+TEXT = b"".join(b"%d\n" % Random(1).getrandbits(64) for _ in range(20_000))
+
+
+def zstd(text: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(text)
+
+
+def noise(size: int) -> bytes:
+    """Lines that do not compress."""
+    return Random(2).randbytes(size).hex().encode() + b"\n"
+
+
+Codec = tuple[Callable[[bytes], bytes], Callable[[io.BytesIO], Iterator[bytes]], str]
+CODECS: list[Codec] = [(gzip.compress, gunzip, "gzip"), (zstd, unzstd, "zstd")]
+every_codec = pytest.mark.parametrize(("pack", "unpack", "name"), CODECS, ids=["gzip", "zstd"])
+
+
+def read(chunks: Iterator[bytes]) -> tuple[bytes, str]:
+    """All that comes out, and the reason why no more does."""
+    text = bytearray()
+    try:
+        for chunk in chunks:
+            text += chunk
+    except DamagedError as error:
+        return bytes(text), str(error)
+    return bytes(text), ""
+
+
+@every_codec
+def test_members_in_a_row_are_one_text(pack: Callable, unpack: Callable, name: str) -> None:
+    large = noise(COMPRESSED_BYTES)
+    packed = pack(b"a\n") + pack(b"") + pack(large) + pack(b"b\n")
+    assert read(unpack(io.BytesIO(packed))) == (b"a\n" + large + b"b\n", "")
+
+
+@every_codec
+def test_zeros_may_pad_the_end_and_lie_between_members(pack: Callable, unpack: Callable, name: str) -> None:
+    packed = pack(b"a\n") + bytes(3 * COMPRESSED_BYTES) + pack(b"b\n") + b"\0"
+    assert read(unpack(io.BytesIO(packed))) == (b"a\nb\n", "")
+
+
+@every_codec
+def test_an_empty_file_is_an_empty_text(pack: Callable, unpack: Callable, name: str) -> None:
+    assert read(unpack(io.BytesIO(b""))) == (b"", "")
+
+
+@every_codec
+def test_a_file_that_is_cut_short_gives_what_it_has(pack: Callable, unpack: Callable, name: str) -> None:
+    packed = pack(b"first\n") + pack(TEXT)
+    for size in (len(packed) - 1, len(packed) * 9 // 10):
+        text, reason = read(unpack(io.BytesIO(packed[:size])))
+        assert (b"first\n" + TEXT).startswith(text)
+        assert len(text) > size
+        assert reason == f"cut short (its {name} data ends too early)"
+
+
+@every_codec
+def test_a_wrong_checksum_is_found_after_all_of_the_text(pack: Callable, unpack: Callable, name: str) -> None:
+    packed = bytearray(pack(TEXT))
+    packed[-1 if name == "zstd" else -5] ^= 1
+    text, reason = read(unpack(io.BytesIO(packed)))
+    assert text == TEXT
+    assert reason.startswith("corrupt at byte ")
+
+
+@every_codec
+def test_a_corrupt_byte_costs_what_comes_after_it(pack: Callable, unpack: Callable, name: str) -> None:
+    packed = bytearray(pack(b"first\n") + pack(TEXT))
+    packed[len(packed) * 9 // 10 :] = b"\xff" * (len(packed) - len(packed) * 9 // 10)
+    text, reason = read(unpack(io.BytesIO(packed)))
+    assert text.startswith(b"first\n" + TEXT[: len(TEXT) // 2])
+    assert reason
+
+
+@every_codec
+def test_what_follows_the_last_member_is_reported(pack: Callable, unpack: Callable, name: str) -> None:
+    packed = pack(b"a\n")
+    text, reason = read(unpack(io.BytesIO(packed + b"\0garbage")))
+    assert text == b"a\n"
+    assert reason.startswith(f"no {name} from byte {len(packed) + 1} on")
+
+
+@every_codec
+def test_another_format_is_reported(pack: Callable, unpack: Callable, name: str) -> None:
+    text, reason = read(unpack(io.BytesIO(b'{"task_id":"t"}\n')))
+    assert text == b""
+    assert reason.startswith(f"no {name} from byte 0 on")
+
+
+def test_a_skippable_zstd_frame_is_skipped() -> None:
+    frame = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
+    assert read(unzstd(io.BytesIO(frame + zstd(b"a\n") + frame))) == (b"a\n", "")
+
+
+def test_a_plain_file_is_its_bytes() -> None:
+    assert read(plain(io.BytesIO(TEXT * 9))) == (TEXT * 9, "")
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bcd", b"\n\n", b"e\nf"])), st.integers(1, 9))
+def test_blocks_are_whole_lines_and_together_the_text(chunks: list[bytes], block_bytes: int) -> None:
+    text = b"".join(chunks)
+    cut = list(blocks(chunks, block_bytes))
+    assert b"".join(cut) == (text if text.endswith(b"\n") or not text else text + b"\n")
+    assert all(block.endswith(b"\n") for block in cut)
+    longest = max(map(len, text.split(b"\n"))) + 1
+    assert all(block_bytes - longest < len(block) for block in cut[:-1])
+    assert all(len(block) < 2 * block_bytes + longest for block in cut)
+
+
+def test_a_line_longer_than_a_block_is_not_cut() -> None:
+    line = b"x" * 5_000_000 + b"\n"
+    chunks = [b"a\n", *(line[i : i + 1000] for i in range(0, len(line), 1000)), b"b\n"]
+    assert list(blocks(chunks, 1000)) == [b"a\n" + line, b"b\n"]
+
+
+def test_an_error_comes_after_the_whole_lines_before_it() -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"a\nb\nc"
+        raise DamagedError("torn")
+
+    cut = blocks(chunks(), 100)
+    assert next(cut) == b"a\nb\n"
+    with pytest.raises(DamagedError, match="torn"):
+        next(cut)

@@ -1,0 +1,119 @@
+"""Parquet files of envelopes: which columns, of which types, and what a row means."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.tables import TIME
+from transforms.batches import RAW
+from transforms.sources.compressed import DamagedError
+from transforms.sources.envelopes import BAD
+from transforms.sources.parquet import batches, decode_rows
+
+AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
+GOOD = {"message_id": ["1-0", "2-0"], "received_at": pa.array([AT, None], TIME), "data": ['{"a":1}', "no\nJSON\n"]}
+MESSAGES = pa.RecordBatch.from_pydict(
+    {
+        "source": ["archive"] * 2,
+        "message_id": ["1-0", "2-0"],
+        "received_at": [AT, None],
+        "payload": [b'{"a":1}\n', b"no\nJSON\n\n"],
+    },
+    schema=RAW,
+)
+
+
+def table(**columns: object) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({**GOOD, **columns})
+
+
+def test_a_row_is_a_message_and_its_data_the_payload() -> None:
+    decoded = decode_rows(table(), "f.parquet")
+    assert (decoded.raw, decoded.bad.num_rows, decoded.lines) == (MESSAGES, 0, 2)
+
+
+@pytest.mark.parametrize(
+    "received_at",
+    [
+        pa.array(["2026-01-01T01:00:00.000001+01:00", None]),
+        pa.array([np.datetime64("2026-01-01T00:00:00.000001999", "ns"), None]),
+        pa.array([AT, None], pa.timestamp("us", "Asia/Tokyo")),
+        pa.array([AT.replace(tzinfo=None), None], pa.timestamp("us")),
+    ],
+)
+def test_a_time_may_be_written_in_any_usual_way(received_at: pa.Array) -> None:
+    assert decode_rows(table(received_at=received_at), "f").raw == MESSAGES
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())])
+def test_data_may_be_text_or_bytes(kind: pa.DataType) -> None:
+    assert decode_rows(table(data=pa.array(GOOD["data"]).cast(kind)), "f").raw == MESSAGES
+
+
+def test_bytes_that_are_not_utf_8_pass_through() -> None:
+    assert decode_rows(table(data=[b"\xff", b""]), "f").raw["payload"].to_pylist() == [b"\xff\n", b"\n"]
+
+
+def test_a_source_may_be_given_for_some_rows() -> None:
+    assert decode_rows(table(source=["s", None]), "f").raw["source"].to_pylist() == ["s", "archive"]
+
+
+def test_a_row_that_is_no_message_is_known_by_its_place() -> None:
+    rows = pa.RecordBatch.from_pydict(
+        {"message_id": ["1-0", None, "3-0", "4-0"], "received_at": [None, None, "noon", None], "data": ["a", "b", "c", None]}
+    )
+    decoded = decode_rows(rows, "f", 10)
+    assert decoded.raw["message_id"].to_pylist() == ["1-0"]
+    assert decoded.bad == pa.RecordBatch.from_pydict(
+        {
+            "source": ["archive"] * 3,
+            "message_id": ["f:11", "f:12", "f:13"],
+            "received_at": [None] * 3,
+            "payload": [b"b\n", b"c\n", b"\n"],
+            "message": [
+                "message_id must not be null",
+                "received_at must be an RFC 3339 date-time or null",
+                "data must not be null",
+            ],
+        },
+        schema=BAD,
+    )
+
+
+def test_a_file_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path) -> None:
+    texts = [str(i) for i in range(5000)]
+    whole = pa.table({"message_id": texts, "received_at": pa.nulls(5000), "data": texts})
+    pq.write_table(whole.append_column("more", pa.array(range(5000))), tmp_path / "f.parquet", row_group_size=1000)
+    parts = list(batches(str(tmp_path / "f.parquet"), 4096))
+    assert pa.Table.from_batches([batch for batch, _ in parts]).equals(whole.select(["message_id", "received_at", "data"]))
+    assert len(parts) > 5
+    assert parts[-1][1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"task_id": ["t"]}, "no column message_id; an archive has message_id, received_at, data and perhaps source"),
+        ({"message_id": [1], "received_at": ["x"], "data": ["{}"]}, "column message_id is int64; it must be a string"),
+        ({"message_id": ["1"], "received_at": ["x"], "data": [{"a": 1}]}, "column data is struct<a: int64>; it must be"),
+    ],
+)
+def test_a_file_without_the_columns_says_which_it_lacks(tmp_path: Path, columns: dict, reason: str) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "f.parquet")
+    with pytest.raises(DamagedError, match=reason):
+        list(batches(str(tmp_path / "f.parquet"), 4096))
+
+
+def test_a_file_without_rows_has_no_batches(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_batches([table()]).slice(0, 0), tmp_path / "f.parquet")
+    assert list(batches(str(tmp_path / "f.parquet"), 4096)) == []
+
+
+def test_a_file_that_is_no_parquet_says_so(tmp_path: Path) -> None:
+    (tmp_path / "f.parquet").write_bytes(b"PAR1 and more PAR1")
+    with pytest.raises(DamagedError, match="no Parquet, or corrupt"):
+        list(batches(str(tmp_path / "f.parquet"), 4096))
