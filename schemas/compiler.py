@@ -92,6 +92,10 @@ class Node:
         """Whether the values have no Arrow type of their own, so that a parser must infer one per block."""
         return self.kind in ("map", "object", "any")
 
+    def nodes(self) -> list["Node"]:
+        """The node's children and theirs, structs included."""
+        return [node for child in self.children if child.name != "*" for node in (child, *child.nodes())]
+
     def leaves(self) -> list["Node"]:
         """The node itself, or the leaves of a struct, in the schema's order."""
         return [leaf for child in self.children for leaf in child.leaves()] if self.kind == "struct" else [self]

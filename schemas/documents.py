@@ -83,7 +83,19 @@ def load(payload: bytes) -> Any:
         ValueError: not JSON, or a number beyond float64.
     """
     value = orjson.loads(payload)
-    return json.loads(payload) if _LONG_NUMBER in payload.translate(_DIGITS) else value
+    return json.loads(payload) if has_long_number(payload) else value
+
+
+def has_long_number(text: bytes) -> bool:
+    """Whether JSON text may hold an integer beyond 64 bits, which would lose digits as a float."""
+    return _LONG_NUMBER in text.translate(_DIGITS)
+
+
+def value_at(document: Any, path: tuple[str, ...]) -> Any:
+    """The value at a path of names, None where there is none."""
+    for step in path:
+        document = document.get(step) if isinstance(document, dict) else None
+    return document
 
 
 def canonical(value: Any) -> str:

@@ -1,10 +1,12 @@
-"""The string formats that a schema may ask for, each as one vectorised parser; the scalar check is that parser on one string.
+"""The string formats that a schema may ask for: each as one vectorised parser, and as a check of one string for jsonschema.
 
 `date-time` is RFC 3339 with any offset and up to nine fraction digits, read to the microsecond (further digits are cut), in the
 years 1 to 9999 of UTC and without leap seconds. `uuid` is the 36-character form of RFC 9562, in either case.
 """
 
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -115,11 +117,21 @@ FORMATS: dict[str, Callable[[pa.Array], NDArray[np.bool_]]] = {"date-time": is_d
 
 
 def format_checker() -> FormatChecker:
-    """jsonschema's own interface to the same checks (anything that is no string passes, as JSON Schema says)."""
+    """The same formats, one string at a time, for jsonschema (anything that is no string passes, as JSON Schema says)."""
     checker = FormatChecker(formats=())
-    for name, check in FORMATS.items():
-        checker.checks(name)(lambda value, check=check: not isinstance(value, str) or bool(check(pa.array([value]))[0]))
+    one = {"date-time": _one_date_time, "uuid": lambda text: _UUID.fullmatch(text) is not None}
+    for name, check in one.items():
+        checker.checks(name, (ValueError, OverflowError))(lambda value, check=check: not isinstance(value, str) or check(value))
     return checker
+
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_DATE_TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})")
+
+
+def _one_date_time(text: str) -> bool:
+    parts = _DATE_TIME.fullmatch(text)
+    return parts is not None and bool(datetime.fromisoformat(parts[1].upper() + parts[3].upper()).astimezone(UTC))
 
 
 def _bytes(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:

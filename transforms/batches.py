@@ -31,6 +31,9 @@ class BatchCoder(beam.coders.Coder):
         with pa.ipc.open_stream(pa.py_buffer(encoded)) as reader:
             return reader.read_next_batch()
 
+    def estimate_size(self, batch: pa.RecordBatch) -> int:
+        return int(batch.nbytes)
+
     def is_deterministic(self) -> bool:
         return False
 

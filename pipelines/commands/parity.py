@@ -47,7 +47,7 @@ def parity(
 
 def _print(compared: dict[str, Comparison]) -> None:
     table = Table(box=None, header_style="bold")
-    for title in ("table", "rows in A", "rows in B", "equal", "different", "only in A", "only in B"):
+    for title in ("table", "in A", "in B", "equal", "different", "only A", "only B"):
         table.add_column(title, justify="left" if title == "table" else "right", no_wrap=True)
     for name, each in compared.items():
         counts = (each.rows_a, each.rows_b, each.equal, each.different, each.only_a, each.only_b)

@@ -97,9 +97,8 @@ class _Found(NamedTuple):
 def heads(lines: Lines) -> tuple[Heads, Positions]:
     """The lines that begin as envelopes are written, and the rows that are surely bare. The other rows are open."""
     undecided = np.ones(len(lines.ends), bool)
-    found = []
-    for _ in range(LAYOUTS):
-        rest = np.flatnonzero(undecided)
+    found: list[_Found] = []
+    while len(found) < LAYOUTS and len(rest := np.flatnonzero(undecided)):
         found.append(_like_the_first(lines, rest))
         undecided[found[-1].rows] = False
         if len(found[-1].rows) * 4 < len(rest):
@@ -113,7 +112,7 @@ def heads(lines: Lines) -> tuple[Heads, Positions]:
 
 def _like_the_first(lines: Lines, rows: Positions) -> _Found:
     """Those of the rows that are canonical because they have the layout of the first, if that is canonical."""
-    sample = ONE_CANONICAL.match(lines.begins(rows[:1])[0].as_py()) if len(rows) else None
+    sample = ONE_CANONICAL.match(lines.begins(rows[:1])[0].as_py())
     if sample is None:
         return _Found(rows[:0], rows[:0], empty(_WORDS))
     width = sample.end()

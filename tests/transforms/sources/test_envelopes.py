@@ -185,6 +185,15 @@ def test_a_block_is_read_as_its_lines_one_by_one_are(lines: list[bytes]) -> None
     assert decoded.lines == len(lines)
 
 
+@given(canonical(), st.lists(st.tuples(st.integers(0, 150), st.binary(min_size=1, max_size=1)), min_size=1, max_size=9))
+def test_lines_that_differ_in_one_byte_are_judged_each_for_itself(said: tuple[bytes, Any], changes: list[Any]) -> None:
+    line = said[0]
+    changed = [line[: at % len(line)] + byte + line[at % len(line) + 1 :] for at, byte in changes]
+    block = b"".join([line, line, *changed]).removesuffix(b"\n") + b"\n"
+    decoded = decode(block, "f")
+    assert (decoded.raw, decoded.bad) == one_by_one(block, "f")
+
+
 @given(st.lists(hostile, min_size=1, max_size=8), st.integers(0, 8))
 def test_where_a_block_is_cut_makes_no_difference(lines: list[bytes], cut: int) -> None:
     ended = [line + b"\n" for line in lines]
