@@ -95,7 +95,8 @@ def _chosen(rows: pa.RecordBatch, mended: pa.RecordBatch | None) -> _Chosen:
     """The messages to judge: as they were kept, or as they were mended, then under the time at which they were first received."""
     kept = {name: rows[name] for name in ("source", "message_id", "received_at")}
     if mended is None:
-        payload = pc.binary_join_element_wise(rows["payload"].cast(pa.large_binary()), b"\n", pa.scalar(b"", pa.large_binary()))
+        newline, nothing = (pa.scalar(octets, pa.large_binary()) for octets in (b"\n", b""))
+        payload = pc.binary_join_element_wise(rows["payload"].cast(pa.large_binary()), newline, nothing)
         return _Chosen(pa.RecordBatch.from_pydict(kept | {"payload": payload}, schema=RAW), [])
     places = {key: place for place, key in enumerate(_keys(rows))}
     found = [(row, places[key]) for row, key in enumerate(_keys(mended)) if key in places]

@@ -21,7 +21,7 @@ from schemas.compiler import Node, arrow_fields
 _LONG_ROW = 4096
 _MANY_BRACKETS = 256
 _MANY_FIELDS = 256
-_SAMPLE = 64
+_SAMPLE = 128
 _STRETCH = 256
 _ODD_SHARE = 8
 _THREADED_BYTES = 1 << 21
@@ -72,7 +72,7 @@ def _parts(
     All rows at once, if nothing breaks the parser; else those that are written `alike`, without the rows that break it all the
     same; else in halves, since it may be that rows do not fit together (what no schema describes is a number here, a text there).
     """
-    if not len(rows) or _explodes(root, payload, rows):
+    if not len(rows) or _explodes(root, _sample(payload, rows)):
         return
     chosen = _some(payload, rows)
     struct = _parsed(root, chosen)
@@ -94,13 +94,15 @@ def _parts(
 
 def _alike(root: Node, payload: pa.Array) -> NDArray[np.bool_]:
     """bool[n]: the rows that are written as most of a sample are."""
-    samples = [documents.decode(text.as_py(), documents.Limits(), distinct_keys=True) for text in _sample(payload)]
-    known = [document for document in samples if isinstance(document, dict)]
-    return np.asarray(pc.match_substring_regex(payload, shape.pattern(root, known)))
+    sample = _sample(payload, np.arange(len(payload)))
+    known = [documents.decode(text.as_py(), documents.Limits(), distinct_keys=True) for text in sample]
+    shaped = shape.pattern(root, [document for document in known if isinstance(document, dict)])
+    return np.asarray(pc.match_substring_regex(payload, shaped))
 
 
-def _sample(payload: pa.Array) -> pa.Array:
-    return payload.take(pa.array(np.arange(0, len(payload), max(1, len(payload) // _SAMPLE))[:_SAMPLE]))
+def _sample(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
+    """Some of the rows, spread over all."""
+    return payload.take(pa.array(rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]))
 
 
 def _kept(column: pa.Array, ok: NDArray[np.bool_]) -> pa.Array:
@@ -189,9 +191,8 @@ def _breaking(root: Node, payload: pa.Array) -> list[int]:
     return found
 
 
-def _explodes(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> bool:
-    """Whether rows spread over the block have so many names between them that a column for each would be ruinous."""
-    sample = _sample(_some(payload, rows))
+def _explodes(root: Node, sample: pa.Array) -> bool:
+    """Whether rows have so many names between them that a column for each would be ruinous."""
     try:
         return _width(_arrow(root, sample, threads=False).type) > _MANY_FIELDS
     except _PARSER_ERRORS:

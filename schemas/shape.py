@@ -5,6 +5,7 @@ fit is no proof of anything and not to fit no fault; it only decides which rows 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from schemas.compiler import Node
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\.)*"'
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?"
 _OPAQUE = rf"{_NUMBER}|{_STRING}|true|false|\{{[^{{}}]*\}}|\[[^\[\]]*\]"
+_MOST_FOREIGN = 16
 _SCALARS = {"number": _NUMBER, "integer": _NUMBER, "string": _STRING, "boolean": "true|false"}
 
 
@@ -23,22 +25,25 @@ def pattern(root: Node, samples: Iterable[Mapping[str, Any]]) -> str:
 
 def _struct(node: Node, samples: list[Mapping[str, Any]]) -> str:
     members = []
-    for child in _in_order(node, samples):
-        inner = [each[child.name] for each in samples if isinstance(each.get(child.name), dict)]
-        members.append(f'(?:,? *"{re.escape(child.name)}" *: *(?:null|{_value(child, inner)}) *)?')
+    for name in _in_order(node, samples):
+        inner = [each[name] for each in samples if isinstance(each.get(name), dict)]
+        value = _value(node.by_name[name], inner) if name in node.by_name else _OPAQUE
+        members.append(f'(?:,? *"{re.escape(name)}" *: *(?:null|{value}) *)?')
     return rf"\{{ *{''.join(members)}\}}"
 
 
-def _in_order(node: Node, samples: list[Mapping[str, Any]]) -> list[Node]:
-    """A struct's children, those first that stand before most others more often than behind them."""
+def _in_order(node: Node, samples: list[Mapping[str, Any]]) -> list[str]:
+    """A struct's names and those that the samples have beside them, in the order in which most samples have each two."""
     places = [{name: place for place, name in enumerate(document)} for document in samples]
+    seen = Counter(name for document in samples for name in document if name not in node.by_name)
+    names = [*node.by_name, *(name for name, _ in seen.most_common(_MOST_FOREIGN))]
 
-    def precedes(first: Node, second: Node) -> bool:
-        both = [(each[first.name], each[second.name]) for each in places if first.name in each and second.name in each]
-        return 2 * sum(one < other for one, other in both) > len(both)
+    def precedes(first: str, second: str) -> bool:
+        steps = [each[first] - each[second] for each in places if first in each and second in each]
+        return 2 * sum(step < 0 for step in steps) > len(steps)
 
-    wins = {child.name: sum(precedes(child, other) for other in node.children) for child in node.children}
-    return sorted(node.children, key=lambda child: -wins[child.name])
+    wins = {name: sum(precedes(name, other) for other in names) for name in names}
+    return sorted(names, key=lambda name: -wins[name])
 
 
 def _value(node: Node, samples: list[Mapping[str, Any]]) -> str:

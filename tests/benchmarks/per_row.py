@@ -71,6 +71,12 @@ class Statistics(beam.CombineFn):
         return {"count": count, "network_bytes": held[5], **means, **points}
 
 
+def lines_of(name: str) -> Iterator[str]:
+    """The lines of a file."""
+    with open(name, encoding="utf-8") as file:
+        yield from file
+
+
 def row(keyed: tuple[str, dict[str, Any]], window: Any = beam.DoFn.WindowParam) -> str:
     """An aggregate as a line of JSON."""
     return json.dumps({"agent_id": keyed[0], "start": float(window.start), **keyed[1]})
@@ -79,8 +85,8 @@ def row(keyed: tuple[str, dict[str, Any]], window: Any = beam.DoFn.WindowParam) 
 def run(files: list[str], output: Path) -> None:
     """Run the pipeline over envelope files."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        lines = pipeline | beam.Create(files) | beam.FlatMap(lambda name: open(name, encoding="utf-8"))
-        reports = lines | "Validate" >> beam.ParDo(Validate())
+        lines = pipeline | beam.Create(files) | beam.FlatMap(lines_of)
+        reports = lines | "Validate" >> beam.ParDo(Validate()).with_output_types(tuple[str, dict[str, Any]])
         for name, seconds in WINDOWS.items():
             _ = (
                 reports

@@ -17,9 +17,9 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from schemas.tables import DUPLICATES, TABLES, Table, files
-from transforms.batches import concat, empty
+from transforms.batches import concat, empty, extended
 from transforms.sinks.files import damaged, encode, locked, read, replace, verify
-from transforms.sinks.union import conformed, union
+from transforms.sinks.union import conformed, sort_order, union
 from transforms.stages import timed
 
 FLUSH_BYTES = 1 << 30
@@ -78,7 +78,8 @@ def _routed(table: Table, batches: Sequence[pa.RecordBatch], file_minutes: int) 
         return
     rows = concat(batches)
     codes, paths = files(table, rows, file_minutes)
-    rows = rows.take(pa.array(np.argsort(codes, kind="stable")))
+    keys = extended(rows.select(table.order), [(pa.field("file", pa.int64()), pa.array(codes))])
+    rows = rows.take(pa.array(sort_order(keys, ("file", *table.order))))  # sorted once here, a new file needs no sort of its own
     start = 0
     for path, count in zip(paths, np.bincount(codes, minlength=len(paths)).tolist()):
         yield path, rows.slice(start, count)

@@ -36,7 +36,9 @@ class Union:
 
 def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch) -> Union:
     """Both sets of rows of `table` as one; columns may come in any order, missing ones are null, further ones are ignored."""
-    both = pa.concat_batches([conformed(stored, table.schema), conformed(new, table.schema)])
+    both = conformed(new, table.schema)
+    if stored.num_rows:
+        both = pa.concat_batches([conformed(stored, table.schema), both])
     groups = key_groups(both, table.key)
     stands = _standing(both, groups)
     standing = np.flatnonzero(stands)
@@ -45,7 +47,9 @@ def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch) -> Union:
         displaced = _displaced(both, groups, np.flatnonzero(~stands), standing)
     names = (*table.order, *(name for name in table.key if name not in table.order))
     order = sort_order(both.select(names).take(pa.array(standing)), names)
-    rows = pa.RecordBatch.from_arrays(both.take(pa.array(standing[order])).columns, schema=table.schema)
+    wanted = standing[order]
+    sorted_already = len(wanted) == both.num_rows and bool((np.diff(wanted) == 1).all())
+    rows = both if sorted_already else pa.RecordBatch.from_arrays(both.take(pa.array(wanted)).columns, schema=table.schema)
     return Union(rows, displaced, int((standing >= stored.num_rows).sum()))
 
 

@@ -19,7 +19,7 @@ from transforms.sources.lines import ARCHIVE, WRONG_TIME, Envelope, is_blank, re
 BAD = pa.schema([*RAW, ("message", pa.string())])
 """Envelopes that break the rule: the whole line, under its place in the file, and what is wrong with it."""
 
-_OPEN, _QUOTE = b'{"'
+_OPEN = ord("{")
 _NOTHING, _LINE_END = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
 
 Part = tuple[Positions, pa.RecordBatch]
@@ -42,9 +42,9 @@ def decode(block: pa.Buffer | bytes, name: str, first_line: int = 1) -> Decoded:
     """
     lines = Lines.of(block)
     written, bare = heads(lines)
-    first, last = lines.text[written.data], lines.text[written.close - 1]
-    objects = _objects(lines, written.where(first == _OPEN))
-    strings = _strings(lines, written.where((first == _QUOTE) & (last == _QUOTE) & (written.data < written.close - 1)))
+    is_object = lines.text[written.data] == _OPEN
+    objects = _objects(lines, written.where(is_object))
+    strings = _strings(lines, written.where(~is_object))
     undecided = np.ones(len(lines.ends), bool)
     for rows in (objects[0], strings[0], bare):
         undecided[rows] = False

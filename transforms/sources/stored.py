@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from schemas.tables import REPORTS
 from transforms.batches import REPORT_BATCH
 from transforms.sinks.files import read
+from transforms.sinks.union import conformed
 
 HOUR = 3600
 REACH_SECONDS = 62 * 60
@@ -47,8 +48,8 @@ def _folder(hour: int) -> str:
 
 
 def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
-    columns = {name: stored[name] for name in stored.schema.names}
-    columns["context"] = pa.array(np.full(stored.num_rows, context))
+    rows = conformed(stored, REPORTS.schema)
+    columns = {name: rows[name] for name in rows.schema.names} | {"context": pa.array(np.full(rows.num_rows, context))}
     return pa.RecordBatch.from_arrays([columns[name] for name in REPORT_BATCH.names], schema=REPORT_BATCH)
 
 

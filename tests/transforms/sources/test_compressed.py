@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from transforms.sources.compressed import COMPRESSED_BYTES, DamagedError, blocks, gunzip, plain, unzstd
 
-TEXT = b"".join(b"%d\n" % Random(1).getrandbits(64) for _ in range(20_000))
+RANDOM = Random(1)
+TEXT = b"".join(b"%d\n" % RANDOM.getrandbits(64) for _ in range(20_000))
 
 
 def zstd(text: bytes) -> bytes:
