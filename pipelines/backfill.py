@@ -7,12 +7,11 @@ import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.connectors import Archives, Spooled, count_bytes, folder, note_unreadable, sources
+from pipelines.connectors import UNREADABLE, Archives, Spooled, count_bytes, folder, note_unreadable, sources
 from pipelines.failures import WrongUse
 from pipelines.graph import build
 from pipelines.settings import Settings
@@ -43,16 +42,20 @@ def backfill(
     """
     stages.reset()
     open_output(output, settings, create=True)
-    run = partial(_run, output=output, settings=settings, span=span or Span(), beam_options=beam_options)
     with only_job(output):
-        if _about_rows(files) <= settings.slice_reports:
-            run(Archives(files, settings.block_mb << 20))
-        else:
-            with _spooled(files, output, settings) as (spool, refused):
-                for paths in spool.slices(settings.slice_reports) or [[]]:
-                    run(Spooled(paths, refused))
-                    refused = []
-    return stages.notes("unreadable")
+        fill(files, output, settings, span or Span(), beam_options)
+    return stages.notes(UNREADABLE)
+
+
+def fill(files: Files, output: Path, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
+    """Run the graph over archives into a folder that this job holds, in time slices where they are many."""
+    if _about_rows(files) <= settings.slice_reports:
+        _run(Archives(files, settings.block_mb << 20), output, settings, span, beam_options)
+        return
+    with _spooled(files, output, settings) as (spool, refused):
+        for paths in spool.slices(settings.slice_reports) or [[]]:
+            _run(Spooled(paths, refused), output, settings, span, beam_options)
+            refused = []
 
 
 def _run(messages: Archives | Spooled, output: Path, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
@@ -93,7 +96,7 @@ def only_job(output: Path) -> Iterator[None]:
     Raises:
         WrongUse: another job holds it.
     """
-    with (output / _LOCK).open("w") as lock:
+    with (output / _LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

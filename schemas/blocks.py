@@ -69,13 +69,18 @@ def _parts(
 ) -> Iterator[_Part]:
     """Parsed rows with their columns, extra texts and whether they are valid.
 
-    All rows at once, if nothing breaks the parser; else those that are written `alike`, without the rows that break it all the
-    same; else in halves, since it may be that rows do not fit together (what no schema describes is a number here, a text there).
+    All rows at once, if nothing breaks the parser (a sample tells the most broken blocks early); else those that are written
+    `alike`, without the rows that break it all the same; else in halves, since it may be that rows do not fit together: what no
+    schema describes is a number here, a text there. Rows with so many names between them that a column for each would be ruinous
+    are left out.
     """
-    if not len(rows) or _explodes(root, _sample(payload, rows)):
+    if not len(rows):
+        return
+    sample = _parsed(root, _sample(payload, rows), threads=False)
+    if sample is not None and _width(sample.type) > _MANY_FIELDS:
         return
     chosen = _some(payload, rows)
-    struct = _parsed(root, chosen)
+    struct = _parsed(root, chosen) if sample is not None or alike else None
     if struct is not None:
         yield rows, *leaves.read(root, struct, chosen, limits)
     elif not alike:
@@ -142,10 +147,10 @@ def _some(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     return payload.take(pa.array(rows)) if len(rows) < len(payload) else payload
 
 
-def _parsed(root: Node, payload: pa.Array) -> pa.StructArray | None:
+def _parsed(root: Node, payload: pa.Array, threads: bool = True) -> pa.StructArray | None:
     """What Arrow reads, if it reads an object for each row: none holds less than one, since each starts and ends with a brace."""
     try:
-        struct = _arrow(root, payload)
+        struct = _arrow(root, payload, threads)
     except _PARSER_ERRORS:
         return None
     return struct if len(struct) == len(payload) else None
@@ -191,13 +196,6 @@ def _breaking(root: Node, payload: pa.Array) -> list[int]:
     return found
 
 
-def _explodes(root: Node, sample: pa.Array) -> bool:
-    """Whether rows have so many names between them that a column for each would be ruinous."""
-    try:
-        return _width(_arrow(root, sample, threads=False).type) > _MANY_FIELDS
-    except _PARSER_ERRORS:
-        return False
-
-
 def _width(type_: pa.DataType) -> int:
+    """How many columns a type has, structs taken apart."""
     return sum(_width(field.type) for field in type_) if pa.types.is_struct(type_) else 1

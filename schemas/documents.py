@@ -24,6 +24,7 @@ from schemas.formats import format_checker
 _DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else ord(" ") for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _BRACKETS = np.zeros(256, dtype=np.int64)
 _BRACKETS[[ord("{"), ord("[")]] = 1
 _BRACKETS[[ord("}"), ord("]")]] = -1
@@ -233,8 +234,8 @@ def _validator(schema: str) -> Draft202012Validator:
 
 
 def _plainly_distinct(payload: bytes, document: Any) -> bool:
-    """Whether there are as many names in the bytes as in what was read of them: without escapes, `":` ends names alone."""
-    return b"\\" not in payload and payload.count(b'":') == _names(document)
+    """Whether no name is repeated for certain: without escapes, and spaces before a colon, each name in the bytes ends in `":`."""
+    return b"\\" not in payload and payload.count(b'":') == _names(document) and _SPACED_COLON.search(payload) is None
 
 
 def _names(value: Any) -> int:

@@ -5,6 +5,7 @@ report's recorded_at and its own message's received_at, never against the wall c
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -18,11 +19,15 @@ from schemas import blocks, documents
 from schemas.documents import Limits, Rejection
 from schemas.formats import parse_date_time
 from schemas.registry import Schema, load
-from schemas.tables import REPORT
+from schemas.tables import QUARANTINE, REPORT
 from transforms import stages
-from transforms.batches import REPORT_BATCH, concat
+from transforms.batches import REPORT_BATCH, concat, empty
 from transforms.identity import report_ids
 from transforms.quarantine import bisected, quarantined
+
+THREADS = 2
+LEAST_ROWS = 4096
+"""A batch is judged in parts by some threads; fewer rows than these are not worth a part."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +155,24 @@ class _ValidateFn(beam.DoFn):
 
     def setup(self) -> None:
         self.schema = load(self.name, self.version)
+        self.pool = ThreadPoolExecutor(THREADS)
+
+    def teardown(self) -> None:
+        self.pool.shutdown()
 
     def process(self, messages: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        size = max(LEAST_ROWS, -(-messages.num_rows // THREADS))
+        parts = [messages.slice(start, size) for start in range(0, messages.num_rows, size)]
         with stages.timed("validate", messages.num_rows):
-            results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
-        wrong = [rows for _, rows in results if rows.num_rows] + [quarantined(row, [why]) for row, why in faults]
-        if wrong:
-            yield beam.pvalue.TaggedOutput("quarantine", concat(wrong))
-        yield from (reports for reports, _ in results if reports.num_rows)
+            judged = list(self.pool.map(self._judged, parts))
+        for reports, wrong in judged:
+            if wrong.num_rows:
+                yield beam.pvalue.TaggedOutput("quarantine", wrong)
+            if reports.num_rows:
+                yield reports
+
+    def _judged(self, messages: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
+        reports = [reports for reports, _ in results] or [empty(REPORT_BATCH)]
+        wrong = [empty(QUARANTINE), *(rows for _, rows in results), *(quarantined(row, [why]) for row, why in faults)]
+        return concat(reports), concat(wrong)

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.backfill import backfill as run
+from pipelines.backfill import backfill as backfill_span
 from pipelines.commands.progress import followed
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.replace import replace_span
 from transforms import stages
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.archives import Files, NoArchiveError, find
@@ -24,17 +25,22 @@ def backfill(
     output: Annotated[Path, typer.Option("--output", help="Folder of the tables; made if it is not there.", metavar="OUT")],
     start: Annotated[str | None, typer.Option("--from", help="Only reports recorded at this moment or later (RFC 3339).")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this moment.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Rewrite --from to --to, full hours UTC, from this input alone: what is stored there goes.")
+    ] = False,
     timings: Annotated[bool, typer.Option("--timings", help="Print the rows and the time of each stage at the end.")] = False,
 ) -> None:
     """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
 
     Running it again over the same messages changes nothing; running it over more messages adds them, as if all had come at once.
+    With --replace the messages of a span of time take the place of what is stored there.
     """
     settings = ctx.obj.settings()
     files = archives(inputs)
     began = time.perf_counter()
     try:
         with followed(files.total_bytes):
+            run = replace_span if replace else backfill_span
             unreadable = run(files, output, settings, span(start, end), ctx.obj.beam_options)
     except Exception as error:
         raise failure(error) from error
@@ -46,8 +52,9 @@ def backfill(
     if unreadable:
         for problem in unreadable:
             err.print(f"[yellow]incomplete input:[/] {problem}", markup=True)
+        kept = "nothing was replaced" if replace else f"what came before is in {output}"
         raise CheckFailed(
-            f"{len(unreadable)} of {len(files)} input files could not be read to their end; what came before is in {output}",
+            f"{len(unreadable)} of {len(files)} input files could not be read to their end; {kept}",
             "mend or fetch the files again and run the same command: messages that are there already are not counted twice",
         )
 

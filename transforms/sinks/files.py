@@ -140,6 +140,12 @@ def replace(path: Path, data: bytes | bytearray) -> None:
         _sync(path.parent)
 
 
+def remove(path: Path) -> None:
+    """Make `path` be gone, after a crash too. Hold the folder's lock."""
+    path.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
 def _unreadable(error: Exception) -> str:
     return f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
 

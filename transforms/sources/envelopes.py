@@ -20,7 +20,7 @@ BAD = pa.schema([*RAW, ("message", pa.string())])
 """Envelopes that break the rule: the whole line, under its place in the file, and what is wrong with it."""
 
 _OPEN = ord("{")
-_NOTHING, _LINE_END = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
+_NOTHING, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
 
 Part = tuple[Positions, pa.RecordBatch]
 """Some rows of a block, ascending, and their messages (RAW)."""
@@ -59,6 +59,11 @@ def named_by_place(payload: pa.Array, name: str, numbers: Positions) -> pa.Recor
     return filled({"source": pa.repeat(ARCHIVE, len(numbers)), "message_id": places, "payload": payload}, RAW, len(numbers))
 
 
+def ended(data: pa.Array) -> pa.Array:
+    """Strings or bytes as payloads: large_binary[n], with a newline after each, empty where there is none."""
+    return pc.binary_join_element_wise(data.cast(pa.large_binary()).fill_null(_NOTHING), _NOTHING, _NEWLINE)
+
+
 def _objects(lines: Lines, written: Heads) -> Part:
     """Envelopes whose data is an object: a payload is its bytes and, side by side with them, the line's newline."""
     newlines = lines.ends[written.rows]
@@ -75,8 +80,7 @@ def _strings(lines: Lines, written: Heads) -> Part:
     """
     texts = lines.cut(written.data, written.close).to_pylist()
     strings = pa.array([read_string(text) for text in texts], pa.large_string())
-    payload = pc.binary_join_element_wise(strings.drop_null().cast(pa.large_binary()), _NOTHING, _LINE_END)
-    return _messages(written.where(np.asarray(strings.is_valid())), payload)
+    return _messages(written.where(np.asarray(strings.is_valid())), ended(strings.drop_null()))
 
 
 def _messages(written: Heads, payload: pa.Array) -> Part:

@@ -5,6 +5,7 @@ matrix, with one that is known to be canonical; only what has another layout is 
 verdict at three times the cost.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.formats import parse_date_time
-from transforms.batches import concat, empty
+from transforms.batches import concat
 from transforms.sources.lines import ARCHIVE, CANONICAL, ONE_CANONICAL
 
 HEAD_BYTES = 200
 """How much of a line is looked at."""
 
 LAYOUTS = 8
-"""How many layouts are tried, as long as each fits a quarter of the lines that are left."""
+"""How many lines are taken as samples of a layout, as long as each layout fits a quarter of the lines that are left."""
 
 _PERHAPS = r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|[^"]*\\|[^"]*$)))'
 """How every blank line and every envelope begins, and hardly any report."""
@@ -97,42 +98,49 @@ class _Found(NamedTuple):
 def heads(lines: Lines) -> tuple[Heads, Positions]:
     """The lines that begin as envelopes are written, and the rows that are surely bare. The other rows are open."""
     undecided = np.ones(len(lines.ends), bool)
-    found: list[_Found] = []
-    while len(found) < LAYOUTS and len(rest := np.flatnonzero(undecided)):
-        found.append(_like_the_first(lines, rest))
-        undecided[found[-1].rows] = False
-        if len(found[-1].rows) * 4 < len(rest):
-            break
     rest = np.flatnonzero(undecided)
+    found: list[_Found] = []
+    for attempt in range(LAYOUTS):
+        sample = _canonical(lines, rest[len(rest) * attempt // LAYOUTS]) if len(rest) else None
+        if sample is not None:
+            before = len(rest)
+            found.append(_like(lines, rest, sample))
+            undecided[found[-1].rows] = False
+            rest = np.flatnonzero(undecided)
+            if (before - len(rest)) * 4 < before:
+                break
     begins = lines.begins(rest)
     perhaps = pc.match_substring_regex(begins, _PERHAPS)
     found.append(_by_pattern(lines, rest[np.asarray(perhaps)], begins.filter(perhaps)))
     return _closed_and_timed(lines, _in_order(found)), rest[~np.asarray(perhaps)]
 
 
-def _like_the_first(lines: Lines, rows: Positions) -> _Found:
-    """Those of the rows that are canonical because they have the layout of the first, if that is canonical."""
-    sample = ONE_CANONICAL.match(lines.begins(rows[:1])[0].as_py())
-    if sample is None:
-        return _Found(rows[:0], rows[:0], empty(_WORDS))
+def _canonical(lines: Lines, row: int) -> re.Match[bytes] | None:
+    """How the line begins, if it is canonical."""
+    begin = lines.starts[row]
+    return ONE_CANONICAL.match(lines.text[begin : min(begin + HEAD_BYTES, lines.ends[row])].tobytes())
+
+
+def _like(lines: Lines, rows: Positions, sample: re.Match[bytes]) -> _Found:
+    """Those of the rows that are canonical because they have the layout of one that is."""
     width = sample.end()
     rows = rows[lines.ends[rows] - lines.starts[rows] >= width]
     octets = lines.cut(lines.starts[rows], lines.starts[rows] + width).buffers()[2]
     chars = np.frombuffer(octets, np.uint8, len(rows) * width).reshape(-1, width)
     spans = [sample.span(name) for name in _WORDS.names]
-    alike = _alike(chars, spans)
+    alike = _alike(chars, np.frombuffer(sample[0], np.uint8), spans)
     if not alike.all():
         rows, chars = rows[alike], chars[alike]
     words = [_column(chars, *span) for span in spans]
     return _Found(rows, lines.starts[rows] + sample.start("data"), pa.RecordBatch.from_arrays(words, schema=_WORDS))
 
 
-def _alike(chars: NDArray[np.uint8], spans: list[tuple[int, int]]) -> NDArray[np.bool_]:
-    """bool[n]: which rows of uint8[n, width] equal the first outside the spans, and are plain characters within them."""
-    varies = np.zeros(chars.shape[1], bool)
+def _alike(chars: NDArray[np.uint8], sample: NDArray[np.uint8], spans: list[tuple[int, int]]) -> NDArray[np.bool_]:
+    """bool[n]: which rows of uint8[n, width] equal the sample outside the spans, and are plain characters within them."""
+    varies = np.zeros(len(sample), bool)
     for begin, end in spans:
         varies[max(begin, 0) : max(end, 0)] = True
-    alike = np.bitwise_or.reduce((chars ^ chars[0]) & np.where(varies, 0, 255).astype(np.uint8), axis=1) == 0
+    alike = np.bitwise_or.reduce((chars ^ sample) & np.where(varies, 0, 255).astype(np.uint8), axis=1) == 0
     values = chars[:, varies]
     odd = (values - np.uint8(_SPACE) > _TILDE - _SPACE) | (values == _QUOTE) | (values == _BACKSLASH)
     return alike & ~odd.any(axis=1) if odd.any() else alike
@@ -166,7 +174,7 @@ def _edges(spans: pa.Array, starts: Positions) -> tuple[Positions, Positions]:
 
 def _in_order(found: list[_Found]) -> _Found:
     """All that was found, in the order of the rows."""
-    some = [each for each in found if len(each.rows)] or found[:1]
+    some = [each for each in found if len(each.rows)] or found[-1:]
     if len(some) == 1:
         return some[0]
     rows, data = (np.concatenate([each[i] for each in some]) for i in range(2))

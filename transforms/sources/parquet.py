@@ -13,12 +13,10 @@ import pyarrow.parquet as pq
 
 from schemas.formats import parse_date_time
 from schemas.tables import TIME
-from transforms.batches import RAW, extended
+from transforms.batches import RAW, empty, extended
 from transforms.sources.compressed import DamagedError
-from transforms.sources.envelopes import BAD, Decoded
+from transforms.sources.envelopes import BAD, Decoded, ended, named_by_place
 from transforms.sources.lines import ARCHIVE, WRONG_TIME
-
-_NO_BYTES, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -82,20 +80,18 @@ def decode_rows(batch: pa.RecordBatch, name: str, first_row: int = 1) -> Decoded
     source = said["source"].cast(pa.string()).fill_null(ARCHIVE) if "source" in said else pa.repeat(ARCHIVE, rows)
     message_id = said["message_id"].cast(pa.string())
     times = _times(said["received_at"])
-    data = said["data"].cast(pa.large_binary())
-    payload = pc.binary_join_element_wise(data.fill_null(_NO_BYTES), _NO_BYTES, _NEWLINE)
+    payload = ended(said["data"])
     wrong = pc.and_(said["received_at"].is_valid(), times.is_null())
     problems = pc.if_else(wrong, WRONG_TIME, "")
-    problems = pc.if_else(data.is_null(), "data must not be null", problems)
+    problems = pc.if_else(said["data"].is_null(), "data must not be null", problems)
     problems = pc.if_else(message_id.is_null(), "message_id must not be null", problems)
     raw = pa.RecordBatch.from_arrays([source, message_id, times, payload], schema=RAW)
     good = pc.equal(problems, "")
     if pc.all(good).as_py():
-        return Decoded(raw, pa.RecordBatch.from_pylist([], schema=BAD), rows)
-    places = pc.binary_join_element_wise(name, pa.array(np.arange(rows) + first_row).cast(pa.string()), ":")
-    unnamed = [pa.repeat(ARCHIVE, rows), places, pa.nulls(rows, TIME), payload]
-    bad = extended(pa.RecordBatch.from_arrays(unnamed, schema=RAW), [(BAD.field("message"), problems)])
-    return Decoded(raw.filter(good), bad.filter(pc.invert(good)), rows)
+        return Decoded(raw, empty(BAD), rows)
+    unnamed = named_by_place(payload, name, np.arange(rows) + first_row)
+    bad = extended(unnamed, [(BAD.field("message"), problems)]).filter(pc.invert(good))
+    return Decoded(raw.filter(good), bad, rows)
 
 
 def _decoded(array: pa.Array) -> pa.Array:

@@ -1,0 +1,30 @@
+"""`kpiflow` as a process of its own, for tests in which it must die."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_PATIENCE = 60.0
+
+
+def started(*words: object) -> subprocess.Popen[str]:
+    """The command, running."""
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def await_(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """Wait until something holds while the process runs; an AssertionError if it ends before, or never gets there."""
+    end = time.monotonic() + _PATIENCE
+    while not reached():
+        assert process.poll() is None, f"the process ended before it got there: {process.communicate()}"
+        assert time.monotonic() < end, "the process never got there"
+        time.sleep(0.001)
+
+
+def files(output: Path) -> int:
+    """How many finished files of tables an output has."""
+    return sum(1 for path in output.rglob("*.parquet") if not path.name.startswith("."))

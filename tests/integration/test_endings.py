@@ -1,0 +1,162 @@
+"""How commands end: the exit code, and a message that names the cause and the mend."""
+
+import gzip
+import json
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.backfill import only_job
+from pipelines.tables.scan import paths
+from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
+from tests.integration.archives import Typed, fates, stream, write
+from tests.integration.processes import await_, started
+from transforms.sinks.files import encode, read
+
+LINES = stream(150, seed=21)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.ndjson", LINES)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def done(archive: Path, output: Path, typed: Typed) -> Path:
+    """An output of the archive."""
+    assert typed("backfill", "--input", archive, "--output", output)[0] == 0
+    return output
+
+
+def described(output: Path, **parts: object) -> None:
+    """Change parts of an output's description of itself."""
+    file = output / "_kpiflow.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | parts))
+
+
+@pytest.mark.parametrize("command", [["backfill", "--output", "out"], ["reconcile", "out"], ["validate"]])
+def test_a_glob_without_an_archive_is_wrong_use(tmp_path: Path, typed: Typed, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = typed(*command, *([] if command == ["validate"] else ["--input"]), "none/*.ndjson")
+    assert (code, "'none/*.ndjson' matches no archive" in err, "check the path" in err) == (2, True, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_comes_before_the_cut_of_a_truncated_archive_is_kept(tmp_path: Path, output: Path, typed: Typed) -> None:
+    whole = gzip.compress(b"".join(line + b"\n" for line in LINES))
+    (tmp_path / "cut.ndjson.gz").write_bytes(whole[: len(whole) // 2])
+    code, _, err = typed("backfill", "--input", tmp_path / "cut.ndjson.gz", "--output", output)
+    assert (code, "cut.ndjson.gz cut short" in err, "could not be read to their end" in err) == (1, True, True)
+    kept = len(fates(output))
+    assert 0 < kept < len(LINES)
+    assert fates(output).keys() == {json.loads(line)["message_id"] for line in LINES[:kept]}
+    assert typed("reconcile", output, "--input", tmp_path / "cut.ndjson.gz")[0] == 1
+    (tmp_path / "cut.ndjson.gz").write_bytes(whole)
+    assert typed("backfill", "--input", tmp_path / "cut.ndjson.gz", "--output", output)[0] == 0
+    assert typed("reconcile", output, "--input", tmp_path / "cut.ndjson.gz")[0] == 0
+
+
+@pytest.mark.parametrize("slices", [[], ["--slice-reports", "1000"]])
+def test_an_unreadable_file_is_named_and_costs_the_others_nothing(tmp_path: Path, output: Path, typed: Typed, slices: list[str]) -> None:
+    write(tmp_path / "in" / "a.ndjson", LINES * 10)
+    (tmp_path / "in" / "lost.ndjson").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in" / "text.parquet").write_text("no Parquet")
+    code, _, err = typed("backfill", "--input", tmp_path / "in", "--output", output, *slices)
+    assert (code, "lost.ndjson cannot be read" in err, "text.parquet no Parquet" in err, "2 of 3" in err) == (1, True, True, True)
+    assert len(fates(output)) == len(LINES)
+
+
+@pytest.mark.parametrize("command", [["backfill"], ["reconcile"], ["parity"], ["show"], ["quarantine", "list"], ["generate"]])
+def test_an_unknown_flag_is_wrong_use(typed: Typed, command: list[str]) -> None:
+    code, _, err = typed(*command, "--nonsense", "1")
+    assert (code, "--nonsense" in err) == (2, True)
+
+
+def test_a_setting_out_of_range_is_wrong_use(archive: Path, output: Path, typed: Typed) -> None:
+    code, _, err = typed("backfill", "--input", archive, "--output", output, "--file-minutes", "7")
+    assert (code, "file_minutes" in err, "divide 60" in err) == (2, True, True)
+    assert not output.exists()
+
+
+def test_settings_that_differ_from_those_of_the_output_are_named(archive: Path, done: Path, typed: Typed) -> None:
+    code, _, err = typed("backfill", "--input", archive, "--output", done, "--iqr-factor", "2.5")
+    assert (code, "iqr_factor is 2.5 now and was 3.0" in err, "--iqr-factor 3.0" in err) == (2, True, True)
+
+
+def test_an_output_of_a_newer_layout_is_left_alone(archive: Path, done: Path, typed: Typed) -> None:
+    described(done, layout=99)
+    for command in (["backfill", "--input", archive, "--output", done], ["reconcile", done], ["show", done], ["parity", done, done]):
+        code, _, err = typed(*command)
+        assert (code, "newer kpiflow" in err, "upgrade" in err) == (2, True, True), command
+
+
+def test_an_output_without_the_newest_columns_is_read_and_added_to(tmp_path: Path, archive: Path, done: Path, typed: Typed) -> None:
+    for table, column in ((REPORTS, "target_agent_type"), (AGGREGATIONS, "latency_p99_ms"), (QUARANTINED, "resolution")):
+        for path in paths(done, table):
+            rows = read(path)
+            path.write_bytes(encode(rows.select([name for name in rows.schema.names if name != column])))
+    assert typed("reconcile", done, "--input", archive)[0] == 0
+    assert typed("show", done)[0] == 0
+    assert typed("quarantine", "list", done)[0] == 0
+    assert typed("parity", done, done)[0] == 0
+    more = write(tmp_path / "more.ndjson", stream(150, seed=22))
+    assert typed("backfill", "--input", more, "--output", done)[0] == 0
+    assert typed("reconcile", done, "--input", archive, more)[0] == 0
+    assert typed("backfill", "--input", archive, more, "--output", tmp_path / "new")[0] == 0
+    added = [row for row in read(paths(done, REPORTS)[0], ["target_agent_type"]).schema.names]
+    assert added == ["target_agent_type"]
+
+
+@pytest.mark.parametrize(("span", "expected"), [(["--from", "2025-10-22T12:30:00Z"], range(120, 150)), (["--to", "2025-10-22T14:30:00+02:00"], range(120))])
+def test_only_reports_of_the_span_are_taken(archive: Path, output: Path, typed: Typed, span: list[str], expected: range) -> None:
+    assert typed("backfill", "--input", archive, "--output", output, *span)[0] == 0
+    reports = {name.split("-")[1] for name, fate in fates(output).items() if fate == "report"}
+    assert reports
+    assert {int(number) for number in reports} <= set(expected)
+
+
+@pytest.mark.parametrize("span", [["--from", "noon"], ["--from", "2025-10-22T12:00:00Z", "--to", "2025-10-22T12:00:00Z"]])
+def test_a_span_without_sense_is_wrong_use(archive: Path, output: Path, typed: Typed, span: list[str]) -> None:
+    code, _, err = typed("backfill", "--input", archive, "--output", output, *span)
+    assert (code, "--from" in err) == (2, True)
+
+
+def test_a_second_job_on_the_same_output_is_refused(archive: Path, done: Path, typed: Typed) -> None:
+    with only_job(done):
+        for command in (["backfill", "--input", archive, "--output", done], ["quarantine", "replay", done]):
+            code, _, err = typed(*command)
+            assert (code, "another job is writing" in err) == (2, True)
+    assert typed("backfill", "--input", archive, "--output", done)[0] == 0
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(archive: Path, tmp_path: Path, typed: Typed) -> None:
+    code, _, err = typed("backfill", "--input", archive, "--output", tmp_path)
+    assert (code, "is no output of kpiflow" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ndjson"]
+
+
+def test_an_interrupted_run_ends_with_130_and_can_be_run_again(tmp_path: Path, output: Path, typed: Typed) -> None:
+    large = write(tmp_path / "large.ndjson", stream(4000, agents=10, seconds=20, seed=23))
+    command = ["backfill", "--input", large, "--output", output, "--slice-reports", "1000"]
+    process = started(*command)
+    await_(process, lambda: (output / "_spool").is_dir())
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, "Traceback" in err) == (130, False)
+    assert typed(*command)[0] == 0
+    assert typed("reconcile", output, "--input", large)[0] == 0
+
+
+def test_a_damaged_file_is_named_with_the_mend(archive: Path, done: Path, typed: Typed, tmp_path: Path) -> None:
+    path = paths(done, REPORTS)[0]
+    path.write_bytes(encode(read(path))[:-9] + b"tampered!")
+    more = write(tmp_path / "more.ndjson", stream(10, seed=24))
+    code, _, err = typed("backfill", "--input", more, "--output", done)
+    assert (code, path.name in err, "--replace" in err, "Traceback" in err) == (3, True, True, False)

@@ -1,0 +1,41 @@
+"""A backfill that is killed at any point is completed by running it again."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import run
+from tests.integration.archives import Typed, stream, write
+from tests.integration.processes import await_, files, started
+
+pytestmark = pytest.mark.slow
+
+SLICED = ["--slice-reports", "1000"]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nobody kills, beside its archive."""
+    folder = tmp_path_factory.mktemp("kills")
+    lines = stream(2000, agents=10, seconds=60, seed=11)
+    random.Random(11).shuffle(lines)
+    write(folder / "a.ndjson", lines)
+    assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out"), *SLICED]) == 0
+    return folder / "out"
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_the_same_command_completes_what_a_kill_left(clean: Path, tmp_path: Path, moment: int, typed: Typed) -> None:
+    command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", tmp_path / "out", *SLICED]
+    share = random.Random(moment).uniform(moment / 5, (moment + 1) / 5)
+    process = started(*command)
+    await_(process, lambda: files(tmp_path / "out") >= int(share * files(clean)))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert typed(*command)[0] == 0
+    assert typed("reconcile", tmp_path / "out", "--input", clean.parent / "a.ndjson")[0] == 0
+    assert typed("parity", clean, tmp_path / "out", "--identity")[0] == 0
+    assert [path.name for path in (tmp_path / "out").rglob(".*")] == []

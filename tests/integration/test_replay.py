@@ -1,0 +1,127 @@
+"""Refused messages that are mended and replayed become reports, once, whatever happens in between."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS
+from tests.builders import report
+from tests.integration.archives import Typed, envelope, fates, on_disk, rows, stream, write
+
+GOOD = stream(120, seed=31)
+BROKEN = {
+    "text": json.dumps(report(9001, accuracy=0.71))[:-1],
+    "range": report(9002, accuracy=7.2),
+    "octets": b'{"latency_ms": "\xff"}',
+    "hopeless": "{",
+}
+
+
+@pytest.fixture
+def output(tmp_path: Path, typed: Typed) -> Path:
+    """The output of an archive, beside it, in which four messages are refused that can be mended, some of GOOD, and an envelope."""
+    lines = [*GOOD, *(envelope(document, name) for name, document in BROKEN.items()), b'{"message_id": 1, "received_at": 2, "data": {}}']
+    write(tmp_path / "a.ndjson", lines)
+    assert typed("backfill", "--input", tmp_path / "a.ndjson", "--output", tmp_path / "out")[0] == 0
+    assert set(BROKEN) <= {row["message_id"] for row in rows(tmp_path / "out", QUARANTINED)}
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def mended(output: Path, typed: Typed) -> Path:
+    """What `quarantine show --export` writes, three messages of it mended."""
+    exported = output.with_name("mended.ndjson")
+    assert typed("quarantine", "show", output, "--export", exported)[0] == 0
+    lines = [json.loads(line) for line in exported.read_text().splitlines()]
+    data = {"text": report(9001, accuracy=0.71), "range": report(9002, accuracy=0.72), "octets": json.dumps(report(9003))}
+    write(exported, [json.dumps(line | {"data": data.get(line["message_id"], line["data"])}).encode() for line in lines])
+    return exported
+
+
+def reconciled(output: Path, typed: Typed) -> dict[str, int]:
+    """The counts of an output that reconciles with its archive."""
+    code, out, _ = typed("reconcile", output, "--input", output.with_name("a.ndjson"), "--json")
+    assert code == 0, out
+    return json.loads(out)
+
+
+def test_mended_messages_become_reports_and_the_others_stay_as_they_were(output: Path, mended: Path, typed: Typed) -> None:
+    before, refused = reconciled(output, typed), {row["message_id"]: row for row in rows(output, QUARANTINED)}
+    code, out, err = typed("quarantine", "replay", output, "--input", mended)
+    assert (code, "3 replayed" in out, "still refused: test/hopeless json" in err) == (0, True, True)
+    after = reconciled(output, typed)
+    assert (after["reports"], after["quarantined"]) == (before["reports"] + 3, before["quarantined"] - 3)
+    assert {name: fates(output)[name] for name in BROKEN} == dict.fromkeys(BROKEN, "report") | {"hopeless": "json"}
+    for row in rows(output, QUARANTINED):
+        closed = row["message_id"] in ("text", "range", "octets")
+        changed = {"resolution": "replayed", "revision": 2} if closed else {}
+        assert row == refused[row["message_id"]] | changed
+
+
+def test_a_replayed_message_keeps_the_time_at_which_it_was_received(output: Path, mended: Path, typed: Typed) -> None:
+    received = {row["message_id"]: row["received_at"] for row in rows(output, QUARANTINED)}
+    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+    found = {row["message_id"]: row["received_at"] for row in rows(output, REPORTS, ["message_id", "received_at"])}
+    assert {name: found[name] for name in ("text", "range", "octets")} == {name: received[name] for name in ("text", "range", "octets")}
+
+
+def test_replay_gives_what_a_backfill_of_the_mended_archive_gives(output: Path, mended: Path, tmp_path: Path, typed: Typed) -> None:
+    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+    better = {json.loads(line)["message_id"]: line for line in mended.read_bytes().splitlines()}
+    lines = [better.get(json.loads(line)["message_id"], line) for line in GOOD]
+    write(tmp_path / "b.ndjson", [*lines, *(better[name] for name in BROKEN)])
+    assert typed("backfill", "--input", tmp_path / "b.ndjson", "--output", tmp_path / "other")[0] == 0
+    code, out, _ = typed("parity", output, tmp_path / "other", "--identity", "--json")
+    tables = json.loads(out)["tables"]
+    assert [name for name in tables if tables[name]["only_a"] or tables[name]["only_b"] or tables[name]["different"]] == ["quarantine"]
+
+
+def test_a_second_replay_changes_nothing_and_tells_so(output: Path, mended: Path, typed: Typed) -> None:
+    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+    before = on_disk(output)
+    code, out, err = typed("quarantine", "replay", output, "--input", mended)
+    assert (code, "0 replayed" in out, "not open in quarantine: test/text" in err) == (1, True, True)
+    assert on_disk(output) == before
+    assert typed("quarantine", "replay", output)[0] == 0
+    assert on_disk(output) == before
+
+
+def test_a_backfill_after_a_replay_opens_nothing_again(output: Path, mended: Path, typed: Typed) -> None:
+    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+    before = on_disk(output)
+    assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", output)[0] == 0
+    assert on_disk(output) == before
+
+
+def test_a_replay_that_dies_before_it_closes_its_rows_is_completed_by_another(
+    output: Path, mended: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.replay._close", die)
+        assert typed("quarantine", "replay", output, "--input", mended)[0] == 3
+    half = reconciled(output, typed)
+    code, out, _ = typed("quarantine", "replay", output, "--input", mended)
+    assert (code, "3 replayed" in out) == (0, True)
+    assert reconciled(output, typed) == half
+    assert fates(output).keys() == {json.loads(line)["message_id"] for line in GOOD} | set(BROKEN) | {"a.ndjson:131"}
+    assert rows(output, DUPLICATES) != []
+
+
+def test_messages_mended_into_a_report_that_is_there_are_duplicates(output: Path, mended: Path, typed: Typed) -> None:
+    lines = [json.loads(line) | {"data": report(9001)} for line in mended.read_text().splitlines()]
+    write(mended, [json.dumps(line).encode() for line in lines if line["message_id"] in ("text", "range")])
+    before = reconciled(output, typed)
+    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+    after = reconciled(output, typed)
+    changes = {name: after[name] - before[name] for name in ("received", "reports", "duplicates", "quarantined")}
+    assert changes == {"received": 0, "reports": 1, "duplicates": 1, "quarantined": -2}
+
+
+def test_messages_are_replayed_as_they_were_kept_under_other_rules(output: Path, typed: Typed) -> None:
+    code, out, _ = typed("quarantine", "replay", output, "--reason", "schema")
+    assert (code, "0 replayed" in out) == (0, True)
+    assert reconciled(output, typed)["quarantined"] == len({row["message_id"] for row in rows(output, QUARANTINED)})
