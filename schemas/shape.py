@@ -7,6 +7,8 @@ fit is no proof of anything and not to fit no fault; it only decides which rows 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any
 
 from schemas.compiler import Node
@@ -33,17 +35,22 @@ def _struct(node: Node, samples: list[Mapping[str, Any]]) -> str:
 
 
 def _in_order(node: Node, samples: list[Mapping[str, Any]]) -> list[str]:
-    """A struct's names and those that the samples have beside them, in the order in which most samples have each two."""
-    places = [{name: place for place, name in enumerate(document)} for document in samples]
+    """A struct's names and those that the samples have beside them, in an order that as many samples as possible keep."""
     seen = Counter(name for document in samples for name in document if name not in node.by_name)
-    names = [*node.by_name, *(name for name, _ in seen.most_common(_MOST_FOREIGN))]
-
-    def precedes(first: str, second: str) -> bool:
-        steps = [each[first] - each[second] for each in places if first in each and second in each]
-        return 2 * sum(step < 0 for step in steps) > len(steps)
-
-    wins = {name: sum(precedes(name, other) for other in names) for name in names}
-    return sorted(names, key=lambda name: -wins[name])
+    names = {*node.by_name, *(name for name, _ in seen.most_common(_MOST_FOREIGN))}
+    written = Counter(tuple(name for name in document if name in names) for document in samples)
+    before: dict[str, set[str]] = {name: set() for name in names}
+    order = sorted(names)
+    for sequence, _ in written.most_common():
+        more = {name: set(earlier) for name, earlier in before.items()}
+        for first, second in pairwise(sequence):
+            more[second].add(first)
+        try:
+            order = list(TopologicalSorter(more).static_order())
+            before = more
+        except CycleError:
+            continue
+    return order
 
 
 def _value(node: Node, samples: list[Mapping[str, Any]]) -> str:
