@@ -63,7 +63,7 @@ def _run(messages: Archives | Spooled, output: Path, settings: Settings, span: S
 
 
 def _about_rows(files: Files) -> int:
-    plain = sum(Path(file.path).stat().st_size for file in files if file.path.endswith("json") or file.path.endswith("jsonl"))
+    plain = Files(tuple(file for file in files if file.path.endswith(("json", "jsonl")))).total_bytes
     return (plain + (files.total_bytes - plain) * COMPRESSION) // REPORT_BYTES
 
 

@@ -7,8 +7,9 @@ Three things are taken out of the arguments before the command sees them, becaus
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from pipelines.commands import COMMANDS
 from pipelines.console import err
 from pipelines.failures import Failure, RunFailed, WrongUse
 from pipelines.settings import Settings, SettingsError, load
@@ -57,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
     """`main` without the exit: the exit code."""
     try:
         arguments, invocation = split(argv)
-        _app()(arguments, prog_name="kpiflow", obj=invocation)
+        app(arguments[:1])(arguments, prog_name="kpiflow", obj=invocation)
     except Failure as failure:
         err.print(f"[bold red]kpiflow:[/] {escape(str(failure))}" + (f"\n  {escape(failure.hint)}" if failure.hint else ""))
         return failure.code
@@ -111,11 +113,9 @@ def _repeat_flags(words: Sequence[str]) -> list[str]:
     return spread
 
 
-def _app() -> typer.Typer:
-    logging.getLogger().setLevel(logging.ERROR)  # Beam warns at import of what is optional, and of type hints it cannot use
-    from pipelines.commands import COMMANDS, GROUPS
-
-    app = typer.Typer(
+def app(loaded: Collection[str] = frozenset(COMMANDS)) -> typer.Typer:
+    """The program; commands that are not in `loaded` are only listed."""
+    program = typer.Typer(
         help="KPI reports of agents: validated, flagged, enriched and aggregated by one Apache Beam graph.",
         epilog="Every setting is a flag of every command, KPIFLOW_<NAME>, or a line of --config FILE: see `kpiflow settings`.",
         no_args_is_help=True,
@@ -123,12 +123,25 @@ def _app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
-    app.callback()(_top)
-    for command in COMMANDS:
-        app.command()(command)
-    for name, group in GROUPS.items():
-        app.add_typer(group, name=name)
-    return app
+    program.callback()(_top)
+    for name, line in COMMANDS.items():
+        command = _command(name) if name in loaded else _listed
+        if isinstance(command, typer.Typer):
+            program.add_typer(command, name=name)
+        else:
+            program.command(name, help=None if name in loaded else line)(command)
+    return program
+
+
+def _command(name: str) -> typer.Typer | Callable[..., None]:
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns at import of what is optional, and of type hints it cannot use
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the errors that it raises as well
+    command: typer.Typer | Callable[..., None] = getattr(import_module(f"pipelines.commands.{name}"), name)
+    return command
+
+
+def _listed() -> None:
+    """Stands for a command that is not loaded."""
 
 
 def _print_version(asked: bool) -> None:

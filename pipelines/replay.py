@@ -19,6 +19,7 @@ from pipelines.connectors import Read, folder, sources
 from pipelines.graph import build, rules
 from pipelines.settings import Settings
 from pipelines.tables.output import open_output
+from pipelines.tables.scan import scan
 from runners import direct
 from schemas.registry import load
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, Table
@@ -57,7 +58,7 @@ class _Given(beam.PTransform):
 
 
 def replay(output: Path, settings: Settings, reasons: Sequence[str] = (), mended: pa.RecordBatch | None = None) -> Replay:
-    """Judge open messages of quarantine again: those of `reasons` (all, if none is named), or `mended` ones (RAW) by their identity.
+    """Judge open messages of quarantine again: those of `reasons` (all, if none), or `mended` ones (RAW) by their identity.
 
     Raises:
         WrongUse: another job holds the output, or it was made with other settings.
@@ -78,8 +79,7 @@ def replay(output: Path, settings: Settings, reasons: Sequence[str] = (), mended
 
 def open_rows(output: Path, reasons: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """The quarantine rows that are not resolved, a file at a time."""
-    for path in sorted((output / QUARANTINED.name).rglob("*.parquet")):
-        rows = read(path)
+    for rows in scan(output, QUARANTINED):
         is_open = pc.is_null(rows["resolution"])
         if reasons:
             is_open = pc.and_(is_open, pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
@@ -92,15 +92,16 @@ class _Chosen(NamedTuple):
 
 
 def _chosen(rows: pa.RecordBatch, mended: pa.RecordBatch | None) -> _Chosen:
-    """The messages to judge: as they were kept, or as they were mended, then under the time at which they were first received."""
+    """The messages to judge: as they were kept, or as they were mended, under the time at which they were first received."""
     kept = {name: rows[name] for name in ("source", "message_id", "received_at")}
     if mended is None:
         newline, nothing = (pa.scalar(octets, pa.large_binary()) for octets in (b"\n", b""))
         payload = pc.binary_join_element_wise(rows["payload"].cast(pa.large_binary()), newline, nothing)
         return _Chosen(pa.RecordBatch.from_pydict(kept | {"payload": payload}, schema=RAW), [])
     places = {key: place for place, key in enumerate(_keys(rows))}
-    found = [(row, places[key]) for row, key in enumerate(_keys(mended)) if key in places]
-    unknown = [f"{source}/{message_id}" for source, message_id in _keys(mended) if (source, message_id) not in places]
+    names = _keys(mended)
+    found = [(row, places.pop(key)) for row, key in enumerate(names) if key in places]  # of two mends of one message the first
+    unknown = ["/".join(names[row]) for row in sorted(set(range(len(names))) - {row for row, _ in found})]
     known = rows.take(pa.array([place for _, place in found], pa.int64()))
     payload = mended["payload"].take(pa.array([row for row, _ in found], pa.int64()))
     columns = {name: known[name] for name in kept} | {"payload": payload}

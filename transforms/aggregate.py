@@ -13,6 +13,7 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from schemas.tables import GRANULARITIES
+from transforms.coder import BatchCoder
 from transforms.shard import split
 from transforms.stages import timed
 from transforms.statistics import MICROSECONDS, coarsen, finish, merge, partials
@@ -82,7 +83,7 @@ class MergePartials(beam.CombineFn):
             return merge(gathered)
 
     def get_accumulator_coder(self) -> beam.coders.Coder:
-        return beam.coders.ListCoder(beam.coders.registry.get_coder(pa.RecordBatch))
+        return beam.coders.ListCoder(BatchCoder())
 
 
 def _tiered(gathered: list[pa.RecordBatch]) -> list[pa.RecordBatch]:

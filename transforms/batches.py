@@ -1,8 +1,7 @@
-"""What flows: Arrow record batches, and the Beam coder that carries them between stages as Arrow IPC."""
+"""What flows: Arrow record batches. Free of Beam; `transforms.coder` carries them between its stages."""
 
 from collections.abc import Iterable, Sequence
 
-import apache_beam as beam
 import pyarrow as pa
 
 from schemas.tables import BASELINE, MESSAGE, REPORT
@@ -16,29 +15,6 @@ REPORT_BATCH = pa.schema([*REPORT, ("context", pa.bool_())])
 
 BASELINED = pa.schema([*REPORT, ("revision", pa.int64()), *BASELINE])
 """What leaves history: each report once, with its agent's baseline; flags and enrichment add their columns at the end."""
-
-
-class BatchCoder(beam.coders.Coder):
-    """A RecordBatch as an Arrow IPC stream: only the rows of a slice are written, unlike with pickle."""
-
-    def encode(self, batch: pa.RecordBatch) -> bytes:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        return sink.getvalue().to_pybytes()
-
-    def decode(self, encoded: bytes) -> pa.RecordBatch:
-        with pa.ipc.open_stream(pa.py_buffer(encoded)) as reader:
-            return reader.read_next_batch()
-
-    def estimate_size(self, batch: pa.RecordBatch) -> int:
-        return int(batch.nbytes)
-
-    def is_deterministic(self) -> bool:
-        return False
-
-
-beam.coders.registry.register_coder(pa.RecordBatch, BatchCoder)
 
 
 def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

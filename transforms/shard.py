@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.formats import parse_uuid
+from transforms import coder  # noqa: F401 (what is keyed by shard is encoded)
 from transforms.stages import staged
 
 

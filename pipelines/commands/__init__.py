@@ -1,17 +1,13 @@
-"""The command line's verbs, one file each; this list is the order of `kpiflow --help`."""
+"""The command line's verbs, one file each, which is loaded when its command is asked for: Beam alone takes a second to load."""
 
-from collections.abc import Callable
-
-import typer
-
-from pipelines.commands.backfill import backfill
-from pipelines.commands.generate import generate
-from pipelines.commands.quarantine import quarantine
-from pipelines.commands.parity import parity
-from pipelines.commands.reconcile import reconcile
-from pipelines.commands.settings import settings
-from pipelines.commands.show import show
-from pipelines.commands.validate import validate
-
-COMMANDS: tuple[Callable[..., None], ...] = (generate, validate, backfill, reconcile, parity, show, settings)
-GROUPS: dict[str, typer.Typer] = {"quarantine": quarantine}
+COMMANDS = {
+    "generate": "Write synthetic reports as an archive, with the truth about each message.",
+    "validate": "Say which archived messages are valid and why the others are not.",
+    "backfill": "Read archived messages and write the tables.",
+    "reconcile": "Check that every message is in exactly one table.",
+    "parity": "Check that two outputs hold the same rows in every table.",
+    "show": "Show what came in: rates, latency, outliers, quarantine by reason.",
+    "quarantine": "List and show what was refused, and let it in after all.",
+    "settings": "List every setting, its value and where that came from.",
+}
+"""The lines of `kpiflow --help`, in its order. The module of a command holds a function, or a group, of the same name."""

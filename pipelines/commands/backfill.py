@@ -21,12 +21,14 @@ from transforms.within import Span
 
 def backfill(
     ctx: typer.Context,
-    inputs: Annotated[list[str], typer.Option("--input", help="Archives: files, folders or globs; several may follow.", metavar="GLOB...")],
+    inputs: Annotated[
+        list[str], typer.Option("--input", help="Archives: files, folders or globs; several may follow.", metavar="GLOB...")
+    ],
     output: Annotated[Path, typer.Option("--output", help="Folder of the tables; made if it is not there.", metavar="OUT")],
     start: Annotated[str | None, typer.Option("--from", help="Only reports recorded at this moment or later (RFC 3339).")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this moment.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Rewrite --from to --to, full hours UTC, from this input alone: what is stored there goes.")
+        bool, typer.Option("--replace", help="Rewrite --from to --to (full hours, UTC) from this input; what is stored there goes.")
     ] = False,
     timings: Annotated[bool, typer.Option("--timings", help="Print the rows and the time of each stage at the end.")] = False,
 ) -> None:
@@ -93,19 +95,19 @@ def _moment(flag: str, text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def failure(error: BaseException) -> Exception:
-    """The end that a command should come to for what a run raised."""
+def failure(error: BaseException) -> BaseException:
+    """The end that a command should come to for what a run raised; an interrupt is one, though Beam wraps it like any error."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    for each in causes:
+    for each in reversed(causes):  # the first error: Beam's are copies that name a step
         if isinstance(each, OutputFull | DamagedFile):
             return RunFailed(str(each))
-        if isinstance(each, WrongUse | CheckFailed | RunFailed):
+        if isinstance(each, WrongUse | CheckFailed | RunFailed | KeyboardInterrupt):
             return each
-    return error if isinstance(error, Exception) else RunFailed(str(error))
+    return error
 
 
 def _timings() -> Table:

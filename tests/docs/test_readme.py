@@ -90,7 +90,7 @@ def test_every_make_target_that_is_named_exists(page: str) -> None:
 
 def exists(command: str) -> bool:
     """Whether the program has the command, and the command every flag that is given."""
-    found: Any = typer.main.get_command(cli._app())
+    found: Any = typer.main.get_command(cli.app())
     words = [word for word in command.split()[1:] if word not in ("...", "FILE...")]
     while words and hasattr(found, "commands") and not words[0].startswith("-"):
         found = found.commands.get(words.pop(0))

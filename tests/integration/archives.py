@@ -76,5 +76,5 @@ def fates(output: Path) -> dict[str, str]:
 
 def on_disk(output: Path) -> dict[str, tuple[str, int]]:
     """Every file of an output: the hash of its bytes, and when it was changed last."""
-    files = (path for path in output.rglob("*") if path.is_file())
-    return {str(path.relative_to(output)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
+    files = {str(path.relative_to(output)): path for path in output.rglob("*") if path.is_file()}
+    return {name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for name, path in files.items()}

@@ -114,6 +114,7 @@ HAND: dict[str, list[Case]] = {
     "envelopes.jsonl": list(envelopes("envelopes.jsonl")),
     "twice.json.zst": list(twice()),
     "empty.ndjson": [],
+    "empty.ndjson.gz": [],
 }
 """The messages of each file of an archive."""
 FATES = {case.message_id: case.fate for cases in HAND.values() for case in cases}

@@ -101,7 +101,7 @@ def test_large_integers_keep_their_digits(output: Path) -> None:
     assert extras == [json.dumps({"serial": 2**63}, separators=(",", ":"))]
 
 
-def test_the_order_of_lines_and_the_size_of_blocks_change_nothing(archive: Path, output: Path, tmp_path: Path, typed: Typed) -> None:
+def test_the_order_of_lines_and_the_size_of_blocks_change_nothing(tmp_path: Path, typed: Typed) -> None:
     lines = [case.line for case in HAND["envelopes.jsonl"][:11] + HAND["twice.json.zst"]]
     random.Random(4).shuffle(lines)
     for name, part, size in (("one", lines, 1), ("two", sorted(lines), 16)):

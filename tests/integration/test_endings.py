@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from pipelines.backfill import only_job
+from pipelines.cli import run
 from pipelines.tables.scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, stream, write
@@ -28,11 +30,23 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    write(folder / "a.ndjson", LINES)
+    assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out")]) == 0
+    return folder / "out"
+
+
 @pytest.fixture
-def done(archive: Path, output: Path, typed: Typed) -> Path:
+def done(made: Path, output: Path) -> Path:
     """An output of the archive."""
-    assert typed("backfill", "--input", archive, "--output", output)[0] == 0
-    return output
+    return shutil.copytree(made, output)
+
+
+def differing(compared: dict[str, Any]) -> set[str]:
+    """The columns that a table's comparison explains differences of."""
+    return {difference["column"] for difference in compared["differences"]}
 
 
 def described(output: Path, **parts: object) -> None:
@@ -42,7 +56,9 @@ def described(output: Path, **parts: object) -> None:
 
 
 @pytest.mark.parametrize("command", [["backfill", "--output", "out"], ["reconcile", "out"], ["validate"]])
-def test_a_glob_without_an_archive_is_wrong_use(tmp_path: Path, typed: Typed, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_glob_without_an_archive_is_wrong_use(
+    tmp_path: Path, typed: Typed, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = typed(*command, *([] if command == ["validate"] else ["--input"]), "none/*.ndjson")
     assert (code, "'none/*.ndjson' matches no archive" in err, "check the path" in err) == (2, True, True)
@@ -64,7 +80,9 @@ def test_what_comes_before_the_cut_of_a_truncated_archive_is_kept(tmp_path: Path
 
 
 @pytest.mark.parametrize("slices", [[], ["--slice-reports", "1000"]])
-def test_an_unreadable_file_is_named_and_costs_the_others_nothing(tmp_path: Path, output: Path, typed: Typed, slices: list[str]) -> None:
+def test_an_unreadable_file_is_named_and_costs_the_others_nothing(
+    tmp_path: Path, output: Path, typed: Typed, slices: list[str]
+) -> None:
     write(tmp_path / "in" / "a.ndjson", LINES * 10)
     (tmp_path / "in" / "lost.ndjson").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in" / "text.parquet").write_text("no Parquet")
@@ -92,7 +110,8 @@ def test_settings_that_differ_from_those_of_the_output_are_named(archive: Path, 
 
 def test_an_output_of_a_newer_layout_is_left_alone(archive: Path, done: Path, typed: Typed) -> None:
     described(done, layout=99)
-    for command in (["backfill", "--input", archive, "--output", done], ["reconcile", done], ["show", done], ["parity", done, done]):
+    backfill = ["backfill", "--input", archive, "--output", done]
+    for command in (backfill, ["reconcile", done], ["show", done], ["parity", done, done], ["quarantine", "list", done]):
         code, _, err = typed(*command)
         assert (code, "newer kpiflow" in err, "upgrade" in err) == (2, True, True), command
 
@@ -110,11 +129,16 @@ def test_an_output_without_the_newest_columns_is_read_and_added_to(tmp_path: Pat
     assert typed("backfill", "--input", more, "--output", done)[0] == 0
     assert typed("reconcile", done, "--input", archive, more)[0] == 0
     assert typed("backfill", "--input", archive, more, "--output", tmp_path / "new")[0] == 0
-    added = [row for row in read(paths(done, REPORTS)[0], ["target_agent_type"]).schema.names]
-    assert added == ["target_agent_type"]
+    _, out, _ = typed("parity", done, tmp_path / "new", "--identity", "--json")
+    compared = json.loads(out)["tables"]
+    assert compared["kpi_reports"] == compared["kpi_reports"] | {"different": 0, "only_a": 0, "only_b": 0}
+    assert not {column for each in compared.values() for column in differing(each)} - {"latency_p99_ms"}
 
 
-@pytest.mark.parametrize(("span", "expected"), [(["--from", "2025-10-22T12:30:00Z"], range(120, 150)), (["--to", "2025-10-22T14:30:00+02:00"], range(120))])
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [(["--from", "2025-10-22T12:30:00Z"], range(120, 150)), (["--to", "2025-10-22T14:30:00+02:00"], range(120))],
+)
 def test_only_reports_of_the_span_are_taken(archive: Path, output: Path, typed: Typed, span: list[str], expected: range) -> None:
     assert typed("backfill", "--input", archive, "--output", output, *span)[0] == 0
     reports = {name.split("-")[1] for name, fate in fates(output).items() if fate == "report"}
@@ -142,11 +166,13 @@ def test_a_folder_that_holds_something_else_is_left_alone(archive: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["a.ndjson"]
 
 
-def test_an_interrupted_run_ends_with_130_and_can_be_run_again(tmp_path: Path, output: Path, typed: Typed) -> None:
-    large = write(tmp_path / "large.ndjson", stream(4000, agents=10, seconds=20, seed=23))
+@pytest.mark.slow
+@pytest.mark.parametrize("reached", ["_spool", "kpi_reports"])
+def test_an_interrupted_run_ends_with_130_and_can_be_run_again(tmp_path: Path, output: Path, typed: Typed, reached: str) -> None:
+    large = write(tmp_path / "large.ndjson", stream(2000, agents=10, seconds=20, seed=23))
     command = ["backfill", "--input", large, "--output", output, "--slice-reports", "1000"]
     process = started(*command)
-    await_(process, lambda: (output / "_spool").is_dir())
+    await_(process, lambda: (output / reached).is_dir())
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, "Traceback" in err) == (130, False)

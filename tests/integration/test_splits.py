@@ -55,7 +55,8 @@ def some_twice(lines: Sequence[bytes], draw: random.Random) -> Split:
     return before, after + draw.sample(before, len(before) // 3)
 
 
-SPLITS: list[Callable[[Sequence[bytes], random.Random], Split]] = [by_choice, by_time, late_before_early, a_few_afterwards, some_twice]
+Splitter = Callable[[Sequence[bytes], random.Random], Split]
+SPLITS: list[Splitter] = [by_choice, by_time, late_before_early, a_few_afterwards, some_twice]
 
 
 @pytest.mark.parametrize("seed", range(10))

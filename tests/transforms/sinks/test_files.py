@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.sinks.files import DamagedFile, OutputFull, encode, locked, read, replace, verify
+from transforms.sinks.files import DamagedFile, OutputFull, encode, locked, read, remove, replace, verify
 
 
 def rows(count: int = 50) -> pa.RecordBatch:
@@ -53,6 +53,12 @@ def test_a_file_without_rows_is_read_in_its_columns(file: Path) -> None:
     replace(file, encode(rows(0)))
     assert read(file).equals(rows(0))
     assert verify(file) is None
+
+
+def test_a_removed_file_is_gone_and_may_be_removed_again(file: Path) -> None:
+    remove(file)
+    remove(file)
+    assert folder_names(file) == []
 
 
 def test_several_row_groups_are_sealed_and_read_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

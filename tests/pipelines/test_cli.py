@@ -1,0 +1,137 @@
+"""The command line as it is typed: what is taken out of the words, and how a command ends."""
+
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from pipelines.cli import Invocation, run, split
+from pipelines.commands import COMMANDS
+from pipelines.failures import CheckFailed, RunFailed, WrongUse
+
+TYPED = [[], *([name] for name in COMMANDS), ["quarantine", "list"], ["quarantine", "show"], ["quarantine", "replay"]]
+
+
+def test_settings_and_config_are_taken_out_of_the_words() -> None:
+    words, invocation = split(["show", "--iqr-factor", "2.5", "out", "--shards=4", "--config", "k.toml", "--json"])
+    assert words == ["show", "out", "--json"]
+    assert invocation == Invocation({"iqr_factor": "2.5", "shards": "4"}, Path("k.toml"), ())
+
+
+def test_what_follows_two_dashes_is_beams() -> None:
+    words, invocation = split(["backfill", "--output", "out", "--", "--direct_num_workers=2", "--shards", "9", "--"])
+    assert words == ["backfill", "--output", "out"]
+    assert invocation == Invocation({}, None, ("--direct_num_workers=2", "--shards", "9", "--"))
+
+
+def test_several_values_may_follow_an_input() -> None:
+    words, _ = split(["backfill", "--input", "a", "b", "--output", "out", "--input", "c"])
+    assert words == ["backfill", "--input", "a", "--input", "b", "--output", "out", "--input", "c"]
+
+
+def test_several_values_follow_no_other_flag() -> None:
+    assert split(["parity", "--json", "a", "b"])[0] == ["parity", "--json", "a", "b"]
+    assert split(["reconcile", "--input", "a", "--shards", "2", "b"])[0] == ["reconcile", "--input", "a", "--input", "b"]
+
+
+@pytest.mark.parametrize("words", [["--shards"], ["--config"], ["--shards="], ["show", "out", "--config="]])
+def test_a_setting_without_a_value_is_wrong_use(words: list[str]) -> None:
+    with pytest.raises(WrongUse, match="needs a value"):
+        split(words)
+
+
+@pytest.mark.parametrize("words", TYPED, ids=" ".join)
+def test_help_is_there_for_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--help"]) == 0
+    assert f"Usage: kpiflow {' '.join(words)}".strip() in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["--help"])
+    assert set(re.findall(r"^│ ([a-z]+) ", capsys.readouterr().out, flags=re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"kpiflow {version('kpiflow')}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["bogus"],
+        ["show"],
+        ["show", "--bogus", "out"],
+        ["quarantine"],
+        ["quarantine", "bogus", "out"],
+        ["backfill", "--input", "x"],
+        ["settings", "--shards", "none"],
+        ["settings", "--shards", "0"],
+        ["settings", "--config", "gone.toml"],
+        ["settings", "--shards"],
+        ["show", "gone"],
+        ["validate", "gone*.ndjson"],
+    ],
+)
+def test_wrong_use_ends_with_2(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(words) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Runs a command that ends with an exception: the exit code."""
+
+    def ending_(end: BaseException) -> int:
+        def fail() -> None:
+            raise end
+
+        monkeypatch.setattr(cli, "_command", lambda name: fail)
+        return run(["settings"])
+
+    return ending_
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (CheckFailed("no"), 1),
+        (WrongUse("no"), 2),
+        (RunFailed("no"), 3),
+        (ZeroDivisionError("no"), 3),
+        (OSError("no"), 3),
+        (KeyboardInterrupt(), 130),
+        (SystemExit(7), 7),
+        (SystemExit(), 0),
+    ],
+)
+def test_each_end_has_its_code(ending: Callable[[BaseException], int], end: BaseException, code: int) -> None:
+    assert ending(end) == code
+
+
+def test_a_failure_names_cause_and_mend_and_shows_no_traceback(
+    ending: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending(CheckFailed("[3] rows differ", "look [here]"))
+    assert capsys.readouterr() == ("", "kpiflow: [3] rows differ\n  look [here]\n")
+
+
+def test_an_unexpected_error_shows_its_traceback_and_its_first_line_last(
+    ending: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending(ZeroDivisionError("first line\nsecond line"))
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith("kpiflow: the run failed: first line\n")
+
+
+def test_main_exits_with_the_code_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["kpiflow", "bogus"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2

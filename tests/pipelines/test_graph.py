@@ -1,0 +1,200 @@
+"""The whole graph on a handful of messages: what goes in at the top, and which rows come out of each of its four ends."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+
+from pipelines.connectors import Read
+from pipelines.graph import Sinks, Sources, build, rules
+from pipelines.settings import Settings
+from runners import direct
+from schemas.documents import Limits, Rejection
+from schemas.registry import load
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS
+from tests.builders import NOON, agent, messages, report
+from transforms.quarantine import quarantined
+from transforms.validate import Rules, validate
+from transforms.within import Span
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+KEPT: Tables = defaultdict(list)
+
+
+class Given(beam.PTransform):
+    """A source: messages (RAW), and quarantine rows for what could not be one."""
+
+    def __init__(self, messages: pa.RecordBatch, refused: Sequence[pa.RecordBatch] = ()) -> None:
+        super().__init__()
+        self.messages, self.refused = messages, refused
+
+    def expand(self, root: beam.pvalue.PBegin) -> Read:
+        def given(name: str, batches: Sequence[pa.RecordBatch]) -> beam.PCollection:
+            return root | name >> beam.Create(batches, reshuffle=False).with_output_types(pa.RecordBatch)
+
+        return Read(given("messages", [self.messages]), given("refused", self.refused))
+
+
+class Stored(beam.PTransform):
+    """A recall: whatever is new, these reports come back."""
+
+    def __init__(self, reports: pa.RecordBatch) -> None:
+        super().__init__()
+        self.reports = reports
+
+    def expand(self, new: beam.PCollection) -> beam.PCollection:
+        return new.pipeline | "stored" >> beam.Create([self.reports], reshuffle=False).with_output_types(pa.RecordBatch)
+
+
+class Keep(beam.PTransform):
+    """A sink in memory."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__()
+        self.table = table
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        return batches | beam.Map(keep, self.table)
+
+
+def keep(batch: pa.RecordBatch, table: str) -> None:
+    KEPT[table].extend(batch.to_pylist())
+
+
+Run = Callable[..., Tables]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Runs the graph over messages: the rows of each table."""
+
+    def run_(messages: pa.RecordBatch, recall: Stored | None = None, span: Span | None = None, **settings: Any) -> Tables:
+        KEPT.clear()
+        sources = Sources(Given(messages), recall, span or Span())
+        direct.run(lambda root: build(root, sources, sinks(), Settings(**settings)))
+        return KEPT
+
+    return run_
+
+
+def sinks() -> Sinks:
+    return Sinks(*(Keep(table.name) for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)))
+
+
+def ids(rows: list[Row]) -> list[str]:
+    return sorted(row["message_id"] for row in rows)
+
+
+def steady(count: int) -> list[Row]:
+    """A report a minute before noon, of one agent, with latencies from 100 to 119 ms."""
+    return [report(number, at=NOON - timedelta(minutes=number), latency_ms=100.0 + number % 20) for number in range(3, 3 + count)]
+
+
+def test_every_message_leaves_by_one_end(run: Run) -> None:
+    tables = run(messages([report(1), report(2, accuracy=2), report(1), "{", report(3)]))
+    ends = {table: ids(tables[table]) for table in ("kpi_reports", "duplicates", "quarantine")}
+    assert ends == {"kpi_reports": ["m0", "m4"], "duplicates": ["m2"], "quarantine": ["m1", "m3"]}
+    assert {row["reason"] for row in tables["quarantine"]} == {"schema", "json"}
+
+
+def test_a_row_has_every_column_of_its_table(run: Run) -> None:
+    tables = run(messages([report(1), report(1), "{"]))
+    for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES):
+        assert set(table.schema.names) == set(tables[table.name][0])
+
+
+def test_what_a_source_refuses_joins_what_validation_refuses() -> None:
+    KEPT.clear()
+    misfit = quarantined(messages(["[]"]), [Rejection("envelope", "no message_id")])
+    direct.run(lambda root: build(root, Sources(Given(messages(["{"]), [misfit])), sinks(), Settings()))
+    assert sorted(row["reason"] for row in KEPT["quarantine"]) == ["envelope", "json"]
+
+
+def test_a_report_is_measured_by_its_agents_past_hour(run: Run) -> None:
+    slow, other = report(99, latency_ms=500.0), report(98, agent_id=agent(1), latency_ms=500.0)
+    tables = run(messages([slow, other, *steady(50)], received_at=None))
+    judged, stranger = (row for row in tables["kpi_reports"] if row["latency_ms"] == 500)
+    if judged["agent_id"] == agent(1):
+        judged, stranger = stranger, judged
+    assert (judged["baseline_n"], judged["latency_baseline_state"], judged["is_latency_anomaly"]) == (50, "ready", True)
+    assert (stranger["baseline_n"], stranger["latency_baseline_state"], stranger["is_latency_anomaly"]) == (0, "warmup", False)
+    assert judged["revision"] == 50
+    assert 100 < judged["latency_q1"] < judged["latency_q3"] < judged["latency_high_fence"] < 500
+
+
+def test_enriched_reports_are_aggregated_over_5_s_1_min_and_1_h(run: Run) -> None:
+    fast = [report(number, at=NOON + timedelta(seconds=second), latency_ms=100.0) for number, second in enumerate((0, 4.9, 5, 60))]
+    tables = run(messages([*fast, report(9, agent_id=agent(1), error_details={"code": 1})], NOON + timedelta(minutes=2)))
+    windows = {(row["granularity"], row["agent_id"], row["time_window_start"] - NOON): row for row in tables["kpi_aggregations"]}
+    mine = {(name, at.seconds): row["task_count"] for (name, who, at), row in windows.items() if who == agent()}
+    assert mine == {("5s", 0): 2, ("5s", 5): 1, ("5s", 60): 1, ("1m", 0): 3, ("1m", 60): 1, ("1h", 0): 4}
+    hour = windows["1h", agent(1), timedelta()]
+    assert (hour["success_rate"], hour["avg_latency_ms"], hour["time_window_end"]) == (0.0, 120.0, NOON + timedelta(hours=1))
+
+
+def test_duplicates_and_refused_messages_are_in_no_window(run: Run) -> None:
+    tables = run(messages([report(1), report(1), report(2, accuracy=2)]))
+    assert [row["task_count"] for row in tables["kpi_aggregations"]] == [1, 1, 1]
+
+
+def stored(documents: list[Row], context: bool) -> pa.RecordBatch:
+    """Reports as an output holds them, under messages of a source of their own."""
+    reports, _ = validate(messages(documents, received_at=None), load("kpi_report"), Rules())
+    columns = {name: reports[name] for name in reports.schema.names} | {"context": pa.array([context] * reports.num_rows)}
+    columns["source"] = pa.array(["stored"] * reports.num_rows)
+    return pa.RecordBatch.from_pydict(columns, schema=reports.schema)
+
+
+def test_context_feeds_baselines_and_is_written_nowhere(run: Run) -> None:
+    tables = run(messages([report(99)], None), Stored(stored(steady(40), context=True)))
+    assert [(row["message_id"], row["baseline_n"]) for row in tables["kpi_reports"]] == [("m0", 40)]
+    assert {row["task_count"] for row in tables["kpi_aggregations"]} == {1}
+
+
+def test_recalled_reports_are_judged_and_aggregated_with_the_new_ones(run: Run) -> None:
+    tables = run(messages([report(98, at=NOON + timedelta(minutes=10))], None), Stored(stored([report(99)], context=False)))
+    assert sorted((row["source"], row["baseline_n"]) for row in tables["kpi_reports"]) == [("stored", 0), ("test", 1)]
+    assert [row["task_count"] for row in tables["kpi_aggregations"] if row["granularity"] == "1h"] == [2]
+
+
+def test_a_new_copy_of_a_recalled_report_is_a_duplicate(run: Run) -> None:
+    tables = run(messages([report(99)], None), Stored(stored([report(99)], context=True)))
+    assert [(row["source"], row["message_id"]) for row in tables["kpi_reports"]] == [("stored", "m0")]
+    assert [(row["source"], row["message_id"]) for row in tables["duplicates"]] == [("test", "m0")]
+
+
+@pytest.mark.parametrize(("start", "kept"), [(NOON, ["m0", "m1"]), (NOON + timedelta(seconds=1), ["m1"])])
+def test_a_span_keeps_reports_by_when_they_were_recorded(run: Run, start: datetime, kept: list[str]) -> None:
+    tables = run(messages([report(1), report(2, at=NOON + timedelta(seconds=1)), "{"]), span=Span(start))
+    assert ids(tables["kpi_reports"]) == kept
+    assert ids(tables["quarantine"]) == ["m2"]
+
+
+def test_a_span_keeps_refused_messages_by_when_they_were_received(run: Run) -> None:
+    assert run(messages(["{"], NOON), span=Span(NOON + timedelta(seconds=1)))["quarantine"] == []
+    assert ids(run(messages(["{"], None), span=Span(NOON))["quarantine"]) == ["m0"]
+
+
+def test_settings_reach_the_step_that_they_are_for(run: Run) -> None:
+    slow = messages([report(99, latency_ms=500.0), *steady(6)], received_at=None)
+    tables = run(slow, min_samples=4, iqr_factor=1000, reference_latency_ms=500)
+    (judged,) = (row for row in tables["kpi_reports"] if row["latency_ms"] == 500)
+    assert (judged["latency_baseline_state"], judged["is_latency_outlier"]) == ("ready", False)
+    assert judged["performance_score"] == pytest.approx(judged["accuracy"] / 2)
+
+
+def test_the_rules_of_a_message_are_those_of_the_settings() -> None:
+    asked = Settings(max_payload_bytes=2000, max_depth=5, stale_seconds=60, future_seconds=0)
+    assert rules(asked) == Rules(Limits(2000, 5), 60, 0)
+    assert rules(Settings()) == Rules()
+
+
+def test_shards_decide_who_does_the_work_and_nothing_else(run: Run) -> None:
+    crowd = messages([report(number, agent_id=agent(number % 7), latency_ms=100.0 + number) for number in range(40)], None)
+    one, many = ({name: sorted(map(repr, rows)) for name, rows in run(crowd, shards=shards).items()} for shards in (1, 16))
+    assert one == many

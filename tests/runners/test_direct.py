@@ -1,0 +1,46 @@
+"""Running a graph in this process."""
+
+import os
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineState
+
+from runners import direct
+
+SEEN: list[tuple[int, int]] = []
+
+
+def see(number: int) -> None:
+    SEEN.append((os.getpid(), number))
+
+
+def test_the_graph_has_run_to_its_end_in_this_process() -> None:
+    SEEN.clear()
+    result = direct.run(lambda root: root | beam.Create([1, 2, 3]) | beam.Map(see))
+    assert sorted(SEEN) == [(os.getpid(), number) for number in (1, 2, 3)]
+    assert result.state == PipelineState.DONE
+
+
+def test_the_runner_is_named_and_the_options_are_beams() -> None:
+    built: list[beam.Pipeline] = []
+    direct.run(lambda root: built.append(root), ["--direct_num_workers=3"])
+    (pipeline,) = built
+    assert isinstance(pipeline.runner, FnApiRunner)
+    assert pipeline.options.view_as(DirectOptions).direct_num_workers == 3
+
+
+@pytest.mark.parametrize("options", [["--runner=FlinkRunner"], ["--runner", "DirectRunner"]])
+def test_another_runner_is_refused_before_anything_is_built(options: list[str]) -> None:
+    with pytest.raises(ValueError, match="--runner is taken"):
+        direct.run(lambda root: pytest.fail("was built"), options)
+
+
+def test_what_a_step_raises_is_raised_here() -> None:
+    def fail(number: int) -> None:
+        raise ZeroDivisionError(f"number {number}")
+
+    with pytest.raises(Exception, match="number 7"):
+        direct.run(lambda root: root | beam.Create([7]) | beam.Map(fail))

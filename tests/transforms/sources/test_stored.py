@@ -1,0 +1,113 @@
+"""Recall: which stored reports come back, and as what."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+
+from schemas.registry import load
+from schemas.tables import REPORTS
+from tests.builders import NOON, messages, report
+from transforms.batches import REPORT_BATCH, empty
+from transforms.sinks.parquet import write
+from transforms.sinks.union import conformed
+from transforms.sources.stored import Recall, recalled, touched_hours
+from transforms.validate import Rules, validate
+
+HOUR = int(NOON.timestamp()) // 3600
+"""The hour of noon, since 1970."""
+
+
+def after(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def reports(*minutes: float) -> pa.RecordBatch:
+    """Reports recorded so many minutes after noon; report i has the task of number i."""
+    documents = [report(number, at=after(each)) for number, each in enumerate(minutes)]
+    return validate(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
+
+
+def touched(*minutes: float) -> list[int]:
+    """The hours that reports touch, counted from that of noon."""
+    return sorted(hour - HOUR for hour in touched_hours(reports(*minutes)))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A report every ten minutes from three hours before noon to three hours after it, and at the edges of context."""
+    stored = reports(*range(-180, 190, 10), -63, -64, -0.001)
+    write(REPORTS, tmp_path, [conformed(stored, REPORTS.schema)], 30)
+    return tmp_path
+
+
+def minutes_of(batches: Iterator[pa.RecordBatch], context: bool) -> list[float]:
+    """When the recalled reports were recorded, in minutes after noon."""
+    rows = [row for batch in batches for row in batch.to_pylist() if row["context"] == context]
+    return sorted((row["recorded_at"] - NOON).total_seconds() / 60 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("minute", "hours"), [(0, [0, 1]), (57.999, [0, 1]), (58, [0, 2]), (59.999, [0, 2]), (-0.001, [-1, 1]), (-2.001, [-1, 0])]
+)
+def test_a_report_touches_its_own_hour_and_that_of_the_last_baseline_it_feeds(minute: float, hours: list[int]) -> None:
+    assert touched(minute) == hours
+
+
+def test_reports_touch_what_each_of_them_touches() -> None:
+    assert touched(0, 58, 600) == [0, 1, 2, 10, 11]
+    assert touched() == []
+
+
+def test_a_report_before_1970_touches_hours_before_1970() -> None:
+    old = validate(messages([report(at=datetime(1969, 12, 31, 23, 30, tzinfo=NOON.tzinfo))], None), load("kpi_report"), Rules())[0]
+    assert touched_hours(old) == {-1, 0}
+
+
+def test_a_touched_hour_comes_back_whole_and_the_63_minutes_before_it_as_context(output: Path) -> None:
+    assert minutes_of(recalled(output, {HOUR}), context=False) == [0, 10, 20, 30, 40, 50]
+    assert minutes_of(recalled(output, {HOUR}), context=True) == [-63, -60, -50, -40, -30, -20, -10, -0.001]
+
+
+def test_what_one_hour_needs_as_context_and_another_whole_comes_whole(output: Path) -> None:
+    found = list(recalled(output, {HOUR, HOUR + 1}))
+    assert minutes_of(iter(found), context=False) == [*range(0, 120, 10)]
+    assert max(minutes_of(iter(found), context=True)) < 0
+
+
+def test_hours_apart_have_a_context_each(output: Path) -> None:
+    found = minutes_of(recalled(output, {HOUR - 1, HOUR + 2}), context=True)
+    assert found == [-120, -110, -100, -90, -80, -70, -64, -63, 60, 70, 80, 90, 100, 110]
+
+
+def test_what_is_recalled_is_what_was_stored(output: Path) -> None:
+    (whole,) = [batch for batch in recalled(output, {HOUR + 3}) if not batch["context"][0].as_py()]
+    assert whole.schema == REPORT_BATCH
+    (row,) = whole.to_pylist()
+    (fresh,) = reports(180).to_pylist()
+    ignored = {"task_id", "message_id", "report_id"}
+    assert {name: row[name] for name in row if name not in ignored} == {name: fresh[name] for name in fresh if name not in ignored}
+
+
+def test_an_hour_without_reports_gives_nothing(output: Path, tmp_path: Path) -> None:
+    assert list(recalled(output, {HOUR + 100})) == []
+    assert list(recalled(tmp_path / "gone", {HOUR})) == []
+
+
+def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: Path) -> None:
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        new = pipeline | beam.Create([reports(181), reports(182, 185)], reshuffle=False)
+        rows = new | Recall(output) | beam.FlatMap(lambda each: zip(each["recorded_at"].to_pylist(), each["context"].to_pylist()))
+        context = [(after(minute), True) for minute in range(120, 180, 10)]
+        assert_that(rows, equal_to([*context, (after(180), False)]))
+
+
+def test_nothing_new_recalls_nothing(output: Path) -> None:
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        none = pipeline | beam.Create([empty(REPORT_BATCH)], reshuffle=False)
+        assert_that(none | Recall(output), equal_to([]))
