@@ -27,7 +27,9 @@ class FlagOutliers(beam.PTransform):
         self.flat_margin = flat_margin
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.Map(staged("flag outliers", flag), self.iqr_factor, self.flat_margin).with_output_types(pa.RecordBatch)
+        return reports | beam.Map(staged("flag outliers", flag), self.iqr_factor, self.flat_margin).with_output_types(
+            pa.RecordBatch
+        )
 
 
 def flag(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.RecordBatch:

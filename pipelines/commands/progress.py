@@ -29,7 +29,13 @@ def followed(total_bytes: int) -> Iterator[None]:
 
 
 def _bar(total_bytes: int, done: threading.Event) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("read", total=max(total_bytes, 1), rate="")
         started = time.monotonic()

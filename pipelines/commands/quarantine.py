@@ -26,9 +26,7 @@ Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this r
 
 
 @quarantine.command("list")
-def list_(
-    output: Output, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
-) -> None:
+def list_(output: Output, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """Open messages by reason, field and rule."""
     counts: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -66,11 +64,15 @@ def show(
     rows = [row for part in open_rows(existing_output(output), reason or ()) for row in _named(part, messages).to_pylist()]
     if export is not None:
         export.write_text("".join(_envelope(row) + "\n" for row in rows), encoding="utf-8")
-        out.print(f"{len(rows):,} messages -> {export}; mend their data, then `kpiflow quarantine replay {output} --input {export}`")
+        out.print(
+            f"{len(rows):,} messages -> {export}; mend their data, then `kpiflow quarantine replay {output} --input {export}`"
+        )
         return
     for row in rows[:limit]:
         place = " ".join(filter(None, [row["field"], row["rule"]]))
-        out.print(f"[bold]{escape(row['source'])}/{escape(row['message_id'])}[/] received {row['received_at'] or 'at an unknown time'}")
+        out.print(
+            f"[bold]{escape(row['source'])}/{escape(row['message_id'])}[/] received {row['received_at'] or 'at an unknown time'}"
+        )
         out.print(f"  [red]{row['reason']}[/] {escape(place)}: {escape(row['message'])}")
         out.print(f"  {escape(_printable(row['payload']))}")
     if len(rows) > limit:
@@ -82,7 +84,8 @@ def replay_(
     ctx: typer.Context,
     output: Output,
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="Mended messages: envelopes as `quarantine show --export` writes them.", metavar="GLOB...")
+        list[str] | None,
+        typer.Option("--input", help="Mended messages: envelopes as `quarantine show --export` writes them.", metavar="GLOB..."),
     ] = None,
     reason: Reasons = None,
 ) -> None:
@@ -93,10 +96,14 @@ def replay_(
     except Exception as error:
         raise failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
-        err.print(f"[yellow]still refused:[/] {escape(row['source'])}/{escape(row['message_id'])} {row['reason']}: {escape(row['message'])}")
+        err.print(
+            f"[yellow]still refused:[/] {escape(row['source'])}/{escape(row['message_id'])} {row['reason']}: {escape(row['message'])}"
+        )
     for name in result.unknown[:20]:
         err.print(f"[yellow]not open in quarantine:[/] {escape(name)}")
-    out.print(f"{result.replayed:,} replayed, {result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine")
+    out.print(
+        f"{result.replayed:,} replayed, {result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine"
+    )
     if result.unknown:
         raise CheckFailed(
             "some messages of the input are not open in quarantine",

@@ -41,9 +41,9 @@ def is_date_time(value: object) -> bool:
     if match is None:
         return False
     date, time, _, zone = match.groups()
-    return datetime.fromisoformat(f"{date}T{time}{zone.upper().replace('Z', '+00:00')}").astimezone(tz=None) is not None and _utc_year(
-        date, time, zone
-    )
+    return datetime.fromisoformat(f"{date}T{time}{zone.upper().replace('Z', '+00:00')}").astimezone(
+        tz=None
+    ) is not None and _utc_year(date, time, zone)
 
 
 def _utc_year(date: str, time: str, zone: str) -> bool:
@@ -60,10 +60,14 @@ MOMENTS = st.builds(
     st.sampled_from(["", ".5", ".123456", ".123456789"]),
     st.sampled_from(["Z", "z", "+00:00", "-23:59", "+05:30"]),
 )
-NASTY_TEXT = st.sampled_from(["", "\u0000", "é" * 300, "2023-02-29T00:00:00Z", "2025-01-01 00:00:00Z", "2025-01-01T24:00:00Z", "x" * 101])
+NASTY_TEXT = st.sampled_from(
+    ["", "\u0000", "é" * 300, "2023-02-29T00:00:00Z", "2025-01-01 00:00:00Z", "2025-01-01T24:00:00Z", "x" * 101]
+)
 NUMBERS = st.sampled_from([0, 1, -1, 0.5, 1.5, 8, 8.0, 8.5, 50, 1e12, 3e5, 2**53, 2**53 + 1, 2**63, 10**30, -0.0, 5e-324, 1.7e308])
 SCALARS = st.none() | st.booleans() | NUMBERS | st.floats(allow_nan=False, allow_infinity=False) | NASTY_TEXT | UUIDS | MOMENTS
-ANY = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=5)
+ANY = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=5
+)
 
 
 def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:

@@ -20,7 +20,13 @@ def ids(*documents: Any) -> list[str]:
 
 
 FULL = report(
-    1, custom_metrics={"a": 1.0, "b": -0.0}, network_bytes=5, error_details={"code": [1]}, source_layer="é", priority=50, odd={"x": None}
+    1,
+    custom_metrics={"a": 1.0, "b": -0.0},
+    network_bytes=5,
+    error_details={"code": [1]},
+    source_layer="é",
+    priority=50,
+    odd={"x": None},
 )
 
 
@@ -30,7 +36,11 @@ def test_report_ids_are_those_written_down() -> None:
 
 def test_spelling_does_not_matter() -> None:
     respelt = json.dumps(dict(reversed(FULL.items())), indent=1, ensure_ascii=True).replace("\n", " ")
-    shifted = FULL | {"recorded_at": "2025-10-22T14:00:00.000000999+02:00", "agent_id": FULL["agent_id"].upper(), "network_bytes": 5.0}
+    shifted = FULL | {
+        "recorded_at": "2025-10-22T14:00:00.000000999+02:00",
+        "agent_id": FULL["agent_id"].upper(),
+        "network_bytes": 5.0,
+    }
     lacking = FULL | {"gpu_utilization": None, "custom_metrics": {"b": 0, "a": 1}}
     assert len(set(ids(FULL, respelt, shifted, lacking))) == 1
 
@@ -64,7 +74,10 @@ def test_any_change_of_content_is_another_report(change: dict[str, Any]) -> None
 
 def test_the_order_of_a_list_matters_and_that_of_names_does_not() -> None:
     context = FULL["execution_context"]
-    lists = [FULL | {"execution_context": context | {"network_interfaces": each}} for each in (["a", "b"], ["b", "a"], ["ab"], ["a", "b", ""])]
+    lists = [
+        FULL | {"execution_context": context | {"network_interfaces": each}}
+        for each in (["a", "b"], ["b", "a"], ["ab"], ["a", "b", ""])
+    ]
     assert len(set(ids(*lists))) == 4
 
 

@@ -164,7 +164,9 @@ def test_a_kernel_that_raises_costs_only_the_row_at_fault() -> None:
 
     results, faults = bisected(kernel, messages([report(i) for i in range(8)]))
     assert sum(results) == 7
-    assert [(row["message_id"].to_pylist(), why.reason, why.message) for row, why in faults] == [(["m3"], "error", "ZeroDivisionError: no")]
+    assert [(row["message_id"].to_pylist(), why.reason, why.message) for row, why in faults] == [
+        (["m3"], "error", "ZeroDivisionError: no")
+    ]
 
 
 def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: pytest.MonkeyPatch) -> None:
