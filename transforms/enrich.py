@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import ENRICHMENT
+from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import extended
 from transforms.stages import staged
 

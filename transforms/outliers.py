@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
+from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import extended
 from transforms.buckets import SCALES, LogScale, Scale
 from transforms.stages import staged

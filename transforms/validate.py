@@ -20,7 +20,7 @@ from schemas.documents import Limits, Rejection
 from schemas.formats import parse_date_time
 from schemas.registry import Schema, load
 from schemas.tables import QUARANTINE, REPORT
-from transforms import stages
+from transforms import coder, stages  # noqa: F401 (the coder carries what leaves here)
 from transforms.batches import REPORT_BATCH, concat, empty
 from transforms.identity import report_ids
 from transforms.quarantine import bisected, quarantined

@@ -96,9 +96,8 @@ def replay_(
     except Exception as error:
         raise failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
-        err.print(
-            f"[yellow]still refused:[/] {escape(row['source'])}/{escape(row['message_id'])} {row['reason']}: {escape(row['message'])}"
-        )
+        name = f"{row['source']}/{row['message_id']}"
+        err.print(f"[yellow]still refused:[/] {escape(name)} {row['reason']}: {escape(row['message'])}")
     for name in result.unknown[:20]:
         err.print(f"[yellow]not open in quarantine:[/] {escape(name)}")
     out.print(

@@ -44,9 +44,15 @@ def late_before_early(lines: Sequence[bytes], draw: random.Random) -> Split:
 
 
 def a_few_afterwards(lines: Sequence[bytes], draw: random.Random) -> Split:
-    """All but one, two or three."""
-    few = set(draw.sample(range(len(lines)), draw.randint(1, 3)))
+    """All but one or two."""
+    few = set(draw.sample(range(len(lines)), draw.randint(1, 2)))
     return [line for i, line in enumerate(lines) if i not in few], [line for i, line in enumerate(lines) if i in few]
+
+
+def a_gap_afterwards(lines: Sequence[bytes], draw: random.Random) -> Split:
+    """Some stretch of time comes last."""
+    start, end = sorted(draw.sample(range(len(lines)), 2))
+    return [*lines[:start], *lines[end:]], list(lines[start:end])
 
 
 def some_twice(lines: Sequence[bytes], draw: random.Random) -> Split:
@@ -56,7 +62,7 @@ def some_twice(lines: Sequence[bytes], draw: random.Random) -> Split:
 
 
 Splitter = Callable[[Sequence[bytes], random.Random], Split]
-SPLITS: list[Splitter] = [by_choice, by_time, late_before_early, a_few_afterwards, some_twice]
+SPLITS: list[Splitter] = [by_choice, by_time, late_before_early, a_few_afterwards, a_gap_afterwards, some_twice]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -64,9 +70,9 @@ def test_the_parts_one_after_the_other_give_what_the_whole_gives(tmp_path: Path,
     draw = random.Random(seed)
     whole, first, second = [], [], []
     for day in range(DAYS):
-        count = draw.randint(60, 220)
-        lines = stream(count, agents=1, seconds=draw.uniform(20, 40), seed=100 * seed + day, start=NOON + timedelta(days=day))
-        before, after = SPLITS[day % len(SPLITS)](lines, draw)
+        number, start = DAYS * seed + day, NOON + timedelta(days=day, minutes=draw.randrange(60))
+        lines = stream(draw.randint(60, 200), agents=1, seconds=draw.uniform(20, 90), seed=number, start=start)
+        before, after = SPLITS[number % len(SPLITS)](lines, draw)
         whole, first, second = whole + lines, first + before, second + after
     for name, lines in (("whole", whole), ("first", first), ("second", second)):
         write(tmp_path / f"{name}.ndjson", lines)

@@ -21,6 +21,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import apache_beam as beam
 import pyarrow as pa
 
+from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.sources.compressed import DamagedError, blocks, gunzip, plain, unzstd
 from transforms.sources.envelopes import decode
 from transforms.sources.parquet import batches, decode_rows

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import REPORTS
+from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import REPORT_BATCH
 from transforms.sinks.files import read
 from transforms.sinks.union import conformed
