@@ -23,8 +23,8 @@ from transforms.quarantine import misfits
 from transforms.sources.archives import Files, Unreadable, read
 from transforms.within import Span
 
-REPORT_BYTES = 500
-"""About the size of an archived report, to tell before reading whether an archive needs slices."""
+REPORT_BYTES = 600
+"""About the size of an archived report in its envelope, to tell before reading whether an archive needs slices."""
 COMPRESSION = 8
 """About how much smaller a compressed archive is."""
 _SPOOL = "_spool"

@@ -24,14 +24,18 @@ def keep_memory() -> None:
         pa.set_memory_pool(pa.system_memory_pool())
 
 
+class TakenOptionError(ValueError):
+    """A Beam option that this runner decides itself."""
+
+
 def run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str] = ()) -> PipelineResult:
     """Build a pipeline and run it to its end; a DoFn's exception is raised here.
 
     Raises:
-        ValueError: the Beam options name another runner.
+        TakenOptionError: the Beam options name another runner.
     """
     if any(option.partition("=")[0] == "--runner" for option in beam_options):
-        raise ValueError("the Beam option --runner is taken: this command runs in its own process, on FnApiRunner")
+        raise TakenOptionError("the Beam option --runner is taken: this command runs in its own process, on FnApiRunner")
     keep_memory()
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(list(beam_options)))
     build(pipeline)

@@ -17,8 +17,6 @@ from schemas.tables import QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, rows, write
 from tests.integration.hostile import FATES, HAND, KEPT, moments
 
-pytestmark = pytest.mark.slow
-
 GENERATED = {"lines": ["--compress", "zst"], "bare": ["--bare", "--compress", "gz"], "columns": []}
 
 

@@ -166,7 +166,6 @@ def test_a_folder_that_holds_something_else_is_left_alone(archive: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["a.ndjson"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reached", ["_spool", "kpi_reports"])
 def test_an_interrupted_run_ends_with_130_and_can_be_run_again(tmp_path: Path, output: Path, typed: Typed, reached: str) -> None:
     large = write(tmp_path / "large.ndjson", stream(2000, agents=10, seconds=20, seed=23))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from schemas import blocks, documents
 from schemas.blocks import Accepted
+from schemas.compiler import compile_schema
 from schemas.documents import Limits
 from schemas.registry import load
 from tests.builders import payload, report
@@ -79,6 +80,13 @@ def test_an_explicit_null_under_an_unknown_name_is_kept() -> None:
     found = read(report(1, zone=None), report(2), report(3, zone="a"), report(4, note="null"))
     assert found.rows.tolist() == [0, 1, 2, 3]
     assert found.extra.to_pylist() == ['{"zone":null}', None, '{"zone":"a"}', '{"note":"null"}']
+
+
+def test_a_value_that_may_lack_but_not_be_null_is_vouched_for_only_where_no_null_can_hide() -> None:
+    root = compile_schema({"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}})
+    found = blocks.read(root, block("{}", '{"a":null}', '{"b":"x"}', '{"a":1,"b":"null"}'), Limits())
+    assert found.rows.tolist() == [0, 2, 3]
+    assert blocks.read(root, block('{"b":"null"}', '{"a":2}'), Limits()).rows.tolist() == [1]
 
 
 def test_values_of_varying_types_under_one_name_are_never_taken_for_each_other() -> None:

@@ -79,7 +79,12 @@ def test_digits_beyond_64_bits_are_kept(number: str) -> None:
     assert held(big) == [(None, None, f'{{"odd":{number}}}')]
 
 
-def test_many_foreign_names_come_in_order() -> None:
+def test_foreign_names_come_in_order() -> None:
+    assert held(report(1, z=1, b=2, a=3), report(2, é=1, Z=2))[0][2] == '{"a":3,"b":2,"z":1}'
+    assert held(report(1, z=1, b=2, a=3), report(2, é=1, Z=2))[1][2] == '{"Z":2,"é":1}'
+
+
+def test_many_foreign_names_come_in_order_with_their_nulls() -> None:
     names = {f"n{i:02}": i for i in reversed(range(12))}
     text = "{" + ",".join(f'"n{i:02}":{i}' for i in range(12)) + "}"
     assert held(report(1, **names), report(2, n03=None))[0][2] == text
