@@ -59,7 +59,10 @@ def fill(files: Files, output: Path, settings: Settings, span: Span, beam_option
 
 
 def _run(messages: Archives | Spooled, output: Path, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
-    direct.run(lambda root: build(root, sources(messages, output, span), folder(output, settings), settings), beam_options)
+    try:
+        direct.run(lambda root: build(root, sources(messages, output, span), folder(output, settings), settings), beam_options)
+    except direct.TakenOptionError as error:
+        raise WrongUse(str(error), "leave the option out") from error
 
 
 def _about_rows(files: Files) -> int:

@@ -42,11 +42,15 @@ class Settings(BaseSettings):
     max_depth: int = Field(32, ge=4, le=512, description="Deeper nesting than this is quarantined as `depth`.")
     stale_seconds: int = Field(3600, ge=60, description="recorded_at may be this much older than received_at.")
     future_seconds: int = Field(60, ge=0, description="recorded_at may be this much newer than received_at.")
-    iqr_factor: float = Field(3.0, gt=0, allow_inf_nan=False, description="Tukey's k: a fence lies k interquartile ranges outside a quartile.")
+    iqr_factor: float = Field(
+        3.0, gt=0, allow_inf_nan=False, description="Tukey's k: a fence lies k interquartile ranges outside a quartile."
+    )
     min_samples: int = Field(30, ge=4, description="A baseline of fewer reports is in warm-up and flags nothing.")
     flat_margin: float = Field(0.1, gt=0, lt=1, description="Fence of a baseline whose quartiles are equal: relative for "
                                "latency and memory, absolute for fractions.")
-    reference_latency_ms: float = Field(1000.0, gt=0, allow_inf_nan=False, description="Latency at which performance_score is half the accuracy.")
+    reference_latency_ms: float = Field(
+        1000.0, gt=0, allow_inf_nan=False, description="Latency at which performance_score is half the accuracy."
+    )
     time_zone: Annotated[str, AfterValidator(_known_zone)] = Field("UTC", description="IANA zone of hour_of_day, day_of_week "
                                                                    "and is_peak_hour.")
     peak_start_hour: int = Field(9, ge=0, le=23, description="First local hour of the peak.")

@@ -13,7 +13,6 @@ from pipelines.commands.progress import followed
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.replace import replace_span
-from runners.direct import TakenOptionError
 from transforms import stages
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.archives import Files, NoArchiveError, find
@@ -106,8 +105,6 @@ def failure(error: BaseException) -> BaseException:
     for each in reversed(causes):  # the first error: Beam's are copies that name a step
         if isinstance(each, OutputFull | DamagedFile):
             return RunFailed(str(each))
-        if isinstance(each, TakenOptionError):
-            return WrongUse(str(each), "leave it out")
         if isinstance(each, WrongUse | CheckFailed | RunFailed | KeyboardInterrupt):
             return each
     return error
