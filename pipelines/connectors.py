@@ -37,7 +37,7 @@ class Archives(beam.PTransform):
         self.files, self.block_bytes = tuple(files), block_bytes
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
-        read = root | ReadArchives(self.files, self.block_bytes, count_bytes)
+        read = root | ReadArchives(self.files, self.block_bytes, count_bytes, readers=1)
         _ = read.unreadable | "Note unreadable" >> beam.MapTuple(note_unreadable)
         return Read(read.raw, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch))
 

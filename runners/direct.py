@@ -1,6 +1,7 @@
 """Run a graph in this process, on FnApiRunner by name: `DirectRunner` would choose among three engines by itself."""
 
 import ctypes
+import gc
 from collections.abc import Callable, Sequence
 
 import apache_beam as beam
@@ -13,12 +14,15 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 _KEPT_BYTES = 1 << 30
 
 
-def keep_memory() -> None:
-    """Let this process reuse what it frees instead of handing it back to the system page by page.
+def settle() -> None:
+    """Set this process up for long work on large arrays. Rows are the same without it, only later.
 
-    Large arrays come and go with every batch; a third of a backfill's time went into the page faults of fresh ones. Arrow is put
-    on the C library's allocator, which has the two thresholds where it is glibc; elsewhere nothing changes.
+    What is loaded now lives to the end, so the garbage collector need not look at it again. Large arrays come and go with every
+    batch, and a third of a backfill's time went into the page faults of fresh ones: memory that is freed is kept for the next.
+    Arrow is put on the C library's allocator for that, which has the two thresholds where it is glibc.
     """
+    gc.collect()
+    gc.freeze()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and mallopt(_MMAP_THRESHOLD, _KEPT_BYTES) and mallopt(_TRIM_THRESHOLD, _KEPT_BYTES):
         pa.set_memory_pool(pa.system_memory_pool())
@@ -36,7 +40,7 @@ def run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str] = ()
     """
     if any(option.partition("=")[0] == "--runner" for option in beam_options):
         raise TakenOptionError("the Beam option --runner is taken: this command runs in its own process, on FnApiRunner")
-    keep_memory()
+    settle()
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(list(beam_options)))
     build(pipeline)
     result = pipeline.run()

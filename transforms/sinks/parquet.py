@@ -19,7 +19,7 @@ from apache_beam.metrics import Metrics
 from schemas.tables import DUPLICATES, TABLES, Table, files
 from transforms.batches import concat, empty, extended
 from transforms.sinks.files import damaged, encode, locked, read, replace, verify
-from transforms.sinks.union import conformed, sort_order, union
+from transforms.sinks.union import Ints, conformed, sort_order, union
 from transforms.stages import timed
 
 FLUSH_BYTES = 1 << 30
@@ -32,6 +32,13 @@ class Written(NamedTuple):
 
     rows: int
     files: int
+
+
+class _Part(NamedTuple):
+    """A file, and the rows that go there."""
+
+    path: Path
+    indices: Ints
 
 
 class _Merged(NamedTuple):
@@ -55,35 +62,40 @@ def write(table: Table, output: Path, rows: Sequence[pa.RecordBatch], file_minut
         OutputFull: no space is left; files written so far are whole, the same call again completes the rest.
         DamagedFile: a file that would be merged is not as it was written.
     """
-    folders: dict[Path, dict[Path, pa.RecordBatch]] = defaultdict(dict)
-    for path, part in _routed(table, [conformed(batch, table.schema) for batch in rows], file_minutes):
-        folders[(output / path).parent][output / path] = part
-    changed: list[int] = []
+    if not rows:
+        return Written(0, 0)
+    gathered = concat([conformed(batch, table.schema) for batch in rows])
+    folders: dict[Path, list[_Part]] = defaultdict(list)
+    for path, indices in _routed(table, gathered, file_minutes):
+        folders[(output / path).parent].append(_Part(output / path, indices))
     with ThreadPoolExecutor(THREADS) as pool:
-        for folder in sorted(folders):
-            with locked(folder):
-                merged = list(pool.map(partial(_merge, table), *zip(*folders.pop(folder).items())))
-                displaced = concat([one.displaced for one in merged])
-                if displaced.num_rows:
-                    write(DUPLICATES, output, [displaced], file_minutes)
-                taken = [one for one in merged if one.taken]
-                list(pool.map(replace, [one.path for one in taken], [one.data for one in taken]))
-            changed += [one.taken for one in taken]
-    return Written(sum(changed), len(changed))
+        taken = list(pool.map(partial(_write_folder, table, output, gathered, file_minutes), folders, folders.values()))
+    counts = [count for folder in taken for count in folder]
+    return Written(sum(counts), len(counts))
 
 
-def _routed(table: Table, batches: Sequence[pa.RecordBatch], file_minutes: int) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The path of each file, relative to the output, and its rows."""
-    if not batches:
-        return
-    rows = concat(batches)
+def _routed(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[tuple[str, Ints]]:
+    """The path of each file, relative to the output, and int64[m]: its rows, in the table's order, so that none is sorted twice."""
     codes, paths = files(table, rows, file_minutes)
     keys = extended(rows.select(table.order), [(pa.field("file", pa.int64()), pa.array(codes))])
-    rows = rows.take(pa.array(sort_order(keys, ("file", *table.order))))  # sorted once here, a new file needs no sort of its own
-    start = 0
-    for path, count in zip(paths, np.bincount(codes, minlength=len(paths)).tolist()):
-        yield path, rows.slice(start, count)
-        start += count
+    order = sort_order(keys, ("file", *table.order))
+    ends = np.cumsum(np.bincount(codes, minlength=len(paths)))
+    yield from zip(paths, np.split(order, ends[:-1]))
+
+
+def _write_folder(
+    table: Table, output: Path, rows: pa.RecordBatch, file_minutes: int, folder: Path, parts: Sequence[_Part]
+) -> list[int]:
+    """Merge some rows into the files of a folder; the number of rows that each file that changed has taken."""
+    with locked(folder):
+        merged = [_merge(table, part.path, rows.take(pa.array(part.indices))) for part in parts]
+        displaced = concat([one.displaced for one in merged])
+        if displaced.num_rows:
+            write(DUPLICATES, output, [displaced], file_minutes)
+        changed = [one for one in merged if one.taken]
+        for one in changed:
+            replace(one.path, one.data)
+    return [one.taken for one in changed]
 
 
 def _merge(table: Table, path: Path, new: pa.RecordBatch) -> _Merged:

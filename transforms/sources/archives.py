@@ -198,12 +198,20 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 class ReadArchives(beam.PTransform):
     """Nothing -> `raw` (RecordBatches, RAW), `bad` (RecordBatches, BAD) and `unreadable` (file, reason).
 
-    `on_bytes` is pickled with the transform: give it a function of a module, or leave it.
+    `on_bytes` is pickled with the transform: give it a function of a module, or leave it. `readers` is how many workers can read at
+    once: as many as there are files, unless told; each reads its files one after the other, a block ahead.
     """
 
-    def __init__(self, files: Iterable[ArchiveFile], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None) -> None:
+    def __init__(
+        self,
+        files: Iterable[ArchiveFile],
+        block_bytes: int = BLOCK_BYTES,
+        on_bytes: OnBytes | None = None,
+        readers: int | None = None,
+    ) -> None:
         super().__init__()
         self.files = tuple(files)
+        self.readers = readers or len(self.files)
         self.block_bytes = block_bytes
         self.on_bytes = on_bytes
 
@@ -211,7 +219,8 @@ class ReadArchives(beam.PTransform):
         outputs = beam.ParDo(_Read(self.block_bytes, self.on_bytes)).with_output_types(
             pa.RecordBatch, bad=pa.RecordBatch, unreadable=tuple[str, str]
         )
-        return root | beam.Create(self.files, reshuffle=False) | outputs.with_outputs("bad", "unreadable", main="raw")
+        parts = [self.files[reader :: self.readers] for reader in range(self.readers)]
+        return root | beam.Create(parts, reshuffle=False) | outputs.with_outputs("bad", "unreadable", main="raw")
 
 
 class _Read(beam.DoFn):
@@ -219,8 +228,8 @@ class _Read(beam.DoFn):
         self.block_bytes = block_bytes
         self.on_bytes = on_bytes
 
-    def process(self, file: ArchiveFile) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        for block in read([file], self.block_bytes, self.on_bytes):
+    def process(self, files: Sequence[ArchiveFile]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        for block in read(files, self.block_bytes, self.on_bytes):
             if isinstance(block, Unreadable):
                 yield beam.pvalue.TaggedOutput("unreadable", tuple(block))
                 continue
