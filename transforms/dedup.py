@@ -1,6 +1,6 @@
 """Deduplication: of the messages that carry one report, the earliest stands for it and the others are duplicates.
 
-Messages are ordered by (received_at, source, message_id), nulls last: the order in which the tables settle ties, so it does not
+Messages are ordered by (received_at, source, message_id), nulls first: the order in which the tables settle ties, so it does not
 matter which message came to hand first. A message that was delivered again, with the source and message_id of another row of
 the same report, leaves no trace.
 """
@@ -79,7 +79,8 @@ def _sorted(copies: pa.Table) -> tuple[Rows, Rows, Rows]:
     report, source, message = (_codes(copies[name]) for name in ("report_id", "source", "message_id"))
     message = source * (message.max(initial=0) + 1) + message
     keyed = copies.append_column("report", pa.array(report))
-    order = pc.sort_indices(keyed, [(name, "ascending") for name in ("report", "received_at", "source", "message_id")])
+    keys = [(name, "ascending", "at_start") for name in ("report", "received_at", "source", "message_id")]
+    order = pc.sort_indices(keyed, keys)
     order = np.array(order, np.int64)
     return report[order], message[order], order
 

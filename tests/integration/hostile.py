@@ -30,7 +30,7 @@ def bare_lines() -> list[tuple[bytes, str]]:
     plain = text(1)
     broken = [(text(100 + i), "report") if i % 2 else (text(100 + i)[: 1 + i], "json") for i in range(300)]
     return [
-        (plain, "duplicate"),  # of `bare again`, which has a time
+        (plain, "report"),  # of which `bare again`, which has a time, is the duplicate
         (text(2) + b"\r", "report"),
         (plain[:-1] + b"\r", "json"),
         (json.dumps(report(3), indent=None, separators=(" ,\t", "  : ")).encode(), "report"),
@@ -105,7 +105,7 @@ def twice() -> Iterator[Case]:
         fate, name = ("report", "object") if at == 2002 else ("stale", "stale")
         received = NOON + (timedelta(seconds=9) if at == 2002 else timedelta(seconds=3601))
         yield from [Case(envelope(report(at), name, received), name, fate, text(at))] * 2
-    yield Case(envelope(report(1), "bare again", NOON), "bare again", "report", b"")
+    yield Case(envelope(report(1), "bare again", NOON), "bare again", "duplicate", b"")
 
 
 HAND: dict[str, list[Case]] = {

@@ -79,7 +79,7 @@ def fates(rows: list[dict]) -> tuple[dict[str, dict], list[dict]]:
 
 def _order(row: dict) -> tuple:
     received = row["received_at"]
-    return received is None, received or NOON, row["source"], row["message_id"]
+    return received is not None, received or NOON, row["source"], row["message_id"]
 
 
 def window(row: dict, standing: dict[str, dict]) -> list[dict]:

@@ -29,13 +29,18 @@ def test_reports_that_came_once_all_stand():
 
 
 def test_the_message_received_first_stands_and_the_others_are_duplicates():
-    table = copies((A, "s", "2", 9, False), (B, "s", "3", 0, False), (A, "t", "1", 5, False), (A, "s", "4", None, False))
+    table = copies((A, "s", "2", 9, False), (B, "s", "3", 0, False), (A, "t", "1", 5, False), (A, "s", "4", 7, False))
     assert outcome(table) == ([1, 2], [False, False], ["2", "4"])
 
 
+def test_a_message_of_unknown_time_stands_before_all_others():
+    table = copies((A, "s", "1", 0, False), (A, "t", "2", None, False))
+    assert outcome(table) == ([1], [False], ["1"])
+
+
 def test_a_duplicate_keeps_what_tells_its_message():
-    duplicates = dedup(copies((A, "s", "1", 0, False), (A, "t", "2", None, False))).duplicates
-    row = {"source": "t", "message_id": "2", "received_at": None, "report_id": A, "revision": 1}
+    duplicates = dedup(copies((A, "s", "1", 0, False), (A, "t", "2", 3, False))).duplicates
+    row = {"source": "t", "message_id": "2", "received_at": T0 + timedelta(seconds=3), "report_id": A, "revision": 1}
     assert duplicates.to_pylist() == [row]
 
 
@@ -51,7 +56,7 @@ def test_a_message_delivered_again_leaves_no_trace():
 
 def test_a_message_delivered_again_with_another_time_leaves_no_trace():
     table = copies((A, "s", "1", None, False), (A, "s", "2", 1, False), (A, "s", "1", 0, False), (A, "s", "2", None, False))
-    assert outcome(table) == ([2], [False], ["2"])
+    assert outcome(table) == ([0], [False], ["2"])
 
 
 def test_a_report_is_context_only_if_every_copy_is():

@@ -1,6 +1,6 @@
 """A file as a set of rows: the union of two sets, in which one row of each key stands.
 
-Of rows with one key the largest `revision` stands; of those the smallest (received_at, source, message_id), nulls last; of those
+Of rows with one key the largest `revision` stands; of those the smallest (received_at, source, message_id), nulls first; of those
 the first, stored rows before new ones (they are the same row, up to the rounding of a sum).
 """
 
@@ -114,7 +114,7 @@ def _best(values: pa.Array, groups: Ints, largest: bool) -> NDArray[np.bool_]:
     codes = _numbers(values) if pa.types.is_primitive(values.type) else _codes(values)[0]
     differ = np.flatnonzero(_extreme(np.minimum, codes, groups) != _extreme(np.maximum, codes, groups))
     if len(differ):
-        ranks = _ranks(values.take(pa.array(differ)), nulls=-_LARGEST if largest else _LARGEST)
+        ranks = _ranks(values.take(pa.array(differ)), nulls=-_LARGEST)
         ranks = -ranks if largest else ranks
         best[differ] = ranks == _extreme(np.minimum, ranks, groups[differ])
     return best

@@ -49,8 +49,8 @@ def test_a_row_without_a_revision_gives_way() -> None:
 
 
 @pytest.mark.parametrize("column", ["received_at", "source", "message_id"])
-def test_of_equal_revisions_the_smallest_message_stands_and_null_is_largest(column: str) -> None:
-    values = [7, 9, None] if column == "received_at" else ["a", "b", None]
+def test_of_equal_revisions_the_smallest_message_stands_and_null_is_smallest(column: str) -> None:
+    values = [None, 7, 9] if column == "received_at" else [None, "a", "b"]
     rows = [report("x", **{"message_id": "1-0", "source": "s", column: value}) for value in reversed(values)]
     assert standing(REPORTS, rows[:1], rows[1:]) == batch(REPORTS, report("x", **{column: values[0]})).to_pylist()
     assert standing(REPORTS, [], rows[:2]) == batch(REPORTS, report("x", **{column: values[1]})).to_pylist()
@@ -112,7 +112,7 @@ def oracle(rows: list[Row]) -> tuple[list[Row], set[tuple[Any, ...]]]:
     """The same rule, row by row."""
 
     def rank(row: Row) -> tuple[Any, ...]:
-        message = [(row[name] is None, row[name] or 0) for name in ("received_at", "source", "message_id")]
+        message = [(row[name] is not None, row[name] or 0) for name in ("received_at", "source", "message_id")]
         return (-row["revision"], *message)
 
     best: dict[str, Row] = {}
