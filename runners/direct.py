@@ -10,8 +10,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1 << 30
+_ARENAS = 2
 
 
 def settle() -> None:
@@ -19,12 +20,13 @@ def settle() -> None:
 
     What is loaded now lives to the end, so the garbage collector need not look at it again. Large arrays come and go with every
     batch, and a third of a backfill's time went into the page faults of fresh ones: memory that is freed is kept for the next.
-    Arrow is put on the C library's allocator for that, which has the two thresholds where it is glibc.
+    Arrow is put on the C library's allocator for that, which can be told so where it is glibc.
     """
     gc.collect()
     gc.freeze()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and mallopt(_MMAP_THRESHOLD, _KEPT_BYTES) and mallopt(_TRIM_THRESHOLD, _KEPT_BYTES):
+    wanted = ((_MMAP_THRESHOLD, _KEPT_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_ARENA_MAX, _ARENAS))
+    if mallopt is not None and all(mallopt(name, value) for name, value in wanted):
         pa.set_memory_pool(pa.system_memory_pool())
 
 

@@ -4,15 +4,19 @@ The schema's compiled checks pass whole blocks; the rows they cannot vouch for a
 report's recorded_at and its own message's received_at, never against the wall clock, so that a backfill judges as the stream did.
 """
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
 from schemas import blocks, documents
@@ -26,8 +30,10 @@ from transforms.identity import report_ids
 from transforms.quarantine import bisected, quarantined
 
 THREADS = 2
-LEAST_ROWS = 4096
-"""A batch is judged in parts by some threads; fewer rows than these are not worth a part."""
+"""Batches that are judged at once: most of the work is Arrow's and numpy's, outside of the interpreter's lock."""
+
+Judged = tuple[pa.RecordBatch, pa.RecordBatch]
+"""Reports (REPORT_BATCH) and what is refused (QUARANTINE)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Rules:
     future_seconds: int = 60
 
 
-def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     """RAW messages -> (REPORT_BATCH of the valid ones, QUARANTINE of the others); every message is in exactly one of them."""
     accepted = blocks.read(schema.root, messages["payload"], rules.limits)
     doubtful = np.setdiff1d(np.arange(messages.num_rows), accepted.rows, assume_unique=True)
@@ -57,7 +63,7 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> tuple[pa
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Strict:
     """What the strict reader made of some rows: the valid ones as columns, the refused ones with their rejections."""
 
     rows: NDArray[np.int64]
@@ -67,7 +73,7 @@ class _Judged:
     rejections: list[Rejection]
 
 
-def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct: NDArray[np.bool_], limits: Limits) -> _Judged:
+def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct: NDArray[np.bool_], limits: Limits) -> _Strict:
     read = [documents.decode(payload[row].as_py().removesuffix(b"\n"), limits, bool(distinct[row])) for row in rows.tolist()]
     found = [document for document in read if not isinstance(document, Rejection)]
     columns, failing = documents.columns(schema.root, found)
@@ -83,7 +89,7 @@ def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct:
     valid = failing < 0
     refused = np.array([rejection is not None for rejection in rejections], dtype=bool)
     extra = [documents.extra(schema.root, document) for document, fine in zip(found, valid.tolist()) if fine]
-    return _Judged(
+    return _Strict(
         rows[~refused],
         [column.filter(pa.array(valid)) for column in columns],
         pa.array(extra, pa.string()),
@@ -150,6 +156,8 @@ class Validate(beam.PTransform):
 
 
 class _ValidateFn(beam.DoFn):
+    """Judges batches in threads, some at a time; a batch's rows come out with those of a later one, or at the bundle's end."""
+
     def __init__(self, rules: Rules, schema: str, version: int | None) -> None:
         self.rules, self.name, self.version = rules, schema, version
 
@@ -160,19 +168,31 @@ class _ValidateFn(beam.DoFn):
     def teardown(self) -> None:
         self.pool.shutdown()
 
-    def process(self, messages: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        size = max(LEAST_ROWS, -(-messages.num_rows // THREADS))
-        parts = [messages.slice(start, size) for start in range(0, messages.num_rows, size)]
-        with stages.timed("validate", messages.num_rows):
-            judged = list(self.pool.map(self._judged, parts))
-        for reports, wrong in judged:
-            if wrong.num_rows:
-                yield beam.pvalue.TaggedOutput("quarantine", wrong)
-            if reports.num_rows:
-                yield reports
+    def start_bundle(self) -> None:
+        self.pending: deque[tuple[Future[Judged], Timestamp, Any]] = deque()
 
-    def _judged(self, messages: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-        results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
+    def process(
+        self, messages: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+        self.pending.append((self.pool.submit(self._judged, messages), timestamp, window))
+        if len(self.pending) > THREADS:
+            yield from self._first()
+
+    def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+        while self.pending:
+            yield from self._first()
+
+    def _first(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+        judged, timestamp, window = self.pending.popleft()
+        reports, wrong = judged.result()
+        if wrong.num_rows:
+            yield beam.pvalue.TaggedOutput("quarantine", WindowedValue(wrong, timestamp, (window,)))
+        if reports.num_rows:
+            yield WindowedValue(reports, timestamp, (window,))
+
+    def _judged(self, messages: pa.RecordBatch) -> Judged:
+        with stages.timed("validate", messages.num_rows):
+            results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
         reports = [reports for reports, _ in results] or [empty(REPORT_BATCH)]
         wrong = [empty(QUARANTINE), *(rows for _, rows in results), *(quarantined(row, [why]) for row, why in faults)]
         return concat(reports), concat(wrong)
