@@ -34,7 +34,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup ## The whole graph on 1M and 3M reports, beside a per-row Beam pipeline
+bench: setup ## The whole graph on 1M and 3M reports, beside a per-row Beam pipeline (seven minutes)
 	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH)
 
 bench-quick: setup ## The same on a tenth of the reports
