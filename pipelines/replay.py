@@ -22,12 +22,10 @@ from pipelines.tables.output import open_output
 from pipelines.tables.scan import scan
 from runners import direct
 from schemas.registry import load
-from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, Table
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS
 from transforms.batches import RAW, concat, empty
-from transforms.quarantine import bisected, quarantined
-from transforms.sinks.files import read
 from transforms.sinks.parquet import write
-from transforms.validate import validate
+from transforms.validate import judged
 from transforms.within import Span
 
 REPLAYED = "replayed"
@@ -67,7 +65,8 @@ def replay(output: Path, settings: Settings, reasons: Sequence[str] = (), mended
     with only_job(output):
         rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
         messages, unknown = _chosen(rows, mended)
-        valid, refused = _judged(messages, settings)
+        _, refused = judged(messages, load("kpi_report"), rules(settings))
+        valid = messages.filter(pc.invert(_among(messages, refused)))
         fated = _fated(output, valid)
         fresh = valid.filter(pa.array(~fated))
         if fresh.num_rows:
@@ -112,14 +111,6 @@ def _keys(rows: pa.RecordBatch) -> list[tuple[str, str]]:
     return list(zip(rows["source"].to_pylist(), rows["message_id"].to_pylist()))
 
 
-def _judged(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """The messages (RAW) that are valid now, and QUARANTINE rows of the others."""
-    schema, asked = load("kpi_report"), rules(settings)
-    results, faults = bisected(lambda part: validate(part, schema, asked), messages)
-    refused = concat([empty(QUARANTINED.schema), *(rows for _, rows in results), *(quarantined(row, [why]) for row, why in faults)])
-    return messages.filter(pc.invert(_among(messages, refused))), refused
-
-
 def _among(rows: pa.RecordBatch, others: pa.RecordBatch) -> pa.Array:
     known = set(_keys(others))
     return pa.array([key in known for key in _keys(rows)], pa.bool_())
@@ -127,20 +118,11 @@ def _among(rows: pa.RecordBatch, others: pa.RecordBatch) -> pa.Array:
 
 def _fated(output: Path, messages: pa.RecordBatch) -> np.ndarray:
     """bool[n]: the messages that are a report or a duplicate already."""
-    keys = _keys(messages)
     known: set[tuple[str, str]] = set()
     for table in (REPORTS, DUPLICATES):
-        known.update(*(_present(path, messages) for path in _files(output, table)))
-    return np.array([key in known for key in keys], dtype=bool)
-
-
-def _files(output: Path, table: Table) -> list[Path]:
-    return sorted((output / table.name).rglob("*.parquet"))
-
-
-def _present(path: Path, messages: pa.RecordBatch) -> list[tuple[str, str]]:
-    stored = read(path, ["source", "message_id"])
-    return _keys(stored.filter(pc.is_in(stored["message_id"], messages["message_id"])))
+        for stored in scan(output, table, ["source", "message_id"]):
+            known.update(_keys(stored.filter(pc.is_in(stored["message_id"], messages["message_id"]))))
+    return np.array([key in known for key in _keys(messages)], dtype=bool)
 
 
 def _close(output: Path, rows: pa.RecordBatch, file_minutes: int) -> None:

@@ -7,13 +7,13 @@ import pyarrow as pa
 
 from schemas.documents import Rejection
 from schemas.tables import QUARANTINE
+from transforms.batches import filled
 
 Result = TypeVar("Result")
 
 
 def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
     """A QUARANTINE row for each message (RAW columns) with its rejection."""
-    rows = messages.num_rows
     columns = {
         "source": messages["source"],
         "message_id": messages["message_id"],
@@ -23,10 +23,9 @@ def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa
         "field": pa.array([each.field for each in rejections], pa.string()),
         "rule": pa.array([each.rule for each in rejections], pa.string()),
         "message": pa.array([each.message for each in rejections], pa.string()),
-        "resolution": pa.nulls(rows, pa.string()),
-        "revision": pa.array([1] * rows, pa.int64()),
+        "revision": pa.array([1] * messages.num_rows, pa.int64()),
     }
-    return pa.RecordBatch.from_arrays([columns[name] for name in QUARANTINE.names], schema=QUARANTINE)
+    return filled(columns, QUARANTINE, messages.num_rows)
 
 
 def bisected(

@@ -25,7 +25,7 @@ from schemas.formats import parse_date_time
 from schemas.registry import Schema, load
 from schemas.tables import QUARANTINE, REPORT
 from transforms import coder, stages  # noqa: F401 (the coder carries what leaves here)
-from transforms.batches import REPORT_BATCH, concat, empty
+from transforms.batches import REPORT_BATCH, concat, empty, filled
 from transforms.identity import report_ids
 from transforms.quarantine import bisected, quarantined
 
@@ -60,6 +60,14 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     late, reasons = _recency(reports, rules)
     wrong = quarantined(messages.take(np.concatenate([refused, rows[late]])), [*rejections, *reasons])
     return (reports.filter(pa.array(~late)) if late.any() else reports), wrong
+
+
+def judged(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
+    """`validate`, but a row at which it raises is refused with reason `error` instead of ending everything."""
+    results, faults = bisected(lambda part: validate(part, schema, rules), messages)
+    reports = [reports for reports, _ in results] or [empty(REPORT_BATCH)]
+    wrong = [empty(QUARANTINE), *(rows for _, rows in results), *(quarantined(row, [why]) for row, why in faults)]
+    return concat(reports), concat(wrong)
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def _typed(schema: Schema, messages: pa.RecordBatch, columns: list[pa.Array], ex
     own = [name for name in REPORT.names if (name,) in found or name == "execution_context"]
     known |= {name: typed((name,), REPORT.field(name).type) for name in own}
     known["report_id"] = report_ids(pa.RecordBatch.from_pydict({name: known[name] for name in [*own, "extra"]}))
-    return pa.RecordBatch.from_arrays([known[name] for name in REPORT_BATCH.names], schema=REPORT_BATCH)
+    return filled(known, REPORT_BATCH, rows)
 
 
 def _recency(reports: pa.RecordBatch, rules: Rules) -> tuple[NDArray[np.bool_], list[Rejection]]:
@@ -183,8 +191,8 @@ class _ValidateFn(beam.DoFn):
             yield from self._first()
 
     def _first(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
-        judged, timestamp, window = self.pending.popleft()
-        reports, wrong = judged.result()
+        future, timestamp, window = self.pending.popleft()
+        reports, wrong = future.result()
         if wrong.num_rows:
             yield beam.pvalue.TaggedOutput("quarantine", WindowedValue(wrong, timestamp, (window,)))
         if reports.num_rows:
@@ -192,7 +200,4 @@ class _ValidateFn(beam.DoFn):
 
     def _judged(self, messages: pa.RecordBatch) -> Judged:
         with stages.timed("validate", messages.num_rows):
-            results, faults = bisected(lambda part: validate(part, self.schema, self.rules), messages)
-        reports = [reports for reports, _ in results] or [empty(REPORT_BATCH)]
-        wrong = [empty(QUARANTINE), *(rows for _, rows in results), *(quarantined(row, [why]) for row, why in faults)]
-        return concat(reports), concat(wrong)
+            return judged(messages, self.schema, self.rules)

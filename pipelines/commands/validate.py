@@ -19,9 +19,9 @@ from pipelines.settings import Settings
 from schemas.registry import load
 from transforms import stages
 from transforms.dedup import INPUTS, dedup
-from transforms.quarantine import bisected, misfits, quarantined
+from transforms.quarantine import misfits
 from transforms.sources.archives import Files, Unreadable, read
-from transforms.validate import validate as judge
+from transforms.validate import judged
 
 EXAMPLES = 3
 
@@ -72,16 +72,16 @@ def validate(
 
 def _fates(files: Files, settings: Settings) -> Fates:
     stages.reset()
-    fates, kept, schema, limits = Fates(), [], load("kpi_report"), rules(settings)
+    fates, kept, schema, asked = Fates(), [], load("kpi_report"), rules(settings)
     for block in read(files, settings.block_mb << 20, count_bytes):
         if isinstance(block, Unreadable):
             fates.unreadable.append(f"{block.file} {block.reason}")
             continue
         with stages.timed("validate", block.raw.num_rows):
-            results, faults = bisected(lambda part: judge(part, schema, limits), block.raw)
-        for rows in [refused for _, refused in results] + [quarantined(row, [why]) for row, why in faults] + [misfits(block.bad)]:
-            fates.refuse(rows)
-        kept += [reports.select(INPUTS) for reports, _ in results]
+            reports, refused = judged(block.raw, schema, asked)
+        fates.refuse(refused)
+        fates.refuse(misfits(block.bad))
+        kept.append(reports.select(INPUTS))
     if kept:
         unique = dedup(pa.Table.from_batches(kept))
         fates.reports, fates.duplicates = len(unique.rows), unique.duplicates.num_rows
