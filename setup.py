@@ -25,6 +25,8 @@ setup(
         "pydantic-settings>=2.16,<3",
         "typer>=0.29,<1",
         "rich>=15,<16",
+        "redis[hiredis]>=8,<9",
+        "stamina>=26,<27",
     ],
     extras_require={
         "html": ["altair>=6.3,<7", "vl-convert-python>=1.9,<3"],

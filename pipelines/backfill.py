@@ -5,6 +5,7 @@ A run that dies can be run again as it was: what it wrote are whole files of row
 
 import fcntl
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ REPORT_BYTES = 600
 COMPRESSION = 8
 """About how much smaller a compressed archive is."""
 _SPOOL = "_spool"
-_LOCK = "_lock"
+LOCK = "_lock"
+"""Held by the one job that writes an output."""
 
 
 def backfill(
@@ -41,7 +43,7 @@ def backfill(
         OutputFull: no space is left; what is written is whole.
     """
     stages.reset()
-    open_output(output, settings, create=True)
+    settings = open_output(output, settings, create=True)
     with only_job(output):
         fill(files, output, settings, span or Span(), beam_options)
     return stages.notes(UNREADABLE)
@@ -93,15 +95,24 @@ def _spooled(files: Files, output: Path, settings: Settings) -> Iterator[tuple[S
 
 
 @contextmanager
-def only_job(output: Path) -> Iterator[None]:
-    """Hold the output for one job; the lock ends with the process that holds it.
+def only_job(output: Path, patience: float = 0.5) -> Iterator[int]:
+    """Hold the output for one job. The lock lasts as long as any process has the file descriptor that it gives.
 
     Raises:
-        WrongUse: another job holds it.
+        WrongUse: another job holds it, still after `patience` seconds, in which the processes of a killed one can end.
     """
-    with (output / _LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WrongUse(f"another job is writing to {output}", "wait for it, or name another output") from error
-        yield
+    with (output / LOCK).open("a") as lock:
+        deadline = time.monotonic() + patience
+        while not _taken(lock.fileno()):
+            if time.monotonic() >= deadline:
+                raise WrongUse(f"another job is writing to {output}", "wait for it, or name another output")
+            time.sleep(0.1)
+        yield lock.fileno()
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

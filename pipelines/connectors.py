@@ -1,21 +1,27 @@
 """What differs between jobs: which transforms read the messages and write the tables of the graph."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.graph import Sinks, Sources
+from pipelines.graph import Sinks, Sources, Timing
 from pipelines.settings import Settings
 from pipelines.spool import ReadSpool
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS
-from transforms import stages
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED, Table
+from transforms import aggregate, stages
+from transforms.baseline import MINUTE_US
+from transforms.history import RunningHistory
 from transforms.quarantine import misfits
+from transforms.redis import Connection
+from transforms.sinks.gathered import WriteGathered
 from transforms.sinks.parquet import WriteTable
 from transforms.sources.archives import ArchiveFile, ReadArchives
-from transforms.sources.stored import Recall
+from transforms.sources.redis_streams import ReadFromRedisStreams, Session
+from transforms.sources.stored import Recall, RecallShard
 from transforms.within import Span
 
 UNREADABLE = "unreadable"
@@ -23,10 +29,11 @@ UNREADABLE = "unreadable"
 
 
 class Read(NamedTuple):
-    """What a source gives the graph: messages (RAW), and what is refused before it could be one (QUARANTINE)."""
+    """What a source gives the graph: messages (RAW), what is refused before it could be one (QUARANTINE), what it lost (TRIMMED)."""
 
     messages: beam.PCollection
     quarantine: beam.PCollection
+    trimmed: beam.PCollection | None = None
 
 
 class Archives(beam.PTransform):
@@ -76,3 +83,55 @@ def folder(output: Path, settings: Settings) -> Sinks:
         WriteTable(table, output, settings.file_minutes) for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)
     )
     return Sinks(reports, aggregations, quarantine, duplicates)
+
+
+@dataclass(eq=False)
+class Live(beam.PTransform):
+    """The messages of Redis streams, read for a group, as they come."""
+
+    connection: Connection
+    streams: tuple[str, ...]
+    group: str
+    settings: Settings
+    owner: str
+    status: Path
+
+    def expand(self, root: beam.pvalue.PBegin) -> Read:
+        settings = self.settings
+        read = root | ReadFromRedisStreams(
+            self.connection,
+            self.streams,
+            self.group,
+            readers=min(settings.parallelism, len(self.streams)),
+            session=Session(settings.read_ms, settings.idle_ms, settings.read_count),
+            lease_owner=self.owner,
+            status=str(self.status),
+            reread_seconds=settings.reread_seconds,
+        )
+        return Read(read.messages, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch), read.trimmed)
+
+
+def redis(url: str, settings: Settings) -> Connection:
+    """The connection to a Redis server under the settings."""
+    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+    ca, certificate, key = (
+        None if path is None else str(path.absolute()) for path in (settings.redis_ca, settings.redis_certificate, settings.redis_key)
+    )
+    return Connection(url, settings.redis_user, password, ca, certificate, key)
+
+
+def running(output: Path, settings: Settings) -> Timing:
+    """What makes the graph a stream: history that remembers from batch to batch, windows with triggers."""
+    recall = RecallShard(output, settings.shards)
+    history = RunningHistory(settings.min_samples, settings.stale_seconds, settings.future_seconds, recall)
+    lateness = settings.stale_seconds + MINUTE_US // 1_000_000
+    return Timing(history, aggregate.streaming(settings.flush_seconds, lateness))
+
+
+def gathered(output: Path, settings: Settings) -> Sinks:
+    """Every table as Parquet files below `output`, written every `flush_seconds`."""
+
+    def sink(table: Table) -> WriteGathered:
+        return WriteGathered(WriteTable(table, output, settings.file_minutes), settings.flush_seconds, settings.parallelism)
+
+    return Sinks(sink(REPORTS), sink(AGGREGATIONS), sink(QUARANTINED), sink(DUPLICATES), trimmed=sink(TRIMMED))

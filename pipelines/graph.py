@@ -1,6 +1,6 @@
 """The whole way of the data, as one function. Stream and batch call it alike; `pipelines.connectors` chooses what differs.
 
-     archive | Redis stream
+     archive | Redis stream ------------> archive, trimmed
             |
         validate ------------------------> quarantine
             |   reports
@@ -11,7 +11,7 @@
             |
       flag outliers
             |
-         enrich
+         enrich ---------------------> live streams
             |------------------------> kpi_reports
         aggregate: 5 s, 1 min, 1 h
             |
@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 import apache_beam as beam
 
 from pipelines.settings import Settings
-from transforms.aggregate import Aggregate
+from transforms import aggregate
+from transforms.aggregate import Aggregate, Windows
 from transforms.enrich import Enrich
 from transforms.history import History
 from transforms.outliers import FlagOutliers
@@ -46,32 +47,54 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What a stream does otherwise than a batch: how history remembers, and when windows come out."""
+
+    history: beam.PTransform
+    windows: tuple[Windows, ...] = aggregate.BATCH
+
+
+@dataclass(frozen=True)
 class Sinks:
-    """Where each table's rows go."""
+    """Where each table's rows go.
+
+    Where asked for, `trimmed` gets what a stream lost before it was read, `archive` every message (with what is refused before it
+    could be one) and `live` the rows of reports within milliseconds.
+    """
 
     reports: beam.PTransform
     aggregations: beam.PTransform
     quarantine: beam.PTransform
     duplicates: beam.PTransform
+    trimmed: beam.PTransform | None = None
+    archive: beam.PTransform | None = None
+    live: beam.PTransform | None = None
 
 
-def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings) -> None:
-    """Wire the graph of this module's picture."""
+def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing | None = None) -> None:
+    """Wire the graph of this module's picture, for a batch unless `timing` says otherwise."""
+    timing = timing or Timing(History(settings.min_samples))
     read = root | "Read" >> sources.messages
     validated = read.messages | "Validate" >> Validate(rules(settings))
     new = validated.reports | "Reports in span" >> Within(sources.span, "recorded_at")
     refused = (read.quarantine, validated.quarantine) | beam.Flatten() | "Refused in span" >> Within(sources.span, "received_at")
 
     reports = new if sources.recall is None else (new, new | "Recall" >> sources.recall) | "With recalled" >> beam.Flatten()
-    history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> History(settings.min_samples)
+    history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> timing.history
     flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
     enriched = flagged | "Enrich" >> _enrich(settings)
-    aggregations = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate()
+    aggregations = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows)
 
     _ = enriched | "Write reports" >> sinks.reports
     _ = aggregations | "Write aggregations" >> sinks.aggregations
     _ = history.duplicates | "Write duplicates" >> sinks.duplicates
     _ = refused | "Write quarantine" >> sinks.quarantine
+    if sinks.trimmed is not None:
+        _ = read.trimmed | "Write trimmed" >> sinks.trimmed
+    if sinks.archive is not None:
+        _ = (read.messages, read.quarantine) | "Archive" >> sinks.archive
+    if sinks.live is not None:
+        _ = enriched | "Publish live" >> sinks.live
 
 
 def rules(settings: Settings) -> Rules:

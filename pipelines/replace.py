@@ -62,7 +62,7 @@ def replace_span(
     """
     first, end = _hours(span)
     stages.reset()
-    open_output(output, settings, create=True)
+    settings = open_output(output, settings, create=True)
     with only_job(output), _staging(output) as staging:
         after = set(range(end, end + AROUND))
         _lay_around(output, staging, {*range(first - AROUND, first), *after}, settings.file_minutes)

@@ -61,7 +61,7 @@ def replay(output: Path, settings: Settings, reasons: Sequence[str] = (), mended
     Raises:
         WrongUse: another job holds the output, or it was made with other settings.
     """
-    open_output(output, settings, create=False)
+    settings = open_output(output, settings, create=False)
     with only_job(output):
         rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
         messages, unknown = _chosen(rows, mended)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -34,7 +34,7 @@ def _known_zone(name: str) -> str:
 
 
 class Settings(BaseSettings):
-    """What shapes the rows, then what shapes the work. A field's description is its documentation."""
+    """What shapes the rows and, from `shards` on, what shapes the work. A field's description is its documentation."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -56,12 +56,30 @@ class Settings(BaseSettings):
     peak_start_hour: int = Field(9, ge=0, le=23, description="First local hour of the peak.")
     peak_end_hour: int = Field(17, ge=1, le=24, description="First local hour after the peak.")
     file_minutes: Annotated[int, AfterValidator(_divides_the_hour)] = Field(
-        30, ge=1, le=60, description="Minutes of one <HHMM>.parquet; divides 60."
+        30, ge=1, le=60, description="Minutes of one <HHMM>.parquet; divides 60. Unless given: as the output has it; a new one "
+        "has 30, and 1 if a stream makes it."
     )
 
     shards: int = Field(8, ge=1, le=1024, description="Parts the agents are spread over; the grain of parallel work.")
     block_mb: int = Field(16, ge=1, le=256, description="MB of archive read, and parsed, at a time.")
     slice_reports: int = Field(1_000_000, ge=1000, description="Reports of one time slice of a larger backfill.")
+
+    redis_user: str | None = Field(None, description="User of Redis, if the URL names none.")
+    redis_password: SecretStr | None = Field(None, description="Password of Redis; better in the environment than in a flag.")
+    redis_ca: FilePath | None = Field(None, description="Certificate authority of a rediss:// server (PEM).")
+    redis_certificate: FilePath | None = Field(None, description="Certificate of this client (PEM), where the server asks for one.")
+    redis_key: FilePath | None = Field(None, description="Key of that certificate (PEM).")
+    read_ms: int = Field(100, ge=10, le=10_000, description="Milliseconds of a read session once entries come: latency against "
+                         "overhead.")
+    idle_ms: int = Field(1000, ge=10, le=10_000, description="Milliseconds that a read session waits for a first entry.")
+    read_count: int = Field(10_000, ge=1, le=1_000_000, description="Entries that are read of a stream at a time.")
+    reread_seconds: int = Field(7500, ge=0, description="A stream without a checkpoint begins this long before its group's place.")
+    flush_seconds: int = Field(5, ge=1, le=600, description="How long a stream gathers rows before they are written.")
+    checkpoint_seconds: float = Field(10.0, ge=0.5, le=3600, description="Seconds from one checkpoint of a stream to the next.")
+    parallelism: int = Field(1, ge=1, le=1024, description="Flink's parallelism of a stream; keep it, or give --fresh.")
+    workers: int = Field(2, ge=1, le=64, description="Python processes of a stream on this machine.")
+    heap_mb: int = Field(1024, ge=256, description="MB of heap of the embedded Flink.")
+    live_maxlen: int = Field(100_000, ge=1, description="About how many entries the live streams keep.")
 
     @property
     def zone(self) -> tzinfo:
@@ -70,8 +88,8 @@ class Settings(BaseSettings):
 
     def shaping(self) -> dict[str, Any]:
         """The settings that decide what a row holds or where it lies: kept with an output, refused when they differ."""
-        working = {"shards", "block_mb", "slice_reports"}
-        return self.model_dump(exclude=working)
+        names = list(Settings.model_fields)
+        return self.model_dump(include=set(names[: names.index("shards")]))
 
 
 class SettingsError(ValueError):

@@ -139,6 +139,12 @@ QUARANTINE = pa.schema(
 
 DUPLICATE = pa.schema([*MESSAGE, ("report_id", pa.string()), ("revision", pa.int64())])
 
+LOST = pa.schema(
+    [*MESSAGE, ("after", pa.string()), ("entries", pa.int64()), ("reason", pa.string()), ("revision", pa.int64())]
+)
+"""Entries that left a stream before they were read: `entries` of them, or an unknown number, all newer than `after`, the last one
+that had been read. `message_id` is the first that could be read again, or the stream's last; received_at is the time of `after`."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -181,7 +187,15 @@ QUARANTINED = Table(
 DUPLICATES = Table(
     "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
 )
+TRIMMED = Table("trimmed", LOST, key=("source", "after"), order=("source", "after"), time="received_at")
+"""What a stream lost before it was read; beside TABLES, since its rows are no messages. A gap that is found again after a restart
+may have grown. Its key and file stay the same, and its revision is the number of entries, so that the larger row stands."""
 TABLES = {table.name: table for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)}
+
+
+def named(name: str) -> Table:
+    """The table of a name, TRIMMED too."""
+    return TABLES.get(name, TRIMMED)
 
 
 def files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple[np.ndarray, list[str]]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms.window import TimestampedValue
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.transforms.trigger import AccumulationMode, AfterProcessingTime, AfterWatermark
+from apache_beam.transforms.window import FixedWindows, GlobalWindows, TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.tables import GRANULARITIES
+from transforms.batches import concat
 from transforms.coder import BatchCoder
+from transforms.gather import Gather
 from transforms.shard import split
 from transforms.stages import timed
 from transforms.statistics import MICROSECONDS, coarsen, finish, merge, partials
@@ -21,6 +24,8 @@ from transforms.statistics import MICROSECONDS, coarsen, finish, merge, partials
 Keyed = tuple[int, pa.RecordBatch]
 GATHERED = 64
 """Tables an accumulator holds before it merges some."""
+LATE_SECONDS = 10
+"""Late reports of a window come out together, this long after the first of them."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,35 @@ class Windows:
     granularities: tuple[str, ...]
     into: beam.WindowInto | None = None
     """Fixed windows of the last granularity's length, accumulating; None: the windows that the reports are in."""
+    gathered: int | None = None
+    """Seconds for which partials are gathered and merged before they enter the windows: a pane reads them all again."""
 
 
 BATCH = (Windows(tuple(GRANULARITIES)),)
 """Every granularity, once, at the end of a bounded input."""
+
+
+def streaming(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]:
+    """Every granularity in windows of its own, which come out when the watermark passes their end.
+
+    Windows of 1 min and 1 h also come out before, every few gatherings, so that the running hour can be seen. Late reports, up to
+    `lateness_seconds` after the window's end, revise it; those of a gathering come out together.
+    """
+    return tuple(
+        Windows((name,), _fixed(seconds, early, lateness_seconds), gathered)
+        for (name, seconds), early, gathered in zip(
+            GRANULARITIES.items(), (None, 2 * gather_seconds, 1), (gather_seconds, gather_seconds, 3 * gather_seconds)
+        )
+    )
+
+
+def _fixed(seconds: int, early: int | None, lateness_seconds: int) -> beam.WindowInto:
+    return beam.WindowInto(
+        FixedWindows(seconds),
+        trigger=AfterWatermark(early=None if early is None else AfterProcessingTime(early), late=AfterProcessingTime(LATE_SECONDS)),
+        allowed_lateness=Duration(lateness_seconds),
+        accumulation_mode=AccumulationMode.ACCUMULATING,
+    )
 
 
 class Aggregate(beam.PTransform):
@@ -52,12 +82,16 @@ class Aggregate(beam.PTransform):
 
     def _finished(self, parts: beam.PCollection, windows: Windows) -> beam.PCollection:
         name = " ".join(windows.granularities)
+        if windows.gathered is not None:
+            parts = parts | f"Gather {name}" >> Gather(windows.gathered)
+            parts = parts | f"Merge gathered {name}" >> beam.Map(_merged, windows.granularities).with_output_types(Keyed)
         if windows.into is not None:
             parts = parts | f"Place {name}" >> beam.FlatMap(_placed, windows.granularities).with_output_types(Keyed)
             parts = parts | f"Window {name}" >> windows.into
         merged = parts | f"Merge {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
         rows = beam.FlatMap(_rows, windows.granularities).with_output_types(pa.RecordBatch)
-        return merged | f"Finish {name}" >> rows
+        finished = merged | f"Finish {name}" >> rows
+        return finished if windows.into is None else finished | f"Leave {name}" >> beam.WindowInto(GlobalWindows())
 
 
 @beam.typehints.with_input_types(pa.RecordBatch)
@@ -99,6 +133,12 @@ def _tiered(gathered: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
 def _partials(shard: int, reports: pa.RecordBatch) -> Keyed:
     with timed("aggregate: partials", reports.num_rows):
         return shard, partials(reports)
+
+
+def _merged(gathered: tuple[int, Iterable[pa.RecordBatch]], granularities: tuple[str, ...]) -> Keyed:
+    shard, parts = gathered[0], list(gathered[1])
+    with timed("aggregate: merge", sum(part.num_rows for part in parts)):
+        return shard, coarsen(concat(parts), granularities[0])
 
 
 def _placed(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[TimestampedValue]:

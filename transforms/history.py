@@ -1,17 +1,35 @@
-"""History: each report once, with the baseline of its agent. The one step that must see other reports."""
+"""History: each report once, with the baseline of its agent. The one step that must see other reports.
 
-from collections.abc import Iterable, Iterator, Sequence
+`History` has all reports of a shard at once; `RunningHistory` sees them batch by batch and keeps what it needs of them as state.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.coders import BytesCoder, TupleCoder, VarIntCoder
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.shared import Shared
+from apache_beam.utils.timestamp import Timestamp
 from numpy.typing import NDArray
 
 from schemas.tables import REPORT
 from transforms import baseline, dedup
 from transforms.batches import BASELINED
+from transforms.recent import Admitted, Recent
 from transforms.stages import timed
+
+HOUR_MINUTES = 60
+CONTEXT_MINUTES = 63
+"""How far before an hour the reports lie that its baselines are made of."""
+HOUR_US = HOUR_MINUTES * baseline.MINUTE_US
+FUTURE_SECONDS = 60
+"""How far ahead of its message a report may be recorded, in a stream."""
 
 PORTION = 1 << 16
 """Most rows of a batch that leaves history: large enough to work on in columns, small enough to pass on."""
@@ -75,3 +93,192 @@ def _portions(table: pa.Table, rows: NDArray[np.int64], judged: pa.RecordBatch) 
         baselines = judged.slice(first, end - first)
         joined = pa.Table.from_arrays([*part.columns, baselines["baseline_n"], *baselines.columns], schema=BASELINED)
         yield from joined.combine_chunks().to_batches()
+
+
+Recall = Callable[[int, range, bool], Iterable[pa.RecordBatch]]
+"""The stored reports of a shard, of some hours (since 1970) and, if asked, of the 63 minutes before as context: see
+`transforms.sources.stored.RecallShard`."""
+
+
+class RunningHistory(beam.PTransform):
+    """What `History` gives, batch by batch: (shard, ReportBatch) -> `reports` and `duplicates`, at the time of their batch.
+
+    An agent's reports must come in the order in which they were received, and be stamped no earlier than the watermark. With
+    `recall` the stored reports of each hour that is touched come out again before the first report of that hour, so that its
+    windows hold them too.
+
+    Raises:
+        ValueError: `future_seconds` is more than 60; a report could be judged before what its baseline is made of has come.
+    """
+
+    def __init__(self, min_samples: int, stale_seconds: int, future_seconds: int, recall: Recall | None = None) -> None:
+        super().__init__()
+        if future_seconds > FUTURE_SECONDS:
+            raise ValueError(
+                f"future_seconds is {future_seconds}; a stream bears no more than {FUTURE_SECONDS}, because its baselines leave "
+                "out only the newest two minutes for what is still on its way"
+            )
+        self.min_samples, self.stale_seconds, self.recall = min_samples, stale_seconds, recall
+
+    def expand(self, by_shard: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
+        judge = beam.ParDo(_RunningFn(self.min_samples, self.stale_seconds, self.recall))
+        judge = judge.with_output_types(pa.RecordBatch, duplicates=pa.RecordBatch)
+        return by_shard | "Judge" >> judge.with_outputs("duplicates", main="reports")
+
+
+NO_MARK = (0, 0, 0)
+
+
+@dataclass
+class _Held:
+    """A shard's memory in this process, good while its `tag` is that of the state; `due` is what the timer is set to (us)."""
+
+    tag: int
+    recent: Recent
+    due: int | None = None
+
+
+class _Memory(dict[int, _Held]):
+    """What this process holds of each shard, for all instances of a DoFn."""
+
+
+class _RunningFn(beam.DoFn):
+    """Keeps a shard's `Recent` in the process, and in state what makes it again: its deltas, and a mark.
+
+    The mark is (tag, first hour, end of hours recalled). Its random tag changes with the state, so memory that is ahead of the
+    state, or behind it, after a restore for example, is seen to be another's and is made again from the deltas.
+    """
+
+    DELTAS = BagStateSpec("deltas", BytesCoder())
+    MARK = ReadModifyWriteStateSpec("mark", TupleCoder((VarIntCoder(), VarIntCoder(), VarIntCoder())))
+    DUE = TimerSpec("due", beam.TimeDomain.WATERMARK)
+    BAG, TAGGED, ALARM = beam.DoFn.StateParam(DELTAS), beam.DoFn.StateParam(MARK), beam.DoFn.TimerParam(DUE)
+
+    def __init__(self, min_samples: int, stale_seconds: int, recall: Recall | None) -> None:
+        self.options, self.recall, self.shared = (min_samples, stale_seconds), recall, Shared()
+
+    def setup(self) -> None:
+        self.memory: _Memory = self.shared.acquire(_Memory)
+
+    def process(
+        self,
+        keyed: tuple[int, pa.RecordBatch],
+        bag: Any = BAG,
+        mark: Any = TAGGED,
+        timer: Any = ALARM,
+    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        shard, batch = keyed
+        if not batch.num_rows:
+            return
+        tag, start, stop = mark.read() or NO_MARK
+        held = self._take(shard, tag, bag)
+        deltas, hours = [], range(start, stop)
+        if self.recall is not None:
+            for stored in self._stored(shard, held.recent, batch, hours):
+                again = _admitted(held.recent, stored)
+                deltas += again.deltas
+                yield from _portioned(again.reports)
+            hours = together(touched(batch), hours)
+        admitted = _admitted(held.recent, batch)
+        yield from _portioned(admitted.reports)
+        if admitted.duplicates.num_rows:
+            yield beam.pvalue.TaggedOutput("duplicates", admitted.duplicates)
+        if held.recent.overgrown or hours.start < start:
+            _rewrite(held.recent, bag)
+        else:
+            for delta in deltas + admitted.deltas:
+                bag.add(delta)
+        held.tag = _write_mark(mark, hours)
+        self._hold(shard, held, timer)
+
+    @on_timer(DUE)
+    def evict(
+        self,
+        shard: Any = beam.DoFn.KeyParam,
+        fired: Any = beam.DoFn.TimestampParam,
+        bag: Any = BAG,
+        mark: Any = TAGGED,
+        timer: Any = ALARM,
+    ) -> None:
+        tag, start, stop = mark.read() or NO_MARK
+        held = self._take(shard, tag, bag)
+        held.recent.evict(fired.micros)
+        if held.recent.overgrown:
+            _rewrite(held.recent, bag)
+            held.tag = _write_mark(mark, range(start, stop))
+        held.due = None
+        self._hold(shard, held, timer)
+
+    def _take(self, shard: int, tag: int, bag: Any) -> _Held:
+        """The memory of a shard. It is taken out, so that an error before `_hold` leaves none that is ahead of the state."""
+        held = self.memory.pop(shard, None)
+        if held is None or held.tag != tag:
+            with timed("history: restored"):
+                held = _Held(tag, Recent.load(bag.read(), *self.options))
+        return held
+
+    def _hold(self, shard: int, held: _Held, timer: Any) -> None:
+        """Keep the memory of a shard, and be called when the first of it is out of date."""
+        due = held.recent.expires_us
+        if due is not None and due != held.due:
+            timer.set(Timestamp(micros=due))
+            held.due = due
+        self.memory[shard] = held
+
+    def _stored(self, shard: int, recent: Recent, batch: pa.RecordBatch, known: range) -> Iterator[pa.RecordBatch]:
+        """The stored reports that a batch needs beside those of the hours that are `known`."""
+        assert self.recall is not None
+        wanted = touched(batch)
+        for hours, context in missing(wanted, known):
+            if known and hours.start < known.start:
+                recent.forget(range(HOUR_MINUTES * known.start - CONTEXT_MINUTES, HOUR_MINUTES * known.start))
+            yield from self.recall(shard, hours, context)
+
+
+def touched(reports: pa.RecordBatch) -> range:
+    """The hours (since 1970) from that of the earliest report to that of the last baseline that one of them feeds."""
+    earliest, latest = pc.min_max(reports["recorded_at"].cast(pa.int64())).as_py().values()
+    return range(earliest // HOUR_US, (latest + baseline.OLDEST * baseline.MINUTE_US) // HOUR_US + 1)
+
+
+def missing(wanted: range, known: range) -> list[tuple[range, bool]]:
+    """The hours to recall, oldest first, and whether they need their context, when those of `known` are in memory.
+
+    Later hours need none: it lies in the hours known, or is the context of these. For earlier ones the context of those known is
+    to be forgotten, since it now comes whole.
+    """
+    if not known or wanted.start > known.stop + 1:
+        return [(wanted, True)]
+    parts = [(range(wanted.start, known.start), True), (range(known.stop, wanted.stop), False)]
+    return [(hours, context) for hours, context in parts if hours]
+
+
+def together(wanted: range, known: range) -> range:
+    """The hours in memory once what is `missing` was recalled."""
+    if not known or wanted.start > known.stop + 1:
+        return wanted
+    return range(min(wanted.start, known.start), max(wanted.stop, known.stop))
+
+
+def _admitted(recent: Recent, batch: pa.RecordBatch) -> Admitted:
+    with timed("history", batch.num_rows):
+        return recent.admit(batch)
+
+
+def _rewrite(recent: Recent, bag: Any) -> None:
+    """Let a snapshot take the place of all deltas."""
+    bag.clear()
+    for delta in recent.snapshot():
+        bag.add(delta)
+
+
+def _write_mark(mark: Any, hours: range) -> int:
+    """Mark the state with a new tag, and give the tag."""
+    tag = secrets.randbits(62)
+    mark.write((tag, hours.start, hours.stop))
+    return tag
+
+
+def _portioned(reports: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    for start in range(0, reports.num_rows, PORTION):
+        yield reports.slice(start, PORTION)

@@ -31,6 +31,8 @@ from transforms.quarantine import bisected, quarantined
 
 THREADS = 2
 """Batches that are judged at once: most of the work is Arrow's and numpy's, outside of the interpreter's lock."""
+SMALL = 4096
+"""A batch of fewer rows is judged where it stands, and its rows come out at once: what a stream that keeps up wants."""
 
 Judged = tuple[pa.RecordBatch, pa.RecordBatch]
 """Reports (REPORT_BATCH) and what is refused (QUARANTINE)."""
@@ -164,7 +166,7 @@ class Validate(beam.PTransform):
 
 
 class _ValidateFn(beam.DoFn):
-    """Judges batches in threads, some at a time; a batch's rows come out with those of a later one, or at the bundle's end."""
+    """Judges batches in threads, some at a time; a batch's rows come out with those of a later one, or at the bundle's end; a small one's at once."""
 
     def __init__(self, rules: Rules, schema: str, version: int | None) -> None:
         self.rules, self.name, self.version = rules, schema, version
@@ -182,6 +184,9 @@ class _ValidateFn(beam.DoFn):
     def process(
         self, messages: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+        if messages.num_rows < SMALL and not self.pending:
+            yield from _outputs(self._judged(messages), timestamp, window)
+            return
         self.pending.append((self.pool.submit(self._judged, messages), timestamp, window))
         if len(self.pending) > THREADS:
             yield from self._first()
@@ -192,12 +197,16 @@ class _ValidateFn(beam.DoFn):
 
     def _first(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
         future, timestamp, window = self.pending.popleft()
-        reports, wrong = future.result()
-        if wrong.num_rows:
-            yield beam.pvalue.TaggedOutput("quarantine", WindowedValue(wrong, timestamp, (window,)))
-        if reports.num_rows:
-            yield WindowedValue(reports, timestamp, (window,))
+        yield from _outputs(future.result(), timestamp, window)
 
     def _judged(self, messages: pa.RecordBatch) -> Judged:
         with stages.timed("validate", messages.num_rows):
             return judged(messages, self.schema, self.rules)
+
+
+def _outputs(found: Judged, timestamp: Timestamp, window: Any) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+    reports, wrong = found
+    if wrong.num_rows:
+        yield beam.pvalue.TaggedOutput("quarantine", WindowedValue(wrong, timestamp, (window,)))
+    if reports.num_rows:
+        yield WindowedValue(reports, timestamp, (window,))

@@ -1,9 +1,12 @@
 """The command line's verbs, one file each, which is loaded when its command is asked for: Beam alone takes a second to load."""
 
 COMMANDS = {
-    "generate": "Write synthetic reports as an archive, with the truth about each message.",
+    "generate": "Make synthetic reports, as an archive or live, with the truth about each message.",
     "validate": "Say which archived messages are valid and why the others are not.",
     "backfill": "Read archived messages and write the tables.",
+    "stream": "Read Redis streams and write the tables, until stopped.",
+    "status": "Of a streaming job: lag, watermark, last checkpoint.",
+    "archive": "Keep what Redis streams hold now as an archive.",
     "reconcile": "Check that every message is in exactly one table.",
     "parity": "Check that two outputs hold the same rows in every table.",
     "show": "Show what came in: rates, latency, outliers, quarantine by reason.",

@@ -1,4 +1,4 @@
-"""`kpiflow generate`: an archive of synthetic reports, and the truth about each of its messages."""
+"""`kpiflow generate`: synthetic reports as an archive, or live into a Redis stream, and the truth about each message."""
 
 import re
 import time
@@ -18,12 +18,23 @@ from pipelines.generator.archive import TRUTH, Archive, Compression, Form, prepa
 from pipelines.generator.messages import Mix
 from pipelines.generator.reports import Scenario
 
+_OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress"})
+_OF_STREAMS = frozenset({"streams", "rate", "truth"})
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def generate(
-    output: Annotated[Path, typer.Option(help="Folder to write; an earlier generation there is replaced.")],
-    reports: Annotated[int, typer.Option(help="Messages to write in all.")] = 200_000,
+    ctx: typer.Context,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; an earlier generation there is replaced.")] = None,
+    url: Annotated[
+        str | None, typer.Option("--redis", help="Instead of a folder: send to this server, as things happen.", metavar="URL")
+    ] = None,
+    streams: Annotated[list[str] | None, typer.Option("--stream", help="Key of the stream to send to.", metavar="KEY")] = None,
+    rate: Annotated[float | None, typer.Option(help="Messages to send a minute; 0 is as fast as possible.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="With --redis: a file for the truth about what was sent.", metavar="FILE")
+    ] = None,
+    reports: Annotated[int, typer.Option(help="Messages to write, or send, in all.")] = 200_000,
     agents: Annotated[int, typer.Option(help="Agents that report.")] = 50,
     seed: Annotated[int, typer.Option(help="Equal seeds and options give equal bytes.")] = 0,
     dirty: Annotated[float, typer.Option(help="Share of messages that must be quarantined.")] = 0.05,
@@ -40,14 +51,25 @@ def generate(
     ] = "",
     compress: Annotated[Compression, typer.Option(help="none, gz or zst.")] = "none",
 ) -> None:
-    """Synthetic reports as an archive, a file an hour, and truth.json: what must become of each message."""
+    """Synthetic reports as an archive, a file an hour, and truth.json: what must become of each message.
+
+    With --redis they are sent to a stream at a steady rate instead, recorded when they are sent. A restart of Redis is waited for.
+    """
     began = time.perf_counter()
+    _refuse_mixtures(ctx, live=url is not None)
     try:
         mix = Mix(reports, dirty, duplicates, late, outliers)
         generator = KpiTestGenerator(agents=agents, seed=seed, start=_moment(start), span=_span(span))
-        generator.span_of(mix.rows, scenario)
+        if url is None:
+            generator.span_of(mix.rows, scenario)
     except ValueError as error:
         raise WrongUse(str(error), "`kpiflow generate --help` lists what can be asked for") from error
+    if url is not None:
+        from pipelines.commands.send import send  # loads what an archive does not need, Beam among it
+
+        send(url, ctx.obj.settings(), streams or [], rate or 0.0, generator, scenario, mix, truth)
+        return
+    assert output is not None
     try:
         archive = prepare(generator, scenario, mix, Form(bare, compress))
     except MemoryError as error:
@@ -56,6 +78,20 @@ def generate(
         size = write(archive, output, advance)
     for line in _closing(archive, output, size, time.perf_counter() - began):
         out.print(line)
+
+
+def _refuse_mixtures(ctx: typer.Context, live: bool) -> None:
+    """That what was typed goes together: options of an archive, or those of a stream."""
+    typed = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    if not live and "output" not in typed:
+        raise WrongUse("nothing says where the reports should go", "give --output FOLDER, or --redis URL with --stream and --rate")
+    foreign = typed & (_OF_ARCHIVES if live else _OF_STREAMS)
+    if foreign:
+        names = " and ".join(f"--{name.removesuffix('s') if name == 'streams' else name}" for name in sorted(foreign))
+        raise WrongUse(f"{names} {'does' if len(foreign) == 1 else 'do'} not go with {'--redis' if live else '--output'}",
+                       "send to a stream (--redis, --stream, --rate, --truth) or write an archive (--output and the others)")
+    if live and not {"streams", "rate"} <= typed:
+        raise WrongUse("--redis needs --stream and --rate", "name the stream's key, and how many messages to send a minute")
 
 
 def _moment(text: str) -> datetime:

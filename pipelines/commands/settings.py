@@ -17,7 +17,8 @@ def settings(
     """Every setting, its value and where that came from."""
     values, origins = ctx.obj.sourced_settings()
     if as_json:
-        rows = {name: {"value": getattr(values, name), "from": origins[name]} for name in Settings.model_fields}
+        shown = values.model_dump(mode="json")
+        rows = {name: {"value": shown[name], "from": origins[name]} for name in Settings.model_fields}
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=None, header_style="bold", caption=f"a flag, then {PREFIX}<NAME>, then --config FILE, then the default")

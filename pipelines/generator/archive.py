@@ -19,7 +19,7 @@ from pipelines.generator.columns import HOUR, Columns
 from pipelines.generator.dirt import DIRT
 from pipelines.generator.fleet import Fleet
 from pipelines.generator.messages import Fates, Messages, Mix, deal, lines, send
-from pipelines.generator.outliers import inject
+from pipelines.generator.outliers import Injected, inject
 from pipelines.generator.reports import KpiTestGenerator, Scenario, task_ids
 from pipelines.generator.texts import time_texts
 
@@ -72,17 +72,18 @@ def prepare(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: For
     asked = mix.count(mix.outliers)
     injected = inject(generator.columns(fleet, moments), moments, fleet, feeding, asked, generator.seed)
     messages = send(moments.recorded, fates, mix, generator.seed)
-    truth = {
-        "seed": generator.seed,
-        "scenario": scenario,
-        **_fates_truth(messages, fates, injected.columns),
+    truth = account(messages, fates, injected, asked, fleet) | {"settings": _settings(generator, scenario, mix, form)}
+    return Archive(messages, injected.columns, fleet, form, {"seed": generator.seed, "scenario": scenario} | truth)
+
+
+def account(messages: Messages, fates: Fates, injected: Injected, asked: int, fleet: Fleet) -> dict[str, Any]:
+    """The truth about some messages, the reports that they bring and the outliers among these, of `asked` ones."""
+    return _fates_truth(messages, fates, injected.columns) | {
         "outliers_asked": asked,
         "outliers": injected.count,
         "outlier_task_ids": task_ids(injected),
-        "patterns": dict(zip(fleet.ids.to_pylist(), fleet.patterns)) if scenario == "performance" else {},
-        "settings": _settings(generator, scenario, mix, form),
+        "patterns": {} if set(fleet.patterns) == {"steady"} else dict(zip(fleet.ids.to_pylist(), fleet.patterns)),
     }
-    return Archive(messages, injected.columns, fleet, form, truth)
 
 
 def _fates_truth(messages: Messages, fates: Fates, columns: Columns) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def write(archive: Archive, folder: Path, on_messages: Callable[[int], None]) ->
                     put(lines(archive.messages, block, archive.columns, archive.fleet, archive.form.bare))
                     on_messages(block.stop - block.start)
             files[name] = len(span)
-        _write_truth(folder, archive.truth | {"complete": True, "files": files})
+        write_truth(folder / TRUTH, archive.truth | {"complete": True, "files": files})
         return sum((folder / name).stat().st_size for name in files)
 
 
@@ -145,17 +146,17 @@ def _claim(folder: Path) -> None:
             f"{folder} is not empty and holds no {TRUTH}, so nothing there is from an earlier generation",
             "give --output a new or an empty folder",
         )
-    _write_truth(folder, {"complete": False})
+    write_truth(folder / TRUTH, {"complete": False})
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name):
             path.unlink()
 
 
-def _write_truth(folder: Path, truth: dict[str, Any]) -> None:
-    """Replace truth.json as a whole, so that none is ever half written."""
-    fresh = folder / f".{TRUTH}.tmp"
+def write_truth(path: Path, truth: dict[str, Any]) -> None:
+    """Replace a truth file as a whole, so that none is ever half written."""
+    fresh = path.with_name(f".{path.name}.tmp")
     fresh.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, folder / TRUTH)
+    os.replace(fresh, path)
 
 
 @contextmanager

@@ -120,20 +120,28 @@ def send(recorded: NDArray[np.int64], fates: Fates, mix: Mix, seed: int) -> Mess
 
 def lines(messages: Messages, block: slice, columns: Columns, fleet: Fleet, bare: bool) -> memoryview:
     """The messages of a block as newline-delimited JSON: the reports themselves if `bare`, else their envelopes."""
-    kind, received = messages.kind[block], messages.received[block]
-    chosen = _shifted(columns.take(messages.row[block]), kind, received)
-    texts = report_texts(chosen, fleet)
+    kind, received, row = messages.kind[block], messages.received[block], messages.row[block]
+    texts = payloads(shifted(columns.take(row), kind, received), kind, row, fleet, bare)
+    if bare:
+        return octets(join([texts, "\n"]))
+    head = ['{"message_id":"', messages.ids[block], '","received_at":"', time_texts(received), 'Z","data":']
+    return octets(join([*head, texts, "}\n"]))
+
+
+def payloads(columns: Columns, kind: NDArray[np.int64], row: NDArray[np.int64], fleet: Fleet, bare: bool) -> pa.StringArray:
+    """string[n]: the reports of the columns, repeated or spoiled as their kinds say; `row` picks among variants.
+
+    Unless they are `bare`, what is no object is the JSON string that holds it.
+    """
+    texts = report_texts(columns, fleet)
     unusual = kind > COPY
     if unusual.any():
-        pairs = zip(texts.filter(pa.array(unusual)).to_pylist(), kind[unusual].tolist(), messages.row[block][unusual].tolist())
-        texts = replaced(texts, unusual, [_payload(*pair, bare) for pair in pairs])
-    if bare:
-        return _bytes(join([texts, "\n"]))
-    head = ['{"message_id":"', messages.ids[block], '","received_at":"', time_texts(received), 'Z","data":']
-    return _bytes(join([*head, texts, "}\n"]))
+        triples = zip(texts.filter(pa.array(unusual)).to_pylist(), kind[unusual].tolist(), row[unusual].tolist())
+        texts = replaced(texts, unusual, [_payload(*triple, bare) for triple in triples])
+    return texts
 
 
-def _shifted(columns: Columns, kind: NDArray[np.int64], received: NDArray[np.int64]) -> Columns:
+def shifted(columns: Columns, kind: NDArray[np.int64], received: NDArray[np.int64]) -> Columns:
     """The columns with recorded_at moved where that is what is wrong."""
     shifts = np.array([0] * FIRST_DIRT + [dirt.shift_seconds * SECOND for dirt in DIRT.values()])[kind]
     return replace(columns, recorded=np.where(shifts, received + shifts, columns.recorded))
@@ -149,7 +157,7 @@ def _payload(report: str, kind: int, number: int, bare: bool) -> str:
     return payload if bare else orjson.dumps(payload).decode()
 
 
-def _bytes(texts: pa.StringArray) -> memoryview:
+def octets(texts: pa.StringArray) -> memoryview:
     """The values of a freshly built array, without a copy."""
     _, offsets, values = texts.buffers()
     return memoryview(values)[: np.frombuffer(offsets, np.int32)[len(texts)]]

@@ -18,8 +18,11 @@ SCHEMAS = ("kpi_report",)
 """The schemas whose version decides what a stored row holds."""
 
 
-def open_output(path: Path, settings: Settings, create: bool) -> Path:
-    """The folder `path`, ready to be written with `settings`; made, and described, when it is new and `create` is set.
+def open_output(path: Path, settings: Settings, create: bool, file_minutes: int = 30) -> Settings:
+    """Make the folder `path` ready to be written; it is made, and described, when it is new and `create` is set.
+
+    Returns the settings to write it with. `file_minutes`, unless the settings were given it, is as the output has it, and in a new
+    output what the argument says.
 
     Raises:
         WrongUse: no output is there and `create` is not set; the folder holds something else; a newer kpiflow wrote it; or it was
@@ -28,15 +31,24 @@ def open_output(path: Path, settings: Settings, create: bool) -> Path:
     """
     if path.exists() and not path.is_dir():
         raise WrongUse(f"{path} is a file", "name a folder as the output")
+    settings = _fitted(path, settings, file_minutes)
     if not create:
         _check(path, _described(path), settings)
-        return path
+        return settings
     try:
         with locked(path):
             _describe(path, settings)
     except PermissionError as error:
         raise WrongUse(f"{path} cannot be written: {error.strerror}", "name another output, or change its permissions") from error
-    return path
+    return settings
+
+
+def _fitted(path: Path, settings: Settings, file_minutes: int) -> Settings:
+    if "file_minutes" in settings.model_fields_set:
+        return settings
+    if (path / DESCRIPTION).is_file():
+        file_minutes = _shaping(_described(path))["file_minutes"]
+    return settings.model_copy(update={"file_minutes": file_minutes})
 
 
 def existing_output(path: Path) -> Path:

@@ -1,15 +1,25 @@
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing import test_stream as streams
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
 
 from schemas.tables import DUPLICATE
+from tests.builders import agent
 from transforms import history
 from transforms.batches import BASELINED, REPORT_BATCH
-from transforms.history import History, judge
+from transforms.history import History, RunningHistory, judge, missing, together, touched
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 
@@ -87,3 +97,201 @@ def test_the_transform_gathers_a_shard_from_all_its_batches():
         assert_that(reports, equal_to(["1", "2"]), "reports")
         assert_that(duplicates, equal_to(["3"]), "duplicates")
         assert {out.reports.element_type, out.duplicates.element_type} == {pa.RecordBatch}
+
+
+MINUTE = 60
+
+
+def reports(*minutes: float, agents: int = 2, delay: float = 1, context: bool = False, first: int = 0) -> pa.RecordBatch:
+    """A report of each minute after noon, of agents in turn; report i is in message i."""
+    rows = [
+        {"id": "0", "report_id": f"{number:032x}", "message": f"{number:04}", "agent_id": agent(number % agents), "context": context,
+         "at": MINUTE * minute, "delay": delay, "latency_ms": 90.0 + number}
+        for number, minute in enumerate(minutes, first)
+    ]  # fmt: skip
+    return batch(*rows)
+
+
+def streamed(*steps: tuple[float, pa.RecordBatch] | float) -> streams.TestStream:
+    """Batches of shard 0, each with the minute after noon of its element, and watermarks, minutes after noon too."""
+    stream = streams.TestStream()
+    for step in steps:
+        if isinstance(step, tuple):
+            minute, reports = step
+            stream = stream.add_elements([TimestampedValue((0, reports), NOON.timestamp() + MINUTE * minute)])
+        else:
+            stream = stream.advance_watermark_to(NOON.timestamp() + MINUTE * step)
+    return stream.advance_watermark_to_infinity()
+
+
+def runs_to(expected: tuple[pa.Table, pa.Table], *steps: tuple[float, pa.RecordBatch] | float, recall: Any = None) -> None:
+    """Check that RunningHistory gives these reports and duplicates for the steps."""
+
+    def holds(table: pa.Table) -> Callable[[list[pa.RecordBatch]], None]:
+        def check(batches: list[pa.RecordBatch]) -> None:
+            assert pa.Table.from_batches(batches, table.schema).sort_by("message_id").to_pylist() == table.to_pylist()
+
+        return check
+
+    with beam.Pipeline(BundleBasedDirectRunner(), PipelineOptions([], streaming=True)) as pipeline:
+        keyed = pipeline | streamed(*steps) | beam.Map(lambda each: each).with_output_types(tuple[int, pa.RecordBatch])
+        out = keyed | RunningHistory(2, 3600, 60, recall)
+        assert_that(out.reports, holds(expected[0]), "reports")
+        assert_that(out.duplicates, holds(expected[1]), "duplicates")
+
+
+def judged_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
+    """What `judge` gives of the batches together."""
+    rows, lost = judged(*batches)
+    return rows.sort_by("message_id"), pa.Table.from_batches([lost]).sort_by("message_id")
+
+
+def test_batch_by_batch_gives_what_all_at_once_gives():
+    batches = [reports(*range(start, start + 6), first=start) for start in range(0, 48, 6)]
+    copies = [{"id": "0", "report_id": f"{n:032x}", "message": f"c{n}", "agent_id": agent(n % 2), "at": MINUTE * n,
+               "latency_ms": 90.0 + n, "delay": 600} for n in (3, 40)]  # fmt: skip
+    batches.append(batch(*copies))
+    runs_to(judged_by_message(*batches), *enumerate(batches))
+
+
+@pytest.fixture
+def evictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The watermark of each eviction, in minutes after noon, and how many reports feed after it."""
+    found, evict = [], history.Recent.evict
+
+    def watched(memory: history.Recent, watermark_us: int) -> None:
+        evict(memory, watermark_us)
+        found.append((watermark_us / 60e6 - NOON.timestamp() / 60, len(memory.feeding)))
+
+    monkeypatch.setattr(history.Recent, "evict", watched)
+    return found
+
+
+def test_the_watermark_evicts_each_minute_in_its_time_and_then_rests(evictions):
+    early, late = reports(0, 0.5, 1), reports(59.9, first=9)
+    runs_to(judged_by_message(early, late), (0, early), 60.5, (61, late))
+    assert evictions == [(61, 4), (62, 4), (120, 4), (123, 2), (124, 1), (182, 0)]
+
+
+class Forgetful(history._Memory):
+    """Nothing is held from one batch to the next."""
+
+    def __setitem__(self, shard: int, held: history._Held) -> None: ...
+
+
+class Outdated(history._Memory):
+    """A process that holds only what it held at first."""
+
+    def pop(self, shard: int, default: Any = None) -> Any:
+        return deepcopy(self.get(shard, default))
+
+    def __setitem__(self, shard: int, held: history._Held) -> None:
+        self.setdefault(shard, deepcopy(held))
+
+
+@pytest.mark.parametrize("memory", [history._Memory, Forgetful, Outdated])
+@pytest.mark.parametrize("pieces", [2, 1000])
+def test_memory_that_is_lost_or_outdated_is_made_again_from_state(memory, pieces, monkeypatch):
+    batches = [reports(start, start, start + 6, first=start) for start in range(0, 150, 12)]
+    steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
+    monkeypatch.setattr("transforms.recent.PIECES", pieces)
+    monkeypatch.setattr(history, "_Memory", memory)
+    runs_to(judged_by_message(*batches), *steps)
+
+
+def test_an_error_leaves_no_memory_that_is_ahead_of_the_state():
+    class State:
+        def read(self) -> tuple: return ()  # noqa: E704
+        def add(self, delta: bytes) -> None: ...
+        def write(self, mark: tuple) -> None: ...
+        def set(self, due: Any) -> None: ...
+
+    judge = history._RunningFn(2, 3600, None)
+    judge.setup()
+    state = State()
+    outputs = judge.process((0, reports(0)), state, state, state)
+    next(outputs)
+    assert judge.memory == {}
+    assert list(outputs) == []
+    assert list(judge.memory) == [0]
+
+
+def test_a_stream_bears_no_reports_from_far_in_the_future():
+    with pytest.raises(ValueError, match="future_seconds is 61"):
+        RunningHistory(2, 3600, 61)
+
+
+def hours(*minutes: float) -> list[int]:
+    """The hours touched by reports of these minutes, counted from noon."""
+    return [hour - int(NOON.timestamp()) // 3600 for hour in touched(reports(*minutes))]
+
+
+def test_a_batch_touches_the_hours_from_its_first_report_to_its_last_baseline():
+    assert hours(0) == [0, 1]
+    assert hours(57.99) == [0, 1]
+    assert hours(58) == hours(58, 1) == [0, 1, 2]
+    assert hours(-0.01, 58) == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "parts", "then"),
+    [
+        (range(5, 7), range(0), [(range(5, 7), True)], range(5, 7)),
+        (range(5, 7), range(5, 7), [], range(5, 7)),
+        (range(6, 8), range(5, 7), [(range(7, 8), False)], range(5, 8)),
+        (range(4, 6), range(5, 7), [(range(4, 5), True)], range(4, 7)),
+        (range(3, 9), range(5, 7), [(range(3, 5), True), (range(7, 9), False)], range(3, 9)),
+        (range(8, 10), range(5, 7), [(range(7, 10), False)], range(5, 10)),
+        (range(9, 11), range(5, 7), [(range(9, 11), True)], range(9, 11)),
+    ],
+)
+def test_hours_are_recalled_once_and_what_lies_far_ahead_anew(wanted, known, parts, then):
+    assert missing(wanted, known) == parts
+    assert together(wanted, known) == then
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Recalls the reports of a batch, all of shard 0."""
+
+    batch: pa.RecordBatch
+
+    def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
+        assert shard == 0
+        first, end = (60 * (hour - int(NOON.timestamp()) // 3600) for hour in (hours.start, hours.stop))
+        for start, stop, before in ((first - 63, first, True), (first, end, False)):
+            rows = [row for row in self.batch.to_pylist() if start <= (row["recorded_at"] - NOON).total_seconds() / 60 < stop]
+            if context or not before:
+                yield pa.RecordBatch.from_pylist([row | {"context": before} for row in rows], REPORT_BATCH)
+
+
+STORED = reports(*range(-135, 20, 5))
+"""Reports that were written before, five minutes apart; the last is that of minute 15."""
+
+
+def from_hour(hour: int, *batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
+    """What `judge` gives of the stored reports and the batches, without the reports before an hour after noon."""
+    rows, lost = judged_by_message(STORED, *batches)
+    return rows.filter(pc.greater_equal(rows["recorded_at"], NOON + timedelta(hours=hour))), lost
+
+
+@pytest.mark.parametrize("memory", [history._Memory, Forgetful])
+def test_stored_reports_of_the_hours_that_are_touched_come_out_before_new_ones(memory, monkeypatch):
+    monkeypatch.setattr(history, "_Memory", memory)
+    new, later = reports(20.5, 21, first=900), reports(50, 62, first=910)
+    runs_to(from_hour(0, new, later), (20, new), (62, later), recall=Kept(STORED))
+
+
+@pytest.mark.parametrize("memory", [history._Memory, Forgetful])
+def test_a_report_of_an_earlier_hour_recalls_that_hour_and_feeds_nothing_twice(memory, monkeypatch):
+    monkeypatch.setattr(history, "_Memory", memory)
+    new, late, last = reports(20.5, first=900), reports(-20.5, delay=3000, first=910), reports(40.5, 50.5, first=920)
+    runs_to(from_hour(-1, new, late, last), (20, new), (21, late), 40, (40, last), recall=Kept(STORED))
+
+
+def test_a_stored_report_that_is_read_again_leaves_no_trace_and_its_copy_is_a_duplicate():
+    again = STORED.slice(27, 1)
+    (copy,) = again.to_pylist()
+    other = {"message_id": "x", "received_at": copy["received_at"] + timedelta(minutes=1)}
+    copy = pa.RecordBatch.from_pylist([copy | other], REPORT_BATCH)
+    runs_to(from_hour(0, copy), (5, again), (6, copy), recall=Kept(STORED))

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from schemas.tables import DUPLICATES, TABLES, Table, files
+from schemas.tables import DUPLICATES, Table, files, named
 from transforms.batches import concat, empty, extended
 from transforms.sinks.files import damaged, encode, locked, read, replace, verify
 from transforms.sinks.union import Ints, conformed, sort_order, union
@@ -148,7 +148,7 @@ class _Write(beam.DoFn):
 
     def _flush(self) -> None:
         with timed(f"write {self.table}", sum(batch.num_rows for batch in self.held)):
-            written = write(TABLES[self.table], Path(self.output), self.held, self.file_minutes)
+            written = write(named(self.table), Path(self.output), self.held, self.file_minutes)
         self.rows_written.inc(written.rows)
         self.files_written.inc(written.files)
         self.start_bundle()

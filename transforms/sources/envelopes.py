@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.formats import parse_date_time
-from transforms.batches import RAW, concat, empty, extended, filled
+from transforms.batches import RAW, concat, empty, filled
 from transforms.sources.heads import Heads, Lines, Positions, heads, pieces
-from transforms.sources.lines import ARCHIVE, WRONG_TIME, Envelope, is_blank, read_line, read_string
+from transforms.sources.lines import ARCHIVE, NO_DATA, WRONG_TIME, Envelope, is_blank, read_line, read_string
 
 BAD = pa.schema([*RAW, ("message", pa.string())])
-"""Envelopes that break the rule: the whole line, under its place in the file, and what is wrong with it."""
+"""Envelopes that break the rule: the whole line, under its place in the file, and what is wrong with it. An archived entry
+without data (NO_DATA) is under its own source, id and time."""
 
 _OPEN = ord("{")
 _NOTHING, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
@@ -97,15 +98,16 @@ def _one_by_one(lines: Lines, rows: Positions, name: str, first_line: int) -> tu
     read = [read_line(text) or Envelope(message_id=place, data=text) for place, text in zip(places, texts)]
     times = parse_date_time(pa.array([line.received_at for line in read], pa.string()))
     untimed = [line.received_at is not None and not valid for line, valid in zip(read, times.is_valid().to_pylist())]
-    problems = pa.array([line.problem or wrong * WRONG_TIME for line, wrong in zip(read, untimed)], pa.string())
+    problems = pa.array([wrong * WRONG_TIME or line.problem for line, wrong in zip(read, untimed)], pa.string())
     columns = [
         pa.array([line.source for line in read], pa.string()),
         pa.array([line.message_id for line in read], pa.string()),
         times,
         pa.array([line.data + b"\n" for line in read], pa.large_binary()),
     ]
-    good = pc.equal(problems, "")
-    bad = extended(bare, [(BAD.field("message"), problems)]).filter(pc.invert(good))
+    good, named = pc.equal(problems, ""), pc.equal(problems, NO_DATA)
+    origins = [pc.if_else(named, said, place) for said, place in zip(columns[:3], bare.columns)]
+    bad = pa.RecordBatch.from_arrays([*origins, bare["payload"], problems], schema=BAD).filter(pc.invert(good))
     return (rows[np.asarray(good)], pa.RecordBatch.from_arrays(columns, schema=RAW).filter(good)), bad
 
 

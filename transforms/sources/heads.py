@@ -23,7 +23,7 @@ HEAD_BYTES = 200
 LAYOUTS = 8
 """How many lines are taken as samples of a layout, as long as each layout fits a quarter of the lines that are left."""
 
-_PERHAPS = r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|[^"]*\\|[^"]*$)))'
+_PERHAPS = r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|fields"|[^"]*\\|[^"]*$)))'
 """How every blank line and every envelope begins, and hardly any report."""
 
 _NEWLINE, _RETURN, _CLOSE, _SPACE, _QUOTE, _BACKSLASH, _TILDE = b'\n\r} "\\~'

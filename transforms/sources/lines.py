@@ -4,10 +4,15 @@ An envelope is a JSON object with exactly the keys `message_id`, `received_at`, 
 the report: an object, whose bytes are kept as they are, or a JSON string that holds the report's bytes (an escape `\\udc80` to
 `\\udcff` stands for one byte that is not UTF-8, as in Python's `surrogateescape`). An envelope is recognised from outside; what
 its `data` holds is for validation to judge.
+
+An entry of a stream without the field `data` is archived with all it has under `fields`, in place of `data`: such a line is
+refused (NO_DATA), but as the message it says it is.
 """
 
 import json
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import cycle, pairwise
 from typing import NamedTuple
 
@@ -29,22 +34,65 @@ A pattern for both RE2 and `re`; the key's quote stands before the optional sour
 ONE_CANONICAL = re.compile(CANONICAL.encode())
 
 WRONG_TIME = "received_at must be an RFC 3339 date-time or null"
+NO_DATA = "the entry has no field data"
+"""What is wrong with an entry of a stream that has other fields only."""
 
 _STRING = rb'"(?:[^"\\]+|\\.)*+"?'
 _OUTER_MARK = re.compile(rb'(?:[^][{}:,"]+|%b)*+[][{}:,]' % _STRING, re.DOTALL)
 _INNER_MARK = re.compile(rb'(?:[^][{}"]+|%b)*+[][{}]' % _STRING, re.DOTALL)
 _SPACES = b" \t\r"
 _KEYS = {"message_id", "received_at", "data"}
+_KEYS_WITHOUT_DATA = {"message_id", "received_at", "fields"}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Envelope(NamedTuple):
-    """What an envelope says or, where `problem` is not empty, what is wrong with it. `received_at` is not parsed yet."""
+    """What an envelope says or, where `problem` is not empty, what is wrong with it. `received_at` is not parsed yet.
+
+    With the problem NO_DATA it says where the entry came from all the same.
+    """
 
     source: str = ARCHIVE
     message_id: str = ""
     received_at: str | None = None
     data: bytes = b""
     problem: str = ""
+
+
+def entry_line(source: str, message_id: str, received_ms: int, fields: Mapping[bytes, bytes]) -> bytes:
+    """The line, without a newline, that an archive holds for an entry of a stream, received at these milliseconds since 1970.
+
+    Its `data` is a string, or its `fields` are, for an entry that has no field `data`. A time after the year 9999 is null.
+    """
+    received_at = _time_text(received_ms)
+    if b"data" in fields:
+        return envelope_line(source, message_id, received_at, fields[b"data"])
+    texts = {_text(name): _text(value) for name, value in fields.items()}
+    return _encoded({"source": source, "message_id": message_id, "received_at": received_at, "fields": texts})
+
+
+def envelope_line(source: str, message_id: str, received_at: str | None, data: bytes) -> bytes:
+    """An envelope's line, without a newline, for a report's bytes; `received_at` in RFC 3339."""
+    return _encoded({"source": source, "message_id": message_id, "received_at": received_at, "data": _text(data)})
+
+
+def _encoded(envelope: dict[str, object]) -> bytes:
+    try:
+        return orjson.dumps(envelope)
+    except orjson.JSONEncodeError:  # it cannot write what stands for bytes that are not UTF-8
+        return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode(errors="surrogateescape")
+
+
+def _time_text(millis: int) -> str | None:
+    try:
+        moment = _EPOCH + timedelta(milliseconds=millis)
+    except OverflowError:
+        return None
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def is_blank(line: bytes) -> bool:
@@ -64,7 +112,7 @@ def read_line(line: bytes) -> Envelope | None:
         source, message_id, received_at = (None if text is None else text.decode() for text in head.groups()[:3])
         return Envelope(source or ARCHIVE, message_id or "", received_at, line[head.start("data") : -1])
     members = _members(line)
-    if members is None or members.keys() - {"source"} != _KEYS:
+    if members is None or members.keys() - {"source"} not in (_KEYS, _KEYS_WITHOUT_DATA):
         return None
     return _envelope(members)
 
@@ -89,6 +137,9 @@ def _envelope(members: dict[str | None, bytes]) -> Envelope:
     received_at = read_string(members["received_at"])
     if received_at is None and members["received_at"] != b"null":
         return Envelope(problem=WRONG_TIME)
+    if "fields" in members:
+        wrong = NO_DATA if members["fields"].startswith(b"{") else "fields must be an object"
+        return Envelope(source, message_id, received_at, problem=wrong)
     data = _data(members["data"])
     if data is None:
         return Envelope(problem="data must be an object or a string")

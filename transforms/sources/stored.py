@@ -6,6 +6,7 @@ before a touched hour are recalled as context: they feed its baselines and are w
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from schemas.tables import REPORTS
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import REPORT_BATCH
+from transforms.shard import shards
 from transforms.sinks.files import read
 from transforms.sinks.union import conformed
 
@@ -35,12 +37,42 @@ def touched_hours(reports: pa.RecordBatch) -> set[int]:
 def recalled(output: Path, hours: set[int]) -> Iterator[pa.RecordBatch]:
     """REPORT_BATCHes of the stored reports of some hours, and of the 63 minutes before each as context, an hour at a time."""
     for hour in sorted({each - back for each in hours for back in range(3)}):
-        for path in sorted((output / REPORTS.name / _folder(hour)).glob("*.parquet")):
-            batch = _as_reports(read(path), context=hour not in hours)
+        for batch in _stored(output, hour, context=hour not in hours):
             if hour not in hours:
                 batch = batch.filter(_feeds(batch, hours))
             if batch.num_rows:
                 yield batch
+
+
+@dataclass(frozen=True)
+class RecallShard:
+    """Recall for a stream: what the output holds of the agents of one of `shards` shards."""
+
+    output: Path
+    shards: int
+
+    def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
+        """REPORT_BATCHes of the stored reports of some hours, and of the 63 minutes before as context if it is asked for.
+
+        The reports of a batch were recorded in the minutes of a file, and those of later batches no earlier: so each batch
+        comes after all that feeds its baselines, or with it.
+        """
+        whole = recalled(self.output, set(hours)) if context else _each(self.output, hours)
+        for batch in whole:
+            own = batch.filter(pa.array(shards(batch["agent_id"], self.shards) == shard))
+            if own.num_rows:
+                yield own
+
+
+def _each(output: Path, hours: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    for hour in hours:
+        yield from _stored(output, hour, context=False)
+
+
+def _stored(output: Path, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
+    """The reports of an hour, a file at a time."""
+    for path in sorted((output / REPORTS.name / _folder(hour)).glob("*.parquet")):
+        yield _as_reports(read(path), context)
 
 
 def _folder(hour: int) -> str:

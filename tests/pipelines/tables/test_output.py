@@ -19,18 +19,28 @@ def settings(**values: Any) -> Settings:
 
 def edited(path: Path, **parts: Any) -> Path:
     """The output with parts of its description replaced."""
-    file = open_output(path, PLAIN, create=True) / "_kpiflow.json"
+    open_output(path, PLAIN, create=True)
+    file = path / "_kpiflow.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | parts))
     return path
 
 
 def test_a_new_output_is_described_once_and_opens_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
-    assert open_output(path, PLAIN, create=True) == path
+    open_output(path, PLAIN, create=True)
     description = json.loads((path / "_kpiflow.json").read_text())
     assert description == {"layout": 1, "schemas": {"kpi_report": 1}, "settings": PLAIN.shaping()}
     assert [entry.name for entry in path.iterdir()] == ["_kpiflow.json"]
-    assert open_output(path, PLAIN, create=True) == open_output(path, PLAIN, create=False) == existing_output(path) == path
+    assert open_output(path, PLAIN, create=True) == open_output(path, PLAIN, create=False) == PLAIN
+    assert existing_output(path) == path
+
+
+def test_files_span_what_a_new_output_should_have_and_afterwards_what_it_has(tmp_path: Path) -> None:
+    assert open_output(tmp_path, Settings(), create=True, file_minutes=1).file_minutes == 1
+    assert open_output(tmp_path, Settings(), create=True, file_minutes=30).file_minutes == 1
+    assert open_output(tmp_path, Settings(), create=False).file_minutes == 1
+    with pytest.raises(WrongUse, match="file_minutes is 30 now and was 1"):
+        open_output(tmp_path, Settings(file_minutes=30), create=True)
 
 
 def test_settings_that_only_shape_the_work_may_differ(tmp_path: Path) -> None:
@@ -49,7 +59,7 @@ def test_settings_that_shape_rows_are_refused_by_name_with_both_values_and_the_m
 
 def test_a_setting_younger_than_the_output_counts_as_its_default(tmp_path: Path) -> None:
     path = edited(tmp_path, settings={"file_minutes": 10})
-    assert open_output(path, PLAIN, create=False) == path
+    assert open_output(path, PLAIN, create=False) == PLAIN
     assert stored_settings(path) == PLAIN.shaping()
     with pytest.raises(WrongUse, match="min_samples is 40 now and was 30"):
         open_output(path, settings(min_samples=40), create=False)
@@ -81,12 +91,13 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_fresh_volume_is_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "lost+found").mkdir()
-    assert open_output(tmp_path, PLAIN, create=True) == tmp_path
+    assert open_output(tmp_path, PLAIN, create=True) == PLAIN
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"layout": "1", "schemas": {}, "settings": {}}'])
 def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
-    (open_output(tmp_path, PLAIN, create=True) / "_kpiflow.json").write_text(text)
+    open_output(tmp_path, PLAIN, create=True)
+    (tmp_path / "_kpiflow.json").write_text(text)
     with pytest.raises(WrongUse, match=r"_kpiflow\.json is damaged"):
         existing_output(tmp_path)
 

@@ -13,7 +13,7 @@ from schemas.formats import parse_date_time
 from transforms.batches import RAW
 from transforms.sources.envelopes import BAD, decode
 from transforms.sources.heads import HEAD_BYTES
-from transforms.sources.lines import is_blank, read_line
+from transforms.sources.lines import NO_DATA, is_blank, read_line
 
 TIME = "2026-01-01T00:00:00.000001Z"
 AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
@@ -28,7 +28,10 @@ def raw(rows: Sequence[tuple[str, str, datetime | None, bytes]]) -> pa.RecordBat
 
 
 def bad(rows: Sequence[tuple[str, bytes, str]]) -> pa.RecordBatch:
-    messages = [("archive", place, None, line, problem) for place, line, problem in rows]
+    return refused([("archive", place, None, line, problem) for place, line, problem in rows])
+
+
+def refused(messages: Sequence[tuple[str, str, datetime | None, bytes, str]]) -> pa.RecordBatch:
     columns = [pa.array([message[i] for message in messages], kind) for i, kind in enumerate(BAD.types)]
     return pa.RecordBatch.from_arrays(columns, schema=BAD)
 
@@ -48,10 +51,11 @@ def one_by_one(block: bytes, name: str) -> tuple[pa.RecordBatch, pa.RecordBatch]
         if envelope.received_at is not None and at is None:
             problem = "received_at must be an RFC 3339 date-time or null"
         if problem:
-            broken.append((place, line + b"\n", problem))
+            origin = (envelope.source, envelope.message_id, at) if problem == NO_DATA else ("archive", place, None)
+            broken.append((*origin, line + b"\n", problem))
         else:
             good.append((envelope.source, envelope.message_id, at, envelope.data + b"\n"))
-    return raw(good), bad(broken)
+    return raw(good), refused(broken)
 
 
 def test_every_kind_of_line_becomes_its_message_in_the_order_of_the_file() -> None:
@@ -122,6 +126,15 @@ def test_lines_of_several_layouts_keep_their_order() -> None:
         assert decode(block, "f").raw == one_by_one(block, "f")[0]
 
 
+def test_an_entry_without_data_is_bad_under_its_own_name() -> None:
+    entry = b'{"source":"s","message_id":"1-0","received_at":"2026-01-01T00:00:00.000001Z","fields":%b}\n'
+    lines = [entry % b'{"a":"b"}', entry % b'"x"', entry.replace(b"01T", b"99T") % b"{}"]
+    places = [("s", "1-0", AT), ("archive", "f:2", None), ("archive", "f:3", None)]
+    problems = [NO_DATA, "fields must be an object", "received_at must be an RFC 3339 date-time or null"]
+    told = [(*place, line, problem) for place, line, problem in zip(places, lines, problems)]
+    assert decode(b"".join(lines), "f").bad == refused(told)
+
+
 def test_a_line_of_megabytes_is_one_message() -> None:
     data = b'{"a":"%b"}' % (b"x" * 5_000_000)
     assert decode(ENVELOPE % data + BARE, "f").raw == raw([("s", "1-0", AT, data + b"\n"), ("archive", "f:2", None, BARE)])
@@ -172,7 +185,7 @@ def test_canonical_envelopes_say_what_was_written(lines: list[tuple[bytes, Any]]
 fragments = st.sampled_from(
     [
         *(b"%c" % mark for mark in b'{}[]":, \r\\1\xff'),
-        *(b"null", b"\\u0061", b'"source"', b'"message_id"', b'"received_at"', b'"data"', b'"x"', b'"{\\"a\\":1}"'),
+        *(b"null", b"\\u0061", b'"source"', b'"message_id"', b'"received_at"', b'"data"', b'"fields"', b'"x"', b'"{\\"a\\":1}"'),
         b'{"message_id":"m","received_at":null,"data":',
         b'{"source":"s","message_id":"m","received_at":"2026-01-01T00:00:00z","data":',
         b'"received_at":"never"',
@@ -181,7 +194,8 @@ fragments = st.sampled_from(
 pieces = st.lists(fragments, max_size=10).map(b"".join)
 shuffled = st.permutations([b'"source":"s"', b'"mess\\u0061ge_id":"\xc3\xbc"', b'"received_at":null', b'"data":{"a":"}"}'])
 octets = st.sampled_from([b"\\", b'"', b"}", b" ", b"a"]) | st.binary(min_size=1, max_size=1)
-members = st.lists(st.sampled_from([b'"source":1', b'"message_id":"m"', b'"received_at":"x"', b'"data":[]', b'"x":1']))
+said = [b'"source":1', b'"message_id":"m"', b'"received_at":"x"', b'"data":[]', b'"fields":{}', b'"x":1']
+members = st.lists(st.sampled_from(said))
 objects_of_members = (shuffled | members).map(lambda inner: b"{%b}" % b",".join(inner))
 hostile = pieces | objects_of_members | canonical().map(lambda pair: pair[0][:-1])
 

@@ -1,0 +1,69 @@
+"""`kpiflow status`: of a running or stopped streaming job, how far it is."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipelines.connectors import redis
+from pipelines.console import out
+from pipelines.health import Health, health
+from pipelines.tables.output import existing_output
+from transforms.redis import RedisUnavailable
+
+
+def status(
+    ctx: typer.Context,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a streaming job.")],
+    url: Annotated[str | None, typer.Option("--redis", help="Redis, where it is not the one that the job was given.", metavar="URL")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """How a streaming job does, or did when it ended: lag, watermark, last checkpoint."""
+    found = health(existing_output(output))
+    connection = redis(url or found.redis, ctx.obj.settings())
+    try:
+        connection.check()
+        with connection.client() as client:
+            found = health(output, client)
+        unreachable = ""
+    except RedisUnavailable as error:
+        unreachable = str(error)
+    if as_json:
+        typer.echo(json.dumps(found.as_json() | {"unreachable": unreachable or None}, indent=2))
+        return
+    _print(found, unreachable)
+
+
+def _print(found: Health, unreachable: str) -> None:
+    now = datetime.now(UTC)
+    table = Table(box=None, show_header=False)
+    table.add_row("job", f"{'running' if found.running else 'not running'}, group {found.group} at {found.redis}")
+    for place in found.places:
+        lost = f", {place.lost:,} lost before they were read" if place.lost else ""
+        table.add_row(place.stream, f"read to {place.position}, {count(place.lag)} behind{lost}")
+    table.add_row("lag", f"{count(found.lag)}" + (f" when last told: {unreachable}" if unreachable else ""))
+    table.add_row("watermark", ago(found.watermark, now))
+    if found.checkpoint:
+        table.add_row("checkpoint", f"{ago(found.checkpoint.at, now)}, {size(found.checkpoint.bytes)}, {found.checkpoint.path}")
+    else:
+        table.add_row("checkpoint", "none yet")
+    table.add_row("last word", ago(found.reported, now))
+    out.print(table)
+
+
+def count(entries: int | None) -> str:
+    """A number of entries in words; Redis cannot always tell it."""
+    return "an unknown number of entries" if entries is None else f"{entries:,} entr{'y' if entries == 1 else 'ies'}"
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """A moment, and how long ago it was."""
+    return "none yet" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC, {max(0.0, (now - moment).total_seconds()):,.0f} s ago"
+
+
+def size(octets: int) -> str:
+    """A number of bytes, in a unit that suits it."""
+    return f"{octets / 1e6:,.1f} MB" if octets >= 1e6 else f"{octets / 1e3:,.1f} kB"

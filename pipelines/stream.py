@@ -1,0 +1,186 @@
+"""The streaming job: Redis streams through the graph on Flink, into an output folder, until it is stopped.
+
+All that a run keeps lies in `OUT/_stream`: Flink's checkpoints, logs, `job.json`, which says what the checkpoints belong to, and
+what the readers say of their place. The next run goes on from the newest checkpoint.
+"""
+
+import json
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.backfill import only_job
+from pipelines.connectors import Live, gathered, redis, running
+from pipelines.failures import RunFailed, WrongUse
+from pipelines.graph import Sources, build
+from pipelines.health import FOLDER, JOB, READERS, health
+from pipelines.settings import Settings
+from pipelines.tables.output import open_output
+from runners import flink
+from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
+from transforms.sinks.archive import WriteArchive
+from transforms.sinks.files import replace as replace_file
+from transforms.sinks.live import PublishLive
+from transforms.sources.reader import WATERMARK_DELAY_SECONDS
+
+PATIENCE = 15.0
+"""Seconds in which the processes of a run that was killed can end."""
+GRAPH_VERSION = 1
+"""Raised when the graph or what it keeps in checkpoints changes, so that an older checkpoint is refused and not half restored."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a streaming job is asked to do, beside the settings."""
+
+    url: str
+    streams: tuple[str, ...]
+    group: str
+    output: Path
+    archive: Path | None = None
+    live: bool = False
+    fresh: bool = False
+    until_idle: bool = False
+    master: str | None = None
+    environment: str | None = None
+    beam_options: tuple[str, ...] = ()
+
+
+def stream(job: Job, settings: Settings, follow: Callable[[flink.Progress], None]) -> None:
+    """Run the job until it is interrupted or, if it should, idle; `follow` is told how it does, about once a second.
+
+    Raises:
+        WrongUse: the output or the group is another job's, the checkpoints belong to another graph, Redis cannot be used.
+        RunFailed: the engine gave up; the same call goes on from the newest checkpoint.
+        KeyboardInterrupt: it was interrupted, and a last checkpoint was made.
+    """
+    connection = redis(job.url, settings)
+    try:
+        connection.check()
+        settings = _streaming(open_output(job.output, settings, create=True, file_minutes=1))
+        with only_job(job.output, PATIENCE) as lock:
+            owner = _described(job, connection, settings)
+            with _leased(connection, job, owner):
+                _run(job, connection, settings, owner, lock, follow)
+    except (RedisUnavailable, GroupTaken, flink.FlinkMissing, flink.TakenOptionError, flink.CheckpointRefused) as error:
+        raise WrongUse(str(error)) from error
+    except flink.FlinkFailed as error:
+        raise RunFailed(str(error), "run the same command again: it goes on from the newest checkpoint") from error
+
+
+def _run(
+    job: Job, connection: Connection, settings: Settings, owner: str, lock: int, follow: Callable[[flink.Progress], None]
+) -> None:
+    folder = job.output.absolute() / FOLDER
+    sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS))
+    sinks = gathered(job.output.absolute(), settings)
+    if job.archive is not None:
+        sinks = replace(sinks, archive=WriteArchive(job.archive.absolute()))
+    if job.live:
+        sinks = replace(sinks, live=PublishLive(connection, settings.live_maxlen))
+    engine = flink.Engine(
+        folder,
+        settings.checkpoint_seconds,
+        settings.parallelism,
+        settings.workers,
+        job.master,
+        job.environment,
+        heap_mb=settings.heap_mb,
+        beam_options=job.beam_options,
+        hold=(lock,),
+        fresh=job.fresh,
+    )
+    timing = running(job.output.absolute(), settings)
+    idle = _Idle(job.output, connection, settings)
+
+    def watched(progress: flink.Progress) -> None:
+        follow(progress)
+        if job.until_idle and idle.reached(progress):
+            signal.raise_signal(signal.SIGINT)
+
+    try:
+        flink.run(lambda root: build(root, sources, sinks, settings, timing), engine, watched)
+    except KeyboardInterrupt:
+        if not idle.is_reached:
+            raise
+
+
+class _Idle:
+    """Tells when all that came is in the tables: nothing was left to read for as long as rows are gathered and windows held open."""
+
+    def __init__(self, output: Path, connection: Connection, settings: Settings) -> None:
+        self._output, self._client, self._needed = output, connection.client(), settle_seconds(settings.flush_seconds)
+        self._read, self._since = -1, time.monotonic()
+        self.is_reached = False
+
+    def reached(self, progress: flink.Progress) -> bool:
+        found = health(self._output, self._client)
+        if progress.state != "running" or found.lag != 0 or found.read != self._read:
+            self._read, self._since = found.read, time.monotonic()
+        self.is_reached = self.is_reached or time.monotonic() - self._since >= self._needed
+        return self.is_reached
+
+
+def settle_seconds(flush_seconds: int) -> int:
+    """How long after the last message all tables hold it: a 5 s window ends and is gathered twice, an hour's early pane is due."""
+    return max(WATERMARK_DELAY_SECONDS + 5 + 2 * flush_seconds, 4 * flush_seconds + 1) + 5
+
+
+def _streaming(settings: Settings) -> Settings:
+    """One shard keeps batches whole where one task does all; more tasks need some shards each to be evenly loaded."""
+    if "shards" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"shards": 1 if settings.parallelism == 1 else 4 * settings.parallelism})
+
+
+@contextmanager
+def _leased(connection: Connection, job: Job, owner: str) -> Iterator[None]:
+    """Hold the group for this output; the readers renew the lease as they read."""
+    lease = Lease(connection, job.group, job.streams, owner)
+    lease.acquire()
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _described(job: Job, connection: Connection, settings: Settings) -> str:
+    """Keep, or check, what the checkpoints below the output belong to; the output's own name among the owners of a group.
+
+    Raises:
+        WrongUse: there are checkpoints of a job that differs in what they depend on.
+    """
+    folder = job.output / FOLDER
+    (folder / READERS).mkdir(parents=True, exist_ok=True)
+    file = folder / JOB
+    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    depends = _depends(job, settings)
+    changed = {name: (now, before.get("depends", {}).get(name)) for name, now in depends.items()}
+    named = "; ".join(f"{name} is {now!r} now and was {was!r}" for name, (now, was) in changed.items() if now != was)
+    if before and named and not job.fresh and flink.newest_checkpoint(folder):
+        raise WrongUse(
+            f"the checkpoints of {job.output} belong to another graph: {named}",
+            "run it as it was, or with --fresh: it then begins at the group's place, and nothing is lost",
+        )
+    owner: str = before.get("owner") or uuid.uuid4().hex
+    description = {"owner": owner, "redis": connection.public, "archive": job.archive and str(job.archive), "depends": depends}
+    replace_file(file, (json.dumps(description, indent=2) + "\n").encode())
+    return owner
+
+
+def _depends(job: Job, settings: Settings) -> dict[str, Any]:
+    """All that a checkpoint's state depends on."""
+    return {
+        "graph": GRAPH_VERSION,
+        "streams": sorted(job.streams),
+        "group": job.group,
+        "shards": settings.shards,
+        "parallelism": settings.parallelism,
+        "archive": job.archive is not None,
+        "live": job.live,
+    }

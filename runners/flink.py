@@ -1,0 +1,283 @@
+"""Run a streaming graph on Flink: by default on one embedded in a Java process that this one starts and ends.
+
+    this process ---- job server and Flink (Java)
+          |                    | asks for workers
+          '---- worker pool ---'---- workers (Python), in which the graph's steps run
+
+All of it dies with this process. What a run keeps lies in one folder: checkpoints, logs and Flink's configuration. The next run of
+the same graph goes on from the newest complete checkpoint, and while a run lasts Flink does so by itself after every failure of a step.
+"""
+
+import re
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+import apache_beam as beam
+
+from runners.checkpoints import complete_checkpoints, forget_others, newest_checkpoint
+from runners.direct import TakenOptionError
+from runners.engine import Engine, configure, java_arguments, make_folders, options, refuse_taken
+from runners.jars import FlinkMissing, ensure_jars, java
+from runners.processes import Child, Log, start
+from runners.rest import Rest, Unreachable, root_cause
+from runners.submission import Submission, submit
+from runners.workers import WorkerPool, serving
+
+__all__ = [
+    "CheckpointRefused", "Engine", "FlinkFailed", "FlinkMissing", "Progress", "TakenOptionError", "newest_checkpoint", "run",
+]  # fmt: skip
+
+_PORTS = re.compile(rb"JobService started on \S*?:(?P<job>\d+)|Rest endpoint listening at \S*?:(?P<rest>\d+)")
+_HUNG_UP = re.compile("CANCELLED|UNAVAILABLE|[Cc]losed|[Cc]ancelled|INTERNAL")
+_START_SECONDS = 60.0
+_LAST_CHECKPOINT_SECONDS = 30.0
+_TICK = 0.1
+_TOLD_EVERY = 1.0
+_ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
+_CANCEL_SECONDS = 15.0
+_REFUSED = "JobInitializationException"
+_UNREADABLE = re.compile("Could not restore (keyed|operator) state|BackendBuildingException|unable to deserialize")
+_NO_SPACE = "No space left"
+_UNREADABLE_TRIES = 2
+_RENEW_LATER_SECONDS = 60.0
+
+
+class FlinkFailed(RuntimeError):  # noqa: N818 (an end, not only an error)
+    """Flink, or the job on it, ended for good; the message has the cause and names the log."""
+
+
+class CheckpointRefused(RuntimeError):  # noqa: N818 (an end, not only an error)
+    """Flink cannot go on from the checkpoint: the graph is another one, or its files are damaged."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a run does.
+
+    Attributes:
+        state: starting, running, restarting (a step failed) or stopping.
+        restored_from: path of the checkpoint that it went on from when it started.
+        checkpoints: how many it has completed.
+        checkpoint_bytes: size of the newest one.
+        checkpoint_age: seconds since the newest one was complete; None without one.
+        checkpoint_seconds: how long the newest one took.
+        watermark: the lowest of all steps; None while it is not known.
+        restarts: how often Flink has started the job again.
+        failure: why it did last, or why the newest checkpoint failed.
+        rest: URL of Flink's REST interface; empty while starting.
+    """
+
+    state: str = "starting"
+    restored_from: str | None = None
+    checkpoints: int = 0
+    checkpoint_bytes: int = 0
+    checkpoint_age: float | None = None
+    checkpoint_seconds: float = 0.0
+    watermark: datetime | None = None
+    restarts: int = 0
+    failure: str | None = None
+    rest: str = ""
+
+
+def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable[[Progress], None]) -> None:
+    """Run a graph until it is interrupted; `follow` is told how it does about once a second.
+
+    The first SIGINT or SIGTERM makes a last checkpoint and ends the run in order, the second one ends it at once.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; nothing of it runs any more.
+        FlinkMissing: Java or Flink's jars are not there.
+        TakenOptionError: Beam options that the engine decides itself.
+        CheckpointRefused: Flink cannot go on from the newest checkpoint.
+        FlinkFailed: the job or its Java process ended; another run goes on from the newest checkpoint.
+    """
+    refuse_taken(engine.beam_options)
+    program = java()
+    jars = ensure_jars(engine.jars, lambda line: print(line, file=sys.stderr))
+    engine = replace(engine, folder=engine.folder.absolute())
+    make_folders(engine.folder)
+    logs = engine.folder / "logs"
+    with _interruption() as interrupted, serving(Log(logs / "workers.log"), engine.hold) as (pool, port):
+        server = start(
+            [program, *java_arguments(engine, jars)], Log(logs / "flink.log"), listen=_PORTS, hold=engine.hold
+        )
+        try:
+            _Run(engine, server, pool, interrupted, follow).through(build, port)
+        finally:
+            server.stop(patience=0)
+
+
+class _Run:
+    """One run, from the job server's start to its end: a job, and after each renewal another one that goes on from it."""
+
+    def __init__(
+        self, engine: Engine, server: Child, pool: WorkerPool, interrupted: threading.Event, follow: Callable[[Progress], None]
+    ) -> None:
+        self._engine, self._server, self._pool = engine, server, pool
+        self._interrupted, self._follow = interrupted, follow
+        self._progress = Progress()
+        self._before = self._progress
+        self._restored: Path | None = None
+        self._name = ""
+        self._job: str | None = None
+        self._own_checkpoint = False
+
+    def through(self, build: Callable[[beam.Pipeline], None], port: int) -> None:
+        """Run jobs until there is a reason not to; it ends by an exception only."""
+        self._restored = None if self._engine.fresh else newest_checkpoint(self._engine.folder)
+        self._progress = replace(self._progress, restored_from=str(self._restored) if self._restored else None)
+        self._follow(self._progress)
+        self._await(lambda: "job" in self._server.said, "Flink's job server does not start")
+        while True:
+            self._run_job(build, port)
+            self._restored = newest_checkpoint(self._engine.folder)
+
+    def _run_job(self, build: Callable[[beam.Pipeline], None], port: int) -> None:
+        """Submit the graph and follow it until it is to be renewed."""
+        self._name, self._job, self._own_checkpoint = f"kpiflow-{uuid.uuid4().hex[:12]}", None, False
+        self._before = self._progress
+        self._server.said.pop("rest", None)
+        configure(self._engine, self._restored)
+        submission = submit(build, options(self._engine, self._name, self._server.said["job"], port, self._restored))
+        self._await(lambda: self._rest is not None or submission.over, "Flink does not start")
+        due = time.monotonic() + self._engine.renew_seconds
+        while not self._interrupted.is_set():
+            self._check(submission)
+            self._look()
+            self._follow(self._progress)
+            if time.monotonic() > due:
+                if self._checkpointed():
+                    return self._cancel()
+                due += _RENEW_LATER_SECONDS
+            self._interrupted.wait(_TOLD_EVERY)
+        self._progress = replace(self._progress, state="stopping")
+        self._follow(self._progress)
+        self._checkpointed()
+        self._cancel()
+        raise KeyboardInterrupt
+
+    def _await(self, reached: Callable[[], bool], otherwise: str) -> None:
+        end = time.monotonic() + _START_SECONDS
+        while not reached():
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+            if self._server.exit_code is not None or time.monotonic() > end:
+                raise self._failed(otherwise, self._server.last_line)
+            time.sleep(_TICK)
+
+    @property
+    def _rest(self) -> Rest | None:
+        """Flink's REST interface, once it is known where that is."""
+        if self._engine.master is not None:
+            return Rest(f"http://{self._engine.master}")
+        port = self._server.said.get("rest")
+        return Rest(f"http://localhost:{port}") if port else None
+
+    def _check(self, submission: Submission) -> None:
+        """Raise why the run has ended, if it has."""
+        if (code := self._server.exit_code) is not None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise self._failed(f"Flink's Java process {how}", self._server.last_line)
+        if not submission.over:
+            return
+        if self._restored and not self._own_checkpoint and _REFUSED in submission.said and _NO_SPACE not in submission.said:
+            raise self._refused(submission.cause)
+        raise self._failed("the job ended", submission.cause)
+
+    def _look(self) -> None:
+        """Bring the progress up to date; what cannot be asked just now stays as it was."""
+        rest = self._rest
+        if rest is None:
+            return
+        with suppress(Unreachable):
+            self._job = self._job or rest.job_named(self._name)
+            if self._job is None:
+                return
+            _, runs, vertices = rest.state(self._job)
+            checkpoints, trace, restarts = rest.checkpoints(self._job), rest.trace(self._job), rest.restarts(self._job)
+            begun = self._progress.state != "starting" or trace is not None
+            self._progress = replace(
+                self._progress,
+                state="running" if runs else "restarting" if begun else "starting",
+                checkpoints=self._before.checkpoints + checkpoints.completed,
+                checkpoint_bytes=checkpoints.bytes,
+                checkpoint_age=time.time() - checkpoints.at if checkpoints.at else None,
+                checkpoint_seconds=checkpoints.seconds,
+                watermark=rest.watermark(self._job, vertices),
+                restarts=self._before.restarts + restarts,
+                failure=checkpoints.failure or self._why(trace) or self._before.failure,
+                rest=rest.url,
+            )
+            self._settle(checkpoints.completed, trace or "", restarts)
+
+    def _why(self, trace: str | None) -> str | None:
+        """Why the job failed: where Flink only knows that a worker is gone, what the pool knows of it."""
+        cause = root_cause(trace) if trace else None
+        return self._pool.died() or cause if cause and _HUNG_UP.search(cause) else cause
+
+    def _settle(self, completed: int, trace: str, restarts: int) -> None:
+        """Leave older jobs' checkpoints once there is one of this job; give up on one whose files cannot be read."""
+        if self._own_checkpoint or self._job is None:
+            return
+        if completed:
+            self._own_checkpoint = True
+            forget_others(self._engine.folder, self._job)
+        elif self._restored and restarts >= _UNREADABLE_TRIES and _UNREADABLE.search(trace):
+            raise self._refused(root_cause(trace))
+
+    def _checkpointed(self) -> bool:
+        """Make a checkpoint if the job runs; whether it is complete."""
+        with suppress(Unreachable):
+            if self._rest is not None and self._job is not None and self._rest.state(self._job)[1]:
+                return self._rest.checkpoint_now(self._job, _LAST_CHECKPOINT_SECONDS)
+        return False
+
+    def _cancel(self) -> None:
+        """End the job."""
+        with suppress(Unreachable):
+            if self._rest is None or self._job is None:
+                return
+            self._rest.cancel(self._job)
+            end = time.monotonic() + _CANCEL_SECONDS
+            while self._rest.state(self._job)[0] not in _ENDED and time.monotonic() < end:
+                time.sleep(_TICK)
+
+    def _failed(self, what: str, why: str) -> FlinkFailed:
+        log = self._engine.folder / "logs" / "flink.log"
+        return FlinkFailed(f"{what}: {why or 'it gave no reason'}; the whole story is in {log}")
+
+    def _refused(self, why: str) -> CheckpointRefused:
+        older = [str(path) for path in complete_checkpoints(self._engine.folder) if path != self._restored]
+        second = f", or remove it to go on from {older[-1]}" if older else ""
+        return CheckpointRefused(f"Flink cannot go on from {self._restored}: {why}. The graph is another one now, or the files are "
+                                 f"damaged: run it as it was, or start with --fresh{second}")  # fmt: skip
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Set by the first SIGINT or SIGTERM; the second raises KeyboardInterrupt wherever the program is."""
+    interrupted = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield interrupted
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,132 @@
+"""Child processes that cannot outlive this one, with their output in logs that cannot grow without end.
+
+A child is started through this module, run as a program: it asks the kernel to be killed when its parent dies, and then becomes the
+command. So whatever ends the parent, be it SIGKILL, leaves nothing running. Children are in a session of their own: Ctrl-C on a
+terminal reaches the parent alone, which ends them in order.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1
+_PARENT_DIED = 113
+_FORKER = ThreadPoolExecutor(1, "forker")
+"""Starts all children: the kernel takes the death of the *thread* that forked for the parent's, so that thread must stay."""
+
+
+class Log:
+    """A file of lines that many threads may write; at `limit` bytes it becomes `<name>.1` and begins anew."""
+
+    def __init__(self, path: Path, limit: int = 8 << 20) -> None:
+        self.path, self._limit = path, limit
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("ab")
+
+    def write(self, line: bytes) -> None:
+        """Append a line; where the disk is full it is lost, and the job goes on."""
+        with self._lock:
+            try:
+                self._file.write(line)
+                self._file.flush()
+                if self._file.tell() >= self._limit:
+                    self._file.close()
+                    self.path.replace(self.path.with_name(self.path.name + ".1"))
+                    self._file = self.path.open("ab")
+            except OSError:
+                return
+
+
+class Child:
+    """A running command. Its output goes to a log, line by line; what it says of itself is kept by name in `said`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Log, label: str, listen: re.Pattern[bytes] | None) -> None:
+        self._process, self._log, self._label, self._listen = process, log, label.encode(), listen
+        self.said: dict[str, str] = {}
+        self.last_line = ""
+        self._reader = threading.Thread(target=self._read, name=f"output of {label or process.pid}", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; a negative signal number if a signal ended it."""
+        return self._process.poll()
+
+    def stop(self, patience: float = 5.0) -> None:
+        """End it: SIGTERM, and SIGKILL if it is still there after `patience` seconds."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(patience)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+        self._reader.join(1.0)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if self._listen is not None and (found := self._listen.search(line)):
+                self.said |= {name: text.decode() for name, text in found.groupdict().items() if text is not None}
+            if text := line.decode(errors="replace").strip():
+                self.last_line = text
+            self._log.write(self._label + line)
+
+
+def start(
+    command: Sequence[str],
+    log: Log,
+    *,
+    label: str = "",
+    listen: re.Pattern[bytes] | None = None,
+    hold: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Child:
+    """Start a command that dies with this process.
+
+    Args:
+        log: gets what it writes to stdout and stderr, each line after `label`.
+        listen: a pattern searched in each line; its named groups are kept in `Child.said`.
+        hold: file descriptors that it inherits, so that locks on them hold as long as it lives.
+        environment: variables beside those of this process.
+    """
+    wrapped = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(os.getpid()), *command]
+    process = _FORKER.submit(
+        subprocess.Popen,
+        wrapped,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=tuple(hold),
+        start_new_session=True,
+        env={**os.environ, **(environment or {})},
+    ).result()
+    return Child(process, log, label, listen)
+
+
+def become(parent: int, command: Sequence[str]) -> None:
+    """Turn this process into a command that is killed when its parent dies. A kernel that is not Linux's does not kill it."""
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it was asked for
+        os._exit(_PARENT_DIED)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    become(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,142 @@
+"""A stream job on the real Redis and the real Flink, as tests run it: short intervals, processes that can be killed by their part."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.servers import RedisServer
+
+ROOT = Path(__file__).parents[2]
+INJECT = ROOT / "tests" / "chaos" / "inject"
+KEY = "layer4_kpi_reports"
+QUICK = ("--checkpoint-seconds", "1", "--flush-seconds", "1", "--read-count", "500")
+PATIENCE = 150.0
+
+
+@dataclass
+class Scene:
+    """A Redis server, a folder, and what is done between them."""
+
+    server: RedisServer
+    folder: Path
+    keys: tuple[str, ...] = (KEY,)
+    runs: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out"
+
+    def add(self, reports: int = 2000, seed: int = 1, key: str = KEY, rate: int = 0) -> None:
+        """Put generated messages into a stream, at a rate a minute or at once."""
+        words = ["--reports", reports, "--agents", 20, "--seed", seed, "--rate", rate]
+        self.ask("generate", "--redis", self.server.url, "--stream", key, *words)
+
+    def start(self, *words: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """The streaming job, in a process of its own; what it says goes to a file."""
+        command = [sys.executable, "-m", "pipelines.cli", "stream", "--redis", self.server.url, "--stream", *self.keys]
+        command += ["--output", str(self.output), "--archive", str(self.folder / "archive"), *QUICK, *map(str, words)]
+        said = (self.folder / f"run-{len(self.runs)}.log").open("w")
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | (env or {}))
+        self.runs.append(process)
+        return process
+
+    def finish(self, *words: object) -> None:
+        """Run the job until all is in the tables."""
+        process = self.start("--until-idle", *words)
+        assert process.wait(PATIENCE) == 0, self.said()
+
+    def said(self) -> str:
+        """What the newest run said."""
+        return (self.folder / f"run-{len(self.runs) - 1}.log").read_text()
+
+    def until(self, reached: Any, patience: float = PATIENCE) -> None:
+        """Wait until something holds, while the newest run lives."""
+        end = time.monotonic() + patience
+        while not reached():
+            assert self.runs[-1].poll() is None, f"the run ended: {self.said()}"
+            assert time.monotonic() < end, f"never got there: {self.said()}"
+            time.sleep(0.05)
+
+    def read(self) -> int:
+        """Messages that the readers of the newest run have read."""
+        reports = (self.output / "_stream" / "readers").glob("reader-*.json")
+        return sum(json.loads(path.read_text())["read"] for path in reports)
+
+    def ask(self, *words: object, code: int = 0) -> str:
+        """What a command says on stdout, run in a process of its own."""
+        command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def verdict(self) -> dict[str, Any]:
+        """What reconcile says of the output and the streams."""
+        return json.loads(self.ask("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys, "--json"))
+
+    def prove(self) -> dict[str, Any]:
+        """Nothing is missing or counted twice, and a backfill of the archive that the stream wrote gives the same tables."""
+        verdict = self.verdict()
+        assert (verdict["missing"], verdict["surplus"], verdict["unreadable"]) == (0, 0, 0), verdict
+        again = self.folder / f"backfill-{len(self.runs)}"
+        self.ask("backfill", "--input", self.folder / "archive", "--output", again)
+        self.ask("parity", self.output, again)
+        return verdict
+
+
+def children(parent: int) -> dict[int, str]:
+    """The command lines of the processes that a process has started, and those of theirs."""
+    found: dict[int, str] = {}
+    above = {parent}
+    stats = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            stats[int(path.name)] = (int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1]),
+                                     path.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode())  # fmt: skip
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    while above:
+        below = {pid: line for pid, (ppid, line) in stats.items() if ppid in above and pid not in found}
+        found |= below
+        above = set(below)
+    return found
+
+
+def kill(process: subprocess.Popen[str], part: str) -> None:
+    """SIGKILL a part of a run: `all` (the launcher, which takes the rest along), `java`, or `worker` (one of them)."""
+    if part == "all":
+        process.kill()
+        process.wait(30)
+        return
+    mark = {"java": "FlinkJobServerDriver", "worker": "runners.workers --worker"}[part]
+    for pid, line in children(process.pid).items():
+        if mark in line:
+            os.kill(pid, signal.SIGKILL)
+            return
+    raise AssertionError(f"no {part} among {children(process.pid)}")
+
+
+def fault(folder: Path, point: str, kills: str, at: int = 2) -> dict[str, str]:
+    """The environment in which a run dies at a point; see tests/chaos/inject."""
+    done = folder / f"fault-{point.replace(' ', '-')}-{kills}"
+    path = os.pathsep.join([str(INJECT), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "FAULT": point, "FAULT_AT": str(at), "FAULT_KILLS": kills, "FAULT_DONE": str(done)}
+
+
+@contextmanager
+def ended(scene: Scene) -> Iterator[Scene]:
+    """No run outlives its test."""
+    try:
+        yield scene
+    finally:
+        for process in scene.runs:
+            if process.poll() is None:
+                process.kill()
+                process.wait(30)

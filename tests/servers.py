@@ -1,0 +1,130 @@
+"""A real redis-server of one's own, on a free port of this machine."""
+
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+_PATIENCE = 20.0
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files of an authority, and of a server and a client that it vouches for."""
+
+    ca: Path
+    server: Path
+    server_key: Path
+    client: Path
+    client_key: Path
+
+
+class RedisServer:
+    """A redis-server with its data in `folder`; it ends with the `with` block.
+
+    `options` are further words of its command line. With `certificates` it speaks TLS only and asks clients for theirs; `password`
+    is that of its default user.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        appendonly: bool = False,
+        password: str | None = None,
+        certificates: Certificates | None = None,
+    ) -> None:
+        self.folder, self.options, self.appendonly = folder, options, appendonly
+        self.password, self.certificates = password, certificates
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "RedisServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        """Without a password."""
+        return f"{'rediss' if self.certificates else 'redis'}://localhost:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        """A plain client, for a test's own commands."""
+        secure: dict[str, Any] = {}
+        if pems := self.certificates:
+            secure = {"ssl_ca_certs": pems.ca, "ssl_certfile": pems.client, "ssl_keyfile": pems.client_key}
+        return redis.Redis.from_url(self.url, password=self.password, protocol=2, **secure)
+
+    def start(self) -> None:
+        """Start it where it does not run, and wait until it answers."""
+        if self.process is None:
+            self.process = subprocess.Popen(self._command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + _PATIENCE
+        with self.client() as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.ConnectionError:
+                    assert self.process.poll() is None, f"redis-server ended at once: {self._command()}"
+                    assert time.monotonic() < end, "redis-server does not answer"
+                    time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it as an operator would: what is appended is synced first."""
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(subprocess.Popen.kill)
+
+    def restart(self) -> None:
+        """Stop and start, on the same port, with the same data."""
+        self.stop()
+        self.start()
+
+    def _end(self, how: Any) -> None:
+        if self.process is not None:
+            how(self.process)
+            self.process.wait(_PATIENCE)
+            self.process = None
+
+    def _command(self) -> Sequence[str]:
+        words = ["redis-server", "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+        words += ["--appendonly", "yes" if self.appendonly else "no", *self.options]
+        if self.password:
+            words += ["--requirepass", self.password]
+        if pems := self.certificates:
+            files = [("--tls-ca-cert-file", pems.ca), ("--tls-cert-file", pems.server), ("--tls-key-file", pems.server_key)]
+            return [*words, "--port", "0", "--tls-port", str(self.port), *(str(word) for pair in files for word in pair)]
+        return [*words, "--port", str(self.port)]
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """An authority, and certificates for `localhost` and for a client, all made by openssl."""
+    made = {name: (folder / f"{name}.pem", folder / f"{name}.key") for name in ("ca", "server", "client")}
+    for name, (certificate, key) in made.items():
+        words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        words += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
+        if name != "ca":
+            signer, signer_key = made["ca"]
+            words += ["-CA", str(signer), "-CAkey", str(signer_key), "-addext", "subjectAltName=DNS:localhost"]
+            words += ["-addext", "basicConstraints=critical,CA:FALSE"]
+        subprocess.run(["openssl", *words], check=True, capture_output=True)
+    return Certificates(made["ca"][0], *made["server"], *made["client"])

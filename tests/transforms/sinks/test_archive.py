@@ -1,0 +1,236 @@
+"""Archives of streams: what was written is read again to the byte, once, whatever happens to the writer."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runners import direct
+from transforms.batches import RAW, concat, empty
+from transforms.quarantine import misfits
+from transforms.sinks import archive
+from transforms.sinks.archive import REFUSED, ArchiveWriter, WriteArchive
+from transforms.sinks.files import DamagedFile, OutputFull
+from transforms.sources.archives import Block, find, read
+from transforms.sources.envelopes import BAD
+from transforms.sources.lines import NO_DATA, entry_line
+
+NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
+NOON_MS = 1_761_134_400_000
+HOUR_MS = 3_600_000
+MANY = range(0, 40_000, 7)
+octets = st.binary(max_size=40) | st.text(max_size=20).map(str.encode)
+
+
+def raw(ids: Sequence[str], data: Sequence[bytes] | None = None, source: str = "kpi") -> pa.RecordBatch:
+    """RAW messages of a stream as its source gives them; the data is the id, unless told."""
+    times = [NOON + timedelta(milliseconds=int(each.split("-")[0]) - NOON_MS) for each in ids]
+    payloads = [each + b"\n" for each in data or [each.encode() for each in ids]]
+    columns = [[source] * len(ids), list(ids), times, payloads]
+    return pa.RecordBatch.from_arrays([pa.array(each, kind) for each, kind in zip(columns, RAW.types)], schema=RAW)
+
+
+def ids(numbers: Sequence[int]) -> list[str]:
+    return [f"{NOON_MS + number}-{number % 3}" for number in numbers]
+
+
+def stored(folder: Path) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Messages (RAW) and bad ones (BAD) of an archive, as a backfill reads them."""
+    blocks = [block for block in read(find([str(folder)])) if isinstance(block, Block)]
+    return concat([block.raw for block in blocks] or [empty(RAW)]), concat([block.bad for block in blocks] or [empty(BAD)])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_entries_are_read_as_they_came_from_a_file_an_hour(tmp_path: Path) -> None:
+    rows = raw(ids([0, 1, HOUR_MS - 1, HOUR_MS, 5 * HOUR_MS]))
+    assert ArchiveWriter(tmp_path).append(rows) == 5
+    assert stored(tmp_path)[0].equals(rows)
+    assert names(tmp_path) == [f"kpi/2025-10-22T{hour}.ndjson" for hour in (12, 13, 17)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(octets, min_size=1, max_size=9), st.text(min_size=1, max_size=9))
+def test_every_byte_string_comes_back_from_every_source(data: list[bytes], source: str) -> None:
+    rows = raw(ids(range(len(data))), data, source)
+    with tempfile.TemporaryDirectory() as folder:
+        ArchiveWriter(Path(folder)).append(rows)
+        assert stored(Path(folder))[0].equals(rows)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(1, 60), st.booleans()), min_size=1, max_size=12))
+def test_replays_and_restarts_leave_each_entry_once_in_order(steps: list[tuple[int, int, bool]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        writer, reached, new = ArchiveWriter(Path(folder)), 0, 0
+        for back, count, restarts in steps:
+            writer = ArchiveWriter(Path(folder)) if restarts else writer
+            first = max(0, reached - back)
+            new += writer.append(raw(ids([60_000 * number for number in range(first, first + count)])))
+            reached = max(reached, first + count)
+        assert new == reached
+        assert stored(Path(folder))[0]["message_id"].to_pylist() == ids([60_000 * number for number in range(reached)])
+
+
+def test_ids_are_compared_as_numbers(tmp_path: Path) -> None:
+    rows = raw([f"{NOON_MS}-{number}" for number in (0, 9, 10, 11, 100)])
+    writer = ArchiveWriter(tmp_path)
+    assert [writer.append(rows.slice(0, 3)), writer.append(rows)] == [3, 2]
+    assert writer.last("kpi") == f"{NOON_MS}-100"
+    assert writer.last("other") is None
+
+
+def test_two_writers_that_take_turns_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    writers = [ArchiveWriter(tmp_path), ArchiveWriter(tmp_path)]
+    for number in range(30):
+        assert writers[number % 2].append(raw(ids([600_000 * n for n in range(max(0, number - 4), number + 1)]))) == 1
+    assert stored(tmp_path)[0]["message_id"].to_pylist() == ids([600_000 * n for n in range(30)])
+
+
+def test_sources_of_one_batch_have_an_archive_each(tmp_path: Path) -> None:
+    first, second = raw(ids([1, 2]), source="a/b"), raw(ids([1, 5]), source="c")
+    mixed = concat([first, second]).take(pa.array([2, 0, 1, 3]))
+    assert ArchiveWriter(tmp_path).append(mixed) == 4
+    assert names(tmp_path) == ["a%2Fb/2025-10-22T12.ndjson", "c/2025-10-22T12.ndjson"]
+    assert stored(tmp_path)[0].equals(concat([first, second]))
+
+
+@pytest.mark.parametrize("cut", [1, 30, 100, 150])
+def test_a_line_that_was_torn_by_a_kill_is_cut_off_and_written_again(tmp_path: Path, cut: int) -> None:
+    rows = raw(ids([1, 2, 3]))
+    ArchiveWriter(tmp_path).append(rows)
+    path = tmp_path / names(tmp_path)[0]
+    os.truncate(path, path.stat().st_size - cut)
+    assert ArchiveWriter(tmp_path).append(rows) == 1 + (cut > 100)
+    assert stored(tmp_path)[0].equals(rows)
+
+
+def test_a_file_torn_in_its_first_line_goes_on_after_the_hour_before(tmp_path: Path) -> None:
+    rows = raw(ids([1, HOUR_MS]))
+    ArchiveWriter(tmp_path).append(rows)
+    os.truncate(tmp_path / names(tmp_path)[1], 40)
+    assert ArchiveWriter(tmp_path).append(rows) == 1
+    assert stored(tmp_path)[0].equals(rows)
+
+
+def test_a_last_line_longer_than_what_is_read_at_a_time_is_found(tmp_path: Path) -> None:
+    rows = raw(ids([1, 2]), [b"x" * 300_000, b"y" * 200_000])
+    ArchiveWriter(tmp_path).append(rows)
+    assert ArchiveWriter(tmp_path).append(rows) == 0
+    path = tmp_path / names(tmp_path)[0]
+    os.truncate(path, path.stat().st_size - 100_000)
+    assert ArchiveWriter(tmp_path).append(rows) == 1
+    assert stored(tmp_path)[0].equals(rows)
+
+
+def test_an_archive_that_ends_in_something_else_is_refused_with_the_mend(tmp_path: Path) -> None:
+    (tmp_path / "kpi").mkdir()
+    (tmp_path / "kpi" / "2025-10-22T12.ndjson").write_text('{"task_id":"t"}\n')
+    with pytest.raises(DamagedFile, match=r"does not end in an entry's envelope.*move the file away"):
+        ArchiveWriter(tmp_path).append(raw(ids([1])))
+
+
+@pytest.mark.parametrize("wrong", [["m1"], ids([2, 1]), ids([1, 1])])
+def test_messages_that_are_no_entries_in_order_are_an_error(tmp_path: Path, wrong: list[str]) -> None:
+    rows = raw(ids(range(len(wrong)))).set_column(1, "message_id", pa.array(wrong))
+    with pytest.raises(ValueError, match=r"is no id of a stream's entry|not in the order of their ids"):
+        ArchiveWriter(tmp_path).append(rows)
+
+
+def refused_entry(number: int, fields: dict[bytes, bytes]) -> pa.RecordBatch:
+    """The QUARANTINE row of an entry without data, as a stream makes it."""
+    line = entry_line("kpi", f"{NOON_MS + number}-0", NOON_MS + number, fields)
+    return misfits(raw([f"{NOON_MS + number}-0"], [line]).append_column("message", pa.array([NO_DATA])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.binary(max_size=9).filter(lambda name: name != b"data"), st.binary(max_size=20), max_size=4))
+def test_an_entry_without_data_has_the_same_row_from_the_archive(fields: dict[bytes, bytes]) -> None:
+    row = refused_entry(1, fields)
+    with tempfile.TemporaryDirectory() as folder:
+        assert [ArchiveWriter(Path(folder)).append(row, REFUSED) for _ in range(2)] == [1, 0]
+        messages, bad = stored(Path(folder))
+    assert (messages.num_rows, misfits(bad)) == (0, row)
+
+
+def test_entries_without_data_do_not_hold_back_the_others(tmp_path: Path) -> None:
+    writer = ArchiveWriter(tmp_path)
+    writer.append(refused_entry(9, {b"a": b"b"}), REFUSED)
+    assert writer.append(raw(ids([1, 2]))) == 2
+    assert names(tmp_path) == ["kpi/2025-10-22T12.ndjson", "kpi/2025-10-22T12.refused.ndjson"]
+
+
+def test_a_time_that_no_calendar_has_is_archived_without_one(tmp_path: Path) -> None:
+    rows, year_250000 = raw(ids([0])), pa.array([8 * 10**18]).cast(RAW.field("received_at").type)
+    far = raw([f"{NOON_MS + 1}-0"]).set_column(2, "received_at", year_250000)
+    writer = ArchiveWriter(tmp_path)
+    assert [writer.append(rows), writer.append(far), writer.append(far)] == [1, 1, 0]
+    assert names(tmp_path) == ["kpi/2025-10-22T12.ndjson", "kpi/unknown.ndjson"]
+    assert stored(tmp_path)[0]["received_at"].to_pylist() == [NOON, None]
+
+
+def test_a_full_disk_leaves_whole_lines_and_the_next_attempt_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, room, write = raw(ids(range(20))), [700], os.write
+
+    def filling(descriptor: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "full")
+        written = write(descriptor, data[: room[0]])
+        room[0] -= written
+        return written
+
+    writer = ArchiveWriter(tmp_path)
+    writer.append(rows.slice(0, 5))
+    with monkeypatch.context() as patched:
+        patched.setattr(archive.os, "write", filling)
+        with pytest.raises(OutputFull, match="free some and run the same command again"):
+            writer.append(rows)
+    assert stored(tmp_path)[0].equals(rows.slice(0, 5))
+    assert writer.append(rows) == 15
+    assert stored(tmp_path)[0].equals(rows)
+
+
+def test_a_writer_killed_at_any_moment_is_followed_by_one_that_completes_its_work(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from transforms.sinks.archive import ArchiveWriter\n"
+        "from tests.transforms.sinks.test_archive import MANY, ids, raw\n"
+        "writer = ArchiveWriter(Path(sys.argv[1]))\n"
+        "for first in range(0, len(MANY), 100): writer.append(raw(ids(MANY[first : first + 100]))); print('on', flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    assert process.stdout
+    assert process.stdout.readline() == b"on\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    left = ArchiveWriter(tmp_path).append(raw(ids(MANY)))
+    assert 0 < left < len(MANY)
+    assert stored(tmp_path)[0]["message_id"].to_pylist() == ids(MANY)
+
+
+def test_the_transform_archives_both_kinds_and_syncs_a_final_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync = ArchiveWriter.sync
+    monkeypatch.setattr(ArchiveWriter, "sync", lambda writer: (sync(writer), synced.append("synced")))
+    rows, refused = raw(ids([1, 2, 3])), refused_entry(4, {b"a": b"\xff"})
+
+    def graph(root: beam.Pipeline) -> None:
+        messages = root | "Messages" >> beam.Create([rows], reshuffle=False).with_output_types(pa.RecordBatch)
+        others = root | "Others" >> beam.Create([refused], reshuffle=False).with_output_types(pa.RecordBatch)
+        _ = (messages, others) | WriteArchive(tmp_path)
+
+    direct.run(graph)
+    messages, bad = stored(tmp_path)
+    assert (messages.equals(rows), misfits(bad).equals(refused), len(synced)) == (True, True, 2)

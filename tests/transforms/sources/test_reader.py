@@ -1,0 +1,219 @@
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count
+
+import pyarrow as pa
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.tables import LOST
+from tests.servers import RedisServer
+from transforms.batches import RAW
+from transforms.redis import Connection, RedisUnavailable
+from transforms.sources.lines import NO_DATA
+from transforms.sources.positions import Position
+from transforms.sources.reader import Read, Reader
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def reader(server: RedisServer) -> Reader:
+    return reader_of(server, "s")
+
+
+def reader_of(server: RedisServer, *streams: str) -> Reader:
+    return Reader(Connection(server.url).client(), "g", streams)
+
+
+def add(client: redis.Redis, *ids: str, key: str = "s") -> None:
+    for entry_id in ids:
+        client.xadd(key, {"data": entry_id}, id=entry_id)
+
+
+def ids(read: Read) -> list[str]:
+    return [entry_id for batch in read.messages for entry_id in batch["message_id"].to_pylist()]
+
+
+def lost(*reads: Read) -> list[tuple[str, str, int | None, str]]:
+    """(after, first that could be read, entries, reason) of each loss."""
+    names = ("after", "message_id", "entries", "reason")
+    return [tuple(row[name] for name in names) for read in reads for batch in read.trimmed for row in batch.to_pylist()]
+
+
+def read_all(reader: Reader, positions: dict[str, Position], limit: int = 1000) -> tuple[list[str], list, dict[str, Position]]:
+    """Everything to the streams' ends: ids, losses, positions."""
+    seen, losses = [], []
+    while True:
+        read = reader.read(positions, limit, 0)
+        positions = read.positions
+        seen += ids(read)
+        losses += lost(read)
+        if read.to_end:
+            return seen, losses, positions
+
+
+def test_a_message_is_the_entrys_data_with_its_id_and_time(client, reader):
+    client.xadd("s", {"data": b'{"a": "\xff"}'}, id="1500-7")
+    client.xadd("s", {"trace": "x", "data": ""}, id="1700000000123-0")
+    read = reader.read(reader.starting(0), 10, 0)
+    times = [datetime(1970, 1, 1, 0, 0, 1, 500_000, UTC), datetime(2023, 11, 14, 22, 13, 20, 123_000, UTC)]
+    columns = [["s"] * 2, ["1500-7", "1700000000123-0"], times, [b'{"a": "\xff"}\n', b"\n"]]
+    assert read.messages == [pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, RAW)], schema=RAW)]
+    assert (read.bad, read.trimmed) == ([], [])
+
+
+def test_an_id_beyond_the_year_9999_has_no_time(client, reader):
+    client.xadd("s", {"data": "x"}, id="18446744073709551615-1")
+    read = reader.read(reader.starting(0), 10, 0)
+    assert (ids(read), read.messages[0]["received_at"].to_pylist()) == (["18446744073709551615-1"], [None])
+
+
+def test_an_entry_without_data_is_bad_and_its_neighbours_are_not(client, reader):
+    add(client, "1-0")
+    client.xadd("s", {"x": b"\xff"}, id="2-0")
+    add(client, "3-0")
+    read = reader.read(reader.starting(0), 10, 0)
+    assert ids(read) == ["1-0", "3-0"]
+    line = b'{"source":"s","message_id":"2-0","received_at":"1970-01-01T00:00:00.002000Z","fields":{"x":"\\udcff"}}\n'
+    time = datetime(1970, 1, 1, 0, 0, 0, 2000, UTC)
+    assert [batch.to_pylist() for batch in read.bad] == [
+        [{"source": "s", "message_id": "2-0", "received_at": time, "payload": line, "message": NO_DATA}]
+    ]
+
+
+def test_a_read_that_waits_wakes_up_for_whichever_stream_gets_an_entry(client, server):
+    reader = reader_of(server, "idle", "busy")
+    positions = reader.starting(0)
+    assert reader.read(positions, 10, 20).rows == 0
+    add(client, "5-0", key="busy")
+    read = reader.read(positions, 10, 10_000)
+    assert (ids(read), read.messages[0]["source"].to_pylist()) == (["5-0"], ["busy"])
+
+
+def test_a_stream_with_a_backlog_does_not_keep_the_others_waiting(client, server):
+    reader = reader_of(server, "huge", "small")
+    add(client, *(f"{n}-0" for n in range(1, 101)), key="huge")
+    add(client, "1-0", key="small")
+    read = reader.read(reader.starting(0), 10, 0)
+    assert [batch.num_rows for batch in read.messages] == [10, 1]
+
+
+def test_the_watermark_follows_the_slowest_stream_and_at_the_end_the_clock_of_redis(client, server):
+    reader = reader_of(server, "slow", "done")
+    add(client, "50000-0", "60000-0", "70000-0", key="slow")
+    first = reader.read(reader.starting(0), 2, 0)
+    second = reader.read(first.positions, 2, 0)
+    assert (first.watermark, second.watermark) == (50_000, second.now - 10_000)
+
+
+def test_an_id_of_the_future_does_not_carry_the_watermark_away(client, reader):
+    add(client, "1-0", "99999999999999-0")
+    read = reader.read(reader.starting(0), 2, 0)
+    assert read.watermark == read.now - 10_000
+
+
+def test_large_entries_are_read_a_few_at_a_time(client, reader):
+    with client.pipeline() as pipeline:
+        for _ in range(300):
+            pipeline.xadd("s", {"data": b"x" * 200_000})
+        pipeline.execute()
+    first = reader.read(reader.starting(0), 10_000, 0)
+    second = reader.read(first.positions, 10_000, 0)
+    assert first.rows == 256
+    assert second.rows == 300 - 256
+    add(client, *(f"{2 * 10**13 + n}-0" for n in range(200)))
+    assert reader.read(second.positions, 10_000, 0).rows < 100
+
+
+def test_a_trim_under_lag_is_told_with_its_count_and_place(client, reader):
+    add(client, *(f"{n}-0" for n in range(1, 11)))
+    read = reader.read(reader.starting(0), 2, 0)
+    client.xtrim("s", maxlen=3, approximate=False)
+    again = reader.read(read.positions, 100, 0)
+    row = {"source": "s", "message_id": "8-0", "received_at": datetime(1970, 1, 1, 0, 0, 0, 2000, UTC), "after": "2-0"}
+    rows = [row | {"entries": 5, "reason": "trimmed", "revision": 5}]
+    assert again.trimmed == [pa.RecordBatch.from_pylist(rows, schema=LOST)]
+    assert ids(again) == ["8-0", "9-0", "10-0"]
+
+
+def test_a_trim_of_what_was_read_is_no_loss(client, reader):
+    add(client, *(f"{n}-0" for n in range(1, 11)))
+    _, _, positions = read_all(reader, reader.starting(0))
+    client.xtrim("s", maxlen=0, approximate=False)
+    add(client, "11-0")
+    assert read_all(reader, positions)[:2] == (["11-0"], [])
+
+
+def test_a_stream_that_is_trimmed_to_nothing_tells_its_loss_at_once(client, reader):
+    add(client, "1-0", "2-0", "3-0")
+    read = reader.read(reader.starting(0), 1, 0)
+    client.xtrim("s", maxlen=0, approximate=False)
+    assert read_all(reader, read.positions)[:2] == ([], [("1-0", "3-0", 2, "trimmed")])
+
+
+def test_what_was_trimmed_before_the_group_began_is_no_loss(client, reader):
+    add(client, "1-0", "2-0", "3-0")
+    client.xtrim("s", maxlen=1, approximate=False)
+    assert read_all(reader, reader.starting(0))[:2] == (["3-0"], [])
+
+
+def test_entries_deleted_from_the_middle_are_told_once_the_stream_is_read_to_its_end(client, reader):
+    add(client, *(f"{n}-0" for n in range(1, 11)))
+    client.xdel("s", "4-0", "5-0")
+    positions = reader.starting(0)
+    first = reader.read(positions | {"s": Position()}, 5, 0)
+    assert (ids(first), lost(first)) == (["1-0", "2-0", "3-0", "6-0", "7-0"], [])
+    assert read_all(reader, first.positions)[:2] == (["8-0", "9-0", "10-0"], [("7-0", "8-0", 2, "deleted")])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(["add", "read", "trim", "delete", "commit", "anew"]), st.integers(0, 12)), max_size=40))
+def test_every_entry_is_read_in_order_or_counted_as_lost(server, client, steps):
+    """Whatever is added, trimmed, deleted, and however often the reader starts anew from the group's place."""
+    client.flushall()
+    reader = reader_of(server, "s")
+    positions, number, added = reader.starting(0), count(1), []
+    seen: dict[str, None] = {}
+    losses: list[int] = []
+    kept: tuple[dict, int] = ({}, 0)
+    for step, size in steps:
+        if step == "add":
+            added += [f"{next(number)}-0" for _ in range(size)]
+            add(client, *added[len(added) - size :])
+        elif step == "read":
+            read = reader.read(positions, max(1, size), 0)
+            positions = read.positions
+            assert not seen.keys() & set(ids(read))
+            seen |= dict.fromkeys(ids(read))
+            losses += [entries for _, _, entries, _ in lost(read)]
+        elif step == "trim":
+            client.xtrim("s", maxlen=size, approximate=False)
+        elif step == "delete" and len(added) > size:
+            client.xdel("s", added[-1 - size])
+        elif step == "commit":
+            reader.commit(positions)
+            kept = (dict(seen), sum(losses))
+        elif step == "anew":
+            positions, seen, losses = reader.starting(0), dict(kept[0]), [kept[1]]
+            # a start from the group's place reads its last entry again
+            seen.pop(positions["s"].counted, None)
+    more, last, _ = read_all(reader, positions)
+    read_in_all = [*seen, *more]
+    assert read_in_all == sorted(set(read_in_all), key=added.index)
+    assert sum(losses) + sum(entries for _, _, entries, _ in last) == len(added) - len(read_in_all)

@@ -1,0 +1,245 @@
+"""Redis as sources and sinks use it: how to connect, what to say where that fails, and who may read a group's streams."""
+
+import os
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, NoPermissionError, ResponseError
+from redis.retry import Retry
+
+OLDEST = (7, 0)
+"""The first Redis that counts the entries ever added to a stream, and what a group has read of them."""
+
+TIMEOUT_SECONDS = 30.0
+"""Of a reply. A command may block for less than this."""
+PATIENCE_SECONDS = 60.0
+"""How long a command is tried again while Redis cannot be reached, or is loading its data."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 3.0
+ACL = "~* +@connection +@transaction +@stream +info +time +type +get +set +del +pttl"
+"""What a user of Redis must be allowed, but for narrower keys: the streams, `kpiflow:*` and what is published."""
+_SECRET = ("password", "username", "credential", "token")
+
+
+class RedisUnavailable(Exception):  # noqa: N818 (a state, and its reason)
+    """Redis cannot be used: the text names the cause and the mend."""
+
+
+class GroupTaken(Exception):  # noqa: N818 (a state, and its reason)
+    """Another job reads these streams for this group: the text says which, and until when."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a Redis server. Pickles; neither `repr` nor `public` holds a secret.
+
+    `url` is `redis://HOST:PORT/DB`, or `rediss://` for TLS 1.3 (`?ssl_min_version=771` allows 1.2). User and password may stand in
+    it; those given apart win. `ca`, `certificate` and `key` are PEM files: whom to trust, and who this client is.
+    """
+
+    url: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Connection({self.public!r})"
+
+    @property
+    def public(self) -> str:
+        """The URL without user, password and other secrets."""
+        parts = urlsplit(self.url)
+        query = [(name, value) for name, value in parse_qsl(parts.query) if not any(word in name for word in _SECRET)]
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query)))
+
+    def client(self, patience: float = PATIENCE_SECONDS) -> redis.Redis:
+        """A client, thread-safe, of bytes. Commands ride out `patience` seconds of connections that are refused, lost or silent.
+
+        A command that was under way when its connection broke is sent again: what is not idempotent may then be done twice.
+
+        Raises:
+            RedisUnavailable: the URL is none.
+        """
+        options: dict[str, Any] = {"username": self.user, "password": self.password}
+        options = {name: value for name, value in options.items() if value is not None}
+        secure = {"ssl_ca_certs": self.ca, "ssl_certfile": self.certificate, "ssl_keyfile": self.key}
+        try:
+            pool = redis.ConnectionPool.from_url(
+                self.url,
+                protocol=2,
+                socket_timeout=TIMEOUT_SECONDS,
+                socket_connect_timeout=min(10.0, TIMEOUT_SECONDS),
+                socket_keepalive=True,
+                health_check_interval=30,
+                retry=Patience(patience),
+                **(secure | {"ssl_min_version": ssl.TLSVersion.TLSv1_3} if self.url.startswith("rediss://") else {}),
+            )
+        except ValueError as error:
+            raise RedisUnavailable(f"{self.public!r} is no URL of Redis ({error}); give redis://HOST:PORT/DB") from error
+        pool.connection_kwargs |= options
+        return redis.Redis.from_pool(pool)
+
+    def check(self, streams: Iterable[str] = ()) -> None:
+        """Connect once; with `streams`, see too that each is a stream, or not there yet.
+
+        Raises:
+            RedisUnavailable: it cannot be reached, refuses this client, is too old, or a key holds something else.
+        """
+        for path in (self.ca, self.certificate, self.key):
+            if path and not os.path.isfile(path):
+                raise RedisUnavailable(f"there is no file {path}; redis_ca, redis_certificate and redis_key name PEM files")
+        with self.client(patience=0) as client:
+            try:
+                version = str(client.info("server")["redis_version"])
+                if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+                    raise RedisUnavailable(f"Redis at {self.public} is {version}; kpiflow needs 7.0 or newer: upgrade it")
+                for stream in streams:
+                    refuse_other_types(stream, client.type(stream))
+            except redis.RedisError as error:
+                raise RedisUnavailable(f"Redis at {self.public} {_cause(error)}") from error
+
+
+def refuse_other_types(key: str, kind: bytes) -> None:
+    """Raises:
+    RedisUnavailable: the type that Redis names is no stream.
+    """
+    if kind not in (b"stream", b"none"):
+        raise RedisUnavailable(f"the key {key!r} holds a {kind.decode()}, not a stream; give the key of a stream")
+
+
+def _cause(error: redis.RedisError) -> str:
+    """What happened, and the mend."""
+    text = str(error)
+    if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith(("NOAUTH", "WRONGPASS")):
+        return f"refuses this user or password ({text}); set redis_user and redis_password (KPIFLOW_REDIS_PASSWORD)"
+    if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
+        return f"does not allow a command or key ({text}); widen the user's ACL: {ACL}"
+    if isinstance(error, BusyLoadingError):
+        return "is still loading its data; try again when it has"
+    if isinstance(error, ResponseError):
+        return f"refuses a command ({text})"
+    if any(word in text for word in ("SSL", "ssl", "certificate")):
+        return (
+            f"fails at TLS ({text}); use rediss:// with TLS 1.3, redis_ca for its authority, "
+            "and redis_certificate with redis_key if it asks for them"
+        )
+    if "closed by server" in text or "reset by peer" in text:
+        return f"hangs up ({text}); a port that speaks TLS wants rediss://, and a server may be full (maxclients)"
+    return f"cannot be reached ({text}); start it, or correct the host and port; rediss:// is for a port that speaks TLS"
+
+
+class Patience(Retry):
+    """Tries again for some seconds in all, with pauses that double up to a limit, each between half of itself and the whole.
+
+    redis-py retries inside of retries (a command, its connection): a limit in seconds holds for all of them together.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(NoBackoff(), 0)
+        self.seconds = seconds
+
+    def call_with_retry(
+        self,
+        do: Callable[[], Any],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> Any:
+        """The result of `do`; after each failure that another try may mend, `fail` is told."""
+        end = time.monotonic() + self.seconds
+        failures = 0
+        while True:
+            try:
+                return do()
+            except self._supported_errors as error:
+                if is_retryable and not is_retryable(error):
+                    raise
+                failures += 1
+                fail(error, failures) if with_failure_count else fail(error)
+                if isinstance(error, AuthenticationError | AuthorizationError) or time.monotonic() >= end:
+                    raise
+                time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(failures, 10)) * random.uniform(0.5, 1))
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to read some streams for a group: a key each, `kpiflow:{GROUP}:STREAM:owner`, that runs out unless renewed.
+
+    `owner` names a job, not a process: the same job takes over from its dead self at once.
+    """
+
+    connection: Connection
+    group: str
+    streams: Sequence[str]
+    owner: str
+    seconds: float = 30
+
+    def acquire(self) -> None:
+        """Take the streams, all or none.
+
+        Raises:
+            GroupTaken: one of them is another owner's.
+            RedisUnavailable: Redis refuses.
+        """
+        with self.connection.client() as client:
+            try:
+                self.renew(client)
+            except GroupTaken:
+                self.release(client)
+                raise
+            except redis.RedisError as error:
+                raise RedisUnavailable(f"Redis at {self.connection.public} {_cause(error)}") from error
+
+    def renew(self, client: redis.Redis) -> None:
+        """Hold the streams for `seconds` more; what ran out is taken again if nobody else has it.
+
+        Raises:
+            GroupTaken: one of them is another owner's now.
+        """
+        for stream in self.streams:
+            if (other := self._if_ours(client, stream, self._hold)) is not None:
+                left = max(0, int(client.pttl(self._key(stream)))) / 1000
+                raise GroupTaken(
+                    f"the stream {stream!r} is being read for the group {self.group!r} by another job ({other}; its claim runs for "
+                    f"{left:.0f} s more); stop that job and wait, or give this one a --group of its own"
+                )
+
+    def release(self, client: redis.Redis | None = None) -> None:
+        """Give back what is ours of the streams."""
+        if client is None:
+            with self.connection.client(patience=1) as own:
+                return self.release(own)
+        for stream in self.streams:
+            self._if_ours(client, stream, lambda pipeline, key: pipeline.delete(key))
+        return None
+
+    def _key(self, stream: str) -> str:
+        return f"kpiflow:{{{self.group}}}:{stream}:owner"
+
+    def _hold(self, pipeline: Any, key: str) -> None:
+        pipeline.set(key, self.owner, px=int(self.seconds * 1000))
+
+    def _if_ours(self, client: redis.Redis, stream: str, act: Callable[[Any, str], object]) -> str | None:
+        """Act on a stream's key unless it is another owner's, whose name is returned."""
+        key = self._key(stream)
+        with client.pipeline() as pipeline:
+            while True:
+                try:
+                    pipeline.watch(key)
+                    held: Any = pipeline.get(key)
+                    if held is not None and (owner := held.decode(errors="replace")) != self.owner:
+                        return str(owner)
+                    pipeline.multi()
+                    act(pipeline, key)
+                    pipeline.execute()
+                    return None
+                except redis.WatchError:
+                    continue

@@ -1,0 +1,141 @@
+"""Where a reader is in a Redis stream, and what left the stream before it came there. Free of Redis and of Beam.
+
+Redis counts the entries ever added to a stream (`entries-added`) and knows how many it holds. A position has an index in the same
+count: how many entries are accounted for, as read or as lost. From that follow, exactly,
+
+- when the stream's front is past the position: all it holds is unread, so added - length - index entries are lost;
+- when the stream was read to its end: what was added beyond the index and was not read now is lost.
+
+Between these two moments entries that were deleted one by one from the middle are not seen; the next of the two tells them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+ZERO = "0-0"
+TRIMMED, DELETED = "trimmed", "deleted"
+"""Reasons of a loss: the stream's front was trimmed, or entries were deleted by their ids, or the stream as a whole."""
+
+
+def parsed(entry_id: str | bytes) -> tuple[int, int]:
+    """An entry's id as (milliseconds, sequence), which compare as entries do."""
+    millis, _, sequence = (entry_id if isinstance(entry_id, str) else entry_id.decode()).partition("-")
+    return int(millis), int(sequence)
+
+
+@dataclass(frozen=True)
+class Position:
+    """All entries up to the id `last` are read. `index` of the `added` entries known then are those up to the id `counted`.
+
+    `counted` is ahead of `last` only while a used group's entries are read again. `index` is None where Redis cannot tell it.
+    """
+
+    last: str = ZERO
+    index: int | None = 0
+    counted: str = ZERO
+    added: int = 0
+
+
+class Stream(NamedTuple):
+    """A stream at a moment, as XINFO STREAM has it: `first` is None where it holds nothing; `group` is the group's last id."""
+
+    added: int
+    length: int
+    first: str | None
+    last: str
+    max_deleted: str
+    group: str | None = None
+
+    @property
+    def removed(self) -> int:
+        """Entries that it does not hold any more."""
+        return self.added - self.length
+
+
+class Loss(NamedTuple):
+    """Entries after the id `after` that could not be read, how many (None: unknown), before `until`, and why."""
+
+    after: str
+    until: str
+    entries: int | None
+    reason: str
+
+
+class Found(NamedTuple):
+    """What a read of a stream found after a position: where it leads, and what was lost."""
+
+    position: Position
+    loss: Loss | None = None
+
+
+def found(before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool) -> Found | None:
+    """Account for the entries `ids` that a stream gave after a position; `at_end` says that they are all it has.
+
+    None where the stream is another one under the same key: its counts contradict the position, and no group vouches for it. A
+    group does if it has ever been moved, since it lies in the stream itself; then only the newest entries went missing in a
+    restart of Redis, and reading goes on.
+    """
+    fresh = _newer(ids, before.counted)
+    gone = stream.first is None or parsed(stream.first) > parsed(before.counted)
+    known_unread = stream.length if gone else fresh
+    index = before.index
+    if _contradicts(before, stream, known_unread):
+        if stream.group in (None, ZERO):
+            return None
+        index = None
+
+    loss = None
+    if index is None:
+        new_index = stream.added if at_end else stream.removed + fresh if gone else None
+        if gone and before.index is None and before.counted != ZERO:
+            loss = _loss(before, stream, ids, None)
+    else:
+        lost = stream.removed - index if gone else stream.added - index - fresh if at_end else 0
+        new_index = index + lost + fresh
+        loss = _loss(before, stream, ids, lost) if lost else None
+
+    last = ids[-1].decode() if ids else before.last
+    if at_end and not ids:
+        last = max(last, stream.last, key=parsed)
+    return Found(Position(last, new_index, max(before.counted, last, key=parsed), stream.added), loss)
+
+
+def restarted(before: Position, until: str | None = None) -> Found:
+    """The beginning of the stream that took a deleted one's place, and what is known to have been unread in the old one."""
+    unread = 0 if before.index is None else max(0, before.added - before.index)
+    if before.counted == ZERO and not unread:
+        return Found(Position())
+    return Found(Position(), Loss(before.counted, until or before.counted, unread, DELETED))
+
+
+def fresh_start(stream: Stream, read: int | None, delivered: str, oldest: str, reread_ms: int) -> Position:
+    """Where to begin without a checkpoint on a group that has `read` entries up to the id `delivered`.
+
+    That is `reread_ms` before its `oldest` entry of interest. What is counted as lost begins after `delivered`.
+    """
+    if delivered == ZERO:
+        return Position(ZERO, read, ZERO, stream.added)
+    millis = parsed(oldest)[0] - reread_ms - 1
+    return Position(f"{millis}-0" if millis > 0 else ZERO, read, delivered, stream.added)
+
+
+def _contradicts(before: Position, stream: Stream, known_unread: int) -> bool:
+    if stream.added < before.added or parsed(stream.last) < parsed(before.last):
+        return True
+    return before.index is not None and stream.added - before.index < known_unread
+
+
+def _newer(ids: Sequence[bytes], than: str) -> int:
+    """How many of the ascending ids are newer."""
+    if not ids or parsed(ids[0]) > parsed(than):
+        return len(ids)
+    limit = parsed(than)
+    return sum(parsed(each) > limit for each in ids)
+
+
+def _loss(before: Position, stream: Stream, ids: Sequence[bytes], entries: int | None) -> Loss:
+    limit = parsed(before.counted)
+    until = next((each.decode() for each in ids if parsed(each) > limit), stream.last)
+    reason = DELETED if parsed(stream.max_deleted) > limit else TRIMMED
+    return Loss(before.counted, until, entries, reason)
