@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := demo
 BENCH := bench
 
-.PHONY: help setup demo test lint bench bench-quick clean
+.PHONY: help setup flink demo test lint bench bench-quick clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ $(BIN)/.ready: setup.py
 	@echo "installing kpiflow and what it needs into .venv ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,dev]"
 	@touch $@
+
+flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (needs Maven and Java 17)
+	@$(BIN)/python -m runners.jars
 
 demo: setup ## Generate two days of reports, backfill, reconcile and show them
 	$(BIN)/kpiflow generate --reports 200000 --agents 50 --seed 1 --output $(DEMO)/archive
@@ -40,5 +43,5 @@ bench: setup ## The whole graph on 1M and 3M reports, beside a per-row Beam pipe
 bench-quick: setup ## The same on a tenth of the reports
 	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH) --scale 0.1
 
-clean: ## Remove what demo, bench and setup made
-	rm -rf $(DEMO) $(BENCH) .venv build ./*.egg-info
+clean: ## Remove what demo, bench, flink and setup made
+	rm -rf $(DEMO) $(BENCH) .flink .venv build ./*.egg-info

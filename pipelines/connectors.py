@@ -1,6 +1,6 @@
 """What differs between jobs: which transforms read the messages and write the tables of the graph."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.graph import Sinks, Sources, Timing
 from pipelines.settings import Settings
 from pipelines.spool import ReadSpool
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED, Table
+from schemas.tables import REPORTS, named
 from transforms import aggregate, stages
 from transforms.baseline import MINUTE_US
 from transforms.history import RunningHistory
@@ -77,12 +77,20 @@ def sources(messages: beam.PTransform, output: Path, span: Span) -> Sources:
     return Sources(messages, Recall(output) if stored else None, span)
 
 
+@dataclass(eq=False)
+class WriteTables(beam.PTransform):
+    """{name of a table: its rows} -> its files below `output`."""
+
+    output: Path
+    file_minutes: int
+
+    def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
+        return [rows | f"Write {name}" >> WriteTable(named(name), self.output, self.file_minutes) for name, rows in tables.items()]
+
+
 def folder(output: Path, settings: Settings) -> Sinks:
     """Every table as Parquet files below `output`."""
-    reports, aggregations, quarantine, duplicates = (
-        WriteTable(table, output, settings.file_minutes) for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)
-    )
-    return Sinks(reports, aggregations, quarantine, duplicates)
+    return Sinks(WriteTables(output, settings.file_minutes))
 
 
 @dataclass(eq=False)
@@ -130,8 +138,4 @@ def running(output: Path, settings: Settings) -> Timing:
 
 def gathered(output: Path, settings: Settings) -> Sinks:
     """Every table as Parquet files below `output`, written every `flush_seconds`."""
-
-    def sink(table: Table) -> WriteGathered:
-        return WriteGathered(WriteTable(table, output, settings.file_minutes), settings.flush_seconds, settings.parallelism)
-
-    return Sinks(sink(REPORTS), sink(AGGREGATIONS), sink(QUARANTINED), sink(DUPLICATES), trimmed=sink(TRIMMED))
+    return Sinks(WriteGathered(output, settings.file_minutes, settings.flush_seconds, settings.parallelism))

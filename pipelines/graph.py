@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import apache_beam as beam
 
 from pipelines.settings import Settings
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms import aggregate
 from transforms.aggregate import Aggregate, Windows
 from transforms.enrich import Enrich
@@ -56,17 +57,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Sinks:
-    """Where each table's rows go.
+    """Where rows go: `tables` takes the rows of each table by its name.
 
-    Where asked for, `trimmed` gets what a stream lost before it was read, `archive` every message (with what is refused before it
-    could be one) and `live` the rows of reports within milliseconds.
+    Where asked for, `archive` takes every message, with what is refused before it could be one, and `live` the rows of reports within
+    milliseconds.
     """
 
-    reports: beam.PTransform
-    aggregations: beam.PTransform
-    quarantine: beam.PTransform
-    duplicates: beam.PTransform
-    trimmed: beam.PTransform | None = None
+    tables: beam.PTransform
     archive: beam.PTransform | None = None
     live: beam.PTransform | None = None
 
@@ -85,12 +82,15 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
     enriched = flagged | "Enrich" >> _enrich(settings)
     aggregations = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows)
 
-    _ = enriched | "Write reports" >> sinks.reports
-    _ = aggregations | "Write aggregations" >> sinks.aggregations
-    _ = history.duplicates | "Write duplicates" >> sinks.duplicates
-    _ = refused | "Write quarantine" >> sinks.quarantine
-    if sinks.trimmed is not None:
-        _ = read.trimmed | "Write trimmed" >> sinks.trimmed
+    tables = {
+        REPORTS.name: enriched,
+        AGGREGATIONS.name: aggregations,
+        DUPLICATES.name: history.duplicates,
+        QUARANTINED.name: refused,
+    }
+    if read.trimmed is not None:
+        tables[TRIMMED.name] = read.trimmed
+    _ = tables | "Write" >> sinks.tables
     if sinks.archive is not None:
         _ = (read.messages, read.quarantine) | "Archive" >> sinks.archive
     if sinks.live is not None:

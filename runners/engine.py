@@ -118,7 +118,7 @@ def options(engine: Engine, name: str, job_port: str, pool_port: int, restored: 
         f"--checkpoint_timeout_millis={max(_CHECKPOINT_TIMEOUT_MS, 10 * interval)}",
         "--externalized_checkpoints_enabled",
         "--retain_externalized_checkpoints_on_cancellation",
-        "--max_bundle_time_mills=5",  # a bundle's rows go on when it ends: Flink's own 1 s would be their latency
+        "--max_bundle_time_mills=20",  # a bundle's rows go on when it ends: Flink's own 1 s would be their latency
         *([f"--savepoint_path={restored.as_uri()}"] if restored and engine.master is not None else []),
         *engine.beam_options,
     ]

@@ -5,7 +5,7 @@
           '---- worker pool ---'---- workers (Python), in which the graph's steps run
 
 All of it dies with this process. What a run keeps lies in one folder: checkpoints, logs and Flink's configuration. The next run of
-the same graph goes on from the newest complete checkpoint, and while a run lasts Flink does so by itself after every failure of a step.
+the same graph goes on from the newest complete checkpoint, and while a run lasts Flink does so by itself whenever a step fails.
 """
 
 import re
@@ -38,7 +38,7 @@ __all__ = [
 
 _PORTS = re.compile(rb"JobService started on \S*?:(?P<job>\d+)|Rest endpoint listening at \S*?:(?P<rest>\d+)")
 _HUNG_UP = re.compile("CANCELLED|UNAVAILABLE|[Cc]losed|[Cc]ancelled|INTERNAL")
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _LAST_CHECKPOINT_SECONDS = 30.0
 _TICK = 0.1
 _TOLD_EVERY = 1.0
@@ -107,9 +107,8 @@ def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable
     make_folders(engine.folder)
     logs = engine.folder / "logs"
     with _interruption() as interrupted, serving(Log(logs / "workers.log"), engine.hold) as (pool, port):
-        server = start(
-            [program, *java_arguments(engine, jars)], Log(logs / "flink.log"), listen=_PORTS, hold=engine.hold
-        )
+        command = [program, *java_arguments(engine, jars)]
+        server = start(command, Log(logs / "flink.log"), listen=_PORTS, hold=engine.hold)
         try:
             _Run(engine, server, pool, interrupted, follow).through(build, port)
         finally:
@@ -258,6 +257,7 @@ class _Run:
     def _refused(self, why: str) -> CheckpointRefused:
         older = [str(path) for path in complete_checkpoints(self._engine.folder) if path != self._restored]
         second = f", or remove it to go on from {older[-1]}" if older else ""
+        why = why.partition(" If you want to allow")[0].rstrip(".")
         return CheckpointRefused(f"Flink cannot go on from {self._restored}: {why}. The graph is another one now, or the files are "
                                  f"damaged: run it as it was, or start with --fresh{second}")  # fmt: skip
 

@@ -125,7 +125,7 @@ def become(parent: int, command: Sequence[str]) -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before it was asked for
         os._exit(_PARENT_DIED)
-    os.execvp(command[0], command)
+    os.execvp(command[0], tuple(command))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ with the pool. As a program this module is a pool (`python -m runners.workers --
 import argparse
 import logging
 import os
+import re
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,8 +28,11 @@ from google.protobuf import json_format, text_format
 
 from runners.processes import Child, Log, start
 
-_STARTERS = 4
-_PROVISION_SECONDS = 60.0
+_THREADS = 16
+_READY = "worker is connected"
+_LISTEN = re.compile(f"^(?P<ready>{_READY})$".encode())
+_START_SECONDS = 120.0
+_TICK = 0.02
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
@@ -42,7 +47,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def StartWorker(  # noqa: N802 (the protocol's name)
         self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
     ) -> beam_fn_api_pb2.StartWorkerResponse:
-        """Start a process that connects to the caller."""
+        """Start a process and wait until it has connected to the caller, who would wait for ever for one that cannot."""
         asked = (request.worker_id, request.control_endpoint.url, request.provision_endpoint.url)
         command = [sys.executable, "-m", "runners.workers", "--worker", *asked]
         environment = {
@@ -50,12 +55,14 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             "MALLOC_ARENA_MAX": "2",  # an arena a thread would keep what it once had
         }
         try:
-            worker = start(command, self._log, label=f"[{request.worker_id}] ", hold=self._hold, environment=environment)
+            worker = start(
+                command, self._log, label=f"[{request.worker_id}] ", listen=_LISTEN, hold=self._hold, environment=environment
+            )
         except OSError as error:
-            return beam_fn_api_pb2.StartWorkerResponse(error=f"cannot start a Python worker: {error}")
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"a Python worker cannot be started: {error}")
         with self._lock:
             self._workers[request.worker_id] = worker
-        return beam_fn_api_pb2.StartWorkerResponse()
+        return beam_fn_api_pb2.StartWorkerResponse(error=_awaited(worker))
 
     def StopWorker(  # noqa: N802 (the protocol's name)
         self, request: beam_fn_api_pb2.StopWorkerRequest, context: grpc.ServicerContext
@@ -94,11 +101,24 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             worker.stop(patience=1.0)
 
 
+def _awaited(worker: Child) -> str:
+    """Wait until a worker is connected; what is wrong if it does not get there, else nothing."""
+    end = time.monotonic() + _START_SECONDS
+    while "ready" not in worker.said:
+        if worker.exit_code is not None:
+            return f"a Python worker ended before it was connected: {worker.last_line}"
+        if time.monotonic() > end:
+            worker.stop()
+            return f"a Python worker did not connect within {_START_SECONDS:.0f} s: {worker.last_line}"
+        time.sleep(_TICK)
+    return ""
+
+
 @contextmanager
 def serving(log: Log, hold: Sequence[int] = (), port: int = 0, host: str = "localhost") -> Iterator[tuple[WorkerPool, int]]:
     """A pool and the port it listens on (a free one unless given); its workers end with it."""
     pool = WorkerPool(log, hold)
-    server = grpc.server(ThreadPoolExecutor(_STARTERS, "worker-pool"))
+    server = grpc.server(ThreadPoolExecutor(_THREADS, "worker-pool"))
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     bound = server.add_insecure_port(f"{host}:{port}")
     server.start()
@@ -120,6 +140,7 @@ def work(worker_id: str, control: str, provision: str) -> None:
         "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(endpoints_pb2.ApiServiceDescriptor(url=control)),
     }
     _, harness, _ = create_harness(environment)
+    print(_READY, flush=True)
     harness.run()
 
 
@@ -128,7 +149,7 @@ def _options(worker_id: str, provision: str) -> str:
     with grpc.insecure_channel(provision) as channel:
         stub = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
         request = beam_provision_api_pb2.GetProvisionInfoRequest()
-        reply = stub.GetProvisionInfo(request, metadata=[("worker_id", worker_id)], timeout=_PROVISION_SECONDS)
+        reply = stub.GetProvisionInfo(request, metadata=[("worker_id", worker_id)], timeout=_START_SECONDS)
     return json_format.MessageToJson(reply.info.pipeline_options)
 
 

@@ -14,7 +14,6 @@ from apache_beam.transforms.window import FixedWindows, GlobalWindows, Timestamp
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.tables import GRANULARITIES
-from transforms.batches import concat
 from transforms.coder import BatchCoder
 from transforms.gather import Gather
 from transforms.shard import split
@@ -78,13 +77,12 @@ class Aggregate(beam.PTransform):
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
         parts = reports | "Partials" >> beam.MapTuple(_partials).with_output_types(Keyed)
-        return [self._finished(parts, windows) for windows in self.windows] | beam.Flatten()
+        paces = dict.fromkeys(windows.gathered for windows in self.windows)
+        gathered = {seconds: parts if seconds is None else _gathered(parts, seconds) for seconds in paces}
+        return [self._finished(gathered[windows.gathered], windows) for windows in self.windows] | beam.Flatten()
 
     def _finished(self, parts: beam.PCollection, windows: Windows) -> beam.PCollection:
         name = " ".join(windows.granularities)
-        if windows.gathered is not None:
-            parts = parts | f"Gather {name}" >> Gather(windows.gathered)
-            parts = parts | f"Merge gathered {name}" >> beam.Map(_merged, windows.granularities).with_output_types(Keyed)
         if windows.into is not None:
             parts = parts | f"Place {name}" >> beam.FlatMap(_placed, windows.granularities).with_output_types(Keyed)
             parts = parts | f"Window {name}" >> windows.into
@@ -135,10 +133,14 @@ def _partials(shard: int, reports: pa.RecordBatch) -> Keyed:
         return shard, partials(reports)
 
 
-def _merged(gathered: tuple[int, Iterable[pa.RecordBatch]], granularities: tuple[str, ...]) -> Keyed:
-    shard, parts = gathered[0], list(gathered[1])
+def _gathered(parts: beam.PCollection, seconds: int) -> beam.PCollection:
+    return parts | f"Gather {seconds} s" >> Gather(seconds) | f"Merge {seconds} s" >> beam.MapTuple(_merged).with_output_types(Keyed)
+
+
+def _merged(shard: int, gathered: Iterable[pa.RecordBatch]) -> Keyed:
+    parts = list(gathered)
     with timed("aggregate: merge", sum(part.num_rows for part in parts)):
-        return shard, coarsen(concat(parts), granularities[0])
+        return shard, merge(parts)
 
 
 def _placed(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[TimestampedValue]:

@@ -166,7 +166,7 @@ class _RunningFn(beam.DoFn):
         bag: Any = BAG,
         mark: Any = TAGGED,
         timer: Any = ALARM,
-    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+    ) -> Iterator[Any]:  # Beam warns of a bare TaggedOutput
         shard, batch = keyed
         if not batch.num_rows:
             return

@@ -1,43 +1,62 @@
 """`kpiflow reconcile`: proof that every message has exactly one fate."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
+import redis as redis_py
 import typer
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from pipelines.commands.backfill import archives
+from pipelines.connectors import redis
 from pipelines.console import err, out
-from pipelines.failures import CheckFailed
-from pipelines.tables.reconcile import Messages, Unreadable, Verdict
+from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.tables.held import messages as held_messages
+from pipelines.tables.reconcile import Messages, Track, Unreadable, Verdict
 from pipelines.tables.reconcile import reconcile as check
 from pipelines.tables.summary import printable
+from transforms.redis import Connection, RedisUnavailable
 from transforms.sources.archives import Files, read
 from transforms.sources.archives import Unreadable as UnreadableFile
+from transforms.sources.held import look
 
 
 def reconcile(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder that no run is writing to.")],
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="The archives that were read: files, folders or globs.", metavar="GLOB...")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--redis", help="Instead of --input: the server whose streams were read.", metavar="URL")
+    ] = None,
+    streams: Annotated[
+        list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts and the problems as JSON.")] = False,
 ) -> None:
     """Check that every message is in exactly one table, and that no file was changed, removed or put elsewhere.
 
-    The tables alone show most of it. With --input, the source itself is compared: only then can a message that is in no table, and
-    a lost file of quarantined or duplicate messages, be seen.
+    The tables alone show most of it. With --input or --redis, the source itself is compared: only then can a message that is in no
+    table, and a lost file of quarantined or duplicate messages, be seen. Of a stream that is what it holds now, and what left it.
     """
-    files = archives(inputs) if inputs else None
+    if bool(url) != bool(streams) or (url and inputs):
+        raise WrongUse("--redis and --stream go together, and not with --input", "name one source: archives or streams")
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        verdict = check(
-            output, _messages(files, bar) if files else None, lambda sequence, what: bar.track(sequence, description=what)
-        )
+
+        def track(sequence: Sequence[Any], what: str) -> Iterable[Any]:
+            return bar.track(sequence, description=what)
+
+        if url and streams:
+            verdict = _with_streams(output, redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), bar, track)
+        else:
+            files = archives(inputs) if inputs else None
+            verdict = check(output, _messages(files, bar) if files else None, track)
     if as_json:
         typer.echo(json.dumps(verdict.as_json(), indent=2))
     else:
@@ -45,6 +64,29 @@ def reconcile(
     if verdict.problems:
         count = len(verdict.problems)
         raise CheckFailed(f"{output} does not reconcile: {count} problem{'s' * (count > 1)}")
+
+
+def _with_streams(output: Path, connection: Connection, streams: list[str], bar: Progress, track: Track) -> Verdict:
+    try:
+        connection.check(streams)
+        with connection.client() as client:
+            found = {stream: look(client, stream) for stream in streams}
+            missing = [stream for stream, held in found.items() if held is None]
+            if missing:
+                raise WrongUse(
+                    f"there is no stream {', '.join(missing)}",
+                    "correct --stream, or --redis; an output whose stream was deleted can only be checked by itself",
+                )
+            task = bar.add_task("streams", total=sum(held.length for held in found.values() if held))
+
+            def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
+                return held_messages(client, streams, output, lambda count: bar.advance(task, count))
+
+            return check(output, messages, track, streams, "run `kpiflow stream` as before, until it has read all there is")
+    except RedisUnavailable as error:
+        raise WrongUse(str(error)) from error
+    except redis_py.RedisError as error:
+        raise RunFailed(f"Redis at {connection.public} failed: {error}", "run the same command again") from error
 
 
 def _messages(files: Files, bar: Progress) -> Messages:
@@ -70,5 +112,8 @@ def _print(verdict: Verdict) -> None:
     out.print(table)
     for problem in verdict.problems:
         out.print(Text(f"- {printable(problem)}"))
+    if verdict.trimmed or verdict.gaps:
+        more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
+        out.print(f"{verdict.trimmed:,} entries{more} left their stream before they were read: see the table `trimmed`")
     if not verdict.problems:
         out.print("every message has exactly one fate")

@@ -128,13 +128,13 @@ class Run:
         self._pace = Pace(plan.per_minute / 60)
         self.recorded = plan.columns.recorded.copy()
         self.sent: NDArray[np.bool_] = np.zeros(len(plan.row), bool)
+        self._known: NDArray[np.bool_] = np.zeros(len(plan.lag), bool)  # the reports of which some copy arrived
         self.complete = False
         self.unsure = 0
         self.problem = ""
 
     def send(self, on_sent: Callable[[int], None]) -> None:
         """Send all messages at the rate, until it is stopped, or there is a `problem`; `on_sent` is told how many more arrived."""
-        self._pace = Pace(self._pace.per_second)
         count, size = len(self.sent), self._pace.block()
         for first in range(0, count, size):
             left: Positions = np.arange(first, min(first + size, count))
@@ -151,6 +151,7 @@ class Run:
         for step in self._steps(due):
             arrived, unsure, away, self.problem = self._sender.send(texts[step])
             self.sent[places[step]] = arrived
+            self._known[self._plan.row[places[step][arrived]]] = True
             self.unsure += unsure
             on_sent(int(arrived.sum()))
             if away or self.problem:
@@ -163,7 +164,8 @@ class Run:
         plan = self._plan
         received = self._sender.now_us() + ((due - time.monotonic()) * SECOND).astype(np.int64)
         row, copy = plan.row[places], plan.is_copy[places]
-        self.recorded[row[~copy]] = received[~copy] - plan.lag[row[~copy]]
+        new = ~copy & ~self._known[row]
+        self.recorded[row[new]] = received[new] - plan.lag[row[new]]
         kept = ~copy | (received - self.recorded[row] < _OLDEST_COPY)
         places, due, row, received = places[kept], due[kept], row[kept], received[kept]
         kind = plan.kind[places]
@@ -183,7 +185,7 @@ class Run:
         """What must become of the messages that were sent, as `truth.json` of an archive has it."""
         plan = self._plan
         messages = Messages(plan.row[self.sent], plan.kind[self.sent], np.zeros(int(self.sent.sum()), np.int64))
-        rows = plan.row[self.sent & ~plan.is_copy]
+        rows = np.flatnonzero(self._known)
         new = np.full(len(self.recorded), -1)
         new[rows] = np.arange(len(rows))
         outliers = {metric: new[at][new[at] >= 0] for metric, at in plan.injected.rows.items()}

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.tables.agreement import disagreements, hours
 from pipelines.tables.fingerprints import Census, Prints, among, census, fingerprints
 from pipelines.tables.output import stored_settings
 from pipelines.tables.scan import load, paths
-from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TABLES, Table, files
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
 from transforms.sinks.files import DamagedFile, verify
 from transforms.sinks.union import key_groups
 
@@ -31,6 +32,7 @@ MESSAGE_KEY = ("source", "message_id")
 FATES = (REPORTS, DUPLICATES, QUARANTINED)
 """The tables that decide a fate, the first before the others."""
 EXAMPLES = 3
+READ_AGAIN = "run `kpiflow backfill` over the source again"
 REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 
 
@@ -39,8 +41,8 @@ class Verdict:
     """Counts of messages, and what is wrong. received = reports + quarantined + duplicates + missing - surplus.
 
     `missing` are messages of the source without a fate; `surplus` fates without a message of the source, and further reports of
-    a message that has one; `unreadable` files of the source that could not be read to their end. Without a source, nothing is
-    missing.
+    a message that has one; `trimmed` entries that left their stream before they were read, and `gaps` where it is unknown how
+    many did; `unreadable` files of the source that could not be read to their end. Without a source, nothing is missing.
     """
 
     reports: int = 0
@@ -51,6 +53,7 @@ class Verdict:
     trimmed: int = 0
     unreadable: int = 0
     problems: list[str] = field(default_factory=list)
+    gaps: int = 0
 
     @property
     def received(self) -> int:
@@ -59,7 +62,9 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """The counts in the order of the command's documentation, then the problems."""
-        return {"received": self.received} | asdict(self)
+        counts = {"received": self.received} | asdict(self)
+        del counts["gaps"]
+        return counts
 
 
 @dataclass
@@ -80,21 +85,30 @@ class _Prints:
             self.reports[table.name].append(fingerprints([rows["report_id"]]))
 
 
-def reconcile(output: Path, messages: Messages | None = None, track: Track = lambda sequence, _: sequence) -> Verdict:
+def reconcile(
+    output: Path,
+    messages: Messages | None = None,
+    track: Track = lambda sequence, _: sequence,
+    streams: Sequence[str] | None = None,
+    read_again: str = READ_AGAIN,
+) -> Verdict:
     """Check an output that no run is writing to, against itself and against the source that `messages` reads.
+
+    Of the streams that lost entries, `streams` count, or all. `read_again` is the mend where messages have no fate.
 
     Raises:
         WrongUse: there is no output, or a newer kpiflow wrote it.
     """
     verdict, prints = Verdict(), _Prints()
     file_minutes = stored_settings(output)["file_minutes"]
-    every = [(table, path) for table in TABLES.values() for path in paths(output, table)]
+    every = [(table, path) for table in (*TABLES.values(), TRIMMED) for path in paths(output, table)]
     for table, path in track(every, "files"):
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
     for hour in track(hours(output, prints.damaged), "hours"):
         verdict.problems += [f"{line}; {REBUILD}" for line in disagreements(output, hour, prints.damaged)]
     _check_reports(output, prints, verdict)
-    _count_fates(output, prints, messages, verdict)
+    _count_fates(output, prints, messages, verdict, read_again)
+    _count_trimmed(output, prints, streams, verdict)
     return verdict
 
 
@@ -137,7 +151,15 @@ def _check_reports(output: Path, prints: _Prints, verdict: Verdict) -> None:
             verdict.problems.append(f"{len(found)} {text} ({examples}); {REBUILD}")
 
 
-def _count_fates(output: Path, prints: _Prints, messages: Messages | None, verdict: Verdict) -> None:
+def _count_trimmed(output: Path, prints: _Prints, streams: Sequence[str] | None, verdict: Verdict) -> None:
+    for rows in _whole(output, TRIMMED, ["source", "entries"], prints.damaged):
+        if streams is not None:
+            rows = rows.filter(pc.is_in(rows["source"], pa.array(streams, pa.string())))
+        verdict.trimmed += pc.sum(rows["entries"]).as_py() or 0
+        verdict.gaps += rows["entries"].null_count
+
+
+def _count_fates(output: Path, prints: _Prints, messages: Messages | None, verdict: Verdict, read_again: str) -> None:
     """Fill in the counts, and name messages that have no fate, more than one, or no source."""
     unreadable: dict[str, str] = {}
     sets = [_joined(prints.messages[table.name]) for table in FATES]
@@ -151,7 +173,7 @@ def _count_fates(output: Path, prints: _Prints, messages: Messages | None, verdi
 
     stored = (rows for table in FATES for rows in _whole(output, table, MESSAGE_KEY, prints.damaged))
     for found, batches, text, mend in (
-        (missing, _reread(messages), "messages of the source have no fate", "run `kpiflow backfill` over the source again"),
+        (missing, _reread(messages), "messages of the source have no fate", read_again),
         (orphans, stored, "messages have a fate but are not in the source", "give as the source all that was read"),
         *((found, _whole(output, table, MESSAGE_KEY, prints.damaged), f"messages are in {table.name} more than once", REBUILD)
           for found, table in zip(several, FATES)),

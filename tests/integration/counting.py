@@ -1,8 +1,8 @@
 """A graph that counts up for ever, as a program of its own that tests can interrupt and kill: what Flink runs while it is tested.
 
 `python -m tests.integration.counting FOLDER` appends a line to FOLDER/numbers for each number: the number, how many the step that
-wrote it had seen, and its process. While there is a file FOLDER/poison, that step fails. On stdout it tells its progress as JSON, and
-how it ended.
+wrote it had seen, and its process. While there is a file FOLDER/poison, that step fails. On stdout it tells its progress as JSON,
+and how it ended.
 """
 
 import argparse
@@ -76,7 +76,7 @@ class Write(beam.DoFn):
 
     def process(self, pair: tuple[str, int], seen: ReadModifyWriteRuntimeState = _SEEN) -> None:
         if (self.folder / "poison").exists():
-            raise ValueError("there is poison")
+            raise ValueError("this is poison")
         count = (seen.read() or 0) + 1
         seen.write(count)
         with (self.folder / "numbers").open("a") as file:

@@ -1,7 +1,7 @@
 """The whole graph on a handful of messages: what goes in at the top, and which rows come out of each of its four ends."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -52,14 +52,10 @@ class Stored(beam.PTransform):
 
 
 class Keep(beam.PTransform):
-    """A sink in memory."""
+    """Sinks in memory."""
 
-    def __init__(self, table: str) -> None:
-        super().__init__()
-        self.table = table
-
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        return batches | beam.Map(keep, self.table)
+    def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
+        return [batches | name >> beam.Map(keep, name) for name, batches in tables.items()]
 
 
 def keep(batch: pa.RecordBatch, table: str) -> None:
@@ -76,14 +72,10 @@ def run() -> Run:
     def run_(messages: pa.RecordBatch, recall: Stored | None = None, span: Span | None = None, **settings: Any) -> Tables:
         KEPT.clear()
         sources = Sources(Given(messages), recall, span or Span())
-        direct.run(lambda root: build(root, sources, sinks(), Settings(**settings)))
+        direct.run(lambda root: build(root, sources, Sinks(Keep()), Settings(**settings)))
         return KEPT
 
     return run_
-
-
-def sinks() -> Sinks:
-    return Sinks(*(Keep(table.name) for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)))
 
 
 def ids(rows: list[Row]) -> list[str]:
@@ -111,7 +103,7 @@ def test_a_row_has_every_column_of_its_table(run: Run) -> None:
 def test_what_a_source_refuses_joins_what_validation_refuses() -> None:
     KEPT.clear()
     misfit = quarantined(messages(["[]"]), [Rejection("envelope", "no message_id")])
-    direct.run(lambda root: build(root, Sources(Given(messages(["{"]), [misfit])), sinks(), Settings()))
+    direct.run(lambda root: build(root, Sources(Given(messages(["{"]), [misfit])), Sinks(Keep()), Settings()))
     assert sorted(row["reason"] for row in KEPT["quarantine"]) == ["envelope", "json"]
 
 

@@ -102,10 +102,10 @@ def test_the_transform_gathers_a_shard_from_all_its_batches():
 MINUTE = 60
 
 
-def reports(*minutes: float, agents: int = 2, delay: float = 1, context: bool = False, first: int = 0) -> pa.RecordBatch:
+def reports(*minutes: float, agents: int = 2, delay: float = 1, first: int = 0) -> pa.RecordBatch:
     """A report of each minute after noon, of agents in turn; report i is in message i."""
     rows = [
-        {"id": "0", "report_id": f"{number:032x}", "message": f"{number:04}", "agent_id": agent(number % agents), "context": context,
+        {"id": "0", "report_id": f"{number:032x}", "message": f"{number:04}", "agent_id": agent(number % agents),
          "at": MINUTE * minute, "delay": delay, "latency_ms": 90.0 + number}
         for number, minute in enumerate(minutes, first)
     ]  # fmt: skip
@@ -146,14 +146,6 @@ def judged_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
     return rows.sort_by("message_id"), pa.Table.from_batches([lost]).sort_by("message_id")
 
 
-def test_batch_by_batch_gives_what_all_at_once_gives():
-    batches = [reports(*range(start, start + 6), first=start) for start in range(0, 48, 6)]
-    copies = [{"id": "0", "report_id": f"{n:032x}", "message": f"c{n}", "agent_id": agent(n % 2), "at": MINUTE * n,
-               "latency_ms": 90.0 + n, "delay": 600} for n in (3, 40)]  # fmt: skip
-    batches.append(batch(*copies))
-    runs_to(judged_by_message(*batches), *enumerate(batches))
-
-
 @pytest.fixture
 def evictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The watermark of each eviction, in minutes after noon, and how many reports feed after it."""
@@ -189,19 +181,21 @@ class Outdated(history._Memory):
         self.setdefault(shard, deepcopy(held))
 
 
-@pytest.mark.parametrize("memory", [history._Memory, Forgetful, Outdated])
-@pytest.mark.parametrize("pieces", [2, 1000])
-def test_memory_that_is_lost_or_outdated_is_made_again_from_state(memory, pieces, monkeypatch):
+@pytest.mark.parametrize(("memory", "pieces"), [(history._Memory, 1000), (history._Memory, 2), (Forgetful, 2), (Outdated, 1000)])
+def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memory, pieces, monkeypatch):
     batches = [reports(start, start, start + 6, first=start) for start in range(0, 150, 12)]
+    copied = batches[2].set_column(17, "source", pa.array(["t"] * 3))
     steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
     monkeypatch.setattr("transforms.recent.PIECES", pieces)
     monkeypatch.setattr(history, "_Memory", memory)
-    runs_to(judged_by_message(*batches), *steps)
+    runs_to(judged_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
 
 
 def test_an_error_leaves_no_memory_that_is_ahead_of_the_state():
     class State:
-        def read(self) -> tuple: return ()  # noqa: E704
+        def read(self) -> tuple:
+            return ()
+
         def add(self, delta: bytes) -> None: ...
         def write(self, mark: tuple) -> None: ...
         def set(self, due: Any) -> None: ...
@@ -275,9 +269,7 @@ def from_hour(hour: int, *batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
     return rows.filter(pc.greater_equal(rows["recorded_at"], NOON + timedelta(hours=hour))), lost
 
 
-@pytest.mark.parametrize("memory", [history._Memory, Forgetful])
-def test_stored_reports_of_the_hours_that_are_touched_come_out_before_new_ones(memory, monkeypatch):
-    monkeypatch.setattr(history, "_Memory", memory)
+def test_stored_reports_of_the_hours_that_are_touched_come_out_before_new_ones():
     new, later = reports(20.5, 21, first=900), reports(50, 62, first=910)
     runs_to(from_hour(0, new, later), (20, new), (62, later), recall=Kept(STORED))
 

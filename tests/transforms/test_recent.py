@@ -84,6 +84,12 @@ def test_agents_have_a_window_each(memory: Recent) -> None:
     assert fates(admit(memory, row(3, 3, agent_id=agent(1)), row(4, 3, agent_id=agent(2))))[0] == [("m3", 1), ("m4", 0)]
 
 
+def test_an_agent_whose_messages_lag_behind_those_of_others_is_judged_by_all_of_its_own(memory: Recent) -> None:
+    admit(memory, row(1, 0), row(2, 3))
+    admit(memory, row(3, 0, agent_id=agent(1)))
+    assert fates(admit(memory, row(4, 3), row(5, 3, agent_id=agent(1))))[0] == [("m4", 1), ("m5", 1)]
+
+
 @pytest.mark.parametrize(("watermark", "known"), [(61 * MINUTE - 1, True), (61 * MINUTE, False)])
 def test_a_report_is_known_until_none_of_its_copies_can_come(memory: Recent, watermark: int, known: bool) -> None:
     admit(memory, row(1, 0))
@@ -177,7 +183,7 @@ def test_agents_that_are_gone_are_forgotten(memory: Recent) -> None:
 
 def test_a_delta_of_another_version_is_refused(memory: Recent) -> None:
     (delta,) = admit(memory, row(1, 0)).deltas
-    with pytest.raises(ValueError, match="version 2.*--fresh"):
+    with pytest.raises(ValueError, match=r"version 2.*--fresh"):
         Recent.load([b"\2" + delta[1:]], 2, 3600)
 
 

@@ -35,7 +35,6 @@ UNKNOWN = "unknown"
 """The hour of entries whose id is no time that a calendar has."""
 
 _HOUR = rf"(?:\d{{4}}-\d\d-\d\dT\d\d|{UNKNOWN})"
-_YEAR_10000_US = 253_402_300_800_000_000
 _TAIL = 1 << 16
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -164,13 +163,7 @@ def _files(folder: Path, kind: str) -> list[Path]:
 
 
 def _hours(rows: pa.RecordBatch) -> Iterable[str]:
-    return pc.strftime(_times(rows), "%Y-%m-%dT%H").fill_null(UNKNOWN).to_pylist()
-
-
-def _times(rows: pa.RecordBatch) -> pa.Array:
-    """received_at, null after the year 9999: what RFC 3339 can say."""
-    times = rows["received_at"]
-    return pc.if_else(pc.less(times, pa.scalar(_YEAR_10000_US, times.type)), times, None)
+    return pc.strftime(rows["received_at"], "%Y-%m-%dT%H").fill_null(UNKNOWN).to_pylist()
 
 
 def _lines(rows: pa.RecordBatch, kind: str) -> bytes:
@@ -178,7 +171,7 @@ def _lines(rows: pa.RecordBatch, kind: str) -> bytes:
     if kind == REFUSED:
         lines = rows["payload"].to_pylist()
     else:
-        times = pc.strftime(_times(rows), "%Y-%m-%dT%H:%M:%SZ").to_pylist()
+        times = pc.strftime(rows["received_at"], "%Y-%m-%dT%H:%M:%SZ").to_pylist()
         payloads = pc.binary_slice(rows["payload"], 0, -1).to_pylist()
         lines = list(map(envelope_line, rows["source"].to_pylist(), rows["message_id"].to_pylist(), times, payloads))
     return b"\n".join([*lines, b""])

@@ -77,7 +77,7 @@ def found(before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool) 
     restart of Redis, and reading goes on.
     """
     fresh = _newer(ids, before.counted)
-    gone = stream.first is None or parsed(stream.first) > parsed(before.counted)
+    gone = _is_gone(before, stream)
     known_unread = stream.length if gone else fresh
     index = before.index
     if _contradicts(before, stream, known_unread):
@@ -120,6 +120,11 @@ def fresh_start(stream: Stream, read: int | None, delivered: str, oldest: str, r
     return Position(f"{millis}-0" if millis > 0 else ZERO, read, delivered, stream.added)
 
 
+def _is_gone(before: Position, stream: Stream) -> bool:
+    """Whether a stream holds nothing any more of what is accounted for."""
+    return stream.first is None or parsed(stream.first) > parsed(before.counted)
+
+
 def _contradicts(before: Position, stream: Stream, known_unread: int) -> bool:
     if stream.added < before.added or parsed(stream.last) < parsed(before.last):
         return True
@@ -137,5 +142,6 @@ def _newer(ids: Sequence[bytes], than: str) -> int:
 def _loss(before: Position, stream: Stream, ids: Sequence[bytes], entries: int | None) -> Loss:
     limit = parsed(before.counted)
     until = next((each.decode() for each in ids if parsed(each) > limit), stream.last)
-    reason = DELETED if parsed(stream.max_deleted) > limit else TRIMMED
+    trimmed = _is_gone(before, stream) and parsed(stream.max_deleted) <= limit
+    reason = TRIMMED if trimmed else DELETED
     return Loss(before.counted, until, entries, reason)

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import redis
 
-from transforms.redis import refuse_other_types
+from transforms.redis import TIMEOUT_SECONDS, refuse_other_types
 from transforms.sources.entries import Entry, batches, losses
 from transforms.sources.positions import ZERO, Found, Loss, Position, Stream, found, fresh_start, parsed, restarted
 
 WATERMARK_DELAY_SECONDS = 10
 """How far the watermark stays behind what is read."""
+LONGEST_BLOCK_MS = int(TIMEOUT_SECONDS * 1000) // 2
 READ_BYTES = 16 << 20
 """About as many bytes of entries are read at a time, over all streams."""
 _FIRST_COUNT, _GROWTH = 256, 4
@@ -67,7 +68,7 @@ class _Look(NamedTuple):
 
 
 class Reader:
-    """Reads some streams together, for a group. Not for use by two threads at once."""
+    """Reads some streams together, for a group; keeps no positions. A Redis Cluster must hold the streams in one slot."""
 
     def __init__(self, client: redis.Redis, group: str, streams: Sequence[str]) -> None:
         self.client, self.group, self.streams = client, group, tuple(streams)
@@ -95,7 +96,7 @@ class Reader:
         if not block_ms or read.rows or read.trimmed or not read.to_end:
             return read
         after = {key: position.last for key, position in read.positions.items()}
-        self.client.execute_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *after, *after.values())
+        self.client.execute_command("XREAD", "COUNT", 1, "BLOCK", min(block_ms, LONGEST_BLOCK_MS), "STREAMS", *after, *after.values())
         return self._read(read.positions, count)
 
     def commit(self, positions: Positions) -> None:

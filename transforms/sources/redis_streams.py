@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from math import ceil
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -32,7 +33,7 @@ from transforms.sources.positions import Position
 from transforms.sources.reader import WATERMARK_DELAY_SECONDS, Positions, Read, Reader
 from transforms.sources.status import Status
 
-__all__ = ["WATERMARK_DELAY_SECONDS", "AsDicts", "ReadFromRedisStreams", "Session", "Streams"]
+__all__ = ["WATERMARK_DELAY_SECONDS", "AsDicts", "ReadFromRedisStreams", "Session"]
 
 RENEW_SECONDS = 5.0
 _PACE_SECONDS = 0.01
@@ -50,14 +51,6 @@ class Session:
     count: int = 5000
 
 
-class Streams(NamedTuple):
-    """What is read: batches of RAW, of BAD and of LOST, each stamped with the time of its first entry."""
-
-    messages: beam.PCollection
-    bad: beam.PCollection
-    trimmed: beam.PCollection
-
-
 @dataclass(frozen=True)
 class _Source:
     """All that a reader's process needs to know; one of these and a reader's number make one open reader in a process."""
@@ -71,10 +64,12 @@ class _Source:
 
 
 class ReadFromRedisStreams(beam.PTransform):
-    """The root -> Streams of what some Redis streams hold and what comes in, for a group.
+    """The root -> what some Redis streams hold and what comes in, for a group: `messages`, `bad` and `trimmed`.
 
-    The streams are dealt to `readers`, which read side by side where the runner has room. Without a checkpoint a new group begins
-    at the stream's beginning, a used one `reread_seconds` before its place, since what came after may be in no output yet.
+    These are batches of RAW, of BAD and of LOST, each stamped with the time of its first row. The streams are dealt to `readers`,
+    which read side by side where the runner has room. Without a checkpoint a new group begins at its stream's beginning, a used one
+    `reread_seconds` before its place, since what came after may be in no output yet.
+
     With a `lease_owner` the readers renew the streams' Lease and raise GroupTaken where another owner holds it. `status`: a folder
     where reader n keeps a small `reader-<n>.json` of how far it is.
     """
@@ -96,13 +91,15 @@ class ReadFromRedisStreams(beam.PTransform):
         self.readers = max(1, min(readers, len(self.streams)))
         self.source = _Source(connection, group, session or Session(), lease_owner, status, reread_seconds)
 
-    def expand(self, root: beam.pvalue.PBegin) -> Streams:
+    def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         readers = [(number, self.streams[number :: self.readers]) for number in range(self.readers)]
         reading = beam.ParDo(_ReadStreams(self.source)).with_output_types(
             pa.RecordBatch, **{_BAD: pa.RecordBatch, _TRIMMED: pa.RecordBatch}
         )
         read = root | "Readers" >> beam.Create(readers) | "Read" >> reading.with_outputs(_BAD, _TRIMMED, main=_MESSAGES)
-        return Streams(read[_MESSAGES], read[_BAD], read[_TRIMMED])
+        for output in read:
+            output.is_bounded = False  # Beam says so of the main output only
+        return read
 
 
 class AsDicts(beam.PTransform):
@@ -220,16 +217,16 @@ def session_reads(
     end = clock() + session.idle_ms / 1000
     begun = False
     while True:
-        asked = clock()
-        result = read(positions, session.count, max(0, int((end - asked) * 1000)))
+        result = read(positions, session.count, max(0, ceil((end - clock()) * 1000)))
+        came = clock()
         positions = result.positions
         if result.rows and not begun:
-            begun, end = True, clock() + session.read_ms / 1000
+            begun, end = True, came + session.read_ms / 1000
         yield result
         if clock() >= end:
             return
         if result.rows and result.to_end:
-            sleep(max(0.0, min(_PACE_SECONDS - (clock() - asked), end - clock())))
+            sleep(max(0.0, min(came + _PACE_SECONDS, end) - clock()))
 
 
 class _ReadStreams(beam.DoFn):

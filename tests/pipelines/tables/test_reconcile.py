@@ -16,7 +16,7 @@ from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.tables.output import open_output
 from pipelines.tables.reconcile import Messages, Unreadable, Verdict, reconcile
-from schemas.tables import AGGREGATIONS, DUPLICATES, GRANULARITIES, QUARANTINED, REPORTS, TABLES, Table
+from schemas.tables import AGGREGATIONS, DUPLICATES, GRANULARITIES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.sinks.files import encode, read
 from transforms.sinks.parquet import write
 from transforms.sinks.union import conformed
@@ -77,7 +77,8 @@ GOOD = [report(number, second) for number, second in enumerate((0, 1, 2, 3, 7, 6
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine reports in two files, three quarantined messages, one of them without a time, and two duplicates."""
-    path = open_output(tmp_path_factory.mktemp("made"), TEN_MINUTES, create=True)
+    path = tmp_path_factory.mktemp("made")
+    open_output(path, TEN_MINUTES, create=True)
     put(path, REPORTS, GOOD)
     put(path, AGGREGATIONS, windows(GOOD))
     put(path, QUARANTINED, [refused(20), refused(21), refused(22, received_at=None)])
@@ -114,6 +115,31 @@ WHOLE = {"received": 14, "reports": 9, "quarantined": 3, "duplicates": 2}
 def test_a_whole_output_reconciles_alone_and_with_its_source(output: Path) -> None:
     for verdict in (reconcile(output), reconcile(output, source(*ALL))):
         assert (counts(verdict), verdict.problems) == (WHOLE, [])
+
+
+def lost(source: str, entries: int | None) -> Row:
+    return {"source": source, "message_id": "9-0", "received_at": NOON, "after": "1-0", "entries": entries, "reason": "trimmed"}
+
+
+def test_what_streams_lost_is_counted_and_is_no_problem(output: Path) -> None:
+    put(output, TRIMMED, [lost("s", 7), lost("t", 5), lost("u", None)])
+    for streams, expected in ((None, (12, 1)), (["s"], (7, 0)), (["t", "u"], (5, 1)), (["v"], (0, 0))):
+        verdict = reconcile(output, source(*ALL), streams=streams)
+        assert ((verdict.trimmed, verdict.gaps), verdict.problems, "gaps" in verdict.as_json()) == (expected, [], False)
+
+
+def test_a_changed_account_of_losses_is_noticed(output: Path) -> None:
+    put(output, TRIMMED, [lost("s", 7)])
+    path = next((output / "trimmed").rglob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:-9])
+    verdict = reconcile(output, source(*ALL))
+    assert (verdict.trimmed, len(verdict.problems)) == (0, 1)
+    assert "trimmed/date=2025-10-22" in verdict.problems[0]
+
+
+def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> None:
+    verdict = reconcile(output, source(*ALL, 99), read_again="start the stream")
+    assert verdict.problems == ["1 messages of the source have no fate (e.g. s 99-0); start the stream"]
 
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:

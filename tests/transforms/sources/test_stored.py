@@ -12,11 +12,12 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.registry import load
 from schemas.tables import REPORTS
-from tests.builders import NOON, messages, report
+from tests.builders import NOON, agent, messages, report
 from transforms.batches import REPORT_BATCH, empty
+from transforms.shard import shards
 from transforms.sinks.parquet import write
 from transforms.sinks.union import conformed
-from transforms.sources.stored import Recall, recalled, touched_hours
+from transforms.sources.stored import Recall, RecallShard, recalled, touched_hours
 from transforms.validate import Rules, validate
 
 HOUR = int(NOON.timestamp()) // 3600
@@ -111,3 +112,25 @@ def test_nothing_new_recalls_nothing(output: Path) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         none = pipeline | beam.Create([empty(REPORT_BATCH)], reshuffle=False)
         assert_that(none | Recall(output), equal_to([]))
+
+
+def test_a_shard_recalls_hours_whole_with_the_63_minutes_before_them_or_without(output: Path) -> None:
+    recall = RecallShard(output, shards=1)
+    hours = range(HOUR, HOUR + 2)
+    assert minutes_of(recall(0, hours, True), context=False) == [*range(0, 120, 10)]
+    assert minutes_of(recall(0, hours, True), context=True) == [-63, -60, -50, -40, -30, -20, -10, -0.001]
+    assert minutes_of(recall(0, hours, False), context=False) == [*range(0, 120, 10)]
+    assert minutes_of(recall(0, hours, False), context=True) == []
+    assert list(recall(0, range(HOUR + 100, HOUR + 101), True)) == []
+
+
+def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) -> None:
+    documents = [report(number, at=after(number), agent_id=agent(number)) for number in range(60)]
+    stored = validate(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
+    write(REPORTS, tmp_path, [conformed(stored, REPORTS.schema)], 10)
+    shard_of = shards(stored["agent_id"], 3)
+    for shard in range(3):
+        batches = list(RecallShard(tmp_path, 3)(shard, range(HOUR, HOUR + 1), True))
+        tens = [{(at - NOON).seconds // 600 for at in batch["recorded_at"].to_pylist()} for batch in batches]
+        assert tens == [{ten} for ten in range(6) if shard in shard_of[10 * ten : 10 * ten + 10]]
+        assert sum(batch.num_rows for batch in batches) == (shard_of == shard).sum()

@@ -1,0 +1,82 @@
+"""`kpiflow archive`: what Redis streams hold now, as an archive."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import redis as redis_py
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from pipelines.connectors import redis
+from pipelines.console import err, out
+from pipelines.failures import RunFailed, WrongUse
+from transforms.quarantine import misfits
+from transforms.redis import RedisUnavailable
+from transforms.sinks.archive import REFUSED, ArchiveWriter
+from transforms.sinks.files import DamagedFile, OutputFull
+from transforms.sources.entries import batches
+from transforms.sources.held import Held, entries, look
+from transforms.sources.positions import ZERO, parsed
+
+_AGAIN = "run the same command again: it goes on where the archive ends"
+
+
+def archive(
+    ctx: typer.Context,
+    url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, or rediss:// for TLS.", metavar="URL")],
+    streams: Annotated[list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the archive; made if it is not there.", metavar="DIR")],
+) -> None:
+    """Keep what Redis streams hold now as envelopes, in a file for each hour, for `kpiflow backfill` to read.
+
+    Running it again adds what has come since. Nothing is taken out of Redis. A stream's job may write the same archive (--archive).
+    """
+    if output.exists() and not output.is_dir():
+        raise WrongUse(f"{output} is a file", "give --output a folder")
+    connection = redis(url, ctx.obj.settings())
+    try:
+        connection.check(streams)
+        with connection.client() as client:
+            for stream in dict.fromkeys(streams):
+                _keep(client, stream, ArchiveWriter(output), output)
+    except RedisUnavailable as error:
+        raise WrongUse(str(error)) from error
+    except redis_py.RedisError as error:
+        raise RunFailed(f"Redis at {connection.public} failed: {error}", _AGAIN) from error
+    except OutputFull as error:
+        raise RunFailed(str(error)) from error
+    except (DamagedFile, OSError) as error:
+        raise RunFailed(f"cannot write {output}: {error}", _AGAIN) from error
+
+
+def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Path) -> None:
+    """Archive one stream up to its end as of now."""
+    held = look(client, stream)
+    if held is None:
+        raise WrongUse(f"there is no stream {stream}", "correct --stream, or --redis: a URL ends in the number of its database")
+    began = time.perf_counter()
+    added = refused = 0
+    after = writer.last(stream) or ZERO
+    with Progress(*_columns(stream), console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(stream, total=_left(held, after))
+        for found in entries(client, stream, held.last, after):
+            messages, bad = batches(stream, found)
+            refused += writer.append(misfits(bad), REFUSED)  # first: the next run goes on after the last message
+            added += writer.append(messages)
+            bar.advance(task, len(found))
+    writer.sync()
+    without = f", {refused:,} of them without data" if refused else ""
+    seconds = time.perf_counter() - began
+    out.print(f"{added + refused:,} new entries of {stream}{without} -> {output} in {seconds:.1f} s", markup=False)
+
+
+def _columns(stream: str) -> tuple[TextColumn, BarColumn, MofNCompleteColumn]:
+    return TextColumn(stream, markup=False), BarColumn(), MofNCompleteColumn()
+
+
+def _left(held: Held, after: str) -> int | None:
+    """How many entries there are after an id, where that is known."""
+    if held.first is None or parsed(held.last) <= parsed(after):
+        return 0
+    return held.length if parsed(after) < parsed(held.first) else None

@@ -1,0 +1,70 @@
+"""Redis streams as the source that an output is reconciled with: what they hold, and what they held but do not any more."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import redis
+from numpy.typing import NDArray
+
+from pipelines.tables.scan import load, paths
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS
+from transforms.sinks.files import DamagedFile
+from transforms.sources.held import Held, entries, look
+from transforms.sources.positions import parsed
+
+MESSAGE_KEY = ["source", "message_id"]
+_EMPTY = Held(0, None, "0-0", "0-0")
+_ID = r"^\d{1,19}-\d{1,19}$"
+
+
+def messages(
+    client: redis.Redis, streams: Sequence[str], output: Path, on_entries: Callable[[int], object]
+) -> Iterator[pa.RecordBatch]:
+    """The messages of some streams, columns source and message_id, up to the last entry that they have when this begins.
+
+    After them come messages of the output that the streams have held: rows with an id older than a stream's first entry, not newer
+    than its newest deleted one, or of an entry that came in meanwhile are taken at their word. What was trimmed or deleted after
+    it was read is thus part of the source.
+    """
+    begun = {stream: look(client, stream) or _EMPTY for stream in streams}
+    for stream, held in begun.items():
+        for found in entries(client, stream, held.last):
+            yield _named(stream, pa.array([entry_id for entry_id, _ in found], pa.binary()).cast(pa.string()))
+            on_entries(len(found))
+    ended = {stream: look(client, stream) or begun[stream] for stream in streams}
+    for rows in _stored(output):
+        for stream in streams:
+            ids = rows["message_id"].filter(pc.equal(rows["source"], stream))
+            ids = ids.filter(pc.match_substring_regex(ids, _ID))
+            yield _named(stream, ids.filter(pa.array(_gone(ids, begun[stream], ended[stream]))))
+
+
+def _stored(output: Path) -> Iterator[pa.RecordBatch]:
+    """The messages of an output, a file at a time; damaged files are for others to report."""
+    for table in (REPORTS, DUPLICATES, QUARANTINED):
+        for path in paths(output, table):
+            with suppress(DamagedFile):
+                yield load(path, table, MESSAGE_KEY)
+
+
+def _named(stream: str, ids: pa.Array) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.repeat(pa.scalar(stream, pa.string()), len(ids)), ids], names=MESSAGE_KEY)
+
+
+def _gone(ids: pa.Array, begun: Held, ended: Held) -> NDArray[np.bool_]:
+    """bool[n]: the ids, string[n], of entries that left the stream, or that came in after its reading began."""
+    trimmed = _up_to(ids, ended.last)
+    if ended.first is not None:
+        trimmed = _up_to(ids, ended.first) & ~pc.equal(ids, ended.first).to_numpy(zero_copy_only=False)
+    return trimmed | _up_to(ids, ended.max_deleted) | (_up_to(ids, ended.last) & ~_up_to(ids, begun.last))
+
+
+def _up_to(ids: pa.Array, last: str) -> NDArray[np.bool_]:
+    """bool[n]: the ids that are not newer than one."""
+    millis, number = parsed(last)
+    of_ids, in_millis = (pc.replace_substring_regex(ids, cut, "").cast(pa.uint64()).to_numpy() for cut in ("-.*", ".*-"))
+    return np.asarray((of_ids < millis) | ((of_ids == millis) & (in_millis <= number)))

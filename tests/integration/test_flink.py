@@ -1,0 +1,242 @@
+"""A graph on a real Flink: it goes on where it was, whatever ended it, and leaves no process behind."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runners.flink import newest_checkpoint
+from runners.jars import FlinkMissing, ensure_jars, java
+from tests.integration.counting import ENGINE
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 90.0
+
+try:
+    java()
+    ensure_jars()
+    WHY = ""
+except FlinkMissing as missing:
+    WHY = str(missing)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY), reason=WHY)]
+
+
+class Counting:
+    """The counting program, running on a folder; what it tells is kept."""
+
+    def __init__(self, folder: Path, *words: str, hold: tuple[int, ...] = ()) -> None:
+        self.folder = folder
+        self.told: list[dict[str, Any]] = []
+        command = [sys.executable, "-m", "tests.integration.counting", str(folder), *words]
+        command += ["--hold", *map(str, hold)] if hold else []
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=hold)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.told.append(json.loads(line))
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What it said last of how it does."""
+        return next((told["progress"] for told in reversed(self.told) if "progress" in told), {})
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not reached():
+            assert self.process.poll() is None, f"it ended: {self.told[-2:]}"
+            assert time.monotonic() < end, f"it never got there: {self.told[-1:]}"
+            time.sleep(0.05)
+
+    def counted(self, more: int = 5) -> None:
+        """Wait until it has written some more numbers."""
+        before = len(numbers(self.folder))
+        self.until(lambda: len(numbers(self.folder)) >= before + more)
+
+    def ended(self) -> dict[str, Any]:
+        """How it ended."""
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return self.told[-1]
+
+    def interrupted(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        assert self.ended() == {"end": "KeyboardInterrupt", "message": ""}
+
+    def children(self) -> dict[int, str]:
+        """The processes it has started, with their command lines."""
+        found = {}
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(status.read_text().rpartition(")")[2].split()[1])
+                words = (status.parent / "cmdline").read_text().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == self.process.pid:
+                found[int(status.parent.name)] = words
+        return found
+
+    def java(self) -> int:
+        return next(pid for pid, words in self.children().items() if "FlinkJobServerDriver" in words)
+
+
+def numbers(folder: Path) -> list[tuple[int, int, int]]:
+    """What was written: number, count, process."""
+    path = folder / "numbers"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [tuple(map(int, line.split())) for line in lines if line.endswith("\n")]  # type: ignore[misc]
+
+
+def assert_counted_without_a_gap(folder: Path) -> None:
+    """Every number is there, and its step's state had seen each number before it once, whatever happened in between."""
+    written = numbers(folder)
+    assert {number for number, _, _ in written} == set(range(max(written)[0] + 1))
+    assert [number + 1 for number, _, _ in written] == [count for _, count, _ in written]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run that was interrupted leaves."""
+    folder = tmp_path_factory.mktemp("made")
+    run = Counting(folder)
+    run.until(lambda: run.progress.get("checkpoints", 0) > 1)
+    run.interrupted()
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "run")
+
+
+@pytest.fixture
+def begun() -> Iterator[Callable[..., Counting]]:
+    """Starts runs, and ends them with the test."""
+    runs: list[Counting] = []
+
+    def begin(folder: Path, *words: str, hold: tuple[int, ...] = ()) -> Counting:
+        runs.append(Counting(folder, *words, hold=hold))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+
+
+Begun = Callable[..., Counting]
+
+
+def test_an_interrupted_run_goes_on_where_it_was_and_its_successor_dies_with_java(folder: Path, begun: Begun) -> None:
+    before, checkpoint = numbers(folder), newest_checkpoint(folder / ENGINE)
+    run = begun(folder)
+    run.until(lambda: run.progress.get("checkpoints", 0) > 0)
+    assert run.progress["restored_from"] == str(checkpoint)
+    assert run.progress["watermark"] > "2020"
+    assert numbers(folder)[len(before)][0] >= before[-1][0] - 5
+    assert [path.parent.name for path in (folder / ENGINE / "checkpoints").glob("*/chk-*")].count(checkpoint.parent.name) == 0
+    os.kill(run.java(), signal.SIGKILL)
+    end = run.ended()
+    assert end["end"] == "FlinkFailed"
+    assert "Java process was killed by signal 9" in end["message"]
+    assert str(folder / ENGINE / "logs" / "flink.log") in end["message"]
+    assert_counted_without_a_gap(folder)
+
+
+def test_flink_recovers_by_itself_from_a_dead_worker_and_from_a_failing_step(folder: Path, begun: Begun) -> None:
+    run = begun(folder)
+    run.counted()
+    worker = numbers(folder)[-1][2]
+    assert "runners.workers" in run.children()[worker]
+    os.kill(worker, signal.SIGKILL)
+    run.until(lambda: "was killed by signal 9" in (run.progress["failure"] or ""))
+    run.until(lambda: numbers(folder)[-1][2] != worker and run.progress["state"] == "running")
+    (folder / "poison").touch()
+    run.until(lambda: "ValueError: this is poison" in run.progress["failure"] and run.progress["state"] == "restarting")
+    (folder / "poison").unlink()
+    run.until(lambda: run.progress["state"] == "running")
+    run.counted()
+    assert run.progress["restarts"] >= 2
+    run.interrupted()
+    assert_counted_without_a_gap(folder)
+
+
+def test_nothing_outlives_a_killed_launcher_and_a_lock_holds_as_long_as_anything_lives(folder: Path, begun: Begun) -> None:
+    lock = (folder / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    run = begun(folder, hold=(lock.fileno(),))
+    run.counted()
+    lock.close()
+    children = run.children()
+    assert sum("runners.workers" in words for words in children.values()) == 2
+    with (folder / "lock").open("w") as again:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(run.process.pid, signal.SIGKILL)
+        fcntl.flock(again, fcntl.LOCK_EX)
+    end = time.monotonic() + PATIENCE
+    while any(map(alive, children)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [words for pid, words in children.items() if alive(pid)] == []
+    successor = begun(folder)
+    successor.counted()
+    assert_counted_without_a_gap(folder)
+
+
+def test_two_runs_do_not_disturb_each_other_and_a_renewal_loses_nothing(folder: Path, tmp_path: Path, begun: Begun) -> None:
+    runs = [begun(folder, "--renew", "5"), begun(tmp_path / "other")]
+    (tmp_path / "other").mkdir()
+    first = folder / ENGINE / "checkpoints"
+    for run in runs:
+        run.counted()
+    (job,) = {path.parent.name for path in first.glob("*/chk-*")}
+    runs[0].until(lambda: not (first / job).exists())
+    runs[0].counted()
+    assert (runs[0].progress["restarts"], runs[0].progress["failure"]) == (0, None)
+    for run in runs:
+        run.interrupted()
+        assert_counted_without_a_gap(run.folder)
+
+
+def test_the_checkpoint_of_another_graph_is_refused_unless_the_run_is_fresh(folder: Path, begun: Begun) -> None:
+    checkpoint = newest_checkpoint(folder / ENGINE)
+    end = begun(folder, "--changed").ended()
+    assert end["end"] == "CheckpointRefused"
+    assert str(checkpoint) in end["message"]
+    assert "another one now" in end["message"]
+    assert "--fresh" in end["message"]
+    assert newest_checkpoint(folder / ENGINE) == checkpoint
+    fresh = begun(folder, "--changed", "--fresh")
+    fresh.until(lambda: fresh.progress.get("checkpoints", 0) > 0)
+    assert fresh.progress["restored_from"] is None
+    fresh.until(lambda: not checkpoint.exists())
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(folder: Path, begun: Begun) -> None:
+    metadata = newest_checkpoint(folder / ENGINE) / "_metadata"
+    metadata.write_bytes(metadata.read_bytes()[:3000])
+    end = begun(folder).ended()
+    assert end["end"] == "CheckpointRefused"
+    assert str(metadata.parent) in end["message"]
+    shutil.rmtree(metadata.parent)
+    assert end["message"].endswith(f"remove it to go on from {newest_checkpoint(folder / ENGINE)}")

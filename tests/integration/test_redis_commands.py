@@ -1,0 +1,265 @@
+"""The commands at the edges of a stream, with a real Redis: generate into it, archive it, reconcile with it."""
+
+import json
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.settings import Settings
+from schemas.tables import QUARANTINED, REPORTS, TRIMMED
+from tests.builders import payload, report
+from tests.integration.archives import Typed, fates, on_disk, rows
+from tests.integration.processes import await_, started
+from tests.servers import RedisServer
+from transforms.sinks.parquet import write
+from transforms.sinks.union import conformed
+
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(redis: RedisServer) -> RedisServer:
+    """A Redis that holds nothing."""
+    with redis.client() as client:
+        client.flushall()
+    return redis
+
+
+def add(server: RedisServer, *entries: dict[str, Any], key: str = "kpi", first: int = 0) -> list[str]:
+    """Add entries a minute apart in the past hour or so; their ids."""
+    start = int(time.time() * 1000) - 90 * MINUTE
+    ids = [f"{start + (first + number) * MINUTE}-7" for number in range(len(entries))]
+    with server.client() as client:
+        for entry_id, entry in zip(ids, entries):
+            client.xadd(key, entry, id=entry_id)
+    return ids
+
+
+def valid(number: int, minute: int) -> dict[str, Any]:
+    """An entry with a report of its minute, as `add` counts minutes."""
+    at = datetime.fromtimestamp(int(time.time()) - (90 - minute) * 60 - 1, UTC)
+    return {"data": payload(report(number, at))}
+
+
+def archived(server: RedisServer, folder: Path, *keys: str) -> list[object]:
+    return ["archive", "--redis", server.url, "--stream", *(keys or ("kpi",)), "--output", folder]
+
+
+def test_what_is_generated_arrives_and_becomes_what_the_truth_says(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+    truth = tmp_path / "truth.json"
+    code, out, _ = typed(
+        *("generate", "--redis", server.url, "--stream", "kpi", "--rate", 0, "--reports", 3000, "--agents", 7),
+        *("--dirty", 0.1, "--late", 0.05, "--truth", truth),
+    )
+    said = json.loads(truth.read_text())
+    assert (code, said["complete"], said["messages"], "sent 3,000 messages" in out) == (0, True, 3000, True)
+    assert typed(*archived(server, tmp_path / "archive"))[0] == 0
+    assert typed("backfill", "--input", tmp_path / "archive", "--output", tmp_path / "out")[0] == 0
+    found = Counter(fates(tmp_path / "out").values())
+    assert found == {"report": said["reports"], "duplicate": said["duplicates"]} | said["quarantined_by_reason"]
+    code, out, _ = typed("reconcile", tmp_path / "out", "--redis", server.url, "--stream", "kpi", "--json")
+    assert (code, json.loads(out)["received"]) == (0, 3000)
+
+
+def test_a_rate_is_kept_and_reports_are_as_old_as_they_say(server: RedisServer, typed: Typed) -> None:
+    words = ("--rate", 12_000, "--reports", 200, "--dirty", 0, "--late", 0, "--duplicates", 0)
+    code, _, _ = typed("generate", "--redis", server.url, "--stream", "kpi", *words)
+    with server.client() as client:
+        entries = [(int(entry_id.split(b"-")[0]) / 1000, json.loads(fields[b"data"])) for entry_id, fields in client.xrange("kpi")]
+    assert (code, len(entries), entries[-1][0] - entries[0][0] > 0.8) == (0, 200, True)
+    ages = [sent - datetime.fromisoformat(each["recorded_at"]).timestamp() for sent, each in entries]
+    assert 0 < min(ages) < 0.5
+    assert max(ages) < 10
+
+
+def test_ctrl_c_ends_generation_with_an_exact_truth(server: RedisServer, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    process = started(
+        *("generate", "--redis", server.url, "--stream", "kpi", "--rate", 6000, "--reports", 100_000, "--truth", truth)
+    )
+    with server.client() as client:
+        await_(process, lambda: client.xlen("kpi") > 20)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+        said = json.loads(truth.read_text())
+        assert (process.returncode, said["complete"], said["messages"]) == (130, False, client.xlen("kpi"))
+    assert f"sent {said['messages']:,} messages" in out
+
+
+def test_generation_rides_out_a_restart_and_the_truth_stays_exact(tmp_path: Path, typed: Typed) -> None:
+    truth = tmp_path / "truth.json"
+    with RedisServer(tmp_path, "--appendfsync", "always", appendonly=True) as own:
+        timer = threading.Timer(0.7, own.restart)
+        timer.start()
+        words = ("--rate", 60_000, "--reports", 2000, "--truth", truth)
+        assert typed("generate", "--redis", own.url, "--stream", "kpi", *words)[0] == 0
+        timer.join()
+        with own.client() as client:
+            data = [fields[b"data"] for _, fields in client.xrange("kpi")]
+    said = json.loads(truth.read_text())
+    assert (said["complete"], said["messages"], said["unsure"], len(data)) == (True, 2000, 0, 2000)
+
+
+def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: Typed) -> None:
+    truth = tmp_path / "truth.json"
+    with RedisServer(tmp_path, "--maxmemory", "4mb") as own, own.client() as client:
+        words = ("--rate", 0, "--reports", 50_000, "--truth", truth)
+        code, _, err = typed("generate", "--redis", own.url, "--stream", "kpi", *words)
+        assert (code, "does not take entries" in err, json.loads(truth.read_text())["messages"]) == (3, True, client.xlen("kpi"))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "nothing says where"),
+        (["--output", "x", "--rate", "1"], "--rate does not go with --output"),
+        (["--redis", "redis://localhost", "--stream", "s", "--rate", "1", "--bare", "--span", "1h"], "--bare and --span do not"),
+        (["--redis", "redis://localhost", "--rate", "1"], "--redis needs --stream and --rate"),
+        (["--redis", "redis://localhost", "--stream", "s", "t", "--rate", "1"], "2 streams cannot be sent to"),
+        (["--redis", "redis://localhost", "--stream", "s", "--rate", "-1"], "-1.0 messages a minute cannot be sent"),
+        (["--redis", "redis://localhost:1", "--stream", "s", "--rate", "1"], "cannot be reached"),
+        (["--redis", "nowhere", "--stream", "s", "--rate", "1"], "is no URL of Redis"),
+    ],
+)
+def test_what_does_not_go_together_is_wrong_use(words: list[str], complaint: str, typed: Typed) -> None:
+    code, _, err = typed("generate", *words)
+    assert (code, complaint in err) == (2, True)
+
+
+def test_an_archive_holds_the_stream_and_grows_by_what_is_new(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+    ids = add(server, valid(1, 0), {"data": b"\xff broken"}, valid(2, 2))
+    code, out, _ = typed(*archived(server, tmp_path / "archive"))
+    assert (code, "3 new entries of kpi" in out) == (0, True)
+    before = on_disk(tmp_path / "archive")
+    assert "0 new entries" in typed(*archived(server, tmp_path / "archive"))[1]
+    assert on_disk(tmp_path / "archive") == before
+    ids += add(server, valid(3, 80), {"data": "[]"}, first=80)
+    assert "2 new entries" in typed(*archived(server, tmp_path / "archive"))[1]
+    assert typed("backfill", "--input", tmp_path / "archive", "--output", tmp_path / "out")[0] == 0
+    assert fates(tmp_path / "out") == dict(zip(ids, ["report", "utf8", "report", "report", "not_object"]))
+    assert {row["source"] for row in rows(tmp_path / "out", REPORTS, ["source"])} == {"kpi"}
+
+
+def test_an_entry_without_data_is_archived_and_refused_under_its_own_id(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+    ids = add(server, {"a": b"\xff", "b": "2"}, valid(1, 1), {"c": "3"})
+    code, out, _ = typed(*archived(server, tmp_path / "archive"))
+    assert (code, "3 new entries of kpi, 2 of them without data" in out) == (0, True)
+    assert "0 new entries" in typed(*archived(server, tmp_path / "archive"))[1]
+    assert typed("backfill", "--input", tmp_path / "archive", "--output", tmp_path / "out")[0] == 0
+    refused = {row["message_id"]: row for row in rows(tmp_path / "out", QUARANTINED)}
+    assert sorted(refused) == [ids[0], ids[2]]
+    assert json.loads(refused[ids[0]]["payload"])["fields"] == {"a": "\udcff", "b": "2"}
+    assert {(row["source"], row["reason"], row["message"]) for row in refused.values()} == {
+        ("kpi", "envelope", "the entry has no field data")
+    }
+    assert typed("reconcile", tmp_path / "out", "--redis", server.url, "--stream", "kpi")[0] == 0
+
+
+def test_several_streams_are_archived_side_by_side(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+    add(server, valid(1, 0), key="a/b")
+    add(server, valid(2, 0), valid(3, 1), key="c")
+    code, out, _ = typed(*archived(server, tmp_path / "archive", "a/b", "c"))
+    assert (code, "1 new entries of a/b" in out, "2 new entries of c" in out) == (0, True, True)
+    assert sorted(path.name for path in (tmp_path / "archive").iterdir()) == ["a%2Fb", "c"]
+
+
+def test_a_missing_stream_or_another_type_is_wrong_use(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+    with server.client() as client:
+        client.set("text", "x")
+    for command in (archived(server, tmp_path / "a", "gone"), archived(server, tmp_path / "a", "text")):
+        code, _, err = typed(*command)
+        assert (code, "there is no stream gone" in err or "not a stream" in err) == (2, True)
+
+
+@pytest.fixture
+def output(server: RedisServer, tmp_path: Path, typed: Typed) -> Path:
+    """The output of a stream of eight messages, one broken and one without data."""
+    add(server, *(valid(number, number) for number in range(6)), {"data": "{"}, {"other": "field"})
+    assert typed(*archived(server, tmp_path / "archive"))[0] == 0
+    assert typed("backfill", "--input", tmp_path / "archive", "--output", tmp_path / "out")[0] == 0
+    return tmp_path / "out"
+
+
+def reconciled(server: RedisServer, output: Path, typed: Typed) -> tuple[int, dict[str, Any]]:
+    code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi", "--json")
+    return code, {name: value for name, value in json.loads(out).items() if value}
+
+
+WHOLE = {"received": 8, "reports": 6, "quarantined": 2}
+
+
+def test_an_output_reconciles_with_its_stream(server: RedisServer, output: Path, typed: Typed) -> None:
+    assert reconciled(server, output, typed) == (0, WHOLE)
+
+
+def test_an_entry_without_a_fate_is_missing(server: RedisServer, output: Path, typed: Typed) -> None:
+    (new,) = add(server, valid(9, 20), first=20)
+    code, verdict = reconciled(server, output, typed)
+    problem = f"1 messages of the source have no fate (e.g. kpi {new}); run `kpiflow stream` as before, until it has read all"
+    problem += " there is"
+    assert (code, verdict) == (1, WHOLE | {"received": 9, "missing": 1, "problems": [problem]})
+
+
+@pytest.mark.parametrize("left", [5, 1, 0])
+def test_a_stream_that_was_trimmed_after_it_was_read_reconciles(server: RedisServer, output: Path, typed: Typed, left: int) -> None:
+    with server.client() as client:
+        client.xtrim("kpi", maxlen=left, approximate=False)
+    assert reconciled(server, output, typed) == (0, WHOLE)
+
+
+def test_an_entry_that_was_deleted_after_it_was_read_is_no_surplus(server: RedisServer, output: Path, typed: Typed) -> None:
+    with server.client() as client:
+        client.xdel("kpi", client.xrange("kpi")[3][0])
+    assert reconciled(server, output, typed) == (0, WHOLE)
+
+
+def test_a_fate_that_no_entry_ever_had_is_surplus(server: RedisServer, output: Path, typed: Typed) -> None:
+    foreign = {"source": "kpi", "message_id": f"{int(time.time() * 1000) - 85 * MINUTE}-1", "received_at": datetime.now(UTC)}
+    row = pa.RecordBatch.from_pylist([foreign | {"payload": b"x", "reason": "json", "revision": 1}])
+    minutes = Settings.model_construct().file_minutes
+    write(QUARANTINED, output, [conformed(row, QUARANTINED.schema)], minutes)
+    code, verdict = reconciled(server, output, typed)
+    assert (code, verdict["surplus"]) == (1, 1)
+    assert f"1 messages have a fate but are not in the source (e.g. kpi {foreign['message_id']})" in verdict["problems"][0]
+
+
+def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed: Typed) -> None:
+    gap = {"source": "kpi", "message_id": "9-0", "received_at": datetime.now(UTC), "reason": "trimmed", "revision": 1}
+    gaps = pa.RecordBatch.from_pylist([gap | {"after": "1-0", "entries": 5}, gap | {"after": "2-0", "entries": None}])
+    write(TRIMMED, output, [conformed(gaps, TRIMMED.schema)], Settings.model_construct().file_minutes)
+    assert reconciled(server, output, typed) == (0, WHOLE | {"trimmed": 5})
+    code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi")
+    assert (code, "5 entries, and 1 times an unknown number left their stream before they were read" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--redis", "redis://localhost"], "go together"),
+        (["--stream", "kpi"], "go together"),
+        (["--redis", "redis://localhost", "--stream", "kpi", "--input", "x"], "not with --input"),
+        (["--redis", "redis://localhost:1", "--stream", "kpi"], "cannot be reached"),
+    ],
+)
+def test_a_source_that_is_not_one_is_wrong_use(words: list[str], complaint: str, tmp_path: Path, typed: Typed) -> None:
+    code, _, err = typed("reconcile", tmp_path, *words)
+    assert (code, complaint in err) == (2, True)
+
+
+def test_a_stream_that_was_deleted_is_named(server: RedisServer, output: Path, typed: Typed) -> None:
+    code, _, err = typed("reconcile", output, "--redis", server.url, "--stream", "kpi", "gone")
+    assert (code, "there is no stream gone" in err) == (2, True)

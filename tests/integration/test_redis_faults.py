@@ -1,0 +1,147 @@
+"""Redis goes away, forgets, hangs up: whatever it keeps is read exactly once, in order."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.servers import RedisServer
+from transforms.redis import Connection
+from transforms.sources.positions import Position
+from transforms.sources.reader import Reader
+
+
+class Reading:
+    """A reader, and what it has read and lost."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.reader = Reader(Connection(server.url).client(patience=20), "g", ["s"])
+        self.positions: dict[str, Position] = self.reader.starting(0)
+        self.ids: list[str] = []
+        self.lost: list[int] = []
+
+    def once(self, block_ms: int = 20) -> None:
+        read = self.reader.read(self.positions, 1000, block_ms)
+        self.positions = read.positions
+        self.ids += [entry_id for batch in read.messages for entry_id in batch["message_id"].to_pylist()]
+        self.lost += [entries for batch in read.trimmed for entries in batch["entries"].to_pylist()]
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not reached():
+            assert time.monotonic() < end, f"read {len(self.ids)} only"
+            self.once()
+
+
+def add(client: redis.Redis, number: int) -> list[str]:
+    with client.pipeline(transaction=False) as pipeline:
+        for _ in range(number):
+            pipeline.xadd("s", {"data": "{}"})
+        return [entry_id.decode() for entry_id in pipeline.execute()]
+
+
+@contextmanager
+def meanwhile(act: Callable[[], None]):
+    """Do something in a thread for as long as the block lasts; what it raises is raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield thread
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+def test_every_entry_is_read_once_through_restarts(tmp_path: Path):
+    with RedisServer(tmp_path, "--appendfsync", "always", appendonly=True) as server:
+        reading = Reading(server)
+        sent: list[str] = []
+
+        def restarts() -> None:
+            for number in range(5):
+                with server.client() as client:
+                    sent.extend(add(client, 50))
+                (server.kill if number % 2 else server.stop)()
+                server.start()
+
+        with meanwhile(restarts) as thread:
+            while thread.is_alive():
+                reading.once()
+                reading.reader.commit(reading.positions)
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        assert (reading.ids, reading.lost) == (sent, [])
+
+
+def test_every_entry_is_read_once_while_connections_are_cut(tmp_path: Path):
+    with RedisServer(tmp_path) as server:
+        reading = Reading(server)
+        sent: list[str] = []
+
+        def cuts() -> None:
+            with server.client() as client:
+                for _ in range(40):
+                    sent.extend(add(client, 10))
+                    client.client_kill_filter(_type="normal", skipme=True)
+
+        with meanwhile(cuts) as thread:
+            while thread.is_alive():
+                reading.once()
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        assert (reading.ids, reading.lost) == (sent, [])
+
+
+def test_a_server_that_hangs_is_waited_for(tmp_path: Path):
+    with RedisServer(tmp_path) as server, server.client() as client:
+        reading = Reading(server)
+        sent = add(client, 10)
+        client.execute_command("CLIENT", "PAUSE", 300, "ALL")
+        reading.until(lambda: len(reading.ids) >= 10)
+        assert reading.ids == sent
+
+
+def test_a_redis_that_forgot_its_newest_entries_goes_on(tmp_path: Path):
+    with RedisServer(tmp_path, "--appendfsync", "no", appendonly=True) as server:
+        reading = Reading(server)
+        with server.client() as client:
+            first = add(client, 20)
+            reading.until(lambda: len(reading.ids) >= 20)
+            reading.reader.commit(reading.positions)
+            second = add(client, 20)
+        reading.until(lambda: len(reading.ids) >= 40)
+        server.stop()
+        _cut(tmp_path, second[5].encode())
+        server.start()
+        reading.once()
+        with server.client() as client:
+            assert client.xlen("s") == 25
+            third = add(client, 20)
+        reading.until(lambda: len(reading.ids) >= 60)
+        assert (reading.ids, reading.lost) == (first + second + third, [])
+        assert reading.positions["s"].index == 45
+
+
+def _cut(folder: Path, entry_id: bytes) -> None:
+    """Lose the end of the append-only file, from the command that adds an entry on."""
+    (file,) = folder.glob("appendonlydir/*.incr.aof")
+    kept = file.read_bytes()
+    file.write_bytes(kept[: kept.rindex(b"*5", 0, kept.index(entry_id))])
+
+
+def test_an_outage_that_outlasts_the_patience_is_an_error_that_names_the_server(tmp_path: Path):
+    with RedisServer(tmp_path) as server:
+        reader = Reader(Connection(server.url).client(patience=0.2), "g", ["s"])
+        positions = reader.starting(0)
+        server.kill()
+        with pytest.raises(redis.ConnectionError, match=f"localhost:{server.port}"):
+            reader.read(positions, 10, 10)

@@ -1,0 +1,231 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+import redis
+from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.runners.sdf_utils import RestrictionTrackerView, ThreadsafeRestrictionTracker
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+
+from tests.servers import RedisServer
+from transforms.redis import Connection, GroupTaken, Lease
+from transforms.sources import redis_streams
+from transforms.sources.positions import Position
+from transforms.sources.reader import Read
+from transforms.sources.redis_streams import AsDicts, PositionsTracker, ReadFromRedisStreams, Session, as_dicts, session_reads
+
+BRIEF = Session(read_ms=20, idle_ms=20, count=4)
+PROVIDER = redis_streams._Provider()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    redis_streams._opened.cache_clear()
+    with server.client() as client:
+        client.flushall()
+        yield client
+
+
+class Runner:
+    """Drives the reading DoFn as a runner does: a session at a time, positions through their coder, callbacks on demand."""
+
+    def __init__(self, server: RedisServer, *streams: str, **options) -> None:
+        source = ReadFromRedisStreams(Connection(server.url), streams or ("s",), "g", session=BRIEF, **options).source
+        self.read, self.element = redis_streams._ReadStreams(source), (0, streams or ("s",))
+        self.restriction = PROVIDER.initial_restriction(self.element)
+        self.watermark: Timestamp | None = None
+        self.finalizer = beam.DoFn.BundleFinalizerParam()
+
+    def session(self) -> list:
+        coder = PROVIDER.restriction_coder()
+        tracker = ThreadsafeRestrictionTracker(PROVIDER.create_tracker(coder.decode(coder.encode(self.restriction))))
+        estimator = ManualWatermarkEstimator(self.watermark)
+        out = list(self.read.process(self.element, self.finalizer, RestrictionTrackerView(tracker), estimator))
+        self.restriction, delay = tracker.deferred_status()
+        assert (tracker.check_done(), tracker.is_bounded(), delay <= 0) == (True, False, True)
+        self.watermark = estimator.get_estimator_state()
+        return out
+
+    def checkpoint(self) -> None:
+        self.finalizer.finalize_bundle()
+        self.finalizer.reset()
+
+
+def ids(outputs: list) -> list[str]:
+    return [name for each in outputs if isinstance(each, TimestampedValue) for name in each.value["message_id"].to_pylist()]
+
+
+def add(client: redis.Redis, *ids: str, key: str = "s") -> None:
+    for entry_id in ids:
+        client.xadd(key, {"data": entry_id}, id=entry_id)
+
+
+def test_each_session_goes_on_where_the_last_one_ended(client, server):
+    runner = Runner(server)
+    add(client, *(f"{n}-0" for n in range(1, 6)))
+    assert ids(runner.session()) == [f"{n}-0" for n in range(1, 6)]
+    assert ids(runner.session()) == []
+    add(client, "6-0")
+    assert ids(runner.session()) == ["6-0"]
+    assert runner.restriction == {"s": Position("6-0", 6, "6-0", 6)}
+
+
+def test_every_kind_of_output_has_its_tag_and_the_time_of_its_first_row(client, server):
+    runner = Runner(server)
+    runner.session()
+    add(client, *(f"{n}000-0" for n in range(1, 7)))
+    client.xadd("s", {"no": "data"}, id="7000-0")
+    client.xtrim("s", maxlen=2, approximate=False)
+    outputs = runner.session()
+    found = {getattr(each, "tag", "messages"): each for each in outputs}
+    assert list(found) == ["messages", "bad", "trimmed"]
+    stamps = {tag: (each.value if tag != "messages" else each).timestamp for tag, each in found.items()}
+    assert stamps | {"trimmed": None} == {"messages": Timestamp(6), "bad": Timestamp(7), "trimmed": None}
+    assert found["trimmed"].value.value["entries"].to_pylist() == [5]
+
+
+def test_the_watermark_never_goes_back(client, server):
+    runner = Runner(server)
+    runner.session()
+    reached = runner.watermark
+    client.delete("s")
+    add(client, "1-0", "2-0", "3-0", "4-0", "5-0")
+    runner.session()
+    assert reached is not None
+    assert runner.watermark >= reached
+
+
+def test_the_group_follows_a_round_behind_the_checkpoints(client, server):
+    runner = Runner(server)
+    places = []
+    for number in range(1, 4):
+        add(client, f"{number}-0")
+        runner.session()
+        runner.checkpoint()
+        places.append(client.xinfo_groups("s")[0]["last-delivered-id"])
+    assert places == [b"0-0", b"1-0", b"2-0"]
+
+
+def test_a_restored_checkpoint_reads_again_what_came_after_it_and_the_group_is_not_ahead_of_it(client, server):
+    runner = Runner(server)
+    add(client, "1-0")
+    runner.session()
+    kept = runner.restriction
+    add(client, "2-0")
+    runner.session()
+    runner.checkpoint()
+    runner.restriction = kept
+    assert ids(runner.session()) == ["2-0"]
+    runner.checkpoint()
+    assert client.xinfo_groups("s")[0]["last-delivered-id"] == b"0-0"
+
+
+def test_after_a_split_nothing_more_is_read_and_the_rest_begins_at_the_position():
+    tracker = PositionsTracker({"s": Position("1-0", 1, "1-0", 1)})
+    assert tracker.try_claim({"s": Position("2-0", 2, "2-0", 2)})
+    assert tracker.try_split(0.5) is None
+    _, rest = tracker.try_split(0)
+    assert not tracker.try_claim({"s": Position("3-0", 3, "3-0", 3)})
+    assert tracker.current_restriction() == rest == {"s": Position("2-0", 2, "2-0", 2)}
+    assert tracker.try_split(0) is None
+
+
+def test_what_is_read_after_a_split_is_left_to_the_rest(client, server):
+    runner = Runner(server)
+    add(client, *(f"{n}-0" for n in range(1, 10)))
+    tracker = ThreadsafeRestrictionTracker(PROVIDER.create_tracker({}))
+    reading = runner.read.process(runner.element, runner.finalizer, RestrictionTrackerView(tracker), ManualWatermarkEstimator(None))
+    first = next(reading)
+    _, runner.restriction = tracker.try_split(0)
+    assert ids([first, *reading]) + ids(runner.session()) == [f"{n}-0" for n in range(1, 10)]
+
+
+def test_a_lease_that_another_job_holds_stops_the_reading(client, server):
+    runner = Runner(server, lease_owner="me")
+    runner.session()
+    with pytest.raises(GroupTaken):
+        Lease(Connection(server.url), "g", ["s"], "other").acquire()
+    redis_streams._opened.cache_clear()
+    client.set("kpiflow:{g}:s:owner", "other")
+    with pytest.raises(GroupTaken, match="other"):
+        runner.session()
+
+
+def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
+    runner = Runner(server, status=str(tmp_path))
+    add(client, "1-0", "2-0", "3-0")
+    runner.session()
+    said = json.loads((tmp_path / "reader-0.json").read_text())
+    place = {"position": "3-0", "index": 3, "added": 3, "lost": 0}
+    assert said == {"reader": 0, "streams": {"s": place}, "read": 3, "watermark": said["time"] - 10_000, "time": said["time"]}
+
+
+def test_a_status_that_cannot_be_written_does_not_stop_the_reading(client, server, tmp_path: Path):
+    runner = Runner(server, status=str(tmp_path / "missing"))
+    add(client, "1-0")
+    assert ids(runner.session()) == ["1-0"]
+
+
+def test_streams_are_dealt_to_no_more_readers_than_there_are():
+    read = ReadFromRedisStreams(Connection("redis://x"), ["a", "b", "a", "c"], "g", readers=8)
+    assert (read.streams, read.readers) == (("a", "b", "c"), 3)
+
+
+def test_the_transform_expands_to_an_unbounded_source():
+    pipeline = beam.Pipeline("DirectRunner")
+    streams = pipeline | ReadFromRedisStreams(Connection("redis://x"), ["a", "b"], "g", readers=2)
+    assert [collection.is_bounded for collection in streams] == [False] * 3
+    _ = streams.messages | AsDicts()
+    pipeline.to_runner_api()
+
+
+def test_messages_as_dicts_hold_the_data_without_the_newline(client, server):
+    add(client, "1500-0")
+    (output,) = Runner(server).session()
+    assert [{**row, "received_at": row["received_at"].timestamp()} for row in as_dicts(output.value)] == [
+        {"source": "s", "message_id": "1500-0", "received_at": 1.5, "data": b"1500-0"}
+    ]
+
+
+class Clock:
+    """Time that passes only while reads block and sleeps last."""
+
+    def __init__(self, arrivals: list[int]) -> None:
+        self.now, self.arrivals = 0.0, sorted(arrivals)
+
+    def read(self, positions, count, block_ms) -> Read:
+        if not self.arrivals or self.arrivals[0] > self.now * 1000 + block_ms:
+            self.now += block_ms / 1000
+            return _Rows(0, positions)
+        self.now = max(self.now, self.arrivals[0] / 1000)
+        here = [time for time in self.arrivals if time <= self.now * 1000]
+        self.arrivals = self.arrivals[len(here) :]
+        return _Rows(len(here), positions)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class _Rows:
+    def __init__(self, rows: int, positions) -> None:
+        self.rows, self.positions, self.to_end = rows, positions, True
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "rows", "end"),
+    [([], [0], 1.0), ([950], [1, 0], 1.05), ([300, 301, 302, 399], [1, 2, 1, 0], 0.4), ([0, 150], [1, 0], 0.1)],
+    ids=["idle", "late", "several", "next session's"],
+)
+def test_a_session_waits_for_a_first_entry_and_ends_soon_after_it(arrivals, rows, end):
+    clock = Clock(arrivals)
+    reads = list(session_reads(clock.read, {}, Session(read_ms=100, idle_ms=1000), lambda: clock.now, clock.sleep))
+    assert ([read.rows for read in reads], round(clock.now, 2)) == (rows, end)
