@@ -213,7 +213,7 @@ class _Run:
                 checkpoint_seconds=checkpoints.seconds,
                 watermark=rest.watermark(self._job, vertices),
                 restarts=self._before.restarts + restarts,
-                failure=checkpoints.failure or self._why(trace) or self._before.failure,
+                failure=(checkpoints.failure if runs else None) or self._why(trace) or self._before.failure,
                 rest=rest.url,
             )
             self._settle(checkpoints.completed, trace or "", restarts)

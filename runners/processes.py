@@ -9,6 +9,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -116,6 +117,13 @@ def start(
         env={**os.environ, **(environment or {})},
     ).result()
     return Child(process, log, label, listen)
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on just now, for programs that cannot choose one and tell it."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
 
 
 def become(parent: int, command: Sequence[str]) -> None:

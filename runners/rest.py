@@ -12,6 +12,8 @@ from typing import Any
 _SECONDS = 5.0
 _EARLIEST, _LATEST = -62_135_596_800_000, 253_402_300_799_000
 """Milliseconds of the years 1 and 9999: beyond them a watermark says only that nothing, or everything, has come."""
+_GIVEN_UP = "Coordinator is suspending"
+"""Why a checkpoint failed that was on its way when its job did."""
 _PYTHON_ERROR = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(?P<error>\S.*)")
 _CAUSE = re.compile(r"^(?:Caused by: )?((?:[\w$]+\.)+[\w$]*(?:Exception|Error|Failure)\b.*)$", re.MULTILINE)
 
@@ -77,9 +79,9 @@ class Rest:
         told = self.ask(f"/jobs/{job}/checkpoints")
         latest = told["latest"]
         done, failed, restored = latest.get("completed"), latest.get("failed"), latest.get("restored")
-        failure = None
-        if failed and (done is None or failed["id"] > done["id"]):
-            failure = f"a checkpoint failed: {failed.get('failure_message') or 'no reason given'}"
+        reason = (failed.get("failure_message") or "no reason given") if failed else ""
+        newer = failed is not None and (done is None or failed["id"] > done["id"])
+        failure = f"a checkpoint failed: {reason}" if newer and _GIVEN_UP not in reason else None
         return Checkpoints(
             told["counts"]["completed"],
             done["state_size"] if done else 0,

@@ -105,7 +105,7 @@ class RunningHistory(beam.PTransform):
 
     An agent's reports must come in the order in which they were received, and be stamped no earlier than the watermark. With
     `recall` the stored reports of each hour that is touched come out again before the first report of that hour, so that its
-    windows hold them too.
+    windows hold them too. They are judged by what is stored and what came before, not again by what comes after them.
 
     Raises:
         ValueError: `future_seconds` is more than 60; a report could be judged before what its baseline is made of has come.

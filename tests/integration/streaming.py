@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,13 @@ class Scene:
         """Run the job until all is in the tables."""
         process = self.start("--until-idle", *words)
         assert process.wait(PATIENCE) == 0, self.said()
+
+    def survive(self, env: Mapping[str, str], *words: object) -> int:
+        """Run the job, again after each time that it dies, until all is in the tables: how often it was started."""
+        for start in range(1, 30):
+            if self.start("--until-idle", *words, env=env).wait(2 * PATIENCE) == 0:
+                return start
+        raise AssertionError(f"it never ends well: {self.said()}")
 
     def said(self) -> str:
         """What the newest run said."""
@@ -123,11 +130,11 @@ def kill(process: subprocess.Popen[str], part: str) -> None:
     raise AssertionError(f"no {part} among {children(process.pid)}")
 
 
-def fault(folder: Path, point: str, kills: str, at: int = 2) -> dict[str, str]:
-    """The environment in which a run dies at a point; see tests/chaos/inject."""
-    done = folder / f"fault-{point.replace(' ', '-')}-{kills}"
+def faults(folder: Path, points: Iterable[str], kills: str, at: int = 2) -> dict[str, str]:
+    """The environment in which runs die at these points, one after the other; see tests/chaos/inject."""
     path = os.pathsep.join([str(INJECT), os.environ.get("PYTHONPATH", "")])
-    return {"PYTHONPATH": path, "FAULT": point, "FAULT_AT": str(at), "FAULT_KILLS": kills, "FAULT_DONE": str(done)}
+    listed = [{"point": point, "kills": kills, "at": at, "done": str(folder / f"{kills} {point}")} for point in points]
+    return {"PYTHONPATH": path, "FAULTS": json.dumps(listed)}
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def watermark(to_come: list[dict]) -> int:
 
 
 @pytest.mark.parametrize("kept", [0, 3])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(STREAMS, st.lists(st.integers(1, 60), max_size=12), st.booleans(), st.booleans())
 def test_batch_by_batch_gives_what_all_at_once_gives(kept, stream, cuts, saved, evicted):
     stale, arrivals = stream

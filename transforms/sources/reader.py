@@ -9,8 +9,10 @@ The positions are the reader's own: other clients cannot take entries from it, a
 how far reading is safe: operators see the lag in XINFO GROUPS, and a producer may XTRIM MINID up to its last-delivered-id.
 """
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -92,12 +94,15 @@ class Reader:
             RedisUnavailable: a key holds no stream.
             redis.RedisError: Redis cannot be reached for longer than the client is patient, or refuses.
         """
-        read = self._read(positions, count)
+        with _no_collections():
+            read = self._read(positions, count)
         if not block_ms or read.rows or read.trimmed or not read.to_end:
             return read
         after = {key: position.last for key, position in read.positions.items()}
-        self.client.execute_command("XREAD", "COUNT", 1, "BLOCK", min(block_ms, LONGEST_BLOCK_MS), "STREAMS", *after, *after.values())
-        return self._read(read.positions, count)
+        block_ms = min(block_ms, LONGEST_BLOCK_MS)
+        self.client.execute_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *after, *after.values())
+        with _no_collections():
+            return self._read(read.positions, count)
 
     def commit(self, positions: Positions) -> None:
         """Move the group up to these positions; make it again there if it was destroyed. It is never moved back.
@@ -211,6 +216,18 @@ class Reader:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         _log.info("made the group %s of the stream %s at %s", self.group, key, position.last)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Entries are lists, which none of them holds itself: looking for cycles in them would take as long as reading them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _ask(pipeline: Any, keys: Sequence[str] | Mapping[str, str]) -> None:

@@ -1,0 +1,145 @@
+"""A Flink cluster on this machine without Docker: a JobManager, TaskManagers and a pool of Python workers, until Ctrl-C.
+
+    .venv/bin/python deploy/flink/session_cluster.py
+
+It prints where a stream finds it. Flink comes from PyPI (apache-flink-libraries, 230 MB, fetched once) and must be of the line that the
+job server's jars are of.
+"""
+
+import argparse
+import io
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import urllib.error
+from contextlib import ExitStack
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from runners.jars import java  # noqa: E402 (the script stands outside the packages)
+from runners.processes import Child, Log, free_port, start  # noqa: E402
+from runners.rest import Rest, Unreachable  # noqa: E402
+from runners.workers import serving  # noqa: E402
+
+PACKAGE = "apache-flink-libraries==1.19.*"
+START_SECONDS = 120.0
+JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+OPENED = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in ("lang", "net", "io", "nio", "text", "time", "util")]
+
+
+def fetch(folder: Path) -> Path:
+    """The folder of Flink's jars, taken out of the package from PyPI if they are not there."""
+    lib = folder / "lib"
+    if any(lib.glob("flink-dist-*.jar")):
+        return lib
+    print(f"fetching {PACKAGE} into {folder} (230 MB, once) ...", flush=True)
+    lib.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, PACKAGE], check=True)
+        (archive,) = Path(place).glob("*.tar.gz")
+        with tarfile.open(archive) as package:
+            for member in package:
+                if "/deps/lib/" in member.name and member.name.endswith(".jar"):
+                    content = package.extractfile(member) or io.BytesIO()
+                    (lib / Path(member.name).name).write_bytes(content.read())
+    return lib
+
+
+def configure(folder: Path, ports: tuple[int, int], slots: int) -> None:
+    """Write the cluster's configuration: small, on loopback."""
+    rest, rpc = ports
+    own = {
+        "rest.address": "localhost",
+        "rest.bind-address": "localhost",
+        "rest.port": rest,
+        "jobmanager.rpc.address": "localhost",
+        "jobmanager.rpc.port": rpc,
+        "jobmanager.bind-host": "localhost",
+        "jobmanager.memory.process.size": "1000m",
+        "taskmanager.host": "localhost",
+        "taskmanager.bind-host": "localhost",
+        "taskmanager.memory.process.size": "1000m",
+        "taskmanager.memory.managed.size": "16m",
+        "taskmanager.numberOfTaskSlots": slots,
+        "io.tmp.dirs": folder / "tmp",
+        "metrics.fetcher.update-interval": 1000,
+        "web.refresh-interval": 1000,
+    }
+    for name in ("conf", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "flink-conf.yaml").write_text("".join(f"{name}: {value}\n" for name, value in own.items()))
+
+
+def role(folder: Path, lib: Path, name: str, main: str, memory: list[str], options: list[str]) -> Child:
+    """Start one of the cluster's Java processes."""
+    command = [java(), *memory, *OPENED, "-cp", f"{lib}/*", main, "--configDir", str(folder / "conf"), *options]
+    return start(command, Log(folder / "logs" / f"{name}.log"))
+
+
+def task_manager_options() -> list[str]:
+    """The memory of a TaskManager, part by part: its start script would work that out."""
+    parts = {
+        "taskmanager.memory.framework.heap.size": "128m",
+        "taskmanager.memory.framework.off-heap.size": "128m",
+        "taskmanager.memory.task.heap.size": "384m",
+        "taskmanager.memory.task.off-heap.size": "0b",
+        "taskmanager.memory.managed.size": "16m",
+        "taskmanager.memory.network.min": "64m",
+        "taskmanager.memory.network.max": "64m",
+        "taskmanager.memory.jvm-metaspace.size": "160m",
+        "taskmanager.memory.jvm-overhead.min": "120m",
+        "taskmanager.memory.jvm-overhead.max": "120m",
+        "taskmanager.cpu.cores": "1.0",
+    }
+    return [word for name, value in parts.items() for word in ("-D", f"{name}={value}")]
+
+
+def await_slots(rest: Rest, wanted: int, children: list[Child]) -> None:
+    """Wait until the JobManager has all slots; SystemExit if a process ends before."""
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            if rest.ask("/overview")["slots-total"] >= wanted:
+                return
+        except (Unreachable, urllib.error.URLError):
+            pass
+        if time.monotonic() > end or any(child.exit_code is not None for child in children):
+            raise SystemExit(f"the cluster does not start: {[child.last_line for child in children]}")
+        time.sleep(0.2)
+
+
+def main() -> None:
+    """Start it, say where it is, and stay until a signal."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--folder", type=Path, default=ROOT / ".flink" / "session", help="for jars, configuration and logs")
+    parser.add_argument("--taskmanagers", type=int, default=2)
+    parser.add_argument("--slots", type=int, default=2, help="of each TaskManager")
+    asked = parser.parse_args()
+    folder: Path = asked.folder.absolute()
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    lib, rest = fetch(folder), free_port()
+    configure(folder, (rest, free_port()), asked.slots)
+    with ExitStack() as stack:
+        _, pool = stack.enter_context(serving(Log(folder / "logs" / "workers.log")))
+        children = [role(folder, lib, "jobmanager", JOB_MANAGER, ["-Xmx448m"], ["-D", "jobmanager.memory.heap.size=448m"])]
+        stack.callback(lambda: [child.stop() for child in children])
+        for number in range(asked.taskmanagers):
+            children.append(role(folder, lib, f"taskmanager-{number}", TASK_MANAGER, ["-Xmx512m"], task_manager_options()))
+        await_slots(Rest(f"http://localhost:{rest}"), asked.taskmanagers * asked.slots, children)
+        print(f"--flink-master localhost:{rest} --environment localhost:{pool}", flush=True)
+        while not stopped.wait(1.0):
+            if ended := [child.last_line for child in children if child.exit_code is not None]:
+                raise SystemExit(f"a process of the cluster ended: {ended[0]}; its log is in {folder / 'logs'}")
+
+
+if __name__ == "__main__":
+    main()
