@@ -28,8 +28,12 @@ from transforms.sinks.files import replace as replace_file
 from transforms.sinks.live import PublishLive
 from transforms.sources.reader import WATERMARK_DELAY_SECONDS
 
+Progress = flink.Progress
+"""How a run does."""
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
+FUTURE_SECONDS = 60
+"""What may come from further ahead would belong into baselines that have been used already."""
 GRAPH_VERSION = 1
 """Raised when the graph or what it keeps in checkpoints changes, so that an older checkpoint is refused and not half restored."""
 
@@ -51,7 +55,7 @@ class Job:
     beam_options: tuple[str, ...] = ()
 
 
-def stream(job: Job, settings: Settings, follow: Callable[[flink.Progress], None]) -> None:
+def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> None:
     """Run the job until it is interrupted or, if it should, idle; `follow` is told how it does, about once a second.
 
     Raises:
@@ -61,7 +65,7 @@ def stream(job: Job, settings: Settings, follow: Callable[[flink.Progress], None
     """
     connection = redis(job.url, settings)
     try:
-        connection.check()
+        connection.check(job.streams)
         settings = _streaming(open_output(job.output, settings, create=True, file_minutes=1))
         with only_job(job.output, PATIENCE) as lock:
             owner = _described(job, connection, settings)
@@ -74,7 +78,7 @@ def stream(job: Job, settings: Settings, follow: Callable[[flink.Progress], None
 
 
 def _run(
-    job: Job, connection: Connection, settings: Settings, owner: str, lock: int, follow: Callable[[flink.Progress], None]
+    job: Job, connection: Connection, settings: Settings, owner: str, lock: int, follow: Callable[[Progress], None]
 ) -> None:
     folder = job.output.absolute() / FOLDER
     sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS))
@@ -98,7 +102,7 @@ def _run(
     timing = running(job.output.absolute(), settings)
     idle = _Idle(job.output, connection, settings)
 
-    def watched(progress: flink.Progress) -> None:
+    def watched(progress: Progress) -> None:
         follow(progress)
         if job.until_idle and idle.reached(progress):
             signal.raise_signal(signal.SIGINT)
@@ -118,7 +122,7 @@ class _Idle:
         self._read, self._since = -1, time.monotonic()
         self.is_reached = False
 
-    def reached(self, progress: flink.Progress) -> bool:
+    def reached(self, progress: Progress) -> bool:
         found = health(self._output, self._client)
         if progress.state != "running" or found.lag != 0 or found.read != self._read:
             self._read, self._since = found.read, time.monotonic()
@@ -133,6 +137,11 @@ def settle_seconds(flush_seconds: int) -> int:
 
 def _streaming(settings: Settings) -> Settings:
     """One shard keeps batches whole where one task does all; more tasks need some shards each to be evenly loaded."""
+    if settings.future_seconds > FUTURE_SECONDS:
+        raise WrongUse(
+            f"future_seconds is {settings.future_seconds}: the baselines of a stream are exact up to {FUTURE_SECONDS}",
+            f"give a stream at most --future-seconds {FUTURE_SECONDS}",
+        )
     if "shards" in settings.model_fields_set:
         return settings
     return settings.model_copy(update={"shards": 1 if settings.parallelism == 1 else 4 * settings.parallelism})

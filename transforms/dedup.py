@@ -1,7 +1,7 @@
 """Deduplication: of the messages that carry one report, the earliest stands for it and the others are duplicates.
 
-Messages are ordered by (received_at, source, message_id), nulls first: the order in which the tables settle ties, so it does not
-matter which message came to hand first. A message that was delivered again, with the source and message_id of another row of
+Messages are ordered by (received_at, source, message_id), nulls first and a shorter text before a longer one (`5-9` is older than
+`5-10`): the order in which the tables settle ties, so it does not matter which message came to hand first. A message that was delivered again, with the source and message_id of another row of
 the same report, leaves no trace.
 """
 
@@ -78,9 +78,10 @@ def _sorted(copies: pa.Table) -> tuple[Rows, Rows, Rows]:
     """The report and the message of each copy as numbers, by (report, received_at, source, message_id); and that order."""
     report, source, message = (_codes(copies[name]) for name in ("report_id", "source", "message_id"))
     message = source * (message.max(initial=0) + 1) + message
-    keyed = copies.append_column("report", pa.array(report))
-    keys = [(name, "ascending", "at_start") for name in ("report", "received_at", "source", "message_id")]
-    order = pc.sort_indices(keyed, keys)
+    lengths = [pc.binary_length(copies[name]) for name in ("source", "message_id")]
+    columns = [report, copies["received_at"], lengths[0], copies["source"], lengths[1], copies["message_id"]]
+    keyed = pa.table(columns, names=[str(place) for place in range(len(columns))])
+    order = pc.sort_indices(keyed, [(name, "ascending", "at_start") for name in keyed.column_names])
     order = np.array(order, np.int64)
     return report[order], message[order], order
 

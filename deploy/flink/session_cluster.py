@@ -2,8 +2,8 @@
 
     .venv/bin/python deploy/flink/session_cluster.py
 
-It prints where a stream finds it. Flink comes from PyPI (apache-flink-libraries, 230 MB, fetched once) and must be of the line that the
-job server's jars are of.
+It prints where a stream finds it. Flink comes from PyPI (apache-flink-libraries, 230 MB, fetched once) and must be of the line that
+the job server's jars are of.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from runners.processes import Child, Log, free_port, start  # noqa: E402
 from runners.rest import Rest, Unreachable  # noqa: E402
 from runners.workers import serving  # noqa: E402
 
+HOME = ROOT / ".flink" / "session"
 PACKAGE = "apache-flink-libraries==1.19.*"
 START_SECONDS = 120.0
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -118,7 +119,7 @@ def await_slots(rest: Rest, wanted: int, children: list[Child]) -> None:
 def main() -> None:
     """Start it, say where it is, and stay until a signal."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--folder", type=Path, default=ROOT / ".flink" / "session", help="for jars, configuration and logs")
+    parser.add_argument("--folder", type=Path, default=HOME, help="for its configuration and logs")
     parser.add_argument("--taskmanagers", type=int, default=2)
     parser.add_argument("--slots", type=int, default=2, help="of each TaskManager")
     asked = parser.parse_args()
@@ -126,14 +127,14 @@ def main() -> None:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    lib, rest = fetch(folder), free_port()
+    lib, rest = fetch(HOME), free_port()
     configure(folder, (rest, free_port()), asked.slots)
     with ExitStack() as stack:
         _, pool = stack.enter_context(serving(Log(folder / "logs" / "workers.log")))
         children = [role(folder, lib, "jobmanager", JOB_MANAGER, ["-Xmx448m"], ["-D", "jobmanager.memory.heap.size=448m"])]
         stack.callback(lambda: [child.stop() for child in children])
-        for number in range(asked.taskmanagers):
-            children.append(role(folder, lib, f"taskmanager-{number}", TASK_MANAGER, ["-Xmx512m"], task_manager_options()))
+        names = [f"taskmanager-{number}" for number in range(asked.taskmanagers)]
+        children += [role(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], task_manager_options()) for name in names]
         await_slots(Rest(f"http://localhost:{rest}"), asked.taskmanagers * asked.slots, children)
         print(f"--flink-master localhost:{rest} --environment localhost:{pool}", flush=True)
         while not stopped.wait(1.0):

@@ -16,9 +16,8 @@ from pipelines.commands.status import ago, count, size
 from pipelines.console import err, out
 from pipelines.health import Health, health
 from pipelines.settings import Settings
-from pipelines.stream import Job
+from pipelines.stream import Job, Progress
 from pipelines.stream import stream as run
-from runners.flink import Progress
 
 _LINE_SECONDS = 10.0
 

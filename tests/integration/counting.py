@@ -102,10 +102,14 @@ def main() -> None:
     parser.add_argument("--changed", action="store_true")
     parser.add_argument("--hold", type=int, nargs="*", default=[])
     parser.add_argument("--renew", type=float, default=3600.0)
+    parser.add_argument("--master")
+    parser.add_argument("--environment")
     asked = parser.parse_args()
     engine = Engine(
         asked.folder / ENGINE,
         checkpoint_seconds=0.5,
+        master=asked.master,
+        environment=asked.environment,
         heap_mb=256,
         renew_seconds=asked.renew,
         hold=tuple(asked.hold),

@@ -240,3 +240,25 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(folder: Pat
     assert str(metadata.parent) in end["message"]
     shutil.rmtree(metadata.parent)
     assert end["message"].endswith(f"remove it to go on from {newest_checkpoint(folder / ENGINE)}")
+
+
+@pytest.mark.skipif(not (ROOT / ".flink/session/lib").is_dir(), reason="deploy/flink/session_cluster.py has not fetched its jars")
+def test_a_cluster_runs_the_same_graph_and_goes_on_from_the_newest_checkpoint(tmp_path: Path, begun: Begun) -> None:
+    command = [sys.executable, ROOT / "deploy/flink/session_cluster.py", "--folder", tmp_path / "cluster", "--taskmanagers", "1"]
+    cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert cluster.stdout is not None
+        _, master, _, environment = cluster.stdout.readline().split()
+        (tmp_path / "run").mkdir()
+        restored = []
+        for _ in range(2):
+            run = begun(tmp_path / "run", "--master", master, "--environment", environment)
+            run.until(lambda run=run: run.progress.get("checkpoints", 0) > 1)  # type: ignore[misc]
+            restored.append(run.progress["restored_from"])
+            run.interrupted()
+        assert restored[0] is None
+        assert restored[1] is not None
+        assert_counted_without_a_gap(tmp_path / "run")
+    finally:
+        cluster.terminate()
+        cluster.wait(PATIENCE)

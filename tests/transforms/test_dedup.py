@@ -49,6 +49,11 @@ def test_equal_times_are_settled_by_source_and_then_by_message_id():
     assert outcome(table) == ([2], [False], ["1", "3"])
 
 
+def test_entries_of_one_millisecond_are_settled_by_their_number():
+    table = copies((A, "s", "5-10", 0, False), (A, "s", "5-9", 0, False))
+    assert outcome(table) == ([1], [False], ["5-10"])
+
+
 def test_a_message_delivered_again_leaves_no_trace():
     table = copies((A, "s", "1", 0, False), (A, "s", "2", 1, False), (A, "s", "1", 0, False), (A, "s", "2", 1, False))
     assert outcome(table) == ([0], [False], ["2"])

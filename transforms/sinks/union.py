@@ -1,7 +1,7 @@
 """A file as a set of rows: the union of two sets, in which one row of each key stands.
 
-Of rows with one key the largest `revision` stands; of those the smallest (received_at, source, message_id), nulls first; of those
-the first, stored rows before new ones (they are the same row, up to the rounding of a sum).
+Of rows with one key the largest `revision` stands; of those the smallest (received_at, source, message_id), nulls first and a shorter
+text before a longer one (`5-9` before `5-10`); of those the first, stored rows before new ones (they are the same row, up to the rounding of a sum).
 """
 
 from dataclasses import dataclass
@@ -150,12 +150,13 @@ def _codes(values: pa.Array) -> tuple[Ints, int]:
 
 
 def _ranks(values: pa.Array, nulls: int = _LARGEST) -> Ints:
-    """int64[n]: numbers that order as the values do, with null as `nulls`."""
+    """int64[n]: numbers that order as the values do, texts by length first, with null as `nulls`."""
     if pa.types.is_primitive(values.type):
         return _numbers(values, nulls)
     encoded = values.dictionary_encode()
     ranks = np.empty(len(encoded.dictionary), dtype=np.int64)
-    ranks[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(ranks))
+    texts = pa.table([pc.binary_length(encoded.dictionary), encoded.dictionary], names=["length", "text"])
+    ranks[pc.sort_indices(texts, [("length", "ascending"), ("text", "ascending")]).to_numpy()] = np.arange(len(ranks))
     return _numbers(pa.array(ranks).take(encoded.indices), nulls)
 
 

@@ -30,10 +30,8 @@ from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.redis import Connection, Lease
 from transforms.sources.commits import Commits
 from transforms.sources.positions import Position
-from transforms.sources.reader import WATERMARK_DELAY_SECONDS, Positions, Read, Reader
+from transforms.sources.reader import Positions, Read, Reader
 from transforms.sources.status import Status
-
-__all__ = ["WATERMARK_DELAY_SECONDS", "AsDicts", "ReadFromRedisStreams", "Session"]
 
 RENEW_SECONDS = 5.0
 _PACE_SECONDS = 0.01

@@ -44,6 +44,12 @@ def test_the_larger_revision_stands_whichever_side_it_comes_from() -> None:
     assert standing(REPORTS, [old], [new]) == standing(REPORTS, [new], [old]) == batch(REPORTS, new).to_pylist()
 
 
+def test_of_entries_of_one_millisecond_the_smaller_number_stands() -> None:
+    ninth, tenth = report("x", "5-9"), report("x", "5-10")
+    assert standing(REPORTS, [tenth], [ninth]) == standing(REPORTS, [ninth], [tenth]) == batch(REPORTS, ninth).to_pylist()
+    assert displaced([tenth], [ninth]) == [("5-10", "x")]
+
+
 def test_a_row_without_a_revision_gives_way() -> None:
     assert standing(REPORTS, [report("x", revision=None)], [report("x", revision=-5)])[0]["revision"] == -5
 
