@@ -23,12 +23,8 @@ $(BIN)/.ready: setup.py
 flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (needs Maven and Java 17)
 	@$(BIN)/python -m runners.jars
 
-demo: setup ## Generate two days of reports, backfill, reconcile and show them
-	$(BIN)/kpiflow generate --reports 200000 --agents 50 --seed 1 --output $(DEMO)/archive
-	rm -rf $(DEMO)/tables
-	$(BIN)/kpiflow backfill --input $(DEMO)/archive --output $(DEMO)/tables
-	$(BIN)/kpiflow reconcile $(DEMO)/tables --input $(DEMO)/archive
-	$(BIN)/kpiflow show $(DEMO)/tables --html $(DEMO)/report.html
+demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
+	@deploy/demo.sh $(DEMO)
 
 test: setup lint ## Every check and test
 	$(BIN)/pytest

@@ -59,7 +59,8 @@ printf '$ kpiflow %s &\n' "$stream"
 "$kpiflow" $stream & job=$!
 printf '$ kpiflow generate --redis %s --stream %s --reports 10000 --rate 10000 --agents 50 --seed 1 &\n' "$redis" "$key"
 "$kpiflow" generate --redis "$redis" --stream "$key" --reports 10000 --rate 10000 --agents 50 --seed 1 --truth "$demo/truth.json" & sender=$!
-sleep 35
+sleep 30
+until [ -n "$(find "$demo/tables/_stream/checkpoints" -name _metadata 2>/dev/null)" ]; do sleep 1; done
 
 say "2. kill -9 in the middle: everything of the job dies with it"
 kill -9 "$job"

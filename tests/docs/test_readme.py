@@ -37,9 +37,9 @@ def named(page: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small `demo/archive` and `demo/tables`, over midnight."""
+    """A folder with a small `tour/archive` and `tour/tables`, over midnight."""
     folder = tmp_path_factory.mktemp("readme")
-    archive, tables = str(folder / "demo/archive"), str(folder / "demo/tables")
+    archive, tables = str(folder / "tour/archive"), str(folder / "tour/tables")
     small = ["--reports", "2000", "--agents", "2", "--seed", "1", "--span", "3h", "--start", "2025-10-20T22:00:00Z"]
     assert cli.run(["generate", *small, "--output", archive]) == 0
     assert cli.run(["backfill", "--input", archive, "--output", tables]) == 0
