@@ -26,7 +26,7 @@ flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (needs Maven and J
 demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
 	@deploy/demo.sh $(DEMO)
 
-test: setup lint ## Every check and test
+test: setup flink lint ## Every check and test, but for the long ones of `make chaos` (needs redis-server, Java 17 and Maven)
 	$(BIN)/pytest
 
 lint: setup ## ruff and mypy

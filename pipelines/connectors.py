@@ -29,7 +29,7 @@ UNREADABLE = "unreadable"
 
 
 class Read(NamedTuple):
-    """What a source gives the graph: messages (RAW), what is refused before it could be one (QUARANTINE), what it lost (TRIMMED)."""
+    """What a source gives the graph: messages (RAW), what is refused before it is one (QUARANTINE), what it lost (TRIMMED)."""
 
     messages: beam.PCollection
     quarantine: beam.PCollection
@@ -122,9 +122,8 @@ class Live(beam.PTransform):
 def redis(url: str, settings: Settings) -> Connection:
     """The connection to a Redis server under the settings."""
     password = settings.redis_password.get_secret_value() if settings.redis_password else None
-    ca, certificate, key = (
-        None if path is None else str(path.absolute()) for path in (settings.redis_ca, settings.redis_certificate, settings.redis_key)
-    )
+    files = (settings.redis_ca, settings.redis_certificate, settings.redis_key)
+    ca, certificate, key = (None if path is None else str(path.absolute()) for path in files)
     return Connection(url, settings.redis_user, password, ca, certificate, key)
 
 

@@ -59,8 +59,8 @@ class Timing:
 class Sinks:
     """Where rows go: `tables` takes the rows of each table by its name.
 
-    Where asked for, `archive` takes every message, with what is refused before it could be one, and `live` the rows of reports within
-    milliseconds.
+    Where asked for, `archive` takes every message, with what is refused before it could be one, and `live` the rows of reports
+    within milliseconds.
     """
 
     tables: beam.PTransform

@@ -95,6 +95,7 @@ def _run(
         job.master,
         job.environment,
         heap_mb=settings.heap_mb,
+        renew_seconds=settings.renew_seconds,
         beam_options=job.beam_options,
         hold=(lock,),
         fresh=job.fresh,
@@ -115,7 +116,7 @@ def _run(
 
 
 class _Idle:
-    """Tells when all that came is in the tables: nothing was left to read for as long as rows are gathered and windows held open."""
+    """Tells when all that came is in the tables: nothing was left to read while rows are gathered and windows held open."""
 
     def __init__(self, output: Path, connection: Connection, settings: Settings) -> None:
         self._output, self._client, self._needed = output, connection.client(), settle_seconds(settings.flush_seconds)

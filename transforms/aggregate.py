@@ -134,7 +134,8 @@ def _partials(shard: int, reports: pa.RecordBatch) -> Keyed:
 
 
 def _gathered(parts: beam.PCollection, seconds: int) -> beam.PCollection:
-    return parts | f"Gather {seconds} s" >> Gather(seconds) | f"Merge {seconds} s" >> beam.MapTuple(_merged).with_output_types(Keyed)
+    gathered = parts | f"Gather {seconds} s" >> Gather(seconds)
+    return gathered | f"Merge {seconds} s" >> beam.MapTuple(_merged).with_output_types(Keyed)
 
 
 def _merged(shard: int, gathered: Iterable[pa.RecordBatch]) -> Keyed:

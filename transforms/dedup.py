@@ -1,8 +1,8 @@
 """Deduplication: of the messages that carry one report, the earliest stands for it and the others are duplicates.
 
-Messages are ordered by (received_at, source, message_id), nulls first and a shorter text before a longer one (`5-9` is older than
-`5-10`): the order in which the tables settle ties, so it does not matter which message came to hand first. A message that was delivered again, with the source and message_id of another row of
-the same report, leaves no trace.
+Messages are ordered by (received_at, source, message_id), nulls first and a shorter text before a longer one (`5-9` before `5-10`):
+the order in which the tables settle ties, so it does not matter which message came to hand first. A message that was delivered
+again, with the source and message_id of another row of the same report, leaves no trace.
 """
 
 from dataclasses import dataclass

@@ -166,7 +166,10 @@ class Validate(beam.PTransform):
 
 
 class _ValidateFn(beam.DoFn):
-    """Judges batches in threads, some at a time; a batch's rows come out with those of a later one, or at the bundle's end; a small one's at once."""
+    """Judges batches in threads, some at a time: a batch's rows come out with those of a later one, or at the bundle's end.
+
+    Those of a small batch come out at once.
+    """
 
     def __init__(self, rules: Rules, schema: str, version: int | None) -> None:
         self.rules, self.name, self.version = rules, schema, version

@@ -18,7 +18,9 @@ from transforms.redis import RedisUnavailable
 def status(
     ctx: typer.Context,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a streaming job.")],
-    url: Annotated[str | None, typer.Option("--redis", help="Redis, where it is not the one that the job was given.", metavar="URL")] = None,
+    url: Annotated[
+        str | None, typer.Option("--redis", help="Redis, where it is not the one that the job was given.", metavar="URL")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """How a streaming job does, or did when it ended: lag, watermark, last checkpoint."""
@@ -61,7 +63,9 @@ def count(entries: int | None) -> str:
 
 def ago(moment: datetime | None, now: datetime) -> str:
     """A moment, and how long ago it was."""
-    return "none yet" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC, {max(0.0, (now - moment).total_seconds()):,.0f} s ago"
+    if moment is None:
+        return "none yet"
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC, {max(0.0, (now - moment).total_seconds()):,.0f} s ago"
 
 
 def size(octets: int) -> str:

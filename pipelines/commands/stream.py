@@ -35,13 +35,14 @@ def stream(
         bool, typer.Option("--live", help="Publish flagged reports to the streams kpi_enriched and kpi_outliers.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Leave the checkpoints and begin before the group's place; nothing is lost or counted twice.")
+        bool, typer.Option("--fresh", help="Leave the checkpoints, begin before the group's place; nothing is lost or twice.")
     ] = False,
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End by itself once all is read and in the tables, and nothing more comes.")
     ] = False,
     master: Annotated[
-        str | None, typer.Option("--flink-master", "--flink_master", help="A Flink cluster; else one is run here.", metavar="HOST:PORT")
+        str | None,
+        typer.Option("--flink-master", "--flink_master", help="A Flink cluster; else one is run here.", metavar="HOST:PORT"),
     ] = None,
     environment: Annotated[
         str, typer.Option("--environment", help="The cluster's pool of Python workers.", metavar="HOST:PORT")

@@ -1,4 +1,4 @@
-"""A stream job on the real Redis and the real Flink, as tests run it: short intervals, processes that can be killed by their part."""
+"""A stream job on the real Redis and the real Flink, as tests run it: short intervals, processes that can be killed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Writing tables from a stream: rows are gathered for some seconds, so that a file is replaced now and then and not for each row."""
+"""Writing tables from a stream: rows are gathered for some seconds, so that a file is replaced now and then, not for each row."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -44,7 +44,9 @@ class WriteGathered(beam.PTransform):
         return [rows[name] | f"Write {name}" >> WriteTable(named(name), self.output, self.file_minutes) for name in names]
 
 
-def by_writer(batch: pa.RecordBatch, table: str, place: int, file_minutes: int, writers: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+def by_writer(
+    batch: pa.RecordBatch, table: str, place: int, file_minutes: int, writers: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of each writer of the table at `place`, under place * writers + writer; a file's path alone decides its writer."""
     if writers == 1:
         yield place, batch

@@ -34,7 +34,7 @@ def enriched_entries(reports: pa.RecordBatch) -> Iterator[Entry]:
 
 
 def outlier_events(reports: pa.RecordBatch) -> Iterator[Entry]:
-    """An entry for each flagged metric: the report's identity, metric, value, and the fences and quartiles that explain the flag."""
+    """An entry for each flagged metric: the report's identity, metric, value, and the fences and quartiles that explain it."""
     for metric in METRICS:
         flagged = reports.filter(pc.fill_null(reports[f"is_{metric}_outlier"], False))
         names = [*_EVENT, METRIC_COLUMNS[metric], *(f"{metric}_{name}" for name in _OF_METRIC)]

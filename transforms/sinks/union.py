@@ -1,7 +1,8 @@
 """A file as a set of rows: the union of two sets, in which one row of each key stands.
 
-Of rows with one key the largest `revision` stands; of those the smallest (received_at, source, message_id), nulls first and a shorter
-text before a longer one (`5-9` before `5-10`); of those the first, stored rows before new ones (they are the same row, up to the rounding of a sum).
+Of rows with one key the largest `revision` stands; of those the smallest (received_at, source, message_id), nulls first and a
+shorter text before a longer one (`5-9` before `5-10`); of those the first, stored rows before new ones (they are the same row, up
+to the rounding of a sum).
 """
 
 from dataclasses import dataclass

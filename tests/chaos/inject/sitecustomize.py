@@ -1,7 +1,7 @@
 """Dies at named points. Python imports this by itself in every process of a run whose PYTHONPATH has this folder.
 
-FAULTS is a JSON list of faults that happen one after the other, each once in all processes of all runs: `point` (see POINTS), `at` (the
-how many-th time it is passed), `kills` (worker, java or all) and `done`, a file that is made first.
+FAULTS is a JSON list of faults that happen one after the other, each once in all processes of all runs: `point` (see POINTS), `at`
+(the how many-th time it is passed), `kills` (worker, java or all) and `done`, a file that is made first.
 """
 
 import importlib.abc
@@ -32,22 +32,24 @@ FAULTS: list[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "[]"))
 
 
 def die(fault: dict[str, Any]) -> None:
-    """End whom the fault ends, if no other process has done so yet."""
+    """End whom the fault ends, if they live and no other process has done so yet."""
+    launcher = os.getppid()
+    victims = {"worker": [os.getpid()], "java": children(launcher, "java"), "all": [launcher, os.getpid()]}[fault["kills"]]
+    if not victims:
+        return
     try:
         os.close(os.open(fault["done"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    launcher = os.getppid()
-    victims = {"worker": [os.getpid()], "java": children(launcher, "java"), "all": [launcher, os.getpid()]}
-    for victim in victims[fault["kills"]]:
+    for victim in victims:
         os.kill(victim, signal.SIGKILL)
 
 
 def children(parent: int, name: str) -> list[int]:
-    """The children of a process whose program has this name."""
+    """The living children of a process whose program has this name."""
     stats = (path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat"))
-    found = [(int(head.split()[0]), head.partition("(")[2], int(tail.split()[1])) for head, _, tail in stats]
-    return [pid for pid, called, above in found if above == parent and called == name]
+    found = [(int(head.split()[0]), head.partition("(")[2], *tail.split()[:2]) for head, _, tail in stats]
+    return [pid for pid, called, state, above in found if int(above) == parent and called == name and state != "Z"]
 
 
 def faulty(function: Callable[..., Any], side: str, due: list[tuple[int, dict[str, Any]]]) -> Callable[..., Any]:

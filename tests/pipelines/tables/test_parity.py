@@ -229,7 +229,8 @@ def test_a_column_that_an_older_file_lacks_is_null(plain: Path, tmp_path: Path) 
 
 
 def test_an_output_without_rows_has_none_in_common(plain: Path, tmp_path: Path) -> None:
-    nothing = open_output(tmp_path / "nothing", Settings.model_construct(), create=True)
+    nothing = tmp_path / "nothing"
+    open_output(nothing, Settings.model_construct(), create=True)
     compared = parity(plain, nothing, identity=False)
     assert {name: (each.only_a, each.rows_b) for name, each in compared.items()} == {
         "kpi_reports": (12, 0), "kpi_aggregations": (3, 0), "quarantine": (3, 0), "duplicates": (2, 0),

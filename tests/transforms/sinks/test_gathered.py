@@ -15,7 +15,8 @@ def duplicates(count: int) -> pa.RecordBatch:
     """Duplicates of one minute."""
     given = messages([report(i) for i in range(count)], NOON)
     columns = {name: given[name] for name in ("source", "message_id", "received_at")}
-    return filled(columns | {"report_id": given["message_id"], "revision": pa.array([1] * count, pa.int64())}, DUPLICATES.schema, count)
+    columns |= {"report_id": given["message_id"], "revision": pa.array([1] * count, pa.int64())}
+    return filled(columns, DUPLICATES.schema, count)
 
 
 @pytest.mark.parametrize("writers", [1, 3])

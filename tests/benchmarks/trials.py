@@ -1,0 +1,186 @@
+"""A streaming job under measurement: a Redis of its own, what is sent to it, the job's processes, and what can be seen of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from pipelines.health import FOLDER, READERS, Health, health
+from tests.integration.streaming import children
+from tests.servers import RedisServer
+from transforms.sources import archives
+
+ROOT = Path(__file__).parents[2]
+STAMPS = Path(__file__).parent / "stamps"
+KEY = "kpi_reports"
+KPIFLOW = [sys.executable, "-m", "pipelines.cli"]
+PATIENCE = 1200.0
+_TICK = 0.05
+_AT_ONCE = 5000
+
+Stamps = NDArray[np.int64]
+"""int64[n, 2], microseconds since 1970: when a message was received, and when it was validated, in the order of the latter."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A job at a moment (seconds since 1970): unread entries, MiB resident in its processes, MiB of its newest checkpoint."""
+
+    at: float
+    lag: int
+    rss: dict[str, float]
+    checkpoint: float
+
+
+class Trial:
+    """A Redis server and the jobs that read it, in a folder. All processes end with the `with` block; the folder stays if it failed."""
+
+    def __init__(self, folder: Path, keys: Sequence[str] = (KEY,)) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        self.folder, self.keys = folder.absolute(), tuple(keys)
+        self.output, self._stamps = self.folder / "out", self.folder / "stamps"
+        self._stamps.mkdir(parents=True)
+        self.server = RedisServer(self.folder)
+        self.client: redis.Redis = self.server.client()
+        self._running: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "Trial":
+        self.server.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self.server.kill()
+        if kind is None:
+            shutil.rmtree(self.folder)
+
+    def stream(self, *words: object) -> subprocess.Popen[str]:
+        """The job, reading the keys; it goes on where an earlier one was."""
+        path = os.pathsep.join([str(STAMPS), os.environ.get("PYTHONPATH", "")])
+        of_job = ["--redis", self.server.url, "--stream", *self.keys, "--output", self.output, "--archive", self.folder / "archive"]
+        return self._start("stream", *of_job, *words, PYTHONPATH=path, STAMPS=str(self._stamps))
+
+    def send(self, messages: int, per_minute: int, *words: object) -> subprocess.Popen[str]:
+        """Generated messages, sent to the first key at a rate."""
+        rate = ["--stream", self.keys[0], "--reports", messages, "--rate", per_minute, "--agents", 50, "--seed", 1]
+        return self._start("generate", "--redis", self.server.url, *rate, *words)
+
+    def _start(self, *words: object, **environment: str) -> subprocess.Popen[str]:
+        with (self.folder / f"run-{len(self._running)}.log").open("w") as said:
+            command = [*KPIFLOW, *map(str, words)]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | environment)
+        self._running.append(process)
+        return process
+
+    def until(self, reached: Callable[[], bool], *alive: subprocess.Popen[str], every: float = _TICK) -> None:
+        """Wait until something holds; a process that must live meanwhile and ends, or too long a wait, ends the benchmark."""
+        end = time.monotonic() + PATIENCE
+        while not reached():
+            if ended := [process.args for process in alive if process.poll() is not None]:
+                raise SystemExit(f"{ended[0]} ended; what it said is in {self.folder}")
+            if time.monotonic() > end:
+                raise SystemExit(f"nothing more happens; what was said is in {self.folder}")
+            time.sleep(every)
+
+    def ends_well(self, process: subprocess.Popen[str]) -> None:
+        """Wait for a process to end by itself, with exit code 0."""
+        self.until(lambda: process.poll() is not None)
+        if process.returncode:
+            raise SystemExit(f"{process.args} ended with exit code {process.returncode}; what it said is in {self.folder}")
+
+    @property
+    def health(self) -> Health:
+        """What `kpiflow status` sees."""
+        return health(self.output, self.client)
+
+    def reads(self) -> bool:
+        """Whether the first reader has told of a first read."""
+        return (self.output / FOLDER / READERS / "reader-0.json").exists()
+
+    def is_read(self) -> bool:
+        """Whether all that was sent is read, but for what came in the last moments of a stream that goes on."""
+        return self.reads() and self.health.lag == 0
+
+    def sample(self, job: subprocess.Popen[str]) -> Sample:
+        """How the job does now."""
+        seen = self.health
+        rss = {name: _rss_mib(pid) for pid, line in children(job.pid).items() if (name := _name(line))}
+        return Sample(time.time(), seen.lag or 0, rss, seen.checkpoint.bytes / 2**20 if seen.checkpoint else 0.0)
+
+    def stamps(self) -> Stamps:
+        """What Validate has noted so far."""
+        parts = [np.frombuffer(_whole_pairs(path.read_bytes()), np.int64).reshape(-1, 2) for path in self._stamps.glob("*.stamps")]
+        found = np.concatenate([np.empty((0, 2), np.int64), *parts])
+        return found[np.argsort(found[:, 1], kind="stable")]
+
+    def sent(self) -> int:
+        """Entries that were ever added to the keys."""
+        return sum(self.client.xinfo_stream(key)["entries-added"] for key in self.keys if self.client.exists(key))
+
+    def load(self, messages: int, minutes: int) -> int:
+        """A backlog in the first key, as of `minutes` that ended an hour ago: how many entries."""
+        start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60 * (minutes + 60)))
+        words = ["--reports", messages, "--agents", 50, "--seed", 1, "--start", start, "--span", f"{minutes}m"]
+        backlog = self.folder / "backlog"
+        self.ends_well(self._start("generate", "--output", backlog, *words))
+        for block in archives.read(archives.find([str(backlog)])):
+            assert isinstance(block, archives.Block), block
+            assert not block.bad.num_rows, block.bad
+            ids, payloads = block.raw["message_id"].to_pylist(), block.raw["payload"].to_pylist()
+            for first in range(0, len(ids), _AT_ONCE):
+                with self.client.pipeline(transaction=False) as pipeline:
+                    for message_id, payload in zip(ids[first : first + _AT_ONCE], payloads[first : first + _AT_ONCE]):
+                        pipeline.xadd(self.keys[0], {"data": payload[:-1]}, id=message_id)
+                    pipeline.execute()
+        shutil.rmtree(backlog)
+        return self.sent()
+
+    def reconcile(self) -> None:
+        """End the benchmark unless every message has exactly one fate."""
+        self.ends_well(self._start("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys))
+
+    def stop(self, job: subprocess.Popen[str]) -> None:
+        """End a job as an operator would, and wait for it."""
+        job.terminate()
+        job.wait(PATIENCE)
+
+    def written(self, *tables: str) -> float:
+        """When the newest file of these tables was written, in seconds since 1970."""
+        return max(path.stat().st_mtime for table in tables for path in (self.output / table).rglob("*.parquet"))
+
+    def first_read(self) -> float:
+        """When the reader of a run that has just begun says it read first, in seconds since 1970."""
+        return float(json.loads((self.output / FOLDER / READERS / "reader-0.json").read_text())["time"]) / 1000
+
+
+def _whole_pairs(octets: bytes) -> bytes:
+    """Without what is half written at the end."""
+    return octets[: len(octets) // 16 * 16]
+
+
+def _name(command_line: str) -> str | None:
+    """What a process of a job is called here."""
+    if "FlinkJobServerDriver" in command_line:
+        return "java"
+    _, _, worker = command_line.partition("runners.workers --worker ")
+    return f"worker {worker.split()[0]}" if worker else None
+
+
+def _rss_mib(pid: int) -> float:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0.0)
