@@ -138,7 +138,7 @@ def stored(documents: list[Row], context: bool) -> pa.RecordBatch:
     """Reports as an output holds them, under messages of a source of their own."""
     reports, _ = validate(messages(documents, received_at=None), load("kpi_report"), Rules())
     columns = {name: reports[name] for name in reports.schema.names} | {"context": pa.array([context] * reports.num_rows)}
-    columns["source"] = pa.array(["stored"] * reports.num_rows)
+    columns["source"] = pa.array(["past"] * reports.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=reports.schema)
 
 
@@ -150,13 +150,13 @@ def test_context_feeds_baselines_and_is_written_nowhere(run: Run) -> None:
 
 def test_recalled_reports_are_judged_and_aggregated_with_the_new_ones(run: Run) -> None:
     tables = run(messages([report(98, at=NOON + timedelta(minutes=10))], None), Stored(stored([report(99)], context=False)))
-    assert sorted((row["source"], row["baseline_n"]) for row in tables["kpi_reports"]) == [("stored", 0), ("test", 1)]
+    assert sorted((row["source"], row["baseline_n"]) for row in tables["kpi_reports"]) == [("past", 0), ("test", 1)]
     assert [row["task_count"] for row in tables["kpi_aggregations"] if row["granularity"] == "1h"] == [2]
 
 
 def test_a_new_copy_of_a_recalled_report_is_a_duplicate(run: Run) -> None:
     tables = run(messages([report(99)], None), Stored(stored([report(99)], context=True)))
-    assert [(row["source"], row["message_id"]) for row in tables["kpi_reports"]] == [("stored", "m0")]
+    assert [(row["source"], row["message_id"]) for row in tables["kpi_reports"]] == [("past", "m0")]
     assert [(row["source"], row["message_id"]) for row in tables["duplicates"]] == [("test", "m0")]
 
 
