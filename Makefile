@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 BENCH := bench
+SCALE := 1
+SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
-.PHONY: help setup flink demo test lint bench bench-quick clean
+.PHONY: help setup flink demo test lint bench bench-quick bench-stream chaos clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,10 @@ demo: setup ## A live stream, killed and resumed, reconciled, and certified by a
 test: setup flink lint ## Every check and test, but for the long ones of `make chaos` (needs redis-server, Java 17 and Maven)
 	$(BIN)/pytest
 
+chaos: setup ## Every fault at a running stream, those that take minutes too (half an hour; SEED=N repeats what was drawn by lot)
+	@echo "SEED=$(SEED)"
+	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos
+
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -38,6 +44,9 @@ bench: setup ## The whole graph on 1M and 3M reports, beside a per-row Beam pipe
 
 bench-quick: setup ## The same on a tenth of the reports
 	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH) --scale 0.1
+
+bench-stream: setup ## The live stream: latency, drain, a half hour's memory, recovery (an hour; SCALE=0.1 for a short one)
+	$(BIN)/python -m tests.benchmarks.stream --folder $(BENCH) --scale $(SCALE)
 
 clean: ## Remove what demo, bench, flink and setup made
 	rm -rf $(DEMO) $(BENCH) .flink .venv build ./*.egg-info

@@ -9,10 +9,12 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from redis import RedisError
 
 from pipelines.backfill import only_job
 from pipelines.connectors import Live, gathered, redis, running
@@ -119,16 +121,24 @@ class _Idle:
     """Tells when all that came is in the tables: nothing was left to read while rows are gathered and windows held open."""
 
     def __init__(self, output: Path, connection: Connection, settings: Settings) -> None:
-        self._output, self._client, self._needed = output, connection.client(), settle_seconds(settings.flush_seconds)
+        self._output, self._needed = output, settle_seconds(settings.flush_seconds)
+        self._client = connection.client(patience=0)  # an interruption must not wait until Redis is back
         self._read, self._since = -1, time.monotonic()
         self.is_reached = False
 
     def reached(self, progress: Progress) -> bool:
         found = health(self._output, self._client)
-        if progress.state != "running" or found.lag != 0 or found.read != self._read:
+        if progress.state != "running" or found.lag != 0 or found.read != self._read or not self._answers():
             self._read, self._since = found.read, time.monotonic()
         self.is_reached = self.is_reached or time.monotonic() - self._since >= self._needed
         return self.is_reached
+
+    def _answers(self) -> bool:
+        """Whether Redis can be asked: else the lag is what it was."""
+        try:
+            return bool(self._client.ping())
+        except RedisError:
+            return False
 
 
 def settle_seconds(flush_seconds: int) -> int:
@@ -156,7 +166,8 @@ def _leased(connection: Connection, job: Job, owner: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lease.release()
+        with suppress(RedisError):  # it runs out by itself
+            lease.release()
 
 
 def _described(job: Job, connection: Connection, settings: Settings) -> str:

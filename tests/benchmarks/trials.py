@@ -42,7 +42,7 @@ class Sample:
 
 
 class Trial:
-    """A Redis server and the jobs that read it, in a folder. All processes end with the `with` block; the folder stays if it failed."""
+    """A Redis server and the jobs that read it, in a folder. Processes end with the `with` block; the folder stays if it failed."""
 
     def __init__(self, folder: Path, keys: Sequence[str] = (KEY,)) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -88,8 +88,8 @@ class Trial:
         """Wait until something holds; a process that must live meanwhile and ends, or too long a wait, ends the benchmark."""
         end = time.monotonic() + PATIENCE
         while not reached():
-            if ended := [process.args for process in alive if process.poll() is not None]:
-                raise SystemExit(f"{ended[0]} ended; what it said is in {self.folder}")
+            if any(process.poll() is not None for process in alive):
+                raise SystemExit(f"a process ended too early; what it said is in {self.folder}")
             if time.monotonic() > end:
                 raise SystemExit(f"nothing more happens; what was said is in {self.folder}")
             time.sleep(every)
@@ -98,7 +98,7 @@ class Trial:
         """Wait for a process to end by itself, with exit code 0."""
         self.until(lambda: process.poll() is not None)
         if process.returncode:
-            raise SystemExit(f"{process.args} ended with exit code {process.returncode}; what it said is in {self.folder}")
+            raise SystemExit(f"a process ended with exit code {process.returncode}; what it said is in {self.folder}")
 
     @property
     def health(self) -> Health:

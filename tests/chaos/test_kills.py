@@ -1,37 +1,93 @@
-"""A run that is killed at a named point, in any of its parts, loses nothing and counts nothing twice."""
+"""A run that is killed, in any of its parts, at a named point or at a random moment, loses nothing and counts nothing twice."""
 
-import subprocess
-import sys
-from collections.abc import Iterator
+import random
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.integration.streaming import KEY, ROOT, Scene, ended, faults
-from tests.servers import RedisServer
+from tests.chaos.faults import PATIENCE, injected, killing, processes, sending, stopped, workers
+from tests.integration.streaming import Scene, kill
 
 pytestmark = pytest.mark.slow
 
 POINTS = ("after read", "before write", "before rename", "after rename", "after write", "before commit", "after commit")
+PARTS = ("worker", "java", "all")
+SOME = (("after read", "worker"), ("before rename", "all"), ("after write", "java"), ("before commit", "all"))
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    with RedisServer(tmp_path, appendonly=True) as server, ended(Scene(server, tmp_path)) as scene:
-        yield scene
-
-
-def sending(scene: Scene, reports: int, rate: int) -> subprocess.Popen[bytes]:
-    """A producer that sends while the run dies and comes back."""
-    words = ["--stream", KEY, "--reports", reports, "--rate", rate, "--agents", 20]
-    return subprocess.Popen([sys.executable, "-m", "pipelines.cli", "generate", "--redis", scene.server.url, *map(str, words)], cwd=ROOT)
-
-
-@pytest.mark.parametrize("part", ["worker", "java", "all"])
-def test_a_kill_at_each_point_loses_nothing_and_counts_nothing_twice(scene: Scene, part: str) -> None:
+def survive(scene: Scene, *faults: tuple[str, str]) -> int:
+    """Send while a run dies at each point; how often it was started until all was in the tables and proven."""
     producer = sending(scene, reports=9000, rate=12_000)
-    starts = scene.survive(faults(scene.folder, POINTS, part))
-    assert producer.wait(60) == 0
-    assert {path.name for path in scene.folder.glob(f"{part} *")} == {f"{part} {point}" for point in POINTS}
-    assert starts == (1 if part == "worker" else 1 + len(POINTS))
+    starts = scene.survive(injected([killing(scene.folder, *fault) for fault in faults]))
+    assert producer.wait(PATIENCE) == 0
+    assert [fault for fault in faults if not (scene.folder / f"{fault[1]} {fault[0]}").exists()] == []
     assert scene.prove()["received"] == 9000
+    return starts
+
+
+def test_kills_of_every_part_lose_nothing_and_count_nothing_twice(scene: Scene) -> None:
+    assert survive(scene, *SOME) == 4
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("part", PARTS)
+def test_a_kill_at_each_point_loses_nothing_and_counts_nothing_twice(scene: Scene, part: str) -> None:
+    assert survive(scene, *((point, part) for point in POINTS)) == (1 if part == "worker" else 1 + len(POINTS))
+
+
+@pytest.mark.chaos
+def test_a_kill_during_a_checkpoint_leaves_the_one_before_it(scene: Scene) -> None:
+    producer = sending(scene, reports=6000, rate=12_000)
+    for part in PARTS:
+        run = scene.start()
+        scene.until(lambda: complete(scene) and workers(run))  # noqa: B023 (called at once)
+        with stopped(run):
+            scene.until(lambda: unfinished(scene))
+            kill(run, part)
+            left = unfinished(scene)
+        assert left, "the checkpoint was complete before the kill"
+        if part == "worker":
+            done = complete(scene)
+            scene.until(lambda: complete(scene) - done)  # noqa: B023
+            kill(run, "all")
+        run.wait(PATIENCE)
+        assert not (unfinished(scene) & complete(scene))
+    scene.finish()
+    assert producer.wait(PATIENCE) == 0
+    assert scene.prove()["received"] == 6000
+
+
+@pytest.mark.chaos
+def test_ten_kills_in_a_row_of_random_parts_at_random_moments(scene: Scene, seed: int) -> None:
+    lot = random.Random(seed)
+    producer = sending(scene, reports=20_000, rate=10_000)
+    told = []
+    for _ in range(10):
+        if not scene.runs or scene.runs[-1].poll() is not None:
+            scene.start()
+        run, part, pause = scene.runs[-1], lot.choice(PARTS), lot.uniform(0, 12)
+        time.sleep(pause)
+        scene.until(lambda: processes(run, part))  # noqa: B023 (called at once)
+        kill(run, part)
+        told.append(f"{part} after {pause:.1f} s")
+        if part != "worker":
+            run.wait(PATIENCE)
+    assert producer.wait(PATIENCE) == 0
+    if scene.runs[-1].poll() is None:
+        kill(scene.runs[-1], "all")
+    scene.finish()
+    assert scene.prove()["received"] == 20_000, f"CHAOS_SEED={seed}: {told}"
+
+
+def checkpoints(scene: Scene) -> set[Path]:
+    return set((scene.output / "_stream" / "checkpoints").glob("*/chk-*"))
+
+
+def complete(scene: Scene) -> set[Path]:
+    return {path for path in checkpoints(scene) if (path / "_metadata").exists()}
+
+
+def unfinished(scene: Scene) -> set[Path]:
+    """Checkpoints that are being made, or that were when their run was killed."""
+    return {path for path in checkpoints(scene) if not (path / "_metadata").exists()}

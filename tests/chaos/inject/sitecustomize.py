@@ -1,9 +1,15 @@
-"""Dies at named points. Python imports this by itself in every process of a run whose PYTHONPATH has this folder.
+"""Changes a run's code. Python imports this by itself in every process whose PYTHONPATH has this folder.
 
-FAULTS is a JSON list of faults that happen one after the other, each once in all processes of all runs: `point` (see POINTS), `at`
-(the how many-th time it is passed), `kills` (worker, java or all) and `done`, a file that is made first.
+Variables of the environment say what is changed:
+
+FAULTS: a JSON list of faults that happen in workers one after the other, each once in all processes of all runs: `point` (see
+    POINTS), `at` (the how many-th time it is passed), `done`, a file that is made first, and either `kills` (worker, java or all)
+    or `holds`: the worker stands still until there is a file of this name, and does not die with its parent.
+POISON: a text; validation raises at messages that have it, in backfills too.
+HASTY: the group is moved as soon as entries are read, and not when a checkpoint holds them.
 """
 
+import ctypes
 import importlib.abc
 import importlib.machinery
 import itertools
@@ -11,9 +17,10 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,20 +35,30 @@ POINTS = {
     "after commit": ("transforms.sources.reader", "Reader.commit", "after"),
 }
 RENAME = Path.replace
-FAULTS: list[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "[]"))
+PR_SET_PDEATHSIG = 1
+WORKER = "--worker" in sys.orig_argv
+FAULTS: list[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "[]")) if WORKER else []
+
+Edit = Callable[[Any], Any]
+"""From a function to the one that takes its place."""
+EDITS: dict[str, list[tuple[str, Edit]]] = defaultdict(list)
+"""By module: names of functions in it, and what becomes of them."""
 
 
-def die(fault: dict[str, Any]) -> None:
-    """End whom the fault ends, if they live and no other process has done so yet."""
+def happen(fault: dict[str, Any]) -> None:
+    """Hold this process, or end whom the fault ends, if they live and no other process has done so yet."""
     launcher = os.getppid()
-    victims = {"worker": [os.getpid()], "java": children(launcher, "java"), "all": [launcher, os.getpid()]}[fault["kills"]]
+    parts = {"worker": [os.getpid()], "java": children(launcher, "java"), "all": [launcher, os.getpid()], None: [os.getpid()]}
+    victims = parts[fault.get("kills")]
     if not victims:
         return
     try:
         os.close(os.open(fault["done"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    for victim in victims:
+    while "holds" in fault and not os.path.exists(fault["holds"]):
+        time.sleep(0.05)
+    for victim in victims if "kills" in fault else ():
         os.kill(victim, signal.SIGKILL)
 
 
@@ -52,7 +69,7 @@ def children(parent: int, name: str) -> list[int]:
     return [pid for pid, called, state, above in found if int(above) == parent and called == name and state != "Z"]
 
 
-def faulty(function: Callable[..., Any], side: str, due: list[tuple[int, dict[str, Any]]]) -> Callable[..., Any]:
+def faulty(side: str, due: list[tuple[int, dict[str, Any]]], function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with faults at it; each counts the calls since all faults before it have happened."""
     calls = {place: itertools.count(1) for place, _ in due}
 
@@ -62,7 +79,7 @@ def faulty(function: Callable[..., Any], side: str, due: list[tuple[int, dict[st
         for place, fault in due:
             armed = all(os.path.exists(before["done"]) for before in FAULTS[:place])
             if armed and not os.path.exists(fault["done"]) and next(calls[place]) >= fault["at"]:
-                die(fault)
+                happen(fault)
 
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -76,25 +93,55 @@ def faulty(function: Callable[..., Any], side: str, due: list[tuple[int, dict[st
     return called
 
 
-def patch(module: ModuleType) -> None:
-    """Put faulty functions in the place of the module's."""
+def poisoned(mark: bytes, validate: Callable[..., Any]) -> Callable[..., Any]:
+    """A validation that raises at messages with a mark."""
+
+    def called(messages: Any, *args: Any) -> Any:
+        if any(mark in payload for payload in messages["payload"].to_pylist()):
+            raise RuntimeError("this message is poison")
+        return validate(messages, *args)
+
+    return called
+
+
+def hasty(end: Callable[..., Any]) -> Callable[..., Any]:
+    """`Commits.end` without its patience."""
+
+    def called(self: Any, positions: Any) -> Any:
+        self._commit(positions)
+        return end(self, positions)
+
+    return called
+
+
+def edits() -> None:
+    """What the environment asks for."""
     by_point = defaultdict(list)
     for place, fault in enumerate(FAULTS):
         by_point[POINTS[fault["point"]]].append((place, fault))
-    for (home, name, side), due in by_point.items():
-        if home == module.__name__:
-            *owners, last = name.split(".")
-            owner: Any = module
-            for each in owners:
-                owner = getattr(owner, each)
-            setattr(owner, last, faulty(getattr(owner, last), side, due))
+    for (module, name, side), due in by_point.items():
+        EDITS[module].append((name, partial(faulty, side, due)))
+    if mark := os.environ.get("POISON"):
+        EDITS["transforms.validate"].append(("validate", partial(poisoned, mark.encode())))
+    if "HASTY" in os.environ:
+        EDITS["transforms.sources.commits"].append(("Commits.end", hasty))
+
+
+def patch(module: ModuleType) -> None:
+    """Put edited functions in the place of the module's."""
+    for name, edit in EDITS[module.__name__]:
+        *owners, last = name.split(".")
+        owner: Any = module
+        for each in owners:
+            owner = getattr(owner, each)
+        setattr(owner, last, edit(getattr(owner, last)))
 
 
 class Patching(importlib.abc.MetaPathFinder):
-    """Finds modules as usual, and patches those with points once they are loaded."""
+    """Finds modules as usual, and patches those with edits once they are loaded."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in {home for home, _, _ in POINTS.values()}:
+        if fullname not in EDITS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         if spec is None or spec.loader is None:
@@ -109,6 +156,9 @@ class Patching(importlib.abc.MetaPathFinder):
         return spec
 
 
-if FAULTS and "--worker" in sys.orig_argv:
+edits()
+if EDITS:
     patch(sys.modules["pathlib"])
     sys.meta_path.insert(0, Patching())
+if any("holds" in fault for fault in FAULTS):
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)

@@ -1,0 +1,101 @@
+"""What befalls a streaming job in tests: parts that are killed or stand still, changed code; and what to wait for meanwhile."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.integration.streaming import INJECT, KEY, ROOT, Scene, children
+
+PATIENCE = 150.0
+
+
+def injected(faults: Sequence[Mapping[str, object]] = (), **variables: str) -> dict[str, str]:
+    """The environment of runs whose code is changed by tests/chaos/inject."""
+    path = os.pathsep.join([str(INJECT), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "FAULTS": json.dumps(list(faults)), **variables}
+
+
+def killing(folder: Path, point: str, part: str, at: int = 2) -> dict[str, object]:
+    """A kill of a part (worker, java, all) the `at`-th time that a worker passes a point."""
+    return {"point": point, "kills": part, "at": at, "done": str(folder / f"{part} {point}")}
+
+
+def holding(folder: Path, point: str, at: int = 2) -> dict[str, object]:
+    """A worker that outlives its run: it stands still at a point, once the file `held` is made, until there is one `released`."""
+    return {"point": point, "holds": str(folder / "released"), "at": at, "done": str(folder / "held")}
+
+
+def sending(scene: Scene, reports: int, rate: int) -> subprocess.Popen[bytes]:
+    """A producer that sends, so many a minute, while the run dies and comes back."""
+    words = ["--stream", KEY, "--reports", reports, "--rate", rate, "--agents", 20]
+    command = [sys.executable, "-m", "pipelines.cli", "generate", "--redis", scene.server.url, *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT)
+
+
+def workers(run: subprocess.Popen[str]) -> list[int]:
+    """The worker processes of a run."""
+    return processes(run, "worker")
+
+
+def processes(run: subprocess.Popen[str], part: str) -> list[int]:
+    """The processes of a part of a run: worker, java, or all (the launcher)."""
+    if part == "all":
+        return [run.pid]
+    mark = {"java": "FlinkJobServerDriver", "worker": "runners.workers --worker"}[part]
+    return [pid for pid, line in children(run.pid).items() if mark in line]
+
+
+@contextmanager
+def stopped(run: subprocess.Popen[str]) -> Iterator[None]:
+    """All workers of a run stand still (SIGSTOP)."""
+    pids = workers(run)
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGCONT)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, be it stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(reached: Callable[[], Any], patience: float = PATIENCE) -> None:
+    """Wait until something holds, whatever lives or not."""
+    end = time.monotonic() + patience
+    while not reached():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.02)
+
+
+def interrupt(scene: Scene) -> None:
+    """End the newest run in order."""
+    scene.runs[-1].send_signal(signal.SIGINT)
+    assert scene.runs[-1].wait(PATIENCE) == 130, scene.said()
+
+
+def delivered(scene: Scene, group: str = "kpiflow") -> str:
+    """The group's place in the stream."""
+    with scene.server.client() as client:
+        found = {each["name"].decode(): each["last-delivered-id"].decode() for each in client.xinfo_groups(KEY)}
+    return str(found[group])
+
+
+def caught_up(scene: Scene) -> bool:
+    """Whether the group has come to the stream's end: all there is has been read, and is in a checkpoint."""
+    with scene.server.client() as client:
+        return delivered(scene) == client.xinfo_stream(KEY)["last-generated-id"].decode()
