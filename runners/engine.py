@@ -10,6 +10,7 @@ from runners.direct import TakenOptionError
 from runners.jars import DEPLOY
 
 _CHECKPOINT_TIMEOUT_MS = 120_000
+_JOB_SERVER_SECONDS = 120
 _TAKEN = frozenset({
     "--runner", "--job_endpoint", "--artifact_endpoint", "--environment_type", "--environment_config", "--environment_options",
     "--streaming", "--flink_master", "--flink_conf_dir", "--savepoint_path", "--allow_non_restored_state",
@@ -108,6 +109,7 @@ def options(engine: Engine, name: str, job_port: str, pool_port: int, restored: 
         "--streaming",
         f"--job_name={name}",
         f"--job_endpoint=localhost:{job_port}",
+        f"--job_server_timeout={_JOB_SERVER_SECONDS}",  # so long a Java process that died early would go unnoticed
         "--environment_type=EXTERNAL",
         f"--environment_config={engine.environment or f'localhost:{pool_port}'}",
         f"--sdk_worker_parallelism={engine.workers}",

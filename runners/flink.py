@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 import apache_beam as beam
+import grpc
 
 from runners.checkpoints import complete_checkpoints, forget_others, newest_checkpoint
 from runners.direct import TakenOptionError
@@ -146,7 +147,12 @@ class _Run:
         self._before = self._progress
         self._server.said.pop("rest", None)
         configure(self._engine, self._restored)
-        submission = submit(build, options(self._engine, self._name, self._server.said["job"], port, self._restored))
+        try:
+            submission = submit(build, options(self._engine, self._name, self._server.said["job"], port, self._restored))
+        except grpc.RpcError as error:
+            self._interrupted.wait(_TOLD_EVERY)  # a process hangs up before it has ended
+            self._check_server()
+            raise self._failed("Flink's job server does not take the job", self._server.last_line) from error
         self._await(lambda: self._rest is not None or submission.over, "Flink does not start")
         due = time.monotonic() + self._engine.renew_seconds
         while not self._interrupted.is_set():
@@ -183,14 +189,18 @@ class _Run:
 
     def _check(self, submission: Submission) -> None:
         """Raise why the run has ended, if it has."""
-        if (code := self._server.exit_code) is not None:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise self._failed(f"Flink's Java process {how}", self._server.last_line)
+        self._check_server()
         if not submission.over:
             return
         if self._restored and not self._own_checkpoint and _REFUSED in submission.said and _NO_SPACE not in submission.said:
             raise self._refused(submission.cause)
         raise self._failed("the job ended", submission.cause)
+
+    def _check_server(self) -> None:
+        """Raise how the Java process has ended, if it has."""
+        if (code := self._server.exit_code) is not None:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise self._failed(f"Flink's Java process {how}", self._server.last_line)
 
     def _look(self) -> None:
         """Bring the progress up to date; what cannot be asked just now stays as it was."""

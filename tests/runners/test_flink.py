@@ -16,10 +16,11 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, e
 from runners import jars
 from runners.checkpoints import forget_others
 from runners.engine import configure, make_folders
-from runners.flink import Engine, FlinkMissing, TakenOptionError, newest_checkpoint, run
+from runners.flink import Engine, FlinkFailed, FlinkMissing, TakenOptionError, newest_checkpoint, run
 from runners.processes import Log, start
 from runners.rest import root_cause
 from runners.workers import serving
+from tests.integration.streaming import children
 
 PYTHON_ERROR = """org.apache.flink.runtime.JobException: Recovery is suppressed
 Caused by: java.util.concurrent.ExecutionException: java.lang.RuntimeException: Error received from SDK harness for 7: \
@@ -211,3 +212,18 @@ def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -
         pytest.skip(str(missing))
     with pytest.raises(ZeroDivisionError, match="no graph"):
         run(build, Engine(tmp_path, heap_mb=256), lambda progress: None)
+
+
+def test_a_java_that_dies_while_it_is_given_the_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(*_: object) -> None:
+        (server,) = [pid for pid, line in children(os.getpid()).items() if str(tmp_path) in line]
+        os.kill(server, signal.SIGKILL)
+        raise grpc.RpcError
+
+    try:
+        jars.java(), jars.ensure_jars()
+    except FlinkMissing as missing:
+        pytest.skip(str(missing))
+    monkeypatch.setattr("runners.flink.submit", submit)
+    with pytest.raises(FlinkFailed, match="Java process was killed by signal 9"):
+        run(lambda root: None, Engine(tmp_path, heap_mb=256), lambda progress: None)
