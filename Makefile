@@ -31,9 +31,9 @@ demo: setup ## A live stream, killed and resumed, reconciled, and certified by a
 test: setup flink lint ## Every check and test, but for the long ones of `make chaos` (needs redis-server, Java 17 and Maven)
 	$(BIN)/pytest
 
-chaos: setup ## Every fault at a running stream, those that take minutes too (half an hour; SEED=N repeats what was drawn by lot)
+chaos: setup flink ## Every fault at a running stream, and a cluster of its own (half an hour; SEED=N repeats what was drawn by lot)
 	@echo "SEED=$(SEED)"
-	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos
+	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos tests/integration/test_flink.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
