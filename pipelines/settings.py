@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     parallelism: int = Field(1, ge=1, le=1024, description="Flink's parallelism of a stream; keep it, or give --fresh.")
     workers: int = Field(3, ge=1, le=64, description="Python processes of a stream on this machine.")
     renew_seconds: int = Field(1800, ge=60, description="Seconds after which the embedded Flink is started anew from a checkpoint.")
-    heap_mb: int = Field(1024, ge=256, description="MB of heap of the embedded Flink.")
+    heap_mb: int = Field(2048, ge=256, description="MB of heap of the embedded Flink.")
     live_maxlen: int = Field(100_000, ge=1, description="About how many entries the live streams keep.")
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.tables import files, named
-from transforms.gather import Gather
+from transforms.gather import Gather, portioned
 from transforms.shard import split
 from transforms.sinks.parquet import WriteTable
 
@@ -48,12 +48,13 @@ def by_writer(
     batch: pa.RecordBatch, table: str, place: int, file_minutes: int, writers: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of each writer of the table at `place`, under place * writers + writer; a file's path alone decides its writer."""
-    if writers == 1:
-        yield place, batch
-        return
-    codes, paths = files(named(table), batch, file_minutes)
-    by_file = np.array([place * writers + crc32(path.encode()) % writers for path in paths])
-    yield from split(batch, by_file[codes])
+    parts: Iterable[tuple[int, pa.RecordBatch]] = [(place, batch)]
+    if writers > 1:
+        codes, paths = files(named(table), batch, file_minutes)
+        parts = split(batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes])
+    for key, rows in parts:
+        for portion in portioned(rows):
+            yield key, portion
 
 
 def part_by_table(

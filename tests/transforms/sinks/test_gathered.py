@@ -31,3 +31,9 @@ def test_a_file_has_one_writer_in_all_batches() -> None:
     keys = {key for _ in range(3) for key, _ in by_writer(duplicates(7), DUPLICATES.name, 2, 1, writers=5)}
     assert len(keys) == 1
     assert keys.pop() // 5 == 2
+
+
+def test_a_large_batch_is_gathered_in_parts() -> None:
+    parts = [rows for _, rows in by_writer(duplicates(5000), DUPLICATES.name, 2, 1, writers=1)]
+    assert [rows.num_rows for rows in parts] == [2048, 2048, 904]
+    assert pa.Table.from_batches(parts).equals(pa.Table.from_batches([duplicates(5000)]))
