@@ -29,8 +29,7 @@ REPORT_BYTES = 600
 COMPRESSION = 8
 """About how much smaller a compressed archive is."""
 _SPOOL = "_spool"
-LOCK = "_lock"
-"""Held by the one job that writes an output."""
+_LOCK = "_lock"
 
 
 def backfill(
@@ -101,13 +100,19 @@ def only_job(output: Path, patience: float = 0.5) -> Iterator[int]:
     Raises:
         WrongUse: another job holds it, still after `patience` seconds, in which the processes of a killed one can end.
     """
-    with (output / LOCK).open("a") as lock:
+    with (output / _LOCK).open("a") as lock:
         deadline = time.monotonic() + patience
         while not _taken(lock.fileno()):
             if time.monotonic() >= deadline:
                 raise WrongUse(f"another job is writing to {output}", "wait for it, or name another output")
             time.sleep(0.1)
         yield lock.fileno()
+
+
+def is_held(output: Path) -> bool:
+    """Whether a job holds the output."""
+    with (output / _LOCK).open("a") as lock:
+        return not _taken(lock.fileno())
 
 
 def _taken(descriptor: int) -> bool:

@@ -1,6 +1,5 @@
 """How a streaming job does, from what it leaves below its output and from Redis: of a running job, or of one that has ended."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import redis
 
-from pipelines.backfill import LOCK
+from pipelines.backfill import is_held
 from pipelines.failures import WrongUse
 from runners.checkpoints import newest_checkpoint
 
@@ -99,7 +98,7 @@ def health(output: Path, client: redis.Redis | None = None) -> Health:
     )
     watermarks = [reader["watermark"] for reader in said if reader["watermark"] is not None]
     return Health(
-        _is_held(output),
+        is_held(output),
         job["depends"]["group"],
         job["redis"],
         places,
@@ -136,15 +135,6 @@ def _checkpoint(folder: Path) -> Checkpoint | None:
     shared = path.parent / "shared"
     size = sum(file.st_size for file in files) + sum(file.stat().st_size for file in shared.glob("*"))
     return Checkpoint(_moment(max(file.st_mtime for file in files) * 1000), size, path)  # type: ignore[arg-type]
-
-
-def _is_held(output: Path) -> bool:
-    with (output / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _moment(milliseconds: float | None) -> datetime | None:

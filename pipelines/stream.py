@@ -24,6 +24,7 @@ from pipelines.health import FOLDER, JOB, READERS, health
 from pipelines.settings import Settings
 from pipelines.tables.output import open_output
 from runners import flink
+from transforms.history import FUTURE_SECONDS
 from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks.archive import WriteArchive
 from transforms.sinks.files import replace as replace_file
@@ -34,8 +35,6 @@ Progress = flink.Progress
 """How a run does."""
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
-FUTURE_SECONDS = 60
-"""What may come from further ahead would belong into baselines that have been used already."""
 GRAPH_VERSION = 1
 """Raised when the graph or what it keeps in checkpoints changes, so that an older checkpoint is refused and not half restored."""
 

@@ -1,6 +1,6 @@
 """What flows: Arrow record batches. Free of Beam; `transforms.coder` carries them between its stages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -20,6 +20,12 @@ BASELINED = pa.schema([*REPORT, ("revision", pa.int64()), *BASELINE])
 def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """All rows of one or more batches of one schema, in order, as one batch."""
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+def portions(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    """The batch, in order, in parts of at most `rows` rows; none of an empty one."""
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:

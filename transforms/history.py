@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from schemas.tables import REPORT
 from transforms import baseline, dedup
-from transforms.batches import BASELINED
+from transforms.batches import BASELINED, portions
 from transforms.recent import Admitted, Recent
 from transforms.stages import timed
 
@@ -177,10 +177,10 @@ class _RunningFn(beam.DoFn):
             for stored in self._stored(shard, held.recent, batch, hours):
                 again = _admitted(held.recent, stored)
                 deltas += again.deltas
-                yield from _portioned(again.reports)
+                yield from portions(again.reports, PORTION)
             hours = together(touched(batch), hours)
         admitted = _admitted(held.recent, batch)
-        yield from _portioned(admitted.reports)
+        yield from portions(admitted.reports, PORTION)
         if admitted.duplicates.num_rows:
             yield beam.pvalue.TaggedOutput("duplicates", admitted.duplicates)
         if held.recent.overgrown or hours.start < start:
@@ -277,8 +277,3 @@ def _write_mark(mark: Any, hours: range) -> int:
     tag = secrets.randbits(62)
     mark.write((tag, hours.start, hours.stop))
     return tag
-
-
-def _portioned(reports: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    for start in range(0, reports.num_rows, PORTION):
-        yield reports.slice(start, PORTION)

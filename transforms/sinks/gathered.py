@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.tables import files, named
-from transforms.gather import Gather, portioned
+from transforms.batches import portions
+from transforms.gather import PORTION, Gather
 from transforms.shard import split
 from transforms.sinks.parquet import WriteTable
 
@@ -53,7 +54,7 @@ def by_writer(
         codes, paths = files(named(table), batch, file_minutes)
         parts = split(batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes])
     for key, rows in parts:
-        for portion in portioned(rows):
+        for portion in portions(rows, PORTION):
             yield key, portion
 
 
