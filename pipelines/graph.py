@@ -15,7 +15,7 @@
             |------------------------> kpi_reports
         aggregate: 5 s, 1 min, 1 h
             |
-            '------------------------> kpi_aggregations
+            '------------------------> kpi_aggregations, kpi_fleet
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import apache_beam as beam
 
 from pipelines.settings import Settings
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED
+from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, TRIMMED
 from transforms import aggregate
 from transforms.aggregate import Aggregate, Windows
 from transforms.enrich import Enrich
@@ -60,12 +60,13 @@ class Sinks:
     """Where rows go: `tables` takes the rows of each table by its name.
 
     Where asked for, `archive` takes every message, with what is refused before it could be one, and `live` the rows of reports
-    within milliseconds.
+    within milliseconds. `fleet` says whether kpi_fleet is made: some of the tables' places take it.
     """
 
     tables: beam.PTransform
     archive: beam.PTransform | None = None
     live: beam.PTransform | None = None
+    fleet: bool = False
 
 
 def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing | None = None) -> None:
@@ -80,14 +81,16 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
     history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> timing.history
     flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
     enriched = flagged | "Enrich" >> _enrich(settings)
-    aggregations = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows)
+    aggregated = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
 
     tables = {
         REPORTS.name: enriched,
-        AGGREGATIONS.name: aggregations,
+        AGGREGATIONS.name: aggregated.rows,
         DUPLICATES.name: history.duplicates,
         QUARANTINED.name: refused,
     }
+    if aggregated.fleet is not None:
+        tables[FLEET.name] = aggregated.fleet
     if read.trimmed is not None:
         tables[TRIMMED.name] = read.trimmed
     _ = tables | "Write" >> sinks.tables

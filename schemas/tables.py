@@ -103,6 +103,7 @@ AGGREGATION = pa.schema(
         ("time_window_start", TIME),
         ("time_window_end", TIME),
         ("agent_id", pa.string()),
+        ("target_agent_type", pa.string()),
         ("task_count", pa.int64()),
         ("success_rate", pa.float64()),
         ("avg_latency_ms", pa.float64()),
@@ -190,12 +191,21 @@ DUPLICATES = Table(
 TRIMMED = Table("trimmed", LOST, key=("source", "after"), order=("source", "after"), time="received_at")
 """What a stream lost before it was read; beside TABLES, since its rows are no messages. A gap that is found again after a restart
 may have grown. Its key and file stay the same, and its revision is the number of entries, so that the larger row stands."""
+FLEET = Table(
+    "kpi_fleet",
+    pa.schema([field for field in AGGREGATION if field.name != "agent_id"]),
+    key=("granularity", "target_agent_type", "time_window_start"),
+    order=("target_agent_type", "time_window_start"),
+    time="time_window_start",
+)
+"""The windows of AGGREGATIONS over all agents, by the type that each report names; beside TABLES, since it is made only for
+targets that ask for it. A report counts under its own type and never moves, so a row's revision only grows."""
 TABLES = {table.name: table for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)}
 
 
 def named(name: str) -> Table:
-    """The table of a name, TRIMMED too."""
-    return TABLES.get(name, TRIMMED)
+    """The table of a name, TRIMMED and FLEET too."""
+    return (TABLES | {TRIMMED.name: TRIMMED, FLEET.name: FLEET})[name]
 
 
 def files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple[np.ndarray, list[str]]:
@@ -220,7 +230,7 @@ def files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple[np.nda
 
 def _places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
     """What decides a row's folder beside its time: the granularity, or the source where the time is unknown."""
-    if table is AGGREGATIONS:
+    if "granularity" in table.schema.names:
         encoded = rows["granularity"].dictionary_encode()
         return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
     if not rows[table.time].null_count:

@@ -2,25 +2,37 @@
 
 The granularity is a column, so a Beam window decides only when rows come out. A batch needs none: one table per shard gathers
 everything. A stream gives each granularity fixed windows with triggers of its own, and a pane revises the one before it.
+
+    reports -> partials -> merged, a table per shard and pane ---------------> rows of AGGREGATION
+                              |
+                           by type -> the newest of each shard, merged ------> rows of FLEET
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.transforms.trigger import AccumulationMode, AfterProcessingTime, AfterWatermark
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from schemas.tables import GRANULARITIES
+from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, Table
+from transforms.batches import extended
 from transforms.coder import BatchCoder
 from transforms.gather import Gather
 from transforms.shard import split
 from transforms.stages import timed
-from transforms.statistics import MICROSECONDS, coarsen, finish, merge, partials
+from transforms.statistics import MICROSECONDS, PARTIAL, by_agent, by_type, coarsen, finish, merge, partials
 
 Keyed = tuple[int, pa.RecordBatch]
+Together = Callable[[pa.RecordBatch, str], pa.RecordBatch]
+"""What makes the rows of a granularity of partials: `by_agent` or `by_type`."""
+ALL = 0
+"""The key of all shards together."""
 GATHERED = 64
 """Tables an accumulator holds before it merges some."""
 LATE_SECONDS = 10
@@ -65,31 +77,62 @@ def _fixed(seconds: int, early: int | None, lateness_seconds: int) -> beam.Windo
     )
 
 
-class Aggregate(beam.PTransform):
-    """(shard, enriched reports) -> AGGREGATION batches; all reports of an agent are on one shard.
+class Aggregated(NamedTuple):
+    """Batches of AGGREGATION, and of FLEET if that was asked for."""
 
-    An accumulating window gives all its rows again in each pane; the revision grows with every report they hold.
+    rows: beam.PCollection
+    fleet: beam.PCollection | None = None
+
+
+class Aggregate(beam.PTransform):
+    """(shard, enriched reports) -> AGGREGATION batches; all reports of an agent are on one shard. With `fleet` FLEET batches too.
+
+    An accumulating window gives all its rows again in each pane; the revision grows with every report they hold. A fleet row comes
+    again with each newer pane of any shard, and holds what is known of all shards by then; the last one holds every report.
     """
 
-    def __init__(self, windows: tuple[Windows, ...] = BATCH) -> None:
+    def __init__(self, windows: tuple[Windows, ...] = BATCH, fleet: bool = False) -> None:
         super().__init__()
-        self.windows = windows
+        self.windows, self.fleet = windows, fleet
 
-    def expand(self, reports: beam.PCollection) -> beam.PCollection:
+    def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of Aggregated
         parts = reports | "Partials" >> beam.MapTuple(_partials).with_output_types(Keyed)
         paces = dict.fromkeys(windows.gathered for windows in self.windows)
         gathered = {seconds: parts if seconds is None else _gathered(parts, seconds) for seconds in paces}
-        return [self._finished(gathered[windows.gathered], windows) for windows in self.windows] | beam.Flatten()
+        merged = [(_merged_windows(gathered[windows.gathered], windows), windows) for windows in self.windows]
+        rows = [_finished(shards, windows, AGGREGATIONS, by_agent) for shards, windows in merged] | beam.Flatten()
+        if not self.fleet:
+            return Aggregated(rows)
+        fleet = [_finished(_all_shards(shards, windows), windows, FLEET, by_type) for shards, windows in merged]
+        return Aggregated(rows, fleet | "Fleet" >> beam.Flatten())
 
-    def _finished(self, parts: beam.PCollection, windows: Windows) -> beam.PCollection:
-        name = " ".join(windows.granularities)
-        if windows.into is not None:
-            parts = parts | f"Place {name}" >> beam.FlatMap(_placed, windows.granularities).with_output_types(Keyed)
-            parts = parts | f"Window {name}" >> windows.into
-        merged = parts | f"Merge {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
-        rows = beam.FlatMap(_rows, windows.granularities).with_output_types(pa.RecordBatch)
-        finished = merged | f"Finish {name}" >> rows
-        return finished if windows.into is None else finished | f"Leave {name}" >> beam.WindowInto(GlobalWindows())
+
+def _merged_windows(parts: beam.PCollection, windows: Windows) -> beam.PCollection:
+    """(shard, PARTIAL) -> the same, a table per shard and pane."""
+    name = " ".join(windows.granularities)
+    if windows.into is not None:
+        parts = parts | f"Place {name}" >> beam.FlatMap(_placed, windows.granularities).with_output_types(Keyed)
+        parts = parts | f"Window {name}" >> windows.into
+    return parts | f"Merge {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
+
+
+def _all_shards(merged: beam.PCollection, windows: Windows) -> beam.PCollection:
+    """(shard, PARTIAL), a table per shard and pane -> (ALL, PARTIAL) with agents, and shards, taken together."""
+    name = " ".join(windows.granularities)
+    parts = merged | f"By type {name}" >> beam.Map(_of_types, windows.granularities[0]).with_output_types(Keyed)
+    if windows.into is None:
+        unkeyed = parts | f"All shards {name}" >> beam.MapTuple(_of_all).with_output_types(Keyed)
+        return unkeyed | f"Merge shards {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
+    together = parts | f"All shards {name}" >> beam.Map(_beside).with_output_types(tuple[int, Keyed])
+    return together | f"Merge newest {name}" >> beam.ParDo(MergeNewest()).with_output_types(Keyed)
+
+
+def _finished(merged: beam.PCollection, windows: Windows, table: Table, together: Together) -> beam.PCollection:
+    """(key, PARTIAL) -> rows of the table at each granularity, in the global window."""
+    name = f"{table.name} {' '.join(windows.granularities)}"
+    rows = beam.FlatMap(_rows, windows.granularities, together, table.schema.names).with_output_types(pa.RecordBatch)
+    finished = merged | f"Finish {name}" >> rows
+    return finished if windows.into is None else finished | f"Leave {name}" >> beam.WindowInto(GlobalWindows())
 
 
 @beam.typehints.with_input_types(pa.RecordBatch)
@@ -116,6 +159,44 @@ class MergePartials(beam.CombineFn):
 
     def get_accumulator_coder(self) -> beam.coders.Coder:
         return beam.coders.ListCoder(BatchCoder())
+
+
+class MergeNewest(beam.DoFn):
+    """(ALL, (shard, PARTIAL)), each a shard's whole window anew -> (ALL, PARTIAL) of the newest of every shard.
+
+    A newer table of a shard takes the place of its older one, so nothing counts twice however often panes come. The state goes with
+    the window.
+    """
+
+    NEWEST = beam.DoFn.StateParam(ReadModifyWriteStateSpec("newest", BatchCoder()))
+
+    def process(self, keyed: tuple[int, Keyed], state: Any = NEWEST) -> Iterator[Keyed]:
+        key, (shard, partial) = keyed
+        with timed("aggregate: fleet", partial.num_rows):
+            held = newest(state.read(), shard, partial)
+            if held is None:
+                return
+            state.write(held)
+            merged = merge([held.select(PARTIAL.names)])
+        yield key, merged
+
+
+def newest(held: pa.RecordBatch | None, shard: int, partial: pa.RecordBatch) -> pa.RecordBatch | None:
+    """What to hold, PARTIAL and `shard`, once a shard's rows are `partial`; None if that is no newer than what is `held` of it.
+
+    A window's reports only grow in number and in history, and the sum of their revisions with them: the larger sum is the newer.
+    """
+    own = extended(partial, [(pa.field("shard", pa.int64()), pa.repeat(shard, partial.num_rows))])
+    if held is None:
+        return own
+    is_own = pc.equal(held["shard"], shard)
+    if _total(partial["revision"]) <= _total(held["revision"].filter(is_own)):
+        return None
+    return pa.concat_batches([held.filter(pc.invert(is_own)), own])
+
+
+def _total(revisions: pa.Array) -> int:
+    return pc.sum(revisions).as_py() or 0
 
 
 def _tiered(gathered: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
@@ -155,11 +236,25 @@ def _placed(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[Timestampe
         yield TimestampedValue((shard, rows), Timestamp(micros=(window + 1) * width - 1000))
 
 
-def _rows(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+def _of_types(keyed: Keyed, granularity: str) -> Keyed:
+    shard, partial = keyed
+    with timed("aggregate: fleet", partial.num_rows):
+        return shard, by_type(partial, granularity)
+
+
+def _of_all(_: int, partial: pa.RecordBatch) -> Keyed:
+    return ALL, partial
+
+
+def _beside(keyed: Keyed) -> tuple[int, Keyed]:
+    return ALL, keyed
+
+
+def _rows(keyed: Keyed, granularities: tuple[str, ...], together: Together, names: list[str]) -> Iterator[pa.RecordBatch]:
     _, partial = keyed
     for granularity in granularities:
         with timed("aggregate: finish", partial.num_rows):
-            partial = coarsen(partial, granularity)
-            finished = finish(partial)
+            partial = together(partial, granularity)
+            finished = finish(partial).select(names)
         if finished.num_rows:
             yield finished

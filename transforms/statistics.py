@@ -1,10 +1,13 @@
 """The algebra of aggregates: reports become partials, partials merge, a merged partial is finished into table rows.
 
-    reports --partials--> PARTIAL (5 s) --coarsen--> PARTIAL (1 m, 1 h) --finish--> AGGREGATION
-                             ^----merge----'
+    reports --partials--> PARTIAL --by_agent 5 s, 1 m, 1 h--> PARTIAL --finish--> AGGREGATION
+                          ^-merge-'--by_type 5 s, 1 m, 1 h--> PARTIAL --finish--> FLEET
 
 A report is a partial of one row, so one reduction serves every step, a stream and a batch. The result does not depend on the
 order of merging: counts, extremes and histograms exactly, sums and moments up to rounding.
+
+A partial keeps the types apart that an agent's reports name. So a report counts under one type for good, and a late one
+changes no other type's row: a fleet row can only grow.
 """
 
 from collections.abc import Sequence
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from schemas.tables import AGGREGATION, GRANULARITIES, METRICS, TIME
 from transforms.batches import concat, empty
 from transforms.buckets import SCALES
+from transforms.groups import Groups, grouped, ranked
 
 FINEST = "5s"
 MICROSECONDS = 1_000_000
@@ -29,15 +33,18 @@ _TOTALLED = ("cpu_sum", "memory_sum", "performance_sum", "efficiency_sum")
 _MOMENTS = ("latency", "accuracy")
 
 PARTIAL = pa.schema(
-    [("granularity", pa.string()), ("time_window_start", TIME), ("agent_id", pa.string())]
+    [("granularity", pa.string()), ("time_window_start", TIME), ("agent_id", pa.string()), ("target_agent_type", pa.string())]
     + [(name, pa.int64()) for name in (*_COUNTED, *_OUTLIERS)]
     + [(name, pa.float64()) for name in _TOTALLED]
     + [(f"{name}_{moment}", pa.float64()) for name in _MOMENTS for moment in ("mean", "m2")]
     + [("latency_min", pa.float64()), ("latency_max", pa.float64())]
     + [("latency_buckets", pa.list_(pa.int32())), ("latency_counts", pa.list_(pa.int64()))]
 )
-"""Mergeable statistics of a window and agent. m2 is the sum of squared distances from the mean; network_count and
-efficiency_count tell how many reports had a value; the two lists are a sparse histogram on LATENCY, ascending by bucket."""
+"""Mergeable statistics of a window, agent and type; agent_id is null where all agents are taken together. m2 is the sum of squared
+distances from the mean; network_count and efficiency_count tell how many reports had a value; the two lists are a sparse histogram
+on LATENCY, ascending by bucket."""
+KEY = ("granularity", "agent_id", "time_window_start", "target_agent_type")
+"""What partials are merged by, in their order; null comes last."""
 _NUMBERS = tuple(field.name for field in PARTIAL if field.type in (pa.int64(), pa.float64()))
 
 
@@ -49,28 +56,8 @@ class Histogram(NamedTuple):
     counts: NDArray[np.int64]
 
 
-class Groups(NamedTuple):
-    """Rows gathered into groups: `ids` holds the group of each row, `picks` one row of each group."""
-
-    ids: NDArray[np.int64]
-    picks: NDArray[np.int64]
-
-    def total(self, values: NDArray) -> NDArray:
-        """The sum over each group."""
-        # ufunc.at needs no sorted copy of the values: three times as fast as reduceat.
-        totals = np.zeros(len(self.picks), dtype=values.dtype)
-        np.add.at(totals, self.ids, values)
-        return totals
-
-    def extreme(self, least: np.ufunc, values: NDArray) -> NDArray:
-        """The `np.minimum` or `np.maximum` over each group."""
-        found = values[self.picks]
-        least.at(found, self.ids, values)
-        return found
-
-
 def partials(reports: pa.RecordBatch) -> pa.RecordBatch:
-    """PARTIAL at 5 s of enriched reports (REPORT columns, revision, FLAGS and ENRICHMENT): a row per agent and window.
+    """PARTIAL at 5 s of enriched reports (REPORT columns, revision, FLAGS and ENRICHMENT): a row per KEY.
 
     A window is floor(recorded_at / 5 s), before 1970 too.
     """
@@ -78,7 +65,7 @@ def partials(reports: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def merge(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """PARTIAL with each (granularity, agent, window) of the batches once, ascending by that key.
+    """PARTIAL with each KEY of the batches once, ascending by it.
 
     Means and m2 after Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
     variances", for any number of parts at once: mean = sum(n_i mean_i) / n, m2 = sum(m2_i + n_i (mean_i - mean)^2).
@@ -87,25 +74,38 @@ def merge(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     if not batches:
         return empty(PARTIAL)
     rows = concat(batches)
-    groups, columns = _windows(rows)
-    if np.array_equal(groups.picks, np.arange(rows.num_rows)):
-        return rows
-    columns |= {name: pa.array(values) for name, values in _reduced(rows, groups).items()}
-    return _with_histogram(columns, _merged_histogram(_histogram(rows), groups))
+    return _merged(rows, _groups(rows, KEY))
 
 
 def coarsen(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
     """The same statistics in windows of a coarser (or the same) granularity."""
-    width = GRANULARITIES[granularity] * MICROSECONDS
-    starts = _microseconds(partial["time_window_start"])
-    columns = dict(zip(PARTIAL.names, partial.columns))
-    columns["granularity"] = pa.repeat(granularity, partial.num_rows)
-    columns["time_window_start"] = pa.array(starts - starts % width).cast(TIME)
-    return merge([pa.RecordBatch.from_arrays(list(columns.values()), schema=PARTIAL)])
+    return merge([_moved(partial, granularity)])
+
+
+def by_agent(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
+    """The same statistics, coarsened too, with an agent's types taken together: the smallest of them, by code points, stands."""
+    rows = _moved(partial, granularity)
+    if not rows.num_rows:
+        return rows
+    groups = _groups(rows, KEY[:-1])
+    merged = _merged(rows, groups)
+    if merged is rows:
+        return rows
+    place, types = ranked(rows["target_agent_type"])
+    return _replaced(merged, "target_agent_type", types.take(pa.array(groups.extreme(np.minimum, place))))
+
+
+def by_type(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
+    """The same statistics, coarsened too, with all agents taken together: agent_id is null."""
+    rows = _moved(partial, granularity)
+    return merge([_replaced(rows, "agent_id", pa.nulls(rows.num_rows, pa.string()))])
 
 
 def finish(partial: pa.RecordBatch) -> pa.RecordBatch:
-    """AGGREGATION rows of merged partials, in their order; docs/columns.md gives each formula."""
+    """A row of AGGREGATION for each row, in their order; docs/columns.md gives each formula.
+
+    Partials by agent give kpi_aggregations; those by type give kpi_fleet, with an agent_id that is null.
+    """
     numbers = {name: partial[name].to_numpy() for name in _NUMBERS}
     count = numbers["task_count"]
     width = pc.index_in(partial["granularity"], pa.array(list(GRANULARITIES))).to_numpy()
@@ -141,6 +141,7 @@ def _singles(reports: pa.RecordBatch) -> pa.RecordBatch:
         "granularity": pa.repeat(FINEST, rows),
         "time_window_start": pa.array(recorded - recorded % (GRANULARITIES[FINEST] * MICROSECONDS)).cast(TIME),
         "agent_id": reports["agent_id"],
+        "target_agent_type": reports["target_agent_type"],
         "task_count": pa.array(ones),
         "success_count": reports["error_details"].is_null().cast(pa.int64()),
         "network_count": reports["network_bytes"].is_valid().cast(pa.int64()),
@@ -163,49 +164,48 @@ def _singles(reports: pa.RecordBatch) -> pa.RecordBatch:
     return _with_histogram(columns, Histogram(np.arange(rows + 1), LATENCY.index(latency).astype(np.int32), ones))
 
 
-def _windows(rows: pa.RecordBatch) -> tuple[Groups, dict[str, pa.Array]]:
-    """The rows of each (granularity, agent, window), groups ascending by it; and these columns of the groups."""
-    granularity, granularities = _codes(rows["granularity"])
-    agent, agents = _codes(rows["agent_id"])
-    starts = _microseconds(rows["time_window_start"])
-    window = (starts - starts.min()) // (GRANULARITIES[FINEST] * MICROSECONDS)
-    # int64 holds the keys of 48 million agents over all years from 1 to 9999.
-    groups = _grouped((granularity * len(agents) + agent) * (window.max() + 1) + window)
-    return groups, {
-        "granularity": granularities.take(pa.array(granularity[groups.picks])),
-        "time_window_start": pa.array(starts[groups.picks]).cast(TIME),
-        "agent_id": agents.take(pa.array(agent[groups.picks])),
-    }
+def _groups(rows: pa.RecordBatch, names: Sequence[str]) -> Groups:
+    """The rows that agree in the named columns of KEY, groups ascending by those, null last."""
+    keys, count = np.zeros(rows.num_rows, dtype=np.int64), 1
+    for name in names:
+        column, size = _numbered(rows, name)
+        if count * size > np.iinfo(np.int64).max:
+            distinct, keys = np.unique(keys, return_inverse=True)
+            count = len(distinct)
+        keys, count = keys * size + column, count * size
+    return grouped(keys)
 
 
-def _codes(strings: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
-    """int64[n]: the place of each string among the distinct ones in ascending order; and those."""
-    encoded = strings.dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary)
-    places = np.empty(len(order), dtype=np.int64)
-    places[order.to_numpy()] = np.arange(len(order))
-    return places[encoded.indices.to_numpy()], encoded.dictionary.take(order)
+def _numbered(rows: pa.RecordBatch, name: str) -> tuple[NDArray[np.int64], int]:
+    """int64[n]: numbers from 0 that order as the named column of KEY does; and how many there may be."""
+    if name != "time_window_start":
+        places, distinct = ranked(rows[name])
+        return places, len(distinct)
+    starts = _microseconds(rows[name])
+    windows = (starts - starts.min()) // (GRANULARITIES[FINEST] * MICROSECONDS)
+    return windows, int(windows.max()) + 1
 
 
-def _grouped(keys: NDArray[np.int64]) -> Groups:
-    """The rows of each distinct key >= 0, groups ascending by key."""
-    order = stable_order(keys)
-    ordered = keys[order]
-    first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    ids = np.empty(len(keys), dtype=np.int64)
-    ids[order] = np.cumsum(first) - 1
-    return Groups(ids, order[first])
+def _merged(rows: pa.RecordBatch, groups: Groups) -> pa.RecordBatch:
+    """The rows of each group as one, under the KEY of one of them; `rows` itself where each is a group of its own, in order."""
+    if np.array_equal(groups.picks, np.arange(rows.num_rows)):
+        return rows
+    picks = pa.array(groups.picks)
+    columns = {name: rows[name].take(picks) for name in KEY}
+    columns |= {name: pa.array(values) for name, values in _reduced(rows, groups).items()}
+    return _with_histogram(columns, _merged_histogram(_histogram(rows), groups))
 
 
-def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64[n]: the rows ascending by key >= 0, rows of one key as they lie."""
-    if (keys[1:] >= keys[:-1]).all():
-        return np.arange(len(keys))
-    bits = len(keys).bit_length()
-    if int(keys.max()).bit_length() + bits > np.iinfo(np.int64).bits - 1:
-        return np.argsort(keys, kind="stable")
-    # Sorting values is four times as fast as argsort: the row rides in the low bits.
-    return np.sort(keys << bits | np.arange(len(keys))) & ((1 << bits) - 1)
+def _moved(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
+    """Each row in its window of the granularity."""
+    starts, width = _microseconds(partial["time_window_start"]), GRANULARITIES[granularity] * MICROSECONDS
+    moved = _replaced(partial, "granularity", pa.repeat(granularity, partial.num_rows))
+    return _replaced(moved, "time_window_start", pa.array(starts - starts % width).cast(TIME))
+
+
+def _replaced(partial: pa.RecordBatch, name: str, column: pa.Array) -> pa.RecordBatch:
+    """The partial with another column in place of the named one."""
+    return partial.set_column(PARTIAL.get_field_index(name), PARTIAL.field(name), column)
 
 
 def _reduced(rows: pa.RecordBatch, groups: Groups) -> dict[str, NDArray]:
@@ -237,7 +237,7 @@ def _histogram(rows: pa.RecordBatch) -> Histogram:
 def _merged_histogram(parts: Histogram, groups: Groups) -> Histogram:
     """The histogram of each group: entries of one bucket become one."""
     owners = np.repeat(groups.ids, np.diff(parts.offsets))
-    entries = _grouped(owners * LATENCY.size + parts.buckets)
+    entries = grouped(owners * LATENCY.size + parts.buckets)
     lengths = np.bincount(owners[entries.picks], minlength=len(groups.picks))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return Histogram(offsets, parts.buckets[entries.picks], entries.total(parts.counts))

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import apache_beam as beam
+import duckdb
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -15,7 +17,7 @@ from pipelines.settings import Settings
 from runners import direct
 from schemas.documents import Limits, Rejection
 from schemas.registry import load
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS
+from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS
 from tests.builders import NOON, agent, messages, report
 from transforms.quarantine import quarantined
 from transforms.validate import Rules, validate
@@ -69,10 +71,12 @@ Run = Callable[..., Tables]
 def run() -> Run:
     """Runs the graph over messages: the rows of each table."""
 
-    def run_(messages: pa.RecordBatch, recall: Stored | None = None, span: Span | None = None, **settings: Any) -> Tables:
+    def run_(
+        messages: pa.RecordBatch, recall: Stored | None = None, span: Span | None = None, fleet: bool = False, **settings: Any
+    ) -> Tables:
         KEPT.clear()
         sources = Sources(Given(messages), recall, span or Span())
-        direct.run(lambda root: build(root, sources, Sinks(Keep()), Settings(**settings)))
+        direct.run(lambda root: build(root, sources, Sinks(Keep(), fleet=fleet), Settings(**settings)))
         return KEPT
 
     return run_
@@ -127,6 +131,38 @@ def test_enriched_reports_are_aggregated_over_5_s_1_min_and_1_h(run: Run) -> Non
     assert mine == {("5s", 0): 2, ("5s", 5): 1, ("5s", 60): 1, ("1m", 0): 3, ("1m", 60): 1, ("1h", 0): 4}
     hour = windows["1h", agent(1), timedelta()]
     assert (hour["success_rate"], hour["avg_latency_ms"], hour["time_window_end"]) == (0.0, 120.0, NOON + timedelta(hours=1))
+
+
+FLEET_OF_REPORTS = """
+    SELECT target_agent_type, time_bucket(INTERVAL 1 HOUR, recorded_at) AS time_window_start, count(*) AS task_count,
+        avg(latency_ms) AS avg_latency_ms, stddev_samp(latency_ms) AS latency_stddev, max(latency_ms) AS max_latency_ms,
+        quantile_disc(latency_ms, 0.5) AS latency_p50_ms, quantile_disc(latency_ms, 0.95) AS latency_p95_ms,
+        avg(performance_score) AS performance_score, sum(is_latency_outlier::INT)::BIGINT AS latency_outlier_count,
+        sum(1 + revision)::BIGINT AS revision
+    FROM reports GROUP BY ALL ORDER BY target_agent_type NULLS LAST, time_window_start
+"""
+
+
+def test_the_fleet_is_what_a_query_over_all_reports_of_a_type_gives(run: Run) -> None:
+    crowd = [
+        report(number, NOON + timedelta(seconds=11 * number), agent_id=agent(number % 7), latency_ms=50.0 + number**2 % 997)
+        | {"target_agent_type": ("gpu", "cpu", None)[number % 3]}
+        for number in range(600)
+    ]
+    tables = run(messages(crowd, None), fleet=True, shards=4, min_samples=10, iqr_factor=0.5)
+    reports = pa.Table.from_pylist(tables[REPORTS.name], schema=REPORTS.schema)
+    expected = duckdb.query(FLEET_OF_REPORTS).to_arrow_table().to_pandas()
+    hours = pa.Table.from_pylist([row for row in tables[FLEET.name] if row["granularity"] == "1h"], schema=FLEET.schema).to_pandas()
+    got = hours.sort_values(["target_agent_type", "time_window_start"], ignore_index=True)[list(expected)]
+    assert reports.num_rows == 600
+    assert expected["latency_outlier_count"].sum() > 0
+    percentiles = ["latency_p50_ms", "latency_p95_ms"]
+    pd.testing.assert_frame_equal(got[percentiles], expected[percentiles], rtol=0.01)
+    pd.testing.assert_frame_equal(got.drop(columns=percentiles), expected.drop(columns=percentiles), rtol=1e-9, check_dtype=False)
+
+
+def test_no_fleet_is_made_unless_a_place_takes_it(run: Run) -> None:
+    assert FLEET.name not in run(messages([report(1)]))
 
 
 def test_duplicates_and_refused_messages_are_in_no_window(run: Run) -> None:

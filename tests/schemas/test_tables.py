@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table, files, safe_name
+from schemas.tables import (
+    AGGREGATION,
+    AGGREGATIONS,
+    DUPLICATES,
+    FLEET,
+    QUARANTINED,
+    REPORTS,
+    TABLES,
+    TRIMMED,
+    Table,
+    files,
+    named,
+    safe_name,
+)
 
 
 def placed(table: Table, *rows: dict[str, Any], file_minutes: int = 30) -> list[str]:
@@ -62,12 +75,13 @@ def test_rows_of_one_file_share_a_code_whatever_their_order() -> None:
     assert len(set(paths)) == 3
 
 
+@pytest.mark.parametrize("table", [AGGREGATIONS, FLEET], ids=lambda table: table.name)
 @pytest.mark.parametrize("file_minutes", [1, 60])
-def test_windows_lie_in_files_by_granularity(file_minutes: int) -> None:
+def test_windows_lie_in_files_by_granularity(table: Table, file_minutes: int) -> None:
     at = datetime(2024, 2, 29, 13, 37, tzinfo=UTC)
     rows = [{"granularity": name, "time_window_start": at} for name in ("1h", "5s", "1m")]
     fine = {1: "1337", 60: "1300"}[file_minutes]
-    assert placed(AGGREGATIONS, *rows, file_minutes=file_minutes) == [
+    assert placed(table, *rows, file_minutes=file_minutes) == [
         "granularity=1h/2024-02-29.parquet",
         f"granularity=5s/date=2024-02-29/hour=13/{fine}.parquet",
         "granularity=1m/date=2024-02-29/13.parquet",
@@ -111,7 +125,16 @@ def test_no_rows_have_no_files(table: Table) -> None:
     assert (len(codes), paths) == (0, [])
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("table", [*TABLES.values(), TRIMMED, FLEET], ids=lambda table: table.name)
+def test_a_table_is_known_by_its_name(table: Table) -> None:
+    assert named(table.name) is table
+
+
+def test_the_fleet_has_every_column_of_an_agents_windows_but_the_agent() -> None:
+    assert FLEET.schema == AGGREGATION.remove(AGGREGATION.get_field_index("agent_id"))
+
+
+@pytest.mark.parametrize("table", [*TABLES.values(), FLEET], ids=lambda table: table.name)
 def test_a_table_has_the_columns_that_it_is_keyed_and_sorted_by(table: Table) -> None:
     names = table.schema.names
     assert {*table.key, *table.order, table.time, "revision"} <= set(names)

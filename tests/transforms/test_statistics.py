@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.tables import AGGREGATION, ENRICHMENT, FLAGS, GRANULARITIES, METRICS, REPORT
+from schemas.tables import AGGREGATION, ENRICHMENT, FLAGS, FLEET, GRANULARITIES, METRICS, REPORT
 from transforms.batches import empty
 from transforms.buckets import SCALES
-from transforms.statistics import PARTIAL, coarsen, finish, merge, partials, stable_order
+from transforms.statistics import PARTIAL, by_agent, by_type, coarsen, finish, merge, partials
 
 ENRICHED = pa.schema([*REPORT, pa.field("revision", pa.int64()), *ENRICHMENT, *FLAGS])
 KEY = ["granularity", "agent_id", "time_window_start"]
@@ -42,20 +43,24 @@ def after(seconds: float) -> datetime:
 
 
 def aggregated(batch: pa.RecordBatch, granularity: str = "5s") -> list[dict]:
-    return finish(coarsen(partials(batch), granularity)).to_pylist()
+    return finish(by_agent(partials(batch), granularity)).to_pylist()
 
 
-def ordered(batch: pa.RecordBatch) -> pd.DataFrame:
-    return batch.to_pandas().sort_values(KEY, ignore_index=True)
+def ordered(batch: pa.RecordBatch, key: Sequence[str] = KEY) -> pd.DataFrame:
+    return batch.to_pandas().sort_values(list(key), ignore_index=True)
 
 
-def oracle(batch: pa.RecordBatch, granularity: str) -> pd.DataFrame:
-    """The AGGREGATION rows of reports by pandas and numpy, percentiles exact."""
+def least(texts: pd.Series) -> str | None:
+    return min((text for text in texts if isinstance(text, str)), default=None)
+
+
+def oracle(batch: pa.RecordBatch, granularity: str, by: str = "agent_id") -> pd.DataFrame:
+    """The rows of AGGREGATION, or of FLEET by target_agent_type, of reports by pandas and numpy, percentiles exact."""
     frame = batch.to_pandas()
     width = timedelta(seconds=GRANULARITIES[granularity])
     frame["time_window_start"] = frame["recorded_at"].dt.floor(f"{GRANULARITIES[granularity]}s")
     rows = []
-    for (agent, start), group in frame.groupby(["agent_id", "time_window_start"]):
+    for (_, start), group in frame.groupby([by, "time_window_start"], dropna=False):
         latency = group["latency_ms"]
         percentiles = {
             f"latency_p{p}_ms": np.percentile(latency, p, method="inverted_cdf") for p in (50, 95, 99)
@@ -65,7 +70,8 @@ def oracle(batch: pa.RecordBatch, granularity: str) -> pd.DataFrame:
                 "granularity": granularity,
                 "time_window_start": start,
                 "time_window_end": start + width,
-                "agent_id": agent,
+                "agent_id": least(group["agent_id"]),
+                "target_agent_type": least(group["target_agent_type"]),
                 "task_count": len(group),
                 "success_rate": group["error_details"].isna().mean(),
                 "avg_latency_ms": latency.mean(),
@@ -84,13 +90,15 @@ def oracle(batch: pa.RecordBatch, granularity: str) -> pd.DataFrame:
                 "revision": (group["revision"] + 1).sum(),
             }
         )
-    return pd.DataFrame(rows, columns=AGGREGATION.names).sort_values(KEY, ignore_index=True)
+    names, key = (AGGREGATION.names, KEY) if by == "agent_id" else (FLEET.schema.names, FLEET.key)
+    return pd.DataFrame(rows, columns=names).astype({"target_agent_type": "str"}).sort_values(list(key), ignore_index=True)
 
 
 fractions = st.floats(0, 1)
 rows = st.fixed_dictionaries(
     {
         "agent_id": st.sampled_from("abc"),
+        "target_agent_type": st.sampled_from([None, "", "cpu", "gpu", "é"]),
         "recorded_at": st.floats(-4000, 4000).map(after),
         "latency_ms": st.floats(0.001, 299_999),
         "accuracy": fractions,
@@ -108,19 +116,22 @@ many_reports = st.lists(rows, min_size=1, max_size=40).map(lambda drawn: reports
 
 
 def agree(batch: pa.RecordBatch, granularity: str) -> None:
-    got, expected = ordered(finish(coarsen(partials(batch), granularity))), oracle(batch, granularity)
+    alike(ordered(finish(by_agent(partials(batch), granularity))), oracle(batch, granularity))
+
+
+def alike(got: pd.DataFrame, expected: pd.DataFrame) -> None:
     estimated = ["latency_p50_ms", "latency_p95_ms", "latency_p99_ms"]
     np.testing.assert_allclose(got[estimated], expected[estimated], rtol=0.01)
     deviations = ["latency_stddev", "accuracy_stddev"]
     np.testing.assert_allclose(got[deviations].astype(float), expected[deviations].astype(float), rtol=1e-9, atol=1e-9)
-    rest = [name for name in AGGREGATION.names if name not in estimated + deviations]
+    rest = [name for name in expected.columns if name not in estimated + deviations]
     pd.testing.assert_frame_equal(got[rest], expected[rest], check_dtype=False, rtol=1e-9, atol=1e-12)
 
 
 def test_reports_of_a_window_become_one_row():
     (row,) = aggregated(
         reports(
-            {"latency_ms": 100.0, "accuracy": 0.8, "is_latency_outlier": True},
+            {"latency_ms": 100.0, "accuracy": 0.8, "is_latency_outlier": True, "target_agent_type": "gpu"},
             {"latency_ms": 300.0, "accuracy": 0.6, "error_details": '"timeout"', "network_bytes": 5, "recorded_at": after(4.9)},
         )
     )
@@ -129,6 +140,7 @@ def test_reports_of_a_window_become_one_row():
         "time_window_start": NOON,
         "time_window_end": after(5),
         "agent_id": "a",
+        "target_agent_type": "gpu",
         "task_count": 2,
         "success_rate": 0.5,
         "avg_latency_ms": 200.0,
@@ -193,6 +205,7 @@ def test_no_reports_give_no_rows():
     assert partials(empty(ENRICHED)) == empty(PARTIAL)
     assert merge([]) == empty(PARTIAL)
     assert finish(coarsen(empty(PARTIAL), "1h")) == empty(AGGREGATION)
+    assert by_agent(empty(PARTIAL), "1h") == by_type(empty(PARTIAL), "1h") == empty(PARTIAL)
 
 
 def test_granularities_and_agents_stay_apart_in_a_merge():
@@ -218,6 +231,67 @@ def test_a_slice_of_a_partial_merges_as_its_rows_alone():
 @given(batch=many_reports, granularity=st.sampled_from(list(GRANULARITIES)))
 def test_aggregates_are_those_of_pandas(batch, granularity):
     agree(batch, granularity)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=many_reports, granularity=st.sampled_from(list(GRANULARITIES)))
+def test_fleet_rows_are_those_of_pandas_over_all_agents(batch, granularity):
+    rows = finish(by_type(partials(batch), granularity))
+    assert rows["agent_id"].null_count == rows.num_rows
+    alike(ordered(rows.select(FLEET.schema.names), FLEET.key), oracle(batch, granularity, "target_agent_type"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=many_reports, cut=st.integers(0, 40))
+def test_fleet_rows_are_the_same_however_agents_are_spread(batch, cut):
+    ends = [0, min(cut, batch.num_rows), batch.num_rows]
+    spread = merge([by_type(partials(batch.slice(start, end - start)), "5s") for start, end in zip(ends, ends[1:])])
+    for granularity in GRANULARITIES:
+        together, apart = (finish(by_type(part, granularity)) for part in (partials(batch), spread))
+        pd.testing.assert_frame_equal(together.to_pandas(), apart.to_pandas(), rtol=1e-9, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=many_reports, more=many_reports)
+def test_further_reports_take_nothing_from_a_fleet_row_and_raise_its_revision(batch, more):
+    before, after = fleet_hours(batch), fleet_hours(batch, more)
+    for key, row in before.items():
+        assert after[key]["task_count"] >= row["task_count"]
+        assert (after[key]["revision"] > row["revision"]) == (after[key]["task_count"] > row["task_count"])
+
+
+def fleet_hours(*batches: pa.RecordBatch) -> dict[tuple, dict]:
+    """Rows of the fleet at 1 h, by their key."""
+    rows = finish(by_type(partials(pa.concat_batches(batches)), "1h")).to_pylist()
+    return {tuple(row[name] for name in FLEET.key): row for row in rows}
+
+
+def test_the_smallest_type_that_an_agent_names_stands_for_its_window():
+    types = [{"target_agent_type": name} for name in (None, "planner", "gpu", None, "Worker")]
+    ((row,), (none,)) = (aggregated(reports(*rows)) for rows in (types, [types[0], types[3]]))
+    assert (row["target_agent_type"], row["task_count"]) == ("Worker", 5)
+    assert (none["target_agent_type"], none["task_count"]) == (None, 2)
+
+
+def test_a_report_counts_under_the_type_that_it_names_itself():
+    named = [("gpu", "a"), (None, "a"), ("cpu", "a"), ("gpu", "b")]
+    rows = finish(by_type(partials(reports(*({"target_agent_type": name, "agent_id": agent} for name, agent in named))), "5s"))
+    counts = [tuple(row.values()) for row in rows.select(["target_agent_type", "task_count", "revision"]).to_pylist()]
+    assert counts == [("cpu", 1, 31), ("gpu", 2, 62), (None, 1, 31)]
+
+
+def test_more_agents_types_and_years_than_a_key_can_number_stay_apart():
+    count = 13_000
+    years = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)]
+    names = [f"{number:05d}" for number in range(count)]
+    batch = reports({})
+    columns = {name: batch[name].take(pa.array([0] * count)) for name in batch.schema.names}
+    columns |= {name: pa.array(names) for name in ("agent_id", "target_agent_type")}
+    columns["recorded_at"] = pa.array([years[number % 2] for number in range(count)], ENRICHED.field("recorded_at").type)
+    whole = partials(pa.RecordBatch.from_pydict(columns, schema=ENRICHED))
+    merged = merge([whole, whole])
+    assert merged["agent_id"].to_pylist() == merged["target_agent_type"].to_pylist() == names
+    assert set(merged["task_count"].to_pylist()) == {2}
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0, 3.0])
@@ -247,13 +321,9 @@ def test_any_split_and_order_of_merging_gives_the_same_statistics(batch, cuts, s
 @given(batch=many_reports)
 def test_hours_of_minutes_are_hours_of_five_seconds(batch):
     fine = partials(batch)
-    direct, by_minutes = coarsen(fine, "1h"), coarsen(coarsen(fine, "1m"), "1h")
-    pd.testing.assert_frame_equal(direct.to_pandas(), by_minutes.to_pandas(), rtol=1e-9, atol=1e-9)
-
-
-@given(keys=st.lists(st.sampled_from([0, 1, 5]), min_size=1) | st.lists(st.sampled_from([0, 1, 2**62, 2**63 - 1]), min_size=1))
-def test_keys_of_any_size_are_ordered_stably(keys):
-    np.testing.assert_array_equal(stable_order(np.array(keys)), np.argsort(keys, kind="stable"))
+    for coarser in (coarsen, by_agent, by_type):
+        direct, by_minutes = coarser(fine, "1h"), coarser(coarser(fine, "1m"), "1h")
+        pd.testing.assert_frame_equal(direct.to_pandas(), by_minutes.to_pandas(), rtol=1e-9, atol=1e-9)
 
 
 def test_percentiles_interpolate_within_a_bucket():
