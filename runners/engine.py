@@ -9,7 +9,7 @@ from runners.checkpoints import FOLDER
 from runners.direct import TakenOptionError
 from runners.jars import DEPLOY
 
-_CHECKPOINT_TIMEOUT_MS = 120_000
+_CHECKPOINT_TIMEOUT_SECONDS = 120
 _JOB_SERVER_SECONDS = 120
 _TAKEN = frozenset({
     "--runner", "--job_endpoint", "--artifact_endpoint", "--environment_type", "--environment_config", "--environment_options",
@@ -29,6 +29,7 @@ class Engine:
         workers: Python processes on each machine; the graph's steps are spread over them.
         master: `host:port` of a Flink cluster's REST interface; None runs one here. The folder must be one that the cluster shares.
         environment: `host:port` of the worker pool as the cluster's machines reach it; needed with `master`.
+        patience_seconds: how long a step may wait for what it writes to: no checkpoint completes meanwhile, and none is given up.
         heap_mb: Java's heap, in MB.
         renew_seconds: after this time the job is stopped with a checkpoint and goes on from it, which takes some seconds. Flink
             keeps about 2 kB for good of each session of a source that reads in sessions, and only a new start lets it use them
@@ -45,6 +46,7 @@ class Engine:
     workers: int = 2
     master: str | None = None
     environment: str | None = None
+    patience_seconds: float = 0.0
     heap_mb: int = 1024
     renew_seconds: float = 1800.0
     beam_options: tuple[str, ...] = ()
@@ -105,6 +107,7 @@ def java_arguments(engine: Engine, jars: Path) -> list[str]:
 def options(engine: Engine, name: str, job_port: str, pool_port: int, restored: Path | None) -> list[str]:
     """The Beam options of a job of that name, which goes on from the checkpoint `restored`."""
     interval = round(engine.checkpoint_seconds * 1000)
+    timeout = round(1000 * engine.patience_seconds) + max(1000 * _CHECKPOINT_TIMEOUT_SECONDS, 10 * interval)
     return [
         "--streaming",
         f"--job_name={name}",
@@ -119,7 +122,7 @@ def options(engine: Engine, name: str, job_port: str, pool_port: int, restored: 
         f"--flink_conf_dir={engine.folder / 'conf'}",
         f"--checkpointing_interval={interval}",
         f"--min_pause_between_checkpoints={interval // 2}",
-        f"--checkpoint_timeout_millis={max(_CHECKPOINT_TIMEOUT_MS, 10 * interval)}",
+        f"--checkpoint_timeout_millis={timeout}",
         "--externalized_checkpoints_enabled",
         "--retain_externalized_checkpoints_on_cancellation",
         "--max_bundle_time_mills=20",  # a bundle's rows go on when it ends: Flink's own 1 s would be their latency

@@ -1,0 +1,107 @@
+"""The streaming job on Dataflow: the same graph, translated, looked over, and handed to a service that runs it from then on.
+
+Nothing of this machine goes along: no folder, no lock, no status files. What stays of the promises there, docs/sinks.md says.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+
+from pipelines.connectors import Live, gathered, redis, running
+from pipelines.failures import RunFailed, WrongUse
+from pipelines.graph import Sources, build
+from pipelines.outputs import Outputs, open_outputs, target
+from pipelines.settings import Settings
+from pipelines.stream import for_stream
+from runners import dataflow
+from runners.dataflow import Dataflow, Report
+from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
+from transforms.sinks.live import PublishLive
+from transforms.sinks.target import Store
+
+
+@dataclass(frozen=True)
+class CloudJob:
+    """What a streaming job on Dataflow is asked to do, beside the settings; `options` are of `runners.dataflow` and of Beam."""
+
+    url: str
+    streams: tuple[str, ...]
+    group: str
+    outputs: tuple[str, ...]
+    options: tuple[str, ...]
+    live: bool = False
+
+
+def dry_run(job: CloudJob, settings: Settings) -> Report:
+    """The job as Dataflow would get it, and what keeps it from there. Nothing is connected to.
+
+    Raises:
+        WrongUse: an option is missing, or has another form; the graph cannot be translated.
+    """
+    options = _options(job)
+    settings = _spread(settings, options)
+    outputs = Outputs(tuple(target(text, settings) for text in dict.fromkeys(job.outputs)))
+    if not any(isinstance(each, Store) for each in outputs.targets):
+        raise WrongUse(f"{outputs} keeps no tables", "give an output that does too: gs://, s3:// or bigquery://")
+    try:
+        report = dataflow.dry_run(lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings))
+    except dataflow.NotSubmitted as error:
+        raise WrongUse(str(error)) from error
+    return report.with_problems(dataflow.unreachable([job.url, *job.outputs]))
+
+
+def submit(job: CloudJob, settings: Settings) -> tuple[str, str] | None:
+    """Start the job: its id, and the URL of its page; None if only a template of it was made.
+
+    Raises:
+        WrongUse: `dry_run` finds a problem; Redis or an output cannot be used; another job has the group.
+        RunFailed: Google Cloud does not take it.
+    """
+    options = _options(job)
+    if problems := dry_run(job, settings).problems:
+        raise WrongUse(f"Dataflow cannot run this: {problems[0]}", "`--dry-run` shows every problem")
+    connection = redis(job.url, settings)
+    try:
+        connection.check(job.streams)
+        outputs, settings = open_outputs(job.outputs, _spread(settings, options), file_minutes=1)
+        _lease(job, connection, options)
+        return dataflow.submit(lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings))
+    except (RedisUnavailable, GroupTaken) as error:
+        raise WrongUse(str(error)) from error
+    except dataflow.NotSubmitted as error:
+        raise RunFailed(str(error)) from error
+
+
+def _options(job: CloudJob) -> Dataflow:
+    try:
+        return Dataflow.parsed(job.options)
+    except (ValueError, dataflow.TakenOptionError) as error:
+        raise WrongUse(str(error), "they follow `--`: kpiflow stream --runner dataflow ... -- --project=P ...") from error
+
+
+def _spread(settings: Settings, options: Dataflow) -> Settings:
+    """Settings whose shards give every worker something to do."""
+    if "parallelism" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"parallelism": options.max_num_workers})
+    return for_stream(settings)
+
+
+def _built(root: beam.Pipeline, job: CloudJob, outputs: Outputs, settings: Settings, options: Dataflow) -> None:
+    # Dataflow calls a bundle back once it holds the rows itself, written or not: a place is told only when they long are.
+    hold = max(outputs.gather_seconds, settings.patience_seconds)
+    messages = Live(redis(job.url, settings), job.streams, job.group, settings, options.job_name, None, hold)
+    sinks = gathered(outputs, settings, None)
+    if job.live:
+        sinks = replace(sinks, live=PublishLive(redis(job.url, settings), settings.live_maxlen))
+    build(root, Sources(messages), sinks, settings, running(outputs, settings))
+
+
+def _lease(job: CloudJob, connection: Connection, options: Dataflow) -> None:
+    """Take the group for the job; its readers renew the lease from then on."""
+    Lease(connection, job.group, job.streams, options.job_name).acquire()
+
+
+def _secrets(settings: Settings) -> list[str]:
+    given: list[Any] = [getattr(settings, name) for name in Settings.secrets()]
+    return [secret.get_secret_value() for secret in given if secret is not None]
