@@ -6,7 +6,7 @@ BENCH := bench
 SCALE := 1
 SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
-.PHONY: help setup flink demo test lint bench bench-quick bench-stream chaos clean
+.PHONY: help setup flink demo test lint bench bench-quick bench-stream bench-sinks chaos clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ $(BIN)/.ready: setup.py
 	@$(PYTHON) -m venv .venv \
 	  || { echo "no virtual environment could be made: apt-get install python3-venv" >&2; exit 2; }
 	@echo "installing kpiflow and what it needs into .venv ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,objects,bigquery,timeseries,dev]"
 	@touch $@
 
 flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (needs Maven and Java 17)
@@ -28,7 +28,7 @@ flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (needs Maven and J
 demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
 	@deploy/demo.sh $(DEMO)
 
-test: setup flink lint ## Every check and test, but for the long ones of `make chaos` (needs redis-server, Java 17 and Maven)
+test: setup flink lint ## Every check and test, but for the long ones of `make chaos` (needs redis-server, victoria-metrics, Java 17 and Maven)
 	$(BIN)/pytest
 
 chaos: setup flink ## Every fault at a running stream, and a cluster of its own (half an hour; SEED=N repeats what was drawn by lot)
@@ -48,5 +48,8 @@ bench-quick: setup ## The same on a tenth of the reports
 bench-stream: setup ## The live stream: latency, drain, a half hour's memory, recovery (an hour; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.stream --folder $(BENCH) --scale $(SCALE)
 
+bench-sinks: setup ## Rows a second into each kind of output, beside its plain client library (ten minutes)
+	$(BIN)/python -m tests.benchmarks.sinks --folder $(BENCH) --scale $(SCALE)
+
 clean: ## Remove what demo, bench, flink and setup made
-	rm -rf $(DEMO) $(BENCH) .flink .venv build ./*.egg-info
+	rm -rf $(DEMO) $(BENCH) .flink .bqemulator .venv build ./*.egg-info

@@ -30,6 +30,10 @@ setup(
     ],
     extras_require={
         "html": ["altair>=6.3,<7", "vl-convert-python>=1.9,<3"],
+        "objects": ["obstore>=0.12,<0.13"],
+        "bigquery": ["google-cloud-bigquery>=3.47,<4", "google-cloud-bigquery-storage>=2.43,<3"],
+        "timeseries": ["httpx>=0.28,<0.29"],
+        "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
         "dev": [
             "pytest>=8,<10",
             "hypothesis>=6.170,<7",
@@ -42,6 +46,7 @@ setup(
             "types-protobuf",
             "types-grpcio",
             "types-PyYAML",
+            "moto[s3,server]>=5.2,<6",
         ],
     },
     entry_points={"console_scripts": ["kpiflow=pipelines.cli:main"]},

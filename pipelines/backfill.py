@@ -5,19 +5,20 @@ A run that dies can be run again as it was: what it wrote are whole files of row
 
 import fcntl
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.connectors import UNREADABLE, Archives, Spooled, count_bytes, folder, note_unreadable, sources
+from pipelines.connectors import UNREADABLE, Archives, Spooled, count_bytes, note_unreadable, sinks, sources
 from pipelines.failures import WrongUse
 from pipelines.graph import build
+from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from pipelines.spool import Spool
-from pipelines.tables.output import open_output
 from runners import direct
 from transforms import stages
 from transforms.quarantine import misfits
@@ -33,35 +34,36 @@ _LOCK = "_lock"
 
 
 def backfill(
-    files: Files, output: Path, settings: Settings, span: Span | None = None, beam_options: Sequence[str] = ()
+    files: Files, texts: Sequence[str], settings: Settings, span: Span | None = None, beam_options: Sequence[str] = ()
 ) -> list[str]:
-    """Run the graph over archives into `output`; returns the files that could not be read to their end, with the reason.
+    """Run the graph over archives into outputs; returns the files that could not be read to their end, with the reason.
 
     Raises:
-        WrongUse: the output is another job's, or was made with other settings.
+        WrongUse: an output cannot be used, is another job's, or was made with other settings.
         OutputFull: no space is left; what is written is whole.
+        Unavailable, Refused: an output did not take the rows; what is written is whole.
     """
     stages.reset()
-    settings = open_output(output, settings, create=True)
-    with only_job(output):
-        fill(files, output, settings, span or Span(), beam_options)
+    outputs, settings = open_outputs(texts, settings)
+    with only_job(outputs.folder) if outputs.folder else nullcontext():
+        fill(files, outputs, settings, span or Span(), beam_options)
     return stages.notes(UNREADABLE)
 
 
-def fill(files: Files, output: Path, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
-    """Run the graph over archives into a folder that this job holds, in time slices where they are many."""
+def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
+    """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
     if _about_rows(files) <= settings.slice_reports:
-        _run(Archives(files, settings.block_mb << 20), output, settings, span, beam_options)
+        _run(Archives(files, settings.block_mb << 20), outputs, settings, span, beam_options)
         return
-    with _spooled(files, output, settings) as (spool, refused):
+    with _spooled(files, outputs.folder, settings) as (spool, refused):
         for paths in spool.slices(settings.slice_reports) or [[]]:
-            _run(Spooled(paths, refused), output, settings, span, beam_options)
+            _run(Spooled(paths, refused), outputs, settings, span, beam_options)
             refused = []
 
 
-def _run(messages: Archives | Spooled, output: Path, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
+def _run(messages: Archives | Spooled, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
     try:
-        direct.run(lambda root: build(root, sources(messages, output, span), folder(output, settings), settings), beam_options)
+        direct.run(lambda root: build(root, sources(messages, outputs, span), sinks(outputs, settings), settings), beam_options)
     except direct.TakenOptionError as error:
         raise WrongUse(str(error), "leave the option out") from error
 
@@ -72,9 +74,9 @@ def _about_rows(files: Files) -> int:
 
 
 @contextmanager
-def _spooled(files: Files, output: Path, settings: Settings) -> Iterator[tuple[Spool, list[pa.RecordBatch]]]:
+def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[tuple[Spool, list[pa.RecordBatch]]]:
     """The archives' messages by hour in a folder that goes when they are done with, and what was refused at reading."""
-    place = output / _SPOOL
+    place = folder / _SPOOL if folder else Path(tempfile.mkdtemp(prefix="kpiflow-"))
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     try:

@@ -20,7 +20,7 @@ from rich.markup import escape
 from pipelines.commands import COMMANDS
 from pipelines.console import err
 from pipelines.failures import Failure, RunFailed, WrongUse
-from pipelines.settings import Settings, SettingsError, load
+from pipelines.settings import PREFIX, Settings, SettingsError, load
 
 MANY = frozenset({"--input", "--stream"})
 """Options that take several values after one flag, as a shell's glob gives them."""
@@ -91,6 +91,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], Invocation]:
                 raise WrongUse(f"{flag} needs a value")
             if flag == "--config":
                 config = Path(value)
+            elif names[flag] in Settings.secrets():
+                raise WrongUse(f"{flag} is a secret, no matter for a command line", f"set {PREFIX}{names[flag].upper()} instead")
             else:
                 flags[names[flag]] = value
         else:

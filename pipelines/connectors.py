@@ -1,6 +1,6 @@
 """What differs between jobs: which transforms read the messages and write the tables of the graph."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,16 +9,15 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.graph import Sinks, Sources, Timing
+from pipelines.outputs import Outputs
 from pipelines.settings import Settings
 from pipelines.spool import ReadSpool
-from schemas.tables import REPORTS, named
 from transforms import aggregate, stages
 from transforms.baseline import MINUTE_US
 from transforms.history import RunningHistory
 from transforms.quarantine import misfits
 from transforms.redis import Connection
-from transforms.sinks.gathered import WriteGathered
-from transforms.sinks.parquet import WriteTable
+from transforms.sinks.tables import Write, WriteGathered, WriteTables
 from transforms.sources.archives import ArchiveFile, ReadArchives
 from transforms.sources.redis_streams import ReadFromRedisStreams, Session
 from transforms.sources.stored import Recall, RecallShard
@@ -71,26 +70,14 @@ def note_unreadable(file: str, reason: str) -> None:
     stages.note(UNREADABLE, f"{file} {reason}")
 
 
-def sources(messages: beam.PTransform, output: Path, span: Span) -> Sources:
-    """The sources of a job that writes `output`: stored reports are recalled from it if it has any."""
-    stored = next((output / REPORTS.name).rglob("*.parquet"), None)
-    return Sources(messages, Recall(output) if stored else None, span)
+def sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:
+    """The sources of a job: stored reports are recalled from its main output if that has any."""
+    return Sources(messages, Recall(outputs.main) if outputs.main.has_reports() else None, span)
 
 
-@dataclass(eq=False)
-class WriteTables(beam.PTransform):
-    """{name of a table: its rows} -> its files below `output`."""
-
-    output: Path
-    file_minutes: int
-
-    def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
-        return [rows | f"Write {name}" >> WriteTable(named(name), self.output, self.file_minutes) for name, rows in tables.items()]
-
-
-def folder(output: Path, settings: Settings) -> Sinks:
-    """Every table as Parquet files below `output`."""
-    return Sinks(WriteTables(output, settings.file_minutes))
+def sinks(outputs: Outputs, settings: Settings) -> Sinks:
+    """Every table to its targets, a bundle at a time."""
+    return Sinks(WriteTables(Write(outputs.targets, settings.patience_seconds)), fleet=outputs.takes_fleet)
 
 
 @dataclass(eq=False)
@@ -102,7 +89,8 @@ class Live(beam.PTransform):
     group: str
     settings: Settings
     owner: str
-    status: Path
+    status: Path | None
+    hold_seconds: int
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
         settings = self.settings
@@ -113,8 +101,9 @@ class Live(beam.PTransform):
             readers=min(settings.parallelism, len(self.streams)),
             session=Session(settings.read_ms, settings.idle_ms, settings.read_count),
             lease_owner=self.owner,
-            status=str(self.status),
+            status=None if self.status is None else str(self.status),
             reread_seconds=settings.reread_seconds,
+            hold_seconds=self.hold_seconds,
         )
         return Read(read.messages, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch), read.trimmed)
 
@@ -127,14 +116,15 @@ def redis(url: str, settings: Settings) -> Connection:
     return Connection(url, settings.redis_user, password, ca, certificate, key)
 
 
-def running(output: Path, settings: Settings) -> Timing:
+def running(outputs: Outputs, settings: Settings) -> Timing:
     """What makes the graph a stream: history that remembers from batch to batch, windows with triggers."""
-    recall = RecallShard(output, settings.shards)
+    recall = RecallShard(outputs.main, settings.shards)
     history = RunningHistory(settings.min_samples, settings.stale_seconds, settings.future_seconds, recall)
     lateness = settings.stale_seconds + MINUTE_US // 1_000_000
     return Timing(history, aggregate.streaming(settings.flush_seconds, lateness))
 
 
-def gathered(output: Path, settings: Settings) -> Sinks:
-    """Every table as Parquet files below `output`, written every `flush_seconds`."""
-    return Sinks(WriteGathered(output, settings.file_minutes, settings.flush_seconds, settings.parallelism))
+def gathered(outputs: Outputs, settings: Settings, status: Path | None) -> Sinks:
+    """Every table to its targets, gathered first."""
+    write = Write(outputs.targets, settings.patience_seconds, status)
+    return Sinks(WriteGathered(write, settings.file_minutes, settings.parallelism), fleet=outputs.takes_fleet)

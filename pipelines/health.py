@@ -12,10 +12,13 @@ import redis
 from pipelines.backfill import is_held
 from pipelines.failures import WrongUse
 from runners.checkpoints import newest_checkpoint
+from schemas.tables import TABLES
 
 FOLDER = "_stream"
-"""Below an output: everything that its streaming job keeps for itself."""
-JOB, READERS = "job.json", "readers"
+"""Below a job's home, which is an output unless another folder is given: everything that a streaming job keeps for itself."""
+JOB, READERS, SINKS = "job.json", "readers", "sinks"
+RECEIVED = frozenset(name for name, table in TABLES.items() if "received_at" in table.schema.names)
+"""The tables that tell when a message was received."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,23 @@ class Place:
     def lag(self) -> int | None:
         """Entries that are not read yet; None where Redis cannot tell."""
         return None if self.index is None or self.added is None else max(0, self.added - self.index)
+
+
+@dataclass(frozen=True)
+class Sink:
+    """How an output does: rows written by the processes that write now; the latest time of a row that it has, in the tables that
+    tell when a message was received; and since when a write is tried again, and why."""
+
+    name: str
+    rows: int
+    newest: datetime | None
+    written: datetime | None
+    waiting_since: datetime | None
+    error: str | None
+
+    def behind(self, read: datetime | None) -> float | None:
+        """Seconds from the newest row that it has to the newest message read; None where it cannot be told."""
+        return None if self.newest is None or read is None else max(0.0, (read - self.newest).total_seconds())
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,12 @@ class Health:
     watermark: datetime | None
     reported: datetime | None
     checkpoint: Checkpoint | None
+    sinks: tuple[Sink, ...] = ()
+
+    @property
+    def newest(self) -> datetime | None:
+        """When the newest message that was read had come in."""
+        return _moment(max((int(place.position.partition("-")[0]) for place in self.places), default=0) or None)
 
     @property
     def lag(self) -> int | None:
@@ -77,18 +103,19 @@ class Health:
             "reported": self.reported and self.reported.isoformat(),
             "checkpoint": checkpoint,
             "streams": [vars(place) | {"lag": place.lag} for place in self.places],
+            "sinks": [_as_json(sink, sink.behind(self.newest)) for sink in self.sinks],
         }
 
 
-def health(output: Path, client: redis.Redis | None = None) -> Health:
-    """How the streaming job of an output does; with a `client`, `added` is what Redis says now.
+def health(home: Path, client: redis.Redis | None = None) -> Health:
+    """How a streaming job does, by its home; with a `client`, `added` is what Redis says now.
 
     Raises:
-        WrongUse: no streaming job ever wrote this output.
+        WrongUse: no streaming job ever had this home.
     """
-    folder = output / FOLDER
+    folder = home / FOLDER
     if not (folder / JOB).is_file():
-        raise WrongUse(f"no stream has written {output}", f"`kpiflow stream --redis URL --stream KEY --output {output}` starts one")
+        raise WrongUse(f"no stream has written {home}", f"`kpiflow stream --redis URL --stream KEY --output {home}` starts one")
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     said = list(_reports(folder / READERS))
     places = tuple(
@@ -98,7 +125,7 @@ def health(output: Path, client: redis.Redis | None = None) -> Health:
     )
     watermarks = [reader["watermark"] for reader in said if reader["watermark"] is not None]
     return Health(
-        is_held(output),
+        is_held(home),
         job["depends"]["group"],
         job["redis"],
         places,
@@ -106,12 +133,34 @@ def health(output: Path, client: redis.Redis | None = None) -> Health:
         _moment(min(watermarks, default=None)),
         _moment(max((reader["time"] for reader in said), default=None)),
         _checkpoint(folder),
+        tuple(_sinks(folder / SINKS, job["depends"]["outputs"])),
     )
 
 
 def _reports(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("reader-*.json")):
         yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def _sinks(folder: Path, names: list[str]) -> Iterator[Sink]:
+    """The outputs of the job in their order, each of what its tables' writers say."""
+    said = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("sink-*.json"))]
+    for name in names:
+        own = [each for each in said if each["target"] == name]
+        waiting = min((each for each in own if each["waiting_since"]), key=lambda each: each["waiting_since"], default=None)
+        yield Sink(
+            name,
+            sum(each["rows"] for each in own),
+            _moment(max((each["newest"] or 0 for each in own if each["table"] in RECEIVED), default=0) or None),
+            _moment(max((each["time"] for each in own), default=None)),
+            _moment(waiting and waiting["waiting_since"]),
+            waiting and waiting["error"],
+        )
+
+
+def _as_json(sink: Sink, behind: float | None) -> dict[str, Any]:
+    moments = {name: moment and moment.isoformat() for name, moment in vars(sink).items() if isinstance(moment, datetime)}
+    return vars(sink) | moments | {"behind_seconds": behind}
 
 
 def _added(client: redis.Redis | None, key: str, last_known: int | None) -> int | None:

@@ -20,18 +20,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.backfill import fill, only_job
-from pipelines.connectors import UNREADABLE, Spooled, folder
+from pipelines.connectors import UNREADABLE, Spooled, sinks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
+from pipelines.outputs import Outputs, files_in, open_outputs
 from pipelines.settings import Settings
-from pipelines.tables.output import open_output
 from pipelines.tables.scan import load, paths, scan
 from runners import direct
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms import stages
 from transforms.batches import empty
-from transforms.sinks.files import damaged, encode, locked, remove, replace, verify
-from transforms.sinks.parquet import write
+from transforms.sinks.files import damaged, encode, verify
+from transforms.sinks.storage import locked, remove, replace
+from transforms.sinks.target import Store
 from transforms.sinks.union import union
 from transforms.sources.archives import Files
 from transforms.sources.stored import HOUR, recalled
@@ -49,28 +50,33 @@ _STAGING = "_replacing"
 
 
 def replace_span(
-    files: Files, output: Path, settings: Settings, span: Span, beam_options: Sequence[str] = ()
+    files: Files, texts: Sequence[str], settings: Settings, span: Span, beam_options: Sequence[str] = ()
 ) -> list[str]:
-    """Drop what `output` holds about reports recorded in the span, and write what the archives hold for it instead.
+    """Drop what an output folder holds about reports recorded in the span, and write what the archives hold for it instead.
 
     Returns the files that could not be read to their end, with the reason; if there are any, the output stays as it was.
 
     Raises:
-        WrongUse: the span is not from one full hour (UTC) to another; the output is another job's, or was made with other settings.
+        WrongUse: the span is not from one full hour (UTC) to another; the output is no folder of this machine, is another job's, or
+            was made with other settings.
         OutputFull: no space is left; the same call again completes the work.
         DamagedFile: a file that must be rewritten is not as it was written; no file was.
     """
     first, end = _hours(span)
     stages.reset()
-    settings = open_output(output, settings, create=True)
+    outputs, settings = open_outputs(texts, settings)
+    output = outputs.folder
+    if output is None or len(outputs.targets) > 1:
+        raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", "elsewhere delete the span, then backfill it")
     with only_job(output), _staging(output) as staging:
+        staged = files_in(staging, settings)
         after = set(range(end, end + AROUND))
-        _lay_around(output, staging, {*range(first - AROUND, first), *after}, settings.file_minutes)
-        fill(files, staging, settings, span, beam_options)
+        _lay_around(outputs, staged, {*range(first - AROUND, first), *after})
+        fill(files, staged, settings, span, beam_options)
         unreadable = stages.notes(UNREADABLE)
         if not unreadable:
-            again = Sources(Spooled([], []), _Again(staging, after))
-            direct.run(lambda root: build(root, again, folder(staging, settings), settings), beam_options)
+            again = Sources(Spooled([], []), _Again(staged.main, after))
+            direct.run(lambda root: build(root, again, sinks(staged, settings), settings), beam_options)
             for change in list(_changes(output, staging, span)):
                 _rewrite(change, output, staging)
     return unreadable
@@ -100,24 +106,24 @@ def _staging(output: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _lay_around(output: Path, staging: Path, hours: set[int], file_minutes: int) -> None:
-    """Lay the stored reports of some hours into `staging`, as not yet judged."""
-    for reports in recalled(output, hours):
+def _lay_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
+    """Lay the stored reports of some hours into `staged`, as not yet judged."""
+    for reports in recalled(outputs.main, hours):
         own = reports.filter(pc.invert(reports["context"]))
         revision = pa.array(np.full(own.num_rows, UNJUDGED))
-        write(REPORTS, staging, [own.append_column("revision", revision)], file_minutes)
+        staged.main.write(REPORTS, [own.append_column("revision", revision)])
 
 
 class _Again(beam.PTransform):
     """The stored reports of some hours, with their context, whatever is new."""
 
-    def __init__(self, output: Path, hours: set[int]) -> None:
+    def __init__(self, store: Store, hours: set[int]) -> None:
         super().__init__()
-        self.output, self.hours = output, hours
+        self.store, self.hours = store, hours
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
         hours = reports.pipeline | "Hours" >> beam.Create([self.hours], reshuffle=False)
-        return hours | beam.FlatMap(lambda each, output: recalled(output, each), self.output).with_output_types(pa.RecordBatch)
+        return hours | beam.FlatMap(lambda each, store: recalled(store, each), self.store).with_output_types(pa.RecordBatch)
 
 
 class _Change(NamedTuple):

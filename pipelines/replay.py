@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.backfill import only_job
-from pipelines.connectors import Read, folder, sources
+from pipelines.connectors import Read, sinks, sources
+from pipelines.failures import WrongUse
 from pipelines.graph import build, rules
+from pipelines.outputs import Outputs, local_folder, open_outputs
 from pipelines.settings import Settings
-from pipelines.tables.output import open_output
 from pipelines.tables.scan import scan
 from runners import direct
 from schemas.registry import load
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS
 from transforms.batches import RAW, concat, empty
-from transforms.sinks.parquet import write
 from transforms.validate import judged
 from transforms.within import Span
 
@@ -55,13 +55,17 @@ class _Given(beam.PTransform):
         return Read(given("Messages", self.messages), given("Nothing refused", []))
 
 
-def replay(output: Path, settings: Settings, reasons: Sequence[str] = (), mended: pa.RecordBatch | None = None) -> Replay:
-    """Judge open messages of quarantine again: those of `reasons` (all, if none), or `mended` ones (RAW) by their identity.
+def replay(texts: Sequence[str], settings: Settings, reasons: Sequence[str] = (), mended: pa.RecordBatch | None = None) -> Replay:
+    """Judge open messages of the first output's quarantine again: those of `reasons` (all, if none), or `mended` ones (RAW) by
+    their identity. What comes of them goes to every output.
 
     Raises:
-        WrongUse: another job holds the output, or it was made with other settings.
+        WrongUse: the first output is no folder, another job holds it, or one was made with other settings.
     """
-    settings = open_output(output, settings, create=False)
+    outputs, settings = open_outputs(texts, settings, create=False)
+    output = local_folder(outputs.main)
+    if output is None:
+        raise WrongUse(f"{outputs.main.name} is no folder of this machine", "name the job's output folder first, then the others")
     with only_job(output):
         rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
         messages, unknown = _chosen(rows, mended)
@@ -70,9 +74,9 @@ def replay(output: Path, settings: Settings, reasons: Sequence[str] = (), mended
         fated = _fated(output, valid)
         fresh = valid.filter(pa.array(~fated))
         if fresh.num_rows:
-            given = sources(_Given([fresh]), output, Span())
-            direct.run(lambda root: build(root, given, folder(output, settings), settings))
-        _close(output, rows.filter(_among(rows, valid)), settings.file_minutes)
+            given = sources(_Given([fresh]), outputs, Span())
+            direct.run(lambda root: build(root, given, sinks(outputs, settings), settings))
+        _close(outputs, rows.filter(_among(rows, valid)))
         return Replay(valid.num_rows, refused, unknown)
 
 
@@ -125,8 +129,11 @@ def _fated(output: Path, messages: pa.RecordBatch) -> np.ndarray:
     return np.array([key in known for key in _keys(messages)], dtype=bool)
 
 
-def _close(output: Path, rows: pa.RecordBatch, file_minutes: int) -> None:
+def _close(outputs: Outputs, rows: pa.RecordBatch) -> None:
     columns = {name: rows[name] for name in QUARANTINED.schema.names}
     columns["resolution"] = pa.array([REPLAYED] * rows.num_rows, pa.string())
     columns["revision"] = pc.add(rows["revision"], 1)
-    write(QUARANTINED, output, [pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema)], file_minutes)
+    closed = pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema)
+    for target in outputs.targets:
+        if QUARANTINED.name in target.tables:
+            target.write(QUARANTINED, [closed])

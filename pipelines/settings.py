@@ -3,7 +3,7 @@
 import os
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     slice_reports: int = Field(1_000_000, ge=1000, description="Reports of one time slice of a larger backfill.")
 
     redis_user: str | None = Field(None, description="User of Redis, if the URL names none.")
-    redis_password: SecretStr | None = Field(None, description="Password of Redis; better in the environment than in a flag.")
+    redis_password: SecretStr | None = Field(None, description="Password of Redis; not a flag.")
     redis_ca: FilePath | None = Field(None, description="Certificate authority of a rediss:// server (PEM).")
     redis_certificate: FilePath | None = Field(None, description="Certificate of this client (PEM), where the server asks for one.")
     redis_key: FilePath | None = Field(None, description="Key of that certificate (PEM).")
@@ -75,12 +75,20 @@ class Settings(BaseSettings):
     read_count: int = Field(10_000, ge=1, le=1_000_000, description="Entries that are read of a stream at a time.")
     reread_seconds: int = Field(7500, ge=0, description="A stream without a checkpoint begins this long before its group's place.")
     flush_seconds: int = Field(5, ge=1, le=600, description="How long a stream gathers rows before they are written.")
+    warehouse_seconds: int = Field(60, ge=1, le=3600, description="The same for BigQuery, where each write costs a job.")
+    patience_seconds: int = Field(3600, ge=0, le=604_800, description="How long a write is tried again while its output is away.")
+    influxdb_token: SecretStr | None = Field(None, description="Token of InfluxDB; not a flag.")
     checkpoint_seconds: float = Field(10.0, ge=0.5, le=3600, description="Seconds from one checkpoint of a stream to the next.")
     parallelism: int = Field(1, ge=1, le=1024, description="Flink's parallelism of a stream; keep it, or give --fresh.")
     workers: int = Field(3, ge=1, le=64, description="Python processes of a stream on this machine.")
     renew_seconds: int = Field(1800, ge=60, description="Seconds after which the embedded Flink is started anew from a checkpoint.")
     heap_mb: int = Field(2048, ge=256, description="MB of heap of the embedded Flink.")
     live_maxlen: int = Field(100_000, ge=1, description="About how many entries the live streams keep.")
+
+    @classmethod
+    def secrets(cls) -> list[str]:
+        """The settings that no flag may hold: a command line can be read by everybody on the machine, and is kept in histories."""
+        return [name for name, field in cls.model_fields.items() if SecretStr in (field.annotation, *get_args(field.annotation))]
 
     @property
     def zone(self) -> tzinfo:

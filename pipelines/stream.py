@@ -1,7 +1,8 @@
-"""The streaming job: Redis streams through the graph on Flink, into an output folder, until it is stopped.
+"""The streaming job: Redis streams through the graph on Flink, into outputs, until it is stopped.
 
-All that a run keeps lies in `OUT/_stream`: Flink's checkpoints, logs, `job.json`, which says what the checkpoints belong to, and
-what the readers say of their place. The next run goes on from the newest checkpoint.
+All that a run keeps lies in `_stream` below its home, which is its first output folder unless another is given: Flink's
+checkpoints, logs, `job.json`, which says what the checkpoints belong to, and what readers and writers say of their place. The next
+run goes on from the newest checkpoint.
 """
 
 import json
@@ -20,22 +21,22 @@ from pipelines.backfill import only_job
 from pipelines.connectors import Live, gathered, redis, running
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.health import FOLDER, JOB, READERS, health
+from pipelines.health import FOLDER, JOB, READERS, SINKS, health
+from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
-from pipelines.tables.output import open_output
 from runners import flink
 from transforms.history import FUTURE_SECONDS
 from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks.archive import WriteArchive
-from transforms.sinks.files import replace as replace_file
 from transforms.sinks.live import PublishLive
+from transforms.sinks.storage import replace as replace_file
 from transforms.sources.reader import WATERMARK_DELAY_SECONDS
 
 Progress = flink.Progress
 """How a run does."""
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 """Raised when the graph or what it keeps in checkpoints changes, so that an older checkpoint is refused and not half restored."""
 
 
@@ -46,7 +47,8 @@ class Job:
     url: str
     streams: tuple[str, ...]
     group: str
-    output: Path
+    outputs: tuple[str, ...]
+    home: Path
     archive: Path | None = None
     live: bool = False
     fresh: bool = False
@@ -60,18 +62,21 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
     """Run the job until it is interrupted or, if it should, idle; `follow` is told how it does, about once a second.
 
     Raises:
-        WrongUse: the output or the group is another job's, the checkpoints belong to another graph, Redis cannot be used.
+        WrongUse: an output or the group is another job's, the checkpoints belong to another graph; an output, or Redis, cannot be
+            used.
         RunFailed: the engine gave up; the same call goes on from the newest checkpoint.
         KeyboardInterrupt: it was interrupted, and a last checkpoint was made.
     """
     connection = redis(job.url, settings)
     try:
         connection.check(job.streams)
-        settings = _streaming(open_output(job.output, settings, create=True, file_minutes=1))
-        with only_job(job.output, PATIENCE) as lock:
-            owner = _described(job, connection, settings)
+        outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
+        settings = for_stream(settings)
+        job.home.mkdir(parents=True, exist_ok=True)
+        with only_job(job.home, PATIENCE) as lock:
+            owner = _described(job, outputs, connection, settings)
             with _leased(connection, job, owner):
-                _run(job, connection, settings, owner, lock, follow)
+                _run(job, outputs, connection, settings, owner, lock, follow)
     except (RedisUnavailable, GroupTaken, flink.FlinkMissing, flink.TakenOptionError, flink.CheckpointRefused) as error:
         raise WrongUse(str(error)) from error
     except flink.FlinkFailed as error:
@@ -79,11 +84,17 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
 
 
 def _run(
-    job: Job, connection: Connection, settings: Settings, owner: str, lock: int, follow: Callable[[Progress], None]
+    job: Job,
+    outputs: Outputs,
+    connection: Connection,
+    settings: Settings,
+    owner: str,
+    lock: int,
+    follow: Callable[[Progress], None],
 ) -> None:
-    folder = job.output.absolute() / FOLDER
-    sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS))
-    sinks = gathered(job.output.absolute(), settings)
+    folder = job.home.absolute() / FOLDER
+    sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds))
+    sinks = gathered(outputs, settings, folder / SINKS)
     if job.archive is not None:
         sinks = replace(sinks, archive=WriteArchive(job.archive.absolute()))
     if job.live:
@@ -95,14 +106,15 @@ def _run(
         settings.workers,
         job.master,
         job.environment,
+        patience_seconds=settings.patience_seconds,
         heap_mb=settings.heap_mb,
         renew_seconds=settings.renew_seconds,
         beam_options=job.beam_options,
         hold=(lock,),
         fresh=job.fresh,
     )
-    timing = running(job.output.absolute(), settings)
-    idle = _Idle(job.output, connection, settings)
+    timing = running(outputs, settings)
+    idle = _Idle(job.home, connection, settle_seconds(settings.flush_seconds, outputs.gather_seconds))
 
     def watched(progress: Progress) -> None:
         follow(progress)
@@ -119,15 +131,16 @@ def _run(
 class _Idle:
     """Tells when all that came is in the tables: nothing was left to read while rows are gathered and windows held open."""
 
-    def __init__(self, output: Path, connection: Connection, settings: Settings) -> None:
-        self._output, self._needed = output, settle_seconds(settings.flush_seconds)
+    def __init__(self, home: Path, connection: Connection, needed: float) -> None:
+        self._home, self._needed = home, needed
         self._client = connection.client(patience=0)  # an interruption must not wait until Redis is back
         self._read, self._since = -1, time.monotonic()
         self.is_reached = False
 
     def reached(self, progress: Progress) -> bool:
-        found = health(self._output, self._client)
-        if progress.state != "running" or found.lag != 0 or found.read != self._read or not self._answers():
+        found = health(self._home, self._client)
+        busy = found.lag != 0 or found.read != self._read or any(sink.waiting_since for sink in found.sinks)
+        if progress.state != "running" or busy or not self._answers():
             self._read, self._since = found.read, time.monotonic()
         self.is_reached = self.is_reached or time.monotonic() - self._since >= self._needed
         return self.is_reached
@@ -140,13 +153,20 @@ class _Idle:
             return False
 
 
-def settle_seconds(flush_seconds: int) -> int:
-    """How long after the last message all tables hold it: a 5 s window ends and is gathered twice, an hour's early pane is due."""
-    return max(WATERMARK_DELAY_SECONDS + 5 + 2 * flush_seconds, 4 * flush_seconds + 1) + 5
+def settle_seconds(flush_seconds: int, gather_seconds: int) -> int:
+    """How long after the last message all tables hold it: a 5 s window ends and is gathered, an hour's early pane is due, and the
+    slowest output gathers."""
+    return max(WATERMARK_DELAY_SECONDS + 5 + flush_seconds, 3 * flush_seconds + 1) + gather_seconds + 5
 
 
-def _streaming(settings: Settings) -> Settings:
-    """One shard keeps batches whole where one task does all; more tasks need some shards each to be evenly loaded."""
+def for_stream(settings: Settings) -> Settings:
+    """The settings of a stream.
+
+    One shard keeps batches whole where one task does all; more tasks need some shards each to be evenly loaded.
+
+    Raises:
+        WrongUse: a setting would make baselines inexact.
+    """
     if settings.future_seconds > FUTURE_SECONDS:
         raise WrongUse(
             f"future_seconds is {settings.future_seconds}: the baselines of a stream are exact up to {FUTURE_SECONDS}",
@@ -169,22 +189,23 @@ def _leased(connection: Connection, job: Job, owner: str) -> Iterator[None]:
             lease.release()
 
 
-def _described(job: Job, connection: Connection, settings: Settings) -> str:
-    """Keep, or check, what the checkpoints below the output belong to; the output's own name among the owners of a group.
+def _described(job: Job, outputs: Outputs, connection: Connection, settings: Settings) -> str:
+    """Keep, or check, what the checkpoints of the job belong to; the job's own name among the owners of a group.
 
     Raises:
         WrongUse: there are checkpoints of a job that differs in what they depend on.
     """
-    folder = job.output / FOLDER
-    (folder / READERS).mkdir(parents=True, exist_ok=True)
+    folder = job.home / FOLDER
+    for name in (READERS, SINKS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     file = folder / JOB
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    depends = _depends(job, settings)
+    depends = _depends(job, outputs, settings)
     changed = {name: (now, before.get("depends", {}).get(name)) for name, now in depends.items()}
     named = "; ".join(f"{name} is {now!r} now and was {was!r}" for name, (now, was) in changed.items() if now != was)
     if before and named and not job.fresh and flink.newest_checkpoint(folder):
         raise WrongUse(
-            f"the checkpoints of {job.output} belong to another graph: {named}",
+            f"the checkpoints of {job.home} belong to another graph: {named}",
             "run it as it was, or with --fresh: it then begins at the group's place, and nothing is lost",
         )
     owner: str = before.get("owner") or uuid.uuid4().hex
@@ -193,12 +214,13 @@ def _described(job: Job, connection: Connection, settings: Settings) -> str:
     return owner
 
 
-def _depends(job: Job, settings: Settings) -> dict[str, Any]:
+def _depends(job: Job, outputs: Outputs, settings: Settings) -> dict[str, Any]:
     """All that a checkpoint's state depends on."""
     return {
         "graph": GRAPH_VERSION,
         "streams": sorted(job.streams),
         "group": job.group,
+        "outputs": [target.name for target in outputs.targets],
         "shards": settings.shards,
         "parallelism": settings.parallelism,
         "archive": job.archive is not None,

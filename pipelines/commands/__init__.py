@@ -5,6 +5,7 @@ COMMANDS = {
     "validate": "Say which archived messages are valid and why the others are not.",
     "backfill": "Read archived messages and write the tables.",
     "stream": "Read Redis streams and write the tables, until stopped.",
+    "doctor": "Check that everything a job needs is there.",
     "status": "Of a streaming job: lag, watermark, last checkpoint.",
     "archive": "Keep what Redis streams hold now as an archive.",
     "reconcile": "Check that every message is in exactly one table.",

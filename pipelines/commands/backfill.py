@@ -2,7 +2,6 @@
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.replace import replace_span
 from transforms import stages
 from transforms.sinks.files import DamagedFile, OutputFull
+from transforms.sinks.target import Refused, Unavailable
 from transforms.sources.archives import Files, NoArchiveError, find
 from transforms.within import Span
 
@@ -24,7 +24,9 @@ def backfill(
     inputs: Annotated[
         list[str], typer.Option("--input", help="Archives: files, folders or globs; several may follow.", metavar="GLOB...")
     ],
-    output: Annotated[Path, typer.Option("--output", help="Folder of the tables; made if it is not there.", metavar="OUT")],
+    outputs: Annotated[
+        list[str], typer.Option("--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT")
+    ],
     start: Annotated[str | None, typer.Option("--from", help="Only reports recorded at this moment or later (RFC 3339).")] = None,
     end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this moment.")] = None,
     replace: Annotated[
@@ -43,18 +45,18 @@ def backfill(
     try:
         with followed(files.total_bytes):
             run = replace_span if replace else backfill_span
-            unreadable = run(files, output, settings, span(start, end), ctx.obj.beam_options)
+            unreadable = run(files, outputs, settings, span(start, end), ctx.obj.beam_options)
     except Exception as error:
         raise failure(error) from error
     seconds = time.perf_counter() - began
     if timings:
         out.print(_timings())
     rows = stages.snapshot().get("validate", stages.Stage()).rows
-    out.print(f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {output}")
+    out.print(f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {', '.join(outputs)}")
     if unreadable:
         for problem in unreadable:
             err.print(f"[yellow]incomplete input:[/] {problem}", markup=True)
-        kept = "nothing was replaced" if replace else f"what came before is in {output}"
+        kept = "nothing was replaced" if replace else f"what came before is in {', '.join(outputs)}"
         raise CheckFailed(
             f"{len(unreadable)} of {len(files)} input files could not be read to their end; {kept}",
             "mend or fetch the files again and run the same command: messages that are there already are not counted twice",
@@ -97,14 +99,19 @@ def _moment(flag: str, text: str | None) -> datetime | None:
 
 def failure(error: BaseException) -> BaseException:
     """The end that a command should come to for what a run raised; an interrupt is one, though Beam wraps it like any error."""
+    if isinstance(error, WrongUse | CheckFailed | RunFailed | KeyboardInterrupt):
+        return error
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     for each in reversed(causes):  # the first error: Beam's are copies that name a step
-        if isinstance(each, OutputFull | DamagedFile):
+        if isinstance(each, OutputFull | DamagedFile | Refused):
             return RunFailed(str(each))
+        if isinstance(each, Unavailable):
+            hint = "run the same command again: what is written is whole, and nothing counts twice"
+            return RunFailed(f"{each}; it was tried again for patience_seconds", hint)
         if isinstance(each, WrongUse | CheckFailed | RunFailed | KeyboardInterrupt):
             return each
     return error

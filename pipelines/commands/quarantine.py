@@ -14,6 +14,7 @@ from rich.table import Table
 from pipelines.commands.backfill import archives, failure
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, WrongUse
+from pipelines.outputs import readable
 from pipelines.replay import open_rows, replay
 from pipelines.tables.output import existing_output
 from transforms.batches import concat
@@ -21,20 +22,25 @@ from transforms.sources.archives import Unreadable, read
 
 quarantine = typer.Typer(help="What was refused and why, and how it comes in after all.", no_args_is_help=True)
 
-Output = Annotated[Path, typer.Argument(help="Folder of the tables.", metavar="OUT")]
+Output = Annotated[str, typer.Argument(help="A folder, s3://, gs:// or bigquery://.", metavar="OUT")]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
 
 
 @quarantine.command("list")
-def list_(output: Output, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+def list_(
+    ctx: typer.Context,
+    output: Output,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
     """Open messages by reason, field and rule."""
     counts: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for rows in open_rows(existing_output(output)):
-        for row in rows.select(["message_id", "reason", "field", "rule", "message"]).to_pylist():
-            key = (row["reason"], row["field"] or "", row["rule"] or "")
-            counts[key] += 1
-            examples.setdefault(key, row)
+    with readable(output, ctx.obj.settings()) as folder:
+        for rows in open_rows(existing_output(folder)):
+            for row in rows.select(["message_id", "reason", "field", "rule", "message"]).to_pylist():
+                key = (row["reason"], row["field"] or "", row["rule"] or "")
+                counts[key] += 1
+                examples.setdefault(key, row)
     if as_json:
         listed = [
             {"reason": reason, "field": field, "rule": rule, "messages": count, "example": examples[reason, field, rule]["message"]}
@@ -52,6 +58,7 @@ def list_(output: Output, as_json: Annotated[bool, typer.Option("--json", help="
 
 @quarantine.command()
 def show(
+    ctx: typer.Context,
     output: Output,
     messages: Annotated[list[str] | None, typer.Argument(help="Ids of messages; all of them when none is named.")] = None,
     reason: Reasons = None,
@@ -61,7 +68,8 @@ def show(
     ] = None,
 ) -> None:
     """Refused messages with their bytes, and why each was refused."""
-    rows = [row for part in open_rows(existing_output(output), reason or ()) for row in _named(part, messages).to_pylist()]
+    with readable(output, ctx.obj.settings()) as folder:
+        rows = [row for part in open_rows(existing_output(folder), reason or ()) for row in _named(part, messages).to_pylist()]
     if export is not None:
         export.write_text("".join(_envelope(row) + "\n" for row in rows), encoding="utf-8")
         out.print(
@@ -88,11 +96,14 @@ def replay_(
         typer.Option("--input", help="Mended messages: envelopes as `quarantine show --export` writes them.", metavar="GLOB..."),
     ] = None,
     reason: Reasons = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--also", help="Another output of the job, for what comes of it too.", metavar="OUT")
+    ] = None,
 ) -> None:
     """Judge refused messages again, as they are or mended. Those that are valid now become reports; none counts twice."""
     mended = _mended(inputs) if inputs else None
     try:
-        result = replay(existing_output(output), ctx.obj.settings(), reason or (), mended)
+        result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), mended)
     except Exception as error:
         raise failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:

@@ -16,6 +16,7 @@ from pipelines.commands.backfill import archives
 from pipelines.connectors import redis
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.outputs import readable
 from pipelines.tables.held import messages as held_messages
 from pipelines.tables.reconcile import Messages, Track, Unreadable, Verdict
 from pipelines.tables.reconcile import reconcile as check
@@ -28,7 +29,9 @@ from transforms.sources.held import look
 
 def reconcile(
     ctx: typer.Context,
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder that no run is writing to.")],
+    output: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output that no run is writing to: a folder, s3://, gs:// or bigquery://.")
+    ],
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="The archives that were read: files, folders or globs.", metavar="GLOB...")
     ] = None,
@@ -47,16 +50,16 @@ def reconcile(
     """
     if bool(url) != bool(streams) or (url and inputs):
         raise WrongUse("--redis and --stream go together, and not with --input", "name one source: archives or streams")
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar, readable(output, ctx.obj.settings()) as folder:
 
         def track(sequence: Sequence[Any], what: str) -> Iterable[Any]:
             return bar.track(sequence, description=what)
 
         if url and streams:
-            verdict = _with_streams(output, redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), bar, track)
+            verdict = _with_streams(folder, redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), bar, track)
         else:
             files = archives(inputs) if inputs else None
-            verdict = check(output, _messages(files, bar) if files else None, track)
+            verdict = check(folder, _messages(files, bar) if files else None, track)
     if as_json:
         typer.echo(json.dumps(verdict.as_json(), indent=2))
     else:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +17,11 @@ from rich.text import Text
 
 from pipelines.console import out
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.tables.output import DESCRIPTION, existing_output
+from pipelines.outputs import readable
+from pipelines.tables.output import existing_output
 from pipelines.tables.summary import Hour, Latency, Summary, number, percent, printable, summarise
 from schemas.tables import METRICS
+from transforms.sinks.parquet import DESCRIPTION
 
 WIDEST = 120
 """Columns beyond which a table no longer grows."""
@@ -32,15 +34,16 @@ CALM, ALARM, QUIET = "cyan", "yellow", "bright_black"
 
 def show(
     ctx: typer.Context,
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a backfill or a stream.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="Output of a backfill or a stream: a folder, s3://, gs:// or bigquery://.")],
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Tables and pictures of what came in: rates, latency, outliers, quarantine by reason."""
     make_page = _page_maker(html) if html else None
-    if (output / DESCRIPTION).is_file():
-        existing_output(output)
-    summary = summarise(output)
+    with readable(output, ctx.obj.settings()) as folder:
+        if (folder / DESCRIPTION).is_file():
+            existing_output(folder)
+        summary = replace(summarise(folder), output=output)
     if html and make_page:
         _write(html, make_page(summary))
     if as_json:

@@ -10,26 +10,25 @@ from rich.table import Table
 
 from pipelines.connectors import redis
 from pipelines.console import out
-from pipelines.health import Health, health
-from pipelines.tables.output import existing_output
+from pipelines.health import Health, Sink, health
 from transforms.redis import RedisUnavailable
 
 
 def status(
     ctx: typer.Context,
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a streaming job.")],
+    home: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a streaming job, or what it was given as --state.")],
     url: Annotated[
         str | None, typer.Option("--redis", help="Redis, where it is not the one that the job was given.", metavar="URL")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """How a streaming job does, or did when it ended: lag, watermark, last checkpoint."""
-    found = health(existing_output(output))
+    """How a streaming job does, or did when it ended: lag, watermark, last checkpoint, and how far each output is."""
+    found = health(home)
     connection = redis(url or found.redis, ctx.obj.settings())
     try:
         connection.check()
         with connection.client() as client:
-            found = health(output, client)
+            found = health(home, client)
         unreachable = ""
     except RedisUnavailable as error:
         unreachable = str(error)
@@ -52,8 +51,20 @@ def _print(found: Health, unreachable: str) -> None:
         table.add_row("checkpoint", f"{ago(found.checkpoint.at, now)}, {size(found.checkpoint.bytes)}, {found.checkpoint.path}")
     else:
         table.add_row("checkpoint", "none yet")
+    for sink in found.sinks:
+        table.add_row("output", f"{sink.name}: {written(sink, found, now)}")
     table.add_row("last word", ago(found.reported, now))
     out.print(table)
+
+
+def written(sink: Sink, found: Health, now: datetime) -> str:
+    """How far an output is, in words."""
+    if sink.waiting_since:
+        return f"away for {(now - sink.waiting_since).total_seconds():,.0f} s, is tried again: {sink.error}"
+    if sink.written is None:
+        return "nothing was written yet"
+    behind = sink.behind(found.newest)
+    return f"{sink.rows:,} rows" + (f", {behind:,.1f} s behind" if behind is not None else "") + f", last {ago(sink.written, now)}"
 
 
 def count(entries: int | None) -> str:

@@ -4,16 +4,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum, auto
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.commands.status import ago, count, size
+from pipelines.commands.status import ago, count, size, written
 from pipelines.console import err, out
+from pipelines.failures import CheckFailed, WrongUse
 from pipelines.health import Health, health
 from pipelines.settings import Settings
 from pipelines.stream import Job, Progress
@@ -22,14 +24,26 @@ from pipelines.stream import stream as run
 _LINE_SECONDS = 10.0
 
 
+class Engine(StrEnum):
+    """Where a job runs."""
+
+    flink = auto()
+    dataflow = auto()
+
+
 def stream(
     ctx: typer.Context,
     url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, or rediss:// for TLS.", metavar="URL")],
     streams: Annotated[list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")],
-    output: Annotated[Path, typer.Option("--output", help="Folder of the tables; made if it is not there.", metavar="OUT")],
+    outputs: Annotated[
+        list[str], typer.Option("--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT")
+    ],
     group: Annotated[str, typer.Option("--group", help="The consumer group that keeps this job's place.")] = "kpiflow",
     archive: Annotated[
         Path | None, typer.Option("--archive", help="Keep every message as an envelope, in a file an hour.", metavar="DIR")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Folder of the job's checkpoints; else the first output folder.", metavar="DIR")
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Publish flagged reports to the streams kpi_enriched and kpi_outliers.")
@@ -39,6 +53,12 @@ def stream(
     ] = False,
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End by itself once all is read and in the tables, and nothing more comes.")
+    ] = False,
+    runner: Annotated[
+        Engine, typer.Option("--runner", help="Where the job runs; Dataflow's own options follow `--`.")
+    ] = Engine.flink,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="For Dataflow: only translate the job, say what would keep it from there, draw it.")
     ] = False,
     master: Annotated[
         str | None,
@@ -53,26 +73,67 @@ def stream(
     The same command goes on where it was, after Ctrl-C and after any crash. It needs Java 17; `make flink` fetches the engine.
     """
     settings: Settings = ctx.obj.settings()
+    keys = tuple(dict.fromkeys(streams))
+    if runner is Engine.dataflow:
+        _refuse({"--archive": archive, "--state": state, "--fresh": fresh, "--until-idle": until_idle, "--flink-master": master})
+        _hand_over(settings, dry, url, keys, group, tuple(outputs), ctx.obj.beam_options, live)
+        return
+    if dry:
+        raise WrongUse("--dry-run is for Dataflow", "give --runner dataflow too; `kpiflow doctor` looks at what a job here needs")
     job = Job(
-        url, tuple(dict.fromkeys(streams)), group, output, archive, live, fresh, until_idle,
+        url, keys, group, tuple(outputs), home_of(outputs, state), archive, live, fresh, until_idle,
         master, environment if master else None, ctx.obj.beam_options,
     )  # fmt: skip
-    with _followed(output) as follow:
+    with _followed(job.home) as follow:
         try:
             run(job, settings, follow)
         except KeyboardInterrupt:
-            out.print(f"stopped after a last checkpoint; the same command goes on from it. Tables: {output}", markup=False)
+            tables = ", ".join(outputs)
+            out.print(f"stopped after a last checkpoint; the same command goes on from it. Tables: {tables}", markup=False)
             raise
-    out.print(f"all is read and in the tables: {output}", markup=False)
+    out.print(f"all is read and in the tables: {', '.join(outputs)}", markup=False)
+
+
+def _refuse(options: dict[str, object]) -> None:
+    """Raise WrongUse if there are options that mean something of this machine."""
+    if given := [name for name, value in options.items() if value]:
+        raise WrongUse(f"{', '.join(given)} cannot be with --runner dataflow: no folder of this machine goes there", "leave it out")
+
+
+def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
+    """Start a job on Dataflow, or show what it would be."""
+    from pipelines.cloud import CloudJob, dry_run, submit  # takes half a second, which no other job needs
+
+    job = CloudJob(*job_options)
+    if not dry:
+        begun = submit(job, settings)
+        out.print("the template is made" if begun is None else f"job {begun[0]} runs until it is drained: {begun[1]}", markup=False)
+        return
+    report = dry_run(job, settings)
+    out.print(report)
+    if report.problems:
+        raise CheckFailed(f"Dataflow cannot run this: {len(report.problems)} problem{'s' * (len(report.problems) > 1)}")
+
+
+def home_of(outputs: list[str], state: Path | None) -> Path:
+    """Where a job keeps its own state: `state`, or the first output folder.
+
+    Raises:
+        WrongUse: neither is there.
+    """
+    folders = [Path(text) for text in outputs if "://" not in text]
+    if state is None and not folders:
+        raise WrongUse("the job needs a folder of this machine for checkpoints", "give it --state DIR, or a folder as an output")
+    return state or folders[0]
 
 
 @contextmanager
-def _followed(output: Path) -> Iterator[Callable[[Progress], None]]:
+def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
     """What shows the progress: a table that stays in place on a terminal, a line now and then elsewhere."""
     rate = _Rate()
     if err.is_terminal:
         with Live(console=err, refresh_per_second=4, transient=True) as view:
-            yield lambda progress: view.update(_table(progress, health(output), rate))
+            yield lambda progress: view.update(_table(progress, health(home), rate))
         return
     told: list[tuple[float, str, str | None]] = []
 
@@ -80,7 +141,7 @@ def _followed(output: Path) -> Iterator[Callable[[Progress], None]]:
         now = time.monotonic()
         if not told or now - told[-1][0] >= _LINE_SECONDS or (progress.state, progress.failure) != told[-1][1:]:
             told[:] = [(now, progress.state, progress.failure)]
-            err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, health(output), rate)), markup=False)
+            err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, health(home), rate)), markup=False)
 
     yield line
 
@@ -110,6 +171,9 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
     for place in found.places:
         if place.lost:
             yield place.stream, f"{place.lost:,} entries were gone before they were read"
+    for sink in found.sinks:
+        if sink.waiting_since:
+            yield sink.name, written(sink, found, now)
     yield "watermark", ago(progress.watermark or found.watermark, now)
     if progress.checkpoints:
         yield "checkpoint", f"{progress.checkpoints}, {size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} s old"

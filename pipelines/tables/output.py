@@ -1,9 +1,11 @@
-"""An output folder's own description, `_kpiflow.json`: layout and schema versions, and the settings that shape its rows.
+"""An output's own description: layout and schema versions, and the settings that shape its rows.
 
 Rows written under other settings would mean something else, so a run whose settings differ is refused before it writes.
 """
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +13,67 @@ from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from schemas.registry import versions
 from schemas.tables import LAYOUT_VERSION
-from transforms.sinks.files import locked, replace
+from transforms.sinks.files import OutputFull
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
+from transforms.sinks.target import Refused, Store, Unavailable
 
-DESCRIPTION = "_kpiflow.json"
 SCHEMAS = ("kpi_report",)
 """The schemas whose version decides what a stored row holds."""
 
 
-def open_output(path: Path, settings: Settings, create: bool, file_minutes: int = 30) -> Settings:
-    """Make the folder `path` ready to be written; it is made, and described, when it is new and `create` is set.
+def open_store(store: Store, settings: Settings, create: bool, file_minutes: int = 30) -> tuple[Store, Settings]:
+    """Make a store ready to be written; it is made, and described, when it is new and `create` is set.
 
-    Returns the settings to write it with. `file_minutes`, unless the settings were given it, is as the output has it, and in a new
-    output what the argument says.
+    Returns the store, and the settings to write it with. `file_minutes`, unless the settings were given it, is as the store has it,
+    and in a new one what the argument says.
 
     Raises:
-        WrongUse: no output is there and `create` is not set; the folder holds something else; a newer kpiflow wrote it; or it was
-            written with other settings, each of which is named.
+        WrongUse: no output is there and `create` is not set; the place holds something else, or cannot be used; a newer kpiflow
+            wrote it; or it was written with other settings, each of which is named.
         OutputFull: no space is left to describe it.
     """
-    if path.exists() and not path.is_dir():
-        raise WrongUse(f"{path} is a file", "name a folder as the output")
-    settings = _fitted(path, settings, file_minutes)
-    if not create:
-        _check(path, _described(path), settings)
-        return settings
+    with told_as_wrong_use():
+        found = store.description()
+        settings = _fitted(store.name, found, settings, file_minutes)
+        if isinstance(store, ParquetFiles):
+            store = replace(store, file_minutes=settings.file_minutes)
+        if found is None and not create:
+            raise _no_output(store.name)
+        if found is not None:
+            _check(store, _whole(store.name, found), settings)
+        if create:
+            new = {"layout": LAYOUT_VERSION, "schemas": _current_schemas(), "settings": _shaped(store, settings)}
+            store.describe(found or new)
+    return store, settings
+
+
+def check_description(store: Store, settings: Settings) -> None:
+    """That a job with these settings may write a store: it is new, or holds rows of this version that were shaped alike.
+
+    Raises:
+        WrongUse: it may not.
+    """
+    with told_as_wrong_use():
+        found = store.description()
+    if found is not None:
+        _check(store, _whole(store.name, found), _fitted(store.name, found, settings, settings.file_minutes))
+
+
+def open_output(path: Path, settings: Settings, create: bool, file_minutes: int = 30) -> Settings:
+    """`open_store` of a folder of this machine: the settings to write it with."""
+    return open_store(ParquetFiles(LocalFolder(path), settings.file_minutes), settings, create, file_minutes)[1]
+
+
+@contextmanager
+def told_as_wrong_use() -> Iterator[None]:
+    """What a place has against its use before a job has begun, as the user's to mend."""
     try:
-        with locked(path):
-            _describe(path, settings)
-    except PermissionError as error:
-        raise WrongUse(f"{path} cannot be written: {error.strerror}", "name another output, or change its permissions") from error
-    return settings
-
-
-def _fitted(path: Path, settings: Settings, file_minutes: int) -> Settings:
-    if "file_minutes" in settings.model_fields_set:
-        return settings
-    if (path / DESCRIPTION).is_file():
-        file_minutes = _shaping(_described(path))["file_minutes"]
-    return settings.model_copy(update={"file_minutes": file_minutes})
+        yield
+    except OutputFull:
+        raise
+    except (Refused, Unavailable) as error:
+        raise WrongUse(str(error), "`kpiflow doctor --output OUT` looks at everything that a job needs there") from error
 
 
 def existing_output(path: Path) -> Path:
@@ -57,7 +82,7 @@ def existing_output(path: Path) -> Path:
     Raises:
         WrongUse: it is no output, or a newer kpiflow wrote it.
     """
-    _check_versions(path, _described(path))
+    _check_versions(str(path), _described(path))
     return path
 
 
@@ -70,48 +95,56 @@ def stored_settings(path: Path) -> dict[str, Any]:
     return _shaping(_described(existing_output(path)))
 
 
-def _describe(path: Path, settings: Settings) -> None:
-    """Check the description, or write it into an empty folder."""
-    file = path / DESCRIPTION
-    if file.exists():
-        _check(path, _described(path), settings)
-        return
-    foreign = sorted(entry.name for entry in path.iterdir() if entry.name != "lost+found")
-    if foreign:
-        raise WrongUse(
-            f"{path} is no output of kpiflow: it holds {', '.join(foreign[:3])} but no {DESCRIPTION}",
-            "name an empty or a new folder as the output",
-        )
-    description = {"layout": LAYOUT_VERSION, "schemas": _current_schemas(), "settings": settings.shaping()}
-    replace(file, (json.dumps(description, indent=2) + "\n").encode())
+def _fitted(name: str, found: dict[str, Any] | None, settings: Settings, file_minutes: int) -> Settings:
+    if "file_minutes" in settings.model_fields_set:
+        return settings
+    if found is not None:
+        file_minutes = _shaping(_whole(name, found))["file_minutes"]
+    return settings.model_copy(update={"file_minutes": file_minutes})
 
 
 def _described(path: Path) -> dict[str, Any]:
-    file = path / DESCRIPTION
-    if not file.is_file():
-        what = "there is no folder" if not path.exists() else "there is no output in"
-        raise WrongUse(f"{what} {path}", f"`kpiflow backfill --input FILES --output {path}` makes one")
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        if not all(isinstance(description[name], kind) for name, kind in (("layout", int), ("schemas", dict), ("settings", dict))):
-            raise TypeError("a part has another type")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WrongUse(f"{file} is damaged: {error!r}", "put it back from a copy, or name another output") from error
+    with told_as_wrong_use():
+        found = ParquetFiles(LocalFolder(path)).description()
+    if found is None:
+        raise _no_output(str(path))
+    return _whole(str(path), found)
+
+
+def _no_output(name: str) -> WrongUse:
+    what = "there is no output in" if "://" in name or Path(name).exists() else "there is no folder"
+    return WrongUse(f"{what} {name}", f"`kpiflow backfill --input FILES --output {name}` makes one")
+
+
+def _whole(name: str, description: dict[str, Any]) -> dict[str, Any]:
+    """A description that has all its parts."""
+    for part, kind in (("layout", int), ("schemas", dict), ("settings", dict)):
+        if not isinstance(description.get(part), kind):
+            problem = f"the description of {name} is damaged: it has no {part}"
+            raise WrongUse(problem, "put it back from a copy, or name another output")
     return description
 
 
-def _check(path: Path, description: dict[str, Any], settings: Settings) -> None:
-    """That rows under `settings` may join the rows of the output."""
-    _check_versions(path, description)
+def _check(store: Store, description: dict[str, Any], settings: Settings) -> None:
+    """That rows under `settings` may join the rows of the store."""
+    _check_versions(store.name, description)
     before = _shaping(description)
-    differing = {name: (value, before[name]) for name, value in settings.shaping().items() if value != before[name]}
+    differing = {name: (value, before[name]) for name, value in _shaped(store, settings).items() if value != before[name]}
     if differing:
         named = "; ".join(f"{name} is {now!r} now and was {was!r}" for name, (now, was) in differing.items())
         flags = " ".join(f"--{name.replace('_', '-')} {was}" for name, (_, was) in differing.items())
         raise WrongUse(
-            f"the rows of {path} were shaped by other settings: {named}",
+            f"the rows of {store.name} were shaped by other settings: {named}",
             f"run with the settings of that output ({flags}), or name another output",
         )
+
+
+def _shaped(store: Store, settings: Settings) -> dict[str, Any]:
+    """The settings that shape the rows of a store; how they are cut into files is a matter of files."""
+    shaping = settings.shaping()
+    if not isinstance(store, ParquetFiles):
+        del shaping["file_minutes"]
+    return shaping
 
 
 def _shaping(description: dict[str, Any]) -> dict[str, Any]:
@@ -119,13 +152,13 @@ def _shaping(description: dict[str, Any]) -> dict[str, Any]:
     return Settings.model_construct().shaping() | description["settings"]
 
 
-def _check_versions(path: Path, description: dict[str, Any]) -> None:
+def _check_versions(name: str, description: dict[str, Any]) -> None:
     newer = [f"layout {description['layout']}"] if description["layout"] > LAYOUT_VERSION else []
     current = _current_schemas()
-    newer += [f"{name} v{version}" for name, version in description["schemas"].items() if version > current.get(name, 0)]
-    newer += [f"setting {name}" for name in description["settings"] if name not in Settings.model_fields]
+    newer += [f"{schema} v{version}" for schema, version in description["schemas"].items() if version > current.get(schema, 0)]
+    newer += [f"setting {setting}" for setting in description["settings"] if setting not in Settings.model_fields]
     if newer:
-        raise WrongUse(f"{path} was written by a newer kpiflow ({', '.join(newer)})", "upgrade: `pip install --upgrade kpiflow`")
+        raise WrongUse(f"{name} was written by a newer kpiflow ({', '.join(newer)})", "upgrade: `pip install --upgrade kpiflow`")
 
 
 def _current_schemas() -> dict[str, int]:

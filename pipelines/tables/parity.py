@@ -81,10 +81,13 @@ class Comparison:
             self.differences.append(difference)
 
 
-def parity(a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: sequence) -> dict[str, Comparison]:
+def parity(
+    a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: sequence, empty_is_null: bool = False
+) -> dict[str, Comparison]:
     """Compare two outputs that no run is writing to; with `identity` also which message a row came from, and its revision.
 
-    Without it, quarantine and duplicates are compared as multisets of their other columns over all time.
+    Without it, quarantine and duplicates are compared as multisets of their other columns over all time. `empty_is_null` takes a
+    missing list for an empty one.
 
     Raises:
         WrongUse: one of them is no output.
@@ -96,21 +99,23 @@ def parity(a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: 
         if table in (QUARANTINED, DUPLICATES) and not identity:
             compared[name] = _multisets(outputs, table)
         else:
-            compared[name] = _by_key(outputs, table, identity, track)
+            compared[name] = _by_key(outputs, table, identity, track, empty_is_null)
     return compared
 
 
-def _by_key(outputs: tuple[Path, Path], table: Table, identity: bool, track: Track) -> Comparison:
+def _by_key(outputs: tuple[Path, Path], table: Table, identity: bool, track: Track, empty_is_null: bool) -> Comparison:
     files = [partitions(output, table) for output in outputs]
     result = Comparison()
     ignored = {*table.key, *(() if identity else table.identity)}
     columns = [name for name in table.schema.names if name not in ignored]
     for partition in track(sorted({*files[0], *files[1]}), table.name):
-        _compare(table, [each.get(partition, []) for each in files], columns, result)
+        _compare(table, [each.get(partition, []) for each in files], columns, result, empty_is_null)
     return result
 
 
-def _compare(table: Table, files: Sequence[Sequence[Path]], columns: Sequence[str], result: Comparison) -> None:
+def _compare(
+    table: Table, files: Sequence[Sequence[Path]], columns: Sequence[str], result: Comparison, empty_is_null: bool
+) -> None:
     """Add the rows of one span of time to the result."""
     keys = [_loaded(paths, table, table.key) for paths in files]
     pairs, alone = _paired(table, keys)
@@ -123,7 +128,7 @@ def _compare(table: Table, files: Sequence[Sequence[Path]], columns: Sequence[st
         wanted = dict.fromkeys([*group, *(MEANS[name] for name in group if name in MEANS)])
         left, right = (_loaded(paths, table, tuple(wanted)).take(pa.array(at)) for paths, at in zip(files, pairs))
         for name in group:
-            unequal = _unequal(table, name, left, right)
+            unequal = _unequal(table, name, left, right, empty_is_null)
             differs |= unequal
             for at in np.flatnonzero(unequal)[:EXAMPLES].tolist():
                 key = _texts(keys[0].slice(int(pairs[0, at]), 1).to_pylist()[0])
@@ -158,13 +163,13 @@ def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers
 
 
-def _unequal(table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatch) -> Bools:
+def _unequal(table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatch, empty_is_null: bool) -> Bools:
     """bool[n]: where a column differs; null equals null, NaN equals NaN."""
     a, b = left[name], right[name]
     if a.equals(b):
         return np.zeros(len(a), dtype=bool)
     if pa.types.is_nested(a.type):
-        return _unequal_nested(a, b)
+        return _unequal_nested(a, b, empty_is_null)
     if pa.types.is_floating(a.type):
         x, y = (pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False) for column in (a, b))
         unequal = (x != y) & ~(np.isnan(x) & np.isnan(y))
@@ -178,7 +183,7 @@ def _unequal(table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatc
     return unequal | (np.asarray(a.is_valid()) != np.asarray(b.is_valid()))
 
 
-def _unequal_nested(a: pa.Array, b: pa.Array) -> Bools:
+def _unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools:
     """bool[n]: where two nested columns differ, found by halving the spans that are unequal."""
     unequal = np.zeros(len(a), dtype=bool)
     spans = [(0, len(a))]
@@ -187,11 +192,18 @@ def _unequal_nested(a: pa.Array, b: pa.Array) -> Bools:
         if a.slice(start, length).equals(b.slice(start, length)):
             continue
         if length == 1:
-            unequal[start] = True
+            unequal[start] = not empty_is_null or _filled(a[start].as_py()) != _filled(b[start].as_py())
         else:
             half = length // 2
             spans += [(start, half), (start + half, length - half)]
     return unequal
+
+
+def _filled(value: Any) -> Any:
+    """A nested value with null in the place of every empty list."""
+    if isinstance(value, dict):
+        return {name: _filled(each) for name, each in value.items()}
+    return value or None if isinstance(value, list) else value
 
 
 def _multisets(outputs: Sequence[Path], table: Table) -> Comparison:

@@ -19,7 +19,8 @@ from tests.builders import payload, report
 from tests.integration.archives import Typed, fates, on_disk, rows
 from tests.integration.processes import await_, started
 from tests.servers import RedisServer
-from transforms.sinks.parquet import write
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
 from transforms.sinks.union import conformed
 
 MINUTE = 60_000
@@ -231,7 +232,7 @@ def test_a_fate_that_no_entry_ever_had_is_surplus(server: RedisServer, output: P
     foreign = {"source": "kpi", "message_id": f"{int(time.time() * 1000) - 85 * MINUTE}-1", "received_at": datetime.now(UTC)}
     row = pa.RecordBatch.from_pylist([foreign | {"payload": b"x", "reason": "json", "revision": 1}])
     minutes = Settings.model_construct().file_minutes
-    write(QUARANTINED, output, [conformed(row, QUARANTINED.schema)], minutes)
+    ParquetFiles(LocalFolder(output), minutes).write(QUARANTINED, [conformed(row, QUARANTINED.schema)])
     code, verdict = reconciled(server, output, typed)
     assert (code, verdict["surplus"]) == (1, 1)
     assert f"1 messages have a fate but are not in the source (e.g. kpi {foreign['message_id']})" in verdict["problems"][0]
@@ -240,7 +241,8 @@ def test_a_fate_that_no_entry_ever_had_is_surplus(server: RedisServer, output: P
 def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed: Typed) -> None:
     gap = {"source": "kpi", "message_id": "9-0", "received_at": datetime.now(UTC), "reason": "trimmed", "revision": 1}
     gaps = pa.RecordBatch.from_pylist([gap | {"after": "1-0", "entries": 5}, gap | {"after": "2-0", "entries": None}])
-    write(TRIMMED, output, [conformed(gaps, TRIMMED.schema)], Settings.model_construct().file_minutes)
+    minutes = Settings.model_construct().file_minutes
+    ParquetFiles(LocalFolder(output), minutes).write(TRIMMED, [conformed(gaps, TRIMMED.schema)])
     assert reconciled(server, output, typed) == (0, WHOLE | {"trimmed": 5})
     code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi")
     assert (code, "5 entries, and 1 times an unknown number left their stream before they were read" in out) == (0, True)

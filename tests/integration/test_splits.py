@@ -77,7 +77,7 @@ def test_the_parts_one_after_the_other_give_what_the_whole_gives(tmp_path: Path,
     for name, lines in (("whole", whole), ("first", first), ("second", second)):
         write(tmp_path / f"{name}.ndjson", lines)
     for output, name in (("all", "whole"), ("parts", "first"), ("parts", "second")):
-        backfill(find([str(tmp_path / f"{name}.ndjson")]), tmp_path / output, SETTINGS)
+        backfill(find([str(tmp_path / f"{name}.ndjson")]), [str(tmp_path / output)], SETTINGS)
     compared = parity(tmp_path / "all", tmp_path / "parts", identity=True)
     assert [str(each) for comparison in compared.values() for each in comparison.differences] == []
     assert all(comparison.same for comparison in compared.values())

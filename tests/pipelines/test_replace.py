@@ -64,7 +64,7 @@ FRESH += [again("fresh twice", FRESH[3], 30), message("fresh broken", NOON + HOU
 
 def filled(output: Path, messages: list[Message], span: Span | None = None) -> Path:
     """An output made from the messages."""
-    backfill(find([str(archive(output.with_suffix(".ndjson"), messages))]), output, SETTINGS, span)
+    backfill(find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], SETTINGS, span)
     return output
 
 
@@ -75,7 +75,7 @@ def archive(path: Path, messages: list[Message]) -> Path:
 
 def replaced(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
     """The output, with a span of it replaced by the messages."""
-    assert not replace_span(find([str(archive(output.with_suffix(".ndjson"), messages))]), output, settings, span)
+    assert not replace_span(find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span)
     return output
 
 

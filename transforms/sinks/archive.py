@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import safe_name
-from transforms.sinks.files import DamagedFile, OutputFull, locked
+from transforms.sinks.files import DamagedFile, OutputFull
+from transforms.sinks.storage import locked
 from transforms.sources.lines import NO_DATA, envelope_line, read_line
 from transforms.sources.positions import parsed
 from transforms.stages import timed

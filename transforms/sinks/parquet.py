@@ -1,154 +1,240 @@
-"""Writing a table: each row goes to its file, and a file becomes the union of what it holds and what is new.
+"""Tables as Parquet files, in a folder or on object storage: a file becomes the union of what it holds and what is new.
 
-`WriteTable` gathers the rows of a bundle so that a flush writes each file once; `write` is that flush, and needs no Beam.
+`schemas.tables.files` names the files; beside them lies `_kpiflow.json`, what the job says of its rows.
 """
 
-from collections import defaultdict
+import json
+import random
+import time
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.metrics import Metrics
 
-from schemas.tables import DUPLICATES, Table, files, named
+from schemas.tables import DUPLICATES, REPORTS, TABLES, TRIMMED, Table, files
 from transforms.batches import concat, empty, extended
-from transforms.sinks.files import damaged, encode, locked, read, replace, verify
+from transforms.sinks.files import damaged, encode, read, verify
+from transforms.sinks.storage import Conflict, Storage, Stored, found, told_as_target
+from transforms.sinks.target import Finding, Refused, Unavailable, Written
 from transforms.sinks.union import Ints, conformed, sort_order, union
-from transforms.stages import timed
 
-FLUSH_BYTES = 1 << 30
-"""Rows of a bundle are held back up to this many bytes."""
-THREADS = 2
-
-
-class Written(NamedTuple):
-    """What a write changed: rows that are new in a file or stand for an older one, and files replaced."""
-
-    rows: int
-    files: int
+DESCRIPTION = "_kpiflow.json"
+TRIES = 10
+"""How often a file is merged while other writers are in the way; each time one of them gets through."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_IGNORED = ("_", ".", "lost+found")
+"""How entries of a new place may begin that are nobody's data."""
 
 
 class _Part(NamedTuple):
     """A file, and the rows that go there."""
 
-    path: Path
+    name: str
     indices: Ints
 
 
 class _Merged(NamedTuple):
-    """A file's next content, empty when it stays as it is; how many new rows it takes; the messages it displaces."""
+    """A file as it was, and its next content, empty when it stays so; the new rows it takes; the messages it displaces."""
 
-    path: Path
+    part: _Part
+    stored: Stored | None
     data: bytes | bytearray
     taken: int
     displaced: pa.RecordBatch
 
 
-def write(table: Table, output: Path, rows: Sequence[pa.RecordBatch], file_minutes: int) -> Written:
-    """Add rows to the files of a table below `output`; afterwards they are on disk.
+def write(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_minutes: int) -> Written:
+    """Add rows to the files of a table; afterwards they are safe in the storage. `Written.requests` counts files replaced.
 
-    Batches hold the table's columns in any order, further ones are ignored. Each file is replaced at most once, under the lock of
-    its folder, and not at all when nothing in it changes. Messages whose report another message already is go to the duplicates
-    table *before* the reports are replaced: a crash in between leaves a message in two tables, of which reconcile counts one,
-    never in none.
+    Batches hold the table's columns in any order, further ones are ignored. Each file is replaced at most once, and not at all when
+    nothing in it changes. Messages whose report another message already is go to the duplicates table *before* the reports are
+    replaced: a crash in between leaves a message in two tables, of which reconcile counts one, never in none.
 
     Raises:
         OutputFull: no space is left; files written so far are whole, the same call again completes the rest.
         DamagedFile: a file that would be merged is not as it was written.
+        Unavailable: the storage does not answer, or other writers are in the way time and again.
+        Refused: the storage will not take files.
     """
-    if not rows:
+    if not sum(batch.num_rows for batch in rows):
         return Written(0, 0)
     gathered = concat([conformed(batch, table.schema) for batch in rows])
-    folders: dict[Path, list[_Part]] = defaultdict(list)
-    for path, indices in _routed(table, gathered, file_minutes):
-        folders[(output / path).parent].append(_Part(output / path, indices))
-    with ThreadPoolExecutor(THREADS) as pool:
-        taken = list(pool.map(partial(_write_folder, table, output, gathered, file_minutes), folders, folders.values()))
+    folders: dict[str, list[_Part]] = defaultdict(list)
+    for name, indices in _routed(table, gathered, file_minutes):
+        folders[name.rpartition("/")[0]].append(_Part(name, indices))
+    threads = min(len(folders), storage.threads)
+    writing = _Writing(table, storage, gathered, file_minutes, storage.threads // threads)
+    with ThreadPoolExecutor(threads) as pool:
+        taken = list(pool.map(writing.folder, folders, folders.values()))
     counts = [count for folder in taken for count in folder]
     return Written(sum(counts), len(counts))
 
 
 def _routed(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[tuple[str, Ints]]:
-    """The path of each file, relative to the output, and int64[m]: its rows, in the table's order, so that none is sorted twice."""
-    codes, paths = files(table, rows, file_minutes)
+    """The name of each file, and int64[m]: its rows, in the table's order, so that none is sorted twice."""
+    codes, names = files(table, rows, file_minutes)
     keys = extended(rows.select(table.order), [(pa.field("file", pa.int64()), pa.array(codes))])
     order = sort_order(keys, ("file", *table.order))
-    ends = np.cumsum(np.bincount(codes, minlength=len(paths)))
-    yield from zip(paths, np.split(order, ends[:-1]))
+    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
+    yield from zip(names, np.split(order, ends[:-1]))
 
 
-def _write_folder(
-    table: Table, output: Path, rows: pa.RecordBatch, file_minutes: int, folder: Path, parts: Sequence[_Part]
-) -> list[int]:
-    """Merge some rows into the files of a folder; the number of rows that each file that changed has taken."""
-    with locked(folder):
-        merged = [_merge(table, part.path, rows.take(pa.array(part.indices))) for part in parts]
-        displaced = concat([one.displaced for one in merged])
-        if displaced.num_rows:
-            write(DUPLICATES, output, [displaced], file_minutes)
-        changed = [one for one in merged if one.taken]
-        for one in changed:
-            replace(one.path, one.data)
-    return [one.taken for one in changed]
-
-
-def _merge(table: Table, path: Path, new: pa.RecordBatch) -> _Merged:
-    """The union of a file, if there is one, and new rows."""
-    stored = empty(table.schema)
-    if path.exists():
-        if problem := verify(path):
-            raise damaged(path, problem)
-        stored = read(path)
-    merged = union(table, stored, new)
-    return _Merged(path, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced)
-
-
-@dataclass(eq=False)
-class WriteTable(beam.PTransform):
-    """RecordBatches of a table's columns -> files below `output`, in which each key stands once.
-
-    Every bundle is on disk when it is done. `file_minutes` (a divisor of 60) is the span of a `<HHMM>.parquet`. Counters, in the
-    namespace `sink`: `rows_written` (new, or standing for an older row) and `files_written`.
-    """
+@dataclass(frozen=True, eq=False)
+class _Writing:
+    """Some rows on their way into the files of a table; the files of one folder share `threads`."""
 
     table: Table
-    output: Path
+    storage: Storage
+    rows: pa.RecordBatch
     file_minutes: int
+    threads: int
 
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        return batches | beam.ParDo(_Write(self.table.name, str(self.output), self.file_minutes))
+    def folder(self, folder: str, parts: Sequence[_Part]) -> list[int]:
+        """Merge rows into the files of a folder; the number of rows that each file that changed has taken."""
+        taken: list[int] = []
+        with self.storage.locked(folder), ThreadPoolExecutor(min(len(parts), self.threads)) as pool:
+            for pause in _pauses():
+                merged = list(pool.map(self._merge, parts))
+                self._displace(merged)
+                changed = [one for one in merged if one.taken]
+                put = list(pool.map(self._put, changed))
+                taken += [one.taken for one, done in zip(changed, put) if done]
+                parts = [one.part for one, done in zip(changed, put) if not done]
+                if not parts:
+                    return taken
+                time.sleep(pause)
+        where = self.storage.where(parts[0].name)
+        raise Unavailable(f"{where} was changed by other writers {TRIES} times while it was merged; let fewer write to one output")
+
+    def _merge(self, part: _Part) -> _Merged:
+        """The union of a file, if there is one, and new rows."""
+        held, stored = empty(self.table.schema), self.storage.get(part.name)
+        if stored is not None:
+            where = self.storage.where(part.name)
+            if problem := verify(stored.data):
+                raise damaged(where, problem)
+            held = read(stored.data, name=where)
+        merged = union(self.table, held, self.rows.take(pa.array(part.indices)))
+        return _Merged(part, stored, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced)
+
+    def _displace(self, merged: Sequence[_Merged]) -> None:
+        displaced = concat([one.displaced for one in merged])
+        if displaced.num_rows:
+            write(DUPLICATES, self.storage, [displaced], self.file_minutes)
+
+    def _put(self, merged: _Merged) -> bool:
+        """Whether the file could be replaced: no other writer was there in between."""
+        try:
+            self.storage.put(merged.part.name, merged.data, merged.stored and merged.stored.version)
+        except Conflict:
+            return False
+        return True
 
 
-class _Write(beam.DoFn):
-    """Gathers a bundle's rows and writes them at its end, or when they are many."""
+def _pauses() -> Iterator[float]:
+    """Seconds to wait after each try, uneven, so that two writers fall out of step."""
+    for tries in range(TRIES):
+        yield min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries) * random.uniform(0.5, 1)
 
-    def __init__(self, table: str, output: str, file_minutes: int) -> None:
-        self.table, self.output, self.file_minutes = table, output, file_minutes
-        self.rows_written = Metrics.counter("sink", "rows_written")
-        self.files_written = Metrics.counter("sink", "files_written")
 
-    def start_bundle(self) -> None:
-        self.held: list[pa.RecordBatch] = []
-        self.held_bytes = 0
+@dataclass(frozen=True)
+class ParquetFiles:
+    """A store of files; `file_minutes` (a divisor of 60) is the span of a `<HHMM>.parquet`."""
 
-    def process(self, batch: pa.RecordBatch) -> None:
-        self.held.append(batch)
-        self.held_bytes += batch.nbytes
-        if self.held_bytes >= FLUSH_BYTES:
-            self._flush()
+    storage: Storage
+    file_minutes: int = 30
+    gather_seconds: int = 5
 
-    def finish_bundle(self) -> None:
-        self._flush()
+    @property
+    def name(self) -> str:
+        return self.storage.name
 
-    def _flush(self) -> None:
-        with timed(f"write {self.table}", sum(batch.num_rows for batch in self.held)):
-            written = write(named(self.table), Path(self.output), self.held, self.file_minutes)
-        self.rows_written.inc(written.rows)
-        self.files_written.inc(written.files)
-        self.start_bundle()
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (*TABLES, TRIMMED.name)
+
+    def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+        return write(table, self.storage, rows, self.file_minutes)
+
+    def check(self) -> Iterator[Finding]:
+        what, well = "an output of kpiflow, or an empty place", True
+        for finding in self.storage.check():
+            well = well and not finding.problem
+            yield finding
+        if well:
+            try:
+                self.description()
+                yield Finding(what)
+            except (Refused, Unavailable) as error:
+                yield found(what, error)
+
+    def description(self) -> dict[str, Any] | None:
+        stored = self.storage.get(DESCRIPTION)
+        if stored is not None:
+            return self._parsed(stored)
+        foreign = sorted(entry for entry in self.storage.entries() if not entry.startswith(_IGNORED))
+        if foreign:
+            held = f"it holds {', '.join(foreign[:3])} but no {DESCRIPTION}"
+            raise Refused(f"{self.name} is no output of kpiflow: {held}; name an empty or a new place as the output")
+        return None
+
+    def describe(self, description: dict[str, Any]) -> None:
+        data = (json.dumps(description, indent=2) + "\n").encode()
+        with self.storage.locked(""):
+            stored = self.storage.get(DESCRIPTION)
+            known = self.description() if stored is None else self._parsed(stored)
+            try:
+                if known != json.loads(data):
+                    self.storage.put(DESCRIPTION, data, stored and stored.version)
+            except Conflict:
+                if self.description() != json.loads(data):
+                    raise Refused(f"another job has begun {self.name} otherwise at the same time; run this one again") from None
+
+    def has_reports(self) -> bool:
+        return any(True for _ in self._files(REPORTS.name))
+
+    def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+        start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
+        names = sorted(self._files(f"{REPORTS.name}/date={start.date().isoformat()}/hour={start:%H}"))
+        for name, stored in self._fetched(names):
+            yield conformed(read(stored.data, name=self.storage.where(name)), REPORTS.schema)
+
+    def copy(self, folder: Path) -> None:
+        names = [DESCRIPTION, *(name for table in self.tables for name in self._files(table))]
+        for name, stored in self._fetched(names):
+            with told_as_target(folder):
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(stored.data)
+
+    def _parsed(self, stored: Stored) -> dict[str, Any]:
+        try:
+            description = json.loads(stored.data)
+            if not isinstance(description, dict):
+                raise ValueError("it is no JSON object")
+        except ValueError as error:
+            where = self.storage.where(DESCRIPTION)
+            raise Refused(f"{where} is damaged ({error}); put it back from a copy, or name another output") from error
+        return description
+
+    def _files(self, folder: str) -> Iterator[str]:
+        return (name for name in self.storage.names(folder) if name.endswith(".parquet"))
+
+    def _fetched(self, names: Sequence[str]) -> Iterator[tuple[str, Stored]]:
+        """Files in the order of `names`, the next ones on their way while one is used; those that are gone by now are left out."""
+        get, left = self.storage.get, iter(names)
+        with ThreadPoolExecutor(self.storage.threads) as pool:
+            ahead = deque((name, pool.submit(get, name)) for name in islice(left, self.storage.threads))
+            while ahead:
+                name, coming = ahead.popleft()
+                stored = coming.result()
+                ahead.extend((each, pool.submit(get, each)) for each in islice(left, 1))
+                if stored is not None:
+                    yield name, stored

@@ -59,6 +59,7 @@ class _Source:
     lease_owner: str | None
     status: str | None
     reread_seconds: int
+    hold_seconds: float
 
 
 class ReadFromRedisStreams(beam.PTransform):
@@ -69,7 +70,8 @@ class ReadFromRedisStreams(beam.PTransform):
     `reread_seconds` before its place, since what came after may be in no output yet.
 
     With a `lease_owner` the readers renew the streams' Lease and raise GroupTaken where another owner holds it. `status`: a folder
-    where reader n keeps a small `reader-<n>.json` of how far it is.
+    where reader n keeps a small `reader-<n>.json` of how far it is. `hold_seconds`: how long rows may be gathered downstream before
+    they are written; a place is committed no earlier.
     """
 
     def __init__(
@@ -83,11 +85,12 @@ class ReadFromRedisStreams(beam.PTransform):
         lease_owner: str | None = None,
         status: str | None = None,
         reread_seconds: int = 7500,
+        hold_seconds: float = 0.0,
     ) -> None:
         super().__init__()
         self.streams = tuple(dict.fromkeys(streams))
         self.readers = max(1, min(readers, len(self.streams)))
-        self.source = _Source(connection, group, session or Session(), lease_owner, status, reread_seconds)
+        self.source = _Source(connection, group, session or Session(), lease_owner, status, reread_seconds, hold_seconds)
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         readers = [(number, self.streams[number :: self.readers]) for number in range(self.readers)]
@@ -184,7 +187,7 @@ class _Opened:
         self.source = source
         self.client = source.connection.client()
         self.reader = Reader(self.client, source.group, streams)
-        self.commits = Commits(self.reader.commit)
+        self.commits = Commits(self.reader.commit, source.hold_seconds)
         self.status = Status(source.status, number)
         self.lease = source.lease_owner and Lease(source.connection, source.group, streams, source.lease_owner)
         self.renewed = -RENEW_SECONDS

@@ -1,4 +1,4 @@
-"""Recall: reports that an output already holds, fed through the graph again where new ones touch them.
+"""Recall: reports that a store already holds, fed through the graph again where new ones touch them.
 
 A new report of minute m enters the baselines of minutes m + 3 to m + 62 and the aggregates of its own hour. So the hours of m and
 of m + 62 are *touched*: their stored reports are recalled whole, to be judged and aggregated with the new ones. The 63 minutes
@@ -7,7 +7,6 @@ before a touched hour are recalled as context: they feed its baselines and are w
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -18,7 +17,7 @@ from schemas.tables import REPORTS
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import REPORT_BATCH
 from transforms.shard import shards
-from transforms.sinks.files import read
+from transforms.sinks.target import Store
 from transforms.sinks.union import conformed
 
 HOUR = 3600
@@ -34,10 +33,10 @@ def touched_hours(reports: pa.RecordBatch) -> set[int]:
     return set((minutes // HOUR).tolist()) | set(((minutes + REACH_SECONDS) // HOUR).tolist())
 
 
-def recalled(output: Path, hours: set[int]) -> Iterator[pa.RecordBatch]:
+def recalled(store: Store, hours: set[int]) -> Iterator[pa.RecordBatch]:
     """REPORT_BATCHes of the stored reports of some hours, and of the 63 minutes before each as context, an hour at a time."""
     for hour in sorted({each - back for each in hours for back in range(3)}):
-        for batch in _stored(output, hour, context=hour not in hours):
+        for batch in _stored(store, hour, context=hour not in hours):
             if hour not in hours:
                 batch = batch.filter(_feeds(batch, hours))
             if batch.num_rows:
@@ -46,38 +45,32 @@ def recalled(output: Path, hours: set[int]) -> Iterator[pa.RecordBatch]:
 
 @dataclass(frozen=True)
 class RecallShard:
-    """Recall for a stream: what the output holds of the agents of one of `shards` shards."""
+    """Recall for a stream: what the store holds of the agents of one of `shards` shards."""
 
-    output: Path
+    store: Store
     shards: int
 
     def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
         """REPORT_BATCHes of the stored reports of some hours, and of the 63 minutes before as context if it is asked for.
 
-        The reports of a batch were recorded in the minutes of a file, and those of later batches no earlier: so each batch
-        comes after all that feeds its baselines, or with it.
+        The reports of later batches were recorded no earlier: so each batch comes after all that feeds its baselines, or with it.
         """
-        whole = recalled(self.output, set(hours)) if context else _each(self.output, hours)
+        whole = recalled(self.store, set(hours)) if context else _each(self.store, hours)
         for batch in whole:
             own = batch.filter(pa.array(shards(batch["agent_id"], self.shards) == shard))
             if own.num_rows:
                 yield own
 
 
-def _each(output: Path, hours: Iterable[int]) -> Iterator[pa.RecordBatch]:
+def _each(store: Store, hours: Iterable[int]) -> Iterator[pa.RecordBatch]:
     for hour in hours:
-        yield from _stored(output, hour, context=False)
+        yield from _stored(store, hour, context=False)
 
 
-def _stored(output: Path, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
-    """The reports of an hour, a file at a time."""
-    for path in sorted((output / REPORTS.name / _folder(hour)).glob("*.parquet")):
-        yield _as_reports(read(path), context)
-
-
-def _folder(hour: int) -> str:
-    start = np.datetime64(hour * HOUR, "s").item()
-    return f"date={start.date().isoformat()}/hour={start:%H}"
+def _stored(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
+    """The reports of an hour, as the store gives them: ascending in time from batch to batch."""
+    for batch in store.reports(hour):
+        yield _as_reports(batch, context)
 
 
 def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
@@ -97,13 +90,13 @@ def _feeds(batch: pa.RecordBatch, hours: Iterable[int]) -> pa.Array:
 class Recall(beam.PTransform):
     """New ReportBatches -> the stored ReportBatches that they touch (not the new ones)."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__()
-        self.output = output
+        self.store = store
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
         hours = reports | "Touched hours" >> beam.Map(touched_hours) | beam.CombineGlobally(_union).without_defaults()
-        return hours | "Recall" >> beam.FlatMap(lambda each, output: recalled(output, each), self.output).with_output_types(
+        return hours | "Recall" >> beam.FlatMap(lambda each, store: recalled(store, each), self.store).with_output_types(
             pa.RecordBatch
         )
 

@@ -10,7 +10,8 @@ import redis
 from pipelines.tables.held import messages
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.servers import RedisServer
-from transforms.sinks.parquet import write
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
 from transforms.sinks.union import conformed
 
 
@@ -30,7 +31,8 @@ def store(output: Path, *ids: str, source: str = "s") -> None:
     """Rows of quarantine and of duplicates for messages with these ids."""
     for table, part in ((QUARANTINED, ids[::2]), (DUPLICATES, ids[1::2])):
         rows = [{"source": source, "message_id": each, "revision": 1} for each in part]
-        write(table, output, [conformed(pa.RecordBatch.from_pylist(rows), table.schema)] if rows else [], 10)
+        batches = [conformed(pa.RecordBatch.from_pylist(rows), table.schema)] if rows else []
+        ParquetFiles(LocalFolder(output), 10).write(table, batches)
 
 
 def held(client: redis.Redis, output: Path, during: Callable[[], object] = lambda: None) -> list[str]:

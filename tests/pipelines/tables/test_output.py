@@ -98,17 +98,19 @@ def test_a_fresh_volume_is_an_empty_folder(tmp_path: Path) -> None:
 def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
     open_output(tmp_path, PLAIN, create=True)
     (tmp_path / "_kpiflow.json").write_text(text)
-    with pytest.raises(WrongUse, match=r"_kpiflow\.json is damaged"):
+    with pytest.raises(WrongUse, match="is damaged"):
         existing_output(tmp_path)
 
 
 def test_reading_needs_an_output_and_says_how_to_make_one(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
     for path, what in ((tmp_path / "gone", "there is no folder"), (tmp_path, "there is no output in")):
         with pytest.raises(WrongUse, match=what) as refused:
             existing_output(path)
         assert f"kpiflow backfill --input FILES --output {path}" in refused.value.hint
         with pytest.raises(WrongUse, match=what):
             open_output(path, PLAIN, create=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(WrongUse, match="is no output of kpiflow: it holds file"):
+        existing_output(tmp_path)
     with pytest.raises(WrongUse, match="is a file"):
         open_output(tmp_path / "file", PLAIN, create=True)

@@ -15,7 +15,8 @@ from pipelines.tables.output import open_output
 from pipelines.tables.parity import Comparison, Difference, parity
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms.sinks.files import DamagedFile, encode, read
-from transforms.sinks.parquet import write
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
 from transforms.sinks.union import conformed
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
@@ -66,7 +67,7 @@ def output(path: Path, tables: dict[str, list[Row]] | None = None, file_minutes:
     open_output(path, Settings.model_construct().model_copy(update={"file_minutes": file_minutes}), create=True)
     for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES):
         if rows[table.name]:
-            write(table, path, [batch(table, rows[table.name])], file_minutes)
+            ParquetFiles(LocalFolder(path), file_minutes).write(table, [batch(table, rows[table.name])])
     return path
 
 

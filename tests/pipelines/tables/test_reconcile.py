@@ -18,7 +18,8 @@ from pipelines.tables.output import open_output
 from pipelines.tables.reconcile import Messages, Unreadable, Verdict, reconcile
 from schemas.tables import AGGREGATIONS, DUPLICATES, GRANULARITIES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.sinks.files import encode, read
-from transforms.sinks.parquet import write
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
 from transforms.sinks.union import conformed
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
@@ -68,7 +69,7 @@ def windows(reports: list[Row]) -> list[Row]:
 
 def put(output: Path, table: Table, rows: list[Row]) -> None:
     if rows:
-        write(table, output, [batch(table, rows)], 10)
+        ParquetFiles(LocalFolder(output), 10).write(table, [batch(table, rows)])
 
 
 GOOD = [report(number, second) for number, second in enumerate((0, 1, 2, 3, 7, 61, 700, 701, 702))]

@@ -1,9 +1,6 @@
-"""Files that are replaced whole, and seals that notice any change."""
+"""Seals that notice any change."""
 
-import errno
-import os
 import random
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.sinks.files import DamagedFile, OutputFull, encode, locked, read, remove, replace, verify
+from transforms.sinks.files import DamagedFile, encode, read, verify
 
 
 def rows(count: int = 50) -> pa.RecordBatch:
@@ -30,13 +27,9 @@ def rows(count: int = 50) -> pa.RecordBatch:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "date=2025-10-22" / "hour=12" / "1200.parquet"
-    replace(path, encode(rows()))
+    path = tmp_path / "1200.parquet"
+    path.write_bytes(encode(rows()))
     return path
-
-
-def folder_names(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.parent.iterdir())
 
 
 def test_what_was_written_is_read_and_verifies(file: Path) -> None:
@@ -45,25 +38,35 @@ def test_what_was_written_is_read_and_verifies(file: Path) -> None:
     assert verify(file) is None
 
 
+def test_bytes_are_read_and_verified_as_files_are(file: Path) -> None:
+    whole = file.read_bytes()
+    assert read(whole, ["score"]).equals(read(file, ["score"]))
+    assert (verify(whole), verify(whole[:-1]), verify(b"")) == (verify(file), *map(verify_on_disk(file), (whole[:-1], b"")))
+    with pytest.raises(DamagedFile, match=r"the name of it cannot be read.*backfill --replace"):
+        read(whole[:-1], name="the name of it")
+
+
+def verify_on_disk(file: Path) -> Callable[[bytes], str | None]:
+    def verified(data: bytes) -> str | None:
+        file.write_bytes(data)
+        return verify(file)
+
+    return verified
+
+
 def test_only_the_columns_asked_for_are_read_and_absent_ones_are_no_error(file: Path) -> None:
     assert read(file, ["score", "nothing", "report_id"]).equals(rows().select(["report_id", "score"]))
 
 
 def test_a_file_without_rows_is_read_in_its_columns(file: Path) -> None:
-    replace(file, encode(rows(0)))
+    file.write_bytes(encode(rows(0)))
     assert read(file).equals(rows(0))
     assert verify(file) is None
 
 
-def test_a_removed_file_is_gone_and_may_be_removed_again(file: Path) -> None:
-    remove(file)
-    remove(file)
-    assert folder_names(file) == []
-
-
 def test_several_row_groups_are_sealed_and_read_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transforms.sinks.files.ROW_GROUP", 7)
-    replace(file, encode(rows()))
+    file.write_bytes(encode(rows()))
     assert pq.read_metadata(file).num_row_groups == 8
     assert (verify(file), read(file).equals(rows())) == (None, True)
 
@@ -110,72 +113,3 @@ def test_a_missing_file_is_a_problem_in_words(tmp_path: Path) -> None:
     assert "cannot be read" in str(verify(tmp_path / "gone.parquet"))
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "gone.parquet")
-
-
-@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-def test_a_full_disk_names_the_folder_and_leaves_the_old_file_alone(
-    file: Path, call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    before = file.read_bytes()
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(OutputFull, match=str(file.parent)):
-        replace(file, b"new")
-    assert (file.read_bytes(), folder_names(file)) == (before, ["1200.parquet"])
-
-
-def test_a_disk_that_fills_up_in_the_middle_of_a_write_leaves_no_torn_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, left = os.write, [10]
-
-    def filling(descriptor: int, data: memoryview) -> int:
-        if not left[0]:
-            raise OSError(errno.EDQUOT, "Disk quota exceeded")
-        left[0] -= 1
-        return real(descriptor, data[:1])
-
-    monkeypatch.setattr(os, "write", filling)
-    with pytest.raises(OutputFull):
-        replace(file, b"n" * 20)
-    assert (read(file).equals(rows()), folder_names(file)) == (True, ["1200.parquet"])
-
-
-def test_short_writes_are_continued(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
-    replace(file, b"0123456789")
-    assert file.read_bytes() == b"0123456789"
-
-
-def test_other_errors_keep_their_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "fsync", denied)
-    with pytest.raises(PermissionError):
-        replace(file, b"new")
-
-
-def test_what_a_killed_writer_left_is_removed_by_the_next(file: Path) -> None:
-    (file.parent / ".1210.parquet.0a1b2c3d.kpiflow").write_bytes(b"torn")
-    (file.parent / ".another program's.tmp").write_bytes(b"not ours")
-    with locked(file.parent):
-        pass
-    assert folder_names(file) == [".another program's.tmp", "1200.parquet"]
-
-
-def test_a_lock_waits_for_the_other_holder_and_leaves_no_file(tmp_path: Path) -> None:
-    entered: list[str] = []
-
-    def second() -> None:
-        with locked(tmp_path / "x"):
-            entered.append("second")
-
-    with locked(tmp_path / "x"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(0.1)
-        entered.append("first")
-    thread.join(5)
-    assert (entered, list((tmp_path / "x").iterdir())) == (["first", "second"], [])

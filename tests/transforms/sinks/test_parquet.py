@@ -10,18 +10,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.metrics import MetricsFilter
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table, named
 from transforms.sinks import parquet
 from transforms.sinks.files import DamagedFile, OutputFull, read, verify
-from transforms.sinks.parquet import WriteTable, Written, write
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder, replace
+from transforms.sinks.target import Written
 from transforms.sinks.union import conformed, union
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
@@ -41,6 +40,10 @@ def report(number: int, message: int | None = None, minute: int = 0, **values: A
     received = at + timedelta(seconds=message)
     identity = {"source": "s", "message_id": f"{message}-0", "received_at": received, "revision": 0}
     return {"report_id": f"r{number}", "agent_id": "a", "recorded_at": at, "latency_ms": float(number), **identity, **values}
+
+
+def write(table: Table, output: Path, rows: list[pa.RecordBatch], file_minutes: int) -> Written:
+    return ParquetFiles(LocalFolder(output), file_minutes).write(table, rows)
 
 
 def reports(*rows: Row) -> pa.RecordBatch:
@@ -185,63 +188,34 @@ def test_displaced_messages_are_on_disk_before_the_report_that_displaces_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(REPORTS, tmp_path, [reports(report(1, message=2))], 10)
-    real = parquet.replace
 
     def watched(path: Path, data: bytes) -> None:
         if "kpi_reports" in str(path):
             raise Killed
-        real(path, data)
+        replace(path, data)
 
-    monkeypatch.setattr(parquet, "replace", watched)
+    monkeypatch.setattr("transforms.sinks.storage.replace", watched)
     with pytest.raises(Killed):
         write(REPORTS, tmp_path, [reports(report(1, message=1))], 10)
     assert [row["message_id"] for row in rows_of(tmp_path, "duplicates")] == ["2-0"]
     assert [row["message_id"] for row in rows_of(tmp_path, "kpi_reports")] == ["2-0"]
 
 
-def test_a_full_disk_stops_the_pipeline_with_the_folder_and_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_with_the_folder_and_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OutputFull, match=r"no space left for .*hour=12: free some and run the same command again"):
         write(REPORTS, tmp_path, [reports(report(1))], 10)
-    with pytest.raises(OutputFull, match=r"no space left for .*hour=12.*while running"), direct_pipeline() as pipeline:
-        _ = pipeline | beam.Create([reports(report(1))]) | WriteTable(REPORTS, tmp_path, 10)
 
 
-def direct_pipeline() -> beam.Pipeline:
-    return beam.Pipeline(runner=FnApiRunner())
-
-
-def test_a_bundle_writes_each_file_once_and_counts_what_it_wrote(tmp_path: Path) -> None:
-    batches = [reports(report(i, minute=i % 20)) for i in range(40)]
-    pipeline = direct_pipeline()
-    everything = pipeline | beam.Create([None]) | beam.FlatMap(lambda _: batches).with_output_types(pa.RecordBatch)
-    _ = everything | WriteTable(REPORTS, tmp_path, 10)
-    result = pipeline.run()
-    counters = result.metrics().query(MetricsFilter().with_namespace("sink"))["counters"]
-    assert {counter.key.metric.name: counter.committed for counter in counters} == {"rows_written": 40, "files_written": 2}
-    assert sorted(row["report_id"] for row in rows_of(tmp_path, "kpi_reports")) == sorted(f"r{i}" for i in range(40))
-
-
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_every_table_is_written_by_a_pipeline(table: Table, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ParquetFiles(LocalFolder(Path())).tables)
+def test_every_table_is_written(name: str, tmp_path: Path) -> None:
+    table = named(name)
     key = {name: "k" for name in table.key if name != "time_window_start"} | {"granularity": "5s", table.time: NOON}
-    with direct_pipeline() as pipeline:
-        _ = pipeline | beam.Create([batch(table, key)]) | WriteTable(table, tmp_path, 10)
-    assert rows_of(tmp_path, table.name) == batch(table, key).to_pylist()
-
-
-def test_many_bytes_are_written_before_the_bundle_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "FLUSH_BYTES", 1)
-    sink = parquet._Write("kpi_reports", str(tmp_path), 10)
-    sink.start_bundle()
-    sink.process(reports(report(1)))
-    assert len(rows_of(tmp_path, "kpi_reports")) == 1
-    sink.process(reports(report(2)))
-    sink.finish_bundle()
-    assert len(rows_of(tmp_path, "kpi_reports")) == 2
+    write(table, tmp_path, [batch(table, key)], 10)
+    assert rows_of(tmp_path, name) == batch(table, key).to_pylist()
 
 
 WRITER = """
@@ -249,10 +223,12 @@ import sys
 from pathlib import Path
 import pyarrow as pa
 from schemas.tables import DUPLICATES
-from transforms.sinks.parquet import write
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
 for i in range(12):
     row = {"source": sys.argv[2], "message_id": f"{i}-0", "received_at": 1_761_134_400_000_000, "report_id": "r", "revision": 1}
-    write(DUPLICATES, Path(sys.argv[1]), [pa.RecordBatch.from_pylist([row], schema=DUPLICATES.schema)], 10)
+    rows = [pa.RecordBatch.from_pylist([row], schema=DUPLICATES.schema)]
+    ParquetFiles(LocalFolder(Path(sys.argv[1])), 10).write(DUPLICATES, rows)
 """
 
 

@@ -1,12 +1,24 @@
-"""Batches of a stream are keyed by table and writer, and find their table again behind the gathering."""
+"""Rows of each table find the targets that take it, gathered or by the bundle, and wait for a target that is away."""
 
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
 import pyarrow as pa
 import pytest
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from schemas.tables import DUPLICATES, QUARANTINED
+from schemas.tables import DUPLICATES, QUARANTINED, Table
 from tests.builders import NOON, messages, report
 from transforms.batches import filled
-from transforms.sinks.gathered import by_writer, part_by_table
+from transforms.sinks import tables
+from transforms.sinks.status import Status
+from transforms.sinks.tables import Write, WriteGathered, WriteTables, by_writer, part_by_table
+from transforms.sinks.target import Finding, Refused, Unavailable, Written
 
 NAMES = [QUARANTINED.name, DUPLICATES.name]
 
@@ -37,3 +49,103 @@ def test_a_large_batch_is_gathered_in_parts() -> None:
     parts = [rows for _, rows in by_writer(duplicates(5000), DUPLICATES.name, 2, 1, writers=1)]
     assert [rows.num_rows for rows in parts] == [2048, 2048, 904]
     assert pa.Table.from_batches(parts).equals(pa.Table.from_batches([duplicates(5000)]))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A target that writes a line for each row into a file of each table, after so many refusals of a kind."""
+
+    folder: Path
+    tables: tuple[str, ...] = tuple(NAMES)
+    gather_seconds: int = 1
+    away: int = 0
+    refuses: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"ledger {self.folder.name}"
+
+    def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+        if self.refuses:
+            raise Refused("the ledger is closed: open it")
+        self.folder.mkdir(exist_ok=True)
+        tries = self.folder / "tries"
+        with tries.open("a") as file:
+            file.write("x")
+        if tries.stat().st_size <= self.away:
+            raise Unavailable("the ledger is elsewhere")
+        with (self.folder / table.name).open("a") as file:
+            file.writelines(f"{each}\n" for batch in rows for each in batch["message_id"].to_pylist())
+        return Written(sum(batch.num_rows for batch in rows), 1)
+
+    def check(self) -> Iterator[Finding]:
+        yield Finding("the ledger")
+
+    def lines(self, table: str) -> list[str]:
+        """What it took of a table."""
+        path = self.folder / table
+        return sorted(path.read_text().split()) if path.exists() else []
+
+
+def written(write: beam.PTransform) -> beam.runners.runner.PipelineResult:
+    """A pipeline that writes five duplicates, through `write`, beside a quarantine without rows."""
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    rows = pipeline | beam.Create([duplicates(5)]).with_output_types(pa.RecordBatch)
+    nothing = pipeline | "Nothing" >> beam.Create([]).with_output_types(pa.RecordBatch)
+    _ = {DUPLICATES.name: rows, QUARANTINED.name: nothing} | write
+    return pipeline.run()
+
+
+@pytest.mark.parametrize("transform", [WriteTables, WriteGathered])
+def test_each_target_gets_the_tables_that_it_takes(transform: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "Gather", lambda seconds: beam.GroupByKey())  # this engine knows no processing time
+    both, slow = Ledger(tmp_path / "a"), Ledger(tmp_path / "c", gather_seconds=2)
+    other = Ledger(tmp_path / "b", (QUARANTINED.name,))
+    written(transform(Write((both, other, slow))))
+    assert both.lines(DUPLICATES.name) == slow.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
+    assert both.lines(QUARANTINED.name) == other.lines(DUPLICATES.name) == other.lines(QUARANTINED.name) == []
+
+
+def test_what_is_written_is_counted(tmp_path: Path) -> None:
+    counters = written(WriteTables(Write((Ledger(tmp_path / "a"),)))).metrics().query(MetricsFilter().with_namespace("sink"))
+    assert {each.key.metric.name: each.committed for each in counters["counters"]} == {"rows_written": 5, "requests": 1}
+
+
+def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_FIRST_PAUSE", 0.01)
+    said: list[str] = []
+    waits = Status.waits
+    monkeypatch.setattr(Status, "waits", lambda status, *told: said.append(told[1]) or waits(status, *told))
+    ledger = Ledger(tmp_path / "a", away=3)
+    written(WriteTables(Write((ledger,), patience=60, status=tmp_path)))
+    assert said == ["the ledger is elsewhere"] * 3
+    assert ledger.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
+    told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
+    received = int(NOON.timestamp() * 1000)
+    assert told | {"time": 0} == {
+        "target": "ledger a", "table": DUPLICATES.name, "time": 0, "rows": 5,
+        "newest": received, "waiting_since": None, "error": None,
+    }  # fmt: skip
+
+
+def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_FIRST_PAUSE", 0.01)
+    with pytest.raises(Unavailable, match="the ledger is elsewhere"):
+        written(WriteTables(Write((Ledger(tmp_path / "a", away=1_000_000),), patience=0.2, status=tmp_path)))
+    told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
+    assert told["error"] == "the ledger is elsewhere"
+    assert 0 < told["waiting_since"] <= time.time() * 1000
+
+
+def test_what_a_target_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="the ledger is closed: open it"):
+        written(WriteTables(Write((Ledger(tmp_path / "a", refuses=True),))))
+
+
+def test_many_bytes_are_written_before_the_bundle_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "FLUSH_BYTES", 1)
+    ledger = Ledger(tmp_path / "a")
+    writer = tables._Write(DUPLICATES.name, ledger, 1, Status(None, 0, DUPLICATES.name))
+    writer.start_bundle()
+    writer.process(duplicates(2))
+    assert ledger.lines(DUPLICATES.name) == ["m0", "m1"]

@@ -77,3 +77,27 @@ def test_a_callback_that_never_comes_is_asked_for_again():
     assert told == ["1-0"]
     session(commits, 3, 4)()
     assert told == ["1-0", "3-0"]
+
+
+def test_a_position_is_told_only_when_its_rows_have_left_the_gathering():
+    now = [0.0]
+    told = Told()
+    commits = Commits(told, hold_seconds=10, clock=lambda: now[0])
+    for number in range(5):
+        session(commits, number, number + 1)()
+        now[0] += 4
+    assert told == ["1-0", "2-0"]
+    now[0] += 100
+    session(commits, 5, 6)()
+    assert told == ["1-0", "2-0", "5-0"]
+
+
+def test_after_a_restore_no_position_of_before_is_held_any_longer():
+    now = [0.0]
+    told = Told()
+    commits = Commits(told, hold_seconds=10, clock=lambda: now[0])
+    session(commits, 0, 1)()
+    session(commits, 1, 2)()
+    now[0] = 50.0
+    session(commits, 0, 1)()
+    assert told == []

@@ -15,7 +15,8 @@ from schemas.tables import REPORTS
 from tests.builders import NOON, agent, messages, report
 from transforms.batches import REPORT_BATCH, empty
 from transforms.shard import shards
-from transforms.sinks.parquet import write
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
 from transforms.sinks.union import conformed
 from transforms.sources.stored import Recall, RecallShard, recalled, touched_hours
 from transforms.validate import Rules, validate
@@ -40,11 +41,12 @@ def touched(*minutes: float) -> list[int]:
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Path:
+def output(tmp_path: Path) -> ParquetFiles:
     """A report every ten minutes from three hours before noon to three hours after it, and at the edges of context."""
     stored = reports(*range(-180, 190, 10), -63, -64, -0.001)
-    write(REPORTS, tmp_path, [conformed(stored, REPORTS.schema)], 30)
-    return tmp_path
+    store = ParquetFiles(LocalFolder(tmp_path), 30)
+    store.write(REPORTS, [conformed(stored, REPORTS.schema)])
+    return store
 
 
 def minutes_of(batches: Iterator[pa.RecordBatch], context: bool) -> list[float]:
@@ -70,23 +72,23 @@ def test_a_report_before_1970_touches_hours_before_1970() -> None:
     assert touched_hours(old) == {-1, 0}
 
 
-def test_a_touched_hour_comes_back_whole_and_the_63_minutes_before_it_as_context(output: Path) -> None:
+def test_a_touched_hour_comes_back_whole_and_the_63_minutes_before_it_as_context(output: ParquetFiles) -> None:
     assert minutes_of(recalled(output, {HOUR}), context=False) == [0, 10, 20, 30, 40, 50]
     assert minutes_of(recalled(output, {HOUR}), context=True) == [-63, -60, -50, -40, -30, -20, -10, -0.001]
 
 
-def test_what_one_hour_needs_as_context_and_another_whole_comes_whole(output: Path) -> None:
+def test_what_one_hour_needs_as_context_and_another_whole_comes_whole(output: ParquetFiles) -> None:
     found = list(recalled(output, {HOUR, HOUR + 1}))
     assert minutes_of(iter(found), context=False) == [*range(0, 120, 10)]
     assert max(minutes_of(iter(found), context=True)) < 0
 
 
-def test_hours_apart_have_a_context_each(output: Path) -> None:
+def test_hours_apart_have_a_context_each(output: ParquetFiles) -> None:
     found = minutes_of(recalled(output, {HOUR - 1, HOUR + 2}), context=True)
     assert found == [-120, -110, -100, -90, -80, -70, -64, -63, 60, 70, 80, 90, 100, 110]
 
 
-def test_what_is_recalled_is_what_was_stored(output: Path) -> None:
+def test_what_is_recalled_is_what_was_stored(output: ParquetFiles) -> None:
     (whole,) = [batch for batch in recalled(output, {HOUR + 3}) if not batch["context"][0].as_py()]
     assert whole.schema == REPORT_BATCH
     (row,) = whole.to_pylist()
@@ -95,12 +97,12 @@ def test_what_is_recalled_is_what_was_stored(output: Path) -> None:
     assert {name: row[name] for name in row if name not in ignored} == {name: fresh[name] for name in fresh if name not in ignored}
 
 
-def test_an_hour_without_reports_gives_nothing(output: Path, tmp_path: Path) -> None:
+def test_an_hour_without_reports_gives_nothing(output: ParquetFiles, tmp_path: Path) -> None:
     assert list(recalled(output, {HOUR + 100})) == []
-    assert list(recalled(tmp_path / "gone", {HOUR})) == []
+    assert list(recalled(ParquetFiles(LocalFolder(tmp_path / "gone")), {HOUR})) == []
 
 
-def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: Path) -> None:
+def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: ParquetFiles) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         new = pipeline | beam.Create([reports(181), reports(182, 185)], reshuffle=False)
         rows = new | Recall(output) | beam.FlatMap(lambda each: zip(each["recorded_at"].to_pylist(), each["context"].to_pylist()))
@@ -108,13 +110,13 @@ def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: Path) 
         assert_that(rows, equal_to([*context, (after(180), False)]))
 
 
-def test_nothing_new_recalls_nothing(output: Path) -> None:
+def test_nothing_new_recalls_nothing(output: ParquetFiles) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         none = pipeline | beam.Create([empty(REPORT_BATCH)], reshuffle=False)
         assert_that(none | Recall(output), equal_to([]))
 
 
-def test_a_shard_recalls_hours_whole_with_the_63_minutes_before_them_or_without(output: Path) -> None:
+def test_a_shard_recalls_hours_whole_with_the_63_minutes_before_them_or_without(output: ParquetFiles) -> None:
     recall = RecallShard(output, shards=1)
     hours = range(HOUR, HOUR + 2)
     assert minutes_of(recall(0, hours, True), context=False) == [*range(0, 120, 10)]
@@ -127,10 +129,11 @@ def test_a_shard_recalls_hours_whole_with_the_63_minutes_before_them_or_without(
 def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) -> None:
     documents = [report(number, at=after(number), agent_id=agent(number)) for number in range(60)]
     stored = validate(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
-    write(REPORTS, tmp_path, [conformed(stored, REPORTS.schema)], 10)
+    store = ParquetFiles(LocalFolder(tmp_path), 10)
+    store.write(REPORTS, [conformed(stored, REPORTS.schema)])
     shard_of = shards(stored["agent_id"], 3)
     for shard in range(3):
-        batches = list(RecallShard(tmp_path, 3)(shard, range(HOUR, HOUR + 1), True))
+        batches = list(RecallShard(store, 3)(shard, range(HOUR, HOUR + 1), True))
         tens = [{(at - NOON).seconds // 600 for at in batch["recorded_at"].to_pylist()} for batch in batches]
         assert tens == [{ten} for ten in range(6) if shard in shard_of[10 * ten : 10 * ten + 10]]
         assert sum(batch.num_rows for batch in batches) == (shard_of == shard).sum()

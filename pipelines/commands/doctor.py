@@ -1,0 +1,86 @@
+"""`kpiflow doctor`: whether everything that a job needs is there, before it starts."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from pipelines.connectors import redis
+from pipelines.console import out
+from pipelines.failures import CheckFailed, WrongUse
+from pipelines.outputs import target
+from pipelines.settings import Settings
+from pipelines.tables.output import check_description
+from transforms.redis import RedisUnavailable
+from transforms.sinks.target import Finding, Refused, Store, Target, Unavailable
+
+
+def doctor(
+    ctx: typer.Context,
+    outputs: Annotated[
+        list[str] | None, typer.Option("--output", help="An output of the job; may be given several times.", metavar="OUT")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--redis", help="The server whose streams the job reads.", metavar="URL")] = None,
+    streams: Annotated[
+        list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Check everything that a job needs at its source and its outputs: reachable, permitted, of a schema that fits.
+
+    Nothing is changed, but for a probe that is taken back where only that shows a permission. Exit code 1 unless all is well.
+    """
+    settings: Settings = ctx.obj.settings()
+    if not outputs and not url:
+        raise WrongUse("there is nothing to look at", "give the --output and --redis that the job is to have")
+    found = {text: list(_looked_at(target(text, settings), settings)) for text in dict.fromkeys(outputs or [])}
+    if url:
+        found[url] = list(_redis(url, streams or [], settings))
+    if as_json:
+        typer.echo(json.dumps({place: [_plain(each) for each in findings] for place, findings in found.items()}, indent=2))
+    else:
+        for place, findings in found.items():
+            _print(place, findings)
+    problems = sum(bool(each.problem) for findings in found.values() for each in findings)
+    if problems:
+        raise CheckFailed(f"{problems} thing{'s' * (problems > 1)} would keep a job from working")
+
+
+def _looked_at(place: Target, settings: Settings) -> Iterator[Finding]:
+    """What a place says of itself and, if all is well, whether this version and these settings fit what it holds."""
+    well = True
+    try:
+        for finding in place.check():
+            well = well and not finding.problem
+            yield finding
+        if well and isinstance(place, Store):
+            check_description(place, settings)
+            yield Finding("the version and the settings of what it holds")
+    except (Refused, Unavailable) as error:
+        yield Finding("the place", str(error))
+    except WrongUse as error:
+        yield Finding("the version and the settings of what it holds", str(error), error.hint)
+
+
+def _redis(url: str, streams: list[str], settings: Settings) -> Iterator[Finding]:
+    try:
+        redis(url, settings).check(tuple(streams))
+    except RedisUnavailable as error:
+        yield Finding("Redis", str(error))
+    else:
+        yield Finding(f"Redis, and what it lets this user do with {', '.join(streams) or 'streams'}")
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    return {"checked": finding.what, "ok": not finding.problem, "problem": finding.problem or None, "mend": finding.mend or None}
+
+
+def _print(place: str, findings: list[Finding]) -> None:
+    out.print(f"[bold]{escape(place)}[/]")
+    for each in findings:
+        mark = "[red]no [/]" if each.problem else "[green]ok [/]"
+        out.print(f"  {mark} {escape(each.what)}" + (f": {escape(each.problem)}" if each.problem else ""))
+        if each.mend:
+            out.print(f"      {escape(each.mend)}")

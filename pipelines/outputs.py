@@ -1,0 +1,172 @@
+"""Where tables go: each `--output` is a URL whose scheme chooses the kind of place. Every kind that there is stands in SCHEMES."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pipelines.failures import WrongUse
+from pipelines.settings import Settings
+from pipelines.tables.output import open_store, told_as_wrong_use
+from schemas.tables import FLEET
+from transforms.sinks.parquet import ParquetFiles
+from transforms.sinks.storage import LocalFolder
+from transforms.sinks.target import Store, Target
+
+
+def _folder(url: SplitResult, settings: Settings) -> Target:
+    return files_in(Path(unquote(url.path)), settings).main
+
+
+def _objects(url: SplitResult, settings: Settings) -> Target:
+    from transforms.sinks.objects import ObjectStorage
+
+    return ParquetFiles(ObjectStorage.from_url(url), settings.file_minutes, settings.flush_seconds)
+
+
+def _bigquery(url: SplitResult, settings: Settings) -> Target:
+    from transforms.sinks.bigquery import BigQuery
+
+    return BigQuery.from_url(url, settings.warehouse_seconds)
+
+
+def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
+    from transforms.sinks.victoriametrics import VictoriaMetrics
+
+    return VictoriaMetrics.from_url(url, settings.flush_seconds)
+
+
+def _influxdb(url: SplitResult, settings: Settings) -> Target:
+    from transforms.sinks.influxdb import InfluxDB
+
+    if settings.influxdb_token is None:
+        raise WrongUse("InfluxDB asks for a token", "set KPIFLOW_INFLUXDB_TOKEN in the environment")
+    return InfluxDB.from_url(url, settings.influxdb_token.get_secret_value(), settings.flush_seconds)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A kind of place: how its URLs look, what makes a Target of one, and the extra that brings what it needs."""
+
+    form: str
+    make: Callable[[SplitResult, Settings], Target]
+    extra: str = ""
+
+
+SCHEMES = {
+    "file": Scheme("a folder", _folder),
+    "s3": Scheme("s3://BUCKET/PREFIX", _objects, "objects"),
+    "gs": Scheme("gs://BUCKET/PREFIX", _objects, "objects"),
+    "bigquery": Scheme("bigquery://PROJECT/DATASET", _bigquery, "bigquery"),
+    "victoriametrics+http": Scheme("victoriametrics+http://HOST:PORT", _victoriametrics, "timeseries"),
+    "victoriametrics+https": Scheme("victoriametrics+https://HOST:PORT", _victoriametrics, "timeseries"),
+    "influxdb+http": Scheme("influxdb+http://HOST:PORT/BUCKET?org=ORG", _influxdb, "timeseries"),
+    "influxdb+https": Scheme("influxdb+https://HOST:PORT/BUCKET?org=ORG", _influxdb, "timeseries"),
+}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """All places that a job writes to.
+
+    `main` is the first that keeps tables: a job goes on from what it holds. `folder` is the first folder of this machine: a
+    backfill keeps its lock there, and what it spools.
+    """
+
+    targets: tuple[Target, ...]
+
+    @property
+    def main(self) -> Store:
+        return next(target for target in self.targets if isinstance(target, Store))
+
+    @property
+    def folder(self) -> Path | None:
+        return next(filter(None, map(local_folder, self.targets)), None)
+
+    @property
+    def gather_seconds(self) -> int:
+        """How long rows may be gathered before the slowest target gets them."""
+        return max(target.gather_seconds for target in self.targets)
+
+    @property
+    def takes_fleet(self) -> bool:
+        """Whether a target takes the aggregates over all agents."""
+        return any(FLEET.name in target.tables for target in self.targets)
+
+    def __str__(self) -> str:
+        return ", ".join(target.name for target in self.targets)
+
+
+def target(text: str, settings: Settings) -> Target:
+    """The target that an `--output` means; it is not connected to.
+
+    Raises:
+        WrongUse: there is no such kind of place, its URL has another form, or what it needs is not installed.
+    """
+    url = urlsplit(text if "://" in text else Path(text).absolute().as_uri())
+    scheme = SCHEMES.get(url.scheme)
+    if scheme is None:
+        forms = ", ".join(dict.fromkeys(each.form for each in SCHEMES.values()))
+        raise WrongUse(f"--output {text}: no place is called {url.scheme}://", f"one of {forms}")
+    try:
+        return scheme.make(url, settings)
+    except ValueError as error:
+        raise WrongUse(f"--output {text}: {error}", f"write it as {scheme.form}") from error
+    except ImportError as error:
+        mend = f"pip install 'kpiflow[{scheme.extra}]'"
+        raise WrongUse(f"{url.scheme}:// needs {error.name}, which is not installed", mend) from error
+
+
+def open_outputs(texts: Sequence[str], settings: Settings, create: bool = True, file_minutes: int = 30) -> tuple[Outputs, Settings]:
+    """The places of a job, each of its stores described and ready; and the settings to write them with.
+
+    Raises:
+        WrongUse: a URL means nothing, no place keeps tables, or a store cannot be used or was written under other settings.
+    """
+    targets = [target(text, settings) for text in dict.fromkeys(texts)]
+    if not any(isinstance(each, Store) for each in targets):
+        raise WrongUse(
+            f"{texts[0]} keeps no tables, so that a job could not go on from what it wrote",
+            "give an output that does too: a folder, s3://, gs:// or bigquery://",
+        )
+    fitted = settings
+    for place, each in enumerate(targets):
+        if isinstance(each, Store):
+            targets[place], own = open_store(each, settings, create, file_minutes)
+            fitted = own if fitted is settings else fitted
+    return Outputs(tuple(targets)), fitted
+
+
+def files_in(folder: Path, settings: Settings) -> Outputs:
+    """A folder of this machine as the only output."""
+    return Outputs((ParquetFiles(LocalFolder(folder), settings.file_minutes, settings.flush_seconds),))
+
+
+def local_folder(place: Target) -> Path | None:
+    """The folder of this machine that a target is, if it is one."""
+    if isinstance(place, ParquetFiles) and isinstance(place.storage, LocalFolder):
+        return place.storage.path
+    return None
+
+
+@contextmanager
+def readable(text: str, settings: Settings) -> Iterator[Path]:
+    """An output as a folder of files: itself, whatever it holds, or a copy that lasts as long as the block.
+
+    Raises:
+        WrongUse: it is elsewhere, and no output or cannot be read.
+    """
+    place = target(text, settings)
+    if (folder := local_folder(place)) is not None:
+        yield folder
+        return
+    if not isinstance(place, Store):
+        raise WrongUse(f"{place.name} keeps no tables", "name a folder, s3://, gs:// or bigquery://")
+    with TemporaryDirectory(prefix="kpiflow-") as copy:
+        with told_as_wrong_use():
+            if place.description() is None:
+                raise WrongUse(f"there is no output in {place.name}", "`kpiflow backfill --output` makes one")
+            place.copy(Path(copy))
+        yield Path(copy)

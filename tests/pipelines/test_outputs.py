@@ -1,0 +1,94 @@
+"""What an `--output` means."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import run, split
+from pipelines.commands.stream import home_of
+from pipelines.failures import WrongUse
+from pipelines.outputs import SCHEMES, local_folder, open_outputs, readable, target
+from pipelines.settings import Settings
+
+
+def test_a_path_is_a_folder_whatever_its_characters(tmp_path: Path) -> None:
+    for text in (f"{tmp_path}/a b%20ü#?", "relative/out", f"file://{tmp_path}/x%20y"):
+        folder = local_folder(target(text, Settings()))
+        assert folder == (tmp_path / "x y" if text.startswith("file") else Path(text).absolute())
+
+
+def test_an_unknown_scheme_lists_the_known_ones() -> None:
+    with pytest.raises(WrongUse, match="no place is called ftp://") as refused:
+        target("ftp://host/x", Settings())
+    assert all(scheme.form in refused.value.hint for scheme in SCHEMES.values())
+
+
+@pytest.mark.parametrize("text", ["bigquery://project", "victoriametrics+http://", "influxdb+https://host", "s3://"])
+def test_a_url_of_another_form_is_refused_with_the_right_one(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WrongUse) as refused:
+        target(text, Settings(influxdb_token="t"))
+    assert refused.value.hint == f"write it as {SCHEMES[text.partition(':')[0]].form}"
+
+
+def test_influxdb_without_a_token_names_the_variable() -> None:
+    with pytest.raises(WrongUse) as refused:
+        target("influxdb+http://localhost/bucket?org=o", Settings())
+    assert "KPIFLOW_INFLUXDB_TOKEN" in refused.value.hint
+
+
+@pytest.mark.parametrize("words", [["--influxdb-token", "t"], ["--redis-password=t"]])
+def test_a_secret_is_no_flag(words: list[str]) -> None:
+    with pytest.raises(WrongUse, match="is a secret") as refused:
+        split(["stream", *words])
+    assert "KPIFLOW_" in refused.value.hint
+
+
+def test_a_job_needs_one_output_that_keeps_tables(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="keeps no tables"):
+        open_outputs(["victoriametrics+http://localhost:1"], Settings())
+    with pytest.raises(WrongUse, match="keeps no tables"), readable("victoriametrics+http://localhost:1", Settings()):
+        pass
+
+
+def test_each_folder_keeps_the_span_of_its_own_files(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    open_outputs([str(old)], Settings(file_minutes=10))
+    outputs, settings = open_outputs([str(new), str(old), str(new)], Settings(), file_minutes=1)
+    assert [each.file_minutes for each in outputs.targets] == [1, 10]
+    assert (settings.file_minutes, outputs.folder, outputs.main.name) == (1, new, str(new))
+
+
+def test_a_job_is_at_home_in_its_first_folder_unless_it_is_told_where(tmp_path: Path) -> None:
+    assert home_of(["s3://b/x", "a", "b"], None) == Path("a")
+    assert home_of(["s3://b/x"], tmp_path) == tmp_path
+    with pytest.raises(WrongUse, match="folder of this machine for checkpoints") as refused:
+        home_of(["s3://b/x"], None)
+    assert "--state DIR" in refused.value.hint
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "precious").touch()
+    assert run(["doctor", "--output", str(tmp_path / "new"), "--output", str(foreign)]) == 1
+    told = capsys.readouterr()
+    assert "no output of kpiflow: it holds precious" in " ".join(told.out.split())
+    assert "1 thing would keep a job from working" in " ".join(told.err.split())
+    assert not (tmp_path / "new").exists()
+
+
+def test_doctor_finds_nothing_wrong_where_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--output", str(tmp_path / "new")]) == 0
+    assert " no " not in capsys.readouterr().out
+
+
+def test_doctor_tells_that_a_store_was_shaped_by_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_outputs([str(tmp_path)], Settings(iqr_factor=2.0))
+    assert run(["doctor", "--output", str(tmp_path)]) == 1
+    assert "iqr_factor is 3.0 now and was 2.0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_doctor_looks_at_redis(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--redis", "redis://localhost:1", "--stream", "s"]) == 1
+    assert "redis://localhost:1" in capsys.readouterr().out
+    assert run(["doctor"]) == 2
