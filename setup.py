@@ -30,7 +30,7 @@ setup(
     ],
     extras_require={
         "html": ["altair>=6.3,<7", "vl-convert-python>=1.9,<3"],
-        "objects": ["obstore>=0.12,<0.13"],
+        "objects": ["obstore>=0.12,<0.13", "boto3>=1.40,<2"],
         "bigquery": ["google-cloud-bigquery>=3.47,<4", "google-cloud-bigquery-storage>=2.43,<3"],
         "timeseries": ["httpx>=0.28,<0.29"],
         "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],

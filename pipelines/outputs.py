@@ -35,7 +35,9 @@ def _bigquery(url: SplitResult, settings: Settings) -> Target:
 def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
     from transforms.sinks.victoriametrics import VictoriaMetrics
 
-    return VictoriaMetrics.from_url(url, settings.flush_seconds)
+    secrets = (settings.victoriametrics_password, settings.victoriametrics_token)
+    password, token = (secret and secret.get_secret_value() for secret in secrets)
+    return VictoriaMetrics.from_url(url, settings.flush_seconds, settings.victoriametrics_user, password, token)
 
 
 def _influxdb(url: SplitResult, settings: Settings) -> Target:

@@ -34,7 +34,8 @@ LEFT_OUT = {
     **dict.fromkeys(("machine_type", "num_workers", "max_num_workers"), BY_GCLOUD),
     **dict.fromkeys(("workers", "checkpoint_seconds", "renew_seconds", "heap_mb"), OF_FLINK),
     **dict.fromkeys(("block_mb", "slice_reports"), OF_A_BACKFILL),
-    **dict.fromkeys(("redis_password", "influxdb_token"), SECRET),
+    **dict.fromkeys(("redis_password", "influxdb_token", "victoriametrics_password", "victoriametrics_token"), SECRET),
+    "victoriametrics_user": "it goes with a password, which is a secret",
     "exactly_once": "at least once would count reports twice",
     "beam_options": "what the launcher gives and kpiflow has no option for",
 }

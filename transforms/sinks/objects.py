@@ -281,9 +281,10 @@ def _options(url: SplitResult, form: str) -> dict[str, Any]:
         raise ValueError(f"the endpoint is no URL of http or https; write {form}")
     if "@" in endpoint.netloc:
         raise ValueError(f"a URL is no place for credentials; set them in the environment, and write {form}")
-    if options.pop("conditions", "no") != "no":
+    conditions = options.pop("conditions", "")
+    if conditions not in ("", "no"):
         raise ValueError(f"conditions are used unless conditions=no; write {form}")
-    return options | {"conditions": "conditions" not in dict(parse_qsl(url.query))}
+    return options | {"conditions": not conditions}
 
 
 @cache

@@ -190,12 +190,13 @@ class ParquetFiles:
         with self.storage.locked(""):
             stored = self.storage.get(DESCRIPTION)
             known = self.description() if stored is None else self._parsed(stored)
-            try:
-                if known != json.loads(data):
-                    self.storage.put(DESCRIPTION, data, stored and stored.version)
-            except Conflict:
-                if self.description() != json.loads(data):
-                    raise Refused(f"another job has begun {self.name} otherwise at the same time; run this one again") from None
+            if known is None:
+                try:
+                    self.storage.put(DESCRIPTION, data, None)
+                except Conflict:
+                    known = self.description()
+            if known is not None and known != description:
+                raise Refused(f"another job has begun {self.name} otherwise at the same time; run this one again")
 
     def has_reports(self) -> bool:
         return any(True for _ in self._files(REPORTS.name))

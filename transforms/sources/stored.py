@@ -12,18 +12,22 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import stamina
 
-from schemas.tables import REPORTS
+from schemas.tables import REPORTS, TIME
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import REPORT_BATCH
 from transforms.shard import shards
-from transforms.sinks.target import Store
+from transforms.sinks.target import Store, Unavailable
 from transforms.sinks.union import conformed
 
 HOUR = 3600
 REACH_SECONDS = 62 * 60
 """How far after a report's minute its baselines reach."""
 CONTEXT_SECONDS = 63 * 60
+PATIENCE_SECONDS = 3600.0
+"""How long a store that is away is asked again."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 
 
 def touched_hours(reports: pa.RecordBatch) -> set[int]:
@@ -68,9 +72,44 @@ def _each(store: Store, hours: Iterable[int]) -> Iterator[pa.RecordBatch]:
 
 
 def _stored(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
-    """The reports of an hour, as the store gives them: ascending in time from batch to batch."""
-    for batch in store.reports(hour):
-        yield _as_reports(batch, context)
+    """The reports of an hour, ascending in time from batch to batch; a store that is away is asked again for what it did not give.
+
+    Raises:
+        Unavailable: it was away for `PATIENCE_SECONDS`.
+    """
+    given = _Given()
+    pauses = stamina.retry_context(
+        on=Unavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=_FIRST_PAUSE, wait_max=_LONGEST_PAUSE
+    )
+    for attempt in pauses:
+        with attempt:
+            for stored in store.reports(hour):
+                batch = stored if attempt.num == 1 else given.rest(stored)
+                if batch.num_rows:
+                    given.add(batch)
+                    yield _as_reports(batch, context)
+
+
+class _Given:
+    """What was given of an hour: the reports before a moment, and of those at that moment the ones that are named."""
+
+    def __init__(self) -> None:
+        self._moment: pa.Scalar = pa.scalar(None, TIME)
+        self._ids = pa.array([], pa.string())
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Batches come in the order of time."""
+        latest = pc.max(batch["recorded_at"])
+        ids = batch.filter(pc.equal(batch["recorded_at"], latest))["report_id"]
+        self._ids = pa.concat_arrays([self._ids, ids]) if latest == self._moment else ids
+        self._moment = latest
+
+    def rest(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of a batch that were not given."""
+        if not self._moment.is_valid:
+            return batch
+        times, named = batch["recorded_at"], pc.is_in(batch["report_id"], self._ids)
+        return batch.filter(pc.or_(pc.greater(times, self._moment), pc.and_not(pc.equal(times, self._moment), named)))
 
 
 def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:

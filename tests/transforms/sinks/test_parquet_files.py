@@ -107,10 +107,12 @@ def test_a_file_of_an_older_version_comes_back_in_the_columns_of_this_one(store:
 
 def test_a_new_place_has_no_description_and_then_the_one_that_was_kept(store: ParquetFiles) -> None:
     assert store.description() is None
-    for description in ({"layout": 1, "schemas": {"kpi_report": 1}}, {"layout": 2, "schemas": {}}):
-        store.describe(description)
+    description = {"layout": 1, "schemas": {"kpi_report": 1}}
+    for _ in range(2):
         store.describe(description)
         assert store.description() == description
+    with pytest.raises(Refused, match="another job has begun .* otherwise"):
+        store.describe({"layout": 2, "schemas": {}})
     assert list(store.storage.entries()) == [DESCRIPTION]
 
 

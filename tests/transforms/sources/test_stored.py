@@ -1,22 +1,26 @@
 """Recall: which stored reports come back, and as what."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+import stamina
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.registry import load
 from schemas.tables import REPORTS
 from tests.builders import NOON, agent, messages, report
-from transforms.batches import REPORT_BATCH, empty
+from transforms.batches import REPORT_BATCH, empty, portions
 from transforms.shard import shards
 from transforms.sinks.parquet import ParquetFiles
 from transforms.sinks.storage import LocalFolder
+from transforms.sinks.target import Store, Unavailable
 from transforms.sinks.union import conformed
 from transforms.sources.stored import Recall, RecallShard, recalled, touched_hours
 from transforms.validate import Rules, validate
@@ -137,3 +141,36 @@ def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) ->
         tens = [{(at - NOON).seconds // 600 for at in batch["recorded_at"].to_pylist()} for batch in batches]
         assert tens == [{ten} for ten in range(6) if shard in shard_of[10 * ten : 10 * ten + 10]]
         assert sum(batch.num_rows for batch in batches) == (shard_of == shard).sum()
+
+
+@dataclass(frozen=True)
+class Faltering:
+    """A store that breaks off after some batches, and gives them cut in another way each time that it is asked."""
+
+    store: ParquetFiles
+    breaks: list[int]
+
+    def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+        rows = [part for batch in self.store.reports(hour) for part in portions(batch, 1 + len(self.breaks) % 3)]
+        if not self.breaks:
+            yield from rows
+            return
+        yield from rows[: self.breaks.pop()]
+        raise Unavailable("away")
+
+
+@pytest.mark.parametrize("breaks", [[0], [0, 0, 1], [5, 3, 1], [40, 30, 20, 10], [0, 59]])
+def test_a_store_that_breaks_off_is_asked_again_for_what_is_missing(tmp_path: Path, breaks: list[int]) -> None:
+    stored = reports(*(number // 2 for number in range(60)))
+    store = ParquetFiles(LocalFolder(tmp_path), 1)
+    store.write(REPORTS, [conformed(stored, REPORTS.schema)])
+    whole, faltering = list(recalled(store, {HOUR})), Faltering(store, breaks)
+    with stamina.set_testing(True, attempts=100):
+        given = list(recalled(cast(Store, faltering), {HOUR}))
+    assert breaks == []
+    assert pa.Table.from_batches(given).equals(pa.Table.from_batches(whole))
+
+
+def test_a_store_that_stays_away_is_given_up(output: ParquetFiles) -> None:
+    with stamina.set_testing(True, attempts=3), pytest.raises(Unavailable, match="away"):
+        list(recalled(cast(Store, Faltering(output, [0] * 10)), {HOUR}))
