@@ -47,6 +47,7 @@ setup(
             "types-grpcio",
             "types-PyYAML",
             "moto[s3,server]>=5.2,<6",
+            "influxdb-client>=1.50,<2",
         ],
     },
     entry_points={"console_scripts": ["kpiflow=pipelines.cli:main"]},

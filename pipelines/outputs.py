@@ -36,7 +36,7 @@ def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
     from transforms.sinks.victoriametrics import VictoriaMetrics
 
     secrets = (settings.victoriametrics_password, settings.victoriametrics_token)
-    password, token = (secret and secret.get_secret_value() for secret in secrets)
+    password, token = (None if secret is None else secret.get_secret_value() for secret in secrets)
     return VictoriaMetrics.from_url(url, settings.flush_seconds, settings.victoriametrics_user, password, token)
 
 
