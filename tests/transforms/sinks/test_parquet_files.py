@@ -111,7 +111,7 @@ def test_a_new_place_has_no_description_and_then_the_one_that_was_kept(store: Pa
     for _ in range(2):
         store.describe(description)
         assert store.description() == description
-    with pytest.raises(Refused, match="another job has begun .* otherwise"):
+    with pytest.raises(Refused, match=r"another job has begun .* otherwise"):
         store.describe({"layout": 2, "schemas": {}})
     assert list(store.storage.entries()) == [DESCRIPTION]
 

@@ -1,0 +1,81 @@
+"""Several outputs of one stream, one of which goes away: the source stays safe, and afterwards all of them have everything."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from runners.jars import FlinkMissing, ensure_jars, java
+from tests.integration.streaming import KEY, Scene, ended, kill
+from tests.servers import RedisServer
+from tests.victoriametrics import VictoriaMetricsServer
+
+pytestmark = pytest.mark.slow
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    try:
+        java()
+        ensure_jars()
+    except FlinkMissing as missing:
+        pytest.skip(str(missing))
+    with RedisServer(tmp_path, appendonly=True) as server, ended(Scene(server, tmp_path)) as scene:
+        yield scene
+
+
+def shown(store: VictoriaMetricsServer) -> int:
+    """Reports that the store's hours count."""
+    newest: dict[Any, float] = defaultdict(float)
+    for labels, samples in store.samples('kpi_tasks{granularity="1h"}').items():
+        for at, value in samples.items():
+            newest[labels, at // HOUR_MS] = max(newest[labels, at // HOUR_MS], value)
+    return int(sum(newest.values()))
+
+
+def stored(scene: Scene) -> int:
+    """Reports that the folder has."""
+    ((count,),) = duckdb.sql(f"select count(*) from read_parquet('{scene.output}/kpi_reports/**/*.parquet')").fetchall()
+    return int(count)
+
+
+def committed(scene: Scene) -> int:
+    """Entries up to the group's place."""
+    with scene.server.client() as client:
+        return sum(int(group["entries-read"] or 0) for group in client.xinfo_groups(KEY))
+
+
+def sink(scene: Scene, place: int) -> dict[str, Any]:
+    """What status says of an output."""
+    said: dict[str, Any] = json.loads(scene.ask("status", scene.output, "--json"))["sinks"][place]
+    return said
+
+
+def test_an_output_that_goes_away_holds_the_source_back_and_gets_everything_in_the_end(scene: Scene, tmp_path: Path) -> None:
+    with VictoriaMetricsServer(tmp_path / "victoria") as store:
+        both = ("--output", f"victoriametrics+{store.url}")
+        run = scene.start(*both)
+        scene.add(1000)
+        scene.until(lambda: committed(scene) == 1000)
+        scene.until(lambda: sink(scene, 1)["waiting_since"] is None and shown(store) > 0)
+
+        store.kill()
+        scene.add(1000, seed=2)
+        scene.until(lambda: sink(scene, 1)["waiting_since"] is not None)
+        assert store.url.rpartition("/")[2] in sink(scene, 1)["error"]
+        scene.add(1000, seed=3)
+        time.sleep(10)  # of ten checkpoints none is complete, since a write waits
+        assert committed(scene) <= 2000
+        kill(run, "all")
+
+        store.start()
+        scene.finish(*both)
+        assert shown(store) == stored(scene) > 2500
+    verdict = scene.prove()
+    assert (verdict["received"], verdict["reports"]) == (3000, stored(scene))
