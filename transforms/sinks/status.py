@@ -40,7 +40,7 @@ class Status:
         self._write(target, told)
 
     def waits(self, target: str, error: str) -> None:
-        """A write was not taken and will be tried again."""
+        """A write was not taken, and will be tried again: by the writer, or by the runner that starts it anew."""
         told = _told(self)
         told.waiting_since, told.error = told.waiting_since or _now(), error
         self._write(target, told)

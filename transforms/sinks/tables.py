@@ -20,7 +20,7 @@ from transforms.batches import portions
 from transforms.gather import PORTION, Gather
 from transforms.shard import split
 from transforms.sinks.status import Status
-from transforms.sinks.target import Target, Unavailable, Written
+from transforms.sinks.target import Refused, Target, Unavailable, Written
 from transforms.stages import timed
 
 FLUSH_BYTES = 1 << 30
@@ -156,7 +156,7 @@ class _Write(beam.DoFn):
             with attempt:
                 try:
                     written = self.target.write(named(self.table), self.held)
-                except Unavailable as error:
+                except (Unavailable, Refused) as error:
                     self.status.waits(self.target.name, str(error))
                     raise
                 self.status.wrote(self.target.name, written.rows, self.held)

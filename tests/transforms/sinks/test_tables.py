@@ -139,7 +139,8 @@ def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_a_target_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="the ledger is closed: open it"):
-        written(WriteTables(Write((Ledger(tmp_path / "a", refuses=True),))))
+        written(WriteTables(Write((Ledger(tmp_path / "a", refuses=True),), status=tmp_path)))
+    assert json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())["error"] == "the ledger is closed: open it"
 
 
 def test_many_bytes_are_written_before_the_bundle_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
