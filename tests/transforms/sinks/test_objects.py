@@ -21,13 +21,6 @@ from transforms.sinks.storage import Conflict
 from transforms.sinks.target import Refused, Unavailable
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        server.make_bucket("bucket")
-        yield server
-
-
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> list[Fault]:
     """What becomes of the next requests, one after the other; all later ones are answered. A request is sent once."""

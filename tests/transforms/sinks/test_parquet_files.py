@@ -1,6 +1,5 @@
 """Tables as files in any storage: what is kept, given back, described and copied, in a folder and on object storage."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 from schemas.tables import REPORTS, TRIMMED
-from tests.s3 import S3Server
 from transforms.sinks.files import DamagedFile, encode, read, verify
 from transforms.sinks.parquet import DESCRIPTION, ParquetFiles
 from transforms.sinks.storage import LocalFolder, Storage
@@ -20,20 +18,10 @@ HOUR = int(NOON.timestamp()) // 3600
 FILE = "kpi_reports/date=2025-10-22/hour=12/1200.parquet"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        server.make_bucket("bucket")
-        yield server
-
-
-@pytest.fixture(params=["folder", "objects"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ParquetFiles:
+@pytest.fixture
+def store(storage: Storage) -> ParquetFiles:
     """An empty one, of files of ten minutes."""
-    if request.param == "folder":
-        return ParquetFiles(LocalFolder(tmp_path / "out"), 10)
-    server: S3Server = request.getfixturevalue("server")
-    return ParquetFiles(server.storage("bucket", f"files/{tmp_path.name}"), 10)
+    return ParquetFiles(storage, 10)
 
 
 def reports(*minutes: int, message: str = "1-0") -> pa.RecordBatch:

@@ -3,30 +3,13 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.s3 import S3Server
 from transforms.sinks.files import OutputFull
 from transforms.sinks.storage import Conflict, LocalFolder, Storage, locked, remove, replace
 from transforms.sinks.target import Refused, Unavailable
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        server.make_bucket("bucket")
-        yield server
-
-
-@pytest.fixture(params=["folder", "objects"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "folder":
-        return LocalFolder(tmp_path / "out")
-    server: S3Server = request.getfixturevalue("server")
-    return server.storage("bucket", f"tests/{tmp_path.name}")
 
 
 def put(storage: Storage, name: str, data: bytes) -> None:

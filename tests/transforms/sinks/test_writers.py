@@ -30,13 +30,6 @@ Message = tuple[int, int]
 """The number of a report, and that of the message it came in."""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        server.make_bucket("bucket")
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_FIRST_PAUSE", 0.0)

@@ -1,0 +1,25 @@
+"""Places for files, as tests of sinks need them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.s3 import S3Server
+from transforms.sinks.storage import LocalFolder, Storage
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(params=["folder", "objects"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder, and a part of a bucket, that are empty."""
+    if request.param == "folder":
+        return LocalFolder(tmp_path / "out")
+    server: S3Server = request.getfixturevalue("server")
+    return server.storage("bucket", f"tests/{tmp_path.name}")
