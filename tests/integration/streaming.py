@@ -23,12 +23,14 @@ PATIENCE = 400.0
 
 @dataclass
 class Scene:
-    """A Redis server, a folder, and what is done between them."""
+    """A Redis server, a folder, and what is done between them. With `elsewhere` tables go to these URLs only, and the folder is the
+    job's home."""
 
     server: RedisServer
     folder: Path
     keys: tuple[str, ...] = (KEY,)
     runs: list[subprocess.Popen[str]] = field(default_factory=list)
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def output(self) -> Path:
@@ -42,7 +44,9 @@ class Scene:
     def start(self, *words: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """The streaming job, in a process of its own; what it says goes to a file."""
         command = [sys.executable, "-m", "pipelines.cli", "stream", "--redis", self.server.url, "--stream", *self.keys]
-        command += ["--output", str(self.output), "--archive", str(self.folder / "archive"), *QUICK, *map(str, words)]
+        outputs = [word for url in self.elsewhere or (str(self.output),) for word in ("--output", url)]
+        command += [*outputs, *(("--state", str(self.output)) if self.elsewhere else ())]
+        command += ["--archive", str(self.folder / "archive"), *QUICK, *map(str, words)]
         said = (self.folder / f"run-{len(self.runs)}.log").open("w")
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | (env or {}))
         self.runs.append(process)

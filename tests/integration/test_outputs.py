@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ import duckdb
 import pytest
 
 from runners.jars import FlinkMissing, ensure_jars, java
+from tests.bigquery import Emulator, store
 from tests.integration.streaming import KEY, Scene, ended, kill
+from tests.s3 import S3Server
 from tests.servers import RedisServer
 from tests.victoriametrics import VictoriaMetricsServer
 
@@ -57,6 +60,24 @@ def sink(scene: Scene, place: int) -> dict[str, Any]:
     """What status says of an output."""
     said: dict[str, Any] = json.loads(scene.ask("status", scene.output, "--json"))["sinks"][place]
     return said
+
+
+def test_a_stream_without_a_folder_fills_stores_elsewhere_and_goes_on_from_them(scene: Scene) -> None:
+    with S3Server() as bucket, Emulator() as emulator:
+        bucket.make_bucket("bucket")
+        scene.elsewhere = (bucket.url("bucket", "kpis"), store("kpis", emulator).name)
+        quick = ("--warehouse-seconds", 1)
+        scene.add(600)
+        scene.finish(*quick)
+        shutil.rmtree(scene.output)  # with the checkpoints: what was read before is read again
+        scene.add(600, seed=2)
+        scene.finish(*quick)
+        again = scene.folder / "backfill"
+        scene.ask("backfill", "--input", scene.folder / "archive", "--output", again)
+        for url in scene.elsewhere:
+            verdict = json.loads(scene.ask("reconcile", url, "--redis", scene.server.url, "--stream", KEY, "--json"))
+            assert (verdict["received"], verdict["missing"], verdict["surplus"]) == (1200, 0, 0)
+            scene.ask("parity", url, again)
 
 
 def test_an_output_that_goes_away_holds_the_source_back_and_gets_everything_in_the_end(scene: Scene, tmp_path: Path) -> None:
