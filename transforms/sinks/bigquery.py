@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -117,7 +118,7 @@ class BigQuery:
     def _write(self, table: Table, rows: pa.RecordBatch) -> Written:
         """Append a batch and merge it, after what BigQuery refused of it is in quarantine."""
         batch, now = uuid4().hex, datetime.now(UTC)
-        values = [pa.array(range(rows.num_rows), pa.int64()), *(pa.repeat(pa.scalar(each), rows.num_rows) for each in (batch, now))]
+        values = [pa.array(np.arange(rows.num_rows)), *(pa.repeat(pa.scalar(each), rows.num_rows) for each in (batch, now))]
         sent = extended(flat(rows), [(f, array.cast(f.type)) for f, array in zip(_BATCH_COLUMNS, values)])
         inbox = made.inbox_name(table)
         refused, requests = self._service.append(self.dataset, inbox, sent)
@@ -144,7 +145,8 @@ class BigQuery:
         self.write(QUARANTINED, [quarantined(filled(messages, RAW, rows.num_rows), rejections)])
         if table.name == REPORTS.name:
             stored = f"{self._names.of(table.name)} AS t WHERE {touched('t', table, *spans(table, rows))}"
-            asked = [bigquery.ArrayQueryParameter(name, "STRING", rows[name].to_pylist()) for name in ("report_id", "message_id")]
+            identity = ("report_id", "source", "message_id")
+            asked = [bigquery.ArrayQueryParameter(name, "STRING", rows[name].to_pylist()) for name in identity]
             named = " AND ".join(f"t.`{each.name}` IN UNNEST(@{each.name})" for each in asked)
             self._query(f"DELETE FROM {stored} AND {named}", asked)
 
