@@ -138,6 +138,7 @@ def app(loaded: Collection[str] = frozenset(COMMANDS)) -> typer.Typer:
 def _command(name: str) -> typer.Typer | Callable[..., None]:
     logging.getLogger().setLevel(logging.ERROR)  # Beam warns at import of what is optional, and of type hints it cannot use
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the errors that it raises as well
+    logging.getLogger("transforms").setLevel(logging.WARNING)  # what an output drops or a file has lost is for everybody to know
     command: typer.Typer | Callable[..., None] = getattr(import_module(f"pipelines.commands.{name}"), name)
     return command
 

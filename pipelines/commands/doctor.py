@@ -14,7 +14,7 @@ from pipelines.outputs import target
 from pipelines.settings import Settings
 from pipelines.tables.output import check_description
 from transforms.redis import RedisUnavailable
-from transforms.sinks.target import Finding, Refused, Store, Target, Unavailable
+from transforms.sinks.target import Finding, Refused, Store, Unavailable
 
 
 def doctor(
@@ -35,7 +35,7 @@ def doctor(
     settings: Settings = ctx.obj.settings()
     if not outputs and not url:
         raise WrongUse("there is nothing to look at", "give the --output and --redis that the job is to have")
-    found = {text: list(_looked_at(target(text, settings), settings)) for text in dict.fromkeys(outputs or [])}
+    found = {text: list(_looked_at(text, settings)) for text in dict.fromkeys(outputs or [])}
     if url:
         found[url] = list(_redis(url, streams or [], settings))
     if as_json:
@@ -48,20 +48,22 @@ def doctor(
         raise CheckFailed(f"{problems} thing{'s' * (problems > 1)} would keep a job from working")
 
 
-def _looked_at(place: Target, settings: Settings) -> Iterator[Finding]:
+def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
     """What a place says of itself and, if all is well, whether this version and these settings fit what it holds."""
-    well = True
+    well, what = True, "its URL, and what it asks for"
     try:
+        place = target(text, settings)
         for finding in place.check():
             well = well and not finding.problem
             yield finding
         if well and isinstance(place, Store):
+            what = "the version and the settings of what it holds"
             check_description(place, settings)
-            yield Finding("the version and the settings of what it holds")
+            yield Finding(what)
     except (Refused, Unavailable) as error:
         yield Finding("the place", str(error))
     except WrongUse as error:
-        yield Finding("the version and the settings of what it holds", str(error), error.hint)
+        yield Finding(what, str(error), error.hint)
 
 
 def _redis(url: str, streams: list[str], settings: Settings) -> Iterator[Finding]:

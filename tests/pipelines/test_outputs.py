@@ -88,6 +88,13 @@ def test_doctor_tells_that_a_store_was_shaped_by_other_settings(tmp_path: Path, 
     assert "iqr_factor is 3.0 now and was 2.0" in " ".join(capsys.readouterr().out.split())
 
 
+def test_doctor_goes_on_after_an_output_that_it_cannot_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--output", "influxdb+http://localhost:1/b?org=o", "--output", str(tmp_path)]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "set KPIFLOW_INFLUXDB_TOKEN in the environment" in told
+    assert f"{tmp_path} ok " in told
+
+
 def test_doctor_looks_at_redis(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--redis", "redis://localhost:1", "--stream", "s"]) == 1
     assert "redis://localhost:1" in capsys.readouterr().out
