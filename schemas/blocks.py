@@ -24,7 +24,7 @@ _MANY_FIELDS = 256
 _SAMPLE = 128
 _STRETCH = 256
 _ODD_SHARE = 8
-_THREADED_BYTES = 1 << 21
+_MOST_BYTES = 1 << 30
 _PARSER_ERRORS = (pa.ArrowException, ValueError)
 _ROW = re.compile(r"in row (\d+)$")
 
@@ -76,20 +76,20 @@ def _parts(
     """
     if not len(rows):
         return
-    sample = _parsed(root, _sample(payload, rows), threads=False)
+    sample = _parsed(root, _sample(payload, rows))
     if sample is not None and _width(sample.type) > _MANY_FIELDS:
         return
-    chosen = _some(payload, rows)
-    struct = _parsed(root, chosen) if sample is not None or alike else None
-    if struct is not None:
+    chosen = _some(payload, rows) if sample is not None or alike else None
+    struct = _parsed(root, chosen) if chosen is not None else None
+    if chosen is not None and struct is not None:
         yield rows, *leaves.read(root, struct, chosen, limits)
     elif not alike:
-        fits = _alike(root, chosen)
+        fits = _alike(root, payload, rows)
         yield from _parts(root, payload, rows[fits], limits, alike=True)
         if np.count_nonzero(~fits) > len(rows) // _ODD_SHARE:
             yield from _parts(root, payload, rows[~fits], limits, alike=True)
     else:
-        whole = np.delete(rows, np.array(_breaking(root, chosen), dtype=np.int64))
+        whole = np.delete(rows, np.array(_breaking(root, _some(payload, rows)), dtype=np.int64))
         if len(whole) < len(rows):
             yield from _parts(root, payload, whole, limits, alike=True)
         elif len(rows) > _STRETCH:
@@ -97,12 +97,12 @@ def _parts(
                 yield from _parts(root, payload, half, limits, alike=True)
 
 
-def _alike(root: Node, payload: pa.Array) -> NDArray[np.bool_]:
-    """bool[n]: the rows that are written as most of a sample are."""
-    sample = _sample(payload, np.arange(len(payload)))
+def _alike(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool[m]: which of `rows` are written as most of a sample are."""
+    sample = _sample(payload, rows)
     known = [documents.decode(text.as_py(), documents.Limits(), distinct_keys=True) for text in sample]
     shaped = shape.pattern(root, [document for document in known if isinstance(document, dict)])
-    return np.asarray(pc.match_substring_regex(payload, shaped))
+    return np.asarray(pc.match_substring_regex(payload, shaped))[rows]
 
 
 def _sample(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
@@ -147,23 +147,22 @@ def _some(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     return payload.take(pa.array(rows)) if len(rows) < len(payload) else payload
 
 
-def _parsed(root: Node, payload: pa.Array, threads: bool = True) -> pa.StructArray | None:
+def _parsed(root: Node, payload: pa.Array) -> pa.StructArray | None:
     """What Arrow reads, if it reads an object for each row: none holds less than one, since each starts and ends with a brace."""
     try:
-        struct = _arrow(root, payload, threads)
+        struct = _arrow(root, payload)
     except _PARSER_ERRORS:
         return None
     return struct if len(struct) == len(payload) else None
 
 
-def _arrow(root: Node, payload: pa.Array, threads: bool = True) -> pa.StructArray:
+def _arrow(root: Node, payload: pa.Array) -> pa.StructArray:
     _, starts, ends = bounds(payload)
     length = int(ends[-1] - starts[0])
     buffer = payload.buffers()[2].slice(int(starts[0]), length)
-    threads = threads and length > _THREADED_BYTES
     table = pa.json.read_json(
         pa.BufferReader(buffer),
-        read_options=pa.json.ReadOptions(use_threads=threads, block_size=_THREADED_BYTES if threads else length + 1),
+        read_options=pa.json.ReadOptions(use_threads=False, block_size=min(length + 1, _MOST_BYTES)),
         parse_options=pa.json.ParseOptions(explicit_schema=pa.schema(arrow_fields(root)), unexpected_field_behavior="infer"),
     )
     struct = table.to_struct_array()
@@ -180,7 +179,7 @@ def _breaking(root: Node, payload: pa.Array) -> list[int]:
     while start < len(payload):
         stretch = payload[start : start + _STRETCH]
         try:
-            whole = len(_arrow(root, stretch, threads=False)) == len(stretch)
+            whole = len(_arrow(root, stretch)) == len(stretch)
             place = len(stretch) if whole else -1
         except _PARSER_ERRORS as error:
             named = _ROW.search(str(error))

@@ -223,25 +223,21 @@ def explain(root: Node, document: Mapping[str, Any], leaf: Node) -> Rejection:
 
 
 def _rejection(path: tuple[str, ...], schema: Mapping[str, Any], value: Any) -> Rejection:
-    error = next(_validator(json.dumps(schema)).iter_errors(value))
+    error = next(_validator(orjson.dumps(schema)).iter_errors(value))
     field = ".".join((*path, *map(str, error.absolute_path)))
     return Rejection("schema", error.message[:_MESSAGE_LENGTH], field, str(error.validator))
 
 
 @cache
-def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads(schema), format_checker=format_checker())
+def _validator(schema: bytes) -> Draft202012Validator:
+    return Draft202012Validator(orjson.loads(schema), format_checker=format_checker())
 
 
 def _plainly_distinct(payload: bytes, document: Any) -> bool:
     """Whether no name is repeated for certain: without escapes, and spaces before a colon, each name in the bytes ends in `":`."""
-    return b"\\" not in payload and payload.count(b'":') == _names(document) and _SPACED_COLON.search(payload) is None
-
-
-def _names(value: Any) -> int:
-    if type(value) is dict:
-        return len(value) + sum(_names(inner) for inner in value.values() if type(inner) in (dict, list))
-    return sum(_names(inner) for inner in value if type(inner) in (dict, list)) if type(value) is list else 0
+    if b"\\" in payload or _SPACED_COLON.search(payload):
+        return False
+    return payload.count(b'":') == canonical(document).count('":')
 
 
 class _RepeatedNameError(ValueError):

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 from jsonschema import FormatChecker
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -149,5 +150,6 @@ def _bytes(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDA
 
 
 def _columns(text: NDArray[np.uint8], starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-    """uint8[n, width]: the bytes from each start on; past the end of the buffer the last byte repeats."""
-    return text[np.minimum(starts[:, None] + np.arange(width), len(text) - 1)]
+    """uint8[n, width]: the bytes from each start on; of a start too near to the buffer's end, the buffer's last bytes."""
+    padded = text if len(text) >= width else np.pad(text, (0, width - len(text)))
+    return sliding_window_view(padded, width)[np.minimum(starts, len(padded) - width)]

@@ -32,7 +32,7 @@ def read(
     found = list(_leaves(root, struct, np.ones(len(struct), dtype=bool), ok))
     foreign = list(_foreign(root, struct))
     inner = _names([array.type for leaf, array in found if leaf.inferred] + [place.array.type for place in foreign])
-    null_token = np.asarray(pc.match_substring(payload, "null"))
+    null_token = np.asarray(pc.match_substring_regex(payload, "null"))
     columns = [_column(leaf, array, _Rows(payload, inner, null_token), ok) for leaf, array in found]
     opened = [i for i, (leaf, _) in enumerate(found) if leaf.kind in ("any", "object")]
     places = [Place(found[i][0].path, found[i][1], foreign=False, leaf=found[i][0]) for i in opened] + foreign

@@ -27,10 +27,11 @@ def pattern(root: Node, samples: Iterable[Mapping[str, Any]]) -> str:
 
 def _struct(node: Node, samples: list[Mapping[str, Any]]) -> str:
     members = []
-    for name in _in_order(node, samples):
+    names = _in_order(node, samples)
+    for name in names:
         inner = [each[name] for each in samples if isinstance(each.get(name), dict)]
         value = _value(node.by_name[name], inner) if name in node.by_name else _OPAQUE
-        members.append(f'(?:,? *"{re.escape(name)}" *: *(?:null|{value}) *)?')
+        members.append(f'(?:,? *"{_beginning(name, names)}" *: *(?:null|{value}) *)?')
     return rf"\{{ *{''.join(members)}\}}"
 
 
@@ -51,6 +52,15 @@ def _in_order(node: Node, samples: list[Mapping[str, Any]]) -> list[str]:
         except CycleError:
             continue
     return order
+
+
+def _beginning(name: str, names: Iterable[str]) -> str:
+    """The name up to the letter that tells it from the others: each further one would cost the matcher a state."""
+    others = [other for other in names if other != name]
+    for length in range(1, len(name) + 1):
+        if not any(other.startswith(name[:length]) for other in others):
+            return re.escape(name[:length]) + '[^"]*'
+    return re.escape(name)
 
 
 def _value(node: Node, samples: list[Mapping[str, Any]]) -> str:

@@ -80,15 +80,14 @@ def texts(block: Block, places: Sequence[Place], ok: Mask) -> tuple[list[pa.Arra
 
 def _explicit_nulls(block: Block, foreign: Sequence[Place]) -> Mask:
     """bool[n]: rows that may have null for a value under a foreign name, which Arrow shows like a name that is absent."""
-    found = np.zeros(len(block.payload), dtype=bool)
     if len(foreign) > _FEW:
         return block.null_token
-    for place in foreign:
-        doubtful = np.flatnonzero(~place.valid & block.null_token & ~found)
-        if len(doubtful):
-            rows = block.payload.take(pa.array(doubtful))
-            spelt = pc.or_(pc.match_substring(rows, f'"{place.path[-1]}"'), pc.match_substring(rows, "\\"))
-            found[doubtful[np.asarray(spelt)]] = True
+    found = np.zeros(len(block.payload), dtype=bool)
+    if not foreign:
+        return found
+    rows = np.flatnonzero(block.null_token)
+    names = "|".join(re.escape(place.path[-1]) for place in foreign)
+    found[rows] = pc.match_substring_regex(block.payload.take(pa.array(rows)), rf'"(?:{names})"\s*:\s*null|\\')
     return found
 
 

@@ -58,7 +58,8 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
         columns = [pa.concat_arrays(pair) for pair in zip(columns, strict.columns)]
         extra = pa.concat_arrays([extra, strict.extra])
         refused, rejections = strict.refused, strict.rejections
-    reports = _typed(schema, messages.take(rows) if len(doubtful) else messages, columns, extra)
+    known = messages.select(["source", "message_id", "received_at"])
+    reports = _typed(schema, known.take(rows) if len(doubtful) else known, columns, extra)
     late, reasons = _recency(reports, rules)
     wrong = quarantined(messages.take(np.concatenate([refused, rows[late]])), [*rejections, *reasons])
     return (reports.filter(pa.array(~late)) if late.any() else reports), wrong
@@ -109,7 +110,7 @@ def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct:
 
 
 def _typed(schema: Schema, messages: pa.RecordBatch, columns: list[pa.Array], extra: pa.Array) -> pa.RecordBatch:
-    """The leaves' columns with the types of REPORT, beside the message they came in."""
+    """The leaves' columns with the types of REPORT, beside what is known of the messages they came in."""
     found: dict[tuple[str, ...], pa.Array] = {leaf.path: column for leaf, column in zip(schema.root.leaves(), columns)}
     formats = {leaf.path: leaf.schema.get("format") for leaf in schema.root.leaves()}
 
@@ -123,7 +124,7 @@ def _typed(schema: Schema, messages: pa.RecordBatch, columns: list[pa.Array], ex
 
     rows = messages.num_rows
     known = {"extra": extra, "schema_version": pa.array(np.full(rows, schema.version)), "context": pa.array(np.zeros(rows, bool))}
-    known |= {name: messages[name] for name in ("source", "message_id", "received_at")}
+    known |= {name: messages[name] for name in messages.schema.names}
     own = [name for name in REPORT.names if (name,) in found or name == "execution_context"]
     known |= {name: typed((name,), REPORT.field(name).type) for name in own}
     known["report_id"] = report_ids(pa.RecordBatch.from_pydict({name: known[name] for name in [*own, "extra"]}))

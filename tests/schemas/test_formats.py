@@ -75,6 +75,14 @@ def test_a_uuid_is_its_two_halves_in_either_case(uuid: st.SearchStrategy) -> Non
     assert [(int(high) << 64) | int(low) for high, low in words] == [uuid.int] * 2
 
 
+def test_texts_shorter_than_a_format_are_refused_beside_those_that_are_not() -> None:
+    uuid, moment = "01234567-89AB-cdef-0123-456789abcdef", "2025-01-01T00:00:00Z"
+    for texts in (["x"], ["", None], [uuid, "x"], ["x", uuid, uuid[1:]], [None, uuid]):
+        assert parse_uuid(pa.array(texts, pa.string()))[1].tolist() == [text == uuid for text in texts]
+    for texts in (["2"], ["", None], [moment, "2"], ["2", moment, moment[1:]], [None, moment]):
+        assert parse_date_time(pa.array(texts, pa.string())).is_valid().to_pylist() == [text == moment for text in texts]
+
+
 def test_what_is_no_uuid_is_refused() -> None:
     good = "12345678-1234-1234-1234-123456789abc"
     texts = [

@@ -70,3 +70,10 @@ def test_names_that_the_samples_have_beside_the_schema_fit_too() -> None:
     assert fits(json.dumps(report(4, zone="b")), zoned)
     assert not fits(json.dumps(report(4, zone="b")), [report(1)])
 
+
+def test_a_name_is_told_by_its_beginning_and_whole_where_another_begins_with_it() -> None:
+    samples = [report(a=1, ab=2, abc=3)]
+    assert fits(json.dumps(report(a=1, ab=2, abc=3)), samples)
+    assert fits(json.dumps(report(a=1, abc=3)), samples)
+    assert not fits(json.dumps(report(a=1, abc=3, ab=2)), samples)
+    assert not fits(json.dumps(report(latency_ms="1", a=1)), samples)

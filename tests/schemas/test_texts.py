@@ -68,6 +68,13 @@ def test_a_null_beside_a_value_is_kept_whatever_the_name_looks_like() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["é", "a.b", "(", "[x]*", " ", ""])
+def test_a_null_under_any_name_is_kept_however_it_is_spaced(name: str) -> None:
+    wide = json.dumps(report(**{name: None}), separators=(" , ", " \t:  "), ensure_ascii=False)
+    extra = f'{{"{name}":null}}'
+    assert [row[-1] for row in held(report(**{name: 1}), report(**{name: None}), wide)] == [f'{{"{name}":1}}', extra, extra]
+
+
 def test_a_null_under_a_name_spelt_with_escapes_is_kept() -> None:
     escaped = json.dumps(report(1, odd=None)).replace("odd", "\\u006fdd")
     assert held(escaped, report(2, odd=1))[0][2] == '{"odd":null}'
