@@ -48,6 +48,7 @@ setup(
             "types-PyYAML",
             "moto[s3,server]>=5.2,<6",
             "influxdb-client>=1.50,<2",
+            "polars>=2.1,<3",
         ],
     },
     entry_points={"console_scripts": ["kpiflow=pipelines.cli:main"]},

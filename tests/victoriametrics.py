@@ -73,7 +73,7 @@ class VictoriaMetricsServer:
         """{labels, sorted: {time in ms: value}} of every sample that is stored and shown."""
         self.get("/internal/force_flush")
         found: dict[tuple[tuple[str, str], ...], dict[int, float]] = defaultdict(dict)
-        for line in self.get("/api/v1/export", **{"match[]": match, "start": 0, "end": 1 << 32}).text.splitlines():
+        for line in self.get("/api/v1/export", **{"match[]": match, "start": 0, "end": 1 << 32}).text.split("\n")[:-1]:
             series = json.loads(line)
             found[tuple(sorted(series["metric"].items()))].update(zip(series["timestamps"], series["values"]))
         return dict(found)

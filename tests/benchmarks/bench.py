@@ -1,47 +1,63 @@
-"""Measure the whole graph: `kpiflow backfill` on 1M and 3M generated reports, beside a per-row Beam pipeline on a part of them.
+"""Measure `kpiflow backfill` beside what one would use instead: DuckDB SQL, Polars, and Beam row by row (`per_row`, on a part).
 
-Prints the machine, the rate and peak memory of each run, the time of each stage and the ratio of the rates. Every run is a process
-of its own; outputs are checked (`kpiflow reconcile`) before a time counts.
+Prints the machine and a table: rates, their ratios to kpiflow's of the same turn, peak memory and CPU time. The jobs take turns.
+Every run is a process of its own. Before a time counts kpiflow's output is reconciled with its input, and a rival's is compared
+with kpiflow's row by row (`rivals.equal`). The per-row pipeline does less, and its output is not compared.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 KPIFLOW = [sys.executable, "-m", "pipelines.cli"]
+RIVALS = {"DuckDB": "duckdb_job", "Polars": "polars_job"}
+PER_ROW = "Beam row by row"
 REPETITIONS = 3
 PER_ROW_SHARE = 0.04
+_INSIDE = re.compile(r" in ([\d.]+) s \(|\"seconds\": ([\d.]+)")
 
 
-class Run(NamedTuple):
-    """A process that ended well: wall seconds, CPU seconds, peak resident MiB, and what it printed."""
+@dataclass(frozen=True)
+class Run:
+    """A process that ended well: messages, wall seconds and those of them after its imports, CPU seconds, peak resident MiB."""
 
+    messages: int
     seconds: float
+    inside: float
     cpu: float
     peak_mib: float
     output: str
 
+    @property
+    def rate(self) -> float:
+        """Messages a second, the start of the process included."""
+        return self.messages / self.seconds
 
-def run(command: Sequence[str]) -> Run:
+
+def run(command: Sequence[str], messages: int = 0) -> Run:
     """Run a command to its end; a failure ends the benchmark."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
     if status:
         raise SystemExit(f"{' '.join(command)} failed:\n{output}")
-    return Run(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
+    found = _INSIDE.search(output)
+    inside = float(found[1] or found[2]) if found else seconds
+    return Run(messages, seconds, inside, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
 
 
 def archive(folder: Path, reports: int) -> Path:
@@ -52,57 +68,89 @@ def archive(folder: Path, reports: int) -> Path:
     return place
 
 
-def backfill(source: Path, folder: Path, check: bool = True) -> Run:
+def backfill(source: Path, folder: Path, messages: int) -> Run:
     """One backfill into a fresh output, reconciled with its input."""
-    output = folder / "tables"
-    shutil.rmtree(output, ignore_errors=True)
-    measured = run([*KPIFLOW, "backfill", "--input", str(source), "--output", str(output), "--timings"])
-    if check:
-        run([*KPIFLOW, "reconcile", str(output), "--input", str(source)])
+    output = fresh(folder / "tables")
+    measured = run([*KPIFLOW, "backfill", "--input", str(source), "--output", str(output), "--timings"], messages)
+    run([*KPIFLOW, "reconcile", str(output), "--input", str(source)])
     return measured
 
 
-def per_row(source: Path, folder: Path, share: float) -> tuple[Run, int]:
-    """One run of the per-row pipeline over the first files of an archive, at least this share of it; and its messages."""
+def rival(name: str, source: Path, folder: Path, messages: int) -> Run:
+    """One run of a rival into a fresh folder, compared with the tables of the last backfill."""
+    output = fresh(folder / name)
+    job = [sys.executable, "-m", f"tests.benchmarks.rivals.{RIVALS[name]}", str(source), "--output", str(output)]
+    measured = run(job, messages)
+    likeness = run([sys.executable, "-m", "tests.benchmarks.rivals.equal", str(folder / "tables"), str(output)])
+    print(f"{name}: {likeness.output}", end="", flush=True)
+    return measured
+
+
+def per_row(source: Path, folder: Path) -> Run:
+    """One run of the per-row pipeline over the first files of an archive, at least a share of it."""
     files = sorted(source.glob("*.ndjson"))
     chosen: list[Path] = []
-    while sum(file.stat().st_size for file in chosen) < share * sum(file.stat().st_size for file in files):
+    while sum(file.stat().st_size for file in chosen) < PER_ROW_SHARE * sum(file.stat().st_size for file in files):
         chosen.append(files[len(chosen)])
-    output = folder / "per-row"
-    shutil.rmtree(output, ignore_errors=True)
-    measured = run([sys.executable, str(HERE / "per_row.py"), *map(str, chosen), "--output", str(output)])
-    return measured, sum(1 for file in chosen for _ in file.open("rb"))
+    messages = sum(1 for file in chosen for _ in file.open("rb"))
+    job = [sys.executable, "-m", "tests.benchmarks.per_row", *map(str, chosen), "--output", str(fresh(folder / "per-row"))]
+    return run(job, messages)
+
+
+def fresh(folder: Path) -> Path:
+    """The folder's path, and nothing there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def turn(source: Path, folder: Path, messages: int, rows: bool = True) -> dict[str, Run]:
+    """Each job once, kpiflow first: its tables are what the others are compared with."""
+    runs = {"kpiflow": backfill(source, folder, messages)}
+    runs |= {name: rival(name, source, folder, messages) for name in RIVALS}
+    if rows:
+        runs[PER_ROW] = per_row(source, folder)
+    rates = {name: round(measured.rate) for name, measured in runs.items()}
+    print(json.dumps(rates), f"load {os.getloadavg()[0]:.1f}", flush=True)
+    return runs
+
+
+def table(turns: Sequence[dict[str, Run]]) -> str:
+    """The runs as a table; the ratios are those of runs of one turn."""
+    lines = [
+        "| job | messages/s | min | max | of kpiflow's | min | max | s without start | peak MiB | CPU s of 1M |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in turns[0]:
+        runs = [each[name] for each in turns]
+        rates = [measured.rate for measured in runs]
+        ratios = [each[name].rate / each["kpiflow"].rate for each in turns]
+        cells = [f"{number:,.0f}" for number in (median(rates), min(rates), max(rates))]
+        cells += [f"{number:.3g}" for number in (median(ratios), min(ratios), max(ratios))]
+        cells.append(f"{median(measured.inside for measured in runs):.1f}")
+        cells.append(f"{max(measured.peak_mib for measured in runs):,.0f}")
+        cells.append(f"{median(1e6 * measured.cpu / measured.messages for measured in runs):.1f}")
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the reports")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     arguments = parser.parse_args()
-    folder: Path = arguments.folder
+    folder: Path = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     small, large = int(1_000_000 * arguments.scale), int(3_000_000 * arguments.scale)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     print(f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}", flush=True)
 
     source = archive(folder, small)
-    rates: dict[str, list[float]] = {"kpiflow": [], "per-row Beam": []}
-    for _ in range(REPETITIONS):
-        whole = backfill(source, folder)
-        rates["kpiflow"].append(small / whole.seconds)
-        rows, messages = per_row(source, folder, PER_ROW_SHARE)
-        rates["per-row Beam"].append(messages / rows.seconds)
-        print(json.dumps({name: round(values[-1]) for name, values in rates.items()}), flush=True)
-    print(f"\n{small:,} messages, messages/s (median, min, max of {REPETITIONS}, process start and imports included)")
-    for name, values in rates.items():
-        print(f"  {name:<14}{statistics.median(values):>12,.0f}{min(values):>12,.0f}{max(values):>12,.0f}")
-    ratios = [ours / theirs for ours, theirs in zip(rates["kpiflow"], rates["per-row Beam"])]
-    print(f"  {'ratio':<14}{statistics.median(ratios):>12,.1f}{min(ratios):>12,.1f}{max(ratios):>12,.1f}")
-    print(f"\nstages of the last run\n{whole.output}")
-    print(f"peak memory: {whole.peak_mib:,.0f} MiB at {small:,}, {whole.cpu:.1f} s of CPU", flush=True)
-    most = backfill(archive(folder, large), folder)
-    print(f"peak memory: {most.peak_mib:,.0f} MiB at {large:,}, {large / most.seconds:,.0f} messages/s, {most.cpu:.1f} s of CPU")
+    turns = [turn(source, folder, small) for _ in range(arguments.repetitions)]
+    print(f"\n{small:,} messages, {len(turns)} turns; {PER_ROW} on {turns[0][PER_ROW].messages:,} of them\n\n{table(turns)}")
+    print(f"\nstages of kpiflow's last run\n{turns[-1]['kpiflow'].output}", flush=True)
+    print(f"\n{large:,} messages, once\n\n{table([turn(archive(folder, large), folder, large, rows=False)])}")
 
 
 if __name__ == "__main__":
