@@ -39,7 +39,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup ## The whole graph on 1M and 3M reports, beside DuckDB, Polars and per-row Beam (a quarter of an hour)
+bench: setup ## The whole graph on 1M and 3M reports, beside DuckDB, Polars and per-row Beam (seven minutes)
 	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH)
 
 bench-quick: setup ## The same on a tenth of the reports
