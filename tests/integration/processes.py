@@ -1,5 +1,6 @@
 """`kpiflow` as a process of its own, for tests in which it must die."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -11,9 +12,14 @@ _PATIENCE = 60.0
 
 
 def started(*words: object) -> subprocess.Popen[str]:
-    """The command, running."""
+    """The command, running. It can be interrupted, though this process may be in the background of a shell, where none can be."""
     command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=_interruptible)
+
+
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def await_(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
