@@ -3,7 +3,7 @@
 Nothing of this machine goes along: no folder, no lock, no status files. What stays of the promises there, docs/sinks.md says.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -11,14 +11,12 @@ import apache_beam as beam
 from pipelines.connectors import Live, gathered, redis, running
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.outputs import Outputs, open_outputs, target
+from pipelines.outputs import Outputs, open_outputs, unopened
 from pipelines.settings import Settings
 from pipelines.stream import for_stream
 from runners import dataflow
 from runners.dataflow import Dataflow, Report
-from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
-from transforms.sinks.live import PublishLive
-from transforms.sinks.target import Store
+from transforms.redis import GroupTaken, Lease, RedisUnavailable
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ def dry_run(job: CloudJob, settings: Settings) -> Report:
     """
     options = _options(job)
     settings = _spread(settings, options)
-    outputs = Outputs(tuple(target(text, settings) for text in dict.fromkeys(job.outputs)))
-    if not any(isinstance(each, Store) for each in outputs.targets):
-        raise WrongUse(f"{outputs} keeps no tables", "give an output that does too: gs://, s3:// or bigquery://")
+    outputs = unopened(job.outputs, settings)
     try:
         report = dataflow.dry_run(lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings))
     except dataflow.NotSubmitted as error:
@@ -65,7 +61,7 @@ def submit(job: CloudJob, settings: Settings) -> tuple[str, str] | None:
     try:
         connection.check(job.streams)
         outputs, settings = open_outputs(job.outputs, _spread(settings, options), file_minutes=1)
-        _lease(job, connection, options)
+        Lease(connection, job.group, job.streams, options.job_name).acquire()  # the job's readers renew it from then on
         return dataflow.submit(lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings))
     except (RedisUnavailable, GroupTaken) as error:
         raise WrongUse(str(error)) from error
@@ -90,16 +86,10 @@ def _spread(settings: Settings, options: Dataflow) -> Settings:
 def _built(root: beam.Pipeline, job: CloudJob, outputs: Outputs, settings: Settings, options: Dataflow) -> None:
     # Dataflow calls a bundle back once it holds the rows itself, written or not: a place is told only when they long are.
     hold = max(outputs.gather_seconds, settings.patience_seconds)
-    messages = Live(redis(job.url, settings), job.streams, job.group, settings, options.job_name, None, hold)
-    sinks = gathered(outputs, settings, None)
-    if job.live:
-        sinks = replace(sinks, live=PublishLive(redis(job.url, settings), settings.live_maxlen))
+    connection = redis(job.url, settings)
+    messages = Live(connection, job.streams, job.group, settings, options.job_name, None, hold)
+    sinks = gathered(outputs, settings, None, connection if job.live else None)
     build(root, Sources(messages), sinks, settings, running(outputs, settings))
-
-
-def _lease(job: CloudJob, connection: Connection, options: Dataflow) -> None:
-    """Take the group for the job; its readers renew the lease from then on."""
-    Lease(connection, job.group, job.streams, options.job_name).acquire()
 
 
 def _secrets(settings: Settings) -> list[str]:

@@ -17,6 +17,7 @@ from transforms.baseline import MINUTE_US
 from transforms.history import RunningHistory
 from transforms.quarantine import misfits
 from transforms.redis import Connection
+from transforms.sinks.live import PublishLive
 from transforms.sinks.tables import Write, WriteGathered, WriteTables
 from transforms.sources.archives import ArchiveFile, ReadArchives
 from transforms.sources.redis_streams import ReadFromRedisStreams, Session
@@ -124,7 +125,9 @@ def running(outputs: Outputs, settings: Settings) -> Timing:
     return Timing(history, aggregate.streaming(settings.flush_seconds, lateness))
 
 
-def gathered(outputs: Outputs, settings: Settings, status: Path | None) -> Sinks:
-    """Every table to its targets, gathered first."""
+def gathered(outputs: Outputs, settings: Settings, status: Path | None, live: Connection | None = None) -> Sinks:
+    """Every table to its targets, gathered first; and reports to live streams, where a connection for these is given."""
     write = Write(outputs.targets, settings.patience_seconds, status)
-    return Sinks(WriteGathered(write, settings.file_minutes, settings.parallelism), fleet=outputs.takes_fleet)
+    tables = WriteGathered(write, settings.file_minutes, settings.parallelism)
+    publish = None if live is None else PublishLive(live, settings.live_maxlen)
+    return Sinks(tables, live=publish, fleet=outputs.takes_fleet)

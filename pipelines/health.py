@@ -159,7 +159,7 @@ def _sinks(folder: Path, names: list[str]) -> Iterator[Sink]:
 
 
 def _as_json(sink: Sink, behind: float | None) -> dict[str, Any]:
-    moments = {name: moment and moment.isoformat() for name, moment in vars(sink).items() if isinstance(moment, datetime)}
+    moments = {name: value.isoformat() for name, value in vars(sink).items() if isinstance(value, datetime)}
     return vars(sink) | moments | {"behind_seconds": behind}
 
 

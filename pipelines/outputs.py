@@ -121,18 +121,28 @@ def target(text: str, settings: Settings) -> Target:
         raise WrongUse(f"{url.scheme}:// needs {error.name}, which is not installed", mend) from error
 
 
+def unopened(texts: Sequence[str], settings: Settings) -> Outputs:
+    """The places of a job, none of them connected to.
+
+    Raises:
+        WrongUse: a URL means nothing, or no place keeps tables.
+    """
+    outputs = Outputs(tuple(target(text, settings) for text in dict.fromkeys(texts)))
+    if not any(isinstance(each, Store) for each in outputs.targets):
+        raise WrongUse(
+            f"{outputs} keeps no tables, so that a job could not go on from what it wrote",
+            "give an output that does too: a folder, s3://, gs:// or bigquery://",
+        )
+    return outputs
+
+
 def open_outputs(texts: Sequence[str], settings: Settings, create: bool = True, file_minutes: int = 30) -> tuple[Outputs, Settings]:
     """The places of a job, each of its stores described and ready; and the settings to write them with.
 
     Raises:
         WrongUse: a URL means nothing, no place keeps tables, or a store cannot be used or was written under other settings.
     """
-    targets = [target(text, settings) for text in dict.fromkeys(texts)]
-    if not any(isinstance(each, Store) for each in targets):
-        raise WrongUse(
-            f"{texts[0]} keeps no tables, so that a job could not go on from what it wrote",
-            "give an output that does too: a folder, s3://, gs:// or bigquery://",
-        )
+    targets = list(unopened(texts, settings).targets)
     fitted = settings
     for place, each in enumerate(targets):
         if isinstance(each, Store):

@@ -28,7 +28,6 @@ from runners import flink
 from transforms.history import FUTURE_SECONDS
 from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks.archive import WriteArchive
-from transforms.sinks.live import PublishLive
 from transforms.sinks.storage import replace as replace_file
 from transforms.sources.reader import WATERMARK_DELAY_SECONDS
 
@@ -94,11 +93,9 @@ def _run(
 ) -> None:
     folder = job.home.absolute() / FOLDER
     sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds))
-    sinks = gathered(outputs, settings, folder / SINKS)
+    sinks = gathered(outputs, settings, folder / SINKS, connection if job.live else None)
     if job.archive is not None:
         sinks = replace(sinks, archive=WriteArchive(job.archive.absolute()))
-    if job.live:
-        sinks = replace(sinks, live=PublishLive(connection, settings.live_maxlen))
     engine = flink.Engine(
         folder,
         settings.checkpoint_seconds,
