@@ -3,7 +3,6 @@
 Nothing here tries again, but for asking after a job: whoever writes does that, from the beginning. Every request has a time-out.
 """
 
-import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_write.transports import
 
 from transforms.sinks.bigquery_errors import in_the_way, judged
 from transforms.sinks.bigquery_rows import serialized
+from transforms.sinks.pauses import uneven
 from transforms.sinks.target import Unavailable
 
 REQUEST_SECONDS, JOB_SECONDS, STREAM_SECONDS = 60.0, 600.0, 300.0
@@ -74,7 +74,7 @@ class Service:
         config = bigquery.QueryJobConfig(
             query_parameters=list(parameters), dry_run=dry, use_query_cache=False, job_timeout_ms=int(JOB_SECONDS * 1000)
         )
-        for pause in _pauses():
+        for pause in uneven(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
             with self.told():
                 try:
                     job = self._begun(sql, location, config)
@@ -204,12 +204,6 @@ def _messages(stream: str, schema: pa.Schema, parts: Sequence[bytes]) -> list[ty
             data.writer_schema = types.ArrowSchema(serialized_schema=schema.serialize().to_pybytes())
         messages.append(types.AppendRowsRequest(write_stream=stream, arrow_rows=data, trace_id="kpiflow"))
     return messages
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds to wait after each try, uneven, so that two writers fall out of step."""
-    for tries in range(TRIES):
-        yield min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries) * random.uniform(0.5, 1)
 
 
 @cache

@@ -4,7 +4,6 @@
 """
 
 import json
-import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import pyarrow as pa
 from schemas.tables import DUPLICATES, REPORTS, TABLES, TRIMMED, Table, files
 from transforms.batches import concat, empty, extended
 from transforms.sinks.files import damaged, encode, read, verify
+from transforms.sinks.pauses import uneven
 from transforms.sinks.storage import Conflict, Storage, Stored, found, told_as_target
 from transforms.sinks.target import Finding, Refused, Unavailable, Written
 from transforms.sinks.union import Ints, conformed, sort_order, union
@@ -100,7 +100,7 @@ class _Writing:
         """Merge rows into the files of a folder; the number of rows that each file that changed has taken."""
         taken: list[int] = []
         with self.storage.locked(folder), ThreadPoolExecutor(min(len(parts), self.threads)) as pool:
-            for pause in _pauses():
+            for pause in uneven(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
                 merged = list(pool.map(self._merge, parts))
                 self._displace(merged)
                 changed = [one for one in merged if one.taken]
@@ -136,12 +136,6 @@ class _Writing:
         except Conflict:
             return False
         return True
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds to wait after each try, uneven, so that two writers fall out of step."""
-    for tries in range(TRIES):
-        yield min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries) * random.uniform(0.5, 1)
 
 
 @dataclass(frozen=True)

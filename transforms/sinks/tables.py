@@ -12,13 +12,13 @@ from zlib import crc32
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import stamina
 from apache_beam.metrics import Metrics
 
 from schemas.tables import files, named
 from transforms.batches import portions
 from transforms.gather import PORTION, Gather
 from transforms.shard import split
+from transforms.sinks.pauses import while_away
 from transforms.sinks.status import Status
 from transforms.sinks.target import Refused, Target, Unavailable, Written
 from transforms.stages import timed
@@ -27,7 +27,6 @@ FLUSH_BYTES = 1 << 30
 """Rows of a bundle are held back up to this many bytes."""
 PATIENCE_SECONDS = 3600
 """How long a write is tried again while a target is away."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _SPREAD_MINUTES = 60
 
 
@@ -149,10 +148,7 @@ class _Write(beam.DoFn):
 
     def _written(self) -> Written:
         """Write what is held, again and again while the target is away."""
-        pauses = stamina.retry_context(
-            on=Unavailable, attempts=None, timeout=self.patience, wait_initial=_FIRST_PAUSE, wait_max=_LONGEST_PAUSE
-        )
-        for attempt in pauses:
+        for attempt in while_away(self.patience):
             with attempt:
                 try:
                     written = self.target.write(named(self.table), self.held)

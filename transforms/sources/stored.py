@@ -12,13 +12,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import stamina
 
 from schemas.tables import REPORTS, TIME
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import REPORT_BATCH
 from transforms.shard import shards
-from transforms.sinks.target import Store, Unavailable
+from transforms.sinks.pauses import while_away
+from transforms.sinks.target import Store
 from transforms.sinks.union import conformed
 
 HOUR = 3600
@@ -27,7 +27,6 @@ REACH_SECONDS = 62 * 60
 CONTEXT_SECONDS = 63 * 60
 PATIENCE_SECONDS = 3600.0
 """How long a store that is away is asked again."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 
 
 def touched_hours(reports: pa.RecordBatch) -> set[int]:
@@ -78,10 +77,7 @@ def _stored(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
         Unavailable: it was away for `PATIENCE_SECONDS`.
     """
     given = _Given()
-    pauses = stamina.retry_context(
-        on=Unavailable, attempts=None, timeout=PATIENCE_SECONDS, wait_initial=_FIRST_PAUSE, wait_max=_LONGEST_PAUSE
-    )
-    for attempt in pauses:
+    for attempt in while_away(PATIENCE_SECONDS):
         with attempt:
             for stored in store.reports(hour):
                 batch = stored if attempt.num == 1 else given.rest(stored)

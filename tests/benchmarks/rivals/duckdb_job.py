@@ -3,12 +3,11 @@
     python -m tests.benchmarks.rivals.duckdb_job FOLDER --output FOLDER
 """
 
-import argparse
-import json
-import time
 from pathlib import Path
 
 import duckdb
+
+from tests.benchmarks.rivals.timed import main
 
 SQL = Path(__file__).with_name("job.sql")
 TABLES = {
@@ -29,17 +28,5 @@ def run(source: Path, output: Path) -> None:
             connection.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
 
 
-def main() -> None:
-    """Run over the archives of a folder and print the seconds taken."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    run(arguments.source, arguments.output)
-    print(json.dumps({"seconds": time.perf_counter() - start}))
-
-
 if __name__ == "__main__":
-    main()
+    main(run, __doc__)

@@ -5,15 +5,13 @@ Columns judge what they can; the few rows that they cannot vouch for go through 
     python -m tests.benchmarks.rivals.polars_job FOLDER --output FOLDER
 """
 
-import argparse
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 
 from tests.benchmarks.rivals import strict
+from tests.benchmarks.rivals.timed import main
 
 TIME = pl.Datetime("us", "UTC")
 CONTEXT: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -246,17 +244,5 @@ def run(source: Path, output: Path) -> None:
     pl.collect_all(sinks, engine="streaming")
 
 
-def main() -> None:
-    """Run over the archives of a folder and print the seconds taken."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    run(arguments.source, arguments.output)
-    print(json.dumps({"seconds": time.perf_counter() - start}))
-
-
 if __name__ == "__main__":
-    main()
+    main(run, __doc__)

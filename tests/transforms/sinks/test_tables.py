@@ -15,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from schemas.tables import DUPLICATES, QUARANTINED, Table
 from tests.builders import NOON, messages, report
 from transforms.batches import filled
-from transforms.sinks import tables
+from transforms.sinks import pauses, tables
 from transforms.sinks.status import Status
 from transforms.sinks.tables import Write, WriteGathered, WriteTables, by_writer, part_by_table
 from transforms.sinks.target import Finding, Refused, Unavailable, Written
@@ -112,7 +112,7 @@ def test_what_is_written_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pauses, "FIRST", 0.01)
     said: list[str] = []
     waits = Status.waits
     monkeypatch.setattr(Status, "waits", lambda status, *told: said.append(told[1]) or waits(status, *told))
@@ -129,7 +129,7 @@ def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(tmp_path: Pa
 
 
 def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pauses, "FIRST", 0.01)
     with pytest.raises(Unavailable, match="the ledger is elsewhere"):
         written(WriteTables(Write((Ledger(tmp_path / "a", away=1_000_000),), patience=0.2, status=tmp_path)))
     told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
