@@ -4,6 +4,7 @@ Three things are taken out of the arguments before the command sees them, becaus
 (each is a flag, `--iqr-factor 2.5`), `--config FILE`, and what follows `--`, which is Beam's.
 """
 
+import gc
 import logging
 import sys
 import traceback
@@ -139,7 +140,11 @@ def _command(name: str) -> typer.Typer | Callable[..., None]:
     logging.getLogger().setLevel(logging.ERROR)  # Beam warns at import of what is optional, and of type hints it cannot use
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the errors that it raises as well
     logging.getLogger("transforms").setLevel(logging.WARNING)  # what an output drops or a file has lost is for everybody to know
-    command: typer.Typer | Callable[..., None] = getattr(import_module(f"pipelines.commands.{name}"), name)
+    gc.disable()  # what is imported stays: to look through it for garbage again and again is a fifth of the start
+    try:
+        command: typer.Typer | Callable[..., None] = getattr(import_module(f"pipelines.commands.{name}"), name)
+    finally:
+        gc.enable()
     return command
 
 

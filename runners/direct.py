@@ -3,12 +3,15 @@
 import ctypes
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
+
+from transforms.coder import by_reference
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1 << 30
@@ -22,7 +25,6 @@ def settle() -> None:
     batch, and a third of a backfill's time went into the page faults of fresh ones: memory that is freed is kept for the next.
     Arrow is put on the C library's allocator for that, which can be told so where it is glibc.
     """
-    gc.collect()
     gc.freeze()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     wanted = ((_MMAP_THRESHOLD, _KEPT_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_ARENA_MAX, _ARENAS))
@@ -43,8 +45,11 @@ def run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str] = ()
     if any(option.partition("=")[0] == "--runner" for option in beam_options):
         raise TakenOptionError("the Beam option --runner is taken: this command runs in its own process, on FnApiRunner")
     settle()
-    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(list(beam_options)))
-    build(pipeline)
-    result = pipeline.run()
-    result.wait_until_finish()
+    options = PipelineOptions(list(beam_options))
+    alone = options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    with by_reference() if alone else nullcontext():
+        pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
+        build(pipeline)
+        result = pipeline.run()
+        result.wait_until_finish()
     return result

@@ -1,19 +1,32 @@
 """The Beam coder of record batches. Importing this module registers it, so that whatever passes batches on writes Arrow IPC."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
 import apache_beam as beam
 import pyarrow as pa
 
+_lent: dict[bytes, pa.RecordBatch] | None = None
+_numbers = count()
+
 
 class BatchCoder(beam.coders.Coder):
-    """A RecordBatch as an Arrow IPC stream: only the rows of a slice are written, unlike with pickle."""
+    """A RecordBatch as an Arrow IPC stream: only the rows of a slice are written, unlike with pickle. See also `by_reference`."""
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
+        if _lent is not None:
+            number = b"%d" % next(_numbers)
+            _lent[number] = batch
+            return number
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch)
         return sink.getvalue().to_pybytes()
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
+        if _lent is not None:
+            return _lent[encoded]
         with pa.ipc.open_stream(pa.py_buffer(encoded)) as reader:
             return reader.read_next_batch()
 
@@ -22,6 +35,20 @@ class BatchCoder(beam.coders.Coder):
 
     def is_deterministic(self) -> bool:
         return False
+
+
+@contextmanager
+def by_reference() -> Iterator[None]:
+    """Inside, a batch is encoded as a number that stands for it: for a runner whose stages all live in this process.
+
+    A batch is decoded as often as its readers like, so each one lives until the block ends.
+    """
+    global _lent
+    before, _lent = _lent, {}
+    try:
+        yield
+    finally:
+        _lent = before
 
 
 beam.coders.registry.register_coder(pa.RecordBatch, BatchCoder)

@@ -1,8 +1,10 @@
 """Running a graph in this process."""
 
 import os
+from pathlib import Path
 
 import apache_beam as beam
+import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -44,3 +46,22 @@ def test_what_a_step_raises_is_raised_here() -> None:
 
     with pytest.raises(Exception, match="number 7"):
         direct.run(lambda root: root | beam.Create([7]) | beam.Map(fail))
+
+
+@pytest.mark.parametrize(("mode", "written"), [("in_memory", False), ("multi_threading", False), ("multi_processing", True)])
+def test_batches_are_written_only_for_another_process(mode: str, written: bool, tmp_path: Path) -> None:
+    """A slice that is passed on as it is still has its parent's buffers behind it; one that was written has its own."""
+    size = tmp_path / "size"
+    rows = pa.RecordBatch.from_pydict({"agent_id": [f"agent {number}" for number in range(1000)]})
+    grouped = beam.Map(lambda _: (0, rows.slice(0, 1))).with_output_types(tuple[int, pa.RecordBatch])
+    direct.run(
+        lambda root: (
+            root
+            | beam.Create([0])
+            | grouped
+            | beam.GroupByKey()
+            | beam.MapTuple(lambda _, batches: size.write_text(str(sum(batch.get_total_buffer_size() for batch in batches))))
+        ),
+        [f"--direct_running_mode={mode}", "--direct_num_workers=2"],
+    )
+    assert (int(size.read_text()) < 1000) is written
