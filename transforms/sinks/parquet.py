@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.tables import DUPLICATES, REPORTS, TABLES, TRIMMED, Table, files
-from transforms.batches import concat, empty, extended
+from transforms.batches import concat, empty
 from transforms.sinks.files import damaged, encode, read, verify
 from transforms.sinks.pauses import uneven
 from transforms.sinks.storage import Conflict, Storage, Stored, found, told_as_target
@@ -67,8 +67,8 @@ def write(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_m
         return Written(0, 0)
     gathered = concat([conformed(batch, table.schema) for batch in rows])
     folders: dict[str, list[_Part]] = defaultdict(list)
-    for name, indices in _routed(table, gathered, file_minutes):
-        folders[name.rpartition("/")[0]].append(_Part(name, indices))
+    for part in _routed(table, gathered, file_minutes):
+        folders[part.name.rpartition("/")[0]].append(part)
     threads = min(len(folders), storage.threads)
     writing = _Writing(table, storage, gathered, file_minutes, storage.threads // threads)
     with ThreadPoolExecutor(threads) as pool:
@@ -77,13 +77,11 @@ def write(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_m
     return Written(sum(counts), len(counts))
 
 
-def _routed(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[tuple[str, Ints]]:
-    """The name of each file, and int64[m]: its rows, in the table's order, so that none is sorted twice."""
+def _routed(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[_Part]:
+    """The rows of each file, in the order in which they came."""
     codes, names = files(table, rows, file_minutes)
-    keys = extended(rows.select(table.order), [(pa.field("file", pa.int64()), pa.array(codes))])
-    order = sort_order(keys, ("file", *table.order))
     ends = np.cumsum(np.bincount(codes, minlength=len(names)))
-    yield from zip(names, np.split(order, ends[:-1]))
+    yield from map(_Part, names, np.split(np.argsort(codes, kind="stable"), ends[:-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +119,13 @@ class _Writing:
             if problem := verify(stored.data):
                 raise damaged(where, problem)
             held = read(stored.data, name=where)
-        merged = union(self.table, held, self.rows.take(pa.array(part.indices)))
+        merged = union(self.table, held, self._sorted(part.indices))
         return _Merged(part, stored, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced)
+
+    def _sorted(self, indices: Ints) -> pa.RecordBatch:
+        """These rows in the table's order, which a union then finds them in."""
+        order = sort_order(self.rows.select(self.table.order).take(pa.array(indices)), self.table.order)
+        return self.rows.take(pa.array(indices[order]))
 
     def _displace(self, merged: Sequence[_Merged]) -> None:
         displaced = concat([one.displaced for one in merged])
