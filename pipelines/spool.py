@@ -19,7 +19,12 @@ from transforms.batches import RAW, concat
 from transforms.shard import split
 
 BATCH_BYTES = 16 << 20
-_RECORDED = rb'"recorded_at"\s*:\s*"(?P<hour>\d{4}-\d{2}-\d{2}[Tt]\d{2})'.decode()
+_RECORDED = (
+    r'"recorded_at"\s*:\s*"(?P<hour>\d{4}-\d{2}-\d{2}[Tt]\d{2})'
+    r"(?::(?P<minute>\d{2}):[\d.]*(?P<sign>[+-])(?P<hours>\d{2}):(?P<minutes>\d{2}))?"
+)
+"""The hour, and where an offset from UTC follows, that and the minute."""
+_NUMBERS = ("minute", "hours", "minutes")
 _HOUR_US = 3_600_000_000
 
 
@@ -62,11 +67,23 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 def approximate_hours(messages: pa.RecordBatch) -> NDArray[np.int64]:
-    """int64[n]: hours since 1970 as the payload's bytes say at first sight, else of received_at, else 0; offsets do not count."""
-    texts = pc.struct_field(pc.extract_regex(messages["payload"], _RECORDED), "hour").cast(pa.string())
+    """int64[n]: hours since 1970 as the payload's bytes say at first sight, else of received_at, else 0."""
+    found = pc.extract_regex(messages["payload"], _RECORDED)
+    texts = pc.struct_field(found, "hour").cast(pa.string())
     named = pc.strptime(pc.utf8_upper(texts), format="%Y-%m-%dT%H", unit="s", error_is_null=True).cast(pa.int64())
     received = pc.floor(pc.divide(messages["received_at"].cast(pa.int64()).cast(pa.float64()), _HOUR_US)).cast(pa.int64())
-    return np.asarray(pc.coalesce(pc.divide(named, 3600), received, 0))
+    hours = np.array(pc.coalesce(pc.divide(named, 3600), received, 0))
+    rows = np.flatnonzero(pc.fill_null(pc.not_equal(pc.struct_field(found, "sign"), b""), False))
+    hours[rows] += _shifts(found.take(pa.array(rows)))
+    return hours
+
+
+def _shifts(found: pa.StructArray) -> NDArray[np.int64]:
+    """int64[n]: hours from the one that is named to that of UTC, of what has an offset."""
+    minute, hours, minutes = (pc.struct_field(found, name).cast(pa.string()).cast(pa.int64()).to_numpy() for name in _NUMBERS)
+    east = np.where(pc.equal(pc.struct_field(found, "sign"), b"+"), 1, -1)
+    shifts: NDArray[np.int64] = (minute - east * (60 * hours + minutes)) // 60
+    return shifts
 
 
 def read(path: Path) -> Iterator[pa.RecordBatch]:

@@ -52,4 +52,6 @@ def run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str] = ()
         build(pipeline)
         result = pipeline.run()
         result.wait_until_finish()
+    del pipeline
+    gc.collect()  # what a pipeline held in circles would otherwise be there, batches and all, while the next one runs
     return result
