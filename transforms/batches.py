@@ -1,6 +1,7 @@
 """What flows: Arrow record batches. Free of Beam; `transforms.coder` carries them between its stages."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import pyarrow as pa
 
@@ -28,6 +29,7 @@ def portions(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
+@cache
 def empty(schema: pa.Schema) -> pa.RecordBatch:
     """No rows of `schema`."""
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

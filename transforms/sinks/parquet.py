@@ -6,8 +6,9 @@
 import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -71,8 +72,8 @@ def write(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_m
         folders[part.name.rpartition("/")[0]].append(part)
     threads = min(len(folders), storage.threads)
     writing = _Writing(table, storage, gathered, file_minutes, storage.threads // threads)
-    with ThreadPoolExecutor(threads) as pool:
-        taken = list(pool.map(writing.folder, folders, folders.values()))
+    with _spread(threads) as spread:
+        taken = list(spread(writing.folder, folders, folders.values()))
     counts = [count for folder in taken for count in folder]
     return Written(sum(counts), len(counts))
 
@@ -82,6 +83,16 @@ def _routed(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[_
     codes, names = files(table, rows, file_minutes)
     ends = np.cumsum(np.bincount(codes, minlength=len(names)))
     yield from map(_Part, names, np.split(np.argsort(codes, kind="stable"), ends[:-1]))
+
+
+@contextmanager
+def _spread(threads: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map` by so many threads; in the caller's where one is enough."""
+    if threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +108,12 @@ class _Writing:
     def folder(self, folder: str, parts: Sequence[_Part]) -> list[int]:
         """Merge rows into the files of a folder; the number of rows that each file that changed has taken."""
         taken: list[int] = []
-        with self.storage.locked(folder), ThreadPoolExecutor(min(len(parts), self.threads)) as pool:
+        with self.storage.locked(folder), _spread(min(len(parts), self.threads)) as spread:
             for pause in uneven(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
-                merged = list(pool.map(self._merge, parts))
+                merged = list(spread(self._merge, parts))
                 self._displace(merged)
                 changed = [one for one in merged if one.taken]
-                put = list(pool.map(self._put, changed))
+                put = list(spread(self._put, changed))
                 taken += [one.taken for one, done in zip(changed, put) if done]
                 parts = [one.part for one, done in zip(changed, put) if not done]
                 if not parts:

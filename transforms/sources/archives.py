@@ -22,11 +22,14 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms import coder  # noqa: F401 (carries what leaves here)
+from transforms.batches import concat
 from transforms.sources.compressed import DamagedError, blocks, gunzip, plain, unzstd
 from transforms.sources.envelopes import decode
 from transforms.sources.parquet import batches, decode_rows
 
 BLOCK_BYTES = 16 << 20
+_SMALL = 4
+"""A block is small below this part of the size that is asked for."""
 PARQUET = ".parquet"
 LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
     text + ending: read
@@ -182,8 +185,30 @@ def _row_blocks(path: str, name: str, block_bytes: int) -> Iterator[tuple[Block,
 def read(
     files: Iterable[ArchiveFile], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None
 ) -> Iterator[Block | Unreadable]:
-    """`read_blocks` of each file in turn; the next block is read by a thread while the caller works on this one."""
-    return ahead(chain.from_iterable(read_blocks(file.path, file.name, block_bytes, on_bytes) for file in files))
+    """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the caller works on one."""
+    blocks = chain.from_iterable(read_blocks(file.path, file.name, block_bytes, on_bytes) for file in files)
+    return ahead(_together(blocks, block_bytes // _SMALL))
+
+
+def _together(blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
+    """The same messages in blocks of at least so many bytes, but for the last: each batch that goes on has a cost of its own."""
+    held: list[Block] = []
+    size = 0
+    for block in blocks:
+        if isinstance(block, Unreadable):
+            yield block
+            continue
+        held.append(block)
+        size += block.raw.nbytes
+        if size >= least_bytes:
+            yield _one(held)
+            held, size = [], 0
+    if held:
+        yield _one(held)
+
+
+def _one(blocks: Sequence[Block]) -> Block:
+    return Block(concat([block.raw for block in blocks]), concat([block.bad for block in blocks]))
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -135,6 +135,18 @@ def test_a_file_that_cannot_be_read_is_reported_and_the_others_are_read(tmp_path
     ]
 
 
+def test_small_files_come_together_and_one_that_cannot_be_read_does_not_part_them(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.ndjson").write_bytes(TEXT if number != 2 else WRONG)
+    (tmp_path / "3.ndjson.gz").write_bytes(b"no gzip")
+    found = list(read(find([str(tmp_path)])))
+    (block,) = (block for block in found if isinstance(block, Block))
+    assert block.raw["payload"].to_pylist() == 4 * PAYLOADS
+    assert block.bad.num_rows == 1
+    assert [file for file, _ in problems(found)] == ["3.ndjson.gz"]
+    assert len([block for block in read(find([str(tmp_path)]), 2000) if isinstance(block, Block)]) > 8
+
+
 def test_of_a_file_that_is_cut_short_the_whole_lines_are_kept(tmp_path: Path) -> None:
     packed = gzip.compress(TEXT)
     (tmp_path / "a.ndjson.gz").write_bytes(packed[: len(packed) // 2])
