@@ -6,7 +6,7 @@ BENCH := bench
 SCALE := 1
 SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
-.PHONY: help setup flink demo test lint bench bench-quick bench-stream bench-sinks chaos clean
+.PHONY: help setup flink demo test lint bench bench-quick bench-scale bench-stream bench-sinks chaos clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: setup ## The whole graph on 1M and 3M reports, beside DuckDB, Polars and 
 
 bench-quick: setup ## The same on a tenth of the reports
 	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH) --scale 0.1
+
+bench-scale: setup ## Time and memory by reports, agents, cores, dirt and order, as curves (twenty minutes; SCALE=0.1 for a short one)
+	$(BIN)/python -m tests.benchmarks.scale --folder $(BENCH) --scale $(SCALE)
 
 bench-stream: setup ## The live stream: latency, drain, a half hour's memory, recovery (an hour; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.stream --folder $(BENCH) --scale $(SCALE)

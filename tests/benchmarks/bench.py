@@ -24,6 +24,7 @@ KPIFLOW = [sys.executable, "-m", "pipelines.cli"]
 RIVALS = {"DuckDB": "duckdb_job", "Polars": "polars_job"}
 PER_ROW = "Beam row by row"
 REPETITIONS = 3
+AGENTS, DIRTY = 50, 0.05
 PER_ROW_SHARE = 0.04
 _INSIDE = re.compile(r" in ([\d.]+) s \(|\"seconds\": ([\d.]+)")
 
@@ -60,11 +61,19 @@ def run(command: Sequence[str], messages: int = 0) -> Run:
     return Run(messages, seconds, inside, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
 
 
-def archive(folder: Path, reports: int) -> Path:
-    """An archive of this many messages, generated once."""
-    place = folder / f"archive-{reports}"
+def machine() -> str:
+    """The machine's size, and what runs on it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}"
+
+
+def archive(folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIRTY) -> Path:
+    """An archive of this many messages, generated once; its folder's name tells what is not as usual."""
+    unusual = "" if (agents, dirty) == (AGENTS, DIRTY) else f"-{agents}-{dirty:g}"
+    place = folder / f"archive-{reports}{unusual}"
     if not (place / "truth.json").exists():
-        run([*KPIFLOW, "generate", "--reports", str(reports), "--agents", "50", "--seed", "1", "--output", str(place)])
+        mix = ["--reports", str(reports), "--agents", str(agents), "--dirty", str(dirty), "--seed", "1"]
+        run([*KPIFLOW, "generate", *mix, "--output", str(place)])
     return place
 
 
@@ -143,8 +152,7 @@ def main() -> None:
     folder: Path = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     small, large = int(1_000_000 * arguments.scale), int(3_000_000 * arguments.scale)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    print(f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}", flush=True)
+    print(machine(), flush=True)
 
     source = archive(folder, small)
     turns = [turn(source, folder, small) for _ in range(arguments.repetitions)]

@@ -1,0 +1,83 @@
+"""What Beam itself costs: the messages of an archive through the graph's two groupings, and no kernel; or the same as a plain loop.
+
+    python -m tests.benchmarks.empty FOLDER --without-beam
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from pipelines.settings import load
+from runners import direct
+from transforms import stages
+from transforms.shard import split
+from transforms.sources.archives import Block, Files, ReadArchives, find, read
+
+SETTINGS = load()[0]
+BLOCK_BYTES = SETTINGS.block_mb << 20
+COUNTED = "counted"
+Keyed = tuple[int, pa.RecordBatch]
+
+
+def by_row(batch: pa.RecordBatch) -> Iterator[Keyed]:
+    """The batch dealt out over as many shards as the graph has, by row number."""
+    return split(batch, np.arange(batch.num_rows) % SETTINGS.shards)
+
+
+def again(shard: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Keyed]:
+    """The batches of a shard, under its key."""
+    for batch in shard[1]:
+        yield shard[0], batch
+
+
+def count(shard: tuple[int, Iterable[pa.RecordBatch]]) -> None:
+    """Count the rows of a shard's batches."""
+    stages.add(COUNTED, rows=sum(batch.num_rows for batch in shard[1]))
+
+
+def with_beam(files: Files) -> int:
+    """Read, key, group, key and group on the runner of a backfill: the messages that arrive."""
+
+    def build(root: beam.Pipeline) -> None:
+        messages = (root | "Read" >> ReadArchives(files, BLOCK_BYTES, readers=1)).raw
+        keyed = messages | "Key" >> beam.FlatMap(by_row).with_output_types(Keyed)
+        grouped = keyed | "Group" >> beam.GroupByKey()
+        rekeyed = grouped | "Key again" >> beam.FlatMap(again).with_output_types(Keyed)
+        _ = rekeyed | "Group again" >> beam.GroupByKey() | "Count" >> beam.Map(count)
+
+    stages.reset()
+    direct.run(build)
+    return stages.snapshot()[COUNTED].rows
+
+
+def without_beam(files: Files) -> int:
+    """Read and deal out in a loop that keeps every batch, with memory set up alike: the messages that arrive."""
+    direct.settle()
+    shards: dict[int, list[pa.RecordBatch]] = defaultdict(list)
+    for block in read(files, BLOCK_BYTES):
+        if not isinstance(block, Block):
+            raise SystemExit(f"{block.file} {block.reason}")
+        for shard, rows in by_row(block.raw):
+            shards[shard].append(rows)
+    return sum(batch.num_rows for batches in shards.values() for batch in batches)
+
+
+def main() -> None:
+    """Print the messages and the seconds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source")
+    parser.add_argument("--without-beam", action="store_true", help="the same as a plain loop")
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    messages = (without_beam if arguments.without_beam else with_beam)(find([arguments.source]))
+    print(json.dumps({"seconds": time.perf_counter() - start, "messages": messages}))
+
+
+if __name__ == "__main__":
+    main()
