@@ -46,7 +46,8 @@ def test_a_message_belongs_to_the_hour_that_its_bytes_name() -> None:
 
 def test_an_offset_from_utc_counts() -> None:
     """12:30 at two hours east is 10:30 UTC, and at half an hour west 13:00."""
-    named = [f'{{"recorded_at":"2025-10-22T12:30:00{rest}"}}' for rest in ("Z", "+00:00", "+02:00", ".250+00:45", "-00:30", "-05:29")]
+    rests = ("Z", "+00:00", "+02:00", ".250+00:45", "-00:30", "-05:29")
+    named = [f'{{"recorded_at":"2025-10-22T12:30:00{rest}"}}' for rest in rests]
     assert hours(*named) == [0, 0, -2, -1, 1, 5]
     assert hours('{"recorded_at":"2025-10-22T12:30:00+02"}') == [0]
 
