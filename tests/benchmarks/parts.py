@@ -1,4 +1,4 @@
-"""What `stream.py` measures of a streaming job: latency, drain, soak, keys and recovery. Each part gives figures."""
+"""What `stream.py` measures of a streaming job, beside `journey`: latency, drain, soak, keys, recovery. Each part gives figures."""
 
 import re
 import time
@@ -52,10 +52,11 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """A part's figures, and for one that lasts, how the job did each minute."""
+    """A part's figures; for one that lasts, how the job did each minute; and lines of Markdown, where figures are no fit."""
 
     figures: list[Figure]
     minutes: list[Sample] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,6 @@ def recovery(plan: Plan) -> Outcome:
     return Outcome(figures)
 
 
-PARTS = {"latency": latency, "drain": drain, "soak": soak, "keys": keys, "recovery": recovery}
-
-
 def _live(folder: Path, per_minute: int, seconds: float, streams: Sequence[str] = (KEY,)) -> Latency:
     """Latency at a rate, for some seconds after the warm-up."""
     with Trial(folder, streams) as trial:
@@ -174,7 +172,7 @@ def _live(folder: Path, per_minute: int, seconds: float, streams: Sequence[str] 
         sender = trial.send(int(per_minute * (WARM_SECONDS + seconds) / 60), per_minute)
         samples = _samples(trial, job, sender, every=1.0)
         trial.until(lambda: len(trial.stamps()) >= trial.sent(), job)
-        _quiet(trial)
+        settled(trial)
         stamps, published = trial.stamps(), published_at(trial.client)
     counted = stamps[:, 0].min() + WARM_SECONDS * 1_000_000
     warm = [sample for sample in samples if sample.at * 1_000_000 >= counted]
@@ -212,7 +210,7 @@ def _samples(trial: Trial, job: Any, sender: Any, every: float) -> list[Sample]:
     return samples
 
 
-def _quiet(trial: Trial) -> None:
+def settled(trial: Trial) -> None:
     """Wait until nothing more is published."""
     before, now = -1, trial.client.xlen(ENRICHED)
     while before != now:

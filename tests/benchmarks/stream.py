@@ -1,4 +1,4 @@
-"""Measure `kpiflow stream` on a real redis-server and the embedded Flink: latency, drain, soak, keys, recovery.
+"""Measure `kpiflow stream` on a real redis-server and the embedded Flink: latency, a report's journey, drain, soak, keys, recovery.
 
 Prints the machine and its versions, each part's figures as soon as they are there, and all of them as one Markdown table, which is
 also in FOLDER/stream.md, with FOLDER/stream.json beside it. Outputs are reconciled with their streams before a figure counts.
@@ -22,9 +22,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from runners.jars import FlinkMissing, ensure_jars, java
-from tests.benchmarks.parts import PARTS, Figure, Outcome, Plan
+from tests.benchmarks.journey import journey
+from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, recovery, soak
 from tests.benchmarks.trials import Sample
 
+PARTS = {"latency": latency, "journey": journey, "drain": drain, "soak": soak, "keys": keys, "recovery": recovery}
 BEST = "--read-count 50000 --read-ms 1000 --flush-seconds 15 --checkpoint-seconds 30"
 """Settings for throughput: large reads, few sessions, few flushes."""
 
@@ -46,7 +48,8 @@ def main() -> None:
     for name in arguments.only:
         began = time.perf_counter()
         outcomes[name] = PARTS[name](plan)
-        print(f"\n{name}, {time.perf_counter() - began:.0f} s", *map(_line, outcomes[name].figures), sep="\n", flush=True)
+        told_of = [*map(_line, outcomes[name].figures), *outcomes[name].lines]
+        print(f"\n{name}, {time.perf_counter() - began:.0f} s", *told_of, sep="\n", flush=True)
         _keep(arguments.folder, told, plan, outcomes)
     print("", *markdown(told, outcomes), sep="\n")
 
@@ -71,17 +74,17 @@ def machine() -> str:
 def markdown(told: str, outcomes: dict[str, Outcome]) -> Iterator[str]:
     """The section of docs/benchmarks.md, line by line."""
     yield f"{told}; {time.strftime('%Y-%m-%d')}:"
-    yield ""
-    yield "| part | case | what | value |"
-    yield "|---|---|---|---|"
-    for outcome in outcomes.values():
-        for figure in outcome.figures:
-            value = f"{number(figure.value)} {figure.unit}".strip()
-            yield f"| {figure.part} | {figure.case} | {figure.measure} | {value} |"
+    figures = [figure for outcome in outcomes.values() for figure in outcome.figures]
+    if figures:
+        yield from ("", "| part | case | what | value |", "|---|---|---|---|")
+    for figure in figures:
+        value = f"{number(figure.value)} {figure.unit}".strip()
+        yield f"| {figure.part} | {figure.case} | {figure.measure} | {value} |"
     for outcome in outcomes.values():
         if outcome.minutes:
             yield ""
             yield from series(outcome.minutes)
+        yield from outcome.lines
 
 
 def series(samples: Sequence[Sample]) -> Iterator[str]:

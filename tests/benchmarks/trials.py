@@ -31,6 +31,18 @@ Stamps = NDArray[np.int64]
 """int64[n, 2], microseconds since 1970: when a message was received, and when it was validated, in the order of the latter."""
 
 
+Passed = NDArray[np.int64]
+"""int64[n, 2]: the id of a message, milliseconds << 20 | number, and when it passed a point, in microseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """CPU seconds, of user and system, that a process has spent since it began."""
+
+    name: str
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Sample:
     """A job at a moment (seconds since 1970): unread entries, MiB resident in its processes, MiB of its newest checkpoint."""
@@ -121,9 +133,33 @@ class Trial:
 
     def stamps(self) -> Stamps:
         """What Validate has noted so far."""
-        parts = [np.frombuffer(_whole_pairs(path.read_bytes()), np.int64).reshape(-1, 2) for path in self._stamps.glob("*.stamps")]
+        found = self.passed("validated")
+        found[:, 0] = received_us(found[:, 0])
+        return found
+
+    def passed(self, point: str) -> Passed:
+        """The messages that have passed a point of the job so far, in that order."""
+        paths = self._stamps.glob(f"*.{point}.stamps")
+        parts = [np.frombuffer(_whole_pairs(path.read_bytes()), np.int64).reshape(-1, 2) for path in paths]
         found = np.concatenate([np.empty((0, 2), np.int64), *parts])
         return found[np.argsort(found[:, 1], kind="stable")]
+
+    def points(self) -> dict[int, set[str]]:
+        """The points that messages have passed in each process."""
+        found: dict[int, set[str]] = {}
+        for path in self._stamps.glob("*.stamps"):
+            pid, point, _ = path.name.split(".")
+            found.setdefault(int(pid), set()).add(point)
+        return found
+
+    def cpu(self, job: subprocess.Popen[str]) -> dict[int, Spent]:
+        """What each process of a job has spent, and redis-server, which serves it and who sends."""
+        lines = children(job.pid)
+        named = {pid: _name(line) or "launcher" for pid, line in lines.items() if line}  # what has ended has no line
+        named[job.pid] = "launcher"
+        if self.server.process:
+            named[self.server.process.pid] = "redis-server"
+        return {pid: Spent(name, _cpu_seconds(pid)) for pid, name in named.items()}
 
     def sent(self) -> int:
         """Entries that were ever added to the keys."""
@@ -163,6 +199,19 @@ class Trial:
     def first_read(self) -> float:
         """When the reader of a run that has just begun says it read first, in seconds since 1970."""
         return float(json.loads((self.output / FOLDER / READERS / "reader-0.json").read_text())["time"]) / 1000
+
+
+def received_us(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """When messages were received, in microseconds since 1970, by their ids."""
+    return (ids >> 20) * 1000
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _whole_pairs(octets: bytes) -> bytes:

@@ -1,33 +1,73 @@
-"""Notes when each message was judged. Python imports this by itself in every process of a run whose PYTHONPATH has this folder.
+"""Notes when each message passes each point of a job. Python imports this by itself in every process of a run whose PYTHONPATH has
+this folder.
 
-STAMPS names a folder. Each worker appends to a file of its own there, for every message, two int64 in microseconds since 1970: when
-it was received, and when Validate was done with it. Nothing waits in memory, so that a kill loses nothing.
+STAMPS names a folder. Each worker appends to `<pid>.<point>.stamps` there, for every message, two int64: its id in the stream
+(milliseconds << 20 | number), and when it passed, in microseconds since 1970. Nothing waits in memory: a kill loses nothing.
 """
 
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
 
 def watch(folder: str) -> None:
-    """Have Validate note its times in that folder."""
-    import numpy as np
-    import pyarrow as pa
-
+    """Have the steps of the graph note in that folder what passes them."""
+    from transforms import history
+    from transforms.sinks.live import _Publish
+    from transforms.sinks.tables import _Write
+    from transforms.sources.reader import Reader
     from transforms.validate import _ValidateFn
 
-    judged = _ValidateFn._judged
-    notes = os.open(os.path.join(folder, f"{os.getpid()}.stamps"), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    def note(point: str, batches: Iterable[Any]) -> None:
+        for batch in batches:
+            file = os.open(os.path.join(folder, f"{os.getpid()}.{point}.stamps"), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+            os.write(file, _pairs(batch))
+            os.close(file)
 
-    def noted(self: _ValidateFn, messages: Any) -> Any:
-        result = judged(self, messages)
-        stamps = np.full((messages.num_rows, 2), time.time_ns() // 1000)
-        stamps[:, 0] = messages["received_at"].cast(pa.int64())
-        os.write(notes, stamps.tobytes())
+    _note_after(Reader, "read", lambda result, *_: note("read", result.messages))
+    _note_after(_ValidateFn, "_judged", lambda _, step, messages: note("validated", [messages]))
+    _note_before(history, "_admitted", lambda recent, batch: note("shuffled", [batch]))
+    _note_after(history, "_admitted", lambda _, recent, batch: note("remembered", [batch]))
+    _note_before(_Publish, "process", lambda step, reports: note("enriched", [reports]))
+    _note_after(_Publish, "process", lambda _, step, reports: note("published", [reports]))
+    _note_after(_Write, "_written", lambda _, step: note("written", step.held if step.table == "kpi_reports" else ()))
+
+
+def _pairs(batch: Any) -> bytes:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    numbers = pc.list_flatten(pc.split_pattern(batch["message_id"], "-")).cast(pa.int64()).to_numpy().reshape(-1, 2)
+    pairs = np.full((len(numbers), 2), time.time_ns() // 1000)
+    pairs[:, 0] = numbers[:, 0] << 20 | numbers[:, 1]
+    return pairs.tobytes()
+
+
+def _note_before(owner: Any, name: str, note: Callable[..., None]) -> None:
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def noted(*args: Any) -> Any:
+        note(*args)
+        return function(*args)
+
+    setattr(owner, name, noted)
+
+
+def _note_after(owner: Any, name: str, note: Callable[..., None]) -> None:
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def noted(*args: Any) -> Any:
+        result = function(*args)
+        note(result, *args)
         return result
 
-    _ValidateFn._judged = noted  # type: ignore[method-assign]
+    setattr(owner, name, noted)
 
 
 if "STAMPS" in os.environ and "--worker" in sys.orig_argv:
