@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.connectors import UNREADABLE, Archives, Spooled, count_bytes, note_unreadable, sinks, sources
@@ -21,6 +22,7 @@ from pipelines.settings import Settings
 from pipelines.spool import Spool
 from runners import direct
 from transforms import stages
+from transforms.coder import by_reference
 from transforms.quarantine import misfits
 from transforms.sources.archives import Files, Unreadable, read
 from transforms.within import Span
@@ -62,8 +64,11 @@ def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_op
 
 
 def _run(messages: Archives | Spooled, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
+    def wired(root: beam.Pipeline) -> None:
+        build(root, sources(messages, outputs, span), sinks(outputs, settings), settings)
+
     try:
-        direct.run(lambda root: build(root, sources(messages, outputs, span), sinks(outputs, settings), settings), beam_options)
+        direct.run(wired, beam_options, by_reference)
     except direct.TakenOptionError as error:
         raise WrongUse(str(error), "leave the option out") from error
 

@@ -30,6 +30,7 @@ from runners import direct
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms import stages
 from transforms.batches import empty
+from transforms.coder import by_reference
 from transforms.sinks.files import damaged, encode, verify
 from transforms.sinks.storage import locked, remove, replace
 from transforms.sinks.target import Store
@@ -76,7 +77,7 @@ def replace_span(
         unreadable = stages.notes(UNREADABLE)
         if not unreadable:
             again = Sources(Spooled([], []), _Again(staged.main, after))
-            direct.run(lambda root: build(root, again, sinks(staged, settings), settings), beam_options)
+            direct.run(lambda root: build(root, again, sinks(staged, settings), settings), beam_options, by_reference)
             for change in list(_changes(output, staging, span)):
                 _rewrite(change, output, staging)
     return unreadable

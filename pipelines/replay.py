@@ -25,6 +25,7 @@ from runners import direct
 from schemas.registry import load
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS
 from transforms.batches import RAW, concat, empty
+from transforms.coder import by_reference
 from transforms.validate import judged
 from transforms.within import Span
 
@@ -75,7 +76,7 @@ def replay(texts: Sequence[str], settings: Settings, reasons: Sequence[str] = ()
         fresh = valid.filter(pa.array(~fated))
         if fresh.num_rows:
             given = sources(_Given([fresh]), outputs, Span())
-            direct.run(lambda root: build(root, given, sinks(outputs, settings), settings))
+            direct.run(lambda root: build(root, given, sinks(outputs, settings), settings), alone=by_reference)
         _close(outputs, rows.filter(_among(rows, valid)))
         return Replay(valid.num_rows, refused, unknown)
 

@@ -3,15 +3,13 @@
 import ctypes
 import gc
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
-
-from transforms.coder import by_reference
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1 << 30
@@ -36,8 +34,12 @@ class TakenOptionError(ValueError):
     """A Beam option that this runner decides itself."""
 
 
-def run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str] = ()) -> PipelineResult:
-    """Build a pipeline and run it to its end; a DoFn's exception is raised here.
+def run(
+    build: Callable[[beam.Pipeline], None],
+    beam_options: Sequence[str] = (),
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> PipelineResult:
+    """Build a pipeline and run it to its end, within `alone` if all of it runs in this process; a DoFn's exception is raised here.
 
     Raises:
         TakenOptionError: the Beam options name another runner.
@@ -46,8 +48,7 @@ def run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str] = ()
         raise TakenOptionError("the Beam option --runner is taken: this command runs in its own process, on FnApiRunner")
     settle()
     options = PipelineOptions(list(beam_options))
-    alone = options.view_as(DirectOptions).direct_running_mode != "multi_processing"
-    with by_reference() if alone else nullcontext():
+    with nullcontext() if options.view_as(DirectOptions).direct_running_mode == "multi_processing" else alone():
         pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
         build(pipeline)
         result = pipeline.run()

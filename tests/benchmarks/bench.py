@@ -71,7 +71,8 @@ def archive(folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIR
     """An archive of this many messages, generated once; its folder's name tells what is not as usual."""
     unusual = "" if (agents, dirty) == (AGENTS, DIRTY) else f"-{agents}-{dirty:g}"
     place = folder / f"archive-{reports}{unusual}"
-    if not (place / "truth.json").exists():
+    truth = place / "truth.json"
+    if not (truth.exists() and json.loads(truth.read_text(encoding="utf-8"))["complete"]):
         mix = ["--reports", str(reports), "--agents", str(agents), "--dirty", str(dirty), "--seed", "1"]
         run([*KPIFLOW, "generate", *mix, "--output", str(place)])
     return place

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipelines.settings import load
 from runners import direct
 from transforms import stages
+from transforms.coder import by_reference
 from transforms.shard import split
 from transforms.sources.archives import Block, Files, ReadArchives, find, read
 
@@ -52,7 +53,7 @@ def with_beam(files: Files) -> int:
         _ = rekeyed | "Group again" >> beam.GroupByKey() | "Count" >> beam.Map(count)
 
     stages.reset()
-    direct.run(build)
+    direct.run(build, alone=by_reference)
     return stages.snapshot()[COUNTED].rows
 
 

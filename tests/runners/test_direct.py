@@ -11,6 +11,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 
 from runners import direct
+from transforms.coder import by_reference
 
 SEEN: list[tuple[int, int]] = []
 
@@ -63,5 +64,6 @@ def test_batches_are_written_only_for_another_process(mode: str, written: bool, 
             | beam.MapTuple(lambda _, batches: size.write_text(str(sum(batch.get_total_buffer_size() for batch in batches))))
         ),
         [f"--direct_running_mode={mode}", "--direct_num_workers=2"],
+        by_reference,
     )
     assert (int(size.read_text()) < 1000) is written
