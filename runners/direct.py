@@ -48,11 +48,17 @@ def run(
         raise TakenOptionError("the Beam option --runner is taken: this command runs in its own process, on FnApiRunner")
     settle()
     options = PipelineOptions(list(beam_options))
-    with nullcontext() if options.view_as(DirectOptions).direct_running_mode == "multi_processing" else alone():
-        pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
-        build(pipeline)
-        result = pipeline.run()
-        result.wait_until_finish()
-    del pipeline
-    gc.collect()  # what a pipeline held in circles would otherwise be there, batches and all, while the next one runs
+    several = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    try:
+        with nullcontext() if several else alone():
+            return _finished(build, options)
+    finally:
+        gc.collect()  # what a pipeline held in circles would otherwise be there, batches and all, while the next one runs
+
+
+def _finished(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> PipelineResult:
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
+    build(pipeline)
+    result = pipeline.run()
+    result.wait_until_finish()
     return result

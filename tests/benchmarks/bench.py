@@ -72,7 +72,7 @@ def archive(folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIR
     unusual = "" if (agents, dirty) == (AGENTS, DIRTY) else f"-{agents}-{dirty:g}"
     place = folder / f"archive-{reports}{unusual}"
     truth = place / "truth.json"
-    if not (truth.exists() and json.loads(truth.read_text(encoding="utf-8"))["complete"]):
+    if not (truth.exists() and json.loads(truth.read_text(encoding="utf-8")).get("complete")):
         mix = ["--reports", str(reports), "--agents", str(agents), "--dirty", str(dirty), "--seed", "1"]
         run([*KPIFLOW, "generate", *mix, "--output", str(place)])
     return place

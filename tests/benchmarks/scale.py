@@ -1,6 +1,7 @@
 """Measure how `kpiflow backfill` grows with messages, agents, cores, dirt and disorder, one at a time; and fit what it costs.
 
-Every run is a process of its own. Each output is reconciled with its input, and its counts are those of the generator. Writes
+Every run is a process of its own. The first output of each point is reconciled with its input, and its counts are those of the
+generator. Writes
 FOLDER/scale.json, FOLDER/scale.md and FOLDER/scale-*.svg; `--draw DIR` draws and writes anew from FOLDER/scale.json, and measures
 nothing.
 """
@@ -122,6 +123,7 @@ def backfill(point: Point, folder: Path, outputs: Path, proven: bool) -> Run:
     found = source(point, folder)
     output = fresh(outputs / point.case)
     job = ["backfill", "--input", str(found), "--output", str(output), "--slice-reports", str(point.slice_messages), "--timings"]
+    os.sync()  # what generating left to write must not be written beside the run
     measured = run([*on(point.cores), *KPIFLOW, *job], point.messages)
     figures = f"{measured.seconds:7.1f} s {measured.cpu:7.1f} CPU s {measured.peak_mib:7,.0f} MiB"
     print(f"{point.case:<56}{figures}  load {os.getloadavg()[0]:.1f}", flush=True)

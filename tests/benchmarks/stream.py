@@ -9,7 +9,6 @@ also in FOLDER/stream.md, with FOLDER/stream.json beside it. Outputs are reconci
 import argparse
 import json
 import os
-import platform
 import re
 import shlex
 import signal
@@ -22,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from runners.jars import FlinkMissing, ensure_jars, java
+from tests.benchmarks import bench
 from tests.benchmarks.journey import journey
 from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, recovery, soak
 from tests.benchmarks.trials import Sample
@@ -62,9 +62,8 @@ def machine() -> str:
     except FlinkMissing as error:
         raise SystemExit(str(error)) from error
     redis = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     parts = [
-        f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}",
+        bench.machine(),
         f"Beam {version('apache-beam')} on {_of_jar('beam-runners-flink', jars)}, Flink {_of_jar('flink-runtime', jars)}",
         f"Java {_found(r'version .([0-9._]+)', said)}, redis-server {_found(r'v=([0-9.]+)', redis)}, pyarrow {version('pyarrow')}",
     ]

@@ -145,7 +145,7 @@ def test_the_middle_run_counts_with_its_stages() -> None:
 def test_a_shuffled_archive_holds_the_same_lines_in_another_order(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
-    (made / "truth.json").write_text("{}", encoding="utf-8")
+    (made / "truth.json").write_text('{"complete": true}', encoding="utf-8")
     for hour in range(4):
         (made / f"{hour}.ndjson").write_text("".join(f"{hour}-{line}\r\u2028\n" for line in range(100)), encoding="utf-8")
     shuffle(made, tmp_path / "shuffled")

@@ -76,14 +76,14 @@ class Files:
 
 
 class Block(NamedTuple):
-    """Messages of a part of one file: `raw` (RAW) and `bad` (BAD)."""
+    """Messages of a part of a file, or of several small files: `raw` (RAW) and `bad` (BAD)."""
 
     raw: pa.RecordBatch
     bad: pa.RecordBatch
 
 
 class Unreadable(NamedTuple):
-    """A file that cannot be read, or not to its end, and why. The blocks before it are good."""
+    """A file that cannot be read, or not to its end, and why. What could be read of it is in blocks, which may come later."""
 
     file: str
     reason: str
@@ -199,7 +199,7 @@ def _together(blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterato
             yield block
             continue
         held.append(block)
-        size += block.raw.nbytes
+        size += block.raw.nbytes + block.bad.nbytes
         if size >= least_bytes:
             yield _one(held)
             held, size = [], 0

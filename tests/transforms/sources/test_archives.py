@@ -147,6 +147,13 @@ def test_small_files_come_together_and_one_that_cannot_be_read_does_not_part_the
     assert len([block for block in read(find([str(tmp_path)]), 2000) if isinstance(block, Block)]) > 8
 
 
+def test_blocks_of_nothing_but_bad_lines_do_not_heap_up(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(WRONG * 1000)
+    found = [block for block in read(find([str(tmp_path)]), 2000) if isinstance(block, Block)]
+    assert sum(block.bad.num_rows for block in found) == 1000
+    assert max(block.bad.nbytes for block in found) < 20_000
+
+
 def test_of_a_file_that_is_cut_short_the_whole_lines_are_kept(tmp_path: Path) -> None:
     packed = gzip.compress(TEXT)
     (tmp_path / "a.ndjson.gz").write_bytes(packed[: len(packed) // 2])
