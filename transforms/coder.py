@@ -41,7 +41,7 @@ class BatchCoder(beam.coders.Coder):
 def by_reference() -> Iterator[None]:
     """Inside, a batch is encoded as a number that stands for it: for a runner whose stages all live in this process.
 
-    A batch is decoded as often as its readers like, so each one lives until the block ends. One run at a time: it is of the process.
+    A batch is decoded as often as its readers like, so each lives until the block ends. One run at a time: it is process-wide.
     """
     global _lent
     before, _lent = _lent, {}

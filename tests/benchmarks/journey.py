@@ -120,7 +120,7 @@ def paper_table(costs: Sequence[Cost], shuffled: float, nodes: int, cores: int) 
     yield f"| all cores | {nodes * cores} of them | {nodes * cores * 1e6 / working:,.0f} |"
     yield f"| one stream key, which one process reads | {reader:,.1f} us | {1e6 / reader:,.0f} |"
     yield f"| one Redis, which has one thread: reading alone, no XADD | {redis:,.1f} us | {1e6 / redis:,.0f} |"
-    yield f"| network of 10 Gbit/s a node, reports to history | {travel:,.0f} bytes travel | {nodes * NETWORK_BYTES / travel:,.0f} |"
+    yield f"| network of 10 Gbit/s a node, to history | {travel:,.0f} bytes travel | {nodes * NETWORK_BYTES / travel:,.0f} |"
 
 
 def _followed(folder: Path, per_minute: int, seconds: float) -> tuple[Journeys, dict[str, float]]:
