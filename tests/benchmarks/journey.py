@@ -23,7 +23,7 @@ STEPS = {
     "read": "until the reader's next read; the answer of Redis",
     "validated": "the archive, validation",
     "shuffled": "the rest of the read session, Flink's shuffle to the other worker",
-    "remembered": "dedup, baseline, state",
+    "remembered": "dedup, baseline; state is written after the rows went on",
     "enriched": "flags, scores",
     "published": "XADD to the live streams",
     "written": "gathering, for 5 s or 64 batches; Parquet, fsync",
@@ -43,10 +43,10 @@ Journeys = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU microseconds a message in a process, when a backlog is drained and at a steady rate; the latter may not be known."""
+    """CPU microseconds a message in a process, when a backlog is drained and at a steady rate; none where none has that name."""
 
     process: str
-    drained: float
+    drained: float | None = None
     steady: float | None = None
 
 
@@ -59,7 +59,7 @@ def journey(plan: Plan) -> Outcome:
         lines += ["", f"{rate:,} messages a minute, {len(journeys[WRITTEN]):,} reports:", "", *steps(journeys)]
     entries = int(BACKLOG * plan.scale)
     drained, backfilled, shuffled = _drained(folder, entries)
-    costs = [Cost(name, us, steady.get(name)) for name, us in drained.items()]
+    costs = costs_of(drained, steady)
     lines += ["", f"A backlog of {entries:,} messages:", "", *costs_table(costs, backfilled, RATES[-1])]
     lines += ["", *paper_table(costs, shuffled, NODES, os.cpu_count() or 1)]
     return Outcome([], lines=lines)
@@ -92,14 +92,19 @@ def steps(journeys: Journeys) -> Iterator[str]:
         yield f"| {point} | {STEPS[point]} | {' | '.join(cells)} |"
 
 
+def costs_of(drained: Mapping[str, float], steady: Mapping[str, float]) -> list[Cost]:
+    """The costs of every process of either run: which worker has which steps, Flink may decide otherwise each time."""
+    return [Cost(name, drained.get(name), steady.get(name)) for name in dict.fromkeys([*drained, *steady])]
+
+
 def costs_table(costs: Sequence[Cost], backfilled: float, rate: int) -> Iterator[str]:
     """A line a process, one of all of them, and the same messages in a backfill."""
     yield f"| CPU us a message | drained | at {rate:,} a minute |"
     yield "|---|---|---|"
-    known = [cost.steady for cost in costs if cost.steady is not None]
-    every = [*costs, Cost("all of them", sum(cost.drained for cost in costs), sum(known))]
-    for cost in every:
-        yield f"| {cost.process} | {cost.drained:,.1f} | {'' if cost.steady is None else f'{cost.steady:,.1f}'} |"
+    total = Cost("all of them", sum(cost.drained or 0.0 for cost in costs), sum(cost.steady or 0.0 for cost in costs))
+    for cost in (*costs, total):
+        cells = ["" if us is None else f"{us:,.1f}" for us in (cost.drained, cost.steady)]
+        yield f"| {cost.process} | {' | '.join(cells)} |"
     yield f"| kpiflow backfill, without its start | {backfilled:,.1f} | |"
 
 
@@ -109,7 +114,7 @@ def paper_table(costs: Sequence[Cost], shuffled: float, nodes: int, cores: int) 
     Assumes that workers and Flink share the cores evenly, which many streams and shards allow; that each Redis has a core of its
     own elsewhere; and that shards lie where chance puts them, so that of the `shuffled` bytes of reports one part in `nodes` stays.
     """
-    drained = {cost.process: cost.drained for cost in costs}
+    drained = {cost.process: cost.drained for cost in costs if cost.drained is not None}
     redis = drained["redis-server"]
     working = sum(us for name, us in drained.items() if name not in {"redis-server", "launcher"})
     reader = drained[READER]

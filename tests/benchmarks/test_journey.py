@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.journey import READER, STEPS, Cost, costs_table, journeys_of, paper_table, steps
+from tests.benchmarks.journey import READER, STEPS, Cost, costs_of, costs_table, journeys_of, paper_table, steps
 from tests.benchmarks.trials import Passed
 
 POINTS = list(STEPS)
@@ -42,6 +42,17 @@ def test_costs_add_up_over_the_processes() -> None:
     assert "| all of them | 106.0 | 199.0 |" in lines
     assert "| launcher | 1.0 |  |" in lines
     assert "| kpiflow backfill, without its start | 12.5 | |" in lines
+
+
+def test_a_worker_that_only_one_of_the_runs_had_counts_in_the_total_of_that_run() -> None:
+    costs = costs_of({"java": 20.0, "other workers": 6.0}, {"java": 40.0, "a worker that writes tables": 200.0})
+    lines = list(costs_table(costs, 12.5, 100_000))
+    assert lines[2:6] == [
+        "| java | 20.0 | 40.0 |",
+        "| other workers | 6.0 |  |",
+        "| a worker that writes tables |  | 200.0 |",
+        "| all of them | 26.0 | 240.0 |",
+    ]
 
 
 def test_a_cluster_is_bound_by_cores_by_a_reader_by_redis_and_by_its_network() -> None:
