@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(10.0, ge=0.5, le=3600, description="Seconds from one checkpoint of a stream to the next.")
     parallelism: int = Field(1, ge=1, le=1024, description="Flink's parallelism of a stream; keep it, or give --fresh.")
     workers: int = Field(3, ge=1, le=64, description="Python processes of a stream on this machine.")
-    renew_seconds: int = Field(1800, ge=60, description="Seconds after which the embedded Flink is started anew from a checkpoint.")
+    renew_seconds: int = Field(1800, ge=10, description="Seconds after which the embedded Flink is started anew from a checkpoint.")
     heap_mb: int = Field(2048, ge=256, description="MB of heap of the embedded Flink.")
     live_maxlen: int = Field(100_000, ge=1, description="About how many entries the live streams keep.")
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 from redis import RedisError
 
 from pipelines.backfill import only_job
@@ -92,10 +93,6 @@ def _run(
     follow: Callable[[Progress], None],
 ) -> None:
     folder = job.home.absolute() / FOLDER
-    sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds))
-    sinks = gathered(outputs, settings, folder / SINKS, connection if job.live else None)
-    if job.archive is not None:
-        sinks = replace(sinks, archive=WriteArchive(job.archive.absolute()))
     engine = flink.Engine(
         folder,
         settings.checkpoint_seconds,
@@ -110,7 +107,6 @@ def _run(
         hold=(lock,),
         fresh=job.fresh,
     )
-    timing = running(outputs, settings)
     idle = _Idle(job.home, connection, settle_seconds(settings.flush_seconds, outputs.gather_seconds))
 
     def watched(progress: Progress) -> None:
@@ -119,10 +115,22 @@ def _run(
             signal.raise_signal(signal.SIGINT)
 
     try:
-        flink.run(lambda root: build(root, sources, sinks, settings, timing), engine, watched)
+        flink.run(lambda root: _build(root, job, outputs, connection, settings, owner), engine, watched)
     except KeyboardInterrupt:
         if not idle.is_reached:
             raise
+
+
+def _build(
+    root: beam.Pipeline, job: Job, outputs: Outputs, connection: Connection, settings: Settings, owner: str
+) -> None:
+    """Wire the streaming graph. Each renewal calls this again: a transform belongs to one pipeline only."""
+    folder = job.home.absolute() / FOLDER
+    sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds))
+    sinks = gathered(outputs, settings, folder / SINKS, connection if job.live else None)
+    if job.archive is not None:
+        sinks = replace(sinks, archive=WriteArchive(job.archive.absolute()))
+    build(root, sources, sinks, settings, running(outputs, settings))
 
 
 class _Idle:

@@ -73,6 +73,7 @@ class Progress:
         checkpoint_seconds: how long the newest one took.
         watermark: the lowest of all steps; None while it is not known.
         restarts: how often Flink has started the job again.
+        renewals: how often the job was stopped with a checkpoint and gone on from it (`Engine.renew_seconds`).
         failure: why it did last, or why the newest checkpoint failed.
         rest: URL of Flink's REST interface; empty while starting.
     """
@@ -85,12 +86,16 @@ class Progress:
     checkpoint_seconds: float = 0.0
     watermark: datetime | None = None
     restarts: int = 0
+    renewals: int = 0
     failure: str | None = None
     rest: str = ""
 
 
 def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable[[Progress], None]) -> None:
     """Run a graph until it is interrupted; `follow` is told how it does about once a second.
+
+    `build` wires the graph into an empty pipeline. It is called again for each renewal of the job, so it must make its transforms
+    itself: Beam allows a transform in one pipeline only.
 
     The first SIGINT or SIGTERM makes a last checkpoint and ends the run in order, the second one ends it at once.
 
@@ -140,6 +145,7 @@ class _Run:
         while True:
             self._run_job(build, port)
             self._restored = newest_checkpoint(self._engine.folder)
+            self._progress = replace(self._progress, state="starting", renewals=self._progress.renewals + 1)
 
     def _run_job(self, build: Callable[[beam.Pipeline], None], port: int) -> None:
         """Submit the graph and follow it until it is to be renewed."""
@@ -154,15 +160,17 @@ class _Run:
             self._check_server()
             raise self._failed("Flink's job server does not take the job", self._server.last_line) from error
         self._await(lambda: self._rest is not None or submission.over, "Flink does not start")
-        due = time.monotonic() + self._engine.renew_seconds
+        due: float | None = None
         while not self._interrupted.is_set():
             self._check(submission)
             self._look()
             self._follow(self._progress)
-            if time.monotonic() > due:
+            if due is None and self._progress.state == "running":
+                due = time.monotonic() + self._engine.renew_seconds
+            if due is not None and time.monotonic() > due:
                 if self._checkpointed():
                     return self._cancel()
-                due += _RENEW_LATER_SECONDS
+                due = time.monotonic() + min(_RENEW_LATER_SECONDS, self._engine.renew_seconds)
             self._interrupted.wait(_TOLD_EVERY)
         self._progress = replace(self._progress, state="stopping")
         self._follow(self._progress)

@@ -163,7 +163,8 @@ class _Rate:
 def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str, str]]:
     now = datetime.now(UTC)
     begun = f", from {Path(progress.restored_from).name}" if progress.restored_from else ""
-    yield "state", progress.state + begun + (f", {progress.restarts} restarts" if progress.restarts else "")
+    counts = [f", {n} {word}" for n, word in ((progress.renewals, "renewals"), (progress.restarts, "restarts")) if n]
+    yield "state", progress.state + begun + "".join(counts)
     if progress.failure and progress.state == "restarting":
         yield "because", progress.failure
     yield "read", f"{found.read:,} messages, {rate(found.read):,.0f}/s"
