@@ -14,7 +14,7 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.connectors import UNREADABLE, Archives, Spooled, count_bytes, note_unreadable, sinks, sources
+from pipelines.connectors import Archives, Spooled, count_bytes, sinks, sources
 from pipelines.failures import WrongUse
 from pipelines.graph import build
 from pipelines.outputs import Outputs, open_outputs
@@ -24,6 +24,7 @@ from runners import direct
 from transforms import stages
 from transforms.coder import by_reference
 from transforms.quarantine import misfits
+from transforms.results import Results
 from transforms.sources.archives import Files, Unreadable, read
 from transforms.within import Span
 
@@ -37,8 +38,8 @@ _LOCK = "_lock"
 
 def backfill(
     files: Files, texts: Sequence[str], settings: Settings, span: Span | None = None, beam_options: Sequence[str] = ()
-) -> list[str]:
-    """Run the graph over archives into outputs; returns the files that could not be read to their end, with the reason.
+) -> Results:
+    """Run the graph over archives into outputs; returns how many messages there were, and which files are incomplete.
 
     Raises:
         WrongUse: an output cannot be used, is another job's, or was made with other settings.
@@ -48,27 +49,26 @@ def backfill(
     stages.reset()
     outputs, settings = open_outputs(texts, settings)
     with only_job(outputs.folder) if outputs.folder else nullcontext():
-        fill(files, outputs, settings, span or Span(), beam_options)
-    return stages.notes(UNREADABLE)
+        return fill(files, outputs, settings, span or Span(), beam_options)
 
 
-def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
+def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> Results:
     """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
     if _about_rows(files) <= settings.slice_reports:
-        _run(Archives(files, settings.block_mb << 20), outputs, settings, span, beam_options)
-        return
-    with _spooled(files, outputs.folder, settings) as (spool, refused):
+        return _run(Archives(files, settings.block_mb << 20), outputs, settings, span, beam_options)
+    with _spooled(files, outputs.folder, settings) as (spool, refused, results):
         for paths in spool.slices(settings.slice_reports) or [[]]:
-            _run(Spooled(paths, refused), outputs, settings, span, beam_options)
+            results += _run(Spooled(paths, refused), outputs, settings, span, beam_options)
             refused = []
+    return results
 
 
-def _run(messages: Archives | Spooled, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> None:
+def _run(messages: Archives | Spooled, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> Results:
     def wired(root: beam.Pipeline) -> None:
         build(root, sources(messages, outputs, span), sinks(outputs, settings), settings)
 
     try:
-        direct.run(wired, beam_options, by_reference)
+        return Results.of(direct.run(wired, beam_options, by_reference))
     except direct.TakenOptionError as error:
         raise WrongUse(str(error), "leave the option out") from error
 
@@ -79,23 +79,24 @@ def _about_rows(files: Files) -> int:
 
 
 @contextmanager
-def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[tuple[Spool, list[pa.RecordBatch]]]:
-    """The archives' messages by hour in a folder that goes when they are done with, and what was refused at reading."""
+def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[tuple[Spool, list[pa.RecordBatch], Results]]:
+    """The archives' messages by hour in a folder that goes when they are done with, and what was refused or failed at reading."""
     place = folder / _SPOOL if folder else Path(tempfile.mkdtemp(prefix="kpiflow-"))
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     try:
         spool = Spool(place)
         refused: list[pa.RecordBatch] = []
+        results = Results()
         for block in read(files, settings.block_mb << 20, count_bytes):
             if isinstance(block, Unreadable):
-                note_unreadable(*block)
+                results += Results.of_incomplete(*block)
                 continue
             with stages.timed("spool", block.raw.num_rows):
                 spool.add(block.raw)
             if block.bad.num_rows:
                 refused.append(misfits(block.bad))
-        yield spool, refused
+        yield spool, refused, results
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

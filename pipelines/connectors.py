@@ -17,15 +17,13 @@ from transforms.baseline import MINUTE_US
 from transforms.history import RunningHistory
 from transforms.quarantine import misfits
 from transforms.redis import Connection
+from transforms.results import count_incomplete
 from transforms.sinks.live import PublishLive
 from transforms.sinks.tables import Write, WriteGathered, WriteTables
 from transforms.sources.archives import ArchiveFile, ReadArchives
 from transforms.sources.redis_streams import ReadFromRedisStreams, Session
 from transforms.sources.stored import Recall, RecallShard
 from transforms.within import Span
-
-UNREADABLE = "unreadable"
-"""The kind of `transforms.stages.notes` that names input which could not be read to its end."""
 
 
 class Read(NamedTuple):
@@ -37,7 +35,7 @@ class Read(NamedTuple):
 
 
 class Archives(beam.PTransform):
-    """The messages of archive files; files that cannot be read to their end are noted under `UNREADABLE`."""
+    """The messages of archive files; files that cannot be read to their end are counted in the run's results."""
 
     def __init__(self, files: Iterable[ArchiveFile], block_bytes: int) -> None:
         super().__init__()
@@ -45,7 +43,7 @@ class Archives(beam.PTransform):
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
         read = root | ReadArchives(self.files, self.block_bytes, count_bytes, readers=1)
-        _ = read.unreadable | "Note unreadable" >> beam.MapTuple(note_unreadable)
+        _ = read.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
         return Read(read.raw, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch))
 
 
@@ -64,11 +62,6 @@ class Spooled(beam.PTransform):
 def count_bytes(number: int) -> None:
     """Count bytes of input as read."""
     stages.add("read", bytes=number)
-
-
-def note_unreadable(file: str, reason: str) -> None:
-    """Keep the name of a file that could not be read to its end, for the command to show."""
-    stages.note(UNREADABLE, f"{file} {reason}")
 
 
 def sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:

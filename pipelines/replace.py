@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.backfill import fill, only_job
-from pipelines.connectors import UNREADABLE, Spooled, sinks
+from pipelines.connectors import Spooled, sinks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
 from pipelines.outputs import Outputs, files_in, open_outputs
@@ -31,6 +31,7 @@ from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms import stages
 from transforms.batches import empty
 from transforms.coder import by_reference
+from transforms.results import Results
 from transforms.sinks.files import damaged, encode, verify
 from transforms.sinks.storage import locked, remove, replace
 from transforms.sinks.target import Store
@@ -52,10 +53,10 @@ _STAGING = "_replacing"
 
 def replace_span(
     files: Files, texts: Sequence[str], settings: Settings, span: Span, beam_options: Sequence[str] = ()
-) -> list[str]:
+) -> Results:
     """Drop what an output folder holds about reports recorded in the span, and write what the archives hold for it instead.
 
-    Returns the files that could not be read to their end, with the reason; if there are any, the output stays as it was.
+    Returns how many messages there were, and which files are incomplete; if any is, the output stays as it was.
 
     Raises:
         WrongUse: the span is not from one full hour (UTC) to another; the output is no folder of this machine, is another job's, or
@@ -73,14 +74,13 @@ def replace_span(
         staged = files_in(staging, settings)
         after = set(range(end, end + AROUND))
         _lay_around(outputs, staged, {*range(first - AROUND, first), *after})
-        fill(files, staged, settings, span, beam_options)
-        unreadable = stages.notes(UNREADABLE)
-        if not unreadable:
+        results = fill(files, staged, settings, span, beam_options)
+        if not results.incomplete_files:
             again = Sources(Spooled([], []), _Again(staged.main, after))
             direct.run(lambda root: build(root, again, sinks(staged, settings), settings), beam_options, by_reference)
             for change in list(_changes(output, staging, span)):
                 _rewrite(change, output, staging)
-    return unreadable
+    return results
 
 
 def _hours(span: Span) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """How many rows went through each stage of this process, and how long they took: what progress bars and benchmarks read.
 
-Counts live in the process, beside Beam's metrics, because a runner shows its metrics only when a job has ended.
+A runner shows its metrics only when a job has ended; these counts can be read at any time, but only within one process. What a
+command reports at its end comes from `transforms.results`.
 """
 
 import threading
@@ -27,7 +28,6 @@ class Stage:
 
 
 _stages: dict[str, Stage] = {}
-_notes: list[tuple[str, str]] = []
 _lock = threading.Lock()
 
 
@@ -61,18 +61,6 @@ def add(name: str, rows: int = 0, bytes: int = 0, seconds: float = 0.0) -> None:
         stage.seconds += seconds
 
 
-def note(kind: str, text: str) -> None:
-    """Keep a text that the command must show at its end, an input that could not be read for example."""
-    with _lock:
-        _notes.append((kind, text))
-
-
-def notes(kind: str) -> list[str]:
-    """The texts of a kind, each once, in the order in which they came."""
-    with _lock:
-        return list(dict.fromkeys(text for each, text in _notes if each == kind))
-
-
 def snapshot() -> dict[str, Stage]:
     """Every stage so far, in the order in which they began."""
     with _lock:
@@ -80,7 +68,6 @@ def snapshot() -> dict[str, Stage]:
 
 
 def reset() -> None:
-    """Forget all counts and notes."""
+    """Forget all counts."""
     with _lock:
         _stages.clear()
-        _notes.clear()

@@ -28,6 +28,7 @@ from transforms import coder, stages  # noqa: F401 (the coder carries what leave
 from transforms.batches import REPORT_BATCH, concat, empty, filled
 from transforms.identity import report_ids
 from transforms.quarantine import bisected, quarantined
+from transforms.results import MESSAGES
 
 THREADS = 2
 """Batches that are judged at once: most of the work is Arrow's and numpy's, outside of the interpreter's lock."""
@@ -188,6 +189,7 @@ class _ValidateFn(beam.DoFn):
     def process(
         self, messages: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+        MESSAGES.inc(messages.num_rows)
         if messages.num_rows < SMALL and not self.pending:
             yield from _outputs(self._judged(messages), timestamp, window)
             return

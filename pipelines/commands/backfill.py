@@ -45,20 +45,20 @@ def backfill(
     try:
         with followed(files.total_bytes):
             run = replace_span if replace else backfill_span
-            unreadable = run(files, outputs, settings, span(start, end), ctx.obj.beam_options)
+            results = run(files, outputs, settings, span(start, end), ctx.obj.beam_options)
     except Exception as error:
         raise failure(error) from error
     seconds = time.perf_counter() - began
     if timings:
         out.print(_timings())
-    rows = stages.snapshot().get("validate", stages.Stage()).rows
+    rows = results.messages
     out.print(f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {', '.join(outputs)}")
-    if unreadable:
-        for problem in unreadable:
+    if results.incomplete_files:
+        for problem in results.problems:
             err.print(f"[yellow]incomplete input:[/] {problem}", markup=True)
         kept = "nothing was replaced" if replace else f"what came before is in {', '.join(outputs)}"
         raise CheckFailed(
-            f"{len(unreadable)} of {len(files)} input files could not be read to their end; {kept}",
+            f"{results.incomplete_files} of {len(files)} input files could not be read to their end; {kept}",
             "mend or fetch the files again and run the same command: messages that are there already are not counted twice",
         )
 

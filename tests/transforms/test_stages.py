@@ -59,15 +59,7 @@ def test_no_count_of_several_threads_is_lost() -> None:
     assert stages.snapshot()["read"].rows == 4000
 
 
-def test_a_note_is_told_once_in_the_order_of_its_kind() -> None:
-    for kind, text in (("unreadable", "b"), ("other", "x"), ("unreadable", "a"), ("unreadable", "b")):
-        stages.note(kind, text)
-    assert stages.notes("unreadable") == ["b", "a"]
-    assert stages.notes("none") == []
-
-
-def test_reset_forgets_counts_and_notes() -> None:
+def test_reset_forgets_counts() -> None:
     stages.add("read", rows=1)
-    stages.note("unreadable", "a")
     stages.reset()
-    assert (stages.snapshot(), stages.notes("unreadable")) == ({}, [])
+    assert stages.snapshot() == {}
