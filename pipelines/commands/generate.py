@@ -19,7 +19,7 @@ from pipelines.generator.messages import Mix
 from pipelines.generator.reports import Scenario
 
 _OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress"})
-_OF_STREAMS = frozenset({"streams", "rate", "truth"})
+_OF_STREAMS = frozenset({"streams", "rate", "truth", "warm"})
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -34,6 +34,13 @@ def generate(
     truth: Annotated[
         Path | None, typer.Option(help="With --redis: a file for the truth about what was sent.", metavar="FILE")
     ] = None,
+    warm: Annotated[
+        bool,
+        typer.Option(
+            "--warm",
+            help="With --redis: the agents of this --seed have an hour of history, so outliers are sent from the first minute.",
+        ),
+    ] = False,
     reports: Annotated[int, typer.Option(help="Messages to write, or send, in all.")] = 200_000,
     agents: Annotated[int, typer.Option(help="Agents that report.")] = 50,
     seed: Annotated[int, typer.Option(help="Equal seeds and options give equal bytes.")] = 0,
@@ -67,7 +74,7 @@ def generate(
     if url is not None:
         from pipelines.commands.send import send  # loads what an archive does not need, Beam among it
 
-        send(url, ctx.obj.settings(), streams or [], rate or 0.0, generator, scenario, mix, truth)
+        send(url, ctx.obj.settings(), streams or [], rate or 0.0, generator, scenario, mix, truth, warm)
         return
     assert output is not None
     try:

@@ -36,7 +36,7 @@ def reconcile(
         list[str] | None, typer.Option("--input", help="The archives that were read: files, folders or globs.", metavar="GLOB...")
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--redis", help="Instead of --input: the server whose streams were read.", metavar="URL")
+        str | None, typer.Option("--redis", help="The server whose streams were read.", metavar="URL")
     ] = None,
     streams: Annotated[
         list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
@@ -47,19 +47,21 @@ def reconcile(
 
     The tables alone show most of it. With --input or --redis, the source itself is compared: only then can a message that is in no
     table, and a lost file of quarantined or duplicate messages, be seen. Of a stream that is what it holds now, and what left it.
+    An output that was filled from streams and from archives is compared with both.
     """
-    if bool(url) != bool(streams) or (url and inputs):
-        raise WrongUse("--redis and --stream go together, and not with --input", "name one source: archives or streams")
+    if bool(url) != bool(streams):
+        raise WrongUse("--redis and --stream go together", "give the server and the keys of the streams that were read")
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar, readable(output, ctx.obj.settings()) as folder:
 
         def track(sequence: Sequence[Any], what: str) -> Iterable[Any]:
             return bar.track(sequence, description=what)
 
+        archived = _messages(archives(inputs), bar) if inputs else None
         if url and streams:
-            verdict = _with_streams(folder, redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), bar, track)
+            keys = list(dict.fromkeys(streams))
+            verdict = _with_streams(folder, redis(url, ctx.obj.settings()), keys, archived, bar, track)
         else:
-            files = archives(inputs) if inputs else None
-            verdict = check(folder, _messages(files, bar) if files else None, track)
+            verdict = check(folder, archived, track)
     if as_json:
         typer.echo(json.dumps(verdict.as_json(), indent=2))
     else:
@@ -69,7 +71,10 @@ def reconcile(
         raise CheckFailed(f"{output} does not reconcile: {count} problem{'s' * (count > 1)}")
 
 
-def _with_streams(output: Path, connection: Connection, streams: list[str], bar: Progress, track: Track) -> Verdict:
+def _with_streams(
+    output: Path, connection: Connection, streams: list[str], archived: Messages | None, bar: Progress, track: Track
+) -> Verdict:
+    """Compare with what the streams hold and, where archives were read too, with these."""
     try:
         connection.check(streams)
         with connection.client() as client:
@@ -83,7 +88,8 @@ def _with_streams(output: Path, connection: Connection, streams: list[str], bar:
             task = bar.add_task("streams", total=sum(held.length for held in found.values() if held))
 
             def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
-                return held_messages(client, streams, output, lambda count: bar.advance(task, count))
+                yield from held_messages(client, streams, output, lambda count: bar.advance(task, count))
+                yield from archived(unreadable) if archived else ()
 
             return check(output, messages, track, streams, "run `kpiflow stream` as before, until it has read all there is")
     except RedisUnavailable as error:

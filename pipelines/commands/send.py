@@ -36,8 +36,11 @@ def send(
     scenario: Scenario,
     mix: Mix,
     truth: Path | None,
+    warm: bool,
 ) -> None:
     """Send a mix of messages to a stream; the truth about what was sent goes to a file, if one is named.
+
+    `warm`: the agents have an hour of history already, so outliers are sent from the first minute.
 
     Raises:
         WrongUse: a rate below 0, several streams, a file that cannot be written, or Redis cannot be used.
@@ -56,7 +59,7 @@ def send(
         except RedisUnavailable as error:
             raise WrongUse(str(error)) from error
         try:
-            run = Run(_planned(generator, scenario, mix, per_minute, sender.now_us()), sender, stop)
+            run = Run(_planned(generator, scenario, mix, per_minute, sender.now_us(), warm), sender, stop)
             began = time.perf_counter()
             with _followed(mix.messages) as advance:
                 run.send(advance)
@@ -71,9 +74,9 @@ def send(
         raise KeyboardInterrupt
 
 
-def _planned(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int) -> Any:
+def _planned(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int, warm: bool) -> Any:
     try:
-        return plan(generator, scenario, mix, per_minute, start)
+        return plan(generator, scenario, mix, per_minute, start, warm)
     except MemoryError as error:
         raise RunFailed(f"{mix.messages:,} messages do not fit into memory", "send fewer at a time") from error
 

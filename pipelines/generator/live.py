@@ -58,8 +58,10 @@ class Plan:
         return (self.kind == COPY) | (self.kind == RESPELLED)
 
 
-def plan(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int) -> Plan:
-    """Draw everything but the times of a run that starts about `start` (us since 1970)."""
+def plan(
+    generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int, warm: bool = False
+) -> Plan:
+    """Draw everything but the times of a run that starts about `start` (us since 1970); `warm`: see `inject`."""
     random = stream(generator.seed, "live")
     fates = deal(mix, generator.seed, bare=False)
     per_second = per_minute / 60 or UNLIMITED
@@ -72,7 +74,7 @@ def plan(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: 
     moments = Moments(agent, start + (place * interval).astype(np.int64), start, max(1, int(len(row) * interval)))
     fleet = generator.fleet(scenario)
     columns = generator.columns(fleet, moments)
-    injected = inject(columns, moments, fleet, fates.good & ~fates.late, mix.count(mix.outliers), generator.seed)
+    injected = inject(columns, moments, fleet, fates.good & ~fates.late, mix.count(mix.outliers), generator.seed, warm)
     delay = np.minimum(2000 + random.exponential(0.2 * SECOND, mix.rows), 2 * SECOND).astype(np.int64)
     lag = np.where(fates.late, random.integers(*_LATE, mix.rows), delay)
     asked = {"seed": generator.seed, "scenario": scenario, "agents": generator.agents, "rate_per_minute": per_minute} | asdict(mix)

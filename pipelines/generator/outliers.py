@@ -32,15 +32,24 @@ class Injected:
         return sum(map(len, self.rows.values()))
 
 
-def inject(columns: Columns, moments: Moments, fleet: Fleet, feeding: NDArray[np.bool_], asked: int, seed: int) -> Injected:
+def inject(
+    columns: Columns,
+    moments: Moments,
+    fleet: Fleet,
+    feeding: NDArray[np.bool_],
+    asked: int,
+    seed: int,
+    warm: bool = False,
+) -> Injected:
     """Push `asked` of the `feeding` reports (bool[n]) out, spread evenly over the metrics; fewer where history is too thin.
 
     A candidate feeds, its agent's level holds, and its agent has HISTORY feeding reports in minutes [m - 62, m - 2) of its
-    minute m.
+    minute m: among these reports or, where `warm` says so, among those of an earlier run.
     """
     random = stream(seed, "outliers")
     holds = np.isin(fleet.patterns, list(LEVEL_PATTERNS))[columns.agent]
-    candidates = np.flatnonzero(feeding & holds & (history(columns.agent, columns.recorded, feeding) >= HISTORY))
+    known = warm | (history(columns.agent, columns.recorded, feeding) >= HISTORY)
+    candidates = np.flatnonzero(feeding & holds & known)
     chosen = random.permutation(candidates)[: min(asked, len(candidates) // CROWD)]
     rows = {metric: np.sort(chosen[i :: len(METRICS)]) for i, metric in enumerate(METRICS)}
     metrics = dict(columns.metrics)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.settings import Settings
-from schemas.tables import QUARANTINED, REPORTS, TRIMMED
+from schemas.tables import METRICS, QUARANTINED, REPORTS, TRIMMED
 from tests.builders import payload, report
 from tests.integration.archives import Typed, fates, on_disk, rows
 from tests.integration.processes import await_, started
@@ -74,6 +74,23 @@ def test_what_is_generated_arrives_and_becomes_what_the_truth_says(server: Redis
     assert found == {"report": said["reports"], "duplicate": said["duplicates"]} | said["quarantined_by_reason"]
     code, out, _ = typed("reconcile", tmp_path / "out", "--redis", server.url, "--stream", "kpi", "--json")
     assert (code, json.loads(out)["received"]) == (0, 3000)
+
+
+def test_outliers_sent_to_agents_with_history_are_flagged_from_the_first_minute(
+    server: RedisServer, tmp_path: Path, typed: Typed
+) -> None:
+    history, archive, truth, agents = tmp_path / "history", tmp_path / "archive", tmp_path / "truth.json", ("--agents", 3)
+    began = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    assert typed("generate", "--output", history, "--reports", 900, "--span", "1h", "--start", began, *agents)[0] == 0
+    sending = ("--redis", server.url, "--stream", "kpi", "--rate", 0, "--reports", 600, "--outliers", 0.05, "--truth", truth)
+    assert typed("generate", *sending, *agents, "--warm")[0] == 0
+    assert typed(*archived(server, archive))[0] == 0
+    assert typed("backfill", "--input", history, archive, "--output", tmp_path / "out")[0] == 0
+    sent = [row for row in rows(tmp_path / "out", REPORTS) if row["source"] == "kpi"]
+    flagged = {metric: {row["task_id"] for row in sent if row[f"is_{metric}_outlier"]} for metric in METRICS}
+    injected = json.loads(truth.read_text())["outlier_task_ids"]
+    assert flagged == {metric: set(tasks) for metric, tasks in injected.items()}
+    assert all(injected.values())
 
 
 def test_a_rate_is_kept_and_reports_are_as_old_as_they_say(server: RedisServer, typed: Typed) -> None:
@@ -207,6 +224,17 @@ def test_an_output_reconciles_with_its_stream(server: RedisServer, output: Path,
     assert reconciled(server, output, typed) == (0, WHOLE)
 
 
+def test_an_output_of_a_stream_and_an_archive_reconciles_with_both(
+    server: RedisServer, output: Path, tmp_path: Path, typed: Typed
+) -> None:
+    history = tmp_path / "history"
+    assert typed("generate", "--output", history, "--reports", 50, "--agents", 2)[0] == 0
+    assert typed("backfill", "--input", history, "--output", output)[0] == 0
+    code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi", "--input", history, "--json")
+    assert (code, json.loads(out)["received"]) == (0, 8 + 50)
+    assert reconciled(server, output, typed)[1]["surplus"] == 50
+
+
 def test_an_entry_without_a_fate_is_missing(server: RedisServer, output: Path, typed: Typed) -> None:
     (new,) = add(server, valid(9, 20), first=20)
     code, verdict = reconciled(server, output, typed)
@@ -253,7 +281,6 @@ def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed:
     [
         (["--redis", "redis://localhost"], "go together"),
         (["--stream", "kpi"], "go together"),
-        (["--redis", "redis://localhost", "--stream", "kpi", "--input", "x"], "not with --input"),
         (["--redis", "redis://localhost:1", "--stream", "kpi"], "cannot be reached"),
     ],
 )
