@@ -6,7 +6,7 @@ BENCH := bench
 SCALE := 1
 SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
-.PHONY: help setup flink demo test lint bench bench-quick bench-scale bench-stream bench-sinks chaos clean
+.PHONY: help setup flink servers demo test lint bench bench-quick bench-scale bench-stream bench-sinks chaos clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,22 +16,26 @@ setup: $(BIN)/.ready ## A virtual environment in .venv with everything in it
 $(BIN)/.ready: setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "kpiflow needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 setup" >&2; exit 2; }
-	@$(PYTHON) -m venv .venv \
-	  || { echo "no virtual environment could be made: apt-get install python3-venv" >&2; exit 2; }
+	@PYTHON=$(PYTHON) deploy/install.sh python3-venv
+	@$(PYTHON) -m venv .venv
 	@echo "installing kpiflow and what it needs into .venv ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,objects,bigquery,timeseries,dev]"
 	@touch $@
 
-flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (needs Maven and Java 17)
+flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (installs Java 17 and Maven where they are missing)
+	@deploy/install.sh java $(if $(wildcard .flink/lib),,mvn)
 	@$(BIN)/python -m runners.jars
+
+servers: ## Install the servers that tests use
+	@deploy/install.sh redis-server victoria-metrics
 
 demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
 	@deploy/demo.sh $(DEMO)
 
-test: setup flink lint ## Every check and test, but for the long ones of `make chaos` (needs redis-server, victoria-metrics, Java 17 and Maven)
+test: setup flink servers lint ## Every check and test, but for the long ones of `make chaos` (installs what it needs)
 	$(BIN)/pytest
 
-chaos: setup flink ## Every fault at a running stream, and a cluster of its own (half an hour; SEED=N repeats what was drawn by lot)
+chaos: setup flink servers ## Every fault at a running stream, and a cluster of its own (half an hour; SEED=N repeats what was drawn by lot)
 	@echo "SEED=$(SEED)"
 	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos tests/integration/test_flink.py
 
@@ -48,10 +52,10 @@ bench-quick: setup ## The same on a tenth of the reports
 bench-scale: setup ## Time and memory by reports, agents, cores, dirt and order, as curves (twenty minutes; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.scale --folder $(BENCH) --scale $(SCALE)
 
-bench-stream: setup ## The live stream: latency, drain, a half hour's memory, recovery (an hour; SCALE=0.1 for a short one)
+bench-stream: setup flink servers ## The live stream: latency, drain, a half hour's memory, recovery (an hour; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.stream --folder $(BENCH) --scale $(SCALE)
 
-bench-sinks: setup ## Rows a second into each kind of output, beside its plain client library (ten minutes)
+bench-sinks: setup flink servers ## Rows a second into each kind of output, beside its plain client library (ten minutes)
 	$(BIN)/python -m tests.benchmarks.sinks --folder $(BENCH) --scale $(SCALE)
 
 clean: ## Remove what demo, bench, flink and setup made

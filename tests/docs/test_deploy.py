@@ -1,5 +1,6 @@
 """What is deployed for users is configured as what is tested here, and starts commands that exist."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,23 @@ def test_the_stream_is_started_with_flags_that_exist(words: list[str]) -> None:
 def test_the_cluster_is_of_the_line_that_the_job_server_is_of(master: str) -> None:
     line = master.removeprefix("flink:").partition("-")[0]
     assert f"<flink.line>{line}</flink.line>" in (DEPLOY / "pom.xml").read_text()
+
+
+def test_compose_publishes_ports_on_loopback_only() -> None:
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_install_names_the_packages_that_it_cannot_install(tmp_path: Path) -> None:
+    (tmp_path / "id").symlink_to("/usr/bin/id")  # a machine that has nothing else on its PATH
+
+    def installed(*programs: str) -> tuple[int, str]:
+        command = ["/bin/sh", DEPLOY.parent / "install.sh", *programs]
+        done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)}, check=False)
+        return done.returncode, done.stderr.strip()
+
+    assert installed("cobol") == (2, "deploy/install.sh: no package is known for cobol")
+    assert installed("redis-server", "mvn") == (
+        2, "missing on this machine: redis-server maven; as root: apt-get install redis-server maven"
+    )  # fmt: skip
