@@ -1,8 +1,10 @@
-"""A backfill of some messages and then of the others is a backfill of all: a hundred ways to split them.
+"""A backfill of some messages and then of the others is a backfill of all: a hundred ways to split them, and late reports of each
+minute of an hour.
 
-Each experiment has a day and an agent of its own, so that none recalls, or rebuilds, anything for another; ten share an output.
+Each experiment has a time and an agent of its own, so that none recalls, or rebuilds, anything for another; some share an output.
 """
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -13,8 +15,8 @@ import pytest
 from pipelines.backfill import backfill
 from pipelines.settings import Settings
 from pipelines.tables.parity import parity
-from tests.builders import NOON
-from tests.integration.archives import stream, write
+from tests.builders import NOON, agent, report
+from tests.integration.archives import envelope, stream, write
 from transforms.sources.archives import find
 
 pytestmark = pytest.mark.slow
@@ -61,8 +63,33 @@ def some_twice(lines: Sequence[bytes], draw: random.Random) -> Split:
     return before, after + draw.sample(before, len(before) // 3)
 
 
+def the_end_of_an_hour_afterwards(lines: Sequence[bytes], draw: random.Random) -> Split:
+    """One message of the last minutes of an hour comes last.
+
+    Nothing else then causes the hours after it to be recalled. The other ways to split rarely do that: most parts have messages of
+    every hour, and a single message that is drawn from all is rarely of these minutes.
+    """
+    late = [i for i, line in enumerate(lines) if _recorded(line)[14:16] >= "58"]
+    place = late[0] if late else draw.randrange(len(lines))
+    return [*lines[:place], *lines[place + 1 :]], [lines[place]]
+
+
+def _recorded(line: bytes) -> str:
+    """When a message was recorded; empty if it is not valid."""
+    data = json.loads(line)["data"]
+    return data["recorded_at"] if isinstance(data, dict) else ""
+
+
 Splitter = Callable[[Sequence[bytes], random.Random], Split]
-SPLITS: list[Splitter] = [by_choice, by_time, late_before_early, a_few_afterwards, a_gap_afterwards, some_twice]
+SPLITS: list[Splitter] = [
+    by_choice,
+    by_time,
+    late_before_early,
+    a_few_afterwards,
+    a_gap_afterwards,
+    some_twice,
+    the_end_of_an_hour_afterwards,
+]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -74,6 +101,20 @@ def test_the_parts_one_after_the_other_give_what_the_whole_gives(tmp_path: Path,
         lines = stream(draw.randint(60, 200), agents=1, seconds=draw.uniform(20, 90), seed=number, start=start)
         before, after = SPLITS[number % len(SPLITS)](lines, draw)
         whole, first, second = whole + lines, first + before, second + after
+    assert_parts_give_the_whole(tmp_path, whole, first, second)
+
+
+def test_a_late_report_of_any_minute_gives_what_the_whole_gives(tmp_path: Path) -> None:
+    first, second = [], []
+    for minute in range(60):
+        start = NOON + timedelta(hours=6 * minute)
+        hours = stream(40, agents=1, seconds=250, seed=minute, start=start)
+        late = report(999_999, start + timedelta(minutes=minute), agent_id=agent(10 * minute), latency_ms=900.0)
+        first, second = first + hours, [*second, envelope(late, f"late-{minute}", None)]
+    assert_parts_give_the_whole(tmp_path, first + second, first, second)
+
+
+def assert_parts_give_the_whole(tmp_path: Path, whole: list[bytes], first: list[bytes], second: list[bytes]) -> None:
     for name, lines in (("whole", whole), ("first", first), ("second", second)):
         write(tmp_path / f"{name}.ndjson", lines)
     for output, name in (("all", "whole"), ("parts", "first"), ("parts", "second")):

@@ -1,8 +1,9 @@
 """Recall: reports that a store already holds, fed through the graph again where new ones touch them.
 
-A new report of minute m enters the baselines of minutes m + 3 to m + 62 and the aggregates of its own hour. So the hours of m and
-of m + 62 are *touched*: their stored reports are recalled whole, to be judged and aggregated with the new ones. The 63 minutes
-before a touched hour are recalled as context: they feed its baselines and are written nowhere.
+A new report of minute m enters the baselines of minutes m + 3 to m + 62 and the aggregates of its own hour. So every hour
+from that of m to that of m + 62 is *touched* (three hours if m is 58 or 59 minutes past the hour): their stored reports
+are recalled whole, to be judged and aggregated with the new ones. The 63 minutes before a touched hour are recalled as
+context: they feed its baselines and are written nowhere.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import REPORTS, TIME
 from transforms import coder  # noqa: F401 (carries what leaves here)
+from transforms.baseline import OLDEST
 from transforms.batches import REPORT_BATCH
 from transforms.shard import shards
 from transforms.sinks.pauses import while_away
@@ -22,8 +24,9 @@ from transforms.sinks.target import Store
 from transforms.sinks.union import conformed
 
 HOUR = 3600
-REACH_SECONDS = 62 * 60
-"""How far after a report's minute its baselines reach."""
+HOUR_MINUTES = 60
+AHEAD = (*range(0, OLDEST, HOUR_MINUTES), OLDEST)
+"""Minutes after a report's own, up to the last whose baseline it feeds, at most an hour apart: no hour lies between two of them."""
 CONTEXT_SECONDS = 63 * 60
 PATIENCE_SECONDS = 3600.0
 """How long a store that is away is asked again."""
@@ -32,8 +35,8 @@ PATIENCE_SECONDS = 3600.0
 def touched_hours(reports: pa.RecordBatch) -> set[int]:
     """The hours (since 1970) whose rows may change because of these reports."""
     seconds = reports["recorded_at"].cast(pa.int64()).to_numpy() // 1_000_000
-    minutes = np.unique(seconds // 60) * 60
-    return set((minutes // HOUR).tolist()) | set(((minutes + REACH_SECONDS) // HOUR).tolist())
+    minutes = np.unique(seconds // 60)
+    return {hour for ahead in AHEAD for hour in np.unique((minutes + ahead) // HOUR_MINUTES).tolist()}
 
 
 def recalled(store: Store, hours: set[int]) -> Iterator[pa.RecordBatch]:

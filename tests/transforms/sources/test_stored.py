@@ -60,9 +60,10 @@ def minutes_of(batches: Iterator[pa.RecordBatch], context: bool) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("minute", "hours"), [(0, [0, 1]), (57.999, [0, 1]), (58, [0, 2]), (59.999, [0, 2]), (-0.001, [-1, 1]), (-2.001, [-1, 0])]
+    ("minute", "hours"),
+    [(0, [0, 1]), (57.999, [0, 1]), (58, [0, 1, 2]), (59.999, [0, 1, 2]), (-0.001, [-1, 0, 1]), (-2.001, [-1, 0])],
 )
-def test_a_report_touches_its_own_hour_and_that_of_the_last_baseline_it_feeds(minute: float, hours: list[int]) -> None:
+def test_a_report_touches_every_hour_from_its_own_to_that_of_the_last_baseline_it_feeds(minute: float, hours: list[int]) -> None:
     assert touched(minute) == hours
 
 
