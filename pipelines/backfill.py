@@ -117,6 +117,11 @@ def only_job(output: Path, patience: float = 0.5) -> Iterator[int]:
         yield lock.fileno()
 
 
+def is_locked(output: Path) -> bool:
+    """`is_held` that makes no file: False where no job ever had the output."""
+    return (output / _LOCK).exists() and is_held(output)
+
+
 def is_held(output: Path) -> bool:
     """Whether a job holds the output."""
     with (output / _LOCK).open("a") as lock:

@@ -26,10 +26,12 @@ from pipelines.health import FOLDER, JOB, READERS, SINKS, health
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from runners import flink
+from transforms.access import LIVE_STREAMS
 from transforms.history import FUTURE_SECONDS
 from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks.archive import WriteArchive
 from transforms.sinks.storage import replace as replace_file
+from transforms.sources.check import refuse_unusable
 from transforms.sources.reader import WATERMARK_DELAY_SECONDS
 
 Progress = flink.Progress
@@ -69,7 +71,7 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
     """
     connection = redis(job.url, settings)
     try:
-        connection.check(job.streams)
+        refuse_unusable(connection, job.streams, job.group, LIVE_STREAMS if job.live else ())
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
         settings = for_stream(settings)
         job.home.mkdir(parents=True, exist_ok=True)
@@ -162,6 +164,19 @@ def settle_seconds(flush_seconds: int, gather_seconds: int) -> int:
     """How long after the last message all tables hold it: a 5 s window ends and is gathered, an hour's early pane is due, and the
     slowest output gathers."""
     return max(WATERMARK_DELAY_SECONDS + 5 + flush_seconds, 3 * flush_seconds + 1) + gather_seconds + 5
+
+
+def refuse_unready(settings: Settings) -> None:
+    """What a stream asks of the settings and of this machine.
+
+    Raises:
+        WrongUse: a setting does not suit a stream, or there is no Java.
+    """
+    for_stream(settings)
+    try:
+        flink.java()
+    except flink.FlinkMissing as error:
+        raise WrongUse(str(error)) from error
 
 
 def for_stream(settings: Settings) -> Settings:

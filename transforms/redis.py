@@ -4,15 +4,25 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, NoPermissionError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.retry import Retry
+
+from transforms.access import rules
 
 OLDEST = (7, 0)
 """The first Redis that counts the entries ever added to a stream, and what a group has read of them."""
@@ -21,9 +31,10 @@ TIMEOUT_SECONDS = 30.0
 """Of a reply. A command may block for less than this."""
 PATIENCE_SECONDS = 60.0
 """How long a command is tried again while Redis cannot be reached, or is loading its data."""
+_NOT_ALLOWED = ("NOPERM", "EXEC without MULTI")
+FORMS = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB for TLS, or unix:///PATH?db=DB"
+"""How URLs of Redis look."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 3.0
-ACL = "~* +@connection +@transaction +@stream +info +time +type +get +set +del +pttl"
-"""What a user of Redis must be allowed, but for narrower keys: the streams, `kpiflow:*` and what is published."""
 _SECRET = ("password", "username", "credential", "token")
 
 
@@ -39,8 +50,9 @@ class GroupTaken(Exception):  # noqa: N818 (a state, and its reason)
 class Connection:
     """How to reach a Redis server. Pickles; neither `repr` nor `public` holds a secret.
 
-    `url` is `redis://HOST:PORT/DB`, or `rediss://` for TLS 1.3 (`?ssl_min_version=771` allows 1.2). User and password may stand in
-    it; those given apart win. `ca`, `certificate` and `key` are PEM files: whom to trust, and who this client is.
+    `url` is `redis://HOST:PORT/DB`, `rediss://` for TLS 1.3 (`?ssl_min_version=771` allows 1.2), or `unix:///PATH?db=DB`.
+    User and password may be in it; those given apart win. `ca`, `certificate` and `key` are PEM files: whom to trust, and
+    who this client is.
     """
 
     url: str
@@ -58,7 +70,8 @@ class Connection:
         """The URL without user, password and other secrets."""
         parts = urlsplit(self.url)
         query = [(name, value) for name, value in parse_qsl(parts.query) if not any(word in name for word in _SECRET)]
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query)))
+        public = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query)))
+        return public.replace("unix:/", "unix:///", 1) if public.startswith("unix:/") and "://" not in public else public
 
     def client(self, patience: float = PATIENCE_SECONDS) -> redis.Redis:
         """A client, thread-safe, of bytes. Commands ride out `patience` seconds of connections that are refused, lost or silent.
@@ -70,6 +83,7 @@ class Connection:
         """
         options: dict[str, Any] = {"username": self.user, "password": self.password}
         options = {name: value for name, value in options.items() if value is not None}
+        network = {} if self.url.startswith("unix:") else {"socket_keepalive": True}
         secure = {"ssl_ca_certs": self.ca, "ssl_certfile": self.certificate, "ssl_keyfile": self.key}
         try:
             pool = redis.ConnectionPool.from_url(
@@ -77,13 +91,13 @@ class Connection:
                 protocol=2,
                 socket_timeout=TIMEOUT_SECONDS,
                 socket_connect_timeout=min(10.0, TIMEOUT_SECONDS),
-                socket_keepalive=True,
                 health_check_interval=30,
                 retry=Patience(patience),
+                **network,
                 **(secure | {"ssl_min_version": ssl.TLSVersion.TLSv1_3} if self.url.startswith("rediss://") else {}),
             )
         except ValueError as error:
-            raise RedisUnavailable(f"{self.public!r} is no URL of Redis ({error}); give redis://HOST:PORT/DB") from error
+            raise RedisUnavailable(f"{self.public!r} is no URL of Redis ({error}); give {FORMS}") from error
         pool.connection_kwargs |= options
         return redis.Redis.from_pool(pool)
 
@@ -96,15 +110,20 @@ class Connection:
         for path in (self.ca, self.certificate, self.key):
             if path and not os.path.isfile(path):
                 raise RedisUnavailable(f"there is no file {path}; redis_ca, redis_certificate and redis_key name PEM files")
-        with self.client(patience=0) as client:
-            try:
-                version = str(client.info("server")["redis_version"])
-                if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-                    raise RedisUnavailable(f"Redis at {self.public} is {version}; kpiflow needs 7.0 or newer: upgrade it")
-                for stream in streams:
-                    refuse_other_types(stream, client.type(stream))
-            except redis.RedisError as error:
-                raise RedisUnavailable(f"Redis at {self.public} {_cause(error)}") from error
+        with self.client(patience=0) as client, self.explained():
+            version = str(client.info("server")["redis_version"])
+            if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+                raise RedisUnavailable(f"Redis at {self.public} is {version}; kpiflow needs 7.0 or newer: upgrade it")
+            for stream in streams:
+                refuse_other_types(stream, client.type(stream))
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn an error of Redis into RedisUnavailable, with its cause and what to do."""
+        try:
+            yield
+        except redis.RedisError as error:
+            raise RedisUnavailable(f"Redis at {self.public} {_cause(error)}") from error
 
 
 def refuse_other_types(key: str, kind: bytes) -> None:
@@ -120,8 +139,11 @@ def _cause(error: redis.RedisError) -> str:
     text = str(error)
     if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith(("NOAUTH", "WRONGPASS")):
         return f"refuses this user or password ({text}); set redis_user and redis_password (KPIFLOW_REDIS_PASSWORD)"
-    if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
-        return f"does not allow a command or key ({text}); widen the user's ACL: {ACL}"
+    if isinstance(error, NoPermissionError) or any(sign in text for sign in _NOT_ALLOWED):
+        needed = f"{rules('stream')}, as docs/operations.md explains"
+        return f"does not allow a command or key ({text}); let the user's ACL allow what a stream needs: {needed}"
+    if text.startswith("READONLY") or isinstance(error, ReadOnlyError):
+        return f"is a replica that takes no writes ({text}); give the URL of its primary"
     if isinstance(error, BusyLoadingError):
         return "is still loading its data; try again when it has"
     if isinstance(error, ResponseError):
@@ -191,12 +213,11 @@ class Lease:
         """
         with self.connection.client() as client:
             try:
-                self.renew(client)
+                with self.connection.explained():
+                    self.renew(client)
             except GroupTaken:
                 self.release(client)
                 raise
-            except redis.RedisError as error:
-                raise RedisUnavailable(f"Redis at {self.connection.public} {_cause(error)}") from error
 
     def renew(self, client: redis.Redis) -> None:
         """Hold the streams for `seconds` more; what ran out is taken again if nobody else has it.

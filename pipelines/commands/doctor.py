@@ -7,14 +7,18 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from pipelines.backfill import is_locked
 from pipelines.connectors import redis
 from pipelines.console import out
 from pipelines.failures import CheckFailed, WrongUse
-from pipelines.outputs import target
+from pipelines.outputs import local_folder, target
 from pipelines.settings import Settings
+from pipelines.stream import refuse_unready
 from pipelines.tables.output import check_description
-from transforms.redis import RedisUnavailable
+from transforms.access import LIVE_STREAMS
+from transforms.redis import Connection
 from transforms.sinks.target import Finding, Refused, Store, Unavailable
+from transforms.sources.check import check
 
 
 def doctor(
@@ -26,10 +30,13 @@ def doctor(
     streams: Annotated[
         list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
     ] = None,
+    group: Annotated[str, typer.Option("--group", help="The consumer group of the job.")] = "kpiflow",
+    live: Annotated[bool, typer.Option("--live", help="The job publishes to the streams kpi_enriched and kpi_outliers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """Check everything that a job needs at its source and its outputs: reachable, permitted, of a schema that fits.
 
+    It uses what the job uses: with --redis, each command that a stream needs is tried as the user given, and a lease is taken.
     Nothing is changed, but for a probe that is taken back where only that shows a permission. Exit code 1 unless all is well.
     """
     settings: Settings = ctx.obj.settings()
@@ -37,7 +44,8 @@ def doctor(
         raise WrongUse("there is nothing to look at", "give the --output and --redis that the job is to have")
     found = {text: list(_looked_at(text, settings)) for text in dict.fromkeys(outputs or [])}
     if url:
-        found[url] = list(_redis(url, streams or [], settings))
+        connection = redis(url, settings)
+        found[connection.public] = list(_streamed(connection, streams or [], group, live, settings))
     if as_json:
         typer.echo(json.dumps({place: [_plain(each) for each in findings] for place, findings in found.items()}, indent=2))
     else:
@@ -56,6 +64,9 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
         for finding in place.check():
             well = well and not finding.problem
             yield finding
+        folder = local_folder(place)
+        if folder is not None and is_locked(folder):
+            yield Finding("no job writes to it now", f"another job is writing to {folder}", "wait for it, or name another output")
         if well and isinstance(place, Store):
             what = "the version and the settings of what it holds"
             check_description(place, settings)
@@ -66,13 +77,15 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
         yield Finding(what, str(error), error.hint)
 
 
-def _redis(url: str, streams: list[str], settings: Settings) -> Iterator[Finding]:
+def _streamed(connection: Connection, streams: list[str], group: str, live: bool, settings: Settings) -> Iterator[Finding]:
+    """What a stream needs beside its outputs: settings that suit it, Java on this machine, and Redis."""
+    what = "the settings suit a stream, and Java is here"
     try:
-        redis(url, settings).check(tuple(streams))
-    except RedisUnavailable as error:
-        yield Finding("Redis", str(error))
-    else:
-        yield Finding(f"Redis, and what it lets this user do with {', '.join(streams) or 'streams'}")
+        refuse_unready(settings)
+        yield Finding(what)
+    except WrongUse as error:
+        yield Finding(what, str(error), error.hint)
+    yield from check(connection, tuple(dict.fromkeys(streams)), group, LIVE_STREAMS if live else ())
 
 
 def _plain(finding: Finding) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tests.servers import Certificates, RedisServer, free_port, make_certificates
-from transforms.redis import ACL, Connection, GroupTaken, Lease, RedisUnavailable
+from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +71,16 @@ def test_an_older_redis_is_refused(server, monkeypatch):
         Connection(server.url).check()
 
 
-def test_the_documented_acl_is_enough_and_less_is_named(server):
-    with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "enough", "on", ">pw", *ACL.split())
-        client.execute_command("ACL", "SETUSER", "less", "on", ">pw", "~*", "+ping")
-    Connection(server.url, "enough", "pw").check(["s"])
-    allowed = Lease(Connection(server.url, "enough", "pw"), "acl", ["s"], "me")
-    allowed.acquire()
-    allowed.release()
-    with pytest.raises(RedisUnavailable, match=r"does not allow a command or key .*ACL"):
-        Connection(server.url, "less", "pw").check()
+def test_a_unix_socket_is_a_server_as_any_other(tmp_path: Path):
+    socket = tmp_path / "redis.sock"
+    with RedisServer(tmp_path, "--unixsocket", str(socket)):
+        connection = Connection(f"unix:///{str(socket)[1:]}?db=2")
+        connection.check(["s"])
+        lease = Lease(connection, "g", ["s"], "me")
+        lease.acquire()
+        lease.release()
+        assert connection.public == f"unix://{socket}?db=2"
+        Connection(connection.public).check()
 
 
 def test_a_key_of_another_type_is_named(server):

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import redis
 
 from schemas.tables import METRIC_COLUMNS, METRICS
+from transforms.access import LIVE_STREAMS
 from transforms.redis import Connection
 from transforms.stages import timed
 
-ENRICHED, OUTLIERS = "kpi_enriched", "kpi_outliers"
+ENRICHED, OUTLIERS = LIVE_STREAMS
 """The streams. An entry has `report_id` and `data`, one JSON object: a row of kpi_reports, or an outlier event."""
 _EVENT = ("report_id", "task_id", "agent_id", "recorded_at", "source", "message_id", "baseline_n")
 _OF_METRIC = ("low_fence", "high_fence", "q1", "q3", "baseline_state")
