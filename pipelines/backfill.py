@@ -90,7 +90,7 @@ def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[
         results = Results()
         for block in read(files, settings.block_mb << 20, count_bytes):
             if isinstance(block, Unreadable):
-                results += Results.of_incomplete(*block)
+                results += Results(incomplete=(f"{block.file} {block.reason}",))
                 continue
             with stages.timed("spool", block.raw.num_rows):
                 spool.add(block.raw)

@@ -75,7 +75,7 @@ def replace_span(
         after = set(range(end, end + AROUND))
         _lay_around(outputs, staged, {*range(first - AROUND, first), *after})
         results = fill(files, staged, settings, span, beam_options)
-        if not results.incomplete_files:
+        if not results.incomplete:
             again = Sources(Spooled([], []), _Again(staged.main, after))
             direct.run(lambda root: build(root, again, sinks(staged, settings), settings), beam_options, by_reference)
             for change in list(_changes(output, staging, span)):

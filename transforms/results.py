@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
-_NAMESPACE = "kpiflow"
-MESSAGES = Metrics.counter(_NAMESPACE, "messages")
-_INCOMPLETE = Metrics.counter(_NAMESPACE, "incomplete_files")
-_PROBLEMS = Metrics.string_set(_NAMESPACE, "problems")
+MESSAGES = Metrics.counter("kpiflow", "messages")
+_INCOMPLETE = "kpiflow.incomplete"
+"""A namespace of counters, each named like what it counts: Beam merges counters on every engine, and string sets not on all."""
 
 
 @dataclass(frozen=True)
@@ -20,36 +19,25 @@ class Results:
 
     Attributes:
         messages: how many messages were validated.
-        incomplete_files: how many input files could not be read to their end.
-        problems: the name of each such file and the reason, sorted. Beam bounds the size of a metric to about 1 MB, so of very many
-            files some may have no text here.
+        incomplete: each input file that could not be read to its end, with the reason, sorted.
     """
 
     messages: int = 0
-    incomplete_files: int = 0
-    problems: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, result: PipelineResult) -> "Results":
         """The results of a run that has ended."""
-        found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))
-        counts = {MESSAGES.metric_name.name: 0, _INCOMPLETE.metric_name.name: 0}
-        for each in found["counters"]:
-            counts[each.key.metric.name] += each.result
-        texts = {text for each in found["string_sets"] for text in each.result}
-        return cls(counts["messages"], counts["incomplete_files"], tuple(sorted(texts)))
-
-    @classmethod
-    def of_incomplete(cls, file: str, reason: str) -> "Results":
-        """The results of reading a file outside of a graph, which failed."""
-        return cls(incomplete_files=1, problems=(f"{file} {reason}",))
+        metrics = result.metrics()
+        messages = metrics.query(MetricsFilter().with_metric(MESSAGES))["counters"]
+        incomplete = metrics.query(MetricsFilter().with_namespace(_INCOMPLETE))["counters"]
+        texts = sorted({each.key.metric.name for each in incomplete})
+        return cls(sum(each.result for each in messages), tuple(texts))
 
     def __add__(self, other: "Results") -> "Results":
-        problems = tuple(sorted({*self.problems, *other.problems}))
-        return Results(self.messages + other.messages, self.incomplete_files + other.incomplete_files, problems)
+        return Results(self.messages + other.messages, tuple(sorted({*self.incomplete, *other.incomplete})))
 
 
 def count_incomplete(file: str, reason: str) -> None:
-    """Count, within a DoFn, an input file that could not be read to its end."""
-    _INCOMPLETE.inc()
-    _PROBLEMS.add(f"{file} {reason}")
+    """Report, within a DoFn, an input file that could not be read to its end."""
+    Metrics.counter(_INCOMPLETE, f"{file} {reason}").inc()

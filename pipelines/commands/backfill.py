@@ -53,12 +53,12 @@ def backfill(
         out.print(_timings())
     rows = results.messages
     out.print(f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {', '.join(outputs)}")
-    if results.incomplete_files:
-        for problem in results.problems:
+    if results.incomplete:
+        for problem in results.incomplete:
             err.print(f"[yellow]incomplete input:[/] {problem}", markup=True)
         kept = "nothing was replaced" if replace else f"what came before is in {', '.join(outputs)}"
         raise CheckFailed(
-            f"{results.incomplete_files} of {len(files)} input files could not be read to their end; {kept}",
+            f"{len(results.incomplete)} of {len(files)} input files could not be read to their end; {kept}",
             "mend or fetch the files again and run the same command: messages that are there already are not counted twice",
         )
 

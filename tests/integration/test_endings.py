@@ -94,11 +94,13 @@ def test_an_unreadable_file_is_named_and_costs_the_others_nothing(
 @pytest.mark.parametrize("mode", ["in_memory", "multi_threading", "multi_processing"])
 def test_the_results_of_a_run_are_the_same_in_every_mode_of_beam(tmp_path: Path, output: Path, typed: Typed, mode: str) -> None:
     whole = gzip.compress(b"".join(line + b"\n" for line in LINES))
-    (tmp_path / "cut.ndjson.gz").write_bytes(whole[: len(whole) // 2])
+    for name in ("cut", "short"):
+        (tmp_path / "in" / f"{name}.ndjson.gz").parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.ndjson.gz").write_bytes(whole[: len(whole) // 2])
     beam = ["--", f"--direct_running_mode={mode}", "--direct_num_workers=2"]
-    code, out, err = typed("backfill", "--input", tmp_path / "cut.ndjson.gz", "--output", output, *beam)
-    assert (code, "cut.ndjson.gz cut short" in err, "1 of 1 input files" in err) == (1, True, True)
-    assert out.startswith(f"{len(fates(output))} messages of 1 files")
+    code, out, err = typed("backfill", "--input", tmp_path / "in", "--output", output, *beam)
+    assert (code, err.count(".ndjson.gz cut short"), "2 of 2 input files" in err) == (1, 2, True)
+    assert out.startswith(f"{2 * len(fates(output))} messages of 2 files")
 
 
 @pytest.mark.parametrize("command", [["backfill"], ["reconcile"], ["parity"], ["show"], ["quarantine", "list"], ["generate"]])

@@ -76,7 +76,7 @@ def archive(path: Path, messages: list[Message]) -> Path:
 def replaced(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
     """The output, with a span of it replaced by the messages."""
     results = replace_span(find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span)
-    assert not results.problems
+    assert not results.incomplete
     return output
 
 
