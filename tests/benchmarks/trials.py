@@ -220,11 +220,11 @@ def _whole_pairs(octets: bytes) -> bytes:
 
 
 def _name(command_line: str) -> str | None:
-    """What a process of a job is called here."""
+    """What a process of a job is called here: a worker by its place, which it keeps when a renewal starts it anew."""
     if "FlinkJobServerDriver" in command_line:
         return "java"
     _, _, worker = command_line.partition("runners.workers --worker ")
-    return f"worker {worker.split()[0]}" if worker else None
+    return f"worker {worker.split()[0].rpartition('-')[2]}" if worker else None
 
 
 def _rss_mib(pid: int) -> float:
