@@ -85,6 +85,7 @@ class Live(beam.PTransform):
     owner: str
     status: Path | None
     hold_seconds: int
+    archive: Path | None = None
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
         settings = self.settings
@@ -98,6 +99,7 @@ class Live(beam.PTransform):
             status=None if self.status is None else str(self.status),
             reread_seconds=settings.reread_seconds,
             hold_seconds=self.hold_seconds,
+            archive=self.archive,
         )
         return Read(read.messages, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch), read.trimmed)
 

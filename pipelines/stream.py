@@ -128,10 +128,12 @@ def _build(
 ) -> None:
     """Wire the streaming graph. Each renewal calls this again: a transform belongs to one pipeline only."""
     folder = job.home.absolute() / FOLDER
-    sources = Sources(Live(connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds))
+    archive = job.archive and job.archive.absolute()
+    live = Live(connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds, archive)
+    sources = Sources(live)
     sinks = gathered(outputs, settings, folder / SINKS, connection if job.live else None)
-    if job.archive is not None:
-        sinks = replace(sinks, archive=WriteArchive(job.archive.absolute()))
+    if archive is not None:
+        sinks = replace(sinks, archive=WriteArchive(archive))
     build(root, sources, sinks, settings, running(outputs, settings))
 
 

@@ -13,7 +13,7 @@ from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
 from transforms.quarantine import misfits
 from transforms.redis import RedisUnavailable
-from transforms.sinks.archive import REFUSED, ArchiveWriter
+from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.entries import batches
 from transforms.sources.held import Held, entries, look
@@ -65,7 +65,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
             refused += writer.append(misfits(bad), REFUSED)  # first: the next run goes on after the last message
             added += writer.append(messages)
             bar.advance(task, len(found))
-    writer.sync()
+    ArchiveSync(output)([stream])
     without = f", {refused:,} of them without data" if refused else ""
     seconds = time.perf_counter() - began
     out.print(f"{added + refused:,} new entries of {stream}{without} -> {output} in {seconds:.1f} s", markup=False)

@@ -6,17 +6,21 @@
 A backfill of the folder gives the rows that the stream gave. Files only grow, in the order of the entries' ids: an entry that
 does not come after the last of its kind is a repetition and is left out, so what a restart reads again is archived once. Older
 files may be compressed or moved away; the newest tells where the archive ends.
+
+Lines are in the files at once, and safe if the process dies. `ArchiveSync` makes them safe against a power cut: the source calls it
+before it commits, so what the group's offset covers is always on disk.
 """
 
 import errno
+import mmap
 import os
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import BinaryIO
 
 import apache_beam as beam
 import numpy as np
@@ -37,6 +41,8 @@ UNKNOWN = "unknown"
 
 _HOUR = rf"(?:\d{{4}}-\d\d-\d\dT\d\d|{UNKNOWN})"
 _TAIL = 1 << 16
+_UNSYNCED = 1 << 28
+"""So many bytes at the end of a file may not be on disk yet."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 EntryId = tuple[int, int]
@@ -70,15 +76,13 @@ class ArchiveWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ends: dict[tuple[str, str], _End] = {}
-        self._unsynced: set[Path] = set()
-        self._turn = Lock()  # a runner may finalize a bundle while the next one appends
 
     def append(self, rows: pa.RecordBatch, kind: str = MESSAGES) -> int:
         """Archive the rows that are new, and say how many those are.
 
         `rows` has the columns source, message_id, received_at and payload: the report of each (RAW) or, where `kind` is REFUSED,
         the line that archives it. The rows of one source are in the order of their ids. The lines are in the files, and safe
-        there if this process dies; `sync` makes them safe on disk.
+        there if this process dies; `ArchiveSync` makes them safe on disk.
 
         Raises:
             ValueError: a message_id is no entry's id, or the ids are not in order.
@@ -97,18 +101,6 @@ class ArchiveWriter:
         with locked(self._folder / safe_name(source)):
             millis, number = self._end(source, kind).last
         return None if millis < 0 else f"{millis}-{number}"
-
-    def sync(self) -> None:
-        """Make everything that was appended safe on disk."""
-        with self._turn:
-            paths, self._unsynced = self._unsynced, set()
-        try:
-            for path in [*paths, *{path.parent for path in paths}]:
-                _sync(path)
-        except OSError as error:
-            with self._turn:
-                self._unsynced |= paths
-            raise _explained(error, self._folder) from error
 
     def _append(self, source: str, rows: pa.RecordBatch, kind: str) -> int:
         folder = self._folder / safe_name(source)
@@ -139,8 +131,6 @@ class ArchiveWriter:
         except OSError as error:
             raise _explained(error, self._folder) from error
         end.path, end.size = path, size + len(data)
-        with self._turn:
-            self._unsynced.add(path)
 
     def _end(self, source: str, kind: str) -> _End:
         """Where the files end now; a line that was torn when its writer died is cut off. Hold the folder's lock."""
@@ -156,6 +146,59 @@ class ArchiveWriter:
                 end.last = _archived_id(path, last)
                 break
         return end
+
+
+class ArchiveSync:
+    """Syncs an archive to disk; what it has synced before and has not grown since is left out."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._synced: dict[Path, int] = {}
+
+    def __call__(self, sources: Iterable[str]) -> None:
+        """Make all that is archived of the sources safe on disk, whichever process wrote it.
+
+        Raises:
+            OSError: it cannot be synced.
+        """
+        for source in sources:
+            self._sync(self._folder / safe_name(source))
+
+    def _sync(self, folder: Path) -> None:
+        sizes = _sizes(folder)
+        grown = {path: size for path, size in sizes.items() if self._synced.get(path) != size}
+        for path in grown:
+            _sync(path)
+        if grown.keys() - self._synced.keys():
+            _sync(folder)
+            _sync(self._folder)
+        self._synced.update(grown)
+
+
+def may_lack(folder: Path, source: str, message_id: str) -> bool:
+    """Whether lines of entries of a source up to an id may not be in the archive, though they were appended.
+
+    That is so if the archive ends before the id or has no file that could tell, and if the machine was started after a newest file
+    was last written: then the lines of one kind can be lost and those of the other not.
+    """
+    with locked(folder / safe_name(source)):
+        series = [_files(folder / safe_name(source), kind) for kind in (MESSAGES, REFUSED)]
+        written = [files[-1].stat().st_mtime for files in series if files]
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    if not written or min(written) < booted:
+        return True
+    writer = ArchiveWriter(folder)  # may cut a torn line, which makes a file look new
+    ends = [_entry_id(last) for kind in (MESSAGES, REFUSED) if (last := writer.last(source, kind))]
+    return not ends or max(ends) < _entry_id(message_id)
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """The files of a source and their sizes; none where there is no folder."""
+    if not folder.is_dir():
+        return {}
+    pattern = re.compile(f"{_HOUR}(?:{re.escape(MESSAGES)}|{re.escape(REFUSED)})")
+    with os.scandir(folder) as found:
+        return {Path(entry.path): entry.stat().st_size for entry in found if pattern.fullmatch(entry.name)}
 
 
 def _files(folder: Path, kind: str) -> list[Path]:
@@ -179,9 +222,12 @@ def _lines(rows: pa.RecordBatch, kind: str) -> bytes:
 
 
 def _whole_lines(path: Path) -> int:
-    """Cut the file after its last newline; the bytes that are left."""
+    """Cut the file after its last whole line; the bytes that are left.
+
+    A killed writer can leave a torn line, a power cut also zeros in place of lines: what follows them is not committed either.
+    """
     with path.open("r+b") as file:
-        size = end = file.seek(0, os.SEEK_END)
+        size = end = _before_zeros(file)
         while end:
             start = max(0, end - _TAIL)
             file.seek(start)
@@ -189,9 +235,19 @@ def _whole_lines(path: Path) -> int:
                 end = start + newline
                 break
             end = start
-        if end < size:
+        if end < max(size, file.seek(0, os.SEEK_END)):
             file.truncate(end)
     return end
+
+
+def _before_zeros(file: BinaryIO) -> int:
+    """Where the first zero byte is among the newest bytes of a file; its size if there is none."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as octets:
+        found = octets.find(b"\0", max(0, size - _UNSYNCED))
+    return size if found < 0 else found
 
 
 def _last_line(path: Path) -> bytes | None:
@@ -250,8 +306,8 @@ def _explained(error: OSError, folder: Path) -> Exception:
 class WriteArchive(beam.PTransform):
     """(messages (RAW), refused entries (QUARANTINE)) of Redis streams -> an archive in `folder`, one writer for each stream.
 
-    Put it beside the source, before anything that regroups: the entries of a stream must come in the order of their ids. What a
-    bundle archived is safe on disk when the runner finalizes the bundle.
+    Put it beside the source, before anything that regroups: the entries of a stream must come in the order of their ids. Tell the
+    source of it (`ReadFromRedisStreams(archive=folder)`): it then commits nothing that is not synced.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -271,12 +327,6 @@ class _Append(beam.DoFn):
     def setup(self) -> None:
         self.writer = ArchiveWriter(self.folder)
 
-    def start_bundle(self) -> None:
-        self.syncs = False
-
-    def process(self, rows: pa.RecordBatch, finalizer: Any = beam.DoFn.BundleFinalizerParam) -> None:
+    def process(self, rows: pa.RecordBatch) -> None:
         with timed("archive", rows.num_rows):
             self.writer.append(rows, self.kind)
-        if not self.syncs:
-            finalizer.register(self.writer.sync)
-            self.syncs = True

@@ -1,12 +1,18 @@
-"""When a reader's position is safe: what a completed checkpoint holds may be told to Redis, one round of checkpoints late.
+"""When a reader's position may be committed: when it is in two completed checkpoints.
 
 A runner calls a bundle back once a checkpoint has completed. It may call back bundles too that ended after that checkpoint's
-barrier; only the next checkpoint is sure to hold them. So each callback tells Redis a position that had been called back before
-its own bundle ended, never its own.
+barrier; only the next checkpoint is sure to hold them. And a power cut may tear the newest checkpoint, so that the job goes on from
+the one before. So positions are committed two rounds of callbacks late:
 
-A checkpoint holds rows too that are gathered and not yet written. A position is told only when its rows have left the gathering:
-when it was called back at least `hold_seconds` before. A write that waits for an absent output lets no checkpoint complete, so the
-next callback shows that the rows are written.
+    position P called back  ->  checkpoint C completes: it holds P  ->  checkpoint D completes: it holds P too, P is committed
+
+A bundle's round is one more than the newest round that had been called back when it ended. A checkpoint completed between two
+rounds, and one is complete before the next one's barrier. So when round r is called back, the newest two checkpoints hold what was
+called back up to round r - 2, and going on from either of them reads from the committed offset or before it.
+
+A checkpoint holds rows too that are gathered and not yet written. A position is committed only when its rows have left the
+gathering: when it was called back at least `hold_seconds` before. A write that waits for an absent output lets no checkpoint
+complete, so the next callback shows that the rows are written.
 
 A bundle that waits for its callback keeps a whole chain of steps in memory: one waits at a time.
 """
@@ -32,18 +38,19 @@ class Commits:
         self._lock = threading.Lock()
         self._left: Positions | None = None
         self._safe: Positions | None = None
-        self._called_back: deque[tuple[float, Positions]] = deque()
-        self._number = self._newest = self._forgotten = 0
+        self._called_back: deque[tuple[int, float, Positions]] = deque()
+        self._number = self._newest = self._forgotten = self._round = 0
         self._asked: float | None = None
 
-    def begin(self, positions: Positions) -> None:
-        """A session begins. Elsewhere than the last one ended means that a checkpoint was restored: what was called back since then
-        may not be in it."""
+    def begin(self, positions: Positions) -> bool:
+        """A session begins; whether elsewhere than the last one ended. That means that a checkpoint was restored, or a first
+        session: what was called back since then may not be in it."""
         with self._lock:
-            if positions != self._left:
+            if restored := positions != self._left:
                 self._safe = self._asked = None
                 self._called_back.clear()
                 self._forgotten = self._number
+            return restored
 
     def leave(self, positions: Positions) -> None:
         """A session ends whose bundle asks for no callback."""
@@ -57,17 +64,23 @@ class Commits:
             if self._asked is not None and self._clock() - self._asked < LOST_SECONDS:
                 return None
             self._asked = now = self._clock()
-            while self._called_back and self._called_back[0][0] <= now - self._hold:
-                self._safe = self._called_back.popleft()[1]
+            round_ = self._round + 1
+            while self._called_back and self._is_safe(*self._called_back[0][:2], round_, now):
+                self._safe = self._called_back.popleft()[2]
             self._number += 1
             number, safe = self._number, self._safe
-        return lambda: self._finalize(number, safe, positions)
+        return lambda: self._finalize(number, round_, safe, positions)
 
-    def _finalize(self, number: int, safe: Positions | None, positions: Positions) -> None:
+    def _is_safe(self, called_back: int, at: float, round_: int, now: float) -> bool:
+        """Whether a position is in two checkpoints, and its rows are written, once a bundle of this round is called back."""
+        return called_back <= round_ - 2 and at <= now - self._hold
+
+    def _finalize(self, number: int, round_: int, safe: Positions | None, positions: Positions) -> None:
         with self._lock:
             if number <= max(self._forgotten, self._newest):
                 return
             self._newest, self._asked = number, None
-            self._called_back.append((self._clock(), positions))
+            self._round = max(self._round, round_)
+            self._called_back.append((round_, self._clock(), positions))
         if safe is not None:
             self._commit(safe)

@@ -13,6 +13,7 @@ import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -107,17 +108,36 @@ class Reader:
     def commit(self, positions: Positions) -> None:
         """Move the group up to these positions; make it again there if it was destroyed. It is never moved back.
 
-        A stream that has none of these positions is left alone: it is new, and reading it makes its group.
+        A stream that has none of these positions is left alone: it is new, and reading it makes its group. So is one that is read
+        again: the group is ahead, or its count belongs to a later place.
         """
         looks = self._states(list(positions))
         for key, position in positions.items():
             stream = looks[key]
+            if _is_older(position.last, position.counted):
+                continue
             if stream is None or position.last == ZERO or stream.added < position.added or _is_older(stream.last, position.last):
                 continue
             if stream.group is None:
                 self._create(key, position)
             elif _is_older(stream.group, position.last):
                 self.client.xgroup_setid(key, self.group, position.last, entries_read=position.index)
+
+    def uncommitted(self, positions: Positions) -> dict[str, Position]:
+        """The positions moved back to the group's place, from where on entries are read again and counted no second time."""
+        return {key: self._uncommitted(key, position) for key, position in positions.items()}
+
+    def _uncommitted(self, key: str, position: Position) -> Position:
+        stream = self._states([key])[key]
+        if stream is None or stream.group is None or not _is_older(stream.group, position.last):
+            return position
+        group = next(each for each in self.client.xinfo_groups(key) if each["name"] == self.group.encode())
+        gone = stream.removed - group["entries-read"] if group["entries-read"] is not None else 0
+        if gone > 0:
+            _log.warning("the archive may lack up to %d entries of %s after %s, which are in the tables: "
+                         "they left the stream before they could be read again", gone, key, stream.group)  # fmt: skip
+        _log.info("%s is read again after %s: the archive may lack what comes after that", key, stream.group)
+        return replace(position, last=stream.group)
 
     def _read(self, positions: Positions, count: int) -> Read:
         limit = min(count, self._count)

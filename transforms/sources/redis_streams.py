@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -28,8 +29,9 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.redis import Connection, Lease
+from transforms.sinks.archive import ArchiveSync, may_lack
 from transforms.sources.commits import Commits
-from transforms.sources.positions import Position
+from transforms.sources.positions import ZERO, Position
 from transforms.sources.reader import Positions, Read, Reader
 from transforms.sources.status import Status
 
@@ -60,6 +62,7 @@ class _Source:
     status: str | None
     reread_seconds: int
     hold_seconds: float
+    archive: Path | None
 
 
 class ReadFromRedisStreams(beam.PTransform):
@@ -71,7 +74,8 @@ class ReadFromRedisStreams(beam.PTransform):
 
     With a `lease_owner` the readers renew the streams' Lease and raise GroupTaken where another owner holds it. `status`: a folder
     where reader n keeps a small `reader-<n>.json` of how far it is. `hold_seconds`: how long rows may be gathered downstream before
-    they are written; a place is committed no earlier.
+    they are written; a place is committed no earlier. `archive`: the folder in which WriteArchive keeps what is read. It is synced
+    to disk before a place is committed, and what it may lack after a restart is read again from the committed place.
     """
 
     def __init__(
@@ -86,11 +90,13 @@ class ReadFromRedisStreams(beam.PTransform):
         status: str | None = None,
         reread_seconds: int = 7500,
         hold_seconds: float = 0.0,
+        archive: Path | None = None,
     ) -> None:
         super().__init__()
         self.streams = tuple(dict.fromkeys(streams))
         self.readers = max(1, min(readers, len(self.streams)))
-        self.source = _Source(connection, group, session or Session(), lease_owner, status, reread_seconds, hold_seconds)
+        session = session or Session()
+        self.source = _Source(connection, group, session, lease_owner, status, reread_seconds, hold_seconds, archive)
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         readers = [(number, self.streams[number :: self.readers]) for number in range(self.readers)]
@@ -187,13 +193,26 @@ class _Opened:
         self.source = source
         self.client = source.connection.client()
         self.reader = Reader(self.client, source.group, streams)
-        self.commits = Commits(self.reader.commit, source.hold_seconds)
+        self.sync = ArchiveSync(source.archive) if source.archive else None
+        self.commits = Commits(self._commit, source.hold_seconds)
         self.status = Status(source.status, number)
         self.lease = source.lease_owner and Lease(source.connection, source.group, streams, source.lease_owner)
         self.renewed = -RENEW_SECONDS
 
-    def starting(self) -> dict[str, Position]:
-        return self.reader.starting(self.source.reread_seconds * 1000)
+    def begin(self, kept: dict[str, Position]) -> dict[str, Position]:
+        """Where a session begins that was to go on from `kept`: earlier, where a checkpoint was restored and the archive may lack
+        what that counts as read. Up to the committed place the archive is on disk, so it is never earlier than that."""
+        positions = kept or self.reader.starting(self.source.reread_seconds * 1000)
+        restored, archive = self.commits.begin(positions), self.source.archive
+        if not (restored and kept and archive):
+            return positions
+        lacking = [key for key, position in kept.items() if position.last != ZERO and may_lack(archive, key, position.last)]
+        return kept | self.reader.uncommitted({key: kept[key] for key in lacking})
+
+    def _commit(self, positions: Positions) -> None:
+        if self.sync:
+            self.sync(positions)
+        self.reader.commit(positions)
 
     def read(self, positions: Positions, count: int, block_ms: int) -> Read:
         if self.lease and time.monotonic() - self.renewed >= RENEW_SECONDS:
@@ -244,8 +263,7 @@ class _ReadStreams(beam.DoFn):
     ) -> Iterator[Any]:
         number, streams = reader
         opened = _opened(self.source, number, tuple(streams))
-        positions = tracker.current_restriction() or opened.starting()
-        opened.commits.begin(positions)
+        positions = opened.begin(tracker.current_restriction())
         for read in session_reads(opened.read, positions, self.source.session):
             if not tracker.try_claim(read.positions):
                 opened.commits.leave(positions)

@@ -19,7 +19,7 @@ from runners import direct
 from transforms.batches import RAW, concat, empty
 from transforms.quarantine import misfits
 from transforms.sinks import archive
-from transforms.sinks.archive import REFUSED, ArchiveWriter, WriteArchive
+from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter, WriteArchive
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.archives import Block, find, read
 from transforms.sources.envelopes import BAD
@@ -219,10 +219,7 @@ def test_a_writer_killed_at_any_moment_is_followed_by_one_that_completes_its_wor
     assert stored(tmp_path)[0]["message_id"].to_pylist() == ids(MANY)
 
 
-def test_the_transform_archives_both_kinds_and_syncs_a_final_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    sync = ArchiveWriter.sync
-    monkeypatch.setattr(ArchiveWriter, "sync", lambda writer: (sync(writer), synced.append("synced")))
+def test_the_transform_archives_both_kinds(tmp_path: Path) -> None:
     rows, refused = raw(ids([1, 2, 3])), refused_entry(4, {b"a": b"\xff"})
 
     def graph(root: beam.Pipeline) -> None:
@@ -232,4 +229,36 @@ def test_the_transform_archives_both_kinds_and_syncs_a_final_bundle(tmp_path: Pa
 
     direct.run(graph)
     messages, bad = stored(tmp_path)
-    assert (messages.equals(rows), misfits(bad).equals(refused), len(synced)) == (True, True, 2)
+    assert (messages.equals(rows), misfits(bad).equals(refused)) == (True, True)
+
+
+def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(archive, "_sync", lambda path: synced.append(path.relative_to(tmp_path.parent).as_posix()))
+    writer, sync, root = ArchiveWriter(tmp_path), ArchiveSync(tmp_path), tmp_path.name
+
+    def after(*appended: tuple[pa.RecordBatch, str]) -> list[str]:
+        for rows, kind in appended:
+            writer.append(rows, kind)
+        synced.clear()
+        sync(["kpi", "never seen"])
+        return sorted(synced)
+
+    noon, refused, one = (f"{root}/kpi/2025-10-22T{name}.ndjson" for name in ("12", "12.refused", "13"))
+    assert after((raw(ids([1])), archive.MESSAGES)) == sorted([noon, f"{root}/kpi", root])
+    assert after() == []
+    assert after((raw(ids([2])), archive.MESSAGES)) == [noon]
+    assert after((refused_entry(3, {b"a": b"b"}), REFUSED)) == sorted([refused, f"{root}/kpi", root])
+    assert after((raw(ids([4, HOUR_MS])), archive.MESSAGES)) == sorted([noon, one, f"{root}/kpi", root])
+
+
+@pytest.mark.parametrize("first", [0, 1, 500])
+def test_zeros_that_a_power_cut_left_are_cut_with_all_that_comes_after(tmp_path: Path, first: int) -> None:
+    rows = raw(ids(range(100)))
+    ArchiveWriter(tmp_path).append(rows)
+    (path,) = tmp_path.rglob("*.ndjson")
+    written = path.read_bytes()
+    path.write_bytes(written[:first] + bytes(1000) + written[first + 1000 :])
+    whole = written[:first].count(b"\n")
+    assert ArchiveWriter(tmp_path).append(rows) == 100 - whole
+    assert path.read_bytes() == written

@@ -1,5 +1,9 @@
 import json
+import os
+import random
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import apache_beam as beam
@@ -11,7 +15,10 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from tests.servers import RedisServer
+from transforms.quarantine import misfits
 from transforms.redis import Connection, GroupTaken, Lease
+from transforms.sinks import archive
+from transforms.sinks.archive import REFUSED, ArchiveWriter
 from transforms.sources import redis_streams
 from transforms.sources.positions import Position
 from transforms.sources.reader import Read
@@ -104,15 +111,15 @@ def test_the_watermark_never_goes_back(client, server):
     assert runner.watermark >= reached
 
 
-def test_the_group_follows_a_round_behind_the_checkpoints(client, server):
+def test_the_group_follows_two_rounds_behind_the_checkpoints(client, server):
     runner = Runner(server)
     places = []
-    for number in range(1, 4):
+    for number in range(1, 5):
         add(client, f"{number}-0")
         runner.session()
         runner.checkpoint()
         places.append(client.xinfo_groups("s")[0]["last-delivered-id"])
-    assert places == [b"0-0", b"1-0", b"2-0"]
+    assert places == [b"0-0", b"0-0", b"1-0", b"2-0"]
 
 
 def test_a_restored_checkpoint_reads_again_what_came_after_it_and_the_group_is_not_ahead_of_it(client, server):
@@ -127,6 +134,112 @@ def test_a_restored_checkpoint_reads_again_what_came_after_it_and_the_group_is_n
     assert ids(runner.session()) == ["2-0"]
     runner.checkpoint()
     assert client.xinfo_groups("s")[0]["last-delivered-id"] == b"0-0"
+
+
+class Archived(Runner):
+    """A reader beside an archive, which takes a session's messages and entries without data before the bundle ends."""
+
+    def __init__(self, server: RedisServer, folder: Path) -> None:
+        super().__init__(server, archive=folder)
+        self.folder = folder
+
+    def session(self) -> list:
+        outputs = super().session()
+        for each in outputs:
+            if isinstance(each, TimestampedValue):
+                ArchiveWriter(self.folder).append(each.value)
+            elif each.tag == "bad":
+                ArchiveWriter(self.folder).append(misfits(each.value.value), REFUSED)
+        return outputs
+
+    def restart(self, kept: dict[str, Position]) -> None:
+        """Another process goes on from a checkpoint."""
+        redis_streams._opened.cache_clear()
+        self.restriction = kept
+
+    def lines(self) -> set[str]:
+        """The ids in the archive."""
+        return {json.loads(line)["message_id"] for path in self.folder.rglob("*.ndjson") for line in path.read_bytes().splitlines()}
+
+
+def written(client: redis.Redis, runner: Archived, numbers: range, checkpoints: bool = True) -> None:
+    """Entries that are read and archived one by one, every fifth of them without data, with a checkpoint after each."""
+    for number in numbers:
+        client.xadd("s", {"data" if number % 5 else "none": str(number)}, id=f"{number}-0")
+        runner.session()
+        if checkpoints:
+            runner.checkpoint()
+
+
+def test_nothing_is_committed_that_the_archive_has_not_on_disk(client, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runner = Archived(server, tmp_path)
+    written(client, runner, range(1, 3))
+    with monkeypatch.context() as patched:
+        patched.setattr(archive.os, "fsync", lambda descriptor: exec("raise OSError('no disk')"))
+        for number in range(3, 6):
+            with suppress(OSError):
+                written(client, runner, range(number, number + 1))
+    assert client.xinfo_groups("s")[0]["last-delivered-id"] == b"0-0"
+    written(client, runner, range(6, 9))
+    assert client.xinfo_groups("s")[0]["last-delivered-id"] == b"6-0"
+
+
+def test_a_restart_goes_on_where_the_checkpoint_was_if_the_archive_has_all_of_it(client, server, tmp_path: Path):
+    runner = Archived(server, tmp_path)
+    written(client, runner, range(1, 8))
+    runner.restart(runner.restriction)
+    add(client, "8-0")
+    assert ids(runner.session()) == ["8-0"]
+
+
+def test_entries_that_left_the_stream_before_they_could_be_archived_again_are_reported(client, server, tmp_path: Path, caplog):
+    runner = Archived(server, tmp_path)
+    written(client, runner, range(1, 9))
+    shutil.rmtree(tmp_path)
+    client.xtrim("s", minid="8-0", approximate=False)
+    runner.restart(runner.restriction)
+    assert [ids(runner.session()), "up to 1 entries of s after 6-0" in caplog.text] == [["8-0"], True]
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_what_an_archive_lost_after_the_committed_place_is_archived_again(client, server, tmp_path: Path, seed: int):
+    """A power cut takes what was not synced yet: the ends of files, or whole ones; and people move and compress older files."""
+    lot = random.Random(seed)
+    runner = Archived(server, tmp_path)
+    written(client, runner, range(1, lot.randrange(4, 14)))
+    kept = runner.restriction
+    written(client, runner, range(14, 14 + lot.randrange(6)), checkpoints=False)
+    place = int(client.xinfo_groups("s")[0]["last-delivered-id"].partition(b"-")[0])
+    paths = list(tmp_path.rglob("*.ndjson"))
+    for path in lot.sample(paths, lot.randrange(len(paths) + 1)):
+        octets, synced = path.read_bytes(), synced_bytes(path, place)
+        cut, end = sorted(lot.choices(range(synced, len(octets) + 1), k=2))
+        match lot.choice(("torn", "zeros", "gone", "moved")):
+            case "torn":
+                path.write_bytes(octets[:cut])
+            case "zeros":
+                path.write_bytes(octets[:cut] + bytes(end - cut) + octets[end:])
+            case "gone":
+                path.unlink() if not synced else path.write_bytes(octets[:synced])
+            case "moved":
+                path.rename(path.with_suffix(".gz"))
+        for left in tmp_path.rglob("*.ndjson"):
+            os.utime(left, (1, 1))  # the machine was started since
+    runner.restart(kept)
+    for _ in range(6):
+        runner.session()
+    assert {int(each.partition("-")[0]) for each in runner.lines()} >= {n for n in known(client) if n > place}
+    assert runner.restriction["s"].index == len(known(client))
+
+
+def synced_bytes(path: Path, place: int) -> int:
+    """How much of a file was synced when the group came to its place."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    return sum(len(line) for line in lines if int(json.loads(line)["message_id"].partition("-")[0]) <= place)
+
+
+def known(client: redis.Redis) -> list[int]:
+    return [int(entry_id.partition(b"-")[0]) for entry_id, _ in client.xrange("s")]
 
 
 def test_after_a_split_nothing_more_is_read_and_the_rest_begins_at_the_position():
