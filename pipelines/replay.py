@@ -1,7 +1,8 @@
 """Replay: refused messages judged again, as they were kept or as they were mended, without any of them counting twice.
 
 A message is replayed only while its quarantine row is open and it has no other fate. The graph writes the reports first and the
-row is closed after that, so a run that dies in between can be run again: its messages have their fate and are only closed.
+row is closed after that, so a run that dies in between can be run again: its messages have their fate and are only closed. A row
+that was closed is open again once the report that came of it is gone, for example because its hour was replaced.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,14 +24,14 @@ from pipelines.settings import Settings
 from pipelines.tables.scan import scan
 from runners import direct
 from schemas.registry import load
-from schemas.tables import DUPLICATES, QUARANTINED, REPORTS
+from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPLAYED, REPORTS
 from transforms.batches import RAW, concat, empty
 from transforms.coder import by_reference
 from transforms.validate import judged
 from transforms.within import Span
 
-REPLAYED = "replayed"
-"""The resolution of a quarantine row whose message has found another fate."""
+FIRST = 1
+"""The revision of a quarantine row that was never closed."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def replay(texts: Sequence[str], settings: Settings, reasons: Sequence[str] = ()
         raise WrongUse(f"{outputs.main.name} is no folder of this machine", "name the job's output folder first, then the others")
     with only_job(output):
         rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
+        _write(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
         messages, unknown = _chosen(rows, mended)
         _, refused = judged(messages, load("kpi_report"), rules(settings))
         valid = messages.filter(pc.invert(_among(messages, refused)))
@@ -82,12 +84,31 @@ def replay(texts: Sequence[str], settings: Settings, reasons: Sequence[str] = ()
 
 
 def open_rows(output: Path, reasons: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-    """The quarantine rows that are not resolved, a file at a time."""
+    """The quarantine rows that are open, a file at a time. A row that was closed but whose report is gone is among them, without
+    its resolution and with the next revision."""
+    gone = closed_without_fate(output)
     for rows in scan(output, QUARANTINED):
+        again = pc.and_(_is_closed(rows), _among(rows, gone)) if gone.num_rows else pa.array([False] * rows.num_rows)
+        columns = {name: rows[name] for name in rows.schema.names}
+        columns["resolution"] = pc.if_else(again, pa.scalar(None, pa.string()), rows["resolution"])
+        columns["revision"] = pc.add(rows["revision"], again.cast(pa.int64()))
+        rows = pa.RecordBatch.from_pydict(columns, schema=rows.schema)
         is_open = pc.is_null(rows["resolution"])
         if reasons:
             is_open = pc.and_(is_open, pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
         yield rows.filter(is_open)
+
+
+def closed_without_fate(output: Path) -> pa.RecordBatch:
+    """`source` and `message_id` of the quarantine rows that a replay closed and whose messages are no report or duplicate now."""
+    names = ["source", "message_id", "resolution"]
+    closed = [rows.filter(_is_closed(rows)) for rows in scan(output, QUARANTINED, names)]
+    messages = concat([empty(pa.schema([QUARANTINED.schema.field(name) for name in names])), *closed])
+    return messages.filter(pa.array(~_fated(output, messages))) if messages.num_rows else messages
+
+
+def _is_closed(rows: pa.RecordBatch) -> pa.Array:
+    return pc.is_in(rows["resolution"], pa.array(CLOSED))
 
 
 class _Chosen(NamedTuple):
@@ -122,11 +143,18 @@ def _among(rows: pa.RecordBatch, others: pa.RecordBatch) -> pa.Array:
 
 
 def _fated(output: Path, messages: pa.RecordBatch) -> np.ndarray:
-    """bool[n]: the messages that are a report or a duplicate already."""
-    known: set[tuple[str, str]] = set()
-    for table in (REPORTS, DUPLICATES):
-        for stored in scan(output, table, ["source", "message_id"]):
-            known.update(_keys(stored.filter(pc.is_in(stored["message_id"], messages["message_id"]))))
+    """bool[n]: the messages that are a report already, or a duplicate of one that is stored."""
+    ids = messages["message_id"]
+    repeated: dict[tuple[str, str], str] = {}
+    for stored in scan(output, DUPLICATES, ["source", "message_id", "report_id"]):
+        found = stored.filter(pc.is_in(stored["message_id"], ids))
+        repeated |= zip(_keys(found), found["report_id"].to_pylist())
+    originals, known, present = pa.array(repeated.values(), pa.string()), set(), set()
+    for stored in scan(output, REPORTS, ["source", "message_id", "report_id"]):
+        found = stored.filter(pc.or_(pc.is_in(stored["message_id"], ids), pc.is_in(stored["report_id"], originals)))
+        known.update(_keys(found))
+        present.update(found["report_id"].to_pylist())
+    known.update(key for key, report_id in repeated.items() if report_id in present)
     return np.array([key in known for key in _keys(messages)], dtype=bool)
 
 
@@ -134,7 +162,10 @@ def _close(outputs: Outputs, rows: pa.RecordBatch) -> None:
     columns = {name: rows[name] for name in QUARANTINED.schema.names}
     columns["resolution"] = pa.array([REPLAYED] * rows.num_rows, pa.string())
     columns["revision"] = pc.add(rows["revision"], 1)
-    closed = pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema)
+    _write(outputs, pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema))
+
+
+def _write(outputs: Outputs, rows: pa.RecordBatch) -> None:
     for target in outputs.targets:
-        if QUARANTINED.name in target.tables:
-            target.write(QUARANTINED, [closed])
+        if rows.num_rows and QUARANTINED.name in target.tables:
+            target.write(QUARANTINED, [rows])

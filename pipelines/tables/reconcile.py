@@ -1,7 +1,8 @@
 """Whether every message has exactly one fate, proved from the tables and, if given, from the source the messages came from.
 
 A message that is in several tables has the fate of the first of reports, duplicates, quarantine: what a replay or a restart left
-in a later one counts as no fate.
+in a later one counts as no fate. A row that only points to a report is no fate without it: a quarantine row that a replay closed,
+and a duplicate whose report is not stored. Such a message is missing, whether or not the source is given.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from pipelines.tables.agreement import disagreements, hours
 from pipelines.tables.fingerprints import Census, Prints, among, census, fingerprints
 from pipelines.tables.output import stored_settings
 from pipelines.tables.scan import load, paths
-from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
+from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
 from transforms.sinks.files import DamagedFile, verify
 from transforms.sinks.union import key_groups
 
@@ -32,6 +33,7 @@ MESSAGE_KEY = ("source", "message_id")
 FATES = (REPORTS, DUPLICATES, QUARANTINED)
 """The tables that decide a fate, the first before the others."""
 EXAMPLES = 3
+OPEN_AGAIN = "run `kpiflow quarantine replay`: it opens them again, and accepts them with --input as they were mended"
 READ_AGAIN = "run `kpiflow backfill` over the source again"
 REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 
@@ -40,9 +42,10 @@ REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 class Verdict:
     """Counts of messages, and what is wrong. received = reports + quarantined + duplicates + missing - surplus.
 
-    `missing` are messages of the source without a fate; `surplus` fates without a message of the source, and further reports of
-    a message that has one; `trimmed` entries that left their stream before they were read, and `gaps` where it is unknown how
-    many did; `unreadable` files of the source that could not be read to their end. Without a source, nothing is missing.
+    `missing` are messages without a fate, whether the source has them or only a row that points to a report that is gone;
+    `surplus` fates without a message of the source, and further reports of a message that has one; `trimmed` entries that left
+    their stream before they were read, and `gaps` where it is unknown how many did; `unreadable` files of the source that could
+    not be read to their end.
     """
 
     reports: int = 0
@@ -69,18 +72,25 @@ class Verdict:
 
 @dataclass
 class _Prints:
-    """Fingerprints gathered from the files: of each table's messages, and of the report_ids of reports and duplicates.
+    """Fingerprints gathered from the files: of each table's messages, of those in quarantine rows that are closed, and of the
+    report_ids of reports and duplicates.
 
     Files that are `damaged` prove nothing: nobody has a fate in them.
     """
 
     damaged: set[Path] = field(default_factory=set)
 
+    closed: list[Prints] = field(default_factory=list)
     messages: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
     reports: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
 
     def add(self, table: Table, rows: pa.RecordBatch) -> None:
-        self.messages[table.name].append(fingerprints([rows[name] for name in MESSAGE_KEY]))
+        prints = fingerprints([rows[name] for name in MESSAGE_KEY])
+        if table == QUARANTINED:
+            closed = np.asarray(pc.is_in(rows["resolution"], pa.array(CLOSED)))
+            self.closed.append(prints[closed])
+            prints = prints[~closed]
+        self.messages[table.name].append(prints)
         if "report_id" in rows.schema.names:
             self.reports[table.name].append(fingerprints([rows["report_id"]]))
 
@@ -106,8 +116,8 @@ def reconcile(
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
     for hour in track(hours(output, prints.damaged), "hours"):
         verdict.problems += [f"{line}; {REBUILD}" for line in disagreements(output, hour, prints.damaged)]
-    _check_reports(output, prints, verdict)
-    _count_fates(output, prints, messages, verdict, read_again)
+    dangling = _check_reports(output, prints, verdict, read_again)
+    _count_fates(output, prints, dangling, messages, verdict, read_again)
     _count_trimmed(output, prints, streams, verdict)
     return verdict
 
@@ -119,7 +129,7 @@ def _inspect(output: Path, table: Table, path: Path, file_minutes: int, problems
         problems.append(f"{name} {problem}; move it away, then {REBUILD}")
         prints.damaged.add(path)
         return
-    wanted = {*table.key, table.time, *MESSAGE_KEY, "report_id"}
+    wanted = {*table.key, table.time, *MESSAGE_KEY, "report_id", "resolution"}
     try:
         rows = load(path, table, [column for column in table.schema.names if column in wanted])
     except DamagedFile as error:
@@ -136,19 +146,21 @@ def _inspect(output: Path, table: Table, path: Path, file_minutes: int, problems
         prints.add(table, rows)
 
 
-def _check_reports(output: Path, prints: _Prints, verdict: Verdict) -> None:
-    """Each report_id is one report of one file, and each duplicate is one of a report."""
+def _check_reports(output: Path, prints: _Prints, verdict: Verdict, read_again: str) -> Prints:
+    """Each report_id is one report of one file, and each duplicate is one of a report; returns the report_ids of duplicates that
+    are not."""
     twice, dangling = [], []
     for distinct, counts in census([_joined(prints.reports[table.name]) for table in (REPORTS, DUPLICATES)]):
         twice.append(distinct[counts[:, 0] > 1])
         dangling.append(distinct[(counts[:, 0] == 0) & (counts[:, 1] > 0)])
-    for found, table, text in (
-        (_joined(twice), REPORTS, "report_ids are in kpi_reports more than once"),
-        (_joined(dangling), DUPLICATES, "report_ids are in duplicates but not in kpi_reports"),
+    for found, table, text, mend in (
+        (_joined(twice), REPORTS, "report_ids are in kpi_reports more than once", REBUILD),
+        (_joined(dangling), DUPLICATES, "report_ids are in duplicates but not in kpi_reports", read_again),
     ):
         if len(found):
             examples = _examples(_whole(output, table, ["report_id"], prints.damaged), ("report_id",), found)
-            verdict.problems.append(f"{len(found)} {text} ({examples}); {REBUILD}")
+            verdict.problems.append(f"{len(found)} {text} ({examples}); {mend}")
+    return _joined(dangling)
 
 
 def _count_trimmed(output: Path, prints: _Prints, streams: Sequence[str] | None, verdict: Verdict) -> None:
@@ -159,21 +171,29 @@ def _count_trimmed(output: Path, prints: _Prints, streams: Sequence[str] | None,
         verdict.gaps += rows["entries"].null_count
 
 
-def _count_fates(output: Path, prints: _Prints, messages: Messages | None, verdict: Verdict, read_again: str) -> None:
+def _count_fates(
+    output: Path, prints: _Prints, dangling: Prints, messages: Messages | None, verdict: Verdict, read_again: str
+) -> None:
     """Fill in the counts, and name messages that have no fate, more than one, or no source."""
     unreadable: dict[str, str] = {}
     sets = [_joined(prints.messages[table.name]) for table in FATES]
+    vain = among(_joined(prints.reports[DUPLICATES.name]), dangling)
+    repeated = sets[FATES.index(DUPLICATES)]
+    sets[FATES.index(DUPLICATES)] = repeated[~vain]
+    sets += [_joined(prints.closed), repeated[vain]]
     if messages is not None:
         read = messages(unreadable.__setitem__)
         sets.append(_joined([fingerprints([rows[name] for name in MESSAGE_KEY]) for rows in read]))
     odd = [_odd_ones(part, verdict, sourced=messages is not None) for part in census(sets)]
-    missing, orphans, *several = (_joined(found) for found in zip(*odd))
-    verdict.missing, verdict.unreadable = len(missing), len(unreadable)
+    missing, gone, orphans, *several = (_joined(found) for found in zip(*odd))
+    verdict.unreadable = len(unreadable)
     verdict.problems += [f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()]
 
     stored = (rows for table in FATES for rows in _whole(output, table, MESSAGE_KEY, prints.damaged))
     for found, batches, text, mend in (
         (missing, _reread(messages), "messages of the source have no fate", read_again),
+        (gone, _whole(output, QUARANTINED, MESSAGE_KEY, prints.damaged),
+         "messages left quarantine by a replay, but their reports are gone", OPEN_AGAIN),
         (orphans, stored, "messages have a fate but are not in the source", "give as the source all that was read"),
         *((found, _whole(output, table, MESSAGE_KEY, prints.damaged), f"messages are in {table.name} more than once", REBUILD)
           for found, table in zip(several, FATES)),
@@ -183,16 +203,20 @@ def _count_fates(output: Path, prints: _Prints, messages: Messages | None, verdi
 
 
 def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
-    """Add a part of the messages to the counts; those without a fate, without a source, and in each table more than once."""
+    """Add a part of the messages to the counts; those of the source without a fate, those whose replayed report is gone, those
+    without a source, and those in each table more than once."""
     prints, counts = part
-    reported, duplicate, refused = (counts[:, kind] > 0 for kind in range(len(FATES)))
+    reported, duplicate, refused, closed, dangling = (counts[:, kind] > 0 for kind in range(len(FATES) + 2))
     fated = reported | duplicate | refused
     orphan = fated & (counts[:, -1] == 0) if sourced else np.zeros(len(prints), dtype=bool)
     verdict.reports += int(counts[:, 0].sum())
     verdict.duplicates += int((duplicate & ~reported).sum())
     verdict.quarantined += int((refused & ~duplicate & ~reported).sum())
     verdict.surplus += int((counts[reported, 0] - 1).sum() + orphan.sum())
-    return [prints[~fated], prints[orphan], *(prints[counts[:, kind] > 1] for kind in range(len(FATES)))]
+    verdict.missing += int((~fated).sum())
+    counts[:, FATES.index(QUARANTINED)] += counts[:, len(FATES)]
+    missing, gone = ~fated & ~closed & ~dangling, ~fated & closed
+    return [prints[missing], prints[gone], prints[orphan], *(prints[counts[:, kind] > 1] for kind in range(len(FATES)))]
 
 
 def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: Prints) -> str:

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.cli import run
 from schemas.tables import QUARANTINED, REPORTS
-from tests.builders import report
+from tests.builders import NOON, report
 from tests.integration.archives import Typed, envelope, fates, on_disk, rows, stream, write
 
 GOOD = stream(120, seed=31)
@@ -143,3 +145,54 @@ def test_messages_are_replayed_as_they_were_kept_under_other_rules(output: Path,
     code, out, _ = typed("quarantine", "replay", output, "--reason", "schema")
     assert (code, "0 replayed" in out) == (0, True)
     assert reconciled(output, typed)["quarantined"] == len({row["message_id"] for row in rows(output, QUARANTINED)})
+
+
+def without_hour(output: Path, hour: int, typed: Typed) -> None:
+    """Replace an hour by nothing."""
+    empty = write(output.with_name("empty.ndjson"), [])
+    span = [f"2025-10-22T{each:02}:00:00Z" for each in (hour, hour + 1)]
+    assert typed("backfill", "--replace", "--from", span[0], "--to", span[1], "--input", empty, "--output", output)[0] == 0
+
+
+@pytest.fixture
+def lost(output: Path, mended: Path, typed: Typed) -> Path:
+    """An output whose replayed message, received in the hour after its report was recorded, lost that report."""
+    refused = report(9100, NOON + timedelta(minutes=59, seconds=58), accuracy=7)
+    write(output.with_name("a.ndjson"), [*GOOD, envelope(refused, "across", NOON + timedelta(minutes=60, seconds=3))])
+    lost = output.with_name("lost")
+    assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", lost)[0] == 0
+    write(mended, [envelope(refused | {"accuracy": 0.9}, "across")])
+    assert typed("quarantine", "replay", lost, "--input", mended)[0] == 0
+    assert (fates(lost)["across"], reconciled(lost, typed)["quarantined"]) == ("report", len(refusals(lost)) - 1)
+    without_hour(lost, 12, typed)
+    assert typed("backfill", "--input", lost.with_name("a.ndjson"), "--output", lost)[0] == 0
+    return lost
+
+
+def refusals(output: Path) -> list[dict[str, Any]]:
+    return rows(output, QUARANTINED)
+
+
+def test_a_replayed_message_whose_report_is_gone_is_missing_and_can_be_replayed_again(
+    lost: Path, mended: Path, typed: Typed
+) -> None:
+    code, out, _ = typed("reconcile", lost, "--input", lost.with_name("a.ndjson"), "--json")
+    assert (code, json.loads(out)["missing"], "test across); run `kpiflow quarantine replay`" in out) == (1, 1, True)
+    assert "test/across" in typed("quarantine", "show", lost, "across")[1]
+    code, out, _ = typed("quarantine", "replay", lost, "--input", mended)
+    assert (code, "1 replayed" in out, fates(lost)["across"]) == (0, True, "report")
+    reconciled(lost, typed)
+    (row,) = [row for row in refusals(lost) if row["message_id"] == "across"]
+    assert (row["resolution"], row["revision"]) == ("replayed", 4)
+    before = on_disk(lost)
+    assert typed("quarantine", "replay", lost)[0] == 0
+    assert on_disk(lost) == before
+
+
+def test_a_replay_opens_what_it_cannot_accept(lost: Path, typed: Typed) -> None:
+    code, out, _ = typed("quarantine", "replay", lost)
+    assert (code, "0 replayed" in out) == (0, True)
+    assert reconciled(lost, typed)["quarantined"] == len(refusals(lost))
+    before = on_disk(lost)
+    assert typed("quarantine", "replay", lost)[0] == 0
+    assert on_disk(lost) == before

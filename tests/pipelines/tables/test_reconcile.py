@@ -199,6 +199,29 @@ def test_the_same_id_of_another_source_is_another_message(output: Path) -> None:
     assert counts(reconcile(output, source(*ALL))) == {**WHOLE, "quarantined": 4, "surplus": 1}
 
 
+def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) -> None:
+    put(output, QUARANTINED, [refused(1, resolution="replayed"), refused(50, resolution="replayed", revision=2)])
+    for messages in (None, source(*ALL), source(*ALL, 50)):
+        verdict = reconcile(output, messages)
+        assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
+        assert verdict.problems == [
+            "1 messages left quarantine by a replay, but their reports are gone (e.g. s 50-0); run `kpiflow quarantine replay`: "
+            "it opens them again, and accepts them with --input as they were mended"
+        ]
+
+
+def test_a_duplicate_whose_report_is_gone_is_no_fate(output: Path) -> None:
+    put(output, DUPLICATES, [duplicate(32, of=99)])
+    for messages in (None, source(*ALL), source(*ALL, 32)):
+        verdict = reconcile(output, messages)
+        assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
+        assert verdict.problems == [
+            "1 report_ids are in duplicates but not in kpi_reports (e.g. r99); run `kpiflow backfill` over the source again"
+        ]
+    put(output, QUARANTINED, [refused(32)])
+    assert counts(reconcile(output, source(*ALL, 32))) == {**WHOLE, "received": 15, "quarantined": 4}
+
+
 def test_a_message_quarantined_at_two_times_is_in_the_table_twice(output: Path) -> None:
     put(output, QUARANTINED, [refused(20, received_at=NOON + timedelta(minutes=20))])
     verdict = reconcile(output)
