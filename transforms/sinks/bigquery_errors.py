@@ -6,13 +6,10 @@ import requests
 from google.api_core.exceptions import Aborted, Forbidden, NotFound, RetryError, Unauthorized, Unknown
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 
+from transforms.sinks.answers import BIGQUERY
 from transforms.sinks.target import Refused, Unavailable
 
-_PASSING_CODES = (408, 429, 499, 500, 502, 503, 504)
-_PASSING_REASONS = {
-    "backendError", "badGateway", "internalError", "jobBackendError", "jobInternalError", "jobRateLimitExceeded", "quotaExceeded",
-    "rateLimitExceeded", "stopped", "tableUnavailable", "timeout",
-}  # fmt: skip
+_EXISTS = 409
 _PASSING_TYPES = (Aborted, Unknown, RetryError, TransportError, requests.RequestException, ConnectionError, TimeoutError)
 
 MISSING = "rows of this batch are not in the inbox; is the clock of this machine right"
@@ -28,8 +25,9 @@ def judged(error: Exception, name: str) -> Unavailable | Refused:
     if isinstance(error, requests.exceptions.SSLError):
         return Refused(f"{name} fails at TLS ({_line(error)}); correct the endpoint, or the certificates of this machine")
     reasons = {str(each.get("reason")) for each in getattr(error, "errors", None) or () if isinstance(each, dict)}
-    passing = reasons & _PASSING_REASONS or getattr(error, "code", None) in _PASSING_CODES or isinstance(error, _PASSING_TYPES)
-    if passing or in_the_way(error) or MISSING in str(error):
+    code = int(getattr(error, "code", None) or 0)
+    status = 500 if isinstance(error, _PASSING_TYPES) else 0 if code == _EXISTS else code
+    if BIGQUERY.passes(status, f"{' '.join(reasons)} {error}") or MISSING in str(error):
         return Unavailable(f"{name} does not take this just now ({_line(error)})")
     return Refused(f"{name} refuses this: {_line(error)}; {_mend(error)}")
 

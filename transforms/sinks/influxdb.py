@@ -19,6 +19,7 @@ import httpx
 import pyarrow as pa
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
+from transforms.sinks.answers import INFLUXDB
 from transforms.sinks.line_protocol import (
     FIELDS,
     REVISION,
@@ -88,7 +89,7 @@ class InfluxDB:
         times = milliseconds(wanted["time_window_start"])
         requests = dropped = 0
         for body in bodies(wanted, SERIES[table.name], times, (*FIELDS, REVISION)):
-            answers = post_lines(self._client, self._place, _WRITE, self._params, body)
+            answers = post_lines(self._client, self._place, INFLUXDB, _WRITE, self._params, body)
             requests += len(answers)
             dropped += sum(map(self._dropped, answers))
         if dropped:
@@ -98,9 +99,9 @@ class InfluxDB:
     def check(self) -> Iterator[Finding]:
         """As `Target.check`."""
         try:
-            request(self._client, self._place, "GET", "/ping")
+            request(self._client, self._place, INFLUXDB, "GET", "/ping")
             yield Finding(f"{self.url} answers")
-            answer = request(self._client, self._place, "POST", _WRITE, self._params, b"")
+            answer = request(self._client, self._place, INFLUXDB, "POST", _WRITE, self._params, b"")
             if _NO_POINTS not in answer.text:
                 self._dropped(answer)
             yield Finding(f"the bucket {self.bucket} of {self.org} can be written")
@@ -141,12 +142,14 @@ class InfluxDB:
             413: "have the proxy before it let larger requests through",
             422: "write to a bucket of its own, where no field has another type",
         }
-        mend = mends[422] if "conflict" in said else mends.get(response.status_code, "see the first line that it names")
+        limit = "raise that limit of the server, or write without agent_id, which makes a series of each agent"
+        by_words = next((mend for sign, mend in (("conflict", mends[422]), ("max-", limit)) if sign in said), "")
+        mend = by_words or mends.get(response.status_code, "see the first line that it names")
         raise Refused(f"{self._place} refuses to write to {self.bucket} ({response.status_code} {said}); {mend}")
 
     def _retention(self) -> Finding:
         """How long the bucket keeps points, where the token may know."""
-        answer = request(self._client, self._place, "GET", "/api/v2/buckets", {"org": self.org, "name": self.bucket})
+        answer = request(self._client, self._place, INFLUXDB, "GET", "/api/v2/buckets", {"org": self.org, "name": self.bucket})
         try:
             rules = answer.json()["buckets"][0]["retentionRules"]
             seconds = sum(rule["everySeconds"] for rule in rules)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
 from transforms.batches import concat, empty, portions
+from transforms.sinks.answers import Signs
 from transforms.sinks.target import Refused, Unavailable
 from transforms.sinks.union import Ints, conformed, union
 
@@ -27,8 +28,6 @@ BODY_BYTES = 4 << 20
 """Lines of one request, before they are compressed."""
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _PORTION = 50_000
-_LATER = (408, 425, 429, 500, 502, 503, 504)
-_PAST = "retention policy"
 
 
 class Field(NamedTuple):
@@ -193,17 +192,19 @@ def http_url(url: SplitResult, form: str) -> str:
 def request(
     client: httpx.Client,
     place: str,
+    signs: Signs,
     method: str,
     path: str,
     params: Mapping[str, str] | None = None,
     content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> httpx.Response:
-    """The answer, whole, where it is final: 2xx, or a 4xx for the caller to judge. `place` is how errors name the server.
+    """The answer, whole, where it is final: success, or an error that will not pass, for the caller to judge.
+
+    `place` is how errors name the server, `signs` what its errors mean.
 
     Raises:
-        Unavailable: no connection, no answer in time, half an answer, 408, 425, 429, or 5xx (but not for points that are too old,
-            for which the first InfluxDB 2 answered 500).
+        Unavailable: no connection, no answer in time, half an answer, or an error that passes.
         Refused: the certificate is not trusted, or the server sends elsewhere.
     """
     try:
@@ -212,7 +213,7 @@ def request(
         if _untrusted(error):
             raise Refused(f"{place} shows a certificate of no trusted authority ({error}); set SSL_CERT_FILE") from error
         raise Unavailable(f"{place} cannot be reached: {str(error) or type(error).__name__}") from error
-    if (response.status_code in _LATER or response.status_code > 504) and _PAST not in response.text:
+    if response.is_error and signs.passes(response.status_code, response.text):
         raise Unavailable(f"{place} takes nothing just now: {answered(response)}")
     if response.is_redirect:
         raise Refused(f"{place} sends elsewhere, to {response.headers.get('location')}; give the URL of the server itself")
@@ -224,19 +225,21 @@ def answered(response: httpx.Response) -> str:
     return f"{response.status_code} {' '.join(response.text.split())[:500] or response.reason_phrase}"
 
 
-def post_lines(client: httpx.Client, place: str, path: str, params: Mapping[str, str], body: bytes) -> list[httpx.Response]:
+def post_lines(
+    client: httpx.Client, place: str, signs: Signs, path: str, params: Mapping[str, str], body: bytes
+) -> list[httpx.Response]:
     """Send lines, compressed; in halves where the server finds them too large, so that there may be several answers.
 
     Raises:
         Unavailable, Refused: as `request`.
     """
     headers = {"content-encoding": "gzip", "content-type": "text/plain; charset=utf-8"}
-    response = request(client, place, "POST", path, params, gzip.compress(body, 1), headers)
+    response = request(client, place, signs, "POST", path, params, gzip.compress(body, 1), headers)
     middle = body.find(b"\n", len(body) // 2) + 1
     if response.status_code != 413 or not 0 < middle < len(body):
         return [response]
     halves = (body[:middle], body[middle:])
-    return [answer for half in halves for answer in post_lines(client, place, path, params, half)]
+    return [answer for half in halves for answer in post_lines(client, place, signs, path, params, half)]
 
 
 def _untrusted(error: BaseException | None) -> bool:

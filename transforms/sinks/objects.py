@@ -22,6 +22,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError, UnauthenticatedError
 from obstore.store import GCSStore, S3Store
 
+from transforms.sinks.answers import OBJECTS
 from transforms.sinks.storage import Conflict, LocalFolder, Stored, found
 from transforms.sinks.target import Finding, Refused, Unavailable
 
@@ -33,9 +34,8 @@ _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=60)}
 _CREDENTIAL_MINUTES = 5
 """How long credentials of boto3 are used before it is asked again: it renews them ten minutes before they end."""
 
-_BUSY = (408, 409, 429, 500, 502, 503, 504)
-_BUSY_CODES = ("InternalError", "OperationAborted", "RequestTimeout", "RequestTimeTooSkewed", "ServiceUnavailable", "SlowDown")
 _CREDENTIAL_CODES = ("AuthenticationRequired", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
+_PERMISSION_CODES = ("AccessDenied", "AllAccessDisabled")
 _REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect")
 _ISSUERS = re.compile(r"https?://(169\.254\.|sts\.|oauth2\.|iamcredentials\.)|/latest/api/token|/latest/meta-data/|token request")
 """In an error: credentials were asked for, nothing yet of the bucket."""
@@ -216,11 +216,11 @@ class ObjectStorage:
             return Refused(f"{said}: the credentials are not accepted; {ask}")
         if answer.busy:
             return Unavailable(f"{said}; it may be busy, and the clock of this machine should be right")
-        if answer.status == 404:
+        if answer.status == 404 or answer.code == "NoSuchBucket":
             return Refused(f"{self.name}: there is no bucket {self.bucket!r}; make it, or name another")
         if answer.code in _REGION_CODES or "configured region" in answer.text:
             return Refused(f"{said}: the bucket is in another region; give ?region=, or set AWS_REGION")
-        if answer.status == 403:
+        if answer.status == 403 or answer.code in _PERMISSION_CODES:
             return Refused(f"{said}: it is not permitted; {_PERMISSIONS[self.scheme]}")
         if answer.status:
             return Refused(f"{said}; if it knows no conditional puts: {_ONE_MACHINE}")
@@ -257,7 +257,7 @@ class _Answer(NamedTuple):
     @property
     def busy(self) -> bool:
         """Whether the same request may be answered later."""
-        return self.status in _BUSY or self.code in _BUSY_CODES
+        return OBJECTS.passes(self.status, self.said if self.status else "")
 
     @property
     def network(self) -> bool:

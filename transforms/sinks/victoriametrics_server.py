@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.json as paj
 
 from schemas.tables import GRANULARITIES
+from transforms.sinks.answers import VICTORIAMETRICS
 from transforms.sinks.line_protocol import REVISION, TIMEOUT, Series, answered, post_lines, request
 from transforms.sinks.target import Refused, Unavailable
 
@@ -85,11 +86,13 @@ class Server:
     def ask(self, path: str, form: Sequence[tuple[str, str]] = ()) -> httpx.Response:
         """The answer to a form."""
         headers = {"content-type": "application/x-www-form-urlencoded"}
-        return self._accepted(request(self._client, self.place, "POST", path, None, urlencode(form).encode(), headers))
+        content = urlencode(form).encode()
+        answer = request(self._client, self.place, VICTORIAMETRICS, "POST", path, content=content, headers=headers)
+        return self._accepted(answer)
 
     def post(self, body: bytes) -> int:
         """Write lines whose times are in milliseconds; the number of requests that took."""
-        answers = post_lines(self._client, self.place, "/write", {"precision": "ms"}, body)
+        answers = post_lines(self._client, self.place, VICTORIAMETRICS, "/write", {"precision": "ms"}, body)
         return len([self._accepted(answer) for answer in answers])
 
     def flush(self) -> None:
@@ -151,7 +154,10 @@ class Server:
         except ValueError as error:
             raise Refused(f"{self.place} answers /snapshot/{act} by {answered(response)}; {NEEDED}") from error
         if answer.get("status") != "ok":
-            raise Unavailable(f"{self.place} cannot {act} a snapshot: {answer.get('msg', answer)}")
+            said = str(answer.get("msg", answer))
+            if not VICTORIAMETRICS.passes(500, said):
+                raise Refused(f"{self.place} cannot {act} a snapshot: {said}; let its process write its data folder")
+            raise Unavailable(f"{self.place} cannot {act} a snapshot: {said}")
         return str(answer.get("snapshot", ""))
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, FLEET
 from tests.servers import make_certificates
+from transforms.sinks.answers import INFLUXDB
 from transforms.sinks.line_protocol import (
     FIELDS,
     REVISION,
@@ -177,17 +178,17 @@ def client(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
 def test_a_server_that_is_busy_or_broken_is_asked_again_later(status: int) -> None:
     with pytest.raises(Unavailable, match=f"store takes nothing just now: {status} too much"):
-        request(client(lambda _: httpx.Response(status, text="too\nmuch")), "store", "GET", "/")
+        request(client(lambda _: httpx.Response(status, text="too\nmuch")), "store", INFLUXDB, "GET", "/")
 
 
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 404, 413, 422, 501])
 def test_other_answers_are_the_callers_to_judge(status: int) -> None:
-    assert request(client(lambda _: httpx.Response(status)), "store", "GET", "/").status_code == status
+    assert request(client(lambda _: httpx.Response(status)), "store", INFLUXDB, "GET", "/").status_code == status
 
 
 def test_a_server_that_sends_elsewhere_is_refused() -> None:
     with pytest.raises(Refused, match="sends elsewhere, to http://login; give the URL of the server itself"):
-        request(client(lambda _: httpx.Response(302, headers={"location": "http://login"})), "store", "GET", "/")
+        request(client(lambda _: httpx.Response(302, headers={"location": "http://login"})), "store", INFLUXDB, "GET", "/")
 
 
 def test_lines_that_are_too_many_for_one_request_go_in_halves() -> None:
@@ -201,10 +202,10 @@ def test_lines_that_are_too_many_for_one_request_go_in_halves() -> None:
         return httpx.Response(204)
 
     body = b"".join(b"kpi x=%d 1\n" % number for number in range(9))
-    answers = post_lines(client(small), "store", "/write", {}, body)
+    answers = post_lines(client(small), "store", INFLUXDB, "/write", {}, body)
     assert [answer.status_code for answer in answers] == [204] * len(taken)
     assert b"".join(taken) == body
-    assert [answer.status_code for answer in post_lines(client(small), "store", "/write", {}, b"k" * 30 + b"\n")] == [413]
+    assert [answer.status_code for answer in post_lines(client(small), "store", INFLUXDB, "/write", {}, b"k" * 30 + b"\n")] == [413]
 
 
 @pytest.fixture
@@ -223,4 +224,4 @@ def untrusted(tmp_path: Path) -> Iterator[str]:
 
 def test_a_certificate_of_no_trusted_authority_is_refused_with_the_mend(untrusted: str) -> None:
     with httpx.Client(base_url=untrusted, timeout=TIMEOUT) as real, pytest.raises(Refused, match="set SSL_CERT_FILE"):
-        request(real, "store", "GET", "/")
+        request(real, "store", INFLUXDB, "GET", "/")
