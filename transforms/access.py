@@ -8,7 +8,7 @@ from typing import NamedTuple
 KEY = "KEY"
 """Stands for the stream that is read or written."""
 LEASES = "kpiflow:*"
-"""The keys that say which job reads a stream for a group (`transforms.redis.Lease`)."""
+"""The keys that say which job reads a stream for a group (`transforms.redis.Lease`) and what it has committed."""
 LIVE_STREAMS = ("kpi_enriched", "kpi_outliers")
 """The streams of `kpiflow stream --live`."""
 
@@ -25,9 +25,11 @@ _HELD = Grant(("type", "xinfo|stream", "xrange"), (KEY,))
 
 ACL: dict[str, tuple[Grant, ...]] = {
     "stream": (
-        Grant((*_ANY, "exec", "multi", "time", "unwatch")),
-        Grant(("type", "xgroup|create", "xgroup|setid", "xinfo|groups", "xinfo|stream", "xpending", "xread"), (KEY,)),
-        Grant(("del", "get", "pttl", "set", "watch"), (LEASES,)),
+        Grant((*_ANY, "exec", "multi", "time")),
+        Grant(
+            ("eval", "type", "xgroup|create", "xgroup|setid", "xinfo|groups", "xinfo|stream", "xpending", "xrange", "xread"), (KEY,)
+        ),
+        Grant(("del", "eval", "get", "pttl", "set"), (LEASES,)),
     ),
     "stream --live": (Grant(("type", "xadd"), LIVE_STREAMS),),
     "status": (Grant(_ANY), Grant(("xinfo|stream",), (KEY,))),

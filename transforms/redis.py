@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -17,6 +18,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     NoPermissionError,
+    OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
 )
@@ -31,11 +33,30 @@ TIMEOUT_SECONDS = 30.0
 """Of a reply. A command may block for less than this."""
 PATIENCE_SECONDS = 60.0
 """How long a command is tried again while Redis cannot be reached, or is loading its data."""
-_NOT_ALLOWED = ("NOPERM", "EXEC without MULTI")
+_NOT_ALLOWED = ("NOPERM", "EXEC without MULTI", "ACL failure in script")
 FORMS = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB for TLS, or unix:///PATH?db=DB"
 """How URLs of Redis look."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 3.0
 _SECRET = ("password", "username", "credential", "token")
+MAKE_ROOM = "raise maxmemory, or trim what every reader has read: XTRIM KEY MINID <last-delivered-id of the group>"
+"""What helps a Redis whose memory is full."""
+
+# Both scripts may run while Redis is over maxmemory, and each runs as a whole at one moment.
+_TRANSACTION = """#!lua flags=allow-oom
+local replies, at = {}, 1
+while at <= #ARGV do
+  local size = tonumber(ARGV[at])
+  replies[#replies + 1] = redis.pcall(unpack(ARGV, at + 1, at + size))
+  at = at + size + 1
+end
+return replies
+"""
+_IF_OURS = """#!lua flags=allow-oom
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return owner end
+if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+return false
+"""
 
 
 class RedisUnavailable(Exception):  # noqa: N818 (a state, and its reason)
@@ -52,7 +73,7 @@ class Connection:
 
     `url` is `redis://HOST:PORT/DB`, `rediss://` for TLS 1.3 (`?ssl_min_version=771` allows 1.2), or `unix:///PATH?db=DB`.
     User and password may be in it; those given apart win. `ca`, `certificate` and `key` are PEM files: whom to trust, and
-    who this client is.
+    who this client is. A connection on which a reply takes longer than `timeout` seconds counts as lost.
     """
 
     url: str
@@ -61,6 +82,7 @@ class Connection:
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
+    timeout: float = TIMEOUT_SECONDS
 
     def __repr__(self) -> str:
         return f"Connection({self.public!r})"
@@ -89,8 +111,8 @@ class Connection:
             pool = redis.ConnectionPool.from_url(
                 self.url,
                 protocol=2,
-                socket_timeout=TIMEOUT_SECONDS,
-                socket_connect_timeout=min(10.0, TIMEOUT_SECONDS),
+                socket_timeout=self.timeout,
+                socket_connect_timeout=min(10.0, self.timeout),
                 health_check_interval=30,
                 retry=Patience(patience),
                 **network,
@@ -144,6 +166,8 @@ def _cause(error: redis.RedisError) -> str:
         return f"does not allow a command or key ({text}); let the user's ACL allow what a stream needs: {needed}"
     if text.startswith("READONLY") or isinstance(error, ReadOnlyError):
         return f"is a replica that takes no writes ({text}); give the URL of its primary"
+    if isinstance(error, OutOfMemoryError):
+        return f"has no memory left ({text}); {MAKE_ROOM}"
     if isinstance(error, BusyLoadingError):
         return "is still loading its data; try again when it has"
     if isinstance(error, ResponseError):
@@ -156,6 +180,45 @@ def _cause(error: redis.RedisError) -> str:
     if "closed by server" in text or "reset by peer" in text:
         return f"hangs up ({text}); a port that speaks TLS wants rediss://, and a server may be full (maxclients)"
     return f"cannot be reached ({text}); start it, or correct the host and port; rediss:// is for a port that speaks TLS"
+
+
+def transact(client: redis.Redis, keys: Sequence[str], commands: Iterable[Sequence[Any]]) -> list[Any]:
+    """The replies to commands on some keys, run at one moment; an error is a reply. Works while Redis is over its maxmemory too.
+
+    There, Redis before 8.0 refuses every command of a MULTI, even those that read, and every version those that write. A script
+    may declare that it runs all the same; it is slower, so it is used only then. What it writes must be small.
+
+    Raises:
+        redis.RedisError: Redis cannot be reached, or refuses the whole.
+    """
+    commands = list(commands)
+    try:
+        with client.pipeline(transaction=True) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = pipeline.execute(raise_on_error=False)
+        return replies
+    except OutOfMemoryError:
+        words = [[*command[0].split(), *command[1:]] for command in commands]
+        raw: Any = client.eval(_TRANSACTION, len(keys), *keys, *chain.from_iterable([len(each), *each] for each in words))
+        return [_parsed(client, command[0], reply) for command, reply in zip(commands, raw)]
+
+
+def _parsed(client: Any, name: str, reply: Any) -> Any:
+    """A raw reply as the client gives it for a command of this name."""
+    parse = client.response_callbacks.get(name)
+    return reply if parse is None or isinstance(reply, Exception) else parse(reply)
+
+
+def write(client: redis.Redis, key: str, *command: Any) -> None:
+    """Run one small command that writes a key, also while Redis is over its maxmemory.
+
+    Raises:
+        redis.RedisError: Redis cannot be reached, or refuses.
+    """
+    (reply,) = transact(client, [key], [command])
+    if isinstance(reply, Exception):
+        raise reply
 
 
 class Patience(Retry):
@@ -226,7 +289,7 @@ class Lease:
             GroupTaken: one of them is another owner's now.
         """
         for stream in self.streams:
-            if (other := self._if_ours(client, stream, self._hold)) is not None:
+            if (other := self._if_ours(client, stream, int(self.seconds * 1000))) is not None:
                 left = max(0, int(client.pttl(self._key(stream)))) / 1000
                 raise GroupTaken(
                     f"the stream {stream!r} is being read for the group {self.group!r} by another job ({other}; its claim runs for "
@@ -239,28 +302,13 @@ class Lease:
             with self.connection.client(patience=1) as own:
                 return self.release(own)
         for stream in self.streams:
-            self._if_ours(client, stream, lambda pipeline, key: pipeline.delete(key))
+            self._if_ours(client, stream, 0)
         return None
 
     def _key(self, stream: str) -> str:
         return f"kpiflow:{{{self.group}}}:{stream}:owner"
 
-    def _hold(self, pipeline: Any, key: str) -> None:
-        pipeline.set(key, self.owner, px=int(self.seconds * 1000))
-
-    def _if_ours(self, client: redis.Redis, stream: str, act: Callable[[Any, str], object]) -> str | None:
-        """Act on a stream's key unless it is another owner's, whose name is returned."""
-        key = self._key(stream)
-        with client.pipeline() as pipeline:
-            while True:
-                try:
-                    pipeline.watch(key)
-                    held: Any = pipeline.get(key)
-                    if held is not None and (owner := held.decode(errors="replace")) != self.owner:
-                        return str(owner)
-                    pipeline.multi()
-                    act(pipeline, key)
-                    pipeline.execute()
-                    return None
-                except redis.WatchError:
-                    continue
+    def _if_ours(self, client: redis.Redis, stream: str, milliseconds: int) -> str | None:
+        """Hold a stream's key for some time, 0 to give it back, unless it is another owner's, whose name is returned."""
+        other: Any = client.eval(_IF_OURS, 1, self._key(stream), self.owner, milliseconds)
+        return None if other is None else str(other.decode(errors="replace"))

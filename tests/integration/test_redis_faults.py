@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import redis
 
 from tests.servers import RedisServer
-from transforms.redis import Connection
+from transforms.redis import Connection, GroupTaken, Lease
 from transforms.sources.positions import Position
 from transforms.sources.reader import Reader
 
@@ -127,8 +127,73 @@ def test_a_redis_that_forgot_its_newest_entries_goes_on(tmp_path: Path):
             assert client.xlen("s") == 25
             third = add(client, 20)
         reading.until(lambda: len(reading.ids) >= 60)
-        assert (reading.ids, reading.lost) == (first + second + third, [])
+        assert (list(dict.fromkeys(reading.ids)), reading.lost) == (first + second + third, [None])
         assert reading.positions["s"].index == 45
+
+
+@contextmanager
+def full(folder: Path):
+    """A Redis that takes no more entries, with some already in it, a client of it, and the ids of the entries."""
+    with RedisServer(folder, "--maxmemory", "5mb") as server, server.client() as client:
+        client.xgroup_create("s", "g", "0", mkstream=True)
+        sent = list(until_full(client))
+        with client.pipeline() as pipeline, pytest.raises(redis.exceptions.OutOfMemoryError):
+            pipeline.time().execute()
+        yield server, client, sent
+
+
+def until_full(client: redis.Redis):
+    """Add entries until no more fits; their ids."""
+    with suppress(redis.exceptions.OutOfMemoryError):
+        while True:
+            yield client.xadd("s", {"data": "x" * 1000}).decode()
+
+
+def test_a_full_redis_is_read_and_committed_until_a_producer_can_trim_it(tmp_path: Path):
+    with full(tmp_path) as (server, client, sent):
+        reading = Reading(server)
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        reading.reader.commit(reading.positions)
+        (group,) = client.xinfo_groups("s")
+        assert (reading.ids, reading.lost, group["last-delivered-id"].decode(), group["lag"]) == (sent, [], sent[-1], 0)
+        fresh = Reading(server)
+        assert fresh.positions["s"].counted == sent[-1]
+        client.xtrim("s", minid=group["last-delivered-id"], approximate=False)
+        sent += add(client, 3)
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        assert (reading.ids, reading.lost) == (sent, [])
+
+
+def test_a_group_that_is_missing_in_a_full_redis_is_made(tmp_path: Path):
+    with full(tmp_path) as (server, client, sent):
+        client.xgroup_destroy("s", "g")
+        reading = Reading(server)
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        reading.reader.commit(reading.positions)
+        assert client.xinfo_groups("s")[0]["last-delivered-id"].decode() == sent[-1]
+
+
+def test_a_trim_in_a_full_redis_is_counted(tmp_path: Path):
+    with full(tmp_path) as (server, client, sent):
+        reading = Reading(server)
+        reading.once()
+        client.xdel("s", sent[-1])
+        client.xtrim("s", maxlen=len(sent) - 300, approximate=False)  # and 299 of the front
+        read = len(reading.ids)
+        reading.until(lambda: sent[-2] in reading.ids)
+        reading.once()
+        assert (sum(reading.lost), reading.ids) == (299 - read + 1, sent[:read] + sent[299:-1])
+
+
+def test_a_lease_is_taken_kept_and_given_back_in_a_full_redis(tmp_path: Path):
+    with full(tmp_path) as (server, client, _):
+        one, two = (Lease(Connection(server.url), "g", ["s"], owner) for owner in ("one", "two"))
+        one.acquire()
+        one.renew(client)
+        with pytest.raises(GroupTaken):
+            two.acquire()
+        one.release()
+        two.acquire()
 
 
 def _cut(folder: Path, entry_id: bytes) -> None:

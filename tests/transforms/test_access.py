@@ -131,8 +131,8 @@ def test_a_start_and_doctor_name_each_command_that_is_not_allowed(
 
 def test_the_list_is_as_narrow_as_it_says() -> None:
     text = rules("stream", "stream --live", key="kpi")
-    assert text.startswith("+exec +info +multi +ping +select +time +unwatch (")
-    assert f"(~{LEASES} +del +get +pttl +set +watch)" in text
+    assert text.startswith("+exec +info +multi +ping +select +time (")
+    assert f"(~{LEASES} +del +eval +get +pttl +set)" in text
     assert KEY not in text
     assert "@" not in text
 

@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
+from transforms.redis import MAKE_ROOM, Connection, GroupTaken, Lease, RedisUnavailable, transact
 from transforms.sinks.target import Finding
 
 _NEARLY_FULL = 0.9
@@ -83,7 +83,7 @@ def _memory(said: Mapping[str, Any]) -> Finding:
     if most and used >= _NEARLY_FULL * most:
         soon = " soon" if used < most else ""
         full = f"{100 * used / most:.0f} % of maxmemory are used: producers cannot add entries{soon}"
-        return Finding(what, full, "raise maxmemory, or XTRIM KEY MINID <last-delivered-id of the group>")
+        return Finding(what, full, MAKE_ROOM)
     return Finding(what)
 
 
@@ -95,6 +95,11 @@ def _try(client: redis.Redis, streams: Sequence[str], group: str, live: Sequence
     """
     client.ping()
     client.time()
+    probe = f"kpiflow:{{{group}}}:probe"
+    commands = (("SET", probe, "", "PX", 1), ("GET", probe), ("PTTL", probe), ("DEL", probe))
+    for reply in transact(client, [probe], commands):
+        if isinstance(reply, Exception):
+            raise reply
     if streams:  # together, as the job reads them: a Redis Cluster must have them in one slot
         client.execute_command("XREAD", "COUNT", 1, "STREAMS", *streams, *("$" for _ in streams))
     for key in streams:
@@ -102,6 +107,8 @@ def _try(client: redis.Redis, streams: Sequence[str], group: str, live: Sequence
             ("XINFO STREAM", key),
             ("XINFO GROUPS", key),
             ("XPENDING", key, group),
+            ("XRANGE", key, "0-0", "0-0"),
+            ("EVAL", "#!lua flags=no-writes\nreturn 0", "1", key),
             ("XGROUP CREATE", key, group, _NO_ID),
             ("XGROUP SETID", key, group, _NO_ID),
         ):

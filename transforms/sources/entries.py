@@ -1,6 +1,7 @@
 """Entries of a Redis stream as record batches: messages, entries that are none, and what was lost before it was read."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,12 @@ def batches(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch, pa.R
     good = [entry_id for entry_id, each in zip(ids, data) if each is not None]
     bad = [entry for entry, each in zip(entries, data) if each is None]
     return _messages(source, good, present), _without_data(source, bad)
+
+
+def digest(entry: Entry) -> str:
+    """16 hex digits that tell an entry from another one with the same id."""
+    entry_id, fields = entry
+    return blake2b(b"\0".join([entry_id, *fields]), digest_size=8).hexdigest()
 
 
 def losses(lost: Sequence[tuple[str, Loss]]) -> pa.RecordBatch:

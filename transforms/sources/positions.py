@@ -7,6 +7,11 @@ count: how many entries are accounted for, as read or as lost. From that follow,
 - when the stream was read to its end: what was added beyond the index and was not read now is lost.
 
 Between these two moments entries that were deleted one by one from the middle are not seen; the next of the two tells them.
+
+A stream may go back: after a failover, or restored from a copy, it lacks its newest entries, and those that it gets
+next may have ids below a position that was reached before. So a position also holds a digest of its last entry. A stream
+that does not have this entry any more, although neither trimming nor deletion explains it, is not the one that was read
+(`is_replaced`).
 """
 
 from collections.abc import Sequence
@@ -14,8 +19,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 ZERO = "0-0"
-TRIMMED, DELETED = "trimmed", "deleted"
-"""Reasons of a loss: the stream's front was trimmed, or entries were deleted by their ids, or the stream as a whole."""
+TRIMMED, DELETED, RESET = "trimmed", "deleted", "reset"
+"""Reasons of a loss: the stream's front was trimmed; entries were deleted by their ids, or the stream as a whole; the
+stream went back to an older state, so entries after `after` up to `until` may be gone."""
 
 
 def parsed(entry_id: str | bytes) -> tuple[int, int]:
@@ -29,16 +35,21 @@ class Position:
     """All entries up to the id `last` are read. `index` of the `added` entries known then are those up to the id `counted`.
 
     `counted` is ahead of `last` only while a used group's entries are read again. `index` is None where Redis cannot tell it.
+    `mark` is the digest of the entry `last`, empty if that is no entry that was read.
     """
 
     last: str = ZERO
     index: int | None = 0
     counted: str = ZERO
     added: int = 0
+    mark: str = ""
 
 
 class Stream(NamedTuple):
-    """A stream at a moment, as XINFO STREAM has it: `first` is None where it holds nothing; `group` is the group's last id."""
+    """A stream at a moment, as XINFO STREAM has it: `first` is None where it holds nothing; `group` is the group's last id.
+
+    `mark` is the digest of the entry that it has where some position is, empty if it has none there.
+    """
 
     added: int
     length: int
@@ -46,6 +57,7 @@ class Stream(NamedTuple):
     last: str
     max_deleted: str
     group: str | None = None
+    mark: str = ""
 
     @property
     def removed(self) -> int:
@@ -69,19 +81,20 @@ class Found(NamedTuple):
     loss: Loss | None = None
 
 
-def found(before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool) -> Found | None:
+def found(before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool, mark: str = "") -> Found | None:
     """Account for the entries `ids` that a stream gave after a position; `at_end` says that they are all it has.
 
-    None where the stream is another one under the same key: its counts contradict the position, and no group vouches for it. A
-    group does if it has ever been moved, since it lies in the stream itself; then only the newest entries went missing in a
-    restart of Redis, and reading goes on.
+    `mark` is the digest of the last of them. None where the stream is not the one that the position was reached in, or went back to
+    an older state.
     """
     fresh = _newer(ids, before.counted)
     gone = _is_gone(before, stream)
     known_unread = stream.length if gone else fresh
     index = before.index
-    if _contradicts(before, stream, known_unread):
-        if stream.group in (None, ZERO):
+    if is_replaced(before, stream):
+        return None
+    if index is not None and stream.added - index < known_unread:  # more entries than Redis can have added
+        if not _has_mark(before, stream) or stream.group in (None, ZERO):
             return None
         index = None
 
@@ -98,7 +111,35 @@ def found(before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool) 
     last = ids[-1].decode() if ids else before.last
     if at_end and not ids:
         last = max(last, stream.last, key=parsed)
-    return Found(Position(last, new_index, max(before.counted, last, key=parsed), stream.added), loss)
+    mark = mark if ids else before.mark if last == before.last else ""
+    return Found(Position(last, new_index, max(before.counted, last, key=parsed), stream.added, mark), loss)
+
+
+def is_replaced(before: Position, stream: Stream) -> bool:
+    """Whether a stream cannot be the one that a position was reached in, or has gone back to an older state since.
+
+    `stream.mark` must be that of the position's last id. False also where that cannot be seen, because the entry was deleted.
+    """
+    if stream.added < before.added or parsed(stream.last) < parsed(before.counted):
+        return True
+    if not before.mark or stream.mark == before.mark:
+        return False
+    limit = parsed(before.last)
+    explained = stream.first is None or parsed(stream.first) > limit or parsed(stream.max_deleted) >= limit
+    return bool(stream.mark) or not explained
+
+
+def is_sure(before: Position, stream: Stream) -> bool:
+    """Whether all that a stream holds after a position is unread, and all before it is read: it has the position's last entry, or
+    nothing that is as old."""
+    if is_replaced(before, stream):
+        return False
+    return _has_mark(before, stream) or (stream.first is not None and parsed(stream.first) > parsed(before.last))
+
+
+def went_back(before: Position, to: Position) -> Found:
+    """A position from which a stream that went back is read again, and a loss of unknown size up to the place left."""
+    return Found(to, Loss(to.last, before.counted, None, RESET))
 
 
 def restarted(before: Position, until: str | None = None) -> Found:
@@ -125,10 +166,8 @@ def _is_gone(before: Position, stream: Stream) -> bool:
     return stream.first is None or parsed(stream.first) > parsed(before.counted)
 
 
-def _contradicts(before: Position, stream: Stream, known_unread: int) -> bool:
-    if stream.added < before.added or parsed(stream.last) < parsed(before.last):
-        return True
-    return before.index is not None and stream.added - before.index < known_unread
+def _has_mark(before: Position, stream: Stream) -> bool:
+    return before.mark != "" and stream.mark == before.mark
 
 
 def _newer(ids: Sequence[bytes], than: str) -> int:

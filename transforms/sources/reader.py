@@ -11,27 +11,55 @@ how far reading is safe: operators see the lag in XINFO GROUPS, and a producer m
 
 import gc
 import logging
+import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import redis
 
-from transforms.redis import TIMEOUT_SECONDS, refuse_other_types
-from transforms.sources.entries import Entry, batches, losses
-from transforms.sources.positions import ZERO, Found, Loss, Position, Stream, found, fresh_start, parsed, restarted
+from transforms.redis import TIMEOUT_SECONDS
+from transforms.sources.entries import Entry, batches, digest, losses
+from transforms.sources.looks import Looker
+from transforms.sources.positions import (
+    ZERO,
+    Found,
+    Loss,
+    Position,
+    Stream,
+    found,
+    fresh_start,
+    is_replaced,
+    is_sure,
+    parsed,
+    restarted,
+    went_back,
+)
 
 WATERMARK_DELAY_SECONDS = 10
 """How far the watermark stays behind what is read."""
 LONGEST_BLOCK_MS = int(TIMEOUT_SECONDS * 1000) // 2
 READ_BYTES = 16 << 20
 """About as many bytes of entries are read at a time, over all streams."""
+AHEAD_SECONDS = 60
+"""How far the ids of entries may be ahead of the clock of Redis before that is reported."""
 _FIRST_COUNT, _GROWTH = 256, 4
+_SAY_AGAIN_SECONDS = 60.0
 
 Positions = Mapping[str, Position]
 _log = logging.getLogger(__name__)
+
+
+class Notices(NamedTuple):
+    """What a reader has noticed about a stream since it began: how often it went back to an older state, how often another client
+    moved the group ahead of what was committed, and how many entries had ids ahead of the clock of Redis."""
+
+    went_back: int = 0
+    moved: int = 0
+    ahead: int = 0
 
 
 class Read(NamedTuple):
@@ -48,6 +76,7 @@ class Read(NamedTuple):
     watermark: int | None
     now: int
     to_end: bool
+    notices: Mapping[str, Notices]
 
     @property
     def rows(self) -> int:
@@ -62,34 +91,32 @@ class Read(NamedTuple):
             self.bad.extend([bad] if bad.num_rows else [])
 
 
-class _Look(NamedTuple):
-    """Streams at one moment: the server's time (ms), the entries after the positions, what Redis says of each (None: no key)."""
-
-    now: int
-    entries: dict[str, list[Entry]]
-    streams: dict[str, Stream | None]
-
-
 class Reader:
     """Reads some streams together, for a group; keeps no positions. A Redis Cluster must hold the streams in one slot."""
 
-    def __init__(self, client: redis.Redis, group: str, streams: Sequence[str]) -> None:
+    def __init__(self, client: redis.Redis, group: str, streams: Sequence[str], ahead_seconds: float = AHEAD_SECONDS) -> None:
         self.client, self.group, self.streams = client, group, tuple(streams)
+        self._looker = Looker(client, group)
+        self._ahead_ms = int(ahead_seconds * 1000)
         self._count = _FIRST_COUNT
-        client.set_response_callback("XREAD", lambda reply, **_: reply)  # dicts of fields would cost more than the read
+        self._notices = {key: Notices() for key in self.streams}
+        self._said: dict[str, float] = {}
 
     def starting(self, reread_ms: int) -> dict[str, Position]:
         """Where to begin without a checkpoint; makes the group where it is missing.
 
-        A new group begins at its stream's beginning. A used one begins `reread_ms` before its last delivered entry or its oldest
-        pending one, whichever is older: what came after may be in no output.
+        A new group begins at its stream's beginning. A used one begins `reread_ms` before what was committed last, or before the
+        group's last delivered or oldest pending entry where one of these is older: what came after may be in no output. A group
+        that another client moved ahead, or destroyed, takes nothing away.
         """
-        return {key: self._starting(key, reread_ms) for key in self.streams}
+        committed = self._looker.committed(self.streams)
+        return {key: self._starting(key, committed.get(key), reread_ms) for key in self.streams}
 
     def read(self, positions: Positions, count: int, block_ms: int) -> Read:
         """At most `count` entries of each stream after its position, waiting up to `block_ms` for a first one of any.
 
-        Entries, counts and the streams' bounds are of one moment (MULTI). A stream that was deleted is begun again.
+        Entries, counts and the streams' bounds are of one moment. A stream that was deleted is begun again; one that went back to
+        an older state (a failover, a restored copy) is read again from what was committed, or from its beginning.
 
         Raises:
             RedisUnavailable: a key holds no stream.
@@ -106,55 +133,66 @@ class Reader:
             return self._read(read.positions, count)
 
     def commit(self, positions: Positions) -> None:
-        """Move the group up to these positions; make it again there if it was destroyed. It is never moved back.
+        """Keep these positions as committed and move the group there; make it again if it was destroyed.
 
-        A stream that has none of these positions is left alone: it is new, and reading it makes its group. So is one that is read
-        again: the group is ahead, or its count belongs to a later place.
+        What was committed later is not taken back. A group that another client moved ahead is moved back: what lies between is not
+        read yet. A stream that has none of these positions is left alone: it is new, and reading it makes its group. So is one that
+        is read again: the group is ahead, or its count belongs to a later place.
         """
-        looks = self._states(list(positions))
+        committed = self._looker.committed(list(positions))
+        streams = self._looker.streams({key: position.last for key, position in positions.items()})
         for key, position in positions.items():
-            stream = looks[key]
-            if _is_older(position.last, position.counted):
+            stream, last = streams[key], committed.get(key, Position()).last
+            if position.last == ZERO or _is_older(position.last, position.counted):
                 continue
-            if stream is None or position.last == ZERO or stream.added < position.added or _is_older(stream.last, position.last):
+            if stream is None or is_replaced(position, stream) or _is_older(position.last, last):
                 continue
             if stream.group is None:
-                self._create(key, position)
+                self._looker.create_group(key, position)
+            elif key in committed and _is_older(position.last, stream.group):
+                self._notice(key, moved=1)
+                self._warn(key, f"another client moved the group {self.group} of {key} to {stream.group}: it is moved back")
+                self._looker.move_group(key, position)
             elif _is_older(stream.group, position.last):
-                self.client.xgroup_setid(key, self.group, position.last, entries_read=position.index)
+                self._looker.move_group(key, position)
+            self._looker.keep(key, position)
 
     def uncommitted(self, positions: Positions) -> dict[str, Position]:
-        """The positions moved back to the group's place, from where on entries are read again and counted no second time."""
-        return {key: self._uncommitted(key, position) for key, position in positions.items()}
+        """The positions moved back to what is committed, from where on entries are read again and counted no second time."""
+        committed = self._looker.committed(list(positions))
+        streams = self._looker.streams({key: position.last for key, position in positions.items()})
+        return {key: self._uncommitted(key, position, committed.get(key), streams[key]) for key, position in positions.items()}
 
-    def _uncommitted(self, key: str, position: Position) -> Position:
-        stream = self._states([key])[key]
-        if stream is None or stream.group is None or not _is_older(stream.group, position.last):
+    def _uncommitted(self, key: str, position: Position, committed: Position | None, stream: Stream | None) -> Position:
+        if stream is None or committed is None or not _is_older(committed.last, position.last):
             return position
-        group = next(each for each in self.client.xinfo_groups(key) if each["name"] == self.group.encode())
-        gone = stream.removed - group["entries-read"] if group["entries-read"] is not None else 0
+        if is_replaced(position, stream):
+            return position  # the first read finds that
+        gone = stream.removed - committed.index if committed.index is not None else 0
         if gone > 0:
             _log.warning("the archive may lack up to %d entries of %s after %s, which are in the tables: "
-                         "they left the stream before they could be read again", gone, key, stream.group)  # fmt: skip
-        _log.info("%s is read again after %s: the archive may lack what comes after that", key, stream.group)
-        return replace(position, last=stream.group)
+                         "they left the stream before they could be read again", gone, key, committed.last)  # fmt: skip
+        _log.info("%s is read again after %s: the archive may lack what comes after that", key, committed.last)
+        return replace(position, last=committed.last, mark=committed.mark)
 
     def _read(self, positions: Positions, count: int) -> Read:
         limit = min(count, self._count)
-        look = self._look(positions, limit)
-        result = Read([], [], [], {}, None, look.now, True)
+        look = self._looker.look(positions, limit)
+        result = Read([], [], [], {}, None, look.now, True, self._notices)
         marks: list[int | None] = []
         lost: list[tuple[str, Loss]] = []
         for key, before in positions.items():
             entries, stream = look.entries.get(key, []), look.streams[key]
             at_end = len(entries) < limit
-            after = stream and found(before, stream, [entry_id for entry_id, _ in entries], at_end)
-            if after is None:  # another stream, which is read from its beginning next
-                after, entries, at_end = self._restart(key, before, stream), [], False
+            ids = [entry_id for entry_id, _ in entries]
+            after = stream and found(before, stream, ids, at_end, digest(entries[-1]) if entries else "")
+            if after is None:  # another stream, or another history of it, which is read next
+                after, entries, at_end = self._go_back(key, before, stream), [], False
             result.positions[key] = after.position
             lost += [(key, after.loss)] if after.loss else []
             marks.append(look.now if at_end else min(look.now, parsed(entries[-1][0])[0]) if entries else None)
             result.add(key, entries)
+            self._look_ahead(key, entries, look.now)
         if lost:
             result.trimmed.append(losses(lost))
             _log.warning("entries were lost before they were read: %s", lost)
@@ -162,11 +200,47 @@ class Reader:
         watermark = None if None in marks else min(mark for mark in marks if mark is not None) - 1000 * WATERMARK_DELAY_SECONDS
         return result._replace(watermark=watermark, to_end=all(mark == look.now for mark in marks))
 
-    def _restart(self, key: str, before: Position, stream: Stream | None) -> Found:
-        """The beginning of a stream that is new under its key, or not there yet; its group is made there."""
-        if stream is None or stream.group is None:
-            self._create(key, Position())
-        return restarted(before, stream.first if stream else None)
+    def _go_back(self, key: str, before: Position, stream: Stream | None) -> Found:
+        """Where to read again in a stream that is not what it was.
+
+        Without a group that was ever moved it is another stream, or not there yet, and begins at its beginning. Else it went back:
+        up to what is committed both histories are the same if the stream still has that entry.
+        """
+        if stream is None or stream.group in (None, ZERO):
+            self._begin(key, Position(), stream)
+            return restarted(before, stream.first if stream else None)
+        committed = self._looker.committed([key]).get(key, Position())
+        now = self._looker.streams({key: committed.last})[key]
+        to = committed
+        if now is None or not is_sure(committed, now) or not _is_older(committed.last, before.last):
+            to = Position(index=None, added=0 if now is None else now.added)
+            self._looker.keep(key, to)
+            self._looker.move_group(key, to)
+        self._notice(key, went_back=1)
+        _log.warning("the stream %s went back to an older state, before %s: it is read again from %s", key, before.last, to.last)
+        return went_back(before, to)
+
+    def _look_ahead(self, key: str, entries: Sequence[Entry], now: int) -> None:
+        """Count the entries whose ids are ahead of the clock: reports in them look older than they are."""
+        latest = now + self._ahead_ms
+        if not entries or parsed(entries[-1][0])[0] <= latest:
+            return
+        number = len(entries) - bisect_right(entries, latest, key=lambda entry: parsed(entry[0])[0])
+        self._notice(key, ahead=number)
+        seconds = (parsed(entries[-1][0])[0] - now) / 1000
+        self._warn(key, f"ids of {key} are {seconds:,.0f} s ahead of the clock of Redis: its reports may be refused as stale")
+
+    def _notice(self, key: str, went_back: int = 0, moved: int = 0, ahead: int = 0) -> None:
+        before = self._notices[key]
+        after = Notices(before.went_back + went_back, before.moved + moved, before.ahead + ahead)
+        self._notices = self._notices | {key: after}
+
+    def _warn(self, key: str, text: str) -> None:
+        """Log it, at most once in a while for each stream."""
+        now = time.monotonic()
+        if now - self._said.get(key, -_SAY_AGAIN_SECONDS) >= _SAY_AGAIN_SECONDS:
+            self._said[key] = now
+            _log.warning(text)
 
     def _adapt(self, read: Read, limit: int) -> None:
         """How many entries to read next: few at first, then about READ_BYTES of what they are like."""
@@ -177,65 +251,39 @@ class Reader:
         fitting = READ_BYTES * rows // (max(octets, 1) * len(self.streams))
         self._count = max(1, min(fitting, max(self._count, limit * _GROWTH)))
 
-    def _look(self, positions: Positions, count: int) -> _Look:
-        after = {key: position.last for key, position in positions.items()}
-        with self.client.pipeline(transaction=True) as pipeline:
-            pipeline.time()
-            pipeline.execute_command("XREAD", "COUNT", count, "STREAMS", *after, *after.values())
-            _ask(pipeline, after)
-            (seconds, micros), reply, *states = pipeline.execute(raise_on_error=False)
-        streams = self._streams(list(after), states)
-        if isinstance(reply, Exception):
-            raise reply
-        return _Look(seconds * 1000 + micros // 1000, {key.decode(): entries for key, entries in reply or ()}, streams)
-
-    def _states(self, keys: Sequence[str]) -> dict[str, Stream | None]:
-        with self.client.pipeline(transaction=True) as pipeline:
-            _ask(pipeline, keys)
-            return self._streams(keys, pipeline.execute(raise_on_error=False))
-
-    def _streams(self, keys: Sequence[str], replies: Sequence[Any]) -> dict[str, Stream | None]:
-        return {key: self._stream(key, *both) for key, both in zip(keys, _pairs(replies))}
-
-    def _stream(self, key: str, info: Any, groups: Any) -> Stream | None:
-        if isinstance(info, Exception):
-            if "no such key" in str(info):
-                return None
-            if "WRONGTYPE" in str(info):
-                refuse_other_types(key, self.client.type(key))  # type: ignore[arg-type]
-            raise info
-        first = info["first-entry"]
-        return Stream(
-            info["entries-added"],
-            info["length"],
-            first and first[0].decode(),
-            info["last-generated-id"].decode(),
-            info["max-deleted-entry-id"].decode(),
-            next((each["last-delivered-id"].decode() for each in groups if each["name"] == self.group.encode()), None),
-        )
-
-    def _starting(self, key: str, reread_ms: int) -> Position:
-        stream = self._states([key])[key]
+    def _starting(self, key: str, committed: Position | None, reread_ms: int) -> Position:
+        stream = self._looker.streams({key: ZERO if committed is None else committed.last})[key]
+        if committed is not None:
+            if stream is None or is_replaced(committed, stream):
+                return committed  # the first read finds that, and reports it
+            if stream.group is None:
+                self._looker.create_group(key, committed)
+                oldest = ZERO
+            else:
+                oldest = self._oldest(key, committed.last)
+            return fresh_start(stream, committed.index, committed.last, oldest, reread_ms)
         if stream is None or stream.group is None:
             position = Position() if stream is None else Position(index=stream.removed, added=stream.added)
-            self._create(key, position)
+            self._begin(key, position, stream)
             return position
-        group = next(each for each in self.client.xinfo_groups(key) if each["name"] == self.group.encode())
-        delivered = group["last-delivered-id"].decode()
-        pending = self.client.xpending(key, self.group)["min"]
-        oldest = min(delivered, (pending or delivered.encode()).decode(), key=parsed)
-        index, lag = group["entries-read"], group["lag"]
-        if index is None and lag is not None and stream.first and not _is_older(delivered, stream.first):
-            index = stream.added - lag
-        return fresh_start(stream, index, delivered, oldest, reread_ms)
+        place = self._looker.place(key)
+        delivered = min(place.delivered, stream.last, key=parsed)
+        index = place.read
+        if index is None and place.lag is not None and stream.first and not _is_older(delivered, stream.first):
+            index = stream.added - place.lag
+        self._looker.keep(key, Position(delivered, index, delivered, stream.added))
+        return fresh_start(stream, index, delivered, self._oldest(key, delivered), reread_ms)
 
-    def _create(self, key: str, position: Position) -> None:
-        try:
-            self.client.xgroup_create(key, self.group, position.last, mkstream=True, entries_read=position.index)
-        except redis.ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
-        _log.info("made the group %s of the stream %s at %s", self.group, key, position.last)
+    def _oldest(self, key: str, committed: str) -> str:
+        """The oldest of what is committed, and what the group has delivered and holds as pending."""
+        place = self._looker.place(key)
+        return min(committed, place.delivered, place.pending or committed, key=parsed)
+
+    def _begin(self, key: str, position: Position, stream: Stream | None) -> None:
+        """Make the group at a position, unless it is there, and commit the position."""
+        if stream is None or stream.group is None:
+            self._looker.create_group(key, position)
+        self._looker.keep(key, position)
 
 
 @contextmanager
@@ -248,16 +296,6 @@ def _no_collections() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def _ask(pipeline: Any, keys: Sequence[str] | Mapping[str, str]) -> None:
-    for key in keys:
-        pipeline.xinfo_stream(key)
-        pipeline.xinfo_groups(key)
-
-
-def _pairs(replies: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    return zip(replies[::2], replies[1::2])
 
 
 def _is_older(entry_id: str, than: str) -> bool:

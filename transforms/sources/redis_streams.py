@@ -31,7 +31,7 @@ from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.redis import Connection, Lease
 from transforms.sinks.archive import ArchiveSync, may_lack
 from transforms.sources.commits import Commits
-from transforms.sources.positions import ZERO, Position
+from transforms.sources.positions import ZERO, Position, parsed
 from transforms.sources.reader import Positions, Read, Reader
 from transforms.sources.status import Status
 
@@ -271,10 +271,17 @@ class _ReadStreams(beam.DoFn):
             yield from _stamped(read)
             _advance(estimator, read.watermark)
             opened.status.tell(read, estimator.current_watermark())
+            if went_back(positions, read.positions):
+                opened.commits.begin(read.positions)  # what was called back before is of another history
             positions = read.positions
         if callback := opened.commits.end(positions):
             finalizer.register(callback)
         tracker.defer_remainder(Duration(0))
+
+
+def went_back(before: Positions, after: Positions) -> bool:
+    """Whether one of the streams is read again from an older place."""
+    return any(parsed(after[key].last) < parsed(position.last) for key, position in before.items())
 
 
 def _stamped(read: Read) -> Iterator[Any]:

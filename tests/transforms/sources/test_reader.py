@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
 
@@ -187,10 +187,27 @@ def test_entries_deleted_from_the_middle_are_told_once_the_stream_is_read_to_its
     assert read_all(reader, second.positions)[:2] == (["8-0", "9-0", "10-0"], [("7-0", "8-0", 2, "deleted")])
 
 
+STEPS = ("add", "read", "trim", "delete", "commit", "anew", "foreign read", "foreign move", "destroy")
+
+TURNS = (*STEPS, "add", "read", "copy", "failover", "checkpoint", "restore")
+
+
+def meddle(client: redis.Redis, step: str, size: int) -> None:
+    """What somebody else does with the group."""
+    if group(client) is None:
+        return
+    if step == "foreign read":
+        client.xreadgroup("g", "somebody", {"s": ">"}, count=size + 1, noack=size % 2 == 0)
+    elif step == "foreign move":
+        client.xgroup_setid("s", "g", "$" if size % 3 == 0 else f"{size}-0")
+    elif step == "destroy":
+        client.xgroup_destroy("s", "g")
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.sampled_from(["add", "read", "trim", "delete", "commit", "anew"]), st.integers(0, 12)), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 12)), max_size=40))
 def test_every_entry_is_read_in_order_or_counted_as_lost(server, client, steps):
-    """Whatever is added, trimmed, deleted, and however often the reader starts anew from the group's place."""
+    """Whatever is added, trimmed, deleted, however often the reader starts anew, and whatever others do with its group."""
     client.flushall()
     reader = reader_of(server, "s")
     positions, number, added = reader.starting(0), count(1), []
@@ -217,10 +234,112 @@ def test_every_entry_is_read_in_order_or_counted_as_lost(server, client, steps):
             kept = (dict(seen), sum(losses))
         elif step == "anew":
             positions, seen, losses = reader.starting(0), dict(kept[0]), [kept[1]]
+        else:
+            meddle(client, step, size)
     more, last, _ = read_all(reader, positions)
     read_in_all = [*seen, *more[again(positions, more) :]]
     assert read_in_all == sorted(set(read_in_all), key=added.index)
     assert sum(losses) + sum(entries for _, _, entries, _ in last) == len(added) - len(read_in_all)
+
+
+Losses = tuple[tuple[str, str, int | None, str], ...]
+Seen = tuple[frozenset[tuple[str, bytes]], Losses]
+"""The entries that were read, and what was reported as lost."""
+
+
+class History:
+    """A stream whose primaries fail over to older copies and whose clock goes back, and a reader that must miss nothing of it."""
+
+    def __init__(self, client: redis.Redis, reader: Reader) -> None:
+        self.client, self.reader = client, reader
+        self.clock, self.number = 100, count()
+        self.positions = reader.starting(0)
+        self.seen: Seen = (frozenset(), ())
+        self.saved, self.committed = (self.positions, self.seen), self.seen
+        self.removed: frozenset[tuple[str, bytes]] = frozenset()
+        self.replica = (Copy(client), self.removed)
+
+    def step(self, name: str, size: int) -> None:
+        """A turn: a method of this, or what somebody else does."""
+        act = getattr(self, name, None)
+        act(size) if act else meddle(self.client, name, size)
+
+    def trim(self, size: int) -> None:
+        self.remove(lambda: self.client.xtrim("s", maxlen=size, approximate=False))
+
+    def delete(self, size: int) -> None:
+        if held := self.client.xrange("s"):
+            self.remove(lambda: self.client.xdel("s", held[-1 - size % len(held)][0]))
+
+    def commit(self, _: int) -> None:
+        """Commit what a checkpoint holds."""
+        self.reader.commit(self.saved[0])
+        self.committed = self.saved[1]
+
+    def checkpoint(self, _: int) -> None:
+        self.saved = (self.positions, self.seen)
+
+    def restore(self, _: int) -> None:
+        self.positions, self.seen = self.saved
+
+    def anew(self, _: int) -> None:
+        self.saved = (self.reader.starting(0), self.committed)
+        self.positions, self.seen = self.saved
+
+    def copy(self, _: int) -> None:
+        self.replica = (Copy(self.client), self.removed)
+
+    def failover(self, behind: int) -> None:
+        self.replica[0].take_over(self.client)
+        self.removed = self.replica[1]
+        self.clock -= 3 * behind
+
+    def add(self, number: int) -> None:
+        for _ in range(number):
+            self.clock += 1
+            millis, sequence = parsed(self.client.xinfo_stream("s")["last-generated-id"])
+            entry_id = max((self.clock, 0), (millis, sequence + 1))
+            self.client.xadd("s", {"data": f"entry {next(self.number)}"}, id="{}-{}".format(*entry_id))
+
+    def held(self) -> frozenset[tuple[str, bytes]]:
+        return frozenset((entry_id.decode(), fields[b"data"]) for entry_id, fields in self.client.xrange("s"))
+
+    def remove(self, act: Callable[[], object]) -> None:
+        before = self.held()
+        act()
+        self.removed |= before - self.held()
+
+    def read(self, limit: int) -> Read:
+        read = self.reader.read(self.positions, max(1, limit), 0)
+        self.positions = read.positions
+        new = {(row["message_id"], row["payload"][:-1]) for batch in read.messages for row in batch.to_pylist()}
+        self.seen = (self.seen[0] | new, (*self.seen[1], *lost(read)))
+        return read
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(TURNS), st.integers(0, 8)), max_size=40))
+def test_whatever_a_stream_goes_back_to_all_that_it_holds_is_read_and_the_rest_is_counted(server, client, steps):
+    """Failovers to older copies with clocks behind, foreign consumers, trims, deletions, restored checkpoints, fresh starts."""
+    client.flushall()
+    history = History(client, reader_of(server, "s"))
+    for name, size in steps:
+        history.step(name, size)
+    for _ in range(200):
+        if history.read(50).to_end:
+            break
+    else:
+        raise AssertionError("it never comes to the end")
+    seen, losses = history.seen
+    assert all(any(is_lost(entry_id, loss) for loss in losses) for entry_id, _ in history.held() - seen)
+    sizes = [entries for _, _, entries, _ in losses]
+    assert None in sizes or sum(sizes) >= len((history.removed | history.held()) - seen)
+
+
+def is_lost(entry_id: str, loss: tuple[str, str, int | None, str]) -> bool:
+    """Whether an entry had been trimmed or deleted unread, and came back with an older copy."""
+    after, until, entries, reason = loss
+    return reason != "reset" and bool(entries) and parsed(after) < parsed(entry_id) <= parsed(until)
 
 
 def group(client: redis.Redis, key: str = "s") -> tuple[str, int | None] | None:
@@ -262,16 +381,118 @@ def test_a_group_moves_to_the_new_stream_although_that_is_backwards(client, read
     assert group(client) == ("1-0", 1)
 
 
-def test_entries_that_redis_forgot_in_a_crash_are_not_read_twice(client, reader):
-    add(client, "1-0", "2-0", "3-0", "4-0")
+class Copy:
+    """What a Redis holds, as its replica or its backup has it."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.keys = {key: client.dump(key) for key in client.scan_iter()}
+
+    def take_over(self, client: redis.Redis) -> None:
+        client.flushall()
+        for key, value in self.keys.items():
+            client.restore(key, 0, value)
+
+
+def test_entries_that_redis_forgot_in_a_crash_are_read_again_from_what_is_committed(client, reader):
+    add(client, "1-0", "2-0")
     _, _, positions = read_all(reader, reader.starting(0))
     reader.commit(positions)
-    client.xdel("s", "3-0", "4-0")
-    client.xtrim("s", maxlen=2, approximate=False)
-    client.execute_command("XSETID", "s", "2-0", "ENTRIESADDED", 2, "MAXDELETEDID", "0-0")
-    assert read_all(reader, positions)[:2] == ([], [])
+    copy = Copy(client)
+    add(client, "3-0", "4-0")
+    _, _, positions = read_all(reader, positions)
+    copy.take_over(client)
+    assert read_all(reader, positions)[:2] == ([], [("2-0", "4-0", None, "reset")])
     add(client, "5-0", "6-0")
-    assert read_all(reader, positions)[:2] == (["5-0", "6-0"], [])
+    assert read_all(reader, positions)[:2] == (["5-0", "6-0"], [("2-0", "4-0", None, "reset")])
+
+
+@pytest.mark.parametrize("later", [(), ("60-0", "70-0"), ("60-0", "70-0", "80-0")], ids=["behind", "as many", "more"])
+def test_entries_that_a_new_primary_adds_below_the_position_are_read(client, reader, later):
+    add(client, "10-0", "20-0")
+    _, _, positions = read_all(reader, reader.starting(0))
+    reader.commit(positions)
+    copy = Copy(client)
+    add(client, "30-0", "40-0", "50-0")
+    _, _, positions = read_all(reader, positions)
+    copy.take_over(client)
+    add(client, "35-0", "36-0", *later)
+    seen, losses, after = read_all(reader, positions)
+    assert (seen, losses) == (["35-0", "36-0", *later], [("20-0", "50-0", None, "reset")])
+    assert (after["s"].index, reader.read(after, 1, 0).notices["s"].went_back) == (4 + len(later), 1)
+
+
+def test_an_entry_with_the_id_of_the_position_is_told_from_the_one_that_was_read(client, reader):
+    add(client, "10-0")
+    _, _, positions = read_all(reader, reader.starting(0))
+    reader.commit(positions)
+    copy = Copy(client)
+    add(client, "30-0", "40-0")
+    _, _, positions = read_all(reader, positions)
+    copy.take_over(client)
+    client.xadd("s", {"data": "other"}, id="35-0")
+    client.xadd("s", {"data": "other"}, id="40-0")
+    assert read_all(reader, positions)[0] == ["35-0", "40-0"]
+
+
+def test_a_commit_of_before_a_failover_does_not_move_the_group(client, reader):
+    add(client, "10-0")
+    _, _, old = read_all(reader, reader.starting(0))
+    reader.commit(old)
+    copy = Copy(client)
+    add(client, "30-0", "40-0")
+    _, _, old = read_all(reader, old)
+    copy.take_over(client)
+    add(client, "35-0", "45-0", "46-0")
+    reader.commit(old)
+    assert group(client) == ("10-0", 1)
+
+
+def test_a_stream_that_was_restored_without_its_committed_place_is_read_from_its_beginning(client, reader):
+    add(client, "10-0", "20-0")
+    read = reader.read(reader.starting(0), 1, 0)
+    reader.commit(read.positions)
+    old = client.dump("s")
+    add(client, "30-0")
+    _, _, positions = read_all(reader, read.positions)
+    reader.commit(positions)
+    client.restore("s", 0, old, replace=True)
+    add(client, "25-0")
+    seen, losses, positions = read_all(reader, positions)
+    assert (seen, losses, positions["s"].index) == (["10-0", "20-0", "25-0"], [("0-0", "30-0", None, "reset")], 3)
+    reader.commit(positions)
+    assert (group(client), reader.starting(0)["s"].counted) == (("25-0", 3), "25-0")
+
+
+def test_a_fresh_start_reads_what_a_foreign_consumer_read(client, reader):
+    reader.starting(0)
+    add(client, "1-0", "2-0", "3-0", "4-0")
+    client.xreadgroup("g", "somebody", {"s": ">"}, noack=True)
+    assert read_all(reader, reader.starting(0))[:2] == (["1-0", "2-0", "3-0", "4-0"], [])
+
+
+@pytest.mark.parametrize("moved", ["4-0", "$", "999-0", "0-0", None])
+def test_a_fresh_start_begins_where_reading_was_committed_wherever_the_group_is(client, reader, moved):
+    add(client, "1-0", "2-0", "3-0", "4-0", "5-0")
+    reader.commit(reader.read(reader.starting(0), 2, 0).positions)
+    if moved is None:
+        client.xgroup_destroy("s", "g")
+    else:
+        client.xgroup_setid("s", "g", moved)
+    positions = reader.starting(0)
+    seen, losses, after = read_all(reader, positions)
+    assert seen[again(positions, seen) :] == ["3-0", "4-0", "5-0"]
+    assert (losses, after["s"].index) == ([], 5)
+
+
+def test_a_group_that_another_client_moved_is_noticed_and_moved_back(client, reader, caplog):
+    add(client, "1-0", "2-0", "3-0")
+    first = reader.read(reader.starting(0), 1, 0)
+    reader.commit(first.positions)
+    client.xreadgroup("g", "somebody", {"s": ">"}, noack=True)
+    second = reader.read(first.positions, 1, 0)
+    reader.commit(second.positions)
+    assert (group(client), reader.read(second.positions, 1, 0).notices["s"].moved) == (("2-0", 2), 1)
+    assert "another client moved the group g of s to 3-0" in caplog.text
 
 
 def test_a_destroyed_group_is_made_again_at_the_position(client, reader):

@@ -20,6 +20,7 @@ from transforms.redis import Connection, GroupTaken, Lease
 from transforms.sinks import archive
 from transforms.sinks.archive import REFUSED, ArchiveWriter
 from transforms.sources import redis_streams
+from transforms.sources.entries import digest
 from transforms.sources.positions import Position
 from transforms.sources.reader import Read
 from transforms.sources.redis_streams import AsDicts, PositionsTracker, ReadFromRedisStreams, Session, as_dicts, session_reads
@@ -83,7 +84,7 @@ def test_each_session_goes_on_where_the_last_one_ended(client, server):
     assert ids(runner.session()) == []
     add(client, "6-0")
     assert ids(runner.session()) == ["6-0"]
-    assert runner.restriction == {"s": Position("6-0", 6, "6-0", 6)}
+    assert runner.restriction == {"s": Position("6-0", 6, "6-0", 6, digest((b"6-0", [b"data", b"6-0"])))}
 
 
 def test_every_kind_of_output_has_its_tag_and_the_time_of_its_first_row(client, server):
