@@ -18,7 +18,7 @@ from pipelines.console import err, out
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import readable
 from pipelines.tables.held import messages as held_messages
-from pipelines.tables.reconcile import Messages, Track, Unreadable, Verdict
+from pipelines.tables.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
 from pipelines.tables.reconcile import reconcile as check
 from pipelines.tables.summary import printable
 from transforms.redis import Connection, RedisUnavailable
@@ -91,7 +91,7 @@ def _with_streams(
                 yield from held_messages(client, streams, output, lambda count: bar.advance(task, count))
                 yield from archived(unreadable) if archived else ()
 
-            return check(output, messages, track, streams, "run `kpiflow stream` as before, until it has read all there is")
+            return check(output, messages, track, streams, GO_ON)
     except RedisUnavailable as error:
         raise WrongUse(str(error)) from error
     except redis_py.RedisError as error:
@@ -124,5 +124,7 @@ def _print(verdict: Verdict) -> None:
     if verdict.trimmed or verdict.gaps:
         more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
         out.print(f"{verdict.trimmed:,} entries{more} left their stream before they were read: see the table `trimmed`")
+    if verdict.waiting:
+        out.print(f"{verdict.waiting:,} windows will hold their newest reports once the stream goes on: {GO_ON}", soft_wrap=True)
     if not verdict.problems:
         out.print("every message has exactly one fate")

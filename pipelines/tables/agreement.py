@@ -1,10 +1,11 @@
 """Whether kpi_aggregations say what kpi_reports give: each window counted again from its reports, an hour at a time."""
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.tables.scan import load, paths
+from pipelines.waiting import Waiting
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
 from transforms.batches import concat, empty
 from transforms.sinks.union import key_groups
@@ -24,8 +26,9 @@ MEAN = "avg_latency_ms"
 WINDOW = ("agent_id", "time_window_start")
 
 _HOUR_OF = re.compile(r"date=(\d{4}-\d{2}-\d{2})/(?:hour=)?(\d{2})")
-_REPORT_COLUMNS = ("agent_id", "recorded_at", "latency_ms", *(f"is_{metric}_outlier" for metric in METRICS))
-_WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN)
+_FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
+_REPORT_COLUMNS = ("agent_id", "recorded_at", "latency_ms", "source", "received_at", "revision", *_FLAGS)
+_WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN, "revision")
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,53 @@ def hours(output: Path, damaged: Set[Path] = frozenset()) -> list[Hour]:
     return sorted(found, key=lambda each: (each.date, each.hour))
 
 
-def disagreements(output: Path, hour: Hour, damaged: Set[Path] = frozenset()) -> Iterator[str]:
-    """A line for each granularity whose windows of this hour are not those of its reports, with the first such window."""
+class Agreement(NamedTuple):
+    """A line for each granularity whose windows are not those of their reports, with the first such window; and how many windows
+    more will be so once a stopped stream goes on."""
+
+    differences: list[str]
+    waiting: int
+
+
+def disagreements(
+    output: Path, hour: Hour, damaged: Set[Path] = frozenset(), waiting: Waiting | None = None
+) -> Agreement:
+    """Compare the windows of an hour with its reports. A window waits if its revision is less than that of its reports, and one of
+    these is among what is `waiting`."""
     reports = _loaded(_files(output / hour.folder(REPORTS.name)) - damaged, REPORTS, _REPORT_COLUMNS)
+    waits = waiting.among(reports) if waiting else np.zeros(reports.num_rows, bool)
+    differences, count = [], 0
     for granularity, seconds in GRANULARITIES.items():
         windows = _loaded(_files(output / hour.windows(granularity)) - damaged, AGGREGATIONS, _WINDOW_COLUMNS)
         if granularity == "1h":
             start = int(datetime.fromisoformat(f"{hour.date}T{hour.hour}:00+00:00").timestamp()) * 1_000_000
             windows = windows.filter(pc.equal(windows["time_window_start"].cast(pa.int64()), start))
-        if difference := _difference(counted(reports, seconds), windows):
-            yield f"{hour.windows(granularity)} does not agree with the reports of {hour.date} {hour.hour}:00: {difference}"
+        expected = counted(reports, seconds)
+        if waits.any():
+            both = _behind(expected, windows, counted(reports.filter(pa.array(waits)), seconds))
+            count += int(both[0].sum())
+            expected, windows = (rows.filter(pa.array(~behind)) for rows, behind in zip((expected, windows), both))
+        if difference := _difference(expected, windows):
+            folder = hour.windows(granularity)
+            differences.append(f"{folder} does not agree with the reports of {hour.date} {hour.hour}:00: {difference}")
+    return Agreement(differences, count)
+
+
+def _behind(expected: pa.RecordBatch, found: pa.RecordBatch, newest: pa.RecordBatch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """bool[n] and bool[m]: the windows that are expected, and those that are found, which are among the `newest` and whose
+    revision is less than expected."""
+    parts = (expected, found, newest)
+    groups = key_groups(pa.concat_batches([part.select(WINDOW) for part in parts]), WINDOW)
+    of_expected, of_found, of_newest = np.split(groups, np.cumsum([part.num_rows for part in parts])[:-1])
+    revisions = np.full((2, int(groups.max(initial=-1)) + 1), -1)
+    revisions[0, of_expected], revisions[1, of_found] = (part["revision"].to_numpy() for part in parts[:2])
+    behind = (revisions[1] < revisions[0]) & np.isin(np.arange(revisions.shape[1]), of_newest)
+    return behind[of_expected], behind[of_found]
 
 
 def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
-    """The windows of `seconds` that reports give: agent_id, time_window_start, task_count, outlier counts, avg_latency_ms."""
+    """The windows of `seconds` that reports give: agent_id, time_window_start, task_count, outlier counts, avg_latency_ms and
+    revision."""
     width = seconds * 1_000_000
     starts = reports["recorded_at"].cast(pa.int64()).to_numpy(zero_copy_only=False) // width * width
     times = pa.array(starts).cast(AGGREGATIONS.schema.field("time_window_start").type)
@@ -85,6 +121,9 @@ def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
         columns[name] = pa.array(np.bincount(groups[flags], minlength=len(first)))
     sums = np.bincount(groups, weights=_floats(reports["latency_ms"]), minlength=len(first))
     columns[MEAN] = pa.array(sums / counts)
+    revisions = np.zeros(len(first), np.int64)
+    np.add.at(revisions, groups, 1 + pc.fill_null(reports["revision"], 0).to_numpy(zero_copy_only=False))
+    columns["revision"] = pa.array(revisions)
     return pa.RecordBatch.from_pydict({name: columns[name] for name in _WINDOW_COLUMNS})
 
 

@@ -1,5 +1,6 @@
 """One fate for every message: what a whole output says, and every way of changing it that must be noticed."""
 
+import json
 import random
 import shutil
 from collections import defaultdict
@@ -33,7 +34,7 @@ def batch(table: Table, rows: list[Row]) -> pa.RecordBatch:
 
 
 def report(number: int, second: int, **values: Any) -> Row:
-    identity = {"report_id": f"r{number}", "source": "s", "message_id": f"{number}-0", "received_at": NOON, "revision": 0}
+    identity: Row = {"report_id": f"r{number}", "source": "s", "message_id": f"{number}-0", "received_at": NOON, "revision": 0}
     flags = {"is_latency_outlier": number % 3 == 0, "is_cpu_outlier": number % 2 == 0}
     at = NOON + timedelta(seconds=second)
     return {**identity, **flags, "agent_id": "ab"[number % 2], "recorded_at": at, "latency_ms": 100.0 + number / 7, **values}
@@ -144,8 +145,8 @@ def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> No
 
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
-    names = ["received", "reports", "quarantined", "duplicates", "missing", "surplus", "trimmed", "unreadable", "problems"]
-    assert list(reconcile(output).as_json()) == names
+    first = ["received", "reports", "quarantined", "duplicates", "missing", "surplus"]
+    assert list(reconcile(output).as_json()) == [*first, "trimmed", "unreadable", "waiting", "problems"]
 
 
 def test_an_output_without_rows_reconciles(tmp_path: Path) -> None:
@@ -269,6 +270,63 @@ def test_windows_without_reports_and_reports_without_windows_are_named(output: P
         "kpi_aggregations/granularity=5s/date=2025-10-22/hour=13",
         "kpi_aggregations/granularity=1m/date=2025-10-22/13.parquet",
     ]
+
+
+def stopped(output: Path, watermark: datetime, read: datetime) -> None:
+    """Leave what a stream leaves that read the stream `s`: job.json, a reader's status, a complete checkpoint."""
+    folder = output / "_stream"
+    (folder / "checkpoints" / "job" / "chk-3").mkdir(parents=True)
+    (folder / "checkpoints" / "job" / "chk-3" / "_metadata").touch()
+    (folder / "readers").mkdir()
+    (folder / "job.json").write_text(json.dumps({"depends": {"streams": ["s"]}}))
+    at, position = (int(each.timestamp() * 1000) for each in (watermark, read))
+    reader = {"watermark": at, "streams": {"s": {"position": f"{position}-5"}}}
+    (folder / "readers" / "reader-0.json").write_text(json.dumps(reader))
+
+
+SOON = NOON + timedelta(minutes=9)
+
+
+def newest(number: int, **values: Any) -> Row:
+    """A report of which the windows of `made` know nothing yet."""
+    return report(number, 540, **({"received_at": SOON} | values))
+
+
+def test_windows_that_a_stopped_stream_still_has_to_write_wait_and_are_no_problem(output: Path) -> None:
+    put(output, REPORTS, [newest(71), newest(73)])
+    assert len(reconcile(output).problems) == 3
+    stopped(output, watermark=SOON, read=SOON)
+    verdict = reconcile(output)
+    assert (verdict.waiting, verdict.problems) == (3, [])
+    put(output, AGGREGATIONS, windows([*GOOD, newest(71), newest(73)]))
+    assert counts(reconcile(output)) == {**WHOLE, "received": 16, "reports": 11}
+
+
+def test_a_difference_of_older_reports_is_found_after_a_stop_too(output: Path) -> None:
+    times = (None, SOON - timedelta(minutes=2), SOON + timedelta(seconds=1))
+    put(output, REPORTS, [newest(71, source="t"), *(newest(73 + i, received_at=each) for i, each in enumerate(times))])
+    stopped(output, watermark=SOON, read=SOON)
+    verdict = reconcile(output)
+    assert (verdict.waiting, len(verdict.problems)) == (0, 3)
+    assert verdict.problems[0].endswith(
+        "run `kpiflow stream` as before, with --until-idle if it is to end by itself; if it still differs then, "
+        "run `kpiflow backfill --replace` over the messages of that hour"
+    )
+
+
+def test_a_window_that_holds_more_than_its_reports_does_not_wait(output: Path) -> None:
+    put(output, REPORTS, [newest(71)])
+    more = [{**row, "task_count": row["task_count"] + 1, "revision": row["revision"] + 1} for row in windows([*GOOD, newest(71)])]
+    put(output, AGGREGATIONS, more)
+    stopped(output, watermark=SOON, read=SOON)
+    assert (reconcile(output).waiting, len(reconcile(output).problems)) == (0, 3)
+
+
+def test_a_stream_that_left_no_checkpoint_has_nothing_that_waits(output: Path) -> None:
+    put(output, REPORTS, [newest(71)])
+    stopped(output, watermark=SOON, read=SOON)
+    (output / "_stream" / "checkpoints" / "job" / "chk-3" / "_metadata").unlink()
+    assert (reconcile(output).waiting, len(reconcile(output).problems)) == (0, 3)
 
 
 def test_a_file_of_an_older_schema_is_no_problem(output: Path) -> None:

@@ -1,0 +1,51 @@
+"""What a stopped stream still has to write, from what it left below its output.
+
+A stream stops with a checkpoint and does not close its windows, so the newest of them may lag behind their reports until it goes
+on. After a kill the same is true of what it read since its newest checkpoint.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.health import FOLDER, JOB, READERS
+from runners.checkpoints import newest_checkpoint
+
+SETTLE_US = 60_000_000
+"""How long a report may be on its way from a reader to the last of its windows: gathered, merged, gathered again and written."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Reports of `streams` that were received from `since` to `until` (microseconds since 1970) may lack in windows."""
+
+    streams: tuple[str, ...]
+    since: int
+    until: int
+
+    def among(self, reports: pa.RecordBatch) -> NDArray[np.bool_]:
+        """bool[n]: which reports, with `source` and `received_at`, these are."""
+        received = pc.fill_null(reports["received_at"].cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+        own = np.asarray(pc.is_in(reports["source"], pa.array(self.streams, pa.string())))
+        return own & (received >= self.since) & (received <= self.until)
+
+
+def waiting(output: Path) -> Waiting | None:
+    """What the stream whose home is this output still has to write; None where no stream can go on from a checkpoint."""
+    folder = output / FOLDER
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None or not (folder / JOB).is_file():
+        return None
+    streams = json.loads((folder / JOB).read_text(encoding="utf-8"))["depends"]["streams"]
+    readers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / READERS).glob("reader-*.json"))]
+    read = [int(place["position"].partition("-")[0]) for reader in readers for place in reader["streams"].values()]
+    if not read:
+        return None
+    marks = [1000 * reader["watermark"] for reader in readers if reader["watermark"] is not None]
+    since = min([*marks, checkpoint.stat().st_mtime_ns // 1000]) - SETTLE_US
+    return Waiting(tuple(streams), since, 1000 * max(read) + 999)
