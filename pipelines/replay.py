@@ -24,21 +24,25 @@ from pipelines.settings import Settings
 from pipelines.tables.scan import scan
 from runners import direct
 from schemas.registry import load
-from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPLAYED, REPORTS
+from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPLAYED, REPORTS, WAIVED
 from transforms.batches import RAW, concat, empty
 from transforms.coder import by_reference
 from transforms.validate import judged
 from transforms.within import Span
 
+EVER = 10**12
+"""Seconds that are more than any two times lie apart, and whose microseconds fit into 64 bits."""
 FIRST = 1
 """The revision of a quarantine row that was never closed."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """How many messages found a fate, are still refused (QUARANTINE rows, with the new reason), or are not open in quarantine."""
+    """How many messages found a fate, and how many of these by a waiver; which are still refused (QUARANTINE rows, with the new
+    reason), or are not open in quarantine."""
 
     replayed: int
+    waived: int
     refused: pa.RecordBatch
     unknown: list[str]
 
@@ -57,9 +61,16 @@ class _Given(beam.PTransform):
         return Read(given("Messages", self.messages), given("Nothing refused", []))
 
 
-def replay(texts: Sequence[str], settings: Settings, reasons: Sequence[str] = (), mended: pa.RecordBatch | None = None) -> Replay:
+def replay(
+    texts: Sequence[str],
+    settings: Settings,
+    reasons: Sequence[str] = (),
+    mended: pa.RecordBatch | None = None,
+    waive_recency: bool = False,
+) -> Replay:
     """Judge open messages of the first output's quarantine again: those of `reasons` (all, if none), or `mended` ones (RAW) by
-    their identity. What comes of them goes to every output.
+    their identity. What comes of them goes to every output. With `waive_recency` those refused for their recency alone are
+    accepted, and their rows say so.
 
     Raises:
         WrongUse: the first output is no folder, another job holds it, or one was made with other settings.
@@ -72,15 +83,25 @@ def replay(texts: Sequence[str], settings: Settings, reasons: Sequence[str] = ()
         rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
         _write(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
         messages, unknown = _chosen(rows, mended)
-        _, refused = judged(messages, load("kpi_report"), rules(settings))
-        valid = messages.filter(pc.invert(_among(messages, refused)))
-        fated = _fated(output, valid)
-        fresh = valid.filter(pa.array(~fated))
+        valid, refused = _accepted(messages, settings)
+        judge, waived = settings, messages.slice(0, 0)
+        if waive_recency:
+            judge = settings.model_copy(update={"stale_seconds": EVER, "future_seconds": EVER})
+            waived, refused = _accepted(messages.filter(_among(messages, refused)), judge)
+        accepted = concat([valid, waived])
+        fresh = accepted.filter(pa.array(~_fated(output, accepted)))
         if fresh.num_rows:
             given = sources(_Given([fresh]), outputs, Span())
-            direct.run(lambda root: build(root, given, sinks(outputs, settings), settings), alone=by_reference)
-        _close(outputs, rows.filter(_among(rows, valid)))
-        return Replay(valid.num_rows, refused, unknown)
+            direct.run(lambda root: build(root, given, sinks(outputs, settings), judge), alone=by_reference)
+        for found, resolution in ((valid, REPLAYED), (waived, WAIVED)):
+            _close(outputs, rows.filter(_among(rows, found)), resolution)
+        return Replay(accepted.num_rows, waived.num_rows, refused, unknown)
+
+
+def _accepted(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """The messages that are valid by the settings, and QUARANTINE rows of the others."""
+    _, refused = judged(messages, load("kpi_report"), rules(settings))
+    return messages.filter(pc.invert(_among(messages, refused))), refused
 
 
 def open_rows(output: Path, reasons: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
@@ -158,9 +179,9 @@ def _fated(output: Path, messages: pa.RecordBatch) -> np.ndarray:
     return np.array([key in known for key in _keys(messages)], dtype=bool)
 
 
-def _close(outputs: Outputs, rows: pa.RecordBatch) -> None:
+def _close(outputs: Outputs, rows: pa.RecordBatch, resolution: str) -> None:
     columns = {name: rows[name] for name in QUARANTINED.schema.names}
-    columns["resolution"] = pa.array([REPLAYED] * rows.num_rows, pa.string())
+    columns["resolution"] = pa.array([resolution] * rows.num_rows, pa.string())
     columns["revision"] = pc.add(rows["revision"], 1)
     _write(outputs, pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema))
 

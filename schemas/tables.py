@@ -185,8 +185,8 @@ AGGREGATIONS = Table(
 QUARANTINED = Table(
     "quarantine", QUARANTINE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
 )
-REPLAYED = "replayed"
-CLOSED = (REPLAYED,)
+REPLAYED, WAIVED = "replayed", "recency waived"
+CLOSED = (REPLAYED, WAIVED)
 """Resolutions of a quarantine row whose message became a report or a duplicate: that row is its fate, this one no longer."""
 DUPLICATES = Table(
     "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"

@@ -96,6 +96,10 @@ def replay_(
         typer.Option("--input", help="Mended messages: envelopes as `quarantine show --export` writes them.", metavar="GLOB..."),
     ] = None,
     reason: Reasons = None,
+    waive_recency: Annotated[
+        bool,
+        typer.Option("--waive-recency", help="Accept what is refused as stale or future alone, and record that in its row."),
+    ] = False,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="Another output of the job, for what comes of it too.", metavar="OUT")
     ] = None,
@@ -103,7 +107,7 @@ def replay_(
     """Judge refused messages again, as they are or mended. Those that are valid now become reports; none counts twice."""
     mended = _mended(inputs) if inputs else None
     try:
-        result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), mended)
+        result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), mended, waive_recency)
     except Exception as error:
         raise failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
@@ -111,9 +115,9 @@ def replay_(
         err.print(f"[yellow]still refused:[/] {escape(name)} {row['reason']}: {escape(row['message'])}")
     for name in result.unknown[:20]:
         err.print(f"[yellow]not open in quarantine:[/] {escape(name)}")
-    out.print(
-        f"{result.replayed:,} replayed, {result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine"
-    )
+    waived = f" ({result.waived:,} of them under a waiver of recency)" if result.waived else ""
+    counts = f"{result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine"
+    out.print(f"{result.replayed:,} replayed{waived}, {counts}")
     if result.unknown:
         raise CheckFailed(
             "some messages of the input are not open in quarantine",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipelines import replay as replay_module
 from pipelines.cli import run
 from schemas.tables import QUARANTINED, REPORTS
 from tests.builders import NOON, report
@@ -196,3 +197,73 @@ def test_a_replay_opens_what_it_cannot_accept(lost: Path, typed: Typed) -> None:
     before = on_disk(lost)
     assert typed("quarantine", "replay", lost)[0] == 0
     assert on_disk(lost) == before
+
+
+LATE = {
+    "early": envelope(report(9201, NOON + timedelta(minutes=31), latency_ms=111.5), "early", NOON + timedelta(minutes=29)),
+    "late": envelope(report(9202, NOON + timedelta(minutes=10), latency_ms=112.5), "late", NOON + timedelta(hours=2)),
+    "later": envelope(report(9203, NOON + timedelta(minutes=59), latency_ms=113.5), "later", NOON + timedelta(hours=5)),
+    "broken": envelope(report(9204, NOON, accuracy=7), "broken", NOON + timedelta(hours=2)),
+}
+WAIVED = {"early", "late", "later"}
+
+
+@pytest.fixture
+def late(output: Path, typed: Typed) -> Path:
+    """An output with LATE, of which three are refused for their recency alone."""
+    write(output.with_name("a.ndjson"), [*GOOD, *LATE.values()])
+    place = output.with_name("late")
+    assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", place)[0] == 0
+    assert {name: fates(place)[name] for name in LATE} == {"early": "future", "late": "stale", "later": "stale", "broken": "schema"}
+    return place
+
+
+def resolutions(output: Path) -> dict[str, str]:
+    return {row["message_id"]: row["resolution"] for row in refusals(output) if row["resolution"]}
+
+
+def test_recency_is_waived_only_on_request_and_the_rows_say_so(late: Path, typed: Typed) -> None:
+    before = on_disk(late)
+    assert typed("quarantine", "replay", late)[0] == 0
+    assert on_disk(late) == before
+    code, out, _ = typed("quarantine", "replay", late, "--waive-recency")
+    assert (code, "3 replayed (3 of them under a waiver of recency)" in out) == (0, True)
+    assert resolutions(late) == dict.fromkeys(WAIVED, "recency waived")
+    assert {name: fates(late)[name] for name in LATE} == dict.fromkeys(WAIVED, "report") | {"broken": "schema"}
+    reconciled(late, typed)
+    before = on_disk(late)
+    assert typed("quarantine", "replay", late, "--waive-recency")[0] == 0
+    assert typed("backfill", "--input", late.with_name("a.ndjson"), "--output", late)[0] == 0
+    assert on_disk(late) == before
+
+
+def test_a_backfill_of_the_archive_and_the_same_waiver_give_the_same_rows(late: Path, tmp_path: Path, typed: Typed) -> None:
+    assert typed("quarantine", "replay", late, "--reason", "stale", "--reason", "future", "--waive-recency")[0] == 0
+    assert typed("backfill", "--input", late.with_name("a.ndjson"), "--output", tmp_path / "other")[0] == 0
+    assert typed("parity", late, tmp_path / "other")[0] == 1
+    assert typed("quarantine", "replay", tmp_path / "other", "--waive-recency")[0] == 0
+    assert typed("parity", late, tmp_path / "other", "--identity")[0] == 0
+
+
+@pytest.mark.parametrize("step", ["direct.run", "_close"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_waiver_that_dies_is_completed_by_the_same_command(
+    late: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch, step: str, done: bool
+) -> None:
+    whole = shutil.copytree(late, late.with_name("whole"))
+    assert typed("quarantine", "replay", whole, "--waive-recency")[0] == 0
+    target = replay_module.direct if step == "direct.run" else replay_module
+    real = getattr(target, step.rpartition(".")[2])
+
+    def die(*words: Any, **named: Any) -> None:
+        if done:
+            real(*words, **named)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, step.rpartition(".")[2], die)
+        assert typed("quarantine", "replay", late, "--waive-recency")[0] == 3
+    reconciled(late, typed)
+    assert typed("quarantine", "replay", late, "--waive-recency")[0] == 0
+    assert typed("parity", late, whole, "--identity")[0] == 0
+    reconciled(late, typed)
