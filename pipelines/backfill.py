@@ -74,7 +74,7 @@ def _run(messages: Archives | Spooled, outputs: Outputs, settings: Settings, spa
 
 
 def _about_rows(files: Files) -> int:
-    plain = Files(tuple(file for file in files if file.path.endswith(("json", "jsonl")))).total_bytes
+    plain = Files(tuple(path for path in files if path.endswith(("json", "jsonl")))).total_bytes
     return (plain + (files.total_bytes - plain) * COMPRESSION) // REPORT_BYTES
 
 

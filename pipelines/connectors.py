@@ -20,7 +20,7 @@ from transforms.redis import Connection
 from transforms.results import count_incomplete
 from transforms.sinks.live import PublishLive
 from transforms.sinks.tables import Write, WriteGathered, WriteTables
-from transforms.sources.archives import ArchiveFile, ReadArchives
+from transforms.sources.archives import ReadArchives
 from transforms.sources.redis_streams import ReadFromRedisStreams, Session
 from transforms.sources.stored import Recall, RecallShard
 from transforms.within import Span
@@ -37,7 +37,7 @@ class Read(NamedTuple):
 class Archives(beam.PTransform):
     """The messages of archive files; files that cannot be read to their end are counted in the run's results."""
 
-    def __init__(self, files: Iterable[ArchiveFile], block_bytes: int) -> None:
+    def __init__(self, files: Iterable[str], block_bytes: int) -> None:
         super().__init__()
         self.files, self.block_bytes = tuple(files), block_bytes
 

@@ -1,5 +1,6 @@
 """What tests build their input from: reports, messages and RAW batches in a line each."""
 
+import hashlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -38,6 +39,12 @@ def payload(document: Any) -> bytes:
     if isinstance(document, bytes):
         return document
     return document.encode() if isinstance(document, str) else json.dumps(document).encode()
+
+
+def line_id(number: int, line: bytes) -> str:
+    """The message_id of a bare line: its number, from 1, and the digest of its bytes without the line end."""
+    content = line.removesuffix(b"\n").removesuffix(b"\r")
+    return f"{number}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
 def messages(documents: Sequence[Any], received_at: datetime | None = NOON + timedelta(seconds=1)) -> pa.RecordBatch:

@@ -1,8 +1,9 @@
-"""report_id: what makes two messages the same report.
+"""report_id: what makes two messages the same report; line_ids: what makes two bare lines the same message.
 
-Two 64-bit sums over the typed columns of a report, written as 32 hex digits; independent of batch, process, platform, key order
-and spacing. Every column contributes words w (uint64), each mixed to x = mix(w + KEY * (slot + 1)), where slots count the words of
-a report in the order below and mix is the finaliser of SplitMix64 (Steele, Lea, Flood 2014). Modulo 2**64:
+A report_id is two 64-bit sums over the typed columns of a report, written as 32 hex digits: independent of batch, process,
+platform, key order and spacing. Every column contributes words w (uint64), each mixed to
+x = mix(w + KEY * (slot + 1)), where slots count the words of a report in the order below
+and mix is the finaliser of SplitMix64 (Steele, Lea, Flood 2014). Modulo 2**64:
 
     first = mix(sum of x)        second = mix(sum of x * (2 * slot + MULTIPLIER))
 
@@ -13,7 +14,7 @@ any of this is a new schema version: `docs/architecture.md` holds test vectors.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,11 @@ def report_ids(reports: pa.RecordBatch) -> pa.Array:
             second += mixed * _word(2 * slot + MULTIPLIER)
             slot += 1
     return _hex(np.stack([mix(first), mix(second)], axis=1))
+
+
+def line_ids(numbers: NDArray[np.int64], lines: Iterable[bytes | memoryview]) -> pa.Array:
+    """string[n]: the message_id of each line: `<number of the line, from 1>-<BLAKE2b-128 of its bytes, 32 hex digits>`."""
+    return pc.binary_join_element_wise(pa.array(numbers).cast(pa.string()), _hex(_digests(lines)), "-")
 
 
 def mix(words: Words) -> Words:
@@ -91,9 +97,14 @@ def _numbers(column: pa.Array) -> Words:
 def _texts(column: pa.Array) -> Words:
     """uint64[n, 2]: the words of each text; equal texts are hashed once."""
     encoded = column.dictionary_encode()
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in encoded.dictionary.to_pylist())
-    words = np.concatenate([np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2), [[NULL, NULL]]])
+    words = np.concatenate([_digests(text.encode() for text in encoded.dictionary.to_pylist()), [[NULL, NULL]]])
     return words[pc.fill_null(encoded.indices, len(words) - 1).to_numpy(zero_copy_only=False)]
+
+
+def _digests(texts: Iterable[bytes | memoryview]) -> Words:
+    """uint64[n, 2]: the BLAKE2b-128 of each text as two big-endian words."""
+    digests = b"".join([hashlib.blake2b(text, digest_size=16).digest() for text in texts])
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _nested(column: pa.Array, elements: Words) -> Iterator[Words]:

@@ -1,4 +1,4 @@
-"""The architecture page holds: imports go one way, its program is the definition of report_id, what it names is there."""
+"""The architecture page holds: imports go one way, its programs define report_id and line_id, what it names is there."""
 
 import ast
 import json
@@ -13,6 +13,7 @@ from pipelines.settings import Settings
 from schemas.registry import load
 from schemas.tables import FLEET, TABLES
 from tests.builders import messages
+from transforms.sources.envelopes import decode
 from transforms.validate import Rules, validate
 
 ROOT = Path(__file__).parents[2]
@@ -68,13 +69,26 @@ def test_runners_are_used_where_jobs_start_and_nowhere_in_the_wiring() -> None:
 
 
 @pytest.fixture(scope="module")
-def defined() -> Definition:
-    """The page's own `report_id`."""
-    (program,) = fenced("python")
+def programs() -> dict[str, Any]:
+    """What the page's programs define."""
     names: dict[str, Any] = {}
-    exec(compile(program, "architecture.md", "exec"), names)
-    report_id: Definition = names["report_id"]
+    for program in fenced("python"):
+        exec(compile(program, "architecture.md", "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def defined(programs: dict[str, Any]) -> Definition:
+    """The page's own `report_id`."""
+    report_id: Definition = programs["report_id"]
     return report_id
+
+
+def test_the_program_and_the_reader_know_a_bare_line_by_the_same_id(programs: dict[str, Any]) -> None:
+    lines = [b'{"task_id": "t"}', b"no JSON \xff", b'{"task_id": "t"}']
+    read = decode(b"\r\n".join([*lines, b""]), 5).raw
+    assert read["message_id"].to_pylist() == [programs["line_id"](number, line) for number, line in enumerate(lines, 5)]
+    assert set(read["source"].to_pylist()) == {"archive"}
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["id"])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
-from tests.builders import NOON, payload, report
+from tests.builders import NOON, line_id, payload, report
 from tests.integration.archives import envelope
 
 FRACTIONS = ["", *("." + "123456789"[:digits] for digits in range(1, 10))]
@@ -71,12 +71,12 @@ def moments() -> list[tuple[bytes, str]]:
     return [(text(1000 + i, recorded_at=moment), fate) for i, (moment, fate) in enumerate(told)]
 
 
-def bare(name: str, lines: list[tuple[bytes, str]]) -> Iterator[Case]:
+def bare(lines: list[tuple[bytes, str]]) -> Iterator[Case]:
     for number, (line, fate) in enumerate(lines, start=1):
-        yield Case(line, f"{name}:{number}", fate, line)
+        yield Case(line, line_id(number, line), fate, line)
 
 
-def envelopes(name: str) -> Iterator[Case]:
+def envelopes() -> Iterator[Case]:
     """Envelopes of both kinds of data, broken ones, and some that are good but hold what is not."""
     later = NOON + timedelta(seconds=9)
     for number, (data, fate) in enumerate([(text(2000), "report"), (text(2001)[:-1], "json"), (b"", "json"), (b"\xff{}", "utf8")]):
@@ -96,7 +96,7 @@ def envelopes(name: str) -> Iterator[Case]:
         b'{"source": null, "message_id": "x", "received_at": null, "data": {}}',
     ]
     for number, line in enumerate(wrong, start=12):
-        yield Case(line, f"{name}:{number}", "envelope", line)
+        yield Case(line, line_id(number, line), "envelope", line)
 
 
 def twice() -> Iterator[Case]:
@@ -109,9 +109,9 @@ def twice() -> Iterator[Case]:
 
 
 HAND: dict[str, list[Case]] = {
-    "bare.ndjson": list(bare("bare.ndjson", bare_lines())),
-    "moments.ndjson.gz": list(bare("moments.ndjson.gz", moments())),
-    "envelopes.jsonl": list(envelopes("envelopes.jsonl")),
+    "bare.ndjson": list(bare(bare_lines())),
+    "moments.ndjson.gz": list(bare(moments())),
+    "envelopes.jsonl": list(envelopes()),
     "twice.json.zst": list(twice()),
     "empty.ndjson": [],
     "empty.ndjson.gz": [],

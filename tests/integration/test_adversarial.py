@@ -14,6 +14,7 @@ import zstandard
 
 from pipelines.cli import run
 from schemas.tables import QUARANTINED, REPORTS
+from tests.builders import line_id
 from tests.integration.archives import Typed, fates, rows, write
 from tests.integration.hostile import FATES, HAND, KEPT, moments
 
@@ -81,7 +82,7 @@ def originals(archive: Path) -> Iterator[tuple[str, bytes]]:
             yield said["message_id"], text
     for path in archive.glob("*/*.gz"):
         for number, line in enumerate(gzip.decompress(path.read_bytes()).splitlines(), start=1):
-            yield f"{path.name}:{number}", line
+            yield line_id(number, line), line
     for path in archive.glob("*/*.parquet"):
         columns = pq.read_table(path)
         yield from zip(columns["message_id"].to_pylist(), columns["data"].to_pylist())
@@ -91,7 +92,7 @@ def test_a_moment_is_read_to_the_microsecond_in_any_zone(output: Path) -> None:
     found = {row["message_id"]: row["recorded_at"] for row in rows(output, REPORTS, ["message_id", "recorded_at"])}
     for number, (line, _) in enumerate(moments()[:40], start=1):
         written = json.loads(line)["recorded_at"].upper().replace("Z", "+00:00")
-        assert found[f"moments.ndjson.gz:{number}"] == datetime.fromisoformat(written).astimezone(UTC), written
+        assert found[line_id(number, line)] == datetime.fromisoformat(written).astimezone(UTC), written
 
 
 def test_large_integers_keep_their_digits(output: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pipelines import replay as replay_module
 from pipelines.cli import run
 from schemas.tables import QUARANTINED, REPORTS
-from tests.builders import NOON, report
+from tests.builders import NOON, line_id, report
 from tests.integration.archives import Typed, envelope, fates, on_disk, rows, stream, write
 
 GOOD = stream(120, seed=31)
@@ -22,13 +22,15 @@ BROKEN = {
     "hopeless": "{",
 }
 
+WRONG = b'{"message_id": 1, "received_at": 2, "data": {}}'
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive, and the output of its backfill: BROKEN, some of GOOD and a bad envelope are refused."""
     folder = tmp_path_factory.mktemp("replay")
     broken = [envelope(document, name) for name, document in BROKEN.items()]
-    write(folder / "a.ndjson", [*GOOD, *broken, b'{"message_id": 1, "received_at": 2, "data": {}}'])
+    write(folder / "a.ndjson", [*GOOD, *broken, WRONG])
     assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out")]) == 0
     assert set(BROKEN) <= {row["message_id"] for row in rows(folder / "out", QUARANTINED)}
     return folder
@@ -119,7 +121,8 @@ def test_a_replay_that_dies_before_it_closes_its_rows_is_completed_by_another(
     code, out, _ = typed("quarantine", "replay", output, "--input", mended)
     assert (code, "3 replayed" in out) == (0, True)
     assert reconciled(output, typed) == half
-    assert fates(output).keys() == {json.loads(line)["message_id"] for line in GOOD} | set(BROKEN) | {f"a.ndjson:{len(GOOD) + 5}"}
+    named = {json.loads(line)["message_id"] for line in GOOD} | set(BROKEN)
+    assert fates(output).keys() == named | {line_id(len(GOOD) + 5, WRONG)}
 
 
 def test_messages_mended_into_a_report_that_is_there_are_duplicates(output: Path, mended: Path, typed: Typed) -> None:

@@ -10,12 +10,10 @@ What a line or a row means is said in `transforms.sources.lines` and `transforms
 
 import glob
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, count
-from pathlib import PurePath
+from itertools import chain
 from typing import BinaryIO, NamedTuple, TypeVar
 
 import apache_beam as beam
@@ -50,29 +48,21 @@ class NoArchiveError(ValueError):
 
 
 @dataclass(frozen=True)
-class ArchiveFile:
-    """A file, and the name that the ids of its bare lines begin with."""
-
-    path: str
-    name: str
-
-
-@dataclass(frozen=True)
 class Files:
-    """The files of a run, sorted by path."""
+    """The paths of a run's files, sorted."""
 
-    files: tuple[ArchiveFile, ...]
+    paths: tuple[str, ...]
 
-    def __iter__(self) -> Iterator[ArchiveFile]:
-        return iter(self.files)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.paths)
 
     @property
     def total_bytes(self) -> int:
         """Their size on disk; what cannot be read counts as nothing."""
-        return sum(os.path.getsize(file.path) for file in self if os.path.exists(file.path))
+        return sum(os.path.getsize(path) for path in self if os.path.exists(path))
 
 
 class Block(NamedTuple):
@@ -92,9 +82,7 @@ class Unreadable(NamedTuple):
 def find(patterns: Sequence[str]) -> Files:
     """The archives that any of the patterns means, each file once.
 
-    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`. A file's name is the last
-    part of its path or, where several files of the run share that, as many parts as tell all of them apart (`a/x.ndjson`,
-    `b/x.ndjson`): bare lines keep their ids only as long as the same files are read together.
+    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`.
 
     Raises:
         NoArchiveError: a pattern matches no archive.
@@ -102,8 +90,7 @@ def find(patterns: Sequence[str]) -> Files:
     paths: dict[str, str] = {}
     for path in sorted({path for pattern in patterns for path in _matches(pattern)}):
         paths.setdefault(os.path.realpath(path), path)
-    names = _names(paths.values())
-    return Files(tuple(ArchiveFile(path, names[path]) for path in paths.values()))
+    return Files(tuple(paths.values()))
 
 
 def _matches(pattern: str) -> Iterable[str]:
@@ -122,27 +109,12 @@ def _is_archive(path: str) -> bool:
     return name.endswith((*LINES, PARQUET)) and name != NO_ARCHIVE and not os.path.isdir(path)
 
 
-def _names(paths: Iterable[str]) -> dict[str, str]:
-    """The name of each path: equal last parts get as many more as tell them all apart."""
-    alike = defaultdict(list)
-    for path in paths:
-        alike[os.path.basename(path)].append(path)
-    names = {}
-    for same in alike.values():
-        parts = [PurePath(os.path.abspath(path)).parts for path in same]
-        depth = next(depth for depth in count(1) if len({part[-depth:] for part in parts}) == len(parts))
-        names.update({path: _printable("/".join(part[-depth:])) for path, part in zip(same, parts)})
-    return names
-
-
 def _printable(path: str) -> str:
     """The path as Unicode: a byte that is not UTF-8 becomes `\\xNN`."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def read_blocks(
-    path: str, name: str, block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None
-) -> Iterator[Block | Unreadable]:
+def read_blocks(path: str, block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None) -> Iterator[Block | Unreadable]:
     """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be read further.
 
     `on_bytes` is told how many more bytes of the file on disk have been worked off.
@@ -150,7 +122,7 @@ def read_blocks(
     parts = _row_blocks if path.lower().endswith(PARQUET) else _line_blocks
     reported = 0
     try:
-        for block, position in parts(path, name, block_bytes):
+        for block, position in parts(path, block_bytes):
             if on_bytes and position > reported:
                 on_bytes(position - reported)
                 reported = position
@@ -161,32 +133,30 @@ def read_blocks(
         yield Unreadable(_printable(path), f"cannot be read ({error.strerror or error})")
 
 
-def _line_blocks(path: str, name: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
+def _line_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
     """The file's blocks, and how far into it each reaches."""
     read = next(read for end, read in LINES.items() if path.lower().endswith(end))
     first_line = 1
     with open(path, "rb") as file:
         for text in blocks(read(file), block_bytes):
-            raw, bad, lines = decode(text, name, first_line)
+            raw, bad, lines = decode(text, first_line)
             first_line += lines
             yield Block(raw, bad), file.tell()
 
 
-def _row_blocks(path: str, name: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
+def _row_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
     """The file's blocks, and how far into it each reaches."""
     size = os.path.getsize(path)
     first_row = 1
     for batch, share in batches(path, block_bytes):
-        raw, bad, rows = decode_rows(batch, name, first_row)
+        raw, bad, rows = decode_rows(batch, first_row)
         first_row += rows
         yield Block(raw, bad), int(size * share)
 
 
-def read(
-    files: Iterable[ArchiveFile], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None
-) -> Iterator[Block | Unreadable]:
+def read(paths: Iterable[str], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None) -> Iterator[Block | Unreadable]:
     """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the caller works on one."""
-    blocks = chain.from_iterable(read_blocks(file.path, file.name, block_bytes, on_bytes) for file in files)
+    blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes) for path in paths)
     return ahead(_together(blocks, block_bytes // _SMALL))
 
 
@@ -229,7 +199,7 @@ class ReadArchives(beam.PTransform):
 
     def __init__(
         self,
-        files: Iterable[ArchiveFile],
+        files: Iterable[str],
         block_bytes: int = BLOCK_BYTES,
         on_bytes: OnBytes | None = None,
         readers: int | None = None,
@@ -253,7 +223,7 @@ class _Read(beam.DoFn):
         self.block_bytes = block_bytes
         self.on_bytes = on_bytes
 
-    def process(self, files: Sequence[ArchiveFile]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+    def process(self, files: Sequence[str]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         for block in read(files, self.block_bytes, self.on_bytes):
             if isinstance(block, Unreadable):
                 yield beam.pvalue.TaggedOutput("unreadable", tuple(block))

@@ -21,6 +21,9 @@ LONGEST_WINDOW = 1 << 31
 """The largest zstd window that is accepted, in bytes: that of `zstd --ultra --long=31`."""
 
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
 class DamagedError(Exception):
     """A file cannot be read any further; `str()` says why. What was read of it before is good."""
 
@@ -111,14 +114,15 @@ def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
 
 
 def blocks(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
-    """The chunks as blocks of whole lines, of about `block_bytes` or as long as one line is; a last newline is added.
+    """The chunks as blocks of whole lines, of about `block_bytes` or as long as one line is.
 
+    A UTF-8 byte order mark at the very beginning is left out; a last newline is added.
     An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
     """
     held: list[bytes] = []
     size = 0
     try:
-        for chunk in _at_most(chunks, block_bytes):
+        for chunk in _at_most(_unmarked(chunks), block_bytes):
             held.append(chunk)
             size += len(chunk)
             end = chunk.rfind(b"\n") + 1 if size >= block_bytes else 0
@@ -134,6 +138,20 @@ def blocks(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
         raise
     if text := b"".join(held):
         yield text if text.endswith(b"\n") else text + b"\n"
+
+
+def _unmarked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks without a byte order mark before all of them."""
+    begin: bytes | None = b""
+    for chunk in chunks:
+        if begin is not None:
+            begin += chunk
+            if begin != _BYTE_ORDER_MARK and _BYTE_ORDER_MARK.startswith(begin):
+                continue
+            chunk, begin = begin.removeprefix(_BYTE_ORDER_MARK), None
+        yield chunk
+    if begin:
+        yield begin
 
 
 def _at_most(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 
 from schemas.formats import parse_date_time
 from transforms.batches import RAW, concat, empty, filled
-from transforms.sources.heads import Heads, Lines, Positions, heads, pieces
+from transforms.identity import line_ids
+from transforms.sources.heads import Heads, Lines, Positions, heads, one_object, pieces
 from transforms.sources.lines import ARCHIVE, NO_DATA, WRONG_TIME, Envelope, is_blank, read_line, read_string
 
 BAD = pa.schema([*RAW, ("message", pa.string())])
-"""Envelopes that break the rule: the whole line, under its place in the file, and what is wrong with it. An archived entry
+"""Envelopes that break the rule: the whole line, known as a bare line is, and what is wrong with it. An archived entry
 without data (NO_DATA) is under its own source, id and time."""
 
 _OPEN = ord("{")
@@ -35,29 +36,35 @@ class Decoded(NamedTuple):
     lines: int
 
 
-def decode(block: pa.Buffer | bytes, name: str, first_line: int = 1) -> Decoded:
-    """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of the file `name`.
+def decode(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
+    """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of its file.
 
-    A bare line is the message `<name>:<line number>` of the source `archive`, without a time; where all lines are bare, the
-    payloads are the block itself. A blank line is no message.
+    A bare line is a message of the source `archive` without a time, known by its number and bytes (`line_ids`); where all lines
+    are bare, the payloads are the block itself. A blank line is no message.
     """
     lines = Lines.of(block)
     written, bare = heads(lines)
     is_object = lines.text[written.data] == _OPEN
-    objects = _objects(lines, written.where(is_object))
+    whole = written.where(is_object)
+    objects = _objects(lines, whole.where(one_object(lines, whole)))
     strings = _strings(lines, written.where(~is_object))
     undecided = np.ones(len(lines.ends), bool)
     for rows in (objects[0], strings[0], bare):
         undecided[rows] = False
-    unnamed = bare, named_by_place(lines.whole(bare), name, bare + first_line)
-    exact, bad = _one_by_one(lines, np.flatnonzero(undecided), name, first_line)
+    unnamed = bare, _bare(lines, bare, first_line)
+    exact, bad = _one_by_one(lines, np.flatnonzero(undecided), first_line)
     return Decoded(_in_order([objects, strings, unnamed, exact]), bad, len(lines.ends))
 
 
-def named_by_place(payload: pa.Array, name: str, numbers: Positions) -> pa.RecordBatch:
-    """Messages (RAW) that are known by their place alone: `<file name>:<number of the line or row>`."""
-    places = pc.binary_join_element_wise(name, pa.array(numbers).cast(pa.string()), ":")
-    return filled({"source": pa.repeat(ARCHIVE, len(numbers)), "message_id": places, "payload": payload}, RAW, len(numbers))
+def unnamed_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch:
+    """Messages (RAW) of the source `archive`, without a time, under the ids that were found for them."""
+    rows = len(payload)
+    return filled({"source": pa.repeat(ARCHIVE, rows), "message_id": message_ids, "payload": payload}, RAW, rows)
+
+
+def _bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
+    """Some lines as messages (RAW) that are whole lines."""
+    return unnamed_messages(lines.whole(rows), line_ids(rows + first_line, lines.contents(rows)))
 
 
 def ended(data: pa.Array) -> pa.Array:
@@ -88,14 +95,14 @@ def _messages(written: Heads, payload: pa.Array) -> Part:
     return written.rows, pa.RecordBatch.from_arrays([*written.origins.columns, payload], schema=RAW)
 
 
-def _one_by_one(lines: Lines, rows: Positions, name: str, first_line: int) -> tuple[Part, pa.RecordBatch]:
+def _one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, pa.RecordBatch]:
     """The rows that only `read_line` can tell: their messages, and the envelopes that break the rule (BAD)."""
     texts = lines.cut(lines.starts[rows], lines.ends[rows]).to_pylist()
     spoken = [not is_blank(text) for text in texts]
     rows, texts = rows[np.array(spoken, bool)], list(compress(texts, spoken))
-    bare = named_by_place(lines.whole(rows), name, rows + first_line)
-    places = bare["message_id"].to_pylist()
-    read = [read_line(text) or Envelope(message_id=place, data=text) for place, text in zip(places, texts)]
+    bare = _bare(lines, rows, first_line)
+    ids = bare["message_id"].to_pylist()
+    read = [read_line(text) or Envelope(message_id=id_, data=text) for id_, text in zip(ids, texts)]
     times = parse_date_time(pa.array([line.received_at for line in read], pa.string()))
     untimed = [line.received_at is not None and not valid for line, valid in zip(read, times.is_valid().to_pylist())]
     problems = pa.array([wrong * WRONG_TIME or line.problem for line, wrong in zip(read, untimed)], pa.string())
@@ -106,7 +113,7 @@ def _one_by_one(lines: Lines, rows: Positions, name: str, first_line: int) -> tu
         pa.array([line.data + b"\n" for line in read], pa.large_binary()),
     ]
     good, named = pc.equal(problems, ""), pc.equal(problems, NO_DATA)
-    origins = [pc.if_else(named, said, place) for said, place in zip(columns[:3], bare.columns)]
+    origins = [pc.if_else(named, said, as_bare) for said, as_bare in zip(columns[:3], bare.columns)]
     bad = pa.RecordBatch.from_arrays([*origins, bare["payload"], problems], schema=BAD).filter(pc.invert(good))
     return (rows[np.asarray(good)], pa.RecordBatch.from_arrays(columns, schema=RAW).filter(good)), bad
 

@@ -6,6 +6,7 @@ verdict at three times the cost.
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,9 @@ LAYOUTS = 8
 _PERHAPS = r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|fields"|[^"]*\\|[^"]*$)))'
 """How every blank line and every envelope begins, and hardly any report."""
 
-_NEWLINE, _RETURN, _CLOSE, _SPACE, _QUOTE, _BACKSLASH, _TILDE = b'\n\r} "\\~'
+_NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _QUOTE, _BACKSLASH, _TILDE = b'\n\r{} "\\~'
+_AFTER_A_STRING = np.isin(np.arange(256), list(b",:]} \t\r\n"))
+"""Which bytes can follow the quote that ends a string."""
 _WORDS = pa.schema([("source", pa.string()), ("message_id", pa.string()), ("received_at", pa.string())])
 
 Positions = NDArray[np.int64]
@@ -51,6 +54,12 @@ class Lines(NamedTuple):
         if len(rows) == len(self.ends):
             return pieces(self.text, np.append(self.starts, len(self.text)))
         return self.cut(self.starts[rows], self.ends[rows] + 1)
+
+    def contents(self, rows: Positions) -> Iterator[memoryview]:
+        """The bytes of some lines without their line ends (LF or CR LF), not copied."""
+        text, ends = self.text.data, self.ends[rows]
+        ends = ends - ((self.text[ends - 1] == _RETURN) & (ends > self.starts[rows]))
+        return (text[start:end] for start, end in zip(self.starts[rows].tolist(), ends.tolist()))
 
     def begins(self, rows: Positions) -> pa.Array:
         """The first HEAD_BYTES of some lines, large_binary."""
@@ -113,6 +122,29 @@ def heads(lines: Lines) -> tuple[Heads, Positions]:
     perhaps = pc.match_substring_regex(begins, _PERHAPS)
     found.append(_by_pattern(lines, rest[np.asarray(perhaps)], begins.filter(perhaps)))
     return _closed_and_timed(lines, _in_order(found)), rest[~np.asarray(perhaps)]
+
+
+def one_object(lines: Lines, written: Heads) -> NDArray[np.bool_]:
+    """bool[n]: where the data, which begins with `{`, surely is one object that ends where the envelope does.
+
+    Braces are counted, in strings too: those of an object in a string balance each other. Another `{` in a string is known by
+    what follows it: neither `}` nor a name. There, and where the braces do not balance, the answer is no. It is exact where the
+    line is JSON.
+    """
+    text = lines.text
+    braces = np.flatnonzero((text - np.uint8(_OPEN)) & np.uint8(253) == 0)
+    opens = text[braces] == _OPEN
+    depth = np.append(0, np.cumsum(np.where(opens, 1, -1)))
+    inside = braces[opens] + 1
+    follows = text[inside]
+    named = (follows == _QUOTE) & ~_AFTER_A_STRING[text[np.minimum(inside + 1, len(text) - 1)]]
+    odd = np.zeros(len(braces) + 1, np.int64)
+    odd[1:][opens] = ~named & (follows != _CLOSE)
+    odd = np.cumsum(odd)
+    first, after = np.searchsorted(braces, written.data), np.searchsorted(braces, written.close)
+    lowest = np.minimum.reduceat(depth, np.stack([first + 1, after], axis=1).ravel())[::2] if len(first) else depth[:0]
+    whole = (lowest > depth[first]) & (depth[after] == depth[first]) & (odd[after] == odd[first])
+    return whole & (braces[after - 1] == written.close - 1)
 
 
 def _canonical(lines: Lines, row: int) -> re.Match[bytes] | None:

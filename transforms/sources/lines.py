@@ -103,18 +103,25 @@ def is_blank(line: bytes) -> bool:
 def read_line(line: bytes) -> Envelope | None:
     """The envelope that a line (without its newline) is, or None where it is a bare report, or anything else.
 
-    A line that begins as CANONICAL says, with an object for data, and ends in `}` is an envelope, and what lies between is its
-    data. Any other line is one if its outermost object has exactly the keys.
+    A line is one if its outermost object has exactly the keys, in any order. Where no such object can be seen, since brackets or
+    quotes do not match, a line that begins as CANONICAL says, with an object for data, and ends in `}` is one too: what lies
+    between is its data, which is no JSON.
     """
     line = line.strip(_SPACES)
-    head = ONE_CANONICAL.match(line)
-    if head and head["data"] == b"{" and line.endswith(b"}"):
-        source, message_id, received_at = (None if text is None else text.decode() for text in head.groups()[:3])
-        return Envelope(source or ARCHIVE, message_id or "", received_at, line[head.start("data") : -1])
     members = _members(line)
-    if members is None or members.keys() - {"source"} not in (_KEYS, _KEYS_WITHOUT_DATA):
+    if members is None:
+        return _broken(line)
+    if members.keys() - {"source"} not in (_KEYS, _KEYS_WITHOUT_DATA):
         return None
     return _envelope(members)
+
+
+def _broken(line: bytes) -> Envelope | None:
+    head = ONE_CANONICAL.match(line)
+    if not (head and head["data"] == b"{" and line.endswith(b"}")):
+        return None
+    source, message_id, received_at = (None if text is None else text.decode() for text in head.groups()[:3])
+    return Envelope(source or ARCHIVE, message_id or "", received_at, line[head.start("data") : -1])
 
 
 def read_string(text: bytes) -> str | None:

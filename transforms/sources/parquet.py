@@ -5,6 +5,7 @@ or bytes, the report; `source`, a string, may be missing or null. Other columns 
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,9 @@ import pyarrow.parquet as pq
 from schemas.formats import parse_date_time
 from schemas.tables import TIME
 from transforms.batches import RAW, empty, extended
+from transforms.identity import line_ids
 from transforms.sources.compressed import DamagedError
-from transforms.sources.envelopes import BAD, Decoded, ended, named_by_place
+from transforms.sources.envelopes import BAD, Decoded, ended, unnamed_messages
 from transforms.sources.lines import ARCHIVE, WRONG_TIME
 
 
@@ -70,10 +72,10 @@ def _columns(schema: pa.Schema) -> list[str]:
     return [name for name in COLUMNS if name in schema.names]
 
 
-def decode_rows(batch: pa.RecordBatch, name: str, first_row: int = 1) -> Decoded:
-    """The messages of a batch with COLUMNS, the first of them row `first_row` of the file `name`.
+def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
+    """The messages of a batch with COLUMNS, the first of them row `first_row` of its file.
 
-    A row without an id or data, or with a wrong time, is bad: it has its place, `<name>:<row number>`, for an id.
+    A row without an id or data, or with a wrong time, is bad: it is known by its number and by what its columns hold.
     """
     rows = batch.num_rows
     said = {each: _decoded(batch[each]) for each in batch.schema.names}
@@ -89,9 +91,17 @@ def decode_rows(batch: pa.RecordBatch, name: str, first_row: int = 1) -> Decoded
     good = pc.equal(problems, "")
     if pc.all(good).as_py():
         return Decoded(raw, empty(BAD), rows)
-    unnamed = named_by_place(payload, name, np.arange(rows) + first_row)
-    bad = extended(unnamed, [(BAD.field("message"), problems)]).filter(pc.invert(good))
+    wrong_rows = np.flatnonzero(~np.asarray(good))
+    written = pa.RecordBatch.from_pydict(said).take(pa.array(wrong_rows)).to_pylist()
+    unnamed = unnamed_messages(payload.take(pa.array(wrong_rows)), line_ids(wrong_rows + first_row, map(_row_text, written)))
+    bad = extended(unnamed, [(BAD.field("message"), problems.filter(pc.invert(good)))])
     return Decoded(raw.filter(good), bad, rows)
+
+
+def _row_text(row: dict[str, Any]) -> bytes:
+    """What the columns of a row hold, as one text: the same whether they are text or bytes, plain or dictionaries."""
+    values = [row.get(name) for name in COLUMNS]
+    return repr([value.encode() if isinstance(value, str) else value for value in values]).encode()
 
 
 def _decoded(array: pa.Array) -> pa.Array:

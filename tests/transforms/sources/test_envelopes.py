@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.formats import parse_date_time
+from tests.builders import line_id
 from transforms.batches import RAW
 from transforms.sources.envelopes import BAD, decode
 from transforms.sources.heads import HEAD_BYTES
@@ -36,22 +37,22 @@ def refused(messages: Sequence[tuple[str, str, datetime | None, bytes, str]]) ->
     return pa.RecordBatch.from_arrays(columns, schema=BAD)
 
 
-def one_by_one(block: bytes, name: str) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+def one_by_one(block: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The rule of a line, applied to each."""
     good, broken = [], []
     for number, line in enumerate(block.split(b"\n")[:-1], 1):
-        place, envelope = f"{name}:{number}", read_line(line)
+        as_bare, envelope = line_id(number, line), read_line(line)
         if is_blank(line):
             continue
         if envelope is None:
-            good.append(("archive", place, None, line + b"\n"))
+            good.append(("archive", as_bare, None, line + b"\n"))
             continue
         at = None if envelope.received_at is None else parse_date_time(pa.array([envelope.received_at]))[0].as_py()
         problem = envelope.problem
         if envelope.received_at is not None and at is None:
             problem = "received_at must be an RFC 3339 date-time or null"
         if problem:
-            origin = (envelope.source, envelope.message_id, at) if problem == NO_DATA else ("archive", place, None)
+            origin = (envelope.source, envelope.message_id, at) if problem == NO_DATA else ("archive", as_bare, None)
             broken.append((*origin, line + b"\n", problem))
         else:
             good.append((envelope.source, envelope.message_id, at, envelope.data + b"\n"))
@@ -70,52 +71,57 @@ def test_every_kind_of_line_becomes_its_message_in_the_order_of_the_file() -> No
         b"no JSON \x00\xff\r\n",
         ENVELOPE.replace(b"\n", b"\r\n") % b'{"a":6}',
     ]
-    decoded = decode(b"".join(lines), "f.ndjson", 11)
+    decoded = decode(b"".join(lines), 11)
     assert decoded.raw == raw(
         [
-            ("archive", "f.ndjson:11", None, BARE),
+            ("archive", line_id(11, BARE), None, BARE),
             ("s", "1-0", AT, b'{"a":1}\n'),
             ("archive", "2-0", None, b'{"a":2}\n'),
             ("archive", "3-0", None, b'{"a":3}\n'),
-            ("archive", "f.ndjson:18", None, b"no JSON \x00\xff\r\n"),
+            ("archive", line_id(18, lines[7]), None, b"no JSON \x00\xff\r\n"),
             ("s", "1-0", AT, b'{"a":6}\n'),
         ]
     )
     assert decoded.bad == bad(
         [
-            ("f.ndjson:16", lines[5], "message_id must be a string"),
-            ("f.ndjson:17", lines[6], "received_at must be an RFC 3339 date-time or null"),
+            (line_id(16, lines[5]), lines[5], "message_id must be a string"),
+            (line_id(17, lines[6]), lines[6], "received_at must be an RFC 3339 date-time or null"),
         ]
     )
     assert decoded.lines == 9
 
 
 def test_no_lines_are_no_messages() -> None:
-    decoded = decode(b"", "f")
+    decoded = decode(b"")
     assert (decoded.raw, decoded.bad, decoded.lines) == (raw([]), bad([]), 0)
 
 
 def test_blank_lines_are_no_messages_but_count() -> None:
-    assert decode(b"\n \n" + BARE, "f").raw == raw([("archive", "f:3", None, BARE)])
+    assert decode(b"\n \n" + BARE).raw == raw([("archive", line_id(3, BARE), None, BARE)])
+
+
+def test_the_end_of_a_line_is_no_part_of_what_it_is_known_by() -> None:
+    ids = [decode(line, 7).raw["message_id"].to_pylist() for line in (BARE, BARE.replace(b"\n", b"\r\n"))]
+    assert ids == [[line_id(7, BARE)]] * 2
 
 
 def test_the_payloads_of_bare_lines_are_the_block_itself() -> None:
     block = pa.py_buffer(BARE * 3)
-    payload = decode(block, "f").raw["payload"]
+    payload = decode(block).raw["payload"]
     assert payload.buffers()[2].address == block.address
 
 
 def test_the_block_is_left_as_it_was() -> None:
     block = bytearray(ENVELOPE % b"{}" + BARE)
-    decode(block, "f")
+    decode(block)
     assert block == ENVELOPE % b"{}" + BARE
 
 
 def test_one_broken_string_leaves_its_neighbours_alone() -> None:
     texts = [b"a", b"\\ud800", b'x","y', b'x",["y', b"\\udcff", b"z"]
-    decoded = decode(b"".join(STRING % text for text in texts), "f")
+    decoded = decode(b"".join(STRING % text for text in texts))
     assert decoded.raw["payload"].to_pylist()[0] == b"a\n"
-    assert (decoded.raw, decoded.bad) == one_by_one(b"".join(STRING % text for text in texts), "f")
+    assert (decoded.raw, decoded.bad) == one_by_one(b"".join(STRING % text for text in texts))
 
 
 def test_lines_of_several_layouts_keep_their_order() -> None:
@@ -123,27 +129,28 @@ def test_lines_of_several_layouts_keep_their_order() -> None:
     strings = [STRING % b"", STRING.replace(b":", b": ") % b"x"]
     for lines in (objects, strings, objects + strings):
         block = b"".join(lines * 3 + lines[::-1] * 3)
-        assert decode(block, "f").raw == one_by_one(block, "f")[0]
+        assert decode(block).raw == one_by_one(block)[0]
 
 
 def test_an_entry_without_data_is_bad_under_its_own_name() -> None:
     entry = b'{"source":"s","message_id":"1-0","received_at":"2026-01-01T00:00:00.000001Z","fields":%b}\n'
     lines = [entry % b'{"a":"b"}', entry % b'"x"', entry.replace(b"01T", b"99T") % b"{}"]
-    places = [("s", "1-0", AT), ("archive", "f:2", None), ("archive", "f:3", None)]
+    places = [("s", "1-0", AT), *(("archive", line_id(number, lines[number - 1]), None) for number in (2, 3))]
     problems = [NO_DATA, "fields must be an object", "received_at must be an RFC 3339 date-time or null"]
     told = [(*place, line, problem) for place, line, problem in zip(places, lines, problems)]
-    assert decode(b"".join(lines), "f").bad == refused(told)
+    assert decode(b"".join(lines)).bad == refused(told)
 
 
 def test_a_line_of_megabytes_is_one_message() -> None:
     data = b'{"a":"%b"}' % (b"x" * 5_000_000)
-    assert decode(ENVELOPE % data + BARE, "f").raw == raw([("s", "1-0", AT, data + b"\n"), ("archive", "f:2", None, BARE)])
+    said = [("s", "1-0", AT, data + b"\n"), ("archive", line_id(2, BARE), None, BARE)]
+    assert decode(ENVELOPE % data + BARE).raw == raw(said)
 
 
 def test_a_long_head_is_read_like_a_short_one() -> None:
     for length in range(HEAD_BYTES - 100, HEAD_BYTES + 20):
         line = ENVELOPE.replace(b'"1-0"', b'"%b"' % (b"i" * length)) % b"{}"
-        assert decode(line, "f").raw == raw([("s", "i" * length, AT, b"{}\n")])
+        assert decode(line).raw == raw([("s", "i" * length, AT, b"{}\n")])
 
 
 printable = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='"\\'), max_size=120)
@@ -178,7 +185,7 @@ def canonical(draw: st.DrawFn) -> tuple[bytes, tuple[str, str, datetime | None, 
 
 @given(st.lists(canonical(), max_size=12))
 def test_canonical_envelopes_say_what_was_written(lines: list[tuple[bytes, Any]]) -> None:
-    decoded = decode(b"".join(line for line, _ in lines), "f")
+    decoded = decode(b"".join(line for line, _ in lines))
     assert (decoded.raw, decoded.bad, decoded.lines) == (raw([said for _, said in lines]), bad([]), len(lines))
 
 
@@ -203,8 +210,8 @@ hostile = pieces | objects_of_members | canonical().map(lambda pair: pair[0][:-1
 @given(st.lists(hostile, max_size=12))
 def test_a_block_is_read_as_its_lines_one_by_one_are(lines: list[bytes]) -> None:
     block = b"".join(line + b"\n" for line in lines)
-    decoded = decode(block, "f")
-    assert (decoded.raw, decoded.bad) == one_by_one(block, "f")
+    decoded = decode(block)
+    assert (decoded.raw, decoded.bad) == one_by_one(block)
     assert decoded.lines == len(lines)
 
 
@@ -213,15 +220,15 @@ def test_lines_that_differ_in_one_byte_are_judged_each_for_itself(said: tuple[by
     line = said[0]
     changed = [line[: at % len(line)] + byte + line[at % len(line) + 1 :] for at, byte in changes]
     block = b"".join([line, line, *changed]).removesuffix(b"\n") + b"\n"
-    decoded = decode(block, "f")
-    assert (decoded.raw, decoded.bad) == one_by_one(block, "f")
+    decoded = decode(block)
+    assert (decoded.raw, decoded.bad) == one_by_one(block)
 
 
 @given(st.lists(hostile, min_size=1, max_size=8), st.integers(0, 8))
 def test_where_a_block_is_cut_makes_no_difference(lines: list[bytes], cut: int) -> None:
     ended = [line + b"\n" for line in lines]
-    whole = decode(b"".join(ended), "f")
-    first = decode(b"".join(ended[:cut]), "f")
-    second = decode(b"".join(ended[cut:]), "f", first.lines + 1)
+    whole = decode(b"".join(ended))
+    first = decode(b"".join(ended[:cut]))
+    second = decode(b"".join(ended[cut:]), first.lines + 1)
     assert pa.concat_batches([first.raw, second.raw]) == whole.raw
     assert pa.concat_batches([first.bad, second.bad]) == whole.bad

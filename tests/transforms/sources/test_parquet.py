@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.tables import TIME
+from tests.builders import line_id
 from transforms.batches import RAW
 from transforms.sources.compressed import DamagedError
 from transforms.sources.envelopes import BAD
@@ -32,7 +33,7 @@ def table(**columns: object) -> pa.RecordBatch:
 
 
 def test_a_row_is_a_message_and_its_data_the_payload() -> None:
-    decoded = decode_rows(table(), "f.parquet")
+    decoded = decode_rows(table())
     assert (decoded.raw, decoded.bad.num_rows, decoded.lines) == (MESSAGES, 0, 2)
 
 
@@ -46,32 +47,36 @@ def test_a_row_is_a_message_and_its_data_the_payload() -> None:
     ],
 )
 def test_a_time_may_be_written_in_any_usual_way(received_at: pa.Array) -> None:
-    assert decode_rows(table(received_at=received_at), "f").raw == MESSAGES
+    assert decode_rows(table(received_at=received_at)).raw == MESSAGES
 
 
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())])
 def test_data_may_be_text_or_bytes(kind: pa.DataType) -> None:
-    assert decode_rows(table(data=pa.array(GOOD["data"]).cast(kind)), "f").raw == MESSAGES
+    assert decode_rows(table(data=pa.array(GOOD["data"]).cast(kind))).raw == MESSAGES
 
 
 def test_bytes_that_are_not_utf_8_pass_through() -> None:
-    assert decode_rows(table(data=[b"\xff", b""]), "f").raw["payload"].to_pylist() == [b"\xff\n", b"\n"]
+    assert decode_rows(table(data=[b"\xff", b""])).raw["payload"].to_pylist() == [b"\xff\n", b"\n"]
 
 
 def test_a_source_may_be_given_for_some_rows() -> None:
-    assert decode_rows(table(source=["s", None]), "f").raw["source"].to_pylist() == ["s", "archive"]
+    assert decode_rows(table(source=["s", None])).raw["source"].to_pylist() == ["s", "archive"]
 
 
-def test_a_row_that_is_no_message_is_known_by_its_place() -> None:
+WRITTEN = [b"[None, None, None, b'b']", b"[None, b'3-0', b'noon', b'c']", b"[None, b'4-0', None, None]"]
+"""What the columns of the rows below hold, as the text that their ids are digests of."""
+
+
+def test_a_row_that_is_no_message_is_known_by_its_number_and_what_it_holds() -> None:
     rows = pa.RecordBatch.from_pydict(
         {"message_id": ["1-0", None, "3-0", "4-0"], "received_at": [None, None, "noon", None], "data": ["a", "b", "c", None]}
     )
-    decoded = decode_rows(rows, "f", 10)
+    decoded = decode_rows(rows, 10)
     assert decoded.raw["message_id"].to_pylist() == ["1-0"]
     assert decoded.bad == pa.RecordBatch.from_pydict(
         {
             "source": ["archive"] * 3,
-            "message_id": ["f:11", "f:12", "f:13"],
+            "message_id": [line_id(11 + i, text) for i, text in enumerate(WRITTEN)],
             "received_at": [None] * 3,
             "payload": [b"b\n", b"c\n", b"\n"],
             "message": [
