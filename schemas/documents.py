@@ -17,18 +17,18 @@ import pyarrow as pa
 from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 
+from schemas import numbers
 from schemas.checks import column_type, satisfied
 from schemas.compiler import Node
 from schemas.formats import format_checker
+from schemas.numbers import NUMBERS
 
-_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else ord(" ") for byte in range(256))
-_LONG_NUMBER = b"0" * 19
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _BRACKETS = np.zeros(256, dtype=np.int64)
 _BRACKETS[[ord("{"), ord("[")]] = 1
 _BRACKETS[[ord("}"), ord("]")]] = -1
-_PYTHON = {"number": (int, float), "integer": (int, float), "string": (str,), "boolean": (bool,)}
+_PYTHON = {"number": NUMBERS, "integer": NUMBERS, "string": (str,), "boolean": (bool,)}
 _MESSAGE_LENGTH = 400
 
 
@@ -65,7 +65,7 @@ def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[
     except UnicodeDecodeError as error:
         return Rejection("utf8", f"invalid UTF-8 at byte {error.start}: {error.reason}")
     try:
-        document = load(payload)
+        document = numbers.loads(payload)
         if not (distinct_keys or _plainly_distinct(payload, document)):
             json.loads(payload, object_pairs_hook=_distinct)
     except _RepeatedNameError as error:
@@ -77,34 +77,11 @@ def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[
     return document
 
 
-def load(payload: bytes) -> Any:
-    """The JSON value of strict JSON text; integers of any size keep their digits.
-
-    Raises:
-        ValueError: not JSON, or a number beyond float64.
-    """
-    value = orjson.loads(payload)
-    return json.loads(payload) if has_long_number(payload) else value
-
-
-def has_long_number(text: bytes) -> bool:
-    """Whether JSON text may hold an integer beyond 64 bits, which would lose digits as a float."""
-    return _LONG_NUMBER in text.translate(_DIGITS)
-
-
 def value_at(document: Any, path: tuple[str, ...]) -> Any:
     """The value at a path of names, None where there is none."""
     for step in path:
         document = document.get(step) if isinstance(document, dict) else None
     return document
-
-
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: names sorted, no spaces, UTF-8."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-    except TypeError:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def too_deep(payload: bytes, limits: Limits) -> bool:
@@ -118,7 +95,7 @@ def too_deep(payload: bytes, limits: Limits) -> bool:
 def extra(root: Node, document: Mapping[str, Any]) -> str | None:
     """Canonical text of what a document holds beside the schema's properties, structs included; None where there is nothing."""
     found = _extra(root, document)
-    return canonical(found) if found else None
+    return numbers.dumps(found) if found else None
 
 
 def _extra(node: Node, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +153,7 @@ def _leaf(leaf: Node, values: list[Any]) -> tuple[pa.Array, NDArray[np.bool_]]:
 def _fitting(leaf: Node, values: list[Any]) -> list[Any]:
     """The values as the leaf's column holds them, None where the type is another."""
     if leaf.kind in ("number", "integer"):
-        return [float(value) if type(value) is float or type(value) is int else None for value in values]
+        return [float(value) + 0.0 if type(value) in NUMBERS else None for value in values]  # + 0.0: -0.0 is 0.0
     if leaf.kind in _PYTHON:
         (type_,) = _PYTHON[leaf.kind]
         return [value if type(value) is type_ else None for value in values]
@@ -197,12 +174,12 @@ def _fit_array(leaf: Node, value: Any) -> list[Any] | None:
 
 
 def _scalar(node: Node, value: Any) -> Any:
-    return float(value) if node.kind in ("number", "integer") and value is not None else value
+    return float(value) + 0.0 if node.kind in ("number", "integer") and value is not None else value
 
 
 def text(leaf: Node, value: Any) -> str | None:
     """The canonical text of a value where any JSON, or any object, may stand; None where it may not."""
-    return canonical(value) if leaf.kind == "any" or type(value) is dict else None
+    return numbers.dumps(value) if leaf.kind == "any" or type(value) is dict else None
 
 
 def _is(node: Node, value: Any) -> bool:
@@ -237,7 +214,7 @@ def _plainly_distinct(payload: bytes, document: Any) -> bool:
     """Whether no name is repeated for certain: without escapes, and spaces before a colon, each name in the bytes ends in `":`."""
     if b"\\" in payload or _SPACED_COLON.search(payload):
         return False
-    return payload.count(b'":') == canonical(document).count('":')
+    return payload.count(b'":') == orjson.dumps(document, default=float).count(b'":')
 
 
 class _RepeatedNameError(ValueError):

@@ -88,7 +88,7 @@ def _column(leaf: Node, array: pa.Array, rows: _Rows, ok: Mask) -> pa.Array:
     """The leaf's column, all null where any JSON may stand; rows that break a rule stop being ok."""
     if leaf.kind in ("any", "object"):
         return pa.nulls(len(array), pa.string())
-    column = _map(leaf, array, rows, ok) if leaf.kind == "map" else array
+    column = _map(leaf, array, rows, ok) if leaf.kind == "map" else _positive_zero(array)
     ok &= satisfied(leaf, column)
     if column.null_count and not leaf.nullable and not leaf.required:
         ok &= np.asarray(column.is_valid()) | ~rows.null_token
@@ -103,15 +103,23 @@ def _map(leaf: Node, array: pa.Array, rows: _Rows, ok: Mask) -> pa.Array:
     if not pa.types.is_struct(array.type) or not all(_holds(field.type, type_.item_type) for field in fields):
         ok &= ~present
         return pa.nulls(len(array), type_)
-    cells = [array.field(field.name).cast(type_.item_type) for field in fields]
+    cells = [array.field(field.name).cast(type_.item_type, safe=False) for field in fields]  # the nearest float of an integer
     filled = np.array([cell.is_valid() for cell in cells], dtype=bool).reshape(len(cells), len(array)).T
     doubtful = np.flatnonzero(present & ~filled.all(axis=1) & rows.null_token)
     ok[doubtful[_may_hold_null(leaf, rows, doubtful)]] = False
     row, place = np.nonzero(filled & present[:, None])
     names = pa.array([field.name for field in fields], pa.string()).take(pa.array(place))
-    items = pa.concat_arrays([*cells, pa.array([], type_.item_type)]).take(pa.array(place * len(array) + row))
+    items = _positive_zero(pa.concat_arrays([*cells, pa.array([], type_.item_type)]).take(pa.array(place * len(array) + row)))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(array)))])
     return pa.MapArray.from_arrays(pa.array(offsets, pa.int32(), mask=np.append(~present, False)), names, items, type=type_)
+
+
+def _positive_zero(values: pa.Array) -> pa.Array:
+    """The values, -0.0 as 0.0: it is one number, however it is spelt."""
+    if pa.types.is_list(values.type) and pa.types.is_floating(values.type.value_type):
+        mask = values.is_null() if values.null_count else None
+        return pa.ListArray.from_arrays(values.offsets, _positive_zero(values.values), mask=mask)
+    return pc.add(values, 0.0) if pa.types.is_floating(values.type) else values
 
 
 def _may_hold_null(leaf: Node, rows: _Rows, doubtful: NDArray[np.int64]) -> Mask:

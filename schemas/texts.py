@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas import documents
+from schemas import documents, numbers
 from schemas.compiler import Node
 
 Mask = NDArray[np.bool_]
@@ -123,12 +122,10 @@ def _cut(payload: pa.Array, place: Place, rows: Rows, into: _Texts) -> Rows:
 
 def _canonical(spelling: bytes, leaf: Node | None) -> str | None:
     try:
-        value = orjson.loads(spelling)
-    except orjson.JSONDecodeError:
+        value = numbers.loads(spelling)
+    except ValueError:
         return None
-    if documents.has_long_number(spelling):
-        return None
-    return documents.canonical(value) if leaf is None else documents.text(leaf, value)
+    return numbers.dumps(value) if leaf is None else documents.text(leaf, value)
 
 
 def _joined(names: Sequence[str], values: Sequence[pa.Array], rows: int) -> pa.Array:
@@ -136,7 +133,7 @@ def _joined(names: Sequence[str], values: Sequence[pa.Array], rows: int) -> pa.A
     if not names:
         return pa.nulls(rows, pa.string())
     members = [
-        pc.fill_null(pc.binary_join_element_wise(f",{documents.canonical(name)}:", value, ""), "")
+        pc.fill_null(pc.binary_join_element_wise(f",{numbers.dumps(name)}:", value, ""), "")
         for name, value in sorted(zip(names, values), key=lambda member: member[0])
     ]
     inside = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*members, ""), 1)

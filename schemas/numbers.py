@@ -1,0 +1,110 @@
+"""The numbers of JSON text by their value: however a number is spelt, equal values have one text, and different ones two.
+
+`loads` keeps each value, as `Exact` where float64 has not digits enough; `dumps` writes it. A number beyond float64 is an error.
+"""
+
+import json
+import re
+from math import isinf
+from typing import Any
+
+import orjson
+
+_ZEROS = 21
+"""An integer with at most so many zeros at its end is written out, a larger one with an exponent: `1e300` is not 301 digits."""
+_INT64_DIGITS = 18
+_NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
+_DOUBTFUL = re.compile(rb"[:,\[ \t\r\n]-?[0-9](?:[0-9.]{15}|[0-9.]*[eE])[-+0-9.eE]*")
+"""A number with more digits than every float64 keeps, or with an exponent, and the byte before it. In a string it means nothing."""
+
+
+class Exact(float):
+    """A number whose digits float64 does not keep; `text` is the one spelling of its value."""
+
+    text: str
+
+    def __new__(cls, value: float, text: str) -> "Exact":
+        number = super().__new__(cls, value)
+        number.text = text
+        return number
+
+    def __reduce__(self) -> tuple[type, tuple[float, str]]:
+        return Exact, (float(self), self.text)
+
+
+NUMBERS = (int, float, Exact)
+"""The types of a number that `loads` gives."""
+
+
+def loads(text: bytes) -> Any:
+    """The value of strict JSON text: a number is an int within 64 bits, a float whose shortest text is its value, or Exact.
+
+    Raises:
+        ValueError: not JSON, or a number beyond float64.
+    """
+    value = orjson.loads(text)
+    if any(map(_loses, _DOUBTFUL.findall(b" " + text))):
+        return json.loads(text, parse_int=number_of, parse_float=number_of)
+    return value
+
+
+def dumps(value: Any) -> str:
+    """The one JSON text of a value that `loads` gave: names sorted, no spaces, UTF-8."""
+    return orjson.dumps(_whole(value), default=_fragment, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def number_of(token: str) -> int | float:
+    """A number by the value of its JSON text.
+
+    Raises:
+        ValueError: beyond float64, or an exponent of thousands of digits.
+    """
+    value = float(token)
+    if isinf(value):
+        raise ValueError("a number beyond float64")
+    sign, digits, exponent = _parts(token)
+    if not digits:
+        return 0
+    if 0 <= exponent <= _ZEROS:
+        whole = digits + "0" * exponent
+        return int(sign + whole) if len(whole) <= _INT64_DIGITS else Exact(value, sign + whole)
+    if _parts(repr(value)) == (sign, digits, exponent):
+        return value
+    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+    return Exact(value, f"{sign}{digits[0]}{fraction}e{exponent + len(digits) - 1:+d}")
+
+
+def _whole(value: Any) -> Any:
+    """The value with floats that are integers as integers."""
+    if type(value) is float:
+        return number_of(repr(value)) if value.is_integer() else value
+    if type(value) is dict:
+        return {name: _whole(inner) for name, inner in value.items()}
+    return [_whole(inner) for inner in value] if type(value) is list else value
+
+
+def _parts(token: str) -> tuple[str, str, int]:
+    """Sign, digits without zeros at either end (none of zero), and the power of ten that they count."""
+    found = _NUMBER.fullmatch(token)
+    assert found is not None, token
+    sign, whole, fraction, exponent = found.groups("")
+    digits = (whole + fraction).lstrip("0")
+    kept = digits.rstrip("0")
+    return sign, kept, int(exponent or 0) - len(fraction) + len(digits) - len(kept)
+
+
+def _loses(token: bytes) -> bool:
+    """Whether a token is a number that int64 and the shortest text of its float64 do not give again."""
+    number = token[1:].decode()
+    if _NUMBER.fullmatch(number) is None:
+        return False
+    if number.lstrip("-").isdecimal():
+        return len(number) > _INT64_DIGITS
+    shortest = repr(float(number))
+    return shortest != number and (shortest.endswith("inf") or _parts(shortest) != _parts(number))
+
+
+def _fragment(number: Any) -> orjson.Fragment:
+    if isinstance(number, Exact):
+        return orjson.Fragment(number.text)
+    raise TypeError(f"{type(number).__name__} is no JSON value")
