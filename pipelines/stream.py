@@ -70,6 +70,7 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
         KeyboardInterrupt: it was interrupted, and a last checkpoint was made.
     """
     connection = redis(job.url, settings)
+    refuse_unready(settings)
     try:
         refuse_unusable(connection, job.streams, job.group, LIVE_STREAMS if job.live else ())
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)

@@ -30,6 +30,7 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from apache_beam.transforms import environments
 
 from runners.direct import TakenOptionError
+from runners.pipeline import new_pipeline
 from runners.portable import Finding, Report, look_over
 
 Build = Callable[[beam.Pipeline], None]
@@ -185,7 +186,7 @@ def translate(build: Build, job: Dataflow) -> protos.Pipeline:
         NotSubmitted: it cannot be: a key has no deterministic coder, for example, or a step cannot be pickled.
     """
     runner = _Translation(job.sdk_container_image)
-    pipeline = beam.Pipeline(runner=runner, options=PipelineOptions([*job.arguments(), "--dry_run=True"]))
+    pipeline = new_pipeline(runner, PipelineOptions([*job.arguments(), "--dry_run=True"]))
     build(pipeline)
     try:
         pipeline.run()

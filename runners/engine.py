@@ -1,7 +1,9 @@
 """How a graph is run on Flink: the engine's options, and what Java, Flink and Beam are told because of them."""
 
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +64,22 @@ def refuse_taken(beam_options: Sequence[str]) -> None:
         raise TakenOptionError(f"the engine decides {', '.join(taken)} itself: leave the option out, or use kpiflow's own setting")
 
 
-def make_folders(folder: Path) -> None:
-    """The folders of a run; what an earlier one left in the temporary one goes."""
-    shutil.rmtree(folder / "tmp", ignore_errors=True)
-    for name in ("conf", "logs", "tmp", FOLDER):
+@contextmanager
+def folders(folder: Path) -> Iterator[None]:
+    """Make the folders of a run. Temporary files, those of this process too, are below it, and are removed at the end.
+
+    What a run that was killed left there is removed by the next one.
+    """
+    temporary, before = folder / "tmp", tempfile.tempdir
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name in ("conf", "logs", temporary.name, FOLDER):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(temporary)  # Beam stages a job's files there, and leaves them
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def configure(engine: Engine, restored: Path | None) -> None:

@@ -26,7 +26,7 @@ import grpc
 
 from runners.checkpoints import complete_checkpoints, forget_others, newest_checkpoint
 from runners.direct import TakenOptionError
-from runners.engine import Engine, configure, java_arguments, make_folders, options, refuse_taken
+from runners.engine import Engine, configure, folders, java_arguments, options, refuse_taken
 from runners.jars import FlinkMissing, ensure_jars, java
 from runners.processes import Child, Log, start
 from runners.rest import Rest, Unreachable, root_cause
@@ -110,9 +110,8 @@ def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable
     program = java()
     jars = ensure_jars(engine.jars, lambda line: print(line, file=sys.stderr))
     engine = replace(engine, folder=engine.folder.absolute())
-    make_folders(engine.folder)
     logs = engine.folder / "logs"
-    with _interruption() as interrupted, serving(Log(logs / "workers.log"), engine.hold) as (pool, port):
+    with folders(engine.folder), _interruption() as interrupted, serving(Log(logs / "workers.log"), engine.hold) as (pool, port):
         command = [program, *java_arguments(engine, jars)]
         server = start(command, Log(logs / "flink.log"), listen=_PORTS, hold=engine.hold)
         try:

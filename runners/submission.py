@@ -10,6 +10,7 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import TERMINAL_STATES, JobServiceHandle, PortableRunner
 from google.protobuf import struct_pb2
 
+from runners.pipeline import new_pipeline
 from runners.rest import root_cause
 
 
@@ -77,7 +78,7 @@ class _Submitter(PortableRunner):
 def submit(build: Callable[[beam.Pipeline], None], options: Sequence[str]) -> Submission:
     """Build a pipeline and hand it to the job server that the options name."""
     submitter = _Submitter()
-    pipeline = beam.Pipeline(runner=submitter, options=PipelineOptions(list(options)))
+    pipeline = new_pipeline(submitter, PipelineOptions(list(options)))
     build(pipeline)
     pipeline.run()
     return submitter.submission

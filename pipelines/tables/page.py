@@ -72,9 +72,20 @@ th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px soli
 th { color: var(--faint); font-weight: 500; white-space: nowrap; }
 .n { text-align: right; }
 .n, .t { white-space: nowrap; }
-td.id { font-family: ui-monospace, monospace; font-size: .82rem; white-space: nowrap; }
-.text { min-width: 16rem; overflow-wrap: anywhere; }
+td.id { font-family: ui-monospace, monospace; font-size: .82rem; min-width: 8rem; overflow-wrap: anywhere; }
+td[class=""] { min-width: 6rem; overflow-wrap: anywhere; }
+.text { min-width: 14rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; margin: .6rem 0; }
+@media (max-width: 50rem) {
+  thead { display: none; }
+  table, tbody { display: block; }
+  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .2rem .8rem; padding: .5rem 0;
+    border-bottom: 1px solid var(--line); }
+  td, td[class=""] { border: 0; padding: 0; text-align: left; min-width: 0; }
+  td::before { content: attr(data-name); display: block; color: var(--faint); font: .75rem/1.3 system-ui, sans-serif; }
+  td.id, td.text, td.t { grid-column: 1 / -1; min-width: 0; }
+  td:empty { display: none; }
+}
 """
 NIGHT = "\n  ".join(
     f'svg [fill="{day}"] {{ fill: {night}; }} svg [stroke="{day}"] {{ stroke: {night}; }}' for day, night in IN_THE_DARK.items()
@@ -263,13 +274,17 @@ def _table(title: str, columns: dict[str, str], rows: Sequence[Sequence[object]]
     """A table under a heading; `columns` maps a column's name to the class of its cells; nothing when there are no rows."""
     if not rows:
         return ""
-    kinds = list(columns.values())
     head = "".join(f'<th class="{kind}">{_text(name)}</th>' for name, kind in columns.items())
     body = "\n".join(
-        "<tr>" + "".join(f'<td class="{kind}">{_text(value)}</td>' for kind, value in zip(kinds, row)) + "</tr>" for row in rows
+        "<tr>" + "".join(_cell(name, kind, value) for (name, kind), value in zip(columns.items(), row)) + "</tr>" for row in rows
     )
     heading = f"<h2>{_text(title)}</h2>\n" if title else ""
     return f'{heading}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _cell(column: str, kind: str, value: object) -> str:
+    """A cell; it knows its column, whose name a narrow page shows above the value."""
+    return f'<td class="{kind}" data-name="{_text(column)}">{_text(value)}</td>'
 
 
 def _quarantine_table(summary: Summary) -> str:

@@ -53,6 +53,12 @@ def test_doctor_and_a_start_refuse_a_user_with_too_few_rights(
     assert (code, "does not allow a command or key" in problem) == (1, True)
     code, _, err = typed("stream", *source)
     assert (code, "does not allow a command or key" in err, (tmp_path / "out").exists()) == (2, True, False)
+    with monkeypatch.context() as machine:
+        machine.setenv("JAVA_HOME", "/nowhere")
+        code, _, err = typed("stream", *source)
+        assert (code, "JAVA_HOME is /nowhere" in err, (tmp_path / "out").exists()) == (2, True, False)
+        code, out, _ = typed("doctor", *source)
+        assert (code, "JAVA_HOME is /nowhere" in out) == (1, True)
     become(server, monkeypatch, "stream")
     assert typed("doctor", *source)[0] == 0
     assert typed("doctor", *source, "--live")[0] == 1
@@ -67,10 +73,14 @@ def test_a_stream_runs_as_a_user_with_its_rights_through_a_unix_socket(
 ) -> None:
     monkeypatch.setattr(RedisServer, "url", f"unix://{tmp_path}/redis.sock")
     become(server, monkeypatch, "generate")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with ended(Scene(server, tmp_path)) as scene:
         scene.add(1000)
         become(server, monkeypatch, "stream", "stream --live")
         scene.finish("--live")
+        assert [*temporary.iterdir(), *scene.output.glob("_stream/tmp")] == []
         assert json.loads(scene.ask("status", scene.output, "--json"))["lag"] == 0
         scene.ask("doctor", "--redis", server.url, "--stream", KEY, "--live")
         become(server, monkeypatch, "reconcile")

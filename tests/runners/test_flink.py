@@ -5,18 +5,22 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import apache_beam as beam
 import grpc
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from runners import jars
 from runners.checkpoints import forget_others
-from runners.engine import configure, make_folders
+from runners.engine import configure, folders
 from runners.flink import Engine, FlinkFailed, FlinkMissing, TakenOptionError, newest_checkpoint, run
+from runners.pipeline import new_pipeline
 from runners.processes import Log, start
 from runners.rest import root_cause
 from runners.workers import serving
@@ -96,12 +100,35 @@ def test_an_option_that_the_engine_decides_is_refused_before_anything_is_made(tm
 
 def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one_does_not(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, "job/chk-1", at=1000)
-    make_folders(tmp_path)
-    configure(Engine(tmp_path), path)
-    assert configuration(tmp_path)["execution.savepoint.path"] == path.as_uri()
-    assert configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
-    configure(Engine(tmp_path), None)
-    assert "execution.savepoint.path" not in configuration(tmp_path)
+    with folders(tmp_path):
+        configure(Engine(tmp_path), path)
+        assert configuration(tmp_path)["execution.savepoint.path"] == path.as_uri()
+        assert configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
+        configure(Engine(tmp_path), None)
+        assert "execution.savepoint.path" not in configuration(tmp_path)
+
+
+def test_temporary_files_of_a_run_are_below_it_and_end_with_it_however_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "of a run that was killed").touch()
+    before = tempfile.gettempdir()
+
+    def fail() -> None:
+        with folders(tmp_path):
+            assert Path(tempfile.mkdtemp()).parent == tmp_path / "tmp"
+            assert [path.is_dir() for path in (tmp_path / "tmp").iterdir()] == [True]
+            raise FlinkFailed
+
+    with pytest.raises(FlinkFailed):
+        fail()
+    assert tempfile.gettempdir() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "conf", "logs"]
+
+
+def test_a_graph_that_cannot_be_wired_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    new_pipeline(FnApiRunner(), PipelineOptions([]))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("home", "mend"), [("/nowhere", "JAVA_HOME is /nowhere"), (None, "no java on PATH")])

@@ -1,8 +1,11 @@
 """The page stands alone, is well formed whatever the data say, and its charts have the marks of the numbers."""
 
 import re
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +150,28 @@ def test_a_page_on_nothing_names_backfill() -> None:
     html = page(Summary("out", 0, 0, 0, 0, 0, None, None, (), zeros, (), (), ()))
     assert Reading(html).open == []
     assert "kpiflow backfill --input FILE... --output out" in html
+
+
+WIDE = """<script>
+const wide = [...document.querySelectorAll("body, .wide, td, th, dd, h1")].filter(each => each.scrollWidth > each.clientWidth + 1
+  && getComputedStyle(each).display != "inline");
+document.title = `${document.documentElement.scrollWidth - document.documentElement.clientWidth} ${wide.length}`;
+</script>"""
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def test_each_cell_names_its_column_for_a_narrow_page(plain: str) -> None:
+    assert plain.count("<td ") == plain.count(" data-name=") > 0
+    assert 'data-name="example of the commonest cause"' in plain
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("text", ["3b6a71d8-f19e-4d86-984e-1b60f5026c4f", "x" * 300, "many words " * 60])
+def test_everything_fits_the_page_whatever_its_width(tmp_path: Path, text: str, width: int) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(page(a_summary(HOURS, text)).replace("</body>", f"{WIDE}</body>"), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000", f"--user-data-dir={tmp_path}/browser"]
+    done = subprocess.run([str(BROWSER), *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=60)
+    (title,) = re.findall("<title>(.*?)</title>", done.stdout)
+    assert title == "0 0"
