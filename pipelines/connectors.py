@@ -100,6 +100,7 @@ class Live(beam.PTransform):
             reread_seconds=settings.reread_seconds,
             hold_seconds=self.hold_seconds,
             archive=self.archive,
+            ahead_seconds=settings.future_seconds,
         )
         return Read(read.messages, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch), read.trimmed)
 

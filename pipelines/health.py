@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,34 @@ from pipelines.backfill import is_held
 from pipelines.failures import WrongUse
 from runners.checkpoints import newest_checkpoint
 from schemas.tables import TABLES
+from transforms.sources.check import NEARLY_FULL
+from transforms.sources.positions import ZERO, parsed
 
 FOLDER = "_stream"
 """Below a job's home, which is an output unless another folder is given: everything that a streaming job keeps for itself."""
 JOB, READERS, SINKS = "job.json", "readers", "sinks"
 RECEIVED = frozenset(name for name, table in TABLES.items() if "received_at" in table.schema.names)
 """The tables that tell when a message was received."""
+NO_EVICTION = "noeviction"
 
 
 @dataclass(frozen=True)
 class Place:
-    """How far a stream is read: `index` entries of the `added` that were ever added to it, of which `lost` were gone unread."""
+    """How far a stream is read: `index` entries of the `added` that were ever added to it, of which `lost` were gone unread.
+
+    Since the reader's process began, the stream `went_back` to an older state so often, another client `moved` its group, and the
+    ids of so many entries were `ahead` of the clock of Redis; the newest id is `ahead_seconds` ahead of it now.
+    """
 
     stream: str
-    position: str
-    index: int | None
-    added: int | None
-    lost: int
+    position: str = ZERO
+    index: int | None = None
+    added: int | None = None
+    lost: int = 0
+    went_back: int = 0
+    moved: int = 0
+    ahead: int = 0
+    ahead_seconds: float = 0.0
 
     @property
     def lag(self) -> int | None:
@@ -64,6 +75,19 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What Redis uses of the memory that it may use, in bytes."""
+
+    used: int
+    most: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether producers cannot add entries, or soon cannot."""
+        return self.most > 0 and self.used >= NEARLY_FULL * self.most
+
+
+@dataclass(frozen=True)
 class Health:
     """A job at a moment. `read` counts messages since the process that reads began; `reported` is when it last said so."""
 
@@ -76,6 +100,7 @@ class Health:
     reported: datetime | None
     checkpoint: Checkpoint | None
     sinks: tuple[Sink, ...] = ()
+    memory: Memory | None = None
 
     @property
     def newest(self) -> datetime | None:
@@ -104,6 +129,7 @@ class Health:
             "checkpoint": checkpoint,
             "streams": [vars(place) | {"lag": place.lag} for place in self.places],
             "sinks": [_as_json(sink, sink.behind(self.newest)) for sink in self.sinks],
+            "memory": self.memory and vars(self.memory) | {"full": self.memory.is_full},
         }
 
 
@@ -118,11 +144,8 @@ def health(home: Path, client: redis.Redis | None = None) -> Health:
         raise WrongUse(f"no stream has written {home}", f"`kpiflow stream --redis URL --stream KEY --output {home}` starts one")
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     said = list(_reports(folder / READERS))
-    places = tuple(
-        Place(key, place["position"], place["index"], _added(client, key, place["added"]), place["lost"])
-        for reader in said
-        for key, place in sorted(reader["streams"].items())
-    )
+    known = {key: place for reader in said for key, place in reader["streams"].items()}
+    places = tuple(_place(key, known.get(key, {}), client) for key in job["depends"]["streams"])
     watermarks = [reader["watermark"] for reader in said if reader["watermark"] is not None]
     return Health(
         is_held(home),
@@ -134,6 +157,7 @@ def health(home: Path, client: redis.Redis | None = None) -> Health:
         _moment(max((reader["time"] for reader in said), default=None)),
         _checkpoint(folder),
         tuple(_sinks(folder / SINKS, job["depends"]["outputs"])),
+        _memory(client),
     )
 
 
@@ -163,14 +187,28 @@ def _as_json(sink: Sink, behind: float | None) -> dict[str, Any]:
     return vars(sink) | moments | {"behind_seconds": behind}
 
 
-def _added(client: redis.Redis | None, key: str, last_known: int | None) -> int | None:
+def _place(key: str, said: dict[str, Any], client: redis.Redis | None) -> Place:
+    """A stream as its reader has reported it, if it has, and as Redis has it now, if that can be asked."""
+    place = Place(key, **said)
     if client is None:
-        return last_known
+        return place
     try:
-        added: int = client.xinfo_stream(key)["entries-added"]
+        info: Any = client.xinfo_stream(key)
+        seconds, micros = client.time()
     except redis.RedisError:
-        return last_known
-    return added
+        return place
+    ahead = parsed(info["last-generated-id"])[0] / 1000 - seconds - micros / 1e6
+    return replace(place, added=info["entries-added"], ahead_seconds=max(0.0, round(ahead, 3)))
+
+
+def _memory(client: redis.Redis | None) -> Memory | None:
+    if client is None:
+        return None
+    try:
+        said: Any = client.info("memory")
+    except redis.RedisError:
+        return None
+    return Memory(said["used_memory"], said["maxmemory"] if said.get("maxmemory_policy", NO_EVICTION) == NO_EVICTION else 0)
 
 
 def _checkpoint(folder: Path) -> Checkpoint | None:

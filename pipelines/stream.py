@@ -124,9 +124,7 @@ def _run(
             raise
 
 
-def _build(
-    root: beam.Pipeline, job: Job, outputs: Outputs, connection: Connection, settings: Settings, owner: str
-) -> None:
+def _build(root: beam.Pipeline, job: Job, outputs: Outputs, connection: Connection, settings: Settings, owner: str) -> None:
     """Wire the streaming graph. Each renewal calls this again: a transform belongs to one pipeline only."""
     folder = job.home.absolute() / FOLDER
     archive = job.archive and job.archive.absolute()
@@ -219,8 +217,10 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
         WrongUse: there are checkpoints of a job that differs in what they depend on.
     """
     folder = job.home / FOLDER
-    for name in (READERS, SINKS):
+    for name, pattern in ((READERS, "reader-*.json"), (SINKS, "sink-*.json")):
         (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in (folder / name).glob(pattern):  # an earlier run may have had other readers and writers
+            path.unlink()
     file = folder / JOB
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     depends = _depends(job, outputs, settings)

@@ -32,7 +32,7 @@ ACL: dict[str, tuple[Grant, ...]] = {
         Grant(("del", "eval", "get", "pttl", "set"), (LEASES,)),
     ),
     "stream --live": (Grant(("type", "xadd"), LIVE_STREAMS),),
-    "status": (Grant(_ANY), Grant(("xinfo|stream",), (KEY,))),
+    "status": (Grant((*_ANY, "time")), Grant(("xinfo|stream",), (KEY,))),
     "reconcile": (Grant(_ANY), _HELD),
     "archive": (Grant(_ANY), _HELD),
     "generate": (

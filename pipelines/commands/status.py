@@ -1,6 +1,7 @@
 """`kpiflow status`: of a running or stopped streaming job, how far it is."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,9 @@ from rich.table import Table
 
 from pipelines.connectors import redis
 from pipelines.console import out
-from pipelines.health import Health, Sink, health
-from transforms.redis import RedisUnavailable
+from pipelines.health import Health, Place, Sink, health
+from transforms.redis import MAKE_ROOM, RedisUnavailable
+from transforms.sources.reader import AHEAD_SECONDS
 
 
 def status(
@@ -43,8 +45,12 @@ def _print(found: Health, unreachable: str) -> None:
     table = Table(box=None, show_header=False)
     table.add_row("job", f"{'running' if found.running else 'not running'}, group {found.group} at {found.redis}")
     for place in found.places:
-        lost = f", {place.lost:,} lost before they were read" if place.lost else ""
-        table.add_row(place.stream, f"read to {place.position}, {count(place.lag)} behind{lost}")
+        table.add_row(place.stream, f"read to {place.position}, {count(place.lag)} behind")
+        for notice in notices(place):
+            table.add_row("", notice)
+    if found.memory and found.memory.is_full:
+        used, most = size(found.memory.used), size(found.memory.most)
+        table.add_row("redis", f"full, producers are refused: {used} used of {most} (maxmemory); {MAKE_ROOM}")
     table.add_row("lag", f"{count(found.lag)}" + (f" when last told: {unreachable}" if unreachable else ""))
     table.add_row("watermark", ago(found.watermark, now))
     if found.checkpoint:
@@ -55,6 +61,21 @@ def _print(found: Health, unreachable: str) -> None:
         table.add_row("output", f"{sink.name}: {written(sink, found, now)}")
     table.add_row("last word", ago(found.reported, now))
     out.print(table)
+
+
+def notices(place: Place) -> Iterator[str]:
+    """What is wrong with a stream, in words, each with what to do."""
+    if place.lost:
+        yield f"{place.lost:,} lost before they were read: see the table `trimmed`"
+    if place.went_back:
+        yield f"went back to an older state {place.went_back} times (a failover?): it was read again from what was committed"
+    if place.moved:
+        yield f"another client moved the group {place.moved} times: it was moved back; give that client a group of its own"
+    if place.ahead_seconds > AHEAD_SECONDS or place.ahead:
+        yield (
+            f"ids are {place.ahead_seconds:,.0f} s ahead of the clock of Redis ({place.ahead:,} entries so far): reports may be "
+            "refused as stale; see `A clock that jumped ahead` in docs/operations.md"
+        )
 
 
 def written(sink: Sink, found: Health, now: datetime) -> str:

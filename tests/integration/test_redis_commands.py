@@ -7,11 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from pipelines.settings import Settings
 from schemas.tables import METRICS, QUARANTINED, REPORTS, TRIMMED
@@ -292,3 +294,38 @@ def test_a_source_that_is_not_one_is_wrong_use(words: list[str], complaint: str,
 def test_a_stream_that_was_deleted_is_named(server: RedisServer, output: Path, typed: Typed) -> None:
     code, _, err = typed("reconcile", output, "--redis", server.url, "--stream", "kpi", "gone")
     assert (code, "there is no stream gone" in err) == (2, True)
+
+
+def fill(client: Any) -> None:
+    """Write until Redis refuses."""
+    for number in count():
+        client.set(f"filler {number}", b"x" * 10_000)
+
+
+def test_status_names_what_is_wrong_with_a_stream_and_with_redis(tmp_path: Path, typed: Typed) -> None:
+    folder = tmp_path / "out" / "_stream"
+    (folder / "readers").mkdir(parents=True)
+    with RedisServer(tmp_path, "--maxmemory", "5mb") as own, own.client() as client:
+        client.xadd("kpi", {"data": "x"}, id=f"{int(time.time() * 1000) + 7_200_000}-0")
+        with pytest.raises(OutOfMemoryError):
+            fill(client)
+        depends = {"group": "kpiflow", "outputs": [], "streams": ["kpi"]}
+        (folder / "job.json").write_text(json.dumps({"redis": own.url, "depends": depends}))
+        place = {"position": "1-0", "index": 1, "added": 1, "lost": 2, "went_back": 1, "moved": 3, "ahead": 4}
+        said = {"streams": {"kpi": place}, "read": 1, "watermark": None, "time": None}
+        (folder / "readers" / "reader-0.json").write_text(json.dumps(said))
+        code, out, _ = typed("status", tmp_path / "out")
+        _, as_json, _ = typed("status", tmp_path / "out", "--json")
+    words = " ".join(out.split())
+    assert code == 0
+    for notice in (
+        "2 lost before they were read",
+        "went back to an older state 1 times",
+        "another client moved the group 3 times",
+        "ahead of the clock of Redis (4 entries so far)",
+        "full, producers are refused",
+        "XTRIM KEY MINID",
+    ):
+        assert notice in words
+    found = json.loads(as_json)
+    assert (found["memory"]["full"], 7100 < found["streams"][0]["ahead_seconds"] <= 7200) == (True, True)

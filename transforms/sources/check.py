@@ -10,7 +10,8 @@ from redis.exceptions import OutOfMemoryError
 from transforms.redis import MAKE_ROOM, Connection, GroupTaken, Lease, RedisUnavailable, transact
 from transforms.sinks.target import Finding
 
-_NEARLY_FULL = 0.9
+NEARLY_FULL = 0.9
+"""The part of maxmemory from which on producers are refused soon."""
 _LEASE_SECONDS = 5.0
 _NO_ID = "no-id"
 _HARMLESS = ("no such key", "NOGROUP", "Invalid stream ID", "requires the key to exist", "must be greater than 0-0")
@@ -80,7 +81,7 @@ def _memory(said: Mapping[str, Any]) -> Finding:
     what = f"its memory: {used / 1e6:,.0f} MB used, {limit}"
     if most and policy.startswith("allkeys"):
         return Finding(what, "when memory is full it deletes whole streams, read or not", "set maxmemory-policy noeviction")
-    if most and used >= _NEARLY_FULL * most:
+    if most and used >= NEARLY_FULL * most:
         soon = " soon" if used < most else ""
         full = f"{100 * used / most:.0f} % of maxmemory are used: producers cannot add entries{soon}"
         return Finding(what, full, MAKE_ROOM)

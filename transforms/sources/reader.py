@@ -198,7 +198,8 @@ class Reader:
             _log.warning("entries were lost before they were read: %s", lost)
         self._adapt(result, limit)
         watermark = None if None in marks else min(mark for mark in marks if mark is not None) - 1000 * WATERMARK_DELAY_SECONDS
-        return result._replace(watermark=watermark, to_end=all(mark == look.now for mark in marks))
+        to_end = all(mark == look.now for mark in marks)
+        return result._replace(watermark=watermark, to_end=to_end, notices=self._notices)
 
     def _go_back(self, key: str, before: Position, stream: Stream | None) -> Found:
         """Where to read again in a stream that is not what it was.

@@ -32,7 +32,7 @@ from transforms.redis import Connection, Lease
 from transforms.sinks.archive import ArchiveSync, may_lack
 from transforms.sources.commits import Commits
 from transforms.sources.positions import ZERO, Position, parsed
-from transforms.sources.reader import Positions, Read, Reader
+from transforms.sources.reader import AHEAD_SECONDS, Positions, Read, Reader
 from transforms.sources.status import Status
 
 RENEW_SECONDS = 5.0
@@ -63,6 +63,7 @@ class _Source:
     reread_seconds: int
     hold_seconds: float
     archive: Path | None
+    ahead_seconds: float
 
 
 class ReadFromRedisStreams(beam.PTransform):
@@ -76,6 +77,7 @@ class ReadFromRedisStreams(beam.PTransform):
     where reader n keeps a small `reader-<n>.json` of how far it is. `hold_seconds`: how long rows may be gathered downstream before
     they are written; a place is committed no earlier. `archive`: the folder in which WriteArchive keeps what is read. It is synced
     to disk before a place is committed, and what it may lack after a restart is read again from the committed place.
+    `ahead_seconds`: ids of entries that are further ahead of the clock of Redis are counted and reported.
     """
 
     def __init__(
@@ -91,12 +93,13 @@ class ReadFromRedisStreams(beam.PTransform):
         reread_seconds: int = 7500,
         hold_seconds: float = 0.0,
         archive: Path | None = None,
+        ahead_seconds: float = AHEAD_SECONDS,
     ) -> None:
         super().__init__()
         self.streams = tuple(dict.fromkeys(streams))
         self.readers = max(1, min(readers, len(self.streams)))
         session = session or Session()
-        self.source = _Source(connection, group, session, lease_owner, status, reread_seconds, hold_seconds, archive)
+        self.source = _Source(connection, group, session, lease_owner, status, reread_seconds, hold_seconds, archive, ahead_seconds)
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         readers = [(number, self.streams[number :: self.readers]) for number in range(self.readers)]
@@ -192,7 +195,7 @@ class _Opened:
     def __init__(self, source: _Source, number: int, streams: tuple[str, ...]) -> None:
         self.source = source
         self.client = source.connection.client()
-        self.reader = Reader(self.client, source.group, streams)
+        self.reader = Reader(self.client, source.group, streams, source.ahead_seconds)
         self.sync = ArchiveSync(source.archive) if source.archive else None
         self.commits = Commits(self._commit, source.hold_seconds)
         self.status = Status(source.status, number)

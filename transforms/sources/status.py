@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 class Status:
     """`reader-<n>.json` in a folder, or nothing where there is no folder. Times are milliseconds since 1970.
 
-    `read` counts rows, and `lost` entries of each stream, since this process began. That the file cannot be written is logged once
-    and else of no consequence.
+    `read` counts rows, and of each stream `lost` entries and the reader's `Notices`, since this process began. That the file
+    cannot be written is logged once and else of no consequence.
     """
 
     def __init__(self, folder: str | None, number: int) -> None:
@@ -44,6 +44,7 @@ class Status:
     def _write(self, path: Path, read: Read, watermark: Timestamp | None) -> None:
         streams = {
             key: {"position": position.last, "index": position.index, "added": position.added, "lost": self.lost[key]}
+            | read.notices[key]._asdict()
             for key, position in read.positions.items()
         }
         text = {

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
@@ -131,6 +132,17 @@ def test_an_id_of_the_future_does_not_carry_the_watermark_away(client, reader):
     add(client, "1-0", "99999999999999-0")
     read = reader.read(reader.starting(0), 2, 0)
     assert read.watermark == read.now - 10_000
+
+
+def test_ids_that_a_clock_that_jumped_ahead_gave_are_counted_and_reported(client, reader, caplog):
+    now = int(time.time() * 1000)
+    add(client, f"{now}-0", f"{now + 50_000}-0", f"{now + 7_200_000}-0")
+    client.xadd("s", {"data": "x"})
+    read = reader.read(reader.starting(0), 10, 0)
+    client.xadd("s", {"data": "x"})
+    again = reader.read(read.positions, 10, 0)
+    assert (read.rows, again.rows, read.notices["s"].ahead, again.notices["s"].ahead) == (4, 1, 2, 3)
+    assert caplog.text.count("ids of s are 7,200 s ahead of the clock of Redis") == 1
 
 
 def test_large_entries_are_read_a_few_at_a_time(client, reader):

@@ -279,7 +279,7 @@ def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
     add(client, "1-0", "2-0", "3-0")
     runner.session()
     said = json.loads((tmp_path / "reader-0.json").read_text())
-    place = {"position": "3-0", "index": 3, "added": 3, "lost": 0}
+    place = {"position": "3-0", "index": 3, "added": 3, "lost": 0, "went_back": 0, "moved": 0, "ahead": 0}
     assert said == {"reader": 0, "streams": {"s": place}, "read": 3, "watermark": said["time"] - 10_000, "time": said["time"]}
 
 
