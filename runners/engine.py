@@ -38,7 +38,7 @@ class Engine:
             again: so this bounds heap and checkpoints.
         beam_options: more options of Beam; they may not be those that this engine decides.
         hold: file descriptors that every process of the run inherits.
-        fresh: leave what checkpoints there are; they go once the run has one of its own.
+        fresh: begin without a checkpoint; those that there are are removed, so that no later run goes back to them.
         jars: folder of Flink's jars, if not where `make flink` puts them.
     """
 

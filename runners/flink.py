@@ -5,7 +5,7 @@
           '---- worker pool ---'---- workers (Python), in which the graph's steps run
 
 All of it dies with this process. What a run keeps lies in one folder: checkpoints, logs and Flink's configuration. The next run of
-the same graph goes on from the newest complete checkpoint, and while a run lasts Flink does so by itself whenever a step fails.
+the same graph goes on from the newest checkpoint that is whole. While a run lasts Flink does so by itself whenever a step fails.
 """
 
 import re
@@ -24,7 +24,7 @@ from types import FrameType
 import apache_beam as beam
 import grpc
 
-from runners.checkpoints import complete_checkpoints, forget_others, newest_checkpoint
+from runners.checkpoints import Choice, choose, complete_checkpoints, forget_others, newest_checkpoint, seal
 from runners.direct import TakenOptionError
 from runners.engine import Engine, configure, folders, java_arguments, options, refuse_taken
 from runners.jars import FlinkMissing, ensure_jars, java
@@ -47,6 +47,7 @@ _ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 _CANCEL_SECONDS = 15.0
 _REFUSED = "JobInitializationException"
 _UNREADABLE = re.compile("Could not restore (keyed|operator) state|BackendBuildingException|unable to deserialize")
+_OTHER_GRAPH = re.compile("Cannot map checkpoint/savepoint state|[Mm]ax(imum)? parallelism")
 _NO_SPACE = "No space left"
 _UNREADABLE_TRIES = 2
 _RENEW_LATER_SECONDS = 60.0
@@ -57,7 +58,11 @@ class FlinkFailed(RuntimeError):  # noqa: N818 (an end, not only an error)
 
 
 class CheckpointRefused(RuntimeError):  # noqa: N818 (an end, not only an error)
-    """Flink cannot go on from the checkpoint: the graph is another one, or its files are damaged."""
+    """Flink cannot go on from the checkpoint since the graph is another one, or all checkpoints are damaged."""
+
+
+class _Unreadable(RuntimeError):  # noqa: N818 (the next older checkpoint is tried)
+    """Flink cannot read the checkpoint, which was not sealed."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Progress:
         restarts: how often Flink has started the job again.
         renewals: how often the job was stopped with a checkpoint and gone on from it (`Engine.renew_seconds`).
         failure: why it did last, or why the newest checkpoint failed.
+        left_out: newer checkpoints that it did not go on from, and why: they are damaged, or may be.
         rest: URL of Flink's REST interface; empty while starting.
     """
 
@@ -88,6 +94,7 @@ class Progress:
     restarts: int = 0
     renewals: int = 0
     failure: str | None = None
+    left_out: tuple[str, ...] = ()
     rest: str = ""
 
 
@@ -103,7 +110,7 @@ def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable
         KeyboardInterrupt: it was interrupted; nothing of it runs any more.
         FlinkMissing: Java or Flink's jars are not there.
         TakenOptionError: Beam options that the engine decides itself.
-        CheckpointRefused: Flink cannot go on from the newest checkpoint.
+        CheckpointRefused: Flink cannot go on from the newest checkpoint that is whole, or none is.
         FlinkFailed: the job or its Java process ended; another run goes on from the newest checkpoint.
     """
     refuse_taken(engine.beam_options)
@@ -112,10 +119,10 @@ def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable
     engine = replace(engine, folder=engine.folder.absolute())
     logs = engine.folder / "logs"
     with folders(engine.folder), _interruption() as interrupted, serving(Log(logs / "workers.log"), engine.hold) as (pool, port):
-        command = [program, *java_arguments(engine, jars)]
-        server = start(command, Log(logs / "flink.log"), listen=_PORTS, hold=engine.hold)
+        command, log = [program, *java_arguments(engine, jars)], Log(logs / "flink.log")
+        server = start(command, log, listen=_PORTS, hold=engine.hold)
         try:
-            _Run(engine, server, pool, interrupted, follow).through(build, port)
+            _Run(engine, server, log, pool, interrupted, follow).through(build, port)
         finally:
             server.stop(patience=0)
 
@@ -124,9 +131,15 @@ class _Run:
     """One run, from the job server's start to its end: a job, and after each renewal another one that goes on from it."""
 
     def __init__(
-        self, engine: Engine, server: Child, pool: WorkerPool, interrupted: threading.Event, follow: Callable[[Progress], None]
+        self,
+        engine: Engine,
+        server: Child,
+        log: Log,
+        pool: WorkerPool,
+        interrupted: threading.Event,
+        follow: Callable[[Progress], None],
     ) -> None:
-        self._engine, self._server, self._pool = engine, server, pool
+        self._engine, self._server, self._log, self._pool = engine, server, log, pool
         self._interrupted, self._follow = interrupted, follow
         self._progress = Progress()
         self._before = self._progress
@@ -134,21 +147,51 @@ class _Run:
         self._name = ""
         self._job: str | None = None
         self._own_checkpoint = False
+        self._choice = Choice([], False, [])
+        self._completed = 0
 
     def through(self, build: Callable[[beam.Pipeline], None], port: int) -> None:
         """Run jobs until there is a reason not to; it ends by an exception only."""
-        self._restored = None if self._engine.fresh else newest_checkpoint(self._engine.folder)
-        self._progress = replace(self._progress, restored_from=str(self._restored) if self._restored else None)
-        self._follow(self._progress)
+        self._choose(Choice([], False, []) if self._engine.fresh else choose(self._engine.folder))
         self._await(lambda: "job" in self._server.said, "Flink's job server does not start")
+        if self._engine.fresh:
+            forget_others(self._engine.folder)
         while True:
-            self._run_job(build, port)
-            self._restored = newest_checkpoint(self._engine.folder)
-            self._progress = replace(self._progress, state="starting", renewals=self._progress.renewals + 1)
+            try:
+                self._run_job(build, port)
+            except _Unreadable as error:
+                self._cancel()
+                _, *older = self._choice.checkpoints
+                self._choose(Choice(older, False, [f"{self._restored} cannot be read: {error}"]))
+            else:
+                self._progress = replace(self._progress, renewals=self._progress.renewals + 1)
+                self._choose(choose(self._engine.folder))
+            self._progress = replace(self._progress, state="starting")
+
+    def _choose(self, choice: Choice) -> None:
+        """Go on from the first of some checkpoints, and warn of newer ones that cannot be used.
+
+        Raises:
+            CheckpointRefused: there are checkpoints, and all of them are damaged.
+        """
+        self._choice = choice
+        self._restored = choice.checkpoints[0] if choice.checkpoints else None
+        if choice.left_out and self._restored is None:
+            raise CheckpointRefused(
+                f"no checkpoint can be read: {'; '.join(choice.left_out)}. Start with --fresh: it reads again from before the "
+                "group's place, and no message is lost"
+            )
+        for why in choice.left_out:
+            self._log.write(f"WARN kpiflow: {why}; going on from {self._restored}\n".encode())
+        restored = str(self._restored) if self._restored else None
+        left_out = (*self._progress.left_out, *choice.left_out)
+        self._progress = replace(self._progress, restored_from=restored, left_out=left_out)
+        self._follow(self._progress)
 
     def _run_job(self, build: Callable[[beam.Pipeline], None], port: int) -> None:
         """Submit the graph and follow it until it is to be renewed."""
-        self._name, self._job, self._own_checkpoint = f"kpiflow-{uuid.uuid4().hex[:12]}", None, False
+        self._name, self._job = f"kpiflow-{uuid.uuid4().hex[:12]}", None
+        self._own_checkpoint, self._completed = False, 0
         self._before = self._progress
         self._server.said.pop("rest", None)
         configure(self._engine, self._restored)
@@ -168,13 +211,13 @@ class _Run:
                 due = time.monotonic() + self._engine.renew_seconds
             if due is not None and time.monotonic() > due:
                 if self._checkpointed():
-                    return self._cancel()
+                    return self._end()
                 due = time.monotonic() + min(_RENEW_LATER_SECONDS, self._engine.renew_seconds)
             self._interrupted.wait(_TOLD_EVERY)
         self._progress = replace(self._progress, state="stopping")
         self._follow(self._progress)
         self._checkpointed()
-        self._cancel()
+        self._end()
         raise KeyboardInterrupt
 
     def _await(self, reached: Callable[[], bool], otherwise: str) -> None:
@@ -241,14 +284,31 @@ class _Run:
         return self._pool.died() or cause if cause and _HUNG_UP.search(cause) else cause
 
     def _settle(self, completed: int, trace: str, restarts: int) -> None:
-        """Leave older jobs' checkpoints once there is one of this job; give up on one whose files cannot be read."""
-        if self._own_checkpoint or self._job is None:
-            return
-        if completed:
+        """Seal a checkpoint of this job that is new; give up on one to go on from whose files cannot be read."""
+        if completed > self._completed and self._seal():
+            self._completed = completed
+        if not self._own_checkpoint and self._restored and restarts >= _UNREADABLE_TRIES and _UNREADABLE.search(trace):
+            raise self._refused(root_cause(trace))
+
+    def _seal(self) -> bool:
+        """Sync the newest checkpoint of this job; the other jobs' go once there is one. Whether it is on disk."""
+        own = [path for path in complete_checkpoints(self._engine.folder) if path.parent.name == self._job]
+        if not own:
+            return False
+        try:
+            seal(own[-1])
+        except OSError as error:
+            self._progress = replace(self._progress, failure=f"{own[-1]} cannot be synced to disk: {error}")
+            return False
+        if not self._own_checkpoint:
             self._own_checkpoint = True
             forget_others(self._engine.folder, self._job)
-        elif self._restored and restarts >= _UNREADABLE_TRIES and _UNREADABLE.search(trace):
-            raise self._refused(root_cause(trace))
+        return True
+
+    def _end(self) -> None:
+        """End the job, and seal the checkpoint that it leaves."""
+        self._cancel()
+        self._seal()
 
     def _checkpointed(self) -> bool:
         """Make a checkpoint if the job runs; whether it is complete."""
@@ -271,12 +331,15 @@ class _Run:
         log = self._engine.folder / "logs" / "flink.log"
         return FlinkFailed(f"{what}: {why or 'it gave no reason'}; the whole story is in {log}")
 
-    def _refused(self, why: str) -> CheckpointRefused:
-        older = [str(path) for path in complete_checkpoints(self._engine.folder) if path != self._restored]
-        second = f", or remove it to go on from {older[-1]}" if older else ""
+    def _refused(self, why: str) -> Exception:
+        """What to raise where Flink does not go on from the checkpoint: one that is known to be whole is another graph's."""
+        if not self._choice.sealed and not _OTHER_GRAPH.search(why):
+            return _Unreadable(why)
         why = why.partition(" If you want to allow")[0].rstrip(".")
-        return CheckpointRefused(f"Flink cannot go on from {self._restored}: {why}. The graph is another one now, or the files are "
-                                 f"damaged: run it as it was, or start with --fresh{second}")  # fmt: skip
+        return CheckpointRefused(
+            f"Flink cannot go on from {self._restored}: {why}. The graph is another one now: run it as it was, "
+            "or start with --fresh"
+        )
 
 
 @contextmanager

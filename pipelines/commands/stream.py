@@ -167,6 +167,8 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
     yield "state", progress.state + begun + "".join(counts)
     if progress.failure and progress.state == "restarting":
         yield "because", progress.failure
+    for why in progress.left_out:
+        yield "warning", f"{why}; went on from {progress.restored_from}"
     yield "read", f"{found.read:,} messages, {rate(found.read):,.0f}/s"
     yield "lag", count(found.lag)
     for place in found.places:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runners.flink import newest_checkpoint
+from runners.checkpoints import complete_checkpoints, newest_checkpoint
 from runners.jars import FlinkMissing, ensure_jars, java
 from tests.integration.counting import ENGINE
 
@@ -232,14 +232,54 @@ def test_the_checkpoint_of_another_graph_is_refused_unless_the_run_is_fresh(fold
     fresh.until(lambda: not checkpoint.exists())
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_named(folder: Path, begun: Begun) -> None:
-    metadata = newest_checkpoint(folder / ENGINE) / "_metadata"
-    metadata.write_bytes(metadata.read_bytes()[:3000])
+def test_a_run_goes_on_from_the_checkpoint_before_a_torn_one_and_says_so(folder: Path, begun: Begun) -> None:
+    before, newest = complete_checkpoints(folder / ENGINE)[-2:]
+    os.truncate(newest / "_metadata", 3000)
+    run = begun(folder)
+    run.counted()
+    assert run.progress["restored_from"] == str(before)
+    assert [f"{newest} is damaged: _metadata has 3,000 bytes of" in why for why in run.progress["left_out"]] == [True]
+    assert f"{newest} is damaged" in (folder / ENGINE / "logs" / "flink.log").read_text()
+    run.until(lambda: not newest.exists())
+    run.interrupted()
+    assert_counted_without_a_gap(folder)
+
+
+@pytest.mark.chaos
+def test_of_checkpoints_that_were_not_sealed_flink_finds_one_it_can_read(folder: Path, begun: Begun) -> None:
+    before, newest = complete_checkpoints(folder / ENGINE)[-2:]
+    for seal in (folder / ENGINE).rglob("*.seal"):
+        seal.unlink()
+    os.truncate(newest / "_metadata", 3000)
+    run = begun(folder)
+    run.counted()
+    assert run.progress["restored_from"] == str(before)
+    assert [f"{newest} cannot be read" in why for why in run.progress["left_out"]] == [True]
+    run.interrupted()
+    assert_counted_without_a_gap(folder)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("sealed", [True, False])
+def test_where_no_checkpoint_can_be_read_the_run_ends_with_what_to_do(folder: Path, begun: Begun, sealed: bool) -> None:
+    for checkpoint in complete_checkpoints(folder / ENGINE):
+        os.truncate(checkpoint / "_metadata", 3000)
+        checkpoint.with_name(f"{checkpoint.name}.seal").rename(folder / "seal") if not sealed else None
     end = begun(folder).ended()
     assert end["end"] == "CheckpointRefused"
-    assert str(metadata.parent) in end["message"]
-    shutil.rmtree(metadata.parent)
-    assert end["message"].endswith(f"remove it to go on from {newest_checkpoint(folder / ENGINE)}")
+    assert "no checkpoint can be read" in end["message"]
+    assert "--fresh" in end["message"]
+
+
+@pytest.mark.chaos
+def test_the_unsealed_checkpoint_of_another_graph_is_no_reason_to_go_back_to_an_older_one(folder: Path, begun: Begun) -> None:
+    newest = newest_checkpoint(folder / ENGINE)
+    for seal in (folder / ENGINE).rglob("*.seal"):
+        seal.unlink()
+    end = begun(folder, "--changed").ended()
+    assert end["end"] == "CheckpointRefused"
+    assert f"Flink cannot go on from {newest}" in end["message"]
+    assert "another one now" in end["message"]
 
 
 @pytest.mark.chaos
