@@ -27,7 +27,7 @@ from pipelines.outputs import Outputs, files_in, open_outputs
 from pipelines.settings import Settings
 from pipelines.tables.scan import load, paths, scan
 from runners import direct
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
+from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, Table
 from transforms import stages
 from transforms.batches import empty
 from transforms.coder import by_reference
@@ -180,7 +180,7 @@ def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[st
     return [
         (DUPLICATES, [*_MESSAGE, "received_at", "report_id"], duplicate),
         (QUARANTINED, [*_MESSAGE, "received_at"], lambda rows: ~undone(rows)),
-        (AGGREGATIONS, [AGGREGATIONS.time], lambda rows: ~rewritten.rows(rows[AGGREGATIONS.time])),
+        *((table, [table.time], lambda rows: ~rewritten.rows(rows["time_window_start"])) for table in (AGGREGATIONS, FLEET)),
         (REPORTS, [REPORTS.time], lambda rows: ~rewritten.rows(rows[REPORTS.time])),
     ]
 

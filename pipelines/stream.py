@@ -38,7 +38,7 @@ Progress = flink.Progress
 """How a run does."""
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
-GRAPH_VERSION = 2
+GRAPH_VERSION = 3
 """Raised when the graph or what it keeps in checkpoints changes, so that an older checkpoint is refused and not half restored."""
 
 

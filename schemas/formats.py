@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 TIME = pa.timestamp("us", tz="UTC")
 _ZERO = ord("0")
-_FIRST = np.datetime64("0001-01-01T00:00:00", "us").astype(np.int64)
-_LAST = np.datetime64("9999-12-31T23:59:59.999999", "us").astype(np.int64)
+FIRST_US = int(np.datetime64("0001-01-01T00:00:00", "us").astype(np.int64))
+LAST_US = int(np.datetime64("9999-12-31T23:59:59.999999", "us").astype(np.int64))
+"""The first and the last microsecond (since 1970) of the years 1 to 9999: the times that a table can hold."""
 _DIGITS = np.array([0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18])
 _DASHES = np.array([8, 13, 18, 23])
 _HEX = np.array([i for i in range(36) if i not in set(_DASHES.tolist())])
@@ -45,7 +46,7 @@ def parse_date_time(strings: pa.Array) -> pa.Array:
     micros, numeric = _fraction(text, starts + 19, fraction)
     offset, known = _offset(text, starts + lengths - 6, zulu)
     instant = (seconds - offset) * 1_000_000 + micros
-    valid &= real & numeric & known & (instant >= _FIRST) & (instant <= _LAST)
+    valid &= real & numeric & known & (instant >= FIRST_US) & (instant <= LAST_US)
     return pa.array(instant, mask=~valid).cast(TIME)
 
 

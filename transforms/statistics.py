@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.formats import LAST_US
 from schemas.tables import AGGREGATION, GRANULARITIES, METRICS, TIME
 from transforms.batches import concat, empty
 from transforms.buckets import SCALES
@@ -110,7 +111,7 @@ def finish(partial: pa.RecordBatch) -> pa.RecordBatch:
     count = numbers["task_count"]
     width = pc.index_in(partial["granularity"], pa.array(list(GRANULARITIES))).to_numpy()
     seconds = np.array(list(GRANULARITIES.values()))[width]
-    ends = _microseconds(partial["time_window_start"]) + seconds * MICROSECONDS
+    ends = np.minimum(_microseconds(partial["time_window_start"]) + seconds * MICROSECONDS, LAST_US)
     columns: dict[str, pa.Array] = {name: partial[name] for name in AGGREGATION.names if name in PARTIAL.names}
     columns |= {
         "time_window_end": pa.array(ends).cast(TIME),

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Set
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.tables.scan import load, paths
 from pipelines.waiting import Waiting
-from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
+from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table, windows_folder
 from transforms.batches import concat, empty
 from transforms.sinks.union import key_groups
 
@@ -25,7 +24,7 @@ COUNTS = ("task_count", *OUTLIERS)
 MEAN = "avg_latency_ms"
 WINDOW = ("agent_id", "time_window_start")
 
-_HOUR_OF = re.compile(r"date=(\d{4}-\d{2}-\d{2})/(?:hour=)?(\d{2})")
+_HOUR_OF = re.compile(r"date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})/")
 _FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
 _REPORT_COLUMNS = ("agent_id", "recorded_at", "latency_ms", "source", "received_at", "revision", *_FLAGS)
 _WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN, "revision")
@@ -39,27 +38,18 @@ class Hour:
     hour: str
 
     def folder(self, table: str) -> str:
-        """Where the files of minutes of this hour lie."""
+        """Where the files of this hour lie, below a table's folder or that of a window size."""
         return f"{table}/date={self.date}/hour={self.hour}"
 
     def windows(self, granularity: str) -> str:
-        """The folder, or the file, of this hour's windows."""
-        if granularity == "5s":
-            return self.folder("kpi_aggregations/granularity=5s")
-        return f"kpi_aggregations/granularity={granularity}/" + (
-            f"date={self.date}/{self.hour}.parquet" if granularity == "1m" else f"{self.date}.parquet"
-        )
+        """Where the files of this hour's windows lie."""
+        return self.folder(f"{AGGREGATIONS.name}/{windows_folder(granularity)}")
 
 
 def hours(output: Path, damaged: Set[Path] = frozenset()) -> list[Hour]:
     """Every hour that has a report or a window; damaged files are left out, here and in `disagreements`."""
-    found = set()
-    for path in {*paths(output, REPORTS), *paths(output, AGGREGATIONS)} - damaged:
-        if match := _HOUR_OF.search(path.relative_to(output).as_posix()):
-            found.add(Hour(*match.groups()))
-        elif path.parent.name == "granularity=1h":
-            starts = _loaded({path}, AGGREGATIONS, ("time_window_start",))["time_window_start"]
-            found |= {Hour(at.date().isoformat(), f"{at:%H}") for at in pc.drop_null(pc.unique(starts)).to_pylist()}
+    files = {*paths(output, REPORTS), *paths(output, AGGREGATIONS)} - damaged
+    found = {Hour(*match.groups()) for path in files if (match := _HOUR_OF.search(path.relative_to(output).as_posix()))}
     return sorted(found, key=lambda each: (each.date, each.hour))
 
 
@@ -81,9 +71,6 @@ def disagreements(
     differences, count = [], 0
     for granularity, seconds in GRANULARITIES.items():
         windows = _loaded(_files(output / hour.windows(granularity)) - damaged, AGGREGATIONS, _WINDOW_COLUMNS)
-        if granularity == "1h":
-            start = int(datetime.fromisoformat(f"{hour.date}T{hour.hour}:00+00:00").timestamp()) * 1_000_000
-            windows = windows.filter(pc.equal(windows["time_window_start"].cast(pa.int64()), start))
         expected = counted(reports, seconds)
         if waits.any():
             both = _behind(expected, windows, counted(reports.filter(pa.array(waits)), seconds))
@@ -163,8 +150,7 @@ def _named(windows: pa.RecordBatch, row: int) -> str:
 
 
 def _files(place: Path) -> set[Path]:
-    """The files of a folder, or the one file that a place is."""
-    return {place} if place.is_file() else set(place.glob("*.parquet"))
+    return set(place.glob("*.parquet"))
 
 
 def _loaded(files: Set[Path], table: Table, columns: tuple[str, ...]) -> pa.RecordBatch:

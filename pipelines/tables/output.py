@@ -30,7 +30,7 @@ def open_store(store: Store, settings: Settings, create: bool, file_minutes: int
 
     Raises:
         WrongUse: no output is there and `create` is not set; the place holds something else, or cannot be used; a newer kpiflow
-            wrote it; or it was written with other settings, each of which is named.
+            wrote it; it has an older layout; or it was written with other settings, each of which is named.
         OutputFull: no space is left to describe it.
     """
     with told_as_wrong_use():
@@ -87,12 +87,14 @@ def existing_output(path: Path) -> Path:
 
 
 def stored_settings(path: Path) -> dict[str, Any]:
-    """The settings that shaped the rows of an existing output, by name.
+    """The settings that shaped the rows of an existing output of the present layout, by name.
 
     Raises:
-        WrongUse: it is no output, or a newer kpiflow wrote it.
+        WrongUse: it is no output, or a newer or an older kpiflow wrote it.
     """
-    return _shaping(_described(existing_output(path)))
+    description = _described(existing_output(path))
+    _check_layout(str(path), description, "reconciled")
+    return _shaping(description)
 
 
 def _fitted(name: str, found: dict[str, Any] | None, settings: Settings, file_minutes: int) -> Settings:
@@ -128,6 +130,7 @@ def _whole(name: str, description: dict[str, Any]) -> dict[str, Any]:
 def _check(store: Store, description: dict[str, Any], settings: Settings) -> None:
     """That rows under `settings` may join the rows of the store."""
     _check_versions(store.name, description)
+    _check_layout(store.name, description, "written to")
     before = _shaping(description)
     differing = {name: (value, before[name]) for name, value in _shaped(store, settings).items() if value != before[name]}
     if differing:
@@ -159,6 +162,15 @@ def _check_versions(name: str, description: dict[str, Any]) -> None:
     newer += [f"setting {setting}" for setting in description["settings"] if setting not in Settings.model_fields]
     if newer:
         raise WrongUse(f"{name} was written by a newer kpiflow ({', '.join(newer)})", "upgrade: `pip install --upgrade kpiflow`")
+
+
+def _check_layout(name: str, description: dict[str, Any], use: str) -> None:
+    """That an output has the present layout: an older one can be read, but not `use`."""
+    if description["layout"] < LAYOUT_VERSION:
+        raise WrongUse(
+            f"{name} has layout {description['layout']} and can only be read: layout {LAYOUT_VERSION} can be {use}",
+            "make a new output of the same messages: `kpiflow backfill --input ARCHIVE --output NEW`",
+        )
 
 
 def _current_schemas() -> dict[str, int]:

@@ -19,7 +19,7 @@ from pipelines.tables.fingerprints import Census, Prints, among, census, fingerp
 from pipelines.tables.output import stored_settings
 from pipelines.tables.scan import load, paths
 from pipelines.waiting import waiting
-from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
+from schemas.tables import CLOSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
 from transforms.sinks.files import DamagedFile, verify
 from transforms.sinks.union import key_groups
 
@@ -114,7 +114,7 @@ def reconcile(
     """
     verdict, prints = Verdict(), _Prints()
     file_minutes = stored_settings(output)["file_minutes"]
-    every = [(table, path) for table in (*TABLES.values(), TRIMMED) for path in paths(output, table)]
+    every = [(table, path) for table in (*TABLES.values(), FLEET, TRIMMED) for path in paths(output, table)]
     for table, path in track(every, "files"):
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
     _check_windows(output, prints.damaged, verdict, track)

@@ -1,5 +1,6 @@
 """Reading the tables of an output folder, file by file: the rows in the table's columns, whatever version wrote them."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,11 +39,23 @@ def scan(output: Path, table: Table, columns: Sequence[str] | None = None) -> It
 def partitions(output: Path, table: Table) -> dict[str, list[Path]]:
     """The files that hold the same span of time in every output, by a name that does not depend on `file_minutes`.
 
-    Files of minutes lie in one folder an hour, which is their name (`kpi_reports/date=2025-10-22/hour=12`); every other file
-    spans what its own name says.
+    It is their folder (`kpi_reports/date=2025-10-22/hour=12`), and that of the day for windows of an hour, which layout 1 kept in
+    one file. The names are those of the present layout, whichever the output has.
     """
     found: dict[str, list[Path]] = defaultdict(list)
     for path in paths(output, table):
-        part = path.parent if path.parent.name.startswith("hour=") else path
-        found[part.relative_to(output).as_posix()].append(path)
+        name = path.relative_to(output).as_posix()
+        for older, present in _PRESENT:
+            name = re.sub(older, present, name)
+        found[name.rpartition("/")[0]].append(path)
     return dict(found)
+
+
+_PRESENT = (
+    (r"/granularity=1h/([0-9-]+)\.parquet$", r"/window_size=1h/date=\1/"),
+    (r"/granularity=1m/(date=[0-9-]+)/(\d\d)\.parquet$", r"/window_size=1m/\1/hour=\2/"),
+    (r"/granularity=5s/", "/window_size=5s/"),
+    (r"/date=unknown/([^/]+)\.parquet$", "/date=unknown/hour=unknown/"),
+    (r"(/window_size=1h/date=[0-9-]+)/.*$", r"\1/"),
+)
+"""Paths of layout 1, and what they are in layout 2; and windows of an hour by the day."""

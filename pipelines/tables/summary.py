@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.tables.scan import paths
-from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table
+from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table, hour_folder
 
 UNITS = {"latency": " ms", "accuracy": "", "cpu": "", "memory": " MB"}
 """What follows a value of each metric; fractions have no unit."""
@@ -203,9 +203,9 @@ def _summarise(output: Path) -> Summary:
 
 
 def _dataset(output: Path, table: Table, columns: Sequence[str], below: str = "") -> ds.Dataset:
-    """The named columns of a table's files, or of those in one folder of it; no rows when there is none."""
+    """The named columns of a table's files, or of those with `below` in their path; no rows when there is none."""
     schema = pa.schema([table.schema.field(name) for name in columns])
-    files = [str(path) for path in paths(output, table) if path.is_relative_to(output / table.name / below)]
+    files = [str(path) for path in paths(output, table) if below in path.relative_to(output).as_posix()]
     return ds.dataset(files, schema=schema, format="parquet") if files else ds.dataset(schema.empty_table())
 
 
@@ -286,7 +286,7 @@ def _by_key(counts: Counter[tuple], place: int) -> Counter[Any]:
 
 
 def _latencies(output: Path) -> dict[datetime, Latency]:
-    stored = _dataset(output, AGGREGATIONS, ["time_window_start", *PERCENTILES], "granularity=1h").to_table()
+    stored = _dataset(output, AGGREGATIONS, ["time_window_start", *PERCENTILES], "=1h/").to_table()
     rows = stored.drop_null().combine_chunks()
     if not rows.num_rows:
         return {}
@@ -324,7 +324,7 @@ def _example(output: Path, metric: str, by_hour: pa.Table) -> Outlier | None:
     hour = pc.max(by_hour["hour"].filter(pc.greater(by_hour[metric], 0))).as_py()
     value, low, high = METRIC_COLUMNS[metric], f"{metric}_low_fence", f"{metric}_high_fence"
     columns = ["agent_id", "task_id", "recorded_at", value, low, high, f"{metric}_q1", f"{metric}_q3", "baseline_n"]
-    folder = f"date={hour.date().isoformat()}/hour={hour:%H}"
+    folder = hour_folder(hour)
     rows = _dataset(output, REPORTS, [*columns, "report_id", FLAGS[metric]], folder).to_table(filter=pc.field(FLAGS[metric]))
     beyond = pc.max_element_wise(pc.subtract(rows[value], rows[high]), pc.subtract(rows[low], rows[value]))
     ranked = rows.append_column("beyond", beyond).sort_by([("beyond", "descending"), ("report_id", "ascending")])

@@ -195,11 +195,11 @@ def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(
 
 
 def test_a_changed_file_stops_it_before_anything_is_rewritten(output: Path, made: Path) -> None:
-    changed = next(path for path in paths(output, AGGREGATIONS) if "granularity=1h" in str(path))
+    changed = next(path for path in paths(output, AGGREGATIONS) if "window_size=1h/date=2025-10-22/hour=12" in str(path))
     data = bytearray(changed.read_bytes())
     data[4] ^= 1
     changed.write_bytes(data)
-    with pytest.raises(DamagedFile, match="1h"):
+    with pytest.raises(DamagedFile, match="window_size=1h"):
         replaced(output, FRESH)
     shutil.copy(made / "stored" / changed.relative_to(output), changed)
     assert same(output, made / "stored")

@@ -14,10 +14,12 @@ from schemas.tables import (
     AGGREGATIONS,
     DUPLICATES,
     FLEET,
+    NAME_LENGTH,
     QUARANTINED,
     REPORTS,
     TABLES,
     TRIMMED,
+    UNTIMED_FILES,
     Table,
     files,
     named,
@@ -82,41 +84,46 @@ def test_windows_lie_in_files_by_granularity(table: Table, file_minutes: int) ->
     rows = [{"granularity": name, "time_window_start": at} for name in ("1h", "5s", "1m")]
     fine = {1: "1337", 60: "1300"}[file_minutes]
     assert placed(table, *rows, file_minutes=file_minutes) == [
-        "granularity=1h/2024-02-29.parquet",
-        f"granularity=5s/date=2024-02-29/hour=13/{fine}.parquet",
-        "granularity=1m/date=2024-02-29/13.parquet",
+        "window_size=1h/date=2024-02-29/hour=13/1300.parquet",
+        f"window_size=5s/date=2024-02-29/hour=13/{fine}.parquet",
+        "window_size=1m/date=2024-02-29/hour=13/1300.parquet",
     ]
 
 
 def test_the_last_hour_before_1970_is_a_day_of_its_own() -> None:
     before, after = datetime(1969, 12, 31, 23, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)
     rows = [{"granularity": "1h", "time_window_start": at} for at in (before, after)]
-    assert placed(AGGREGATIONS, *rows) == ["granularity=1h/1969-12-31.parquet", "granularity=1h/1970-01-01.parquet"]
-
-
-@pytest.mark.parametrize("table", [QUARANTINED, DUPLICATES], ids=lambda table: table.name)
-def test_messages_without_a_time_lie_by_their_source(table: Table) -> None:
-    at = datetime(2025, 10, 22, 12, tzinfo=UTC)
-    rows = [{"source": "archive", "received_at": None}, {"source": "b", "received_at": at}, {"source": "../b", "received_at": None}]
-    assert placed(table, *rows) == [
-        "date=unknown/archive.parquet",
-        "date=2025-10-22/hour=12/1200.parquet",
-        "date=unknown/%2E%2E%2Fb.parquet",
+    assert placed(AGGREGATIONS, *rows) == [
+        "window_size=1h/date=1969-12-31/hour=23/2300.parquet",
+        "window_size=1h/date=1970-01-01/hour=00/0000.parquet",
     ]
 
 
-def test_sources_that_only_look_alike_have_files_of_their_own() -> None:
-    sources = ["a/b", "a%2Fb", "a.b", "A/B", "", "é", "e\u0301", ".", "..", "a\n"]
-    paths = placed(QUARANTINED, *({"source": source, "received_at": None} for source in sources))
-    assert len(set(paths)) == len(sources)
+@pytest.mark.parametrize("table", [QUARANTINED, DUPLICATES], ids=lambda table: table.name)
+def test_a_message_without_a_time_has_a_file_by_its_key_alone(table: Table) -> None:
+    at = datetime(2025, 10, 22, 12, tzinfo=UTC)
+    rows = [{"source": "../b", "message_id": str(number), "received_at": None} for number in range(1000)]
+    timed = {"source": "../b", "message_id": "0", "received_at": at}
+    paths = placed(table, *rows, timed)
+    assert paths[-1] == "date=2025-10-22/hour=12/1200.parquet"
+    assert set(paths[:-1]) == {f"date=unknown/hour=unknown/{number:02}.parquet" for number in range(UNTIMED_FILES)}
+    assert max(map(paths.count, paths)) < 2 * 1000 / UNTIMED_FILES + 10
+    assert [placed(table, row) for row in rows[:9]] == [[path] for path in paths[:9]]
 
 
 @given(st.text(), st.text())
 def test_a_safe_name_is_harmless_and_can_be_read_back(one: str, other: str) -> None:
     name = safe_name(one)
-    assert name.strip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_%") == ""
-    assert unquote(name) == (one or "%")
+    assert name.strip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_%~") == ""
+    assert "~" in name or unquote(name) == (one or "%")
     assert (name == safe_name(other)) == (one == other)
+
+
+@pytest.mark.parametrize("text", ["s" * 201, "한" * 23, "s" * 10_000, "/" * 67])
+def test_a_long_name_is_cut_and_stays_its_own(text: str) -> None:
+    names = [safe_name(text), safe_name(text + "x"), safe_name("x" + text)]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) <= NAME_LENGTH
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

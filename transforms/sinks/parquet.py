@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from schemas.tables import DUPLICATES, REPORTS, TABLES, TRIMMED, Table, files
+from schemas.tables import DUPLICATES, FLEET, REPORTS, TABLES, TRIMMED, Table, files, hour_folder
 from transforms.batches import concat, empty
 from transforms.sinks.files import damaged, encode, read, verify
 from transforms.sinks.pauses import uneven
@@ -166,7 +166,7 @@ class ParquetFiles:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        return (*TABLES, TRIMMED.name)
+        return (*TABLES, FLEET.name, TRIMMED.name)
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
         return write(table, self.storage, rows, self.file_minutes)
@@ -211,7 +211,7 @@ class ParquetFiles:
 
     def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
-        names = sorted(self._files(f"{REPORTS.name}/date={start.date().isoformat()}/hour={start:%H}"))
+        names = sorted(self._files(f"{REPORTS.name}/{hour_folder(start)}"))
         for name, stored in self._fetched(names):
             yield conformed(read(stored.data, name=self.storage.where(name)), REPORTS.schema)
 

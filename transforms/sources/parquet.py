@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.formats import parse_date_time
+from schemas.formats import FIRST_US, LAST_US, parse_date_time
 from schemas.tables import TIME
 from transforms.batches import RAW, empty, extended
 from transforms.identity import line_ids
@@ -40,6 +40,7 @@ COLUMNS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "data": ("a string or binary", _is_bytes),
 }
 """The columns that are read, and of what types they may be."""
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
@@ -79,20 +80,22 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     """
     rows = batch.num_rows
     said = {each: _decoded(batch[each]) for each in batch.schema.names}
-    source = said["source"].cast(pa.string()).fill_null(ARCHIVE) if "source" in said else pa.repeat(ARCHIVE, rows)
-    message_id = said["message_id"].cast(pa.string())
+    source, garbled_source = _as_text(said.get("source", pa.nulls(rows, pa.string())))
+    message_id, garbled_id = _as_text(said["message_id"])
     times = _times(said["received_at"])
     payload = ended(said["data"])
     wrong = pc.and_(said["received_at"].is_valid(), times.is_null())
     problems = pc.if_else(wrong, WRONG_TIME, "")
     problems = pc.if_else(said["data"].is_null(), "data must not be null", problems)
     problems = pc.if_else(message_id.is_null(), "message_id must not be null", problems)
-    raw = pa.RecordBatch.from_arrays([source, message_id, times, payload], schema=RAW)
+    problems = pc.if_else(pc.or_(garbled_id, garbled_source), "message_id and source must be UTF-8", problems)
+    raw = pa.RecordBatch.from_arrays([source.fill_null(ARCHIVE), message_id, times, payload], schema=RAW)
     good = pc.equal(problems, "")
     if pc.all(good).as_py():
         return Decoded(raw, empty(BAD), rows)
     wrong_rows = np.flatnonzero(~np.asarray(good))
-    written = pa.RecordBatch.from_pydict(said).take(pa.array(wrong_rows)).to_pylist()
+    plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
+    written = pa.RecordBatch.from_pydict(plain).to_pylist()
     unnamed = unnamed_messages(payload.take(pa.array(wrong_rows)), line_ids(wrong_rows + first_row, map(_row_text, written)))
     bad = extended(unnamed, [(BAD.field("message"), problems.filter(pc.invert(good)))])
     return Decoded(raw.filter(good), bad, rows)
@@ -100,8 +103,12 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
 
 def _row_text(row: dict[str, Any]) -> bytes:
     """What the columns of a row hold, as one text: the same whether they are text or bytes, plain or dictionaries."""
-    values = [row.get(name) for name in COLUMNS]
-    return repr([value.encode() if isinstance(value, str) else value for value in values]).encode()
+    return repr([row.get(name) for name in COLUMNS]).encode()
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Text as its bytes, UTF-8 or not, and times as numbers, in the calendar or not."""
+    return array.cast(pa.large_binary() if _is_bytes(array.type) else pa.int64())
 
 
 def _decoded(array: pa.Array) -> pa.Array:
@@ -109,7 +116,30 @@ def _decoded(array: pa.Array) -> pa.Array:
 
 
 def _times(said: pa.Array) -> pa.Array:
-    """received_at as timestamp[us, UTC]; nanoseconds are cut."""
+    """received_at as timestamp[us, UTC]; nanoseconds are cut, and a time outside of the years 1 to 9999 is null."""
     if _is_text(said.type):
         return parse_date_time(said)
-    return said.cast(TIME, safe=getattr(said.type, "unit", "") != "ns")
+    if pa.types.is_timestamp(said.type):
+        per_second = _PER_SECOND[said.type.unit]
+        first, last = (moment // 1_000_000 * per_second for moment in (FIRST_US, LAST_US + 1))
+        ticks = said.cast(pa.int64())
+        inside = pc.and_(pc.greater_equal(ticks, first), pc.less(ticks, last)) if per_second < 10**9 else True
+        said = pc.if_else(inside, said, pa.scalar(None, said.type))
+    return said.cast(TIME, safe=False)
+
+
+def _as_text(said: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Texts as string[n], null where they are not UTF-8; and bool[n], where that is so."""
+    data = said.cast(pa.large_binary())
+    try:
+        return data.cast(pa.string()), pa.repeat(False, len(data))
+    except pa.ArrowInvalid:
+        texts = pa.array([None if each is None else _decoded_text(each) for each in data.to_pylist()], pa.string())
+        return texts, pc.and_(data.is_valid(), texts.is_null())
+
+
+def _decoded_text(octets: bytes) -> str | None:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return None

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.formats import FIRST_US, LAST_US
 from schemas.tables import REPORTS, TIME
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.baseline import OLDEST
@@ -28,6 +29,8 @@ HOUR_MINUTES = 60
 AHEAD = (*range(0, OLDEST, HOUR_MINUTES), OLDEST)
 """Minutes after a report's own, up to the last whose baseline it feeds, at most an hour apart: no hour lies between two of them."""
 CONTEXT_SECONDS = 63 * 60
+CALENDAR = range(FIRST_US // (HOUR * 1_000_000), LAST_US // (HOUR * 1_000_000) + 1)
+"""The hours (since 1970) of the years 1 to 9999. Before and after them nothing is stored."""
 PATIENCE_SECONDS = 3600.0
 """How long a store that is away is asked again."""
 
@@ -79,6 +82,8 @@ def _stored(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
     Raises:
         Unavailable: it was away for `PATIENCE_SECONDS`.
     """
+    if hour not in CALENDAR:
+        return
     given = _Given()
     for attempt in while_away(PATIENCE_SECONDS):
         with attempt:
@@ -118,7 +123,7 @@ def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
 
 
 def _feeds(batch: pa.RecordBatch, hours: Iterable[int]) -> pa.Array:
-    seconds = pc.divide(batch["recorded_at"].cast(pa.int64()), 1_000_000).to_numpy()
+    seconds = batch["recorded_at"].cast(pa.int64()).to_numpy() // 1_000_000
     feeds = np.zeros(batch.num_rows, dtype=bool)
     for hour in hours:
         feeds |= (seconds >= hour * HOUR - CONTEXT_SECONDS) & (seconds < hour * HOUR)

@@ -29,7 +29,7 @@ def test_a_new_output_is_described_once_and_opens_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
     open_output(path, PLAIN, create=True)
     description = json.loads((path / "_kpiflow.json").read_text())
-    assert description == {"layout": 1, "schemas": {"kpi_report": 1}, "settings": PLAIN.shaping()}
+    assert description == {"layout": 2, "schemas": {"kpi_report": 1}, "settings": PLAIN.shaping()}
     assert [entry.name for entry in path.iterdir()] == ["_kpiflow.json"]
     assert open_output(path, PLAIN, create=True) == open_output(path, PLAIN, create=False) == PLAIN
     assert existing_output(path) == path
@@ -68,7 +68,7 @@ def test_a_setting_younger_than_the_output_counts_as_its_default(tmp_path: Path)
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"layout": 2}, "layout 2"),
+        ({"layout": 3}, "layout 3"),
         ({"schemas": {"kpi_report": 2}}, "kpi_report v2"),
         ({"schemas": {"other": 1}}, "other v1"),
         ({"settings": {"colour": "red"}}, "setting colour"),
@@ -80,6 +80,15 @@ def test_what_a_newer_version_wrote_is_refused_to_writers_and_readers(tmp_path: 
         with pytest.raises(WrongUse, match=f"written by a newer kpiflow.*{named}") as refused:
             opened()
         assert "upgrade" in refused.value.hint
+
+
+def test_an_older_layout_is_read_and_not_written_to(tmp_path: Path) -> None:
+    path = edited(tmp_path, layout=1)
+    assert existing_output(path) == path
+    for refused in (lambda: open_output(path, PLAIN, create=True), lambda: stored_settings(path)):
+        with pytest.raises(WrongUse, match=r"has layout 1 and can only be read: layout 2") as caught:
+            refused()
+        assert "backfill --input ARCHIVE --output NEW" in caught.value.hint
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pipelines.settings import Settings
 from pipelines.tables import parity as module
 from pipelines.tables.output import open_output
 from pipelines.tables.parity import Comparison, Difference, parity
+from pipelines.tables.summary import summarise
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms.sinks.files import DamagedFile, encode, read
 from transforms.sinks.parquet import ParquetFiles
@@ -74,6 +75,22 @@ def output(path: Path, tables: dict[str, list[Row]] | None = None, file_minutes:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output(tmp_path_factory.mktemp("plain"))
+
+
+OLDER = {
+    "kpi_aggregations/window_size=1h/date=2025-10-22/hour=13/1300.parquet": "kpi_aggregations/granularity=1h/2025-10-22.parquet",
+    "quarantine/date=unknown/hour=unknown/49.parquet": "quarantine/date=unknown/s.parquet",
+}
+
+
+def test_an_output_of_layout_1_has_the_rows_of_one_of_layout_2(tmp_path: Path) -> None:
+    older = output(tmp_path / "older", {"kpi_aggregations": [window(1)], "quarantine": [refused(3, received_at=None)]})
+    newer = output(tmp_path / "newer", {"kpi_aggregations": [window(1)], "quarantine": [refused(3, received_at=None)]})
+    for present, before in OLDER.items():
+        (older / before).parent.mkdir(parents=True, exist_ok=True)
+        (older / present).rename(older / before)
+    assert all(compared.same for compared in parity(older, newer, identity=True).values())
+    assert summarise(older).hours == summarise(newer).hours
 
 
 def differing(compared: dict[str, Comparison]) -> dict[str, list[str]]:

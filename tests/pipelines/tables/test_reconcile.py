@@ -250,7 +250,7 @@ def test_a_window_that_does_not_agree_with_its_reports_is_named(output: Path, co
     window = next(row for row in windows(GOOD) if row["granularity"] == "1m" and row["agent_id"] == "a")
     put(output, AGGREGATIONS, [{**window, column: value, "revision": 99}])
     (problem,) = reconcile(output).problems
-    assert problem.startswith("kpi_aggregations/granularity=1m/date=2025-10-22/12.parquet does not agree")
+    assert problem.startswith("kpi_aggregations/window_size=1m/date=2025-10-22/hour=12 does not agree")
     assert f"1 differences, first {column} of agent a at 2025-10-22 12:00:00+00:00 is" in problem
 
 
@@ -267,8 +267,8 @@ def test_windows_without_reports_and_reports_without_windows_are_named(output: P
     assert "reports of 2025-10-22 13:00: 1 differences, first a window of agent a" in problem
     put(output, REPORTS, [late])
     assert [problem.split(" ")[0] for problem in reconcile(output).problems] == [
-        "kpi_aggregations/granularity=5s/date=2025-10-22/hour=13",
-        "kpi_aggregations/granularity=1m/date=2025-10-22/13.parquet",
+        "kpi_aggregations/window_size=5s/date=2025-10-22/hour=13",
+        "kpi_aggregations/window_size=1m/date=2025-10-22/hour=13",
     ]
 
 

@@ -50,6 +50,9 @@ def reports(*rows: Row) -> pa.RecordBatch:
     return batch(REPORTS, *rows)
 
 
+UNTIMED = "date=unknown/hour=unknown"
+
+
 def stored(output: Path) -> dict[str, list[Row]]:
     """The rows of every file below the output, by its relative path; every file must verify."""
     found = {}
@@ -59,21 +62,21 @@ def stored(output: Path) -> dict[str, list[Row]]:
     return found
 
 
-def test_rows_go_to_the_file_of_their_time_granularity_or_source(tmp_path: Path) -> None:
+def test_rows_go_to_the_file_of_their_time_granularity_or_key(tmp_path: Path) -> None:
     write(REPORTS, tmp_path, [reports(report(1), report(2, minute=11), report(3, minute=61))], 10)
     windows = [{"granularity": g, "agent_id": "a", "time_window_start": NOON} for g in ("5s", "1m", "1h")]
     write(AGGREGATIONS, tmp_path, [batch(AGGREGATIONS, *windows)], 10)
     unknown = {"source": "a/b", "message_id": "f:1", "reason": "json"}
     write(QUARANTINED, tmp_path, [batch(QUARANTINED, unknown, {**unknown, "received_at": NOON})], 10)
     assert list(stored(tmp_path)) == [
-        "kpi_aggregations/granularity=1h/2025-10-22.parquet",
-        "kpi_aggregations/granularity=1m/date=2025-10-22/12.parquet",
-        "kpi_aggregations/granularity=5s/date=2025-10-22/hour=12/1200.parquet",
+        "kpi_aggregations/window_size=1h/date=2025-10-22/hour=12/1200.parquet",
+        "kpi_aggregations/window_size=1m/date=2025-10-22/hour=12/1200.parquet",
+        "kpi_aggregations/window_size=5s/date=2025-10-22/hour=12/1200.parquet",
         "kpi_reports/date=2025-10-22/hour=12/1200.parquet",
         "kpi_reports/date=2025-10-22/hour=12/1210.parquet",
         "kpi_reports/date=2025-10-22/hour=13/1300.parquet",
         "quarantine/date=2025-10-22/hour=12/1200.parquet",
-        "quarantine/date=unknown/a%2Fb.parquet",
+        f"quarantine/{UNTIMED}/09.parquet",
     ]
 
 
@@ -250,8 +253,8 @@ def test_the_bytes_of_a_file_do_not_depend_on_the_way_to_it(tmp_path: Path) -> N
     assert one == two == bytes(parquet.encode(union(REPORTS, a, b).rows))
 
 
-def test_a_duplicate_without_a_time_goes_to_the_file_of_its_source(tmp_path: Path) -> None:
+def test_a_duplicate_without_a_time_goes_to_the_file_of_its_key(tmp_path: Path) -> None:
     archived = [report(1, message, source="archive", received_at=None) for message in (1, 2)]
     write(REPORTS, tmp_path, [reports(*archived)], 10)
-    assert [row["message_id"] for row in stored(tmp_path)["duplicates/date=unknown/archive.parquet"]] == ["2-0"]
+    assert [row["message_id"] for row in stored(tmp_path)[f"duplicates/{UNTIMED}/48.parquet"]] == ["2-0"]
     assert DUPLICATES.schema.names == list(rows_of(tmp_path, "duplicates")[0])

@@ -41,7 +41,7 @@ def contents(storage: Storage) -> dict[str, bytes]:
 
 def test_it_is_a_store_and_takes_every_table_that_messages_end_in(store: ParquetFiles) -> None:
     assert isinstance(store, Store)
-    assert set(store.tables) == {"kpi_reports", "kpi_aggregations", "quarantine", "duplicates", "trimmed"}
+    assert set(store.tables) == {"kpi_reports", "kpi_aggregations", "kpi_fleet", "quarantine", "duplicates", "trimmed"}
 
 
 def test_rows_are_merged_with_what_is_there_and_the_same_rows_change_nothing(store: ParquetFiles) -> None:

@@ -13,6 +13,7 @@ from tests.builders import line_id
 from transforms.batches import RAW
 from transforms.sources.compressed import DamagedError
 from transforms.sources.envelopes import BAD
+from transforms.sources.lines import WRONG_TIME
 from transforms.sources.parquet import batches, decode_rows
 
 AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
@@ -53,6 +54,28 @@ def test_a_time_may_be_written_in_any_usual_way(received_at: pa.Array) -> None:
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())])
 def test_data_may_be_text_or_bytes(kind: pa.DataType) -> None:
     assert decode_rows(table(data=pa.array(GOOD["data"]).cast(kind))).raw == MESSAGES
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us"])
+def test_a_time_outside_of_the_years_1_to_9999_is_wrong(unit: str) -> None:
+    ticks = {"s": 1, "ms": 1000, "us": 10**6}[unit]
+    end = 253_402_300_800 * ticks
+    edges = [end - 1, end, -62_135_596_800 * ticks, -62_135_596_800 * ticks - 1, 2**62, -(2**62)]
+    rows = pa.RecordBatch.from_pydict(
+        {"message_id": list("abcdef"), "received_at": pa.array(edges, pa.int64()).cast(pa.timestamp(unit)), "data": ["{}"] * 6}
+    )
+    decoded = decode_rows(rows)
+    assert decoded.raw["message_id"].to_pylist() == ["a", "c"]
+    assert [str(at)[:4] for at in decoded.raw["received_at"].to_pylist()] == ["9999", "0001"]
+    assert set(decoded.bad["message"].to_pylist()) == {WRONG_TIME}
+
+
+@pytest.mark.parametrize("name", ["message_id", "source"])
+def test_a_name_that_is_not_utf_8_is_no_name(name: str) -> None:
+    garbled = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"1\xff\xfe"))
+    decoded = decode_rows(table(**{name: garbled}))
+    assert decoded.raw[name].to_pylist() == ["1"]
+    assert decoded.bad["message"].to_pylist() == ["message_id and source must be UTF-8"]
 
 
 def test_bytes_that_are_not_utf_8_pass_through() -> None:
