@@ -18,11 +18,14 @@ from schemas import documents, leaves, shape
 from schemas.checks import column_type
 from schemas.compiler import Node, arrow_fields
 
-_LONG_ROW = 4096
-_MANY_BRACKETS = 256
+_LONG_ROW = 1 << 14
+"""Longer rows, in bytes, are left to the strict reader: it is as fast on them, and nothing in them can be a burden to others."""
 _MANY_FIELDS = 256
 _SAMPLE = 128
 _STRETCH = 256
+_QUOTE, _BACKSLASH = b'"\\'
+_BACKSLASHES = 8
+_ENDS_NAME = np.isin(np.arange(256), list(b": \t\r\n"))
 _ODD_SHARE = 8
 _MOST_BYTES = 1 << 30
 _PARSER_ERRORS = (pa.ArrowException, ValueError)
@@ -71,16 +74,22 @@ def _parts(
 
     All rows at once, if nothing breaks the parser (a sample tells the most broken blocks early); else those that are written
     `alike`, without the rows that break it all the same; else in halves, since it may be that rows do not fit together: what no
-    schema describes is a number here, a text there. Rows with so many names between them that a column for each would be ruinous
-    are left out.
+    schema describes is a number here, a text there.
+
+    The parser makes a column for each name, as long as the block. So it meets the names of a sample only or, where rows have
+    others, only rows with the block's most frequent names; the other rows are left out.
     """
     if not len(rows):
         return
-    sample = _parsed(root, _sample(payload, rows))
-    if sample is not None and _width(sample.type) > _MANY_FIELDS:
-        return
+    some = _sample(payload, rows)
+    sample = _parsed(root, some.filter(pa.array(_with_few_names(some))))
     chosen = _some(payload, rows) if sample is not None or alike else None
-    struct = _parsed(root, chosen) if chosen is not None else None
+    struct = _parsed(root, chosen, _widened(sample.type)) if sample is not None and chosen is not None else None
+    if chosen is not None and struct is None:
+        few = _with_few_names(chosen)
+        if not few.all():
+            rows, chosen = rows[few], chosen.filter(pa.array(few))
+        struct = _parsed(root, chosen)
     if chosen is not None and struct is not None:
         yield rows, *leaves.read(root, struct, chosen, limits)
     elif not alike:
@@ -119,11 +128,8 @@ def _plain(payload: pa.Array, limits: documents.Limits) -> NDArray[np.bool_]:
     text, starts, ends = bounds(payload)
     lengths = ends - starts - 1
     last = np.maximum(ends - 2, 0)
-    ok = (lengths >= 2) & (lengths <= limits.payload_bytes) & (text[np.minimum(starts, len(text) - 1)] == ord("{"))
+    ok = (lengths >= 2) & (lengths <= min(limits.payload_bytes, _LONG_ROW)) & (text[np.minimum(starts, len(text) - 1)] == ord("{"))
     ok &= text[last] == ord("}")
-    for row in np.flatnonzero(ok & (lengths > _LONG_ROW)):
-        body = text[starts[row] : ends[row]]
-        ok[row] = np.count_nonzero((body | 0x20) == ord("{")) <= _MANY_BRACKETS
     try:
         payload.cast(pa.large_string())
     except pa.ArrowInvalid:
@@ -147,23 +153,29 @@ def _some(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
     return payload.take(pa.array(rows)) if len(rows) < len(payload) else payload
 
 
-def _parsed(root: Node, payload: pa.Array) -> pa.StructArray | None:
-    """What Arrow reads, if it reads an object for each row: none holds less than one, since each starts and ends with a brace."""
+def _parsed(root: Node, payload: pa.Array, type_: pa.StructType | None = None) -> pa.StructArray | None:
+    """What Arrow reads, if it reads an object for each row: none holds less than one, since each starts and ends with a brace.
+
+    With a type, None also where a row has a name that the type does not have.
+    """
     try:
-        struct = _arrow(root, payload)
+        struct = _arrow(root, payload, type_)
     except _PARSER_ERRORS:
         return None
     return struct if len(struct) == len(payload) else None
 
 
-def _arrow(root: Node, payload: pa.Array) -> pa.StructArray:
+def _arrow(root: Node, payload: pa.Array, type_: pa.StructType | None = None) -> pa.StructArray:
+    if not len(payload):
+        return pa.array([], pa.struct(arrow_fields(root)))
+    fields, others = (arrow_fields(root), "infer") if type_ is None else (list(type_), "error")
     _, starts, ends = bounds(payload)
     length = int(ends[-1] - starts[0])
     buffer = payload.buffers()[2].slice(int(starts[0]), length)
     table = pa.json.read_json(
         pa.BufferReader(buffer),
         read_options=pa.json.ReadOptions(use_threads=False, block_size=min(length + 1, _MOST_BYTES)),
-        parse_options=pa.json.ParseOptions(explicit_schema=pa.schema(arrow_fields(root)), unexpected_field_behavior="infer"),
+        parse_options=pa.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior=others),
     )
     struct = table.to_struct_array()
     return struct.chunk(0) if struct.num_chunks == 1 else struct.combine_chunks()
@@ -195,6 +207,39 @@ def _breaking(root: Node, payload: pa.Array) -> list[int]:
     return found
 
 
-def _width(type_: pa.DataType) -> int:
-    """How many columns a type has, structs taken apart."""
-    return sum(_width(field.type) for field in type_) if pa.types.is_struct(type_) else 1
+def _widened(type_: pa.DataType) -> pa.DataType:
+    """The type with float64 for integers and strings for times, for the values of rows that it was not inferred from."""
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_widened(field.type)) for field in type_])
+    if pa.types.is_list(type_):
+        return pa.list_(_widened(type_.value_type))
+    if pa.types.is_integer(type_):
+        return pa.float64()
+    return pa.string() if pa.types.is_temporal(type_) else type_
+
+
+def _with_few_names(payload: pa.Array) -> NDArray[np.bool_]:
+    """bool[n]: the rows all of whose names are among the most frequent _MANY_FIELDS of them all.
+
+    What lies between two quotes before a colon or a space is taken for a name, so a text may be taken for one too. Rows
+    with a quote behind _BACKSLASHES of them, which may be escaped or not, do not count.
+    """
+    text, starts, ends = bounds(payload)
+    start = int(starts[0]) if len(starts) else 0
+    text = text[start : int(ends[-1])] if len(ends) else text[:0]
+    quotes = np.flatnonzero(text == _QUOTE)
+    escaped, behind = np.zeros(len(quotes), dtype=bool), np.arange(len(quotes))
+    for distance in range(1, _BACKSLASHES + 1):
+        behind = behind[text[np.maximum(quotes[behind] - distance, 0)] == _BACKSLASH]
+        escaped[behind] ^= True
+    doubtful = quotes[behind]
+    quotes = quotes[~escaped]
+    before = np.flatnonzero(_ENDS_NAME[text[np.minimum(quotes[1:] + 1, len(text) - 1)]])
+    pieces = [None, pa.py_buffer(np.append(quotes, len(text))), pa.py_buffer(np.ascontiguousarray(text))]
+    names = pa.Array.from_buffers(pa.large_binary(), len(quotes), pieces).take(pa.array(before)).dictionary_encode()
+    codes = names.indices.to_numpy()
+    known = np.zeros(len(names.dictionary), dtype=bool)
+    known[np.argsort(-np.bincount(codes, minlength=len(known)), kind="stable")[:_MANY_FIELDS]] = True
+    few = np.ones(len(payload), dtype=bool)
+    few[np.searchsorted(ends - start, np.append(quotes[before][~known[codes]], doubtful), side="right")] = False
+    return few

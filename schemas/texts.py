@@ -19,6 +19,8 @@ from schemas.compiler import Node
 
 Mask = NDArray[np.bool_]
 _FEW = 8
+LONG_NAME = 100
+"""A longer name, in characters, is not made part of a pattern, whose size is limited."""
 
 _VALUE = r'(?P<value>\{[^{}]*\}|\[[^\[\]{}]*\]|"[^"\\]*"|-?[0-9][-+0-9.eE]*|true|false)'
 """A value up to its end. A brace inside of a string would cut it short, and leave what is no JSON."""
@@ -66,7 +68,7 @@ def texts(block: Block, places: Sequence[Place], ok: Mask) -> tuple[list[pa.Arra
     names = Counter(node.name for node in block.root.nodes()) + Counter(place.path[-1] for place in foreign)
     for place in places:
         rows = np.flatnonzero(place.valid & ok & ~whole)
-        alone = names[place.path[-1]] == 1 and place.path[-1] not in block.inner and len(foreign) <= _FEW
+        alone = names[place.path[-1]] == 1 and place.path[-1] not in block.inner and _by_pattern(foreign)
         if alone and (not place.foreign or len(place.path) == 1):
             rows = _cut(block.payload, place, rows, found[place.path])
         whole[rows] = True
@@ -79,7 +81,7 @@ def texts(block: Block, places: Sequence[Place], ok: Mask) -> tuple[list[pa.Arra
 
 def _explicit_nulls(block: Block, foreign: Sequence[Place]) -> Mask:
     """bool[n]: rows that may have null for a value under a foreign name, which Arrow shows like a name that is absent."""
-    if len(foreign) > _FEW:
+    if not _by_pattern(foreign):
         return block.null_token
     found = np.zeros(len(block.payload), dtype=bool)
     if not foreign:
@@ -88,6 +90,11 @@ def _explicit_nulls(block: Block, foreign: Sequence[Place]) -> Mask:
     names = "|".join(re.escape(place.path[-1]) for place in foreign)
     found[rows] = pc.match_substring_regex(block.payload.take(pa.array(rows)), rf'"(?:{names})"\s*:\s*null|\\')
     return found
+
+
+def _by_pattern(foreign: Sequence[Place]) -> bool:
+    """Whether the names are so few, and so short, that patterns can look for them."""
+    return len(foreign) <= _FEW and all(len(place.path[-1]) <= LONG_NAME for place in foreign)
 
 
 class _Texts:

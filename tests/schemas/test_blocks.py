@@ -97,12 +97,27 @@ def test_values_of_varying_types_under_one_name_are_never_taken_for_each_other()
     assert held == {place: numbers.dumps({"zone": values[place % len(values)]}) for place in held}
 
 
-@pytest.mark.parametrize("inside", ["top", "custom_metrics"])
-def test_names_without_end_are_left_to_the_strict_reader(inside: str) -> None:
-    names = [{f"k{i}_{j}": 1 for j in range(10)} for i in range(100)]
-    odd = [report(i, **(own if inside == "top" else {inside: own})) for i, own in enumerate(names)]
-    assert accepted(*odd) == []
+@pytest.mark.parametrize("inside", ["top", "custom_metrics", "odd", "error_details", "execution_context"])
+def test_of_names_without_end_only_the_frequent_ones_become_columns(inside: str) -> None:
+    names = [{f"job_{i}_ms": 1} for i in range(2000)]
+    odd = [report(i, **(own if inside == "top" else {inside: (CONTEXT if inside == "execution_context" else {}) | own}))
+           for i, own in enumerate(names)]  # fmt: skip
+    assert len(accepted(*odd)) < 256
     assert accepted(*odd[:5]) == [0, 1, 2, 3, 4]
+    usual = [report(i, custom_metrics={"a": i}) for i in range(2000)]
+    assert accepted(*usual, *odd[:100], *usual) == list(range(4100))
+
+
+def test_a_few_rows_of_many_names_are_left_to_the_strict_reader() -> None:
+    wide = report(1, custom_metrics={f"k{i}": 1 for i in range(500)})
+    usual = [report(i, custom_metrics={"a": i}) for i in range(1000)]
+    assert accepted(*usual, wide, *usual) == [*range(1000), *range(1001, 2001)]
+
+
+@pytest.mark.parametrize("name", ['k{}\\"ms', "k{}\\\\", "k{}\\u0041", "k{}é" + "x" * 99])
+def test_names_are_counted_whatever_is_in_them(name: str) -> None:
+    odd = [json.dumps(report(i))[:-1] + f',"custom_metrics":{{"{name.format(i)}" : 1}}}}' for i in range(1000)]
+    assert len(accepted(*odd)) < 256
 
 
 def test_rows_that_break_the_parser_are_found_among_a_thousand() -> None:

@@ -1,6 +1,7 @@
 """The strict reader: limits, the one canonical text, and documents that a float or a quick look would get wrong."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import documents
-from schemas.documents import Limits, Rejection, decode, too_deep
+from schemas.documents import Limits, Rejection, columns, decode, explain, too_deep
 from schemas.numbers import dumps, loads
 from schemas.registry import load
 from tests.builders import report
@@ -157,3 +158,36 @@ def test_a_long_value_does_not_make_a_long_message() -> None:
     source_layer = next(leaf for leaf in ROOT.leaves() if leaf.name == "source_layer")
     rejection = documents.explain(ROOT, report(source_layer="x" * 10_000), source_layer)
     assert (len(rejection.message), rejection.rule) == (400, "maxLength")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{" * 40 + b'"' + b'\\"' * 400_000,
+        b'{"error_details": "' + json.dumps(json.dumps([{"step": 1}] * 60_000)).encode(),
+        b"{" * 40 + b'"' * 900_000,
+        b"[" * 40 + b'"' + b"\\" * 900_001,
+        json.dumps(report(custom_metrics={f"k{i}": 1 for i in range(80_000)} | {"z": "x"})).encode(),
+        json.dumps(report(custom_metrics={f"k{i}": "x" for i in range(80_000)})).encode(),
+        json.dumps(report(execution_context=report()["execution_context"] | {"network_interfaces": [""] * 200_000 + [1]})).encode(),
+    ],
+    ids=["escaped quotes", "cut-off text", "quotes", "backslashes", "last entry", "every entry", "last item"],
+)
+def test_a_payload_of_a_megabyte_is_refused_within_a_second(text: bytes) -> None:
+    start = time.process_time()
+    document = decode(text, Limits())
+    if not isinstance(document, Rejection):
+        _, failing = columns(ROOT, [document])
+        assert explain(ROOT, document, ROOT.leaves()[failing[0]]).reason == "schema"
+    assert time.process_time() - start < 1
+
+
+def test_the_wrong_element_of_a_container_is_named() -> None:
+    def field(document: dict[str, Any]) -> str | None:
+        _, failing = columns(ROOT, [document])
+        return explain(ROOT, document, ROOT.leaves()[failing[0]]).field
+
+    context = report()["execution_context"]
+    assert field(report(custom_metrics={"a": 1, "b": "x", "c": None})) == "custom_metrics.b"
+    assert field(report(custom_metrics={"a": 1, "x" * 101: 1})) == "custom_metrics"
+    assert field(report(execution_context=context | {"network_interfaces": ["a", 1]})) == "execution_context.network_interfaces.1"
