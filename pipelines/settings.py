@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     stale_seconds: int = Field(3600, ge=60, description="recorded_at may be this much older than received_at.")
     future_seconds: int = Field(60, ge=0, description="recorded_at may be this much newer than received_at.")
     iqr_factor: float = Field(
-        3.0, gt=0, allow_inf_nan=False, description="Tukey's k: a fence lies k interquartile ranges outside a quartile."
+        3.0, gt=0, le=1e6, description="Tukey's k: a fence lies k interquartile ranges outside a quartile."
     )
     min_samples: int = Field(30, ge=4, description="A baseline of fewer reports is in warm-up and flags nothing.")
     flat_margin: float = Field(0.1, gt=0, lt=1, description="Fence of a baseline whose quartiles are equal: relative for "

@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 from schemas.tables import ENRICHMENT
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import extended
+from transforms.local_time import local_microseconds
 from transforms.stages import staged
 
 MS_PER_SECOND = 1000.0
 MB_PER_GB = 1000.0
 BYTES_PER_MB = 1e6
 SATURDAY = 6
+EPOCH_DAY = 4
+"""1970-01-01 was a Thursday."""
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
+LEAST_USE = 1e-9
+"""Less use of resources than this is none: what is divided by it says nothing, and would be without bounds."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def enrich(batch: pa.RecordBatch, options: EnrichOptions) -> pa.RecordBatch:
     Reads latency_ms, accuracy, cpu_usage, memory_mb, network_bytes, execution_context and recorded_at.
 
     Raises:
-        pa.ArrowInvalid: `options.time_zone` names no zone that this machine knows.
+        ZoneInfoNotFoundError: `options.time_zone` names no zone that this machine knows.
     """
     columns = _scores(batch, options.reference_latency_ms) | _efficiencies(batch) | _calendar(batch["recorded_at"], options)
     return extended(batch, [(field, columns[field.name]) for field in ENRICHMENT])
@@ -63,7 +70,7 @@ def _scores(batch: pa.RecordBatch, reference_latency_ms: float) -> dict[str, pa.
     memory_share = np.minimum(1.0, _values(batch["memory_mb"]) / available)
     resource_use = (_values(batch["cpu_usage"]) + memory_share) / 2
     score = accuracy * reference_latency_ms / (reference_latency_ms + _values(batch["latency_ms"]))
-    unused = resource_use == 0
+    unused = resource_use < LEAST_USE
     ratio = np.divide(score, resource_use, out=np.zeros_like(score), where=~unused)
     return {
         "performance_score": pa.array(score),
@@ -86,16 +93,16 @@ def _efficiencies(batch: pa.RecordBatch) -> dict[str, pa.Array]:
 
 def _calendar(recorded_at: pa.Array, options: EnrichOptions) -> dict[str, pa.Array]:
     """The local hour and day, Monday = 1 (ISO 8601), and whether that hour is a weekday's peak."""
-    local = pc.local_timestamp(recorded_at.cast(pa.timestamp("us", tz=options.time_zone)))
-    hour, day = pc.hour(local), pc.day_of_week(local, count_from_zero=False, week_start=1)
-    after_start = _values(hour) >= options.peak_start_hour
-    before_end = _values(hour) < options.peak_end_hour
+    local = local_microseconds(_values(recorded_at.cast(pa.int64())), options.time_zone)
+    hour, day = local // HOUR_US % 24, (local // DAY_US + EPOCH_DAY - 1) % 7 + 1
+    after_start = hour >= options.peak_start_hour
+    before_end = hour < options.peak_end_hour
     over_midnight = options.peak_start_hour > options.peak_end_hour
     in_peak = after_start | before_end if over_midnight else after_start & before_end
     return {
-        "hour_of_day": hour.cast(pa.int32()),
-        "day_of_week": day.cast(pa.int32()),
-        "is_peak_hour": pa.array(in_peak & (_values(day) < SATURDAY)),
+        "hour_of_day": pa.array(hour.astype(np.int32)),
+        "day_of_week": pa.array(day.astype(np.int32)),
+        "is_peak_hour": pa.array(in_peak & (day < SATURDAY)),
     }
 
 
