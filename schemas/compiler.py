@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jsonschema import Draft202012Validator, SchemaError
 from numpy.typing import NDArray
 
 from schemas.formats import FORMATS
@@ -49,6 +50,7 @@ _TYPES: Mapping[str, Kind] = {
     "array": "array",
 }
 _EXACT = 2**53
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class UnsupportedKeyword(ValueError):  # noqa: N818 (named for what is wrong)
@@ -107,10 +109,20 @@ def compile_schema(schema: Mapping[str, Any]) -> Node:
     Raises:
         UnsupportedKeyword: for anything that is not compiled, with its JSON pointer.
     """
+    _refuse_invalid(schema)
     root = _node(schema, (), "#", required=True)
     if root.kind != "struct":
         raise UnsupportedKeyword("the top of a schema must be an object with `properties`, at #")
     return root
+
+
+def _refuse_invalid(schema: Mapping[str, Any]) -> None:
+    if schema.get("$schema", _DRAFT) != _DRAFT:
+        raise UnsupportedKeyword(f"a schema of {schema['$schema']} (known: {_DRAFT}), at #/$schema")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise UnsupportedKeyword(f"{error.message}, at {'/'.join(['#', *map(str, error.absolute_path)])}") from error
 
 
 def arrow_fields(node: Node) -> list[pa.Field]:
@@ -135,7 +147,7 @@ def _node(schema: Mapping[str, Any], path: tuple[str, ...], pointer: str, requir
         if keyword != "type" and keyword not in ANNOTATIONS and keyword not in KEYWORDS[kind]:
             raise UnsupportedKeyword(f"keyword `{keyword}` of a {kind}, at {pointer}/{keyword}")
     children = _children(kind, schema, path, pointer)
-    return Node(path, kind, schema, required, nullable, tuple(_rules(kind, schema, pointer)), children)
+    return Node(path, kind, schema, required, nullable, tuple(_rules(kind, nullable, schema, pointer)), children)
 
 
 def _kind(schema: Mapping[str, Any], pointer: str) -> tuple[Kind, bool]:
@@ -174,7 +186,7 @@ def _children(kind: Kind, schema: Mapping[str, Any], path: tuple[str, ...], poin
     return ()
 
 
-def _rules(kind: Kind, schema: Mapping[str, Any], pointer: str) -> list[tuple[str, Check]]:
+def _rules(kind: Kind, nullable: bool, schema: Mapping[str, Any], pointer: str) -> list[tuple[str, Check]]:
     rules: list[tuple[str, Check]] = []
     if kind in ("number", "integer"):
         rules.append(("type", _finite if kind == "number" else _integral))
@@ -184,7 +196,7 @@ def _rules(kind: Kind, schema: Mapping[str, Any], pointer: str) -> list[tuple[st
         elif keyword in ("minLength", "maxLength"):
             rules.append((keyword, _length(keyword, schema[keyword])))
         elif keyword == "enum":
-            rules.append((keyword, _membership(kind, schema[keyword], pointer)))
+            rules.append((keyword, _membership(kind, nullable, schema[keyword], pointer)))
         elif keyword == "format":
             if schema[keyword] not in FORMATS:
                 raise UnsupportedKeyword(f"format `{schema[keyword]}` (known: {', '.join(FORMATS)}), at {pointer}/format")
@@ -203,7 +215,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _comparison(keyword: str, bound: float, pointer: str) -> Check:
-    if isinstance(bound, bool) or not abs(bound) < _EXACT:
+    if not abs(bound) < _EXACT:
         raise UnsupportedKeyword(f"bound {bound} outside of 2**53, at {pointer}/{keyword}")
     compare = _COMPARE[keyword]
     return lambda values: np.asarray(compare(np.asarray(values), bound))
@@ -223,11 +235,15 @@ def _length(keyword: str, bound: int) -> Check:
     return lambda values: np.asarray(compare(np.asarray(pc.utf8_length(values)), bound))
 
 
-def _membership(kind: Kind, allowed: list[Any], pointer: str) -> Check:
+def _membership(kind: Kind, nullable: bool, allowed: list[Any], pointer: str) -> Check:
+    if nullable and None not in allowed:
+        raise UnsupportedKeyword(f"an enum without null beside a type with null (say the same in both), at {pointer}/enum")
     values = [value for value in allowed if value is not None]
     python = str if kind == "string" else (int, float)
     if any(isinstance(value, bool) or not isinstance(value, python) for value in values):
         raise UnsupportedKeyword(f"an enum of other values than {kind}s, at {pointer}/enum")
+    if kind != "string" and not all(abs(value) < _EXACT for value in values):
+        raise UnsupportedKeyword(f"an enum of numbers outside of 2**53, at {pointer}/enum")
     known = pa.array(values, SCALARS[kind])
     return lambda array: np.asarray(pc.is_in(array, known))
 

@@ -1,4 +1,4 @@
-"""Local time of many moments at once. Offsets come from zoneinfo alone: it reads slim zone files and knows the rules of every year."""
+"""Local time of many moments at once, by zoneinfo alone: it reads slim zone files and knows the rules of every year."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -59,7 +59,7 @@ def _offsets_in(zone: str, slot: int) -> tuple[int, int]:
 
 
 def _offset(zone: ZoneInfo, second: int) -> int:
-    """Seconds east of UTC at a second since 1970; local times before year 1 and after 9999 have the offset of the day beside them."""
+    """Seconds east of UTC at a second since 1970; where the local year is 0 or 10000, those of a day nearer to today."""
     moment = _EPOCH.replace(tzinfo=zone) + timedelta(seconds=min(max(second, _FIRST), _LAST))
     try:
         offset = zone.fromutc(moment).utcoffset()
