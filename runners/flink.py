@@ -16,8 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -29,6 +28,7 @@ from runners.direct import TakenOptionError
 from runners.engine import Engine, configure, folders, java_arguments, options, refuse_taken
 from runners.jars import FlinkMissing, ensure_jars, java
 from runners.processes import Child, Log, start
+from runners.progress import Progress
 from runners.rest import Rest, Unreachable, root_cause
 from runners.submission import Submission, submit
 from runners.workers import WorkerPool, serving
@@ -63,39 +63,6 @@ class CheckpointRefused(RuntimeError):  # noqa: N818 (an end, not only an error)
 
 class _Unreadable(RuntimeError):  # noqa: N818 (the next older checkpoint is tried)
     """Flink cannot read the checkpoint, which was not sealed."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a run does.
-
-    Attributes:
-        state: starting, running, restarting (a step failed) or stopping.
-        restored_from: path of the checkpoint that it went on from when it started.
-        checkpoints: how many it has completed.
-        checkpoint_bytes: size of the newest one.
-        checkpoint_age: seconds since the newest one was complete; None without one.
-        checkpoint_seconds: how long the newest one took.
-        watermark: the lowest of all steps; None while it is not known.
-        restarts: how often Flink has started the job again.
-        renewals: how often the job was stopped with a checkpoint and gone on from it (`Engine.renew_seconds`).
-        failure: why it did last, or why the newest checkpoint failed.
-        left_out: newer checkpoints that it did not go on from, and why: they are damaged, or may be.
-        rest: URL of Flink's REST interface; empty while starting.
-    """
-
-    state: str = "starting"
-    restored_from: str | None = None
-    checkpoints: int = 0
-    checkpoint_bytes: int = 0
-    checkpoint_age: float | None = None
-    checkpoint_seconds: float = 0.0
-    watermark: datetime | None = None
-    restarts: int = 0
-    renewals: int = 0
-    failure: str | None = None
-    left_out: tuple[str, ...] = ()
-    rest: str = ""
 
 
 def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable[[Progress], None]) -> None:
@@ -164,7 +131,7 @@ class _Run:
                 _, *older = self._choice.checkpoints
                 self._choose(Choice(older, False, [f"{self._restored} cannot be read: {error}"]))
             else:
-                self._progress = replace(self._progress, renewals=self._progress.renewals + 1)
+                self._progress = replace(self._progress, renewals=self._progress.renewals + 1, left_out=())
                 self._choose(choose(self._engine.folder))
             self._progress = replace(self._progress, state="starting")
 

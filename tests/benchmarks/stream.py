@@ -1,4 +1,4 @@
-"""Measure `kpiflow stream` on a real redis-server and the embedded Flink: latency, a report's journey, drain, soak, keys, recovery.
+"""Measure `kpiflow stream` on a real redis-server and the embedded Flink: latency, drain, soak, producers, recovery, and more.
 
 Prints the machine and its versions, each part's figures as soon as they are there, and all of them as one Markdown table, which is
 also in FOLDER/stream.md, with FOLDER/stream.json beside it. Outputs are reconciled with their streams before a figure counts.
@@ -24,9 +24,13 @@ from runners.jars import FlinkMissing, ensure_jars, java
 from tests.benchmarks import bench
 from tests.benchmarks.journey import journey
 from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, recovery, soak
+from tests.benchmarks.producers import producers
 from tests.benchmarks.trials import Sample
 
-PARTS = {"latency": latency, "journey": journey, "drain": drain, "soak": soak, "keys": keys, "recovery": recovery}
+PARTS = {
+    "latency": latency, "journey": journey, "drain": drain, "soak": soak,
+    "keys": keys, "producers": producers, "recovery": recovery,
+}  # fmt: skip
 BEST = "--read-count 50000 --read-ms 1000 --flush-seconds 15 --checkpoint-seconds 30"
 """Settings for throughput: large reads, few sessions, few flushes."""
 

@@ -89,9 +89,13 @@ class Trial:
         rate = ["--stream", self.keys[0], "--reports", messages, "--rate", per_minute, "--agents", 50, "--seed", 1]
         return self._start("generate", "--redis", self.server.url, *rate, *words)
 
-    def _start(self, *words: object, **environment: str) -> subprocess.Popen[str]:
+    def run(self, module: str, *words: object) -> subprocess.Popen[str]:
+        """Another program of Python, which ends with the others."""
+        return self._start(*words, program=[sys.executable, "-m", module])
+
+    def _start(self, *words: object, program: Sequence[str] = KPIFLOW, **environment: str) -> subprocess.Popen[str]:
         with (self.folder / f"run-{len(self._running)}.log").open("w") as said:
-            command = [*KPIFLOW, *map(str, words)]
+            command = [*program, *map(str, words)]
             process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | environment)
         self._running.append(process)
         return process
