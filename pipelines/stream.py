@@ -26,6 +26,7 @@ from pipelines.health import FOLDER, JOB, READERS, SINKS, health
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from runners import flink
+from runners.jars import refuse_missing
 from transforms.access import LIVE_STREAMS
 from transforms.history import FUTURE_SECONDS
 from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
@@ -171,11 +172,11 @@ def refuse_unready(settings: Settings) -> None:
     """What a stream asks of the settings and of this machine.
 
     Raises:
-        WrongUse: a setting does not suit a stream, or there is no Java.
+        WrongUse: a setting does not suit a stream, or there is no Java, or no Flink.
     """
     for_stream(settings)
     try:
-        flink.java()
+        refuse_missing()
     except flink.FlinkMissing as error:
         raise WrongUse(str(error)) from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).absolute().parents[1]
 DEPLOY = ROOT / "deploy" / "flink"
+_POM = DEPLOY / "pom.xml"
 _IN_PROJECT, _IN_HOME = ROOT / ".flink" / "lib", Path("~/.cache/kpiflow/flink").expanduser()
 _JOB_SERVER = "beam-runners-flink-*.jar"
 _OLDEST_JAVA = 11
@@ -48,16 +49,43 @@ def ensure_jars(folder: Path | None = None, say: Callable[[str], None] = print) 
     Raises:
         FlinkMissing: they are not there and cannot be fetched.
     """
-    for candidate in [folder] if folder else [_IN_PROJECT, _IN_HOME]:
-        if any(candidate.glob(_JOB_SERVER)):
-            return candidate
-    target = folder or (_IN_PROJECT if DEPLOY.is_dir() else _IN_HOME)
-    pom, maven = DEPLOY / "pom.xml", shutil.which("mvn")
-    if maven is None or not pom.is_file():
-        raise FlinkMissing(f"Flink is not in {target}: `apt-get install maven`, then `make flink` in kpiflow's sources fetches it")
+    if (found := _found(folder)) is not None:
+        return found
+    target = _target(folder)
+    maven = _maven(target)
     say(f"fetching Flink into {target} (150 MB, once) ...")
-    _fetch(maven, pom, target)
+    _fetch(maven, _POM, target)
     return target
+
+
+def refuse_missing() -> None:
+    """See that a stream can start here, without fetching anything.
+
+    Raises:
+        FlinkMissing: there is no Java, or Flink's jars are not there and cannot be fetched.
+    """
+    java()
+    if _found() is None:
+        _maven(_target())
+
+
+def _found(folder: Path | None = None) -> Path | None:
+    """The folder that has Flink's jars, if any has."""
+    candidates = [folder] if folder else [_IN_PROJECT, _IN_HOME]
+    return next((each for each in candidates if any(each.glob(_JOB_SERVER))), None)
+
+
+def _target(folder: Path | None = None) -> Path:
+    """Where they are fetched to."""
+    return folder or (_IN_PROJECT if DEPLOY.is_dir() else _IN_HOME)
+
+
+def _maven(target: Path) -> str:
+    """What fetches them."""
+    maven = shutil.which("mvn")
+    if maven is None or not _POM.is_file():
+        raise FlinkMissing(f"Flink is not in {target}: `apt-get install maven`, then `make flink` in kpiflow's sources fetches it")
+    return maven
 
 
 def _fetch(maven: str, pom: Path, target: Path) -> None:

@@ -103,6 +103,8 @@ class Connection:
         Raises:
             RedisUnavailable: the URL is none.
         """
+        if self.url.startswith("unix:") and urlsplit(self.url).hostname:
+            raise RedisUnavailable(f"{self.public!r} has a host where its path should begin; give {FORMS}")
         options: dict[str, Any] = {"username": self.user, "password": self.password}
         options = {name: value for name, value in options.items() if value is not None}
         network = {} if self.url.startswith("unix:") else {"socket_keepalive": True}

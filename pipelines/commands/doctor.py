@@ -78,8 +78,8 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
 
 
 def _streamed(connection: Connection, streams: list[str], group: str, live: bool, settings: Settings) -> Iterator[Finding]:
-    """What a stream needs beside its outputs: settings that suit it, Java on this machine, and Redis."""
-    what = "the settings suit a stream, and Java is here"
+    """What a stream needs beside its outputs: settings that suit it, Java and Flink on this machine, and Redis."""
+    what = "the settings suit a stream, and Java and Flink are here or can be fetched"
     try:
         refuse_unready(settings)
         yield Finding(what)

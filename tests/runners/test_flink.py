@@ -254,3 +254,13 @@ def test_a_java_that_dies_while_it_is_given_the_job_is_named(tmp_path: Path, mon
     monkeypatch.setattr("runners.flink.submit", submit)
     with pytest.raises(FlinkFailed, match="Java process was killed by signal 9"):
         run(lambda root: None, Engine(tmp_path, heap_mb=256), lambda progress: None)
+
+
+def test_where_flink_is_neither_there_nor_can_be_fetched_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars, "java", lambda: "java")
+    jars.refuse_missing()
+    monkeypatch.setattr(jars, "_IN_PROJECT", tmp_path)
+    monkeypatch.setattr(jars, "_IN_HOME", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FlinkMissing, match="apt-get install maven"):
+        jars.refuse_missing()

@@ -10,7 +10,7 @@ from tests.servers import RedisServer
 from transforms.access import ACL, KEY, LEASES, LIVE_STREAMS, rules
 from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks import live
-from transforms.sources.check import check, refuse_unusable, server_findings
+from transforms.sources.check import _split, check, refuse_unusable, server_findings
 from transforms.sources.held import entries, look
 from transforms.sources.reader import Reader
 
@@ -182,3 +182,19 @@ def test_a_group_that_a_job_reads_is_a_problem_that_leaves_its_lease_alone(serve
     (found,) = [finding for finding in check(Connection(server.url), ["kpi"], "g") if finding.problem]
     assert "is being read for the group 'g' by another job" in found.problem
     lease.renew(admin)
+
+
+def test_a_message_is_split_before_what_to_do() -> None:
+    taken = "the stream 's' is being read by another job (one; its claim runs for 3 s more); stop that job; or wait"
+    assert _split(taken) == (taken.split("; stop")[0], "stop that job; or wait")
+    assert _split("no advice (x; y)") == ("no advice (x; y)", "")
+
+
+def test_a_stream_that_is_not_there_is_named_but_no_problem(server: RedisServer, admin: redis.Redis) -> None:
+    found = [finding for finding in check(Connection(server.url), ["kpi"], "g") if finding.what == "not there yet: kpi"]
+    assert [(finding.problem, finding.mend != "") for finding in found] == [("", True)]
+
+
+def test_a_socket_with_a_slash_too_few_is_refused_with_the_form() -> None:
+    with pytest.raises(RedisUnavailable, match=r"should begin; give .*unix:///PATH"):
+        Connection("unix://tmp/redis.sock").check()

@@ -1,5 +1,6 @@
 """Whether a streaming job can use a Redis server as the user it is given: its commands are tried, and nothing is changed."""
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,7 +32,10 @@ def check(connection: Connection, streams: Sequence[str], group: str, live: Sequ
             what = "its role, memory and persistence"
             with connection.explained():
                 said = client.info()
+                absent = [stream for stream in streams if client.type(stream) == b"none"]
             yield from server_findings(said)
+            if absent:
+                yield Finding(f"not there yet: {', '.join(absent)}", "", "correct the key if producers send to it already")
             what = f"every command of a job is allowed on {', '.join((*streams, *live)) or 'streams'}"
             with connection.explained():
                 _try(client, streams, group, live)
@@ -145,6 +149,6 @@ def _take(connection: Connection, client: redis.Redis, streams: Sequence[str], g
 
 
 def _split(message: str) -> tuple[str, str]:
-    """A message as its cause and what to do, which follows the last semicolon."""
-    cause, _, mend = message.rpartition("; ")
-    return (cause, mend) if cause else (message, "")
+    """A message as its cause and what to do, which follows the first semicolon that is in no brackets."""
+    cause, *mend = re.split(r"; (?![^(]*\))", message, maxsplit=1)
+    return cause, "".join(mend)
