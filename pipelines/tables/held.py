@@ -11,10 +11,10 @@ import redis
 from numpy.typing import NDArray
 
 from pipelines.tables.scan import load, paths
-from schemas.tables import DUPLICATES, QUARANTINED, REPORTS
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms.sinks.files import DamagedFile
 from transforms.sources.held import Held, entries, look
-from transforms.sources.positions import parsed
+from transforms.sources.positions import RESET, parsed
 
 MESSAGE_KEY = ["source", "message_id"]
 _EMPTY = Held(0, None, "0-0", "0-0")
@@ -36,11 +36,15 @@ def messages(
             yield _named(stream, pa.array([entry_id for entry_id, _ in found], pa.binary()).cast(pa.string()))
             on_entries(len(found))
     ended = {stream: look(client, stream) or begun[stream] for stream in streams}
+    resets = list(_resets(output))
     for rows in _stored(output):
         for stream in streams:
             ids = rows["message_id"].filter(pc.equal(rows["source"], stream))
             ids = ids.filter(pc.match_substring_regex(ids, _ID))
-            yield _named(stream, ids.filter(pa.array(_gone(ids, begun[stream], ended[stream]))))
+            gone = _gone(ids, begun[stream], ended[stream])
+            for _, after, until in (each for each in resets if each[0] == stream):
+                gone |= _up_to(ids, until) & ~_up_to(ids, after)
+            yield _named(stream, ids.filter(pa.array(gone)))
 
 
 def _stored(output: Path) -> Iterator[pa.RecordBatch]:
@@ -49,6 +53,15 @@ def _stored(output: Path) -> Iterator[pa.RecordBatch]:
         for path in paths(output, table):
             with suppress(DamagedFile):
                 yield load(path, table, MESSAGE_KEY)
+
+
+def _resets(output: Path) -> Iterator[tuple[str, str, str]]:
+    """Of each time that a stream went back: the stream, the id up to which it stayed the same, and the newest read before."""
+    for path in paths(output, TRIMMED):
+        with suppress(DamagedFile):
+            for row in load(path, TRIMMED, ["source", "after", "message_id", "reason"]).to_pylist():
+                if row["reason"] == RESET:
+                    yield row["source"], row["after"], row["message_id"]
 
 
 def _named(stream: str, ids: pa.Array) -> pa.RecordBatch:

@@ -268,6 +268,32 @@ def test_a_fate_that_no_entry_ever_had_is_surplus(server: RedisServer, output: P
     assert f"1 messages have a fate but are not in the source (e.g. kpi {foreign['message_id']})" in verdict["problems"][0]
 
 
+def test_what_was_read_of_a_stream_before_it_went_back_is_no_surplus(server: RedisServer, output: Path, typed: Typed) -> None:
+    with server.client() as client:
+        held = [entry_id.decode() for entry_id, _ in client.xrange("kpi")]
+        lost = f"{int(held[-1].split('-')[0]) + 1}-0"
+    row = {"source": "kpi", "message_id": lost, "received_at": datetime.now(UTC), "payload": b"x", "reason": "json", "revision": 1}
+    reset = {"source": "kpi", "message_id": lost, "received_at": None, "after": held[-2], "reason": "reset", "revision": 1}
+    store = ParquetFiles(LocalFolder(output), Settings.model_construct().file_minutes)
+    store.write(QUARANTINED, [conformed(pa.RecordBatch.from_pylist([row]), QUARANTINED.schema)])
+    code, verdict = reconciled(server, output, typed)
+    assert (code, verdict["surplus"]) == (1, 1)
+    store.write(TRIMMED, [pa.RecordBatch.from_pylist([reset], TRIMMED.schema)])
+    assert reconciled(server, output, typed) == (0, WHOLE | {"received": 9, "quarantined": 3})
+
+
+def test_a_stream_that_went_back_is_archived_from_its_beginning(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+    first = add(server, *(valid(number, number) for number in range(3)))
+    assert typed(*archived(server, tmp_path / "archive"))[0] == 0
+    with server.client() as client:
+        client.delete("kpi")
+    older = add(server, valid(7, 1), valid(8, 5))
+    _, out, _ = typed(*archived(server, tmp_path / "archive"))
+    assert "new entries of kpi" in out
+    lines = [json.loads(line) for path in (tmp_path / "archive").rglob("*.ndjson") for line in path.read_text().splitlines()]
+    assert sorted(line["message_id"] for line in lines) == sorted({*first, *older})
+
+
 def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed: Typed) -> None:
     gap = {"source": "kpi", "message_id": "9-0", "received_at": datetime.now(UTC), "reason": "trimmed", "revision": 1}
     gaps = pa.RecordBatch.from_pylist([gap | {"after": "1-0", "entries": 5}, gap | {"after": "2-0", "entries": None}])

@@ -2,10 +2,12 @@
 
     FOLDER/<source>/2025-10-22T12.ndjson            entries with data
     FOLDER/<source>/2025-10-22T12.refused.ndjson    entries without: `fields` in place of data
+    FOLDER/<source>/2025-10-22T12.late.ndjson       entries whose ids were older than some that had been archived
 
-A backfill of the folder gives the rows that the stream gave. Files only grow, in the order of the entries' ids: an entry that
-does not come after the last of its kind is a repetition and is left out, so what a restart reads again is archived once. Older
-files may be compressed or moved away; the newest tells where the archive ends.
+A backfill of the folder gives the rows that the stream gave. Files only grow, in the order of the entries' ids. An entry that does
+not come after the last of its kind is looked up in the files of its hour: what a restart reads again is archived once, and what a
+stream got after it went back (a failover, a stream made again) is archived beside them, as `late`. Older files may be compressed or
+moved away; the newest tells where the archive ends, and what a restart reads again of the others is archived again, as `late`.
 
 Lines are in the files at once, and safe if the process dies. `ArchiveSync` makes them safe against a power cut: the source calls it
 before it commits, so what the group's offset covers is always on disk.
@@ -28,10 +30,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import safe_name
+from transforms.sinks.archived import EntryId, all_ids, archived_id, entry_id, ids_in_order
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sinks.storage import locked
-from transforms.sources.lines import NO_DATA, envelope_line, read_line
-from transforms.sources.positions import parsed
+from transforms.sources.lines import envelope_line
 from transforms.stages import timed
 
 MESSAGES, REFUSED = ".ndjson", ".refused.ndjson"
@@ -39,26 +41,12 @@ MESSAGES, REFUSED = ".ndjson", ".refused.ndjson"
 UNKNOWN = "unknown"
 """The hour of entries whose id is no time that a calendar has."""
 
+_LATE = ".late"
 _HOUR = rf"(?:\d{{4}}-\d\d-\d\dT\d\d|{UNKNOWN})"
 _TAIL = 1 << 16
 _UNSYNCED = 1 << 28
 """So many bytes at the end of a file may not be on disk yet."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-EntryId = tuple[int, int]
-"""An entry's id, `<milliseconds>-<number>`, as it is compared."""
-
-
-def _entry_id(text: str) -> EntryId:
-    """The id that a text is.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        return parsed(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no id of a stream's entry, such as 1761134400000-0: only streams are archived") from None
 
 
 @dataclass
@@ -104,12 +92,13 @@ class ArchiveWriter:
 
     def _append(self, source: str, rows: pa.RecordBatch, kind: str) -> int:
         folder = self._folder / safe_name(source)
-        ids = [_entry_id(text) for text in rows["message_id"].to_pylist()]
+        ids = [entry_id(text) for text in rows["message_id"].to_pylist()]
         if any(after <= before for before, after in zip(ids, ids[1:])):
             raise ValueError(f"entries of {source} are not in the order of their ids: an archive takes one reader for each stream")
         with locked(folder):
             end = self._end(source, kind)
             known = int(np.sum([each <= end.last for each in ids]))
+            late = self._append_late(folder, rows.slice(0, known), ids[:known], kind)
             rows, ids = rows.slice(known), ids[known:]
             first = 0
             for name, of_hour in groupby(_hours(rows)):
@@ -117,7 +106,24 @@ class ArchiveWriter:
                 self._put(end, folder / f"{name}{kind}", _lines(rows.slice(first, stop - first), kind))
                 end.last = ids[stop - 1]
                 first = stop
-        return len(ids)
+        return late + len(ids)
+
+    def _append_late(self, folder: Path, rows: pa.RecordBatch, ids: list[EntryId], kind: str) -> int:
+        """Archive those of the rows that the files of their hours do not have, and say how many those are."""
+        added = first = 0
+        for name, of_hour in groupby(_hours(rows)):
+            stop = first + sum(1 for _ in of_hour)
+            path = folder / f"{name}{_LATE}{kind}"
+            held = ids_in_order(folder / f"{name}{kind}", ids[first], ids[stop - 1]) | all_ids(path)
+            missing = [number for number in range(first, stop) if ids[number] not in held]
+            first = stop
+            if missing:
+                try:
+                    _write(path, _whole_lines(path) if path.exists() else 0, _lines(rows.take(pa.array(missing)), kind))
+                except OSError as error:
+                    raise _explained(error, self._folder) from error
+                added += len(missing)
+        return added
 
     def _put(self, end: _End, path: Path, data: bytes) -> None:
         """Append whole lines to a file, or leave it as it was. A file is begun when the one before it is safe on disk."""
@@ -188,15 +194,15 @@ def may_lack(folder: Path, source: str, message_id: str) -> bool:
     if not written or min(written) < booted:
         return True
     writer = ArchiveWriter(folder)  # may cut a torn line, which makes a file look new
-    ends = [_entry_id(last) for kind in (MESSAGES, REFUSED) if (last := writer.last(source, kind))]
-    return not ends or max(ends) < _entry_id(message_id)
+    ends = [entry_id(last) for kind in (MESSAGES, REFUSED) if (last := writer.last(source, kind))]
+    return not ends or max(ends) < entry_id(message_id)
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
     """The files of a source and their sizes; none where there is no folder."""
     if not folder.is_dir():
         return {}
-    pattern = re.compile(f"{_HOUR}(?:{re.escape(MESSAGES)}|{re.escape(REFUSED)})")
+    pattern = re.compile(f"{_HOUR}(?:{re.escape(_LATE)})?(?:{re.escape(MESSAGES)}|{re.escape(REFUSED)})")
     with os.scandir(folder) as found:
         return {Path(entry.path): entry.stat().st_size for entry in found if pattern.fullmatch(entry.name)}
 
@@ -263,12 +269,8 @@ def _last_line(path: Path) -> bytes | None:
 
 
 def _archived_id(path: Path, line: bytes) -> EntryId:
-    envelope = read_line(line)
-    try:
-        if envelope is not None and envelope.problem in ("", NO_DATA):
-            return _entry_id(envelope.message_id)
-    except ValueError:
-        pass
+    if (found := archived_id(line)) is not None:
+        return found
     raise DamagedFile(f"{path} does not end in an entry's envelope, so where the archive ends is unknown; move the file away")
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import redis
 
 from transforms.sources.entries import Entry
-from transforms.sources.positions import ZERO
+from transforms.sources.positions import ZERO, parsed
 
 READ_BYTES = 8 << 20
 """About as many bytes of entries are read at a time."""
@@ -34,6 +34,15 @@ def look(client: redis.Redis, stream: str) -> Held | None:
     first = info["first-entry"]
     last, deleted = info["last-generated-id"].decode(), info["max-deleted-entry-id"].decode()
     return Held(info["length"], first and first[0].decode(), last, deleted)
+
+
+def went_back(client: redis.Redis, stream: str, held: Held, after: str) -> bool:
+    """Whether a stream lacks an entry that it had, although neither trimming nor deletion explains it: it is in an older state, or
+    another one, and may have got entries with older ids since."""
+    limit = parsed(after)
+    if after == ZERO or held.first is None or parsed(held.first) > limit or limit <= parsed(held.max_deleted):
+        return False
+    return not client.xrange(stream, after, after)
 
 
 def entries(client: redis.Redis, stream: str, last: str, after: str = ZERO) -> Iterator[list[Entry]]:

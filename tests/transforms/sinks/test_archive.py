@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from transforms.batches import RAW, concat, empty
 from transforms.quarantine import misfits
 from transforms.sinks import archive
 from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter, WriteArchive
+from transforms.sinks.archived import entry_id
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.archives import Block, find, read
 from transforms.sources.envelopes import BAD
@@ -262,3 +264,44 @@ def test_zeros_that_a_power_cut_left_are_cut_with_all_that_comes_after(tmp_path:
     whole = written[:first].count(b"\n")
     assert ArchiveWriter(tmp_path).append(rows) == 100 - whole
     assert path.read_bytes() == written
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 40), min_size=1, max_size=12, unique=True), st.sampled_from(["", "restart", "tear"])),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(max_examples=100)
+def test_every_entry_is_archived_once_however_often_ids_go_back(batches: list[tuple[list[int], str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        writer, sent = ArchiveWriter(Path(folder)), set()
+        for numbers, then in batches:
+            new = ids([number * (HOUR_MS // 9) for number in sorted(numbers)])
+            assert writer.append(raw(new)) == len(set(new) - sent)
+            sent |= set(new)
+            if then:
+                writer = ArchiveWriter(Path(folder))
+            if then == "tear":  # the process died while it wrote; what is not in a checkpoint is read again
+                for path in Path(folder, "kpi").glob("*.late.ndjson"):
+                    path.write_bytes(path.read_bytes()[:-5])
+                writer.append(raw(sorted(sent, key=entry_id)))
+        assert sorted(stored(Path(folder))[0]["message_id"].to_pylist()) == sorted(sent)
+
+
+def test_a_stream_that_was_made_again_with_older_ids_is_archived(tmp_path: Path) -> None:
+    writer = ArchiveWriter(tmp_path)
+    writer.append(raw(ids([0, 5000])))
+    again = raw(ids(range(1000, 1020)))
+    assert [writer.append(again), ArchiveWriter(tmp_path).append(again), writer.last("kpi")] == [20, 0, ids([5000])[0]]
+    assert names(tmp_path) == ["kpi/2025-10-22T12.late.ndjson", "kpi/2025-10-22T12.ndjson"]
+
+
+def test_what_is_read_again_is_looked_up_without_reading_the_whole_file(tmp_path: Path) -> None:
+    writer = ArchiveWriter(tmp_path)
+    writer.append(raw(ids(range(0, 3_000_000, 20))))
+    again = raw(ids(range(2_000_000, 2_000_200, 20)))
+    began = time.perf_counter()
+    assert writer.append(again) == 0
+    assert time.perf_counter() - began < 0.1
