@@ -2,8 +2,10 @@
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,51 @@ class RedisServer:
             files = [("--tls-ca-cert-file", pems.ca), ("--tls-cert-file", pems.server), ("--tls-key-file", pems.server_key)]
             return [*words, "--port", "0", "--tls-port", str(self.port), *(str(word) for pair in files for word in pair)]
         return [*words, "--port", str(self.port)]
+
+
+class Network:
+    """A network between clients and a port of this machine. `cut` drops what is sent in either direction and closes nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._cut = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> "Network":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._listener, *self._sockets):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def cut(self) -> None:
+        """From now on nothing comes through, on new connections neither."""
+        self._cut.set()
+
+    def heal(self) -> None:
+        """What is sent from now on comes through; what was sent meanwhile is gone."""
+        self._cut.clear()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets += [client, server]
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while octets := source.recv(1 << 16):
+                if not self._cut.is_set():
+                    target.sendall(octets)
+            target.close()
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.servers import RedisServer
+from tests.servers import Network, RedisServer
 from transforms.redis import Connection, GroupTaken, Lease
 from transforms.sources.positions import Position
 from transforms.sources.reader import Reader
@@ -18,8 +18,8 @@ from transforms.sources.reader import Reader
 class Reading:
     """A reader, and what it has read and lost."""
 
-    def __init__(self, server: RedisServer) -> None:
-        self.reader = Reader(Connection(server.url).client(patience=20), "g", ["s"])
+    def __init__(self, server: RedisServer, connection: Connection | None = None) -> None:
+        self.reader = Reader((connection or Connection(server.url)).client(patience=20), "g", ["s"])
         self.positions: dict[str, Position] = self.reader.starting(0)
         self.ids: list[str] = []
         self.lost: list[int] = []
@@ -99,6 +99,48 @@ def test_every_entry_is_read_once_while_connections_are_cut(tmp_path: Path):
                 reading.once()
         reading.until(lambda: len(reading.ids) >= len(sent))
         assert (reading.ids, reading.lost) == (sent, [])
+
+
+def test_every_entry_is_read_once_through_partitions_that_close_no_connection(tmp_path: Path):
+    timeout = 0.3
+    with RedisServer(tmp_path) as server, Network(server.port) as network, server.client() as client:
+        reading = Reading(server, Connection(f"redis://127.0.0.1:{network.port}/0", timeout=timeout))
+        sent = add(client, 10)
+        reading.until(lambda: len(reading.ids) >= len(sent))
+
+        def partitions() -> None:
+            for _ in range(2):
+                network.cut()
+                sent.extend(add(client, 10))
+                time.sleep(3 * timeout)
+                network.heal()
+                sent.extend(add(client, 10))
+                time.sleep(timeout)
+
+        with meanwhile(partitions) as thread:
+            while thread.is_alive():
+                reading.once()
+                reading.reader.commit(reading.positions)
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        reading.reader.commit(reading.positions)
+        assert (reading.ids, reading.lost) == (sent, [])
+        assert client.xinfo_groups("s")[0]["last-delivered-id"].decode() == sent[-1]
+
+
+def test_a_stream_whose_ids_were_set_back_after_a_clock_jumped_ahead_is_read_on(tmp_path: Path):
+    with RedisServer(tmp_path) as server, server.client() as client:
+        reading = Reading(server)
+        now = int(time.time() * 1000)
+        sent = [client.xadd("s", {"data": "{}"}, id=f"{now + 7_200_000}-0").decode(), *add(client, 3)]
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        reading.reader.commit(reading.positions)
+        client.xtrim("s", maxlen=0, approximate=False)
+        client.execute_command("XSETID", "s", f"{now}-0")
+        sent += add(client, 3)
+        reading.until(lambda: len(reading.ids) >= len(sent))
+        reading.reader.commit(reading.positions)
+        assert reading.ids == sent
+        assert client.xinfo_groups("s")[0]["last-delivered-id"].decode() == sent[-1]
 
 
 def test_a_server_that_hangs_is_waited_for(tmp_path: Path):
