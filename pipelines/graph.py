@@ -75,19 +75,20 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
     read = root | "Read" >> sources.messages
     validated = read.messages | "Validate" >> Validate(rules(settings))
     new = validated.reports | "Reports in span" >> Within(sources.span, "recorded_at")
-    refused = (read.quarantine, validated.quarantine) | beam.Flatten() | "Refused in span" >> Within(sources.span, "received_at")
 
     reports = new if sources.recall is None else (new, new | "Recall" >> sources.recall) | "With recalled" >> beam.Flatten()
     history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> timing.history
     flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
-    enriched = flagged | "Enrich" >> _enrich(settings)
+    judged = flagged.reports | "Enrich" >> _enrich(settings)
+    enriched = judged.reports
+    refused = (read.quarantine, validated.quarantine, flagged.quarantine, judged.quarantine) | beam.Flatten()
     aggregated = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
 
     tables = {
         REPORTS.name: enriched,
         AGGREGATIONS.name: aggregated.rows,
         DUPLICATES.name: history.duplicates,
-        QUARANTINED.name: refused,
+        QUARANTINED.name: refused | "Refused in span" >> Within(sources.span, "received_at"),
     }
     if aggregated.fleet is not None:
         tables[FLEET.name] = aggregated.fleet

@@ -1,6 +1,7 @@
 """What can be told from a report alone: scores, efficiencies and the local hour, as columns of `schemas.tables.ENRICHMENT`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -12,7 +13,7 @@ from schemas.tables import ENRICHMENT
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import extended
 from transforms.local_time import local_microseconds
-from transforms.stages import staged
+from transforms.quarantine import RowWise
 
 MS_PER_SECOND = 1000.0
 MB_PER_GB = 1000.0
@@ -41,14 +42,17 @@ class EnrichOptions:
 
 
 class Enrich(beam.PTransform):
-    """Batches of reports -> the same batches with the columns of ENRICHMENT at their end; the fields are EnrichOptions'."""
+    """Batches of reports -> `reports`, the same with the columns of ENRICHMENT at their end, and `quarantine`.
+
+    The fields are EnrichOptions'.
+    """
 
     def __init__(self, reference_latency_ms: float, time_zone: str, peak_start_hour: int, peak_end_hour: int) -> None:
         super().__init__()
         self.options = EnrichOptions(reference_latency_ms, time_zone, peak_start_hour, peak_end_hour)
 
-    def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.Map(staged("enrich", enrich), self.options).with_output_types(pa.RecordBatch)
+    def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
+        return reports | RowWise("enrich", enrich, self.options)
 
 
 def enrich(batch: pa.RecordBatch, options: EnrichOptions) -> pa.RecordBatch:

@@ -5,6 +5,8 @@ baseline has no range to measure by; its fences lie `flat_margin` from its value
 such for fractions, and never within the histogram bucket that the value is known by. A baseline in warm-up has no fences.
 """
 
+from typing import Any
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -14,23 +16,21 @@ from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.batches import extended
 from transforms.buckets import SCALES, LogScale, Scale
-from transforms.stages import staged
+from transforms.quarantine import RowWise
 
 Floats = NDArray[np.float64]
 
 
 class FlagOutliers(beam.PTransform):
-    """Batches of BASELINED, or wider -> the same batches with the columns of FLAGS at their end: see `flag`."""
+    """Batches of BASELINED, or wider -> `reports`, with the columns of FLAGS at their end (see `flag`), and `quarantine`."""
 
     def __init__(self, iqr_factor: float, flat_margin: float) -> None:
         super().__init__()
         self.iqr_factor = iqr_factor
         self.flat_margin = flat_margin
 
-    def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.Map(staged("flag outliers", flag), self.iqr_factor, self.flat_margin).with_output_types(
-            pa.RecordBatch
-        )
+    def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
+        return reports | RowWise("flag outliers", flag, self.iqr_factor, self.flat_margin)
 
 
 def flag(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.RecordBatch:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import ModuleType
 from typing import Any
 
 import apache_beam as beam
@@ -19,6 +20,7 @@ from schemas.documents import Limits, Rejection
 from schemas.registry import load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS
 from tests.builders import NOON, agent, messages, report
+from transforms import enrich, outliers
 from transforms.quarantine import quarantined
 from transforms.validate import Rules, validate
 from transforms.within import Span
@@ -226,3 +228,26 @@ def test_shards_decide_who_does_the_work_and_nothing_else(run: Run) -> None:
     crowd = messages([report(number, agent_id=agent(number % 7), latency_ms=100.0 + number) for number in range(40)], None)
     one, many = ({name: sorted(map(repr, rows)) for name, rows in run(crowd, shards=shards).items()} for shards in (1, 16))
     assert one == many
+
+
+@pytest.mark.parametrize(("name", "module"), [("flag", outliers), ("enrich", enrich)])
+def test_a_report_at_which_a_later_kernel_raises_is_refused_and_its_neighbours_go_on(
+    run: Run, name: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = getattr(module, name)
+
+    def fails(batch: pa.RecordBatch, *options: Any) -> pa.RecordBatch:
+        if 77.0 in batch["latency_ms"].to_pylist():
+            raise OverflowError("date value out of range")
+        return kernel(batch, *options)
+
+    monkeypatch.setattr(module, name, fails)
+    rich = {"custom_metrics": {"a": 1.5}, "error_details": {"code": [1]}, "odd": {"x": None}, "priority": 50}
+    tables = run(messages([report(1), report(2, latency_ms=77.0, **rich), report(3)]))
+    assert ids(tables["kpi_reports"]) == ["m0", "m2"]
+    assert {row["task_count"] for row in tables["kpi_aggregations"]} == {2}
+    (row,) = tables["quarantine"]
+    assert (row["message_id"], row["reason"], row["message"]) == ("m1", "error", "OverflowError: date value out of range")
+    both = (row["payload"], report(2, latency_ms=77.0, **rich))
+    kept, original = (validate(messages([each]), load("kpi_report"), Rules())[0] for each in both)
+    assert kept == original

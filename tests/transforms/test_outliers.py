@@ -89,7 +89,7 @@ def test_no_rows_stay_no_rows():
 def test_the_transform_flags_every_batch():
     with beam.Pipeline(FnApiRunner()) as pipeline:
         typed = beam.Create([report(), report(latency=500.0)]).with_output_types(pa.RecordBatch)
-        flagged = pipeline | typed | FlagOutliers(iqr_factor=2.0, flat_margin=0.1)
+        flagged = (pipeline | typed | FlagOutliers(iqr_factor=2.0, flat_margin=0.1)).reports
         outliers = flagged | beam.FlatMap(lambda rows: rows["is_latency_outlier"].to_pylist())
         assert_that(outliers, equal_to([False, True]))
         assert flagged.element_type is pa.RecordBatch

@@ -25,15 +25,14 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.cloud import bigquery
 
 from schemas.documents import Rejection
-from schemas.tables import MESSAGE, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
-from transforms.batches import RAW, concat, extended, filled, portions
-from transforms.quarantine import quarantined
+from schemas.tables import QUARANTINED, REPORTS, TABLES, TRIMMED, Table
+from transforms.batches import concat, extended, portions
+from transforms.quarantine import unwritten
 from transforms.sinks import bigquery_tables as made
 from transforms.sinks.bigquery_rows import by_partitions, contenders, flat, restored, spans
 from transforms.sinks.bigquery_service import Service
@@ -139,10 +138,8 @@ class BigQuery:
             rows_ = f"{len(refused)} rows of {table.name}, first {key}"
             raise Refused(f"{self.name} refuses {rows_}: {message}; mend or remove the messages that they come from")
         rows = rows.take(pa.array(refused, pa.int64()))
-        payloads = [orjson.dumps(row, default=str) for row in rows.to_pylist(maps_as_pydicts="lossy")]
-        messages = {name: rows[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
         rejections = [Rejection("refused", message[:400], "", "bigquery") for message in refused.values()]
-        self.write(QUARANTINED, [quarantined(filled(messages, RAW, rows.num_rows), rejections)])
+        self.write(QUARANTINED, [unwritten(rows, rejections)])
         if table.name == REPORTS.name:
             stored = f"{self._names.of(table.name)} AS t WHERE {touched('t', table, *spans(table, rows))}"
             identity = ("report_id", "source", "message_id")

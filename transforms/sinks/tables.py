@@ -14,13 +14,16 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from schemas.tables import files, named
-from transforms.batches import portions
+from schemas.documents import Rejection
+from schemas.tables import QUARANTINED, Table, files, named
+from transforms.batches import concat, portions
 from transforms.gather import PORTION, Gather
+from transforms.quarantine import bisected, unwritten
 from transforms.shard import split
 from transforms.sinks.pauses import while_away
 from transforms.sinks.status import Status
 from transforms.sinks.target import Refused, Target, Unavailable, Written
+from transforms.sinks.union import conformed
 from transforms.stages import timed
 
 FLUSH_BYTES = 1 << 30
@@ -117,6 +120,33 @@ def part_by_table(
         yield beam.pvalue.TaggedOutput(names[key // writers], batch)
 
 
+def write_apart(target: Target, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+    """Write rows of a table; a row of a message at which the write raises goes to this target's quarantine alone, as `refused`.
+
+    Raises:
+        Unavailable, Refused: as `Target.write`.
+        Exception: every row raises, or rows that are of no message: the fault is not that of a row.
+    """
+    try:
+        return target.write(table, rows)
+    except MemoryError:
+        raise
+    except _OF_A_ROW:
+        if table.name == QUARANTINED.name or "message_id" not in table.schema.names:
+            raise
+        gathered = concat([conformed(batch, table.schema) for batch in rows])
+        written, faults = bisected(lambda part: target.write(table, [part]), gathered, _OF_A_ROW)
+        if not written and gathered.num_rows > 1:
+            raise
+    rejections = [Rejection("refused", why.message, None, "write") for _, why in faults]
+    written.append(target.write(QUARANTINED, [unwritten(concat([row for row, _ in faults]), rejections)]))
+    return Written(sum(each.rows for each in written), sum(each.requests for each in written))
+
+
+_OF_A_ROW = (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, ValueError, TypeError, LookupError)
+"""What a kernel raises at a row that it cannot take; what places raise is an OSError, Unavailable or Refused."""
+
+
 class _Write(beam.DoFn):
     """Gathers a bundle's rows and writes them at its end, or when they are many."""
 
@@ -151,7 +181,7 @@ class _Write(beam.DoFn):
         for attempt in while_away(self.patience):
             with attempt:
                 try:
-                    written = self.target.write(named(self.table), self.held)
+                    written = write_apart(self.target, named(self.table), self.held)
                 except (Unavailable, Refused) as error:
                     self.status.waits(self.target.name, str(error))
                     raise

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import apache_beam as beam
 import pyarrow as pa
@@ -12,13 +13,15 @@ import pytest
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from schemas.documents import Rejection
 from schemas.tables import DUPLICATES, QUARANTINED, Table
 from tests.builders import NOON, messages, report
 from transforms.batches import filled
+from transforms.quarantine import unwritten
 from transforms.sinks import pauses, tables
 from transforms.sinks.status import Status
-from transforms.sinks.tables import Write, WriteGathered, WriteTables, by_writer, part_by_table
-from transforms.sinks.target import Finding, Refused, Unavailable, Written
+from transforms.sinks.tables import Write, WriteGathered, WriteTables, by_writer, part_by_table, write_apart
+from transforms.sinks.target import Finding, Refused, Target, Unavailable, Written
 
 NAMES = [QUARANTINED.name, DUPLICATES.name]
 
@@ -150,3 +153,36 @@ def test_many_bytes_are_written_before_the_bundle_ends(tmp_path: Path, monkeypat
     writer.start_bundle()
     writer.process(duplicates(2))
     assert ledger.lines(DUPLICATES.name) == ["m0", "m1"]
+
+
+@dataclass(frozen=True)
+class Picky:
+    """A target that raises at some messages, and keeps the others by table."""
+
+    raises: frozenset[str]
+    kept: dict[str, list[str]]
+
+    def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+        named = [name for batch in rows for name in batch["message_id"].to_pylist()]
+        if table == DUPLICATES and self.raises & set(named):
+            raise OverflowError("date value out of range")
+        self.kept.setdefault(table.name, []).extend(named)
+        return Written(len(named), 1)
+
+
+def test_a_row_at_which_a_write_raises_is_refused_there_and_its_neighbours_are_written() -> None:
+    target = Picky(frozenset({"m2", "m5"}), {})
+    assert write_apart(cast(Target, target), DUPLICATES, [duplicates(4), duplicates(7)]).rows == 11
+    assert {table: sorted(set(names)) for table, names in target.kept.items()} == {
+        "duplicates": ["m0", "m1", "m3", "m4", "m6"], "quarantine": ["m2", "m5"],
+    }  # fmt: skip
+
+
+def test_a_fault_that_is_no_rows_is_raised() -> None:
+    with pytest.raises(OverflowError):
+        write_apart(cast(Target, Picky(frozenset(f"m{i}" for i in range(4)), {})), DUPLICATES, [duplicates(4)])
+
+
+def test_a_refused_row_is_kept_as_json_with_the_error() -> None:
+    rows = unwritten(duplicates(1), [Rejection("refused", "OverflowError: x", None, "write")]).to_pylist()
+    assert [(row["reason"], row["rule"], json.loads(row["payload"])["report_id"]) for row in rows] == [("refused", "write", "m0")]

@@ -1,0 +1,73 @@
+"""The readers that the README names read the folder of every table as a whole."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+
+from pipelines.cli import run
+from pipelines.tables.scan import scan
+from schemas.tables import FLEET, TABLES, named
+from tests.builders import NOON, report
+from tests.integration.archives import envelope, write
+
+NAMES = [*TABLES, FLEET.name]
+EDGES = [NOON, NOON + timedelta(hours=9), datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+READERS: dict[str, Callable[[Path], int]] = {
+    "duckdb": lambda table: len(duckdb.sql(f"SELECT * FROM '{table}/**/*.parquet'")),
+    "duckdb, hive": lambda table: len(duckdb.sql(f"SELECT * FROM read_parquet('{table}/**/*.parquet', hive_partitioning = true)")),
+    "pandas": lambda table: len(pd.read_parquet(table)),
+    "polars": lambda table: len(pl.read_parquet(table)),
+    "polars, scanned": lambda table: len(pl.scan_parquet(table, hive_partitioning=True).collect()),
+}
+SPARK = "KPIFLOW_TEST_SPARK"
+"""A Python that has pyspark 4, with Java 17 on the path: `python -m venv S && S/bin/pip install 'pyspark==4.*'`."""
+SCRIPT = """
+import sys
+from pyspark.sql import SparkSession
+spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1")
+spark = spark.config("spark.driver.bindAddress", "127.0.0.1").config("spark.sql.session.timeZone", "UTC").getOrCreate()
+print(*(len(spark.read.parquet(folder).collect()) for folder in sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every table, with messages that have no time, and at the edges of the calendar."""
+    folder = tmp_path_factory.mktemp("readers")
+    documents = [report(number, at) for number, at in enumerate(EDGES)] + ["{"]
+    lines = [envelope(each, f"{number}-{copy}", None) for number, each in enumerate(documents) for copy in range(3)]
+    lines += [envelope(each, f"timed {copy}", NOON) for copy, each in enumerate([report(9), report(9), "{"])]
+    assert run(["backfill", "--input", str(write(folder / "a.ndjson", lines)), "--output", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def stored(output: Path, name: str) -> int:
+    return sum(rows.num_rows for rows in scan(output, named(name)))
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_reader_reads_a_table_as_a_whole(output: Path, name: str, reader: Callable[[Path], int]) -> None:
+    assert reader(output / name) == stored(output, name) > 0
+
+
+def test_an_hour_of_a_window_size_is_found_by_its_folders(output: Path) -> None:
+    found = duckdb.sql(
+        f"SELECT granularity, hour(time_window_start AT TIME ZONE 'UTC') FROM read_parquet('{output}/kpi_fleet/**/*.parquet', "
+        "hive_partitioning = true) WHERE window_size = '1h' AND date = '2025-10-22' AND hour = '21'"
+    )
+    assert found.fetchall() == [("1h", 21)]
+
+
+@pytest.mark.skipif(SPARK not in os.environ, reason=f"{SPARK} names no Python that has pyspark")
+def test_spark_reads_every_table_as_a_whole(output: Path) -> None:
+    command = [os.environ[SPARK], "-c", SCRIPT, *(str(output / name) for name in NAMES)]
+    counts = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert [int(count) for count in counts] == [stored(output, name) for name in NAMES]
