@@ -24,7 +24,7 @@ _AGAIN = "run the same command again: it goes on where the archive ends"
 
 def archive(
     ctx: typer.Context,
-    url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, or rediss:// for TLS.", metavar="URL")],
+    url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL")],
     streams: Annotated[list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")],
     output: Annotated[Path, typer.Option("--output", help="Folder of the archive; made if it is not there.", metavar="DIR")],
 ) -> None:

@@ -33,7 +33,7 @@ class Engine(StrEnum):
 
 def stream(
     ctx: typer.Context,
-    url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, or rediss:// for TLS.", metavar="URL")],
+    url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL")],
     streams: Annotated[list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")],
     outputs: Annotated[
         list[str], typer.Option("--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT")
