@@ -5,6 +5,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
+from transforms.buckets import SCALES
 from transforms.outliers import FlagOutliers, flag
 
 QUARTILES = {"latency": (100.0, 120.0), "accuracy": (0.9, 0.92), "cpu": (0.4, 0.5), "memory": (500.0, 600.0)}
@@ -80,6 +81,16 @@ def test_a_flat_baseline_flags_a_jump():
 def test_a_flat_baseline_never_flags_a_value_of_its_own_bucket(value):
     smallest = {"latency": (0.0005, 0.0005), "memory": (0.0005, 0.0005), "cpu": (0.00025, 0.00025)}
     assert raised(report(smallest, latency=value, memory=value, cpu=value / 2), margin=1e-6) == set()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_fences_of_a_flat_baseline_lie_at_least_the_width_of_its_bucket_away(metric):
+    scale, bucket = SCALES[metric], 700
+    low, high = scale.edges[bucket : bucket + 2]
+    middle = (low + high) / 2
+    row = flag(report({metric: (middle, middle)}), 3.0, 1e-9).to_pylist()[0]
+    expected = (middle - (high - low), middle + (high - low))
+    assert (row[f"{metric}_low_fence"], row[f"{metric}_high_fence"]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_no_rows_stay_no_rows():

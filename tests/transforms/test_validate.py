@@ -151,6 +151,15 @@ def test_what_a_block_holds_beside_a_row_changes_nothing_about_the_row() -> None
     assert [row | {"message_id": "m0"} for row in rows] == sorted(alone, key=lambda row: row["task_id"])
 
 
+def test_recency_is_judged_to_the_microsecond_and_its_bounds_are_allowed() -> None:
+    instant, received = timedelta(microseconds=1), NOON + timedelta(seconds=1)
+    oldest, newest = received - timedelta(seconds=3600), received + timedelta(seconds=60)
+    documents = [report(i, at=at) for i, at in enumerate((oldest - instant, oldest, newest, newest + instant))]
+    reports, refused = judged(*documents, received_at=received)
+    assert reports["message_id"].to_pylist() == ["m1", "m2"]
+    assert dict(zip(refused["message_id"].to_pylist(), refused["reason"].to_pylist())) == {"m0": "stale", "m3": "future"}
+
+
 def test_recency_is_not_asked_of_a_message_without_a_time() -> None:
     reports, refused = judged(report(at=datetime(1999, 2, 28, tzinfo=UTC)), received_at=None)
     assert (reports.num_rows, refused.num_rows) == (1, 0)

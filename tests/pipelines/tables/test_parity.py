@@ -126,6 +126,8 @@ def test_a_missing_row_is_only_in_one_output(plain: Path, tmp_path: Path) -> Non
     }
     counts = compared["kpi_reports"]
     assert (counts.rows_a, counts.rows_b, counts.equal, counts.different, counts.only_a, counts.only_b) == (12, 12, 11, 0, 1, 1)
+    fewer = compared["kpi_aggregations"]
+    assert (fewer.rows_a, fewer.rows_b, fewer.equal, fewer.only_a, fewer.only_b) == (3, 2, 2, 1, 0)
 
 
 @pytest.mark.parametrize(

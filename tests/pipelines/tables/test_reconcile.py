@@ -251,7 +251,7 @@ def test_a_window_that_does_not_agree_with_its_reports_is_named(output: Path, co
     put(output, AGGREGATIONS, [{**window, column: value, "revision": 99}])
     (problem,) = reconcile(output).problems
     assert problem.startswith("kpi_aggregations/window_size=1m/date=2025-10-22/hour=12 does not agree")
-    assert f"1 differences, first {column} of agent a at 2025-10-22 12:00:00+00:00 is" in problem
+    assert f": 1 differences, first {column} of agent a at 2025-10-22 12:00:00+00:00 is" in problem
 
 
 def test_a_mean_summed_in_another_order_agrees(output: Path) -> None:
