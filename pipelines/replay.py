@@ -6,6 +6,7 @@ that was closed is open again once the report that came of it is gone, for examp
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,13 +76,9 @@ def replay(
     Raises:
         WrongUse: the first output is no folder, another job holds it, or one was made with other settings.
     """
-    outputs, settings = open_outputs(texts, settings, create=False)
-    output = local_folder(outputs.main)
-    if output is None:
-        raise WrongUse(f"{outputs.main.name} is no folder of this machine", "name the job's output folder first, then the others")
-    with only_job(output):
+    with opened(texts, settings) as (outputs, settings, output):
         rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
-        _write(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
+        write_rows(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
         messages, unknown = _chosen(rows, mended)
         valid, refused = _accepted(messages, settings)
         judge, waived = settings, messages.slice(0, 0)
@@ -96,6 +93,21 @@ def replay(
         for found, resolution in ((valid, REPLAYED), (waived, WAIVED)):
             _close(outputs, rows.filter(_among(rows, found)), resolution)
         return Replay(accepted.num_rows, waived.num_rows, refused, unknown)
+
+
+@contextmanager
+def opened(texts: Sequence[str], settings: Settings) -> Iterator[tuple[Outputs, Settings, Path]]:
+    """The outputs, held for this job, the settings to write them with, and the folder of the first.
+
+    Raises:
+        WrongUse: the first output is no folder, another job holds it, or one was made with other settings.
+    """
+    outputs, settings = open_outputs(texts, settings, create=False)
+    output = local_folder(outputs.main)
+    if output is None:
+        raise WrongUse(f"{outputs.main.name} is no folder of this machine", "name the job's output folder first, then the others")
+    with only_job(output):
+        yield outputs, settings, output
 
 
 def _accepted(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
@@ -183,10 +195,11 @@ def _close(outputs: Outputs, rows: pa.RecordBatch, resolution: str) -> None:
     columns = {name: rows[name] for name in QUARANTINED.schema.names}
     columns["resolution"] = pa.array([resolution] * rows.num_rows, pa.string())
     columns["revision"] = pc.add(rows["revision"], 1)
-    _write(outputs, pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema))
+    write_rows(outputs, pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema))
 
 
-def _write(outputs: Outputs, rows: pa.RecordBatch) -> None:
-    for target in outputs.targets:
+def write_rows(outputs: Outputs, rows: pa.RecordBatch) -> None:
+    """Write QUARANTINED rows to every output that keeps them, to the main one first."""
+    for target in sorted(outputs.targets, key=lambda target: target is not outputs.main):
         if rows.num_rows and QUARANTINED.name in target.tables:
             target.write(QUARANTINED, [rows])

@@ -143,6 +143,8 @@ QUARANTINE = pa.schema(
         ("rule", pa.string()),
         ("message", pa.string()),
         ("resolution", pa.string()),
+        ("dismissed_because", pa.string()),
+        ("dismissed_at", TIME),
         ("revision", pa.int64()),
     ]
 )
@@ -172,8 +174,9 @@ class Table:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Columns that tell which message a row came from, or which revision it is: compared only on request."""
-        names = {name for name, _ in MESSAGE} | {"revision"}
+        """Columns that tell which message a row came from, which revision it is, or why and when it was dismissed: compared only
+        on request."""
+        names = {name for name, _ in MESSAGE} | {"revision", "dismissed_because", "dismissed_at"}
         return tuple(name for name in self.schema.names if name in names)
 
 
@@ -197,6 +200,8 @@ QUARANTINED = Table(
 REPLAYED, WAIVED = "replayed", "recency waived"
 CLOSED = (REPLAYED, WAIVED)
 """Resolutions of a quarantine row whose message became a report or a duplicate: that row is its fate, this one no longer."""
+DISMISSED = "dismissed"
+"""The resolution of a quarantine row whose message was corrected, or given up, where it came from."""
 DUPLICATES = Table(
     "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
 )

@@ -1,7 +1,8 @@
-"""`kpiflow quarantine list|show|replay`: what was refused and why, and how it comes in after all."""
+"""`kpiflow quarantine list|show|replay|dismiss`: what was refused and why, and how it comes in after all, or is closed."""
 
 import json
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from pipelines.commands.backfill import archives, failure
 from pipelines.console import err, out
+from pipelines.dismiss import dismiss
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.outputs import readable
 from pipelines.replay import open_rows, replay
@@ -123,6 +125,39 @@ def replay_(
             "some messages of the input are not open in quarantine",
             "keep source and message_id as `kpiflow quarantine show --export` wrote them; what was replayed once is closed",
         )
+
+
+@quarantine.command("dismiss")
+def dismiss_(
+    ctx: typer.Context,
+    output: Output,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever reads the table.", metavar="TEXT")],
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="A message, as `quarantine show` names it; several may follow.", metavar="SOURCE/MESSAGE_ID..."),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Or messages as `quarantine show --export` writes them.", metavar="GLOB..."),
+    ] = None,
+    also: Annotated[list[str] | None, typer.Option("--also", help="Another output of the job.", metavar="OUT")] = None,
+) -> None:
+    """Close refused messages that were corrected where they came from, so that `reconcile` no longer looks for them there."""
+    names = ids or []
+    if inputs and (exported := _mended(inputs)) is not None:
+        names += [f"{row['source']}/{row['message_id']}" for row in exported.select(["source", "message_id"]).to_pylist()]
+    if not names:
+        raise WrongUse("no message is named", "name each with --id SOURCE/MESSAGE_ID, or give --input FILE")
+    try:
+        result = dismiss([output, *(also or [])], ctx.obj.settings(), names, reason, datetime.now(UTC))
+    except Exception as error:
+        raise failure(error) from error
+    for name in result.unknown[:20]:
+        err.print(f"[yellow]not open in quarantine:[/] {escape(name)}")
+    before = f" ({result.already:,} were dismissed before)" if result.already else ""
+    out.print(f"{result.dismissed:,} dismissed{before}, {len(result.unknown):,} not open in quarantine")
+    if result.unknown:
+        raise CheckFailed("some messages are not open in quarantine", f"`kpiflow quarantine show {output}` lists those that are")
 
 
 def _mended(inputs: list[str]) -> pa.RecordBatch | None:

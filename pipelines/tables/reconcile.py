@@ -2,7 +2,8 @@
 
 A message that is in several tables has the fate of the first of reports, duplicates, quarantine: what a replay or a restart left
 in a later one counts as no fate. A row that only points to a report is no fate without it: a quarantine row that a replay closed,
-and a duplicate whose report is not stored. Such a message is missing, whether or not the source is given.
+and a duplicate whose report is not stored. Such a message is missing, whether or not the source is given. A quarantine row that was
+dismissed is a fate as long as the source has its message, and after that it counts for nothing but `dismissed`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from pipelines.tables.fingerprints import Census, Prints, among, census, fingerp
 from pipelines.tables.output import stored_settings
 from pipelines.tables.scan import load, paths
 from pipelines.waiting import waiting
-from schemas.tables import CLOSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
+from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
 from transforms.sinks.files import DamagedFile, verify
 from transforms.sinks.union import key_groups
 
@@ -34,6 +35,7 @@ MESSAGE_KEY = ("source", "message_id")
 FATES = (REPORTS, DUPLICATES, QUARANTINED)
 """The tables that decide a fate, the first before the others."""
 EXAMPLES = 3
+GIVE_ALL = "give as the source all that was read; `kpiflow quarantine dismiss` closes refused ones that were corrected there"
 OPEN_AGAIN = "run `kpiflow quarantine replay`: it opens them again, and accepts them with --input as they were mended"
 READ_AGAIN = "run `kpiflow backfill` over the source again"
 GO_ON = "run `kpiflow stream` as before, with --until-idle if it is to end by itself"
@@ -44,6 +46,8 @@ REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 class Verdict:
     """Counts of messages, and what is wrong. received = reports + quarantined + duplicates + missing - surplus.
 
+    `dismissed` are refused messages that were dismissed and that the source no longer has (without one: all dismissed ones);
+    they count neither as received nor as quarantined.
     `missing` are messages without a fate, whether the source has them or only a row that points to a report that is gone;
     `surplus` fates without a message of the source, and further reports of a message that has one; `trimmed` entries that left
     their stream before they were read, and `gaps` where it is unknown how many did; `unreadable` files of the source that could
@@ -53,6 +57,7 @@ class Verdict:
     reports: int = 0
     quarantined: int = 0
     duplicates: int = 0
+    dismissed: int = 0
     missing: int = 0
     surplus: int = 0
     trimmed: int = 0
@@ -75,8 +80,8 @@ class Verdict:
 
 @dataclass
 class _Prints:
-    """Fingerprints gathered from the files: of each table's messages, of those in quarantine rows that are closed, and of the
-    report_ids of reports and duplicates.
+    """Fingerprints gathered from the files: of each table's messages, of those in quarantine rows that a replay closed or that
+    were dismissed, and of the report_ids of reports and duplicates.
 
     Files that are `damaged` prove nothing: nobody has a fate in them.
     """
@@ -84,6 +89,7 @@ class _Prints:
     damaged: set[Path] = field(default_factory=set)
 
     closed: list[Prints] = field(default_factory=list)
+    dismissed: list[Prints] = field(default_factory=list)
     messages: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
     reports: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
 
@@ -92,6 +98,7 @@ class _Prints:
         if table == QUARANTINED:
             closed = np.asarray(pc.is_in(rows["resolution"], pa.array(CLOSED)))
             self.closed.append(prints[closed])
+            self.dismissed.append(prints[np.asarray(pc.is_in(rows["resolution"], pa.array([DISMISSED])))])
             prints = prints[~closed]
         self.messages[table.name].append(prints)
         if "report_id" in rows.schema.names:
@@ -192,7 +199,7 @@ def _count_fates(
     vain = among(_joined(prints.reports[DUPLICATES.name]), dangling)
     repeated = sets[FATES.index(DUPLICATES)]
     sets[FATES.index(DUPLICATES)] = repeated[~vain]
-    sets += [_joined(prints.closed), repeated[vain]]
+    sets += [_joined(prints.closed), repeated[vain], _joined(prints.dismissed)]
     if messages is not None:
         read = messages(unreadable.__setitem__)
         sets.append(_joined([fingerprints([rows[name] for name in MESSAGE_KEY]) for rows in read]))
@@ -206,7 +213,7 @@ def _count_fates(
         (missing, _reread(messages), "messages of the source have no fate", read_again),
         (gone, _whole(output, QUARANTINED, MESSAGE_KEY, prints.damaged),
          "messages left quarantine by a replay, but their reports are gone", OPEN_AGAIN),
-        (orphans, stored, "messages have a fate but are not in the source", "give as the source all that was read"),
+        (orphans, stored, "messages have a fate but are not in the source", GIVE_ALL),
         *((found, _whole(output, table, MESSAGE_KEY, prints.damaged), f"messages are in {table.name} more than once", REBUILD)
           for found, table in zip(several, FATES)),
     ):  # fmt: skip
@@ -218,12 +225,15 @@ def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
     """Add a part of the messages to the counts; those of the source without a fate, those whose replayed report is gone, those
     without a source, and those in each table more than once."""
     prints, counts = part
-    reported, duplicate, refused, closed, dangling = (counts[:, kind] > 0 for kind in range(len(FATES) + 2))
+    reported, duplicate, refused, closed, dangling, dismissed = (counts[:, kind] > 0 for kind in range(len(FATES) + 3))
     fated = reported | duplicate | refused
-    orphan = fated & (counts[:, -1] == 0) if sourced else np.zeros(len(prints), dtype=bool)
+    absent = counts[:, -1] == 0 if sourced else np.ones(len(prints), dtype=bool)
+    withdrawn = dismissed & ~reported & ~duplicate & absent
+    orphan = fated & absent & ~withdrawn if sourced else np.zeros(len(prints), dtype=bool)
+    verdict.dismissed += int(withdrawn.sum())
     verdict.reports += int(counts[:, 0].sum())
     verdict.duplicates += int((duplicate & ~reported).sum())
-    verdict.quarantined += int((refused & ~duplicate & ~reported).sum())
+    verdict.quarantined += int((refused & ~duplicate & ~reported & ~withdrawn).sum())
     verdict.surplus += int((counts[reported, 0] - 1).sum() + orphan.sum())
     verdict.missing += int((~fated).sum())
     counts[:, FATES.index(QUARANTINED)] += counts[:, len(FATES)]

@@ -145,7 +145,7 @@ def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> No
 
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
-    first = ["received", "reports", "quarantined", "duplicates", "missing", "surplus"]
+    first = ["received", "reports", "quarantined", "duplicates", "dismissed", "missing", "surplus"]
     assert list(reconcile(output).as_json()) == [*first, "trimmed", "unreadable", "waiting", "problems"]
 
 
@@ -209,6 +209,24 @@ def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) 
             "1 messages left quarantine by a replay, but their reports are gone (e.g. s 50-0); run `kpiflow quarantine replay`: "
             "it opens them again, and accepts them with --input as they were mended"
         ]
+
+
+def test_a_dismissed_row_counts_as_refused_only_while_the_source_has_its_message(output: Path) -> None:
+    put(output, QUARANTINED, [refused(50, resolution="dismissed", revision=2)])
+    for messages, expected in (
+        (None, {"dismissed": 1}),
+        (source(*ALL), {"dismissed": 1}),
+        (source(*ALL, 50), {"received": 15, "quarantined": 4}),
+    ):
+        verdict = reconcile(output, messages)
+        assert (counts(verdict), verdict.problems) == ({**WHOLE, **expected}, [])
+
+
+def test_a_dismissed_message_that_became_a_report_counts_as_that(output: Path) -> None:
+    put(output, QUARANTINED, [refused(1, resolution="dismissed", revision=2)])
+    for messages in (None, source(*ALL)):
+        verdict = reconcile(output, messages)
+        assert (counts(verdict), verdict.problems) == (WHOLE, [])
 
 
 def test_a_duplicate_whose_report_is_gone_is_no_fate(output: Path) -> None:
