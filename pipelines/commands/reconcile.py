@@ -26,6 +26,9 @@ from transforms.sources.archives import Files, read
 from transforms.sources.archives import Unreadable as UnreadableFile
 from transforms.sources.held import look
 
+BRING_REST = "for what is missing even then, run `kpiflow archive` into a new folder and a backfill of that folder"
+"""What helps where the stream cannot know that it passed over entries."""
+
 
 def reconcile(
     ctx: typer.Context,
@@ -35,9 +38,7 @@ def reconcile(
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="The archives that were read: files, folders or globs.", metavar="GLOB...")
     ] = None,
-    url: Annotated[
-        str | None, typer.Option("--redis", help="The server whose streams were read.", metavar="URL")
-    ] = None,
+    url: Annotated[str | None, typer.Option("--redis", help="The server whose streams were read.", metavar="URL")] = None,
     streams: Annotated[
         list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
     ] = None,
@@ -91,7 +92,7 @@ def _with_streams(
                 yield from held_messages(client, streams, output, lambda count: bar.advance(task, count))
                 yield from archived(unreadable) if archived else ()
 
-            return check(output, messages, track, streams, GO_ON)
+            return check(output, messages, track, streams, f"{GO_ON}; {BRING_REST}")
     except RedisUnavailable as error:
         raise WrongUse(str(error)) from error
     except redis_py.RedisError as error:

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pytest
 from redis.exceptions import OutOfMemoryError
 
+from pipelines.commands.reconcile import BRING_REST
 from pipelines.settings import Settings
+from pipelines.tables.reconcile import GO_ON
 from schemas.tables import METRICS, QUARANTINED, REPORTS, TRIMMED
 from tests.builders import payload, report
 from tests.integration.archives import Typed, fates, on_disk, rows
@@ -240,9 +242,12 @@ def test_an_output_of_a_stream_and_an_archive_reconciles_with_both(
 def test_an_entry_without_a_fate_is_missing(server: RedisServer, output: Path, typed: Typed) -> None:
     (new,) = add(server, valid(9, 20), first=20)
     code, verdict = reconciled(server, output, typed)
-    problem = f"1 messages of the source have no fate (e.g. kpi {new}); run `kpiflow stream` as before, until it has read all"
-    problem += " there is"
+    problem = f"1 messages of the source have no fate (e.g. kpi {new}); {GO_ON}; {BRING_REST}"
     assert (code, verdict) == (1, WHOLE | {"received": 9, "missing": 1, "problems": [problem]})
+    again = output.parent / "again"
+    assert typed(*archived(server, again))[0] == 0
+    assert typed("backfill", "--input", again, "--output", output)[0] == 0
+    assert reconciled(server, output, typed) == (0, WHOLE | {"received": 9, "reports": 7})
 
 
 @pytest.mark.parametrize("left", [5, 1, 0])
