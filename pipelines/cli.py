@@ -5,6 +5,7 @@ Three things are taken out of the arguments before the command sees them, becaus
 """
 
 import gc
+import io
 import logging
 import sys
 import traceback
@@ -16,10 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from pipelines.commands import COMMANDS
-from pipelines.console import err
+from pipelines.console import ShownFormatter, err, headed
 from pipelines.failures import Failure, RunFailed, WrongUse
 from pipelines.settings import PREFIX, Settings, SettingsError, load
 
@@ -53,6 +53,11 @@ class Invocation:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code: 0 done, 1 a check failed, 2 wrong use, 3 the run failed, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a narrow terminal shows the code of what it has no letter for
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(ShownFormatter())
     raise SystemExit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -62,13 +67,14 @@ def run(argv: Sequence[str]) -> int:
         arguments, invocation = split(argv)
         app(arguments[:1])(arguments, prog_name="kpiflow", obj=invocation)
     except Failure as failure:
-        err.print(f"[bold red]kpiflow:[/] {escape(str(failure))}" + (f"\n  {escape(failure.hint)}" if failure.hint else ""))
+        err.print(headed("bold red", "kpiflow:", f" {failure}" + (f"\n  {failure.hint}" if failure.hint else "")))
         return failure.code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except Exception as error:
-        err.print(traceback.format_exc(), markup=False)
-        err.print(f"[bold red]kpiflow:[/] the run failed: {escape((str(error) or type(error).__name__).splitlines()[0])}")
+        err.print(traceback.format_exc())
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        err.print(headed("bold red", "kpiflow:", f" the run failed: {first}"))
         return RunFailed.code
     return 0
 

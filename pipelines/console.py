@@ -1,6 +1,74 @@
-"""Where commands speak: results on stdout, progress and complaints on stderr."""
+"""Where commands write: results on stdout, progress and complaints on stderr.
 
+Text is shown, never obeyed, whoever wrote it: no string is parsed as markup, what a terminal would act on is shown as its code, and
+the password of a URL is masked. So a command prints a string as it is, and gives it a style with `Text` alone.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import typer
 from rich.console import Console
+from rich.segment import Segment
+from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_PASSWORD = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):(?!\d+(?:[/?#]|\s|$))\S*@")
+_TOKEN = re.compile(r"([?&](?:password|secret|token|key)=)[^&#\s]+", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """The text with the passwords and tokens of URLs as `***`."""
+    return _TOKEN.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text)) if "://" in text else text
+
+
+def printable(text: str) -> str:
+    """`text` on one line: what does not print (line ends, escape codes, marks of direction) is shown as its code."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def shown(text: str) -> str:
+    """The text, of one line or several, as a terminal may get it."""
+    return "\n".join(map(printable, masked(text).split("\n")))
+
+
+def echo_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """Print a value as JSON in ASCII on stdout."""
+    typer.echo(json.dumps(_masked(value), indent=2, default=default).replace("\x7f", "\\u007f"))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_masked(name): _masked(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(inner) for inner in value]
+    return masked(value) if isinstance(value, str) else value
+
+
+class ShownConsole(Console):
+    """A console to which any string can be given."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as Text: before it is laid out, so that columns are as wide as what is shown."""
+        return super().render_str(shown(text), **options)
+
+    def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+        return super()._render_buffer(each if each.control else each._replace(text=shown(each.text)) for each in buffer)
+
+
+def headed(style: str, head: str, rest: str) -> Text:
+    """A line whose head has a style."""
+    return Text.assemble((shown(head), style), shown(rest))
+
+
+class ShownFormatter(logging.Formatter):
+    """A record of a log as a terminal may get it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
+out = ShownConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = ShownConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)

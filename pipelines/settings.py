@@ -129,7 +129,10 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tup
         settings = Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingsError(f"setting {'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from error
+        name = str(first["loc"][0]) if first["loc"] else ""
+        plain = name in Settings.model_fields and name not in Settings.secrets()  # what is not known may be a misspelt secret
+        said = f" = {first['input']!r}" if plain else ""
+        raise SettingsError(f"setting {'.'.join(map(str, first['loc']))}{said}: {first['msg']}") from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the settings from {config}: {error}") from error
     return settings, {name: origins.get(name, "default") for name in Settings.model_fields}

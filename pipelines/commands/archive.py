@@ -59,7 +59,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
     added = refused = 0
     after = writer.last(stream) or ZERO
     if went_back(client, stream, held, after):
-        err.print(f"{stream} no longer has the entry {after}, the last in the archive: it is read from its beginning", markup=False)
+        err.print(f"{stream} no longer has the entry {after}, the last in the archive: it is read from its beginning")
         after = ZERO
     with Progress(*_columns(stream), console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(stream, total=_left(held, after))
@@ -71,7 +71,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
     ArchiveSync(output)([stream])
     without = f", {refused:,} of them without data" if refused else ""
     seconds = time.perf_counter() - began
-    out.print(f"{added + refused:,} new entries of {stream}{without} -> {output} in {seconds:.1f} s", markup=False)
+    out.print(f"{added + refused:,} new entries of {stream}{without} -> {output} in {seconds:.1f} s")
 
 
 def _columns(stream: str) -> tuple[TextColumn, BarColumn, MofNCompleteColumn]:

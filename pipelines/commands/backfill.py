@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipelines.backfill import backfill as backfill_span
 from pipelines.commands.progress import followed
-from pipelines.console import err, out
+from pipelines.console import err, headed, out
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.replace import replace_span
 from transforms import stages
@@ -55,7 +55,7 @@ def backfill(
     out.print(f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {', '.join(outputs)}")
     if results.incomplete:
         for problem in results.incomplete:
-            err.print(f"[yellow]incomplete input:[/] {problem}", markup=True)
+            err.print(headed("yellow", "incomplete input:", f" {problem}"))
         kept = "nothing was replaced" if replace else f"what came before is in {', '.join(outputs)}"
         raise CheckFailed(
             f"{len(results.incomplete)} of {len(files)} input files could not be read to their end; {kept}",

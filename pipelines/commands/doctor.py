@@ -1,15 +1,13 @@
 """`kpiflow doctor`: whether everything that a job needs is there, before it starts."""
 
-import json
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from pipelines.backfill import is_locked
 from pipelines.connectors import redis
-from pipelines.console import out
+from pipelines.console import echo_json, headed, out
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.outputs import local_folder, target
 from pipelines.settings import Settings
@@ -47,7 +45,7 @@ def doctor(
         connection = redis(url, settings)
         found[connection.public] = list(_streamed(connection, streams or [], group, live, settings))
     if as_json:
-        typer.echo(json.dumps({place: [_plain(each) for each in findings] for place, findings in found.items()}, indent=2))
+        echo_json({place: [_plain(each) for each in findings] for place, findings in found.items()})
     else:
         for place, findings in found.items():
             _print(place, findings)
@@ -93,9 +91,9 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 
 def _print(place: str, findings: list[Finding]) -> None:
-    out.print(f"[bold]{escape(place)}[/]")
+    out.print(headed("bold", place, ""))
     for each in findings:
-        mark = "[red]no [/]" if each.problem else "[green]ok [/]"
-        out.print(f"  {mark} {escape(each.what)}" + (f": {escape(each.problem)}" if each.problem else ""))
+        style, mark = ("red", "no ") if each.problem else ("green", "ok ")
+        out.print(headed(style, f"  {mark}", f" {each.what}" + (f": {each.problem}" if each.problem else "")))
         if each.mend:
-            out.print(f"      {escape(each.mend)}")
+            out.print(f"      {each.mend}")

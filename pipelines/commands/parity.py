@@ -1,6 +1,5 @@
 """`kpiflow parity`: whether two outputs hold the same rows."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -9,12 +8,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import err, out
+from pipelines.console import echo_json, err, out, printable
 from pipelines.failures import CheckFailed
 from pipelines.outputs import readable
 from pipelines.tables.parity import Comparison
 from pipelines.tables.parity import parity as compare
-from pipelines.tables.summary import printable
 from transforms.sinks.files import DamagedFile
 
 
@@ -47,7 +45,7 @@ def parity(
             raise CheckFailed(str(error)) from error
     same = all(each.same for each in compared.values())
     if as_json:
-        typer.echo(json.dumps({"equal": same, "tables": {name: asdict(each) for name, each in compared.items()}}, indent=2))
+        echo_json({"equal": same, "tables": {name: asdict(each) for name, each in compared.items()}})
     else:
         _print(compared)
     if not same:

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from pipelines.commands.backfill import archives, failure
-from pipelines.console import err, out
+from pipelines.console import echo_json, err, headed, out, printable
 from pipelines.dismiss import dismiss
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.outputs import readable
@@ -48,13 +47,13 @@ def list_(
             {"reason": reason, "field": field, "rule": rule, "messages": count, "example": examples[reason, field, rule]["message"]}
             for (reason, field, rule), count in counts.most_common()
         ]
-        typer.echo(json.dumps(listed, indent=2))
+        echo_json(listed)
         return
     table = Table(box=None, header_style="bold", caption=f"{counts.total():,} open messages")
     for title in ("reason", "field", "rule", "messages", "for example"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
     for key, count in counts.most_common():
-        table.add_row(*key, f"{count:,}", escape(f"{examples[key]['message_id']}: {examples[key]['message']}"))
+        table.add_row(*map(printable, key), f"{count:,}", printable(f"{examples[key]['message_id']}: {examples[key]['message']}"))
     out.print(table)
 
 
@@ -80,11 +79,10 @@ def show(
         return
     for row in rows[:limit]:
         place = " ".join(filter(None, [row["field"], row["rule"]]))
-        out.print(
-            f"[bold]{escape(row['source'])}/{escape(row['message_id'])}[/] received {row['received_at'] or 'at an unknown time'}"
-        )
-        out.print(f"  [red]{row['reason']}[/] {escape(place)}: {escape(row['message'])}")
-        out.print(f"  {escape(_printable(row['payload']))}")
+        name = printable(f"{row['source']}/{row['message_id']}")
+        out.print(headed("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
+        out.print(headed("red", f"  {row['reason']}", printable(f" {place}: {row['message']}")))
+        out.print(f"  {_printable(row['payload'])}")
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more: --limit shows more of them, --export writes all")
 
@@ -114,9 +112,9 @@ def replay_(
         raise failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
         name = f"{row['source']}/{row['message_id']}"
-        err.print(f"[yellow]still refused:[/] {escape(name)} {row['reason']}: {escape(row['message'])}")
+        err.print(headed("yellow", "still refused:", printable(f" {name} {row['reason']}: {row['message']}")))
     for name in result.unknown[:20]:
-        err.print(f"[yellow]not open in quarantine:[/] {escape(name)}")
+        err.print(headed("yellow", "not open in quarantine:", printable(f" {name}")))
     waived = f" ({result.waived:,} of them under a waiver of recency)" if result.waived else ""
     counts = f"{result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine"
     out.print(f"{result.replayed:,} replayed{waived}, {counts}")
@@ -153,7 +151,7 @@ def dismiss_(
     except Exception as error:
         raise failure(error) from error
     for name in result.unknown[:20]:
-        err.print(f"[yellow]not open in quarantine:[/] {escape(name)}")
+        err.print(headed("yellow", "not open in quarantine:", printable(f" {name}")))
     before = f" ({result.already:,} were dismissed before)" if result.already else ""
     out.print(f"{result.dismissed:,} dismissed{before}, {len(result.unknown):,} not open in quarantine")
     if result.unknown:

@@ -1,6 +1,5 @@
 """`kpiflow reconcile`: proof that every message has exactly one fate."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +13,12 @@ from rich.text import Text
 
 from pipelines.commands.backfill import archives
 from pipelines.connectors import redis
-from pipelines.console import err, out
+from pipelines.console import echo_json, err, out, printable
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import readable
 from pipelines.tables.held import messages as held_messages
 from pipelines.tables.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
 from pipelines.tables.reconcile import reconcile as check
-from pipelines.tables.summary import printable
 from transforms.redis import Connection, RedisUnavailable
 from transforms.sources.archives import Files, read
 from transforms.sources.archives import Unreadable as UnreadableFile
@@ -64,7 +62,7 @@ def reconcile(
         else:
             verdict = check(folder, archived, track)
     if as_json:
-        typer.echo(json.dumps(verdict.as_json(), indent=2))
+        echo_json(verdict.as_json())
     else:
         _print(verdict)
     if verdict.problems:

@@ -67,7 +67,7 @@ def send(
             sender.close()
     said = run.truth()
     _keep(truth, said)
-    out.print(_closing(said, f"{streams[0]} of {connection.public}", time.perf_counter() - began, truth), markup=False)
+    out.print(_closing(said, f"{streams[0]} of {connection.public}", time.perf_counter() - began, truth))
     if run.problem:
         raise RunFailed(run.problem, "mend that and send again: what was sent until then is counted above")
     if stop.is_set():

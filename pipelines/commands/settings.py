@@ -1,12 +1,11 @@
 """`kpiflow settings`: every setting, its value and where that came from."""
 
-import json
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from pipelines.console import out
+from pipelines.console import echo_json, out
 from pipelines.settings import PREFIX, Settings
 
 
@@ -19,7 +18,7 @@ def settings(
     if as_json:
         shown = values.model_dump(mode="json")
         rows = {name: {"value": shown[name], "from": origins[name]} for name in Settings.model_fields}
-        typer.echo(json.dumps(rows, indent=2))
+        echo_json(rows)
         return
     table = Table(box=None, header_style="bold", caption=f"a flag, then {PREFIX}<NAME>, then --config FILE, then the default")
     for title in ("setting", "value", "from", "meaning"):

@@ -1,6 +1,5 @@
 """`kpiflow show`: tables and pictures of what an output folder holds, on the terminal, as a page or as JSON."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +14,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import out
+from pipelines.console import echo_json, out, printable
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.outputs import readable
 from pipelines.tables.output import existing_output
-from pipelines.tables.summary import Hour, Latency, Summary, number, percent, printable, summarise
+from pipelines.tables.summary import Hour, Latency, Summary, number, percent, summarise
 from schemas.tables import METRICS
 from transforms.sinks.parquet import DESCRIPTION
 
@@ -47,7 +46,7 @@ def show(
     if html and make_page:
         _write(html, make_page(summary))
     if as_json:
-        typer.echo(json.dumps(plain(summary), indent=2, default=datetime.isoformat))
+        echo_json(plain(summary), datetime.isoformat)
         return
     if not summary.hours and not summary.received:
         out.print(Text(f"{output} holds no messages yet; `kpiflow backfill --input FILE... --output {output}` fills it."))

@@ -1,6 +1,5 @@
 """`kpiflow status`: of a running or stopped streaming job, how far it is."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 from rich.table import Table
 
 from pipelines.connectors import redis
-from pipelines.console import out
+from pipelines.console import echo_json, out
 from pipelines.health import Health, Place, Sink, health
 from transforms.redis import MAKE_ROOM, RedisUnavailable
 from transforms.sources.reader import AHEAD_SECONDS
@@ -35,7 +34,7 @@ def status(
     except RedisUnavailable as error:
         unreachable = str(error)
     if as_json:
-        typer.echo(json.dumps(found.as_json() | {"unreachable": unreachable or None}, indent=2))
+        echo_json(found.as_json() | {"unreachable": unreachable or None})
         return
     _print(found, unreachable)
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.commands.status import ago, count, size, written
 from pipelines.console import err, out
@@ -89,9 +89,9 @@ def stream(
             run(job, settings, follow)
         except KeyboardInterrupt:
             tables = ", ".join(outputs)
-            out.print(f"stopped after a last checkpoint; the same command goes on from it. Tables: {tables}", markup=False)
+            out.print(f"stopped after a last checkpoint; the same command goes on from it. Tables: {tables}")
             raise
-    out.print(f"all is read and in the tables: {', '.join(outputs)}", markup=False)
+    out.print(f"all is read and in the tables: {', '.join(outputs)}")
 
 
 def _refuse(options: dict[str, object]) -> None:
@@ -107,7 +107,7 @@ def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
     job = CloudJob(*job_options)
     if not dry:
         begun = submit(job, settings)
-        out.print("the template is made" if begun is None else f"job {begun[0]} runs until it is drained: {begun[1]}", markup=False)
+        out.print("the template is made" if begun is None else f"job {begun[0]} runs until it is drained: {begun[1]}")
         return
     report = dry_run(job, settings)
     out.print(report)
@@ -141,7 +141,7 @@ def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
         now = time.monotonic()
         if not told or now - told[-1][0] >= _LINE_SECONDS or (progress.state, progress.failure) != told[-1][1:]:
             told[:] = [(now, progress.state, progress.failure)]
-            err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, health(home), rate)), markup=False)
+            err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, health(home), rate)))
 
     yield line
 
@@ -185,5 +185,5 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
 def _table(progress: Progress, found: Health, rate: _Rate) -> Table:
     table = Table(box=None, show_header=False)
     for name, text in _facts(progress, found, rate):
-        table.add_row(f"[bold]{name}[/]", escape(text))
+        table.add_row(Text(name, "bold"), text)
     return table

@@ -1,6 +1,5 @@
 """`kpiflow validate`: fates and reasons of archived messages, without writing anything."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.table import Table
 from pipelines.commands.backfill import archives
 from pipelines.commands.progress import followed
 from pipelines.connectors import count_bytes
-from pipelines.console import err, out
+from pipelines.console import echo_json, err, headed, out
 from pipelines.failures import CheckFailed
 from pipelines.graph import rules
 from pipelines.settings import Settings
@@ -58,11 +57,11 @@ def validate(
         fates = _fates(found, ctx.obj.settings())
     if as_json:
         counts = {"reports": fates.reports, "duplicates": fates.duplicates, "refused": dict(fates.refused)}
-        typer.echo(json.dumps(counts | {"examples": fates.examples, "unreadable": fates.unreadable}, indent=2))
+        echo_json(counts | {"examples": fates.examples, "unreadable": fates.unreadable})
     else:
         _print(fates)
     for problem in fates.unreadable:
-        err.print(f"[yellow]incomplete input:[/] {problem}")
+        err.print(headed("yellow", "incomplete input:", f" {problem}"))
     refused = sum(fates.refused.values())
     if fates.unreadable:
         raise CheckFailed(f"{len(fates.unreadable)} input files could not be read to their end", "mend or fetch them again")
@@ -96,4 +95,4 @@ def _print(fates: Fates) -> None:
     table.add_row("duplicate", f"{fates.duplicates:,}", "")
     for reason, count in fates.refused.most_common():
         table.add_row(f"quarantine: {reason}", f"{count:,}", "\n".join(fates.examples[reason]))
-    out.print(table, markup=False)
+    out.print(table)

@@ -12,7 +12,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from pipelines.tables.summary import Hour, Summary, number, percent, printable
+from pipelines.console import printable
+from pipelines.tables.summary import Hour, Summary, number, percent
 from schemas.tables import METRICS
 
 INK, GRID = "#5b6570", "#e3e6ea"

@@ -157,11 +157,6 @@ def percent(share: float | None) -> str:
     return f"{100 * min(max(share, low), high):.1f} %"
 
 
-def printable(text: str) -> str:
-    """`text` on one line: what does not print (line ends, escape codes, marks of direction) is shown as its code."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
 def summarise(output: Path) -> Summary:
     """The numbers of an output folder, in which any table may be missing or empty.
 

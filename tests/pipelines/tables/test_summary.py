@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.console import printable
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.tables.summary import (
     Agent,
@@ -26,7 +27,6 @@ from pipelines.tables.summary import (
     group_medians,
     number,
     percent,
-    printable,
     summarise,
 )
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS, TABLES, Table, files
