@@ -26,14 +26,17 @@ READERS: dict[str, Callable[[Path], int]] = {
     "polars": lambda table: len(pl.read_parquet(table)),
     "polars, scanned": lambda table: len(pl.scan_parquet(table, hive_partitioning=True).collect()),
 }
-SPARK = "KPIFLOW_TEST_SPARK"
+SPARK = "TEST_SPARK_PYTHON"
 """A Python that has pyspark 4, with Java 17 on the path: `python -m venv S && S/bin/pip install 'pyspark==4.*'`."""
 SCRIPT = """
 import sys
 from pyspark.sql import SparkSession
 spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1")
 spark = spark.config("spark.driver.bindAddress", "127.0.0.1").config("spark.sql.session.timeZone", "UTC").getOrCreate()
-print(*(len(spark.read.parquet(folder).collect()) for folder in sys.argv[1:]))
+for folder in sys.argv[1:]:
+    table = spark.read.parquet(folder)
+    table.write.format("noop").mode("overwrite").save()  # reads every column
+    print(table.count())
 """
 
 
