@@ -14,11 +14,15 @@ import zstandard
 READ_BYTES = 1 << 20
 """How much of a plain file is read at a time."""
 
-COMPRESSED_BYTES = 1 << 16
-"""How much of a compressed file is read, and decompressed, at a time."""
+COMPRESSED_BYTES = 1 << 10
+"""How much of a compressed file is decompressed at a time: three bytes of zstd can stand for 128 KiB, so this for 44 MB."""
 
-LONGEST_WINDOW = 1 << 31
-"""The largest zstd window that is accepted, in bytes: that of `zstd --ultra --long=31`."""
+LONGEST_WINDOW = 1 << 27
+"""The largest zstd window that is accepted, in bytes: that of `zstd --long=27`, beyond which zstd itself asks before it reads."""
+
+MOST_LINES = 1 << 16
+"""A block of more lines is cut though it is small: each line has a cost of its own."""
+_CHUNK_BYTES = 1 << 18
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -80,6 +84,10 @@ def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Ite
                 produced += len(chunk)
                 rest = member.unused_data if member.eof else file.read(COMPRESSED_BYTES)
         except (zlib.error, zstandard.ZstdError) as error:
+            if "too much memory" in str(error):
+                raise DamagedError("its zstd window is longer than 128 MiB; compress it with `zstd --long=27` at most") from error
+            if "memory" in str(error):
+                raise MemoryError(str(error)) from error
             fault = yield from _salvaged(file, start(), begin, file.tell() - len(rest), produced)
             what = f"no {name} from byte {begin} on" if fault < begin + 5 else f"corrupt at byte {fault}"
             raise DamagedError(f"{what} ({error})") from error
@@ -114,23 +122,24 @@ def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
 
 
 def blocks(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
-    """The chunks as blocks of whole lines, of about `block_bytes` or as long as one line is.
+    """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES, or as long as one line is.
 
     A UTF-8 byte order mark at the very beginning is left out; a last newline is added.
     An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
     """
     held: list[bytes] = []
-    size = 0
+    size = lines = 0
     try:
-        for chunk in _at_most(_unmarked(chunks), block_bytes):
+        for chunk in _at_most(_unmarked(chunks), min(block_bytes, _CHUNK_BYTES)):
             held.append(chunk)
             size += len(chunk)
-            end = chunk.rfind(b"\n") + 1 if size >= block_bytes else 0
+            lines += chunk.count(b"\n")
+            end = chunk.rfind(b"\n") + 1 if size >= block_bytes or lines >= MOST_LINES else 0
             if end:
                 held[-1] = chunk[:end]
                 yield b"".join(held)
                 held = [chunk[end:]]
-                size = len(held[0])
+                size, lines = len(held[0]), 0
     except (DamagedError, OSError):
         text = b"".join(held)
         if end := text.rfind(b"\n") + 1:

@@ -4,17 +4,18 @@
 or bytes, the report; `source`, a string, may be missing or null. Other columns are left alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from schemas.formats import FIRST_US, LAST_US, parse_date_time
 from schemas.tables import TIME
-from transforms.batches import RAW, empty, extended
+from transforms.batches import RAW, concat, empty, extended
 from transforms.identity import line_ids
 from transforms.sources.compressed import DamagedError
 from transforms.sources.envelopes import BAD, Decoded, ended, unnamed_messages
@@ -40,6 +41,12 @@ COLUMNS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "data": ("a string or binary", _is_bytes),
 }
 """The columns that are read, and of what types they may be."""
+ROWS = 1024
+"""Rows that are read at once, at most: each may be as long as a message."""
+ROWS_OF_PREFIXES = 16
+"""The same of a file with texts that are written as prefixes (DELTA_BYTE_ARRAY): no dictionary says how long they are."""
+_FIXED_BYTES = 40
+"""What a row takes beside its texts."""
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -51,15 +58,71 @@ def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float
     """
     try:
         with pq.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            total = sum(group.total_byte_size for group in groups)
-            rows = max(1, block_bytes * file.metadata.num_rows // max(total, 1))
+            meta, names = file.metadata, _columns(file.schema_arrow)
+            texts = {name for name in names if _is_bytes(file.schema_arrow.field(name).type)}
+        encoded = sorted(texts - _written_as_prefixes(meta))
+        with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
             done = 0
-            for batch in file.iter_batches(rows, columns=_columns(file.schema_arrow)):
-                done += batch.num_rows
-                yield batch, done / file.metadata.num_rows
+            for rows in _gathered(file.iter_batches(_rows_at_once(meta, block_bytes), columns=names), block_bytes):
+                done += rows.num_rows
+                yield rows, done / meta.num_rows
+    except MemoryError:
+        raise
     except pa.ArrowException as error:
         raise DamagedError(f"no Parquet, or corrupt ({error})") from error
+
+
+def _rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
+    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a block in as many."""
+    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+    total = sum(group.total_byte_size for group in groups)
+    most = ROWS_OF_PREFIXES if _written_as_prefixes(meta) else ROWS
+    return max(1, min(most, block_bytes * meta.num_rows // max(total, 1)))
+
+
+def _written_as_prefixes(meta: pq.FileMetaData) -> set[str]:
+    """The columns in which a text can be written as the beginning of the one before; they cannot be read as dictionaries."""
+    places = ((group, i) for group in range(meta.num_row_groups) for i in range(meta.num_columns))
+    columns = (meta.row_group(group).column(i) for group, i in places)
+    return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
+
+
+def _gathered(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
+    """The rows, decoded, in batches of about `block_bytes` or of one row.
+
+    Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how long it is.
+    """
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        before = np.concatenate([[0], np.cumsum(_row_bytes(batch))])
+        start = 0
+        while start < batch.num_rows:
+            limit = before[start] + max(block_bytes - size, 0)
+            end = max(start + 1, int(np.searchsorted(before, limit, side="right")) - 1)
+            part = batch.slice(start, end - start)
+            held.append(pa.RecordBatch.from_arrays(list(map(_decoded, part.columns)), names=part.schema.names))
+            size += int(before[end] - before[start])
+            start = end
+            if size >= block_bytes or start < batch.num_rows:
+                yield concat(held)
+                held, size = [], 0
+    if held:
+        yield concat(held)
+
+
+def _row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
+    """int64[n]: how many bytes each row's texts have."""
+    total = np.full(batch.num_rows, _FIXED_BYTES, dtype=np.int64)
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = pc.binary_length(column.dictionary.cast(pa.large_binary())).fill_null(0).take(column.indices)
+        elif _is_bytes(column.type):
+            lengths = pc.binary_length(column.cast(pa.large_binary()))
+        else:
+            continue
+        total += np.asarray(lengths.fill_null(0), dtype=np.int64)
+    return total
 
 
 def _columns(schema: pa.Schema) -> list[str]:

@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.sources.compressed import COMPRESSED_BYTES, DamagedError, blocks, gunzip, plain, unzstd
+from transforms.sources.compressed import COMPRESSED_BYTES, MOST_LINES, DamagedError, blocks, gunzip, plain, unzstd
 
 RANDOM = Random(1)
 TEXT = b"".join(b"%d\n" % RANDOM.getrandbits(64) for _ in range(20_000))
@@ -137,3 +137,28 @@ def test_an_error_comes_after_the_whole_lines_before_it() -> None:
     assert next(cut) == b"a\nb\n"
     with pytest.raises(DamagedError, match="torn"):
         next(cut)
+
+
+def test_a_few_bytes_that_stand_for_gigabytes_come_in_pieces() -> None:
+    def longest(text: bytes, unpack: Callable) -> int:
+        return max(map(len, unpack(io.BytesIO(text))))
+
+    bomb = zstandard.ZstdCompressor().compressobj()
+    packed = b"".join(bomb.compress(bytes(1 << 20)) for _ in range(500)) + bomb.flush()
+    assert len(packed) < 100_000
+    assert longest(packed, unzstd) < 64 << 20
+    assert longest(gzip.compress(bytes(100 << 20)), gunzip) < 64 << 20
+
+
+def test_a_block_has_a_limited_number_of_lines() -> None:
+    found = list(blocks([b"\n" * (1 << 20)] * 8, 16 << 20))
+    assert sum(map(len, found)) == 8 << 20
+    assert max(map(len, found)) <= MOST_LINES + (1 << 18)
+
+
+def test_a_zstd_window_beyond_128_mib_is_refused_with_the_fix() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, write_content_size=False)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    text, why = read(unzstd(io.BytesIO(stream.compress(b"a") + stream.flush())))
+    assert text == b""
+    assert "--long=27" in why

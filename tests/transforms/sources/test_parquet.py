@@ -145,3 +145,16 @@ def test_a_file_that_is_no_parquet_says_so(tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_bytes(b"PAR1 and more PAR1")
     with pytest.raises(DamagedError, match="no Parquet, or corrupt"):
         list(batches(str(tmp_path / "f.parquet"), 4096))
+
+
+@pytest.mark.parametrize("encoding", ["dictionary", "DELTA_BYTE_ARRAY", "long at the end"])
+def test_a_small_file_of_long_rows_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path, encoding: str) -> None:
+    data = ["x" * 100_000] * 3000 if encoding != "long at the end" else ["{}"] * 20_000 + ["x" * 100_000] * 300
+    rows = pa.table({"message_id": [str(i) for i in range(len(data))], "received_at": pa.nulls(len(data)), "data": data})
+    columns = {"data": encoding, "message_id": "PLAIN"} if encoding == "DELTA_BYTE_ARRAY" else None
+    pq.write_table(rows, tmp_path / "a.parquet", compression="zstd", column_encoding=columns, use_dictionary=columns is None)
+    assert (tmp_path / "a.parquet").stat().st_size < 1 << 20
+    found = [batch for batch, _ in batches(str(tmp_path / "a.parquet"), 4 << 20)]
+    assert max(batch.nbytes for batch in found) < 5 << 20
+    assert sum(batch.num_rows for batch in found) == len(data)
+    assert found[-1]["data"][-1].as_py() == data[-1]
