@@ -40,13 +40,15 @@ def reconcile(
     streams: Annotated[
         list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
     ] = None,
+    group: Annotated[str, typer.Option("--group", help="The consumer group of the job that read them.")] = "kpiflow",
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts and the problems as JSON.")] = False,
 ) -> None:
     """Check that every message is in exactly one table, and that no file was changed, removed or put elsewhere.
 
     The tables alone show most of it. With --input or --redis, the source itself is compared: only then can a message that is in no
     table, and a lost file of quarantined or duplicate messages, be seen. Of a stream that is what it holds now, and what left it.
-    An output that was filled from streams and from archives is compared with both.
+    An output that was filled from streams and from archives is compared with both. Messages that a stopped job has not committed
+    and not written are no problem: they are counted, and it goes on with them.
     """
     if bool(url) != bool(streams):
         raise WrongUse("--redis and --stream go together", "give the server and the keys of the streams that were read")
@@ -58,7 +60,7 @@ def reconcile(
         archived = _messages(archives(inputs), bar) if inputs else None
         if url and streams:
             keys = list(dict.fromkeys(streams))
-            verdict = _with_streams(folder, redis(url, ctx.obj.settings()), keys, archived, bar, track)
+            verdict = _with_streams(folder, redis(url, ctx.obj.settings()), keys, group, archived, bar, track)
         else:
             verdict = check(folder, archived, track)
     if as_json:
@@ -71,7 +73,13 @@ def reconcile(
 
 
 def _with_streams(
-    output: Path, connection: Connection, streams: list[str], archived: Messages | None, bar: Progress, track: Track
+    output: Path,
+    connection: Connection,
+    streams: list[str],
+    group: str,
+    archived: Messages | None,
+    bar: Progress,
+    track: Track,
 ) -> Verdict:
     """Compare with what the streams hold and, where archives were read too, with these."""
     try:
@@ -87,7 +95,7 @@ def _with_streams(
             task = bar.add_task("streams", total=sum(held.length for held in found.values() if held))
 
             def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
-                yield from held_messages(client, streams, output, lambda count: bar.advance(task, count))
+                yield from held_messages(client, streams, group, output, lambda count: bar.advance(task, count))
                 yield from archived(unreadable) if archived else ()
 
             return check(output, messages, track, streams, f"{GO_ON}; {BRING_REST}")
@@ -123,7 +131,10 @@ def _print(verdict: Verdict) -> None:
     if verdict.trimmed or verdict.gaps:
         more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
         out.print(f"{verdict.trimmed:,} entries{more} left their stream before they were read: see the table `trimmed`")
+    if verdict.uncommitted:
+        out.print(f"{verdict.uncommitted:,} messages after the offset that the job has committed are not in a table yet: {GO_ON}",
+                  soft_wrap=True)  # fmt: skip
     if verdict.waiting:
         out.print(f"{verdict.waiting:,} windows will hold their newest reports once the stream goes on: {GO_ON}", soft_wrap=True)
     if not verdict.problems:
-        out.print("every message has exactly one fate")
+        out.print(f"every {'other ' if verdict.uncommitted else ''}message has exactly one fate")

@@ -13,18 +13,21 @@ from numpy.typing import NDArray
 from pipelines.tables.scan import load, paths
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms.sinks.files import DamagedFile
-from transforms.sources.held import Held, entries, look
+from transforms.sources.held import Held, committed, entries, look
 from transforms.sources.positions import RESET, parsed
 
 MESSAGE_KEY = ["source", "message_id"]
+UNCOMMITTED = "uncommitted"
+"""bool: whether a message lies after what its group has committed, so that it may have no fate yet."""
 _EMPTY = Held(0, None, "0-0", "0-0")
 _ID = r"^\d{1,19}-\d{1,19}$"
 
 
 def messages(
-    client: redis.Redis, streams: Sequence[str], output: Path, on_entries: Callable[[int], object]
+    client: redis.Redis, streams: Sequence[str], group: str, output: Path, on_entries: Callable[[int], object]
 ) -> Iterator[pa.RecordBatch]:
-    """The messages of some streams, columns source and message_id, up to the last entry that they have when this begins.
+    """The messages of some streams, columns source, message_id and uncommitted, up to the last entry that they have when this
+    begins. `uncommitted` says which lie after what the group has committed.
 
     After them come messages of the output that the streams have held: rows with an id older than a stream's first entry, not newer
     than its newest deleted one, or of an entry that came in meanwhile are taken at their word. What was trimmed or deleted after
@@ -32,8 +35,10 @@ def messages(
     """
     begun = {stream: look(client, stream) or _EMPTY for stream in streams}
     for stream, held in begun.items():
+        safe = committed(client, stream, group) if held != _EMPTY else None
         for found in entries(client, stream, held.last):
-            yield _named(stream, pa.array([entry_id for entry_id, _ in found], pa.binary()).cast(pa.string()))
+            ids = pa.array([entry_id for entry_id, _ in found], pa.binary()).cast(pa.string())
+            yield _named(stream, ids, np.zeros(len(ids), np.bool_) if safe is None else ~_up_to(ids, safe))
             on_entries(len(found))
     ended = {stream: look(client, stream) or begun[stream] for stream in streams}
     resets = list(_resets(output))
@@ -44,7 +49,8 @@ def messages(
             gone = _gone(ids, begun[stream], ended[stream])
             for _, after, until in (each for each in resets if each[0] == stream):
                 gone |= _up_to(ids, until) & ~_up_to(ids, after)
-            yield _named(stream, ids.filter(pa.array(gone)))
+            gone_ids = ids.filter(pa.array(gone))
+            yield _named(stream, gone_ids, np.zeros(len(gone_ids), np.bool_))
 
 
 def _stored(output: Path) -> Iterator[pa.RecordBatch]:
@@ -64,8 +70,9 @@ def _resets(output: Path) -> Iterator[tuple[str, str, str]]:
                     yield row["source"], row["after"], row["message_id"]
 
 
-def _named(stream: str, ids: pa.Array) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.repeat(pa.scalar(stream, pa.string()), len(ids)), ids], names=MESSAGE_KEY)
+def _named(stream: str, ids: pa.Array, uncommitted: NDArray[np.bool_]) -> pa.RecordBatch:
+    columns = [pa.repeat(pa.scalar(stream, pa.string()), len(ids)), ids, pa.array(uncommitted)]
+    return pa.RecordBatch.from_arrays(columns, names=[*MESSAGE_KEY, UNCOMMITTED])
 
 
 def _gone(ids: pa.Array, begun: Held, ended: Held) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipelines.tables.agreement import disagreements, hours
 from pipelines.tables.fingerprints import Census, Prints, among, census, fingerprints
+from pipelines.tables.held import UNCOMMITTED
 from pipelines.tables.output import stored_settings
 from pipelines.tables.scan import load, paths
 from pipelines.waiting import waiting
@@ -27,7 +28,8 @@ from transforms.sinks.union import key_groups
 Unreadable = Callable[[str, str], None]
 """Called with a file of the source that could not be read to its end, and why."""
 Messages = Callable[[Unreadable], Iterator[pa.RecordBatch]]
-"""Reads the source from its beginning: batches with (at least) string columns `source` and `message_id`."""
+"""Reads the source from its beginning: batches with (at least) string columns `source` and `message_id`, and where the source is a
+stream the boolean column `uncommitted`."""
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Walks through a sequence and may show how far it is, as `rich.progress.track` does."""
 
@@ -44,11 +46,12 @@ REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 
 @dataclass
 class Verdict:
-    """Counts of messages, and what is wrong. received = reports + quarantined + duplicates + missing - surplus.
+    """Counts of messages, and what is wrong. received = reports + quarantined + duplicates + missing + uncommitted - surplus.
 
     `dismissed` are refused messages that were dismissed and that the source no longer has (without one: all dismissed ones);
     they count neither as received nor as quarantined.
-    `missing` are messages without a fate, whether the source has them or only a row that points to a report that is gone;
+    `uncommitted` are messages of a stream that have no fate yet and lie after what the job has committed: it goes on with them.
+    `missing` are other messages without a fate, whether the source has them or only a row that points to a report that is gone;
     `surplus` fates without a message of the source, and further reports of a message that has one; `trimmed` entries that left
     their stream before they were read, and `gaps` where it is unknown how many did; `unreadable` files of the source that could
     not be read to their end; `waiting` windows, not messages, that lag behind their newest reports until the stream goes on.
@@ -62,6 +65,7 @@ class Verdict:
     surplus: int = 0
     trimmed: int = 0
     unreadable: int = 0
+    uncommitted: int = 0
     waiting: int = 0
     problems: list[str] = field(default_factory=list)
     gaps: int = 0
@@ -69,7 +73,7 @@ class Verdict:
     @property
     def received(self) -> int:
         """Distinct messages of the source; without one, as many as the tables say."""
-        return self.reports + self.quarantined + self.duplicates + self.missing - self.surplus
+        return self.reports + self.quarantined + self.duplicates + self.missing + self.uncommitted - self.surplus
 
     def as_json(self) -> dict[str, Any]:
         """The counts in the order of the command's documentation, then the problems."""
@@ -200,11 +204,15 @@ def _count_fates(
     repeated = sets[FATES.index(DUPLICATES)]
     sets[FATES.index(DUPLICATES)] = repeated[~vain]
     sets += [_joined(prints.closed), repeated[vain], _joined(prints.dismissed)]
+    uncommitted = _joined([])
     if messages is not None:
-        read = messages(unreadable.__setitem__)
-        sets.append(_joined([fingerprints([rows[name] for name in MESSAGE_KEY]) for rows in read]))
+        source, uncommitted = _source(messages(unreadable.__setitem__))
+        sets.append(source)
     odd = [_odd_ones(part, verdict, sourced=messages is not None) for part in census(sets)]
     missing, gone, orphans, *several = (_joined(found) for found in zip(*odd))
+    to_come = among(missing, uncommitted)
+    verdict.uncommitted, missing = int(to_come.sum()), missing[~to_come]
+    verdict.missing -= verdict.uncommitted
     verdict.unreadable = len(unreadable)
     verdict.problems += [f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()]
 
@@ -219,6 +227,16 @@ def _count_fates(
     ):  # fmt: skip
         if len(found):
             verdict.problems.append(f"{len(found)} {text} ({_examples(batches, MESSAGE_KEY, found)}); {mend}")
+
+
+def _source(batches: Iterator[pa.RecordBatch]) -> tuple[Prints, Prints]:
+    """Fingerprints of the messages of a source, and of those that lie after what their job has committed."""
+    every, late = [], []
+    for rows in batches:
+        every.append(fingerprints([rows[name] for name in MESSAGE_KEY]))
+        if UNCOMMITTED in rows.schema.names:
+            late.append(every[-1][np.asarray(rows[UNCOMMITTED])])
+    return _joined(every), _joined(late)
 
 
 def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:

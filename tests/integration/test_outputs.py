@@ -76,7 +76,7 @@ def test_a_stream_without_a_folder_fills_stores_elsewhere_and_goes_on_from_them(
         scene.ask("backfill", "--input", scene.folder / "archive", "--output", again)
         for url in scene.elsewhere:
             verdict = json.loads(scene.ask("reconcile", url, "--redis", scene.server.url, "--stream", KEY, "--json"))
-            assert (verdict["received"], verdict["missing"], verdict["surplus"]) == (1200, 0, 0)
+            assert (verdict["received"], verdict["missing"], verdict["surplus"], verdict["uncommitted"]) == (1200, 0, 0, 0)
             scene.ask("parity", url, again)
 
 

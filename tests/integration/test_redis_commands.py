@@ -250,6 +250,21 @@ def test_an_entry_without_a_fate_is_missing(server: RedisServer, output: Path, t
     assert reconciled(server, output, typed) == (0, WHOLE | {"received": 9, "reports": 7})
 
 
+def test_what_the_job_has_not_committed_is_no_loss(server: RedisServer, output: Path, typed: Typed) -> None:
+    first, second = add(server, valid(9, 20), valid(10, 21), first=20)
+    with server.client() as client:
+        client.xgroup_create("kpi", "kpiflow", first)
+    code, verdict = reconciled(server, output, typed)
+    assert (code, verdict["missing"], verdict["uncommitted"]) == (1, 1, 1)
+    assert first in verdict["problems"][0]
+    assert second not in verdict["problems"][0]
+    with server.client() as client:
+        client.xgroup_setid("kpi", "kpiflow", "0")
+    assert reconciled(server, output, typed) == (0, WHOLE | {"received": 10, "uncommitted": 2})
+    _, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi")
+    assert "2 messages after the offset that the job has committed are not in a table yet" in out
+
+
 @pytest.mark.parametrize("left", [5, 1, 0])
 def test_a_stream_that_was_trimmed_after_it_was_read_reconciles(server: RedisServer, output: Path, typed: Typed, left: int) -> None:
     with server.client() as client:

@@ -11,7 +11,7 @@ from transforms.access import ACL, KEY, LEASES, LIVE_STREAMS, rules
 from transforms.redis import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks import live
 from transforms.sources.check import _split, check, refuse_unusable, server_findings
-from transforms.sources.held import entries, look
+from transforms.sources.held import committed, entries, look
 from transforms.sources.reader import Reader
 
 DATABASE = 1
@@ -98,9 +98,9 @@ def test_what_is_published_live_needs_its_list_and_no_other(server: RedisServer,
         refuse_unusable(permitted(server, admin, "stream"), ["kpi"], "g", LIVE_STREAMS)
 
 
-def test_what_a_stream_holds_is_read_under_the_list_of_archive_and_reconcile(server: RedisServer, admin: redis.Redis) -> None:
-    assert ACL["archive"] == ACL["reconcile"]
-    connection = permitted(server, admin, "archive")
+@pytest.mark.parametrize("use", ["archive", "reconcile"])
+def test_what_a_stream_holds_is_read_under_the_list_of_its_command(server: RedisServer, admin: redis.Redis, use: str) -> None:
+    connection = permitted(server, admin, use)
     admin.select(DATABASE)
     admin.xadd("kpi", {"data": "{}"})
     admin.config_resetstat()
@@ -110,7 +110,9 @@ def test_what_a_stream_holds_is_read_under_the_list_of_archive_and_reconcile(ser
         held = look(client, "kpi")
         assert held is not None
         assert [len(some) for some in entries(client, "kpi", held.last)] == [1]
-    assert used(admin) == listed("archive")
+        if use == "reconcile":
+            assert committed(client, "kpi", "g") is None
+    assert used(admin) == listed(use)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ def look(client: redis.Redis, stream: str) -> Held | None:
     return Held(info["length"], first and first[0].decode(), last, deleted)
 
 
+def committed(client: redis.Redis, stream: str, group: str) -> str | None:
+    """The last id that a group has committed of a stream; None where there is no such group."""
+    groups: Any = client.xinfo_groups(stream)
+    return next((each["last-delivered-id"].decode() for each in groups if each["name"] == group.encode()), None)
+
+
 def went_back(client: redis.Redis, stream: str, held: Held, after: str) -> bool:
     """Whether a stream lacks an entry that it had, although neither trimming nor deletion explains it: it is in an older state, or
     another one, and may have got entries with older ids since."""

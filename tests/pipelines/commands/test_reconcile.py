@@ -52,7 +52,7 @@ def test_a_whole_output_reconciles_with_its_archive(folder: Path, typed: Typed) 
 def test_the_json_holds_the_counts_and_the_problems(folder: Path, typed: Typed) -> None:
     code, out, _ = typed("reconcile", folder / "out", "--json")
     counts = {"received": 4, "reports": 2, "quarantined": 1, "duplicates": 1}
-    zeros = dict.fromkeys(("dismissed", "missing", "surplus", "trimmed", "unreadable", "waiting"), 0)
+    zeros = dict.fromkeys(("dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"), 0)
     assert (code, json.loads(out)) == (0, counts | zeros | {"problems": []})
 
 

@@ -38,7 +38,7 @@ def store(output: Path, *ids: str, source: str = "s") -> None:
 def held(client: redis.Redis, output: Path, during: Callable[[], object] = lambda: None) -> list[str]:
     """The ids of the stream's messages; something happens once while they are read."""
     once = [during]
-    found = messages(client, ["s"], output, lambda _: once.pop()() if once else None)
+    found = messages(client, ["s"], "g", output, lambda _: once.pop()() if once else None)
     return sorted({each for rows in found for each in rows["message_id"].to_pylist()})
 
 

@@ -146,7 +146,7 @@ def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> No
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
     first = ["received", "reports", "quarantined", "duplicates", "dismissed", "missing", "surplus"]
-    assert list(reconcile(output).as_json()) == [*first, "trimmed", "unreadable", "waiting", "problems"]
+    assert list(reconcile(output).as_json()) == [*first, "trimmed", "unreadable", "uncommitted", "waiting", "problems"]
 
 
 def test_an_output_without_rows_reconciles(tmp_path: Path) -> None:
