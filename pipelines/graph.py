@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import apache_beam as beam
 
 from pipelines.settings import Settings
+from schemas.registry import Schema, load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, TRIMMED
 from transforms import aggregate
 from transforms.aggregate import Aggregate, Windows
@@ -104,7 +105,12 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
 def rules(settings: Settings) -> Rules:
     """What the settings ask of a message."""
     limits = Limits(settings.max_payload_bytes, settings.max_depth)
-    return Rules(limits, settings.stale_seconds, settings.future_seconds)
+    return Rules(limits, settings.stale_seconds, settings.future_seconds, settings.custom_metric_limit)
+
+
+def report_schema(settings: Settings) -> Schema:
+    """The schema of reports, with what the settings bound in it."""
+    return load("kpi_report").bounded(settings.custom_metric_limit)
 
 
 def _enrich(settings: Settings) -> Enrich:

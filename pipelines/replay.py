@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 from pipelines.backfill import only_job
 from pipelines.connectors import Read, sinks, sources
 from pipelines.failures import WrongUse
-from pipelines.graph import build, rules
+from pipelines.graph import build, report_schema, rules
 from pipelines.outputs import Outputs, local_folder, open_outputs
 from pipelines.settings import Settings
 from pipelines.tables.scan import scan
 from runners import direct
-from schemas.registry import load
 from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPLAYED, REPORTS, WAIVED
 from transforms.batches import RAW, concat, empty
 from transforms.coder import by_reference
@@ -112,7 +111,7 @@ def opened(texts: Sequence[str], settings: Settings) -> Iterator[tuple[Outputs, 
 
 def _accepted(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The messages that are valid by the settings, and QUARANTINE rows of the others."""
-    _, refused = judged(messages, load("kpi_report"), rules(settings))
+    _, refused = judged(messages, report_schema(settings), rules(settings))
     return messages.filter(pc.invert(_among(messages, refused))), refused
 
 

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
 
     max_payload_bytes: int = Field(1 << 20, ge=1024, description="A longer payload is quarantined as `oversize`.")
     max_depth: int = Field(32, ge=4, le=512, description="Deeper nesting than this is quarantined as `depth`.")
+    custom_metric_limit: float = Field(
+        1e15, gt=0, lt=2.0**53, description="Largest absolute value of a custom metric; below 2^53, up to which numbers are exact."
+    )
     stale_seconds: int = Field(3600, ge=60, description="recorded_at may be this much older than received_at.")
     future_seconds: int = Field(60, ge=0, description="recorded_at may be this much newer than received_at.")
     iqr_factor: float = Field(

@@ -1,7 +1,8 @@
 """The schemas by name and version; a version is a file `<name>.v<version>.json` beside this module and never changes."""
 
 import json
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -17,6 +18,16 @@ class Schema:
     version: int
     document: dict[str, Any]
     root: Node
+
+    def bounded(self, custom_metric_limit: float) -> "Schema":
+        """This schema, in which the absolute value of a custom metric, if it has these, is at most the limit (below 2**53)."""
+        document = deepcopy(self.document)
+        metrics = document.get("properties", {}).get("custom_metrics")
+        if metrics is None:
+            return self
+        metric = metrics["additionalProperties"]
+        metric |= {"minimum": -custom_metric_limit, "maximum": custom_metric_limit}
+        return replace(self, document=document, root=compile_schema(document))
 
 
 class UnknownSchema(LookupError):  # noqa: N818 (named for what is wrong)

@@ -41,11 +41,12 @@ Judged = tuple[pa.RecordBatch, pa.RecordBatch]
 
 @dataclass(frozen=True)
 class Rules:
-    """What is asked of a message beside its schema: size, nesting, and recency in seconds."""
+    """What is asked of a message beside its schema: size, nesting, recency in seconds, and how large a custom metric may be."""
 
     limits: Limits = field(default_factory=Limits)
     stale_seconds: int = 3600
     future_seconds: int = 60
+    custom_metric_limit: float = 1e15
 
 
 def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
@@ -177,7 +178,7 @@ class _ValidateFn(beam.DoFn):
         self.rules, self.name, self.version = rules, schema, version
 
     def setup(self) -> None:
-        self.schema = load(self.name, self.version)
+        self.schema = load(self.name, self.version).bounded(self.rules.custom_metric_limit)
         self.pool = ThreadPoolExecutor(THREADS)
 
     def teardown(self) -> None:

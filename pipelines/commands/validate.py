@@ -13,9 +13,8 @@ from pipelines.commands.progress import followed
 from pipelines.connectors import count_bytes
 from pipelines.console import echo_json, err, headed, out
 from pipelines.failures import CheckFailed
-from pipelines.graph import rules
+from pipelines.graph import report_schema, rules
 from pipelines.settings import Settings
-from schemas.registry import load
 from transforms import stages
 from transforms.dedup import INPUTS, dedup
 from transforms.quarantine import misfits
@@ -71,7 +70,7 @@ def validate(
 
 def _fates(files: Files, settings: Settings) -> Fates:
     stages.reset()
-    fates, kept, schema, asked = Fates(), [], load("kpi_report"), rules(settings)
+    fates, kept, schema, asked = Fates(), [], report_schema(settings), rules(settings)
     for block in read(files, settings.block_mb << 20, count_bytes):
         if isinstance(block, Unreadable):
             fates.unreadable.append(f"{block.file} {block.reason}")

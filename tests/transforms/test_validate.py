@@ -189,3 +189,21 @@ def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: p
         judged = pipeline | beam.Create([messages([report(i) for i in range(3)])]) | Validate()
         assert_that(judged.reports | beam.FlatMap(lambda b: b["message_id"].to_pylist()), equal_to(["m0", "m2"]), "reports")
         assert_that(judged.quarantine | beam.FlatMap(lambda b: b["reason"].to_pylist()), equal_to(["error"]), "quarantine")
+
+
+def test_a_custom_metric_beyond_the_limit_is_refused_by_name_and_one_at_it_is_not() -> None:
+    rules = Rules(custom_metric_limit=1000.0)
+    values = [1000.0, -1000, 1000.5, -1e9, 10**30]
+    reports, refused = validate(messages([report(custom_metrics={"a": 1.0, "b": v}) for v in values]), SCHEMA.bounded(1000.0), rules)
+    assert reports["message_id"].to_pylist() == ["m0", "m1"]
+    assert [refused[name].to_pylist() for name in ("field", "rule")] == [
+        ["custom_metrics.b"] * 3, ["maximum", "minimum", "maximum"]
+    ]  # fmt: skip
+
+
+def test_a_limit_is_part_of_what_validate_judges_by() -> None:
+    with TestPipeline() as pipeline:
+        given = pipeline | beam.Create([messages([report(custom_metrics={"a": 11})])], reshuffle=False)
+        judged = given | Validate(Rules(custom_metric_limit=10.0))
+        counts = judged.quarantine | beam.Map(lambda rows: rows["rule"].to_pylist())
+        assert_that(counts, equal_to([["maximum"]]))
