@@ -213,12 +213,23 @@ def _reduced(rows: pa.RecordBatch, groups: Groups) -> dict[str, NDArray]:
     """Every number of PARTIAL, reduced over each group."""
     numbers = {name: rows[name].to_numpy() for name in _NUMBERS}
     reduced = {name: groups.total(numbers[name]) for name in (*_COUNTED, *_OUTLIERS, *_TOTALLED)}
+    reduced["network_bytes"] = _saturated(reduced["network_bytes"], numbers["network_bytes"], groups)
     for name in _MOMENTS:
         mean, m2 = _moments(numbers["task_count"], numbers[f"{name}_mean"], numbers[f"{name}_m2"], groups)
         reduced |= {f"{name}_mean": mean, f"{name}_m2": m2}
     reduced["latency_min"] = groups.extreme(np.minimum, numbers["latency_min"])
     reduced["latency_max"] = groups.extreme(np.maximum, numbers["latency_max"])
     return reduced
+
+
+def _saturated(totals: NDArray[np.int64], values: NDArray[np.int64], groups: Groups) -> NDArray[np.int64]:
+    """Sums of values >= 0, where those that int64 cannot hold are its largest value instead of having wrapped around."""
+    most = np.iinfo(np.int64).max
+    if int(values.max(initial=0)) <= most // max(1, len(values)):
+        return totals
+    # Halves of 32 bits add up without wrapping, and tell exactly where the whole would have.
+    upper = groups.total(values >> 32) + (groups.total(values & 0xFFFFFFFF) >> 32)
+    return np.where(upper >= 1 << 31, most, totals)
 
 
 def _moments(counts: NDArray, means: NDArray, m2s: NDArray, groups: Groups) -> tuple[NDArray, NDArray]:

@@ -333,3 +333,11 @@ def test_percentiles_interpolate_within_a_bucket():
     (row,) = aggregated(reports({"latency_ms": low}, *[{"latency_ms": 100.0}] * 2, {"latency_ms": np.nextafter(high, low)}))
     assert row["latency_p50_ms"] == pytest.approx(low + (high - low) * 1.5 / 4, rel=1e-12)
     assert row["latency_p99_ms"] == pytest.approx(low + (high - low) * 3.5 / 4, rel=1e-12)
+
+
+def test_bytes_beyond_int64_stay_at_its_largest_value_in_any_order_of_merging():
+    most = np.iinfo(np.int64).max
+    parts = [partials(reports({"network_bytes": bytes_})) for bytes_ in (most - 5, 3, most, 1, 0)]
+    assert finish(merge(parts[:2]))["total_network_bytes"].to_pylist() == [most - 2]
+    for order in (parts, parts[::-1], [merge(parts[:3]), merge(parts[3:])]):
+        assert finish(merge(order))["total_network_bytes"].to_pylist() == [most]
