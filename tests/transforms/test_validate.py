@@ -194,7 +194,8 @@ def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: p
 def test_a_custom_metric_beyond_the_limit_is_refused_by_name_and_one_at_it_is_not() -> None:
     rules = Rules(custom_metric_limit=1000.0)
     values = [1000.0, -1000, 1000.5, -1e9, 10**30]
-    reports, refused = validate(messages([report(custom_metrics={"a": 1.0, "b": v}) for v in values]), SCHEMA.bounded(1000.0), rules)
+    sent = messages([report(custom_metrics={"a": 1.0, "b": value}) for value in values])
+    reports, refused = validate(sent, SCHEMA.bounded(1000.0), rules)
     assert reports["message_id"].to_pylist() == ["m0", "m1"]
     assert [refused[name].to_pylist() for name in ("field", "rule")] == [
         ["custom_metrics.b"] * 3, ["maximum", "minimum", "maximum"]
