@@ -35,9 +35,9 @@ class Waiting:
         return own & (received >= self.since) & (received <= self.until)
 
 
-def waiting(output: Path) -> Waiting | None:
-    """What the stream whose home is this output still has to write; None where no stream can go on from a checkpoint."""
-    folder = output / FOLDER
+def waiting(home: Path) -> Waiting | None:
+    """What the stream that keeps its state here still has to write; None where no stream can go on from a checkpoint."""
+    folder = home / FOLDER
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None or not (folder / JOB).is_file():
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 import redis as redis_py
@@ -41,6 +41,9 @@ def reconcile(
         list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
     ] = None,
     group: Annotated[str, typer.Option("--group", help="The consumer group of the job that read them.")] = "kpiflow",
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Folder of the stream's state, if it was given one.", metavar="DIR")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts and the problems as JSON.")] = False,
 ) -> None:
     """Check that every message is in exactly one table, and that no file was changed, removed or put elsewhere.
@@ -59,10 +62,10 @@ def reconcile(
 
         archived = _messages(archives(inputs), bar) if inputs else None
         if url and streams:
-            keys = list(dict.fromkeys(streams))
-            verdict = _with_streams(folder, redis(url, ctx.obj.settings()), keys, group, archived, bar, track)
+            read_from = _Streams(redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), group)
+            verdict = _with_streams(folder, read_from, archived, state, bar, track)
         else:
-            verdict = check(folder, archived, track)
+            verdict = check(folder, archived, track, home=state)
     if as_json:
         echo_json(verdict.as_json())
     else:
@@ -72,20 +75,23 @@ def reconcile(
         raise CheckFailed(f"{output} does not reconcile: {count} problem{'s' * (count > 1)}")
 
 
+class _Streams(NamedTuple):
+    """Some streams of a Redis server, and the consumer group of the job that read them."""
+
+    connection: Connection
+    keys: list[str]
+    group: str
+
+
 def _with_streams(
-    output: Path,
-    connection: Connection,
-    streams: list[str],
-    group: str,
-    archived: Messages | None,
-    bar: Progress,
-    track: Track,
+    output: Path, streams: _Streams, archived: Messages | None, home: Path | None, bar: Progress, track: Track
 ) -> Verdict:
     """Compare with what the streams hold and, where archives were read too, with these."""
+    connection, keys, group = streams
     try:
-        connection.check(streams)
+        connection.check(keys)
         with connection.client() as client:
-            found = {stream: look(client, stream) for stream in streams}
+            found = {stream: look(client, stream) for stream in keys}
             missing = [stream for stream, held in found.items() if held is None]
             if missing:
                 raise WrongUse(
@@ -95,10 +101,10 @@ def _with_streams(
             task = bar.add_task("streams", total=sum(held.length for held in found.values() if held))
 
             def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
-                yield from held_messages(client, streams, group, output, lambda count: bar.advance(task, count))
+                yield from held_messages(client, keys, group, output, lambda count: bar.advance(task, count))
                 yield from archived(unreadable) if archived else ()
 
-            return check(output, messages, track, streams, f"{GO_ON}; {BRING_REST}")
+            return check(output, messages, track, keys, f"{GO_ON}; {BRING_REST}", home)
     except RedisUnavailable as error:
         raise WrongUse(str(error)) from error
     except redis_py.RedisError as error:

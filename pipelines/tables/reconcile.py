@@ -115,10 +115,12 @@ def reconcile(
     track: Track = lambda sequence, _: sequence,
     streams: Sequence[str] | None = None,
     read_again: str = READ_AGAIN,
+    home: Path | None = None,
 ) -> Verdict:
     """Check an output that no run is writing to, against itself and against the source that `messages` reads.
 
-    Of the streams that lost entries, `streams` count, or all. `read_again` is the mend where messages have no fate.
+    `home` is where the stream that wrote it keeps its state, if not in the output. Of the streams that lost entries, `streams`
+    count, or all. `read_again` says how to go on where messages have no fate.
 
     Raises:
         WrongUse: there is no output, or a newer kpiflow wrote it.
@@ -128,16 +130,16 @@ def reconcile(
     every = [(table, path) for table in (*TABLES.values(), FLEET, TRIMMED) for path in paths(output, table)]
     for table, path in track(every, "files"):
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
-    _check_windows(output, prints.damaged, verdict, track)
+    _check_windows(output, home or output, prints.damaged, verdict, track)
     dangling = _check_reports(output, prints, verdict, read_again)
     _count_fates(output, prints, dangling, messages, verdict, read_again)
     _count_trimmed(output, prints, streams, verdict)
     return verdict
 
 
-def _check_windows(output: Path, damaged: set[Path], verdict: Verdict, track: Track) -> None:
+def _check_windows(output: Path, home: Path, damaged: set[Path], verdict: Verdict, track: Track) -> None:
     """Count each window again from its reports; what a stopped stream still has to write is no problem."""
-    left = waiting(output)
+    left = waiting(home)
     mend = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
     for hour in track(hours(output, damaged), "hours"):
         found = disagreements(output, hour, damaged, left)

@@ -340,6 +340,13 @@ def test_a_window_that_holds_more_than_its_reports_does_not_wait(output: Path) -
     assert (reconcile(output).waiting, len(reconcile(output).problems)) == (0, 3)
 
 
+def test_the_state_of_a_stream_may_be_elsewhere(output: Path, tmp_path: Path) -> None:
+    put(output, REPORTS, [newest(71)])
+    stopped(tmp_path / "state", watermark=SOON, read=SOON)
+    assert len(reconcile(output).problems) == 3
+    assert (reconcile(output, home=tmp_path / "state").waiting, reconcile(output, home=tmp_path / "state").problems) == (3, [])
+
+
 def test_a_stream_that_left_no_checkpoint_has_nothing_that_waits(output: Path) -> None:
     put(output, REPORTS, [newest(71)])
     stopped(output, watermark=SOON, read=SOON)
