@@ -61,7 +61,8 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
         extra = pa.concat_arrays([extra, strict.extra])
         refused, rejections = strict.refused, strict.rejections
     known = messages.select(["source", "message_id", "received_at"])
-    reports = _typed(schema, known.take(rows) if len(doubtful) else known, columns, extra)
+    in_order = np.array_equal(rows, np.arange(messages.num_rows))  # rows of one block may be read in several parts
+    reports = _typed(schema, known if in_order else known.take(rows), columns, extra)
     late, reasons = _recency(reports, rules)
     wrong = quarantined(messages.take(np.concatenate([refused, rows[late]])), [*rejections, *reasons])
     return (reports.filter(pa.array(~late)) if late.any() else reports), wrong

@@ -118,6 +118,14 @@ def test_broken_rows_cost_no_neighbour() -> None:
     assert refused.num_rows == 334
 
 
+@pytest.mark.parametrize("odd", range(6))
+def test_a_report_stays_with_its_own_message_where_rows_of_a_block_do_not_fit_together(odd: int) -> None:
+    documents = [report(i, error_details=[[1]] if i == odd else {"code": i}) for i in range(6)]
+    reports, _ = judged(*documents)
+    told = {f"m{i}": document["task_id"] for i, document in enumerate(documents)}
+    assert dict(zip(reports["message_id"].to_pylist(), reports["task_id"].to_pylist())) == told
+
+
 def test_ordinary_reports_take_the_fast_path() -> None:
     context = report()["execution_context"]
     documents = [
