@@ -21,7 +21,7 @@ from schemas.compiler import Node, arrow_fields
 _LONG_ROW = 1 << 14
 """Longer rows, in bytes, are left to the strict reader: it is as fast on them, and nothing in them can be a burden to others."""
 _MANY_FIELDS = 256
-_SAMPLE = 128
+_SAMPLE, _LARGE_SAMPLE = 128, 2048
 _STRETCH = 256
 _QUOTE, _BACKSLASH = b'"\\'
 _BACKSLASHES = 8
@@ -77,14 +77,11 @@ def _parts(
     schema describes is a number here, a text there.
 
     The parser makes a column for each name, as long as the block. So it meets the names of a sample only or, where rows have
-    others, only rows with the block's most frequent names; the other rows are left out.
+    others even than those of a large sample, only rows with the block's most frequent names; the other rows are left out.
     """
     if not len(rows):
         return
-    some = _sample(payload, rows)
-    sample = _parsed(root, some.filter(pa.array(_with_few_names(some))))
-    chosen = _some(payload, rows) if sample is not None or alike else None
-    struct = _parsed(root, chosen, _widened(sample.type)) if sample is not None and chosen is not None else None
+    chosen, struct = _as_sampled(root, payload, rows, alike)
     if chosen is not None and struct is None:
         few = _with_few_names(chosen)
         if not few.all():
@@ -106,17 +103,37 @@ def _parts(
                 yield from _parts(root, payload, half, limits, alike=True)
 
 
+def _as_sampled(
+    root: Node, payload: pa.Array, rows: NDArray[np.int64], alike: bool
+) -> tuple[pa.Array | None, pa.StructArray | None]:
+    """The rows, if they are worth parsing, and what Arrow reads, if they have no names but those of a sample."""
+    chosen = struct = None
+    for size in (_SAMPLE, _LARGE_SAMPLE):
+        sample = _few_names(root, _sample(payload, rows, size))
+        chosen = _some(payload, rows) if sample is not None or alike else None
+        struct = _parsed(root, chosen, _widened(sample)) if sample is not None and chosen is not None else None
+        if sample is None or struct is not None:
+            break
+    return chosen, struct
+
+
 def _alike(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """bool[m]: which of `rows` are written as most of a sample are."""
-    sample = _sample(payload, rows)
+    sample = _sample(payload, rows, _SAMPLE)
     known = [documents.decode(text.as_py(), documents.Limits(), distinct_keys=True) for text in sample]
     shaped = shape.pattern(root, [document for document in known if isinstance(document, dict)])
     return np.asarray(pc.match_substring_regex(payload, shaped))[rows]
 
 
-def _sample(payload: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
-    """Some of the rows, spread over all."""
-    return payload.take(pa.array(rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]))
+def _sample(payload: pa.Array, rows: NDArray[np.int64], size: int) -> pa.Array:
+    """At most `size` of the rows, spread over all."""
+    return payload.take(pa.array(rows[:: max(1, len(rows) // size)][:size]))
+
+
+def _few_names(root: Node, sample: pa.Array) -> pa.StructType | None:
+    """The type of the rows of a sample that have few names; None where some row breaks the parser."""
+    struct = _parsed(root, sample.filter(pa.array(_with_few_names(sample))))
+    return None if struct is None else struct.type
 
 
 def _kept(column: pa.Array, ok: NDArray[np.bool_]) -> pa.Array:
@@ -227,19 +244,25 @@ def _with_few_names(payload: pa.Array) -> NDArray[np.bool_]:
     text, starts, ends = bounds(payload)
     start = int(starts[0]) if len(starts) else 0
     text = text[start : int(ends[-1])] if len(ends) else text[:0]
-    quotes = np.flatnonzero(text == _QUOTE)
-    escaped, behind = np.zeros(len(quotes), dtype=bool), np.arange(len(quotes))
-    for distance in range(1, _BACKSLASHES + 1):
-        behind = behind[text[np.maximum(quotes[behind] - distance, 0)] == _BACKSLASH]
-        escaped[behind] ^= True
-    doubtful = quotes[behind]
-    quotes = quotes[~escaped]
+    quotes, doubtful = _unescaped(text, np.flatnonzero(text == _QUOTE))
     before = np.flatnonzero(_ENDS_NAME[text[np.minimum(quotes[1:] + 1, len(text) - 1)]])
     pieces = [None, pa.py_buffer(np.append(quotes, len(text))), pa.py_buffer(np.ascontiguousarray(text))]
     names = pa.Array.from_buffers(pa.large_binary(), len(quotes), pieces).take(pa.array(before)).dictionary_encode()
-    codes = names.indices.to_numpy()
-    known = np.zeros(len(names.dictionary), dtype=bool)
-    known[np.argsort(-np.bincount(codes, minlength=len(known)), kind="stable")[:_MANY_FIELDS]] = True
     few = np.ones(len(payload), dtype=bool)
-    few[np.searchsorted(ends - start, np.append(quotes[before][~known[codes]], doubtful), side="right")] = False
+    if len(names.dictionary) > _MANY_FIELDS or len(doubtful):
+        codes = names.indices.to_numpy()
+        known = np.zeros(len(names.dictionary), dtype=bool)
+        known[np.argsort(-np.bincount(codes, minlength=len(known)), kind="stable")[:_MANY_FIELDS]] = True
+        few[np.searchsorted(ends - start, np.append(quotes[before][~known[codes]], doubtful), side="right")] = False
     return few
+
+
+def _unescaped(text: NDArray[np.uint8], quotes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of quotes that are not escaped, and of those behind _BACKSLASHES backslashes, which may be."""
+    after = np.minimum(np.flatnonzero(text == _BACKSLASH) + 1, len(text) - 1)
+    behind = np.searchsorted(quotes, after[text[after] == _QUOTE])
+    escaped = np.zeros(len(quotes), dtype=bool)
+    for distance in range(1, _BACKSLASHES + 1):
+        behind = behind[text[np.maximum(quotes[behind] - distance, 0)] == _BACKSLASH]
+        escaped[behind] ^= True
+    return quotes[~escaped], quotes[behind]

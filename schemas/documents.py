@@ -31,6 +31,8 @@ _BRACKETS[[ord("{"), ord("[")]] = 1
 _BRACKETS[[ord("}"), ord("]")]] = -1
 _PYTHON = {"number": NUMBERS, "integer": NUMBERS, "string": (str,), "boolean": (bool,)}
 _MESSAGE_LENGTH = 400
+_FEW_ENTRIES = 16
+"""The entries of a map that jsonschema judges at once."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def explain(root: Node, document: Mapping[str, Any], leaf: Node) -> Rejection:
         if step not in value:
             return _rejection((*node.path, step), {"required": [step]}, value)
         node, value = child, value[step]
-    if node.kind == "map" and isinstance(value, dict):
+    if node.kind == "map" and isinstance(value, dict) and len(value) > _FEW_ENTRIES:
         value = _wrong_entry(node, value)
     elif node.kind == "array" and isinstance(value, list):
         (item,) = node.children

@@ -16,6 +16,8 @@ _INT64_DIGITS = 18
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 _DOUBTFUL = re.compile(rb"[:,\[ \t\r\n]-?[0-9](?:[0-9.]{15}|[0-9.]*[eE])[-+0-9.eE]*")
 """A number with more digits than every float64 keeps, or with an exponent, and the byte before it. In a string it means nothing."""
+_PERHAPS_WHOLE = re.compile(rb"\.0(?![0-9])|[0-9]e")
+"""What the text of a float holds that is an integer. In a string it means nothing."""
 
 
 class Exact(float):
@@ -50,7 +52,10 @@ def loads(text: bytes) -> Any:
 
 def dumps(value: Any) -> str:
     """The one JSON text of a value that `loads` gave: names sorted, no spaces, UTF-8."""
-    return orjson.dumps(_whole(value), default=_fragment, option=orjson.OPT_SORT_KEYS).decode()
+    text = orjson.dumps(value, default=_fragment, option=orjson.OPT_SORT_KEYS)
+    if _PERHAPS_WHOLE.search(text):
+        text = orjson.dumps(_whole(value), default=_fragment, option=orjson.OPT_SORT_KEYS)
+    return text.decode()
 
 
 def number_of(token: str) -> int | float:

@@ -239,7 +239,9 @@ def files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple[np.nda
     slots = seconds // spans[place]
     lowest = int(slots.min(initial=0))
     width = int(slots.max(initial=0)) - lowest + 1
-    pairs, codes = np.unique(place * width + (slots - lowest), return_inverse=True)
+    encoded = pa.array(place * width + (slots - lowest)).dictionary_encode()
+    pairs, order = np.unique(encoded.dictionary.to_numpy(), return_inverse=True)
+    codes = order[encoded.indices.to_numpy()]
     paths = []
     for pair in pairs.tolist():
         name, slot = names[pair // width], pair % width + lowest
