@@ -24,7 +24,7 @@ from transforms.sinks.files import damaged, encode, read, verify
 from transforms.sinks.pauses import uneven
 from transforms.sinks.storage import Conflict, Storage, Stored, found, told_as_target
 from transforms.sinks.target import Finding, Refused, Unavailable, Written
-from transforms.sinks.union import Ints, conformed, sort_order, union
+from transforms.sinks.union import Ints, conformed, sort_order, sorted_by, union
 
 DESCRIPTION = "_kpiflow.json"
 TRIES = 10
@@ -131,12 +131,13 @@ class _Writing:
             if problem := verify(stored.data):
                 raise damaged(where, problem)
             held = read(stored.data, name=where)
-        merged = union(self.table, held, self._sorted(part.indices))
+        merged = union(self.table, held, self._sorted(part.indices), sorted_new=True)
         return _Merged(part, stored, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced)
 
     def _sorted(self, indices: Ints) -> pa.RecordBatch:
-        """These rows in the table's order, which a union then finds them in."""
-        order = sort_order(self.rows.select(self.table.order).take(pa.array(indices)), self.table.order)
+        """These rows as a file holds them."""
+        names = sorted_by(self.table)
+        order = sort_order(self.rows.select(names).take(pa.array(indices)), names)
         return self.rows.take(pa.array(indices[order]))
 
     def _displace(self, merged: Sequence[_Merged]) -> None:

@@ -35,8 +35,11 @@ class Union:
     taken: int
 
 
-def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch) -> Union:
-    """Both sets of rows of `table` as one; columns may come in any order, missing ones are null, further ones are ignored."""
+def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch, sorted_new: bool = False) -> Union:
+    """Both sets of rows of `table` as one; columns may come in any order, missing ones are null, further ones are ignored.
+
+    With `sorted_new` the new rows are in the order of `sorted_by`, and need not be sorted where none are stored.
+    """
     both = conformed(new, table.schema)
     if stored.num_rows:
         both = pa.concat_batches([conformed(stored, table.schema), both])
@@ -46,12 +49,18 @@ def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch) -> Union:
     displaced = empty(DUPLICATE)
     if table.name == REPORTS.name and len(standing) < both.num_rows:
         displaced = _displaced(both, groups, np.flatnonzero(~stands), standing)
-    names = (*table.order, *(name for name in table.key if name not in table.order))
-    order = sort_order(both.select(names).take(pa.array(standing)), names)
-    wanted = standing[order]
+    wanted = standing
+    if stored.num_rows or not sorted_new:
+        names = sorted_by(table)
+        wanted = standing[sort_order(both.select(names).take(pa.array(standing)), names)]
     sorted_already = len(wanted) == both.num_rows and bool((np.diff(wanted) == 1).all())
     rows = both if sorted_already else pa.RecordBatch.from_arrays(both.take(pa.array(wanted)).columns, schema=table.schema)
     return Union(rows, displaced, int((standing >= stored.num_rows).sum()))
+
+
+def sorted_by(table: Table) -> tuple[str, ...]:
+    """The columns by which the rows of a file are sorted."""
+    return (*table.order, *(name for name in table.key if name not in table.order))
 
 
 def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
