@@ -107,14 +107,16 @@ def _as_sampled(
     root: Node, payload: pa.Array, rows: NDArray[np.int64], alike: bool
 ) -> tuple[pa.Array | None, pa.StructArray | None]:
     """The rows, if they are worth parsing, and what Arrow reads, if they have no names but those of a sample."""
-    chosen = struct = None
+    chosen = None
     for size in (_SAMPLE, _LARGE_SAMPLE):
         sample = _few_names(root, _sample(payload, rows, size))
-        chosen = _some(payload, rows) if sample is not None or alike else None
-        struct = _parsed(root, chosen, _widened(sample)) if sample is not None and chosen is not None else None
+        if sample is None and not alike:
+            return None, None
+        chosen = _some(payload, rows) if chosen is None else chosen
+        struct = None if sample is None else _parsed(root, chosen, _widened(sample))
         if sample is None or struct is not None:
-            break
-    return chosen, struct
+            return chosen, struct
+    return chosen, None
 
 
 def _alike(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

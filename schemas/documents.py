@@ -32,7 +32,7 @@ _BRACKETS[[ord("}"), ord("]")]] = -1
 _PYTHON = {"number": NUMBERS, "integer": NUMBERS, "string": (str,), "boolean": (bool,)}
 _MESSAGE_LENGTH = 400
 _FEW_ENTRIES = 16
-"""The entries of a map that jsonschema judges at once."""
+"""Of a map with so few entries jsonschema finds the wrong one sooner than a column of them does."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def explain(root: Node, document: Mapping[str, Any], leaf: Node) -> Rejection:
         if step not in value:
             return _rejection((*node.path, step), {"required": [step]}, value)
         node, value = child, value[step]
-    if node.kind == "map" and isinstance(value, dict) and len(value) > _FEW_ENTRIES:
+    if node.kind == "map" and isinstance(value, dict):
         value = _wrong_entry(node, value)
     elif node.kind == "array" and isinstance(value, list):
         (item,) = node.children
@@ -211,8 +211,10 @@ def explain(root: Node, document: Mapping[str, Any], leaf: Node) -> Rejection:
 def _wrong_entry(leaf: Node, value: dict[str, Any]) -> dict[str, Any]:
     """The first entry of a map that breaks a rule, alone: jsonschema takes microseconds an entry, and there may be 100,000."""
     entries = [{name: item} for name, item in value.items()]
-    wrong = _leaf(leaf.children[0], list(value.values()))[1]
-    return entries[int(np.argmax(wrong if wrong.any() else _leaf(leaf, entries)[1]))]
+    if len(entries) <= _FEW_ENTRIES:
+        rule = _validator(orjson.dumps(leaf.schema))
+        return next(entry for entry in entries if not rule.is_valid(entry))
+    return entries[int(np.argmax(_leaf(leaf, entries)[1]))]
 
 
 def _rejection(path: tuple[str, ...], schema: Mapping[str, Any], value: Any) -> Rejection:

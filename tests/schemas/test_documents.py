@@ -190,4 +190,8 @@ def test_the_wrong_element_of_a_container_is_named() -> None:
     context = report()["execution_context"]
     assert field(report(custom_metrics={"a": 1, "b": "x", "c": None})) == "custom_metrics.b"
     assert field(report(custom_metrics={"a": 1, "x" * 101: 1})) == "custom_metrics"
+    many = {f"m{place}": 1 for place in range(100)}
+    assert field(report(custom_metrics=many | {"b": "x", "c": None})) == "custom_metrics.b"
+    assert field(report(custom_metrics=many | {"x" * 101: 1, "b": "x"})) == "custom_metrics"
+    assert field(report(custom_metrics={"x" * 101: 1, "b": "x"})) == "custom_metrics"
     assert field(report(execution_context=context | {"network_interfaces": ["a", 1]})) == "execution_context.network_interfaces.1"
