@@ -228,7 +228,7 @@ class _Run:
             self._job = self._job or rest.job_named(self._name)
             if self._job is None:
                 return
-            _, runs, vertices = rest.state(self._job)
+            _, runs = rest.state(self._job)
             checkpoints, trace, restarts = rest.checkpoints(self._job), rest.trace(self._job), rest.restarts(self._job)
             begun = self._progress.state != "starting" or trace is not None
             self._progress = replace(
@@ -238,7 +238,6 @@ class _Run:
                 checkpoint_bytes=checkpoints.bytes,
                 checkpoint_age=time.time() - checkpoints.at if checkpoints.at else None,
                 checkpoint_seconds=checkpoints.seconds,
-                watermark=rest.watermark(self._job, vertices),
                 restarts=self._before.restarts + restarts,
                 failure=(checkpoints.failure if runs else None) or self._why(trace) or self._before.failure,
                 rest=rest.url,

@@ -1,7 +1,6 @@
 """What whoever starts a run is told of it, about once a second."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,6 @@ class Progress:
         checkpoint_bytes: size of the newest one.
         checkpoint_age: seconds since the newest one was complete; None without one.
         checkpoint_seconds: how long the newest one took.
-        watermark: the lowest of all steps; None while it is not known.
         restarts: how often Flink has started the job again.
         renewals: how often the job was stopped with a checkpoint and gone on from it (`Engine.renew_seconds`).
         failure: why it did last, or why the newest checkpoint failed.
@@ -29,7 +27,6 @@ class Progress:
     checkpoint_bytes: int = 0
     checkpoint_age: float | None = None
     checkpoint_seconds: float = 0.0
-    watermark: datetime | None = None
     restarts: int = 0
     renewals: int = 0
     failure: str | None = None

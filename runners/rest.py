@@ -6,12 +6,9 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 _SECONDS = 5.0
-_EARLIEST, _LATEST = -62_135_596_800_000, 253_402_300_799_000
-"""Milliseconds of the years 1 and 9999: beyond them a watermark says only that nothing, or everything, has come."""
 _GIVEN_UP = "Coordinator is suspending"
 """Why a checkpoint failed that was on its way when its job did."""
 _PYTHON_ERROR = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(?P<error>\S.*)")
@@ -62,12 +59,11 @@ class Rest:
         jobs = [job for job in self.ask("/jobs/overview")["jobs"] if job["name"] == name]
         return max(jobs, key=lambda job: job["start-time"])["jid"] if jobs else None
 
-    def state(self, job: str) -> tuple[str, bool, list[str]]:
-        """The job's state as Flink calls it, whether all of its tasks run, and the ids of its vertices."""
+    def state(self, job: str) -> tuple[str, bool]:
+        """The job's state as Flink calls it, and whether all of its tasks run."""
         told = self.ask(f"/jobs/{job}")
-        vertices = told["vertices"]
-        done = all(vertex["status"] in ("RUNNING", "FINISHED") for vertex in vertices)
-        return told["state"], done and told["state"] == "RUNNING", [vertex["id"] for vertex in vertices]
+        done = all(vertex["status"] in ("RUNNING", "FINISHED") for vertex in told["vertices"])
+        return told["state"], done and told["state"] == "RUNNING"
 
     def restarts(self, job: str) -> int:
         """How often Flink has started the job again by itself."""
@@ -90,12 +86,6 @@ class Rest:
             restored["external_path"].removeprefix("file:") if restored else None,
             failure,
         )
-
-    def watermark(self, job: str, vertices: list[str]) -> datetime | None:
-        """The lowest watermark of all steps; None while a step has none yet."""
-        values = [int(each["value"]) for vertex in vertices for each in self.ask(f"/jobs/{job}/vertices/{vertex}/watermarks")]
-        times = [value for value in values if value < _LATEST]
-        return datetime.fromtimestamp(min(times) / 1000, UTC) if times and min(times) > _EARLIEST else None
 
     def trace(self, job: str) -> str | None:
         """Java's stack trace of the job's last failure; None if it never failed."""

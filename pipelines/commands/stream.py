@@ -177,7 +177,7 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
     for sink in found.sinks:
         if sink.waiting_since:
             yield sink.name, written(sink, found, now)
-    yield "watermark", ago(progress.watermark or found.watermark, now)
+    yield "watermark", ago(found.watermark, now)
     if progress.checkpoints:
         yield "checkpoint", f"{progress.checkpoints}, {size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} s old"
 
