@@ -33,7 +33,11 @@ ACL: dict[str, tuple[Grant, ...]] = {
     ),
     "stream --live": (Grant(("type", "xadd"), LIVE_STREAMS),),
     "status": (Grant((*_ANY, "time")), Grant(("xinfo|stream",), (KEY,))),
-    "reconcile": (Grant(_ANY), Grant(("type", "xinfo|groups", "xinfo|stream", "xrange"), (KEY,))),
+    "reconcile": (
+        Grant(_ANY),
+        Grant(("type", "xinfo|groups", "xinfo|stream", "xrange"), (KEY,)),
+        Grant(("get",), (LEASES,)),
+    ),
     "archive": (Grant(_ANY), _HELD),
     "generate": (
         Grant((*_ANY, "client|info", "client|kill", "time")),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import redis
 
 from transforms.sources.entries import Entry
+from transforms.sources.looks import committed_key, decoded
 from transforms.sources.positions import ZERO, parsed
 
 READ_BYTES = 8 << 20
@@ -37,7 +38,11 @@ def look(client: redis.Redis, stream: str) -> Held | None:
 
 
 def committed(client: redis.Redis, stream: str, group: str) -> str | None:
-    """The last id that a group has committed of a stream; None where there is no such group."""
+    """The last id that a group has committed of a stream: what its reader has kept, which no other client moves, or else the last
+    that the group has delivered. None where there is no such group."""
+    kept: Any = client.get(committed_key(group, stream))
+    if kept is not None:
+        return decoded(kept).last
     groups: Any = client.xinfo_groups(stream)
     return next((each["last-delivered-id"].decode() for each in groups if each["name"] == group.encode()), None)
 

@@ -74,12 +74,13 @@ class Looker:
 
     def committed(self, keys: Sequence[str]) -> dict[str, Position]:
         """The positions that were kept for these streams; not those of streams that have none."""
-        kept = {key: self.client.get(self._kept(key)) for key in keys}
+        kept = {key: self.client.get(committed_key(self.group, key)) for key in keys}
         return {key: decoded(text) for key, text in kept.items() if text is not None}  # type: ignore[arg-type]
 
     def keep(self, key: str, position: Position) -> None:
         """Keep a position as committed, where no consumer of the group can move it."""
-        write(self.client, self._kept(key), "SET", self._kept(key), encoded(position))
+        kept = committed_key(self.group, key)
+        write(self.client, kept, "SET", kept, encoded(position))
 
     def create_group(self, key: str, position: Position) -> None:
         """Make the group at a position, unless it is there, and the stream too where that is missing."""
@@ -94,9 +95,6 @@ class Looker:
     def move_group(self, key: str, position: Position) -> None:
         """Move the group to a position."""
         write(self.client, key, "XGROUP SETID", key, self.group, position.last, *_entries_read(position))
-
-    def _kept(self, key: str) -> str:
-        return f"kpiflow:{{{self.group}}}:{key}:committed"
 
     def _streams(self, keys: Sequence[str], replies: Sequence[Any]) -> dict[str, Stream | None]:
         return {key: self._stream(key, *replies[3 * n : 3 * n + 3]) for n, key in enumerate(keys)}
@@ -118,6 +116,11 @@ class Looker:
             next((each["last-delivered-id"].decode() for each in groups if each["name"] == self.group.encode()), None),
             digest(there[0]) if there else "",
         )
+
+
+def committed_key(group: str, stream: str) -> str:
+    """The key that holds what a group has committed of a stream."""
+    return f"kpiflow:{{{group}}}:{stream}:committed"
 
 
 def encoded(position: Position) -> bytes:

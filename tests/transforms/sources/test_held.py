@@ -7,7 +7,9 @@ import pytest
 import redis
 
 from tests.servers import RedisServer
-from transforms.sources.held import Held, entries, look
+from transforms.sources.held import Held, committed, entries, look
+from transforms.sources.looks import Looker
+from transforms.sources.positions import Position
 
 
 @pytest.fixture
@@ -50,3 +52,17 @@ def test_what_a_stream_holds_is_told_after_trims_and_deletions(client: redis.Red
     assert look(client, "s") == Held(3, "2-0", "5-0", "3-0")
     client.xtrim("s", maxlen=0, approximate=False)
     assert look(client, "s") == Held(0, None, "5-0", "3-0")
+
+
+def test_what_is_committed_is_what_the_reader_kept_wherever_others_have_moved_the_group(client: redis.Redis) -> None:
+    for number in range(1, 6):
+        client.xadd("s", {"data": "x"}, id=f"{number}-0")
+    assert committed(client, "s", "g") is None
+    client.xgroup_create("s", "g", "2-0")
+    assert committed(client, "s", "g") == "2-0"
+    Looker(client, "g").keep("s", Position("3-0", 3, "3-0", 5))
+    for moved in ("5-0", "0-0"):
+        client.xgroup_setid("s", "g", moved)
+        assert committed(client, "s", "g") == "3-0"
+    client.xgroup_destroy("s", "g")
+    assert committed(client, "s", "g") == "3-0"
