@@ -15,7 +15,7 @@ from pipelines.replay import open_rows, opened, write_rows
 from pipelines.settings import Settings
 from pipelines.tables.scan import scan
 from schemas.tables import DISMISSED, QUARANTINED, TIME
-from transforms.batches import concat, empty
+from transforms.batches import concat, empty, filled
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def dismiss(texts: Sequence[str], settings: Settings, names: Collection[str], re
             "revision": pc.add(was_open["revision"], 1),
         }
         columns = {name: closed.get(name, was_open[name]) for name in QUARANTINED.schema.names}
-        write_rows(outputs, concat([pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema), already]))
+        write_rows(outputs, concat([filled(columns, QUARANTINED.schema, was_open.num_rows), already]))
         found = {*_names(was_open).to_pylist(), *_names(already).to_pylist()}
         return Dismissal(was_open.num_rows, already.num_rows, [name for name in wanted.to_pylist() if name not in found])
 

@@ -82,7 +82,8 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
     flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
     judged = flagged.reports | "Enrich" >> _enrich(settings)
     enriched = judged.reports
-    refused = (read.quarantine, validated.quarantine, flagged.quarantine, judged.quarantine) | beam.Flatten()
+    wrong = (validated.quarantine, history.quarantine, flagged.quarantine, judged.quarantine)
+    refused = (read.quarantine, *wrong) | beam.Flatten()
     aggregated = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
 
     tables = {

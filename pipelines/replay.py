@@ -25,7 +25,7 @@ from pipelines.settings import Settings
 from pipelines.tables.scan import scan
 from runners import direct
 from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPLAYED, REPORTS, WAIVED
-from transforms.batches import RAW, concat, empty
+from transforms.batches import RAW, concat, empty, filled, pieces
 from transforms.coder import by_reference
 from transforms.validate import judged
 from transforms.within import Span
@@ -87,7 +87,7 @@ def replay(
         accepted = concat([valid, waived])
         fresh = accepted.filter(pa.array(~_fated(output, accepted)))
         if fresh.num_rows:
-            given = sources(_Given([fresh]), outputs, Span())
+            given = sources(_Given(list(pieces(fresh, RAW))), outputs, Span())
             direct.run(lambda root: build(root, given, sinks(outputs, settings), judge), alone=by_reference)
         for found, resolution in ((valid, REPLAYED), (waived, WAIVED)):
             _close(outputs, rows.filter(_among(rows, found)), resolution)
@@ -111,7 +111,8 @@ def opened(texts: Sequence[str], settings: Settings) -> Iterator[tuple[Outputs, 
 
 def _accepted(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The messages that are valid by the settings, and QUARANTINE rows of the others."""
-    _, refused = judged(messages, report_schema(settings), rules(settings))
+    parts = [judged(part, report_schema(settings), rules(settings))[1] for part in pieces(messages, RAW)]
+    refused = concat([empty(QUARANTINED.schema), *parts])
     return messages.filter(pc.invert(_among(messages, refused))), refused
 
 
@@ -194,7 +195,7 @@ def _close(outputs: Outputs, rows: pa.RecordBatch, resolution: str) -> None:
     columns = {name: rows[name] for name in QUARANTINED.schema.names}
     columns["resolution"] = pa.array([resolution] * rows.num_rows, pa.string())
     columns["revision"] = pc.add(rows["revision"], 1)
-    write_rows(outputs, pa.RecordBatch.from_pydict(columns, schema=QUARANTINED.schema))
+    write_rows(outputs, filled(columns, QUARANTINED.schema, rows.num_rows))
 
 
 def write_rows(outputs: Outputs, rows: pa.RecordBatch) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATE
-from transforms.batches import filled
+from transforms.batches import concat, empty
 
 INPUTS = ("report_id", "source", "message_id", "received_at", "context")
 """The columns of a ReportBatch that decide what is a duplicate."""
@@ -45,7 +45,7 @@ def dedup(reports: pa.Table) -> Deduplicated:
     """
     context = np.array(reports["context"])
     suspects = _suspects(reports["report_id"])
-    copies = reports.select(INPUTS).take(pa.array(suspects)).combine_chunks()
+    copies = _taken(reports.select(INPUTS), suspects)
     report, message, order = _sorted(copies)
     rows, fresh = suspects[order], ~context[suspects[order]]
 
@@ -62,6 +62,18 @@ def dedup(reports: pa.Table) -> Deduplicated:
     return Deduplicated(np.flatnonzero(keep), context[keep], _duplicates(copies.take(pa.array(order[lost]))))
 
 
+def _taken(table: pa.Table, rows: Rows) -> pa.RecordBatch:
+    """The rows (ascending) of a table as one batch."""
+    batches = table.to_batches()
+    edges = np.searchsorted(rows, np.cumsum([0, *(batch.num_rows for batch in batches)]))
+    parts, start = [empty(table.schema)], 0
+    for batch, first, end in zip(batches, edges, edges[1:]):
+        if first < end:
+            parts.append(batch.take(pa.array(rows[first:end] - start)))
+        start += batch.num_rows
+    return concat(parts)
+
+
 def _suspects(report_ids: pa.ChunkedArray) -> Rows:
     """Rows that may share their report_id with another: those whose 64-bit fingerprint is not the only one of its kind."""
     if not pc.all(pc.equal(pc.binary_length(report_ids), _ID_LENGTH)).as_py():
@@ -74,7 +86,7 @@ def _suspects(report_ids: pa.ChunkedArray) -> Rows:
     return np.sort(order[np.concatenate([[False], again]) | np.concatenate([again, [False]])])
 
 
-def _sorted(copies: pa.Table) -> tuple[Rows, Rows, Rows]:
+def _sorted(copies: pa.RecordBatch) -> tuple[Rows, Rows, Rows]:
     """The report and the message of each copy as numbers, by (report, received_at, source, message_id); and that order."""
     report, source, message = (_codes(copies[name]) for name in ("report_id", "source", "message_id"))
     message = source * (message.max(initial=0) + 1) + message
@@ -86,11 +98,11 @@ def _sorted(copies: pa.Table) -> tuple[Rows, Rows, Rows]:
     return report[order], message[order], order
 
 
-def _codes(strings: pa.ChunkedArray) -> Rows:
+def _codes(strings: pa.Array) -> Rows:
     """int64[n]: a number for each string, from 0, equal where the strings are."""
-    return np.array(strings.dictionary_encode().combine_chunks().indices, np.int64)
+    return np.array(strings.dictionary_encode().indices, np.int64)
 
 
-def _duplicates(copies: pa.Table) -> pa.RecordBatch:
-    columns = {name: copies[name].combine_chunks() for name in DUPLICATE.names if name in INPUTS}
-    return filled(columns | {"revision": pa.array(np.ones(copies.num_rows, np.int64))}, DUPLICATE, copies.num_rows)
+def _duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [copies[name] for name in DUPLICATE.names if name in INPUTS] + [pa.array(np.ones(copies.num_rows, np.int64))]
+    return pa.RecordBatch.from_arrays(columns, names=DUPLICATE.names)

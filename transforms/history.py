@@ -18,9 +18,11 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.timestamp import Timestamp
 from numpy.typing import NDArray
 
-from schemas.tables import REPORT
+from schemas.documents import Rejection
+from schemas.tables import DUPLICATE, REPORT
 from transforms import baseline, dedup
-from transforms.batches import BASELINED, portions
+from transforms.batches import BASELINED, PIECE_BYTES, concat, gathered, pieces, portions
+from transforms.quarantine import bisected, failed
 from transforms.recent import Admitted, Recent
 from transforms.stages import timed
 
@@ -31,12 +33,18 @@ HOUR_US = HOUR_MINUTES * baseline.MINUTE_US
 FUTURE_SECONDS = 60
 """How far ahead of its message a report may be recorded, in a stream."""
 
+Judged = tuple[Iterator[pa.RecordBatch], pa.RecordBatch]
+"""BASELINED batches, and duplicates."""
+Fault = tuple[pa.RecordBatch, Rejection]
+"""A report at which judging raises, as a batch of one row, and why."""
+
 PORTION = 1 << 16
 """Most rows of a batch that leaves history: large enough to work on in columns, small enough to pass on."""
 
 
 class History(beam.PTransform):
-    """(shard, ReportBatch) -> `reports`, batches of BASELINED, and `duplicates`, batches of `schemas.tables.DUPLICATE`.
+    """(shard, ReportBatch) -> `reports`, batches of BASELINED, `duplicates`, batches of `schemas.tables.DUPLICATE`, and `quarantine`:
+    reports at which judging raises, as long as it raises at each of them alone.
 
     All reports of an agent must be on one shard. `min_samples` is the size of a window that is out of warm-up.
     """
@@ -51,8 +59,8 @@ class History(beam.PTransform):
             | "GroupByShard" >> beam.GroupByKey()
             | "Judge"
             >> beam.FlatMap(_tagged, self.min_samples)
-            .with_output_types(pa.RecordBatch, duplicates=pa.RecordBatch)
-            .with_outputs("duplicates", main="reports")
+            .with_output_types(pa.RecordBatch, **dict.fromkeys(_TAGS, pa.RecordBatch))
+            .with_outputs(*_TAGS, main="reports")
         )
 
 
@@ -61,13 +69,43 @@ def _tagged(
 ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
     batches = list(shard[1])
     with timed("history", sum(batch.num_rows for batch in batches)):
-        reports, duplicates = judge(batches, min_samples)
-    if duplicates.num_rows:
-        yield beam.pvalue.TaggedOutput("duplicates", duplicates)
+        (reports, duplicates), faults = _apart(lambda parts: judge(parts, min_samples), batches)
+    yield from _refused(faults)
+    for part in pieces(duplicates, DUPLICATE) if duplicates.num_rows else ():
+        yield beam.pvalue.TaggedOutput("duplicates", part)
     yield from reports
 
 
-def judge(batches: Sequence[pa.RecordBatch], min_samples: int) -> tuple[Iterator[pa.RecordBatch], pa.RecordBatch]:
+_TAGS = ("duplicates", "quarantine")
+
+
+def _apart(judged: Callable[[Sequence[pa.RecordBatch]], Judged], batches: Sequence[pa.RecordBatch]) -> tuple[Judged, list[Fault]]:
+    """What `judged` gives of some ReportBatches, without the rows at which it raises, and these rows.
+
+    Raises:
+        Exception: it raises at no row alone, or still without those at which it does.
+    """
+    try:
+        return judged(batches), []
+    except MemoryError:
+        raise
+    except Exception:
+        found = [bisected(lambda part: (judged([part]), part)[1], batch) for batch in batches]
+        faults = [fault for _, wrong in found for fault in wrong]
+        if not faults:
+            raise
+        sound = [part for parts, _ in found for part in parts]
+    return judged(sound or [batches[0][:0]]), faults
+
+
+def _refused(faults: Iterable[Fault]) -> Iterator[beam.pvalue.TaggedOutput]:
+    """QUARANTINE rows of reports at which judging raises; what is stored already stays as it is."""
+    for row, why in faults:
+        if not row["context"][0].as_py():
+            yield beam.pvalue.TaggedOutput("quarantine", failed(row, [why]))
+
+
+def judge(batches: Sequence[pa.RecordBatch], min_samples: int) -> Judged:
     """The reports of one shard, as BASELINED batches of at most PORTION rows, and the duplicates among them.
 
     `batches` are all its ReportBatches, at least one, in any order and cut. Context rows feed baselines and meet their
@@ -79,20 +117,21 @@ def judge(batches: Sequence[pa.RecordBatch], min_samples: int) -> tuple[Iterator
     fresh = ~unique.context
     if not fresh.all():
         judged = judged.filter(pa.array(fresh))
-    return _portions(table, unique.rows[fresh], judged), unique.duplicates
+    return _joined(batches, unique.rows[fresh], judged), unique.duplicates
 
 
-def _portions(table: pa.Table, rows: NDArray[np.int64], judged: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """`rows` (ascending) of the table, joined with the rows of `judged`, a part of the table at a time."""
-    reports = table.select(REPORT.names)
-    for start in range(0, table.num_rows, PORTION):
-        first, end = np.searchsorted(rows, (start, start + PORTION)).tolist()
-        if first == end:
-            continue
-        part = reports.slice(start, PORTION).take(pa.array(rows[first:end] - start))
-        baselines = judged.slice(first, end - first)
-        joined = pa.Table.from_arrays([*part.columns, baselines["baseline_n"], *baselines.columns], schema=BASELINED)
-        yield from joined.combine_chunks().to_batches()
+def _joined(batches: Sequence[pa.RecordBatch], rows: NDArray[np.int64], judged: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """`rows` (ascending) of all batches, joined with the rows of `judged`, some batches at a time."""
+    parts = (part for batch in batches for part in portions(batch.select(REPORT.names), PORTION))
+    start = 0
+    for group in gathered(parts, PIECE_BYTES, PORTION):
+        part = concat(group)
+        first, end = np.searchsorted(rows, (start, start + part.num_rows)).tolist()
+        if first < end:
+            reports, baselines = part.take(pa.array(rows[first:end] - start)), judged.slice(first, end - first)
+            columns = [*reports.columns, baselines["baseline_n"], *baselines.columns]
+            yield from portions(pa.RecordBatch.from_arrays(columns, schema=BASELINED), PORTION)
+        start += part.num_rows
 
 
 Recall = Callable[[int, range, bool], Iterable[pa.RecordBatch]]
@@ -101,7 +140,8 @@ Recall = Callable[[int, range, bool], Iterable[pa.RecordBatch]]
 
 
 class RunningHistory(beam.PTransform):
-    """What `History` gives, batch by batch: (shard, ReportBatch) -> `reports` and `duplicates`, at the time of their batch.
+    """What `History` gives, batch by batch: (shard, ReportBatch) -> `reports`, `duplicates` and `quarantine`, at the time of their
+    batch.
 
     An agent's reports must come in the order in which they were received, and be stamped no earlier than the watermark. With
     `recall` the stored reports of each hour that is touched come out again before the first report of that hour, so that its
@@ -122,8 +162,8 @@ class RunningHistory(beam.PTransform):
 
     def expand(self, by_shard: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
         judge = beam.ParDo(_RunningFn(self.min_samples, self.stale_seconds, self.recall))
-        judge = judge.with_output_types(pa.RecordBatch, duplicates=pa.RecordBatch)
-        return by_shard | "Judge" >> judge.with_outputs("duplicates", main="reports")
+        judge = judge.with_output_types(pa.RecordBatch, **dict.fromkeys(_TAGS, pa.RecordBatch))
+        return by_shard | "Judge" >> judge.with_outputs(*_TAGS, main="reports")
 
 
 NO_MARK = (0, 0, 0)
@@ -172,14 +212,16 @@ class _RunningFn(beam.DoFn):
             return
         tag, start, stop = mark.read() or NO_MARK
         held = self._take(shard, tag, bag)
-        deltas, hours = [], range(start, stop)
+        deltas: list[bytes] = []
+        hours = range(start, stop)
         if self.recall is not None:
             for stored in self._stored(shard, held.recent, batch, hours):
-                again = _admitted(held.recent, stored)
+                again, _ = self._admitted(held, stored, deltas, bag)
                 deltas += again.deltas
                 yield from portions(again.reports, PORTION)
             hours = together(touched(batch), hours)
-        admitted = _admitted(held.recent, batch)
+        admitted, faults = self._admitted(held, batch, deltas, bag)
+        yield from _refused(faults)
         yield from portions(admitted.reports, PORTION)
         if admitted.duplicates.num_rows:
             yield beam.pvalue.TaggedOutput("duplicates", admitted.duplicates)
@@ -216,6 +258,21 @@ class _RunningFn(beam.DoFn):
             with timed("history: restored"):
                 held = _Held(tag, Recent.load(bag.read(), *self.options))
         return held
+
+    def _admitted(self, held: _Held, batch: pa.RecordBatch, deltas: list[bytes], bag: Any) -> tuple[Admitted, list[Fault]]:
+        """What becomes of a batch, and the rows at which judging raises. Memory that an error left half changed is made again from
+        the state and from `deltas`, which are not in it yet."""
+        with timed("history", batch.num_rows):
+            try:
+                return held.recent.admit(batch), []
+            except MemoryError:
+                raise
+            except Exception:
+                sound, faults = bisected(lambda part: (Recent(*self.options).admit(part), part)[1], batch)
+                if not faults:
+                    raise
+                held.recent = Recent.load([*bag.read(), *deltas], *self.options)
+            return held.recent.admit(concat(sound or [batch[:0]])), faults
 
     def _hold(self, shard: int, held: _Held, timer: Any) -> None:
         """Keep the memory of a shard, and be called when the first of it is out of date."""
@@ -258,11 +315,6 @@ def together(wanted: range, known: range) -> range:
     if not known or wanted.start > known.stop + 1:
         return wanted
     return range(min(wanted.start, known.start), max(wanted.stop, known.stop))
-
-
-def _admitted(recent: Recent, batch: pa.RecordBatch) -> Admitted:
-    with timed("history", batch.num_rows):
-        return recent.admit(batch)
 
 
 def _rewrite(recent: Recent, bag: Any) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.documents import Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
-from transforms.batches import RAW, filled
+from transforms.batches import RAW, filled, fitted
 from transforms.stages import staged
 
 Result = TypeVar("Result")
@@ -18,11 +18,12 @@ Result = TypeVar("Result")
 
 def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
     """A QUARANTINE row for each message (RAW columns) with its rejection."""
+    payloads = [payload.removesuffix(b"\n") for payload in messages["payload"].to_pylist()]
     columns = {
         "source": messages["source"],
         "message_id": messages["message_id"],
         "received_at": messages["received_at"],
-        "payload": pa.array([payload.removesuffix(b"\n") for payload in messages["payload"].to_pylist()], pa.binary()),
+        "payload": fitted(pa.array(payloads, pa.large_binary()), pa.binary()),
         "reason": pa.array([each.reason for each in rejections], pa.string()),
         "field": pa.array([each.field for each in rejections], pa.string()),
         "rule": pa.array([each.rule for each in rejections], pa.string()),

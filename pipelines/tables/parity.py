@@ -19,7 +19,7 @@ from pipelines.tables.fingerprints import among, census, fingerprints
 from pipelines.tables.output import existing_output
 from pipelines.tables.scan import load, partitions, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
-from transforms.batches import concat, empty
+from transforms.batches import concat, empty, wide
 from transforms.sinks.union import key_groups
 
 Bools = NDArray[np.bool_]
@@ -143,7 +143,7 @@ def _compare(
 
 def _paired(table: Table, keys: Sequence[pa.RecordBatch]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """int64[2, n]: the rows of A and B that are one; and the rows of A, and of B, that are alone. Equal keys pair up in order."""
-    both = pa.concat_batches(keys)
+    both = concat(keys)
     groups = key_groups(both, table.key)
     split = len(keys[0])
     numbered = [_numbered(groups[:split]), _numbered(groups[split:])]
@@ -166,6 +166,8 @@ def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 def _unequal(table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatch, empty_is_null: bool) -> Bools:
     """bool[n]: where a column differs; null equals null, NaN equals NaN."""
     a, b = left[name], right[name]
+    if a.type != b.type:
+        a, b = (column.cast(wide(column.type)) for column in (a, b))
     if a.equals(b):
         return np.zeros(len(a), dtype=bool)
     if pa.types.is_nested(a.type):

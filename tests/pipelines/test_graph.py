@@ -20,7 +20,7 @@ from schemas.documents import Limits, Rejection
 from schemas.registry import load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS
 from tests.builders import NOON, agent, messages, report
-from transforms import enrich, outliers
+from transforms import baseline, enrich, outliers
 from transforms.quarantine import quarantined
 from transforms.validate import Rules, validate
 from transforms.within import Span
@@ -230,7 +230,7 @@ def test_shards_decide_who_does_the_work_and_nothing_else(run: Run) -> None:
     assert one == many
 
 
-@pytest.mark.parametrize(("name", "module"), [("flag", outliers), ("enrich", enrich)])
+@pytest.mark.parametrize(("name", "module"), [("baseline", baseline), ("flag", outliers), ("enrich", enrich)])
 def test_a_report_at_which_a_later_kernel_raises_is_refused_and_its_neighbours_go_on(
     run: Run, name: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

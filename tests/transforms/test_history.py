@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -71,11 +71,12 @@ def test_only_context_gives_nothing():
     assert (reports.num_rows, duplicates.num_rows) == (0, 0)
 
 
-@pytest.mark.parametrize("portion", [1, 2, 3, 100])
-def test_what_leaves_is_the_same_in_portions_of_any_size(portion, monkeypatch):
+@pytest.mark.parametrize(("portion", "octets"), [(1, 1 << 28), (2, 1 << 28), (3, 1), (100, 1 << 28), (100, 2000)])
+def test_what_leaves_is_the_same_in_portions_of_any_size(portion, octets, monkeypatch):
     rows = [{"id": "13579bdf02468ace"[i], "at": 40 * i, "context": i in (2, 3), "latency_ms": 90.0 + i} for i in range(10)]
     whole, _ = judged(batch(*rows))
     monkeypatch.setattr(history, "PORTION", portion)
+    monkeypatch.setattr(history, "PIECE_BYTES", octets)
     portions = list(judge([batch(*rows[:4]), batch(*rows[4:])], 2)[0])
     assert pa.Table.from_batches(portions) == whole
     assert all(0 < part.num_rows <= portion for part in portions)
@@ -124,8 +125,13 @@ def streamed(*steps: tuple[float, pa.RecordBatch] | float) -> streams.TestStream
     return stream.advance_watermark_to_infinity()
 
 
-def runs_to(expected: tuple[pa.Table, pa.Table], *steps: tuple[float, pa.RecordBatch] | float, recall: Any = None) -> None:
-    """Check that RunningHistory gives these reports and duplicates for the steps."""
+def runs_to(
+    expected: tuple[pa.Table, pa.Table],
+    *steps: tuple[float, pa.RecordBatch] | float,
+    recall: Any = None,
+    refused: Sequence[str] = (),
+) -> None:
+    """Check that RunningHistory gives these reports, duplicates and messages of quarantine rows for the steps."""
 
     def holds(table: pa.Table) -> Callable[[list[pa.RecordBatch]], None]:
         def check(batches: list[pa.RecordBatch]) -> None:
@@ -138,6 +144,8 @@ def runs_to(expected: tuple[pa.Table, pa.Table], *steps: tuple[float, pa.RecordB
         out = keyed | RunningHistory(2, 3600, 60, recall)
         assert_that(out.reports, holds(expected[0]), "reports")
         assert_that(out.duplicates, holds(expected[1]), "duplicates")
+        named = out.quarantine | "Refused" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
+        assert_that(named, equal_to(list(refused)), "quarantine")
 
 
 def judged_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
@@ -189,6 +197,60 @@ def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memo
     monkeypatch.setattr("transforms.recent.PIECES", pieces)
     monkeypatch.setattr(history, "_Memory", memory)
     runs_to(judged_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
+
+
+FAULTY = {"latency_ms": 7.5, "execution_context": {"hostname": "node"}}
+
+
+def at(latency: float) -> Callable[[pa.RecordBatch], None]:
+    """What raises where a report has this latency."""
+
+    def check(rows: pa.RecordBatch) -> None:
+        if latency in rows["latency_ms"].to_pylist():
+            raise OverflowError("value out of range")
+
+    return check
+
+
+@pytest.mark.parametrize("pieces", [1000, 2])
+def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(pieces, monkeypatch):
+    fails, baselined = at(FAULTY["latency_ms"]), history.Recent._baselined
+    monkeypatch.setattr(history.Recent, "_baselined", lambda memory, rows, *asked: fails(rows) or baselined(memory, rows, *asked))
+    monkeypatch.setattr("transforms.recent.PIECES", pieces)
+    batches = [reports(start, start, start + 6, first=start) for start in range(0, 60, 12)]
+    steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
+    wrong = batch({"id": "f", "at": 12.5 * MINUTE, "message": "bad", "agent_id": agent(0), **FAULTY})
+    bad = pa.concat_batches([batches[1].slice(0, 1), wrong, batches[1].slice(1)])
+    steps[3] = (12.0, bad)
+    runs_to(judged_by_message(*batches), *steps, refused=["bad"])
+
+
+def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_stored(monkeypatch):
+    fails, baseline = at(FAULTY["latency_ms"]), history.baseline.baseline
+    monkeypatch.setattr(history.baseline, "baseline", lambda rows, samples: fails(rows) or baseline(rows, samples))
+    sound = [batch({"id": "1", "at": 0}), batch({"id": "2", "at": 200}), batch({"id": "3", "at": 400})]
+    bad = batch({"id": "4", "at": 1, **FAULTY}, {"id": "5", "at": 2, "context": True, **FAULTY})
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        shards = beam.Create([(0, each) for each in (*sound, bad)]).with_output_types(tuple[int, pa.RecordBatch])
+        out = pipeline | shards | History(min_samples=2)
+        rows = [
+            each | f"{name}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
+            for name, each in (("reports", out.reports), ("quarantine", out.quarantine))
+        ]
+        assert_that(rows[0], equal_to(["1", "2", "3"]), "judged")
+        assert_that(rows[1], equal_to(["4"]), "refused")
+
+
+@pytest.mark.parametrize("error", [MemoryError, OverflowError])
+def test_what_raises_at_no_report_alone_ends_the_run(error, monkeypatch):
+    def fails(rows: pa.Table, _: int) -> None:
+        if rows.num_rows > 1:
+            raise error
+
+    monkeypatch.setattr(history.baseline, "baseline", fails)
+    monkeypatch.setattr(history, "_joined", lambda *_: iter([]))
+    with pytest.raises(error):
+        list(history._tagged((0, [reports(0), reports(1, first=1)]), 2))
 
 
 def test_an_error_leaves_no_memory_that_is_ahead_of_the_state():

@@ -31,7 +31,7 @@ from google.cloud import bigquery
 
 from schemas.documents import Rejection
 from schemas.tables import QUARANTINED, REPORTS, TABLES, TRIMMED, Table
-from transforms.batches import concat, extended, portions
+from transforms.batches import concat, extended, gathered, pieces, portions
 from transforms.quarantine import unwritten
 from transforms.sinks import bigquery_tables as made
 from transforms.sinks.bigquery_rows import by_partitions, contenders, flat, restored, spans
@@ -47,6 +47,8 @@ SKEW_SECONDS = 300
 """How far this machine's clock may be from BigQuery's."""
 COPY_ROWS, BATCH_ROWS = 500_000, 50_000
 """About how many rows are copied at a time, and how many reports are given back in one batch."""
+MERGE_BYTES = 1 << 30
+"""Rows that one job merges, in bytes."""
 
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{0,61}")
 _DATASET, _LOCATION = re.compile(r"[A-Za-z0-9_]{1,1024}"), re.compile(r"[A-Za-z0-9-]*")
@@ -107,11 +109,12 @@ class BigQuery:
         return Names(self.project, self.dataset)
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-        gathered = [conformed(batch, table.schema) for batch in rows if batch.num_rows]
+        batches = (part for batch in rows if batch.num_rows for part in pieces(conformed(batch, table.schema), table.schema))
         taken = requests = 0
-        for part in by_partitions(table, contenders(table, concat(gathered))) if gathered else ():
-            written = self._write(table, part)
-            taken, requests = taken + written.rows, requests + written.requests
+        for group in gathered(batches, MERGE_BYTES):
+            for part in by_partitions(table, contenders(table, concat(group))):
+                written = self._write(table, part)
+                taken, requests = taken + written.rows, requests + written.requests
         return Written(taken, requests)
 
     def _write(self, table: Table, rows: pa.RecordBatch) -> Written:
@@ -202,10 +205,11 @@ class BigQuery:
         return bool(self._query(f"SELECT COUNT(*) > 0 FROM {self._names.of(REPORTS.name)}")[0][0])
 
     def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
-        if rows := list(self._read(REPORTS, _hours(REPORTS, hour, hour))):
-            gathered = concat(rows)
-            order = sort_order(gathered.select([REPORTS.time]), (REPORTS.time,))
-            yield from portions(gathered.take(pa.array(order)), BATCH_ROWS)
+        if found := list(self._read(REPORTS, _hours(REPORTS, hour, hour))):
+            rows = concat(found)
+            order = sort_order(rows.select([REPORTS.time]), (REPORTS.time,))
+            for portion in portions(rows.take(pa.array(order)), BATCH_ROWS):
+                yield from pieces(portion, REPORTS.schema)
 
     def copy(self, folder: Path) -> None:
         files = ParquetFiles(LocalFolder(folder))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.tables import METRICS
-from transforms.batches import concat, empty
+from transforms.batches import concat, empty, pieces, plain, portions
 from transforms.sinks.target import Refused
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
@@ -40,12 +40,18 @@ class DamagedFile(Refused):
 
 
 def encode(rows: pa.RecordBatch) -> bytearray:
-    """The rows as a sealed Parquet file (zstd, level 1)."""
+    """The rows as a sealed Parquet file (zstd, level 1), in the plain types.
+
+    A row group has at most ROW_GROUP rows and PIECE_BYTES, so that every reader can hold it, and a page, in arrays of plain types.
+    """
+    schema = pa.schema([field if plain(field.type) == field.type else field.with_type(plain(field.type)) for field in rows.schema])
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
-        sink, rows.schema, compression="zstd", compression_level=1, use_dictionary=REPEATING, write_statistics=SEARCHED
+        sink, schema, compression="zstd", compression_level=1, use_dictionary=REPEATING, write_statistics=SEARCHED
     ) as writer:
-        writer.write_table(pa.Table.from_batches([rows]), row_group_size=ROW_GROUP)
+        for portion in portions(rows, ROW_GROUP):
+            for piece in pieces(portion, schema):
+                writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
         writer.add_key_value_metadata({ROWS: str(rows.num_rows), DIGEST: _BLANK, FOOTER: _BLANK})
     data = bytearray(sink.getvalue())
     start = _footer_start(data)
@@ -75,7 +81,8 @@ def verify(file: Path | bytes) -> str | None:
 
 
 def read(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "") -> pa.RecordBatch:
-    """The rows of a file, in all columns it has or in those of `columns` that it has. `name` is that of bytes, for the error.
+    """The rows of a file, in all columns it has or in those of `columns` that it has; columns of more than 2 GiB are wide
+    (`transforms.batches`). `name` is that of bytes, for the error.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -86,7 +93,8 @@ def read(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "
             schema = parquet.schema_arrow.remove_metadata()
             if columns is not None:
                 schema = pa.schema([field for field in schema if field.name in columns])
-            batches = parquet.read(schema.names).replace_schema_metadata().combine_chunks().to_batches()
+            groups = (parquet.read_row_group(each, schema.names) for each in range(parquet.num_row_groups))
+            batches = [batch for group in groups for batch in group.replace_schema_metadata().combine_chunks().to_batches()]
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:

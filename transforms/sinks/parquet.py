@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.tables import DUPLICATES, FLEET, REPORTS, TABLES, TRIMMED, Table, files, hour_folder
-from transforms.batches import concat, empty
+from transforms.batches import PIECE_BYTES, concat, empty, pieces
 from transforms.sinks.files import damaged, encode, read, verify
 from transforms.sinks.pauses import uneven
 from transforms.sinks.storage import Conflict, Storage, Stored, found, told_as_target
@@ -154,6 +154,16 @@ class _Writing:
         return True
 
 
+def by_time(reports: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Rows of kpi_reports as batches of at most PIECE_BYTES, ascending in time from batch to batch."""
+    count = -(-reports.nbytes // PIECE_BYTES)
+    if count <= 1:
+        yield from pieces(reports, REPORTS.schema)
+        return
+    for rows in np.array_split(sort_order(reports.select([REPORTS.time]), (REPORTS.time,)), count):
+        yield from pieces(reports.take(pa.array(rows)), REPORTS.schema)
+
+
 @dataclass(frozen=True)
 class ParquetFiles:
     """A store of files; `file_minutes` (a divisor of 60) is the span of a `<HHMM>.parquet`."""
@@ -215,7 +225,7 @@ class ParquetFiles:
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
         names = sorted(self._files(f"{REPORTS.name}/{hour_folder(start)}"))
         for name, stored in self._fetched(names):
-            yield conformed(read(stored.data, name=self.storage.where(name)), REPORTS.schema)
+            yield from by_time(conformed(read(stored.data, name=self.storage.where(name)), REPORTS.schema))
 
     def copy(self, folder: Path) -> None:
         names = [DESCRIPTION, *(name for table in self.tables for name in self._files(table))]

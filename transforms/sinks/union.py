@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATE, MESSAGE, REPORTS, Table
-from transforms.batches import empty, filled
+from transforms.batches import concat, empty, filled, fitted, shaped
 
 Ints = NDArray[np.int64]
 PREFERENCE = ("revision", "received_at", "source", "message_id")
@@ -26,7 +26,7 @@ _LARGEST = np.iinfo(np.int64).max
 class Union:
     """The union of stored and new rows.
 
-    `rows` has the table's columns, sorted by its order, each key once. `taken` counts the new rows among them: 0 means that
+    `rows` has the table's columns (wide ones where they are that large), sorted by its order, each key once. `taken` counts the new rows among them: 0 means that
     nothing changed. `displaced` (schema DUPLICATE) are the messages whose report another message already is.
     """
 
@@ -42,7 +42,7 @@ def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch, sorted_new:
     """
     both = conformed(new, table.schema)
     if stored.num_rows:
-        both = pa.concat_batches([conformed(stored, table.schema), both])
+        both = concat([conformed(stored, table.schema), both])
     groups = key_groups(both, table.key)
     stands = _standing(both, groups)
     standing = np.flatnonzero(stands)
@@ -54,8 +54,8 @@ def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch, sorted_new:
         names = sorted_by(table)
         wanted = standing[sort_order(both.select(names).take(pa.array(standing)), names)]
     sorted_already = len(wanted) == both.num_rows and bool((np.diff(wanted) == 1).all())
-    rows = both if sorted_already else pa.RecordBatch.from_arrays(both.take(pa.array(wanted)).columns, schema=table.schema)
-    return Union(rows, displaced, int((standing >= stored.num_rows).sum()))
+    rows = both if sorted_already else both.take(pa.array(wanted))
+    return Union(shaped(rows.columns, table.schema), displaced, int((standing >= stored.num_rows).sum()))
 
 
 def sorted_by(table: Table) -> tuple[str, ...]:
@@ -66,13 +66,18 @@ def sorted_by(table: Table) -> tuple[str, ...]:
 def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch in the columns of `schema`, whatever their order; a missing column is null, a further one is left out.
 
+    A column that is too large for its type stays wide (`transforms.batches`).
+
     Raises:
         pyarrow.ArrowInvalid: a column does not fit its type.
     """
     if batch.schema.equals(schema):
         return batch
-    fields = [field for field in schema if batch.schema.get_field_index(field.name) >= 0]
-    return filled({field.name: batch[field.name].cast(field.type) for field in fields}, schema, batch.num_rows)
+    names = set(batch.schema.names)
+    columns = [
+        fitted(batch[field.name], field.type) if field.name in names else pa.nulls(batch.num_rows, field.type) for field in schema
+    ]
+    return shaped(columns, schema)
 
 
 def key_groups(rows: pa.RecordBatch, names: tuple[str, ...]) -> Ints:
@@ -144,11 +149,13 @@ def _displaced(rows: pa.RecordBatch, groups: Ints, losers: Ints, standing: Ints)
     place = np.empty(int(groups.max()) + 1, dtype=np.int64)
     place[groups[standing]] = standing
     identified = rows.select([*(name for name, _ in MESSAGE), "report_id"])
-    lost, won = (identified.take(pa.array(indices)) for indices in (losers, place[groups[losers]]))
-    messages = key_groups(pa.concat_batches([lost, won]), ("source", "message_id", "report_id"))
-    other = np.flatnonzero(messages[: len(losers)] != messages[len(losers) :])
-    _, first = np.unique(messages[other], return_index=True)
-    once = lost.take(pa.array(np.sort(other[first])))
+    winners = place[groups[losers]]
+    both = np.union1d(losers, winners)
+    messages = key_groups(identified.take(pa.array(both)), ("source", "message_id", "report_id"))
+    lost, won = (messages[np.searchsorted(both, rows)] for rows in (losers, winners))
+    other = np.flatnonzero(lost != won)
+    _, first = np.unique(lost[other], return_index=True)
+    once = identified.take(pa.array(losers[np.sort(other[first])]))
     columns = {name: once[name] for name in once.schema.names} | {"revision": pa.array(np.ones(once.num_rows, np.int64))}
     return filled(columns, DUPLICATE, once.num_rows)
 
