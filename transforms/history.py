@@ -43,7 +43,7 @@ PORTION = 1 << 16
 
 
 class History(beam.PTransform):
-    """(shard, ReportBatch) -> `reports`, batches of BASELINED, `duplicates`, batches of `schemas.tables.DUPLICATE`, and `quarantine`:
+    """(shard, ReportBatch) -> `reports` (BASELINED), `duplicates` (`schemas.tables.DUPLICATE`) and `quarantine` (QUARANTINE): the
     reports at which judging raises, as long as it raises at each of them alone.
 
     All reports of an agent must be on one shard. `min_samples` is the size of a window that is out of warm-up.
@@ -64,9 +64,7 @@ class History(beam.PTransform):
         )
 
 
-def _tagged(
-    shard: tuple[int, Iterable[pa.RecordBatch]], min_samples: int
-) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+def _tagged(shard: tuple[int, Iterable[pa.RecordBatch]], min_samples: int) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
     batches = list(shard[1])
     with timed("history", sum(batch.num_rows for batch in batches)):
         (reports, duplicates), faults = _apart(lambda parts: judge(parts, min_samples), batches)

@@ -169,7 +169,8 @@ def _check_layout(name: str, description: dict[str, Any], use: str) -> None:
     if description["layout"] < LAYOUT_VERSION:
         raise WrongUse(
             f"{name} has layout {description['layout']} and can only be read: layout {LAYOUT_VERSION} can be {use}",
-            "make a new output of the same messages: `kpiflow backfill --input ARCHIVE --output NEW`",
+            "`kpiflow show` and `kpiflow parity` read it, `reconcile` knows only the paths of the present one; make a new output "
+            "of the same messages: `kpiflow backfill --input ARCHIVE --output NEW`",
         )
 
 

@@ -52,6 +52,7 @@ def bounded(text: int, piece: int) -> Iterator[None]:
         yield
 
 
+@settings(deadline=None, max_examples=40)
 @given(drawn(), st.integers(1, 4000))
 def test_pieces_hold_the_same_rows_in_order_and_in_the_plain_types(rows: pa.RecordBatch, octets: int) -> None:
     with bounded(0, octets):
@@ -60,6 +61,7 @@ def test_pieces_hold_the_same_rows_in_order_and_in_the_plain_types(rows: pa.Reco
     assert all(part.num_rows == 1 or part.nbytes <= octets for part in parts)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(drawn(), min_size=1, max_size=4), st.integers(1, 4000), st.integers(1, 12))
 def test_groups_hold_all_batches_in_order_and_keep_their_bounds(parts: list[pa.RecordBatch], octets: int, rows: int) -> None:
     groups = list(gathered(parts, octets, rows))
@@ -68,7 +70,7 @@ def test_groups_hold_all_batches_in_order_and_keep_their_bounds(parts: list[pa.R
     assert all(sum(part.num_rows for part in group[:-1]) < rows for group in groups)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(drawn(), drawn(), st.integers(1, 4000), st.booleans(), st.booleans())
 def test_a_union_and_its_file_do_not_depend_on_how_wide_their_columns_are(
     stored: pa.RecordBatch, new: pa.RecordBatch, octets: int, wide_stored: bool, wide_new: bool
@@ -82,6 +84,7 @@ def test_a_union_and_its_file_do_not_depend_on_how_wide_their_columns_are(
     assert (read(bytes(data)), verify(bytes(data))) == (expected.rows, None)
 
 
+@settings(deadline=None, max_examples=40)
 @given(drawn(), st.integers(1, 4000))
 def test_stored_reports_are_given_back_in_batches_that_ascend_in_time(rows: pa.RecordBatch, octets: int) -> None:
     with bounded(0, octets):

@@ -26,8 +26,9 @@ _LARGEST = np.iinfo(np.int64).max
 class Union:
     """The union of stored and new rows.
 
-    `rows` has the table's columns (wide ones where they are that large), sorted by its order, each key once. `taken` counts the new rows among them: 0 means that
-    nothing changed. `displaced` (schema DUPLICATE) are the messages whose report another message already is.
+    `rows` has the table's columns (wide ones where they are that large), sorted by its order, each key once. `taken` counts the new
+    rows among them: 0 means that nothing changed. `displaced` (schema DUPLICATE) are the messages whose report another message
+    already is.
     """
 
     rows: pa.RecordBatch

@@ -1,0 +1,91 @@
+"""Every kernel after validation takes every report that validation accepts: values at the edges of each column's domain."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.registry import load
+from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, REPORTS, files
+from tests.builders import agent, messages, report
+from transforms.enrich import EnrichOptions, enrich
+from transforms.history import judge, touched
+from transforms.outliers import flag
+from transforms.recent import Recent
+from transforms.shard import by_shard
+from transforms.sinks.files import encode, read
+from transforms.sinks.union import conformed, union
+from transforms.sources.stored import touched_hours
+from transforms.statistics import by_agent, by_type, finish, partials
+from transforms.validate import Rules, validate
+
+LEAST, MOST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
+OLD = datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)
+TIMES = st.sampled_from([LEAST, LEAST + timedelta(hours=1), OLD, MOST - timedelta(minutes=3), MOST])
+AGENTS = st.sampled_from([agent(), agent(1).upper(), str(UUID(int=0)), str(UUID(int=2**128 - 1))])
+INTERFACES = st.lists(st.sampled_from(["", "\0", "é" * 100]), max_size=2)
+TEXTS = st.sampled_from(["", "\0", "é" * 100, "\U0010ffff", "a/b%~\n"])
+SHARES = st.sampled_from([0, -0.0, 5e-324, 1e-320, 1e-9, 0.5, 1])
+REPORT = st.fixed_dictionaries(
+    {
+        "latency_ms": st.sampled_from([5e-324, 1e-9, 1, 299999.99999]),
+        "accuracy": SHARES,
+        "cpu_usage": SHARES,
+        "memory_mb": st.sampled_from([5e-324, 1, 999999.99999]),
+        "at": TIMES,
+        "agent_id": AGENTS,
+        "execution_context": st.fixed_dictionaries(
+            {
+                "hostname": st.sampled_from(["h", "\U0010ffff" * 253]),
+                "available_cores": st.sampled_from([1, 65536]),
+                "available_memory_mb": st.sampled_from([5e-324, 1, 1e9]),
+            },
+            optional={"gpu_info": st.sampled_from([{}, {"a": [None, {"é": 1e308}]}]), "network_interfaces": INTERFACES},
+        ),
+    },
+    optional={
+        "network_bytes": st.sampled_from([0, 999999999999]),
+        "custom_metrics": st.dictionaries(TEXTS, st.sampled_from([0, 5e-324, 1.7e308, -1.7e308]), max_size=2),
+        "gpu_utilization": SHARES,
+        "error_details": st.sampled_from(["", [], {"a": None}, False, 1e300]),
+        "source_layer": TEXTS,
+        "target_agent_type": TEXTS,
+        "priority": st.sampled_from([1, 100]),
+        "odd": st.sampled_from([0, "", {"x": [1e22]}]),
+    },
+)  # fmt: skip
+ZONES = st.sampled_from(["UTC", "Pacific/Kiritimati", "America/New_York", "Etc/GMT+12"])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(REPORT, min_size=1, max_size=8), ZONES, st.integers(1, 3), st.booleans())
+def test_every_kernel_takes_every_valid_report(drawn: list[dict[str, Any]], zone: str, shards: int, received: bool) -> None:
+    raw = messages([report(number, **fields) for number, fields in enumerate(drawn)], MOST if received else None)
+    valid, refused = validate(raw, load("kpi_report"), Rules(stale_seconds=10**12))
+    assert set(refused["reason"].to_pylist()) <= {"future"}
+    for _, batch in by_shard(valid, shards):
+        assert touched_hours(batch) >= {touched(batch)[0]}
+        whole, duplicates = judge([batch], 2)
+        stream = Recent(2, 3600).admit(batch)
+        rows = list(whole)
+        assert stream.reports.num_rows == sum(part.num_rows for part in rows)
+        assert stream.duplicates.num_rows == duplicates.num_rows
+        for part in rows:
+            _stored_and_counted(enrich(flag(part, 1.5, 0.1), EnrichOptions(1000.0, zone, 22, 6)))
+
+
+def _stored_and_counted(enriched: pa.RecordBatch) -> None:
+    """Every table takes what comes of enriched reports, and its files give it back."""
+    written = conformed(enriched, REPORTS.schema)
+    codes, names = files(REPORTS, written, 10)
+    assert (len(codes), len(names)) == (written.num_rows, len(set(names)))
+    assert read(bytes(encode(union(REPORTS, written[:0], written).rows))).num_rows == written.num_rows
+    partial = partials(enriched)
+    for granularity in GRANULARITIES:
+        for table, together in ((AGGREGATIONS, by_agent), (FLEET, by_type)):
+            windows = conformed(finish(together(partial, granularity)), table.schema)
+            assert sum(windows["task_count"].to_pylist()) == enriched.num_rows
+            assert len(files(table, windows, 10)[0]) == windows.num_rows
