@@ -205,9 +205,12 @@ DISMISSED = "dismissed"
 DUPLICATES = Table(
     "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
 )
-TRIMMED = Table("trimmed", LOST, key=("source", "after"), order=("source", "after"), time="received_at")
+TRIMMED = Table(
+    "trimmed", LOST, key=("source", "after", "reason"), order=("source", "after", "reason"), time="received_at"
+)
 """What a stream lost before it was read; beside TABLES, since its rows are no messages. A gap that is found again after a restart
-may have grown. Its key and file stay the same, and its revision is the number of entries, so that the larger row stands."""
+may have grown. Its key and file stay the same, and its revision is the number of entries, of a reset its end, so that the larger
+row stands."""
 FLEET = Table(
     "kpi_fleet",
     pa.schema([field for field in AGGREGATION if field.name != "agent_id"]),

@@ -11,7 +11,7 @@ from schemas.tables import LOST, TIME
 from transforms.batches import RAW, empty, extended
 from transforms.sources.envelopes import BAD
 from transforms.sources.lines import NO_DATA, entry_line
-from transforms.sources.positions import ZERO, Loss
+from transforms.sources.positions import RESET, ZERO, Loss, parsed
 
 DATA = b"data"
 """The field of an entry that holds its message."""
@@ -54,7 +54,7 @@ def losses(lost: Sequence[tuple[str, Loss]]) -> pa.RecordBatch:
         pa.array(after, pa.string()),
         pa.array([each.entries for _, each in lost], pa.int64()),
         pa.array([each.reason for _, each in lost], pa.string()),
-        pa.array([max(1, each.entries or 0) for _, each in lost], pa.int64()),
+        pa.array([_revision(each) for _, each in lost], pa.int64()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=LOST)
 
@@ -64,6 +64,14 @@ def received_at(ids: pa.Array) -> pa.Array:
     millis = pc.replace_substring_regex(ids, "-.*", "").cast(pa.uint64())
     known = pc.if_else(pc.less_equal(millis, pa.scalar(LAST_MILLIS, pa.uint64())), millis, None)
     return pc.multiply(known.cast(pa.int64()), 1000).cast(TIME)
+
+
+def _revision(loss: Loss) -> int:
+    """Grows with a gap: with its entries, or with the end of a reset, since their number is unknown."""
+    if loss.reason != RESET:
+        return max(1, loss.entries or 0)
+    millis, number = parsed(loss.until)
+    return min(10_000 * millis + min(number, 9_999), 2**63 - 1)
 
 
 def _data(fields: Sequence[bytes]) -> bytes | None:
