@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.connectors import Archives, Spooled, count_bytes, sinks, sources
 from pipelines.failures import WrongUse
-from pipelines.graph import build
+from pipelines.graph import build, rules
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from pipelines.spool import Spool
@@ -55,7 +55,7 @@ def backfill(
 def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> Results:
     """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
     if _about_rows(files) <= settings.slice_reports:
-        return _run(Archives(files, settings.block_mb << 20), outputs, settings, span, beam_options)
+        return _run(Archives(files, settings), outputs, settings, span, beam_options)
     with _spooled(files, outputs.folder, settings) as (spool, refused, results):
         for paths in spool.slices(settings.slice_reports) or [[]]:
             results += _run(Spooled(paths, refused), outputs, settings, span, beam_options)
@@ -88,14 +88,14 @@ def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[
         spool = Spool(place)
         refused: list[pa.RecordBatch] = []
         results = Results()
-        for block in read(files, settings.block_mb << 20, count_bytes):
+        for block in read(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
             if isinstance(block, Unreadable):
                 results += Results(incomplete=(f"{block.file} {block.reason}",))
                 continue
             with stages.timed("spool", block.raw.num_rows):
                 spool.add(block.raw)
             if block.bad.num_rows:
-                refused.append(misfits(block.bad))
+                refused.append(misfits(block.bad, rules(settings).limits))
         yield spool, refused, results
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.graph import Sinks, Sources, Timing
+from pipelines.graph import Sinks, Sources, Timing, rules
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
 from pipelines.spool import ReadSpool
@@ -37,14 +37,15 @@ class Read(NamedTuple):
 class Archives(beam.PTransform):
     """The messages of archive files; files that cannot be read to their end are counted in the run's results."""
 
-    def __init__(self, files: Iterable[str], block_bytes: int) -> None:
+    def __init__(self, files: Iterable[str], settings: Settings) -> None:
         super().__init__()
-        self.files, self.block_bytes = tuple(files), block_bytes
+        self.files, self.settings = tuple(files), settings
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
-        read = root | ReadArchives(self.files, self.block_bytes, count_bytes, readers=1)
+        block_bytes, payload_bytes = self.settings.block_mb << 20, self.settings.max_payload_bytes
+        read = root | ReadArchives(self.files, block_bytes, count_bytes, readers=1, payload_bytes=payload_bytes)
         _ = read.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
-        return Read(read.raw, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch))
+        return Read(read.raw, read.bad | _misfits(self.settings))
 
 
 class Spooled(beam.PTransform):
@@ -57,6 +58,10 @@ class Spooled(beam.PTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Read:
         refused = root | "Refused" >> beam.Create(self.refused, reshuffle=False).with_output_types(pa.RecordBatch)
         return Read(root | ReadSpool(self.paths), refused)
+
+
+def _misfits(settings: Settings) -> beam.PTransform:
+    return "Misfits" >> beam.Map(misfits, rules(settings).limits).with_output_types(pa.RecordBatch)
 
 
 def count_bytes(number: int) -> None:
@@ -102,7 +107,7 @@ class Live(beam.PTransform):
             archive=self.archive,
             ahead_seconds=settings.future_seconds,
         )
-        return Read(read.messages, read.bad | "Misfits" >> beam.Map(misfits).with_output_types(pa.RecordBatch), read.trimmed)
+        return Read(read.messages, read.bad | _misfits(settings), read.trimmed)
 
 
 def redis(url: str, settings: Settings) -> Connection:

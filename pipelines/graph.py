@@ -21,6 +21,7 @@
 from dataclasses import dataclass, field
 
 import apache_beam as beam
+import pyarrow as pa
 
 from pipelines.settings import Settings
 from schemas.registry import Schema, load
@@ -30,6 +31,7 @@ from transforms.aggregate import Aggregate, Windows
 from transforms.enrich import Enrich
 from transforms.history import History
 from transforms.outliers import FlagOutliers
+from transforms.quarantine import shortened
 from transforms.shard import KeyByShard
 from transforms.validate import Limits, Rules, Validate
 from transforms.within import Span, Within
@@ -84,6 +86,7 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
     enriched = judged.reports
     wrong = (validated.quarantine, history.quarantine, flagged.quarantine, judged.quarantine)
     refused = (read.quarantine, *wrong) | beam.Flatten()
+    refused = refused | "Shorten oversize" >> beam.Map(shortened).with_output_types(pa.RecordBatch)
     aggregated = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
 
     tables = {

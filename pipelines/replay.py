@@ -78,7 +78,8 @@ def replay(
     with opened(texts, settings) as (outputs, settings, output):
         rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
         write_rows(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
-        messages, unknown = _chosen(rows, mended)
+        cut = _cut(rows) if mended is None else rows.slice(0, 0)
+        messages, unknown = _chosen(rows.filter(pc.invert(_among(rows, cut))), mended)
         valid, refused = _accepted(messages, settings)
         judge, waived = settings, messages.slice(0, 0)
         if waive_recency:
@@ -91,7 +92,7 @@ def replay(
             direct.run(lambda root: build(root, given, sinks(outputs, settings), judge), alone=by_reference)
         for found, resolution in ((valid, REPLAYED), (waived, WAIVED)):
             _close(outputs, rows.filter(_among(rows, found)), resolution)
-        return Replay(accepted.num_rows, waived.num_rows, refused, unknown)
+        return Replay(accepted.num_rows, waived.num_rows, concat([refused, cut]), unknown)
 
 
 @contextmanager
@@ -107,6 +108,14 @@ def opened(texts: Sequence[str], settings: Settings) -> Iterator[tuple[Outputs, 
         raise WrongUse(f"{outputs.main.name} is no folder of this machine", "name the job's output folder first, then the others")
     with only_job(output):
         yield outputs, settings, output
+
+
+def _cut(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows that hold only the beginning of their message, with what can be done."""
+    cut = rows.filter(pc.fill_null(pc.greater(rows["payload_bytes"], pc.binary_length(rows["payload"])), False))
+    fix = "; only its beginning is kept: give it mended with --input, or backfill its source under a larger max_payload_bytes"
+    columns = {name: cut[name] for name in cut.schema.names} | {"message": pc.binary_join_element_wise(cut["message"], fix, "")}
+    return pa.RecordBatch.from_pydict(columns, schema=cut.schema)
 
 
 def _accepted(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:

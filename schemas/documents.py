@@ -31,16 +31,10 @@ _BRACKETS[[ord("{"), ord("[")]] = 1
 _BRACKETS[[ord("}"), ord("]")]] = -1
 _PYTHON = {"number": NUMBERS, "integer": NUMBERS, "string": (str,), "boolean": (bool,)}
 _MESSAGE_LENGTH = 400
+OVERSIZE = "oversize"
+"""The reason of a payload that is longer than the limit."""
 _FEW_ENTRIES = 16
 """Of a map with so few entries jsonschema finds the wrong one sooner than a column of them does."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How large (bytes) and how deeply nested a document may be."""
-
-    payload_bytes: int = 1 << 20
-    depth: int = 32
 
 
 @dataclass(frozen=True)
@@ -53,14 +47,26 @@ class Rejection:
     rule: str | None = None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How large (bytes) and how deeply nested a document may be."""
+
+    payload_bytes: int = 1 << 20
+    depth: int = 32
+
+    def oversize(self, length: int) -> Rejection | None:
+        """Why a payload of so many bytes is refused; None if it is not."""
+        return Rejection(OVERSIZE, f"{length} bytes are more than {self.payload_bytes}") if length > self.payload_bytes else None
+
+
 def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[str, Any] | Rejection:
     """The document of a payload, or why there is none.
 
     `distinct_keys` says that no object in it is known to repeat a key. The first of these that holds is the reason: `oversize`,
     `depth`, `utf8`, `json` (syntax, NaN, infinities and numbers beyond float64 included), `duplicate_key`, `not_object`.
     """
-    if len(payload) > limits.payload_bytes:
-        return Rejection("oversize", f"{len(payload)} bytes are more than {limits.payload_bytes}")
+    if oversize := limits.oversize(len(payload)):
+        return oversize
     if too_deep(payload, limits):
         return Rejection("depth", f"nested deeper than {limits.depth}")
     try:

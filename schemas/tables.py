@@ -138,6 +138,8 @@ QUARANTINE = pa.schema(
     [
         *MESSAGE,
         ("payload", pa.binary()),
+        ("payload_bytes", pa.int64()),
+        ("payload_sha256", pa.string()),
         ("reason", pa.string()),
         ("field", pa.string()),
         ("rule", pa.string()),

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 import apache_beam as beam
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from schemas.documents import Rejection
+from schemas.documents import OVERSIZE, Limits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.batches import RAW, filled, fitted
+from transforms.excerpt import Excerpt
 from transforms.stages import staged
 
 Result = TypeVar("Result")
@@ -112,6 +114,28 @@ def _guarded(batch: pa.RecordBatch, kernel: Callable[..., Any], options: Sequenc
         yield beam.pvalue.TaggedOutput("quarantine", failed(row, [why]))
 
 
-def misfits(bad: pa.RecordBatch) -> pa.RecordBatch:
-    """QUARANTINE rows of envelopes that break the rule of envelopes (`transforms.sources.envelopes.BAD`)."""
-    return quarantined(bad, [Rejection("envelope", message) for message in bad["message"].to_pylist()])
+def misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
+    """QUARANTINE rows of what is no message (`transforms.sources.envelopes.BAD`): `oversize`, or else `envelope`."""
+    lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
+    told = zip(bad["message"].to_pylist(), lengths)
+    rows = quarantined(bad, [limits.oversize(length) or Rejection("envelope", message) for message, length in told])
+    names = ("payload_bytes", "payload_sha256")
+    return filled({name: rows[name] for name in QUARANTINE.names} | {name: bad[name] for name in names}, QUARANTINE, rows.num_rows)
+
+
+def shortened(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """QUARANTINE rows; of each `oversize` payload an excerpt, its length and its SHA-256 are kept."""
+    long = pc.equal(rows["reason"], OVERSIZE)
+    if not pc.any(long).as_py():
+        return rows
+    here = pc.and_(long, rows["payload_bytes"].is_null())  # else it was too long to be held, and is an excerpt already
+    found = [Excerpt(payload) for payload in rows["payload"].filter(here).to_pylist()]
+    values = {
+        "payload": pa.array([each.head for each in found], rows["payload"].type),
+        "payload_bytes": pa.array([each.length for each in found], pa.int64()),
+        "payload_sha256": pa.array([each.sha256 for each in found], pa.string()),
+    }
+    columns = {name: rows[name] for name in QUARANTINE.names}
+    columns |= {name: pc.replace_with_mask(rows[name], here, values[name]) for name in values}
+    columns["payload"] = fitted(columns["payload"], pa.binary())
+    return filled(columns, QUARANTINE, rows.num_rows)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from pipelines.connectors import redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
+from schemas.documents import Limits
 from transforms.quarantine import misfits
 from transforms.redis import RedisUnavailable
 from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter
@@ -65,7 +66,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
         task = bar.add_task(stream, total=_left(held, after))
         for found in entries(client, stream, held.last, after):
             messages, bad = batches(stream, found)
-            refused += writer.append(misfits(bad), REFUSED)  # first: the next run goes on after the last message
+            refused += writer.append(misfits(bad, Limits()), REFUSED)  # first: the next run goes on after the last message
             added += writer.append(messages)
             bar.advance(task, len(found))
     ArchiveSync(output)([stream])

@@ -15,10 +15,13 @@ from pipelines.commands.backfill import archives, failure
 from pipelines.console import echo_json, err, headed, out, printable
 from pipelines.dismiss import dismiss
 from pipelines.failures import CheckFailed, WrongUse
+from pipelines.graph import rules
 from pipelines.outputs import readable
 from pipelines.replay import open_rows, replay
+from pipelines.settings import Settings
 from pipelines.tables.output import existing_output
 from transforms.batches import concat
+from transforms.quarantine import misfits
 from transforms.sources.archives import Unreadable, read
 
 quarantine = typer.Typer(help="What was refused and why, and how it comes in after all.", no_args_is_help=True)
@@ -82,7 +85,7 @@ def show(
         name = printable(f"{row['source']}/{row['message_id']}")
         out.print(headed("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
         out.print(headed("red", f"  {row['reason']}", printable(f" {place}: {row['message']}")))
-        out.print(f"  {_printable(row['payload'])}")
+        out.print(f"  {_printable(row['payload'], row['payload_bytes'])}")
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more: --limit shows more of them, --export writes all")
 
@@ -105,7 +108,7 @@ def replay_(
     ] = None,
 ) -> None:
     """Judge refused messages again, as they are or mended. Those that are valid now become reports; none counts twice."""
-    mended = _mended(inputs) if inputs else None
+    mended = _mended(inputs, ctx.obj.settings()) if inputs else None
     try:
         result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), mended, waive_recency)
     except Exception as error:
@@ -142,7 +145,7 @@ def dismiss_(
 ) -> None:
     """Close refused messages that were corrected where they came from, so that `reconcile` no longer looks for them there."""
     names = ids or []
-    if inputs and (exported := _mended(inputs)) is not None:
+    if inputs and (exported := _mended(inputs, ctx.obj.settings())) is not None:
         names += [f"{row['source']}/{row['message_id']}" for row in exported.select(["source", "message_id"]).to_pylist()]
     if not names:
         raise WrongUse("no message is named", "name each with --id SOURCE/MESSAGE_ID, or give --input FILE")
@@ -158,13 +161,14 @@ def dismiss_(
         raise CheckFailed("some messages are not open in quarantine", f"`kpiflow quarantine show {output}` lists those that are")
 
 
-def _mended(inputs: list[str]) -> pa.RecordBatch | None:
+def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
     parts = []
-    for block in read(archives(inputs)):
+    for block in read(archives(inputs), payload_bytes=settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
         if block.bad.num_rows:
-            raise WrongUse(f"{block.bad['message_id'][0].as_py()}: {block.bad['message'][0].as_py()}", "mend the envelope")
+            wrong = misfits(block.bad, rules(settings).limits)
+            raise WrongUse(f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "mend the envelope")
         parts.append(block.raw)
     return concat(parts) if parts else None
 
@@ -179,6 +183,7 @@ def _envelope(row: dict[str, Any]) -> str:
     return json.dumps({"source": row["source"], "message_id": row["message_id"], "received_at": received, "data": data})
 
 
-def _printable(payload: bytes, length: int = 600) -> str:
+def _printable(payload: bytes, whole_bytes: int | None, length: int = 600) -> str:
     text = payload[:length].decode("utf-8", "backslashreplace")
-    return text if len(payload) <= length else f"{text}... ({len(payload):,} bytes)"
+    whole_bytes = len(payload) if whole_bytes is None else whole_bytes
+    return text if whole_bytes <= length else f"{text}... ({whole_bytes:,} bytes)"

@@ -17,6 +17,7 @@ from pipelines.console import echo_json, err, out, printable
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import readable
 from pipelines.tables.held import messages as held_messages
+from pipelines.tables.output import stored_settings
 from pipelines.tables.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
 from pipelines.tables.reconcile import reconcile as check
 from transforms.redis import Connection, RedisUnavailable
@@ -60,7 +61,7 @@ def reconcile(
         def track(sequence: Sequence[Any], what: str) -> Iterable[Any]:
             return bar.track(sequence, description=what)
 
-        archived = _messages(archives(inputs), bar) if inputs else None
+        archived = _messages(archives(inputs), bar, stored_settings(folder)["max_payload_bytes"]) if inputs else None
         if url and streams:
             read_from = _Streams(redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), group)
             verdict = _with_streams(folder, read_from, archived, state, bar, track)
@@ -111,10 +112,10 @@ def _with_streams(
         raise RunFailed(f"Redis at {connection.public} failed: {error}", "run the same command again") from error
 
 
-def _messages(files: Files, bar: Progress) -> Messages:
+def _messages(files: Files, bar: Progress, payload_bytes: int) -> Messages:
     def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
         task = bar.add_task("source", total=files.total_bytes)
-        for block in read(files, on_bytes=lambda count: bar.advance(task, count)):
+        for block in read(files, on_bytes=lambda count: bar.advance(task, count), payload_bytes=payload_bytes):
             if isinstance(block, UnreadableFile):
                 unreadable(block.file, block.reason)
             else:

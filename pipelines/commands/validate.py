@@ -71,14 +71,14 @@ def validate(
 def _fates(files: Files, settings: Settings) -> Fates:
     stages.reset()
     fates, kept, schema, asked = Fates(), [], report_schema(settings), rules(settings)
-    for block in read(files, settings.block_mb << 20, count_bytes):
+    for block in read(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             fates.unreadable.append(f"{block.file} {block.reason}")
             continue
         with stages.timed("validate", block.raw.num_rows):
             reports, refused = judged(block.raw, schema, asked)
         fates.refuse(refused)
-        fates.refuse(misfits(block.bad))
+        fates.refuse(misfits(block.bad, asked.limits))
         kept.append(reports.select(INPUTS))
     if kept:
         unique = dedup(pa.Table.from_batches(kept))

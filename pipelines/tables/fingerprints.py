@@ -28,10 +28,11 @@ class Census(NamedTuple):
 
 
 def fingerprints(columns: Sequence[pa.Array]) -> Prints:
-    """uint64[n, 2]: the fingerprint of each row of string or binary columns; null is a value of its own."""
+    """uint64[n, 2]: the fingerprint of each row of string, binary or integer columns; null is a value of its own."""
     lanes = [np.full(len(columns[0]), seed) for seed in _SEEDS]
     for column in columns:
-        _absorb(lanes, column.cast(pa.large_binary()))
+        text = column.cast(pa.string()) if pa.types.is_integer(column.type) else column
+        _absorb(lanes, text.cast(pa.large_binary()))
     return np.stack(lanes, axis=1)
 
 

@@ -44,7 +44,9 @@ SPACES = (b" ", b"\t", b"\r", b"\n", b"  \r\n ", b" " * 300, b"\v", b"\xc2\xa0",
 Shape = Callable[[random.Random, int, bytes], bytes]
 
 
-def payloads(count: int, seed: int = 0, start: datetime = NOON, largest: int = LARGEST, stretch: int = STRETCH) -> Iterator[bytes]:
+def payloads(
+    count: int, seed: int = 0, start: datetime = NOON, largest: int = 9 * LARGEST, stretch: int = STRETCH
+) -> Iterator[bytes]:
     """So many payloads of agents that report in turn; those that are hostile have up to `largest` bytes, and hardly any so many."""
     draw, shapes = random.Random(seed), list(SHAPES.values())
     for number in range(count):
@@ -222,9 +224,9 @@ def mutated(draw: random.Random, number: int, text: bytes) -> bytes:
 
 
 def large(draw: random.Random, number: int, text: bytes) -> bytes:
-    """A list of equal items, once in a long while about as large as a payload may be."""
+    """A list of equal items, once in a long while about as large as a payload may be, or larger."""
     unit = draw.choice([*VALUES, b"1e300", b"12345678901234567890", b'"\\u00e9"', b'"\\\\"', b'{"a":1}'])
-    size = LARGEST - 2000 if draw.random() < 0.02 else 200
+    size = draw.choice([LARGEST - 2000] * 3 + [8 * LARGEST]) if draw.random() < 0.02 else 200
     return _place(draw, text, b"[" + (unit + b",") * (size // (len(unit) + 1)) + b"1]")
 
 

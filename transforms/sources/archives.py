@@ -20,9 +20,10 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms import coder  # noqa: F401 (carries what leaves here)
-from transforms.batches import concat
-from transforms.sources.compressed import DamagedError, blocks, gunzip, plain, unzstd
+from transforms.batches import RAW, concat, empty
+from transforms.sources.compressed import PAYLOAD_BYTES, DamagedError, blocks, gunzip, plain, unzstd
 from transforms.sources.envelopes import decode
+from transforms.sources.long_lines import LongLine
 from transforms.sources.parquet import batches, decode_rows
 
 BLOCK_BYTES = 16 << 20
@@ -114,15 +115,19 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def read_blocks(path: str, block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None) -> Iterator[Block | Unreadable]:
+def read_blocks(
+    path: str, block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None, payload_bytes: int = PAYLOAD_BYTES
+) -> Iterator[Block | Unreadable]:
     """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be read further.
 
-    `on_bytes` is told how many more bytes of the file on disk have been worked off.
+    `on_bytes` is told how many more bytes of the file on disk have been worked off. `payload_bytes`: how long a payload may be; of
+    a line that cannot hold such a one, a part is read (`transforms.sources.long_lines`).
     """
-    parts = _row_blocks if path.lower().endswith(PARQUET) else _line_blocks
+    is_parquet = path.lower().endswith(PARQUET)
+    parts = _row_blocks(path, block_bytes) if is_parquet else _line_blocks(path, block_bytes, payload_bytes)
     reported = 0
     try:
-        for block, position in parts(path, block_bytes):
+        for block, position in parts:
             if on_bytes and position > reported:
                 on_bytes(position - reported)
                 reported = position
@@ -133,14 +138,12 @@ def read_blocks(path: str, block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | N
         yield Unreadable(_printable(path), f"cannot be read ({error.strerror or error})")
 
 
-def _line_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
+def _line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tuple[Block, int]]:
     """The file's blocks, and how far into it each reaches."""
     read = next(read for end, read in LINES.items() if path.lower().endswith(end))
-    first_line = 1
     with open(path, "rb") as file:
-        for text in blocks(read(file), block_bytes):
-            raw, bad, lines = decode(text, first_line)
-            first_line += lines
+        for number, text in blocks(read(file), block_bytes, payload_bytes):
+            raw, bad = (empty(RAW), text.message(number)) if isinstance(text, LongLine) else decode(text, number)[:2]
             yield Block(raw, bad), file.tell()
 
 
@@ -154,9 +157,11 @@ def _row_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
         yield Block(raw, bad), int(size * share)
 
 
-def read(paths: Iterable[str], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None) -> Iterator[Block | Unreadable]:
+def read(
+    paths: Iterable[str], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None, payload_bytes: int = PAYLOAD_BYTES
+) -> Iterator[Block | Unreadable]:
     """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the caller works on one."""
-    blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes) for path in paths)
+    blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths)
     return ahead(_together(blocks, block_bytes // _SMALL))
 
 
@@ -194,7 +199,8 @@ class ReadArchives(beam.PTransform):
     """Nothing -> `raw` (RecordBatches, RAW), `bad` (RecordBatches, BAD) and `unreadable` (file, reason).
 
     `on_bytes` is pickled with the transform: give it a function of a module, or leave it. `readers` is how many workers can read at
-    once: as many as there are files, unless told; each reads its files one after the other, a block ahead.
+    once: as many as there are files, unless told; each reads its files one after the other, a block ahead. `payload_bytes`: see
+    `read_blocks`.
     """
 
     def __init__(
@@ -203,15 +209,17 @@ class ReadArchives(beam.PTransform):
         block_bytes: int = BLOCK_BYTES,
         on_bytes: OnBytes | None = None,
         readers: int | None = None,
+        payload_bytes: int = PAYLOAD_BYTES,
     ) -> None:
         super().__init__()
         self.files = tuple(files)
         self.readers = readers or len(self.files)
         self.block_bytes = block_bytes
         self.on_bytes = on_bytes
+        self.payload_bytes = payload_bytes
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
-        outputs = beam.ParDo(_Read(self.block_bytes, self.on_bytes)).with_output_types(
+        outputs = beam.ParDo(_Read(self.block_bytes, self.on_bytes, self.payload_bytes)).with_output_types(
             pa.RecordBatch, bad=pa.RecordBatch, unreadable=tuple[str, str]
         )
         parts = [self.files[reader :: self.readers] for reader in range(self.readers)]
@@ -219,12 +227,11 @@ class ReadArchives(beam.PTransform):
 
 
 class _Read(beam.DoFn):
-    def __init__(self, block_bytes: int, on_bytes: OnBytes | None) -> None:
-        self.block_bytes = block_bytes
-        self.on_bytes = on_bytes
+    def __init__(self, block_bytes: int, on_bytes: OnBytes | None, payload_bytes: int) -> None:
+        self.block_bytes, self.on_bytes, self.payload_bytes = block_bytes, on_bytes, payload_bytes
 
     def process(self, files: Sequence[str]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        for block in read(files, self.block_bytes, self.on_bytes):
+        for block in read(files, self.block_bytes, self.on_bytes, self.payload_bytes):
             if isinstance(block, Unreadable):
                 yield beam.pvalue.TaggedOutput("unreadable", tuple(block))
                 continue

@@ -11,6 +11,8 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
+from transforms.sources.long_lines import LongLine, longest_line
+
 READ_BYTES = 1 << 20
 """How much of a plain file is read at a time."""
 
@@ -22,7 +24,10 @@ LONGEST_WINDOW = 1 << 27
 
 MOST_LINES = 1 << 16
 """A block of more lines is cut though it is small: each line has a cost of its own."""
+PAYLOAD_BYTES = 1 << 20
+"""How long a payload may be where nothing else is said."""
 _CHUNK_BYTES = 1 << 18
+_BLANK = b" \t\r\n"
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -121,32 +126,73 @@ def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
     return rest
 
 
-def blocks(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
-    """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES, or as long as one line is.
+def blocks(chunks: Iterable[bytes], block_bytes: int, payload_bytes: int = PAYLOAD_BYTES) -> Iterator[tuple[int, bytes | LongLine]]:
+    """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES; each with the number of its first line, from 1.
 
-    A UTF-8 byte order mark at the very beginning is left out; a last newline is added.
+    A line that is too long to hold a payload of `payload_bytes` comes alone, as a LongLine. Long runs of blank lines are left out,
+    and so is a UTF-8 byte order mark at the very beginning; a last newline is added.
     An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
     """
+    longest = longest_line(payload_bytes)
+    pieces = _whole_lines(_at_most(_unmarked(chunks), min(block_bytes, _CHUNK_BYTES, longest)), longest)
     held: list[bytes] = []
-    size = lines = 0
-    try:
-        for chunk in _at_most(_unmarked(chunks), min(block_bytes, _CHUNK_BYTES)):
-            held.append(chunk)
-            size += len(chunk)
-            lines += chunk.count(b"\n")
-            end = chunk.rfind(b"\n") + 1 if size >= block_bytes or lines >= MOST_LINES else 0
-            if end:
-                held[-1] = chunk[:end]
-                yield b"".join(held)
-                held = [chunk[end:]]
-                size, lines = len(held[0]), 0
-    except (DamagedError, OSError):
-        text = b"".join(held)
-        if end := text.rfind(b"\n") + 1:
-            yield text[:end]
-        raise
-    if text := b"".join(held):
-        yield text if text.endswith(b"\n") else text + b"\n"
+    number, size, lines = 1, 0, 0
+    fault: Exception | None = None
+    piece: bytes | LongLine | None = b""
+    while piece is not None:
+        try:
+            piece = next(pieces, None)
+        except (DamagedError, OSError) as error:
+            piece, fault = None, error
+        apart = not isinstance(piece, bytes) or not piece.lstrip(_BLANK)
+        if held and (apart or size >= block_bytes or lines >= MOST_LINES):
+            yield number, b"".join(held)
+            held, number, size, lines = [], number + lines, 0, 0
+        if isinstance(piece, LongLine):
+            if not piece.is_blank:
+                yield number, piece
+            number += 1
+        elif piece and apart:
+            number += piece.count(b"\n")
+        elif piece:
+            held.append(piece)
+            size += len(piece)
+            lines += piece.count(b"\n")
+    if fault:
+        raise fault
+
+
+def _whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
+    """The chunks, none of more than `longest` bytes, as pieces of whole lines, with a newline at the end of the last one too.
+
+    A line of more than `longest` bytes is a LongLine.
+    """
+    begun: list[bytes] = []
+    size = 0
+    long: LongLine | None = None
+    for chunk in chunks:
+        end = chunk.find(b"\n")
+        rest = chunk if end < 0 else chunk[:end]
+        if long:
+            long.add(rest)
+        elif size + len(rest) > longest:
+            long = LongLine(b"".join([*begun, rest]))
+            begun, size = [], 0
+        if long:
+            if end < 0:
+                continue
+            yield long
+            long, chunk = None, chunk[end + 1 :]
+        if last := chunk.rfind(b"\n") + 1:
+            yield b"".join([*begun, chunk[:last]])
+            begun, size = [], 0
+        if len(chunk) > last:
+            begun.append(chunk[last:])
+            size += len(chunk) - last
+    if long:
+        yield long
+    elif begun:
+        yield b"".join([*begun, b"\n"])
 
 
 def _unmarked(chunks: Iterable[bytes]) -> Iterator[bytes]:

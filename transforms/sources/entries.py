@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import LOST, TIME
-from transforms.batches import RAW, empty, extended
-from transforms.sources.envelopes import BAD
+from transforms.batches import RAW, empty
+from transforms.sources.envelopes import BAD, misfit
 from transforms.sources.lines import NO_DATA, entry_line
 from transforms.sources.positions import RESET, ZERO, Loss, parsed
 
@@ -104,4 +104,4 @@ def _without_data(source: str, entries: Sequence[Entry]) -> pa.RecordBatch:
         entry_line(source, entry_id.decode(), int(entry_id.partition(b"-")[0]), _as_mapping(fields)) for entry_id, fields in entries
     ]
     raw = _messages(source, [entry_id for entry_id, _ in entries], lines)
-    return extended(raw, [(BAD.field("message"), pa.repeat(NO_DATA, len(lines)))])
+    return misfit(raw, pa.repeat(NO_DATA, len(lines)))

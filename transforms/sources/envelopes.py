@@ -17,9 +17,10 @@ from transforms.identity import line_ids
 from transforms.sources.heads import Heads, Lines, Positions, heads, one_object, pieces
 from transforms.sources.lines import ARCHIVE, NO_DATA, WRONG_TIME, Envelope, is_blank, read_line, read_string
 
-BAD = pa.schema([*RAW, ("message", pa.string())])
+BAD = pa.schema([*RAW, ("message", pa.string()), ("payload_bytes", pa.int64()), ("payload_sha256", pa.string())])
 """Envelopes that break the rule: the whole line, known as a bare line is, and what is wrong with it. An archived entry
-without data (NO_DATA) is under its own source, id and time."""
+without data (NO_DATA) is under its own source, id and time. `payload_bytes` and `payload_sha256` are those of a message that was
+too long to be held (`transforms.sources.long_lines`), whose payload is its beginning; else they are null."""
 
 _OPEN = ord("{")
 _NOTHING, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
@@ -60,6 +61,12 @@ def unnamed_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch
     """Messages (RAW) of the source `archive`, without a time, under the ids that were found for them."""
     rows = len(payload)
     return filled({"source": pa.repeat(ARCHIVE, rows), "message_id": message_ids, "payload": payload}, RAW, rows)
+
+
+def misfit(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBatch:
+    """Messages (RAW) as rows of BAD, with what is wrong with each."""
+    columns = {name: messages[name] for name in RAW.names} | {"message": problems}
+    return filled(columns, BAD, messages.num_rows)
 
 
 def _bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
@@ -114,7 +121,7 @@ def _one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, p
     ]
     good, named = pc.equal(problems, ""), pc.equal(problems, NO_DATA)
     origins = [pc.if_else(named, said, as_bare) for said, as_bare in zip(columns[:3], bare.columns)]
-    bad = pa.RecordBatch.from_arrays([*origins, bare["payload"], problems], schema=BAD).filter(pc.invert(good))
+    bad = misfit(pa.RecordBatch.from_arrays([*origins, bare["payload"]], schema=RAW), problems).filter(pc.invert(good))
     return (rows[np.asarray(good)], pa.RecordBatch.from_arrays(columns, schema=RAW).filter(good)), bad
 
 

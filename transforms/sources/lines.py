@@ -40,7 +40,8 @@ NO_DATA = "the entry has no field data"
 _STRING = rb'"(?:[^"\\]+|\\.)*+"?'
 _OUTER_MARK = re.compile(rb'(?:[^][{}:,"]+|%b)*+[][{}:,]' % _STRING, re.DOTALL)
 _INNER_MARK = re.compile(rb'(?:[^][{}"]+|%b)*+[][{}]' % _STRING, re.DOTALL)
-_SPACES = b" \t\r"
+SPACES = b" \t\r"
+"""What may stand between the tokens of a line."""
 _KEYS = {"message_id", "received_at", "data"}
 _KEYS_WITHOUT_DATA = {"message_id", "received_at", "fields"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -97,7 +98,7 @@ def _time_text(millis: int) -> str | None:
 
 def is_blank(line: bytes) -> bool:
     """Whether a line holds nothing but spaces, tabs and carriage returns."""
-    return not line.strip(_SPACES)
+    return not line.strip(SPACES)
 
 
 def read_line(line: bytes) -> Envelope | None:
@@ -107,7 +108,7 @@ def read_line(line: bytes) -> Envelope | None:
     quotes do not match, a line that begins as CANONICAL says, with an object for data, and ends in `}` is one too: what lies
     between is its data, which is no JSON.
     """
-    line = line.strip(_SPACES)
+    line = line.strip(SPACES)
     members = _members(line)
     if members is None:
         return _broken(line)
@@ -147,7 +148,7 @@ def _envelope(members: dict[str | None, bytes]) -> Envelope:
     if "fields" in members:
         wrong = NO_DATA if members["fields"].startswith(b"{") else "fields must be an object"
         return Envelope(source, message_id, received_at, problem=wrong)
-    data = _data(members["data"])
+    data = read_data(members["data"])
     if data is None:
         return Envelope(problem="data must be an object or a string")
     return Envelope(source, message_id, received_at, data)
@@ -161,7 +162,7 @@ def _members(line: bytes) -> dict[str | None, bytes] | None:
     marks = _outer_marks(line)
     if marks is None or any(line[at] != mark for at, mark in zip(marks, cycle(b":,"))) or len(marks) % 2 == 0:
         return None
-    texts = [line[before + 1 : after].strip(_SPACES) for before, after in pairwise([0, *marks, len(line) - 1])]
+    texts = [line[before + 1 : after].strip(SPACES) for before, after in pairwise([0, *marks, len(line) - 1])]
     return {read_string(name): value for name, value in zip(texts[::2], texts[1::2])}
 
 
@@ -181,7 +182,7 @@ def _outer_marks(line: bytes) -> list[int] | None:
     return marks if depth == 0 and at == len(line) else None
 
 
-def _data(text: bytes) -> bytes | None:
+def read_data(text: bytes) -> bytes | None:
     """The report's bytes from the JSON text of `data`; None where that is neither an object nor a string."""
     if text.startswith(b"{"):
         return text

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from schemas.formats import FIRST_US, LAST_US, parse_date_time
 from schemas.tables import TIME
-from transforms.batches import RAW, concat, empty, extended
+from transforms.batches import RAW, concat, empty
 from transforms.identity import line_ids
 from transforms.sources.compressed import DamagedError
-from transforms.sources.envelopes import BAD, Decoded, ended, unnamed_messages
+from transforms.sources.envelopes import BAD, Decoded, ended, misfit, unnamed_messages
 from transforms.sources.lines import ARCHIVE, WRONG_TIME
 
 
@@ -160,8 +160,7 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
     written = pa.RecordBatch.from_pydict(plain).to_pylist()
     unnamed = unnamed_messages(payload.take(pa.array(wrong_rows)), line_ids(wrong_rows + first_row, map(_row_text, written)))
-    bad = extended(unnamed, [(BAD.field("message"), problems.filter(pc.invert(good)))])
-    return Decoded(raw.filter(good), bad, rows)
+    return Decoded(raw.filter(good), misfit(unnamed, problems.filter(pc.invert(good))), rows)
 
 
 def _row_text(row: dict[str, Any]) -> bytes:

@@ -210,10 +210,11 @@ def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path)
     assert compared["duplicates"] == Comparison(2, 3, 2, 0, 0, 1, [Difference({"report_id": "r1"}, "rows", "2", "3")])
     refusals = compared["quarantine"]
     assert (refusals.equal, refusals.only_a, refusals.only_b) == (1, 2, 1)
-    assert sorted(str(each) for each in refusals.differences) == [
-        "payload={{ reason=json field=None rule=None message=None resolution=None: rows is 1 in A, 0 in B",
-        "payload={{ reason=utf8 field=None rule=None message=None resolution=None: rows is 0 in A, 1 in B",
-        "payload={{{ reason=json field=None rule=None message=None resolution=None: rows is 1 in A, 0 in B",
+    others = "field=None rule=None message=None resolution=None"
+    assert sorted(str(each).replace("payload_bytes=None payload_sha256=None ", "") for each in refusals.differences) == [
+        f"payload={{{{ reason=json {others}: rows is 1 in A, 0 in B",
+        f"payload={{{{ reason=utf8 {others}: rows is 0 in A, 1 in B",
+        f"payload={{{{{{ reason=json {others}: rows is 1 in A, 0 in B",
     ]
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners import direct
+from schemas.documents import Limits
 from transforms.batches import RAW, concat, empty
 from transforms.quarantine import misfits
 from transforms.sinks import archive
@@ -24,7 +25,7 @@ from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter, WriteA
 from transforms.sinks.archived import entry_id
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.archives import Block, find, read
-from transforms.sources.envelopes import BAD
+from transforms.sources.envelopes import BAD, misfit
 from transforms.sources.lines import NO_DATA, entry_line
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
@@ -154,7 +155,7 @@ def test_messages_that_are_no_entries_in_order_are_an_error(tmp_path: Path, wron
 def refused_entry(number: int, fields: dict[bytes, bytes]) -> pa.RecordBatch:
     """The QUARANTINE row of an entry without data, as a stream makes it."""
     line = entry_line("kpi", f"{NOON_MS + number}-0", NOON_MS + number, fields)
-    return misfits(raw([f"{NOON_MS + number}-0"], [line]).append_column("message", pa.array([NO_DATA])))
+    return misfits(misfit(raw([f"{NOON_MS + number}-0"], [line]), pa.array([NO_DATA])), Limits())
 
 
 @settings(max_examples=40, deadline=None)
@@ -164,7 +165,7 @@ def test_an_entry_without_data_has_the_same_row_from_the_archive(fields: dict[by
     with tempfile.TemporaryDirectory() as folder:
         assert [ArchiveWriter(Path(folder)).append(row, REFUSED) for _ in range(2)] == [1, 0]
         messages, bad = stored(Path(folder))
-    assert (messages.num_rows, misfits(bad)) == (0, row)
+    assert (messages.num_rows, misfits(bad, Limits())) == (0, row)
 
 
 def test_entries_without_data_do_not_hold_back_the_others(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_the_transform_archives_both_kinds(tmp_path: Path) -> None:
 
     direct.run(graph)
     messages, bad = stored(tmp_path)
-    assert (messages.equals(rows), misfits(bad).equals(refused)) == (True, True)
+    assert (messages.equals(rows), misfits(bad, Limits()).equals(refused)) == (True, True)
 
 
 def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,21 +111,29 @@ def test_a_plain_file_is_its_bytes() -> None:
     assert read(plain(io.BytesIO(TEXT * 9))) == (TEXT * 9, "")
 
 
-@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bcd", b"\n\n", b"e\nf"])), st.integers(1, 9))
-def test_blocks_are_whole_lines_and_together_the_text(chunks: list[bytes], block_bytes: int) -> None:
-    text = b"".join(chunks)
-    cut = list(blocks(chunks, block_bytes))
-    assert b"".join(cut) == (text if text.endswith(b"\n") or not text else text + b"\n")
-    assert all(block.endswith(b"\n") for block in cut)
+@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bcd", b" \n\r\n", b"e\nf"])), st.integers(1, 9))
+def test_blocks_are_whole_lines_with_their_numbers_and_without_some_blank_ones(chunks: list[bytes], block_bytes: int) -> None:
+    lines = (text := b"".join(chunks)).split(b"\n")
+    cut = [(number, block) for number, block in blocks(chunks, block_bytes) if isinstance(block, bytes)]
+    assert all(block.endswith(b"\n") for _, block in cut)
+    found = {number + i: line for number, block in cut for i, line in enumerate(block.split(b"\n")[:-1])}
+    assert {number: line for number, line in found.items() if line.strip()} == {i: x for i, x in enumerate(lines, 1) if x.strip()}
+    assert found.items() <= dict(enumerate(lines, 1)).items()
     longest = max(map(len, text.split(b"\n"))) + 1
-    assert all(block_bytes - longest < len(block) for block in cut[:-1])
-    assert all(len(block) < 2 * block_bytes + longest for block in cut)
+    assert all(len(block) < 2 * block_bytes + longest for _, block in cut)
 
 
 def test_a_line_longer_than_a_block_is_not_cut() -> None:
     line = b"x" * 5_000_000 + b"\n"
     chunks = [b"a\n", *(line[i : i + 1000] for i in range(0, len(line), 1000)), b"b\n"]
-    assert list(blocks(chunks, 1000)) == [b"a\n" + line, b"b\n"]
+    assert list(blocks(chunks, 1000)) == [(1, b"a\n" + line), (3, b"b\n")]
+
+
+def test_gigabytes_of_blank_lines_are_passed_over_and_counted() -> None:
+    assert list(blocks([b"a\n", *[b"\n" * (1 << 20)] * 8, b"\r\n \t\nb"], 16 << 20)) == [
+        (1, b"a\n"),
+        ((8 << 20) + 4, b"b\n"),
+    ]
 
 
 def test_an_error_comes_after_the_whole_lines_before_it() -> None:
@@ -134,7 +142,7 @@ def test_an_error_comes_after_the_whole_lines_before_it() -> None:
         raise DamagedError("torn")
 
     cut = blocks(chunks(), 100)
-    assert next(cut) == b"a\nb\n"
+    assert next(cut) == (1, b"a\nb\n")
     with pytest.raises(DamagedError, match="torn"):
         next(cut)
 
@@ -151,9 +159,9 @@ def test_a_few_bytes_that_stand_for_gigabytes_come_in_pieces() -> None:
 
 
 def test_a_block_has_a_limited_number_of_lines() -> None:
-    found = list(blocks([b"\n" * (1 << 20)] * 8, 16 << 20))
+    found = [text for _, text in blocks([b"a\n" * (1 << 19)] * 8, 16 << 20) if isinstance(text, bytes)]
     assert sum(map(len, found)) == 8 << 20
-    assert max(map(len, found)) <= MOST_LINES + (1 << 18)
+    assert max(text.count(b"\n") for text in found) <= MOST_LINES + (1 << 17)
 
 
 def test_a_zstd_window_beyond_128_mib_is_refused_with_the_fix() -> None:

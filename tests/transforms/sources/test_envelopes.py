@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.formats import parse_date_time
 from tests.builders import line_id
-from transforms.batches import RAW
+from transforms.batches import RAW, filled
 from transforms.sources.envelopes import BAD, decode
 from transforms.sources.heads import HEAD_BYTES
 from transforms.sources.lines import NO_DATA, is_blank, read_line
@@ -33,8 +33,8 @@ def bad(rows: Sequence[tuple[str, bytes, str]]) -> pa.RecordBatch:
 
 
 def refused(messages: Sequence[tuple[str, str, datetime | None, bytes, str]]) -> pa.RecordBatch:
-    columns = [pa.array([message[i] for message in messages], kind) for i, kind in enumerate(BAD.types)]
-    return pa.RecordBatch.from_arrays(columns, schema=BAD)
+    columns = [pa.array([message[i] for message in messages], kind) for i, kind in enumerate(BAD.types[:-2])]
+    return filled(dict(zip(BAD.names, columns)), BAD, len(messages))
 
 
 def one_by_one(block: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:

@@ -107,6 +107,8 @@ def test_a_row_that_is_no_message_is_known_by_its_number_and_what_it_holds() -> 
                 "received_at must be an RFC 3339 date-time or null",
                 "data must not be null",
             ],
+            "payload_bytes": [None] * 3,
+            "payload_sha256": [None] * 3,
         },
         schema=BAD,
     )

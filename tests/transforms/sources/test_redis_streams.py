@@ -14,6 +14,7 @@ from apache_beam.runners.sdf_utils import RestrictionTrackerView, ThreadsafeRest
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
+from schemas.documents import Limits
 from tests.servers import RedisServer
 from transforms.quarantine import misfits
 from transforms.redis import Connection, GroupTaken, Lease
@@ -150,7 +151,7 @@ class Archived(Runner):
             if isinstance(each, TimestampedValue):
                 ArchiveWriter(self.folder).append(each.value)
             elif each.tag == "bad":
-                ArchiveWriter(self.folder).append(misfits(each.value.value), REFUSED)
+                ArchiveWriter(self.folder).append(misfits(each.value.value, Limits()), REFUSED)
         return outputs
 
     def restart(self, kept: dict[str, Position]) -> None:
