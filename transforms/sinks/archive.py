@@ -58,12 +58,22 @@ class _End:
     last: EntryId = (-1, -1)
 
 
+@dataclass
+class _Late:
+    """A file of late lines as this process knows it: its size, and the ids in it."""
+
+    path: Path
+    size: int
+    ids: set[EntryId]
+
+
 class ArchiveWriter:
     """Appends entries to an archive. Several may write into one folder: they take turns for each source."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ends: dict[tuple[str, str], _End] = {}
+        self._lates: dict[tuple[Path, str], _Late] = {}
 
     def append(self, rows: pa.RecordBatch, kind: str = MESSAGES) -> int:
         """Archive the rows that are new, and say how many those are.
@@ -113,17 +123,30 @@ class ArchiveWriter:
         added = first = 0
         for name, of_hour in groupby(_hours(rows)):
             stop = first + sum(1 for _ in of_hour)
-            path = folder / f"{name}{_LATE}{kind}"
-            held = ids_in_order(folder / f"{name}{kind}", ids[first], ids[stop - 1]) | all_ids(path)
-            missing = [number for number in range(first, stop) if ids[number] not in held]
+            late = self._late(folder, f"{name}{_LATE}{kind}", kind)
+            held = ids_in_order(folder / f"{name}{kind}", ids[first], ids[stop - 1])
+            missing = [number for number in range(first, stop) if ids[number] not in held and ids[number] not in late.ids]
             first = stop
             if missing:
+                data = _lines(rows.take(pa.array(missing)), kind)
                 try:
-                    _write(path, _whole_lines(path) if path.exists() else 0, _lines(rows.take(pa.array(missing)), kind))
+                    _write(late.path, late.size, data)
                 except OSError as error:
                     raise _explained(error, self._folder) from error
+                late.size += len(data)
+                late.ids.update(ids[number] for number in missing)
                 added += len(missing)
         return added
+
+    def _late(self, folder: Path, name: str, kind: str) -> _Late:
+        """A file of late lines, read only where it is not as this process left it. Hold the folder's lock."""
+        path = folder / name
+        size = path.stat().st_size if path.exists() else 0
+        known = self._lates.get((folder, kind))
+        if known is None or (known.path, known.size) != (path, size):
+            size = _whole_lines(path) if size else 0
+            known = self._lates[folder, kind] = _Late(path, size, all_ids(path))
+        return known
 
     def _put(self, end: _End, path: Path, data: bytes) -> None:
         """Append whole lines to a file, or leave it as it was. A file is begun when the one before it is safe on disk."""

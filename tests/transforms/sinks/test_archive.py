@@ -22,7 +22,7 @@ from transforms.batches import RAW, concat, empty
 from transforms.quarantine import misfits
 from transforms.sinks import archive
 from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter, WriteArchive
-from transforms.sinks.archived import entry_id
+from transforms.sinks.archived import all_ids, entry_id
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.archives import Block, find, read
 from transforms.sources.envelopes import BAD, misfit
@@ -306,3 +306,21 @@ def test_what_is_read_again_is_looked_up_without_reading_the_whole_file(tmp_path
     began = time.perf_counter()
     assert writer.append(again) == 0
     assert time.perf_counter() - began < 0.1
+
+
+def test_late_lines_are_read_once_however_many_appends_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_files = []
+    monkeypatch.setattr(archive, "all_ids", lambda path: read_files.append(path) or all_ids(path))
+    writer = ArchiveWriter(tmp_path)
+    writer.append(raw(ids([3_000_000])))
+    late = [raw(ids(range(first, first + 20))) for first in range(0, 1000, 10)]
+    assert [writer.append(rows) for rows in late] == [20, *[10] * 99]
+    assert len(read_files) == 1
+    assert stored(tmp_path)[0].num_rows == 1 + 1010
+
+
+def test_writers_that_take_turns_know_the_late_lines_of_each_other(tmp_path: Path) -> None:
+    writers = [ArchiveWriter(tmp_path), ArchiveWriter(tmp_path)]
+    writers[0].append(raw(ids([3_000_000])))
+    assert [writers[turn % 2].append(raw(ids(range(turn, turn + 3)))) for turn in range(20)] == [3, *[1] * 19]
+    assert stored(tmp_path)[0].num_rows == 1 + 22
