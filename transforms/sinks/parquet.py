@@ -156,7 +156,7 @@ class _Writing:
 
 def by_time(reports: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Rows of kpi_reports as batches of at most PIECE_BYTES, ascending in time from batch to batch."""
-    count = -(-reports.nbytes // PIECE_BYTES)
+    count = min(-(-reports.nbytes // PIECE_BYTES), reports.num_rows)
     if count <= 1:
         yield from pieces(reports, REPORTS.schema)
         return
