@@ -17,7 +17,7 @@ from transforms.redis import RedisUnavailable
 from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter
 from transforms.sinks.files import DamagedFile, OutputFull
 from transforms.sources.entries import batches
-from transforms.sources.held import Held, entries, look, went_back
+from transforms.sources.held import Held, entries, lacks, look
 from transforms.sources.positions import ZERO, parsed
 
 _AGAIN = "run the same command again: it goes on where the archive ends"
@@ -59,7 +59,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
     began = time.perf_counter()
     added = refused = 0
     after = writer.last(stream) or ZERO
-    if went_back(client, stream, held, after):
+    if lacks(client, stream, held, after):
         err.print(f"{stream} no longer has the entry {after}, the last in the archive: it is read from its beginning")
         after = ZERO
     with Progress(*_columns(stream), console=err, transient=True, disable=not err.is_terminal) as bar:

@@ -47,7 +47,7 @@ def committed(client: redis.Redis, stream: str, group: str) -> str | None:
     return next((each["last-delivered-id"].decode() for each in groups if each["name"] == group.encode()), None)
 
 
-def went_back(client: redis.Redis, stream: str, held: Held, after: str) -> bool:
+def lacks(client: redis.Redis, stream: str, held: Held, after: str) -> bool:
     """Whether a stream lacks an entry that it had, although neither trimming nor deletion explains it: it is in an older state, or
     another one, and may have got entries with older ids since."""
     limit = parsed(after)

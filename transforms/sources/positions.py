@@ -94,7 +94,7 @@ def found(before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool, 
     if is_replaced(before, stream):
         return None
     if index is not None and stream.added - index < known_unread:  # more entries than Redis can have added
-        if not _has_mark(before, stream) or stream.group in (None, ZERO):
+        if not _has_mark(before, stream) or stream.group is None:
             return None
         index = None
 
@@ -137,9 +137,19 @@ def is_sure(before: Position, stream: Stream) -> bool:
     return _has_mark(before, stream) or (stream.first is not None and parsed(stream.first) > parsed(before.last))
 
 
-def went_back(before: Position, to: Position) -> Found:
-    """A position from which a stream that went back is read again, and a loss of unknown size up to the place left."""
-    return Found(to, Loss(to.last, before.counted, None, RESET))
+def is_made_again(committed: Position, stream: Stream) -> bool:
+    """Whether a stream that is not what it was is another one: its group is gone with the old one, and it lacks the committed
+    position's last entry, of which `stream.mark` must be the digest.
+
+    Where the committed index is unknown, the stream had gone back before, and is no other one.
+    """
+    return stream.group is None and committed.index is not None and not _has_mark(committed, stream)
+
+
+def reset_to(before: Position, to: Position, now_ms: int) -> Found:
+    """A position from which a stream that went back is read again, and a loss of unknown size: up to the place left or, since the
+    job may have read more after its checkpoint, up to now."""
+    return Found(to, Loss(to.last, max(before.counted, f"{now_ms}-0", key=parsed), None, RESET))
 
 
 def restarted(before: Position, until: str | None = None) -> Found:

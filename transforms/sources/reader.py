@@ -32,11 +32,12 @@ from transforms.sources.positions import (
     Stream,
     found,
     fresh_start,
+    is_made_again,
     is_replaced,
     is_sure,
     parsed,
+    reset_to,
     restarted,
-    went_back,
 )
 
 WATERMARK_DELAY_SECONDS = 10
@@ -147,23 +148,20 @@ class Reader:
                 continue
             if stream is None or is_replaced(position, stream) or _is_older(position.last, last):
                 continue
-            if stream.group is None:
-                self._looker.create_group(key, position)
-            elif key in committed and _is_older(position.last, stream.group):
-                self._notice(key, moved=1)
-                self._warn(key, f"another client moved the group {self.group} of {key} to {stream.group}: it is moved back")
-                self._looker.move_group(key, position)
-            elif _is_older(stream.group, position.last):
-                self._looker.move_group(key, position)
+            is_ahead = key in committed and stream.group is not None and _is_older(position.last, stream.group)
+            if is_ahead:
+                self._notice_move(key, stream)
+            if is_ahead or stream.group is None or _is_older(stream.group, position.last):
+                self._put_group(key, position, stream)
             self._looker.keep(key, position)
 
-    def uncommitted(self, positions: Positions) -> dict[str, Position]:
+    def back_to_committed(self, positions: Positions) -> dict[str, Position]:
         """The positions moved back to what is committed, from where on entries are read again and counted no second time."""
         committed = self._looker.committed(list(positions))
         streams = self._looker.streams({key: position.last for key, position in positions.items()})
-        return {key: self._uncommitted(key, position, committed.get(key), streams[key]) for key, position in positions.items()}
+        return {key: self._back(key, position, committed.get(key), streams[key]) for key, position in positions.items()}
 
-    def _uncommitted(self, key: str, position: Position, committed: Position | None, stream: Stream | None) -> Position:
+    def _back(self, key: str, position: Position, committed: Position | None, stream: Stream | None) -> Position:
         if stream is None or committed is None or not _is_older(committed.last, position.last):
             return position
         if is_replaced(position, stream):
@@ -179,7 +177,7 @@ class Reader:
         limit = min(count, self._count)
         look = self._looker.look(positions, limit)
         result = Read([], [], [], {}, None, look.now, True, self._notices)
-        marks: list[int | None] = []
+        reached: list[int | None] = []
         lost: list[tuple[str, Loss]] = []
         for key, before in positions.items():
             entries, stream = look.entries.get(key, []), look.streams[key]
@@ -187,39 +185,47 @@ class Reader:
             ids = [entry_id for entry_id, _ in entries]
             after = stream and found(before, stream, ids, at_end, digest(entries[-1]) if entries else "")
             if after is None:  # another stream, or another history of it, which is read next
-                after, entries, at_end = self._go_back(key, before, stream), [], False
+                after, entries, at_end = self._go_back(key, before, look.now), [], False
             result.positions[key] = after.position
             lost += [(key, after.loss)] if after.loss else []
-            marks.append(look.now if at_end else min(look.now, parsed(entries[-1][0])[0]) if entries else None)
+            reached.append(look.now if at_end else min(look.now, parsed(entries[-1][0])[0]) if entries else None)
             result.add(key, entries)
             self._look_ahead(key, entries, look.now)
         if lost:
             result.trimmed.append(losses(lost))
             _log.warning("entries were lost before they were read: %s", lost)
         self._adapt(result, limit)
-        watermark = None if None in marks else min(mark for mark in marks if mark is not None) - 1000 * WATERMARK_DELAY_SECONDS
-        to_end = all(mark == look.now for mark in marks)
+        times = [each for each in reached if each is not None]
+        watermark = min(times) - 1000 * WATERMARK_DELAY_SECONDS if len(times) == len(reached) else None
+        to_end = all(each == look.now for each in reached)
         return result._replace(watermark=watermark, to_end=to_end, notices=self._notices)
 
-    def _go_back(self, key: str, before: Position, stream: Stream | None) -> Found:
+    def _go_back(self, key: str, before: Position, now_ms: int) -> Found:
         """Where to read again in a stream that is not what it was.
 
-        Without a group that was ever moved it is another stream, or not there yet, and begins at its beginning. Else it went back:
-        up to what is committed both histories are the same if the stream still has that entry.
+        Another stream, or one that is not there yet, begins at its beginning. One that went back is read from what is committed:
+        up to there both histories are the same if the stream still has that entry. Else it is read from its beginning.
         """
-        if stream is None or stream.group in (None, ZERO):
+        committed = self._looker.committed([key]).get(key, Position())
+        stream = self._looker.streams({key: committed.last})[key]
+        if stream is None or is_made_again(committed, stream):
             self._begin(key, Position(), stream)
             return restarted(before, stream.first if stream else None)
-        committed = self._looker.committed([key]).get(key, Position())
-        now = self._looker.streams({key: committed.last})[key]
         to = committed
-        if now is None or not is_sure(committed, now) or not _is_older(committed.last, before.last):
-            to = Position(index=None, added=0 if now is None else now.added)
+        if not is_sure(committed, stream) or not _is_older(committed.last, before.last):
+            to = Position(index=None, added=stream.added)
             self._looker.keep(key, to)
-            self._looker.move_group(key, to)
+            self._put_group(key, to, stream)
         self._notice(key, went_back=1)
         _log.warning("the stream %s went back to an older state, before %s: it is read again from %s", key, before.last, to.last)
-        return went_back(before, to)
+        return reset_to(before, to, now_ms)
+
+    def _put_group(self, key: str, position: Position, stream: Stream) -> None:
+        """Make the group at a position, or move it there."""
+        if stream.group is None:
+            self._looker.create_group(key, position)
+        else:
+            self._looker.move_group(key, position)
 
     def _look_ahead(self, key: str, entries: Sequence[Entry], now: int) -> None:
         """Count the entries whose ids are ahead of the clock: reports in them look older than they are."""
@@ -235,6 +241,10 @@ class Reader:
         before = self._notices[key]
         after = Notices(before.went_back + went_back, before.moved + moved, before.ahead + ahead)
         self._notices = self._notices | {key: after}
+
+    def _notice_move(self, key: str, stream: Stream) -> None:
+        self._notice(key, moved=1)
+        self._warn(key, f"another client moved the group {self.group} of {key} to {stream.group}: it is moved back")
 
     def _warn(self, key: str, text: str) -> None:
         """Log it, at most once in a while for each stream."""

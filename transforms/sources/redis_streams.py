@@ -210,7 +210,7 @@ class _Opened:
         if not (restored and kept and archive):
             return positions
         lacking = [key for key, position in kept.items() if position.last != ZERO and may_lack(archive, key, position.last)]
-        return kept | self.reader.uncommitted({key: kept[key] for key in lacking})
+        return kept | self.reader.back_to_committed({key: kept[key] for key in lacking})
 
     def _commit(self, positions: Positions) -> None:
         if self.sync:
@@ -274,7 +274,7 @@ class _ReadStreams(beam.DoFn):
             yield from _stamped(read)
             _advance(estimator, read.watermark)
             opened.status.tell(read, estimator.current_watermark())
-            if went_back(positions, read.positions):
+            if is_read_again(positions, read.positions):
                 opened.commits.begin(read.positions)  # what was called back before is of another history
             positions = read.positions
         if callback := opened.commits.end(positions):
@@ -282,7 +282,7 @@ class _ReadStreams(beam.DoFn):
         tracker.defer_remainder(Duration(0))
 
 
-def went_back(before: Positions, after: Positions) -> bool:
+def is_read_again(before: Positions, after: Positions) -> bool:
     """Whether one of the streams is read again from an older place."""
     return any(parsed(after[key].last) < parsed(position.last) for key, position in before.items())
 
@@ -305,6 +305,6 @@ def _advance(estimator: Any, watermark_ms: int | None) -> None:
     """Move the watermark on, never back."""
     if watermark_ms is None:
         return
-    mark, before = Timestamp(micros=watermark_ms * 1000), estimator.current_watermark()
-    if before is None or mark > before:
-        estimator.set_watermark(mark)
+    watermark, before = Timestamp(micros=watermark_ms * 1000), estimator.current_watermark()
+    if before is None or watermark > before:
+        estimator.set_watermark(watermark)

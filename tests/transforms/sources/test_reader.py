@@ -1,5 +1,6 @@
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, count
 
@@ -52,9 +53,10 @@ def ids(read: Read) -> list[str]:
 
 
 def lost(*reads: Read) -> list[tuple[str, str, int | None, str]]:
-    """(after, first that could be read, entries, reason) of each loss."""
-    names = ("after", "message_id", "entries", "reason")
-    return [tuple(row[name] for name in names) for read in reads for batch in read.trimmed for row in batch.to_pylist()]
+    """(after, first that could be read or `now`, entries, reason) of each loss."""
+    rows = [(row, f"{read.now}-0") for read in reads for batch in read.trimmed for row in batch.to_pylist()]
+    untils = ["now" if row["message_id"] == now else row["message_id"] for row, now in rows]
+    return [(row["after"], until, row["entries"], row["reason"]) for (row, _), until in zip(rows, untils)]
 
 
 def read_all(reader: Reader, positions: dict[str, Position], limit: int = 1000) -> tuple[list[str], list, dict[str, Position]]:
@@ -98,9 +100,8 @@ def test_an_entry_without_data_is_bad_and_its_neighbours_are_not(client, reader)
     assert ids(read) == ["1-0", "3-0"]
     line = b'{"source":"s","message_id":"2-0","received_at":"1970-01-01T00:00:00.002000Z","fields":{"x":"\\udcff"}}\n'
     time = datetime(1970, 1, 1, 0, 0, 0, 2000, UTC)
-    assert [batch.to_pylist() for batch in read.bad] == [
-        [{"source": "s", "message_id": "2-0", "received_at": time, "payload": line, "message": NO_DATA}]
-    ]
+    row = {"source": "s", "message_id": "2-0", "received_at": time, "payload": line, "message": NO_DATA}
+    assert [batch.to_pylist() for batch in read.bad] == [[row | {"payload_bytes": None, "payload_sha256": None}]]
 
 
 def test_a_read_that_waits_wakes_up_for_whichever_stream_gets_an_entry(client, server):
@@ -378,7 +379,7 @@ def test_a_deleted_stream_tells_what_was_unread_and_is_begun_again(client, reade
     assert read_all(reader, gone.positions)[:2] == (["1-0", "2-0"], [])
 
 
-@pytest.mark.parametrize("new", [("1-0", "2-0"), ("8-0", "9-0"), ("6-0", "7-0", "8-0", "9-0")], ids=["older", "newer", "more"])
+@pytest.mark.parametrize("new", [("1-0", "2-0"), ("8-0", "9-0"), ("6-0", "7-1", "8-0", "9-0")], ids=["older", "newer", "more"])
 def test_a_stream_that_was_deleted_and_made_again_is_read_from_its_beginning(client, reader, new):
     add(client, "5-0", "6-0", "7-0")
     _, _, positions = read_all(reader, reader.starting(0))
@@ -387,6 +388,16 @@ def test_a_stream_that_was_deleted_and_made_again_is_read_from_its_beginning(cli
     add(client, *new)
     assert read_all(reader, positions)[:2] == (list(new), [("7-0", new[0], 0, "deleted")])
     assert group(client) == ("0-0", 0)
+
+
+def test_a_stream_that_was_made_again_with_a_copy_of_the_last_entry_is_read_from_its_beginning(client, reader):
+    add(client, "5-0", "6-0", "7-0")
+    _, _, positions = read_all(reader, reader.starting(0))
+    reader.commit(positions)
+    client.delete("s")
+    add(client, "6-0", "7-0", "8-0", "9-0")
+    seen, losses, after = read_all(reader, positions)
+    assert (seen, losses, after["s"].index) == (["6-0", "7-0", "8-0", "9-0"], [("0-0", "now", None, "reset")], 4)
 
 
 def test_a_group_moves_to_the_new_stream_although_that_is_backwards(client, reader):
@@ -421,9 +432,9 @@ def test_entries_that_redis_forgot_in_a_crash_are_read_again_from_what_is_commit
     add(client, "3-0", "4-0")
     _, _, positions = read_all(reader, positions)
     copy.take_over(client)
-    assert read_all(reader, positions)[:2] == ([], [("2-0", "4-0", None, "reset")])
+    assert read_all(reader, positions)[:2] == ([], [("2-0", "now", None, "reset")])
     add(client, "5-0", "6-0")
-    assert read_all(reader, positions)[:2] == (["5-0", "6-0"], [("2-0", "4-0", None, "reset")])
+    assert read_all(reader, positions)[:2] == (["5-0", "6-0"], [("2-0", "now", None, "reset")])
 
 
 @pytest.mark.parametrize("later", [(), ("60-0", "70-0"), ("60-0", "70-0", "80-0")], ids=["behind", "as many", "more"])
@@ -437,7 +448,7 @@ def test_entries_that_a_new_primary_adds_below_the_position_are_read(client, rea
     copy.take_over(client)
     add(client, "35-0", "36-0", *later)
     seen, losses, after = read_all(reader, positions)
-    assert (seen, losses) == (["35-0", "36-0", *later], [("20-0", "50-0", None, "reset")])
+    assert (seen, losses) == (["35-0", "36-0", *later], [("20-0", "now", None, "reset")])
     assert (after["s"].index, reader.read(after, 1, 0).notices["s"].went_back) == (4 + len(later), 1)
 
 
@@ -478,9 +489,66 @@ def test_a_stream_that_was_restored_without_its_committed_place_is_read_from_its
     client.restore("s", 0, old, replace=True)
     add(client, "25-0")
     seen, losses, positions = read_all(reader, positions)
-    assert (seen, losses, positions["s"].index) == (["10-0", "20-0", "25-0"], [("0-0", "30-0", None, "reset")], 3)
+    assert (seen, losses, positions["s"].index) == (["10-0", "20-0", "25-0"], [("0-0", "now", None, "reset")], 3)
     reader.commit(positions)
     assert (group(client), reader.starting(0)["s"].counted) == (("25-0", 3), "25-0")
+
+
+def test_a_stream_that_went_back_is_found_again_after_a_kill_as_it_was_found_first(client, reader):
+    add(client, *(f"{n}-0" for n in range(1, 101)))
+    client.xtrim("s", maxlen=50, approximate=False)
+    reader.starting(0)
+    old = client.dump("s")
+    _, _, positions = read_all(reader, reader.starting(0))
+    reader.commit(positions)
+    add(client, "101-0")
+    _, _, positions = read_all(reader, positions)
+    reader.commit(positions)
+    client.restore("s", 0, old, replace=True)
+    outcomes = [read_all(reader, positions)[:2] for _ in range(3)]
+    assert outcomes == [([f"{n}-0" for n in range(51, 101)], [("0-0", "now", None, "reset")])] * 3
+
+
+def test_a_failover_before_the_first_commit_is_no_deleted_stream(client, reader):
+    add(client, "10-0", "20-0", "30-0")
+    client.xtrim("s", maxlen=2, approximate=False)
+    positions = reader.starting(0)
+    copy = Copy(client)
+    add(client, "40-0", "50-0")
+    _, _, positions = read_all(reader, positions)
+    copy.take_over(client)
+    add(client, "35-0")
+    assert [read_all(reader, positions)[:2] for _ in range(2)] == [
+        (["20-0", "30-0", "35-0"], [("0-0", "now", None, "reset")])
+    ] * 2
+
+
+def test_a_failover_after_the_group_was_destroyed_is_no_deleted_stream(client, reader):
+    add(client, "10-0", "20-0")
+    _, _, positions = read_all(reader, reader.starting(0))
+    reader.commit(positions)
+    client.xgroup_destroy("s", "g")
+    copy = Copy(client)
+    add(client, "30-0", "40-0")
+    _, _, positions = read_all(reader, positions)
+    copy.take_over(client)
+    add(client, "35-0")
+    seen, losses, after = read_all(reader, positions)
+    assert (seen, losses) == (["35-0"], [("20-0", "now", None, "reset")])
+    reader.commit(after)
+    assert group(client) == ("35-0", 3)
+
+
+def test_a_reset_covers_what_was_read_after_the_place_that_a_start_goes_by(client, reader):
+    client.xadd("s", {"data": "x"})
+    _, _, positions = read_all(reader, reader.starting(0))
+    reader.commit(positions)
+    later = client.xadd("s", {"data": "read, and written, and not committed"}).decode()
+    ahead = f"{int(time.time() * 1000) + HOUR_MS}-0"
+    old = Position(positions["s"].last, 1, ahead, 9)
+    for before, until in ((replace(positions["s"], added=9), None), (old, ahead)):
+        (row,) = reader.read({"s": before}, 10, 0).trimmed[0].to_pylist()
+        assert parsed(row["message_id"]) >= parsed(until or later)
 
 
 def test_a_fresh_start_reads_what_a_foreign_consumer_read(client, reader):
