@@ -23,6 +23,7 @@ _LONG_ROW = 1 << 14
 _MANY_FIELDS = 256
 _SAMPLE, _LARGE_SAMPLE = 128, 2048
 _STRETCH = 256
+_MOST_BREAKS = 16
 _QUOTE, _BACKSLASH = b'"\\'
 _BACKSLASHES = 8
 _ENDS_NAME = np.isin(np.arange(256), list(b": \t\r\n"))
@@ -203,27 +204,29 @@ def _arrow(root: Node, payload: pa.Array, type_: pa.StructType | None = None) ->
 def _breaking(root: Node, payload: pa.Array) -> list[int]:
     """Rows at which the parser stops, each found by going on behind the one before, a short stretch of the block at a time.
 
-    A stretch in which some row holds two objects is given up whole, since places in it cannot be told.
+    What follows _MOST_BREAKS of them in a stretch is given up with them: to parse it again and again costs more than to read it row
+    by row. So is a whole stretch in which some row holds two objects, since places in it cannot be told.
     """
-    found: list[int] = []
-    start = 0
-    while start < len(payload):
-        stretch = payload[start : start + _STRETCH]
+    return [row for start in range(0, len(payload), _STRETCH) for row in _breaking_in(root, payload, start)]
+
+
+def _breaking_in(root: Node, payload: pa.Array, start: int) -> Iterator[int]:
+    end = min(start + _STRETCH, len(payload))
+    for _ in range(_MOST_BREAKS):
+        rest = payload[start:end]
         try:
-            whole = len(_arrow(root, stretch)) == len(stretch)
-            place = len(stretch) if whole else -1
+            place = len(rest) if len(_arrow(root, rest)) == len(rest) else -1
         except _PARSER_ERRORS as error:
             named = _ROW.search(str(error))
             place = int(named.group(1)) if named else -1
-        if not 0 <= place <= len(stretch):
-            found.extend(range(start, start + len(stretch)))
-            start += len(stretch)
-        elif place < len(stretch):
-            found.append(start + place)
-            start += place + 1
-        else:
-            start += len(stretch)
-    return found
+        if not 0 <= place <= len(rest):
+            break
+        if place < len(rest):
+            yield start + place
+        start += place + 1
+        if start >= end:
+            return
+    yield from range(start, end)
 
 
 def _widened(type_: pa.DataType) -> pa.DataType:
