@@ -28,7 +28,7 @@ NO_EVICTION = "noeviction"
 class Place:
     """How far a stream is read: `index` entries of the `added` that were ever added to it, of which `lost` were gone unread.
 
-    Since the reader's process began, the stream `went_back` to an older state so often, another client `moved` its group, and the
+    Since the run began, the stream `went_back` to an older state so often, another client `moved` its group, and the
     ids of so many entries were `ahead` of the clock of Redis; the newest id is `ahead_seconds` ahead of it now.
     """
 
@@ -89,7 +89,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Health:
-    """A job at a moment. `read` counts messages since the process that reads began; `reported` is when it last said so."""
+    """A job at a moment. `read` counts messages since the run began; `reported` is when it last said so."""
 
     running: bool
     group: str

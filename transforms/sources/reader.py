@@ -55,12 +55,16 @@ _log = logging.getLogger(__name__)
 
 
 class Notices(NamedTuple):
-    """What a reader has noticed about a stream since it began: how often it went back to an older state, how often another client
-    moved the group ahead of what was committed, and how many entries had ids ahead of the clock of Redis."""
+    """What has been noticed about a stream: how often it went back to an older state, how often another client moved the group
+    ahead of what was committed, and how many entries had ids ahead of the clock of Redis."""
 
     went_back: int = 0
     moved: int = 0
     ahead: int = 0
+
+    def plus(self, more: "Notices") -> "Notices":
+        """These and more."""
+        return Notices(*map(int.__add__, self, more))
 
 
 class Read(NamedTuple):
@@ -151,9 +155,9 @@ class Reader:
             is_ahead = key in committed and stream.group is not None and _is_older(position.last, stream.group)
             if is_ahead:
                 self._notice_move(key, stream)
+            self._looker.keep(key, position)  # first, so that a group ahead of it is always another client's work
             if is_ahead or stream.group is None or _is_older(stream.group, position.last):
                 self._put_group(key, position, stream)
-            self._looker.keep(key, position)
 
     def back_to_committed(self, positions: Positions) -> dict[str, Position]:
         """The positions moved back to what is committed, from where on entries are read again and counted no second time."""
@@ -238,9 +242,7 @@ class Reader:
         self._warn(key, f"ids of {key} are {seconds:,.0f} s ahead of the clock of Redis: its reports may be refused as stale")
 
     def _notice(self, key: str, went_back: int = 0, moved: int = 0, ahead: int = 0) -> None:
-        before = self._notices[key]
-        after = Notices(before.went_back + went_back, before.moved + moved, before.ahead + ahead)
-        self._notices = self._notices | {key: after}
+        self._notices = self._notices | {key: self._notices[key].plus(Notices(went_back, moved, ahead))}
 
     def _notice_move(self, key: str, stream: Stream) -> None:
         self._notice(key, moved=1)
@@ -267,11 +269,12 @@ class Reader:
         if committed is not None:
             if stream is None or is_replaced(committed, stream):
                 return committed  # the first read finds that, and reports it
-            if stream.group is None:
+            oldest = ZERO if stream.group is None else self._oldest(key, committed.last)
+            if stream.group is not None and _is_older(committed.last, stream.group):
+                self._notice_move(key, stream)
+                self._looker.move_group(key, committed)
+            elif stream.group is None:
                 self._looker.create_group(key, committed)
-                oldest = ZERO
-            else:
-                oldest = self._oldest(key, committed.last)
             return fresh_start(stream, committed.index, committed.last, oldest, reread_ms)
         if stream is None or stream.group is None:
             position = Position() if stream is None else Position(index=stream.removed, added=stream.added)

@@ -583,6 +583,30 @@ def test_a_group_that_another_client_moved_is_noticed_and_moved_back(client, rea
     assert "another client moved the group g of s to 3-0" in caplog.text
 
 
+def test_a_fresh_start_notices_a_group_that_another_client_moved_and_moves_it_back(client, reader):
+    add(client, "1-0", "2-0", "3-0")
+    reader.commit(reader.read(reader.starting(0), 1, 0).positions)
+    client.xgroup_setid("s", "g", "$")
+    read = reader.read(reader.starting(0), 10, 0)
+    assert (group(client), read.notices["s"].moved) == (("1-0", 1), 1)
+    reader.commit(read.positions)
+    assert reader.read(read.positions, 10, 0).notices["s"].moved == 1
+
+
+def test_a_commit_that_is_cut_off_is_not_taken_for_another_clients_move(client, reader, monkeypatch):
+    add(client, "1-0", "2-0", "3-0")
+    read = reader.read(reader.starting(0), 1, 0)
+    for part in ("keep", "move_group"):
+        with monkeypatch.context() as cut:
+            cut.setattr(reader._looker, part, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                reader.commit(read.positions)
+        read = reader.read(reader.starting(0), 2, 0)
+        assert read.notices["s"].moved == 0
+    reader.commit(read.positions)
+    assert reader.read(read.positions, 1, 0).notices["s"].moved == 0
+
+
 def test_a_destroyed_group_is_made_again_at_the_position(client, reader):
     add(client, "1-0", "2-0", "3-0")
     read = reader.read(reader.starting(0), 2, 0)

@@ -284,6 +284,25 @@ def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
     assert said == {"reader": 0, "streams": {"s": place}, "read": 3, "watermark": said["time"] - 10_000, "time": said["time"]}
 
 
+@pytest.mark.parametrize("torn", ["", "{", "[1]", "null", '{"read": 1, "streams": {"s": {}}}'])
+def test_the_counts_of_a_status_outlive_the_process_and_a_torn_file(client, server, tmp_path: Path, torn: str):
+    runner = Runner(server, status=str(tmp_path), ahead_seconds=-1e12)
+    file = tmp_path / "reader-0.json"
+    add(client, "1-0", "2-0", "3-0")
+    runner.session()
+    for number, read in ((4, 4), (5, 5)):
+        redis_streams._opened.cache_clear()
+        add(client, f"{number}-0")
+        runner.session()
+        said = json.loads(file.read_text())
+        assert (said["read"], said["streams"]["s"]["ahead"]) == (read, read)
+    file.write_text(torn)
+    redis_streams._opened.cache_clear()
+    add(client, "6-0")
+    runner.session()
+    assert json.loads(file.read_text())["read"] == 1
+
+
 def test_a_status_that_cannot_be_written_does_not_stop_the_reading(client, server, tmp_path: Path):
     runner = Runner(server, status=str(tmp_path / "missing"))
     add(client, "1-0")
