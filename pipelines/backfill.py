@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import apache_beam as beam
@@ -48,7 +48,7 @@ def backfill(
     """
     stages.reset()
     outputs, settings = open_outputs(texts, settings)
-    with only_job(outputs.folder) if outputs.folder else nullcontext():
+    with only_job(*outputs.folders):
         return fill(files, outputs, settings, span or Span(), beam_options)
 
 
@@ -56,7 +56,7 @@ def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_op
     """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
     if _about_rows(files) <= settings.slice_reports:
         return _run(Archives(files, settings), outputs, settings, span, beam_options)
-    with _spooled(files, outputs.folder, settings) as (spool, refused, results):
+    with _spooled(files, next(iter(outputs.folders), None), settings) as (spool, refused, results):
         for paths in spool.slices(settings.slice_reports) or [[]]:
             results += _run(Spooled(paths, refused), outputs, settings, span, beam_options)
             refused = []
@@ -102,19 +102,23 @@ def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[
 
 
 @contextmanager
-def only_job(output: Path, patience: float = 0.5) -> Iterator[int]:
-    """Hold the output for one job. The lock lasts as long as any process has the file descriptor that it gives.
+def only_job(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, ...]]:
+    """Hold some folders for one job. The locks last as long as any process has the file descriptors that it gives.
 
     Raises:
-        WrongUse: another job holds it, still after `patience` seconds, in which the processes of a killed one can end.
+        WrongUse: another job holds one, still after `patience` seconds, in which the processes of a killed one can end.
     """
-    with (output / _LOCK).open("a") as lock:
-        deadline = time.monotonic() + patience
-        while not _taken(lock.fileno()):
-            if time.monotonic() >= deadline:
-                raise WrongUse(f"another job is writing to {output}", "wait for it, or name another output")
-            time.sleep(0.1)
-        yield lock.fileno()
+    deadline = time.monotonic() + patience
+    with ExitStack() as stack:
+        locks = []
+        for folder in dict.fromkeys(each.resolve() for each in folders):
+            lock = stack.enter_context((folder / _LOCK).open("a"))
+            while not _taken(lock.fileno()):
+                if time.monotonic() >= deadline:
+                    raise WrongUse(f"another job is writing to {folder}", "wait for it, or name another output")
+                time.sleep(0.1)
+            locks.append(lock.fileno())
+        yield tuple(locks)
 
 
 def is_locked(output: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from transforms.sources.positions import ZERO, parsed
 FOLDER = "_stream"
 """Below a job's home, which is an output unless another folder is given: everything that a streaming job keeps for itself."""
 JOB, READERS, SINKS = "job.json", "readers", "sinks"
+BEFORE = "before"
+"""Below READERS: what the readers of the run before said last."""
 RECEIVED = frozenset(name for name, table in TABLES.items() if "received_at" in table.schema.names)
 """The tables that tell when a message was received."""
 NO_EVICTION = "noeviction"
@@ -143,7 +146,7 @@ def health(home: Path, client: redis.Redis | None = None) -> Health:
     if not (folder / JOB).is_file():
         raise WrongUse(f"no stream has written {home}", f"`kpiflow stream --redis URL --stream KEY --output {home}` starts one")
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    said = list(_reports(folder / READERS))
+    said = list(reports(folder / READERS, "reader-*.json"))
     known = {key: place for reader in said for key, place in reader["streams"].items()}
     places = tuple(_place(key, known.get(key, {}), client) for key in job["depends"]["streams"])
     watermarks = [reader["watermark"] for reader in said if reader["watermark"] is not None]
@@ -161,24 +164,26 @@ def health(home: Path, client: redis.Redis | None = None) -> Health:
     )
 
 
-def _reports(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("reader-*.json")):
-        yield json.loads(path.read_text(encoding="utf-8"))
+def reports(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
+    """What readers or writers say in the files of a pattern. They are not synced: what a power cut has torn says nothing."""
+    for path in sorted(folder.glob(pattern)):
+        with suppress(FileNotFoundError, ValueError):
+            yield json.loads(path.read_text(encoding="utf-8"))
 
 
 def _sinks(folder: Path, names: list[str]) -> Iterator[Sink]:
     """The outputs of the job in their order, each of what its tables' writers say."""
-    said = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("sink-*.json"))]
+    said = list(reports(folder, "sink-*.json"))
     for name in names:
         own = [each for each in said if each["target"] == name]
-        waiting = min((each for each in own if each["waiting_since"]), key=lambda each: each["waiting_since"], default=None)
+        waiting = min((each for each in own if each["waiting_since"]), key=lambda each: each["waiting_since"], default={})
         yield Sink(
             name,
             sum(each["rows"] for each in own),
             _moment(max((each["newest"] or 0 for each in own if each["table"] in RECEIVED), default=0) or None),
             _moment(max((each["time"] for each in own), default=None)),
-            _moment(waiting and waiting["waiting_since"]),
-            waiting and waiting["error"],
+            _moment(waiting.get("waiting_since")),
+            waiting.get("error"),
         )
 
 

@@ -73,8 +73,8 @@ SCHEMES = {
 class Outputs:
     """All places that a job writes to.
 
-    `main` is the first that keeps tables: a job goes on from what it holds. `folder` is the first folder of this machine: a
-    backfill keeps its lock there, and what it spools.
+    `main` is the first that keeps tables: a job goes on from what it holds. `folders` are those on this machine, each of which
+    a job holds; what a backfill spools is in the first.
     """
 
     targets: tuple[Target, ...]
@@ -84,8 +84,8 @@ class Outputs:
         return next(target for target in self.targets if isinstance(target, Store))
 
     @property
-    def folder(self) -> Path | None:
-        return next(filter(None, map(local_folder, self.targets)), None)
+    def folders(self) -> list[Path]:
+        return list(filter(None, map(local_folder, self.targets)))
 
     @property
     def gather_seconds(self) -> int:

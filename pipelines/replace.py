@@ -67,9 +67,9 @@ def replace_span(
     first, end = _hours(span)
     stages.reset()
     outputs, settings = open_outputs(texts, settings)
-    output = outputs.folder
-    if output is None or len(outputs.targets) > 1:
+    if len(outputs.targets) > 1 or not outputs.folders:
         raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", "elsewhere delete the span, then backfill it")
+    (output,) = outputs.folders
     with only_job(output), _staging(output) as staging:
         staged = files_in(staging, settings)
         after = set(range(end, end + AROUND))

@@ -90,9 +90,13 @@ def replay(
         if fresh.num_rows:
             given = sources(_Given(list(pieces(fresh, RAW))), outputs, Span())
             direct.run(lambda root: build(root, given, sinks(outputs, settings), judge), alone=by_reference)
+        # A kernel after validation may raise at a message again: it then has no fate and stays open.
+        failed = accepted.filter(pa.array(~_fated(output, accepted)))
+        valid, waived = (found.filter(pc.invert(_among(found, failed))) for found in (valid, waived))
         for found, resolution in ((valid, REPLAYED), (waived, WAIVED)):
             _close(outputs, rows.filter(_among(rows, found)), resolution)
-        return Replay(accepted.num_rows, waived.num_rows, concat([refused, cut]), unknown)
+        again = rows.filter(_among(rows, failed)).select(refused.schema.names)
+        return Replay(valid.num_rows + waived.num_rows, waived.num_rows, concat([refused, cut, again]), unknown)
 
 
 @contextmanager
@@ -106,7 +110,7 @@ def opened(texts: Sequence[str], settings: Settings) -> Iterator[tuple[Outputs, 
     output = local_folder(outputs.main)
     if output is None:
         raise WrongUse(f"{outputs.main.name} is no folder of this machine", "name the job's output folder first, then the others")
-    with only_job(output):
+    with only_job(*outputs.folders):
         yield outputs, settings, output
 
 

@@ -22,10 +22,11 @@ from pipelines.backfill import only_job
 from pipelines.connectors import Live, gathered, redis, running
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.health import FOLDER, JOB, READERS, SINKS, health
+from pipelines.health import BEFORE, FOLDER, JOB, READERS, SINKS, health
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from runners import flink
+from runners.checkpoints import forget_others
 from runners.jars import refuse_missing
 from transforms.access import LIVE_STREAMS
 from transforms.history import FUTURE_SECONDS
@@ -37,6 +38,7 @@ from transforms.sources.reader import WATERMARK_DELAY_SECONDS
 
 Progress = flink.Progress
 """How a run does."""
+_RENEWAL_TIMEOUT_SECONDS = 2.0
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
 GRAPH_VERSION = 3
@@ -77,10 +79,10 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
         settings = for_stream(settings)
         job.home.mkdir(parents=True, exist_ok=True)
-        with only_job(job.home, PATIENCE) as lock:
+        with only_job(job.home, *outputs.folders, patience=PATIENCE) as locks:
             owner = _described(job, outputs, connection, settings)
-            with _leased(connection, job, owner):
-                _run(job, outputs, connection, settings, owner, lock, follow)
+            with _leased(connection, job, owner) as lease:
+                _run(job, outputs, connection, settings, lease, locks, follow)
     except (RedisUnavailable, GroupTaken, flink.FlinkMissing, flink.TakenOptionError, flink.CheckpointRefused) as error:
         raise WrongUse(str(error)) from error
     except flink.FlinkFailed as error:
@@ -92,8 +94,8 @@ def _run(
     outputs: Outputs,
     connection: Connection,
     settings: Settings,
-    owner: str,
-    lock: int,
+    lease: Lease,
+    locks: tuple[int, ...],
     follow: Callable[[Progress], None],
 ) -> None:
     folder = job.home.absolute() / FOLDER
@@ -108,18 +110,20 @@ def _run(
         heap_mb=settings.heap_mb,
         renew_seconds=settings.renew_seconds,
         beam_options=job.beam_options,
-        hold=(lock,),
-        fresh=job.fresh,
+        hold=locks,
     )
     idle = _Idle(job.home, connection, settle_seconds(settings.flush_seconds, outputs.gather_seconds))
 
+    renewal = _Renewal(lease)
+
     def watched(progress: Progress) -> None:
         follow(progress)
+        renewal.renew()
         if job.until_idle and idle.reached(progress):
             signal.raise_signal(signal.SIGINT)
 
     try:
-        flink.run(lambda root: _build(root, job, outputs, connection, settings, owner), engine, watched)
+        flink.run(lambda root: _build(root, job, outputs, connection, settings, lease.owner), engine, watched)
     except KeyboardInterrupt:
         if not idle.is_reached:
             raise
@@ -135,6 +139,25 @@ def _build(root: beam.Pipeline, job: Job, outputs: Outputs, connection: Connecti
     if archive is not None:
         sinks = replace(sinks, archive=WriteArchive(archive))
     build(root, sources, sinks, settings, running(outputs, settings))
+
+
+class _Renewal:
+    """Renews the lease while no reader does: as long as an output is away, or the job starts. Redis may be away too."""
+
+    def __init__(self, lease: Lease) -> None:
+        quick = replace(lease.connection, timeout=_RENEWAL_TIMEOUT_SECONDS)
+        self._lease, self._client, self._due = lease, quick.client(patience=0), time.monotonic()
+
+    def renew(self) -> None:
+        """Renew it if it is time.
+
+        Raises:
+            GroupTaken: another job has it.
+        """
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._lease.seconds / 3
+            with suppress(RedisError):
+                self._lease.renew(self._client)
 
 
 class _Idle:
@@ -200,12 +223,12 @@ def for_stream(settings: Settings) -> Settings:
 
 
 @contextmanager
-def _leased(connection: Connection, job: Job, owner: str) -> Iterator[None]:
-    """Hold the group for this output; the readers renew the lease as they read."""
+def _leased(connection: Connection, job: Job, owner: str) -> Iterator[Lease]:
+    """Hold the group for this output. The readers renew the lease as they read, and this command where they cannot."""
     lease = Lease(connection, job.group, job.streams, owner)
     lease.acquire()
     try:
-        yield
+        yield lease
     finally:
         with suppress(RedisError):  # it runs out by itself
             lease.release()
@@ -218,10 +241,6 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
         WrongUse: there are checkpoints of a job that differs in what they depend on.
     """
     folder = job.home / FOLDER
-    for name, pattern in ((READERS, "reader-*.json"), (SINKS, "sink-*.json")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for path in (folder / name).glob(pattern):  # an earlier run may have had other readers and writers
-            path.unlink()
     file = folder / JOB
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     depends = _depends(job, outputs, settings)
@@ -233,9 +252,29 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
             "run it as it was, or with --fresh: it then begins at the group's place, and nothing is lost",
         )
     owner: str = before.get("owner") or uuid.uuid4().hex
-    description = {"owner": owner, "redis": connection.public, "archive": job.archive and str(job.archive), "depends": depends}
+    description = {
+        "owner": owner,
+        "redis": connection.public,
+        "archive": job.archive and str(job.archive),
+        "settle_seconds": settle_seconds(settings.flush_seconds, outputs.gather_seconds),
+        "depends": depends,
+    }
+    if job.fresh:  # before the description, which must never vouch for another job's checkpoints
+        forget_others(folder)
     replace_file(file, (json.dumps(description, indent=2) + "\n").encode())
+    _set_aside(folder)
     return owner
+
+
+def _set_aside(folder: Path) -> None:
+    """Let nothing that readers and writers said in earlier runs count as said in this one."""
+    before = folder / READERS / BEFORE
+    before.mkdir(parents=True, exist_ok=True)
+    (folder / SINKS).mkdir(exist_ok=True)
+    for path in (folder / READERS).glob("reader-*.json"):
+        path.replace(before / path.name)
+    for path in (folder / SINKS).glob("sink-*.json"):
+        path.unlink()
 
 
 def _depends(job: Job, outputs: Outputs, settings: Settings) -> dict[str, Any]:

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.health import FOLDER, JOB, READERS
+from pipelines.health import FOLDER, JOB, READERS, reports
 from runners.checkpoints import newest_checkpoint
 
-SETTLE_US = 60_000_000
-"""How long a report may be on its way from a reader to the last of its windows: gathered, merged, gathered again and written."""
+MARGIN_US = 60_000_000
+"""Longer than `settle_seconds` of the job, in which a report gets from its reader to the last of its windows: what is late by
+so much more still waits."""
+REPORTED_US = 5_000_000
+"""How far a reader may be ahead of what it said last, which it does about once a second."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ def waiting(home: Path) -> Waiting | None:
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None or not (folder / JOB).is_file():
         return None
-    streams = json.loads((folder / JOB).read_text(encoding="utf-8"))["depends"]["streams"]
-    readers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / READERS).glob("reader-*.json"))]
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    readers = list(reports(folder / READERS, "**/reader-*.json"))
     read = [int(place["position"].partition("-")[0]) for reader in readers for place in reader["streams"].values()]
     if not read:
         return None
     marks = [1000 * reader["watermark"] for reader in readers if reader["watermark"] is not None]
-    since = min([*marks, checkpoint.stat().st_mtime_ns // 1000]) - SETTLE_US
-    return Waiting(tuple(streams), since, 1000 * max(read) + 999)
+    since = min([*marks, checkpoint.stat().st_mtime_ns // 1000]) - 1_000_000 * job["settle_seconds"] - MARGIN_US
+    return Waiting(tuple(job["depends"]["streams"]), since, 1000 * max(read) + REPORTED_US)

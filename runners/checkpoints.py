@@ -103,7 +103,9 @@ def damage(checkpoint: Path, held: Held) -> str | None:
 
 
 def forget_others(folder: Path, job: str | None = None) -> None:
-    """Remove the checkpoints of all jobs, but for one that has its own on disk."""
+    """Remove the checkpoints below an engine's folder: of all jobs, but for one that has its own on disk."""
+    if not (folder / FOLDER).is_dir():
+        return
     for other in (folder / FOLDER).iterdir():
         if other.name != job:
             shutil.rmtree(other, ignore_errors=True)

@@ -38,7 +38,6 @@ class Engine:
             again: so this bounds heap and checkpoints.
         beam_options: more options of Beam; they may not be those that this engine decides.
         hold: file descriptors that every process of the run inherits.
-        fresh: begin without a checkpoint; those that there are are removed, so that no later run goes back to them.
         jars: folder of Flink's jars, if not where `make flink` puts them.
     """
 
@@ -53,7 +52,6 @@ class Engine:
     renew_seconds: float = 1800.0
     beam_options: tuple[str, ...] = ()
     hold: tuple[int, ...] = ()
-    fresh: bool = False
     jars: Path | None = None
 
 

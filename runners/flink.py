@@ -44,7 +44,7 @@ _LAST_CHECKPOINT_SECONDS = 30.0
 _TICK = 0.1
 _TOLD_EVERY = 1.0
 _ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
-_CANCEL_SECONDS = 15.0
+_CANCEL_SECONDS, _RENEWAL_SECONDS = 15.0, 180.0
 _REFUSED = "JobInitializationException"
 _UNREADABLE = re.compile("Could not restore (keyed|operator) state|BackendBuildingException|unable to deserialize")
 _OTHER_GRAPH = re.compile("Cannot map checkpoint/savepoint state|[Mm]ax(imum)? parallelism")
@@ -119,15 +119,13 @@ class _Run:
 
     def through(self, build: Callable[[beam.Pipeline], None], port: int) -> None:
         """Run jobs until there is a reason not to; it ends by an exception only."""
-        self._choose(Choice([], False, []) if self._engine.fresh else choose(self._engine.folder))
+        self._choose(choose(self._engine.folder))
         self._await(lambda: "job" in self._server.said, "Flink's job server does not start")
-        if self._engine.fresh:
-            forget_others(self._engine.folder)
         while True:
             try:
                 self._run_job(build, port)
             except _Unreadable as error:
-                self._cancel()
+                self._cancel(_CANCEL_SECONDS)
                 _, *older = self._choice.checkpoints
                 self._choose(Choice(older, False, [f"{self._restored} cannot be read: {error}"]))
             else:
@@ -178,7 +176,7 @@ class _Run:
                 due = time.monotonic() + self._engine.renew_seconds
             if due is not None and time.monotonic() > due:
                 if self._checkpointed():
-                    return self._end()
+                    return self._make_way()
                 due = time.monotonic() + min(_RENEW_LATER_SECONDS, self._engine.renew_seconds)
             self._interrupted.wait(_TOLD_EVERY)
         self._progress = replace(self._progress, state="stopping")
@@ -273,7 +271,18 @@ class _Run:
 
     def _end(self) -> None:
         """End the job, and seal the checkpoint that it leaves."""
-        self._cancel()
+        self._cancel(_CANCEL_SECONDS)
+        self._seal()
+
+    def _make_way(self) -> None:
+        """End the job for its successor.
+
+        Raises:
+            FlinkFailed: it does not end, because a step waits for its server for example: beside its successor it could commit what
+                that one has not in its checkpoint.
+        """
+        if not self._cancel(_RENEWAL_SECONDS) and not self._interrupted.is_set():
+            raise self._failed("the job does not end for its renewal", f"it still runs after {_RENEWAL_SECONDS:.0f} s")
         self._seal()
 
     def _checkpointed(self) -> bool:
@@ -283,15 +292,23 @@ class _Run:
                 return self._rest.checkpoint_now(self._job, _LAST_CHECKPOINT_SECONDS)
         return False
 
-    def _cancel(self) -> None:
-        """End the job."""
-        with suppress(Unreachable):
-            if self._rest is None or self._job is None:
-                return
-            self._rest.cancel(self._job)
-            end = time.monotonic() + _CANCEL_SECONDS
-            while self._rest.state(self._job)[0] not in _ENDED and time.monotonic() < end:
-                time.sleep(_TICK)
+    def _cancel(self, patience: float) -> bool:
+        """End the job; whether it has ended."""
+        if self._rest is None or self._job is None:
+            return True
+        end = time.monotonic() + patience
+        asked = False
+        while time.monotonic() < end:
+            with suppress(Unreachable):
+                if not asked:
+                    self._rest.cancel(self._job)
+                    asked = True
+                if self._rest.state(self._job)[0] in _ENDED:
+                    return True
+            if self._interrupted.is_set() and patience > _CANCEL_SECONDS:
+                return False
+            time.sleep(_TICK)
+        return False
 
     def _failed(self, what: str, why: str) -> FlinkFailed:
         log = self._engine.folder / "logs" / "flink.log"

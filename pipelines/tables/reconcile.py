@@ -20,7 +20,7 @@ from pipelines.tables.fingerprints import Census, Prints, among, census, fingerp
 from pipelines.tables.held import UNCOMMITTED
 from pipelines.tables.output import stored_settings
 from pipelines.tables.scan import load, paths
-from pipelines.waiting import waiting
+from pipelines.waiting import Waiting, waiting
 from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
 from transforms.sinks.files import DamagedFile, verify
 from transforms.sinks.union import key_groups
@@ -28,8 +28,8 @@ from transforms.sinks.union import key_groups
 Unreadable = Callable[[str, str], None]
 """Called with a file of the source that could not be read to its end, and why."""
 Messages = Callable[[Unreadable], Iterator[pa.RecordBatch]]
-"""Reads the source from its beginning: batches with (at least) string columns `source` and `message_id`, and where the source is a
-stream the boolean column `uncommitted`."""
+"""Reads the source from its beginning: batches with (at least) columns `source`, `message_id`, and where the source is a stream the
+boolean column `uncommitted`, else `received_at`."""
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Walks through a sequence and may show how far it is, as `rich.progress.track` does."""
 
@@ -130,16 +130,16 @@ def reconcile(
     every = [(table, path) for table in (*TABLES.values(), FLEET, TRIMMED) for path in paths(output, table)]
     for table, path in track(every, "files"):
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
-    _check_windows(output, home or output, prints.damaged, verdict, track)
+    left = waiting(home or output)
+    _check_windows(output, left, prints.damaged, verdict, track)
     dangling = _check_reports(output, prints, verdict, read_again)
-    _count_fates(output, prints, dangling, messages, verdict, read_again)
+    _count_fates(output, prints, dangling, messages, left, verdict, read_again)
     _count_trimmed(output, prints, streams, verdict)
     return verdict
 
 
-def _check_windows(output: Path, home: Path, damaged: set[Path], verdict: Verdict, track: Track) -> None:
+def _check_windows(output: Path, left: Waiting | None, damaged: set[Path], verdict: Verdict, track: Track) -> None:
     """Count each window again from its reports; what a stopped stream still has to write is no problem."""
-    left = waiting(home)
     mend = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
     for hour in track(hours(output, damaged), "hours"):
         found = disagreements(output, hour, damaged, left)
@@ -197,7 +197,13 @@ def _count_trimmed(output: Path, prints: _Prints, streams: Sequence[str] | None,
 
 
 def _count_fates(
-    output: Path, prints: _Prints, dangling: Prints, messages: Messages | None, verdict: Verdict, read_again: str
+    output: Path,
+    prints: _Prints,
+    dangling: Prints,
+    messages: Messages | None,
+    left: Waiting | None,
+    verdict: Verdict,
+    read_again: str,
 ) -> None:
     """Fill in the counts, and name messages that have no fate, more than one, or no source."""
     unreadable: dict[str, str] = {}
@@ -208,7 +214,7 @@ def _count_fates(
     sets += [_joined(prints.closed), repeated[vain], _joined(prints.dismissed)]
     uncommitted = _joined([])
     if messages is not None:
-        source, uncommitted = _source(messages(unreadable.__setitem__))
+        source, uncommitted = _source(messages(unreadable.__setitem__), left)
         sets.append(source)
     odd = [_odd_ones(part, verdict, sourced=messages is not None) for part in census(sets)]
     missing, gone, orphans, *several = (_joined(found) for found in zip(*odd))
@@ -231,13 +237,16 @@ def _count_fates(
             verdict.problems.append(f"{len(found)} {text} ({_examples(batches, MESSAGE_KEY, found)}); {mend}")
 
 
-def _source(batches: Iterator[pa.RecordBatch]) -> tuple[Prints, Prints]:
-    """Fingerprints of the messages of a source, and of those that lie after what their job has committed."""
+def _source(batches: Iterator[pa.RecordBatch], left: Waiting | None) -> tuple[Prints, Prints]:
+    """Fingerprints of the messages of a source, and of those that lie after what their job has committed: the stream says so
+    itself, and of its archive those count that the stopped job may still have to write."""
     every, late = [], []
     for rows in batches:
         every.append(fingerprints([rows[name] for name in MESSAGE_KEY]))
         if UNCOMMITTED in rows.schema.names:
             late.append(every[-1][np.asarray(rows[UNCOMMITTED])])
+        elif left is not None:
+            late.append(every[-1][left.among(rows)])
     return _joined(every), _joined(late)
 
 

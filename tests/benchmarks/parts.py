@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.settings import load
-from tests.benchmarks.trials import KEY, Sample, Stamps, Trial
+from tests.benchmarks.trials import KEY, PATIENCE, Sample, Stamps, Trial
 from tests.integration.streaming import kill
 from transforms.sinks.live import ENRICHED
 
@@ -118,7 +118,7 @@ def soak(plan: Plan) -> Outcome:
         job = trial.stream(*SOAK_SETTINGS, *renew)
         trial.until(trial.reads, job)
         sender = trial.send(int(SOAK_RATE * minutes), SOAK_RATE, "--late", 0)
-        samples = _samples(trial, job, sender, every=min(5.0, 60 * minutes / 30))
+        samples = _samples(trial, job, sender, every=min(5.0, 60 * minutes / 30), seconds=60 * minutes)
         trial.stop(job)
         stamps = trial.stamps()
         trial.ends_well(trial.stream("--until-idle", *SOAK_SETTINGS))
@@ -202,8 +202,8 @@ def _drain(folder: Path, messages: int, words: Sequence[str], streams: Sequence[
         return Drained(entries, trial.stamps()[-1, 1] / 1_000_000 - first, rows - first, windows - first)
 
 
-def _samples(trial: Trial, job: Any, sender: Any, every: float) -> list[Sample]:
-    """How a job does while messages are sent, from the first of them on."""
+def _samples(trial: Trial, job: Any, sender: Any, every: float, seconds: float = 0.0) -> list[Sample]:
+    """How a job does while messages are sent, from the first of them on; that takes about some seconds."""
     samples: list[Sample] = []
 
     def ended() -> bool:
@@ -211,7 +211,7 @@ def _samples(trial: Trial, job: Any, sender: Any, every: float) -> list[Sample]:
             samples.append(trial.sample(job))
         return sender.poll() is not None
 
-    trial.until(ended, job, every=every)
+    trial.until(ended, job, every=every, patience=PATIENCE + seconds)
     trial.ends_well(sender)
     return samples
 

@@ -100,9 +100,11 @@ class Trial:
         self._running.append(process)
         return process
 
-    def until(self, reached: Callable[[], bool], *alive: subprocess.Popen[str], every: float = _TICK) -> None:
+    def until(
+        self, reached: Callable[[], bool], *alive: subprocess.Popen[str], every: float = _TICK, patience: float = PATIENCE
+    ) -> None:
         """Wait until something holds; a process that must live meanwhile and ends, or too long a wait, ends the benchmark."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not reached():
             if any(process.poll() is not None for process in alive):
                 raise SystemExit(f"a process ended too early; what it said is in {self.folder}")

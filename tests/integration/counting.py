@@ -21,6 +21,7 @@ from apache_beam.transforms.userstate import ReadModifyWriteRuntimeState, ReadMo
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
+from runners.checkpoints import forget_others
 from runners.flink import Engine, Progress, run
 
 ENGINE = "_stream"
@@ -113,8 +114,10 @@ def main() -> None:
         heap_mb=256,
         renew_seconds=asked.renew,
         hold=tuple(asked.hold),
-        fresh=asked.fresh,
     )
+
+    if asked.fresh:
+        forget_others(engine.folder)
 
     def follow(progress: Progress) -> None:
         print(json.dumps({"progress": vars(progress)}, default=str), flush=True)

@@ -263,7 +263,8 @@ def test_of_checkpoints_that_were_not_sealed_flink_finds_one_it_can_read(folder:
 def test_where_no_checkpoint_can_be_read_the_run_ends_with_what_to_do(folder: Path, begun: Begun, sealed: bool) -> None:
     for checkpoint in complete_checkpoints(folder / ENGINE):
         os.truncate(checkpoint / "_metadata", 3000)
-        checkpoint.with_name(f"{checkpoint.name}.seal").rename(folder / "seal") if not sealed else None
+        if not sealed:
+            checkpoint.with_name(f"{checkpoint.name}.seal").unlink(missing_ok=True)  # the oldest may have had none
     end = begun(folder).ended()
     assert end["end"] == "CheckpointRefused"
     assert "no checkpoint can be read" in end["message"]

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipelines import replay as replay_module
@@ -13,6 +14,7 @@ from pipelines.cli import run
 from schemas.tables import QUARANTINED, REPORTS
 from tests.builders import NOON, line_id, report
 from tests.integration.archives import Typed, envelope, fates, on_disk, rows, stream, write
+from transforms import enrich
 
 GOOD = stream(120, seed=31)
 BROKEN = {
@@ -270,3 +272,22 @@ def test_a_waiver_that_dies_is_completed_by_the_same_command(
     assert typed("quarantine", "replay", late, "--waive-recency")[0] == 0
     assert typed("parity", late, whole, "--identity")[0] == 0
     reconciled(late, typed)
+
+
+def test_a_message_at_which_a_kernel_raises_again_stays_open(tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = enrich.enrich
+
+    def fails(batch: pa.RecordBatch, *options: Any) -> pa.RecordBatch:
+        if 77.0 in batch["latency_ms"].to_pylist():
+            raise OverflowError("too much")
+        return kernel(batch, *options)
+
+    monkeypatch.setattr(enrich, "enrich", fails)
+    write(tmp_path / "a.ndjson", [envelope(report(1), "good"), envelope(report(2, latency_ms=77.0), "bad")])
+    assert typed("backfill", "--input", tmp_path / "a.ndjson", "--output", tmp_path / "out")[0] == 0
+    code, out, _ = typed("quarantine", "replay", tmp_path / "out")
+    assert (code, "0 replayed, 1 still refused" in out) == (0, True)
+    assert reconciled(tmp_path / "out", typed)["quarantined"] == 1
+    monkeypatch.undo()
+    assert "1 replayed, 0 still refused" in typed("quarantine", "replay", tmp_path / "out")[1]
+    assert reconciled(tmp_path / "out", typed)["reports"] == 2

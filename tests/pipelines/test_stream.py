@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.health import FOLDER, JOB, READERS, SINKS, health
+from pipelines.backfill import only_job
+from pipelines.failures import WrongUse
+from pipelines.health import BEFORE, FOLDER, JOB, READERS, SINKS, health
 from pipelines.outputs import open_outputs
 from pipelines.settings import Settings
-from pipelines.stream import Job, Progress, _described, _Idle, _leased
+from pipelines.stream import Job, Progress, _described, _Idle, _leased, _Renewal
 from tests.servers import RedisServer
-from transforms.redis import Connection
+from transforms.redis import Connection, GroupTaken, Lease
 
 
 def test_an_end_while_redis_is_away_is_told_as_what_it_is(tmp_path: Path) -> None:
@@ -60,20 +62,76 @@ def test_a_stream_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
     assert ([place.stream for place in health(tmp_path).places], health(tmp_path).lag) == (["a"], 0)
 
 
-def test_a_start_removes_what_the_readers_and_writers_of_the_run_before_have_left(tmp_path: Path) -> None:
+def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stays_for_reconcile(tmp_path: Path) -> None:
     described(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
     (tmp_path / FOLDER / SINKS).mkdir()
     (tmp_path / FOLDER / SINKS / "sink-x.json").write_text("{}")
-    job = Job("redis://h", ("a",), "g", (str(tmp_path),), tmp_path, fresh=True)
+    start(tmp_path, "a", fresh=True)
+    assert [path.name for path in (tmp_path / FOLDER).glob("*/*.json")] == []
+    assert sorted(path.name for path in (tmp_path / FOLDER / READERS / BEFORE).iterdir()) == ["reader-0.json", "reader-1.json"]
+
+
+def test_a_fresh_start_leaves_no_checkpoint_that_its_description_would_vouch_for(tmp_path: Path) -> None:
+    start(tmp_path, "a")
+    checkpoint = tmp_path / FOLDER / "checkpoints" / "job" / "chk-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "_metadata").touch()
+    with pytest.raises(WrongUse, match="belong to another graph: streams"):
+        start(tmp_path, "b")
+    assert checkpoint.exists()
+    start(tmp_path, "b", fresh=True)
+    assert not checkpoint.exists()
+
+
+def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
+    start(tmp_path, "a")
+    described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}})
+    (tmp_path / FOLDER / "checkpoints" / "job" / "chk-1").mkdir(parents=True)
+    (tmp_path / FOLDER / "checkpoints" / "job" / "chk-1" / "_metadata").touch()
+    with pytest.raises(WrongUse):
+        start(tmp_path, "b")
+    assert (tmp_path / FOLDER / READERS / "reader-0.json").exists()
+
+
+def test_every_folder_of_a_job_is_held(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with only_job(tmp_path / "one", tmp_path / "two", tmp_path / "one") as locks:
+        assert len(locks) == 2
+        for folder in ("one", "two"):
+            with pytest.raises(WrongUse, match=f"writing to .*{folder}"), only_job(tmp_path / folder, patience=0):
+                pass
+
+
+def test_the_command_renews_the_lease_while_no_reader_does(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        lease = Lease(Connection(server.url), "g", ["s"], "me", seconds=3)
+        lease.acquire()
+        renewal = _Renewal(lease)
+        with server.client() as client:
+            client.pexpire("kpiflow:{g}:s:owner", 500)
+            renewal.renew()
+            assert client.pttl("kpiflow:{g}:s:owner") > 500
+            client.set("kpiflow:{g}:s:owner", "another")
+            renewal._due = 0.0
+            with pytest.raises(GroupTaken):
+                renewal.renew()
+        server.kill()
+        renewal._due = 0.0
+        renewal.renew()
+
+
+def start(home: Path, *streams: str, fresh: bool = False) -> None:
+    """What a start of a job keeps at its home."""
+    job = Job("redis://h", streams, "g", (str(home),), home, fresh=fresh)
     outputs, settings = open_outputs(job.outputs, Settings(), file_minutes=1)
     _described(job, outputs, Connection("redis://h"), settings)
-    assert sorted((tmp_path / FOLDER).rglob("*.json")) == [tmp_path / FOLDER / JOB]
 
 
 def described(home: Path, streams: list[str], readers: dict[str, dict[str, int]]) -> None:
     """What a job leaves at home: the streams it reads, and which entries (all there are) each reader has read of which stream."""
     folder = home / FOLDER / READERS
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     depends = {"group": "g", "outputs": [], "streams": streams}
     (home / FOLDER / JOB).write_text(json.dumps({"redis": "redis://h", "depends": depends}))
     for name, read in readers.items():

@@ -296,7 +296,7 @@ def stopped(output: Path, watermark: datetime, read: datetime) -> None:
     (folder / "checkpoints" / "job" / "chk-3").mkdir(parents=True)
     (folder / "checkpoints" / "job" / "chk-3" / "_metadata").touch()
     (folder / "readers").mkdir()
-    (folder / "job.json").write_text(json.dumps({"depends": {"streams": ["s"]}}))
+    (folder / "job.json").write_text(json.dumps({"settle_seconds": 0, "depends": {"streams": ["s"]}}))
     at, position = (int(each.timestamp() * 1000) for each in (watermark, read))
     reader = {"watermark": at, "streams": {"s": {"position": f"{position}-5"}}}
     (folder / "readers" / "reader-0.json").write_text(json.dumps(reader))
@@ -321,7 +321,7 @@ def test_windows_that_a_stopped_stream_still_has_to_write_wait_and_are_no_proble
 
 
 def test_a_difference_of_older_reports_is_found_after_a_stop_too(output: Path) -> None:
-    times = (None, SOON - timedelta(minutes=2), SOON + timedelta(seconds=1))
+    times = (None, SOON - timedelta(minutes=2), SOON + timedelta(seconds=6))
     put(output, REPORTS, [newest(71, source="t"), *(newest(73 + i, received_at=each) for i, each in enumerate(times))])
     stopped(output, watermark=SOON, read=SOON)
     verdict = reconcile(output)
@@ -338,6 +338,24 @@ def test_a_window_that_holds_more_than_its_reports_does_not_wait(output: Path) -
     put(output, AGGREGATIONS, more)
     stopped(output, watermark=SOON, read=SOON)
     assert (reconcile(output).waiting, len(reconcile(output).problems)) == (0, 3)
+
+
+def test_what_a_torn_status_of_a_reader_says_is_nothing(output: Path) -> None:
+    put(output, REPORTS, [newest(71)])
+    stopped(output, watermark=SOON, read=SOON)
+    (output / "_stream" / "readers" / "reader-1.json").write_bytes(b"")
+    assert reconcile(output).waiting == 3
+
+
+def test_messages_of_the_archive_that_a_stopped_stream_still_has_to_write_are_uncommitted(output: Path) -> None:
+    def archived(_: Unreadable) -> Iterator[pa.RecordBatch]:
+        rows = [("71-0", SOON), ("72-0", SOON - timedelta(minutes=2))]
+        yield pa.RecordBatch.from_pylist([{"source": "s", "message_id": each, "received_at": at} for each, at in rows])
+
+    assert reconcile(output, archived).missing == 2
+    stopped(output, watermark=SOON, read=SOON)
+    verdict = reconcile(output, archived)
+    assert (verdict.uncommitted, verdict.missing) == (1, 1)
 
 
 def test_the_state_of_a_stream_may_be_elsewhere(output: Path, tmp_path: Path) -> None:
