@@ -10,14 +10,13 @@ stream got after it went back (a failover, a stream made again) is archived besi
 moved away; the newest tells where the archive ends, and what a restart reads again of the others is archived again, as `late`.
 
 Lines are in the files at once, and safe if the process dies. `ArchiveSync` makes them safe against a power cut: the source calls it
-before it commits, so what the group's offset covers is always on disk.
+before it commits, so what the group's offset covers is always on disk. `may_lack` says whether what came after that may be lost.
 """
 
 import errno
 import mmap
 import os
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -32,7 +31,7 @@ import pyarrow.compute as pc
 from schemas.tables import safe_name
 from transforms.sinks.archived import EntryId, all_ids, archived_id, entry_id, ids_in_order
 from transforms.sinks.files import DamagedFile, OutputFull
-from transforms.sinks.storage import locked
+from transforms.sinks.storage import locked, replace
 from transforms.sources.lines import envelope_line
 from transforms.stages import timed
 
@@ -41,6 +40,10 @@ MESSAGES, REFUSED = ".ndjson", ".refused.ndjson"
 UNKNOWN = "unknown"
 """The hour of entries whose id is no time that a calendar has."""
 
+BOOT = "_boot"
+"""The file of a source that tells since which start of the machine its archive is known to be whole."""
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LATE = ".late"
 _HOUR = rf"(?:\d{{4}}-\d\d-\d\dT\d\d|{UNKNOWN})"
 _TAIL = 1 << 16
@@ -204,21 +207,46 @@ class ArchiveSync:
         self._synced.update(grown)
 
 
+def keep_boot(folder: Path, sources: Iterable[str]) -> None:
+    """Note that the machine has run since what is in the archive of the sources was read, or read again. A reader that knows its
+    archive to be whole calls it when it commits.
+
+    Raises:
+        OSError: it cannot be written.
+        transforms.sinks.files.OutputFull: the disk is full.
+    """
+    boot = _boot_id()
+    for source in sources:
+        path = folder / safe_name(source) / BOOT
+        with locked(path.parent):
+            if _read_boot(path) != boot:
+                replace(path, boot)
+
+
 def may_lack(folder: Path, source: str, message_id: str) -> bool:
     """Whether lines of entries of a source up to an id may not be in the archive, though they were appended.
 
-    That is so if the archive ends before the id or has no file that could tell, and if the machine was started after a newest file
-    was last written: then the lines of one kind can be lost and those of the other not.
+    That is so if the machine was started, or is another one, since a reader called `keep_boot`: then the end of any file may be
+    lost. It is so too if the archive ends before the id, or has no file that could tell.
     """
-    with locked(folder / safe_name(source)):
-        series = [_files(folder / safe_name(source), kind) for kind in (MESSAGES, REFUSED)]
-        written = [files[-1].stat().st_mtime for files in series if files]
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    if not written or min(written) < booted:
+    boot = _boot_id()
+    if not boot or _read_boot(folder / safe_name(source) / BOOT) != boot:
         return True
-    writer = ArchiveWriter(folder)  # may cut a torn line, which makes a file look new
+    writer = ArchiveWriter(folder)
     ends = [entry_id(last) for kind in (MESSAGES, REFUSED) if (last := writer.last(source, kind))]
     return not ends or max(ends) < entry_id(message_id)
+
+
+def _boot_id() -> bytes:
+    """What tells this start of this machine from any other; empty where the system does not say."""
+    return _read_boot(_BOOT_ID)
+
+
+def _read_boot(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        return b""
 
 
 def _sizes(folder: Path) -> dict[Path, int]:

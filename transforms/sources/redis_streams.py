@@ -29,7 +29,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from transforms import coder  # noqa: F401 (carries what leaves here)
 from transforms.redis import Connection, Lease
-from transforms.sinks.archive import ArchiveSync, may_lack
+from transforms.sinks.archive import ArchiveSync, keep_boot, may_lack
 from transforms.sources.commits import Commits
 from transforms.sources.positions import ZERO, Position, parsed
 from transforms.sources.reader import AHEAD_SECONDS, Positions, Read, Reader
@@ -213,8 +213,9 @@ class _Opened:
         return kept | self.reader.back_to_committed({key: kept[key] for key in lacking})
 
     def _commit(self, positions: Positions) -> None:
-        if self.sync:
+        if self.sync and self.source.archive:
             self.sync(positions)
+            keep_boot(self.source.archive, positions)
         self.reader.commit(positions)
 
     def read(self, positions: Positions, count: int, block_ms: int) -> Read:

@@ -225,13 +225,42 @@ def test_what_an_archive_lost_after_the_committed_place_is_archived_again(client
                 path.unlink() if not synced else path.write_bytes(octets[:synced])
             case "moved":
                 path.rename(path.with_suffix(".gz"))
-        for left in tmp_path.rglob("*.ndjson"):
-            os.utime(left, (1, 1))  # the machine was started since
+        started_anew(tmp_path)
     runner.restart(kept)
     for _ in range(6):
         runner.session()
     assert {int(each.partition("-")[0]) for each in runner.lines()} >= {n for n in known(client) if n > place}
     assert runner.restriction["s"].index == len(known(client))
+
+
+def started_anew(folder: Path) -> None:
+    """The machine was started since, or is another one; its clock says nothing."""
+    for path in folder.rglob("_boot"):
+        path.write_text("another")
+    for path in folder.rglob("*.ndjson"):
+        os.utime(path, (2**31, 2**31))
+
+
+def test_another_machine_reads_again_what_any_file_of_the_archive_may_lack(client, server, tmp_path: Path):
+    runner = Archived(server, tmp_path)
+    written(client, runner, range(1, 5))
+    written(client, runner, range(6, 9), checkpoints=False)
+    written(client, runner, range(10, 12), checkpoints=False)
+    kept = runner.restriction
+    (refused,) = tmp_path.rglob("*.refused.ndjson")
+    refused.unlink()
+    started_anew(tmp_path)
+    runner.restart(kept)
+    for batch in [each.value for each in Runner.session(runner) if isinstance(each, TimestampedValue)]:
+        ArchiveWriter(tmp_path).append(batch)  # and it dies before the others are archived
+    runner.restart(kept)
+    runner.session()
+    assert "10-0" in runner.lines()
+    for number in range(12, 16):
+        written(client, runner, range(number, number + 1))
+    runner.restart(runner.restriction)
+    add(client, "20-0")
+    assert ids(runner.session()) == ["20-0"]
 
 
 def synced_bytes(path: Path, place: int) -> int:
