@@ -12,6 +12,8 @@ import orjson
 
 _ZEROS = 21
 """An integer with at most so many zeros at its end is written out, a larger one with an exponent: `1e300` is not 301 digits."""
+_WRITTEN_OUT = 10.0 ** (17 + _ZEROS + 1)
+"""No float from here on is written out: it has at most 17 digits before its zeros."""
 _INT64_DIGITS = 18
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 _DOUBTFUL = re.compile(rb"[:,\[ \t\r\n]-?[0-9](?:[0-9.]{15}|[0-9.]*[eE])[-+0-9.eE]*")
@@ -48,7 +50,7 @@ def loads(text: bytes) -> Any:
         ValueError: not JSON, or a number beyond float64.
     """
     value = orjson.loads(text)
-    if _perhaps_doubtful(text) and any(map(_loses, _DOUBTFUL.findall(b" " + text))):
+    if _perhaps_doubtful(text) and any(map(_loses, set(_DOUBTFUL.findall(b" " + text)))):
         return json.loads(text, parse_int=number_of, parse_float=number_of)
     return value
 
@@ -85,7 +87,7 @@ def number_of(token: str) -> int | float:
 def _whole(value: Any) -> Any:
     """The value with floats that are integers as integers."""
     if type(value) is float:
-        return number_of(repr(value)) if value.is_integer() else value
+        return number_of(repr(value)) if abs(value) < _WRITTEN_OUT and value.is_integer() else value
     if type(value) is dict:
         return {name: _whole(inner) for name, inner in value.items()}
     return [_whole(inner) for inner in value] if type(value) is list else value
@@ -109,12 +111,15 @@ def _perhaps_doubtful(text: bytes) -> bool:
 def _loses(token: bytes) -> bool:
     """Whether a token is a number that int64 and the shortest text of its float64 do not give again."""
     number = token[1:].decode()
-    if _NUMBER.fullmatch(number) is None:
-        return False
     if number.lstrip("-").isdecimal():
         return len(number) > _INT64_DIGITS
-    shortest = repr(float(number))
-    return shortest != number and (shortest.endswith("inf") or _parts(shortest) != _parts(number))
+    try:
+        shortest = repr(float(number))
+    except ValueError:  # a part of a string
+        return False
+    if number in (shortest, shortest.replace("e+", "e")):  # most numbers, without taking them apart
+        return False
+    return _NUMBER.fullmatch(number) is not None and (shortest.endswith("inf") or _parts(shortest) != _parts(number))
 
 
 def _fragment(number: Any) -> orjson.Fragment:
