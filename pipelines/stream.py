@@ -286,6 +286,8 @@ def _depends(job: Job, outputs: Outputs, settings: Settings) -> dict[str, Any]:
         "outputs": [target.name for target in outputs.targets],
         "shards": settings.shards,
         "parallelism": settings.parallelism,
+        "flush_seconds": settings.flush_seconds,
+        "gather_seconds": [target.gather_seconds for target in outputs.targets],
         "archive": job.archive is not None,
         "live": job.live,
     }

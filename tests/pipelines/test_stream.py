@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,15 @@ def test_a_fresh_start_leaves_no_checkpoint_that_its_description_would_vouch_for
     assert not checkpoint.exists()
 
 
+def test_a_changed_flush_interval_is_another_graph(tmp_path: Path) -> None:
+    start(tmp_path, "a")
+    checkpoint = tmp_path / FOLDER / "checkpoints" / "job" / "chk-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "_metadata").touch()
+    with pytest.raises(WrongUse, match="flush_seconds is 7 now and was 5"):
+        start(tmp_path, "a", flush_seconds=7)
+
+
 def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
     start(tmp_path, "a")
     described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}})
@@ -121,11 +131,11 @@ def test_the_command_renews_the_lease_while_no_reader_does(tmp_path: Path) -> No
         renewal.renew()
 
 
-def start(home: Path, *streams: str, fresh: bool = False) -> None:
+def start(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> None:
     """What a start of a job keeps at its home."""
     job = Job("redis://h", streams, "g", (str(home),), home, fresh=fresh)
-    outputs, settings = open_outputs(job.outputs, Settings(), file_minutes=1)
-    _described(job, outputs, Connection("redis://h"), settings)
+    outputs, shaped = open_outputs(job.outputs, Settings(**settings), file_minutes=1)
+    _described(job, outputs, Connection("redis://h"), shaped)
 
 
 def described(home: Path, streams: list[str], readers: dict[str, dict[str, int]]) -> None:
