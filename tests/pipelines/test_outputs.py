@@ -55,7 +55,7 @@ def test_each_folder_keeps_the_span_of_its_own_files(tmp_path: Path) -> None:
     open_outputs([str(old)], Settings(file_minutes=10))
     outputs, settings = open_outputs([str(new), str(old), str(new)], Settings(), file_minutes=1)
     assert [each.file_minutes for each in outputs.targets] == [1, 10]
-    assert (settings.file_minutes, outputs.folder, outputs.main.name) == (1, new, str(new))
+    assert (settings.file_minutes, outputs.folders, outputs.main.name) == (1, [new, old], str(new))
 
 
 def test_a_job_is_at_home_in_its_first_folder_unless_it_is_told_where(tmp_path: Path) -> None:
