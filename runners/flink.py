@@ -44,7 +44,7 @@ _LAST_CHECKPOINT_SECONDS = 30.0
 _TICK = 0.1
 _TOLD_EVERY = 1.0
 _ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
-_CANCEL_SECONDS, _RENEWAL_SECONDS = 15.0, 180.0
+_CANCEL_SECONDS = 15.0
 _REFUSED = "JobInitializationException"
 _UNREADABLE = re.compile("Could not restore (keyed|operator) state|BackendBuildingException|unable to deserialize")
 _OTHER_GRAPH = re.compile("Cannot map checkpoint/savepoint state|[Mm]ax(imum)? parallelism")
@@ -125,7 +125,7 @@ class _Run:
             try:
                 self._run_job(build, port)
             except _Unreadable as error:
-                self._cancel(_CANCEL_SECONDS)
+                self._cancel()
                 _, *older = self._choice.checkpoints
                 self._choose(Choice(older, False, [f"{self._restored} cannot be read: {error}"]))
             else:
@@ -176,7 +176,7 @@ class _Run:
                 due = time.monotonic() + self._engine.renew_seconds
             if due is not None and time.monotonic() > due:
                 if self._checkpointed():
-                    return self._make_way()
+                    return self._end()
                 due = time.monotonic() + min(_RENEW_LATER_SECONDS, self._engine.renew_seconds)
             self._interrupted.wait(_TOLD_EVERY)
         self._progress = replace(self._progress, state="stopping")
@@ -271,18 +271,7 @@ class _Run:
 
     def _end(self) -> None:
         """End the job, and seal the checkpoint that it leaves."""
-        self._cancel(_CANCEL_SECONDS)
-        self._seal()
-
-    def _make_way(self) -> None:
-        """End the job for its successor.
-
-        Raises:
-            FlinkFailed: it does not end, because a step waits for its server for example: beside its successor it could commit what
-                that one has not in its checkpoint.
-        """
-        if not self._cancel(_RENEWAL_SECONDS) and not self._interrupted.is_set():
-            raise self._failed("the job does not end for its renewal", f"it still runs after {_RENEWAL_SECONDS:.0f} s")
+        self._cancel()
         self._seal()
 
     def _checkpointed(self) -> bool:
@@ -292,23 +281,15 @@ class _Run:
                 return self._rest.checkpoint_now(self._job, _LAST_CHECKPOINT_SECONDS)
         return False
 
-    def _cancel(self, patience: float) -> bool:
-        """End the job; whether it has ended."""
-        if self._rest is None or self._job is None:
-            return True
-        end = time.monotonic() + patience
-        asked = False
-        while time.monotonic() < end:
-            with suppress(Unreachable):
-                if not asked:
-                    self._rest.cancel(self._job)
-                    asked = True
-                if self._rest.state(self._job)[0] in _ENDED:
-                    return True
-            if self._interrupted.is_set() and patience > _CANCEL_SECONDS:
-                return False
-            time.sleep(_TICK)
-        return False
+    def _cancel(self) -> None:
+        """End the job."""
+        with suppress(Unreachable):
+            if self._rest is None or self._job is None:
+                return
+            self._rest.cancel(self._job)
+            end = time.monotonic() + _CANCEL_SECONDS
+            while self._rest.state(self._job)[0] not in _ENDED and time.monotonic() < end:
+                time.sleep(_TICK)
 
     def _failed(self, what: str, why: str) -> FlinkFailed:
         log = self._engine.folder / "logs" / "flink.log"
