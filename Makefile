@@ -55,7 +55,7 @@ bench-scale: setup ## Time and memory by reports, agents, cores, dirt and order,
 bench-stream: setup flink servers ## The live stream: latency, drain, a half hour's memory, recovery (an hour; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.stream --folder $(BENCH) --scale $(SCALE)
 
-bench-sinks: setup flink servers ## Rows a second into each kind of output, beside its plain client library (ten minutes)
+bench-sinks: setup servers ## Rows a second into each kind of output, beside its plain client library (ten minutes)
 	$(BIN)/python -m tests.benchmarks.sinks --folder $(BENCH) --scale $(SCALE)
 
 clean: ## Remove what demo, bench, flink and setup made

@@ -11,6 +11,7 @@ key=layer4_kpi_reports
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() { printf '$ kpiflow %s\n' "$*"; "$kpiflow" "$@"; }
+
 backfill_alone() {
   say "Two days of reports, backfilled"
   run generate --reports 200000 --agents 50 --seed 1 --output "$demo/archive"

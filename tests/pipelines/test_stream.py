@@ -74,9 +74,7 @@ def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stay
 
 def test_a_fresh_start_leaves_no_checkpoint_that_its_description_would_vouch_for(tmp_path: Path) -> None:
     start(tmp_path, "a")
-    checkpoint = tmp_path / FOLDER / "checkpoints" / "job" / "chk-1"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "_metadata").touch()
+    checkpoint = checkpointed(tmp_path)
     with pytest.raises(WrongUse, match="belong to another graph: streams"):
         start(tmp_path, "b")
     assert checkpoint.exists()
@@ -86,9 +84,7 @@ def test_a_fresh_start_leaves_no_checkpoint_that_its_description_would_vouch_for
 
 def test_a_changed_flush_interval_is_another_graph(tmp_path: Path) -> None:
     start(tmp_path, "a")
-    checkpoint = tmp_path / FOLDER / "checkpoints" / "job" / "chk-1"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "_metadata").touch()
+    checkpointed(tmp_path)
     with pytest.raises(WrongUse, match="flush_seconds is 7 now and was 5"):
         start(tmp_path, "a", flush_seconds=7)
 
@@ -96,8 +92,7 @@ def test_a_changed_flush_interval_is_another_graph(tmp_path: Path) -> None:
 def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
     start(tmp_path, "a")
     described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}})
-    (tmp_path / FOLDER / "checkpoints" / "job" / "chk-1").mkdir(parents=True)
-    (tmp_path / FOLDER / "checkpoints" / "job" / "chk-1" / "_metadata").touch()
+    checkpointed(tmp_path)
     with pytest.raises(WrongUse):
         start(tmp_path, "b")
     assert (tmp_path / FOLDER / READERS / "reader-0.json").exists()
@@ -129,6 +124,14 @@ def test_the_command_renews_the_lease_while_no_reader_does(tmp_path: Path) -> No
         server.kill()
         renewal._due = 0.0
         renewal.renew()
+
+
+def checkpointed(home: Path) -> Path:
+    """A complete checkpoint that a job has left at home."""
+    checkpoint = home / FOLDER / "checkpoints" / "job" / "chk-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "_metadata").touch()
+    return checkpoint
 
 
 def start(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> None:
