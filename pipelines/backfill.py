@@ -121,13 +121,10 @@ def only_job(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, ...]]
         yield tuple(locks)
 
 
-def is_locked(output: Path) -> bool:
-    """`is_held` that makes no file: False where no job ever had the output."""
-    return (output / _LOCK).exists() and is_held(output)
-
-
 def is_held(output: Path) -> bool:
     """Whether a job holds the output."""
+    if not (output / _LOCK).exists():
+        return False
     with (output / _LOCK).open("a") as lock:
         return not _taken(lock.fileno())
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.backfill import is_locked
+from pipelines.backfill import is_held
 from pipelines.connectors import redis
 from pipelines.console import echo_json, headed, out
 from pipelines.failures import CheckFailed, WrongUse
@@ -63,7 +63,7 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
             well = well and not finding.problem
             yield finding
         folder = local_folder(place)
-        if folder is not None and is_locked(folder):
+        if folder is not None and is_held(folder):
             yield Finding("no job writes to it now", f"another job is writing to {folder}", "wait for it, or name another output")
         if well and isinstance(place, Store):
             what = "the version and the settings of what it holds"
