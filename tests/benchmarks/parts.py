@@ -23,7 +23,9 @@ SOAK_RATE, SOAK_MINUTES, SETTLED_MINUTES, FLAT = 15_000, 35.0, 5.0, 0.05
 RENEW_MINUTES = 30.0
 """As a stream does by itself: the soak goes on through a renewal."""
 SOAK_SETTINGS = ("--stale-seconds", 300)
-"""History is forgotten after this, so that memory can be flat within the half hour."""
+"""A report may come this late, so that an hour and a half of messages fills history."""
+SOAK_HISTORY_MINUTES, SOAK_HISTORY_AGO = 75, 2
+"""The soak begins with history as full as it gets: 62 minutes, and those that a report may come late."""
 IDLE_KEYS = tuple(f"{KEY}_idle_{number}" for number in range(3))
 RECOVERY_RATE, STEADY_SECONDS = 10_000, 20
 _PROMPT_US = 1_000_000
@@ -111,16 +113,23 @@ def drain(plan: Plan) -> Outcome:
 
 
 def soak(plan: Plan) -> Outcome:
-    """A steady rate for more than half an hour, through a renewal: lag, memory, checkpoint size and latency over time."""
-    minutes = SOAK_MINUTES * plan.scale
+    """A steady rate for more than half an hour, through a renewal: lag, memory, checkpoint size and latency over time.
+
+    A backlog fills history first, in a run of its own: else memory would grow for more than an hour before it can be flat.
+    """
+    minutes, filled = SOAK_MINUTES * plan.scale, max(1, round(SOAK_HISTORY_MINUTES * plan.scale))
     renew = ("--renew-seconds", max(10, round(60 * RENEW_MINUTES * plan.scale)))
     with Trial(plan.folder / "soak") as trial:
+        trial.load(SOAK_RATE * filled, filled, "--late", 0, "--duplicates", 0, minutes_ago=SOAK_HISTORY_AGO)
+        trial.ends_well(trial.stream("--until-idle", *SOAK_SETTINGS))
+        begun = time.time_ns() // 1000
         job = trial.stream(*SOAK_SETTINGS, *renew)
         trial.until(trial.reads, job)
         sender = trial.send(int(SOAK_RATE * minutes), SOAK_RATE, "--late", 0)
         samples = _samples(trial, job, sender, every=min(5.0, 60 * minutes / 30), seconds=60 * minutes)
         trial.stop(job)
         stamps = trial.stamps()
+        stamps = stamps[stamps[:, 0] >= begun]
         trial.ends_well(trial.stream("--until-idle", *SOAK_SETTINGS))
         trial.reconcile()
     figures = [*soak_figures(samples, minutes), *soak_latency(stamps, minutes)]
@@ -307,3 +316,6 @@ def soak_figures(samples: Sequence[Sample], minutes: float) -> Iterator[Figure]:
         verdict = "within" if rise <= FLAT else "NOT within"
         yield Figure("soak", case, f"RSS of {name}, highest above that ({verdict} {FLAT:.0%})", 100 * rise, "%")
         yield Figure("soak", case, f"RSS of {name}, lowest", 100 * float(np.nanmin(shares)), "%")
+        third = max(1, len(shares) // 3)
+        trend = float(np.nanmedian(sizes[-third:]) / np.nanmedian(sizes[:third]) - 1)
+        yield Figure("soak", case, f"RSS of {name}, median of the last third against the first", 100 * trend, "%")

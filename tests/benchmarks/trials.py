@@ -171,12 +171,12 @@ class Trial:
         """Entries that were ever added to the keys."""
         return sum(self.client.xinfo_stream(key)["entries-added"] for key in self.keys if self.client.exists(key))
 
-    def load(self, messages: int, minutes: int) -> int:
-        """A backlog in the first key, as of `minutes` that ended an hour ago: how many entries."""
-        start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60 * (minutes + 60)))
-        words = ["--reports", messages, "--agents", 50, "--seed", 1, "--start", start, "--span", f"{minutes}m"]
+    def load(self, messages: int, minutes: int, *words: object, minutes_ago: int = 60) -> int:
+        """A backlog in the first key, as of `minutes` that ended some minutes ago (an hour): how many entries."""
+        start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60 * (minutes + minutes_ago)))
+        span = ["--reports", messages, "--agents", 50, "--seed", 1, "--start", start, "--span", f"{minutes}m"]
         backlog = self.folder / "backlog"
-        self.ends_well(self._start("generate", "--output", backlog, *words))
+        self.ends_well(self._start("generate", "--output", backlog, *span, *words))
         for block in archives.read(archives.find([str(backlog)])):
             assert isinstance(block, archives.Block), block
             assert not block.bad.num_rows, block.bad

@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -37,6 +38,8 @@ POINTS = {
 RENAME = Path.replace
 PR_SET_PDEATHSIG = 1
 WORKER = "--worker" in sys.orig_argv
+HOLDING = threading.Event()
+"""Whether this worker stands still."""
 FAULTS: list[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "[]")) if WORKER else []
 
 Edit = Callable[[Any], Any]
@@ -56,6 +59,8 @@ def happen(fault: dict[str, Any]) -> None:
         os.close(os.open(fault["done"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
+    if "holds" in fault:
+        HOLDING.set()
     while "holds" in fault and not os.path.exists(fault["holds"]):
         time.sleep(0.05)
     for victim in victims if "kills" in fault else ():
@@ -137,6 +142,17 @@ def patch(module: ModuleType) -> None:
         setattr(owner, last, edit(getattr(owner, last)))
 
 
+def die_with(parent: int) -> None:
+    """End this process once its parent has ended, unless it stands still.
+
+    The kernel does this for every worker. The signal belongs to the thread that asked for it, so it has to be given up at the start,
+    before it is known which worker will stand still.
+    """
+    while os.getppid() == parent or HOLDING.is_set():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Patching(importlib.abc.MetaPathFinder):
     """Finds modules as usual, and patches those with edits once they are loaded."""
 
@@ -162,3 +178,4 @@ if EDITS:
     sys.meta_path.insert(0, Patching())
 if any("holds" in fault for fault in FAULTS):
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+    threading.Thread(target=die_with, args=(os.getppid(),), daemon=True).start()
