@@ -145,8 +145,8 @@ def patch(module: ModuleType) -> None:
 def die_with(parent: int) -> None:
     """End this process once its parent has ended, unless it stands still.
 
-    The kernel does this for every worker. The signal belongs to the thread that asked for it, so it has to be given up at the start,
-    before it is known which worker will stand still.
+    The kernel does this for every worker. The signal belongs to the thread that asked for it, so it has to be given up at
+    the start, before it is known which worker will stand still.
     """
     while os.getppid() == parent or HOLDING.is_set():
         time.sleep(0.05)
