@@ -24,7 +24,7 @@ $(BIN)/.ready: setup.py
 
 flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (installs Java 17 and Maven where they are missing)
 	@deploy/install.sh java $(if $(wildcard .flink/lib),,mvn)
-	@$(BIN)/python -m runners.jars
+	@$(BIN)/python -m runners.flink.jars
 
 servers: ## Install the servers that tests use
 	@deploy/install.sh redis-server victoria-metrics

@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["schemas", "transforms*", "pipelines*", "runners"]),
+    packages=find_packages(include=["schemas*", "transforms*", "pipelines*", "runners*"]),
     package_data={"schemas": ["*.json"]},
     install_requires=[
         "apache-beam>=2.77,<2.78",

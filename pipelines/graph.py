@@ -1,4 +1,4 @@
-"""The whole way of the data, as one function. Stream and batch call it alike; `pipelines.connectors` chooses what differs.
+"""The whole way of the data, as one function. Stream and batch call it alike; `pipelines.assembly` chooses what differs.
 
      archive | Redis stream ------------> archive, trimmed
             |
@@ -26,15 +26,15 @@ import pyarrow as pa
 from pipelines.settings import Settings
 from schemas.registry import Schema, load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, TRIMMED
-from transforms import aggregate
-from transforms.aggregate import Aggregate, Windows
+from transforms.aggregation import aggregate
+from transforms.aggregation.aggregate import Aggregate, Windows
+from transforms.core.sharding import KeyByShard
+from transforms.core.time_range import Span, Within
 from transforms.enrich import Enrich
-from transforms.history import History
+from transforms.history.history import History
 from transforms.outliers import FlagOutliers
-from transforms.quarantine import shortened
-from transforms.shard import KeyByShard
-from transforms.validate import Limits, Rules, Validate
-from transforms.within import Span, Within
+from transforms.validation.quarantine_rows import shortened
+from transforms.validation.validate import Limits, Rules, Validate
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
-from pipelines.tables.output import open_store, told_as_wrong_use
+from pipelines.verify.output_description import open_store, told_as_wrong_use
 from schemas.tables import FLEET
-from transforms.sinks.parquet import ParquetFiles
-from transforms.sinks.storage import LocalFolder
-from transforms.sinks.target import Store, Target
+from transforms.sinks.parquet.parquet_store import ParquetFiles
+from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.sink import Store, Target
 
 
 def _folder(url: SplitResult, settings: Settings) -> Target:
@@ -21,19 +21,19 @@ def _folder(url: SplitResult, settings: Settings) -> Target:
 
 
 def _objects(url: SplitResult, settings: Settings) -> Target:
-    from transforms.sinks.objects import ObjectStorage
+    from transforms.sinks.parquet.object_storage import ObjectStorage
 
     return ParquetFiles(ObjectStorage.from_url(url), settings.file_minutes, settings.flush_seconds)
 
 
 def _bigquery(url: SplitResult, settings: Settings) -> Target:
-    from transforms.sinks.bigquery import BigQuery
+    from transforms.sinks.bigquery.bigquery_store import BigQuery
 
     return BigQuery.from_url(url, settings.warehouse_seconds)
 
 
 def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
-    from transforms.sinks.victoriametrics import VictoriaMetrics
+    from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics
 
     secrets = (settings.victoriametrics_password, settings.victoriametrics_token)
     password, token = (None if secret is None else secret.get_secret_value() for secret in secrets)
@@ -41,7 +41,7 @@ def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
 
 
 def _influxdb(url: SplitResult, settings: Settings) -> Target:
-    from transforms.sinks.influxdb import InfluxDB
+    from transforms.sinks.timeseries.influxdb import InfluxDB
 
     if settings.influxdb_token is None:
         raise WrongUse("InfluxDB asks for a token", "set KPIFLOW_INFLUXDB_TOKEN in the environment")

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from schemas.compiler import Node, compile_schema
+from schemas.readers.compiler import Node, compile_schema
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def load(name: str, version: int | None = None) -> Schema:
 
     Raises:
         UnknownSchema: no such schema.
-        schemas.compiler.UnsupportedKeyword: the file uses a keyword that is not compiled.
+        schemas.readers.compiler.UnsupportedKeyword: the file uses a keyword that is not compiled.
     """
     numbers = versions().get(name, ())
     number = version if version is not None else max(numbers, default=0)

@@ -1,7 +1,7 @@
 """Every table of the output, once: its columns and Arrow types, its key, the file of a row, and which of two rows stands.
 
 Sinks, reconcile, parity, show and the docs read this module and nothing else about tables. A file is a set of rows with
-distinct keys; `transforms.sinks.union` writes it, `pipelines.tables.scan` reads it.
+distinct keys; `transforms.sinks.row_merge` writes it, `pipelines.verify.table_scan` reads it.
 """
 
 import json

@@ -21,7 +21,7 @@ from google.cloud.bigquery_storage_v1 import types
 from google.rpc.status_pb2 import Status
 
 from tests.servers import free_port
-from transforms.sinks.bigquery import BigQuery
+from transforms.sinks.bigquery.bigquery_store import BigQuery
 
 HOME = Path(__file__).parents[1] / ".bqemulator"
 """Its own environment, made at the first use: it needs another duckdb than kpiflow's tests."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from transforms.batches import RAW
+from transforms.core.record_batches import RAW
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 

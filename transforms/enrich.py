@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import ENRICHMENT
-from transforms import coder  # noqa: F401 (carries what leaves here)
-from transforms.batches import extended
-from transforms.local_time import local_microseconds
-from transforms.quarantine import RowWise
+from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
+from transforms.core.local_time import local_microseconds
+from transforms.core.record_batches import extended
+from transforms.validation.quarantine_rows import RowWise
 
 MS_PER_SECOND = 1000.0
 MB_PER_GB = 1000.0

@@ -13,10 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
-from transforms import coder  # noqa: F401 (carries what leaves here)
-from transforms.batches import extended
-from transforms.buckets import SCALES, LogScale, Scale
-from transforms.quarantine import RowWise
+from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
+from transforms.core.histogram_scales import SCALES, LogScale, Scale
+from transforms.core.record_batches import extended
+from transforms.validation.quarantine_rows import RowWise
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from dataclasses import fields
 
 from pipelines import cli
 from pipelines.settings import Settings
-from runners.dataflow import Dataflow
+from runners.dataflow.launch import Dataflow
 
 OF_THE_COMMAND = ("redis", "stream", "output", "group", "live")
 """Parameters that are options of `kpiflow stream`."""

@@ -22,10 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runners.jars import java  # noqa: E402 (the script stands outside the packages)
-from runners.processes import Child, Log, free_port, start  # noqa: E402
-from runners.rest import Rest, Unreachable  # noqa: E402
-from runners.workers import serving  # noqa: E402
+from runners.flink.jars import java  # noqa: E402 (the script stands outside the packages)
+from runners.flink.processes import Child, Log, free_port, start  # noqa: E402
+from runners.flink.rest import Rest, Unreachable  # noqa: E402
+from runners.flink.workers import serving  # noqa: E402
 
 HOME = ROOT / ".flink" / "session"
 PACKAGE = "apache-flink-libraries==1.19.*"

@@ -8,17 +8,17 @@ import redis as redis_py
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from pipelines.connectors import redis
+from pipelines.assembly import redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
-from schemas.documents import Limits
-from transforms.quarantine import misfits
-from transforms.redis import RedisUnavailable
-from transforms.sinks.archive import REFUSED, ArchiveSync, ArchiveWriter
-from transforms.sinks.files import DamagedFile, OutputFull
-from transforms.sources.entries import batches
-from transforms.sources.held import Held, entries, lacks, look
-from transforms.sources.positions import ZERO, parsed
+from schemas.readers.strict_reader import Limits
+from transforms.redis.connection import RedisUnavailable
+from transforms.sinks.archive.archive_writer import REFUSED, ArchiveSync, ArchiveWriter
+from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
+from transforms.sources.redis.entries import batches
+from transforms.sources.redis.positions import ZERO, parsed
+from transforms.sources.redis.snapshot import Held, entries, lacks, look
+from transforms.validation.quarantine_rows import misfits
 
 _AGAIN = "run the same command again: it goes on where the archive ends"
 

@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.backfill import backfill as backfill_span
 from pipelines.commands.progress import followed
 from pipelines.console import err, headed, out
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
-from pipelines.replace import replace_span
-from transforms import stages
-from transforms.sinks.files import DamagedFile, OutputFull
-from transforms.sinks.target import Refused, Unavailable
-from transforms.sources.archives import Files, NoArchiveError, find
-from transforms.within import Span
+from pipelines.jobs.backfill import backfill as backfill_span
+from pipelines.jobs.replace import replace_span
+from transforms.core import stage_counters
+from transforms.core.time_range import Span
+from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
+from transforms.sinks.sink import Refused, Unavailable
+from transforms.sources.archives.archive_reader import Files, NoArchiveError, find
 
 
 def backfill(
@@ -121,7 +121,7 @@ def _timings() -> Table:
     table = Table(box=None, header_style="bold")
     for title in ("stage", "rows", "seconds", "rows/s"):
         table.add_column(title, justify="left" if title == "stage" else "right")
-    for name, stage in stages.snapshot().items():
+    for name, stage in stage_counters.snapshot().items():
         rate = f"{stage.rows / stage.seconds:,.0f}" if stage.rows and stage.seconds else ""
         table.add_row(name, f"{stage.rows:,}" if stage.rows else "", f"{stage.seconds:.2f}" if stage.seconds else "", rate)
     return table

@@ -5,18 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.backfill import is_held
-from pipelines.connectors import redis
+from pipelines.assembly import redis
 from pipelines.console import echo_json, headed, out
 from pipelines.failures import CheckFailed, WrongUse
+from pipelines.jobs.backfill import is_held
+from pipelines.jobs.stream import refuse_unready
 from pipelines.outputs import local_folder, target
 from pipelines.settings import Settings
-from pipelines.stream import refuse_unready
-from pipelines.tables.output import check_description
-from transforms.access import LIVE_STREAMS
-from transforms.redis import Connection
-from transforms.sinks.target import Finding, Refused, Store, Unavailable
-from transforms.sources.check import check
+from pipelines.verify.output_description import check_description
+from transforms.redis.access import LIVE_STREAMS
+from transforms.redis.connection import Connection
+from transforms.sinks.sink import Finding, Refused, Store, Unavailable
+from transforms.sources.redis.check import check
 
 
 def doctor(

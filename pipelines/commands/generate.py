@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.generator import START, KpiTestGenerator
-from pipelines.generator.archive import TRUTH, Archive, Compression, Form, prepare, write
-from pipelines.generator.messages import Mix
-from pipelines.generator.reports import Scenario
+from pipelines.synthetic import START, KpiTestGenerator
+from pipelines.synthetic.archive import TRUTH, Archive, Compression, Form, prepare, write
+from pipelines.synthetic.messages import Mix
+from pipelines.synthetic.reports import Scenario
 
 _OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress"})
 _OF_STREAMS = frozenset({"streams", "rate", "truth", "warm"})

@@ -11,9 +11,9 @@ from rich.text import Text
 from pipelines.console import echo_json, err, out, printable
 from pipelines.failures import CheckFailed
 from pipelines.outputs import readable
-from pipelines.tables.parity import Comparison
-from pipelines.tables.parity import parity as compare
-from transforms.sinks.files import DamagedFile
+from pipelines.verify.parity import Comparison
+from pipelines.verify.parity import parity as compare
+from transforms.sinks.parquet.sealed_files import DamagedFile
 
 
 def parity(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.console import err
-from transforms import stages
+from transforms.core import stage_counters
 
 _TICK = 0.2
 _LINE_SECONDS = 10.0
@@ -51,16 +51,16 @@ def _lines(total_bytes: int, done: threading.Event) -> None:
 
 
 def _read() -> int:
-    stage = stages.snapshot().get("read")
+    stage = stage_counters.snapshot().get("read")
     return stage.bytes if stage else 0
 
 
 def _stage() -> str:
     """The stage that was entered last."""
-    return next(reversed(stages.snapshot()), "read")
+    return next(reversed(stage_counters.snapshot()), "read")
 
 
 def _rate(started: float) -> str:
-    validated = stages.snapshot().get("validate")
+    validated = stage_counters.snapshot().get("validate")
     rows = validated.rows if validated else 0
     return f"{rows:,} messages, {rows / max(time.monotonic() - started, 1e-9):,.0f}/s"

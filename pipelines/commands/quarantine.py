@@ -13,16 +13,16 @@ from rich.table import Table
 
 from pipelines.commands.backfill import archives, failure
 from pipelines.console import echo_json, err, headed, out, printable
-from pipelines.dismiss import dismiss
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.graph import rules
+from pipelines.jobs.dismiss import dismiss
+from pipelines.jobs.replay import open_rows, replay
 from pipelines.outputs import readable
-from pipelines.replay import open_rows, replay
 from pipelines.settings import Settings
-from pipelines.tables.output import existing_output
-from transforms.batches import concat
-from transforms.quarantine import misfits
-from transforms.sources.archives import Unreadable, read
+from pipelines.verify.output_description import existing_output
+from transforms.core.record_batches import concat
+from transforms.sources.archives.archive_reader import Unreadable, read
+from transforms.validation.quarantine_rows import misfits
 
 quarantine = typer.Typer(help="What was refused and why, and how it comes in after all.", no_args_is_help=True)
 

@@ -11,19 +11,19 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.assembly import redis
 from pipelines.commands.backfill import archives
-from pipelines.connectors import redis
 from pipelines.console import echo_json, err, out, printable
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import readable
-from pipelines.tables.held import messages as held_messages
-from pipelines.tables.output import stored_settings
-from pipelines.tables.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
-from pipelines.tables.reconcile import reconcile as check
-from transforms.redis import Connection, RedisUnavailable
-from transforms.sources.archives import Files, read
-from transforms.sources.archives import Unreadable as UnreadableFile
-from transforms.sources.held import look
+from pipelines.verify.output_description import stored_settings
+from pipelines.verify.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
+from pipelines.verify.reconcile import reconcile as check
+from pipelines.verify.stream_messages import messages as held_messages
+from transforms.redis.connection import Connection, RedisUnavailable
+from transforms.sources.archives.archive_reader import Files, read
+from transforms.sources.archives.archive_reader import Unreadable as UnreadableFile
+from transforms.sources.redis.snapshot import look
 
 BRING_REST = "for what is missing even then, run `kpiflow archive` into a new folder and a backfill of that folder"
 """What helps where the stream cannot know that it passed over entries."""

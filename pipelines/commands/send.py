@@ -12,17 +12,17 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.connectors import redis
+from pipelines.assembly import redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.generator import KpiTestGenerator
-from pipelines.generator.archive import write_truth
-from pipelines.generator.live import Run, plan
-from pipelines.generator.messages import Mix
-from pipelines.generator.reports import Scenario
-from pipelines.generator.sending import Sender
 from pipelines.settings import Settings
-from transforms.redis import RedisUnavailable
+from pipelines.synthetic import KpiTestGenerator
+from pipelines.synthetic.archive import write_truth
+from pipelines.synthetic.live import Run, plan
+from pipelines.synthetic.messages import Mix
+from pipelines.synthetic.reports import Scenario
+from pipelines.synthetic.sending import Sender
+from transforms.redis.connection import RedisUnavailable
 
 _LINE_SECONDS = 10.0
 

@@ -17,10 +17,10 @@ from rich.text import Text
 from pipelines.console import echo_json, out, printable
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.outputs import readable
-from pipelines.tables.output import existing_output
-from pipelines.tables.summary import Hour, Latency, Summary, number, percent, summarise
+from pipelines.summary.queries import Hour, Latency, Summary, number, percent, summarise
+from pipelines.verify.output_description import existing_output
 from schemas.tables import METRICS
-from transforms.sinks.parquet import DESCRIPTION
+from transforms.sinks.parquet.parquet_store import DESCRIPTION
 
 WIDEST = 120
 """Columns beyond which a table no longer grows."""
@@ -62,7 +62,7 @@ def _page_maker(path: Path) -> Callable[[Summary], str]:
     if not path.parent.is_dir() or path.is_dir():
         raise WrongUse(f"cannot write a page to {path}", "give --html a file in a folder that exists")
     try:
-        from pipelines.tables.page import page
+        from pipelines.summary.page import page
     except ModuleNotFoundError as error:
         if error.name not in {"altair", "vl_convert"}:
             raise

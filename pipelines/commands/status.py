@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.connectors import redis
+from pipelines.assembly import redis
 from pipelines.console import echo_json, out
-from pipelines.health import Health, Place, Sink, health
-from transforms.redis import MAKE_ROOM, RedisUnavailable
-from transforms.sources.reader import AHEAD_SECONDS
+from pipelines.jobs.job_status import Health, Place, Sink, health
+from transforms.redis.connection import MAKE_ROOM, RedisUnavailable
+from transforms.sources.redis.reader import AHEAD_SECONDS
 
 
 def status(

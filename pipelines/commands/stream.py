@@ -16,10 +16,10 @@ from rich.text import Text
 from pipelines.commands.status import ago, count, size, written
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, WrongUse
-from pipelines.health import Health, health
+from pipelines.jobs.job_status import Health, health
+from pipelines.jobs.stream import Job, Progress
+from pipelines.jobs.stream import stream as run
 from pipelines.settings import Settings
-from pipelines.stream import Job, Progress
-from pipelines.stream import stream as run
 
 _LINE_SECONDS = 10.0
 
@@ -102,7 +102,7 @@ def _refuse(options: dict[str, object]) -> None:
 
 def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
     """Start a job on Dataflow, or show what it would be."""
-    from pipelines.cloud import CloudJob, dry_run, submit  # takes half a second, which no other job needs
+    from pipelines.jobs.dataflow import CloudJob, dry_run, submit  # takes half a second, which no other job needs
 
     job = CloudJob(*job_options)
     if not dry:

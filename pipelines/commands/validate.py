@@ -8,18 +8,18 @@ import pyarrow as pa
 import typer
 from rich.table import Table
 
+from pipelines.assembly import count_bytes
 from pipelines.commands.backfill import archives
 from pipelines.commands.progress import followed
-from pipelines.connectors import count_bytes
 from pipelines.console import echo_json, err, headed, out
 from pipelines.failures import CheckFailed
 from pipelines.graph import report_schema, rules
 from pipelines.settings import Settings
-from transforms import stages
-from transforms.dedup import INPUTS, dedup
-from transforms.quarantine import misfits
-from transforms.sources.archives import Files, Unreadable, read
-from transforms.validate import judged
+from transforms.core import stage_counters
+from transforms.history.dedup import INPUTS, dedup
+from transforms.sources.archives.archive_reader import Files, Unreadable, read
+from transforms.validation.quarantine_rows import misfits
+from transforms.validation.validate import judged
 
 EXAMPLES = 3
 
@@ -69,13 +69,13 @@ def validate(
 
 
 def _fates(files: Files, settings: Settings) -> Fates:
-    stages.reset()
+    stage_counters.reset()
     fates, kept, schema, asked = Fates(), [], report_schema(settings), rules(settings)
     for block in read(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             fates.unreadable.append(f"{block.file} {block.reason}")
             continue
-        with stages.timed("validate", block.raw.num_rows):
+        with stage_counters.timed("validate", block.raw.num_rows):
             reports, refused = judged(block.raw, schema, asked)
         fates.refuse(refused)
         fates.refuse(misfits(block.bad, asked.limits))

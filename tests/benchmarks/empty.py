@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from pipelines.settings import load
 from runners import direct
-from transforms import stages
-from transforms.coder import by_reference
-from transforms.shard import split
-from transforms.sources.archives import Block, Files, ReadArchives, find, read
+from transforms.core import stage_counters
+from transforms.core.arrow_coder import by_reference
+from transforms.core.sharding import split
+from transforms.sources.archives.archive_reader import Block, Files, ReadArchives, find, read
 
 SETTINGS = load()[0]
 BLOCK_BYTES = SETTINGS.block_mb << 20
@@ -39,7 +39,7 @@ def again(shard: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Keyed]:
 
 def count(shard: tuple[int, Iterable[pa.RecordBatch]]) -> None:
     """Count the rows of a shard's batches."""
-    stages.add(COUNTED, rows=sum(batch.num_rows for batch in shard[1]))
+    stage_counters.add(COUNTED, rows=sum(batch.num_rows for batch in shard[1]))
 
 
 def with_beam(files: Files) -> int:
@@ -52,9 +52,9 @@ def with_beam(files: Files) -> int:
         rekeyed = grouped | "Key again" >> beam.FlatMap(again).with_output_types(Keyed)
         _ = rekeyed | "Group again" >> beam.GroupByKey() | "Count" >> beam.Map(count)
 
-    stages.reset()
+    stage_counters.reset()
     direct.run(build, alone=by_reference)
-    return stages.snapshot()[COUNTED].rows
+    return stage_counters.snapshot()[COUNTED].rows
 
 
 def without_beam(files: Files) -> int:

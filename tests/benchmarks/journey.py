@@ -15,9 +15,9 @@ from schemas.registry import load
 from tests.benchmarks import bench
 from tests.benchmarks.parts import BACKLOG, BACKLOG_PER_MINUTE, RATES, WARM_SECONDS, Outcome, Plan, settled
 from tests.benchmarks.trials import KPIFLOW, Passed, Spent, Trial, received_us
-from transforms.coder import BatchCoder
-from transforms.sources.archives import Block, find, read
-from transforms.validate import Rules, validate
+from transforms.core.arrow_coder import BatchCoder
+from transforms.sources.archives.archive_reader import Block, find, read
+from transforms.validation.validate import Rules, validate
 
 STEPS = {
     "read": "until the reader's next read; the answer of Redis",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.settings import load
 from tests.benchmarks.trials import KEY, PATIENCE, Sample, Stamps, Trial
 from tests.integration.streaming import kill
-from transforms.sinks.live import ENRICHED
+from transforms.sinks.publish import ENRICHED
 
 WARM_SECONDS = 30
 RATES = (10_000, 100_000)

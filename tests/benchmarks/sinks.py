@@ -22,16 +22,16 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipelines.tables.scan import scan
+from pipelines.verify.table_scan import scan
 from schemas.tables import AGGREGATIONS, REPORTS, Table
 from tests.benchmarks import plain
 from tests.bigquery import Emulator, store
 from tests.s3 import S3Server
 from tests.victoriametrics import VictoriaMetricsServer
-from transforms.sinks.parquet import ParquetFiles
-from transforms.sinks.storage import LocalFolder
-from transforms.sinks.target import Target
-from transforms.sinks.victoriametrics import VictoriaMetrics
+from transforms.sinks.parquet.parquet_store import ParquetFiles
+from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.sink import Target
+from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics
 
 REPORTS_AT_ALL = 200_000
 BATCH = 50_000

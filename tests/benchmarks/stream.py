@@ -20,7 +20,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from runners.jars import FlinkMissing, ensure_jars, java
+from runners.flink.jars import FlinkMissing, ensure_jars, java
 from tests.benchmarks import bench
 from tests.benchmarks.journey import journey
 from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, recovery, soak

@@ -17,8 +17,8 @@ from schemas.registry import load
 from tests.benchmarks.rivals import duckdb_job, polars_job
 from tests.benchmarks.rivals.equal import UnequalError, likeness
 from tests.builders import NOON, report
-from transforms.sources.archives import Block, find, read
-from transforms.validate import Rules, validate
+from transforms.sources.archives.archive_reader import Block, find, read
+from transforms.validation.validate import Rules, validate
 
 ROOT = Path(__file__).parents[2]
 KPIFLOW = [sys.executable, "-m", "pipelines.cli"]

@@ -14,10 +14,10 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from pipelines.health import FOLDER, READERS, Health, health
+from pipelines.jobs.job_status import FOLDER, READERS, Health, health
 from tests.integration.streaming import children
 from tests.servers import RedisServer
-from transforms.sources import archives
+from transforms.sources.archives import archive_reader
 
 ROOT = Path(__file__).parents[2]
 STAMPS = Path(__file__).parent / "stamps"
@@ -177,8 +177,8 @@ class Trial:
         span = ["--reports", messages, "--agents", 50, "--seed", 1, "--start", start, "--span", f"{minutes}m"]
         backlog = self.folder / "backlog"
         self.ends_well(self._start("generate", "--output", backlog, *span, *words))
-        for block in archives.read(archives.find([str(backlog)])):
-            assert isinstance(block, archives.Block), block
+        for block in archive_reader.read(archive_reader.find([str(backlog)])):
+            assert isinstance(block, archive_reader.Block), block
             assert not block.bad.num_rows, block.bad
             ids, payloads = block.raw["message_id"].to_pylist(), block.raw["payload"].to_pylist()
             for first in range(0, len(ids), _AT_ONCE):
@@ -229,7 +229,7 @@ def _name(command_line: str) -> str | None:
     """What a process of a job is called here: a worker by its place, which it keeps when a renewal starts it anew."""
     if "FlinkJobServerDriver" in command_line:
         return "java"
-    _, _, worker = command_line.partition("runners.workers --worker ")
+    _, _, worker = command_line.partition("runners.flink.workers --worker ")
     return f"worker {worker.split()[0].rpartition('-')[2]}" if worker else None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.jars import FlinkMissing, ensure_jars, java
+from runners.flink.jars import FlinkMissing, ensure_jars, java
 from tests.integration.streaming import Scene, ended
 from tests.servers import RedisServer
 

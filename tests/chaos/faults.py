@@ -48,7 +48,7 @@ def processes(run: subprocess.Popen[str], part: str) -> list[int]:
     """The processes of a part of a run: worker, java, or all (the launcher)."""
     if part == "all":
         return [run.pid]
-    mark = {"java": "FlinkJobServerDriver", "worker": "runners.workers --worker"}[part]
+    mark = {"java": "FlinkJobServerDriver", "worker": "runners.flink.workers --worker"}[part]
     return [pid for pid, line in children(run.pid).items() if mark in line]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.faults import caught_up, delivered, interrupt
 from tests.integration.streaming import KEY, Scene
-from transforms.sources.positions import parsed
+from transforms.sources.redis.positions import parsed
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from runners.checkpoints import complete_checkpoints
+from runners.flink.checkpoints import complete_checkpoints
 from tests.chaos.faults import PATIENCE, alive, delivered, sending, until
 from tests.integration.streaming import KEY, Scene, children, kill
-from transforms.sources.lines import read_line
-from transforms.sources.positions import parsed
+from transforms.sources.archives.envelope_lines import read_line
+from transforms.sources.redis.positions import parsed
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 

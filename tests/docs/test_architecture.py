@@ -13,8 +13,8 @@ from pipelines.settings import Settings
 from schemas.registry import load
 from schemas.tables import FLEET, TABLES
 from tests.builders import messages
-from transforms.sources.envelopes import decode
-from transforms.validate import Rules, validate
+from transforms.sources.archives.envelope_blocks import decode
+from transforms.validation.validate import Rules, validate
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pipelines": {"schemas", "transforms", "pipelines", "runners"},
 }
 Definition = Callable[[dict[str, Any]], str]
-WIRING = {"pipelines/graph.py", "pipelines/connectors.py", "pipelines/settings.py"}
+WIRING = {"pipelines/graph.py", "pipelines/assembly.py", "pipelines/settings.py"}
 
 
 def fenced(language: str) -> list[str]:
@@ -63,7 +63,7 @@ def test_schemas_are_free_of_beam() -> None:
 
 def test_runners_are_used_where_jobs_start_and_nowhere_in_the_wiring() -> None:
     users = {module for module in modules("pipelines") if any(name.partition(".")[0] == "runners" for name in imported(module))}
-    assert "pipelines/backfill.py" in users
+    assert "pipelines/jobs/backfill.py" in users
     assert {Path(module).parent.as_posix() for module in users} == {"pipelines"}
     assert not users & WIRING
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipelines import cli
 from pipelines.outputs import SCHEMES
 from pipelines.settings import Settings
-from runners.dataflow import FORMS, Dataflow
+from runners.dataflow.launch import FORMS, Dataflow
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "dataflow"
 METADATA: dict[str, Any] = json.loads((FOLDER / "metadata.json").read_text(encoding="utf-8"))

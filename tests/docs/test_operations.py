@@ -12,7 +12,7 @@ from pipelines import cli
 from pipelines.commands import COMMANDS
 from pipelines.settings import Settings
 from schemas.tables import TABLES
-from transforms.access import ACL, rules
+from transforms.redis.access import ACL, rules
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

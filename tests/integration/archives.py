@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from pipelines.tables.scan import scan
+from pipelines.verify.table_scan import scan
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, Table
 from tests.builders import NOON, agent, payload, report
 

@@ -21,8 +21,8 @@ from apache_beam.transforms.userstate import ReadModifyWriteRuntimeState, ReadMo
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from runners.checkpoints import forget_others
-from runners.flink import Engine, Progress, run
+from runners.flink.checkpoints import forget_others
+from runners.flink.launch import Engine, Progress, run
 
 ENGINE = "_stream"
 _SESSION_SECONDS, _PAUSE_SECONDS = 0.2, 0.02

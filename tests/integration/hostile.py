@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tests.builders import NOON, line_id, payload, report
 from tests.integration.archives import envelope
-from transforms.excerpt import KEPT_BYTES
+from transforms.core.excerpt import KEPT_BYTES
 
 FRACTIONS = ["", *("." + "123456789"[:digits] for digits in range(1, 10))]
 REPEAT = b'"accuracy": 0.9, "accuracy": 0.9'

@@ -26,16 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
-from schemas import blocks
-from schemas.documents import Limits
+from schemas.readers import batch_reader
+from schemas.readers.strict_reader import Limits
 from schemas.registry import load
 from tests.builders import NOON
 from tests.integration.archives import write
 from tests.integration.hostile_shapes import STEP, mutated, payloads
-from transforms.batches import portions
-from transforms.sources.archives import Block, find, read
-from transforms.sources.lines import envelope_line, is_blank
-from transforms.validate import Judged, Rules, judged
+from transforms.core.record_batches import portions
+from transforms.sources.archives.archive_reader import Block, find, read
+from transforms.sources.archives.envelope_lines import envelope_line, is_blank
+from transforms.validation.validate import Judged, Rules, judged
 
 FEW = 6
 
@@ -81,8 +81,8 @@ def write_archive(folder: Path, messages: Iterable[bytes], seed: int = 0) -> int
 
 def judged_strictly(messages: pa.RecordBatch) -> Judged:
     """The messages as the strict reader alone judges them."""
-    both = blocks.read
-    with mock.patch.object(blocks, "read", lambda root, payload, limits: both(root, payload, Limits(payload_bytes=0))):
+    both = batch_reader.read
+    with mock.patch.object(batch_reader, "read", lambda root, payload, limits: both(root, payload, Limits(payload_bytes=0))):
         return judged(messages, load("kpi_report"), Rules())
 
 

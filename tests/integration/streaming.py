@@ -126,7 +126,7 @@ def kill(process: subprocess.Popen[str], part: str) -> None:
         process.kill()
         process.wait(30)
         return
-    mark = {"java": "FlinkJobServerDriver", "worker": "runners.workers --worker"}[part]
+    mark = {"java": "FlinkJobServerDriver", "worker": "runners.flink.workers --worker"}[part]
     for pid, line in children(process.pid).items():
         if mark in line:
             os.kill(pid, signal.SIGKILL)

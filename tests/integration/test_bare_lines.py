@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.backfill import backfill
+from pipelines.jobs.backfill import backfill
 from pipelines.settings import Settings
-from pipelines.tables.parity import parity
-from pipelines.tables.reconcile import reconcile
+from pipelines.verify.parity import parity
+from pipelines.verify.reconcile import reconcile
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.builders import NOON, payload
 from tests.integration.archives import Typed, rows, stream, write
-from transforms.sources.archives import Block, find, read
+from transforms.sources.archives.archive_reader import Block, find, read
 
 SETTINGS = Settings(min_samples=4, shards=2, file_minutes=60)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.backfill import only_job
 from pipelines.cli import run
-from pipelines.tables.scan import paths
+from pipelines.jobs.backfill import only_job
+from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, stream, write
 from tests.integration.processes import await_, started
-from transforms.sinks.files import encode, read
+from transforms.sinks.parquet.sealed_files import encode, read
 
 LINES = stream(150, seed=21)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from runners.checkpoints import complete_checkpoints, newest_checkpoint
-from runners.jars import FlinkMissing, ensure_jars, java
+from runners.flink.checkpoints import complete_checkpoints, newest_checkpoint
+from runners.flink.jars import FlinkMissing, ensure_jars, java
 from tests.integration.counting import ENGINE
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +166,7 @@ def test_flink_recovers_by_itself_from_a_dead_worker_and_from_a_failing_step(fol
     run = begun(folder)
     run.counted()
     worker = numbers(folder)[-1][2]
-    assert "runners.workers" in run.children()[worker]
+    assert "runners.flink.workers" in run.children()[worker]
     os.kill(worker, signal.SIGKILL)
     run.until(lambda: "was killed by signal 9" in (run.progress["failure"] or ""))
     run.until(lambda: numbers(folder)[-1][2] != worker and run.progress["state"] == "running")
@@ -187,7 +187,7 @@ def test_nothing_outlives_a_killed_launcher_and_a_lock_holds_as_long_as_anything
     run.counted()
     lock.close()
     children = run.children()
-    assert sum("runners.workers" in words for words in children.values()) == 2
+    assert sum("runners.flink.workers" in words for words in children.values()) == 2
     with (folder / "lock").open("w") as again:
         with pytest.raises(BlockingIOError):
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)

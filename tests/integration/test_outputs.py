@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from runners.jars import FlinkMissing, ensure_jars, java
+from runners.flink.jars import FlinkMissing, ensure_jars, java
 from tests.bigquery import Emulator, store
 from tests.integration.streaming import KEY, Scene, ended, kill
 from tests.s3 import S3Server

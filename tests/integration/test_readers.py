@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipelines.cli import run
-from pipelines.tables.scan import scan
+from pipelines.verify.table_scan import scan
 from schemas.tables import FLEET, TABLES, named
 from tests.builders import NOON, report
 from tests.integration.archives import envelope, write

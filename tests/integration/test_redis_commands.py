@@ -17,15 +17,15 @@ from redis.exceptions import OutOfMemoryError
 
 from pipelines.commands.reconcile import BRING_REST
 from pipelines.settings import Settings
-from pipelines.tables.reconcile import GO_ON
+from pipelines.verify.reconcile import GO_ON
 from schemas.tables import METRICS, QUARANTINED, REPORTS, TRIMMED
 from tests.builders import payload, report
 from tests.integration.archives import Typed, fates, on_disk, rows
 from tests.integration.processes import await_, started
 from tests.servers import RedisServer
-from transforms.sinks.parquet import ParquetFiles
-from transforms.sinks.storage import LocalFolder
-from transforms.sinks.union import conformed
+from transforms.sinks.parquet.parquet_store import ParquetFiles
+from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.row_merge import conformed
 
 MINUTE = 60_000
 

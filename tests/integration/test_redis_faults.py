@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from tests.servers import Network, RedisServer
-from transforms.redis import Connection, GroupTaken, Lease
-from transforms.sources.positions import Position
-from transforms.sources.reader import Reader
+from transforms.redis.connection import Connection, GroupTaken, Lease
+from transforms.sources.redis.positions import Position
+from transforms.sources.redis.reader import Reader
 
 
 class Reading:

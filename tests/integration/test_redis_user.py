@@ -10,8 +10,8 @@ from tests.integration.archives import Typed
 from tests.integration.streaming import KEY, ROOT, Scene, ended
 from tests.integration.test_flink import WHY
 from tests.servers import RedisServer
-from tests.transforms.test_access import acl_words
-from transforms.access import LIVE_STREAMS, rules
+from tests.transforms.redis.test_access import acl_words
+from transforms.redis.access import LIVE_STREAMS, rules
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import replay as replay_module
 from pipelines.cli import run
+from pipelines.jobs import replay as replay_module
 from schemas.tables import QUARANTINED, REPORTS
 from tests.builders import NOON, line_id, report
 from tests.integration.archives import Typed, envelope, fates, on_disk, rows, stream, write
@@ -117,7 +117,7 @@ def test_a_replay_that_dies_before_it_closes_its_rows_is_completed_by_another(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.replay._close", die)
+        patched.setattr("pipelines.jobs.replay._close", die)
         assert typed("quarantine", "replay", output, "--input", mended)[0] == 3
     half = reconciled(output, typed)
     code, out, _ = typed("quarantine", "replay", output, "--input", mended)

@@ -10,7 +10,7 @@ import pytest
 from pipelines.cli import run
 from tests.builders import payload
 from tests.integration.archives import Typed, on_disk, stream, write
-from transforms import stages
+from transforms.core import stage_counters
 
 LINES = stream(900, agents=3, seconds=30, seed=5)
 """Nearly three hours of three agents."""
@@ -86,7 +86,7 @@ def test_time_slices_give_what_one_run_gives(tmp_path: Path, typed: Typed) -> No
     whole = backfilled(tmp_path / "whole", lines)
     for name, order in (("sliced", lines), ("shuffled", random.Random(8).sample(lines, len(lines)))):
         sliced = backfilled(tmp_path / name, order, ["a.ndjson", "b.ndjson.gz"], "--slice-reports 1000")
-        assert stages.snapshot()["spool"].rows == len(lines)
+        assert stage_counters.snapshot()["spool"].rows == len(lines)
         assert typed("parity", whole, sliced, "--identity")[0] == 0
         assert typed("reconcile", sliced, "--input", f"{sliced}.in")[0] == 0
         assert not (sliced / "_spool").exists()

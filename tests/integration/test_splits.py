@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.backfill import backfill
+from pipelines.jobs.backfill import backfill
 from pipelines.settings import Settings
-from pipelines.tables.parity import parity
+from pipelines.verify.parity import parity
 from tests.builders import NOON, agent, report
 from tests.integration.archives import envelope, stream, write
-from transforms.sources.archives import find
+from transforms.sources.archives.archive_reader import find
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import run
-from pipelines.tables.scan import paths
+from pipelines.verify.table_scan import paths
 from schemas.tables import TABLES, Table
 from tests.integration.archives import stream, write
-from transforms.sinks.files import encode
+from transforms.sinks.parquet.sealed_files import encode
 
 Rows = Callable[[Table, pa.RecordBatch, random.Random], pa.RecordBatch]
 Seal = Callable[[Path, pa.RecordBatch], None]

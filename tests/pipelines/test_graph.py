@@ -12,18 +12,19 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipelines.connectors import Read
+from pipelines.assembly import Read
 from pipelines.graph import Sinks, Sources, build, rules
 from pipelines.settings import Settings
 from runners import direct
-from schemas.documents import Limits, Rejection
+from schemas.readers.strict_reader import Limits, Rejection
 from schemas.registry import load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS
 from tests.builders import NOON, agent, messages, report
-from transforms import baseline, enrich, outliers
-from transforms.quarantine import quarantined
-from transforms.validate import Rules, validate
-from transforms.within import Span
+from transforms import enrich, outliers
+from transforms.core.time_range import Span
+from transforms.history import baseline
+from transforms.validation.quarantine_rows import quarantined
+from transforms.validation.validate import Rules, validate
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]

@@ -7,10 +7,10 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.formats import parse_date_time
+from schemas.readers.formats import parse_date_time
 from tests.builders import line_id
-from transforms.sources.envelopes import decode
-from transforms.sources.lines import Envelope, read_line
+from transforms.sources.archives.envelope_blocks import decode
+from transforms.sources.archives.envelope_lines import Envelope, read_line
 
 texts = st.sampled_from(["", "s", "1-0", "ü", 'a"b', "\\", "{", "}", "{}", '{"', ": {", "},", " {", "]", '{ "x'])
 values: st.SearchStrategy[Any] = st.recursive(

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import DUPLICATE, METRIC_COLUMNS, METRICS
-from transforms.batches import BASELINED, REPORT_BATCH
-from transforms.buckets import SCALES
-from transforms.history import judge
+from transforms.core.histogram_scales import SCALES
+from transforms.core.record_batches import BASELINED, REPORT_BATCH
+from transforms.history.history import judge
 from transforms.outliers import flag
 
 MIN_SAMPLES = 3

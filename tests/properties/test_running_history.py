@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from schemas.tables import DUPLICATE
 from tests.builders import agent
-from transforms import feeding
-from transforms.batches import BASELINED, REPORT_BATCH
-from transforms.history import judge
-from transforms.recent import Recent
+from transforms.core.record_batches import BASELINED, REPORT_BATCH
+from transforms.history import rolling_window
+from transforms.history.history import judge
+from transforms.history.shard_memory import Recent
 
 MIN_SAMPLES = 3
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -90,7 +90,7 @@ def test_batch_by_batch_gives_what_all_at_once_gives(kept, stream, cuts, saved, 
     rows = arrived(arrivals, stale)
     reports, duplicates = judge([pa.RecordBatch.from_pylist(rows, REPORT_BATCH)], MIN_SAMPLES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feeding, "KEPT", kept)
+        patch.setattr(rolling_window, "KEPT", kept)
         parts = list(running(rows, cuts, stale, saved, evicted))
     assert tables(*map(list, zip(*parts))) == tables(list(reports), [duplicates])
     assert all(batch.schema == DUPLICATE for _, batch in parts)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
 
-from schemas import blocks, documents
-from schemas.documents import Limits, Rejection
+from schemas.readers import batch_reader, strict_reader
+from schemas.readers.strict_reader import Limits, Rejection
 from schemas.registry import load, versions
 
 MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
@@ -177,17 +177,17 @@ def verdicts(name: str, lines: list[bytes]) -> list[Rejection | None]:
     """What the two readers say together, as Validate uses them."""
     root = load(name).root
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted = blocks.read(root, payload, Limits())
+    accepted = batch_reader.read(root, payload, Limits())
     found: list[Rejection | None] = [Rejection("undecided", "")] * len(lines)
     for row in accepted.rows.tolist():
         found[row] = None
     for row in set(range(len(lines))) - set(accepted.rows.tolist()):
-        document = documents.decode(lines[row], Limits(), bool(accepted.distinct[row]))
+        document = strict_reader.decode(lines[row], Limits(), bool(accepted.distinct[row]))
         if isinstance(document, Rejection):
             found[row] = document
             continue
-        _, failing = documents.columns(root, [document])
-        found[row] = documents.explain(root, document, root.leaves()[failing[0]]) if failing[0] >= 0 else None
+        _, failing = strict_reader.columns(root, [document])
+        found[row] = strict_reader.explain(root, document, root.leaves()[failing[0]]) if failing[0] >= 0 else None
     return found
 
 
@@ -211,9 +211,9 @@ def test_both_readers_make_the_same_columns_of_a_valid_document(data: st.DataObj
     schema = load("kpi_report")
     lines = data.draw(st.lists(texts(schema.document), min_size=1, max_size=8))
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted = blocks.read(schema.root, payload, Limits())
-    kept = [documents.decode(lines[row], Limits()) for row in accepted.rows.tolist()]
-    strict, failing = documents.columns(schema.root, kept)  # type: ignore[arg-type]
+    accepted = batch_reader.read(schema.root, payload, Limits())
+    kept = [strict_reader.decode(lines[row], Limits()) for row in accepted.rows.tolist()]
+    strict, failing = strict_reader.columns(schema.root, kept)  # type: ignore[arg-type]
     assert (failing == -1).all()
     assert [column.to_pylist() for column in accepted.columns] == [column.to_pylist() for column in strict]
-    assert accepted.extra.to_pylist() == [documents.extra(schema.root, document) for document in kept]  # type: ignore[arg-type]
+    assert accepted.extra.to_pylist() == [strict_reader.extra(schema.root, document) for document in kept]  # type: ignore[arg-type]

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from schemas.registry import load
 from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, REPORTS, files
 from tests.builders import agent, messages, report
+from transforms.aggregation.statistics import by_agent, by_type, finish, partials
+from transforms.core.sharding import by_shard
 from transforms.enrich import EnrichOptions, enrich
-from transforms.history import judge, touched
+from transforms.history.history import judge, touched
+from transforms.history.recall import touched_hours
+from transforms.history.shard_memory import Recent
 from transforms.outliers import flag
-from transforms.recent import Recent
-from transforms.shard import by_shard
-from transforms.sinks.files import encode, read
-from transforms.sinks.union import conformed, union
-from transforms.sources.stored import touched_hours
-from transforms.statistics import by_agent, by_type, finish, partials
-from transforms.validate import Rules, validate
+from transforms.sinks.parquet.sealed_files import encode, read
+from transforms.sinks.row_merge import conformed, union
+from transforms.validation.validate import Rules, validate
 
 LEAST, MOST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
 OLD = datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.wavelet import WaveletMatrix
+from transforms.history.wavelet_matrix import WaveletMatrix
 
 
 @st.composite

@@ -11,7 +11,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 
 from runners import direct
-from transforms.coder import by_reference
+from transforms.core.arrow_coder import by_reference
 
 SEEN: list[tuple[int, int]] = []
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import ENRICHMENT, EXECUTION_CONTEXT, REPORT, TIME
-from transforms.batches import filled
+from transforms.core.record_batches import filled
 from transforms.enrich import Enrich, EnrichOptions, enrich
 
 UTC_OFFICE = EnrichOptions(reference_latency_ms=1000.0, time_zone="UTC", peak_start_hour=9, peak_end_hour=17)

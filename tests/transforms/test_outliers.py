@@ -5,7 +5,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
-from transforms.buckets import SCALES
+from transforms.core.histogram_scales import SCALES
 from transforms.outliers import FlagOutliers, flag
 
 QUARTILES = {"latency": (100.0, 120.0), "accuracy": (0.9, 0.92), "cpu": (0.4, 0.5), "memory": (500.0, 600.0)}

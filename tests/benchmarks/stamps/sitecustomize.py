@@ -15,11 +15,11 @@ from typing import Any
 
 def watch(folder: str) -> None:
     """Have the steps of the graph note in that folder what passes them."""
-    from transforms import history
-    from transforms.sinks.live import _Publish
-    from transforms.sinks.tables import _Write
-    from transforms.sources.reader import Reader
-    from transforms.validate import _ValidateFn
+    from transforms.history import history
+    from transforms.sinks.publish import _Publish
+    from transforms.sinks.write_tables import _Write
+    from transforms.sources.redis.reader import Reader
+    from transforms.validation.validate import _ValidateFn
 
     def note(point: str, batches: Iterable[Any]) -> None:
         for batch in batches:

@@ -27,13 +27,13 @@ from types import ModuleType
 from typing import Any
 
 POINTS = {
-    "after read": ("transforms.sources.reader", "Reader.read", "after"),
-    "before write": ("transforms.sinks.parquet", "write", "before"),
-    "after write": ("transforms.sinks.parquet", "write", "after"),
+    "after read": ("transforms.sources.redis.reader", "Reader.read", "after"),
+    "before write": ("transforms.sinks.parquet.parquet_store", "write", "before"),
+    "after write": ("transforms.sinks.parquet.parquet_store", "write", "after"),
     "before rename": ("pathlib", "Path.replace", "before"),
     "after rename": ("pathlib", "Path.replace", "after"),
-    "before commit": ("transforms.sources.reader", "Reader.commit", "before"),
-    "after commit": ("transforms.sources.reader", "Reader.commit", "after"),
+    "before commit": ("transforms.sources.redis.reader", "Reader.commit", "before"),
+    "after commit": ("transforms.sources.redis.reader", "Reader.commit", "after"),
 }
 RENAME = Path.replace
 PR_SET_PDEATHSIG = 1
@@ -127,9 +127,9 @@ def edits() -> None:
     for (module, name, side), due in by_point.items():
         EDITS[module].append((name, partial(faulty, side, due)))
     if mark := os.environ.get("POISON"):
-        EDITS["transforms.validate"].append(("validate", partial(poisoned, mark.encode())))
+        EDITS["transforms.validation.validate"].append(("validate", partial(poisoned, mark.encode())))
     if "HASTY" in os.environ:
-        EDITS["transforms.sources.commits"].append(("Commits.end", hasty))
+        EDITS["transforms.sources.redis.commits"].append(("Commits.end", hasty))
 
 
 def patch(module: ModuleType) -> None:

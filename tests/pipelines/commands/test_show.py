@@ -15,9 +15,9 @@ from rich.console import Console
 
 from pipelines.cli import run
 from pipelines.commands.show import EIGHTHS, Whisker, pictures, sparkline
-from pipelines.tables.summary import Agent, Hour, Latency, Outlier, Reason, Summary, summarise
+from pipelines.summary.queries import Agent, Hour, Latency, Outlier, Reason, Summary, summarise
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS
-from tests.pipelines.tables.test_summary import EIGHT, NINE, flagged, hourly, message, report, store
+from tests.pipelines.summary.test_queries import EIGHT, NINE, flagged, hourly, message, report, store
 
 AGENT = "3b6a71d8-f19e-4d86-984e-1b60f5026c4f"
 NO_FLAGS = dict.fromkeys(METRICS, 0)
@@ -154,7 +154,7 @@ def test_a_page_into_no_folder_is_wrong_use(output: Path, tmp_path: Path, capsys
 def test_without_the_extra_html_names_it(
     output: Path, missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "pipelines.tables.page", raising=False)
+    monkeypatch.delitem(sys.modules, "pipelines.summary.page", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     assert run(["show", str(output), "--html", "page.html"]) == 2
     assert "pip install 'kpiflow[html]'" in capsys.readouterr().err

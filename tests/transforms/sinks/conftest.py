@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.s3 import S3Server
-from transforms.sinks.storage import LocalFolder, Storage
+from transforms.sinks.parquet.storage import LocalFolder, Storage
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,137 @@
+"""The batch job: archives through the graph into an output folder, in time slices where they are many.
+
+A run that dies can be run again as it was: what it wrote are whole files of rows with keys, and writing them again changes nothing.
+"""
+
+import fcntl
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+
+from pipelines.assembly import Archives, Spooled, count_bytes, sinks, sources
+from pipelines.failures import WrongUse
+from pipelines.graph import build, rules
+from pipelines.jobs.time_slices import Spool
+from pipelines.outputs import Outputs, open_outputs
+from pipelines.settings import Settings
+from runners import direct
+from transforms.core import stage_counters
+from transforms.core.arrow_coder import by_reference
+from transforms.core.run_metrics import Results
+from transforms.core.time_range import Span
+from transforms.sources.archives.archive_reader import Files, Unreadable, read
+from transforms.validation.quarantine_rows import misfits
+
+REPORT_BYTES = 600
+"""About the size of an archived report in its envelope, to tell before reading whether an archive needs slices."""
+COMPRESSION = 8
+"""About how much smaller a compressed archive is."""
+_SPOOL = "_spool"
+_LOCK = "_lock"
+
+
+def backfill(
+    files: Files, texts: Sequence[str], settings: Settings, span: Span | None = None, beam_options: Sequence[str] = ()
+) -> Results:
+    """Run the graph over archives into outputs; returns how many messages there were, and which files are incomplete.
+
+    Raises:
+        WrongUse: an output cannot be used, is another job's, or was made with other settings.
+        OutputFull: no space is left; what is written is whole.
+        Unavailable, Refused: an output did not take the rows; what is written is whole.
+    """
+    stage_counters.reset()
+    outputs, settings = open_outputs(texts, settings)
+    with only_job(*outputs.folders):
+        return fill(files, outputs, settings, span or Span(), beam_options)
+
+
+def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> Results:
+    """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
+    if _about_rows(files) <= settings.slice_reports:
+        return _run(Archives(files, settings), outputs, settings, span, beam_options)
+    with _spooled(files, next(iter(outputs.folders), None), settings) as (spool, refused, results):
+        for paths in spool.slices(settings.slice_reports) or [[]]:
+            results += _run(Spooled(paths, refused), outputs, settings, span, beam_options)
+            refused = []
+    return results
+
+
+def _run(messages: Archives | Spooled, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> Results:
+    def wired(root: beam.Pipeline) -> None:
+        build(root, sources(messages, outputs, span), sinks(outputs, settings), settings)
+
+    try:
+        return Results.of(direct.run(wired, beam_options, by_reference))
+    except direct.TakenOptionError as error:
+        raise WrongUse(str(error), "leave the option out") from error
+
+
+def _about_rows(files: Files) -> int:
+    plain = Files(tuple(path for path in files if path.endswith(("json", "jsonl")))).total_bytes
+    return (plain + (files.total_bytes - plain) * COMPRESSION) // REPORT_BYTES
+
+
+@contextmanager
+def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[tuple[Spool, list[pa.RecordBatch], Results]]:
+    """The archives' messages by hour in a folder that goes when they are done with, and what was refused or failed at reading."""
+    place = folder / _SPOOL if folder else Path(tempfile.mkdtemp(prefix="kpiflow-"))
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        spool = Spool(place)
+        refused: list[pa.RecordBatch] = []
+        results = Results()
+        for block in read(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
+            if isinstance(block, Unreadable):
+                results += Results(incomplete=(f"{block.file} {block.reason}",))
+                continue
+            with stage_counters.timed("spool", block.raw.num_rows):
+                spool.add(block.raw)
+            if block.bad.num_rows:
+                refused.append(misfits(block.bad, rules(settings).limits))
+        yield spool, refused, results
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def only_job(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, ...]]:
+    """Hold some folders for one job. The locks last as long as any process has the file descriptors that it gives.
+
+    Raises:
+        WrongUse: another job holds one, still after `patience` seconds, in which the processes of a killed one can end.
+    """
+    deadline = time.monotonic() + patience
+    with ExitStack() as stack:
+        locks = []
+        for folder in dict.fromkeys(each.resolve() for each in folders):
+            lock = stack.enter_context((folder / _LOCK).open("a"))
+            while not _taken(lock.fileno()):
+                if time.monotonic() >= deadline:
+                    raise WrongUse(f"another job is writing to {folder}", "wait for it, or name another output")
+                time.sleep(0.1)
+            locks.append(lock.fileno())
+        yield tuple(locks)
+
+
+def is_held(output: Path) -> bool:
+    """Whether a job holds the output."""
+    if not (output / _LOCK).exists():
+        return False
+    with (output / _LOCK).open("a") as lock:
+        return not _taken(lock.fileno())
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,221 @@
+"""Replace: a span of time rewritten from its input alone, `kpiflow backfill --replace`.
+
+The span and its surroundings are first built in a folder of their own: the stored reports around the span are laid there as not
+yet judged, a plain backfill runs over them, and the hours after the span, whose baselines reach into it, are judged again. Only
+when all of that is done are the output's files rewritten, one by one. What that folder holds depends on nothing that the
+rewriting changes, so after a kill at any point the same command ends at the same output.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.assembly import Spooled, sinks
+from pipelines.failures import WrongUse
+from pipelines.graph import Sources, build
+from pipelines.jobs.backfill import fill, only_job
+from pipelines.outputs import Outputs, files_in, open_outputs
+from pipelines.settings import Settings
+from pipelines.verify.table_scan import load, paths, scan
+from runners import direct
+from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, Table
+from transforms.core import stage_counters
+from transforms.core.arrow_coder import by_reference
+from transforms.core.record_batches import empty
+from transforms.core.run_metrics import Results
+from transforms.core.time_range import Span
+from transforms.history.recall import HOUR, recalled
+from transforms.sinks.parquet.sealed_files import damaged, encode, verify
+from transforms.sinks.parquet.storage import locked, remove, replace
+from transforms.sinks.row_merge import union
+from transforms.sinks.sink import Store
+from transforms.sources.archives.archive_reader import Files
+
+Kept = NDArray[np.bool_]
+Keep = Callable[[pa.RecordBatch], Kept]
+"""Which of a table's stored rows (bool[n]) stay."""
+
+AROUND = 2
+"""Hours that a baseline reaches over, before and after."""
+UNJUDGED = -1
+"""The revision of a report that is yet to be judged: any judgement supersedes it."""
+_STAGING = "_replacing"
+
+
+def replace_span(
+    files: Files, texts: Sequence[str], settings: Settings, span: Span, beam_options: Sequence[str] = ()
+) -> Results:
+    """Drop what an output folder holds about reports recorded in the span, and write what the archives hold for it instead.
+
+    Returns how many messages there were, and which files are incomplete; if any is, the output stays as it was.
+
+    Raises:
+        WrongUse: the span is not from one full hour (UTC) to another; the output is no folder of this machine, is another job's, or
+            was made with other settings.
+        OutputFull: no space is left; the same call again completes the work.
+        DamagedFile: a file that must be rewritten is not as it was written; no file was.
+    """
+    first, end = _hours(span)
+    stage_counters.reset()
+    outputs, settings = open_outputs(texts, settings)
+    if len(outputs.targets) > 1 or not outputs.folders:
+        raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", "elsewhere delete the span, then backfill it")
+    (output,) = outputs.folders
+    with only_job(output), _staging(output) as staging:
+        staged = files_in(staging, settings)
+        after = set(range(end, end + AROUND))
+        _lay_around(outputs, staged, {*range(first - AROUND, first), *after})
+        results = fill(files, staged, settings, span, beam_options)
+        if not results.incomplete:
+            again = Sources(Spooled([], []), _Again(staged.main, after))
+            direct.run(lambda root: build(root, again, sinks(staged, settings), settings), beam_options, by_reference)
+            for change in list(_changes(output, staging, span)):
+                _rewrite(change, output, staging)
+    return results
+
+
+def _hours(span: Span) -> tuple[int, int]:
+    """The first hour (since 1970) of the span, and the first after it."""
+    if span.start is None or span.end is None:
+        raise WrongUse("--replace rewrites a span of time", "say which with --from and --to, both on full hours")
+    first, end = int(span.start.timestamp()) // HOUR, -int(-span.end.timestamp() // HOUR)
+    whole = [datetime.fromtimestamp(hour * HOUR, UTC) for hour in (first, end)]
+    if whole != [span.start, span.end]:
+        start, stop = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in whole)
+        raise WrongUse("--replace rewrites full hours (UTC)", f"say --from {start} --to {stop}, with input for all of that time")
+    return first, end
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """A new folder in the output that goes when it is done with; what a killed run left is removed first."""
+    place = output / _STAGING
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _lay_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
+    """Lay the stored reports of some hours into `staged`, as not yet judged."""
+    for reports in recalled(outputs.main, hours):
+        own = reports.filter(pc.invert(reports["context"]))
+        revision = pa.array(np.full(own.num_rows, UNJUDGED))
+        staged.main.write(REPORTS, [own.append_column("revision", revision)])
+
+
+class _Again(beam.PTransform):
+    """The stored reports of some hours, with their context, whatever is new."""
+
+    def __init__(self, store: Store, hours: set[int]) -> None:
+        super().__init__()
+        self.store, self.hours = store, hours
+
+    def expand(self, reports: beam.PCollection) -> beam.PCollection:
+        hours = reports.pipeline | "Hours" >> beam.Create([self.hours], reshuffle=False)
+        return hours | beam.FlatMap(lambda each, store: recalled(store, each), self.store).with_output_types(pa.RecordBatch)
+
+
+class _Change(NamedTuple):
+    """A file to rewrite, relative to the output, and which of its rows stay."""
+
+    table: Table
+    file: Path
+    kept: Kept
+
+
+def _changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
+    """What is to be rewritten; reports come last, since they tell which duplicates go."""
+    for table, columns, keep in _rules(output, staging, span):
+        stored = {path.relative_to(output) for path in paths(output, table)}
+        staged = {path.relative_to(staging) for path in paths(staging, table)}
+        for file in sorted(stored | staged):
+            kept = keep(load(output / file, table, columns)) if file in stored else np.zeros(0, bool)
+            if kept.all() and file not in staged:
+                continue
+            if file in stored and (problem := verify(output / file)):
+                raise damaged(output / file, problem)
+            yield _Change(table, file, kept)
+
+
+def _rewrite(change: _Change, output: Path, staging: Path) -> None:
+    """Make a file of the output hold the rows that stay and the staged ones."""
+    table, file, kept = change
+    path = output / file
+    with locked(path.parent):
+        stored = load(path, table).filter(pa.array(kept)) if len(kept) else empty(table.schema)
+        staged = load(staging / file, table) if (staging / file).exists() else empty(table.schema)
+        merged = union(table, stored, staged)
+        if not merged.rows.num_rows:
+            remove(path)
+        elif merged.taken or not kept.all():
+            replace(path, encode(merged.rows))
+
+
+def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:
+    """The tables in the order in which they are rewritten: which rows of each stay, and the columns that tell."""
+    assert span.end is not None
+    rewritten = Span(span.start, span.end + timedelta(hours=AROUND))
+    renewed = _renewed(output, staging, span)
+    inside, outside = _reports_of_duplicates(output, span)
+
+    def undone(rows: pa.RecordBatch) -> Kept:
+        received = span.rows(rows["received_at"]) & np.asarray(rows["received_at"].is_valid())
+        return received | _among(_names(rows), renewed)
+
+    def duplicate(rows: pa.RecordBatch) -> Kept:
+        return _among(rows["report_id"], outside) | ~(_among(rows["report_id"], inside) | undone(rows))
+
+    return [
+        (DUPLICATES, [*_MESSAGE, "received_at", "report_id"], duplicate),
+        (QUARANTINED, [*_MESSAGE, "received_at"], lambda rows: ~undone(rows)),
+        *((table, [table.time], lambda rows: ~rewritten.rows(rows["time_window_start"])) for table in (AGGREGATIONS, FLEET)),
+        (REPORTS, [REPORTS.time], lambda rows: ~rewritten.rows(rows[REPORTS.time])),
+    ]
+
+
+_MESSAGE = ["source", "message_id"]
+
+
+def _names(rows: pa.RecordBatch) -> pa.Array:
+    return pc.binary_join_element_wise(rows["source"], rows["message_id"], "\0")
+
+
+def _among(values: pa.Array, known: pa.Array) -> Kept:
+    return np.asarray(pc.is_in(values, known))
+
+
+def _renewed(output: Path, staging: Path, span: Span) -> pa.Array:
+    """The names of refused and duplicate messages of the output to which the input gives a fate."""
+    stored = [_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(output, table, _MESSAGE)]
+    known = pa.chunked_array(stored, pa.string()).combine_chunks()
+    staged = [_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(staging, table, _MESSAGE)]
+    reports = scan(staging, REPORTS, [*_MESSAGE, REPORTS.time])
+    staged += [_names(rows.filter(pa.array(span.rows(rows[REPORTS.time])))) for rows in reports]
+    found = [names.filter(pc.is_in(names, known)) for names in staged]
+    return pa.chunked_array(found, pa.string()).combine_chunks()
+
+
+def _reports_of_duplicates(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
+    """The ids of stored reports that have duplicates: those recorded in the span, and the others."""
+    stored = [rows["report_id"] for rows in scan(output, DUPLICATES, ["report_id"])]
+    known = pa.chunked_array(stored, pa.string()).combine_chunks()
+    sides: tuple[list[pa.Array], list[pa.Array]] = ([], [])
+    for rows in scan(output, REPORTS, ["report_id", REPORTS.time]):
+        repeated = rows.filter(pc.is_in(rows["report_id"], known))
+        within = span.rows(repeated[REPORTS.time])
+        for side, mask in zip(sides, (within, ~within)):
+            side.append(repeated["report_id"].filter(pa.array(mask)))
+    inside, outside = (pa.chunked_array(side, pa.string()).combine_chunks() for side in sides)
+    return inside, outside

@@ -1,0 +1,163 @@
+"""Reports as messages: which are good, late, repeated or spoiled, when each was received, and the line that says so."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.synthetic.columns import SECOND, Columns
+from pipelines.synthetic.dirt import DIRT, json_text, kinds, respelled
+from pipelines.synthetic.fleet import Fleet, stream
+from pipelines.synthetic.json_columns import join, replaced, report_texts, time_texts
+
+REPORT, COPY, RESPELLED, FIRST_DIRT = 0, 1, 2, 3
+_DIRT_NAMES = tuple(DIRT)
+_LATE = (61 * SECOND, 3000 * SECOND)
+_LAST_COPY = 3300 * SECOND
+_MEAN_COPY_GAP = 120 * SECOND
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How many messages, and the share of them that is spoiled, repeated, late, or pushed out as an outlier.
+
+    Raises:
+        ValueError: a share outside [0, 1], shares that leave no ordinary report, or no message at all.
+    """
+
+    messages: int
+    dirty: float = 0.05
+    duplicates: float = 0.02
+    late: float = 0.01
+    outliers: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.messages < 1:
+            raise ValueError(f"{self.messages} messages cannot be written; ask for 1 or more")
+        shares = {name: getattr(self, name) for name in ("dirty", "duplicates", "late", "outliers")}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} = {share} is no share; give a number from 0 to 1")
+        if sum(shares.values()) > 1 - 1e-6:
+            said = " + ".join(f"{name} {share}" for name, share in shares.items())
+            raise ValueError(f"{said} leaves no ordinary report; the shares must add up to less than 1")
+
+    def count(self, share: float) -> int:
+        """Messages in a share of all; the tiny addend undoes the rounding of products like 0.29 * 100."""
+        return int(share * self.messages + 1e-9)
+
+    @property
+    def rows(self) -> int:
+        """Messages that are not a repetition: the distinct reports, good or spoiled."""
+        return self.messages - self.count(self.duplicates)
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What becomes of each of n reports: `kind` int64[n] (REPORT, or FIRST_DIRT + place in DIRT), `late` bool[n]."""
+
+    kind: NDArray[np.int64]
+    late: NDArray[np.bool_]
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """bool[n]: the valid reports."""
+        return self.kind == REPORT
+
+
+@dataclass(frozen=True)
+class Messages:
+    """m messages in order of arrival: `row` int64[m] of the columns, `kind` int64[m], `received` int64[m] us since 1970."""
+
+    row: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    received: NDArray[np.int64]
+
+    @cached_property
+    def ids(self) -> pa.StringArray:
+        """string[m] like a Redis stream's: milliseconds of arrival, and a number that counts within the millisecond."""
+        millis = self.received // 1000
+        _, first, place = np.unique(millis, return_index=True, return_inverse=True)
+        return join([pa.array(millis), "-", pa.array(np.arange(len(millis)) - first[place])])
+
+    def by_kind(self) -> dict[str, int]:
+        """Spoiled messages by kind of dirt, those that occur."""
+        counts = np.bincount(self.kind, minlength=FIRST_DIRT + len(_DIRT_NAMES))[FIRST_DIRT:]
+        return {name: int(count) for name, count in zip(_DIRT_NAMES, counts) if count}
+
+
+def deal(mix: Mix, seed: int, bare: bool) -> Fates:
+    """Which of `mix.rows` reports are spoiled, the kinds evenly, and which of the others are late."""
+    random = stream(seed, "fates")
+    dirty, late = mix.count(mix.dirty), mix.count(mix.late)
+    places = np.array([_DIRT_NAMES.index(name) for name in kinds(bare)])
+    order = random.permutation(mix.rows)
+    kind = np.full(mix.rows, REPORT)
+    kind[order[:dirty]] = FIRST_DIRT + places[np.arange(dirty) % len(places)]
+    is_late = np.zeros(mix.rows, bool)
+    is_late[order[dirty : dirty + late]] = True
+    return Fates(kind, is_late)
+
+
+def send(recorded: NDArray[np.int64], fates: Fates, mix: Mix, seed: int) -> Messages:
+    """The arrival of each report, milliseconds to 2 s after it was recorded, late ones 61 s to 50 min, and of its copies."""
+    random = stream(seed, "arrival")
+    count = len(recorded)
+    delay = np.minimum(2000 + random.exponential(0.2 * SECOND, count), 2 * SECOND).astype(np.int64)
+    received = recorded + np.where(fates.late, random.integers(*_LATE, count), delay)
+    copied = random.choice(np.flatnonzero(fates.good), mix.count(mix.duplicates))
+    gap = random.exponential(_MEAN_COPY_GAP, len(copied)).astype(np.int64)
+    again = received[copied] + np.clip(gap, SECOND, recorded[copied] + _LAST_COPY - received[copied])
+    row = np.concatenate([np.arange(count), copied])
+    kind = np.concatenate([fates.kind, random.integers(COPY, RESPELLED, len(copied), endpoint=True)])
+    arrival = np.concatenate([received, again])
+    order = np.argsort(arrival, kind="stable")
+    return Messages(row[order], kind[order], arrival[order])
+
+
+def lines(messages: Messages, block: slice, columns: Columns, fleet: Fleet, bare: bool) -> memoryview:
+    """The messages of a block as newline-delimited JSON: the reports themselves if `bare`, else their envelopes."""
+    kind, received, row = messages.kind[block], messages.received[block], messages.row[block]
+    texts = payloads(shifted(columns.take(row), kind, received), kind, row, fleet, bare)
+    if bare:
+        return octets(join([texts, "\n"]))
+    head = ['{"message_id":"', messages.ids[block], '","received_at":"', time_texts(received), 'Z","data":']
+    return octets(join([*head, texts, "}\n"]))
+
+
+def payloads(columns: Columns, kind: NDArray[np.int64], row: NDArray[np.int64], fleet: Fleet, bare: bool) -> pa.StringArray:
+    """string[n]: the reports of the columns, repeated or spoiled as their kinds say; `row` picks among variants.
+
+    Unless they are `bare`, what is no object is the JSON string that holds it.
+    """
+    texts = report_texts(columns, fleet)
+    unusual = kind > COPY
+    if unusual.any():
+        triples = zip(texts.filter(pa.array(unusual)).to_pylist(), kind[unusual].tolist(), row[unusual].tolist())
+        texts = replaced(texts, unusual, [_payload(*triple, bare) for triple in triples])
+    return texts
+
+
+def shifted(columns: Columns, kind: NDArray[np.int64], received: NDArray[np.int64]) -> Columns:
+    """The columns with recorded_at moved where that is what is wrong."""
+    shifts = np.array([0] * FIRST_DIRT + [dirt.shift_seconds * SECOND for dirt in DIRT.values()])[kind]
+    return replace(columns, recorded=np.where(shifts, received + shifts, columns.recorded))
+
+
+def _payload(report: str, kind: int, number: int, bare: bool) -> str:
+    """The text of a copy or of a spoiled report, as a JSON string where an envelope could not hold it otherwise."""
+    if kind == RESPELLED:
+        return respelled(report)
+    payload = DIRT[_DIRT_NAMES[kind - FIRST_DIRT]].spoil(orjson.loads(report), number)
+    if isinstance(payload, dict):
+        return json_text(payload)
+    return payload if bare else orjson.dumps(payload).decode()
+
+
+def octets(texts: pa.StringArray) -> memoryview:
+    """The values of a freshly built array, without a copy."""
+    _, offsets, values = texts.buffers()
+    return memoryview(values)[: np.frombuffer(offsets, np.int32)[len(texts)]]

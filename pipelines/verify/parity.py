@@ -1,0 +1,258 @@
+"""Whether two outputs hold the same rows, table by table, whatever way the rows came there and however files were cut.
+
+Rows are paired by key within the same span of time; a key that a table holds several times is several rows. Strings, counts, flags,
+minima, maxima and what comes of histograms must be equal. Sums of floats differ in their last bits when the same values are
+added in another order, so what derives from them (`SUMMED`) may differ by `TOLERANCE`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.verify.fingerprints import among, census, fingerprints
+from pipelines.verify.output_description import existing_output
+from pipelines.verify.table_scan import load, partitions, scan
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from transforms.core.record_batches import concat, empty, wide
+from transforms.sinks.row_merge import key_groups
+
+Bools = NDArray[np.bool_]
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+
+TOLERANCE = 1e-9
+"""Relative to the larger of two values, or, for a deviation, to the mean of the same values where that is larger still."""
+SUMMED = {
+    REPORTS.name: {"latency_zscore"},
+    AGGREGATIONS.name: {"avg_latency_ms", "latency_stddev", "avg_accuracy", "accuracy_stddev", "avg_cpu_usage", "avg_memory_mb",
+                        "performance_score", "efficiency_ratio"},
+}  # fmt: skip
+MEANS = {"latency_stddev": "avg_latency_ms", "accuracy_stddev": "avg_accuracy"}
+"""The mean beside a deviation: of equal values it is 0 up to the rounding of the mean."""
+
+ROWS = "rows"
+"""What stands for a column where the count of equal rows differs."""
+EXAMPLES = 5
+CELLS = 16_000_000
+"""Values of one output that are held at a time."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row, by its key, that is in one output only (`column` is empty), or a value that differs, or the number of equal `ROWS`."""
+
+    key: dict[str, str | None]
+    column: str
+    a: str | None
+    b: str | None
+
+    def __str__(self) -> str:
+        row = " ".join(f"{name}={value}" for name, value in self.key.items())
+        if not self.column:
+            return f"{row}: only in {'A' if self.b is None else 'B'}"
+        return f"{row}: {self.column} is {self.a} in A, {self.b} in B"
+
+
+@dataclass
+class Comparison:
+    """How the rows of a table compare: `equal` and `different` are pairs of one key; the first few differences, explained."""
+
+    rows_a: int = 0
+    rows_b: int = 0
+    equal: int = 0
+    different: int = 0
+    only_a: int = 0
+    only_b: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether both outputs hold the same rows."""
+        return not (self.different or self.only_a or self.only_b)
+
+    def explain(self, difference: Difference) -> None:
+        """Keep a difference if few are kept so far."""
+        if len(self.differences) < EXAMPLES:
+            self.differences.append(difference)
+
+
+def parity(
+    a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: sequence, empty_is_null: bool = False
+) -> dict[str, Comparison]:
+    """Compare two outputs that no run is writing to; with `identity` also which message a row came from, and its revision.
+
+    Without it, quarantine and duplicates are compared as multisets of their other columns over all time. `empty_is_null` takes a
+    missing list for an empty one.
+
+    Raises:
+        WrongUse: one of them is no output.
+        transforms.sinks.parquet.sealed_files.DamagedFile: a file cannot be read.
+    """
+    outputs = (existing_output(a), existing_output(b))
+    compared = {}
+    for name, table in TABLES.items():
+        if table in (QUARANTINED, DUPLICATES) and not identity:
+            compared[name] = _multisets(outputs, table)
+        else:
+            compared[name] = _by_key(outputs, table, identity, track, empty_is_null)
+    return compared
+
+
+def _by_key(outputs: tuple[Path, Path], table: Table, identity: bool, track: Track, empty_is_null: bool) -> Comparison:
+    files = [partitions(output, table) for output in outputs]
+    result = Comparison()
+    ignored = {*table.key, *(() if identity else table.identity)}
+    columns = [name for name in table.schema.names if name not in ignored]
+    for partition in track(sorted({*files[0], *files[1]}), table.name):
+        _compare(table, [each.get(partition, []) for each in files], columns, result, empty_is_null)
+    return result
+
+
+def _compare(
+    table: Table, files: Sequence[Sequence[Path]], columns: Sequence[str], result: Comparison, empty_is_null: bool
+) -> None:
+    """Add the rows of one span of time to the result."""
+    keys = [_loaded(paths, table, table.key) for paths in files]
+    pairs, alone = _paired(table, keys)
+    for side, (rows, single) in enumerate(zip(keys, alone)):
+        for row in rows.take(pa.array(single[:EXAMPLES])).to_pylist():
+            present: list[str | None] = ["present" if side == each else None for each in (0, 1)]
+            result.explain(Difference(_texts(row), "", *present))
+    differs = np.zeros(pairs.shape[1], dtype=bool)
+    for group in _groups(columns, max(len(rows) for rows in keys)):
+        wanted = dict.fromkeys([*group, *(MEANS[name] for name in group if name in MEANS)])
+        left, right = (_loaded(paths, table, tuple(wanted)).take(pa.array(at)) for paths, at in zip(files, pairs))
+        for name in group:
+            unequal = _unequal(table, name, left, right, empty_is_null)
+            differs |= unequal
+            for at in np.flatnonzero(unequal)[:EXAMPLES].tolist():
+                key = _texts(keys[0].slice(int(pairs[0, at]), 1).to_pylist()[0])
+                result.explain(Difference(key, name, *(_text(rows[name][at].as_py()) for rows in (left, right))))
+    result.rows_a += len(keys[0])
+    result.rows_b += len(keys[1])
+    result.only_a += len(alone[0])
+    result.only_b += len(alone[1])
+    result.different += int(differs.sum())
+    result.equal += int((~differs).sum())
+
+
+def _paired(table: Table, keys: Sequence[pa.RecordBatch]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """int64[2, n]: the rows of A and B that are one; and the rows of A, and of B, that are alone. Equal keys pair up in order."""
+    both = concat(keys)
+    groups = key_groups(both, table.key)
+    split = len(keys[0])
+    numbered = [_numbered(groups[:split]), _numbered(groups[split:])]
+    width = int(max((each.max(initial=0) for each in numbered), default=0)) + 1
+    a, b = groups[:split] * width + numbered[0], groups[split:] * width + numbered[1]
+    _, in_a, in_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    alone = [np.setdiff1d(np.arange(len(rows)), paired, assume_unique=True) for rows, paired in zip(keys, (in_a, in_b))]
+    return np.stack([in_a, in_b]), alone
+
+
+def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64[n]: 0 for the first row of each group, 1 for the second, and so on."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    numbers = np.empty_like(groups)
+    numbers[order] = np.arange(len(groups)) - np.repeat(starts, np.diff([*starts, len(groups)]))
+    return numbers
+
+
+def _unequal(table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatch, empty_is_null: bool) -> Bools:
+    """bool[n]: where a column differs; null equals null, NaN equals NaN."""
+    a, b = left[name], right[name]
+    if a.type != b.type:
+        a, b = (column.cast(wide(column.type)) for column in (a, b))
+    if a.equals(b):
+        return np.zeros(len(a), dtype=bool)
+    if pa.types.is_nested(a.type):
+        return _unequal_nested(a, b, empty_is_null)
+    if pa.types.is_floating(a.type):
+        x, y = (pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False) for column in (a, b))
+        unequal = (x != y) & ~(np.isnan(x) & np.isnan(y))
+        if name in SUMMED.get(table.name, ()):
+            scale = np.maximum(np.abs(x), np.abs(y))
+            if name in MEANS:
+                scale = np.fmax(scale, np.abs(pc.fill_null(left[MEANS[name]], 0.0).to_numpy(zero_copy_only=False)))
+            unequal &= ~(np.abs(x - y) <= TOLERANCE * scale)
+    else:
+        unequal = ~pc.fill_null(pc.equal(a, b), True).to_numpy(zero_copy_only=False)
+    return unequal | (np.asarray(a.is_valid()) != np.asarray(b.is_valid()))
+
+
+def _unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools:
+    """bool[n]: where two nested columns differ, found by halving the spans that are unequal."""
+    unequal = np.zeros(len(a), dtype=bool)
+    spans = [(0, len(a))]
+    while spans:
+        start, length = spans.pop()
+        if a.slice(start, length).equals(b.slice(start, length)):
+            continue
+        if length == 1:
+            unequal[start] = not empty_is_null or _filled(a[start].as_py()) != _filled(b[start].as_py())
+        else:
+            half = length // 2
+            spans += [(start, half), (start + half, length - half)]
+    return unequal
+
+
+def _filled(value: Any) -> Any:
+    """A nested value with null in the place of every empty list."""
+    if isinstance(value, dict):
+        return {name: _filled(each) for name, each in value.items()}
+    return value or None if isinstance(value, list) else value
+
+
+def _multisets(outputs: Sequence[Path], table: Table) -> Comparison:
+    """Compare the whole table as a multiset of its columns other than identity."""
+    columns = [name for name in table.schema.names if name not in table.identity]
+    sets = []
+    for output in outputs:
+        prints = [fingerprints([rows[name] for name in columns]) for rows in scan(output, table, columns)]
+        sets.append(np.concatenate([np.zeros((0, 2), np.uint64), *prints]))
+    result = Comparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
+    unequal: dict[tuple[int, int], tuple[str, str]] = {}
+    for distinct, counts in census(sets):
+        surplus = counts[:, 0] - counts[:, 1]
+        result.equal += int(counts.min(axis=1).sum())
+        result.only_a += int(surplus[surplus > 0].sum())
+        result.only_b -= int(surplus[surplus < 0].sum())
+        for row in np.flatnonzero(surplus)[: EXAMPLES - len(unequal)].tolist():
+            unequal[tuple(distinct[row].tolist())] = (str(counts[row, 0]), str(counts[row, 1]))
+    for output in outputs:
+        for rows in scan(output, table, columns) if unequal else ():
+            _explain_counts(rows, unequal, result)
+    return result
+
+
+def _explain_counts(rows: pa.RecordBatch, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison) -> None:
+    """Explain, and take out, those of the fingerprints that are among the rows: how often each output holds the row."""
+    prints = fingerprints(rows.columns)
+    for row in np.flatnonzero(among(prints, np.array([*unequal, (0, 0)], dtype=np.uint64))).tolist():
+        if counts := unequal.pop(tuple(prints[row].tolist()), None):
+            result.explain(Difference(_texts(rows.slice(row, 1).to_pylist()[0]), ROWS, *counts))
+
+
+def _loaded(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> pa.RecordBatch:
+    nothing = empty(pa.schema([table.schema.field(name) for name in columns]))
+    return concat([nothing, *(load(path, table, columns) for path in paths)])
+
+
+def _groups(columns: Sequence[str], rows: int) -> Iterator[Sequence[str]]:
+    """The columns, as many at a time as fit into memory."""
+    size = max(1, CELLS // max(rows, 1))
+    for start in range(0, len(columns), size):
+        yield columns[start : start + size]
+
+
+def _texts(row: dict[str, Any]) -> dict[str, str | None]:
+    return {name: _text(value) for name, value in row.items()}
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None else value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,111 @@
+"""Where Java and Flink's jars are. As a program (`python -m runners.flink.jars`, `make flink`) it fetches the jars."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parents[2]
+DEPLOY = ROOT / "deploy" / "flink"
+_POM = DEPLOY / "pom.xml"
+_IN_PROJECT, _IN_HOME = ROOT / ".flink" / "lib", Path("~/.cache/kpiflow/flink").expanduser()
+_JOB_SERVER = "beam-runners-flink-*.jar"
+_OLDEST_JAVA = 11
+
+
+class FlinkMissing(RuntimeError):  # noqa: N818 (a state of the machine)
+    """Java, Maven or Flink's jars are not there; the message names what installs them."""
+
+
+def java() -> str:
+    """The Java to run: that of JAVA_HOME, else the one on PATH.
+
+    Raises:
+        FlinkMissing: there is none, or it is older than 11.
+    """
+    home = os.environ.get("JAVA_HOME")
+    found = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if found is None or not Path(found).is_file():
+        where = f"JAVA_HOME is {home}, which has no bin/java" if home else "there is no java on PATH"
+        raise FlinkMissing(f"{where}: a stream needs Java 17; apt-get install openjdk-17-jre-headless")
+    said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(?:1\.)?(\d+)', said)
+    if version is None or int(version[1]) < _OLDEST_JAVA:
+        raise FlinkMissing(f"{found} is {said.splitlines()[0] if said else 'no Java'}: a stream needs Java 17; apt-get install "
+                           "openjdk-17-jre-headless, or set JAVA_HOME")  # fmt: skip
+    return found
+
+
+def ensure_jars(folder: Path | None = None, say: Callable[[str], None] = print) -> Path:
+    """The folder of Flink's jars; they are fetched if they are not there.
+
+    Args:
+        folder: where they lie; unless given `.flink/lib` beside the sources, or ~/.cache/kpiflow/flink.
+        say: told in a line that they are being fetched.
+
+    Raises:
+        FlinkMissing: they are not there and cannot be fetched.
+    """
+    if (found := _found(folder)) is not None:
+        return found
+    target = _target(folder)
+    maven = _maven(target)
+    say(f"fetching Flink into {target} (150 MB, once) ...")
+    _fetch(maven, _POM, target)
+    return target
+
+
+def refuse_missing() -> None:
+    """See that a stream can start here, without fetching anything.
+
+    Raises:
+        FlinkMissing: there is no Java, or Flink's jars are not there and cannot be fetched.
+    """
+    java()
+    if _found() is None:
+        _maven(_target())
+
+
+def _found(folder: Path | None = None) -> Path | None:
+    """The folder that has Flink's jars, if any has."""
+    candidates = [folder] if folder else [_IN_PROJECT, _IN_HOME]
+    return next((each for each in candidates if any(each.glob(_JOB_SERVER))), None)
+
+
+def _target(folder: Path | None = None) -> Path:
+    """Where they are fetched to."""
+    return folder or (_IN_PROJECT if DEPLOY.is_dir() else _IN_HOME)
+
+
+def _maven(target: Path) -> str:
+    """What fetches them."""
+    maven = shutil.which("mvn")
+    if maven is None or not _POM.is_file():
+        raise FlinkMissing(f"Flink is not in {target}: `apt-get install maven`, then `make flink` in kpiflow's sources fetches it")
+    return maven
+
+
+def _fetch(maven: str, pom: Path, target: Path) -> None:
+    """Have Maven copy the jars beside the target, and move them there when all have come."""
+    coming = target.with_name(f"{target.name}.{os.getpid()}")
+    command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={coming}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode or not any(coming.glob(_JOB_SERVER)):
+            errors = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+            raise FlinkMissing(f"Maven cannot fetch Flink: {errors[0] if errors else done.stdout.strip()}; look at the network and "
+                               "~/.m2/settings.xml, then `make flink`")  # fmt: skip
+        shutil.rmtree(target, ignore_errors=True)
+        coming.rename(target)
+    finally:
+        shutil.rmtree(coming, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    try:
+        print(f"Flink is in {ensure_jars()}")
+    except FlinkMissing as error:
+        sys.exit(str(error))

@@ -1,0 +1,174 @@
+"""A pool of Python workers: what Flink asks for the processes in which Beam's Python steps run.
+
+Beam's own pool shares one process among all workers, or leaves them behind when it dies. Here each worker is a process, which dies
+with the pool. As a program this module is a pool (`python -m runners.flink.workers --pool PORT`) or one worker.
+"""
+
+import argparse
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+from apache_beam.portability.api import (
+    beam_fn_api_pb2,
+    beam_fn_api_pb2_grpc,
+    beam_provision_api_pb2,
+    beam_provision_api_pb2_grpc,
+    endpoints_pb2,
+)
+from google.protobuf import json_format, text_format
+
+from runners.flink.processes import Child, Log, start
+
+_THREADS = 16
+_READY = "worker is connected"
+_LISTEN = re.compile(f"^(?P<ready>{_READY})$".encode())
+_START_SECONDS = 120.0
+_TICK = 0.02
+
+
+class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """Starts and stops workers as Flink asks for them. Its methods are called on threads of the server."""
+
+    def __init__(self, log: Log, hold: Sequence[int] = ()) -> None:
+        self._log, self._hold = log, tuple(hold)
+        self._lock = threading.Lock()
+        self._workers: dict[str, Child] = {}
+        self._death: str | None = None
+
+    def StartWorker(  # noqa: N802 (the protocol's name)
+        self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
+    ) -> beam_fn_api_pb2.StartWorkerResponse:
+        """Start a process and wait until it has connected to the caller, who would wait for ever for one that cannot."""
+        asked = (request.worker_id, request.control_endpoint.url, request.provision_endpoint.url)
+        command = [sys.executable, "-m", "runners.flink.workers", "--worker", *asked]
+        environment = {
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "MALLOC_ARENA_MAX": "2",  # an arena a thread would keep what it once had
+        }
+        try:
+            worker = start(
+                command, self._log, label=f"[{request.worker_id}] ", listen=_LISTEN, hold=self._hold, environment=environment
+            )
+        except OSError as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"a Python worker cannot be started: {error}")
+        with self._lock:
+            self._workers[request.worker_id] = worker
+        return beam_fn_api_pb2.StartWorkerResponse(error=_awaited(worker))
+
+    def StopWorker(  # noqa: N802 (the protocol's name)
+        self, request: beam_fn_api_pb2.StopWorkerRequest, context: grpc.ServicerContext
+    ) -> beam_fn_api_pb2.StopWorkerResponse:
+        """End the process; it is no error if it has ended."""
+        with self._lock:
+            worker = self._workers.pop(request.worker_id, None)
+        if worker is not None:
+            self._notice(request.worker_id, worker)
+            worker.stop()
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+    def died(self) -> str | None:
+        """Of the newest worker that ended without being asked: how, and the last line it wrote if it ended by itself."""
+        with self._lock:
+            workers = list(self._workers.items())
+        for worker_id, worker in workers:
+            self._notice(worker_id, worker)
+        return self._death
+
+    def _notice(self, worker_id: str, worker: Child) -> None:
+        if code := worker.exit_code:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}: {worker.last_line}"
+            self._death = f"Python worker {worker_id} {how}"
+
+    def pids(self) -> list[int]:
+        """The processes that run."""
+        with self._lock:
+            return [worker.pid for worker in self._workers.values() if worker.exit_code is None]
+
+    def close(self) -> None:
+        """End all workers."""
+        with self._lock:
+            workers, self._workers = list(self._workers.values()), {}
+        for worker in workers:
+            worker.stop(patience=1.0)
+
+
+def _awaited(worker: Child) -> str:
+    """Wait until a worker is connected; what is wrong if it does not get there, else nothing."""
+    end = time.monotonic() + _START_SECONDS
+    while "ready" not in worker.said:
+        if worker.exit_code is not None:
+            return f"a Python worker ended before it was connected: {worker.last_line}"
+        if time.monotonic() > end:
+            worker.stop()
+            return f"a Python worker did not connect within {_START_SECONDS:.0f} s: {worker.last_line}"
+        time.sleep(_TICK)
+    return ""
+
+
+@contextmanager
+def serving(log: Log, hold: Sequence[int] = (), port: int = 0, host: str = "localhost") -> Iterator[tuple[WorkerPool, int]]:
+    """A pool and the port it listens on (a free one unless given); its workers end with it."""
+    pool = WorkerPool(log, hold)
+    server = grpc.server(ThreadPoolExecutor(_THREADS, "worker-pool"))
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    bound = server.add_insecure_port(f"{host}:{port}")
+    server.start()
+    try:
+        yield pool, bound
+    finally:
+        server.stop(None)
+        pool.close()
+
+
+def work(worker_id: str, control: str, provision: str) -> None:
+    """Be a worker until the runner hangs up."""
+    from apache_beam.runners.worker.sdk_worker_main import create_harness
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    environment = {
+        "WORKER_ID": worker_id,
+        "PIPELINE_OPTIONS": _options(worker_id, provision),
+        "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(endpoints_pb2.ApiServiceDescriptor(url=control)),
+    }
+    _, harness, _ = create_harness(environment)
+    print(_READY, flush=True)
+    harness.run()
+
+
+def _options(worker_id: str, provision: str) -> str:
+    """The pipeline's options as JSON; the runner hands them out at the provision endpoint."""
+    with grpc.insecure_channel(provision) as channel:
+        stub = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
+        request = beam_provision_api_pb2.GetProvisionInfoRequest()
+        reply = stub.GetProvisionInfo(request, metadata=[("worker_id", worker_id)], timeout=_START_SECONDS)
+    return json_format.MessageToJson(reply.info.pipeline_options)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The program: a pool, or a worker of one."""
+    parser = argparse.ArgumentParser(description="Python workers for a Flink cluster")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--pool", type=int, metavar="PORT", help="listen here and start a worker whenever Flink asks for one")
+    what.add_argument("--worker", nargs=3, metavar=("ID", "CONTROL", "PROVISION"), help="be a worker (the pool starts these)")
+    parser.add_argument("--host", default="localhost", help="the address a pool listens on")
+    parser.add_argument("--log", type=Path, default=Path("workers.log"), help="what the pool's workers say")
+    arguments = parser.parse_args(argv)
+    if arguments.worker:
+        work(*arguments.worker)
+        return
+    with serving(Log(arguments.log), port=arguments.pool, host=arguments.host) as (_, port):
+        print(f"worker pool listens on {arguments.host}:{port}", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""From a JSON Schema (2020-12) to a tree of nodes, each with the Arrow type of its values and its rules as vectorised checks.
+
+Only keywords whose whole meaning is compiled are taken; any other is an error at load time that names its place, never ignored.
+Numbers are read as float64, and an `integer` is a number without a fraction, as JSON Schema says, so 8.0 is one. Bounds must lie
+within 2**53, where float64 is exact.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jsonschema import Draft202012Validator, SchemaError
+from numpy.typing import NDArray
+
+from schemas.readers.formats import FORMATS
+
+Kind = Literal["number", "integer", "string", "boolean", "struct", "map", "array", "object", "any"]
+Check = Callable[[pa.Array], NDArray[np.bool_]]
+
+ANNOTATIONS = frozenset({"$schema", "$id", "$comment", "title", "description", "examples", "default", "deprecated"})
+KEYWORDS: Mapping[Kind, frozenset[str]] = {
+    "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}),
+    "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}),
+    "string": frozenset({"minLength", "maxLength", "format", "enum"}),
+    "boolean": frozenset(),
+    "struct": frozenset({"properties", "required"}),
+    "map": frozenset({"propertyNames", "additionalProperties"}),
+    "array": frozenset({"items"}),
+    "object": frozenset(),
+    "any": frozenset(),
+}
+"""What each kind of node understands beside `type` and annotations."""
+
+SCALARS: Mapping[Kind, pa.DataType] = {
+    "number": pa.float64(),
+    "integer": pa.float64(),
+    "string": pa.string(),
+    "boolean": pa.bool_(),
+}
+_TYPES: Mapping[str, Kind] = {
+    "number": "number",
+    "integer": "integer",
+    "string": "string",
+    "boolean": "boolean",
+    "object": "object",
+    "array": "array",
+}
+_EXACT = 2**53
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class UnsupportedKeyword(ValueError):  # noqa: N818 (named for what is wrong)
+    """A schema uses a keyword, or a value of one, that is not compiled; `str()` names it and its JSON pointer."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One place in a document: what may stand there.
+
+    `required` is what its parent says; `nullable` that null may stand in for a value. `rules` are (keyword, check) pairs: a check
+    takes an array of the node's values without nulls (a map's keys) and returns bool[n]. `children` are a struct's properties, or
+    the one node of a map's values or an array's items.
+    """
+
+    path: tuple[str, ...]
+    kind: Kind
+    schema: Mapping[str, Any]
+    required: bool = False
+    nullable: bool = False
+    rules: tuple[tuple[str, Check], ...] = ()
+    children: tuple["Node", ...] = ()
+
+    @cached_property
+    def name(self) -> str:
+        """The last step of the path."""
+        return self.path[-1]
+
+    @cached_property
+    def by_name(self) -> dict[str, "Node"]:
+        """A struct's children by name."""
+        return {child.name: child for child in self.children}
+
+    @cached_property
+    def structs(self) -> dict[str, "Node"]:
+        """Those of them that are structs themselves."""
+        return {name: child for name, child in self.by_name.items() if child.kind == "struct"}
+
+    @property
+    def inferred(self) -> bool:
+        """Whether the values have no Arrow type of their own, so that a parser must infer one per block."""
+        return self.kind in ("map", "object", "any")
+
+    def nodes(self) -> list["Node"]:
+        """The node's children and theirs, structs included."""
+        return [node for child in self.children if child.name != "*" for node in (child, *child.nodes())]
+
+    def leaves(self) -> list["Node"]:
+        """The node itself, or the leaves of a struct, in the schema's order."""
+        return [leaf for child in self.children for leaf in child.leaves()] if self.kind == "struct" else [self]
+
+
+def compile_schema(schema: Mapping[str, Any]) -> Node:
+    """The tree of a schema whose top is an object with properties.
+
+    Raises:
+        UnsupportedKeyword: for anything that is not compiled, with its JSON pointer.
+    """
+    _refuse_invalid(schema)
+    root = _node(schema, (), "#", required=True)
+    if root.kind != "struct":
+        raise UnsupportedKeyword("the top of a schema must be an object with `properties`, at #")
+    return root
+
+
+def _refuse_invalid(schema: Mapping[str, Any]) -> None:
+    if schema.get("$schema", _DRAFT) != _DRAFT:
+        raise UnsupportedKeyword(f"a schema of {schema['$schema']} (known: {_DRAFT}), at #/$schema")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise UnsupportedKeyword(f"{error.message}, at {'/'.join(['#', *map(str, error.absolute_path)])}") from error
+
+
+def arrow_fields(node: Node) -> list[pa.Field]:
+    """The Arrow fields of a struct's children that have a type of their own."""
+    return [pa.field(child.name, arrow_type(child)) for child in node.children if not child.inferred]
+
+
+def arrow_type(node: Node) -> pa.DataType:
+    """The Arrow type that a parser reads the node's values as."""
+    if node.kind == "struct":
+        return pa.struct(arrow_fields(node))
+    if node.kind == "array":
+        return pa.list_(arrow_type(node.children[0]))
+    return SCALARS[node.kind]
+
+
+def _node(schema: Mapping[str, Any], path: tuple[str, ...], pointer: str, required: bool = False) -> Node:
+    if not isinstance(schema, Mapping):
+        raise UnsupportedKeyword(f"a boolean schema, at {pointer}")
+    kind, nullable = _kind(schema, pointer)
+    for keyword in schema:
+        if keyword != "type" and keyword not in ANNOTATIONS and keyword not in KEYWORDS[kind]:
+            raise UnsupportedKeyword(f"keyword `{keyword}` of a {kind}, at {pointer}/{keyword}")
+    children = _children(kind, schema, path, pointer)
+    return Node(path, kind, schema, required, nullable, tuple(_rules(kind, nullable, schema, pointer)), children)
+
+
+def _kind(schema: Mapping[str, Any], pointer: str) -> tuple[Kind, bool]:
+    types = schema.get("type")
+    if types is None:
+        if set(schema) - ANNOTATIONS:
+            raise UnsupportedKeyword(f"rules without a `type`, at {pointer}")
+        return "any", True
+    named = [types] if isinstance(types, str) else list(types)
+    plain = [name for name in named if name != "null"]
+    if len(plain) != 1 or plain[0] not in _TYPES:
+        raise UnsupportedKeyword(f"`type` {types!r} (one type, and null beside it, can be compiled), at {pointer}/type")
+    kind = _TYPES[plain[0]]
+    if kind == "object":
+        kind = "struct" if "properties" in schema else "map" if "additionalProperties" in schema else "object"
+    return kind, len(plain) < len(named)
+
+
+def _children(kind: Kind, schema: Mapping[str, Any], path: tuple[str, ...], pointer: str) -> tuple[Node, ...]:
+    if kind == "struct":
+        properties, required = schema["properties"], set(schema.get("required", ()))
+        if unknown := sorted(required - set(properties)):
+            raise UnsupportedKeyword(f"required names without a property: {unknown}, at {pointer}/required")
+        nodes = (
+            _node(child, (*path, name), f"{pointer}/properties/{name}", name in required) for name, child in properties.items()
+        )
+        return tuple(nodes)
+    if kind == "array" and "items" not in schema:
+        raise UnsupportedKeyword(f"an array without `items`, at {pointer}")
+    if kind in ("map", "array"):
+        keyword = "items" if kind == "array" else "additionalProperties"
+        child = _node(schema[keyword], (*path, "*"), f"{pointer}/{keyword}", required=True)
+        if child.kind not in SCALARS:
+            raise UnsupportedKeyword(f"a {child.kind} inside a {kind}, at {pointer}/{keyword}")
+        return (child,)
+    return ()
+
+
+def _rules(kind: Kind, nullable: bool, schema: Mapping[str, Any], pointer: str) -> list[tuple[str, Check]]:
+    rules: list[tuple[str, Check]] = []
+    if kind in ("number", "integer"):
+        rules.append(("type", _finite if kind == "number" else _integral))
+    for keyword in schema:
+        if keyword in _COMPARE:
+            rules.append((keyword, _comparison(keyword, schema[keyword], pointer)))
+        elif keyword in ("minLength", "maxLength"):
+            rules.append((keyword, _length(keyword, schema[keyword])))
+        elif keyword == "enum":
+            rules.append((keyword, _membership(kind, nullable, schema[keyword], pointer)))
+        elif keyword == "format":
+            if schema[keyword] not in FORMATS:
+                raise UnsupportedKeyword(f"format `{schema[keyword]}` (known: {', '.join(FORMATS)}), at {pointer}/format")
+            rules.append((keyword, FORMATS[schema[keyword]]))
+        elif keyword == "propertyNames":
+            rules.append((keyword, _key_length(schema[keyword], f"{pointer}/{keyword}")))
+    return rules
+
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "minimum": np.greater_equal,
+    "maximum": np.less_equal,
+    "exclusiveMinimum": np.greater,
+    "exclusiveMaximum": np.less,
+}
+
+
+def _comparison(keyword: str, bound: float, pointer: str) -> Check:
+    if not abs(bound) < _EXACT:
+        raise UnsupportedKeyword(f"bound {bound} outside of 2**53, at {pointer}/{keyword}")
+    compare = _COMPARE[keyword]
+    return lambda values: np.asarray(compare(np.asarray(values), bound))
+
+
+def _finite(values: pa.Array) -> NDArray[np.bool_]:
+    return np.isfinite(np.asarray(values))
+
+
+def _integral(values: pa.Array) -> NDArray[np.bool_]:
+    numbers = np.asarray(values)
+    return np.asarray(np.isfinite(numbers) & (np.floor(numbers) == numbers))
+
+
+def _length(keyword: str, bound: int) -> Check:
+    compare = np.greater_equal if keyword == "minLength" else np.less_equal
+    return lambda values: np.asarray(compare(np.asarray(pc.utf8_length(values)), bound))
+
+
+def _membership(kind: Kind, nullable: bool, allowed: list[Any], pointer: str) -> Check:
+    if nullable and None not in allowed:
+        raise UnsupportedKeyword(f"an enum without null beside a type with null (say the same in both), at {pointer}/enum")
+    values = [value for value in allowed if value is not None]
+    python = str if kind == "string" else (int, float)
+    if any(isinstance(value, bool) or not isinstance(value, python) for value in values):
+        raise UnsupportedKeyword(f"an enum of other values than {kind}s, at {pointer}/enum")
+    if kind != "string" and not all(abs(value) < _EXACT for value in values):
+        raise UnsupportedKeyword(f"an enum of numbers outside of 2**53, at {pointer}/enum")
+    known = pa.array(values, SCALARS[kind])
+    return lambda array: np.asarray(pc.is_in(array, known))
+
+
+def _key_length(schema: Mapping[str, Any], pointer: str) -> Check:
+    if set(schema) != {"maxLength"}:
+        raise UnsupportedKeyword(f"other rules than `maxLength` on names, at {pointer}")
+    return _length("maxLength", schema["maxLength"])

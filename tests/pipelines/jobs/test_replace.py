@@ -1,0 +1,232 @@
+"""`kpiflow backfill --replace`: a span of time rewritten from its input alone."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli import run
+from pipelines.failures import WrongUse
+from pipelines.jobs import replace as replacing
+from pipelines.jobs.backfill import backfill, only_job
+from pipelines.jobs.replace import replace_span
+from pipelines.settings import Settings
+from pipelines.verify.parity import parity
+from pipelines.verify.table_scan import paths, scan
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from tests.builders import NOON, report
+from transforms.core.time_range import Span
+from transforms.sinks.parquet.sealed_files import DamagedFile
+from transforms.sources.archives.archive_reader import find
+
+SETTINGS = Settings.model_construct().model_copy(update={"shards": 1, "file_minutes": 60})
+HOUR = timedelta(hours=1)
+SPAN = Span(NOON, NOON + HOUR)
+Message = dict[str, Any]
+
+
+def message(name: str, received_at: datetime | None, data: Any) -> Message:
+    return {"message_id": name, "received_at": received_at.isoformat() if received_at else None, "data": data}
+
+
+def each_minute(name: str, start: datetime, minutes: Iterable[int], latency_ms: float = 100.0) -> list[Message]:
+    """A report a minute, each a second on its way, of slowly varying latency; every 20th takes three times as long."""
+    recorded = {minute: start + timedelta(minutes=minute) for minute in minutes}
+    spread = {minute: 1 + minute * 7 % 20 / 100 if minute % 20 else 3 for minute in minutes}
+    documents = {minute: report(minute, at, latency_ms=latency_ms * spread[minute]) for minute, at in recorded.items()}
+    return [message(f"{name}{minute}", at + timedelta(seconds=1), documents[minute]) for minute, at in recorded.items()]
+
+
+def again(name: str, original: Message, seconds: int) -> Message:
+    """The same report in another message, so much later."""
+    return message(name, datetime.fromisoformat(original["received_at"]) + timedelta(seconds=seconds), original["data"])
+
+
+BEFORE = each_minute("before", NOON - HOUR, range(60))
+INSIDE = each_minute("inside", NOON, range(60))
+AFTER = each_minute("after", NOON + HOUR, range(180))
+OUTSIDE = [
+    *BEFORE, again("twice before", BEFORE[59], 60),
+    *AFTER, message("broken after", NOON + 1.5 * HOUR, "{"), message("broken sometime", None, "{"),
+]  # fmt: skip
+STORED = [
+    *OUTSIDE, *INSIDE, again("twice inside", INSIDE[10], 600), again("twice and late", INSIDE[59], 60),
+    message("broken inside", NOON + HOUR / 2, "{"), message("known", None, "{broken"),
+]  # fmt: skip
+FRESH = each_minute("fresh", NOON, range(0, 60, 3), latency_ms=1000.0)
+FRESH += [again("fresh twice", FRESH[3], 30), message("fresh broken", NOON + HOUR / 2, "]"), message("known", None, "[broken")]
+
+
+def filled(output: Path, messages: list[Message], span: Span | None = None) -> Path:
+    """An output made from the messages."""
+    backfill(find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], SETTINGS, span)
+    return output
+
+
+def archive(path: Path, messages: list[Message]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in messages))
+    return path
+
+
+def replaced(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
+    """The output, with a span of it replaced by the messages."""
+    results = replace_span(find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span)
+    assert not results.incomplete
+    return output
+
+
+def same(a: Path, b: Path) -> bool:
+    return all(table.same for table in parity(a, b, identity=True).values())
+
+
+def ids(output: Path, table: Table) -> set[str]:
+    return {name for rows in scan(output, table) for name in rows["message_id"].to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output of the stored messages, and the one that should come of replacing its span."""
+    folder = tmp_path_factory.mktemp("made")
+    filled(folder / "stored", STORED)
+    filled(folder / "expected", OUTSIDE + FRESH)
+    return folder
+
+
+@pytest.fixture
+def output(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made / "stored", tmp_path / "out")
+
+
+def test_the_output_is_as_if_the_input_had_always_been_there_instead(output: Path, made: Path) -> None:
+    assert not same(output, made / "expected")
+    assert same(replaced(output, FRESH), made / "expected")
+    assert not (output / "_replacing").exists()
+
+
+def test_flags_of_the_next_hour_follow_even_where_less_is_known_of_the_hour_before(output: Path) -> None:
+    def judged() -> list[tuple[int, bool]]:
+        columns = ["recorded_at", "baseline_n", "is_latency_outlier"]
+        rows = [row for batch in scan(output, REPORTS, columns) for row in batch.to_pylist()]
+        return next((row["baseline_n"], row["is_latency_outlier"]) for row in rows if row["recorded_at"] == NOON + HOUR * 4 / 3)
+
+    before = judged()
+    replaced(output, FRESH)
+    assert (before, judged()) == ((60, True), (32, False))
+
+
+def test_what_the_input_holds_outside_of_the_span_is_left_out(output: Path, made: Path) -> None:
+    strangers = each_minute("stranger", NOON + 2 * HOUR, range(1, 60, 5), latency_ms=7.0)
+    assert same(replaced(output, FRESH + strangers), made / "expected")
+
+
+def test_duplicates_go_with_their_report_and_refused_messages_by_when_they_came(output: Path) -> None:
+    replaced(output, FRESH)
+    assert ids(output, DUPLICATES) == {"twice before", "fresh twice"}
+    assert ids(output, QUARANTINED) == {"broken after", "broken sometime", "fresh broken", "known"}
+
+
+def test_an_hour_of_which_nothing_came_is_empty_and_its_neighbours_stay(output: Path, tmp_path: Path) -> None:
+    replaced(output, [])
+    assert not any("hour=12" in str(path) for path in paths(output, REPORTS) + paths(output, AGGREGATIONS))
+    known = message("known", None, "{broken")
+    assert same(output, filled(tmp_path / "expected", [*OUTSIDE, known]))
+
+
+def test_where_nothing_is_stored_it_is_a_backfill_of_the_span(tmp_path: Path) -> None:
+    assert same(replaced(tmp_path / "new", STORED), filled(tmp_path / "plain", STORED, SPAN))
+
+
+def test_time_slices_give_what_one_run_gives(output: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.jobs.backfill.REPORT_BYTES", 1)
+    assert same(replaced(output, FRESH, SETTINGS.model_copy(update={"slice_reports": 5})), made / "expected")
+
+
+@contextmanager
+def death_after(rewritten: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The run is killed when it has rewritten so many files."""
+    rewrite, left = replacing._rewrite, iter(range(rewritten))
+
+    def mortal(*arguments: Any) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        rewrite(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replacing, "_rewrite", mortal)
+        yield
+
+
+@pytest.mark.parametrize("rewritten", [1, 4, 8, 13])
+def test_a_run_that_died_is_completed_by_the_same_command(
+    rewritten: int, output: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with death_after(rewritten, monkeypatch), pytest.raises(KeyboardInterrupt):
+        replaced(output, FRESH)
+    left = output / "_replacing" / "kpi_reports" / "date=2025-10-22" / "hour=12" / "1200.parquet"
+    left.parent.mkdir(parents=True)
+    left.write_text("half a file")
+    assert same(replaced(output, FRESH), made / "expected")
+
+
+def test_replacing_twice_changes_nothing(output: Path) -> None:
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for table in TABLES.values() for path in paths(output, table)}
+
+    replaced(output, FRESH)
+    once = contents()
+    replaced(output, FRESH)
+    assert contents() == once
+
+
+def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(
+    output: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.ndjson.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    span = "--from 2025-10-22T12:00:00Z --to 2025-10-22T13:00:00Z --file-minutes 60"
+    paths = ["--input", str(tmp_path / "cut.ndjson.gz"), "--output", str(output)]
+    assert run(["backfill", "--replace", *paths, *span.split()]) == 1
+    assert "nothing was replaced" in capsys.readouterr().err
+    assert same(output, made / "stored")
+
+
+def test_a_changed_file_stops_it_before_anything_is_rewritten(output: Path, made: Path) -> None:
+    changed = next(path for path in paths(output, AGGREGATIONS) if "window_size=1h/date=2025-10-22/hour=12" in str(path))
+    data = bytearray(changed.read_bytes())
+    data[4] ^= 1
+    changed.write_bytes(data)
+    with pytest.raises(DamagedFile, match="window_size=1h"):
+        replaced(output, FRESH)
+    shutil.copy(made / "stored" / changed.relative_to(output), changed)
+    assert same(output, made / "stored")
+
+
+@pytest.mark.parametrize("span", [Span(), Span(NOON), Span(None, NOON)])
+def test_a_span_without_an_end_is_refused(span: Span, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse) as refused:
+        replaced(tmp_path / "out", FRESH, span=span)
+    assert "--from and --to" in refused.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_span_of_parts_of_hours_is_refused_with_the_hours_around_it(tmp_path: Path) -> None:
+    india = timezone(timedelta(hours=5, minutes=30))
+    for start in (NOON + timedelta(microseconds=1), datetime(2025, 10, 22, 18, 0, tzinfo=india)):
+        with pytest.raises(WrongUse) as refused:
+            replaced(tmp_path / "out", FRESH, span=Span(start, NOON + 1.25 * HOUR))
+        assert "--from 2025-10-22T12:00:00Z --to 2025-10-22T14:00:00Z" in refused.value.hint
+
+
+def test_a_full_hour_may_be_written_in_any_zone(output: Path, made: Path) -> None:
+    berlin = timezone(2 * HOUR)
+    span = Span(NOON.astimezone(berlin), (NOON + HOUR).astimezone(UTC))
+    assert same(replaced(output, FRESH, span=span), made / "expected")
+
+
+def test_an_output_that_another_job_holds_is_left_alone(output: Path) -> None:
+    with only_job(output), pytest.raises(WrongUse, match="another job"):
+        replaced(output, FRESH)

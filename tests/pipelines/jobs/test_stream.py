@@ -1,0 +1,153 @@
+"""The streaming job around its engine: what it takes it gives back, and it ends by itself only when it knows that all is read."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.failures import WrongUse
+from pipelines.jobs.backfill import only_job
+from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, health
+from pipelines.jobs.stream import Job, Progress, _described, _Idle, _leased, _Renewal
+from pipelines.outputs import open_outputs
+from pipelines.settings import Settings
+from tests.servers import RedisServer
+from transforms.redis.connection import Connection, GroupTaken, Lease
+
+
+def test_an_end_while_redis_is_away_is_told_as_what_it_is(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        job = Job(server.url, ("s",), "g", (str(tmp_path / "out"),), tmp_path / "out")
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_without(server, job)
+
+
+def interrupted_without(server: RedisServer, job: Job) -> None:
+    with _leased(Connection(server.url), job, "me"):
+        server.kill()
+        raise KeyboardInterrupt
+
+
+def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = tmp_path / FOLDER / READERS
+    readers.mkdir(parents=True)
+    (tmp_path / FOLDER / JOB).write_text(json.dumps({"redis": "", "depends": {"group": "g", "outputs": [], "streams": ["s"]}}))
+    place = {"position": "1-0", "index": 1, "added": 1, "lost": 0}
+    (readers / "reader-0.json").write_text(json.dumps({"streams": {"s": place}, "read": 1, "watermark": None, "time": None}))
+
+    def idle(connection: Connection) -> bool:
+        told = _Idle(tmp_path, connection, 0.01)
+        told.reached(Progress("running"))
+        time.sleep(0.05)
+        return told.reached(Progress("running"))
+
+    with RedisServer(tmp_path) as server:
+        with server.client() as client:
+            client.xadd("s", {"data": "{}"}, id="1-0")
+        assert idle(Connection(server.url))
+        server.kill()
+        assert not idle(Connection(server.url))
+
+
+def test_a_stream_that_no_reader_has_reported_yet_is_not_read(tmp_path: Path) -> None:
+    described(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}})
+    found = health(tmp_path)
+    assert [(place.stream, place.lag) for place in found.places] == [("a", 0), ("b", None)]
+    assert found.lag is None
+
+
+def test_a_stream_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
+    described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
+    assert ([place.stream for place in health(tmp_path).places], health(tmp_path).lag) == (["a"], 0)
+
+
+def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stays_for_reconcile(tmp_path: Path) -> None:
+    described(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
+    (tmp_path / FOLDER / SINKS).mkdir()
+    (tmp_path / FOLDER / SINKS / "sink-x.json").write_text("{}")
+    start(tmp_path, "a", fresh=True)
+    assert [path.name for path in (tmp_path / FOLDER).glob("*/*.json")] == []
+    assert sorted(path.name for path in (tmp_path / FOLDER / READERS / BEFORE).iterdir()) == ["reader-0.json", "reader-1.json"]
+
+
+def test_a_fresh_start_leaves_no_checkpoint_that_its_description_would_vouch_for(tmp_path: Path) -> None:
+    start(tmp_path, "a")
+    checkpoint = checkpointed(tmp_path)
+    with pytest.raises(WrongUse, match="belong to another graph: streams"):
+        start(tmp_path, "b")
+    assert checkpoint.exists()
+    start(tmp_path, "b", fresh=True)
+    assert not checkpoint.exists()
+
+
+def test_a_changed_flush_interval_is_another_graph(tmp_path: Path) -> None:
+    start(tmp_path, "a")
+    checkpointed(tmp_path)
+    with pytest.raises(WrongUse, match="flush_seconds is 7 now and was 5"):
+        start(tmp_path, "a", flush_seconds=7)
+
+
+def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
+    start(tmp_path, "a")
+    described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}})
+    checkpointed(tmp_path)
+    with pytest.raises(WrongUse):
+        start(tmp_path, "b")
+    assert (tmp_path / FOLDER / READERS / "reader-0.json").exists()
+
+
+def test_every_folder_of_a_job_is_held(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with only_job(tmp_path / "one", tmp_path / "two", tmp_path / "one") as locks:
+        assert len(locks) == 2
+        for folder in ("one", "two"):
+            with pytest.raises(WrongUse, match=f"writing to .*{folder}"), only_job(tmp_path / folder, patience=0):
+                pass
+
+
+def test_the_command_renews_the_lease_while_no_reader_does(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        lease = Lease(Connection(server.url), "g", ["s"], "me", seconds=3)
+        lease.acquire()
+        renewal = _Renewal(lease)
+        with server.client() as client:
+            client.pexpire("kpiflow:{g}:s:owner", 500)
+            renewal.renew()
+            assert client.pttl("kpiflow:{g}:s:owner") > 500
+            client.set("kpiflow:{g}:s:owner", "another")
+            renewal._due = 0.0
+            with pytest.raises(GroupTaken):
+                renewal.renew()
+        server.kill()
+        renewal._due = 0.0
+        renewal.renew()
+
+
+def checkpointed(home: Path) -> Path:
+    """A complete checkpoint that a job has left at home."""
+    checkpoint = home / FOLDER / "checkpoints" / "job" / "chk-1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "_metadata").touch()
+    return checkpoint
+
+
+def start(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> None:
+    """What a start of a job keeps at its home."""
+    job = Job("redis://h", streams, "g", (str(home),), home, fresh=fresh)
+    outputs, shaped = open_outputs(job.outputs, Settings(**settings), file_minutes=1)
+    _described(job, outputs, Connection("redis://h"), shaped)
+
+
+def described(home: Path, streams: list[str], readers: dict[str, dict[str, int]]) -> None:
+    """What a job leaves at home: the streams it reads, and which entries (all there are) each reader has read of which stream."""
+    folder = home / FOLDER / READERS
+    folder.mkdir(parents=True, exist_ok=True)
+    depends = {"group": "g", "outputs": [], "streams": streams}
+    (home / FOLDER / JOB).write_text(json.dumps({"redis": "redis://h", "depends": depends}))
+    for name, read in readers.items():
+        places = {key: {"position": f"{count}-0", "index": count, "added": count, "lost": 0} for key, count in read.items()}
+        said = {"streams": places, "read": 1, "watermark": None, "time": 1000}
+        (folder / f"{name}.json").write_text(json.dumps(said))

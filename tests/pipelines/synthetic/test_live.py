@@ -1,0 +1,148 @@
+"""Live generation without Redis: what is said, and when, whatever the sender meets."""
+
+import json
+import time
+from collections import Counter
+from datetime import datetime
+from threading import Event
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.graph import rules
+from pipelines.settings import Settings
+from pipelines.synthetic import KpiTestGenerator
+from pipelines.synthetic.live import Pace, Run, plan
+from pipelines.synthetic.messages import Mix
+from pipelines.synthetic.sending import Sender, Sent
+from schemas.registry import load
+from transforms.core.record_batches import RAW
+from transforms.history.dedup import INPUTS, dedup
+from transforms.validation.validate import judged
+
+NOW = 1_761_134_400_000_000
+MIX = Mix(2000, dirty=0.1, duplicates=0.05, late=0.05, outliers=0.02)
+
+
+class Recorder(Sender):
+    """Takes payloads as a stream does, at a clock that stands still; `breaks` counts down to steps of which half arrives."""
+
+    def __init__(self, breaks: tuple[int, ...] = (), refuses_at: int = -1, stop: Event | None = None, stop_at: int = -1) -> None:
+        self.payloads: list[str] = []
+        self.steps = 0
+        self.breaks, self.refuses_at, self.stop, self.stop_at = breaks, refuses_at, stop, stop_at
+
+    def now_us(self) -> int:
+        return NOW
+
+    def send(self, payloads: pa.StringArray) -> Sent:
+        self.steps += 1
+        if self.stop and self.steps == self.stop_at:
+            self.stop.set()
+        arrived = np.ones(len(payloads), bool)
+        if self.steps in self.breaks or self.steps == self.refuses_at:
+            arrived[::2] = False
+        self.payloads += payloads.filter(pa.array(arrived)).to_pylist()
+        problem = "no memory" if self.steps == self.refuses_at else ""
+        return Sent(arrived, away=0.1 * (self.steps in self.breaks), problem=problem)
+
+
+def ran(recorder: Recorder, mix: Mix = MIX, per_minute: float = 0, scenario: str = "normal", stop: Event | None = None) -> Run:
+    run = Run(plan(KpiTestGenerator(agents=5), scenario, mix, per_minute, NOW), recorder, stop or Event())
+    run.send(lambda count: None)
+    return run
+
+
+def fates(payloads: list[str]) -> dict[str, int]:
+    """How many messages, all received at NOW, end how."""
+    columns = {
+        "source": ["s"] * len(payloads),
+        "message_id": [f"{NOW // 1000}-{i}" for i in range(len(payloads))],
+        "received_at": pa.array([NOW] * len(payloads)).cast(RAW.field("received_at").type),
+        "payload": pa.array([f"{payload}\n".encode() for payload in payloads], pa.large_binary()),
+    }
+    settings = Settings.model_construct()
+    reports, refused = judged(pa.RecordBatch.from_pydict(columns, schema=RAW), load("kpi_report"), rules(settings))
+    unique = dedup(pa.Table.from_batches([reports.select(INPUTS)]))
+    return {"reports": len(unique.rows), "duplicates": unique.duplicates.num_rows} | Counter(refused["reason"].to_pylist())
+
+
+def told(run: Run) -> dict[str, int]:
+    truth = run.truth()
+    return {name: truth[name] for name in ("reports", "duplicates")} | truth["quarantined_by_reason"]
+
+
+@pytest.mark.parametrize("scenario", ["normal", "anomaly", "performance"])
+def test_the_truth_is_what_validation_finds(scenario: str) -> None:
+    recorder = Recorder()
+    run = ran(recorder, scenario=scenario)
+    assert (run.complete, run.truth()["messages"], fates(recorder.payloads)) == (True, 2000, told(run))
+
+
+def test_what_does_not_arrive_is_sent_again_as_of_now_and_counts_once() -> None:
+    recorder = Recorder(breaks=(1, 2, 4))
+    run = ran(recorder)
+    assert (run.complete, len(recorder.payloads), fates(recorder.payloads)) == (True, 2000, told(run))
+
+
+def test_what_redis_refuses_ends_the_run_with_a_truth_about_the_rest() -> None:
+    recorder = Recorder(refuses_at=2)
+    run = ran(recorder)
+    assert (run.complete, run.problem, run.truth()["messages"]) == (False, "no memory", 1500)
+    assert (len(recorder.payloads), fates(recorder.payloads)) == (1500, told(run))
+
+
+def test_a_stopped_run_tells_what_was_sent_until_then() -> None:
+    stop = Event()
+    recorder = Recorder(stop=stop, stop_at=1)
+    run = ran(recorder, stop=stop)
+    assert (run.complete, run.truth()["messages"], fates(recorder.payloads)) == (False, 1000, told(run))
+
+
+def test_late_reports_are_recorded_a_minute_to_forty_before_and_the_others_within_two_seconds() -> None:
+    recorder = Recorder()
+    run = ran(recorder, Mix(2000, dirty=0, duplicates=0, late=0.1, outliers=0))
+    recorded = [datetime.fromisoformat(json.loads(each)["recorded_at"]).timestamp() for each in recorder.payloads]
+    lag = NOW / 1e6 - np.array(recorded)
+    late = lag > 60
+    assert (late.sum(), run.truth()["late"]) == (200, 200)
+    assert 61 <= lag[late].min() < lag[late].max() <= 2401
+    assert 0 <= lag[~late].min() < lag[~late].max() <= 3
+
+
+def test_copies_follow_their_report_and_spread_over_a_short_run() -> None:
+    drawn = plan(KpiTestGenerator(agents=5), "normal", MIX, 6000, NOW)
+    first = {int(row): place for place, row in reversed(list(enumerate(drawn.row)))}
+    copies = np.flatnonzero(drawn.is_copy)
+    assert all(first[int(drawn.row[place])] < place for place in copies)
+    assert (len(copies), len(set(np.digitize(copies, [500, 1000, 1500])))) == (100, 4)
+
+
+def test_a_copy_of_a_report_that_has_become_too_old_is_left_out() -> None:
+    class Waiting(Recorder):
+        def now_us(self) -> int:
+            return NOW + 3_400_000_000 * (self.steps > 0)
+
+    recorder = Waiting()
+    run = ran(recorder, Mix(10_000, dirty=0, duplicates=0.1, late=0, outliers=0))
+    missing = 10_000 - run.truth()["messages"]
+    assert (run.complete, 0 < missing < 1000, len(recorder.payloads)) == (True, True, 10_000 - missing)
+
+
+def test_a_steady_run_has_outliers_where_its_agents_have_a_history() -> None:
+    drawn = plan(KpiTestGenerator(agents=5), "normal", Mix(10_000, outliers=0.02), 500, NOW)
+    assert drawn.injected.count == 200
+    assert all(np.diff(drawn.columns.recorded) >= 0)
+
+
+def test_each_message_is_due_at_the_rate_and_lost_time_is_not_made_up_for() -> None:
+    pace = Pace(100.0, began=time.monotonic() + 5)
+    assert (pace.due(np.array([0, 1, 200])) - pace.began).tolist() == pytest.approx([0, 0.01, 2])
+    late = Pace(100.0, began=time.monotonic() - 50)
+    assert late.due(np.array([1000]))[0] - time.monotonic() == pytest.approx(0, abs=0.5)
+
+
+@pytest.mark.parametrize(("per_second", "at_once", "block"), [(1, 1, 1), (250, 3, 62), (20_000, 300, 5000), (0, 1000, 5000)])
+def test_steps_and_blocks_grow_with_the_rate(per_second: float, at_once: int, block: int) -> None:
+    assert (Pace(per_second).at_once(), Pace(per_second).block()) == (at_once, block)

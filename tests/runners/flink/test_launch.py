@@ -1,0 +1,266 @@
+"""What the Flink engine decides, asks and makes of answers; `tests/integration/test_flink.py` runs it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import grpc
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from runners.flink import jars
+from runners.flink.checkpoints import forget_others
+from runners.flink.engine import configure, folders
+from runners.flink.launch import Engine, FlinkFailed, FlinkMissing, TakenOptionError, newest_checkpoint, run
+from runners.flink.processes import Log, start
+from runners.flink.rest import root_cause
+from runners.flink.workers import serving
+from runners.pipeline import new_pipeline
+from tests.integration.streaming import children
+
+PYTHON_ERROR = """org.apache.flink.runtime.JobException: Recovery is suppressed
+Caused by: java.util.concurrent.ExecutionException: java.lang.RuntimeException: Error received from SDK harness for 7: \
+Traceback (most recent call last):
+  File "worker.py", line 1, in run
+    self.go()
+
+  File "steps.py", line 2, in go
+    raise KeyError(7)
+KeyError: 7 [while running 'Write']
+
+\tat java.base/java.util.concurrent.CompletableFuture.get(CompletableFuture.java:2073)
+Caused by: java.lang.RuntimeException: Error received from SDK harness for 7: Traceback (most recent call last):
+  File "steps.py", line 2, in go
+    raise KeyError(7)
+KeyError: 7 [while running 'Write']
+\tat org.apache.beam.X.y(X.java:1)
+"""
+
+
+def checkpoint(folder: Path, name: str, at: int, complete: bool = True) -> Path:
+    path = folder / "checkpoints" / name
+    path.mkdir(parents=True)
+    if complete:
+        (path / "_metadata").write_bytes(b"x")
+        os.utime(path / "_metadata", (at, at))
+    return path
+
+
+def configuration(folder: Path) -> dict[str, str]:
+    lines = (folder / "conf" / "flink-conf.yaml").read_text().splitlines()
+    return dict(line.split(": ", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize(
+    ("trace", "cause"),
+    [
+        (PYTHON_ERROR, "KeyError: 7 [while running 'Write']"),
+        ("a.B: c\n\tat x\nCaused by: java.io.IOException: No space left\n\tat y", "java.io.IOException: No space left"),
+        ("java.lang.IllegalStateException: lost\n\tat z", "java.lang.IllegalStateException: lost"),
+        ("it is gone\nfor good", "it is gone"),
+        ("", "no reason given"),
+    ],
+)
+def test_the_cause_is_the_python_error_else_the_innermost_of_java(trace: str, cause: str) -> None:
+    assert root_cause(trace) == cause
+
+
+def test_the_newest_checkpoint_is_the_last_complete_one_of_any_job(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    checkpoint(tmp_path, "old/chk-900", at=1000)
+    newest = checkpoint(tmp_path, "new/chk-10", at=2000)
+    checkpoint(tmp_path, "new/chk-9", at=2000)
+    checkpoint(tmp_path, "new/chk-11", at=3000, complete=False)
+    assert newest_checkpoint(tmp_path) == newest
+
+
+def test_other_jobs_are_forgotten_with_all_their_checkpoints(tmp_path: Path) -> None:
+    checkpoint(tmp_path, "old/chk-1", at=3000)
+    kept = checkpoint(tmp_path, "new/chk-1", at=1000)
+    forget_others(tmp_path, "new")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["new"]
+    assert newest_checkpoint(tmp_path) == kept
+
+
+@pytest.mark.parametrize("option", ["--runner=FlinkRunner", "--parallelism=4", "--flink_conf_dir=x", "--streaming"])
+def test_an_option_that_the_engine_decides_is_refused_before_anything_is_made(tmp_path: Path, option: str) -> None:
+    engine = Engine(tmp_path / "run", beam_options=(option, "--max_bundle_size=10"))
+    with pytest.raises(TakenOptionError, match=f"decides {option.partition('=')[0]} itself"):
+        run(lambda root: pytest.fail("was built"), engine, lambda progress: pytest.fail("was told"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one_does_not(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, "job/chk-1", at=1000)
+    with folders(tmp_path):
+        configure(Engine(tmp_path), path)
+        assert configuration(tmp_path)["execution.savepoint.path"] == path.as_uri()
+        assert configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
+        configure(Engine(tmp_path), None)
+        assert "execution.savepoint.path" not in configuration(tmp_path)
+
+
+def test_temporary_files_of_a_run_are_below_it_and_end_with_it_however_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "of a run that was killed").touch()
+    before = tempfile.gettempdir()
+
+    def fail() -> None:
+        with folders(tmp_path):
+            assert Path(tempfile.mkdtemp()).parent == tmp_path / "tmp"
+            assert [path.is_dir() for path in (tmp_path / "tmp").iterdir()] == [True]
+            raise FlinkFailed
+
+    with pytest.raises(FlinkFailed):
+        fail()
+    assert tempfile.gettempdir() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "conf", "logs"]
+
+
+def test_a_graph_that_cannot_be_wired_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    new_pipeline(FnApiRunner(), PipelineOptions([]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("home", "mend"), [("/nowhere", "JAVA_HOME is /nowhere"), (None, "no java on PATH")])
+def test_where_java_is_missing_the_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None, mend: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    if home:
+        monkeypatch.setenv("JAVA_HOME", home)
+    with pytest.raises(FlinkMissing, match=f"{mend}.*apt-get install openjdk-17-jre-headless"):
+        jars.java()
+
+
+def test_a_java_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_392\"' >&2\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(FlinkMissing, match=r'version "1.8.0_392": a stream needs Java 17'):
+        jars.java()
+
+
+def test_missing_jars_without_maven_name_both_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FlinkMissing, match=r"apt-get install maven.*make flink"):
+        jars.ensure_jars(tmp_path / "lib")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_jars_are_fetched_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    maven = tmp_path / "mvn"
+    made = "touch $d/a.jar" + (" $d/beam-runners-flink-1.19-2.62.0.jar" if works else "; echo '[ERROR] no network'; exit 1")
+    maven.write_text(f"#!/bin/sh\nfor w; do case $w in -DoutputDirectory=*) d=${{w#*=}};; esac; done\nmkdir -p $d\n{made}\n")
+    maven.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    said: list[str] = []
+    if works:
+        assert jars.ensure_jars(tmp_path / "lib", said.append) == tmp_path / "lib"
+        assert len(list((tmp_path / "lib").iterdir())) == 2
+        jars.ensure_jars(tmp_path / "lib", said.append)
+    else:
+        with pytest.raises(FlinkMissing, match="no network"):
+            jars.ensure_jars(tmp_path / "lib", said.append)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mvn"]
+    assert len(said) == 1
+
+
+def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from runners.flink.processes import Log, start\n"
+        f"print(start(['sleep', '600'], Log(Path({str(tmp_path / 'log')!r}))).pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_child_is_heard_logged_and_ended(tmp_path: Path) -> None:
+    log = Log(tmp_path / "logs" / "child.log")
+    command = ["sh", "-c", "echo port 17; echo done >&2; sleep 600"]
+    child = start(command, log, label="[a] ", listen=re.compile(rb"port (?P<port>\d+)"))
+    while child.last_line != "done":
+        time.sleep(0.01)
+    assert (child.said, child.exit_code) == ({"port": "17"}, None)
+    child.stop()
+    assert child.exit_code == -signal.SIGTERM
+    assert (tmp_path / "logs" / "child.log").read_text() == "[a] port 17\n[a] done\n"
+
+
+def test_a_log_keeps_its_newest_lines_in_bounded_space(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", limit=100)
+    for number in range(1000):
+        log.write(b"line %04d\n" % number)
+    kept = (tmp_path / "log.1").read_text() + (tmp_path / "log").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
+    assert kept == "".join(f"line {number:04d}\n" for number in range(1000))[-len(kept) :]
+    assert 100 <= len(kept) <= 200
+
+
+def test_a_worker_that_cannot_connect_is_an_answer_and_not_a_wait_for_ever(tmp_path: Path) -> None:
+    nowhere = endpoints_pb2.ApiServiceDescriptor(url="localhost:1")
+    request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1", control_endpoint=nowhere, provision_endpoint=nowhere)
+    with serving(Log(tmp_path / "workers.log")) as (pool, port), grpc.insecure_channel(f"localhost:{port}") as channel:
+        stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
+        reply = stub.StartWorker(request)
+        assert "ended before it was connected" in reply.error
+        stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
+        assert "Python worker 1-1 ended with exit code 1" in (pool.died() or "")
+        assert pool.pids() == []
+
+
+def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -> None:
+    def build(root: beam.Pipeline) -> None:
+        raise ZeroDivisionError("no graph")
+
+    try:
+        jars.java(), jars.ensure_jars()
+    except FlinkMissing as missing:
+        pytest.skip(str(missing))
+    with pytest.raises(ZeroDivisionError, match="no graph"):
+        run(build, Engine(tmp_path, heap_mb=256), lambda progress: None)
+
+
+def test_a_java_that_dies_while_it_is_given_the_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(*_: object) -> None:
+        (server,) = [pid for pid, line in children(os.getpid()).items() if str(tmp_path) in line]
+        os.kill(server, signal.SIGKILL)
+        raise grpc.RpcError
+
+    try:
+        jars.java(), jars.ensure_jars()
+    except FlinkMissing as missing:
+        pytest.skip(str(missing))
+    monkeypatch.setattr("runners.flink.launch.submit", submit)
+    with pytest.raises(FlinkFailed, match="Java process was killed by signal 9"):
+        run(lambda root: None, Engine(tmp_path, heap_mb=256), lambda progress: None)
+
+
+def test_where_flink_is_neither_there_nor_can_be_fetched_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars, "java", lambda: "java")
+    jars.refuse_missing()
+    monkeypatch.setattr(jars, "_IN_PROJECT", tmp_path)
+    monkeypatch.setattr(jars, "_IN_HOME", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FlinkMissing, match="apt-get install maven"):
+        jars.refuse_missing()

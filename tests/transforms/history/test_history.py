@@ -1,0 +1,351 @@
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing import test_stream as streams
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
+
+from schemas.tables import DUPLICATE
+from tests.builders import agent
+from transforms.core.record_batches import BASELINED, REPORT_BATCH
+from transforms.history import history
+from transforms.history.history import History, RunningHistory, judge, missing, together, touched
+
+NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
+
+
+def batch(*rows: dict) -> pa.RecordBatch:
+    """Reports that differ from a plain one as told; `at` is their second after noon, `id` their report and message."""
+    plain = {"agent_id": "a", "latency_ms": 100.0, "accuracy": 0.9, "cpu_usage": 0.5, "memory_mb": 512.0, "context": False}
+    return pa.RecordBatch.from_pylist([plain | _identified(**row) for row in rows], REPORT_BATCH)
+
+
+def _identified(id: str, at: float, message: str = "", delay: float = 1, **fields) -> dict:
+    recorded = NOON + timedelta(seconds=at)
+    times = {"recorded_at": recorded, "received_at": recorded + timedelta(seconds=delay)}
+    return times | {"report_id": id * 32, "source": "s", "message_id": message or id, "custom_metrics": {"turns": at}} | fields
+
+
+def judged(*batches: pa.RecordBatch, min_samples: int = 2) -> tuple[pa.Table, pa.RecordBatch]:
+    reports, duplicates = judge(batches, min_samples)
+    return pa.Table.from_batches(reports, BASELINED), duplicates
+
+
+def test_a_report_leaves_with_its_baseline_and_the_size_of_it_as_revision():
+    reports, duplicates = judged(batch({"id": "1", "at": 0}, {"id": "2", "at": 60}, {"id": "3", "at": 240}))
+    assert reports["baseline_n"].to_pylist() == reports["revision"].to_pylist() == [0, 0, 2]
+    assert reports["latency_baseline_state"].to_pylist() == ["warmup", "warmup", "flat"]
+    assert reports["custom_metrics"].to_pylist() == [[("turns", 0.0)], [("turns", 60.0)], [("turns", 240.0)]]
+    assert duplicates == pa.RecordBatch.from_pylist([], DUPLICATE)
+
+
+def test_a_duplicate_feeds_no_baseline():
+    again = {"id": "1", "at": 0, "message": "y", "delay": 9}
+    reports, duplicates = judged(batch(again, {"id": "1", "at": 0, "message": "x"}), batch({"id": "2", "at": 200}))
+    assert reports.select(["message_id", "baseline_n"]).to_pylist() == [
+        {"message_id": "x", "baseline_n": 0},
+        {"message_id": "2", "baseline_n": 1},
+    ]
+    lost = {"source": "s", "message_id": "y", "received_at": NOON + timedelta(seconds=9), "report_id": "1" * 32, "revision": 1}
+    assert duplicates.to_pylist() == [lost]
+
+
+def test_context_feeds_baselines_but_does_not_come_out():
+    reports, _ = judged(batch({"id": "1", "at": 0, "context": True}), batch({"id": "2", "at": 200}))
+    assert reports.select(["message_id", "baseline_n"]).to_pylist() == [{"message_id": "2", "baseline_n": 1}]
+
+
+def test_only_context_gives_nothing():
+    stored = {"id": "1", "at": 0, "context": True}
+    reports, duplicates = judged(batch(stored, stored | {"message": "2"}))
+    assert (reports.num_rows, duplicates.num_rows) == (0, 0)
+
+
+@pytest.mark.parametrize(("portion", "octets"), [(1, 1 << 28), (2, 1 << 28), (3, 1), (100, 1 << 28), (100, 2000)])
+def test_what_leaves_is_the_same_in_portions_of_any_size(portion, octets, monkeypatch):
+    rows = [{"id": "13579bdf02468ace"[i], "at": 40 * i, "context": i in (2, 3), "latency_ms": 90.0 + i} for i in range(10)]
+    whole, _ = judged(batch(*rows))
+    monkeypatch.setattr(history, "PORTION", portion)
+    monkeypatch.setattr(history, "PIECE_BYTES", octets)
+    portions = list(judge([batch(*rows[:4]), batch(*rows[4:])], 2)[0])
+    assert pa.Table.from_batches(portions) == whole
+    assert all(0 < part.num_rows <= portion for part in portions)
+
+
+def test_nothing_gives_nothing():
+    reports, duplicates = judged(batch())
+    assert (reports.num_rows, duplicates.num_rows) == (0, 0)
+
+
+def test_the_transform_gathers_a_shard_from_all_its_batches():
+    again = {"id": "1", "at": 200, "message": "3"}
+    shards = [(0, batch({"id": "1", "at": 0})), (1, batch({"id": "2", "at": 0})), (0, batch(again))]
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        typed = beam.Create(shards).with_output_types(tuple[int, pa.RecordBatch])
+        out = pipeline | typed | History(min_samples=2)
+        reports = out.reports | "message ids" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
+        duplicates = out.duplicates | "lost ids" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
+        assert_that(reports, equal_to(["1", "2"]), "reports")
+        assert_that(duplicates, equal_to(["3"]), "duplicates")
+        assert {out.reports.element_type, out.duplicates.element_type} == {pa.RecordBatch}
+
+
+MINUTE = 60
+
+
+def reports(*minutes: float, agents: int = 2, delay: float = 1, first: int = 0) -> pa.RecordBatch:
+    """A report of each minute after noon, of agents in turn; report i is in message i."""
+    rows = [
+        {"id": "0", "report_id": f"{number:032x}", "message": f"{number:04}", "agent_id": agent(number % agents),
+         "at": MINUTE * minute, "delay": delay, "latency_ms": 90.0 + number}
+        for number, minute in enumerate(minutes, first)
+    ]  # fmt: skip
+    return batch(*rows)
+
+
+def streamed(*steps: tuple[float, pa.RecordBatch] | float) -> streams.TestStream:
+    """Batches of shard 0, each with the minute after noon of its element, and watermarks, minutes after noon too."""
+    stream = streams.TestStream()
+    for step in steps:
+        if isinstance(step, tuple):
+            minute, reports = step
+            stream = stream.add_elements([TimestampedValue((0, reports), NOON.timestamp() + MINUTE * minute)])
+        else:
+            stream = stream.advance_watermark_to(NOON.timestamp() + MINUTE * step)
+    return stream.advance_watermark_to_infinity()
+
+
+def runs_to(
+    expected: tuple[pa.Table, pa.Table],
+    *steps: tuple[float, pa.RecordBatch] | float,
+    recall: Any = None,
+    refused: Sequence[str] = (),
+) -> None:
+    """Check that RunningHistory gives these reports, duplicates and messages of quarantine rows for the steps."""
+
+    def holds(table: pa.Table) -> Callable[[list[pa.RecordBatch]], None]:
+        def check(batches: list[pa.RecordBatch]) -> None:
+            assert pa.Table.from_batches(batches, table.schema).sort_by("message_id").to_pylist() == table.to_pylist()
+
+        return check
+
+    with beam.Pipeline(BundleBasedDirectRunner(), PipelineOptions([], streaming=True)) as pipeline:
+        keyed = pipeline | streamed(*steps) | beam.Map(lambda each: each).with_output_types(tuple[int, pa.RecordBatch])
+        out = keyed | RunningHistory(2, 3600, 60, recall)
+        assert_that(out.reports, holds(expected[0]), "reports")
+        assert_that(out.duplicates, holds(expected[1]), "duplicates")
+        named = out.quarantine | "Refused" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
+        assert_that(named, equal_to(list(refused)), "quarantine")
+
+
+def judged_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
+    """What `judge` gives of the batches together."""
+    rows, lost = judged(*batches)
+    return rows.sort_by("message_id"), pa.Table.from_batches([lost]).sort_by("message_id")
+
+
+@pytest.fixture
+def evictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The watermark of each eviction, in minutes after noon, and how many reports feed after it."""
+    found, evict = [], history.Recent.evict
+
+    def watched(memory: history.Recent, watermark_us: int) -> None:
+        evict(memory, watermark_us)
+        found.append((watermark_us / 60e6 - NOON.timestamp() / 60, len(memory.feeding)))
+
+    monkeypatch.setattr(history.Recent, "evict", watched)
+    return found
+
+
+def test_the_watermark_evicts_each_minute_in_its_time_and_then_rests(evictions):
+    early, late = reports(0, 0.5, 1), reports(59.9, first=9)
+    runs_to(judged_by_message(early, late), (0, early), 60.5, (61, late))
+    assert evictions == [(61, 4), (62, 4), (120, 4), (123, 2), (124, 1), (182, 0)]
+
+
+class Forgetful(history._Memory):
+    """Nothing is held from one batch to the next."""
+
+    def __setitem__(self, shard: int, held: history._Held) -> None: ...
+
+
+class Outdated(history._Memory):
+    """A process that holds only what it held at first."""
+
+    def pop(self, shard: int, default: Any = None) -> Any:
+        return deepcopy(self.get(shard, default))
+
+    def __setitem__(self, shard: int, held: history._Held) -> None:
+        self.setdefault(shard, deepcopy(held))
+
+
+@pytest.mark.parametrize(("memory", "pieces"), [(history._Memory, 1000), (history._Memory, 2), (Forgetful, 2), (Outdated, 1000)])
+def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memory, pieces, monkeypatch):
+    batches = [reports(start, start, start + 6, first=start) for start in range(0, 150, 12)]
+    copied = batches[2].set_column(17, "source", pa.array(["t"] * 3))
+    steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
+    monkeypatch.setattr("transforms.history.shard_memory.PIECES", pieces)
+    monkeypatch.setattr(history, "_Memory", memory)
+    runs_to(judged_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
+
+
+FAULTY = {"latency_ms": 7.5, "execution_context": {"hostname": "node"}}
+
+
+def at(latency: float) -> Callable[[pa.RecordBatch], None]:
+    """What raises where a report has this latency."""
+
+    def check(rows: pa.RecordBatch) -> None:
+        if latency in rows["latency_ms"].to_pylist():
+            raise OverflowError("value out of range")
+
+    return check
+
+
+@pytest.mark.parametrize("pieces", [1000, 2])
+def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(pieces, monkeypatch):
+    fails, baselined = at(FAULTY["latency_ms"]), history.Recent._baselined
+    monkeypatch.setattr(history.Recent, "_baselined", lambda memory, rows, *asked: fails(rows) or baselined(memory, rows, *asked))
+    monkeypatch.setattr("transforms.history.shard_memory.PIECES", pieces)
+    batches = [reports(start, start, start + 6, first=start) for start in range(0, 60, 12)]
+    steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
+    wrong = batch({"id": "f", "at": 12.5 * MINUTE, "message": "bad", "agent_id": agent(0), **FAULTY})
+    bad = pa.concat_batches([batches[1].slice(0, 1), wrong, batches[1].slice(1)])
+    steps[3] = (12.0, bad)
+    runs_to(judged_by_message(*batches), *steps, refused=["bad"])
+
+
+def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_stored(monkeypatch):
+    fails, baseline = at(FAULTY["latency_ms"]), history.baseline.baseline
+    monkeypatch.setattr(history.baseline, "baseline", lambda rows, samples: fails(rows) or baseline(rows, samples))
+    sound = [batch({"id": "1", "at": 0}), batch({"id": "2", "at": 200}), batch({"id": "3", "at": 400})]
+    bad = batch({"id": "4", "at": 1, **FAULTY}, {"id": "5", "at": 2, "context": True, **FAULTY})
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        shards = beam.Create([(0, each) for each in (*sound, bad)]).with_output_types(tuple[int, pa.RecordBatch])
+        out = pipeline | shards | History(min_samples=2)
+        rows = [
+            each | f"{name}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
+            for name, each in (("reports", out.reports), ("quarantine", out.quarantine))
+        ]
+        assert_that(rows[0], equal_to(["1", "2", "3"]), "judged")
+        assert_that(rows[1], equal_to(["4"]), "refused")
+
+
+@pytest.mark.parametrize("error", [MemoryError, OverflowError])
+def test_what_raises_at_no_report_alone_ends_the_run(error, monkeypatch):
+    def fails(rows: pa.Table, _: int) -> None:
+        if rows.num_rows > 1:
+            raise error
+
+    monkeypatch.setattr(history.baseline, "baseline", fails)
+    monkeypatch.setattr(history, "_joined", lambda *_: iter([]))
+    with pytest.raises(error):
+        list(history._tagged((0, [reports(0), reports(1, first=1)]), 2))
+
+
+def test_an_error_leaves_no_memory_that_is_ahead_of_the_state():
+    class State:
+        def read(self) -> tuple:
+            return ()
+
+        def add(self, delta: bytes) -> None: ...
+        def write(self, mark: tuple) -> None: ...
+        def set(self, due: Any) -> None: ...
+
+    judge = history._RunningFn(2, 3600, None)
+    judge.setup()
+    state = State()
+    outputs = judge.process((0, reports(0)), state, state, state)
+    next(outputs)
+    assert judge.memory == {}
+    assert list(outputs) == []
+    assert list(judge.memory) == [0]
+
+
+def test_a_stream_bears_no_reports_from_far_in_the_future():
+    with pytest.raises(ValueError, match="future_seconds is 61"):
+        RunningHistory(2, 3600, 61)
+
+
+def hours(*minutes: float) -> list[int]:
+    """The hours touched by reports of these minutes, counted from noon."""
+    return [hour - int(NOON.timestamp()) // 3600 for hour in touched(reports(*minutes))]
+
+
+def test_a_batch_touches_the_hours_from_its_first_report_to_its_last_baseline():
+    assert hours(0) == [0, 1]
+    assert hours(57.99) == [0, 1]
+    assert hours(58) == hours(58, 1) == [0, 1, 2]
+    assert hours(-0.01, 58) == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "parts", "then"),
+    [
+        (range(5, 7), range(0), [(range(5, 7), True)], range(5, 7)),
+        (range(5, 7), range(5, 7), [], range(5, 7)),
+        (range(6, 8), range(5, 7), [(range(7, 8), False)], range(5, 8)),
+        (range(4, 6), range(5, 7), [(range(4, 5), True)], range(4, 7)),
+        (range(3, 9), range(5, 7), [(range(3, 5), True), (range(7, 9), False)], range(3, 9)),
+        (range(8, 10), range(5, 7), [(range(7, 10), False)], range(5, 10)),
+        (range(9, 11), range(5, 7), [(range(9, 11), True)], range(9, 11)),
+    ],
+)
+def test_hours_are_recalled_once_and_what_lies_far_ahead_anew(wanted, known, parts, then):
+    assert missing(wanted, known) == parts
+    assert together(wanted, known) == then
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Recalls the reports of a batch, all of shard 0."""
+
+    batch: pa.RecordBatch
+
+    def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
+        assert shard == 0
+        first, end = (60 * (hour - int(NOON.timestamp()) // 3600) for hour in (hours.start, hours.stop))
+        for start, stop, before in ((first - 63, first, True), (first, end, False)):
+            rows = [row for row in self.batch.to_pylist() if start <= (row["recorded_at"] - NOON).total_seconds() / 60 < stop]
+            if context or not before:
+                yield pa.RecordBatch.from_pylist([row | {"context": before} for row in rows], REPORT_BATCH)
+
+
+STORED = reports(*range(-135, 20, 5))
+"""Reports that were written before, five minutes apart; the last is that of minute 15."""
+
+
+def from_hour(hour: int, *batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
+    """What `judge` gives of the stored reports and the batches, without the reports before an hour after noon."""
+    rows, lost = judged_by_message(STORED, *batches)
+    return rows.filter(pc.greater_equal(rows["recorded_at"], NOON + timedelta(hours=hour))), lost
+
+
+def test_stored_reports_of_the_hours_that_are_touched_come_out_before_new_ones():
+    new, later = reports(20.5, 21, first=900), reports(50, 62, first=910)
+    runs_to(from_hour(0, new, later), (20, new), (62, later), recall=Kept(STORED))
+
+
+@pytest.mark.parametrize("memory", [history._Memory, Forgetful])
+def test_a_report_of_an_earlier_hour_recalls_that_hour_and_feeds_nothing_twice(memory, monkeypatch):
+    monkeypatch.setattr(history, "_Memory", memory)
+    new, late, last = reports(20.5, first=900), reports(-20.5, delay=3000, first=910), reports(40.5, 50.5, first=920)
+    runs_to(from_hour(-1, new, late, last), (20, new), (21, late), 40, (40, last), recall=Kept(STORED))
+
+
+def test_a_stored_report_that_is_read_again_leaves_no_trace_and_its_copy_is_a_duplicate():
+    again = STORED.slice(27, 1)
+    (copy,) = again.to_pylist()
+    other = {"message_id": "x", "received_at": copy["received_at"] + timedelta(minutes=1)}
+    copy = pa.RecordBatch.from_pylist([copy | other], REPORT_BATCH)
+    runs_to(from_hour(0, copy), (5, again), (6, copy), recall=Kept(STORED))

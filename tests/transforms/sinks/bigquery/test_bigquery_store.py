@@ -1,0 +1,303 @@
+"""The store in BigQuery, on an emulator: what it holds after writes is what files hold after the same writes."""
+
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pyarrow as pa
+import pytest
+from google.cloud import bigquery
+
+from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TABLES, TRIMMED, Table
+from tests.bigquery import Emulator, Faulty, store
+from transforms.core.record_batches import concat
+from transforms.sinks.bigquery.bigquery_store import BigQuery
+from transforms.sinks.bigquery.dataset_tables import inbox_name
+from transforms.sinks.parquet.parquet_store import ParquetFiles
+from transforms.sinks.parquet.sealed_files import read
+from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.row_merge import sort_order
+from transforms.sinks.sink import Refused, Store, Unavailable
+
+ALL = (*TABLES.values(), TRIMMED)
+MIDNIGHT = datetime(2025, 10, 22, tzinfo=UTC)
+HOUR = int(MIDNIGHT.timestamp()) // 3600
+DESCRIPTION = {"layout": 1, "schemas": {}, "settings": {"text": "it's \\ \"quoted\"\n"}}
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator() as running:
+        yield running
+
+
+@pytest.fixture
+def place(emulator: Emulator) -> BigQuery:
+    """A store of its own, ready for rows."""
+    made = store(f"d{uuid4().hex}", emulator, "EU")
+    made.describe(DESCRIPTION)
+    return made
+
+
+def batch(table: Table, *rows: dict) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(rows), schema=table.schema)
+
+
+def report(number: int, revision: int = 1, message: str = "5-9", **fields: object) -> dict:
+    at = MIDNIGHT + timedelta(minutes=number)
+    identity = {"report_id": f"r{number}", "source": "s", "message_id": message, "received_at": at, "revision": revision}
+    return identity | {"agent_id": "a", "recorded_at": at, "latency_ms": float(revision)} | fields
+
+
+def drawn(lot: random.Random, table: Table, size: int) -> pa.RecordBatch:
+    """Rows with few keys and few messages, around midnight; a key, or a message, always has the same time."""
+
+    def row() -> dict:
+        key = lot.randrange(6)
+        # One of three messages brings a report; elsewhere the message is the key.
+        message = lot.choice([9, 10, 11]) if table.name == REPORTS.name else key
+        at = MIDNIGHT + timedelta(hours=key - 3)
+        values = {name: scalar(lot, kind) for name, kind in zip(table.schema.names, table.schema.types)}
+        values |= {"source": "s", "message_id": f"{key}-{message}", "received_at": MIDNIGHT + timedelta(hours=message - 3)}
+        values |= {"received_at": None} if message in (5, 11) else {}
+        values |= {"report_id": f"r{key}", "recorded_at": at, "after": f"{key}", "agent_id": "a", "time_window_start": at}
+        values |= {"granularity": lot.choice(["5s", "1h"]), "revision": lot.randrange(1, 4)}
+        return {name: values[name] for name in table.schema.names}
+
+    return batch(table, *(row() for _ in range(size)))
+
+
+def scalar(lot: random.Random, kind: pa.DataType) -> object:
+    """A value of a type, or null."""
+    if lot.random() < 0.2:
+        return None
+    if pa.types.is_struct(kind):
+        return {child.name: scalar(lot, child.type) for child in kind} | {"hostname": "é'\"\\"}
+    if pa.types.is_map(kind):
+        return [(f"k{place}", lot.random()) for place in range(lot.randrange(1, 3))]
+    if pa.types.is_list(kind):
+        return [str(lot.random()) for _ in range(lot.randrange(1, 3))]
+    if pa.types.is_timestamp(kind):
+        return MIDNIGHT + timedelta(microseconds=lot.randrange(10**9))
+    if pa.types.is_binary(kind):
+        return lot.randbytes(3)
+    return {"string": str(lot.random()), "bool": lot.random() < 0.5}.get(str(kind), lot.randrange(1000))
+
+
+def held(place: Store, folder: Path) -> dict[str, list[dict]]:
+    """All rows of a store, table by table, sorted."""
+    place.copy(folder)
+    tables = {}
+    for table in ALL:
+        parts = [read(path) for path in folder.glob(f"{table.name}/**/*.parquet")]
+        rows = concat(parts) if parts else batch(table)
+        tables[table.name] = rows.take(pa.array(sort_order(rows, table.key))).to_pylist()
+    return tables
+
+
+def compared(place: BigQuery, writes: Sequence[tuple[Table, pa.RecordBatch]], folder: Path) -> None:
+    """That a store holds what files hold after the same writes."""
+    files = ParquetFiles(LocalFolder(folder / "files"))
+    for table, rows in writes:
+        files.write(table, [rows])
+    assert held(place, folder / "copy") == held(files, folder / "same")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_writes_leave_the_rows_that_files_have(place: BigQuery, tmp_path: Path, seed: int) -> None:
+    lot = random.Random(seed)
+    writes = [(table, drawn(lot, table, 8)) for table in lot.choices(ALL, k=3) + [REPORTS] * 3]
+    writes += lot.sample(writes, 2)
+    for table, rows in writes:
+        place.write(table, [rows])
+    compared(place, writes, tmp_path)
+
+
+def test_two_writers_at_once_leave_the_rows_of_both_once(emulator: Emulator, tmp_path: Path) -> None:
+    lot = random.Random(7)
+    writes = [(table, drawn(lot, table, 8)) for table in (REPORTS, AGGREGATIONS, REPORTS, DUPLICATES)]
+    with Faulty(emulator) as way:
+        place = store(f"d{uuid4().hex}", way)
+        place.describe(DESCRIPTION)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda write: place.write(write[0], [write[1]]), writes + writes[::-1]))
+        compared(place, writes, tmp_path)
+
+
+def test_a_row_that_is_written_again_is_not_new(place: BigQuery) -> None:
+    rows = [batch(REPORTS, report(1), report(2))]
+    assert [place.write(REPORTS, rows).rows for _ in range(2)] == [2, 0]
+
+
+def test_a_later_revision_stands_for_the_row_and_an_earlier_one_changes_nothing(place: BigQuery) -> None:
+    taken = [place.write(REPORTS, [batch(REPORTS, report(1, revision))]).rows for revision in (2, 3, 1)]
+    (rows,) = place.reports(HOUR)
+    assert (taken, rows["revision"].to_pylist(), rows["latency_ms"].to_pylist()) == ([1, 1, 0], [3], [3.0])
+
+
+def test_a_displaced_message_comes_to_the_duplicates_as_with_files(place: BigQuery, tmp_path: Path) -> None:
+    ours, theirs = report(1, message="5-9"), report(1, message="5-10")
+    writes = [(REPORTS, batch(REPORTS, *rows)) for rows in ([theirs, ours | {"revision": 0}], [ours], [theirs])]
+    for table, rows in writes:
+        place.write(table, [rows])
+    assert [row["message_id"] for row in held(place, tmp_path / "now")[DUPLICATES.name]] == ["5-9", "5-10"]
+    compared(place, writes, tmp_path)
+
+
+def test_rows_of_many_days_go_in_merges_of_their_own(place: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transforms.sinks.bigquery.row_format.PARTITIONS", 2)
+    rows = batch(REPORTS, *(report(number * 1440) for number in range(5)))
+    assert place.write(REPORTS, [rows]) == (5, 6)
+    compared(place, [(REPORTS, rows)], tmp_path)
+
+
+def test_no_rows_are_no_request(place: BigQuery) -> None:
+    assert place.write(REPORTS, [batch(REPORTS)]) == (0, 0)
+
+
+def test_the_reports_of_an_hour_come_in_the_schema_and_the_order_of_time(place: BigQuery) -> None:
+    rows = batch(REPORTS, *(report(number, custom_metrics=[("m", 0.5)], hour_of_day=3) for number in (60, 59, 1, 0, -1)))
+    assert not place.has_reports()
+    place.write(REPORTS, [rows])
+    stored = list(place.reports(HOUR))
+    assert place.has_reports()
+    assert pa.Table.from_batches(stored).equals(pa.Table.from_batches([rows.take([3, 2, 1])]))
+    assert not list(place.reports(HOUR + 9))
+
+
+def test_a_copy_is_an_output_of_files(place: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transforms.sinks.bigquery.bigquery_store.COPY_ROWS", 2)
+    rows = batch(REPORTS, *(report(60 * number) for number in range(5)))
+    place.write(REPORTS, [rows])
+    assert [row["report_id"] for row in held(place, tmp_path)[REPORTS.name]] == ["r0", "r60", "r120", "r180", "r240"]
+    assert ParquetFiles(LocalFolder(tmp_path)).description() == DESCRIPTION
+
+
+def test_tables_are_partitioned_clustered_and_described(place: BigQuery) -> None:
+    made = {table: place._service.table(place.dataset, table.name) for table in ALL}
+    assert {t.name: (m.time_partitioning.type_, m.time_partitioning.field, m.clustering_fields) for t, m in made.items()} == {
+        "kpi_reports": ("DAY", "recorded_at", ["agent_id"]),
+        "kpi_aggregations": ("DAY", "time_window_start", ["granularity", "agent_id"]),
+        "quarantine": ("DAY", "received_at", ["source"]),
+        "duplicates": ("DAY", "received_at", ["source"]),
+        "trimmed": ("DAY", "received_at", ["source"]),
+    }
+    assert all(each.description for each in made.values())
+    assert all([each.name for each in m.schema] == t.schema.names for t, m in made.items())
+    inbox = place._service.table(place.dataset, inbox_name(REPORTS))
+    assert (inbox.time_partitioning.field, inbox.time_partitioning.expiration_ms) == ("batch_at", 172_800_000)
+
+
+def other(emulator: Emulator, name: str, columns: Sequence[str], kind: str = "STRING") -> BigQuery:
+    """A store whose dataset somebody else has begun, with a table."""
+    begun = store(f"d{uuid4().hex}", emulator)
+    begun._service.rest.create_dataset(begun.dataset)
+    fields = [bigquery.SchemaField(each, kind) for each in columns]
+    begun._service.rest.create_table(bigquery.Table(f"demo.{begun.dataset}.{name}", fields))
+    return begun
+
+
+def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator, tmp_path: Path) -> None:
+    begun = other(emulator, "somebody", ["anything"])
+    begun.describe(DESCRIPTION)
+    query = begun._service.query
+    query(f"CREATE OR REPLACE TABLE `{begun.dataset}.duplicates` (mine STRING, source STRING, message_id STRING)", "US")
+    begun.describe(DESCRIPTION)
+    rows = batch(DUPLICATES, {"source": "s", "message_id": "1", "received_at": MIDNIGHT, "report_id": "r", "revision": 1})
+    begun.write(DUPLICATES, [rows])
+    assert held(begun, tmp_path)[DUPLICATES.name] == rows.to_pylist()
+    assert query(f"SELECT mine, report_id FROM `{begun.dataset}.duplicates`", "US") == [(None, "r")]
+
+
+def test_a_column_of_another_type_is_refused_by_name(emulator: Emulator) -> None:
+    begun = store(f"d{uuid4().hex}", emulator)
+    begun.describe(DESCRIPTION)
+    begun._service.query(f"CREATE OR REPLACE TABLE `{begun.dataset}.quarantine` (source STRING, payload STRING)", "US")
+    with pytest.raises(Refused, match=r"payload of quarantine in bigquery://.* is STRING and should be BYTES; move the table away"):
+        begun.describe(DESCRIPTION)
+    assert [(finding.what, "payload of quarantine" in finding.problem) for finding in begun.check()][-1] == (
+        "the columns of the tables", True
+    )  # fmt: skip
+
+
+def test_a_dataset_with_tables_of_ours_but_no_description_is_refused(emulator: Emulator) -> None:
+    begun = other(emulator, "kpi_reports", ["report_id"])
+    with pytest.raises(Refused, match="holds kpi_reports but no _kpiflow; name another dataset"):
+        begun.describe(DESCRIPTION)
+
+
+def test_a_new_place_has_no_description_and_a_described_one_has_what_was_told(emulator: Emulator) -> None:
+    new = store(f"d{uuid4().hex}", emulator)
+    assert new.description() is None
+    for description in (DESCRIPTION, DESCRIPTION | {"layout": 2}):
+        new.describe(description)
+        assert new.description() == description
+
+
+@pytest.mark.parametrize("text", ["'no JSON'", "'[]'", "NULL"])
+def test_a_damaged_description_is_refused(place: BigQuery, text: str) -> None:
+    place._service.query(f"CREATE OR REPLACE TABLE `{place.dataset}._kpiflow` AS SELECT {text} AS description", "US")
+    with pytest.raises(Refused, match=r"_kpiflow of bigquery://.* is damaged .*put its one row back"):
+        place.description()
+
+
+def test_a_dataset_of_another_region_is_refused_by_name(place: BigQuery, emulator: Emulator) -> None:
+    elsewhere = store(place.dataset, emulator, "us-east1")
+    with pytest.raises(Refused, match="lies in EU, not in us-east1; leave location out"):
+        elsewhere.describe(DESCRIPTION)
+    assert [bool(finding.problem) for finding in elsewhere.check()] == [True]
+    assert store(place.dataset, emulator, "eu").description() == DESCRIPTION
+
+
+def test_the_checks_of_a_sound_place_find_nothing(place: BigQuery, emulator: Emulator) -> None:
+    new = store(f"d{uuid4().hex}", emulator)
+    assert [finding.problem for each in (place, new) for finding in each.check()] == [""] * 10
+    assert new.description() is None
+
+
+def test_rows_that_are_not_in_the_inbox_are_noticed(place: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = type(place._service)
+    append = service.append
+    monkeypatch.setattr(service, "append", lambda self, dataset, table, rows: append(self, dataset, table, rows.slice(1)))
+    with pytest.raises(Unavailable, match="rows of this batch are not in the inbox; is the clock of this machine right"):
+        place.write(REPORTS, [batch(REPORTS, report(1), report(2))])
+    assert not place.has_reports()
+
+
+def test_a_turn_without_its_row_is_refused_since_it_could_hold_nobody_off(place: BigQuery) -> None:
+    place._service.query(f"DELETE FROM `{place.dataset}._kpiflow_turn_kpi_reports` WHERE TRUE", "US")
+    with pytest.raises(Refused, match="_kpiflow_turn_kpi_reports must hold one row; drop it and start the job again"):
+        place.write(REPORTS, [batch(REPORTS, report(1))])
+    assert not place.has_reports()
+
+
+def test_a_url_says_everything() -> None:
+    text = "bigquery://my-project/My_set?location=EU&endpoint=http://h:1&storage_endpoint=h:2"
+    made = BigQuery.from_url(urlsplit(text), 30)
+    assert made == BigQuery("my-project", "My_set", "EU", "http://h:1", "h:2", 30)
+    assert made.name == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bigquery://p/d`; DROP TABLE x",
+        "bigquery://p/my-set",
+        "bigquery://p/",
+        "bigquery:///d",
+        "bigquery://p/d/e",
+        "bigquery://P'/d",
+        "bigquery://p/d?token=x",
+        "bigquery://p/d#x",
+        "bigquery://p/d?location=E'U",
+        "bigquery://p/d?endpoint=http://h:1",
+        "bigquery://p/d?endpoint=http://u:secret@h:1&storage_endpoint=h:2",
+    ],
+)
+def test_a_url_that_means_nothing_is_told_with_the_right_form(text: str) -> None:
+    with pytest.raises(ValueError, match=r"bigquery://PROJECT/DATASET|EU|HOST:PORT"):
+        BigQuery.from_url(urlsplit(text))

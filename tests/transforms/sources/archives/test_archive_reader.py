@@ -1,0 +1,260 @@
+"""Finding archives, reading them whatever their format and state, and the same in a Beam pipeline."""
+
+import gzip
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import line_id
+from transforms.sources.archives.archive_reader import (
+    Block,
+    NoArchiveError,
+    ReadArchives,
+    Unreadable,
+    ahead,
+    find,
+    read,
+    read_blocks,
+)
+
+ENVELOPE = b'{"message_id":"%d-0","received_at":null,"data":{"i":%d}}\n'
+WRONG = b'{"message_id":1,"received_at":null,"data":{}}\n'
+TEXT = b"".join(ENVELOPE % (i, i) for i in range(500))
+PAYLOADS = [b'{"i":%d}\n' % i for i in range(500)]
+
+
+def payloads(blocks: Iterable[Block | Unreadable]) -> list[bytes]:
+    return [payload for block in blocks if isinstance(block, Block) for payload in block.raw["payload"].to_pylist()]
+
+
+def ids(blocks: Iterable[Block | Unreadable]) -> list[str]:
+    return [id_ for block in blocks if isinstance(block, Block) for id_ in block.raw["message_id"].to_pylist()]
+
+
+def problems(blocks: Iterable[Block | Unreadable]) -> list[tuple[str, str]]:
+    return [(Path(block.file).name, block.reason) for block in blocks if isinstance(block, Unreadable)]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"{}\n")
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The paths of what patterns below an own folder mean."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *patterns: list(find(patterns))
+
+
+def test_a_folder_means_every_archive_below_it(found: Callable, tmp_path: Path) -> None:
+    names = ["a.ndjson", "b/c.JSONL", "b/d.json", "e.ndjson.gz", "f.jsonl.zst", "g.parquet"]
+    touch(tmp_path, *names, "truth.json", "b/truth.json", "notes.txt", "b/c.csv", ".hidden.ndjson", "x.ndjson/y.txt")
+    assert found(".") == names
+
+
+def test_patterns_are_files_folders_and_globs_and_each_file_comes_once(found: Callable, tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.ndjson", "a/b/2.ndjson", "a/b/c/3.ndjson", "[4].ndjson", "d/5.ndjson", "d/5.csv")
+    (tmp_path / "6.ndjson").symlink_to("a/1.ndjson")
+    expected = ["6.ndjson", "[4].ndjson", "a/b/2.ndjson", "a/b/c/3.ndjson", "d/5.ndjson"]
+    assert found("a/**/*.ndjson", "./a/b/2.ndjson", "[4].ndjson", "d*", "6.ndjson") == expected
+
+
+def test_a_pattern_that_matches_no_archive_is_named(found: Callable, tmp_path: Path) -> None:
+    touch(tmp_path, "a.ndjson", "b.csv", "truth.json")
+    for pattern in ("b.csv", "c/*.ndjson", "truth.json", "gone.ndjson"):
+        with pytest.raises(NoArchiveError, match=f"'{pattern}' matches no archive".replace("*", r"\*")):
+            found("a.ndjson", pattern)
+
+
+def test_the_size_of_the_files_is_known(tmp_path: Path) -> None:
+    touch(tmp_path, "a.ndjson", "b.ndjson")
+    (tmp_path / "c.ndjson").symlink_to("gone")
+    assert find([str(tmp_path)]).total_bytes == 6
+
+
+def write(folder: Path) -> list[str]:
+    """One archive in every format; their paths."""
+    columns = {"message_id": [f"{i}-0" for i in range(500)], "data": [payload[:-1] for payload in PAYLOADS]}
+    pq.write_table(pa.table({**columns, "received_at": pa.nulls(500)}), folder / "a.parquet")
+    for name, text in {
+        "b.ndjson": TEXT,
+        "c.json": TEXT.replace(b"\n", b"\r\n").removesuffix(b"\r\n"),
+        "d.ndjson.gz": gzip.compress(TEXT[:5000]) + gzip.compress(TEXT[5000:]),
+        "e.jsonl.zst": zstandard.compress(TEXT[:5000]) + zstandard.compress(TEXT[5000:]),
+    }.items():
+        (folder / name).write_bytes(text)
+    return sorted(str(path) for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("block_bytes", [50, 1000, 1 << 20])
+def test_every_format_gives_the_same_messages_in_blocks_of_any_size(tmp_path: Path, block_bytes: int) -> None:
+    for path in write(tmp_path):
+        blocks = list(read_blocks(path, block_bytes))
+        assert payloads(blocks) == PAYLOADS
+        assert ids(blocks) == [f"{i}-0" for i in range(500)]
+        assert problems(blocks) == []
+
+
+def test_lines_are_counted_across_blocks(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(b"{}\n\n" * 100 + WRONG + b"{}")
+    blocks = [*read_blocks(str(tmp_path / "a.ndjson"), 10)]
+    assert ids(blocks) == [line_id(number, b"{}") for number in [*range(1, 200, 2), 202]]
+    assert [id_ for block in blocks for id_ in block.bad["message_id"].to_pylist()] == [line_id(201, WRONG)]
+
+
+BARE = b'{"i":1}\n{"i":2}\n{"i":2}\n'
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "octets"),
+    [
+        ("of/another/name.json", BARE),
+        ("a.ndjson", BARE.replace(b"\n", b"\r\n")),
+        ("a.ndjson", BARE.removesuffix(b"\n")),
+        ("a.ndjson", MARK + BARE),
+        ("a.ndjson.gz", gzip.compress(BARE[:9]) + gzip.compress(BARE[9:])),
+        ("a.ndjson.gz", gzip.compress(MARK[:1]) + gzip.compress(MARK[1:]) + gzip.compress(BARE)),
+        ("a.ndjson.zst", zstandard.compress(MARK + BARE)),
+    ],
+)
+def test_a_copy_of_a_file_holds_the_same_messages_however_it_is_kept(tmp_path: Path, name: str, octets: bytes) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(octets)
+    expected = [line_id(number, line) for number, line in enumerate(BARE.splitlines(), 1)]
+    assert ids(read_blocks(str(tmp_path / name))) == expected
+    assert len(set(expected)) == 3
+
+
+def test_a_file_that_grew_holds_what_it_held(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(BARE)
+    before = ids(read_blocks(str(tmp_path / "a.ndjson")))
+    (tmp_path / "a.ndjson").write_bytes(BARE + BARE)
+    assert ids(read_blocks(str(tmp_path / "a.ndjson")))[:3] == before
+
+
+def test_a_line_that_was_changed_is_another_message_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(BARE)
+    (tmp_path / "b.ndjson").write_bytes(BARE.replace(b'{"i":2}', b'{"i":20}', 1))
+    first, second = (ids(read_blocks(str(tmp_path / name))) for name in ("a.ndjson", "b.ndjson"))
+    assert [one == other for one, other in zip(first, second)] == [True, False, True]
+
+
+def test_a_byte_order_mark_before_an_envelope_leaves_it_one(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(MARK + TEXT)
+    assert ids(read_blocks(str(tmp_path / "a.ndjson"))) == [f"{i}-0" for i in range(500)]
+
+
+def test_the_bytes_worked_off_add_up_to_the_file(tmp_path: Path) -> None:
+    for path in write(tmp_path):
+        told: list[int] = []
+        assert len(list(read_blocks(path, 5000, told.append))) > 1
+        assert sum(told) == os.path.getsize(path)
+        assert min(told) > 0
+
+
+def test_a_file_that_cannot_be_read_is_reported_and_the_others_are_read(tmp_path: Path) -> None:
+    for path in write(tmp_path):
+        Path(path).rename(f"{tmp_path}/{Path(path).name.replace('.', '1.', 1)}")
+    (tmp_path / "a0.ndjson").symlink_to("gone")
+    (tmp_path / "b0.ndjson").write_bytes(b"")
+    (tmp_path / "b1.parquet").write_bytes(b"")
+    (tmp_path / "d0.ndjson.gz").write_bytes(TEXT)
+    (tmp_path / "e0.ndjson.zst").write_bytes(TEXT)
+    blocks = list(read(find([str(tmp_path)])))
+    assert payloads(blocks) == PAYLOADS * 5
+    assert [(file, reason[:20]) for file, reason in problems(blocks)] == [
+        ("a0.ndjson", "cannot be read (No s"),
+        ("b1.parquet", "no Parquet, or corru"),
+        ("d0.ndjson.gz", "no gzip from byte 0 "),
+        ("e0.ndjson.zst", "no zstd from byte 0 "),
+    ]
+
+
+def test_small_files_come_together_and_one_that_cannot_be_read_does_not_part_them(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.ndjson").write_bytes(TEXT if number != 2 else WRONG)
+    (tmp_path / "3.ndjson.gz").write_bytes(b"no gzip")
+    found = list(read(find([str(tmp_path)])))
+    (block,) = (block for block in found if isinstance(block, Block))
+    assert block.raw["payload"].to_pylist() == 4 * PAYLOADS
+    assert block.bad.num_rows == 1
+    assert [file for file, _ in problems(found)] == ["3.ndjson.gz"]
+    assert len([block for block in read(find([str(tmp_path)]), 2000) if isinstance(block, Block)]) > 8
+
+
+def test_blocks_of_nothing_but_bad_lines_do_not_heap_up(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(WRONG * 1000)
+    found = [block for block in read(find([str(tmp_path)]), 2000) if isinstance(block, Block)]
+    assert sum(block.bad.num_rows for block in found) == 1000
+    assert max(block.bad.nbytes for block in found) < 20_000
+
+
+def test_of_a_file_that_is_cut_short_the_whole_lines_are_kept(tmp_path: Path) -> None:
+    packed = gzip.compress(TEXT)
+    (tmp_path / "a.ndjson.gz").write_bytes(packed[: len(packed) // 2])
+    blocks = list(read(find([str(tmp_path)])))
+    kept = payloads(blocks)
+    assert kept == PAYLOADS[: len(kept)]
+    assert len(kept) > 100
+    assert problems(blocks) == [("a.ndjson.gz", "cut short (its gzip data ends too early)")]
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.ndjson")).write_bytes(b"{}\n")
+    assert ids(read(find([str(tmp_path)]))) == [line_id(1, b"{}")]
+
+
+@given(st.lists(st.integers()))
+def test_reading_ahead_changes_nothing(items: list[int]) -> None:
+    assert list(ahead(iter(items))) == items
+
+
+def test_reading_ahead_makes_no_more_than_one_item_beyond() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(10):
+            made.append(item)
+            yield item
+
+    reader = ahead(items())
+    assert next(reader) == 0
+    reader.close()
+    assert made in ([0], [0, 1])
+
+
+def test_an_error_while_reading_ahead_reaches_the_reader() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("torn")
+
+    reader = ahead(items())
+    assert next(reader) == 1
+    with pytest.raises(RuntimeError, match="torn"):
+        next(reader)
+
+
+def test_a_pipeline_reads_archives(tmp_path: Path) -> None:
+    (tmp_path / "a.ndjson").write_bytes(TEXT + WRONG)
+    (tmp_path / "b.ndjson.gz").write_bytes(b"no gzip")
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        archives = pipeline | ReadArchives(find([str(tmp_path)]), block_bytes=1000)
+        found = archives.raw | beam.FlatMap(lambda batch: batch["payload"].to_pylist())
+        broken = archives.bad | beam.FlatMap(lambda batch: batch["message"].to_pylist())
+        reasons = archives.unreadable | beam.MapTuple(lambda file, reason: (Path(file).name, reason[:7]))
+        assert_that(found, equal_to(PAYLOADS), "raw")
+        assert_that(broken, equal_to(["message_id must be a string"]), "bad")
+        assert_that(reasons, equal_to([("b.ndjson.gz", "no gzip")]), "unreadable")
+        assert [archives.raw.element_type, archives.bad.element_type] == [pa.RecordBatch] * 2

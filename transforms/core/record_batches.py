@@ -1,0 +1,157 @@
+"""What flows: Arrow record batches. Free of Beam; `transforms.core.arrow_coder` carries them between its stages.
+
+An array of strings or binaries holds less than 2 GiB (TEXT_BYTES), since its offsets have 32 bits. What one message or one block
+holds is far below that; what many of them make together may not be. `concat` then gives the column its *wide* type, with offsets of
+64 bits, and only that column. `pieces` cuts such rows into batches of the plain types again.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.tables import BASELINE, MESSAGE, REPORT
+
+RAW = pa.schema([*MESSAGE, ("payload", pa.large_binary())])
+"""A RawBatch: messages as they were read. Every payload ends in one newline that the source adds, so that the values
+buffer of a block is newline-delimited JSON and can be parsed without a copy; `payload` is otherwise the original bytes."""
+
+REPORT_BATCH = pa.schema([*REPORT, ("context", pa.bool_())])
+"""A ReportBatch: valid reports. `context` marks a stored report that only feeds baselines and is never written."""
+
+BASELINED = pa.schema([*REPORT, ("revision", pa.int64()), *BASELINE])
+"""What leaves history: each report once, with its agent's baseline; flags and enrichment add their columns at the end."""
+
+
+TEXT_BYTES = (1 << 31) - 1
+"""Bytes that an array of strings or binaries can hold."""
+PIECE_BYTES = 1 << 28
+"""Bytes of a batch that `pieces` gives, at most, unless it is a single row."""
+
+
+def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """All rows of one or more batches of one schema, in order, as one batch; columns of more than TEXT_BYTES are wide.
+
+    Raises:
+        pyarrow.ArrowInvalid: the batches have different columns.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    try:
+        return pa.concat_batches(batches)
+    except pa.ArrowInvalid:  # an overflow, or some of the columns are wide already
+        names = batches[0].schema.names
+        if any(batch.schema.names != names for batch in batches):
+            raise
+        columns = [_joined([batch.column(place) for batch in batches]) for place in range(len(names))]
+        return pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def _joined(parts: Sequence[pa.Array]) -> pa.Array:
+    if len({part.type for part in parts}) == 1 and sum(part.nbytes for part in parts) <= TEXT_BYTES:
+        return pa.concat_arrays(parts)
+    return pa.concat_arrays([_cast(part, wide(part.type)) for part in parts])
+
+
+@cache
+def wide(kind: pa.DataType) -> pa.DataType:
+    """The type with offsets of 64 bits for every string and binary in it."""
+    return _mapped(kind, {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()})
+
+
+@cache
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type with offsets of 32 bits for every string and binary in it."""
+    return _mapped(kind, {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()})
+
+
+def _mapped(kind: pa.DataType, others: dict[pa.DataType, pa.DataType]) -> pa.DataType:
+    def inner(field: pa.Field) -> pa.Field:
+        return pa.field(field.name, _mapped(field.type, others), field.nullable)
+
+    if pa.types.is_struct(kind):
+        return pa.struct([inner(field) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(inner(kind.key_field), inner(kind.item_field))
+    if pa.types.is_list(kind):
+        return pa.list_(inner(kind.value_field))
+    return others.get(kind, kind)
+
+
+def fitted(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column as `kind`; or wide, as it is, if it holds more than TEXT_BYTES.
+
+    Raises:
+        pyarrow.ArrowInvalid: it does not fit the type.
+    """
+    return column if column.type == wide(kind) and column.nbytes > TEXT_BYTES else _cast(column, kind)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if column.type == kind:
+        return column
+    if column.type == wide(kind) or pa.types.is_map(column.type):
+        # A copy's offsets begin at 0: those of a slice may not fit, and Arrow's cast of some slices of maps aborts the process.
+        column = column.take(pa.array(np.arange(len(column))))
+    if not (pa.types.is_map(kind) and pa.types.is_map(column.type)):
+        return column.cast(kind)
+    keys, items = column.keys.cast(kind.key_type), column.items.cast(kind.item_type)
+    return pa.MapArray.from_arrays(column.offsets, keys, items, kind, mask=column.is_null())
+
+
+def shaped(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    """The columns as a batch of the fields of `schema`; those that are wide stay so."""
+    fields = [f.with_type(c.type) if c.type == wide(f.type) else f for f, c in zip(schema, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def pieces(rows: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows, in order, as batches of `schema` of at most PIECE_BYTES; the columns may be wide."""
+    if rows.nbytes > PIECE_BYTES and rows.num_rows > 1:
+        half = rows.num_rows // 2
+        yield from pieces(rows.slice(0, half), schema)
+        yield from pieces(rows.slice(half), schema)
+    elif rows.schema.equals(schema):
+        yield rows
+    else:
+        columns = [_cast(column, field.type) for column, field in zip(rows.columns, schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def gathered(batches: Iterable[pa.RecordBatch], octets: int, rows: int | None = None) -> Iterator[list[pa.RecordBatch]]:
+    """The batches, in order, in groups: one ends before it would have more than `octets` bytes, or once it has `rows` rows."""
+    group: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        if group and (size + batch.nbytes > octets or (rows is not None and sum(part.num_rows for part in group) >= rows)):
+            yield group
+            group, size = [], 0
+        group.append(batch)
+        size += batch.nbytes
+    if group:
+        yield group
+
+
+def portions(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    """The batch, in order, in parts of at most `rows` rows; none of an empty one."""
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+@cache
+def empty(schema: pa.Schema) -> pa.RecordBatch:
+    """No rows of `schema`."""
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+def filled(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    """The columns as a batch of `schema`; a column that is not given is null."""
+    return shaped([columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in schema], schema)
+
+
+def extended(batch: pa.RecordBatch, columns: Iterable[tuple[pa.Field, pa.Array]]) -> pa.RecordBatch:
+    """The batch with further columns at its end."""
+    added = list(columns)
+    schema = pa.schema([*batch.schema, *(field for field, _ in added)])
+    return pa.RecordBatch.from_arrays([*batch.columns, *(array for _, array in added)], schema=schema)

@@ -1,0 +1,48 @@
+"""Which shard an agent belongs to: the unit of parallel work and, in a stream, of state."""
+
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from schemas.readers.formats import parse_uuid
+from transforms.core import arrow_coder  # noqa: F401 (what is keyed by shard is encoded)
+from transforms.core.stage_counters import staged
+
+
+def shards(agent_ids: pa.Array, count: int) -> NDArray[np.int64]:
+    """int64[n]: the shard, 0 to count - 1, of each agent; the same on every platform and in every run."""
+    encoded = agent_ids.dictionary_encode()
+    words, _ = parse_uuid(encoded.dictionary)
+    mixed = (words[:, 0] ^ (words[:, 1] * np.uint64(0x9E3779B97F4A7C15))) >> np.uint64(16)
+    return (mixed % np.uint64(count)).astype(np.int64)[encoded.indices.to_numpy()]
+
+
+def split(batch: pa.RecordBatch, codes: NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of each code as a batch of their own, in their order, with the code."""
+    order = np.argsort(codes, kind="stable")
+    values, starts = np.unique(codes[order], return_index=True)
+    if len(values) == 1:
+        yield int(values[0]), batch
+        return
+    sorted_rows = batch.take(pa.array(order))
+    for value, start, end in zip(values, starts, [*starts[1:], len(order)]):
+        yield int(value), sorted_rows.slice(start, end - start)
+
+
+class KeyByShard(beam.PTransform):
+    """ReportBatches -> (shard, ReportBatch), every agent on one shard."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def expand(self, reports: beam.PCollection) -> beam.PCollection:
+        return reports | beam.FlatMap(staged("shard", by_shard), self.count).with_output_types(tuple[int, pa.RecordBatch])
+
+
+def by_shard(batch: pa.RecordBatch, count: int) -> list[tuple[int, pa.RecordBatch]]:
+    """The batch's rows, split by the shard of their agent."""
+    return list(split(batch, shards(batch["agent_id"], count))) if batch.num_rows else []

@@ -1,0 +1,73 @@
+"""How many rows went through each stage of this process, and how long they took: what progress bars and benchmarks read.
+
+A runner shows its metrics only when a job has ended; these counts can be read at any time, but only within one process. What a
+command reports at its end comes from `transforms.core.run_metrics`.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pyarrow as pa
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Stage:
+    """Rows that entered a stage, bytes it read, and the seconds spent in it, over all threads."""
+
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+_stages: dict[str, Stage] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def timed(name: str, rows: int = 0) -> Iterator[None]:
+    """Count `rows` and the time of the block under a stage's name."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        add(name, rows=rows, seconds=time.perf_counter() - start)
+
+
+def staged(name: str, kernel: Callable[Concatenate[pa.RecordBatch, P], Result]) -> Callable[Concatenate[pa.RecordBatch, P], Result]:
+    """The kernel as a function that counts its batch's rows, and its time, under a stage's name."""
+
+    @wraps(kernel)
+    def counted(batch: pa.RecordBatch, *args: P.args, **kwargs: P.kwargs) -> Result:
+        with timed(name, batch.num_rows):
+            return kernel(batch, *args, **kwargs)
+
+    return counted
+
+
+def add(name: str, rows: int = 0, bytes: int = 0, seconds: float = 0.0) -> None:
+    """Count towards a stage."""
+    with _lock:
+        stage = _stages.setdefault(name, Stage())
+        stage.rows += rows
+        stage.bytes += bytes
+        stage.seconds += seconds
+
+
+def snapshot() -> dict[str, Stage]:
+    """Every stage so far, in the order in which they began."""
+    with _lock:
+        return {name: Stage(stage.rows, stage.bytes, stage.seconds) for name, stage in _stages.items()}
+
+
+def reset() -> None:
+    """Forget all counts."""
+    with _lock:
+        _stages.clear()

@@ -1,0 +1,77 @@
+"""Live output: reports with their flags and scores, and an event for each outlier, as entries of two Redis streams.
+
+Delivery is at least once: after a restart some entries come again, and consumers tell them by `report_id` (with `metric`, for an
+outlier). The tables hold each report once.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import redis
+
+from schemas.tables import METRIC_COLUMNS, METRICS
+from transforms.core.stage_counters import timed
+from transforms.redis.access import LIVE_STREAMS
+from transforms.redis.connection import Connection
+
+ENRICHED, OUTLIERS = LIVE_STREAMS
+"""The streams. An entry has `report_id` and `data`, one JSON object: a row of kpi_reports, or an outlier event."""
+_EVENT = ("report_id", "task_id", "agent_id", "recorded_at", "source", "message_id", "baseline_n")
+_OF_METRIC = ("low_fence", "high_fence", "q1", "q3", "baseline_state")
+
+Entry = dict[Any, Any]
+
+
+def enriched_entries(reports: pa.RecordBatch) -> Iterator[Entry]:
+    """Each row of kpi_reports as an entry: times in RFC 3339 (UTC), maps as objects."""
+    maps = [field.name for field in reports.schema if pa.types.is_map(field.type)]
+    for row in reports.to_pylist():
+        row |= {name: row[name] and dict(row[name]) for name in maps}
+        yield _entry(row)
+
+
+def outlier_events(reports: pa.RecordBatch) -> Iterator[Entry]:
+    """An entry for each flagged metric: the report's identity, metric, value, and the fences and quartiles that explain it."""
+    for metric in METRICS:
+        flagged = reports.filter(pc.fill_null(reports[f"is_{metric}_outlier"], False))
+        names = [*_EVENT, METRIC_COLUMNS[metric], *(f"{metric}_{name}" for name in _OF_METRIC)]
+        for row in flagged.select(names).to_pylist():
+            event = {name: row[name] for name in _EVENT} | {"metric": metric, "value": row[METRIC_COLUMNS[metric]]}
+            yield _entry(event | {name: row[f"{metric}_{name}"] for name in _OF_METRIC})
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    return {"report_id": row["report_id"].encode(), "data": orjson.dumps(row, option=orjson.OPT_UTC_Z)}
+
+
+class PublishLive(beam.PTransform):
+    """Enriched reports -> the streams ENRICHED and OUTLIERS, each kept at about `maxlen` entries."""
+
+    def __init__(self, connection: Connection, maxlen: int) -> None:
+        super().__init__()
+        self.connection, self.maxlen = connection, maxlen
+
+    def expand(self, reports: beam.PCollection) -> beam.PCollection:
+        return reports | beam.ParDo(_Publish(self.connection, self.maxlen))
+
+
+class _Publish(beam.DoFn):
+    def __init__(self, connection: Connection, maxlen: int) -> None:
+        self.connection, self.maxlen = connection, maxlen
+
+    def setup(self) -> None:
+        self.client: redis.Redis = self.connection.client()
+
+    def teardown(self) -> None:
+        self.client.close()
+
+    def process(self, reports: pa.RecordBatch) -> None:
+        with timed("publish", reports.num_rows), self.client.pipeline(transaction=False) as pipeline:
+            for stream, entries in ((ENRICHED, enriched_entries(reports)), (OUTLIERS, outlier_events(reports))):
+                for entry in entries:
+                    pipeline.xadd(stream, entry, maxlen=self.maxlen, approximate=True)
+            pipeline.execute()

@@ -1,0 +1,173 @@
+"""InfluxDB 2 as a target: aggregates as points, through its HTTP API.
+
+A point of the same measurement, tags and time replaces the fields of the one before, and a window's point always has the time of
+its start. So a write that is repeated changes nothing, and a revision stands for the one written before it. InfluxDB does not
+compare them: where an older revision is written once more (a stream goes on from a checkpoint), it stands until the newer one has
+come again too.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, unquote, urlencode
+
+import httpx
+import pyarrow as pa
+
+from schemas.tables import AGGREGATIONS, FLEET, Table
+from transforms.sinks.error_signs import INFLUXDB
+from transforms.sinks.sink import Finding, Refused, Unavailable, Written
+from transforms.sinks.timeseries.line_protocol import (
+    FIELDS,
+    REVISION,
+    SERIES,
+    TIMEOUT,
+    answered,
+    bodies,
+    http_url,
+    milliseconds,
+    newest,
+    post_lines,
+    request,
+)
+
+_FORM = "influxdb+https://HOST:PORT/BUCKET?org=ORG, and &agent_id=true for series of each agent"
+_WRITE = "/api/v2/write"
+_NO_POINTS = "requires points"
+_TOKEN = "set KPIFLOW_INFLUXDB_TOKEN to a token that may read and write the bucket"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InfluxDB:
+    """A bucket of the organisation `org` on an InfluxDB 2 at `url` (http or https).
+
+    It takes kpi_fleet as the measurement `kpi` with the tags granularity and agent_type; with `agent_id` it takes kpi_aggregations
+    instead, as `kpi_agent` with granularity and agent_id. All fields are floats.
+    """
+
+    url: str
+    bucket: str
+    org: str
+    token: str = field(repr=False)
+    gather_seconds: int = 5
+    agent_id: bool = False
+
+    @classmethod
+    def from_url(cls, url: SplitResult, token: str, gather_seconds: int = 5) -> "InfluxDB":
+        """The target of `influxdb+https://HOST[:PORT][/PATH]/BUCKET?org=ORG[&agent_id=true]`.
+
+        Raises:
+            ValueError: the URL has another form, the message shows the right one; or the token can be none.
+        """
+        path, _, bucket = url.path.rpartition("/")
+        options = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+        org, agents = options.pop("org", ""), options.pop("agent_id", "false")
+        if not bucket or not org or options or agents not in ("true", "false"):
+            raise ValueError(f"give {_FORM}")
+        if not token or not token.isascii() or not token.isprintable():
+            raise ValueError(f"the token is empty, or has characters that no token has; {_TOKEN}")
+        return cls(http_url(url, _FORM) + path, unquote(bucket), org, token, gather_seconds, agents == "true")
+
+    @property
+    def name(self) -> str:
+        options = {"org": self.org} | ({"agent_id": "true"} if self.agent_id else {})
+        return f"influxdb+{self.url}/{self.bucket}?{urlencode(options)}"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (AGGREGATIONS.name,) if self.agent_id else (FLEET.name,)
+
+    def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+        """As `Target.write`. Windows that the server drops, as beyond the bucket's retention, are logged and not counted."""
+        wanted = newest(table, rows)
+        times = milliseconds(wanted["time_window_start"])
+        requests = dropped = 0
+        for body in bodies(wanted, SERIES[table.name], times, (*FIELDS, REVISION)):
+            answers = post_lines(self._client, self._place, INFLUXDB, _WRITE, self._params, body)
+            requests += len(answers)
+            dropped += sum(map(self._dropped, answers))
+        if dropped:
+            _log.warning("%s dropped %d windows: they lie beyond its bucket's retention", self._place, dropped)
+        return Written(wanted.num_rows - dropped, requests)
+
+    def check(self) -> Iterator[Finding]:
+        """As `Target.check`."""
+        try:
+            request(self._client, self._place, INFLUXDB, "GET", "/ping")
+            yield Finding(f"{self.url} answers")
+            answer = request(self._client, self._place, INFLUXDB, "POST", _WRITE, self._params, b"")
+            if _NO_POINTS not in answer.text:
+                self._dropped(answer)
+            yield Finding(f"the bucket {self.bucket} of {self.org} can be written")
+            yield self._retention()
+        except Unavailable as error:
+            yield Finding(f"{self.url} can be reached", str(error), "start it, or correct the URL")
+        except Refused as error:
+            yield Finding(f"the bucket {self.bucket} of {self.org} can be written", *str(error).rsplit("; ", 1))
+
+    @property
+    def _place(self) -> str:
+        return f"InfluxDB at {self.url}"
+
+    @property
+    def _params(self) -> dict[str, str]:
+        return {"org": self.org, "bucket": self.bucket, "precision": "ms"}
+
+    @property
+    def _client(self) -> httpx.Client:
+        return _client(self.url, self.token)
+
+    def _dropped(self, response: httpx.Response) -> int:
+        """How many points a write left out, as beyond the bucket's retention: those the server would have deleted by now.
+
+        Raises:
+            Refused: it left them out for another reason.
+        """
+        if response.is_success:
+            return 0
+        said = _message(response)
+        if "retention policy" in said and "conflict" not in said:
+            count = re.search(r"dropped[= ](\d+)", said)
+            return int(count[1]) if count else 0
+        mends = {
+            401: _TOKEN,
+            403: _TOKEN,
+            404: f"create the bucket {self.bucket} in the organisation {self.org}, or correct their names",
+            413: "have the proxy before it let larger requests through",
+            422: "write to a bucket of its own, where no field has another type",
+        }
+        limit = "raise that limit of the server, or write without agent_id, which makes a series of each agent"
+        by_words = next((mend for sign, mend in (("conflict", mends[422]), ("max-", limit)) if sign in said), "")
+        mend = by_words or mends.get(response.status_code, "see the first line that it names")
+        raise Refused(f"{self._place} refuses to write to {self.bucket} ({response.status_code} {said}); {mend}")
+
+    def _retention(self) -> Finding:
+        """How long the bucket keeps points, where the token may know."""
+        answer = request(self._client, self._place, INFLUXDB, "GET", "/api/v2/buckets", {"org": self.org, "name": self.bucket})
+        try:
+            rules = answer.json()["buckets"][0]["retentionRules"]
+            seconds = sum(rule["everySeconds"] for rule in rules)
+        except (ValueError, LookupError, TypeError):
+            return Finding("its retention is not shown to this token; older points are dropped, and logged")
+        keeps = f"for {seconds / 86400:g} days: older ones are dropped, and logged" if seconds else "for ever"
+        return Finding(f"it keeps points {keeps}")
+
+
+def _message(response: httpx.Response) -> str:
+    """What an error's document says, or the answer as it is."""
+    try:
+        document: Any = json.loads(response.text)
+        return " ".join(str(document["message"]).split())[:500]
+    except (ValueError, LookupError, TypeError):
+        return answered(response)
+
+
+@cache
+def _client(url: str, token: str) -> httpx.Client:
+    return httpx.Client(base_url=url, headers={"authorization": f"Token {token}"}, timeout=TIMEOUT)

@@ -1,0 +1,215 @@
+"""The bytes of a file, decompressed while they are read, and cut into blocks of whole lines.
+
+A compressed file is any number of gzip members or zstd frames, one after another; zeros may pad it. What can be decompressed
+of a damaged file comes out before the error.
+"""
+
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from typing import BinaryIO, Protocol
+
+import zstandard
+
+from transforms.sources.archives.long_lines import LongLine, longest_line
+
+READ_BYTES = 1 << 20
+"""How much of a plain file is read at a time."""
+
+COMPRESSED_BYTES = 1 << 10
+"""How much of a compressed file is decompressed at a time: three bytes of zstd can stand for 128 KiB, so this for 44 MB."""
+
+LONGEST_WINDOW = 1 << 27
+"""The largest zstd window that is accepted, in bytes: that of `zstd --long=27`, beyond which zstd itself asks before it reads."""
+
+MOST_LINES = 1 << 16
+"""A block of more lines is cut though it is small: each line has a cost of its own."""
+PAYLOAD_BYTES = 1 << 20
+"""How long a payload may be where nothing else is said."""
+_CHUNK_BYTES = 1 << 18
+_BLANK = b" \t\r\n"
+
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class DamagedError(Exception):
+    """A file cannot be read any further; `str()` says why. What was read of it before is good."""
+
+
+class Member(Protocol):
+    """A gzip member or a zstd frame that is being decompressed."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether it is complete."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given to it beyond its end."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """What its next bytes hold."""
+
+
+def plain(file: BinaryIO) -> Iterator[bytes]:
+    """The file's bytes, a chunk at a time."""
+    while chunk := file.read(READ_BYTES):
+        yield chunk
+
+
+def gunzip(file: BinaryIO) -> Iterator[bytes]:
+    """The decompressed bytes of a gzip file, a chunk at a time.
+
+    Raises:
+        DamagedError: it is no gzip, cut short, corrupt or followed by something else.
+    """
+    return _decompressed(file, "gzip", partial(zlib.decompressobj, wbits=31))
+
+
+def unzstd(file: BinaryIO) -> Iterator[bytes]:
+    """The decompressed bytes of a zstd file, a chunk at a time.
+
+    Raises:
+        DamagedError: it is no zstd, cut short, corrupt or followed by something else.
+    """
+    return _decompressed(file, "zstd", zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj)
+
+
+def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Iterator[bytes]:
+    rest = file.read(COMPRESSED_BYTES)
+    while rest:
+        member = start()
+        begin = file.tell() - len(rest)
+        produced = 0
+        try:
+            while rest and not member.eof:
+                chunk = member.decompress(rest)
+                yield chunk
+                produced += len(chunk)
+                rest = member.unused_data if member.eof else file.read(COMPRESSED_BYTES)
+        except (zlib.error, zstandard.ZstdError) as error:
+            if "too much memory" in str(error):
+                raise DamagedError("its zstd window is longer than 128 MiB; compress it with `zstd --long=27` at most") from error
+            if "memory" in str(error):
+                raise MemoryError(str(error)) from error
+            fault = yield from _salvaged(file, start(), begin, file.tell() - len(rest), produced)
+            what = f"no {name} from byte {begin} on" if fault < begin + 5 else f"corrupt at byte {fault}"
+            raise DamagedError(f"{what} ({error})") from error
+        if not member.eof:
+            raise DamagedError(f"cut short (its {name} data ends too early)")
+        rest = _after_padding(file, rest)
+
+
+def _salvaged(file: BinaryIO, member: Member, begin: int, good: int, produced: int) -> Generator[bytes, None, int]:
+    """What a member that began at `begin` still gives after its first `produced` bytes, and where in the file it fails.
+
+    It is decompressed once more: to byte `good` without a fault, from there on byte by byte.
+    """
+    file.seek(begin)
+    seen = 0
+    try:
+        while piece := file.read(min(COMPRESSED_BYTES, max(good - file.tell(), 1))):
+            chunk = member.decompress(piece)
+            yield chunk[max(produced - seen, 0) :]
+            seen += len(chunk)
+    except (zlib.error, zstandard.ZstdError):
+        pass
+    return file.tell() - 1
+
+
+def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
+    """What follows the zeros that `rest` and the file go on with."""
+    rest = rest.lstrip(b"\0")
+    while not rest and (piece := file.read(COMPRESSED_BYTES)):
+        rest = piece.lstrip(b"\0")
+    return rest
+
+
+def blocks(chunks: Iterable[bytes], block_bytes: int, payload_bytes: int = PAYLOAD_BYTES) -> Iterator[tuple[int, bytes | LongLine]]:
+    """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES; each with the number of its first line, from 1.
+
+    A line that is too long to hold a payload of `payload_bytes` comes alone, as a LongLine. Long runs of blank lines are left out,
+    and so is a UTF-8 byte order mark at the very beginning; a last newline is added.
+    An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
+    """
+    longest = longest_line(payload_bytes)
+    pieces = _whole_lines(_at_most(_unmarked(chunks), min(block_bytes, _CHUNK_BYTES, longest)), longest)
+    held: list[bytes] = []
+    number, size, lines = 1, 0, 0
+    fault: Exception | None = None
+    piece: bytes | LongLine | None = b""
+    while piece is not None:
+        try:
+            piece = next(pieces, None)
+        except (DamagedError, OSError) as error:
+            piece, fault = None, error
+        apart = not isinstance(piece, bytes) or not piece.lstrip(_BLANK)
+        if held and (apart or size >= block_bytes or lines >= MOST_LINES):
+            yield number, b"".join(held)
+            held, number, size, lines = [], number + lines, 0, 0
+        if isinstance(piece, LongLine):
+            if not piece.is_blank:
+                yield number, piece
+            number += 1
+        elif piece and apart:
+            number += piece.count(b"\n")
+        elif piece:
+            held.append(piece)
+            size += len(piece)
+            lines += piece.count(b"\n")
+    if fault:
+        raise fault
+
+
+def _whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
+    """The chunks, none of more than `longest` bytes, as pieces of whole lines, with a newline at the end of the last one too.
+
+    A line of more than `longest` bytes is a LongLine.
+    """
+    begun: list[bytes] = []
+    size = 0
+    long: LongLine | None = None
+    for chunk in chunks:
+        end = chunk.find(b"\n")
+        rest = chunk if end < 0 else chunk[:end]
+        if long:
+            long.add(rest)
+        elif size + len(rest) > longest:
+            long = LongLine(b"".join([*begun, rest]))
+            begun, size = [], 0
+        if long:
+            if end < 0:
+                continue
+            yield long
+            long, chunk = None, chunk[end + 1 :]
+        if last := chunk.rfind(b"\n") + 1:
+            yield b"".join([*begun, chunk[:last]])
+            begun, size = [], 0
+        if len(chunk) > last:
+            begun.append(chunk[last:])
+            size += len(chunk) - last
+    if long:
+        yield long
+    elif begun:
+        yield b"".join([*begun, b"\n"])
+
+
+def _unmarked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks without a byte order mark before all of them."""
+    begin: bytes | None = b""
+    for chunk in chunks:
+        if begin is not None:
+            begin += chunk
+            if begin != _BYTE_ORDER_MARK and _BYTE_ORDER_MARK.startswith(begin):
+                continue
+            chunk, begin = begin.removeprefix(_BYTE_ORDER_MARK), None
+        yield chunk
+    if begin:
+        yield begin
+
+
+def _at_most(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        for start in range(0, len(chunk), size):
+            yield chunk[start : start + size]

@@ -1,0 +1,148 @@
+"""Lines longer than any line that holds a payload of the allowed size: they are read past, and never held.
+
+Such a line is `oversize`, and an excerpt is all that is kept of it. It is an envelope if its first KEPT_BYTES name all keys of one,
+`data` (or `fields`) as the last, and if it ends behind one string or, where an object begins there, in a brace. Else it is a bare
+line. Its id, time and excerpt are those that a shorter line of the kind has, which is decoded whole.
+"""
+
+import hashlib
+import re
+from typing import NamedTuple
+
+import orjson
+import pyarrow as pa
+
+from schemas.readers.formats import parse_date_time
+from schemas.tables import TIME
+from transforms.core.excerpt import KEPT_BYTES, Excerpt
+from transforms.sources.archives.envelope_blocks import BAD
+from transforms.sources.archives.envelope_lines import ARCHIVE, SPACES, is_blank, read_data
+
+ESCAPE = 6
+"""The most bytes of a line that one byte of a payload takes: as `\\u0000` does."""
+
+_NAMES = {"message_id", "received_at"}
+_SPACE, _TEXT = r"[ \t\r]*+", r'"(?:[^"\\]++|\\.)*+"'
+_HEAD = re.compile(
+    rf"""{_SPACE}\{{(?P<members>(?:{_SPACE}"(?:source|message_id|received_at)"{_SPACE}:{_SPACE}(?:{_TEXT}|null){_SPACE},)+)"""
+    rf"""{_SPACE}"(?P<name>data|fields)"{_SPACE}:{_SPACE}(?P<mark>["{{])""".encode()
+)
+_WHOLE_ESCAPES = re.compile(
+    rb'(?:[^"\\]++|\\u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|(?![dD][89abAB])[0-9a-fA-F]{4})|\\[^u])*+'
+)
+"""A JSON string up to its end, or up to an escape or a pair of surrogates that is wrong, or not there to its end."""
+_LONGEST_ESCAPE = 12
+
+
+def longest_line(payload_bytes: int) -> int:
+    """How long a line may be, in bytes, to be held whole: the data of a longer one is more than `payload_bytes`."""
+    return ESCAPE * payload_bytes + 2 * KEPT_BYTES
+
+
+class _Origin(NamedTuple):
+    """What an envelope says of its message, `received_at` as timestamp[us, UTC][1], and which key its payload is."""
+
+    source: str
+    message_id: str
+    received_at: pa.Array
+    name: bytes
+
+
+class _Object:
+    """An envelope's data from the brace with which it begins, up to the brace that ends the line."""
+
+    def __init__(self) -> None:
+        self.excerpt, self._tail = Excerpt(), b""
+
+    def add(self, piece: bytes) -> None:
+        text = self._tail + piece
+        end = text.rfind(b"}")
+        if end < 0 or len(text) - end > KEPT_BYTES:
+            end = len(text)
+        self.excerpt.add(text[:end])
+        self._tail = text[end:]
+
+    def is_whole(self) -> bool:
+        return self._tail.rstrip(SPACES) == b"}"
+
+
+class _String:
+    """An envelope's data from the quote with which it begins: what the string unescapes to."""
+
+    def __init__(self) -> None:
+        self.excerpt, self._rest = Excerpt(), b""
+        self._ended = self._broken = False
+
+    def add(self, piece: bytes) -> None:
+        text = self._rest + piece
+        if not (self._ended or self._broken):
+            match = _WHOLE_ESCAPES.match(text, 1)
+            end = match.end() if match else 1
+            self._ended = text[end : end + 1] == b'"'
+            octets = read_data(text[:end] + b'"')
+            self._broken = octets is None or (not self._ended and len(text) - end >= _LONGEST_ESCAPE)
+            self.excerpt.add(octets or b"")
+            text = b'"' + text[end + self._ended :]
+        self._broken |= len(text) > KEPT_BYTES
+        self._rest = text[: KEPT_BYTES + 1]
+
+    def is_whole(self) -> bool:
+        return self._ended and not self._broken and self._rest[1:].strip(SPACES) == b"}"
+
+
+class LongLine:
+    """A line, without its newline, that comes in pieces: `first`, of more than KEPT_BYTES, and then others."""
+
+    def __init__(self, first: bytes) -> None:
+        self.is_blank = True
+        self._line, self._digest, self._return = Excerpt(), hashlib.blake2b(digest_size=16), b""
+        self._origin, start = _head(first)
+        self._data = _String() if first[start : start + 1] == b'"' else _Object()
+        self._take(first)
+        self._data.add(first[start:])
+
+    def add(self, piece: bytes) -> None:
+        """Go on with the next bytes of the line."""
+        self._take(piece)
+        if self._origin:
+            self._data.add(piece)
+
+    def message(self, number: int) -> pa.RecordBatch:
+        """The line, number `number` of its file, as a row of BAD: its payload is what is kept of it, and a newline."""
+        origin, found = _Origin(ARCHIVE, f"{number}-{self._digest.hexdigest()}", pa.nulls(1, TIME), b""), self._line
+        if self._origin and self._data.is_whole():
+            origin, found = self._origin, self._line if self._origin.name == b"fields" else self._data.excerpt
+        columns = [
+            [origin.source],
+            [origin.message_id],
+            origin.received_at,
+            [found.head + b"\n"],
+            [""],
+            [found.length],
+            [found.sha256],
+        ]
+        arrays = [each if isinstance(each, pa.Array) else pa.array(each, field.type) for each, field in zip(columns, BAD)]
+        return pa.RecordBatch.from_arrays(arrays, schema=BAD)
+
+    def _take(self, piece: bytes) -> None:
+        self._line.add(piece)
+        self.is_blank = self.is_blank and is_blank(piece)
+        piece = self._return + piece
+        self._return = b"\r" if piece.endswith(b"\r") else b""  # if it is the line's end, the id leaves it out
+        self._digest.update(piece.removesuffix(b"\r"))
+
+
+def _head(first: bytes) -> tuple[_Origin | None, int]:
+    """What a line that begins so says as an envelope, and where its data begins; None, and its length, if it is none."""
+    head = _HEAD.match(first, 0, KEPT_BYTES)
+    try:
+        said = orjson.loads(b"{" + head["members"].rstrip(SPACES + b",") + b"}") if head else {}
+    except orjson.JSONDecodeError:
+        said = {}
+    if head is None or said.keys() - {"source"} != _NAMES or (head["name"] == b"fields" and head["mark"] == b'"'):
+        return None, len(first)
+    source, message_id, moment = said.get("source", ARCHIVE), said["message_id"], said["received_at"]
+    times = parse_date_time(pa.array([moment], pa.string()))
+    if source is None or message_id is None or (moment is not None and times.null_count):
+        return None, len(first)
+    return _Origin(source, message_id, times, head["name"]), head.start("mark")

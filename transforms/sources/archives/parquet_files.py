@@ -1,0 +1,207 @@
+"""Parquet files of envelopes -> messages: a row is a message, with the columns of an envelope.
+
+`message_id` is a string; `received_at` a timestamp (without a zone: in UTC) or an RFC 3339 date-time, or null; `data`, a string
+or bytes, the report; `source`, a string, may be missing or null. Other columns are left alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.readers.formats import FIRST_US, LAST_US, parse_date_time
+from schemas.tables import TIME
+from transforms.core.record_batches import RAW, concat, empty
+from transforms.sources.archives.decompression import DamagedError
+from transforms.sources.archives.envelope_blocks import BAD, Decoded, ended, misfit, unnamed_messages
+from transforms.sources.archives.envelope_lines import ARCHIVE, WRONG_TIME
+from transforms.validation.report_id import line_ids
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_null(kind)
+
+
+COLUMNS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    "source": ("a string", _is_text),
+    "message_id": ("a string", _is_text),
+    "received_at": ("a timestamp or a string", _is_time),
+    "data": ("a string or binary", _is_bytes),
+}
+"""The columns that are read, and of what types they may be."""
+ROWS = 1024
+"""Rows that are read at once, at most: each may be as long as a message."""
+ROWS_OF_PREFIXES = 16
+"""The same of a file with texts that are written as prefixes (DELTA_BYTE_ARRAY): no dictionary says how long they are."""
+_FIXED_BYTES = 40
+"""What a row takes beside its texts."""
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """The file's rows with COLUMNS, about `block_bytes` of them at a time, and the share of the rows read so far.
+
+    Raises:
+        DamagedError: it is no Parquet, corrupt, or lacks a column; after the rows that can be read.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            meta, names = file.metadata, _columns(file.schema_arrow)
+            texts = {name for name in names if _is_bytes(file.schema_arrow.field(name).type)}
+        encoded = sorted(texts - _written_as_prefixes(meta))
+        with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
+            done = 0
+            for rows in _gathered(file.iter_batches(_rows_at_once(meta, block_bytes), columns=names), block_bytes):
+                done += rows.num_rows
+                yield rows, done / meta.num_rows
+    except MemoryError:
+        raise
+    except pa.ArrowException as error:
+        raise DamagedError(f"no Parquet, or corrupt ({error})") from error
+
+
+def _rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
+    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a block in as many."""
+    groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+    total = sum(group.total_byte_size for group in groups)
+    most = ROWS_OF_PREFIXES if _written_as_prefixes(meta) else ROWS
+    return max(1, min(most, block_bytes * meta.num_rows // max(total, 1)))
+
+
+def _written_as_prefixes(meta: pq.FileMetaData) -> set[str]:
+    """The columns in which a text can be written as the beginning of the one before; they cannot be read as dictionaries."""
+    places = ((group, i) for group in range(meta.num_row_groups) for i in range(meta.num_columns))
+    columns = (meta.row_group(group).column(i) for group, i in places)
+    return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
+
+
+def _gathered(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
+    """The rows, decoded, in batches of about `block_bytes` or of one row.
+
+    Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how long it is.
+    """
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        before = np.concatenate([[0], np.cumsum(_row_bytes(batch))])
+        start = 0
+        while start < batch.num_rows:
+            limit = before[start] + max(block_bytes - size, 0)
+            end = max(start + 1, int(np.searchsorted(before, limit, side="right")) - 1)
+            part = batch.slice(start, end - start)
+            held.append(pa.RecordBatch.from_arrays(list(map(_decoded, part.columns)), names=part.schema.names))
+            size += int(before[end] - before[start])
+            start = end
+            if size >= block_bytes or start < batch.num_rows:
+                yield concat(held)
+                held, size = [], 0
+    if held:
+        yield concat(held)
+
+
+def _row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
+    """int64[n]: how many bytes each row's texts have."""
+    total = np.full(batch.num_rows, _FIXED_BYTES, dtype=np.int64)
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = pc.binary_length(column.dictionary.cast(pa.large_binary())).fill_null(0).take(column.indices)
+        elif _is_bytes(column.type):
+            lengths = pc.binary_length(column.cast(pa.large_binary()))
+        else:
+            continue
+        total += np.asarray(lengths.fill_null(0), dtype=np.int64)
+    return total
+
+
+def _columns(schema: pa.Schema) -> list[str]:
+    """The names of COLUMNS that the file has."""
+    for name, (wanted, fits) in COLUMNS.items():
+        kind = schema.field(name).type if name in schema.names else None
+        if kind is None and name != "source":
+            raise DamagedError(f"no column {name}; an archive has message_id, received_at, data and perhaps source")
+        if kind is not None and not fits(kind.value_type if pa.types.is_dictionary(kind) else kind):
+            raise DamagedError(f"column {name} is {kind}; it must be {wanted}")
+    return [name for name in COLUMNS if name in schema.names]
+
+
+def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
+    """The messages of a batch with COLUMNS, the first of them row `first_row` of its file.
+
+    A row without an id or data, or with a wrong time, is bad: it is known by its number and by what its columns hold.
+    """
+    rows = batch.num_rows
+    said = {each: _decoded(batch[each]) for each in batch.schema.names}
+    source, garbled_source = _as_text(said.get("source", pa.nulls(rows, pa.string())))
+    message_id, garbled_id = _as_text(said["message_id"])
+    times = _times(said["received_at"])
+    payload = ended(said["data"])
+    wrong = pc.and_(said["received_at"].is_valid(), times.is_null())
+    problems = pc.if_else(wrong, WRONG_TIME, "")
+    problems = pc.if_else(said["data"].is_null(), "data must not be null", problems)
+    problems = pc.if_else(message_id.is_null(), "message_id must not be null", problems)
+    problems = pc.if_else(pc.or_(garbled_id, garbled_source), "message_id and source must be UTF-8", problems)
+    raw = pa.RecordBatch.from_arrays([source.fill_null(ARCHIVE), message_id, times, payload], schema=RAW)
+    good = pc.equal(problems, "")
+    if pc.all(good).as_py():
+        return Decoded(raw, empty(BAD), rows)
+    wrong_rows = np.flatnonzero(~np.asarray(good))
+    plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
+    written = pa.RecordBatch.from_pydict(plain).to_pylist()
+    unnamed = unnamed_messages(payload.take(pa.array(wrong_rows)), line_ids(wrong_rows + first_row, map(_row_text, written)))
+    return Decoded(raw.filter(good), misfit(unnamed, problems.filter(pc.invert(good))), rows)
+
+
+def _row_text(row: dict[str, Any]) -> bytes:
+    """What the columns of a row hold, as one text: the same whether they are text or bytes, plain or dictionaries."""
+    return repr([row.get(name) for name in COLUMNS]).encode()
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Text as its bytes, UTF-8 or not, and times as numbers, in the calendar or not."""
+    return array.cast(pa.large_binary() if _is_bytes(array.type) else pa.int64())
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _times(said: pa.Array) -> pa.Array:
+    """received_at as timestamp[us, UTC]; nanoseconds are cut, and a time outside of the years 1 to 9999 is null."""
+    if _is_text(said.type):
+        return parse_date_time(said)
+    if pa.types.is_timestamp(said.type):
+        per_second = _PER_SECOND[said.type.unit]
+        first, last = (moment // 1_000_000 * per_second for moment in (FIRST_US, LAST_US + 1))
+        ticks = said.cast(pa.int64())
+        inside = pc.and_(pc.greater_equal(ticks, first), pc.less(ticks, last)) if per_second < 10**9 else True
+        said = pc.if_else(inside, said, pa.scalar(None, said.type))
+    return said.cast(TIME, safe=False)
+
+
+def _as_text(said: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Texts as string[n], null where they are not UTF-8; and bool[n], where that is so."""
+    data = said.cast(pa.large_binary())
+    try:
+        return data.cast(pa.string()), pa.repeat(False, len(data))
+    except pa.ArrowInvalid:
+        texts = pa.array([None if each is None else _decoded_text(each) for each in data.to_pylist()], pa.string())
+        return texts, pc.and_(data.is_valid(), texts.is_null())
+
+
+def _decoded_text(octets: bytes) -> str | None:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,141 @@
+"""Quarantine rows, all built here: the original bytes of a message, why it is refused, and where."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import apache_beam as beam
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.readers.strict_reader import OVERSIZE, Limits, Rejection
+from schemas.tables import MESSAGE, QUARANTINE, REPORT
+from transforms.core.excerpt import Excerpt
+from transforms.core.record_batches import RAW, filled, fitted
+from transforms.core.stage_counters import staged
+
+Result = TypeVar("Result")
+
+
+def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
+    """A QUARANTINE row for each message (RAW columns) with its rejection."""
+    payloads = [payload.removesuffix(b"\n") for payload in messages["payload"].to_pylist()]
+    columns = {
+        "source": messages["source"],
+        "message_id": messages["message_id"],
+        "received_at": messages["received_at"],
+        "payload": fitted(pa.array(payloads, pa.large_binary()), pa.binary()),
+        "reason": pa.array([each.reason for each in rejections], pa.string()),
+        "field": pa.array([each.field for each in rejections], pa.string()),
+        "rule": pa.array([each.rule for each in rejections], pa.string()),
+        "message": pa.array([each.message for each in rejections], pa.string()),
+        "revision": pa.array([1] * messages.num_rows, pa.int64()),
+    }
+    return filled(columns, QUARANTINE, messages.num_rows)
+
+
+def unwritten(rows: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
+    """A QUARANTINE row for each row of a table (MESSAGE columns among others); its payload is the row as JSON."""
+    payloads = [orjson.dumps(row, default=str) for row in rows.to_pylist(maps_as_pydicts="lossy")]
+    messages = {name: rows[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
+    return quarantined(filled(messages, RAW, rows.num_rows), rejections)
+
+
+def failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
+    """A QUARANTINE row for each report (REPORT columns among others) at which a kernel raised after validation.
+
+    The payload is the report as a document that validates to the same columns and report_id; not the bytes that were received.
+    """
+    payloads = [json.dumps(_document(row)).encode() for row in reports.select(REPORT.names).to_pylist(maps_as_pydicts="lossy")]
+    messages = {name: reports[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
+    return quarantined(filled(messages, RAW, reports.num_rows), rejections)
+
+
+def _document(row: dict[str, Any]) -> dict[str, Any]:
+    """The report of a row of REPORT."""
+    context = _given(row["execution_context"])
+    for holder in (row, context):
+        holder |= {name: json.loads(holder[name]) for name in _JSON if holder.get(name) is not None}
+    own = {name: value for name, value in row.items() if name not in _ADDED}
+    extra = json.loads(row["extra"]) if row["extra"] else {}
+    context |= extra.pop("execution_context", {})
+    recorded = row["recorded_at"].isoformat().replace("+00:00", "Z")
+    return _given(own) | {"recorded_at": recorded, "execution_context": context} | extra
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+_JSON = ("error_details", "gpu_info")
+_ADDED = {"extra", "report_id", "schema_version", *(name for name, _ in MESSAGE)}
+
+
+def bisected(
+    kernel: Callable[[pa.RecordBatch], Result], rows: pa.RecordBatch, faults: tuple[type[Exception], ...] = (Exception,)
+) -> tuple[list[Result], list[tuple[pa.RecordBatch, Rejection]]]:
+    """The kernel's results over the rows, but for those at which it raises: these alone, each with an `error` rejection.
+
+    Errors that are none of `faults` are raised, and so is MemoryError.
+    """
+    try:
+        return [kernel(rows)], []
+    except MemoryError:
+        raise
+    except faults as error:
+        if rows.num_rows <= 1:
+            return [], [(rows, Rejection("error", f"{type(error).__name__}: {error}"[:400]))]
+    half = rows.num_rows // 2
+    results, wrong = bisected(kernel, rows[:half], faults)
+    more, others = bisected(kernel, rows[half:], faults)
+    return results + more, wrong + others
+
+
+class RowWise(beam.PTransform):
+    """Batches of reports -> `reports`, the kernel's result over each batch, and `quarantine`, rows at which it raises.
+
+    The kernel takes a batch and `options`, gives a batch, and treats each row by itself.
+    """
+
+    def __init__(self, name: str, kernel: Callable[..., Any], *options: Any) -> None:
+        super().__init__()
+        self.kernel, self.options = staged(name, kernel), options
+
+    def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
+        guarded = beam.FlatMap(_guarded, self.kernel, self.options).with_output_types(pa.RecordBatch, quarantine=pa.RecordBatch)
+        return reports | guarded.with_outputs("quarantine", main="reports")
+
+
+def _guarded(batch: pa.RecordBatch, kernel: Callable[..., Any], options: Sequence[Any]) -> Iterator[Any]:
+    results, faults = bisected(lambda part: kernel(part, *options), batch)
+    yield from results
+    for row, why in faults:
+        yield beam.pvalue.TaggedOutput("quarantine", failed(row, [why]))
+
+
+def misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
+    """QUARANTINE rows of what is no message (`transforms.sources.archives.envelope_blocks.BAD`): `oversize`, or else `envelope`."""
+    lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
+    told = zip(bad["message"].to_pylist(), lengths)
+    rows = quarantined(bad, [limits.oversize(length) or Rejection("envelope", message) for message, length in told])
+    names = ("payload_bytes", "payload_sha256")
+    return filled({name: rows[name] for name in QUARANTINE.names} | {name: bad[name] for name in names}, QUARANTINE, rows.num_rows)
+
+
+def shortened(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """QUARANTINE rows; of each `oversize` payload an excerpt, its length and its SHA-256 are kept."""
+    long = pc.equal(rows["reason"], OVERSIZE)
+    if not pc.any(long).as_py():
+        return rows
+    here = pc.and_(long, rows["payload_bytes"].is_null())  # else it was too long to be held, and is an excerpt already
+    found = [Excerpt(payload) for payload in rows["payload"].filter(here).to_pylist()]
+    values = {
+        "payload": pa.array([each.head for each in found], rows["payload"].type),
+        "payload_bytes": pa.array([each.length for each in found], pa.int64()),
+        "payload_sha256": pa.array([each.sha256 for each in found], pa.string()),
+    }
+    columns = {name: rows[name] for name in QUARANTINE.names}
+    columns |= {name: pc.replace_with_mask(rows[name], here, values[name]) for name in values}
+    columns["payload"] = fitted(columns["payload"], pa.binary())
+    return filled(columns, QUARANTINE, rows.num_rows)
