@@ -44,7 +44,9 @@ class Archives(beam.PTransform):
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
         block_bytes, payload_bytes = self.settings.block_mb << 20, self.settings.max_payload_bytes
-        read = root | ReadArchives(self.files, block_bytes, count_bytes, readers=1, payload_bytes=payload_bytes)
+        read = root | ReadArchives(
+            self.files, block_bytes, count_bytes, readers=1, payload_bytes=payload_bytes
+        )
         _ = read.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
         return Read(read.raw, read.bad | _misfits(self.settings))
 
@@ -57,7 +59,9 @@ class Spooled(beam.PTransform):
         self.paths, self.refused = paths, refused
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
-        refused = root | "Refused" >> beam.Create(self.refused, reshuffle=False).with_output_types(pa.RecordBatch)
+        refused = root | "Refused" >> beam.Create(self.refused, reshuffle=False).with_output_types(
+            pa.RecordBatch
+        )
         return Read(root | ReadSpool(self.paths), refused)
 
 
@@ -127,7 +131,9 @@ def running(outputs: Outputs, settings: Settings) -> Timing:
     return Timing(history, aggregate.streaming(settings.flush_seconds, lateness))
 
 
-def gathered(outputs: Outputs, settings: Settings, status: Path | None, live: Connection | None = None) -> Sinks:
+def gathered(
+    outputs: Outputs, settings: Settings, status: Path | None, live: Connection | None = None
+) -> Sinks:
     """Every table to its targets, gathered first; and reports to live streams, where a connection for these is given."""
     write = Write(outputs.targets, settings.patience_seconds, status)
     tables = WriteGathered(write, settings.file_minutes, settings.parallelism)

@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code: 0 done, 1 a check failed, 2 wrong use, 3 the run failed, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a narrow terminal shows the code of what it has no letter for
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a narrow terminal shows the code of what it has no letter for
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(ShownFormatter())
     raise SystemExit(run(sys.argv[1:] if argv is None else argv))
@@ -67,7 +69,9 @@ def run(argv: Sequence[str]) -> int:
         arguments, invocation = split(argv)
         app(arguments[:1])(arguments, prog_name="kpiflow", obj=invocation)
     except Failure as failure:
-        err.print(headed("bold red", "kpiflow:", f" {failure}" + (f"\n  {failure.hint}" if failure.hint else "")))
+        err.print(
+            headed("bold red", "kpiflow:", f" {failure}" + (f"\n  {failure.hint}" if failure.hint else ""))
+        )
         return failure.code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
@@ -99,7 +103,10 @@ def split(argv: Sequence[str]) -> tuple[list[str], Invocation]:
             if flag == "--config":
                 config = Path(value)
             elif names[flag] in Settings.secrets():
-                raise WrongUse(f"{flag} is a secret, no matter for a command line", f"set {PREFIX}{names[flag].upper()} instead")
+                raise WrongUse(
+                    f"{flag} is a secret, no matter for a command line",
+                    f"set {PREFIX}{names[flag].upper()} instead",
+                )
             else:
                 flags[names[flag]] = value
         else:
@@ -143,12 +150,20 @@ def app(loaded: Collection[str] = frozenset(COMMANDS)) -> typer.Typer:
 
 
 def _command(name: str) -> typer.Typer | Callable[..., None]:
-    logging.getLogger().setLevel(logging.ERROR)  # Beam warns at import of what is optional, and of type hints it cannot use
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the errors that it raises as well
-    logging.getLogger("transforms").setLevel(logging.WARNING)  # what an output drops or a file has lost is for everybody to know
+    logging.getLogger().setLevel(
+        logging.ERROR
+    )  # Beam warns at import of what is optional, and of type hints it cannot use
+    logging.getLogger("apache_beam.runners.common").setLevel(
+        logging.CRITICAL
+    )  # it logs the errors that it raises as well
+    logging.getLogger("transforms").setLevel(
+        logging.WARNING
+    )  # what an output drops or a file has lost is for everybody to know
     gc.disable()  # what is imported stays: to look through it for garbage again and again is a fifth of the start
     try:
-        command: typer.Typer | Callable[..., None] = getattr(import_module(f"pipelines.commands.{name}"), name)
+        command: typer.Typer | Callable[..., None] = getattr(
+            import_module(f"pipelines.commands.{name}"), name
+        )
     finally:
         gc.enable()
     return command
@@ -166,7 +181,8 @@ def _print_version(asked: bool) -> None:
 
 def _top(
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     pass

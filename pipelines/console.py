@@ -26,7 +26,11 @@ def masked(text: str) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line: what does not print (line ends, escape codes, marks of direction) is shown as its code."""
-    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    )
 
 
 def shown(text: str) -> str:
@@ -55,7 +59,9 @@ class ShownConsole(Console):
         return super().render_str(shown(text), **options)
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
-        return super()._render_buffer(each if each.control else each._replace(text=shown(each.text)) for each in buffer)
+        return super()._render_buffer(
+            each if each.control else each._replace(text=shown(each.text)) for each in buffer
+        )
 
 
 def headed(style: str, head: str, rest: str) -> Text:

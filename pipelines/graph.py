@@ -1,21 +1,21 @@
 """The whole way of the data, as one function. Stream and batch call it alike; `pipelines.assembly` chooses what differs.
 
-     archive | Redis stream ------------> archive, trimmed
-            |
-        validate ------------------------> quarantine
-            |   reports
-            |<--- recall: stored reports that the new ones touch
-      key by shard
-            |
-        history: dedup + baseline -------> duplicates
-            |
-      flag outliers
-            |
-         enrich ---------------------> live streams
-            |------------------------> kpi_reports
-        aggregate: 5 s, 1 min, 1 h
-            |
-            '------------------------> kpi_aggregations, kpi_fleet
+archive | Redis stream ------------> archive, trimmed
+       |
+   validate ------------------------> quarantine
+       |   reports
+       |<--- recall: stored reports that the new ones touch
+ key by shard
+       |
+   history: dedup + baseline -------> duplicates
+       |
+ flag outliers
+       |
+    enrich ---------------------> live streams
+       |------------------------> kpi_reports
+   aggregate: 5 s, 1 min, 1 h
+       |
+       '------------------------> kpi_aggregations, kpi_fleet
 """
 
 from dataclasses import dataclass, field
@@ -72,14 +72,20 @@ class Sinks:
     fleet: bool = False
 
 
-def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing | None = None) -> None:
+def build(
+    root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing | None = None
+) -> None:
     """Wire the graph of this module's picture, for a batch unless `timing` says otherwise."""
     timing = timing or Timing(History(settings.min_samples))
     read = root | "Read" >> sources.messages
     validated = read.messages | "Validate" >> Validate(rules(settings))
     new = validated.reports | "Reports in span" >> Within(sources.span, "recorded_at")
 
-    reports = new if sources.recall is None else (new, new | "Recall" >> sources.recall) | "With recalled" >> beam.Flatten()
+    reports = (
+        new
+        if sources.recall is None
+        else (new, new | "Recall" >> sources.recall) | "With recalled" >> beam.Flatten()
+    )
     history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> timing.history
     flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
     judged = flagged.reports | "Enrich" >> _enrich(settings)
@@ -87,7 +93,11 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
     wrong = (validated.quarantine, history.quarantine, flagged.quarantine, judged.quarantine)
     refused = (read.quarantine, *wrong) | beam.Flatten()
     refused = refused | "Shorten oversize" >> beam.Map(shortened).with_output_types(pa.RecordBatch)
-    aggregated = enriched | "Shard again" >> KeyByShard(settings.shards) | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
+    aggregated = (
+        enriched
+        | "Shard again" >> KeyByShard(settings.shards)
+        | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
+    )
 
     tables = {
         REPORTS.name: enriched,
@@ -118,4 +128,6 @@ def report_schema(settings: Settings) -> Schema:
 
 
 def _enrich(settings: Settings) -> Enrich:
-    return Enrich(settings.reference_latency_ms, settings.time_zone, settings.peak_start_hour, settings.peak_end_hour)
+    return Enrich(
+        settings.reference_latency_ms, settings.time_zone, settings.peak_start_hour, settings.peak_end_hour
+    )

@@ -37,7 +37,9 @@ def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
 
     secrets = (settings.victoriametrics_password, settings.victoriametrics_token)
     password, token = (None if secret is None else secret.get_secret_value() for secret in secrets)
-    return VictoriaMetrics.from_url(url, settings.flush_seconds, settings.victoriametrics_user, password, token)
+    return VictoriaMetrics.from_url(
+        url, settings.flush_seconds, settings.victoriametrics_user, password, token
+    )
 
 
 def _influxdb(url: SplitResult, settings: Settings) -> Target:
@@ -136,7 +138,9 @@ def unopened(texts: Sequence[str], settings: Settings) -> Outputs:
     return outputs
 
 
-def open_outputs(texts: Sequence[str], settings: Settings, create: bool = True, file_minutes: int = 30) -> tuple[Outputs, Settings]:
+def open_outputs(
+    texts: Sequence[str], settings: Settings, create: bool = True, file_minutes: int = 30
+) -> tuple[Outputs, Settings]:
     """The places of a job, each of its stores described and ready; and the settings to write them with.
 
     Raises:

@@ -47,7 +47,9 @@ def run(
         TakenOptionError: the Beam options name another runner.
     """
     if any(option.partition("=")[0] == "--runner" for option in beam_options):
-        raise TakenOptionError("the Beam option --runner is taken: this command runs in its own process, on FnApiRunner")
+        raise TakenOptionError(
+            "the Beam option --runner is taken: this command runs in its own process, on FnApiRunner"
+        )
     settle()
     options = PipelineOptions(list(beam_options))
     several = options.view_as(DirectOptions).direct_running_mode == "multi_processing"

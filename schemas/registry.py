@@ -58,5 +58,7 @@ def load(name: str, version: int | None = None) -> Schema:
     if number not in numbers:
         known = ", ".join(f"{each} v{n}" for each, of in versions().items() for n in of)
         raise UnknownSchema(f"no schema {name} v{number}; there are {known}")
-    document = json.loads(resources.files("schemas").joinpath(f"{name}.v{number}.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        resources.files("schemas").joinpath(f"{name}.v{number}.json").read_text(encoding="utf-8")
+    )
     return Schema(name, number, document, compile_schema(document))

@@ -154,7 +154,13 @@ QUARANTINE = pa.schema(
 DUPLICATE = pa.schema([*MESSAGE, ("report_id", pa.string()), ("revision", pa.int64())])
 
 LOST = pa.schema(
-    [*MESSAGE, ("after", pa.string()), ("entries", pa.int64()), ("reason", pa.string()), ("revision", pa.int64())]
+    [
+        *MESSAGE,
+        ("after", pa.string()),
+        ("entries", pa.int64()),
+        ("reason", pa.string()),
+        ("revision", pa.int64()),
+    ]
 )
 """Entries that left a stream before they were read: `entries` of them, or an unknown number, all newer than `after`, the last one
 that had been read. `message_id` is the first that could be read again, or the stream's last; received_at is the time of `after`."""
@@ -208,7 +214,11 @@ DUPLICATES = Table(
     "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
 )
 TRIMMED = Table(
-    "trimmed", LOST, key=("source", "after", "reason"), order=("source", "after", "reason"), time="received_at"
+    "trimmed",
+    LOST,
+    key=("source", "after", "reason"),
+    order=("source", "after", "reason"),
+    time="received_at",
 )
 """What a stream lost before it was read; beside TABLES, since its rows are no messages. A gap that is found again after a restart
 may have grown. Its key and file stay the same, and its revision is the number of entries, of a reset its end, so that the larger
@@ -299,4 +309,6 @@ def safe_name(text: str) -> str:
     keep = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
     octets = text.encode()
     name = "".join(chr(byte) if byte in keep else f"%{byte:02X}" for byte in octets) or "%"
-    return name if len(name) <= NAME_LENGTH else f"{name[:_KEPT]}~{blake2b(octets, digest_size=16).hexdigest()}"
+    return (
+        name if len(name) <= NAME_LENGTH else f"{name[:_KEPT]}~{blake2b(octets, digest_size=16).hexdigest()}"
+    )

@@ -41,7 +41,10 @@ def installed() -> Path:
         if not ready.exists() or ready.read_text() != str(_PACKAGES):
             subprocess.run([sys.executable, "-m", "venv", str(HOME)], check=True)
             python = str(HOME / "bin" / "python")
-            subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_PACKAGES], check=True)
+            subprocess.run(
+                [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_PACKAGES],
+                check=True,
+            )
             take = "from duckdb_extensions import import_extension as take; take('spatial'); take('avro')"
             subprocess.run([python, "-c", take], check=True)
             ready.write_text(str(_PACKAGES))
@@ -163,7 +166,11 @@ def _handler(faulty: Faulty) -> type[BaseHTTPRequestHandler]:
                 self.answer(fault.status, json.dumps({"error": error}).encode())
                 return
             time.sleep(1.0 if fault == SLOW else 0.0)
-            headers = {name: text for name, text in self.headers.items() if name.lower() in ("content-type", "content-encoding")}
+            headers = {
+                name: text
+                for name, text in self.headers.items()
+                if name.lower() in ("content-type", "content-encoding")
+            }
             url = f"http://localhost:{faulty.emulator.rest}{self.path}"
             with faulty.one_by_one:
                 answer = faulty.client.request(self.command, url, content=body, headers=headers)
@@ -232,13 +239,19 @@ def _judged(call: Any, requests: Sequence[bytes], judge: Callable[[Any, pa.Schem
             yield types.AppendRowsResponse.serialize(answer)
 
 
-def refusing(wrong: Callable[[dict[str, Any]], bool], message: str = "it is wrong") -> Callable[[Any, pa.Schema], Any]:
+def refusing(
+    wrong: Callable[[dict[str, Any]], bool], message: str = "it is wrong"
+) -> Callable[[Any, pa.Schema], Any]:
     """A fault: BigQuery's answer to requests in which a row is wrong, of which it then takes none."""
 
     def judge(request: Any, schema: pa.Schema) -> Any:
         data = request.arrow_rows.rows.serialized_record_batch
         rows = pa.ipc.read_record_batch(pa.py_buffer(data), schema).to_pylist()
-        faults = [types.RowError(index=place, code=1, message=message) for place, row in enumerate(rows) if wrong(row)]
+        faults = [
+            types.RowError(index=place, code=1, message=message)
+            for place, row in enumerate(rows)
+            if wrong(row)
+        ]
         error = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message="rows are wrong")
         return types.AppendRowsResponse(error=error, row_errors=faults) if faults else None
 

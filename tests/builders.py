@@ -47,10 +47,17 @@ def line_id(number: int, line: bytes) -> str:
     return f"{number}-{hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
-def messages(documents: Sequence[Any], received_at: datetime | None = NOON + timedelta(seconds=1)) -> pa.RecordBatch:
+def messages(
+    documents: Sequence[Any], received_at: datetime | None = NOON + timedelta(seconds=1)
+) -> pa.RecordBatch:
     """A RAW batch with message ids m0, m1, ..."""
     rows = [
-        {"source": "test", "message_id": f"m{i}", "received_at": received_at, "payload": payload(document) + b"\n"}
+        {
+            "source": "test",
+            "message_id": f"m{i}",
+            "received_at": received_at,
+            "payload": payload(document) + b"\n",
+        }
         for i, document in enumerate(documents)
     ]
     return pa.RecordBatch.from_pylist(rows, schema=RAW)

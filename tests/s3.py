@@ -45,7 +45,9 @@ class S3Server:
     def make_bucket(self, name: str) -> None:
         boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1").create_bucket(Bucket=name)
 
-    def storage(self, bucket: str, prefix: str = "", endpoint: str = "", conditions: bool = True) -> ObjectStorage:
+    def storage(
+        self, bucket: str, prefix: str = "", endpoint: str = "", conditions: bool = True
+    ) -> ObjectStorage:
         return ObjectStorage("s3", bucket, prefix, endpoint or self.endpoint, "us-east-1", conditions)
 
     def url(self, bucket: str, prefix: str = "") -> str:
@@ -85,7 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "silent":
             self.ended.wait(10)
         elif isinstance(fault, int | tuple):
-            status, text = fault if isinstance(fault, tuple) else (fault, f"<Error><Code>{_CODES.get(fault, '')}</Code></Error>")
+            status, text = (
+                fault
+                if isinstance(fault, tuple)
+                else (fault, f"<Error><Code>{_CODES.get(fault, '')}</Code></Error>")
+            )
             self._answer(status, {}, text.encode())
         else:
             status, headers, answer = self._far(body, fault == "ignorant")
@@ -95,7 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 (as http.server calls them)
 
     def _far(self, body: bytes, ignorant: bool) -> tuple[int, dict[str, str], bytes]:
-        headers = {name: value for name, value in self.headers.items() if not (ignorant and name.lower() in _CONDITIONS)}
+        headers = {
+            name: value
+            for name, value in self.headers.items()
+            if not (ignorant and name.lower() in _CONDITIONS)
+        }
         connection = HTTPConnection(self.far, timeout=20)
         try:
             connection.request(self.command, self.path, body, headers)

@@ -68,7 +68,9 @@ class RedisServer:
     def start(self) -> None:
         """Start it where it does not run, and wait until it answers."""
         if self.process is None:
-            self.process = subprocess.Popen(self._command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                self._command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         end = time.monotonic() + _PATIENCE
         with self.client() as client:
             while True:
@@ -105,8 +107,19 @@ class RedisServer:
         if self.password:
             words += ["--requirepass", self.password]
         if pems := self.certificates:
-            files = [("--tls-ca-cert-file", pems.ca), ("--tls-cert-file", pems.server), ("--tls-key-file", pems.server_key)]
-            return [*words, "--port", "0", "--tls-port", str(self.port), *(str(word) for pair in files for word in pair)]
+            files = [
+                ("--tls-ca-cert-file", pems.ca),
+                ("--tls-cert-file", pems.server),
+                ("--tls-key-file", pems.server_key),
+            ]
+            return [
+                *words,
+                "--port",
+                "0",
+                "--tls-port",
+                str(self.port),
+                *(str(word) for pair in files for word in pair),
+            ]
         return [*words, "--port", str(self.port)]
 
 
@@ -167,11 +180,28 @@ def make_certificates(folder: Path) -> Certificates:
     """An authority, and certificates for `localhost` and for a client, all made by openssl."""
     made = {name: (folder / f"{name}.pem", folder / f"{name}.key") for name in ("ca", "server", "client")}
     for name, (certificate, key) in made.items():
-        words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        words = [
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ]
         words += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
         if name != "ca":
             signer, signer_key = made["ca"]
-            words += ["-CA", str(signer), "-CAkey", str(signer_key), "-addext", "subjectAltName=DNS:localhost"]
+            words += [
+                "-CA",
+                str(signer),
+                "-CAkey",
+                str(signer_key),
+                "-addext",
+                "subjectAltName=DNS:localhost",
+            ]
             words += ["-addext", "basicConstraints=critical,CA:FALSE"]
         subprocess.run(["openssl", *words], check=True, capture_output=True)
     return Certificates(made["ca"][0], *made["server"], *made["client"])

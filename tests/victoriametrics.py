@@ -39,7 +39,11 @@ class VictoriaMetricsServer:
     def start(self) -> None:
         """Start it where it does not run, and wait until it answers."""
         if self.process is None:
-            words = ["victoria-metrics", f"-httpListenAddr=127.0.0.1:{self.port}", f"-storageDataPath={self.folder}"]
+            words = [
+                "victoria-metrics",
+                f"-httpListenAddr=127.0.0.1:{self.port}",
+                f"-storageDataPath={self.folder}",
+            ]
             words += ["-loggerLevel=ERROR", "-memory.allowedBytes=128MB", *self.flags]
             self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + _PATIENCE
@@ -73,7 +77,9 @@ class VictoriaMetricsServer:
         """{labels, sorted: {time in ms: value}} of every sample that is stored and shown."""
         self.get("/internal/force_flush")
         found: dict[tuple[tuple[str, str], ...], dict[int, float]] = defaultdict(dict)
-        for line in self.get("/api/v1/export", **{"match[]": match, "start": 0, "end": 1 << 32}).text.split("\n")[:-1]:
+        for line in self.get("/api/v1/export", **{"match[]": match, "start": 0, "end": 1 << 32}).text.split(
+            "\n"
+        )[:-1]:
             series = json.loads(line)
             found[tuple(sorted(series["metric"].items()))].update(zip(series["timestamps"], series["values"]))
         return dict(found)
@@ -84,11 +90,18 @@ class VictoriaMetricsServer:
         results = self.get("/api/v1/query", query=text, time=at, nocache=1).json()["data"]["result"]
         return {tuple(sorted(one["metric"].items())): float(one["value"][1]) for one in results}
 
-    def query_range(self, text: str, start: float, end: float, step: int) -> dict[tuple[tuple[str, str], ...], dict[int, float]]:
+    def query_range(
+        self, text: str, start: float, end: float, step: int
+    ) -> dict[tuple[tuple[str, str], ...], dict[int, float]]:
         """{labels, sorted: {time in seconds: value}} of a query over a time."""
         self.get("/internal/force_flush")
-        results = self.get("/api/v1/query_range", query=text, start=start, end=end, step=step, nocache=1).json()["data"]["result"]
-        return {tuple(sorted(one["metric"].items())): {int(at): float(value) for at, value in one["values"]} for one in results}
+        results = self.get(
+            "/api/v1/query_range", query=text, start=start, end=end, step=step, nocache=1
+        ).json()["data"]["result"]
+        return {
+            tuple(sorted(one["metric"].items())): {int(at): float(value) for at, value in one["values"]}
+            for one in results
+        }
 
     def _answers(self) -> bool:
         try:

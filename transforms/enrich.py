@@ -47,7 +47,9 @@ class Enrich(beam.PTransform):
     The fields are EnrichOptions'.
     """
 
-    def __init__(self, reference_latency_ms: float, time_zone: str, peak_start_hour: int, peak_end_hour: int) -> None:
+    def __init__(
+        self, reference_latency_ms: float, time_zone: str, peak_start_hour: int, peak_end_hour: int
+    ) -> None:
         super().__init__()
         self.options = EnrichOptions(reference_latency_ms, time_zone, peak_start_hour, peak_end_hour)
 
@@ -63,7 +65,11 @@ def enrich(batch: pa.RecordBatch, options: EnrichOptions) -> pa.RecordBatch:
     Raises:
         ZoneInfoNotFoundError: `options.time_zone` names no zone that this machine knows.
     """
-    columns = _scores(batch, options.reference_latency_ms) | _efficiencies(batch) | _calendar(batch["recorded_at"], options)
+    columns = (
+        _scores(batch, options.reference_latency_ms)
+        | _efficiencies(batch)
+        | _calendar(batch["recorded_at"], options)
+    )
     return extended(batch, [(field, columns[field.name]) for field in ENRICHMENT])
 
 

@@ -55,7 +55,9 @@ def flag(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.Rec
     return extended(batch, ((field, columns[field.name]) for field in FLAGS))
 
 
-def fences(scale: Scale, q1: Floats, q3: Floats, iqr_factor: float, flat_margin: float) -> tuple[Floats, Floats]:
+def fences(
+    scale: Scale, q1: Floats, q3: Floats, iqr_factor: float, flat_margin: float
+) -> tuple[Floats, Floats]:
     """float64[n] low and high fence, in the metric's unit; NaN where the quartiles are."""
     reach = iqr_factor * (q3 - q1)
     flat = np.flatnonzero(q1 == q3)

@@ -32,7 +32,10 @@ PACKAGE = "apache-flink-libraries==1.19.*"
 START_SECONDS = 120.0
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-OPENED = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in ("lang", "net", "io", "nio", "text", "time", "util")]
+OPENED = [
+    f"--add-opens=java.base/java.{name}=ALL-UNNAMED"
+    for name in ("lang", "net", "io", "nio", "text", "time", "util")
+]
 
 
 def fetch(folder: Path) -> Path:
@@ -43,7 +46,10 @@ def fetch(folder: Path) -> Path:
     print(f"fetching {PACKAGE} into {folder} (230 MB, once) ...", flush=True)
     lib.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, PACKAGE], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, PACKAGE],
+            check=True,
+        )
         (archive,) = Path(place).glob("*.tar.gz")
         with tarfile.open(archive) as package:
             for member in package:
@@ -75,12 +81,24 @@ def configure(folder: Path, ports: tuple[int, int], slots: int) -> None:
     }
     for name in ("conf", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "conf" / "flink-conf.yaml").write_text("".join(f"{name}: {value}\n" for name, value in own.items()))
+    (folder / "conf" / "flink-conf.yaml").write_text(
+        "".join(f"{name}: {value}\n" for name, value in own.items())
+    )
 
 
 def role(folder: Path, lib: Path, name: str, main: str, memory: list[str], options: list[str]) -> Child:
     """Start one of the cluster's Java processes."""
-    command = [java(), *memory, *OPENED, "-cp", f"{lib}/*", main, "--configDir", str(folder / "conf"), *options]
+    command = [
+        java(),
+        *memory,
+        *OPENED,
+        "-cp",
+        f"{lib}/*",
+        main,
+        "--configDir",
+        str(folder / "conf"),
+        *options,
+    ]
     return start(command, Log(folder / "logs" / f"{name}.log"))
 
 
@@ -131,15 +149,28 @@ def main() -> None:
     configure(folder, (rest, free_port()), asked.slots)
     with ExitStack() as stack:
         _, pool = stack.enter_context(serving(Log(folder / "logs" / "workers.log")))
-        children = [role(folder, lib, "jobmanager", JOB_MANAGER, ["-Xmx448m"], ["-D", "jobmanager.memory.heap.size=448m"])]
+        children = [
+            role(
+                folder,
+                lib,
+                "jobmanager",
+                JOB_MANAGER,
+                ["-Xmx448m"],
+                ["-D", "jobmanager.memory.heap.size=448m"],
+            )
+        ]
         stack.callback(lambda: [child.stop() for child in children])
         names = [f"taskmanager-{number}" for number in range(asked.taskmanagers)]
-        children += [role(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], task_manager_options()) for name in names]
+        children += [
+            role(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], task_manager_options()) for name in names
+        ]
         await_slots(Rest(f"http://localhost:{rest}"), asked.taskmanagers * asked.slots, children)
         print(f"--flink-master localhost:{rest} --environment localhost:{pool}", flush=True)
         while not stopped.wait(1.0):
             if ended := [child.last_line for child in children if child.exit_code is not None]:
-                raise SystemExit(f"a process of the cluster ended: {ended[0]}; its log is in {folder / 'logs'}")
+                raise SystemExit(
+                    f"a process of the cluster ended: {ended[0]}; its log is in {folder / 'logs'}"
+                )
 
 
 if __name__ == "__main__":

@@ -25,9 +25,18 @@ _AGAIN = "run the same command again: it goes on where the archive ends"
 
 def archive(
     ctx: typer.Context,
-    url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL")],
-    streams: Annotated[list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")],
-    output: Annotated[Path, typer.Option("--output", help="Folder of the archive; made if it is not there.", metavar="DIR")],
+    url: Annotated[
+        str,
+        typer.Option(
+            "--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL"
+        ),
+    ],
+    streams: Annotated[
+        list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", help="Folder of the archive; made if it is not there.", metavar="DIR")
+    ],
 ) -> None:
     """Keep what Redis streams hold now as envelopes, in a file for each hour, for `kpiflow backfill` to read.
 
@@ -55,18 +64,25 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
     """Archive one stream up to its end as of now."""
     held = look(client, stream)
     if held is None:
-        raise WrongUse(f"there is no stream {stream}", "correct --stream, or --redis: a URL ends in the number of its database")
+        raise WrongUse(
+            f"there is no stream {stream}",
+            "correct --stream, or --redis: a URL ends in the number of its database",
+        )
     began = time.perf_counter()
     added = refused = 0
     after = writer.last(stream) or ZERO
     if lacks(client, stream, held, after):
-        err.print(f"{stream} no longer has the entry {after}, the last in the archive: it is read from its beginning")
+        err.print(
+            f"{stream} no longer has the entry {after}, the last in the archive: it is read from its beginning"
+        )
         after = ZERO
     with Progress(*_columns(stream), console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(stream, total=_left(held, after))
         for found in entries(client, stream, held.last, after):
             messages, bad = batches(stream, found)
-            refused += writer.append(misfits(bad, Limits()), REFUSED)  # first: the next run goes on after the last message
+            refused += writer.append(
+                misfits(bad, Limits()), REFUSED
+            )  # first: the next run goes on after the last message
             added += writer.append(messages)
             bar.advance(task, len(found))
     ArchiveSync(output)([stream])

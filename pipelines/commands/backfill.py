@@ -22,17 +22,31 @@ from transforms.sources.archives.archive_reader import Files, NoArchiveError, fi
 def backfill(
     ctx: typer.Context,
     inputs: Annotated[
-        list[str], typer.Option("--input", help="Archives: files, folders or globs; several may follow.", metavar="GLOB...")
+        list[str],
+        typer.Option(
+            "--input", help="Archives: files, folders or globs; several may follow.", metavar="GLOB..."
+        ),
     ],
     outputs: Annotated[
-        list[str], typer.Option("--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT")
+        list[str],
+        typer.Option(
+            "--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT"
+        ),
     ],
-    start: Annotated[str | None, typer.Option("--from", help="Only reports recorded at this moment or later (RFC 3339).")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Only reports recorded at this moment or later (RFC 3339).")
+    ] = None,
     end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this moment.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Rewrite --from to --to (full hours, UTC) from this input; what is stored there goes.")
+        bool,
+        typer.Option(
+            "--replace",
+            help="Rewrite --from to --to (full hours, UTC) from this input; what is stored there goes.",
+        ),
     ] = False,
-    timings: Annotated[bool, typer.Option("--timings", help="Print the rows and the time of each stage at the end.")] = False,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Print the rows and the time of each stage at the end.")
+    ] = False,
 ) -> None:
     """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
 
@@ -52,7 +66,9 @@ def backfill(
     if timings:
         out.print(_timings())
     rows = results.messages
-    out.print(f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {', '.join(outputs)}")
+    out.print(
+        f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {', '.join(outputs)}"
+    )
     if results.incomplete:
         for problem in results.incomplete:
             err.print(headed("yellow", "incomplete input:", f" {problem}"))
@@ -72,7 +88,9 @@ def archives(patterns: list[str]) -> Files:
     try:
         return find(patterns)
     except NoArchiveError as error:
-        raise WrongUse(str(error), "check the path, and quote a glob that the shell must not expand") from error
+        raise WrongUse(
+            str(error), "check the path, and quote a glob that the shell must not expand"
+        ) from error
 
 
 def span(start: str | None, end: str | None) -> Span:
@@ -123,5 +141,10 @@ def _timings() -> Table:
         table.add_column(title, justify="left" if title == "stage" else "right")
     for name, stage in stage_counters.snapshot().items():
         rate = f"{stage.rows / stage.seconds:,.0f}" if stage.rows and stage.seconds else ""
-        table.add_row(name, f"{stage.rows:,}" if stage.rows else "", f"{stage.seconds:.2f}" if stage.seconds else "", rate)
+        table.add_row(
+            name,
+            f"{stage.rows:,}" if stage.rows else "",
+            f"{stage.seconds:.2f}" if stage.seconds else "",
+            rate,
+        )
     return table

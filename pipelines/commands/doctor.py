@@ -22,14 +22,20 @@ from transforms.sources.redis.check import check
 def doctor(
     ctx: typer.Context,
     outputs: Annotated[
-        list[str] | None, typer.Option("--output", help="An output of the job; may be given several times.", metavar="OUT")
+        list[str] | None,
+        typer.Option("--output", help="An output of the job; may be given several times.", metavar="OUT"),
     ] = None,
-    url: Annotated[str | None, typer.Option("--redis", help="The server whose streams the job reads.", metavar="URL")] = None,
+    url: Annotated[
+        str | None, typer.Option("--redis", help="The server whose streams the job reads.", metavar="URL")
+    ] = None,
     streams: Annotated[
-        list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
+        list[str] | None,
+        typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY..."),
     ] = None,
     group: Annotated[str, typer.Option("--group", help="The consumer group of the job.")] = "kpiflow",
-    live: Annotated[bool, typer.Option("--live", help="The job publishes to the streams kpi_enriched and kpi_outliers.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="The job publishes to the streams kpi_enriched and kpi_outliers.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """Check everything that a job needs at its source and its outputs: reachable, permitted, of a schema that fits.
@@ -64,7 +70,11 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
             yield finding
         folder = local_folder(place)
         if folder is not None and is_held(folder):
-            yield Finding("no job writes to it now", f"another job is writing to {folder}", "wait for it, or name another output")
+            yield Finding(
+                "no job writes to it now",
+                f"another job is writing to {folder}",
+                "wait for it, or name another output",
+            )
         if well and isinstance(place, Store):
             what = "the version and the settings of what it holds"
             check_description(place, settings)
@@ -75,7 +85,9 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
         yield Finding(what, str(error), error.hint)
 
 
-def _streamed(connection: Connection, streams: list[str], group: str, live: bool, settings: Settings) -> Iterator[Finding]:
+def _streamed(
+    connection: Connection, streams: list[str], group: str, live: bool, settings: Settings
+) -> Iterator[Finding]:
     """What a stream needs beside its outputs: settings that suit it, Java and Flink on this machine, and Redis."""
     what = "the settings suit a stream, and Java and Flink are here or can be fetched"
     try:
@@ -87,7 +99,12 @@ def _streamed(connection: Connection, streams: list[str], group: str, live: bool
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
-    return {"checked": finding.what, "ok": not finding.problem, "problem": finding.problem or None, "mend": finding.mend or None}
+    return {
+        "checked": finding.what,
+        "ok": not finding.problem,
+        "problem": finding.problem or None,
+        "mend": finding.mend or None,
+    }
 
 
 def _print(place: str, findings: list[Finding]) -> None:

@@ -18,7 +18,9 @@ from transforms.sinks.parquet.sealed_files import DamagedFile
 
 def parity(
     ctx: typer.Context,
-    a: Annotated[str, typer.Argument(metavar="OUT_A", help="An output: a folder, s3://, gs:// or bigquery://.")],
+    a: Annotated[
+        str, typer.Argument(metavar="OUT_A", help="An output: a folder, s3://, gs:// or bigquery://.")
+    ],
     b: Annotated[str, typer.Argument(metavar="OUT_B", help="Another, to be held against it.")],
     identity: Annotated[
         bool, typer.Option("--identity", help="Compare source, message_id, received_at and revision too.")
@@ -39,7 +41,11 @@ def parity(
     ):
         try:
             compared = compare(
-                folder_a, folder_b, identity, lambda sequence, what: bar.track(sequence, description=what), empty_is_null
+                folder_a,
+                folder_b,
+                identity,
+                lambda sequence, what: bar.track(sequence, description=what),
+                empty_is_null,
             )
         except DamagedFile as error:
             raise CheckFailed(str(error)) from error

@@ -24,10 +24,14 @@ from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read
 from transforms.validation.quarantine_rows import misfits
 
-quarantine = typer.Typer(help="What was refused and why, and how it comes in after all.", no_args_is_help=True)
+quarantine = typer.Typer(
+    help="What was refused and why, and how it comes in after all.", no_args_is_help=True
+)
 
 Output = Annotated[str, typer.Argument(help="A folder, s3://, gs:// or bigquery://.", metavar="OUT")]
-Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")]
+Reasons = Annotated[
+    list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")
+]
 
 
 @quarantine.command("list")
@@ -47,7 +51,13 @@ def list_(
                 examples.setdefault(key, row)
     if as_json:
         listed = [
-            {"reason": reason, "field": field, "rule": rule, "messages": count, "example": examples[reason, field, rule]["message"]}
+            {
+                "reason": reason,
+                "field": field,
+                "rule": rule,
+                "messages": count,
+                "example": examples[reason, field, rule]["message"],
+            }
             for (reason, field, rule), count in counts.most_common()
         ]
         echo_json(listed)
@@ -56,7 +66,11 @@ def list_(
     for title in ("reason", "field", "rule", "messages", "for example"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
     for key, count in counts.most_common():
-        table.add_row(*map(printable, key), f"{count:,}", printable(f"{examples[key]['message_id']}: {examples[key]['message']}"))
+        table.add_row(
+            *map(printable, key),
+            f"{count:,}",
+            printable(f"{examples[key]['message_id']}: {examples[key]['message']}"),
+        )
     out.print(table)
 
 
@@ -64,16 +78,23 @@ def list_(
 def show(
     ctx: typer.Context,
     output: Output,
-    messages: Annotated[list[str] | None, typer.Argument(help="Ids of messages; all of them when none is named.")] = None,
+    messages: Annotated[
+        list[str] | None, typer.Argument(help="Ids of messages; all of them when none is named.")
+    ] = None,
     reason: Reasons = None,
     limit: Annotated[int, typer.Option(help="At most this many on the terminal.", min=1)] = 20,
     export: Annotated[
-        Path | None, typer.Option(help="Write them all as envelopes into this .ndjson file, to be mended and replayed.")
+        Path | None,
+        typer.Option(help="Write them all as envelopes into this .ndjson file, to be mended and replayed."),
     ] = None,
 ) -> None:
     """Refused messages with their bytes, and why each was refused."""
     with readable(output, ctx.obj.settings()) as folder:
-        rows = [row for part in open_rows(existing_output(folder), reason or ()) for row in _named(part, messages).to_pylist()]
+        rows = [
+            row
+            for part in open_rows(existing_output(folder), reason or ())
+            for row in _named(part, messages).to_pylist()
+        ]
     if export is not None:
         export.write_text("".join(_envelope(row) + "\n" for row in rows), encoding="utf-8")
         out.print(
@@ -96,15 +117,23 @@ def replay_(
     output: Output,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Mended messages: envelopes as `quarantine show --export` writes them.", metavar="GLOB..."),
+        typer.Option(
+            "--input",
+            help="Mended messages: envelopes as `quarantine show --export` writes them.",
+            metavar="GLOB...",
+        ),
     ] = None,
     reason: Reasons = None,
     waive_recency: Annotated[
         bool,
-        typer.Option("--waive-recency", help="Accept what is refused as stale or future alone, and record that in its row."),
+        typer.Option(
+            "--waive-recency",
+            help="Accept what is refused as stale or future alone, and record that in its row.",
+        ),
     ] = False,
     also: Annotated[
-        list[str] | None, typer.Option("--also", help="Another output of the job, for what comes of it too.", metavar="OUT")
+        list[str] | None,
+        typer.Option("--also", help="Another output of the job, for what comes of it too.", metavar="OUT"),
     ] = None,
 ) -> None:
     """Judge refused messages again, as they are or mended. Those that are valid now become reports; none counts twice."""
@@ -132,21 +161,34 @@ def replay_(
 def dismiss_(
     ctx: typer.Context,
     output: Output,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever reads the table.", metavar="TEXT")],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, for whoever reads the table.", metavar="TEXT")
+    ],
     ids: Annotated[
         list[str] | None,
-        typer.Option("--id", help="A message, as `quarantine show` names it; several may follow.", metavar="SOURCE/MESSAGE_ID..."),
+        typer.Option(
+            "--id",
+            help="A message, as `quarantine show` names it; several may follow.",
+            metavar="SOURCE/MESSAGE_ID...",
+        ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Or messages as `quarantine show --export` writes them.", metavar="GLOB..."),
+        typer.Option(
+            "--input", help="Or messages as `quarantine show --export` writes them.", metavar="GLOB..."
+        ),
     ] = None,
-    also: Annotated[list[str] | None, typer.Option("--also", help="Another output of the job.", metavar="OUT")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option("--also", help="Another output of the job.", metavar="OUT")
+    ] = None,
 ) -> None:
     """Close refused messages that were corrected where they came from, so that `reconcile` no longer looks for them there."""
     names = ids or []
     if inputs and (exported := _mended(inputs, ctx.obj.settings())) is not None:
-        names += [f"{row['source']}/{row['message_id']}" for row in exported.select(["source", "message_id"]).to_pylist()]
+        names += [
+            f"{row['source']}/{row['message_id']}"
+            for row in exported.select(["source", "message_id"]).to_pylist()
+        ]
     if not names:
         raise WrongUse("no message is named", "name each with --id SOURCE/MESSAGE_ID, or give --input FILE")
     try:
@@ -158,7 +200,10 @@ def dismiss_(
     before = f" ({result.already:,} were dismissed before)" if result.already else ""
     out.print(f"{result.dismissed:,} dismissed{before}, {len(result.unknown):,} not open in quarantine")
     if result.unknown:
-        raise CheckFailed("some messages are not open in quarantine", f"`kpiflow quarantine show {output}` lists those that are")
+        raise CheckFailed(
+            "some messages are not open in quarantine",
+            f"`kpiflow quarantine show {output}` lists those that are",
+        )
 
 
 def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
@@ -168,7 +213,9 @@ def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
             raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
         if block.bad.num_rows:
             wrong = misfits(block.bad, rules(settings).limits)
-            raise WrongUse(f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "mend the envelope")
+            raise WrongUse(
+                f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "mend the envelope"
+            )
         parts.append(block.raw)
     return concat(parts) if parts else None
 
@@ -180,7 +227,9 @@ def _named(rows: pa.RecordBatch, messages: list[str] | None) -> pa.RecordBatch:
 def _envelope(row: dict[str, Any]) -> str:
     received = row["received_at"].isoformat().replace("+00:00", "Z") if row["received_at"] else None
     data = row["payload"].decode("utf-8", "surrogateescape")
-    return json.dumps({"source": row["source"], "message_id": row["message_id"], "received_at": received, "data": data})
+    return json.dumps(
+        {"source": row["source"], "message_id": row["message_id"], "received_at": received, "data": data}
+    )
 
 
 def _printable(payload: bytes, whole_bytes: int | None, length: int = 600) -> str:

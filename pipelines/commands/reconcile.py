@@ -25,27 +25,43 @@ from transforms.sources.archives.archive_reader import Files, read
 from transforms.sources.archives.archive_reader import Unreadable as UnreadableFile
 from transforms.sources.redis.snapshot import look
 
-BRING_REST = "for what is missing even then, run `kpiflow archive` into a new folder and a backfill of that folder"
+BRING_REST = (
+    "for what is missing even then, run `kpiflow archive` into a new folder and a backfill of that folder"
+)
 """What helps where the stream cannot know that it passed over entries."""
 
 
 def reconcile(
     ctx: typer.Context,
     output: Annotated[
-        str, typer.Argument(metavar="OUT", help="Output that no run is writing to: a folder, s3://, gs:// or bigquery://.")
+        str,
+        typer.Argument(
+            metavar="OUT", help="Output that no run is writing to: a folder, s3://, gs:// or bigquery://."
+        ),
     ],
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="The archives that were read: files, folders or globs.", metavar="GLOB...")
+        list[str] | None,
+        typer.Option(
+            "--input", help="The archives that were read: files, folders or globs.", metavar="GLOB..."
+        ),
     ] = None,
-    url: Annotated[str | None, typer.Option("--redis", help="The server whose streams were read.", metavar="URL")] = None,
+    url: Annotated[
+        str | None, typer.Option("--redis", help="The server whose streams were read.", metavar="URL")
+    ] = None,
     streams: Annotated[
-        list[str] | None, typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY...")
+        list[str] | None,
+        typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY..."),
     ] = None,
-    group: Annotated[str, typer.Option("--group", help="The consumer group of the job that read them.")] = "kpiflow",
+    group: Annotated[
+        str, typer.Option("--group", help="The consumer group of the job that read them.")
+    ] = "kpiflow",
     state: Annotated[
-        Path | None, typer.Option("--state", help="Folder of the stream's state, if it was given one.", metavar="DIR")
+        Path | None,
+        typer.Option("--state", help="Folder of the stream's state, if it was given one.", metavar="DIR"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts and the problems as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the counts and the problems as JSON.")
+    ] = False,
 ) -> None:
     """Check that every message is in exactly one table, and that no file was changed, removed or put elsewhere.
 
@@ -55,13 +71,20 @@ def reconcile(
     and not written are no problem: they are counted, and it goes on with them.
     """
     if bool(url) != bool(streams):
-        raise WrongUse("--redis and --stream go together", "give the server and the keys of the streams that were read")
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar, readable(output, ctx.obj.settings()) as folder:
+        raise WrongUse(
+            "--redis and --stream go together", "give the server and the keys of the streams that were read"
+        )
+    with (
+        Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
+        readable(output, ctx.obj.settings()) as folder,
+    ):
 
         def track(sequence: Sequence[Any], what: str) -> Iterable[Any]:
             return bar.track(sequence, description=what)
 
-        archived = _messages(archives(inputs), bar, stored_settings(folder)["max_payload_bytes"]) if inputs else None
+        archived = (
+            _messages(archives(inputs), bar, stored_settings(folder)["max_payload_bytes"]) if inputs else None
+        )
         if url and streams:
             read_from = _Streams(redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), group)
             verdict = _with_streams(folder, read_from, archived, state, bar, track)
@@ -109,13 +132,17 @@ def _with_streams(
     except RedisUnavailable as error:
         raise WrongUse(str(error)) from error
     except redis_py.RedisError as error:
-        raise RunFailed(f"Redis at {connection.public} failed: {error}", "run the same command again") from error
+        raise RunFailed(
+            f"Redis at {connection.public} failed: {error}", "run the same command again"
+        ) from error
 
 
 def _messages(files: Files, bar: Progress, payload_bytes: int) -> Messages:
     def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
         task = bar.add_task("source", total=files.total_bytes)
-        for block in read(files, on_bytes=lambda count: bar.advance(task, count), payload_bytes=payload_bytes):
+        for block in read(
+            files, on_bytes=lambda count: bar.advance(task, count), payload_bytes=payload_bytes
+        ):
             if isinstance(block, UnreadableFile):
                 unreadable(block.file, block.reason)
             else:
@@ -137,11 +164,16 @@ def _print(verdict: Verdict) -> None:
         out.print(Text(f"- {printable(problem)}"))
     if verdict.trimmed or verdict.gaps:
         more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
-        out.print(f"{verdict.trimmed:,} entries{more} left their stream before they were read: see the table `trimmed`")
+        out.print(
+            f"{verdict.trimmed:,} entries{more} left their stream before they were read: see the table `trimmed`"
+        )
     if verdict.uncommitted:
         out.print(f"{verdict.uncommitted:,} messages after the offset that the job has committed are not in a table yet: {GO_ON}",
                   soft_wrap=True)  # fmt: skip
     if verdict.waiting:
-        out.print(f"{verdict.waiting:,} windows will hold their newest reports once the stream goes on: {GO_ON}", soft_wrap=True)
+        out.print(
+            f"{verdict.waiting:,} windows will hold their newest reports once the stream goes on: {GO_ON}",
+            soft_wrap=True,
+        )
     if not verdict.problems:
         out.print(f"every {'other ' if verdict.uncommitted else ''}message has exactly one fate")

@@ -50,7 +50,10 @@ def send(
     if len(streams) != 1:
         raise WrongUse(f"{len(streams)} streams cannot be sent to", "give one --stream KEY")
     if not 0 <= per_minute < float("inf"):
-        raise WrongUse(f"{per_minute} messages a minute cannot be sent", "give --rate a number from 0 (as fast as possible) on")
+        raise WrongUse(
+            f"{per_minute} messages a minute cannot be sent",
+            "give --rate a number from 0 (as fast as possible) on",
+        )
     connection = redis(url, settings)
     _keep(truth, {"complete": False})
     with _interruptible() as stop:
@@ -74,11 +77,15 @@ def send(
         raise KeyboardInterrupt
 
 
-def _planned(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int, warm: bool) -> Any:
+def _planned(
+    generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int, warm: bool
+) -> Any:
     try:
         return plan(generator, scenario, mix, per_minute, start, warm)
     except MemoryError as error:
-        raise RunFailed(f"{mix.messages:,} messages do not fit into memory", "send fewer at a time") from error
+        raise RunFailed(
+            f"{mix.messages:,} messages do not fit into memory", "send fewer at a time"
+        ) from error
 
 
 def _keep(truth: Path | None, said: dict[str, Any]) -> None:
@@ -87,7 +94,9 @@ def _keep(truth: Path | None, said: dict[str, Any]) -> None:
     try:
         write_truth(truth, said)
     except OSError as error:
-        raise WrongUse(f"{truth} cannot be written: {error.strerror}", f"what was to be kept: {json.dumps(said)}") from error
+        raise WrongUse(
+            f"{truth} cannot be written: {error.strerror}", f"what was to be kept: {json.dumps(said)}"
+        ) from error
 
 
 @contextmanager
@@ -108,7 +117,13 @@ def _interruptible() -> Iterator[Event]:
 @contextmanager
 def _followed(messages: int) -> Iterator[Callable[[int], None]]:
     """Shows how many messages were sent and at which rate: a bar on a terminal, a line now and then elsewhere."""
-    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("sending"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     began = told = time.monotonic()
     sent = 0
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:

@@ -20,7 +20,11 @@ def settings(
         rows = {name: {"value": shown[name], "from": origins[name]} for name in Settings.model_fields}
         echo_json(rows)
         return
-    table = Table(box=None, header_style="bold", caption=f"a flag, then {PREFIX}<NAME>, then --config FILE, then the default")
+    table = Table(
+        box=None,
+        header_style="bold",
+        caption=f"a flag, then {PREFIX}<NAME>, then --config FILE, then the default",
+    )
     for title in ("setting", "value", "from", "meaning"):
         table.add_column(title, overflow="fold")
     for name, declared in Settings.model_fields.items():

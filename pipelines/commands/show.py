@@ -33,8 +33,15 @@ CALM, ALARM, QUIET = "cyan", "yellow", "bright_black"
 
 def show(
     ctx: typer.Context,
-    output: Annotated[str, typer.Argument(metavar="OUT", help="Output of a backfill or a stream: a folder, s3://, gs:// or bigquery://.")],
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")] = None,
+    output: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="Output of a backfill or a stream: a folder, s3://, gs:// or bigquery://."
+        ),
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write one self-contained page.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Tables and pictures of what came in: rates, latency, outliers, quarantine by reason."""
@@ -49,7 +56,11 @@ def show(
         echo_json(plain(summary), datetime.isoformat)
         return
     if not summary.hours and not summary.received:
-        out.print(Text(f"{output} holds no messages yet; `kpiflow backfill --input FILE... --output {output}` fills it."))
+        out.print(
+            Text(
+                f"{output} holds no messages yet; `kpiflow backfill --input FILE... --output {output}` fills it."
+            )
+        )
     else:
         for part in pictures(summary, out.width):
             out.print(part)
@@ -66,7 +77,9 @@ def _page_maker(path: Path) -> Callable[[Summary], str]:
     except ModuleNotFoundError as error:
         if error.name not in {"altair", "vl_convert"}:
             raise
-        raise WrongUse(f"--html draws with {error.name}, which is not installed", "pip install 'kpiflow[html]'") from error
+        raise WrongUse(
+            f"--html draws with {error.name}, which is not installed", "pip install 'kpiflow[html]'"
+        ) from error
     return page
 
 
@@ -74,7 +87,9 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RunFailed(f"cannot write {path}: {error.strerror}", "free some space, or give --html another file") from error
+        raise RunFailed(
+            f"cannot write {path}: {error.strerror}", "free some space, or give --html another file"
+        ) from error
 
 
 def plain(summary: Summary) -> dict[str, Any]:
@@ -130,7 +145,9 @@ def _fates(summary: Summary, width: int) -> Table:
         count = getattr(summary, name)
         bar = Bar(max(summary.received, 1), 0, count, color=color)
         table.add_row(name, f"{count:,}", percent(summary.share(count)), bar)
-    table.add_row("received", f"{summary.received:,}", "", Text(f"success rate {percent(summary.success_rate)}"))
+    table.add_row(
+        "received", f"{summary.received:,}", "", Text(f"success rate {percent(summary.success_rate)}")
+    )
     return table
 
 
@@ -138,7 +155,9 @@ def _reasons(summary: Summary, width: int) -> Table:
     table = _table(width, "<reason", "count", "share", picture="example of its commonest cause")
     for reason in summary.reasons:
         share = percent(reason.count / summary.quarantined)
-        table.add_row(shown(str(reason.reason), 20), f"{reason.count:,}", share, shown(reason.example or "", 160))
+        table.add_row(
+            shown(str(reason.reason), 20), f"{reason.count:,}", share, shown(reason.example or "", 160)
+        )
     return table
 
 
@@ -150,7 +169,12 @@ def _rates(summary: Summary, width: int) -> Table:
     highest = max((hour.reports for hour in hours), default=0)
     for hour in hours:
         counts = [f"{count:,}" for count in (hour.reports, hour.duplicates, hour.quarantined)]
-        table.add_row(label(hour.start), *counts, percent(hour.success_rate), Bar(max(highest, 1), 0, hour.reports, color=CALM))
+        table.add_row(
+            label(hour.start),
+            *counts,
+            percent(hour.success_rate),
+            Bar(max(highest, 1), 0, hour.reports, color=CALM),
+        )
     return table
 
 
@@ -175,7 +199,9 @@ def _outliers(summary: Summary, width: int) -> Table:
             example = examples[metric]
             text.append(example.explained().removeprefix(f"{metric} "))
             text.append(f"\n{shown(example.agent_id, 36)}, {label(example.recorded_at)}", style=QUIET)
-        table.add_row(metric, f"{count:,}", percent(count / summary.reports if summary.reports else 0.0), text)
+        table.add_row(
+            metric, f"{count:,}", percent(count / summary.reports if summary.reports else 0.0), text
+        )
     return table
 
 
@@ -245,4 +271,4 @@ def label(hour: datetime) -> str:
 def shown(text: str, longest: int) -> Text:
     """Text of the data as it may stand on a terminal: one line, no markup, no control codes, cut after `longest`."""
     clean = printable(text)
-    return Text(clean if len(clean) <= longest else f"{clean[:longest - 1]}…")
+    return Text(clean if len(clean) <= longest else f"{clean[: longest - 1]}…")

@@ -17,9 +17,15 @@ from transforms.sources.redis.reader import AHEAD_SECONDS
 
 def status(
     ctx: typer.Context,
-    home: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a streaming job, or what it was given as --state.")],
+    home: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="Output folder of a streaming job, or what it was given as --state."
+        ),
+    ],
     url: Annotated[
-        str | None, typer.Option("--redis", help="Redis, where it is not the one that the job was given.", metavar="URL")
+        str | None,
+        typer.Option("--redis", help="Redis, where it is not the one that the job was given.", metavar="URL"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -42,7 +48,9 @@ def status(
 def _print(found: Health, unreachable: str) -> None:
     now = datetime.now(UTC)
     table = Table(box=None, show_header=False)
-    table.add_row("job", f"{'running' if found.running else 'not running'}, group {found.group} at {found.redis}")
+    table.add_row(
+        "job", f"{'running' if found.running else 'not running'}, group {found.group} at {found.redis}"
+    )
     for place in found.places:
         table.add_row(place.stream, f"read to {place.position}, {count(place.lag)} behind")
         for notice in notices(place):
@@ -53,7 +61,10 @@ def _print(found: Health, unreachable: str) -> None:
     table.add_row("lag", f"{count(found.lag)}" + (f" when last told: {unreachable}" if unreachable else ""))
     table.add_row("watermark", ago(found.watermark, now))
     if found.checkpoint:
-        table.add_row("checkpoint", f"{ago(found.checkpoint.at, now)}, {size(found.checkpoint.bytes)}, {found.checkpoint.path}")
+        table.add_row(
+            "checkpoint",
+            f"{ago(found.checkpoint.at, now)}, {size(found.checkpoint.bytes)}, {found.checkpoint.path}",
+        )
     else:
         table.add_row("checkpoint", "none yet")
     for sink in found.sinks:
@@ -84,12 +95,20 @@ def written(sink: Sink, found: Health, now: datetime) -> str:
     if sink.written is None:
         return "nothing was written yet"
     behind = sink.behind(found.newest)
-    return f"{sink.rows:,} rows" + (f", {behind:,.1f} s behind" if behind is not None else "") + f", last {ago(sink.written, now)}"
+    return (
+        f"{sink.rows:,} rows"
+        + (f", {behind:,.1f} s behind" if behind is not None else "")
+        + f", last {ago(sink.written, now)}"
+    )
 
 
 def count(entries: int | None) -> str:
     """A number of entries in words; Redis cannot always tell it."""
-    return "an unknown number of entries" if entries is None else f"{entries:,} entr{'y' if entries == 1 else 'ies'}"
+    return (
+        "an unknown number of entries"
+        if entries is None
+        else f"{entries:,} entr{'y' if entries == 1 else 'ies'}"
+    )
 
 
 def ago(moment: datetime | None, now: datetime) -> str:

@@ -33,36 +33,70 @@ class Engine(StrEnum):
 
 def stream(
     ctx: typer.Context,
-    url: Annotated[str, typer.Option("--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL")],
-    streams: Annotated[list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")],
-    outputs: Annotated[
-        list[str], typer.Option("--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT")
+    url: Annotated[
+        str,
+        typer.Option(
+            "--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL"
+        ),
     ],
-    group: Annotated[str, typer.Option("--group", help="The consumer group that keeps this job's place.")] = "kpiflow",
+    streams: Annotated[
+        list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")
+    ],
+    outputs: Annotated[
+        list[str],
+        typer.Option(
+            "--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT"
+        ),
+    ],
+    group: Annotated[
+        str, typer.Option("--group", help="The consumer group that keeps this job's place.")
+    ] = "kpiflow",
     archive: Annotated[
-        Path | None, typer.Option("--archive", help="Keep every message as an envelope, in a file an hour.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            "--archive", help="Keep every message as an envelope, in a file an hour.", metavar="DIR"
+        ),
     ] = None,
     state: Annotated[
-        Path | None, typer.Option("--state", help="Folder of the job's checkpoints; else the first output folder.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            "--state", help="Folder of the job's checkpoints; else the first output folder.", metavar="DIR"
+        ),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Publish flagged reports to the streams kpi_enriched and kpi_outliers.")
+        bool,
+        typer.Option("--live", help="Publish flagged reports to the streams kpi_enriched and kpi_outliers."),
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Leave the checkpoints, begin before the group's place; nothing is lost or twice.")
+        bool,
+        typer.Option(
+            "--fresh", help="Leave the checkpoints, begin before the group's place; nothing is lost or twice."
+        ),
     ] = False,
     until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="End by itself once all is read and in the tables, and nothing more comes.")
+        bool,
+        typer.Option(
+            "--until-idle", help="End by itself once all is read and in the tables, and nothing more comes."
+        ),
     ] = False,
     runner: Annotated[
         Engine, typer.Option("--runner", help="Where the job runs; Dataflow's own options follow `--`.")
     ] = Engine.flink,
     dry: Annotated[
-        bool, typer.Option("--dry-run", help="For Dataflow: only translate the job, say what would keep it from there, draw it.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="For Dataflow: only translate the job, say what would keep it from there, draw it.",
+        ),
     ] = False,
     master: Annotated[
         str | None,
-        typer.Option("--flink-master", "--flink_master", help="A Flink cluster; else one is run here.", metavar="HOST:PORT"),
+        typer.Option(
+            "--flink-master",
+            "--flink_master",
+            help="A Flink cluster; else one is run here.",
+            metavar="HOST:PORT",
+        ),
     ] = None,
     environment: Annotated[
         str, typer.Option("--environment", help="The cluster's pool of Python workers.", metavar="HOST:PORT")
@@ -75,11 +109,22 @@ def stream(
     settings: Settings = ctx.obj.settings()
     keys = tuple(dict.fromkeys(streams))
     if runner is Engine.dataflow:
-        _refuse({"--archive": archive, "--state": state, "--fresh": fresh, "--until-idle": until_idle, "--flink-master": master})
+        _refuse(
+            {
+                "--archive": archive,
+                "--state": state,
+                "--fresh": fresh,
+                "--until-idle": until_idle,
+                "--flink-master": master,
+            }
+        )
         _hand_over(settings, dry, url, keys, group, tuple(outputs), ctx.obj.beam_options, live)
         return
     if dry:
-        raise WrongUse("--dry-run is for Dataflow", "give --runner dataflow too; `kpiflow doctor` looks at what a job here needs")
+        raise WrongUse(
+            "--dry-run is for Dataflow",
+            "give --runner dataflow too; `kpiflow doctor` looks at what a job here needs",
+        )
     job = Job(
         url, keys, group, tuple(outputs), home_of(outputs, state), archive, live, fresh, until_idle,
         master, environment if master else None, ctx.obj.beam_options,
@@ -97,22 +142,35 @@ def stream(
 def _refuse(options: dict[str, object]) -> None:
     """Raise WrongUse if there are options that mean something of this machine."""
     if given := [name for name, value in options.items() if value]:
-        raise WrongUse(f"{', '.join(given)} cannot be with --runner dataflow: no folder of this machine goes there", "leave it out")
+        raise WrongUse(
+            f"{', '.join(given)} cannot be with --runner dataflow: no folder of this machine goes there",
+            "leave it out",
+        )
 
 
 def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
     """Start a job on Dataflow, or show what it would be."""
-    from pipelines.jobs.dataflow import CloudJob, dry_run, submit  # takes half a second, which no other job needs
+    from pipelines.jobs.dataflow import (
+        CloudJob,
+        dry_run,
+        submit,
+    )  # takes half a second, which no other job needs
 
     job = CloudJob(*job_options)
     if not dry:
         begun = submit(job, settings)
-        out.print("the template is made" if begun is None else f"job {begun[0]} runs until it is drained: {begun[1]}")
+        out.print(
+            "the template is made"
+            if begun is None
+            else f"job {begun[0]} runs until it is drained: {begun[1]}"
+        )
         return
     report = dry_run(job, settings)
     out.print(report)
     if report.problems:
-        raise CheckFailed(f"Dataflow cannot run this: {len(report.problems)} problem{'s' * (len(report.problems) > 1)}")
+        raise CheckFailed(
+            f"Dataflow cannot run this: {len(report.problems)} problem{'s' * (len(report.problems) > 1)}"
+        )
 
 
 def home_of(outputs: list[str], state: Path | None) -> Path:
@@ -123,7 +181,10 @@ def home_of(outputs: list[str], state: Path | None) -> Path:
     """
     folders = [Path(text) for text in outputs if "://" not in text]
     if state is None and not folders:
-        raise WrongUse("the job needs a folder of this machine for checkpoints", "give it --state DIR, or a folder as an output")
+        raise WrongUse(
+            "the job needs a folder of this machine for checkpoints",
+            "give it --state DIR, or a folder as an output",
+        )
     return state or folders[0]
 
 
@@ -139,7 +200,11 @@ def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
 
     def line(progress: Progress) -> None:
         now = time.monotonic()
-        if not told or now - told[-1][0] >= _LINE_SECONDS or (progress.state, progress.failure) != told[-1][1:]:
+        if (
+            not told
+            or now - told[-1][0] >= _LINE_SECONDS
+            or (progress.state, progress.failure) != told[-1][1:]
+        ):
             told[:] = [(now, progress.state, progress.failure)]
             err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, health(home), rate)))
 
@@ -163,7 +228,9 @@ class _Rate:
 def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str, str]]:
     now = datetime.now(UTC)
     begun = f", from {Path(progress.restored_from).name}" if progress.restored_from else ""
-    counts = [f", {n} {word}" for n, word in ((progress.renewals, "renewals"), (progress.restarts, "restarts")) if n]
+    counts = [
+        f", {n} {word}" for n, word in ((progress.renewals, "renewals"), (progress.restarts, "restarts")) if n
+    ]
     yield "state", progress.state + begun + "".join(counts)
     if progress.failure and progress.state == "restarting":
         yield "because", progress.failure
@@ -179,7 +246,10 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
             yield sink.name, written(sink, found, now)
     yield "watermark", ago(found.watermark, now)
     if progress.checkpoints:
-        yield "checkpoint", f"{progress.checkpoints}, {size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} s old"
+        yield (
+            "checkpoint",
+            f"{progress.checkpoints}, {size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} s old",
+        )
 
 
 def _table(progress: Progress, found: Health, rate: _Rate) -> Table:

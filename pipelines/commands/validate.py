@@ -63,9 +63,14 @@ def validate(
         err.print(headed("yellow", "incomplete input:", f" {problem}"))
     refused = sum(fates.refused.values())
     if fates.unreadable:
-        raise CheckFailed(f"{len(fates.unreadable)} input files could not be read to their end", "mend or fetch them again")
+        raise CheckFailed(
+            f"{len(fates.unreadable)} input files could not be read to their end", "mend or fetch them again"
+        )
     if strict and refused:
-        raise CheckFailed(f"{refused:,} messages are not valid", "the reasons are above; without --strict this is no failure")
+        raise CheckFailed(
+            f"{refused:,} messages are not valid",
+            "the reasons are above; without --strict this is no failure",
+        )
 
 
 def _fates(files: Files, settings: Settings) -> Fates:

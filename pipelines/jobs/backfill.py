@@ -37,7 +37,11 @@ _LOCK = "_lock"
 
 
 def backfill(
-    files: Files, texts: Sequence[str], settings: Settings, span: Span | None = None, beam_options: Sequence[str] = ()
+    files: Files,
+    texts: Sequence[str],
+    settings: Settings,
+    span: Span | None = None,
+    beam_options: Sequence[str] = (),
 ) -> Results:
     """Run the graph over archives into outputs; returns how many messages there were, and which files are incomplete.
 
@@ -52,7 +56,9 @@ def backfill(
         return fill(files, outputs, settings, span or Span(), beam_options)
 
 
-def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> Results:
+def fill(
+    files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]
+) -> Results:
     """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
     if _about_rows(files) <= settings.slice_reports:
         return _run(Archives(files, settings), outputs, settings, span, beam_options)
@@ -63,7 +69,13 @@ def fill(files: Files, outputs: Outputs, settings: Settings, span: Span, beam_op
     return results
 
 
-def _run(messages: Archives | Spooled, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]) -> Results:
+def _run(
+    messages: Archives | Spooled,
+    outputs: Outputs,
+    settings: Settings,
+    span: Span,
+    beam_options: Sequence[str],
+) -> Results:
     def wired(root: beam.Pipeline) -> None:
         build(root, sources(messages, outputs, span), sinks(outputs, settings), settings)
 
@@ -79,7 +91,9 @@ def _about_rows(files: Files) -> int:
 
 
 @contextmanager
-def _spooled(files: Files, folder: Path | None, settings: Settings) -> Iterator[tuple[Spool, list[pa.RecordBatch], Results]]:
+def _spooled(
+    files: Files, folder: Path | None, settings: Settings
+) -> Iterator[tuple[Spool, list[pa.RecordBatch], Results]]:
     """The archives' messages by hour in a folder that goes when they are done with, and what was refused or failed at reading."""
     place = folder / _SPOOL if folder else Path(tempfile.mkdtemp(prefix="kpiflow-"))
     shutil.rmtree(place, ignore_errors=True)
@@ -115,7 +129,9 @@ def only_job(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, ...]]
             lock = stack.enter_context((folder / _LOCK).open("a"))
             while not _taken(lock.fileno()):
                 if time.monotonic() >= deadline:
-                    raise WrongUse(f"another job is writing to {folder}", "wait for it, or name another output")
+                    raise WrongUse(
+                        f"another job is writing to {folder}", "wait for it, or name another output"
+                    )
                 time.sleep(0.1)
             locks.append(lock.fileno())
         yield tuple(locks)

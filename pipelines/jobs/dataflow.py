@@ -41,7 +41,9 @@ def dry_run(job: CloudJob, settings: Settings) -> Report:
     settings = _spread(settings, options)
     outputs = unopened(job.outputs, settings)
     try:
-        report = launch.dry_run(lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings))
+        report = launch.dry_run(
+            lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings)
+        )
     except launch.NotSubmitted as error:
         raise WrongUse(str(error)) from error
     return report.with_problems(launch.unreachable([job.url, *job.outputs]))
@@ -61,8 +63,12 @@ def submit(job: CloudJob, settings: Settings) -> tuple[str, str] | None:
     try:
         connection.check(job.streams)
         outputs, settings = open_outputs(job.outputs, _spread(settings, options), file_minutes=1)
-        Lease(connection, job.group, job.streams, options.job_name).acquire()  # the job's readers renew it from then on
-        return launch.submit(lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings))
+        Lease(
+            connection, job.group, job.streams, options.job_name
+        ).acquire()  # the job's readers renew it from then on
+        return launch.submit(
+            lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings)
+        )
     except (RedisUnavailable, GroupTaken) as error:
         raise WrongUse(str(error)) from error
     except launch.NotSubmitted as error:
@@ -73,7 +79,9 @@ def _options(job: CloudJob) -> Dataflow:
     try:
         return Dataflow.parsed(job.options)
     except (ValueError, launch.TakenOptionError) as error:
-        raise WrongUse(str(error), "they follow `--`: kpiflow stream --runner dataflow ... -- --project=P ...") from error
+        raise WrongUse(
+            str(error), "they follow `--`: kpiflow stream --runner dataflow ... -- --project=P ..."
+        ) from error
 
 
 def _spread(settings: Settings, options: Dataflow) -> Settings:
@@ -83,7 +91,9 @@ def _spread(settings: Settings, options: Dataflow) -> Settings:
     return for_stream(settings)
 
 
-def _built(root: beam.Pipeline, job: CloudJob, outputs: Outputs, settings: Settings, options: Dataflow) -> None:
+def _built(
+    root: beam.Pipeline, job: CloudJob, outputs: Outputs, settings: Settings, options: Dataflow
+) -> None:
     # Dataflow calls a bundle back once it holds the rows itself, written or not: a place is told only when they long are.
     hold = max(outputs.gather_seconds, settings.patience_seconds)
     connection = redis(job.url, settings)

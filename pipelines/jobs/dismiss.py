@@ -27,7 +27,9 @@ class Dismissal:
     unknown: list[str]
 
 
-def dismiss(texts: Sequence[str], settings: Settings, names: Collection[str], reason: str, at: datetime) -> Dismissal:
+def dismiss(
+    texts: Sequence[str], settings: Settings, names: Collection[str], reason: str, at: datetime
+) -> Dismissal:
     """Close the open rows of the messages of these names (`SOURCE/MESSAGE_ID`), in every output. A row keeps the reason and the
     time of its first dismissal.
 
@@ -47,7 +49,9 @@ def dismiss(texts: Sequence[str], settings: Settings, names: Collection[str], re
         columns = {name: closed.get(name, was_open[name]) for name in QUARANTINED.schema.names}
         write_rows(outputs, concat([filled(columns, QUARANTINED.schema, was_open.num_rows), already]))
         found = {*_names(was_open).to_pylist(), *_names(already).to_pylist()}
-        return Dismissal(was_open.num_rows, already.num_rows, [name for name in wanted.to_pylist() if name not in found])
+        return Dismissal(
+            was_open.num_rows, already.num_rows, [name for name in wanted.to_pylist() if name not in found]
+        )
 
 
 def _is_dismissed(rows: pa.RecordBatch) -> pa.Array:
@@ -56,7 +60,9 @@ def _is_dismissed(rows: pa.RecordBatch) -> pa.Array:
 
 def _named(parts: Iterable[pa.RecordBatch], wanted: pa.Array) -> pa.RecordBatch:
     """The rows of the messages of these names."""
-    return concat([empty(QUARANTINED.schema), *(rows.filter(pc.is_in(_names(rows), wanted)) for rows in parts)])
+    return concat(
+        [empty(QUARANTINED.schema), *(rows.filter(pc.is_in(_names(rows), wanted)) for rows in parts)]
+    )
 
 
 def _names(rows: pa.RecordBatch) -> pa.Array:

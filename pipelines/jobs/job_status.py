@@ -108,7 +108,9 @@ class Health:
     @property
     def newest(self) -> datetime | None:
         """When the newest message that was read had come in."""
-        return _moment(max((int(place.position.partition("-")[0]) for place in self.places), default=0) or None)
+        return _moment(
+            max((int(place.position.partition("-")[0]) for place in self.places), default=0) or None
+        )
 
     @property
     def lag(self) -> int | None:
@@ -144,7 +146,10 @@ def health(home: Path, client: redis.Redis | None = None) -> Health:
     """
     folder = home / FOLDER
     if not (folder / JOB).is_file():
-        raise WrongUse(f"no stream has written {home}", f"`kpiflow stream --redis URL --stream KEY --output {home}` starts one")
+        raise WrongUse(
+            f"no stream has written {home}",
+            f"`kpiflow stream --redis URL --stream KEY --output {home}` starts one",
+        )
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     said = list(reports(folder / READERS, "reader-*.json"))
     known = {key: place for reader in said for key, place in reader["streams"].items()}
@@ -176,11 +181,17 @@ def _sinks(folder: Path, names: list[str]) -> Iterator[Sink]:
     said = list(reports(folder, "sink-*.json"))
     for name in names:
         own = [each for each in said if each["target"] == name]
-        waiting = min((each for each in own if each["waiting_since"]), key=lambda each: each["waiting_since"], default={})
+        waiting = min(
+            (each for each in own if each["waiting_since"]),
+            key=lambda each: each["waiting_since"],
+            default={},
+        )
         yield Sink(
             name,
             sum(each["rows"] for each in own),
-            _moment(max((each["newest"] or 0 for each in own if each["table"] in RECEIVED), default=0) or None),
+            _moment(
+                max((each["newest"] or 0 for each in own if each["table"] in RECEIVED), default=0) or None
+            ),
             _moment(max((each["time"] for each in own), default=None)),
             _moment(waiting.get("waiting_since")),
             waiting.get("error"),
@@ -213,7 +224,10 @@ def _memory(client: redis.Redis | None) -> Memory | None:
         said: Any = client.info("memory")
     except redis.RedisError:
         return None
-    return Memory(said["used_memory"], said["maxmemory"] if said.get("maxmemory_policy", NO_EVICTION) == NO_EVICTION else 0)
+    return Memory(
+        said["used_memory"],
+        said["maxmemory"] if said.get("maxmemory_policy", NO_EVICTION) == NO_EVICTION else 0,
+    )
 
 
 def _checkpoint(folder: Path) -> Checkpoint | None:

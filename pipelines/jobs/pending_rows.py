@@ -46,9 +46,13 @@ def waiting(home: Path) -> Waiting | None:
         return None
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     readers = list(reports(folder / READERS, "**/reader-*.json"))
-    read = [int(place["position"].partition("-")[0]) for reader in readers for place in reader["streams"].values()]
+    read = [
+        int(place["position"].partition("-")[0]) for reader in readers for place in reader["streams"].values()
+    ]
     if not read:
         return None
     marks = [1000 * reader["watermark"] for reader in readers if reader["watermark"] is not None]
-    since = min([*marks, checkpoint.stat().st_mtime_ns // 1000]) - 1_000_000 * job["settle_seconds"] - MARGIN_US
+    since = (
+        min([*marks, checkpoint.stat().st_mtime_ns // 1000]) - 1_000_000 * job["settle_seconds"] - MARGIN_US
+    )
     return Waiting(tuple(job["depends"]["streams"]), since, 1000 * max(read) + REPORTED_US)

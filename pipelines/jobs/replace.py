@@ -68,7 +68,10 @@ def replace_span(
     stage_counters.reset()
     outputs, settings = open_outputs(texts, settings)
     if len(outputs.targets) > 1 or not outputs.folders:
-        raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", "elsewhere delete the span, then backfill it")
+        raise WrongUse(
+            f"--replace rewrites one folder of files, not {outputs}",
+            "elsewhere delete the span, then backfill it",
+        )
     (output,) = outputs.folders
     with only_job(output), _staging(output) as staging:
         staged = files_in(staging, settings)
@@ -77,7 +80,9 @@ def replace_span(
         results = fill(files, staged, settings, span, beam_options)
         if not results.incomplete:
             again = Sources(Spooled([], []), _Again(staged.main, after))
-            direct.run(lambda root: build(root, again, sinks(staged, settings), settings), beam_options, by_reference)
+            direct.run(
+                lambda root: build(root, again, sinks(staged, settings), settings), beam_options, by_reference
+            )
             for change in list(_changes(output, staging, span)):
                 _rewrite(change, output, staging)
     return results
@@ -86,12 +91,17 @@ def replace_span(
 def _hours(span: Span) -> tuple[int, int]:
     """The first hour (since 1970) of the span, and the first after it."""
     if span.start is None or span.end is None:
-        raise WrongUse("--replace rewrites a span of time", "say which with --from and --to, both on full hours")
+        raise WrongUse(
+            "--replace rewrites a span of time", "say which with --from and --to, both on full hours"
+        )
     first, end = int(span.start.timestamp()) // HOUR, -int(-span.end.timestamp() // HOUR)
     whole = [datetime.fromtimestamp(hour * HOUR, UTC) for hour in (first, end)]
     if whole != [span.start, span.end]:
         start, stop = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in whole)
-        raise WrongUse("--replace rewrites full hours (UTC)", f"say --from {start} --to {stop}, with input for all of that time")
+        raise WrongUse(
+            "--replace rewrites full hours (UTC)",
+            f"say --from {start} --to {stop}, with input for all of that time",
+        )
     return first, end
 
 
@@ -124,7 +134,9 @@ class _Again(beam.PTransform):
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
         hours = reports.pipeline | "Hours" >> beam.Create([self.hours], reshuffle=False)
-        return hours | beam.FlatMap(lambda each, store: recalled(store, each), self.store).with_output_types(pa.RecordBatch)
+        return hours | beam.FlatMap(lambda each, store: recalled(store, each), self.store).with_output_types(
+            pa.RecordBatch
+        )
 
 
 class _Change(NamedTuple):
@@ -180,7 +192,10 @@ def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[st
     return [
         (DUPLICATES, [*_MESSAGE, "received_at", "report_id"], duplicate),
         (QUARANTINED, [*_MESSAGE, "received_at"], lambda rows: ~undone(rows)),
-        *((table, [table.time], lambda rows: ~rewritten.rows(rows["time_window_start"])) for table in (AGGREGATIONS, FLEET)),
+        *(
+            (table, [table.time], lambda rows: ~rewritten.rows(rows["time_window_start"]))
+            for table in (AGGREGATIONS, FLEET)
+        ),
         (REPORTS, [REPORTS.time], lambda rows: ~rewritten.rows(rows[REPORTS.time])),
     ]
 

@@ -96,7 +96,9 @@ def replay(
         for found, resolution in ((valid, REPLAYED), (waived, WAIVED)):
             _close(outputs, rows.filter(_among(rows, found)), resolution)
         again = rows.filter(_among(rows, failed)).select(refused.schema.names)
-        return Replay(valid.num_rows + waived.num_rows, waived.num_rows, concat([refused, cut, again]), unknown)
+        return Replay(
+            valid.num_rows + waived.num_rows, waived.num_rows, concat([refused, cut, again]), unknown
+        )
 
 
 @contextmanager
@@ -109,16 +111,23 @@ def opened(texts: Sequence[str], settings: Settings) -> Iterator[tuple[Outputs, 
     outputs, settings = open_outputs(texts, settings, create=False)
     output = local_folder(outputs.main)
     if output is None:
-        raise WrongUse(f"{outputs.main.name} is no folder of this machine", "name the job's output folder first, then the others")
+        raise WrongUse(
+            f"{outputs.main.name} is no folder of this machine",
+            "name the job's output folder first, then the others",
+        )
     with only_job(*outputs.folders):
         yield outputs, settings, output
 
 
 def _cut(rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows that hold only the beginning of their message, with what can be done."""
-    cut = rows.filter(pc.fill_null(pc.greater(rows["payload_bytes"], pc.binary_length(rows["payload"])), False))
+    cut = rows.filter(
+        pc.fill_null(pc.greater(rows["payload_bytes"], pc.binary_length(rows["payload"])), False)
+    )
     fix = "; only its beginning is kept: give it mended with --input, or backfill its source under a larger max_payload_bytes"
-    columns = {name: cut[name] for name in cut.schema.names} | {"message": pc.binary_join_element_wise(cut["message"], fix, "")}
+    columns = {name: cut[name] for name in cut.schema.names} | {
+        "message": pc.binary_join_element_wise(cut["message"], fix, "")
+    }
     return pa.RecordBatch.from_pydict(columns, schema=cut.schema)
 
 
@@ -134,7 +143,11 @@ def open_rows(output: Path, reasons: Sequence[str] = ()) -> Iterator[pa.RecordBa
     its resolution and with the next revision."""
     gone = closed_without_fate(output)
     for rows in scan(output, QUARANTINED):
-        again = pc.and_(_is_closed(rows), _among(rows, gone)) if gone.num_rows else pa.array([False] * rows.num_rows)
+        again = (
+            pc.and_(_is_closed(rows), _among(rows, gone))
+            if gone.num_rows
+            else pa.array([False] * rows.num_rows)
+        )
         columns = {name: rows[name] for name in rows.schema.names}
         columns["resolution"] = pc.if_else(again, pa.scalar(None, pa.string()), rows["resolution"])
         columns["revision"] = pc.add(rows["revision"], again.cast(pa.int64()))
@@ -171,7 +184,9 @@ def _chosen(rows: pa.RecordBatch, mended: pa.RecordBatch | None) -> _Chosen:
         return _Chosen(pa.RecordBatch.from_pydict(kept | {"payload": payload}, schema=RAW), [])
     places = {key: place for place, key in enumerate(_keys(rows))}
     names = _keys(mended)
-    found = [(row, places.pop(key)) for row, key in enumerate(names) if key in places]  # of two mends of one message the first
+    found = [
+        (row, places.pop(key)) for row, key in enumerate(names) if key in places
+    ]  # of two mends of one message the first
     unknown = ["/".join(names[row]) for row in sorted(set(range(len(names))) - {row for row, _ in found})]
     known = rows.take(pa.array([place for _, place in found], pa.int64()))
     payload = mended["payload"].take(pa.array([row for row, _ in found], pa.int64()))
@@ -197,7 +212,9 @@ def _fated(output: Path, messages: pa.RecordBatch) -> np.ndarray:
         repeated |= zip(_keys(found), found["report_id"].to_pylist())
     originals, known, present = pa.array(repeated.values(), pa.string()), set(), set()
     for stored in scan(output, REPORTS, ["source", "message_id", "report_id"]):
-        found = stored.filter(pc.or_(pc.is_in(stored["message_id"], ids), pc.is_in(stored["report_id"], originals)))
+        found = stored.filter(
+            pc.or_(pc.is_in(stored["message_id"], ids), pc.is_in(stored["report_id"], originals))
+        )
         known.update(_keys(found))
         present.update(found["report_id"].to_pylist())
     known.update(key for key, report_id in repeated.items() if report_id in present)

@@ -83,10 +83,18 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
             owner = _described(job, outputs, connection, settings)
             with _leased(connection, job, owner) as lease:
                 _run(job, outputs, connection, settings, lease, locks, follow)
-    except (RedisUnavailable, GroupTaken, launch.FlinkMissing, launch.TakenOptionError, launch.CheckpointRefused) as error:
+    except (
+        RedisUnavailable,
+        GroupTaken,
+        launch.FlinkMissing,
+        launch.TakenOptionError,
+        launch.CheckpointRefused,
+    ) as error:
         raise WrongUse(str(error)) from error
     except launch.FlinkFailed as error:
-        raise RunFailed(str(error), "run the same command again: it goes on from the newest checkpoint") from error
+        raise RunFailed(
+            str(error), "run the same command again: it goes on from the newest checkpoint"
+        ) from error
 
 
 def _run(
@@ -123,17 +131,23 @@ def _run(
             signal.raise_signal(signal.SIGINT)
 
     try:
-        launch.run(lambda root: _build(root, job, outputs, connection, settings, lease.owner), engine, watched)
+        launch.run(
+            lambda root: _build(root, job, outputs, connection, settings, lease.owner), engine, watched
+        )
     except KeyboardInterrupt:
         if not idle.is_reached:
             raise
 
 
-def _build(root: beam.Pipeline, job: Job, outputs: Outputs, connection: Connection, settings: Settings, owner: str) -> None:
+def _build(
+    root: beam.Pipeline, job: Job, outputs: Outputs, connection: Connection, settings: Settings, owner: str
+) -> None:
     """Wire the streaming graph. Each renewal calls this again: a transform belongs to one pipeline only."""
     folder = job.home.absolute() / FOLDER
     archive = job.archive and job.archive.absolute()
-    live = Live(connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds, archive)
+    live = Live(
+        connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds, archive
+    )
     sources = Sources(live)
     sinks = gathered(outputs, settings, folder / SINKS, connection if job.live else None)
     if archive is not None:
@@ -219,7 +233,9 @@ def for_stream(settings: Settings) -> Settings:
         )
     if "shards" in settings.model_fields_set:
         return settings
-    return settings.model_copy(update={"shards": 1 if settings.parallelism == 1 else 4 * settings.parallelism})
+    return settings.model_copy(
+        update={"shards": 1 if settings.parallelism == 1 else 4 * settings.parallelism}
+    )
 
 
 @contextmanager
@@ -245,7 +261,9 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
     before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     depends = _depends(job, outputs, settings)
     changed = {name: (now, before.get("depends", {}).get(name)) for name, now in depends.items()}
-    named = "; ".join(f"{name} is {now!r} now and was {was!r}" for name, (now, was) in changed.items() if now != was)
+    named = "; ".join(
+        f"{name} is {now!r} now and was {was!r}" for name, (now, was) in changed.items() if now != was
+    )
     if before and named and not job.fresh and launch.newest_checkpoint(folder):
         raise WrongUse(
             f"the checkpoints of {job.home} belong to another graph: {named}",

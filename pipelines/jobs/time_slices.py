@@ -70,8 +70,12 @@ def approximate_hours(messages: pa.RecordBatch) -> NDArray[np.int64]:
     """int64[n]: hours since 1970 as the payload's bytes say at first sight, else of received_at, else 0."""
     found = pc.extract_regex(messages["payload"], _RECORDED)
     texts = pc.struct_field(found, "hour").cast(pa.string())
-    named = pc.strptime(pc.utf8_upper(texts), format="%Y-%m-%dT%H", unit="s", error_is_null=True).cast(pa.int64())
-    received = pc.floor(pc.divide(messages["received_at"].cast(pa.int64()).cast(pa.float64()), _HOUR_US)).cast(pa.int64())
+    named = pc.strptime(pc.utf8_upper(texts), format="%Y-%m-%dT%H", unit="s", error_is_null=True).cast(
+        pa.int64()
+    )
+    received = pc.floor(
+        pc.divide(messages["received_at"].cast(pa.int64()).cast(pa.float64()), _HOUR_US)
+    ).cast(pa.int64())
     hours = np.array(pc.coalesce(pc.divide(named, 3600), received, 0))
     rows = np.flatnonzero(pc.fill_null(pc.not_equal(pc.struct_field(found, "sign"), b""), False))
     hours[rows] += _shifts(found.take(pa.array(rows)))
@@ -80,7 +84,9 @@ def approximate_hours(messages: pa.RecordBatch) -> NDArray[np.int64]:
 
 def _shifts(found: pa.StructArray) -> NDArray[np.int64]:
     """int64[n]: hours from the one that is named to that of UTC, of what has an offset."""
-    minute, hours, minutes = (pc.struct_field(found, name).cast(pa.string()).cast(pa.int64()).to_numpy() for name in _NUMBERS)
+    minute, hours, minutes = (
+        pc.struct_field(found, name).cast(pa.string()).cast(pa.int64()).to_numpy() for name in _NUMBERS
+    )
     east = np.where(pc.equal(pc.struct_field(found, "sign"), b"+"), 1, -1)
     shifts: NDArray[np.int64] = (minute - east * (60 * hours + minutes)) // 60
     return shifts
@@ -112,6 +118,8 @@ class ReadSpool(beam.PTransform):
         self.paths = [str(path) for path in paths]
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
-        return root | beam.Create(self.paths, reshuffle=False) | beam.FlatMap(lambda path: read(Path(path))).with_output_types(
-            pa.RecordBatch
+        return (
+            root
+            | beam.Create(self.paths, reshuffle=False)
+            | beam.FlatMap(lambda path: read(Path(path))).with_output_types(pa.RecordBatch)
         )

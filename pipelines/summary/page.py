@@ -89,7 +89,8 @@ summary { cursor: pointer; margin: .6rem 0; }
 }
 """
 NIGHT = "\n  ".join(
-    f'svg [fill="{day}"] {{ fill: {night}; }} svg [stroke="{day}"] {{ stroke: {night}; }}' for day, night in IN_THE_DARK.items()
+    f'svg [fill="{day}"] {{ fill: {night}; }} svg [stroke="{day}"] {{ stroke: {night}; }}'
+    for day, night in IN_THE_DARK.items()
 )
 
 
@@ -99,7 +100,9 @@ def page(summary: Summary) -> str:
     if summary.received or summary.hours:
         body = [_cards(summary), _charts(summary), _tables(summary)]
     else:
-        body = [f"<p>No messages yet: <code>kpiflow backfill --input FILE... --output {title}</code> fills this folder.</p>"]
+        body = [
+            f"<p>No messages yet: <code>kpiflow backfill --input FILE... --output {title}</code> fills this folder.</p>"
+        ]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -131,19 +134,37 @@ def _cards(summary: Summary) -> str:
         ("agents", f"{summary.agents:,}", ""),
         ("outliers", f"{sum(summary.outliers.values()):,}", "flagged values"),
     ]
-    items = (f"<div><dt>{name}</dt><dd>{value} <small>{more}</small></dd></div>" for name, value, more in cards)
+    items = (
+        f"<div><dt>{name}</dt><dd>{value} <small>{more}</small></dd></div>" for name, value, more in cards
+    )
     return f"<dl>{''.join(items)}</dl>"
 
 
 def _charts(summary: Summary) -> str:
     hours = summary.hours[-CHARTED_HOURS:]
-    cut = f" The newest {CHARTED_HOURS} of {len(summary.hours):,} hours." if len(summary.hours) > len(hours) else ""
+    cut = (
+        f" The newest {CHARTED_HOURS} of {len(summary.hours):,} hours."
+        if len(summary.hours) > len(hours)
+        else ""
+    )
     came = [{"hour": _ms(hour), **{name: getattr(hour, name) for name in FATES}} for hour in hours]
     flagged = [{"hour": _ms(hour), **hour.outliers} for hour in hours]
     figures = [
-        ("Rates by hour", "Reports by when they were recorded, the others by when they came." + cut, _stacked(came, FATES)),
-        ("Latency by hour, ms", "p50, p95 and p99, each the median over the agents." + cut, _latencies(hours)),
-        ("Outliers by hour", "Values outside their agent's own fences, by metric." + cut, _stacked(flagged, FLAGGED)),
+        (
+            "Rates by hour",
+            "Reports by when they were recorded, the others by when they came." + cut,
+            _stacked(came, FATES),
+        ),
+        (
+            "Latency by hour, ms",
+            "p50, p95 and p99, each the median over the agents." + cut,
+            _latencies(hours),
+        ),
+        (
+            "Outliers by hour",
+            "Values outside their agent's own fences, by metric." + cut,
+            _stacked(flagged, FLAGGED),
+        ),
         ("Success rate by hour", "Share of the reports without error details." + cut, _successes(hours)),
         ("Quarantine by reason", "Messages that are no valid report.", _reasons(summary)),
     ]
@@ -161,10 +182,16 @@ def _ms(hour: Hour) -> int:
 
 def _svg(chart: alt.Chart | alt.LayerChart, label: str) -> str:
     themed = (
-        chart.properties(width=CHART_WIDTH, height=CHART_HEIGHT, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+        chart.properties(
+            width=CHART_WIDTH,
+            height=CHART_HEIGHT,
+            autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+        )
         .configure(aria=False, background="transparent", font="Helvetica, Arial, sans-serif", padding=MARGIN)
         .configure_view(stroke=None)
-        .configure_axis(labelColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelFontSize=12, title=None)
+        .configure_axis(
+            labelColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelFontSize=12, title=None
+        )
         .configure_legend(orient="top", title=None, labelColor=INK, labelFontSize=12, offset=4)
     )
     drawn: str = vl_convert.vegalite_to_svg(themed.to_dict())
@@ -172,7 +199,9 @@ def _svg(chart: alt.Chart | alt.LayerChart, label: str) -> str:
 
 
 def _time(field: str = "hour") -> alt.X:
-    midnight = "utchours(datum.value) == 0 ? utcFormat(datum.value, '%b %-d') : utcFormat(datum.value, '%H:%M')"
+    midnight = (
+        "utchours(datum.value) == 0 ? utcFormat(datum.value, '%b %-d') : utcFormat(datum.value, '%H:%M')"
+    )
     axis = alt.Axis(labelExpr=midnight, grid=False, tickCount=6, labelOverlap=True)
     return alt.X(field, type="temporal", timeUnit="utcyearmonthdatehours", axis=axis)
 
@@ -201,7 +230,9 @@ def _stacked(rows: Sequence[dict[str, Any]], colours: dict[str, str]) -> alt.Cha
     return (
         alt.Chart(_long(rows, colours))
         .mark_bar()
-        .encode(x=_time(), y=alt.Y("value:Q", axis=_counted()), color=_colour(colours), order=alt.Order("rank:Q"))
+        .encode(
+            x=_time(), y=alt.Y("value:Q", axis=_counted()), color=_colour(colours), order=alt.Order("rank:Q")
+        )
     )
 
 
@@ -216,7 +247,13 @@ def _runs(hours: Sequence[Hour]) -> list[int]:
 def _latencies(hours: Sequence[Hour]) -> alt.Chart | None:
     known = [hour for hour in hours if hour.latency]
     rows = [
-        {"hour": _ms(hour), "run": run, "p50": hour.latency.p50_ms, "p95": hour.latency.p95_ms, "p99": hour.latency.p99_ms}
+        {
+            "hour": _ms(hour),
+            "run": run,
+            "p50": hour.latency.p50_ms,
+            "p95": hour.latency.p95_ms,
+            "p99": hour.latency.p99_ms,
+        }
         for hour, run in zip(known, _runs(known))
         if hour.latency
     ]
@@ -244,7 +281,9 @@ def _successes(hours: Sequence[Hour]) -> alt.Chart | None:
     rates = [hour.success_rate or 0.0 for hour in known]
     if not rates:
         return None
-    rows = [{"hour": _ms(hour), "run": run, "value": rate} for hour, run, rate in zip(known, _runs(known), rates)]
+    rows = [
+        {"hour": _ms(hour), "run": run, "value": rate} for hour, run, rate in zip(known, _runs(known), rates)
+    ]
     lowest = max(0.0, min(rates) - 0.01)
     axis = alt.Axis(format=".1~%", tickCount=5, domain=False, ticks=False)
     return (
@@ -263,7 +302,9 @@ def _reasons(summary: Summary) -> alt.LayerChart | None:
     names = alt.Y("reason:N", sort=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=140))
     room = alt.Scale(domainMax=1.2 * reasons[0].count)
     bars = alt.Chart(alt.Data(values=rows)).encode(x=alt.X("count:Q", axis=None, scale=room), y=names)
-    return bars.mark_bar(color=RED) + bars.mark_text(align="left", dx=5, fontSize=12, color=INK).encode(text="label:N")
+    return bars.mark_bar(color=RED) + bars.mark_text(align="left", dx=5, fontSize=12, color=INK).encode(
+        text="label:N"
+    )
 
 
 def _tables(summary: Summary) -> str:
@@ -277,7 +318,10 @@ def _table(title: str, columns: dict[str, str], rows: Sequence[Sequence[object]]
         return ""
     head = "".join(f'<th class="{kind}">{_text(name)}</th>' for name, kind in columns.items())
     body = "\n".join(
-        "<tr>" + "".join(_cell(name, kind, value) for (name, kind), value in zip(columns.items(), row)) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(_cell(name, kind, value) for (name, kind), value in zip(columns.items(), row))
+        + "</tr>"
+        for row in rows
     )
     heading = f"<h2>{_text(title)}</h2>\n" if title else ""
     return f'{heading}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
@@ -289,7 +333,14 @@ def _cell(column: str, kind: str, value: object) -> str:
 
 
 def _quarantine_table(summary: Summary) -> str:
-    columns = {"reason": "", "count": "n", "share": "n", "field": "id", "rule": "id", "example of the commonest cause": "text"}
+    columns = {
+        "reason": "",
+        "count": "n",
+        "share": "n",
+        "field": "id",
+        "rule": "id",
+        "example of the commonest cause": "text",
+    }
     rows = []
     for reason in summary.reasons:
         cause = [text or "" for text in (reason.field, reason.rule, reason.example)]
@@ -299,9 +350,20 @@ def _quarantine_table(summary: Summary) -> str:
 
 def _outlier_table(summary: Summary) -> str:
     numbers = {"metric": "", "count": "n", "share": "n"}
-    columns = {**numbers, "the farthest of the newest hour": "text", "recorded at": "t", "agent": "id", "task": "id"}
+    columns = {
+        **numbers,
+        "the farthest of the newest hour": "text",
+        "recorded at": "t",
+        "agent": "id",
+        "task": "id",
+    }
     examples = {
-        example.metric: (example.explained(), f"{example.recorded_at:%Y-%m-%d %H:%M:%S}", example.agent_id, example.task_id)
+        example.metric: (
+            example.explained(),
+            f"{example.recorded_at:%Y-%m-%d %H:%M:%S}",
+            example.agent_id,
+            example.task_id,
+        )
         for example in summary.examples
     }
     rows = [
@@ -316,7 +378,9 @@ def _agent_table(summary: Summary) -> str:
     rows = []
     for agent in summary.worst_agents:
         flags = list(agent.outliers.values())
-        rows.append((agent.agent_id, *(f"{count:,}" for count in (agent.reports, agent.failed, sum(flags), *flags))))
+        rows.append(
+            (agent.agent_id, *(f"{count:,}" for count in (agent.reports, agent.failed, sum(flags), *flags)))
+        )
     return _table("Agents with the most outliers", columns, rows)
 
 
@@ -324,11 +388,17 @@ def _hour_table(summary: Summary) -> str:
     rows = []
     for hour in summary.hours[-CHARTED_HOURS:]:
         latency = hour.latency
-        percentiles = [number(ms) for ms in (latency.p50_ms, latency.p95_ms, latency.p99_ms)] if latency else ["-"] * 3
+        percentiles = (
+            [number(ms) for ms in (latency.p50_ms, latency.p95_ms, latency.p99_ms)] if latency else ["-"] * 3
+        )
         counts = [f"{getattr(hour, name):,}" for name in FATES]
         flags = [f"{count:,}" for count in hour.outliers.values()]
-        rows.append((f"{hour.start:%Y-%m-%d %H:%M}", *counts, percent(hour.success_rate), *percentiles, *flags))
+        rows.append(
+            (f"{hour.start:%Y-%m-%d %H:%M}", *counts, percent(hour.success_rate), *percentiles, *flags)
+        )
     columns = {"hour": "t", **dict.fromkeys((*FATES, "success", *PERCENTILES, *METRICS), "n")}
-    note = f"{len(rows):,} of {len(summary.hours):,} hours; p50, p95 and p99 in ms, then the outliers by metric"
+    note = (
+        f"{len(rows):,} of {len(summary.hours):,} hours; p50, p95 and p99 in ms, then the outliers by metric"
+    )
     opened = " open" if len(rows) <= OPEN_HOURS else ""
     return f"<h2>Hour by hour</h2>\n<details{opened}><summary>{note}</summary>\n{_table('', columns, rows)}</details>"

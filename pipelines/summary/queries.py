@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.verify.table_scan import paths
-from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table, hour_folder
+from schemas.tables import (
+    AGGREGATIONS,
+    DUPLICATES,
+    METRIC_COLUMNS,
+    METRICS,
+    QUARANTINED,
+    REPORTS,
+    Table,
+    hour_folder,
+)
 
 UNITS = {"latency": " ms", "accuracy": "", "cpu": "", "memory": " MB"}
 """What follows a value of each metric; fractions have no unit."""
@@ -165,7 +174,10 @@ def summarise(output: Path) -> Summary:
         RunFailed: a file cannot be read.
     """
     if not output.is_dir():
-        raise WrongUse(f"no folder {output}", "`kpiflow backfill --input FILE... --output OUT` makes one from archived reports")
+        raise WrongUse(
+            f"no folder {output}",
+            "`kpiflow backfill --input FILE... --output OUT` makes one from archived reports",
+        )
     try:
         return _summarise(output)
     except (pa.ArrowException, OSError) as error:
@@ -212,11 +224,17 @@ def _scan(rows: ds.Dataset, columns: Mapping[str, pc.Expression]) -> acero.Decla
 
 
 def _grouped(
-    rows: ds.Dataset, keys: Mapping[str, pc.Expression], values: Mapping[str, tuple[pc.Expression, str]], count: str
+    rows: ds.Dataset,
+    keys: Mapping[str, pc.Expression],
+    values: Mapping[str, tuple[pc.Expression, str]],
+    count: str,
 ) -> pa.Table:
     """By `keys`, in one streaming pass: the number of rows as `count`, and `values` (name -> expression, hash aggregate)."""
     scan = _scan(rows, {**keys, **{name: value for name, (value, _) in values.items()}})
-    folds = [([], "hash_count_all", None, count), *((name, fold, None, name) for name, (_, fold) in values.items())]
+    folds = [
+        ([], "hash_count_all", None, count),
+        *((name, fold, None, name) for name, (_, fold) in values.items()),
+    ]
     options = acero.AggregateNodeOptions(folds, keys=list(keys))
     return acero.Declaration("aggregate", options, inputs=[scan]).to_table().select([*keys, *values, count])
 
@@ -256,7 +274,12 @@ def _standing(output: Path, table: Table, keys: Sequence[str], above: Sequence[T
         return Counter()
     messages = rows.to_table(columns={**{name: pc.field(name) for name in NAMED}, **chosen})
     outranked = pa.concat_tables([_also_in(messages, _dataset(output, upper, NAMED)) for upper in above])
-    lost = outranked.group_by(outranked.column_names).aggregate([]).group_by(list(keys)).aggregate([([], "count_all")])
+    lost = (
+        outranked.group_by(outranked.column_names)
+        .aggregate([])
+        .group_by(list(keys))
+        .aggregate([([], "count_all")])
+    )
     return _counter(counts) - _counter(lost.select([*keys, "count_all"]))
 
 
@@ -300,7 +323,10 @@ def group_medians(codes: NDArray[np.integer], values: NDArray[np.float64]) -> ND
 
 
 def _hours(
-    by_hour: pa.Table, duplicates: Counter[tuple], quarantined: Counter[tuple], latencies: Mapping[datetime, Latency]
+    by_hour: pa.Table,
+    duplicates: Counter[tuple],
+    quarantined: Counter[tuple],
+    latencies: Mapping[datetime, Latency],
 ) -> tuple[Hour, ...]:
     reports = {row["hour"]: row for row in by_hour.to_pylist()}
     nothing = dict.fromkeys(by_hour.column_names, 0)
@@ -310,7 +336,9 @@ def _hours(
         row = reports.get(start, nothing)
         outliers = {metric: row[metric] for metric in METRICS}
         latency = latencies.get(start)
-        hours.append(Hour(start, row["reports"], row["failed"], repeated[start], refused[start], outliers, latency))
+        hours.append(
+            Hour(start, row["reports"], row["failed"], repeated[start], refused[start], outliers, latency)
+        )
     return tuple(hours)
 
 
@@ -318,19 +346,43 @@ def _example(output: Path, metric: str, by_hour: pa.Table) -> Outlier | None:
     """The flagged value of the newest hour that lies farthest beyond its fence; ties go to the smallest report_id."""
     hour = pc.max(by_hour["hour"].filter(pc.greater(by_hour[metric], 0))).as_py()
     value, low, high = METRIC_COLUMNS[metric], f"{metric}_low_fence", f"{metric}_high_fence"
-    columns = ["agent_id", "task_id", "recorded_at", value, low, high, f"{metric}_q1", f"{metric}_q3", "baseline_n"]
+    columns = [
+        "agent_id",
+        "task_id",
+        "recorded_at",
+        value,
+        low,
+        high,
+        f"{metric}_q1",
+        f"{metric}_q3",
+        "baseline_n",
+    ]
     folder = hour_folder(hour)
-    rows = _dataset(output, REPORTS, [*columns, "report_id", FLAGS[metric]], folder).to_table(filter=pc.field(FLAGS[metric]))
+    rows = _dataset(output, REPORTS, [*columns, "report_id", FLAGS[metric]], folder).to_table(
+        filter=pc.field(FLAGS[metric])
+    )
     beyond = pc.max_element_wise(pc.subtract(rows[value], rows[high]), pc.subtract(rows[low], rows[value]))
-    ranked = rows.append_column("beyond", beyond).sort_by([("beyond", "descending"), ("report_id", "ascending")])
-    return next((Outlier(metric, *row.values()) for row in ranked.slice(0, 1).select(columns).to_pylist()), None)
+    ranked = rows.append_column("beyond", beyond).sort_by(
+        [("beyond", "descending"), ("report_id", "ascending")]
+    )
+    return next(
+        (Outlier(metric, *row.values()) for row in ranked.slice(0, 1).select(columns).to_pylist()), None
+    )
 
 
 def _worst_agents(by_agent: pa.Table) -> tuple[Agent, ...]:
-    flagged = sum((by_agent[metric].to_numpy() for metric in METRICS), np.zeros(by_agent.num_rows, dtype=np.int64))
+    flagged = sum(
+        (by_agent[metric].to_numpy() for metric in METRICS), np.zeros(by_agent.num_rows, dtype=np.int64)
+    )
     worst = by_agent.append_column("flagged", pa.array(flagged)).filter(pa.array(flagged > 0))
-    rows = worst.sort_by([("flagged", "descending"), ("agent_id", "ascending")]).slice(0, AGENTS_LISTED).to_pylist()
-    return tuple(Agent(row["agent_id"], row["reports"], row["failed"], {m: row[m] for m in METRICS}) for row in rows)
+    rows = (
+        worst.sort_by([("flagged", "descending"), ("agent_id", "ascending")])
+        .slice(0, AGENTS_LISTED)
+        .to_pylist()
+    )
+    return tuple(
+        Agent(row["agent_id"], row["reports"], row["failed"], {m: row[m] for m in METRICS}) for row in rows
+    )
 
 
 def _reasons(output: Path, quarantined: Counter[tuple]) -> tuple[Reason, ...]:
@@ -342,7 +394,11 @@ def _reasons(output: Path, quarantined: Counter[tuple]) -> tuple[Reason, ...]:
         {"example": (pc.field("message"), "hash_min")},
         count="count",
     )
-    ascending = rows.sort_by([("count", "ascending"), *((name, "descending") for name in ("example", "field", "rule"))])
+    ascending = rows.sort_by(
+        [("count", "ascending"), *((name, "descending") for name in ("example", "field", "rule"))]
+    )
     commonest = {row["reason"]: (row["field"], row["rule"], row["example"]) for row in ascending.to_pylist()}
     counts = sorted(_by_key(quarantined, 1).items(), key=lambda item: (-item[1], str(item[0])))
-    return tuple(Reason(reason, count, *commonest.get(reason, (None, None, None))) for reason, count in counts)
+    return tuple(
+        Reason(reason, count, *commonest.get(reason, (None, None, None))) for reason, count in counts
+    )

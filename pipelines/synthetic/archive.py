@@ -56,7 +56,9 @@ class Archive:
         """The name of each file and its messages."""
         hours, first = np.unique(self.messages.received // HOUR, return_index=True)
         names = time_texts(hours * HOUR).to_pylist()
-        for name, start, end in zip(names, first.tolist(), [*first[1:].tolist(), len(self.messages.received)]):
+        for name, start, end in zip(
+            names, first.tolist(), [*first[1:].tolist(), len(self.messages.received)]
+        ):
             yield name[:13] + self.form.suffix, range(start, end)
 
 
@@ -72,8 +74,12 @@ def prepare(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: For
     asked = mix.count(mix.outliers)
     injected = inject(generator.columns(fleet, moments), moments, fleet, feeding, asked, generator.seed)
     messages = send(moments.recorded, fates, mix, generator.seed)
-    truth = account(messages, fates, injected, asked, fleet) | {"settings": _settings(generator, scenario, mix, form)}
-    return Archive(messages, injected.columns, fleet, form, {"seed": generator.seed, "scenario": scenario} | truth)
+    truth = account(messages, fates, injected, asked, fleet) | {
+        "settings": _settings(generator, scenario, mix, form)
+    }
+    return Archive(
+        messages, injected.columns, fleet, form, {"seed": generator.seed, "scenario": scenario} | truth
+    )
 
 
 def account(messages: Messages, fates: Fates, injected: Injected, asked: int, fleet: Fleet) -> dict[str, Any]:
@@ -82,7 +88,9 @@ def account(messages: Messages, fates: Fates, injected: Injected, asked: int, fl
         "outliers_asked": asked,
         "outliers": injected.count,
         "outlier_task_ids": task_ids(injected),
-        "patterns": {} if set(fleet.patterns) == {"steady"} else dict(zip(fleet.ids.to_pylist(), fleet.patterns)),
+        "patterns": {}
+        if set(fleet.patterns) == {"steady"}
+        else dict(zip(fleet.ids.to_pylist(), fleet.patterns)),
     }
 
 
@@ -178,4 +186,6 @@ def _disk_failures(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunFailed(f"cannot write {folder}: {error}", "make room or give --output a folder you can write to") from error
+        raise RunFailed(
+            f"cannot write {folder}: {error}", "make room or give --output a folder you can write to"
+        ) from error

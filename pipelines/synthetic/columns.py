@@ -10,7 +10,12 @@ from schemas.tables import METRICS
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
-LIMITS = {"latency": (0.001, 299_999.999), "accuracy": (0.0, 1.0), "cpu": (0.0, 1.0), "memory": (0.01, 999_999.99)}
+LIMITS = {
+    "latency": (0.001, 299_999.999),
+    "accuracy": (0.0, 1.0),
+    "cpu": (0.0, 1.0),
+    "memory": (0.01, 999_999.99),
+}
 DECIMALS = {"latency": 3, "accuracy": 4, "cpu": 4, "memory": 2}
 REACH = 2.0
 """Usual values stay within so many standard deviations: whatever lies far outside was injected."""
@@ -46,7 +51,9 @@ class Columns:
         """These rows, in this order."""
         metrics = {name: values[rows] for name, values in self.metrics.items()}
         options = {name: codes[rows] for name, codes in self.options.items()}
-        return Columns(self.agent[rows], self.recorded[rows], self.task[rows], self.network[rows], metrics, options)
+        return Columns(
+            self.agent[rows], self.recorded[rows], self.task[rows], self.network[rows], metrics, options
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,9 @@ class Moments:
     def levels(self, fleet: Fleet, rows: NDArray[np.int64] | slice) -> dict[str, Floats]:
         """The usual level by metric of the agent and moment of each of these rows."""
         recorded = self.recorded[rows]
-        return fleet.levels_at(self.agent[rows], (recorded - self.start) / self.span, recorded % (24 * HOUR) / HOUR)
+        return fleet.levels_at(
+            self.agent[rows], (recorded - self.start) / self.span, recorded % (24 * HOUR) / HOUR
+        )
 
 
 def daily_moments(count: int, agents: int, seed: int, start: int, span: int) -> Moments:
@@ -82,7 +91,9 @@ def regular_moments(count: int, agents: int, seed: int, start: int, span: int) -
     agent = rows % agents
     interval = span / max(1, -(-count // agents))
     phase = random.uniform(0.2, 0.8, agents)
-    recorded = start + ((rows // agents + phase[agent] + random.uniform(-0.2, 0.2, count)) * interval).astype(np.int64)
+    recorded = start + ((rows // agents + phase[agent] + random.uniform(-0.2, 0.2, count)) * interval).astype(
+        np.int64
+    )
     order = np.argsort(recorded, kind="stable")
     return Moments(agent[order], recorded[order], start, span)
 

@@ -12,7 +12,16 @@ Payload = Report | str
 """A spoiled report: still an object, or a text that only a string can carry."""
 
 _STALE_SECONDS, _FUTURE_SECONDS = 7200, 300
-_REQUIRED = ("task_id", "agent_id", "latency_ms", "accuracy", "cpu_usage", "memory_mb", "recorded_at", "execution_context")
+_REQUIRED = (
+    "task_id",
+    "agent_id",
+    "latency_ms",
+    "accuracy",
+    "cpu_usage",
+    "memory_mb",
+    "recorded_at",
+    "execution_context",
+)
 _OUT_OF_RANGE = (
     ("latency_ms", 0),
     ("latency_ms", 300_000),
@@ -53,7 +62,9 @@ def _reversed(value: Any) -> Any:
 
 def _token(field: str, token: str) -> Callable[[Report, int], Payload]:
     """The field's value replaced by a token that no JSON library would write."""
-    return lambda report, _: json_text({**report, field: None}).replace(f'"{field}":null', f'"{field}":{token}', 1)
+    return lambda report, _: json_text({**report, field: None}).replace(
+        f'"{field}":null', f'"{field}":{token}', 1
+    )
 
 
 def _set(field: str, value: Any) -> Callable[[Report, int], Payload]:
@@ -80,14 +91,18 @@ DIRT: dict[str, Dirt] = {
     "beyond_double": Dirt("json", _token("latency_ms", "1e400")),
     "array": Dirt("not_object", lambda report, _: f"[{json_text(report)}]"),
     "duplicate_key": Dirt("duplicate_key", lambda report, _: json_text(report)[:-1] + ',"accuracy":0.5}'),
-    "deep_nesting": Dirt("depth", lambda report, _: json_text(report)[:-1] + ',"notes":' + "[" * 40 + "]" * 40 + "}"),
+    "deep_nesting": Dirt(
+        "depth", lambda report, _: json_text(report)[:-1] + ',"notes":' + "[" * 40 + "]" * 40 + "}"
+    ),
     "missing_field": Dirt("schema", _without_one),
     "null_field": Dirt("schema", _set("latency_ms", None)),
     "number_as_string": Dirt("schema", lambda report, _: {**report, "latency_ms": str(report["latency_ms"])}),
     "number_as_boolean": Dirt("schema", _set("accuracy", True)),
     "out_of_range": Dirt("schema", _out_of_range),
     "bad_uuid": Dirt("schema", lambda report, _: {**report, "task_id": report["task_id"][:-1] + "g"}),
-    "bad_date_time": Dirt("schema", lambda report, _: {**report, "recorded_at": "2025-13-01" + report["recorded_at"][10:]}),
+    "bad_date_time": Dirt(
+        "schema", lambda report, _: {**report, "recorded_at": "2025-13-01" + report["recorded_at"][10:]}
+    ),
     "fraction_as_integer": Dirt("schema", _in_context("available_cores", 4.5)),
     "long_hostname": Dirt("schema", _in_context("hostname", "h" * 254)),
     "long_metric_name": Dirt("schema", _set("custom_metrics", {"m" * 101: 1.0})),

@@ -100,7 +100,12 @@ def stream(seed: int, name: str) -> np.random.Generator:
 
 
 def build_fleet(
-    agents: int, seed: int, task_types: tuple[str, ...], medians: dict[str, float], spreads: dict[str, float], patterns: list[str]
+    agents: int,
+    seed: int,
+    task_types: tuple[str, ...],
+    medians: dict[str, float],
+    spreads: dict[str, float],
+    patterns: list[str],
 ) -> Fleet:
     """`agents` agents around the medians of latency and accuracy; agent i has pattern i of `patterns`, which repeat."""
     random = stream(seed, "fleet")

@@ -61,7 +61,9 @@ def inject(
     return Injected(replace(columns, metrics=metrics), rows)
 
 
-def history(agent: NDArray[np.int64], recorded: NDArray[np.int64], feeding: NDArray[np.bool_]) -> NDArray[np.int64]:
+def history(
+    agent: NDArray[np.int64], recorded: NDArray[np.int64], feeding: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """int64[n]: feeding reports of the same agent in minutes [m - 62, m - 2), where m is the report's minute."""
     minute = recorded // (60 * SECOND)
     minute -= minute.min(initial=0) - _WINDOW[0]

@@ -20,7 +20,11 @@ _ERRORS = (
     {"code": "BAD_OUTPUT", "message": 'the answer is no "JSON"'},
     {"code": "CANCELLED", "message": "the caller went away"},
 )
-_EXTRA = ({"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}, {"labels": {"team": "search", "canary": True}}, {"retries": 2})
+_EXTRA = (
+    {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"},
+    {"labels": {"team": "search", "canary": True}},
+    {"retries": 2},
+)
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _DASHES = (8, 13, 18, 23)
 _NIBBLES = np.array([i for i in range(36) if i not in _DASHES])
@@ -30,10 +34,21 @@ _OFFSETS_MINUTES = (120, -330, 0)
 def report_texts(columns: Columns, fleet: Fleet) -> pa.StringArray:
     """string[n]: each report as one JSON object without spaces."""
     agent = pa.array(columns.agent)
-    parts: list[Any] = ['{"task_id":"', uuid_texts(columns.task), '","agent_id":"', fleet.ids.take(agent), '"']
+    parts: list[Any] = [
+        '{"task_id":"',
+        uuid_texts(columns.task),
+        '","agent_id":"',
+        fleet.ids.take(agent),
+        '"',
+    ]
     for metric, name in METRIC_COLUMNS.items():
         parts += [f',"{name}":', pa.array(columns.metrics[metric])]
-    parts += [',"recorded_at":"', _recorded_texts(columns), '","execution_context":', fleet.contexts.take(agent)]
+    parts += [
+        ',"recorded_at":"',
+        _recorded_texts(columns),
+        '","execution_context":',
+        fleet.contexts.take(agent),
+    ]
     return join([*parts, *_optional_fields(columns, fleet), "}"])
 
 
@@ -54,7 +69,9 @@ def uuid_texts(octets: NDArray[np.uint8]) -> pa.StringArray:
     text[:, _NIBBLES[0::2]] = _HEX[octets >> 4]
     text[:, _NIBBLES[1::2]] = _HEX[octets & 15]
     ends = np.arange(len(octets) + 1, dtype=np.int32) * 36
-    return pa.StringArray.from_buffers(len(octets), pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text)))
+    return pa.StringArray.from_buffers(
+        len(octets), pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(text))
+    )
 
 
 def replaced(texts: pa.StringArray, mask: NDArray[np.bool_], values: pa.Array | list[str]) -> pa.StringArray:
@@ -109,7 +126,9 @@ def _recorded_texts(columns: Columns) -> pa.Array:
     """recorded_at with six digits and `Z`; here and there with none to nine digits, or in another zone."""
     styles = columns.options["time_style"]
     odd = styles > 0
-    return replaced(join([time_texts(columns.recorded), "Z"]), odd, _odd_times(columns.recorded[odd], styles[odd]))
+    return replaced(
+        join([time_texts(columns.recorded), "Z"]), odd, _odd_times(columns.recorded[odd], styles[odd])
+    )
 
 
 def _odd_times(recorded: NDArray[np.int64], styles: Codes) -> list[str]:

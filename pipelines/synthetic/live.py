@@ -59,7 +59,12 @@ class Plan:
 
 
 def plan(
-    generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int, warm: bool = False
+    generator: KpiTestGenerator,
+    scenario: Scenario,
+    mix: Mix,
+    per_minute: float,
+    start: int,
+    warm: bool = False,
 ) -> Plan:
     """Draw everything but the times of a run that starts about `start` (us since 1970); `warm`: see `inject`."""
     random = stream(generator.seed, "live")
@@ -70,18 +75,31 @@ def plan(
     place: Positions = np.zeros(mix.rows, np.int64)
     place[row[::-1]] = np.arange(len(row))[::-1]  # of a report's places, the first
     regular = scenario == "anomaly"
-    agent = np.arange(mix.rows) % generator.agents if regular else random.integers(0, generator.agents, mix.rows)
-    moments = Moments(agent, start + (place * interval).astype(np.int64), start, max(1, int(len(row) * interval)))
+    agent = (
+        np.arange(mix.rows) % generator.agents if regular else random.integers(0, generator.agents, mix.rows)
+    )
+    moments = Moments(
+        agent, start + (place * interval).astype(np.int64), start, max(1, int(len(row) * interval))
+    )
     fleet = generator.fleet(scenario)
     columns = generator.columns(fleet, moments)
-    injected = inject(columns, moments, fleet, fates.good & ~fates.late, mix.count(mix.outliers), generator.seed, warm)
+    injected = inject(
+        columns, moments, fleet, fates.good & ~fates.late, mix.count(mix.outliers), generator.seed, warm
+    )
     delay = np.minimum(2000 + random.exponential(0.2 * SECOND, mix.rows), 2 * SECOND).astype(np.int64)
     lag = np.where(fates.late, random.integers(*_LATE, mix.rows), delay)
-    asked = {"seed": generator.seed, "scenario": scenario, "agents": generator.agents, "rate_per_minute": per_minute} | asdict(mix)
+    asked = {
+        "seed": generator.seed,
+        "scenario": scenario,
+        "agents": generator.agents,
+        "rate_per_minute": per_minute,
+    } | asdict(mix)
     return Plan(row, kind, lag, injected.columns, fleet, fates, injected, mix, per_minute, asked)
 
 
-def _order(fates: Fates, mix: Mix, per_second: float, random: np.random.Generator) -> tuple[Positions, Positions]:
+def _order(
+    fates: Fates, mix: Mix, per_second: float, random: np.random.Generator
+) -> tuple[Positions, Positions]:
     """The row and the kind of each message: every report in turn, and its copies after it, two minutes on average if the run has
     them."""
     count = mix.rows
@@ -130,7 +148,9 @@ class Run:
         self._pace = Pace(plan.per_minute / 60)
         self.recorded = plan.columns.recorded.copy()
         self.sent: NDArray[np.bool_] = np.zeros(len(plan.row), bool)
-        self._known: NDArray[np.bool_] = np.zeros(len(plan.lag), bool)  # the reports of which some copy arrived
+        self._known: NDArray[np.bool_] = np.zeros(
+            len(plan.lag), bool
+        )  # the reports of which some copy arrived
         self.complete = False
         self.unsure = 0
         self.problem = ""
@@ -161,7 +181,9 @@ class Run:
                 return places[~self.sent[places]]
         return places[:0]
 
-    def _encoded(self, places: Positions, due: NDArray[np.float64]) -> tuple[Positions, NDArray[np.float64], pa.StringArray]:
+    def _encoded(
+        self, places: Positions, due: NDArray[np.float64]
+    ) -> tuple[Positions, NDArray[np.float64], pa.StringArray]:
         """The messages' payloads, as of when they are due. A copy of a report that is about to be stale is left out."""
         plan = self._plan
         received = self._sender.now_us() + ((due - time.monotonic()) * SECOND).astype(np.int64)
@@ -186,7 +208,9 @@ class Run:
     def truth(self) -> dict[str, Any]:
         """What must become of the messages that were sent, as `truth.json` of an archive has it."""
         plan = self._plan
-        messages = Messages(plan.row[self.sent], plan.kind[self.sent], np.zeros(int(self.sent.sum()), np.int64))
+        messages = Messages(
+            plan.row[self.sent], plan.kind[self.sent], np.zeros(int(self.sent.sum()), np.int64)
+        )
         rows = np.flatnonzero(self._known)
         new = np.full(len(self.recorded), -1)
         new[rows] = np.arange(len(rows))
@@ -195,4 +219,9 @@ class Run:
         fates = Fates(plan.fates.kind[rows], plan.fates.late[rows])
         counts = account(messages, fates, injected, plan.mix.count(plan.mix.outliers), plan.fleet)
         ending = {"complete": self.complete, "unsure": self.unsure}
-        return {name: plan.settings[name] for name in ("seed", "scenario")} | counts | ending | {"settings": plan.settings}
+        return (
+            {name: plan.settings[name] for name in ("seed", "scenario")}
+            | counts
+            | ending
+            | {"settings": plan.settings}
+        )

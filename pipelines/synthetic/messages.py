@@ -128,7 +128,9 @@ def lines(messages: Messages, block: slice, columns: Columns, fleet: Fleet, bare
     return octets(join([*head, texts, "}\n"]))
 
 
-def payloads(columns: Columns, kind: NDArray[np.int64], row: NDArray[np.int64], fleet: Fleet, bare: bool) -> pa.StringArray:
+def payloads(
+    columns: Columns, kind: NDArray[np.int64], row: NDArray[np.int64], fleet: Fleet, bare: bool
+) -> pa.StringArray:
     """string[n]: the reports of the columns, repeated or spoiled as their kinds say; `row` picks among variants.
 
     Unless they are `bare`, what is no object is the JSON string that holds it.
@@ -136,7 +138,9 @@ def payloads(columns: Columns, kind: NDArray[np.int64], row: NDArray[np.int64], 
     texts = report_texts(columns, fleet)
     unusual = kind > COPY
     if unusual.any():
-        triples = zip(texts.filter(pa.array(unusual)).to_pylist(), kind[unusual].tolist(), row[unusual].tolist())
+        triples = zip(
+            texts.filter(pa.array(unusual)).to_pylist(), kind[unusual].tolist(), row[unusual].tolist()
+        )
         texts = replaced(texts, unusual, [_payload(*triple, bare) for triple in triples])
     return texts
 

@@ -68,10 +68,16 @@ class KpiTestGenerator:
         _require(self.agents >= 1, f"{self.agents} agents cannot report; ask for 1 or more")
         _require(self.seed >= 0, f"seed {self.seed} is negative; give 0 or more")
         _require(bool(self.task_types), "no task type; give at least one name")
-        _require(all(len(name) <= 100 for name in self.task_types), "a task type is longer than the 100 characters it may have")
+        _require(
+            all(len(name) <= 100 for name in self.task_types),
+            "a task type is longer than the 100 characters it may have",
+        )
         _require(self.start.tzinfo is not None, "start has no time zone; give one, such as datetime.UTC")
         _require(1971 <= self.start.year <= 9000, f"start {self.start} lies outside the years 1971 to 9000")
-        _require(self.span is None or _SPANS[0] <= self.span <= _SPANS[1], f"span {self.span} is not from 1 s to 10 years")
+        _require(
+            self.span is None or _SPANS[0] <= self.span <= _SPANS[1],
+            f"span {self.span} is not from 1 s to 10 years",
+        )
         positive = min(self.latency_median_ms, self.latency_sigma, self.accuracy_deviation) > 0
         _require(positive, "latency_median_ms, latency_sigma and accuracy_deviation must be above 0")
         fleet = self._fleet(["steady"])
@@ -154,16 +160,22 @@ class KpiTestGenerator:
         _require(0 <= outliers <= 1, f"outliers = {outliers} is no share; give a number from 0 to 1")
         fleet, moments = self.fleet(scenario), self.moments(count, scenario)
         everyone: NDArray[np.bool_] = np.ones(count, bool)
-        return fleet, inject(self.columns(fleet, moments), moments, fleet, everyone, round(outliers * count), self.seed)
+        return fleet, inject(
+            self.columns(fleet, moments), moments, fleet, everyone, round(outliers * count), self.seed
+        )
 
     def _documents(self, count: int, scenario: Scenario, outliers: float) -> list[dict[str, Any]]:
         fleet, injected = self._injected(count, scenario, outliers)
-        return [document for block in _blocks(count) for document in _parsed(injected.columns.take(block), fleet)]
+        return [
+            document for block in _blocks(count) for document in _parsed(injected.columns.take(block), fleet)
+        ]
 
 
 def task_ids(injected: Injected) -> dict[str, list[str]]:
     """The task_ids of the outliers by metric."""
-    return {metric: uuid_texts(injected.columns.task[rows]).to_pylist() for metric, rows in injected.rows.items()}
+    return {
+        metric: uuid_texts(injected.columns.task[rows]).to_pylist() for metric, rows in injected.rows.items()
+    }
 
 
 def _parsed(columns: Columns, fleet: Fleet) -> Iterator[dict[str, Any]]:
@@ -181,7 +193,10 @@ def _require_room(fleet: Fleet, metric: str) -> None:
     reach = FARTHEST * (q3 - q1)
     low, high = LIMITS[metric]
     fits = np.all((q3 + reach < high) if ADVERSE[metric] > 0 else (q1 - reach > low) & (level <= high))
-    _require(bool(fits), f"outliers of {metric} would leave what is legal, {low} to {high}: lower its deviation or move its median")
+    _require(
+        bool(fits),
+        f"outliers of {metric} would leave what is legal, {low} to {high}: lower its deviation or move its median",
+    )
 
 
 def _require(holds: bool, otherwise: str) -> None:

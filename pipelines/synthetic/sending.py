@@ -41,7 +41,9 @@ class Sender:
     be added later. Entries that Redis confirmed and then lost itself, in a crash, count as sent.
     """
 
-    def __init__(self, connection: Connection, stream: str, stop: Event, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, connection: Connection, stream: str, stop: Event, patience: float = PATIENCE_SECONDS
+    ) -> None:
         """Raises:
         transforms.redis.connection.RedisUnavailable: it cannot be reached, or the key is no stream's.
         """
@@ -71,7 +73,10 @@ class Sender:
                     self._last = self._link.read_response()
                     arrived[place] = True
                 except redis.ResponseError as error:
-                    problem = problem or f"Redis at {self._public} does not take entries for {self._stream}: {error}"
+                    problem = (
+                        problem
+                        or f"Redis at {self._public} does not take entries for {self._stream}: {error}"
+                    )
         except _AWAY:
             return self._after_a_break(payloads, arrived)
         return Sent(arrived, problem=problem)
@@ -109,7 +114,9 @@ class Sender:
         return Sent(arrived, int((~arrived).sum()), time.monotonic() - began, problem)
 
     def _end_old_connection(self) -> None:
-        with suppress(redis.ResponseError):  # not allowed: then it ends by itself, which only a Redis that hung takes long for
+        with suppress(
+            redis.ResponseError
+        ):  # not allowed: then it ends by itself, which only a Redis that hung takes long for
             self._client.client_kill_filter(**self._known_as)
 
     def _find(self, payloads: pa.StringArray, arrived: NDArray[np.bool_]) -> None:

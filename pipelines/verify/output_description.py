@@ -22,7 +22,9 @@ SCHEMAS = ("kpi_report",)
 """The schemas whose version decides what a stored row holds."""
 
 
-def open_store(store: Store, settings: Settings, create: bool, file_minutes: int = 30) -> tuple[Store, Settings]:
+def open_store(
+    store: Store, settings: Settings, create: bool, file_minutes: int = 30
+) -> tuple[Store, Settings]:
     """Make a store ready to be written; it is made, and described, when it is new and `create` is set.
 
     Returns the store, and the settings to write it with. `file_minutes`, unless the settings were given it, is as the store has it,
@@ -43,7 +45,11 @@ def open_store(store: Store, settings: Settings, create: bool, file_minutes: int
         if found is not None:
             _check(store, _whole(store.name, found), settings)
         if create:
-            new = {"layout": LAYOUT_VERSION, "schemas": _current_schemas(), "settings": _shaped(store, settings)}
+            new = {
+                "layout": LAYOUT_VERSION,
+                "schemas": _current_schemas(),
+                "settings": _shaped(store, settings),
+            }
             store.describe(found or new)
     return store, settings
 
@@ -62,7 +68,9 @@ def check_description(store: Store, settings: Settings) -> None:
 
 def open_output(path: Path, settings: Settings, create: bool, file_minutes: int = 30) -> Settings:
     """`open_store` of a folder of this machine: the settings to write it with."""
-    return open_store(ParquetFiles(LocalFolder(path), settings.file_minutes), settings, create, file_minutes)[1]
+    return open_store(ParquetFiles(LocalFolder(path), settings.file_minutes), settings, create, file_minutes)[
+        1
+    ]
 
 
 @contextmanager
@@ -73,7 +81,9 @@ def told_as_wrong_use() -> Iterator[None]:
     except OutputFull:
         raise
     except (Refused, Unavailable) as error:
-        raise WrongUse(str(error), "`kpiflow doctor --output OUT` looks at everything that a job needs there") from error
+        raise WrongUse(
+            str(error), "`kpiflow doctor --output OUT` looks at everything that a job needs there"
+        ) from error
 
 
 def existing_output(path: Path) -> Path:
@@ -132,7 +142,11 @@ def _check(store: Store, description: dict[str, Any], settings: Settings) -> Non
     _check_versions(store.name, description)
     _check_layout(store.name, description, "written to")
     before = _shaping(description)
-    differing = {name: (value, before[name]) for name, value in _shaped(store, settings).items() if value != before[name]}
+    differing = {
+        name: (value, before[name])
+        for name, value in _shaped(store, settings).items()
+        if value != before[name]
+    }
     if differing:
         named = "; ".join(f"{name} is {now!r} now and was {was!r}" for name, (now, was) in differing.items())
         flags = " ".join(f"--{name.replace('_', '-')} {was}" for name, (_, was) in differing.items())
@@ -158,10 +172,19 @@ def _shaping(description: dict[str, Any]) -> dict[str, Any]:
 def _check_versions(name: str, description: dict[str, Any]) -> None:
     newer = [f"layout {description['layout']}"] if description["layout"] > LAYOUT_VERSION else []
     current = _current_schemas()
-    newer += [f"{schema} v{version}" for schema, version in description["schemas"].items() if version > current.get(schema, 0)]
-    newer += [f"setting {setting}" for setting in description["settings"] if setting not in Settings.model_fields]
+    newer += [
+        f"{schema} v{version}"
+        for schema, version in description["schemas"].items()
+        if version > current.get(schema, 0)
+    ]
+    newer += [
+        f"setting {setting}" for setting in description["settings"] if setting not in Settings.model_fields
+    ]
     if newer:
-        raise WrongUse(f"{name} was written by a newer kpiflow ({', '.join(newer)})", "upgrade: `pip install --upgrade kpiflow`")
+        raise WrongUse(
+            f"{name} was written by a newer kpiflow ({', '.join(newer)})",
+            "upgrade: `pip install --upgrade kpiflow`",
+        )
 
 
 def _check_layout(name: str, description: dict[str, Any], use: str) -> None:

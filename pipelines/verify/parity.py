@@ -103,7 +103,9 @@ def parity(
     return compared
 
 
-def _by_key(outputs: tuple[Path, Path], table: Table, identity: bool, track: Track, empty_is_null: bool) -> Comparison:
+def _by_key(
+    outputs: tuple[Path, Path], table: Table, identity: bool, track: Track, empty_is_null: bool
+) -> Comparison:
     files = [partitions(output, table) for output in outputs]
     result = Comparison()
     ignored = {*table.key, *(() if identity else table.identity)}
@@ -114,7 +116,11 @@ def _by_key(outputs: tuple[Path, Path], table: Table, identity: bool, track: Tra
 
 
 def _compare(
-    table: Table, files: Sequence[Sequence[Path]], columns: Sequence[str], result: Comparison, empty_is_null: bool
+    table: Table,
+    files: Sequence[Sequence[Path]],
+    columns: Sequence[str],
+    result: Comparison,
+    empty_is_null: bool,
 ) -> None:
     """Add the rows of one span of time to the result."""
     keys = [_loaded(paths, table, table.key) for paths in files]
@@ -126,13 +132,17 @@ def _compare(
     differs = np.zeros(pairs.shape[1], dtype=bool)
     for group in _groups(columns, max(len(rows) for rows in keys)):
         wanted = dict.fromkeys([*group, *(MEANS[name] for name in group if name in MEANS)])
-        left, right = (_loaded(paths, table, tuple(wanted)).take(pa.array(at)) for paths, at in zip(files, pairs))
+        left, right = (
+            _loaded(paths, table, tuple(wanted)).take(pa.array(at)) for paths, at in zip(files, pairs)
+        )
         for name in group:
             unequal = _unequal(table, name, left, right, empty_is_null)
             differs |= unequal
             for at in np.flatnonzero(unequal)[:EXAMPLES].tolist():
                 key = _texts(keys[0].slice(int(pairs[0, at]), 1).to_pylist()[0])
-                result.explain(Difference(key, name, *(_text(rows[name][at].as_py()) for rows in (left, right))))
+                result.explain(
+                    Difference(key, name, *(_text(rows[name][at].as_py()) for rows in (left, right)))
+                )
     result.rows_a += len(keys[0])
     result.rows_b += len(keys[1])
     result.only_a += len(alone[0])
@@ -141,7 +151,9 @@ def _compare(
     result.equal += int((~differs).sum())
 
 
-def _paired(table: Table, keys: Sequence[pa.RecordBatch]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+def _paired(
+    table: Table, keys: Sequence[pa.RecordBatch]
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """int64[2, n]: the rows of A and B that are one; and the rows of A, and of B, that are alone. Equal keys pair up in order."""
     both = concat(keys)
     groups = key_groups(both, table.key)
@@ -150,7 +162,10 @@ def _paired(table: Table, keys: Sequence[pa.RecordBatch]) -> tuple[NDArray[np.in
     width = int(max((each.max(initial=0) for each in numbered), default=0)) + 1
     a, b = groups[:split] * width + numbered[0], groups[split:] * width + numbered[1]
     _, in_a, in_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
-    alone = [np.setdiff1d(np.arange(len(rows)), paired, assume_unique=True) for rows, paired in zip(keys, (in_a, in_b))]
+    alone = [
+        np.setdiff1d(np.arange(len(rows)), paired, assume_unique=True)
+        for rows, paired in zip(keys, (in_a, in_b))
+    ]
     return np.stack([in_a, in_b]), alone
 
 
@@ -163,7 +178,9 @@ def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers
 
 
-def _unequal(table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatch, empty_is_null: bool) -> Bools:
+def _unequal(
+    table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatch, empty_is_null: bool
+) -> Bools:
     """bool[n]: where a column differs; null equals null, NaN equals NaN."""
     a, b = left[name], right[name]
     if a.type != b.type:
@@ -178,7 +195,9 @@ def _unequal(table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatc
         if name in SUMMED.get(table.name, ()):
             scale = np.maximum(np.abs(x), np.abs(y))
             if name in MEANS:
-                scale = np.fmax(scale, np.abs(pc.fill_null(left[MEANS[name]], 0.0).to_numpy(zero_copy_only=False)))
+                scale = np.fmax(
+                    scale, np.abs(pc.fill_null(left[MEANS[name]], 0.0).to_numpy(zero_copy_only=False))
+                )
             unequal &= ~(np.abs(x - y) <= TOLERANCE * scale)
     else:
         unequal = ~pc.fill_null(pc.equal(a, b), True).to_numpy(zero_copy_only=False)
@@ -230,7 +249,9 @@ def _multisets(outputs: Sequence[Path], table: Table) -> Comparison:
     return result
 
 
-def _explain_counts(rows: pa.RecordBatch, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison) -> None:
+def _explain_counts(
+    rows: pa.RecordBatch, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison
+) -> None:
     """Explain, and take out, those of the fingerprints that are among the rows: how often each output holds the row."""
     prints = fingerprints(rows.columns)
     for row in np.flatnonzero(among(prints, np.array([*unequal, (0, 0)], dtype=np.uint64))).tolist():
@@ -255,4 +276,10 @@ def _texts(row: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _text(value: Any) -> str | None:
-    return value if value is None else value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    return (
+        value
+        if value is None
+        else value.decode(errors="backslashreplace")
+        if isinstance(value, bytes)
+        else str(value)
+    )

@@ -21,7 +21,18 @@ from pipelines.verify.output_description import stored_settings
 from pipelines.verify.recount import disagreements, hours
 from pipelines.verify.stream_messages import UNCOMMITTED
 from pipelines.verify.table_scan import load, paths
-from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table, files
+from schemas.tables import (
+    CLOSED,
+    DISMISSED,
+    DUPLICATES,
+    FLEET,
+    QUARANTINED,
+    REPORTS,
+    TABLES,
+    TRIMMED,
+    Table,
+    files,
+)
 from transforms.sinks.parquet.sealed_files import DamagedFile, verify
 from transforms.sinks.row_merge import key_groups
 
@@ -38,7 +49,9 @@ FATES = (REPORTS, DUPLICATES, QUARANTINED)
 """The tables that decide a fate, the first before the others."""
 EXAMPLES = 3
 GIVE_ALL = "give as the source all that was read; `kpiflow quarantine dismiss` closes refused ones that were corrected there"
-OPEN_AGAIN = "run `kpiflow quarantine replay`: it opens them again, and accepts them with --input as they were mended"
+OPEN_AGAIN = (
+    "run `kpiflow quarantine replay`: it opens them again, and accepts them with --input as they were mended"
+)
 READ_AGAIN = "run `kpiflow backfill` over the source again"
 GO_ON = "run `kpiflow stream` as before, with --until-idle if it is to end by itself"
 REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
@@ -73,7 +86,9 @@ class Verdict:
     @property
     def received(self) -> int:
         """Distinct messages of the source; without one, as many as the tables say."""
-        return self.reports + self.quarantined + self.duplicates + self.missing + self.uncommitted - self.surplus
+        return (
+            self.reports + self.quarantined + self.duplicates + self.missing + self.uncommitted - self.surplus
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The counts in the order of the command's documentation, then the problems."""
@@ -138,7 +153,9 @@ def reconcile(
     return verdict
 
 
-def _check_windows(output: Path, left: Waiting | None, damaged: set[Path], verdict: Verdict, track: Track) -> None:
+def _check_windows(
+    output: Path, left: Waiting | None, damaged: set[Path], verdict: Verdict, track: Track
+) -> None:
     """Count each window again from its reports; what a stopped stream still has to write is no problem."""
     mend = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
     for hour in track(hours(output, damaged), "hours"):
@@ -147,7 +164,9 @@ def _check_windows(output: Path, left: Waiting | None, damaged: set[Path], verdi
         verdict.waiting += found.waiting
 
 
-def _inspect(output: Path, table: Table, path: Path, file_minutes: int, problems: list[str], prints: _Prints) -> None:
+def _inspect(
+    output: Path, table: Table, path: Path, file_minutes: int, problems: list[str], prints: _Prints
+) -> None:
     """Check one file by itself, and gather the fingerprints of its rows."""
     name = path.relative_to(output).as_posix()
     if problem := verify(path):
@@ -164,9 +183,13 @@ def _inspect(output: Path, table: Table, path: Path, file_minutes: int, problems
     codes, places = files(table, rows, file_minutes)
     if strays := int((np.array([place != name for place in places], dtype=bool)[codes]).sum()):
         first = next(place for place in places if place != name)
-        problems.append(f"{name} holds {strays} rows that belong elsewhere, first into {first}; move it away, then {REBUILD}")
+        problems.append(
+            f"{name} holds {strays} rows that belong elsewhere, first into {first}; move it away, then {REBUILD}"
+        )
     if repeats := rows.num_rows - len(np.unique(key_groups(rows, table.key))):
-        problems.append(f"{name} holds {repeats} rows whose key another row has; move it away, then {REBUILD}")
+        problems.append(
+            f"{name} holds {repeats} rows whose key another row has; move it away, then {REBUILD}"
+        )
     if table in FATES:
         prints.add(table, rows)
 
@@ -222,7 +245,9 @@ def _count_fates(
     verdict.uncommitted, missing = int(to_come.sum()), missing[~to_come]
     verdict.missing -= verdict.uncommitted
     verdict.unreadable = len(unreadable)
-    verdict.problems += [f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()]
+    verdict.problems += [
+        f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()
+    ]
 
     stored = (rows for table in FATES for rows in _whole(output, table, MESSAGE_KEY, prints.damaged))
     for found, batches, text, mend in (
@@ -254,7 +279,9 @@ def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
     """Add a part of the messages to the counts; those of the source without a fate, those whose replayed report is gone, those
     without a source, and those in each table more than once."""
     prints, counts = part
-    reported, duplicate, refused, closed, dangling, dismissed = (counts[:, kind] > 0 for kind in range(len(FATES) + 3))
+    reported, duplicate, refused, closed, dangling, dismissed = (
+        counts[:, kind] > 0 for kind in range(len(FATES) + 3)
+    )
     fated = reported | duplicate | refused
     absent = counts[:, -1] == 0 if sourced else np.ones(len(prints), dtype=bool)
     withdrawn = dismissed & ~reported & ~duplicate & absent
@@ -267,7 +294,12 @@ def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
     verdict.missing += int((~fated).sum())
     counts[:, FATES.index(QUARANTINED)] += counts[:, len(FATES)]
     missing, gone = ~fated & ~closed & ~dangling, ~fated & closed
-    return [prints[missing], prints[gone], prints[orphan], *(prints[counts[:, kind] > 1] for kind in range(len(FATES)))]
+    return [
+        prints[missing],
+        prints[gone],
+        prints[orphan],
+        *(prints[counts[:, kind] > 1] for kind in range(len(FATES))),
+    ]
 
 
 def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: Prints) -> str:
@@ -275,7 +307,9 @@ def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: P
     wanted = wanted[:EXAMPLES]
     found: dict[str, None] = {}
     for rows in batches:
-        hits = rows.select(names).filter(pa.array(among(fingerprints([rows[name] for name in names]), wanted)))
+        hits = rows.select(names).filter(
+            pa.array(among(fingerprints([rows[name] for name in names]), wanted))
+        )
         found |= dict.fromkeys(" ".join(str(value) for value in row.values()) for row in hits.to_pylist())
         if len(found) == len(wanted):
             break
@@ -286,7 +320,9 @@ def _reread(messages: Messages | None) -> Iterator[pa.RecordBatch]:
     yield from messages(lambda file, why: None) if messages else ()
 
 
-def _whole(output: Path, table: Table, columns: Sequence[str], damaged: set[Path]) -> Iterator[pa.RecordBatch]:
+def _whole(
+    output: Path, table: Table, columns: Sequence[str], damaged: set[Path]
+) -> Iterator[pa.RecordBatch]:
     """The named columns of the files of a table that are not damaged."""
     for path in paths(output, table):
         if path not in damaged:

@@ -49,7 +49,11 @@ class Hour:
 def hours(output: Path, damaged: Set[Path] = frozenset()) -> list[Hour]:
     """Every hour that has a report or a window; damaged files are left out, here and in `disagreements`."""
     files = {*paths(output, REPORTS), *paths(output, AGGREGATIONS)} - damaged
-    found = {Hour(*match.groups()) for path in files if (match := _HOUR_OF.search(path.relative_to(output).as_posix()))}
+    found = {
+        Hour(*match.groups())
+        for path in files
+        if (match := _HOUR_OF.search(path.relative_to(output).as_posix()))
+    }
     return sorted(found, key=lambda each: (each.date, each.hour))
 
 
@@ -75,14 +79,20 @@ def disagreements(
         if waits.any():
             both = _behind(expected, windows, counted(reports.filter(pa.array(waits)), seconds))
             count += int(both[0].sum())
-            expected, windows = (rows.filter(pa.array(~behind)) for rows, behind in zip((expected, windows), both))
+            expected, windows = (
+                rows.filter(pa.array(~behind)) for rows, behind in zip((expected, windows), both)
+            )
         if difference := _difference(expected, windows):
             folder = hour.windows(granularity)
-            differences.append(f"{folder} does not agree with the reports of {hour.date} {hour.hour}:00: {difference}")
+            differences.append(
+                f"{folder} does not agree with the reports of {hour.date} {hour.hour}:00: {difference}"
+            )
     return Agreement(differences, count)
 
 
-def _behind(expected: pa.RecordBatch, found: pa.RecordBatch, newest: pa.RecordBatch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _behind(
+    expected: pa.RecordBatch, found: pa.RecordBatch, newest: pa.RecordBatch
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """bool[n] and bool[m]: the windows that are expected, and those that are found, which are among the `newest` and whose
     revision is less than expected."""
     parts = (expected, found, newest)
@@ -101,7 +111,9 @@ def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
     starts = reports["recorded_at"].cast(pa.int64()).to_numpy(zero_copy_only=False) // width * width
     times = pa.array(starts).cast(AGGREGATIONS.schema.field("time_window_start").type)
     rows = pa.RecordBatch.from_arrays([reports["agent_id"], times], names=list(WINDOW))
-    _, first, groups, counts = np.unique(key_groups(rows, WINDOW), return_index=True, return_inverse=True, return_counts=True)
+    _, first, groups, counts = np.unique(
+        key_groups(rows, WINDOW), return_index=True, return_inverse=True, return_counts=True
+    )
     columns = {name: rows[name].take(pa.array(first)) for name in WINDOW} | {"task_count": pa.array(counts)}
     for metric, name in zip(METRICS, OUTLIERS):
         flags = pc.fill_null(reports[f"is_{metric}_outlier"], False).to_numpy(zero_copy_only=False)
@@ -122,7 +134,9 @@ def _difference(expected: pa.RecordBatch, found: pa.RecordBatch) -> str:
     place[1, groups[expected.num_rows :]] = np.arange(found.num_rows)
     here, there = place >= 0
     absent, unexpected, pairs = place[0, here & ~there], place[1, there & ~here], place[:, here & there]
-    differing = {name: pairs[:, _differ(name, expected[name], found[name], pairs)] for name in (*COUNTS, MEAN)}
+    differing = {
+        name: pairs[:, _differ(name, expected[name], found[name], pairs)] for name in (*COUNTS, MEAN)
+    }
     count = len(absent) + len(unexpected) + sum(cells.shape[1] for cells in differing.values())
     if len(absent):
         first = f"no window of {_named(expected, absent[0])}, which has reports"

@@ -86,5 +86,7 @@ def _gone(ids: pa.Array, begun: Held, ended: Held) -> NDArray[np.bool_]:
 def _up_to(ids: pa.Array, last: str) -> NDArray[np.bool_]:
     """bool[n]: the ids that are not newer than one."""
     millis, number = parsed(last)
-    of_ids, in_millis = (pc.replace_substring_regex(ids, cut, "").cast(pa.uint64()).to_numpy() for cut in ("-.*", ".*-"))
+    of_ids, in_millis = (
+        pc.replace_substring_regex(ids, cut, "").cast(pa.uint64()).to_numpy() for cut in ("-.*", ".*-")
+    )
     return np.asarray((of_ids < millis) | ((of_ids == millis) & (in_millis <= number)))

@@ -46,13 +46,25 @@ FORMS = {
         "europe-west1-docker.pkg.dev/my-project/kpiflow/worker:1.0",
     ),
     "job_name": (r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", "kpiflow-eu (small letters, digits and -; at most 63)"),
-    "service_account_email": (r"[^@\s]+@[^@\s]+\.gserviceaccount\.com", "NAME@PROJECT.iam.gserviceaccount.com"),
+    "service_account_email": (
+        r"[^@\s]+@[^@\s]+\.gserviceaccount\.com",
+        "NAME@PROJECT.iam.gserviceaccount.com",
+    ),
     "subnetwork": (r"\S*regions/[^/\s]+/subnetworks/[^/\s]+", "regions/REGION/subnetworks/NAME"),
     "labels": (r"[a-z][-_a-z0-9]{0,62}=[-_a-z0-9]{0,63}", "team=kpi"),
 }
 """The form of some options: a regular expression of the whole, and an example. The image needs a tag or a digest, since workers
 that start later must run the same code."""
-_TAKEN = frozenset({"--runner", "--streaming", "--environment_type", "--environment_config", "--environment_options", "--dry_run"})
+_TAKEN = frozenset(
+    {
+        "--runner",
+        "--streaming",
+        "--environment_type",
+        "--environment_config",
+        "--environment_options",
+        "--dry_run",
+    }
+)
 
 
 class NotSubmitted(RuntimeError):  # noqa: N818 (an end, not only an error)
@@ -115,10 +127,14 @@ class Dataflow:
                     raise ValueError(f"{name} is {value!r}; write it like {example}")
         if not 1 <= self.num_workers <= self.max_num_workers <= 1000:
             asked = f"{self.num_workers} to {self.max_num_workers} workers"
-            raise ValueError(f"{asked} cannot be: num_workers is at least 1, max_num_workers at least that and at most 1000")
+            raise ValueError(
+                f"{asked} cannot be: num_workers is at least 1, max_num_workers at least that and at most 1000"
+            )
         own = _TAKEN | {f"--{field.name}" for field in fields(self)}
         if taken := sorted({option.partition("=")[0] for option in self.beam_options} & own):
-            raise TakenOptionError(f"the Beam options {', '.join(taken)} are taken: leave them out, or use kpiflow's own options")
+            raise TakenOptionError(
+                f"the Beam options {', '.join(taken)} are taken: leave them out, or use kpiflow's own options"
+            )
 
     @classmethod
     def parsed(cls, words: Sequence[str]) -> "Dataflow":
@@ -136,16 +152,23 @@ class Dataflow:
             elif field.name != "beam_options":
                 kind = int if isinstance(field.default, int) else str
                 action = "append" if isinstance(field.default, tuple) else "store"
-                parser.add_argument(f"--{field.name}", required=field.default is MISSING, type=kind, action=action)
+                parser.add_argument(
+                    f"--{field.name}", required=field.default is MISSING, type=kind, action=action
+                )
         known, beams = parser.parse_known_args(words)
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(known).items()}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in vars(known).items()
+        }
         return cls(**given, beam_options=tuple(beams))
 
     def arguments(self) -> list[str]:
         """The job as Beam's options."""
         apart = ("use_public_ips", "one_process", "exactly_once", "update", "labels", "beam_options")
         named = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
-        services = [f"min_num_workers={self.num_workers}", *([] if self.exactly_once else ["streaming_mode_at_least_once"])]
+        services = [
+            f"min_num_workers={self.num_workers}",
+            *([] if self.exactly_once else ["streaming_mode_at_least_once"]),
+        ]
         return [
             "--streaming",
             "--no_save_main_session",
@@ -227,18 +250,25 @@ def submit(build: Build, job: Dataflow, secrets: Sequence[str] = ()) -> tuple[st
         from google.auth.exceptions import GoogleAuthError
         from google.auth.transport.requests import Request
     except ImportError as error:
-        raise NotSubmitted(f"Dataflow needs {error.name}, which is not installed: pip install 'kpiflow[dataflow]'") from error
+        raise NotSubmitted(
+            f"Dataflow needs {error.name}, which is not installed: pip install 'kpiflow[dataflow]'"
+        ) from error
     try:
         google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])[0].refresh(Request())
         result: Any = DataflowRunner().run_pipeline(None, PipelineOptions(job.arguments()), graph)
     except GoogleAuthError as error:
-        raise NotSubmitted(f"no valid credentials of Google Cloud ({error}): gcloud auth application-default login") from error
+        raise NotSubmitted(
+            f"no valid credentials of Google Cloud ({error}): gcloud auth application-default login"
+        ) from error
     except (GoogleAPICallError, apiclient.DataflowJobAlreadyExistsError, OSError, ValueError) as error:
         where = f"{job.job_name!r} in {job.project}, {job.region}"
         raise NotSubmitted(f"Google Cloud does not take the job {where}: {error}") from error
     if not result.has_job:
         return None
-    return result.job_id(), f"https://console.cloud.google.com/dataflow/jobs/{job.region}/{result.job_id()}?project={job.project}"
+    return (
+        result.job_id(),
+        f"https://console.cloud.google.com/dataflow/jobs/{job.region}/{result.job_id()}?project={job.project}",
+    )
 
 
 def unreachable(names: Iterable[str]) -> list[Finding]:
@@ -250,7 +280,9 @@ def unreachable(names: Iterable[str]) -> list[Finding]:
             found.append(Finding(name, "is a file of this machine", "use a bucket or a server"))
         elif _is_loopback(url.hostname or ""):
             where = f"{url.scheme}://{url.hostname}"
-            found.append(Finding(where, "is this machine", "give the host's name or address in the workers' network"))
+            found.append(
+                Finding(where, "is this machine", "give the host's name or address in the workers' network")
+            )
     return found
 
 

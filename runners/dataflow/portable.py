@@ -28,7 +28,9 @@ _RUNNABLE = frozenset({
     *(getattr(common_urns.primitives, name).urn for name in ("PAR_DO", "GROUP_BY_KEY", "FLATTEN", "IMPULSE", "ASSIGN_WINDOWS")),
     *(getattr(common_urns.composites, name).urn for name in ("PUBSUB_READ", "PUBSUB_WRITE")),
 })  # fmt: skip
-_COMBINES = frozenset({common_urns.composites.COMBINE_PER_KEY.urn, common_urns.composites.COMBINE_GLOBALLY.urn})
+_COMBINES = frozenset(
+    {common_urns.composites.COMBINE_PER_KEY.urn, common_urns.composites.COMBINE_GLOBALLY.urn}
+)
 _MET = frozenset({
     getattr(common_urns.requirements, f"REQUIRES_{name}").urn
     for name in ("STATEFUL_PROCESSING", "BUNDLE_FINALIZATION", "SPLITTABLE_DOFN")
@@ -60,7 +62,9 @@ class Step:
 
     def all_marks(self) -> tuple[str, ...]:
         """Its marks and those of its steps, each once."""
-        return tuple(dict.fromkeys([*self.marks, *(mark for step in self.steps for mark in step.all_marks())]))
+        return tuple(
+            dict.fromkeys([*self.marks, *(mark for step in self.steps for mark in step.all_marks())])
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ class Report:
         return Group(tree, *lines)
 
 
-def look_over(graph: protos.Pipeline, title: str, exactly_once: bool = True, secrets: Sequence[str] = ()) -> Report:
+def look_over(
+    graph: protos.Pipeline, title: str, exactly_once: bool = True, secrets: Sequence[str] = ()
+) -> Report:
     """What Dataflow would make of a graph in Beam's portable form; `secrets` are texts that must not be in it."""
     whole = _Graph(graph)
     urns = [each.spec.urn for each in whole.leaves]
@@ -146,7 +152,9 @@ class _Graph:
     def step(self, transform: protos.PTransform, above: str = "") -> Step:
         """A transform and all that it is made of; what passes its input on is left out."""
         name = transform.unique_name
-        steps = tuple(self.step(each, name) for each in self._parts_of(transform) if each.subtransforms or _works(each))
+        steps = tuple(
+            self.step(each, name) for each in self._parts_of(transform) if each.subtransforms or _works(each)
+        )
         return Step(name.removeprefix(f"{above}/"), tuple(self._marks(transform)), steps)
 
     def _marks(self, transform: protos.PTransform) -> Iterator[str]:
@@ -158,17 +166,27 @@ class _Graph:
         elif transform.spec.urn == common_urns.primitives.ASSIGN_WINDOWS.urn:
             yield from map(_windowing, self._windows(outputs))
         if dofn := self.dofns.get(transform.unique_name):
-            unbounded = any(self.parts.pcollections[each].is_bounded == protos.IsBounded.UNBOUNDED for each in outputs)
-            yield from ["splittable, without end" if unbounded else "splittable"] if dofn.restriction_coder_id else []
+            unbounded = any(
+                self.parts.pcollections[each].is_bounded == protos.IsBounded.UNBOUNDED for each in outputs
+            )
+            yield from (
+                ["splittable, without end" if unbounded else "splittable"]
+                if dofn.restriction_coder_id
+                else []
+            )
             yield from (f"state {name} ({_kind(spec)})" for name, spec in sorted(dofn.state_specs.items()))
-            yield from (f"timer {name} ({_domain(spec)})" for name, spec in sorted(dofn.timer_family_specs.items()))
+            yield from (
+                f"timer {name} ({_domain(spec)})" for name, spec in sorted(dofn.timer_family_specs.items())
+            )
             yield from ["told when durable"] if dofn.requests_finalization else []
             yield from ["side inputs"] if dofn.side_inputs else []
 
     def problems(self) -> Iterator[Finding]:
         """What Dataflow does not run."""
         for urn in sorted(set(self.graph.requirements) - _MET):
-            yield Finding("the graph", f"requires {urn}, which Dataflow is not known to meet", "do without it")
+            yield Finding(
+                "the graph", f"requires {urn}, which Dataflow is not known to meet", "do without it"
+            )
         for key, environment in sorted(self.parts.environments.items()):
             if (resolved := _docker(environment)).urn != common_urns.environments.DOCKER.urn:
                 users = [each.unique_name for each in self.leaves if each.environment_id == key]
@@ -177,7 +195,11 @@ class _Graph:
         for transform in self.leaves:
             if transform.spec.urn not in _RUNNABLE:
                 mend = "build the step of ParDo, GroupByKey, Flatten and windows"
-                yield Finding(transform.unique_name, f"is a {transform.spec.urn}, which Dataflow is not known to run", mend)
+                yield Finding(
+                    transform.unique_name,
+                    f"is a {transform.spec.urn}, which Dataflow is not known to run",
+                    mend,
+                )
         for name, dofn in self.dofns.items():
             yield from _of_dofn(name, dofn)
         for transform in self.leaves:
@@ -194,7 +216,10 @@ class _Graph:
     def counting(self) -> list[Finding]:
         """The steps that would count a record twice which comes twice."""
         names = [each.unique_name for each in self.ordered if _combines(each)]
-        return [Finding(name, "counts a record again that comes again", "run the job exactly once") for name in names]
+        return [
+            Finding(name, "counts a record again that comes again", "run the job exactly once")
+            for name in names
+        ]
 
     def notes(self, exactly_once: bool) -> Iterator[str]:
         """What to know of a graph that can be run."""
@@ -209,14 +234,20 @@ class _Graph:
         """What the workers are to load: where it belongs, its pickle, and whether it is a coder."""
         for name, dofn in self.dofns.items():
             functions = [dofn.do_fn, *(each.view_fn for each in dofn.side_inputs.values())]
-            yield from ((name, _unpacked(each.payload), False) for each in functions if "pickled_python" in each.urn)
+            yield from (
+                (name, _unpacked(each.payload), False) for each in functions if "pickled_python" in each.urn
+            )
         for coder in self.parts.coders.values():
             if coder.spec.urn == python_urns.PICKLED_CODER:
                 coder_name, _, packed = BytesValue.FromString(coder.spec.payload).value.partition(b"$")
                 yield coder_name.decode(), _unpacked(packed), True
         for windows in self.parts.windowing_strategies.values():
             if windows.window_fn.urn == python_urns.PICKLED_WINDOWFN:
-                yield "a window function", _unpacked(BytesValue.FromString(windows.window_fn.payload).value), False
+                yield (
+                    "a window function",
+                    _unpacked(BytesValue.FromString(windows.window_fn.payload).value),
+                    False,
+                )
 
     def payloads(self) -> Iterator[tuple[str, bytes]]:
         """All that is pickled, whether or not a worker loads it."""
@@ -229,18 +260,30 @@ class _Graph:
 def _of_dofn(name: str, dofn: protos.ParDoPayload) -> Iterator[Finding]:
     for state, spec in sorted(dofn.state_specs.items()):
         if spec.protocol.urn not in ("", common_urns.user_state.BAG.urn):
-            yield Finding(name, f"keeps the state {state!r} ({_kind(spec)}), which Dataflow cannot", "keep it in a bag or a value")
+            yield Finding(
+                name,
+                f"keeps the state {state!r} ({_kind(spec)}), which Dataflow cannot",
+                "keep it in a bag or a value",
+            )
     for side_input in dofn.side_inputs.values():
         if side_input.access_pattern.urn not in _SIDE_INPUTS:
-            yield Finding(name, f"has a side input by {side_input.access_pattern.urn}", "read it as an iterable or a multimap")
+            yield Finding(
+                name,
+                f"has a side input by {side_input.access_pattern.urn}",
+                "read it as an iterable or a multimap",
+            )
     for timer, family in sorted(dofn.timer_family_specs.items()):
         if family.time_domain not in (protos.TimeDomain.EVENT_TIME, protos.TimeDomain.PROCESSING_TIME):
-            yield Finding(name, f"sets the timer {timer!r} in no known time", "set it in event time or processing time")
+            yield Finding(
+                name, f"sets the timer {timer!r} in no known time", "set it in event time or processing time"
+            )
 
 
 def _works(transform: protos.PTransform) -> bool:
     """Whether it is a step by itself: not made of others, and no composite that passes on what it got."""
-    return not transform.subtransforms and bool(set(transform.outputs.values()) - set(transform.inputs.values()))
+    return not transform.subtransforms and bool(
+        set(transform.outputs.values()) - set(transform.inputs.values())
+    )
 
 
 def _combines(transform: protos.PTransform) -> bool:
@@ -248,7 +291,9 @@ def _combines(transform: protos.PTransform) -> bool:
 
 
 def _docker(environment: protos.Environment) -> protos.Environment:
-    resolved: protos.Environment = environments.resolve_anyof_environment(environment, common_urns.environments.DOCKER.urn)
+    resolved: protos.Environment = environments.resolve_anyof_environment(
+        environment, common_urns.environments.DOCKER.urn
+    )
     return resolved
 
 
@@ -331,7 +376,9 @@ class _Loader(pickle.Unpickler):
 def _is_installed(module: str) -> bool:
     """Whether a module that is loaded is Python's, of an installed package, or of the one that this module is in."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or any(Path(file).is_relative_to(folder) for folder in map(sysconfig.get_path, _INSTALLED)):
+    if file is None or any(
+        Path(file).is_relative_to(folder) for folder in map(sysconfig.get_path, _INSTALLED)
+    ):
         return True
     distributions = packages_distributions()
     own = distributions.get(__name__.partition(".")[0], [])
@@ -345,15 +392,29 @@ def _unloadable(pickles: Iterable[tuple[str, bytes, bool]]) -> Iterator[Finding]
         try:
             loader.load()
         except Exception as error:  # whatever a constructor may raise
-            yield Finding(where, f"cannot be loaded again: {error}", "let it hold plain values, and connect where it works")
+            yield Finding(
+                where,
+                f"cannot be loaded again: {error}",
+                "let it hold plain values, and connect where it works",
+            )
         for module in sorted({module for module, _ in loader.taken if not _is_installed(module)}):
-            yield Finding(where, f"needs the module {module} of no installed package", "put it into one that the image has")
+            yield Finding(
+                where,
+                f"needs the module {module} of no installed package",
+                "put it into one that the image has",
+            )
         if is_coder and any(name in _BY_VALUE for _, name in loader.taken):
             mend = "make it a class of a module that the image has"
-            yield Finding(where, "is pickled with its code, so that no later build could read its state", mend)
+            yield Finding(
+                where, "is pickled with its code, so that no later build could read its state", mend
+            )
 
 
 def _told(payloads: Iterable[tuple[str, bytes]], secrets: Sequence[str]) -> Iterator[Finding]:
     for where, pickled in payloads:
         if any(secret and secret.encode() in pickled for secret in secrets):
-            yield Finding(where, "holds a secret in clear, and the graph is kept in Cloud Storage", "let the workers fetch it")
+            yield Finding(
+                where,
+                "holds a secret in clear, and the graph is kept in Cloud Storage",
+                "let the workers fetch it",
+            )

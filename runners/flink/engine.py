@@ -59,7 +59,9 @@ def refuse_taken(beam_options: Sequence[str]) -> None:
     """Raise TakenOptionError if there are Beam options that the engine decides itself."""
     taken = sorted({option.partition("=")[0] for option in beam_options} & _TAKEN)
     if taken:
-        raise TakenOptionError(f"the engine decides {', '.join(taken)} itself: leave the option out, or use kpiflow's own setting")
+        raise TakenOptionError(
+            f"the engine decides {', '.join(taken)} itself: leave the option out, or use kpiflow's own setting"
+        )
 
 
 @contextmanager
@@ -82,12 +84,17 @@ def folders(folder: Path) -> Iterator[None]:
 
 def configure(engine: Engine, restored: Path | None) -> None:
     """Write Flink's configuration: kpiflow's defaults and what is this job's."""
-    own = {"state.checkpoints.dir": (engine.folder / FOLDER).as_uri(), "io.tmp.dirs": str(engine.folder / "tmp")}
+    own = {
+        "state.checkpoints.dir": (engine.folder / FOLDER).as_uri(),
+        "io.tmp.dirs": str(engine.folder / "tmp"),
+    }
     if restored is not None and engine.master is None:
         own["execution.savepoint.path"] = restored.as_uri()
     lines = [f"{name}: {value}\n" for name, value in own.items()]
     defaults = (DEPLOY / "flink-conf.yaml").read_text(encoding="utf-8")
-    (engine.folder / "conf" / "flink-conf.yaml").write_text(defaults + "\n# This job.\n" + "".join(lines), encoding="utf-8")
+    (engine.folder / "conf" / "flink-conf.yaml").write_text(
+        defaults + "\n# This job.\n" + "".join(lines), encoding="utf-8"
+    )
 
 
 def java_arguments(engine: Engine, jars: Path) -> list[str]:

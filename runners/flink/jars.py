@@ -84,14 +84,24 @@ def _maven(target: Path) -> str:
     """What fetches them."""
     maven = shutil.which("mvn")
     if maven is None or not _POM.is_file():
-        raise FlinkMissing(f"Flink is not in {target}: `apt-get install maven`, then `make flink` in kpiflow's sources fetches it")
+        raise FlinkMissing(
+            f"Flink is not in {target}: `apt-get install maven`, then `make flink` in kpiflow's sources fetches it"
+        )
     return maven
 
 
 def _fetch(maven: str, pom: Path, target: Path) -> None:
     """Have Maven copy the jars beside the target, and move them there when all have come."""
     coming = target.with_name(f"{target.name}.{os.getpid()}")
-    command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={coming}"]
+    command = [
+        maven,
+        "-q",
+        "-B",
+        "-f",
+        str(pom),
+        "dependency:copy-dependencies",
+        f"-DoutputDirectory={coming}",
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not any(coming.glob(_JOB_SERVER)):

@@ -24,7 +24,14 @@ import apache_beam as beam
 import grpc
 
 from runners.direct import TakenOptionError
-from runners.flink.checkpoints import Choice, choose, complete_checkpoints, forget_others, newest_checkpoint, seal
+from runners.flink.checkpoints import (
+    Choice,
+    choose,
+    complete_checkpoints,
+    forget_others,
+    newest_checkpoint,
+    seal,
+)
 from runners.flink.engine import Engine, configure, folders, java_arguments, options, refuse_taken
 from runners.flink.jars import FlinkMissing, ensure_jars, java
 from runners.flink.processes import Child, Log, start
@@ -46,7 +53,9 @@ _TOLD_EVERY = 1.0
 _ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 _CANCEL_SECONDS = 15.0
 _REFUSED = "JobInitializationException"
-_UNREADABLE = re.compile("Could not restore (keyed|operator) state|BackendBuildingException|unable to deserialize")
+_UNREADABLE = re.compile(
+    "Could not restore (keyed|operator) state|BackendBuildingException|unable to deserialize"
+)
 _OTHER_GRAPH = re.compile("Cannot map checkpoint/savepoint state|[Mm]ax(imum)? parallelism")
 _NO_SPACE = "No space left"
 _UNREADABLE_TRIES = 2
@@ -85,7 +94,11 @@ def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable
     jars = ensure_jars(engine.jars, lambda line: print(line, file=sys.stderr))
     engine = replace(engine, folder=engine.folder.absolute())
     logs = engine.folder / "logs"
-    with folders(engine.folder), _interruption() as interrupted, serving(Log(logs / "workers.log"), engine.hold) as (pool, port):
+    with (
+        folders(engine.folder),
+        _interruption() as interrupted,
+        serving(Log(logs / "workers.log"), engine.hold) as (pool, port),
+    ):
         command, log = [program, *java_arguments(engine, jars)], Log(logs / "flink.log")
         server = start(command, log, listen=_PORTS, hold=engine.hold)
         try:
@@ -161,7 +174,9 @@ class _Run:
         self._server.said.pop("rest", None)
         configure(self._engine, self._restored)
         try:
-            submission = submit(build, options(self._engine, self._name, self._server.said["job"], port, self._restored))
+            submission = submit(
+                build, options(self._engine, self._name, self._server.said["job"], port, self._restored)
+            )
         except grpc.RpcError as error:
             self._interrupted.wait(_TOLD_EVERY)  # a process hangs up before it has ended
             self._check_server()
@@ -207,7 +222,12 @@ class _Run:
         self._check_server()
         if not submission.over:
             return
-        if self._restored and not self._own_checkpoint and _REFUSED in submission.said and _NO_SPACE not in submission.said:
+        if (
+            self._restored
+            and not self._own_checkpoint
+            and _REFUSED in submission.said
+            and _NO_SPACE not in submission.said
+        ):
             raise self._refused(submission.cause)
         raise self._failed("the job ended", submission.cause)
 
@@ -227,7 +247,11 @@ class _Run:
             if self._job is None:
                 return
             _, runs = rest.state(self._job)
-            checkpoints, trace, restarts = rest.checkpoints(self._job), rest.trace(self._job), rest.restarts(self._job)
+            checkpoints, trace, restarts = (
+                rest.checkpoints(self._job),
+                rest.trace(self._job),
+                rest.restarts(self._job),
+            )
             begun = self._progress.state != "starting" or trace is not None
             self._progress = replace(
                 self._progress,
@@ -251,7 +275,12 @@ class _Run:
         """Seal a checkpoint of this job that is new; give up on one to go on from whose files cannot be read."""
         if completed > self._completed and self._seal():
             self._completed = completed
-        if not self._own_checkpoint and self._restored and restarts >= _UNREADABLE_TRIES and _UNREADABLE.search(trace):
+        if (
+            not self._own_checkpoint
+            and self._restored
+            and restarts >= _UNREADABLE_TRIES
+            and _UNREADABLE.search(trace)
+        ):
             raise self._refused(root_cause(trace))
 
     def _seal(self) -> bool:

@@ -50,11 +50,15 @@ class Log:
 class Child:
     """A running command. Its output goes to a log, line by line; what it says of itself is kept by name in `said`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Log, label: str, listen: re.Pattern[bytes] | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Log, label: str, listen: re.Pattern[bytes] | None
+    ) -> None:
         self._process, self._log, self._label, self._listen = process, log, label.encode(), listen
         self.said: dict[str, str] = {}
         self.last_line = ""
-        self._reader = threading.Thread(target=self._read, name=f"output of {label or process.pid}", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, name=f"output of {label or process.pid}", daemon=True
+        )
         self._reader.start()
 
     @property
@@ -82,7 +86,9 @@ class Child:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if self._listen is not None and (found := self._listen.search(line)):
-                self.said |= {name: text.decode() for name, text in found.groupdict().items() if text is not None}
+                self.said |= {
+                    name: text.decode() for name, text in found.groupdict().items() if text is not None
+                }
             if text := line.decode(errors="replace").strip():
                 self.last_line = text
             self._log.write(self._label + line)

@@ -47,7 +47,9 @@ class Rest:
             Unreachable: it does not answer, or with an error.
         """
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.url + path, data, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=_SECONDS) as reply:
                 return json.loads(reply.read() or b"{}")
@@ -89,7 +91,9 @@ class Rest:
 
     def trace(self, job: str) -> str | None:
         """Java's stack trace of the job's last failure; None if it never failed."""
-        entries = self.ask(f"/jobs/{job}/exceptions?maxExceptions=1").get("exceptionHistory", {}).get("entries", [])
+        entries = (
+            self.ask(f"/jobs/{job}/exceptions?maxExceptions=1").get("exceptionHistory", {}).get("entries", [])
+        )
         return entries[0]["stacktrace"] if entries else None
 
     def checkpoint_now(self, job: str, patience: float) -> bool:

@@ -55,7 +55,11 @@ class _Handle(JobServiceHandle):
     @staticmethod
     def encode_pipeline_options(all_options: dict[str, Any]) -> struct_pb2.Struct:
         defaults = PipelineOptions([]).get_all_options()
-        needed = {name: value for name, value in all_options.items() if name not in defaults or defaults[name] != value}
+        needed = {
+            name: value
+            for name, value in all_options.items()
+            if name not in defaults or defaults[name] != value
+        }
         return JobServiceHandle.encode_pipeline_options(needed)
 
 
@@ -68,8 +72,12 @@ class _Submitter(PortableRunner):
         return _Handle(job_service, options)
 
     def run_portable_pipeline(self, pipeline: beam_runner_api_pb2.Pipeline, options: PipelineOptions) -> Any:
-        options.view_as(StandardOptions).runner = None  # the job server would look for a Java class of that name
-        handle: Any = self.create_job_service(options)  # Beam's annotation names the two streams the wrong way round
+        options.view_as(
+            StandardOptions
+        ).runner = None  # the job server would look for a Java class of that name
+        handle: Any = self.create_job_service(
+            options
+        )  # Beam's annotation names the two streams the wrong way round
         _, messages, _ = handle.submit(pipeline)
         self.submission = Submission(messages)
         return None

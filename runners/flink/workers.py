@@ -56,7 +56,12 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         }
         try:
             worker = start(
-                command, self._log, label=f"[{request.worker_id}] ", listen=_LISTEN, hold=self._hold, environment=environment
+                command,
+                self._log,
+                label=f"[{request.worker_id}] ",
+                listen=_LISTEN,
+                hold=self._hold,
+                environment=environment,
             )
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=f"a Python worker cannot be started: {error}")
@@ -85,7 +90,11 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def _notice(self, worker_id: str, worker: Child) -> None:
         if code := worker.exit_code:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}: {worker.last_line}"
+            how = (
+                f"was killed by signal {-code}"
+                if code < 0
+                else f"ended with exit code {code}: {worker.last_line}"
+            )
             self._death = f"Python worker {worker_id} {how}"
 
     def pids(self) -> list[int]:
@@ -115,7 +124,9 @@ def _awaited(worker: Child) -> str:
 
 
 @contextmanager
-def serving(log: Log, hold: Sequence[int] = (), port: int = 0, host: str = "localhost") -> Iterator[tuple[WorkerPool, int]]:
+def serving(
+    log: Log, hold: Sequence[int] = (), port: int = 0, host: str = "localhost"
+) -> Iterator[tuple[WorkerPool, int]]:
     """A pool and the port it listens on (a free one unless given); its workers end with it."""
     pool = WorkerPool(log, hold)
     server = grpc.server(ThreadPoolExecutor(_THREADS, "worker-pool"))
@@ -137,7 +148,9 @@ def work(worker_id: str, control: str, provision: str) -> None:
     environment = {
         "WORKER_ID": worker_id,
         "PIPELINE_OPTIONS": _options(worker_id, provision),
-        "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(endpoints_pb2.ApiServiceDescriptor(url=control)),
+        "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(
+            endpoints_pb2.ApiServiceDescriptor(url=control)
+        ),
     }
     _, harness, _ = create_harness(environment)
     print(_READY, flush=True)
@@ -157,8 +170,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The program: a pool, or a worker of one."""
     parser = argparse.ArgumentParser(description="Python workers for a Flink cluster")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--pool", type=int, metavar="PORT", help="listen here and start a worker whenever Flink asks for one")
-    what.add_argument("--worker", nargs=3, metavar=("ID", "CONTROL", "PROVISION"), help="be a worker (the pool starts these)")
+    what.add_argument(
+        "--pool", type=int, metavar="PORT", help="listen here and start a worker whenever Flink asks for one"
+    )
+    what.add_argument(
+        "--worker",
+        nargs=3,
+        metavar=("ID", "CONTROL", "PROVISION"),
+        help="be a worker (the pool starts these)",
+    )
     parser.add_argument("--host", default="localhost", help="the address a pool listens on")
     parser.add_argument("--log", type=Path, default=Path("workers.log"), help="what the pool's workers say")
     arguments = parser.parse_args(argv)

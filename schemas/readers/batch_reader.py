@@ -123,7 +123,9 @@ def _as_sampled(
 def _alike(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """bool[m]: which of `rows` are written as most of a sample are."""
     sample = _sample(payload, rows, _SAMPLE)
-    known = [strict_reader.decode(text.as_py(), strict_reader.Limits(), distinct_keys=True) for text in sample]
+    known = [
+        strict_reader.decode(text.as_py(), strict_reader.Limits(), distinct_keys=True) for text in sample
+    ]
     shaped = object_pattern.pattern(root, [document for document in known if isinstance(document, dict)])
     return np.asarray(pc.match_substring_regex(payload, shaped))[rows]
 
@@ -148,7 +150,11 @@ def _plain(payload: pa.Array, limits: strict_reader.Limits) -> NDArray[np.bool_]
     text, starts, ends = bounds(payload)
     lengths = ends - starts - 1
     last = np.maximum(ends - 2, 0)
-    ok = (lengths >= 2) & (lengths <= min(limits.payload_bytes, _LONG_ROW)) & (text[np.minimum(starts, len(text) - 1)] == ord("{"))
+    ok = (
+        (lengths >= 2)
+        & (lengths <= min(limits.payload_bytes, _LONG_ROW))
+        & (text[np.minimum(starts, len(text) - 1)] == ord("{"))
+    )
     ok &= text[last] == ord("}")
     try:
         payload.cast(pa.large_string())
@@ -195,7 +201,9 @@ def _arrow(root: Node, payload: pa.Array, type_: pa.StructType | None = None) ->
     table = pa.json.read_json(
         pa.BufferReader(buffer),
         read_options=pa.json.ReadOptions(use_threads=False, block_size=min(length + 1, _MOST_BYTES)),
-        parse_options=pa.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior=others),
+        parse_options=pa.json.ParseOptions(
+            explicit_schema=pa.schema(fields), unexpected_field_behavior=others
+        ),
     )
     struct = table.to_struct_array()
     return struct.chunk(0) if struct.num_chunks == 1 else struct.combine_chunks()
@@ -252,17 +260,25 @@ def _with_few_names(payload: pa.Array) -> NDArray[np.bool_]:
     quotes, doubtful = _unescaped(text, np.flatnonzero(text == _QUOTE))
     before = np.flatnonzero(_ENDS_NAME[text[np.minimum(quotes[1:] + 1, len(text) - 1)]])
     pieces = [None, pa.py_buffer(np.append(quotes, len(text))), pa.py_buffer(np.ascontiguousarray(text))]
-    names = pa.Array.from_buffers(pa.large_binary(), len(quotes), pieces).take(pa.array(before)).dictionary_encode()
+    names = (
+        pa.Array.from_buffers(pa.large_binary(), len(quotes), pieces)
+        .take(pa.array(before))
+        .dictionary_encode()
+    )
     few = np.ones(len(payload), dtype=bool)
     if len(names.dictionary) > _MANY_FIELDS or len(doubtful):
         codes = names.indices.to_numpy()
         known = np.zeros(len(names.dictionary), dtype=bool)
         known[np.argsort(-np.bincount(codes, minlength=len(known)), kind="stable")[:_MANY_FIELDS]] = True
-        few[np.searchsorted(ends - start, np.append(quotes[before][~known[codes]], doubtful), side="right")] = False
+        few[
+            np.searchsorted(ends - start, np.append(quotes[before][~known[codes]], doubtful), side="right")
+        ] = False
     return few
 
 
-def _unescaped(text: NDArray[np.uint8], quotes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _unescaped(
+    text: NDArray[np.uint8], quotes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The places of quotes that are not escaped, and of those behind _BACKSLASHES backslashes, which may be."""
     after = np.minimum(np.flatnonzero(text == _BACKSLASH) + 1, len(text) - 1)
     behind = np.searchsorted(quotes, after[text[after] == _QUOTE])

@@ -21,7 +21,9 @@ from schemas.readers.formats import FORMATS
 Kind = Literal["number", "integer", "string", "boolean", "struct", "map", "array", "object", "any"]
 Check = Callable[[pa.Array], NDArray[np.bool_]]
 
-ANNOTATIONS = frozenset({"$schema", "$id", "$comment", "title", "description", "examples", "default", "deprecated"})
+ANNOTATIONS = frozenset(
+    {"$schema", "$id", "$comment", "title", "description", "examples", "default", "deprecated"}
+)
 KEYWORDS: Mapping[Kind, frozenset[str]] = {
     "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}),
     "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum"}),
@@ -100,7 +102,9 @@ class Node:
 
     def leaves(self) -> list["Node"]:
         """The node itself, or the leaves of a struct, in the schema's order."""
-        return [leaf for child in self.children for leaf in child.leaves()] if self.kind == "struct" else [self]
+        return (
+            [leaf for child in self.children for leaf in child.leaves()] if self.kind == "struct" else [self]
+        )
 
 
 def compile_schema(schema: Mapping[str, Any]) -> Node:
@@ -122,7 +126,9 @@ def _refuse_invalid(schema: Mapping[str, Any]) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise UnsupportedKeyword(f"{error.message}, at {'/'.join(['#', *map(str, error.absolute_path)])}") from error
+        raise UnsupportedKeyword(
+            f"{error.message}, at {'/'.join(['#', *map(str, error.absolute_path)])}"
+        ) from error
 
 
 def arrow_fields(node: Node) -> list[pa.Field]:
@@ -147,7 +153,9 @@ def _node(schema: Mapping[str, Any], path: tuple[str, ...], pointer: str, requir
         if keyword != "type" and keyword not in ANNOTATIONS and keyword not in KEYWORDS[kind]:
             raise UnsupportedKeyword(f"keyword `{keyword}` of a {kind}, at {pointer}/{keyword}")
     children = _children(kind, schema, path, pointer)
-    return Node(path, kind, schema, required, nullable, tuple(_rules(kind, nullable, schema, pointer)), children)
+    return Node(
+        path, kind, schema, required, nullable, tuple(_rules(kind, nullable, schema, pointer)), children
+    )
 
 
 def _kind(schema: Mapping[str, Any], pointer: str) -> tuple[Kind, bool]:
@@ -159,7 +167,9 @@ def _kind(schema: Mapping[str, Any], pointer: str) -> tuple[Kind, bool]:
     named = [types] if isinstance(types, str) else list(types)
     plain = [name for name in named if name != "null"]
     if len(plain) != 1 or plain[0] not in _TYPES:
-        raise UnsupportedKeyword(f"`type` {types!r} (one type, and null beside it, can be compiled), at {pointer}/type")
+        raise UnsupportedKeyword(
+            f"`type` {types!r} (one type, and null beside it, can be compiled), at {pointer}/type"
+        )
     kind = _TYPES[plain[0]]
     if kind == "object":
         kind = "struct" if "properties" in schema else "map" if "additionalProperties" in schema else "object"
@@ -172,7 +182,8 @@ def _children(kind: Kind, schema: Mapping[str, Any], path: tuple[str, ...], poin
         if unknown := sorted(required - set(properties)):
             raise UnsupportedKeyword(f"required names without a property: {unknown}, at {pointer}/required")
         nodes = (
-            _node(child, (*path, name), f"{pointer}/properties/{name}", name in required) for name, child in properties.items()
+            _node(child, (*path, name), f"{pointer}/properties/{name}", name in required)
+            for name, child in properties.items()
         )
         return tuple(nodes)
     if kind == "array" and "items" not in schema:
@@ -199,7 +210,9 @@ def _rules(kind: Kind, nullable: bool, schema: Mapping[str, Any], pointer: str) 
             rules.append((keyword, _membership(kind, nullable, schema[keyword], pointer)))
         elif keyword == "format":
             if schema[keyword] not in FORMATS:
-                raise UnsupportedKeyword(f"format `{schema[keyword]}` (known: {', '.join(FORMATS)}), at {pointer}/format")
+                raise UnsupportedKeyword(
+                    f"format `{schema[keyword]}` (known: {', '.join(FORMATS)}), at {pointer}/format"
+                )
             rules.append((keyword, FORMATS[schema[keyword]]))
         elif keyword == "propertyNames":
             rules.append((keyword, _key_length(schema[keyword], f"{pointer}/{keyword}")))
@@ -237,7 +250,9 @@ def _length(keyword: str, bound: int) -> Check:
 
 def _membership(kind: Kind, nullable: bool, allowed: list[Any], pointer: str) -> Check:
     if nullable and None not in allowed:
-        raise UnsupportedKeyword(f"an enum without null beside a type with null (say the same in both), at {pointer}/enum")
+        raise UnsupportedKeyword(
+            f"an enum without null beside a type with null (say the same in both), at {pointer}/enum"
+        )
     values = [value for value in allowed if value is not None]
     python = str if kind == "string" else (int, float)
     if any(isinstance(value, bool) or not isinstance(value, python) for value in values):

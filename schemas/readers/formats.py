@@ -52,9 +52,19 @@ def parse_date_time(strings: pa.Array) -> pa.Array:
 
 def _civil(digits: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Seconds since 1970 of `YYYYMMDDhhmmss` digits, and whether such a moment exists."""
-    century, years, month, day, hour, minute, second = (digits[:, i] * 10 + digits[:, i + 1] for i in range(0, 14, 2))
+    century, years, month, day, hour, minute, second = (
+        digits[:, i] * 10 + digits[:, i + 1] for i in range(0, 14, 2)
+    )
     year = century * 100 + years
-    real = (year >= 1) & (month >= 1) & (month <= 12) & (day >= 1) & (hour <= 23) & (minute <= 59) & (second <= 59)
+    real = (
+        (year >= 1)
+        & (month >= 1)
+        & (month <= 12)
+        & (day >= 1)
+        & (hour <= 23)
+        & (minute <= 59)
+        & (second <= 59)
+    )
     months = np.where(real, (year - 1970) * 12 + month - 1, 0)
     first, following = (m.astype("M8[M]").astype("M8[D]").astype(np.int64) for m in (months, months + 1))
     real &= day <= following - first
@@ -123,7 +133,9 @@ def format_checker() -> FormatChecker:
     checker = FormatChecker(formats=())
     one = {"date-time": _one_date_time, "uuid": lambda text: _UUID.fullmatch(text) is not None}
     for name, check in one.items():
-        checker.checks(name, (ValueError, OverflowError))(lambda value, check=check: not isinstance(value, str) or check(value))
+        checker.checks(name, (ValueError, OverflowError))(
+            lambda value, check=check: not isinstance(value, str) or check(value)
+        )
     return checker
 
 
@@ -135,7 +147,9 @@ _DATE_TIME = re.compile(
 
 def _one_date_time(text: str) -> bool:
     parts = _DATE_TIME.fullmatch(text)
-    return parts is not None and bool(datetime.fromisoformat(parts[1].upper() + parts[3].upper()).astimezone(UTC))
+    return parts is not None and bool(
+        datetime.fromisoformat(parts[1].upper() + parts[3].upper()).astimezone(UTC)
+    )
 
 
 def _bytes(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:

@@ -31,7 +31,9 @@ def read(
     ok = np.ones(len(struct), dtype=bool)
     found = list(_leaves(root, struct, np.ones(len(struct), dtype=bool), ok))
     foreign = list(_foreign(root, struct))
-    inner = _names([array.type for leaf, array in found if leaf.inferred] + [place.array.type for place in foreign])
+    inner = _names(
+        [array.type for leaf, array in found if leaf.inferred] + [place.array.type for place in foreign]
+    )
     null_token = np.asarray(pc.match_substring_regex(payload, "null"))
     columns = [_column(leaf, array, _Rows(payload, inner, null_token), ok) for leaf, array in found]
     opened = [i for i, (leaf, _) in enumerate(found) if leaf.kind in ("any", "object")]
@@ -68,7 +70,11 @@ def _foreign(node: Node, struct: pa.StructArray) -> Iterator[Place]:
 
 def _names(types: list[pa.DataType]) -> set[str]:
     """Every name at any depth of inferred types."""
-    inner = [field for type_ in types for field in ([type_.value_field] if pa.types.is_list(type_) else _fields(type_))]
+    inner = [
+        field
+        for type_ in types
+        for field in ([type_.value_field] if pa.types.is_list(type_) else _fields(type_))
+    ]
     return {field.name for field in inner} | (_names([field.type for field in inner]) if inner else set())
 
 
@@ -103,15 +109,21 @@ def _map(leaf: Node, array: pa.Array, rows: _Rows, ok: Mask) -> pa.Array:
     if not pa.types.is_struct(array.type) or not all(_holds(field.type, type_.item_type) for field in fields):
         ok &= ~present
         return pa.nulls(len(array), type_)
-    cells = [array.field(field.name).cast(type_.item_type, safe=False) for field in fields]  # the nearest float of an integer
+    cells = [
+        array.field(field.name).cast(type_.item_type, safe=False) for field in fields
+    ]  # the nearest float of an integer
     filled = np.array([cell.is_valid() for cell in cells], dtype=bool).reshape(len(cells), len(array)).T
     doubtful = np.flatnonzero(present & ~filled.all(axis=1) & rows.null_token)
     ok[doubtful[_may_hold_null(leaf, rows, doubtful)]] = False
     row, place = np.nonzero(filled & present[:, None])
     names = pa.array([field.name for field in fields], pa.string()).take(pa.array(place))
-    items = _positive_zero(pa.concat_arrays([*cells, pa.array([], type_.item_type)]).take(pa.array(place * len(array) + row)))
+    items = _positive_zero(
+        pa.concat_arrays([*cells, pa.array([], type_.item_type)]).take(pa.array(place * len(array) + row))
+    )
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(array)))])
-    return pa.MapArray.from_arrays(pa.array(offsets, pa.int32(), mask=np.append(~present, False)), names, items, type=type_)
+    return pa.MapArray.from_arrays(
+        pa.array(offsets, pa.int32(), mask=np.append(~present, False)), names, items, type=type_
+    )
 
 
 def _positive_zero(values: pa.Array) -> pa.Array:

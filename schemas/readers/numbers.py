@@ -119,7 +119,9 @@ def _loses(token: bytes) -> bool:
         return False
     if number in (shortest, shortest.replace("e+", "e")):  # most numbers, without taking them apart
         return False
-    return _NUMBER.fullmatch(number) is not None and (shortest.endswith("inf") or _parts(shortest) != _parts(number))
+    return _NUMBER.fullmatch(number) is not None and (
+        shortest.endswith("inf") or _parts(shortest) != _parts(number)
+    )
 
 
 def _fragment(number: Any) -> orjson.Fragment:

@@ -38,7 +38,12 @@ def _struct(node: Node, samples: list[Mapping[str, Any]]) -> str:
 
 def _in_order(node: Node, samples: list[Mapping[str, Any]]) -> list[str]:
     """A struct's names and those that the samples have beside them, in an order that as many samples as possible keep."""
-    seen = Counter(name for document in samples for name in document if name not in node.by_name and len(name) <= _LONG_NAME)
+    seen = Counter(
+        name
+        for document in samples
+        for name in document
+        if name not in node.by_name and len(name) <= _LONG_NAME
+    )
     names = {*node.by_name, *(name for name, _ in seen.most_common(_MOST_FOREIGN))}
     written = Counter(tuple(name for name in document if name in names) for document in samples)
     before: dict[str, set[str]] = {name: set() for name in names}

@@ -72,7 +72,9 @@ def texts(block: Block, places: Sequence[Place], ok: Mask) -> tuple[list[pa.Arra
         if alone and (not place.foreign or len(place.path) == 1):
             rows = _cut(block.payload, place, rows, found[place.path])
         whole[rows] = True
-    extra = _joined([place.path[0] for place in foreign], [found[place.path].array() for place in foreign], len(ok))
+    extra = _joined(
+        [place.path[0] for place in foreign], [found[place.path].array() for place in foreign], len(ok)
+    )
     columns = [*(found[place.path].array() for place in opened), extra]
     if whole.any():
         columns = _with_whole(block, opened, columns, np.flatnonzero(whole), ok)
@@ -88,7 +90,9 @@ def _explicit_nulls(block: Block, foreign: Sequence[Place]) -> Mask:
         return found
     rows = np.flatnonzero(block.null_token)
     names = "|".join(re.escape(place.path[-1]) for place in foreign)
-    found[rows] = pc.match_substring_regex(block.payload.take(pa.array(rows)), rf'"(?:{names})"\s*:\s*null|\\')
+    found[rows] = pc.match_substring_regex(
+        block.payload.take(pa.array(rows)), rf'"(?:{names})"\s*:\s*null|\\'
+    )
     return found
 
 
@@ -144,10 +148,14 @@ def _joined(names: Sequence[str], values: Sequence[pa.Array], rows: int) -> pa.A
         for name, value in sorted(zip(names, values), key=lambda member: member[0])
     ]
     inside = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*members, ""), 1)
-    return pc.if_else(pc.equal(inside, ""), pa.scalar(None, pa.string()), pc.binary_join_element_wise("{", inside, "}", ""))
+    return pc.if_else(
+        pc.equal(inside, ""), pa.scalar(None, pa.string()), pc.binary_join_element_wise("{", inside, "}", "")
+    )
 
 
-def _with_whole(block: Block, opened: Sequence[Place], columns: Sequence[pa.Array], rows: Rows, ok: Mask) -> list[pa.Array]:
+def _with_whole(
+    block: Block, opened: Sequence[Place], columns: Sequence[pa.Array], rows: Rows, ok: Mask
+) -> list[pa.Array]:
     """The columns with the texts of `rows` as these documents have them, read one by one."""
     read = [_read_whole(block, opened, row) for row in rows.tolist()]
     ok[rows[np.array([each is None for each in read], dtype=bool)]] = False

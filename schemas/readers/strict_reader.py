@@ -56,7 +56,11 @@ class Limits:
 
     def oversize(self, length: int) -> Rejection | None:
         """Why a payload of so many bytes is refused; None if it is not."""
-        return Rejection(OVERSIZE, f"{length} bytes are more than {self.payload_bytes}") if length > self.payload_bytes else None
+        return (
+            Rejection(OVERSIZE, f"{length} bytes are more than {self.payload_bytes}")
+            if length > self.payload_bytes
+            else None
+        )
 
 
 def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[str, Any] | Rejection:
@@ -78,7 +82,9 @@ def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[
         if not (distinct_keys or _plainly_distinct(payload, document)):
             json.loads(payload, object_pairs_hook=_distinct)
     except _RepeatedNameError as error:
-        return Rejection("duplicate_key", f"the name {str(error)!r} stands twice in one object", field=str(error))
+        return Rejection(
+            "duplicate_key", f"the name {str(error)!r} stands twice in one object", field=str(error)
+        )
     except ValueError as error:
         return Rejection("json", str(error)[:_MESSAGE_LENGTH])
     if not isinstance(document, dict):
@@ -147,7 +153,9 @@ def _mark(failing: NDArray[np.int64], wrong: NDArray[np.bool_], leaf: int) -> No
 
 
 def _may_lack(node: Node, value: Any) -> bool:
-    return value is _UNREACHED or (value is _ABSENT and not node.required) or (value is None and node.nullable)
+    return (
+        value is _UNREACHED or (value is _ABSENT and not node.required) or (value is None and node.nullable)
+    )
 
 
 def _leaf(leaf: Node, values: list[Any]) -> tuple[pa.Array, NDArray[np.bool_]]:
@@ -162,7 +170,9 @@ def _leaf(leaf: Node, values: list[Any]) -> tuple[pa.Array, NDArray[np.bool_]]:
 def _fitting(leaf: Node, values: list[Any]) -> list[Any]:
     """The values as the leaf's column holds them, None where the type is another."""
     if leaf.kind in ("number", "integer"):
-        return [float(value) + 0.0 if type(value) in NUMBERS else None for value in values]  # + 0.0: -0.0 is 0.0
+        return [
+            float(value) + 0.0 if type(value) in NUMBERS else None for value in values
+        ]  # + 0.0: -0.0 is 0.0
     if leaf.kind in _PYTHON:
         (type_,) = _PYTHON[leaf.kind]
         return [value if type(value) is type_ else None for value in values]
@@ -179,7 +189,11 @@ def _fit_map(leaf: Node, value: Any) -> list[tuple[str, Any]] | None:
 
 def _fit_array(leaf: Node, value: Any) -> list[Any] | None:
     child = leaf.children[0]
-    return [_scalar(child, item) for item in value] if type(value) is list and all(_is(child, item) for item in value) else None
+    return (
+        [_scalar(child, item) for item in value]
+        if type(value) is list and all(_is(child, item) for item in value)
+        else None
+    )
 
 
 def _scalar(node: Node, value: Any) -> Any:
@@ -254,5 +268,12 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_type(value: Any) -> str:
-    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    names = {
+        list: "array",
+        str: "string",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        type(None): "null",
+    }
     return names[type(value)]

@@ -64,7 +64,9 @@ def run(command: Sequence[str], messages: int = 0) -> Run:
 def machine() -> str:
     """The machine's size, and what runs on it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}"
+    return (
+        f"{os.cpu_count()} CPUs, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}"
+    )
 
 
 def archive(folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIRTY) -> Path:
@@ -81,7 +83,9 @@ def archive(folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIR
 def backfill(source: Path, folder: Path, messages: int) -> Run:
     """One backfill into a fresh output, reconciled with its input."""
     output = fresh(folder / "tables")
-    measured = run([*KPIFLOW, "backfill", "--input", str(source), "--output", str(output), "--timings"], messages)
+    measured = run(
+        [*KPIFLOW, "backfill", "--input", str(source), "--output", str(output), "--timings"], messages
+    )
     run([*KPIFLOW, "reconcile", str(output), "--input", str(source)])
     return measured
 
@@ -89,9 +93,18 @@ def backfill(source: Path, folder: Path, messages: int) -> Run:
 def rival(name: str, source: Path, folder: Path, messages: int) -> Run:
     """One run of a rival into a fresh folder, compared with the tables of the last backfill."""
     output = fresh(folder / name)
-    job = [sys.executable, "-m", f"tests.benchmarks.rivals.{RIVALS[name]}", str(source), "--output", str(output)]
+    job = [
+        sys.executable,
+        "-m",
+        f"tests.benchmarks.rivals.{RIVALS[name]}",
+        str(source),
+        "--output",
+        str(output),
+    ]
     measured = run(job, messages)
-    likeness = run([sys.executable, "-m", "tests.benchmarks.rivals.equal", str(folder / "tables"), str(output)])
+    likeness = run(
+        [sys.executable, "-m", "tests.benchmarks.rivals.equal", str(folder / "tables"), str(output)]
+    )
     print(f"{name}: {likeness.output}", end="", flush=True)
     return measured
 
@@ -100,10 +113,19 @@ def per_row(source: Path, folder: Path) -> Run:
     """One run of the per-row pipeline over the first files of an archive, at least a share of it."""
     files = sorted(source.glob("*.ndjson"))
     chosen: list[Path] = []
-    while sum(file.stat().st_size for file in chosen) < PER_ROW_SHARE * sum(file.stat().st_size for file in files):
+    while sum(file.stat().st_size for file in chosen) < PER_ROW_SHARE * sum(
+        file.stat().st_size for file in files
+    ):
         chosen.append(files[len(chosen)])
     messages = sum(1 for file in chosen for _ in file.open("rb"))
-    job = [sys.executable, "-m", "tests.benchmarks.per_row", *map(str, chosen), "--output", str(fresh(folder / "per-row"))]
+    job = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.per_row",
+        *map(str, chosen),
+        "--output",
+        str(fresh(folder / "per-row")),
+    ]
     return run(job, messages)
 
 
@@ -145,7 +167,9 @@ def table(turns: Sequence[dict[str, Run]]) -> str:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the reports")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
@@ -157,7 +181,9 @@ def main() -> None:
 
     source = archive(folder, small)
     turns = [turn(source, folder, small) for _ in range(arguments.repetitions)]
-    print(f"\n{small:,} messages, {len(turns)} turns; {PER_ROW} on {turns[0][PER_ROW].messages:,} of them\n\n{table(turns)}")
+    print(
+        f"\n{small:,} messages, {len(turns)} turns; {PER_ROW} on {turns[0][PER_ROW].messages:,} of them\n\n{table(turns)}"
+    )
     print(f"\nstages of kpiflow's last run\n{turns[-1]['kpiflow'].output}", flush=True)
     print(f"\n{large:,} messages, once\n\n{table([turn(archive(folder, large), folder, large, rows=False)])}")
 

@@ -108,7 +108,11 @@ TIME = (
     Term("a message", "µs", lambda point: point.messages / 1e6),
     Term("a refused message, beside that", "µs", lambda point: point.refused / 1e6),
     Term("a row of kpi_aggregations", "µs", lambda point: point.windows / 1e6),
-    Term("a message sorted by hours for slices, beside that", "µs", lambda point: (point.slices > 1) * point.messages / 1e6),
+    Term(
+        "a message sorted by hours for slices, beside that",
+        "µs",
+        lambda point: (point.slices > 1) * point.messages / 1e6,
+    ),
     Term("a message of the hour before a slice", "µs", lambda point: point.recalled / 1e6),
 )
 MEMORY = (
@@ -166,22 +170,35 @@ def costs(measured: Sequence[Measured]) -> Costs:
     )
 
 
-def fit(terms: tuple[Term, ...], points: Sequence[Point], values: Sequence[float], shares: Sequence[float] = (0.0,)) -> Model:
+def fit(
+    terms: tuple[Term, ...],
+    points: Sequence[Point],
+    values: Sequence[float],
+    shares: Sequence[float] = (0.0,),
+) -> Model:
     """The model with the least sum of squared relative errors, no weight below zero, and `both` one of the shares.
 
     Terms that stay below NOISE at every point are left out, the faintest first.
     """
     kept = list(terms)
     while True:
-        model = min((_with_share(kept, points, values, both) for both in shares), key=lambda model: _error(model, points, values))
-        most = {term.name: max(model.parts(p)[term.name] / value for p, value in zip(points, values)) for term in kept}
+        model = min(
+            (_with_share(kept, points, values, both) for both in shares),
+            key=lambda model: _error(model, points, values),
+        )
+        most = {
+            term.name: max(model.parts(p)[term.name] / value for p, value in zip(points, values))
+            for term in kept
+        }
         faintest = min(kept, key=lambda term: most[term.name])
         if most[faintest.name] >= NOISE:
             return replace(model, terms=terms)
         kept.remove(faintest)
 
 
-def _with_share(terms: Sequence[Term], points: Sequence[Point], values: Sequence[float], both: float) -> Model:
+def _with_share(
+    terms: Sequence[Term], points: Sequence[Point], values: Sequence[float], both: float
+) -> Model:
     ones = Model(tuple(terms), {term.name: 1.0 for term in terms}, both)
     amounts = np.array([list(ones.parts(point).values()) for point in points])
     weights = nonnegative(amounts / np.array(values)[:, None], np.ones(len(points)))
@@ -243,18 +260,29 @@ def sizes(measured: Sequence[Measured]) -> list[Measured]:
 def factors(measured: Sequence[Measured]) -> list[Measured]:
     """The base, and the points of as many messages that differ from it in one other thing."""
     usual = base(measured)
-    return [usual, *(each for each in measured if each is not usual and each.point.messages == usual.point.messages)]
+    return [
+        usual,
+        *(each for each in measured if each is not usual and each.point.messages == usual.point.messages),
+    ]
 
 
-def _curve(measured: Sequence[Measured], what: str, model: Model, title: str, scale: Literal["log", "linear"]) -> Chart:
+def _curve(
+    measured: Sequence[Measured], what: str, model: Model, title: str, scale: Literal["log", "linear"]
+) -> Chart:
     """Dots where it was measured, a hollow one where it was held out, and the model's line; messages on a logarithmic scale."""
     seen = sizes(measured)
     least, most = seen[0].point, seen[-1].point
     along = [replace(least, messages=round(n)) for n in np.geomspace(least.messages, most.messages, 81)]
-    line = [{"messages": point.messages, "value": round(model.of(point), 3), "kind": "model"} for point in along]
+    line = [
+        {"messages": point.messages, "value": round(model.of(point), 3), "kind": "model"} for point in along
+    ]
     kinds = ("measured", "measured, held out")
     dots = [
-        {"messages": each.point.messages, "value": round(getattr(each, what), 3), "kind": kinds[each.point.held_out]}
+        {
+            "messages": each.point.messages,
+            "value": round(getattr(each, what), 3),
+            "kind": kinds[each.point.held_out],
+        }
         for each in seen
     ]
     ticks = alt.Axis(format="~s", labelFlush=False, values=[each.point.messages for each in seen])
@@ -266,7 +294,11 @@ def _curve(measured: Sequence[Measured], what: str, model: Model, title: str, sc
     stroke = alt.Stroke("kind:N", scale=alt.Scale(domain=names, range=[BLUE, INK, RED]))
     fill = alt.Fill("kind:N", scale=alt.Scale(domain=names, range=[BLUE, INK, "white"]))
     drawn = alt.Chart(alt.Data(values=line)).mark_line(strokeWidth=2).encode(x=x, y=y, stroke=stroke)
-    marks = alt.Chart(alt.Data(values=dots)).mark_point(size=70, opacity=1).encode(x=x, y=y, stroke=stroke, fill=fill)
+    marks = (
+        alt.Chart(alt.Data(values=dots))
+        .mark_point(size=70, opacity=1)
+        .encode(x=x, y=y, stroke=stroke, fill=fill)
+    )
     return alt.layer(drawn, marks).properties(width=520, height=260, title=title)
 
 
@@ -281,12 +313,16 @@ def _bars(measured: Sequence[Measured]) -> Chart:
     ]
     y = alt.Y("case:N", sort=[each.point.case for each in shown], title=None)
     offset = alt.YOffset("kind:N", sort=list(key))
-    x = alt.X("value:Q", title=None, axis=None, scale=alt.Scale(domainMax=1.1 * max(row["value"] for row in rows)))
+    x = alt.X(
+        "value:Q", title=None, axis=None, scale=alt.Scale(domainMax=1.1 * max(row["value"] for row in rows))
+    )
     colour = alt.Color("kind:N", scale=alt.Scale(domain=list(key), range=list(key.values())))
     bars = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, yOffset=offset)
     labels = bars.mark_text(align="left", dx=4, fontSize=11, color=INK).encode(text="label:N")
     title = f"Seconds of {shown[0].point.messages:,} messages, one thing changed at a time"
-    return (bars.mark_bar().encode(color=colour) + labels).properties(width=460, height=alt.Step(16), title=title)
+    return (bars.mark_bar().encode(color=colour) + labels).properties(
+        width=460, height=alt.Step(16), title=title
+    )
 
 
 def _svg(chart: Chart) -> str:
@@ -295,7 +331,9 @@ def _svg(chart: Chart) -> str:
         chart.configure(aria=False, background="white", font="Helvetica, Arial, sans-serif", padding=12)
         .configure_view(stroke=None)
         .configure_title(color=INK, fontSize=14, anchor="start")
-        .configure_axis(labelColor=INK, titleColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelFontSize=12)
+        .configure_axis(
+            labelColor=INK, titleColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelFontSize=12
+        )
         .configure_legend(orient="top", title=None, labelColor=INK, labelFontSize=12)
     )
     drawn: str = vl_convert.vegalite_to_svg(themed.to_dict())

@@ -1,6 +1,6 @@
 """What Beam itself costs: the messages of an archive through the graph's two groupings, and no kernel; or the same as a plain loop.
 
-    python -m tests.benchmarks.empty FOLDER --without-beam
+python -m tests.benchmarks.empty FOLDER --without-beam
 """
 
 import argparse
@@ -71,7 +71,9 @@ def without_beam(files: Files) -> int:
 
 def main() -> None:
     """Print the messages and the seconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source")
     parser.add_argument("--without-beam", action="store_true", help="the same as a plain loop")
     arguments = parser.parse_args()

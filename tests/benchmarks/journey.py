@@ -56,7 +56,12 @@ def journey(plan: Plan) -> Outcome:
     steady: dict[str, float] = {}
     for rate in RATES:
         journeys, steady = _followed(folder, rate, max(15.0, 120 * plan.scale))
-        lines += ["", f"{rate:,} messages a minute, {len(journeys[WRITTEN]):,} reports:", "", *steps(journeys)]
+        lines += [
+            "",
+            f"{rate:,} messages a minute, {len(journeys[WRITTEN]):,} reports:",
+            "",
+            *steps(journeys),
+        ]
     entries = int(BACKLOG * plan.scale)
     drained, backfilled, shuffled = _drained(folder, entries)
     costs = costs_of(drained, steady)
@@ -71,10 +76,15 @@ def journeys_of(passed: Mapping[str, Passed], since_us: int) -> Journeys:
     for point, stamps in passed.items():
         ids, first = np.unique(stamps[:, 0], return_index=True)
         firsts[point] = ids, stamps[first, 1]
-    everywhere = np.array(sorted(set.intersection(*(set(ids.tolist()) for ids, _ in firsts.values()))), np.int64)
+    everywhere = np.array(
+        sorted(set.intersection(*(set(ids.tolist()) for ids, _ in firsts.values()))), np.int64
+    )
     everywhere = everywhere[received_us(everywhere) >= since_us]
     began = received_us(everywhere)
-    return {point: (times[np.searchsorted(ids, everywhere)] - began) / 1000 for point, (ids, times) in firsts.items()}
+    return {
+        point: (times[np.searchsorted(ids, everywhere)] - began) / 1000
+        for point, (ids, times) in firsts.items()
+    }
 
 
 def steps(journeys: Journeys) -> Iterator[str]:
@@ -101,7 +111,9 @@ def costs_table(costs: Sequence[Cost], backfilled: float, rate: int) -> Iterator
     """A line a process, one of all of them, and the same messages in a backfill."""
     yield f"| CPU us a message | drained | at {rate:,} a minute |"
     yield "|---|---|---|"
-    total = Cost("all of them", sum(cost.drained or 0.0 for cost in costs), sum(cost.steady or 0.0 for cost in costs))
+    total = Cost(
+        "all of them", sum(cost.drained or 0.0 for cost in costs), sum(cost.steady or 0.0 for cost in costs)
+    )
     for cost in (*costs, total):
         cells = ["" if us is None else f"{us:,.1f}" for us in (cost.drained, cost.steady)]
         yield f"| {cost.process} | {' | '.join(cells)} |"
@@ -157,7 +169,9 @@ def _drained(folder: Path, messages: int) -> tuple[dict[str, float], float, floa
         after = dict(before)
 
         def ended() -> bool:
-            after.update({pid: spent for pid, spent in trial.cpu(job).items() if spent.seconds})  # what has ended counts too
+            after.update(
+                {pid: spent for pid, spent in trial.cpu(job).items() if spent.seconds}
+            )  # what has ended counts too
             return job.poll() is not None
 
         trial.until(ended, every=0.25)
@@ -198,7 +212,10 @@ def _backfilled(archive: Path, folder: Path, messages: int) -> float:
 
 def _shuffled_bytes(archive: Path) -> float:
     """Bytes of a report as it is sent from validation to history, by its first few thousand."""
-    blocks = itertools.islice((block for block in read(find([str(archive)]), 1 << 20) if isinstance(block, Block)), 4)
+    blocks = itertools.islice(
+        (block for block in read(find([str(archive)]), 1 << 20) if isinstance(block, Block)), 4
+    )
     reports = [validate(block.raw, load("kpi_report"), Rules())[0] for block in blocks]
-    return sum(len(BatchCoder().encode(batch)) for batch in reports) / sum(batch.num_rows for batch in reports)
-
+    return sum(len(BatchCoder().encode(batch)) for batch in reports) / sum(
+        batch.num_rows for batch in reports
+    )

@@ -73,7 +73,10 @@ class Latency:
     growth: float
 
     def figures(self, part: str, case: str) -> Iterator[Figure]:
-        for name, values in (("XADD to validated", self.validated), ("XADD to enriched, live", self.enriched)):
+        for name, values in (
+            ("XADD to validated", self.validated),
+            ("XADD to enriched, live", self.enriched),
+        ):
             for percent in (50, 99):
                 yield Figure(part, case, f"{name}, p{percent}", float(np.percentile(values, percent)), "ms")
         yield Figure(part, case, "messages measured", len(self.validated), "")
@@ -109,7 +112,13 @@ def drain(plan: Plan) -> Outcome:
     messages = int(BACKLOG * plan.scale)
     settings: dict[str, tuple[str, ...]] = {"default settings": (), " ".join(plan.best): plan.best}
     drained = {case: _drain(plan.folder / "drain", messages, words) for case, words in settings.items()}
-    return Outcome([figure for case, result in drained.items() for figure in result.figures("drain", f"{messages:,}, {case}")])
+    return Outcome(
+        [
+            figure
+            for case, result in drained.items()
+            for figure in result.figures("drain", f"{messages:,}, {case}")
+        ]
+    )
 
 
 def soak(plan: Plan) -> Outcome:
@@ -145,10 +154,15 @@ def keys(plan: Plan) -> Outcome:
         drained = _drain(plan.folder / "keys", messages, (), streams)
         live = _live(plan.folder / "keys", RATES[0], seconds, streams)
         figures += [*drained.figures("keys", case), *live.figures("keys", f"{case}, {RATES[0]:,}/min")]
-        measured.append((drained.validated, float(np.median(live.enriched)), float(np.percentile(live.enriched, 99))))
+        measured.append(
+            (drained.validated, float(np.median(live.enriched)), float(np.percentile(live.enriched, 99)))
+        )
     alone, beside = np.array(measured)
     names = ("time to drain", "XADD to enriched, live, p50", "XADD to enriched, live, p99")
-    return Outcome(figures + [Figure("keys", "four to one", name, float(r), "x") for name, r in zip(names, beside / alone)])
+    return Outcome(
+        figures
+        + [Figure("keys", "four to one", name, float(r), "x") for name, r in zip(names, beside / alone)]
+    )
 
 
 def recovery(plan: Plan) -> Outcome:
@@ -168,7 +182,9 @@ def recovery(plan: Plan) -> Outcome:
             if part != "worker":
                 job.wait()
                 job = trial.stream()
-            trial.until(lambda killed=killed: outage(trial.stamps(), killed) is not None, job, sender, every=1.0)  # type: ignore[misc]
+            trial.until(
+                lambda killed=killed: outage(trial.stamps(), killed) is not None, job, sender, every=1.0
+            )  # type: ignore[misc]
             again, caught_up = outage(trial.stamps(), killed) or (np.nan, np.nan)
             figures += [Figure("recovery", f"SIGKILL of {part}", "reads again", again, "s"),
                         Figure("recovery", f"SIGKILL of {part}", "caught up", caught_up, "s")]  # fmt: skip
@@ -207,7 +223,10 @@ def _drain(folder: Path, messages: int, words: Sequence[str], streams: Sequence[
         first = trial.first_read()
         trial.ends_well(job)
         trial.reconcile()
-        rows, windows = trial.written("kpi_reports", "quarantine", "duplicates"), trial.written("kpi_aggregations")
+        rows, windows = (
+            trial.written("kpi_reports", "quarantine", "duplicates"),
+            trial.written("kpi_aggregations"),
+        )
         return Drained(entries, trial.stamps()[-1, 1] / 1_000_000 - first, rows - first, windows - first)
 
 
@@ -289,7 +308,10 @@ def soak_latency(stamps: Stamps, minutes: float) -> Iterator[Figure]:
     ended, begun = late[pause, 1], late[pause + 1, 1]
     waited = (late[:, 1] - late[:, 0]) / 1000
     yield Figure("soak", case, "longest pause of validation (renewal)", (begun - ended) / 1_000_000, "s")
-    for name, rows in (("before", late[:, 1] <= ended), ("a minute after", late[:, 0] >= begun + _CAUGHT_UP_US)):
+    for name, rows in (
+        ("before", late[:, 1] <= ended),
+        ("a minute after", late[:, 0] >= begun + _CAUGHT_UP_US),
+    ):
         for percent in (50, 99) if rows.any() else ():  # a short soak ends within the minute
             value = float(np.percentile(waited[rows], percent))
             yield Figure("soak", case, f"XADD to validated {name} the pause, p{percent}", value, "ms")
@@ -312,10 +334,20 @@ def soak_figures(samples: Sequence[Sample], minutes: float) -> Iterator[Figure]:
         sizes = [sample.rss.get(name, np.nan) for sample in late]
         shares = np.array(sizes) / sizes[0] - 1
         rise = float(np.nanmax(shares))
-        yield Figure("soak", case, f"RSS of {name}, at minute {SETTLED_MINUTES / SOAK_MINUTES * minutes:g}", sizes[0], "MiB")
+        yield Figure(
+            "soak",
+            case,
+            f"RSS of {name}, at minute {SETTLED_MINUTES / SOAK_MINUTES * minutes:g}",
+            sizes[0],
+            "MiB",
+        )
         verdict = "within" if rise <= FLAT else "NOT within"
-        yield Figure("soak", case, f"RSS of {name}, highest above that ({verdict} {FLAT:.0%})", 100 * rise, "%")
+        yield Figure(
+            "soak", case, f"RSS of {name}, highest above that ({verdict} {FLAT:.0%})", 100 * rise, "%"
+        )
         yield Figure("soak", case, f"RSS of {name}, lowest", 100 * float(np.nanmin(shares)), "%")
         third = max(1, len(shares) // 3)
         trend = float(np.nanmedian(sizes[-third:]) / np.nanmedian(sizes[:third]) - 1)
-        yield Figure("soak", case, f"RSS of {name}, median of the last third against the first", 100 * trend, "%")
+        yield Figure(
+            "soak", case, f"RSS of {name}, median of the last third against the first", 100 * trend, "%"
+        )

@@ -66,7 +66,10 @@ class Statistics(beam.CombineFn):
 
     def extract_output(self, held: list[Any]) -> dict[str, Any]:
         count, latencies = held[0], sorted(held[6])
-        means = {name: held[place] / count for place, name in enumerate(("latency_ms", "accuracy", "cpu_usage", "memory_mb"), 1)}
+        means = {
+            name: held[place] / count
+            for place, name in enumerate(("latency_ms", "accuracy", "cpu_usage", "memory_mb"), 1)
+        }
         points = {f"p{p}": latencies[(p * count - 1) // 100] for p in (50, 95, 99)}
         return {"count": count, "network_bytes": held[5], **means, **points}
 

@@ -23,7 +23,9 @@ Rows = Sequence[pa.RecordBatch]
 
 def s3(endpoint: str) -> fs.FileSystem:
     """Arrow's own S3 client."""
-    return fs.S3FileSystem(endpoint_override=endpoint, access_key="id", secret_key="secret", region="us-east-1")
+    return fs.S3FileSystem(
+        endpoint_override=endpoint, access_key="id", secret_key="secret", region="us-east-1"
+    )
 
 
 def dataset(table: Table, rows: Rows, base: str, where: fs.FileSystem | None) -> None:
@@ -53,7 +55,9 @@ def bigquery(table: Table, emulator: Emulator, dataset_id: str) -> Callable[[Row
     """Each batch as a load job of Parquet into a staging table, and a MERGE by key that takes the larger revision."""
     made = store(dataset_id, emulator)
     made.describe({})
-    client = google.Client("demo", client_options={"api_endpoint": f"http://localhost:{emulator.rest}"}, credentials=_anonymous())
+    client = google.Client(
+        "demo", client_options={"api_endpoint": f"http://localhost:{emulator.rest}"}, credentials=_anonymous()
+    )
     target = f"demo.{dataset_id}.{table.name}"
     fields = client.get_table(target).schema
     client.create_table(google.Table(f"{target}_staging", fields))
@@ -70,7 +74,11 @@ def bigquery(table: Table, emulator: Emulator, dataset_id: str) -> Callable[[Row
         config = google.LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_TRUNCATE")
         for batch in rows:
             buffer = BytesIO()
-            pq.write_table(pa.table({name: _listed(batch[name]) for name in names}), buffer, use_compliant_nested_type=True)
+            pq.write_table(
+                pa.table({name: _listed(batch[name]) for name in names}),
+                buffer,
+                use_compliant_nested_type=True,
+            )
             buffer.seek(0)
             client.load_table_from_file(buffer, f"{target}_staging", job_config=config).result()
             client.query_and_wait(merge)
@@ -93,9 +101,14 @@ def _anonymous() -> Any:
 
 def influx(rows: Rows, url: str, measurement: str) -> None:
     """Each batch as a data frame."""
-    with InfluxDBClient(url, token="none", org="none") as client, client.write_api(write_options=SYNCHRONOUS) as api:
+    with (
+        InfluxDBClient(url, token="none", org="none") as client,
+        client.write_api(write_options=SYNCHRONOUS) as api,
+    ):
         for batch in rows:
             frame: pd.DataFrame = batch.drop_columns(["time_window_end", "target_agent_type"]).to_pandas()
             frame = frame.set_index("time_window_start")
             tags = ["granularity", "agent_id"]
-            api.write("bucket", record=frame, data_frame_measurement_name=measurement, data_frame_tag_columns=tags)
+            api.write(
+                "bucket", record=frame, data_frame_measurement_name=measurement, data_frame_tag_columns=tags
+            )

@@ -78,7 +78,9 @@ def producers(plan: Plan) -> Outcome:
         if trial.sent() != sent:
             raise SystemExit(f"{sent} messages were confirmed, and the stream had {trial.sent()}")
         figures = list(_figures(done, trial.stamps()))
-    return Outcome([Figure("producers", "all phases", "messages, all of them reconciled", sent, ""), *figures])
+    return Outcome(
+        [Figure("producers", "all phases", "messages, all of them reconciled", sent, ""), *figures]
+    )
 
 
 def _figures(done: Sequence[Done], stamps: Stamps) -> Iterator[Figure]:
@@ -87,11 +89,29 @@ def _figures(done: Sequence[Done], stamps: Stamps) -> Iterator[Figure]:
         of_phase = stamps[(stamps[:, 0] >= phase.began) & (stamps[:, 0] < phase.ended)]
         waited = (of_phase[:, 1] - of_phase[:, 0]) / 1000
         case = f"{phase.name}, {CONNECTIONS:,} connections"
-        yield Figure("producers", case, "messages added", 1_000_000 * phase.sent / (phase.ended - phase.began), "messages/s")
+        yield Figure(
+            "producers",
+            case,
+            "messages added",
+            1_000_000 * phase.sent / (phase.ended - phase.began),
+            "messages/s",
+        )
         for percent in (50, 99):
-            yield Figure("producers", case, f"XADD to validated, p{percent}", float(np.percentile(waited, percent)), "ms")
+            yield Figure(
+                "producers",
+                case,
+                f"XADD to validated, p{percent}",
+                float(np.percentile(waited, percent)),
+                "ms",
+            )
         if after and after.name == f"after {'the ' if phase.name == 'burst' else ''}{phase.name}":
-            yield Figure("producers", case, "from its end until all is within 1 s of XADD", late_seconds(stamps, phase, after), "s")
+            yield Figure(
+                "producers",
+                case,
+                "from its end until all is within 1 s of XADD",
+                late_seconds(stamps, phase, after),
+                "s",
+            )
 
 
 def late_seconds(stamps: Stamps, peak: Done, after: Done) -> float:
@@ -111,7 +131,11 @@ def report(agent: int) -> bytes:
         "accuracy": 0.9,
         "cpu_usage": 0.5,
         "memory_mb": 512.0,
-        "execution_context": {"hostname": f"node-{agent % 20}", "available_cores": 8, "available_memory_mb": 16384},
+        "execution_context": {
+            "hostname": f"node-{agent % 20}",
+            "available_cores": 8,
+            "available_memory_mb": 16384,
+        },
     }
     return json.dumps(text).encode()
 
@@ -119,7 +143,9 @@ def report(agent: int) -> bytes:
 class Producer:
     """A connection that adds messages of its own, one at a time. Redis' own asynchronous client takes ten times the CPU."""
 
-    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
+    def __init__(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str
+    ) -> None:
         self.number, self.reader, self.writer = number, reader, writer
         self.head = f"*5\r\n$4\r\nXADD\r\n${len(key)}\r\n{key}\r\n$1\r\n*\r\n$4\r\ndata\r\n$".encode()
 

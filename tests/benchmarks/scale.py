@@ -70,7 +70,13 @@ def points(scale: float) -> list[Point]:
         replace(usual, case="20 % dirty", dirty=0.2),
         replace(usual, case="shuffled", shuffled=True),
         replace(usual, case="1 core", cores=1),
-        replace(several, case=f"{several.case}, 10,000 agents, 10 % dirty, 1 core", agents=10_000, dirty=0.1, cores=1),
+        replace(
+            several,
+            case=f"{several.case}, 10,000 agents, 10 % dirty, 1 core",
+            agents=10_000,
+            dirty=0.1,
+            cores=1,
+        ),
         of(2),
         of(3, held_out=True),
         of(10),
@@ -79,11 +85,20 @@ def points(scale: float) -> list[Point]:
 
 def main() -> None:
     """Measure, or only draw, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the messages, and of a time slice")
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS, help="runs of each point that is no larger than the base")
-    parser.add_argument("--draw", type=Path, metavar="DIR", help="only draw what FOLDER/scale.json holds, into DIR")
+    parser.add_argument(
+        "--repetitions",
+        type=int,
+        default=REPETITIONS,
+        help="runs of each point that is no larger than the base",
+    )
+    parser.add_argument(
+        "--draw", type=Path, metavar="DIR", help="only draw what FOLDER/scale.json holds, into DIR"
+    )
     arguments = parser.parse_args()
     folder: Path = arguments.folder.absolute()
     if not arguments.draw:
@@ -99,7 +114,10 @@ def main() -> None:
 def measure(folder: Path, scale: float, repetitions: int) -> Results:
     """Run every point, those up to the base's size in turns, then the large ones once each."""
     floor = run(["true"]).peak_mib  # a process begins with the peak of the one that starts it
-    print(f"{machine()}, load {os.getloadavg()[0]:.1f} before; peaks below {floor:.0f} MiB are not seen", flush=True)
+    print(
+        f"{machine()}, load {os.getloadavg()[0]:.1f} before; peaks below {floor:.0f} MiB are not seen",
+        flush=True,
+    )
     every = points(scale)
     usual = next(point for point in every if point.case == "base")
     runs: dict[Point, list[Run]] = {point: [] for point in every}
@@ -108,21 +126,35 @@ def measure(folder: Path, scale: float, repetitions: int) -> Results:
         for point in every:
             if point.messages <= usual.messages:
                 runs[point].append(backfill(point, folder, outputs, proven=turn > 0))
-    empty = [_empty(name, archive(folder, usual.messages, usual.agents, usual.dirty), repetitions) for name in EMPTY]
+    empty = [
+        _empty(name, archive(folder, usual.messages, usual.agents, usual.dirty), repetitions)
+        for name in EMPTY
+    ]
     shutil.rmtree(outputs)
     for point in every:
         if point.messages > usual.messages:
             runs[point].append(backfill(point, folder, outputs, proven=False))
             shutil.rmtree(outputs)
             shutil.rmtree(source(point, folder))
-    return Results(f"{machine()}; {time.strftime('%Y-%m-%d')}", [middle(point, runs[point]) for point in every], empty)
+    return Results(
+        f"{machine()}; {time.strftime('%Y-%m-%d')}", [middle(point, runs[point]) for point in every], empty
+    )
 
 
 def backfill(point: Point, folder: Path, outputs: Path, proven: bool) -> Run:
     """One run of a point; what it wrote is proven to be right unless that is known."""
     found = source(point, folder)
     output = fresh(outputs / point.case)
-    job = ["backfill", "--input", str(found), "--output", str(output), "--slice-reports", str(point.slice_messages), "--timings"]
+    job = [
+        "backfill",
+        "--input",
+        str(found),
+        "--output",
+        str(output),
+        "--slice-reports",
+        str(point.slice_messages),
+        "--timings",
+    ]
     os.sync()  # what generating left to write must not be written beside the run
     measured = run([*on(point.cores), *KPIFLOW, *job], point.messages)
     figures = f"{measured.seconds:7.1f} s {measured.cpu:7.1f} CPU s {measured.peak_mib:7,.0f} MiB"
@@ -179,7 +211,9 @@ def prove(point: Point, found: Path, output: Path) -> None:
     verdict = json.loads(run([*KPIFLOW, "reconcile", str(output), "--input", str(found), "--json"]).output)
     truth = json.loads((found / "truth.json").read_text(encoding="utf-8"))
     if wrong := [name for name in FATES if verdict[name] != truth[name]]:
-        raise SystemExit(f"{point.case}: {', '.join(wrong)} of {output} are not as many as {found / 'truth.json'} says")
+        raise SystemExit(
+            f"{point.case}: {', '.join(wrong)} of {output} are not as many as {found / 'truth.json'} says"
+        )
     if point.shuffled:
         run([*KPIFLOW, "parity", str(output.with_name("base")), str(output), "--identity"])
     print(f"{'':<56}as meant, {time.perf_counter() - began:.0f} s to prove", flush=True)
@@ -297,7 +331,10 @@ def _beam(results: Results) -> Iterator[str]:
     graph, loop, start = results.empty
     own = graph.inside - loop.inside
     share = (own + start.seconds) / usual.seconds
-    yield from ("", f"Beam's own: {own:.2f} s of running and {start.seconds:.2f} s of import, {share:.1%} of kpiflow's time.")
+    yield from (
+        "",
+        f"Beam's own: {own:.2f} s of running and {start.seconds:.2f} s of import, {share:.1%} of kpiflow's time.",
+    )
 
 
 def _row(*cells: str) -> str:

@@ -63,10 +63,14 @@ class Contest:
 
 def main() -> None:
     """Measure what is asked for, and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the reports")
-    parser.add_argument("--only", nargs="+", choices=list(PLACES), default=list(PLACES), help="kinds of outputs to measure")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PLACES), default=list(PLACES), help="kinds of outputs to measure"
+    )
     arguments = parser.parse_args()
     folder = arguments.folder.absolute() / "sinks"
     shutil.rmtree(folder, ignore_errors=True)
@@ -91,7 +95,17 @@ def main() -> None:
 def _tables(folder: Path, reports: int) -> dict[str, Rows]:
     """Rows of a backfill, by table, in batches."""
     for words in (
-        ["generate", "--reports", str(reports), "--agents", "500", "--seed", "1", "--output", str(folder / "archive")],
+        [
+            "generate",
+            "--reports",
+            str(reports),
+            "--agents",
+            "500",
+            "--seed",
+            "1",
+            "--output",
+            str(folder / "archive"),
+        ],
         ["backfill", "--input", str(folder / "archive"), "--output", str(folder / "tables")],
     ):
         subprocess.run([*KPIFLOW, *words], check=True, stdout=subprocess.DEVNULL)
@@ -171,7 +185,9 @@ def _bigquery(folder: Path, servers: ExitStack) -> Iterator[Contest]:
     def rival(place: int) -> Insert:
         return plain.bigquery(REPORTS, emulator, f"plain_{place}")
 
-    yield Contest("bigquery:// (bqemulator)", REPORTS, target, "google-cloud-bigquery: load Parquet, MERGE", rival)
+    yield Contest(
+        "bigquery:// (bqemulator)", REPORTS, target, "google-cloud-bigquery: load Parquet, MERGE", rival
+    )
 
 
 def _victoriametrics(folder: Path, servers: ExitStack) -> Iterator[Contest]:
@@ -183,7 +199,9 @@ def _victoriametrics(folder: Path, servers: ExitStack) -> Iterator[Contest]:
     def rival(place: int) -> Insert:
         return lambda rows: plain.influx(rows, server.url, f"plain{place}")
 
-    yield Contest("victoriametrics+http:// with agent_id", AGGREGATIONS, target, "influxdb-client, a data frame", rival)
+    yield Contest(
+        "victoriametrics+http:// with agent_id", AGGREGATIONS, target, "influxdb-client, a data frame", rival
+    )
 
 
 PLACES: dict[str, Callable[[Path, ExitStack], Iterator[Contest]]] = {

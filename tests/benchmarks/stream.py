@@ -37,13 +37,21 @@ BEST = "--read-count 50000 --read-ms 1000 --flush-seconds 15 --checkpoint-second
 
 def main() -> None:
     """Measure what is asked for, and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--scale", type=float, default=1.0, help="share of the messages and minutes")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure")
-    parser.add_argument("--best", default=BEST, metavar="WORDS", help="settings to drain with, beside the default ones")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure"
+    )
+    parser.add_argument(
+        "--best", default=BEST, metavar="WORDS", help="settings to drain with, beside the default ones"
+    )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no server or job is left behind
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("terminated")
+    )  # so that no server or job is left behind
     plan = Plan(arguments.folder / "stream", arguments.scale, tuple(shlex.split(arguments.best)))
     plan.folder.mkdir(parents=True, exist_ok=True)
     told = machine()
@@ -97,13 +105,24 @@ def series(samples: Sequence[Sample]) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
     for sample in samples:
-        values = [(sample.at - samples[0].at) / 60, sample.lag, sample.checkpoint, *(sample.rss.get(name, 0.0) for name in names)]
+        values = [
+            (sample.at - samples[0].at) / 60,
+            sample.lag,
+            sample.checkpoint,
+            *(sample.rss.get(name, 0.0) for name in names),
+        ]
         yield f"| {' | '.join(map(number, values))} |"
 
 
 def number(value: float) -> str:
     """With three digits or more, as many as say something."""
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 100 or value == int(value)
+        else f"{value:.1f}"
+        if abs(value) >= 10
+        else f"{value:.2f}"
+    )
 
 
 def _line(figure: Figure) -> str:
@@ -120,7 +139,14 @@ def _keep(folder: Path, told: str, plan: Plan, outcomes: dict[str, Outcome]) -> 
 
 def _of_jar(name: str, jars: Sequence[str]) -> str:
     """The version in the name of a jar."""
-    return next((found[1] for jar in sorted(jars) if (found := re.fullmatch(rf"{name}(?:-[\d.]+)?-([\d.]+)\.jar", jar))), "?")
+    return next(
+        (
+            found[1]
+            for jar in sorted(jars)
+            if (found := re.fullmatch(rf"{name}(?:-[\d.]+)?-([\d.]+)\.jar", jar))
+        ),
+        "?",
+    )
 
 
 def _found(pattern: str, text: str) -> str:

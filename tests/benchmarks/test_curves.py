@@ -36,7 +36,9 @@ STAGES = {"validate": 6.0, "history": 1.0, "write kpi_reports": 2.0, "write kpi_
 def measured(point: Point) -> Measured:
     """A point as the true models have it."""
     seconds, cpu = TRUE.of(point), replace(TRUE, both=0.0).of(point)
-    return Measured(point, seconds, seconds, seconds, seconds - 1, cpu, TRUE_MIB.of(point), round(point.windows), STAGES)
+    return Measured(
+        point, seconds, seconds, seconds, seconds - 1, cpu, TRUE_MIB.of(point), round(point.windows), STAGES
+    )
 
 
 MEASURED = [measured(point) for point in POINTS]
@@ -51,7 +53,9 @@ def test_the_weights_that_made_the_costs_are_found_again() -> None:
 
 
 def test_a_point_held_out_is_not_looked_at() -> None:
-    spoilt = [replace(each, seconds=1e6, cpu=1e6, mib=1e6) if each.point.held_out else each for each in MEASURED]
+    spoilt = [
+        replace(each, seconds=1e6, cpu=1e6, mib=1e6) if each.point.held_out else each for each in MEASURED
+    ]
     assert sum(each.point.held_out for each in MEASURED) == 2
     assert costs(spoilt) == costs(MEASURED)
 
@@ -60,7 +64,9 @@ def test_a_term_that_adds_next_to_nothing_is_left_out_by_name() -> None:
     faint = replace(TRUE, weights=TRUE.weights | {"a refused message, beside that": 0.1})
     found = fit(TIME, POINTS, [faint.of(point) for point in POINTS], (0.6,))
     assert found.left_out == ["a refused message, beside that"]
-    assert [found.of(point) for point in POINTS] == pytest.approx([faint.of(point) for point in POINTS], rel=0.01)
+    assert [found.of(point) for point in POINTS] == pytest.approx(
+        [faint.of(point) for point in POINTS], rel=0.01
+    )
 
 
 def test_no_weight_is_below_zero() -> None:
@@ -97,7 +103,13 @@ def test_a_longer_run_is_cut_into_slices_of_whole_hours() -> None:
 
 
 def test_curves_and_bars_show_what_differs_in_one_thing() -> None:
-    assert [each.point.messages for each in sizes(MEASURED)] == [100_000, 1_000_000, 2_000_000, 3_000_000, 10_000_000]
+    assert [each.point.messages for each in sizes(MEASURED)] == [
+        100_000,
+        1_000_000,
+        2_000_000,
+        3_000_000,
+        10_000_000,
+    ]
     bars = ["base", "10 agents", "100,000 agents", "20 % dirty", "shuffled", "1 core"]
     assert [each.point.case for each in factors(MEASURED)] == bars
 
@@ -124,7 +136,10 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_the_tables_tell_what_was_foretold_and_how_wrong() -> None:
     third = next(each for each in MEASURED if each.point.messages == 3_000_000)
     slower = [replace(each, seconds=2 * each.seconds) if each is third else each for each in MEASURED]
-    empty = [Empty(name, seconds, seconds - 0.5, seconds) for name, seconds in (("graph", 1.5), ("loop", 1.0), ("import", 0.75))]
+    empty = [
+        Empty(name, seconds, seconds - 0.5, seconds)
+        for name, seconds in (("graph", 1.5), ("loop", 1.0), ("import", 0.75))
+    ]
     lines = list(markdown(Results("a machine", slower, empty)))
     told = next(line for line in lines if line.startswith("| 3,000,000 messages | held out |"))
     assert [cell.strip() for cell in told.split("|")][5] == "-50.0 %"
@@ -147,10 +162,15 @@ def test_a_shuffled_archive_holds_the_same_lines_in_another_order(tmp_path: Path
     made.mkdir()
     (made / "truth.json").write_text('{"complete": true}', encoding="utf-8")
     for hour in range(4):
-        (made / f"{hour}.ndjson").write_text("".join(f"{hour}-{line}\r\u2028\n" for line in range(100)), encoding="utf-8")
+        (made / f"{hour}.ndjson").write_text(
+            "".join(f"{hour}-{line}\r\u2028\n" for line in range(100)), encoding="utf-8"
+        )
     shuffle(made, tmp_path / "shuffled")
     folders = (made, tmp_path / "shuffled")
-    before, after = ([file.read_bytes().split(b"\n")[:-1] for file in sorted(folder.glob("*.ndjson"))] for folder in folders)
+    before, after = (
+        [file.read_bytes().split(b"\n")[:-1] for file in sorted(folder.glob("*.ndjson"))]
+        for folder in folders
+    )
     assert sorted(chain(*after)) == sorted(chain(*before))
     assert all(60 < len(lines) < 140 and len({line[:1] for line in lines}) == 4 for lines in after)
     assert all(lines != sorted(lines) for lines in after)

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.journey import READER, STEPS, Cost, costs_of, costs_table, journeys_of, paper_table, steps
+from tests.benchmarks.journey import (
+    READER,
+    STEPS,
+    Cost,
+    costs_of,
+    costs_table,
+    journeys_of,
+    paper_table,
+    steps,
+)
 from tests.benchmarks.trials import Passed
 
 POINTS = list(STEPS)
@@ -15,9 +24,15 @@ def at(*pairs: tuple[int, int]) -> Passed:
 
 
 def test_a_journey_is_of_reports_that_passed_every_point_and_their_first_time_counts() -> None:
-    passed = {"read": at((100, 105), (200, 201), (300, 310), (100, 900)), "validated": at((300, 330), (100, 107), (400, 401))}
+    passed = {
+        "read": at((100, 105), (200, 201), (300, 310), (100, 900)),
+        "validated": at((300, 330), (100, 107), (400, 401)),
+    }
     found = journeys_of(passed, since_us=0)
-    assert {point: values.tolist() for point, values in found.items()} == {"read": [5, 10], "validated": [7, 30]}
+    assert {point: values.tolist() for point, values in found.items()} == {
+        "read": [5, 10],
+        "validated": [7, 30],
+    }
 
 
 def test_reports_of_the_warm_up_do_not_count() -> None:
@@ -27,7 +42,10 @@ def test_reports_of_the_warm_up_do_not_count() -> None:
 
 def test_a_step_is_the_time_since_the_point_before_and_writing_goes_on_beside_publishing() -> None:
     journeys = {point: np.array([10.0 * (place + 1)]) for place, point in enumerate(POINTS)}
-    rows = {cells[1]: cells[3:7] for cells in ([cell.strip() for cell in line.split("|")] for line in steps(journeys))}
+    rows = {
+        cells[1]: cells[3:7]
+        for cells in ([cell.strip() for cell in line.split("|")] for line in steps(journeys))
+    }
     assert rows["read"] == ["10.0", "10.0", "10.0", "10.0"]
     assert rows["published"] == ["10.0", "10.0", "60.0", "60.0"]
     assert rows["written"] == ["20.0", "20.0", "70.0", "70.0"]
@@ -45,7 +63,9 @@ def test_costs_add_up_over_the_processes() -> None:
 
 
 def test_a_worker_that_only_one_of_the_runs_had_counts_in_the_total_of_that_run() -> None:
-    costs = costs_of({"java": 20.0, "other workers": 6.0}, {"java": 40.0, "a worker that writes tables": 200.0})
+    costs = costs_of(
+        {"java": 20.0, "other workers": 6.0}, {"java": 40.0, "a worker that writes tables": 200.0}
+    )
     lines = list(costs_table(costs, 12.5, 100_000))
     assert lines[2:6] == [
         "| java | 20.0 | 40.0 |",
@@ -56,6 +76,9 @@ def test_a_worker_that_only_one_of_the_runs_had_counts_in_the_total_of_that_run(
 
 
 def test_a_cluster_is_bound_by_cores_by_a_reader_by_redis_and_by_its_network() -> None:
-    cells = [[cell.strip() for cell in line.split("|")] for line in paper_table(COSTS, shuffled=500.0, nodes=10, cores=2)][2:]
+    cells = [
+        [cell.strip() for cell in line.split("|")]
+        for line in paper_table(COSTS, shuffled=500.0, nodes=10, cores=2)
+    ][2:]
     rates = [int(row[3].replace(",", "")) for row in cells]
     assert rates == pytest.approx([10_000, 200_000, 20_000, 200_000, 10 * 1.25e9 / 450], rel=1e-3)

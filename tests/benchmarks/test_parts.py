@@ -11,7 +11,9 @@ SECOND = 1_000_000
 
 def stamped(*pairs: tuple[float, float]) -> Stamps:
     """Messages received and validated at these seconds."""
-    return np.array([[int(received * SECOND), int(validated * SECOND)] for received, validated in pairs], np.int64)
+    return np.array(
+        [[int(received * SECOND), int(validated * SECOND)] for received, validated in pairs], np.int64
+    )
 
 
 def live(since: float, until: float) -> list[tuple[float, float]]:
@@ -40,7 +42,11 @@ def test_the_first_publication_of_a_message_counts() -> None:
         entries = ((b"1500-0", b"1400-0"), (b"1600-0", b"1450-1"), (b"9000-0", b"1400-0"))
 
         def xrange(self, key: str, start: bytes, count: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
-            return [(at, {b"data": b'{"message_id":"%s"}' % of}) for at, of in self.entries] if start == b"-" else []
+            return (
+                [(at, {b"data": b'{"message_id":"%s"}' % of}) for at, of in self.entries]
+                if start == b"-"
+                else []
+            )
 
     assert published_at(Redis()).tolist() == [[1400, 1500], [1450, 1600]]
 
@@ -52,12 +58,19 @@ def test_growth_is_the_slope_a_minute() -> None:
 
 def test_memory_that_strays_after_it_should_have_settled_is_named() -> None:
     java = [50.0 + 10 * min(minute, 6) for minute in range(36)]
-    samples = [Sample(60.0 * minute, minute, {"java": mib, "worker 1": 100.0}, 0.5 * minute) for minute, mib in enumerate(java)]
+    samples = [
+        Sample(60.0 * minute, minute, {"java": mib, "worker 1": 100.0}, 0.5 * minute)
+        for minute, mib in enumerate(java)
+    ]
     figures = {figure.measure: figure.value for figure in soak_figures(samples, 35)}
     assert figures["RSS of java, at minute 5"] == 100
     assert round(figures["RSS of java, highest above that (NOT within 5%)"], 9) == 10
     assert figures["RSS of worker 1, highest above that (within 5%)"] == 0
-    assert (figures["lag, median"], figures["lag, most"], round(figures["checkpoint growth"], 9)) == (20, 35, 0.5)
+    assert (figures["lag, median"], figures["lag, most"], round(figures["checkpoint growth"], 9)) == (
+        20,
+        35,
+        0.5,
+    )
 
 
 def test_latency_is_told_apart_before_and_after_the_longest_pause() -> None:

@@ -114,13 +114,18 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("rivals")
     archive, tables = folder / "archive", folder / "tables"
     words = ["--scenario", "anomaly", "--reports", "4000", "--agents", "4", "--seed", "3"]
-    for command in (["generate", *words, "--output", archive], ["backfill", "--input", archive, "--output", tables]):
+    for command in (
+        ["generate", *words, "--output", archive],
+        ["backfill", "--input", archive, "--output", tables],
+    ):
         subprocess.run([*KPIFLOW, *map(str, command)], cwd=ROOT, check=True, capture_output=True)
     return archive, tables
 
 
 @pytest.fixture(scope="module", params=RIVALS)
-def rival(request: pytest.FixtureRequest, generated: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rival(
+    request: pytest.FixtureRequest, generated: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A rival's tables of the same archive."""
     output = tmp_path_factory.mktemp(request.param)
     RIVALS[request.param](generated[0], output)
@@ -159,7 +164,10 @@ def test_a_value_that_differs_is_noticed(rival: Path, generated: tuple[Path, Pat
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_rival_judges_hostile_messages_as_kpiflow_does(name: str, tmp_path: Path) -> None:
     received = NOON.isoformat().replace("+00:00", "Z")
-    lines = [json.dumps({"message_id": key, "received_at": received, "data": data}) for key, data in HOSTILE.items()]
+    lines = [
+        json.dumps({"message_id": key, "received_at": received, "data": data})
+        for key, data in HOSTILE.items()
+    ]
     source = tmp_path / "archive"
     source.mkdir()
     (source / "hostile.ndjson").write_text("".join(f"{line}\n" for line in lines))

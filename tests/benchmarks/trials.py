@@ -81,27 +81,55 @@ class Trial:
     def stream(self, *words: object) -> subprocess.Popen[str]:
         """The job, reading the keys; it goes on where an earlier one was."""
         path = os.pathsep.join([str(STAMPS), os.environ.get("PYTHONPATH", "")])
-        of_job = ["--redis", self.server.url, "--stream", *self.keys, "--output", self.output, "--archive", self.folder / "archive"]
+        of_job = [
+            "--redis",
+            self.server.url,
+            "--stream",
+            *self.keys,
+            "--output",
+            self.output,
+            "--archive",
+            self.folder / "archive",
+        ]
         return self._start("stream", *of_job, *words, PYTHONPATH=path, STAMPS=str(self._stamps))
 
     def send(self, messages: int, per_minute: int, *words: object) -> subprocess.Popen[str]:
         """Generated messages, sent to the first key at a rate."""
-        rate = ["--stream", self.keys[0], "--reports", messages, "--rate", per_minute, "--agents", 50, "--seed", 1]
+        rate = [
+            "--stream",
+            self.keys[0],
+            "--reports",
+            messages,
+            "--rate",
+            per_minute,
+            "--agents",
+            50,
+            "--seed",
+            1,
+        ]
         return self._start("generate", "--redis", self.server.url, *rate, *words)
 
     def run(self, module: str, *words: object) -> subprocess.Popen[str]:
         """Another program of Python, which ends with the others."""
         return self._start(*words, program=[sys.executable, "-m", module])
 
-    def _start(self, *words: object, program: Sequence[str] = KPIFLOW, **environment: str) -> subprocess.Popen[str]:
+    def _start(
+        self, *words: object, program: Sequence[str] = KPIFLOW, **environment: str
+    ) -> subprocess.Popen[str]:
         with (self.folder / f"run-{len(self._running)}.log").open("w") as said:
             command = [*program, *map(str, words)]
-            process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | environment)
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | environment
+            )
         self._running.append(process)
         return process
 
     def until(
-        self, reached: Callable[[], bool], *alive: subprocess.Popen[str], every: float = _TICK, patience: float = PATIENCE
+        self,
+        reached: Callable[[], bool],
+        *alive: subprocess.Popen[str],
+        every: float = _TICK,
+        patience: float = PATIENCE,
     ) -> None:
         """Wait until something holds; a process that must live meanwhile and ends, or too long a wait, ends the benchmark."""
         end = time.monotonic() + patience
@@ -116,7 +144,9 @@ class Trial:
         """Wait for a process to end by itself, with exit code 0."""
         self.until(lambda: process.poll() is not None)
         if process.returncode:
-            raise SystemExit(f"a process ended with exit code {process.returncode}; what it said is in {self.folder}")
+            raise SystemExit(
+                f"a process ended with exit code {process.returncode}; what it said is in {self.folder}"
+            )
 
     @property
     def health(self) -> Health:
@@ -135,7 +165,9 @@ class Trial:
         """How the job does now."""
         seen = self.health
         rss = {name: _rss_mib(pid) for pid, line in children(job.pid).items() if (name := _name(line))}
-        return Sample(time.time(), seen.lag or 0, rss, seen.checkpoint.bytes / 2**20 if seen.checkpoint else 0.0)
+        return Sample(
+            time.time(), seen.lag or 0, rss, seen.checkpoint.bytes / 2**20 if seen.checkpoint else 0.0
+        )
 
     def stamps(self) -> Stamps:
         """What Validate has noted so far."""
@@ -161,7 +193,9 @@ class Trial:
     def cpu(self, job: subprocess.Popen[str]) -> dict[int, Spent]:
         """What each process of a job has spent, and redis-server, which serves it and who sends."""
         lines = children(job.pid)
-        named = {pid: _name(line) or "launcher" for pid, line in lines.items() if line}  # what has ended has no line
+        named = {
+            pid: _name(line) or "launcher" for pid, line in lines.items() if line
+        }  # what has ended has no line
         named[job.pid] = "launcher"
         if self.server.process:
             named[self.server.process.pid] = "redis-server"
@@ -169,7 +203,9 @@ class Trial:
 
     def sent(self) -> int:
         """Entries that were ever added to the keys."""
-        return sum(self.client.xinfo_stream(key)["entries-added"] for key in self.keys if self.client.exists(key))
+        return sum(
+            self.client.xinfo_stream(key)["entries-added"] for key in self.keys if self.client.exists(key)
+        )
 
     def load(self, messages: int, minutes: int, *words: object, minutes_ago: int = 60) -> int:
         """A backlog in the first key, as of `minutes` that ended some minutes ago (an hour): how many entries."""
@@ -183,7 +219,9 @@ class Trial:
             ids, payloads = block.raw["message_id"].to_pylist(), block.raw["payload"].to_pylist()
             for first in range(0, len(ids), _AT_ONCE):
                 with self.client.pipeline(transaction=False) as pipeline:
-                    for message_id, payload in zip(ids[first : first + _AT_ONCE], payloads[first : first + _AT_ONCE]):
+                    for message_id, payload in zip(
+                        ids[first : first + _AT_ONCE], payloads[first : first + _AT_ONCE]
+                    ):
                         pipeline.xadd(self.keys[0], {"data": payload[:-1]}, id=message_id)
                     pipeline.execute()
         shutil.rmtree(backlog)
@@ -191,7 +229,9 @@ class Trial:
 
     def reconcile(self) -> None:
         """End the benchmark unless every message has exactly one fate."""
-        self.ends_well(self._start("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys))
+        self.ends_well(
+            self._start("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys)
+        )
 
     def stop(self, job: subprocess.Popen[str]) -> None:
         """End a job as an operator would, and wait for it."""
@@ -200,11 +240,15 @@ class Trial:
 
     def written(self, *tables: str) -> float:
         """When the newest file of these tables was written, in seconds since 1970."""
-        return max(path.stat().st_mtime for table in tables for path in (self.output / table).rglob("*.parquet"))
+        return max(
+            path.stat().st_mtime for table in tables for path in (self.output / table).rglob("*.parquet")
+        )
 
     def first_read(self) -> float:
         """When the reader of a run that has just begun says it read first, in seconds since 1970."""
-        return float(json.loads((self.output / FOLDER / READERS / "reader-0.json").read_text())["time"]) / 1000
+        return (
+            float(json.loads((self.output / FOLDER / READERS / "reader-0.json").read_text())["time"]) / 1000
+        )
 
 
 def received_us(ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -238,4 +282,6 @@ def _rss_mib(pid: int) -> float:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0.0)
+    return next(
+        (int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0.0
+    )

@@ -35,7 +35,15 @@ def holding(folder: Path, point: str, at: int = 2) -> dict[str, object]:
 def sending(scene: Scene, reports: int, rate: int) -> subprocess.Popen[bytes]:
     """A producer that sends, so many a minute, while the run dies and comes back."""
     words = ["--stream", KEY, "--reports", reports, "--rate", rate, "--agents", 20]
-    command = [sys.executable, "-m", "pipelines.cli", "generate", "--redis", scene.server.url, *map(str, words)]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "generate",
+        "--redis",
+        scene.server.url,
+        *map(str, words),
+    ]
     return subprocess.Popen(command, cwd=ROOT)
 
 
@@ -91,7 +99,9 @@ def interrupt(scene: Scene) -> None:
 def delivered(scene: Scene, group: str = "kpiflow") -> str:
     """The group's place in the stream."""
     with scene.server.client() as client:
-        found = {each["name"].decode(): each["last-delivered-id"].decode() for each in client.xinfo_groups(KEY)}
+        found = {
+            each["name"].decode(): each["last-delivered-id"].decode() for each in client.xinfo_groups(KEY)
+        }
     return str(found[group])
 
 

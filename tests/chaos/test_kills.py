@@ -11,7 +11,15 @@ from tests.integration.streaming import Scene, kill
 
 pytestmark = pytest.mark.slow
 
-POINTS = ("after read", "before write", "before rename", "after rename", "after write", "before commit", "after commit")
+POINTS = (
+    "after read",
+    "before write",
+    "before rename",
+    "after rename",
+    "after write",
+    "before commit",
+    "after commit",
+)
 PARTS = ("worker", "java", "all")
 SOME = (("after read", "worker"), ("before rename", "all"), ("after write", "java"), ("before commit", "all"))
 
@@ -33,7 +41,9 @@ def test_kills_of_every_part_lose_nothing_and_count_nothing_twice(scene: Scene) 
 @pytest.mark.chaos
 @pytest.mark.parametrize("part", PARTS)
 def test_a_kill_at_each_point_loses_nothing_and_counts_nothing_twice(scene: Scene, part: str) -> None:
-    assert survive(scene, *((point, part) for point in POINTS)) == (1 if part == "worker" else 1 + len(POINTS))
+    assert survive(scene, *((point, part) for point in POINTS)) == (
+        1 if part == "worker" else 1 + len(POINTS)
+    )
 
 
 @pytest.mark.chaos

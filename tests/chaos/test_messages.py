@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 
 def reasons(scene: Scene) -> Counter[tuple[str, str]]:
     """Reasons and payloads of what is in quarantine, the generated ones aside."""
-    rows = duckdb.sql(f"select reason, decode(payload) from read_parquet('{scene.output}/quarantine/**/*.parquet')").fetchall()
+    rows = duckdb.sql(
+        f"select reason, decode(payload) from read_parquet('{scene.output}/quarantine/**/*.parquet')"
+    ).fetchall()
     return Counter((reason, text.strip()) for reason, text in rows)
 
 
@@ -39,6 +41,8 @@ def test_an_error_of_the_code_and_entries_that_are_no_messages_are_refused_alone
     assert (verdict["received"], verdict["reports"], verdict["quarantined"]) == (303, 300, 3)
     found = reasons(scene)
     assert found["error", bad.decode()] == 1
-    assert {json.loads(text)["fields"]["text"] for _, text in found if text.startswith('{"source"')} == {"no data"}
+    assert {json.loads(text)["fields"]["text"] for _, text in found if text.startswith('{"source"')} == {
+        "no data"
+    }
     assert [text for _, text in found if text == "no JSON"] == ["no JSON"]
     assert "restarts" not in scene.said()

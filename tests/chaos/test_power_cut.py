@@ -69,6 +69,8 @@ def cut_archive(scene: Scene, lot: random.Random) -> None:
         octets = path.read_bytes()
         lines = octets.splitlines(keepends=True)
         envelopes = [read_line(line) for line in lines if line.endswith(b"\n")]
-        synced = sum(len(line) for line, each in zip(lines, envelopes) if each and parsed(each.message_id) <= place)
+        synced = sum(
+            len(line) for line, each in zip(lines, envelopes) if each and parsed(each.message_id) <= place
+        )
         path.write_bytes(octets[: lot.randint(synced, len(octets))])
         os.utime(path, (1, 1))

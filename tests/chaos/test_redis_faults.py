@@ -54,7 +54,9 @@ def test_what_left_a_stream_unread_is_counted_and_a_new_stream_under_its_key_is_
 
 
 @pytest.mark.chaos
-def test_redis_may_be_away_at_the_start_at_the_end_and_for_longer_than_a_command_is_tried(scene: Scene) -> None:
+def test_redis_may_be_away_at_the_start_at_the_end_and_for_longer_than_a_command_is_tried(
+    scene: Scene,
+) -> None:
     scene.add(1000)
     scene.server.stop()
     assert scene.start().wait(PATIENCE) == 2
@@ -63,7 +65,9 @@ def test_redis_may_be_away_at_the_start_at_the_end_and_for_longer_than_a_command
     scene.start()
     scene.until(lambda: scene.read() == 1000)
     scene.server.stop()
-    scene.until(lambda: "state restarting" in scene.said() or "1 restarts" in scene.said(), patience=2 * PATIENCE)
+    scene.until(
+        lambda: "state restarting" in scene.said() or "1 restarts" in scene.said(), patience=2 * PATIENCE
+    )
     scene.server.start()
     scene.add(1000, seed=2)
     scene.until(lambda: caught_up(scene), patience=2 * PATIENCE)

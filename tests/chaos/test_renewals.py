@@ -17,7 +17,9 @@ def test_a_stream_goes_on_through_three_renewals_while_messages_come_in(scene: S
     jobs: set[Path] = set()
 
     def renewed_three_times() -> bool:
-        jobs.update(path for path in (scene.output / "_stream" / "checkpoints").glob("*") if list(path.glob("chk-*")))
+        jobs.update(
+            path for path in (scene.output / "_stream" / "checkpoints").glob("*") if list(path.glob("chk-*"))
+        )
         return len(jobs) == 4
 
     scene.until(renewed_three_times)

@@ -52,17 +52,30 @@ def imported(module: str) -> Iterator[str]:
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_imports_go_one_way(package: str) -> None:
     foreign = set(MAY_IMPORT) | {"tests"}
-    found = {(module, name) for module in modules(package) for name in imported(module) if name.partition(".")[0] in foreign}
+    found = {
+        (module, name)
+        for module in modules(package)
+        for name in imported(module)
+        if name.partition(".")[0] in foreign
+    }
     assert modules(package)
     assert {pair for pair in found if pair[1].partition(".")[0] not in MAY_IMPORT[package]} == set()
 
 
 def test_schemas_are_free_of_beam() -> None:
-    assert [module for module in modules("schemas") if any(name.startswith("apache_beam") for name in imported(module))] == []
+    assert [
+        module
+        for module in modules("schemas")
+        if any(name.startswith("apache_beam") for name in imported(module))
+    ] == []
 
 
 def test_runners_are_used_where_jobs_start_and_nowhere_in_the_wiring() -> None:
-    users = {module for module in modules("pipelines") if any(name.partition(".")[0] == "runners" for name in imported(module))}
+    users = {
+        module
+        for module in modules("pipelines")
+        if any(name.partition(".")[0] == "runners" for name in imported(module))
+    }
     assert "pipelines/jobs/backfill.py" in users
     assert {Path(module).parent.as_posix() for module in users} == {"pipelines"}
     assert not users & WIRING
@@ -87,12 +100,16 @@ def defined(programs: dict[str, Any]) -> Definition:
 def test_the_program_and_the_reader_know_a_bare_line_by_the_same_id(programs: dict[str, Any]) -> None:
     lines = [b'{"task_id": "t"}', b"no JSON \xff", b'{"task_id": "t"}']
     read = decode(b"\r\n".join([*lines, b""]), 5).raw
-    assert read["message_id"].to_pylist() == [programs["line_id"](number, line) for number, line in enumerate(lines, 5)]
+    assert read["message_id"].to_pylist() == [
+        programs["line_id"](number, line) for number, line in enumerate(lines, 5)
+    ]
     assert set(read["source"].to_pylist()) == {"archive"}
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["id"])
-def test_the_program_and_the_kernel_give_each_vector_its_id(vector: dict[str, Any], defined: Definition) -> None:
+def test_the_program_and_the_kernel_give_each_vector_its_id(
+    vector: dict[str, Any], defined: Definition
+) -> None:
     assert identified(vector["report"], defined) == (vector["id"], vector["id"])
 
 
@@ -106,7 +123,9 @@ def test_the_program_and_the_kernel_give_each_vector_its_id(vector: dict[str, An
         {"custom_metrics": {"z": 1e9, "é": -1, "a": 0}, "network_bytes": 999_999_999_999},
     ],
 )
-def test_the_program_and_the_kernel_agree_on_other_reports(change: dict[str, Any], defined: Definition) -> None:
+def test_the_program_and_the_kernel_agree_on_other_reports(
+    change: dict[str, Any], defined: Definition
+) -> None:
     by_program, by_kernel = identified(VECTORS[0]["report"] | change, defined)
     assert by_program == by_kernel
 

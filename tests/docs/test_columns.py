@@ -54,14 +54,18 @@ def test_the_page_names_the_key_of_each_table(table):
 
 
 def test_links_lead_to_headings_of_the_page():
-    headings = {line.lstrip("# ").lower().replace(" ", "-") for line in PAGE.splitlines() if line.startswith("#")}
+    headings = {
+        line.lstrip("# ").lower().replace(" ", "-") for line in PAGE.splitlines() if line.startswith("#")
+    }
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= headings
 
 
 def test_settings_and_their_defaults_are_those_of_the_program():
     named = dict(re.findall(r"`(\w+)` \(([\d.]+)\)", PAGE))
     assert named == {"min_samples": "30", "iqr_factor": "3", "flat_margin": "0.1"}
-    assert {name: float(value) for name, value in named.items()} == {name: getattr(Settings(), name) for name in named}
+    assert {name: float(value) for name, value in named.items()} == {
+        name: getattr(Settings(), name) for name in named
+    }
     underscored = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
     known = set(Settings.model_fields) | {name for table in TABLES.values() for name in table.schema.names}
     assert underscored - known - {"duplicate_key", "not_object"} == set()

@@ -29,12 +29,16 @@ OF_FLINK = "it is about Flink"
 OF_A_BACKFILL = "a backfill has it"
 SECRET = "it is a secret, and the console shows parameters"
 LEFT_OUT = {
-    **dict.fromkeys(("project", "region", "temp_location", "staging_location", "job_name", "labels", "update"), BY_GCLOUD),
+    **dict.fromkeys(
+        ("project", "region", "temp_location", "staging_location", "job_name", "labels", "update"), BY_GCLOUD
+    ),
     **dict.fromkeys(("service_account_email", "network", "subnetwork", "use_public_ips"), BY_GCLOUD),
     **dict.fromkeys(("machine_type", "num_workers", "max_num_workers"), BY_GCLOUD),
     **dict.fromkeys(("workers", "checkpoint_seconds", "renew_seconds", "heap_mb"), OF_FLINK),
     **dict.fromkeys(("block_mb", "slice_reports"), OF_A_BACKFILL),
-    **dict.fromkeys(("redis_password", "influxdb_token", "victoriametrics_password", "victoriametrics_token"), SECRET),
+    **dict.fromkeys(
+        ("redis_password", "influxdb_token", "victoriametrics_password", "victoriametrics_token"), SECRET
+    ),
     "victoriametrics_user": "it goes with a password, which is a secret",
     "exactly_once": "at least once would count reports twice",
     "beam_options": "what the launcher gives and kpiflow has no option for",
@@ -93,7 +97,14 @@ def test_the_command_knows_what_the_template_hands_to_it(template: Any) -> None:
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_parameter_says_all_that_the_console_shows(name: str) -> None:
     parameter = PARAMETERS[name]
-    assert set(parameter) - {"defaultValue"} == {"name", "label", "helpText", "paramType", "isOptional", "regexes"}
+    assert set(parameter) - {"defaultValue"} == {
+        "name",
+        "label",
+        "helpText",
+        "paramType",
+        "isOptional",
+        "regexes",
+    }
     assert parameter["paramType"] in ("TEXT", "BOOLEAN")
     assert all(regex.startswith("^") and regex.endswith("$") for regex in parameter["regexes"])
 
@@ -126,7 +137,13 @@ def test_an_example_is_a_value_that_the_setting_takes(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("future_seconds", "61"), ("peak_start_hour", "24"), ("peak_end_hour", "0"), ("file_minutes", "7"), ("flat_margin", "1.0")],
+    [
+        ("future_seconds", "61"),
+        ("peak_start_hour", "24"),
+        ("peak_end_hour", "0"),
+        ("file_minutes", "7"),
+        ("flat_margin", "1.0"),
+    ],
 )
 def test_a_regex_refuses_a_value_out_of_range_as_the_job_does(name: str, text: str) -> None:
     assert not accepted(name, text)
@@ -157,14 +174,23 @@ def test_a_regex_refuses_what_the_job_could_not_use(name: str, text: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "image", ["a.dev/p/r/w:1", "a.dev:5000/p/w:v1.0_b", f"a.dev/p/w@sha256:{'0' * 64}", "a.dev/p/w", "w:1", "A/b:1"]
+    "image",
+    ["a.dev/p/r/w:1", "a.dev:5000/p/w:v1.0_b", f"a.dev/p/w@sha256:{'0' * 64}", "a.dev/p/w", "w:1", "A/b:1"],
 )
 def test_the_job_and_the_template_agree_on_images(image: str) -> None:
-    assert accepted("sdk_container_image", image) is bool(re.fullmatch(FORMS["sdk_container_image"][0], image))
+    assert accepted("sdk_container_image", image) is bool(
+        re.fullmatch(FORMS["sdk_container_image"][0], image)
+    )
 
 
 def test_parameters_become_the_flags_of_the_command(template: Any) -> None:
-    given = ["--redis=redis://h:6379/0", "--stream=eu us", "--output=gs://b/t bigquery://p/d", "--live=true", "--iqr_factor=2.5"]
+    given = [
+        "--redis=redis://h:6379/0",
+        "--stream=eu us",
+        "--output=gs://b/t bigquery://p/d",
+        "--live=true",
+        "--iqr_factor=2.5",
+    ]
     assert template.command(given) == [
         "stream", "--runner=dataflow", "--redis=redis://h:6379/0", "--stream=eu", "--stream=us", "--output=gs://b/t",
         "--output=bigquery://p/d", "--live", "--iqr-factor=2.5", "--",
@@ -181,20 +207,42 @@ def test_what_the_launcher_adds_becomes_the_job_s_options(template: Any) -> None
         "--", "--project=p", "--job_name=kpis", "--temp_location=gs://b/t", "--max_num_workers=3", "--machine_type=n2-standard-4",
         "--labels=team=kpi", "--labels=goog-dataflow-template=x", "--no_use_public_ips", "--update",
     ]  # fmt: skip
-    needed = ["--region=europe-west1", "--sdk_container_image=a.dev/p/w:1", "--project=proj", "--temp_location=gs://bucket/t"]
+    needed = [
+        "--region=europe-west1",
+        "--sdk_container_image=a.dev/p/w:1",
+        "--project=proj",
+        "--temp_location=gs://bucket/t",
+    ]
     job = Dataflow.parsed([*template.command(added)[3:], *needed])
-    assert (job.job_name, job.max_num_workers, job.use_public_ips, job.update, job.beam_options) == ("kpis", 3, False, True, ())
+    assert (job.job_name, job.max_num_workers, job.use_public_ips, job.update, job.beam_options) == (
+        "kpis",
+        3,
+        False,
+        True,
+        (),
+    )
     assert job.labels == ("team=kpi", "goog-dataflow-template=x")
 
 
 def test_what_kpiflow_has_no_option_for_goes_to_beam(template: Any) -> None:
-    added = ["--template_location=gs://b/job", "--requirements_cache_only_sources", "--experiments=a", "--experiments=b"]
+    added = [
+        "--template_location=gs://b/job",
+        "--requirements_cache_only_sources",
+        "--experiments=a",
+        "--experiments=b",
+    ]
     assert template.command(["--group=g", *added])[2:] == ["--group=g", "--", *added]
 
 
 def test_switches_are_flags_only_where_they_differ_from_the_default(template: Any) -> None:
-    assert template.command(["--live=false", "--one_process=true", "--update=false", "--redis_user="])[2:] == ["--"]
-    assert template.command(["--live=TRUE", "--one_process=False"])[2:] == ["--live", "--", "--no_one_process"]
+    assert template.command(["--live=false", "--one_process=true", "--update=false", "--redis_user="])[
+        2:
+    ] == ["--"]
+    assert template.command(["--live=TRUE", "--one_process=False"])[2:] == [
+        "--live",
+        "--",
+        "--no_one_process",
+    ]
     with pytest.raises(ValueError, match="live is 'maybe'; it can be true or false"):
         template.command(["--live=maybe"])
 
@@ -212,12 +260,17 @@ def test_the_workers_have_the_beam_that_submits() -> None:
 
 def test_the_workers_have_what_every_output_needs() -> None:
     (extras,) = re.findall(r"\.\[(.*)\]", (FOLDER / "worker.Dockerfile").read_text(encoding="utf-8"))
-    assert set(extras.split(",")) == {"dataflow", *(scheme.extra for scheme in SCHEMES.values() if scheme.extra)}
+    assert set(extras.split(",")) == {
+        "dataflow",
+        *(scheme.extra for scheme in SCHEMES.values() if scheme.extra),
+    }
 
 
 def test_what_the_images_copy_is_there() -> None:
     recipes = [(FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", "worker.Dockerfile")]
-    lines = [line.split() for recipe in recipes for line in re.findall(r"^COPY (?!--)(.*)", recipe, re.MULTILINE)]
+    lines = [
+        line.split() for recipe in recipes for line in re.findall(r"^COPY (?!--)(.*)", recipe, re.MULTILINE)
+    ]
     copied = [word for line in lines for word in line[:-1]]
     assert len(copied) >= 8
     assert [name for name in copied if not (FOLDER.parents[1] / name).exists()] == []

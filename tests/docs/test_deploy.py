@@ -21,7 +21,11 @@ def read(name: str) -> list[Any]:
 
 def of_the_job(configuration: dict[str, Any]) -> dict[str, str]:
     """The options that say how a job runs, not where."""
-    return {name: str(value).lower() for name, value in configuration.items() if not name.startswith(OF_ONE_MACHINE)}
+    return {
+        name: str(value).lower()
+        for name, value in configuration.items()
+        if not name.startswith(OF_ONE_MACHINE)
+    }
 
 
 EMBEDDED = of_the_job(read("flink-conf.yaml")[0])
@@ -31,7 +35,10 @@ FLINK, STREAM = read("kubernetes.yaml")
 
 @pytest.mark.parametrize(
     "configuration",
-    [yaml.safe_load(COMPOSE["services"]["taskmanager"]["environment"]["FLINK_PROPERTIES"]), FLINK["spec"]["flinkConfiguration"]],
+    [
+        yaml.safe_load(COMPOSE["services"]["taskmanager"]["environment"]["FLINK_PROPERTIES"]),
+        FLINK["spec"]["flinkConfiguration"],
+    ],
     ids=["compose", "kubernetes"],
 )
 def test_a_cluster_runs_the_job_as_the_embedded_flink_does(configuration: dict[str, Any]) -> None:
@@ -41,7 +48,10 @@ def test_a_cluster_runs_the_job_as_the_embedded_flink_does(configuration: dict[s
 
 @pytest.mark.parametrize(
     "words",
-    [COMPOSE["services"]["stream"]["command"].split(), STREAM["spec"]["template"]["spec"]["containers"][0]["args"]],
+    [
+        COMPOSE["services"]["stream"]["command"].split(),
+        STREAM["spec"]["template"]["spec"]["containers"][0]["args"],
+    ],
     ids=["compose", "kubernetes"],
 )
 def test_the_stream_is_started_with_flags_that_exist(words: list[str]) -> None:
@@ -68,7 +78,9 @@ def test_install_names_the_packages_that_it_cannot_install(tmp_path: Path) -> No
 
     def installed(*programs: str) -> tuple[int, str]:
         command = ["/bin/sh", DEPLOY.parent / "install.sh", *programs]
-        done = subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)}, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={"PATH": str(tmp_path)}, check=False
+        )
         return done.returncode, done.stderr.strip()
 
     assert installed("cobol") == (2, "deploy/install.sh: no package is known for cobol")

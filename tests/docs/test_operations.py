@@ -41,14 +41,20 @@ def help_of(command: Any) -> Iterator[str]:
         yield from help_of(below)
 
 
-ALL_FLAGS = {flag for name in COMMANDS for flag in flags_of(found(name))} | {"--help", "--version", "--config"}
+ALL_FLAGS = {flag for name in COMMANDS for flag in flags_of(found(name))} | {
+    "--help",
+    "--version",
+    "--config",
+}
 BENCHMARKS = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/benchmarks/*.py"))
 ALL_FLAGS |= set(re.findall(r'"(--[a-z-]+)"', BENCHMARKS))
 ALL_FLAGS |= {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
 
 
 def test_the_acl_of_a_stream_is_the_list_of_the_code() -> None:
-    (shown,) = re.findall(r"^ACL SETUSER worker reset on >PASSWORD (.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(
+        r"^ACL SETUSER worker reset on >PASSWORD (.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL
+    )
     assert " ".join(shown.split()) == f"{rules('stream')} {rules('stream --live')}"
 
 
@@ -63,20 +69,35 @@ def test_a_default_that_is_named_is_that_of_the_setting(page: str) -> None:
     named = re.findall(r"`(\w+)` \((\d[\d,.]*)\b", PAGES[page])
     said = {name: float(value.replace(",", "")) for name, value in named if name in Settings.model_fields}
     defaults = {name: Settings.model_fields[name].default for name in said}
-    defaults |= {name: 1 for name in said if name == "file_minutes"}  # unless given: 1 for a stream, as the page says
+    defaults |= {
+        name: 1 for name in said if name == "file_minutes"
+    }  # unless given: 1 for a stream, as the page says
     assert said == defaults
 
 
 def test_the_table_of_settings_names_most_of_those_of_a_stream() -> None:
     table = PAGE.split("## What each setting trades")[1].split("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", table)) & set(Settings.model_fields)
-    assert {"read_ms", "idle_ms", "flush_seconds", "checkpoint_seconds", "workers", "renew_seconds", "reread_seconds"} <= named
+    assert {
+        "read_ms",
+        "idle_ms",
+        "flush_seconds",
+        "checkpoint_seconds",
+        "workers",
+        "renew_seconds",
+        "reread_seconds",
+    } <= named
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_flag_and_variable_that_is_named_exists(page: str) -> None:
     spans = re.findall(r"`([^`\n]+)`", PAGES[page])
-    flags = {flag for span in spans for flag in re.findall(r"(?:^|[\s(])(--[a-z][a-z-]+)", span) if not foreign(span)}
+    flags = {
+        flag
+        for span in spans
+        for flag in re.findall(r"(?:^|[\s(])(--[a-z][a-z-]+)", span)
+        if not foreign(span)
+    }
     assert flags - ALL_FLAGS == set()
     variables = {name.lower() for name in re.findall(r"\bKPIFLOW_([A-Z][A-Z_]+[A-Z])\b", PAGES[page])}
     assert variables - set(Settings.model_fields) - {"extra_index_url"} == set()

@@ -14,8 +14,12 @@ from pipelines.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {"README.md": README} | {f"docs/{path.name}": path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
-EVERYWHERE = {"--help", "--version", "--config"} | {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
+PAGES = {"README.md": README} | {
+    f"docs/{path.name}": path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))
+}
+EVERYWHERE = {"--help", "--version", "--config"} | {
+    f"--{name.replace('_', '-')}" for name in Settings.model_fields
+}
 
 
 def fenced(language: str) -> list[str]:
@@ -40,7 +44,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small `tour/archive` and `tour/tables`, over midnight."""
     folder = tmp_path_factory.mktemp("readme")
     archive, tables = str(folder / "tour/archive"), str(folder / "tour/tables")
-    small = ["--reports", "2000", "--agents", "2", "--seed", "1", "--span", "3h", "--start", "2025-10-20T22:00:00Z"]
+    small = [
+        "--reports",
+        "2000",
+        "--agents",
+        "2",
+        "--seed",
+        "1",
+        "--span",
+        "3h",
+        "--start",
+        "2025-10-20T22:00:00Z",
+    ]
     assert cli.run(["generate", *small, "--output", archive]) == 0
     assert cli.run(["backfill", "--input", archive, "--output", tables]) == 0
     return folder
@@ -62,7 +77,9 @@ def test_the_tour_ends_well_command_by_command(inside: None) -> None:
     words = [shlex.split(command)[1:] for command in typed()]
     tour = [command for command in words if command[0] != "generate"]
     assert [cli.run(command) for command in tour] == [0] * len(tour)
-    assert {"backfill", "reconcile", "parity", "show", "quarantine", "settings"} <= {command[0] for command in tour}
+    assert {"backfill", "reconcile", "parity", "show", "quarantine", "settings"} <= {
+        command[0] for command in tour
+    }
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -72,13 +89,21 @@ def test_every_command_that_is_named_exists_with_its_flags(page: str) -> None:
 
 
 def test_every_command_that_the_program_speaks_of_exists_with_its_flags() -> None:
-    sources = [path.read_text(encoding="utf-8") for room in ("pipelines", "transforms") for path in (ROOT / room).rglob("*.py")]
-    spoken = {" ".join(code.split()) for source in sources for code in re.findall(r"`(kpiflow [^`]+)`", source)}
+    sources = [
+        path.read_text(encoding="utf-8")
+        for room in ("pipelines", "transforms")
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    spoken = {
+        " ".join(code.split()) for source in sources for code in re.findall(r"`(kpiflow [^`]+)`", source)
+    }
     assert spoken
     assert [command for command in spoken if not exists(command)] == []
 
 
-@pytest.mark.parametrize("command", ["kpiflow no", "kpiflow backfill --no", "kpiflow quarantine list|no", "kpiflow show --strict"])
+@pytest.mark.parametrize(
+    "command", ["kpiflow no", "kpiflow backfill --no", "kpiflow quarantine list|no", "kpiflow show --strict"]
+)
 def test_a_command_that_does_not_exist_would_be_noticed(command: str) -> None:
     assert not exists(command)
 

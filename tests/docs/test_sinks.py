@@ -21,7 +21,9 @@ def test_every_kind_of_output_is_in_the_table_with_its_extra() -> None:
 
 
 def test_the_fields_of_the_time_series_are_those_of_the_page() -> None:
-    listed = re.findall(r"^\| `(\w+)` \| (\w+)(?: / ([\d,]+)| x ([\d,]+))? \| (.*?) ?\|$", PAGE, flags=re.MULTILINE)
+    listed = re.findall(
+        r"^\| `(\w+)` \| (\w+)(?: / ([\d,]+)| x ([\d,]+))? \| (.*?) ?\|$", PAGE, flags=re.MULTILINE
+    )
     found = [(name, column, unit, int((times or "1").replace(",", "")), int((per or "1").replace(",", "")))
              for name, column, per, times, unit in listed]  # fmt: skip
     assert found == [tuple(field) for field in (*FIELDS, REVISION)]
@@ -36,7 +38,9 @@ def test_every_query_of_the_page_is_tested() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    named = {name.lower() for name in re.findall(rf"`{PREFIX}(\w+)`", PAGE)} | set(re.findall(r"`(\w+_seconds)`", PAGE))
+    named = {name.lower() for name in re.findall(rf"`{PREFIX}(\w+)`", PAGE)} | set(
+        re.findall(r"`(\w+_seconds)`", PAGE)
+    )
     assert {"influxdb_token", "warehouse_seconds", "patience_seconds"} <= named
     fields = {field.name for field in FIELDS}
     assert named - fields <= set(Settings.model_fields)

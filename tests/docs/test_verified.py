@@ -7,12 +7,20 @@ from pipelines.outputs import SCHEMES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "verified.md").read_text(encoding="utf-8")
-ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| ")][1:]
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.splitlines()
+    if line.startswith("| ")
+][1:]
 
 
 def test_every_kind_of_output_has_a_row() -> None:
     first = " ".join(row[0] for row in ROWS)
-    named = {scheme for scheme in SCHEMES if f"`{scheme}://`" in first or (scheme == "file" and "a folder" in first)}
+    named = {
+        scheme
+        for scheme in SCHEMES
+        if f"`{scheme}://`" in first or (scheme == "file" and "a folder" in first)
+    }
     assert named == set(SCHEMES)
 
 

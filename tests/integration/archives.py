@@ -25,7 +25,9 @@ def envelope(document: Any, number: object, at: datetime | None = NOON, source: 
     """The line of a message: a document as an object, text as a string; `number` is its id, `at` when it was received."""
     received = at and at.isoformat().replace("+00:00", "Z")
     data = document.decode("utf-8", "surrogateescape") if isinstance(document, bytes) else document
-    return json.dumps({"source": source, "message_id": str(number), "received_at": received, "data": data}).encode()
+    return json.dumps(
+        {"source": source, "message_id": str(number), "received_at": received, "data": data}
+    ).encode()
 
 
 def write(path: Path, lines: Iterable[bytes]) -> Path:
@@ -40,25 +42,39 @@ def write(path: Path, lines: Iterable[bytes]) -> Path:
 
 
 def _columns(envelopes: Sequence[dict[str, Any]]) -> pa.Table:
-    data = [payload(each["data"]) if isinstance(each["data"], dict) else each["data"].encode() for each in envelopes]
+    data = [
+        payload(each["data"]) if isinstance(each["data"], dict) else each["data"].encode()
+        for each in envelopes
+    ]
     said = {name: [each.get(name) for each in envelopes] for name in ("source", "message_id", "received_at")}
     return pa.table({name: pa.array(values, pa.string()) for name, values in said.items()} | {"data": data})
 
 
-def stream(count: int, agents: int = 2, seconds: float = 30, seed: int = 0, start: datetime = NOON) -> list[bytes]:
+def stream(
+    count: int, agents: int = 2, seconds: float = 30, seed: int = 0, start: datetime = NOON
+) -> list[bytes]:
     """Envelopes of `count` messages: agents that report in turn, one in 20 late, one in 20 sent twice, one in 25 not valid."""
     draw = random.Random(seed)
     lines: list[bytes] = []
     for number in range(count):
         at = start + timedelta(seconds=seconds / agents * number)
-        fields = {"latency_ms": 100 * draw.lognormvariate(0, 0.3), "accuracy": min(1.0, draw.gauss(0.9, 0.03))}
-        document: Any = report(1000 * seed + number, at, agent_id=agent(10 * seed + number % agents), **fields)
+        fields = {
+            "latency_ms": 100 * draw.lognormvariate(0, 0.3),
+            "accuracy": min(1.0, draw.gauss(0.9, 0.03)),
+        }
+        document: Any = report(
+            1000 * seed + number, at, agent_id=agent(10 * seed + number % agents), **fields
+        )
         received = at + timedelta(seconds=draw.choice([120, 2400]) if draw.random() < 0.05 else 1)
         if draw.random() < 0.04:
             document = draw.choice([json.dumps(document)[:-1], document | {"accuracy": 2}])
         lines.append(envelope(document, f"{seed}-{number}", received))
         if draw.random() < 0.05:
-            lines.append(envelope(document, f"{seed}-{number}-again", received + timedelta(seconds=draw.randrange(-1, 300))))
+            lines.append(
+                envelope(
+                    document, f"{seed}-{number}-again", received + timedelta(seconds=draw.randrange(-1, 300))
+                )
+            )
     return lines
 
 
@@ -77,4 +93,7 @@ def fates(output: Path) -> dict[str, str]:
 def on_disk(output: Path) -> dict[str, tuple[str, int]]:
     """Every file of an output: the hash of its bytes, and when it was changed last."""
     files = {str(path.relative_to(output)): path for path in output.rglob("*") if path.is_file()}
-    return {name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for name, path in files.items()}
+    return {
+        name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for name, path in files.items()
+    }

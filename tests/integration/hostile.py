@@ -51,7 +51,12 @@ def bare_lines() -> list[tuple[bytes, str]]:
         (text(14).replace(b"120.0", b"-Infinity"), "json"),
         (text(15).replace(b"120.0", b"1e400"), "json"),
         (text(16, error_details="a\u0000b", custom_metrics={"\u0000": 1}), "report"),
-        (text(17, execution_context={"hostname": "\u0000", "available_cores": 1.0, "available_memory_mb": 1}), "report"),
+        (
+            text(
+                17, execution_context={"hostname": "\u0000", "available_cores": 1.0, "available_memory_mb": 1}
+            ),
+            "report",
+        ),
         (plain + b"\x00", "json"),
         (b"\xef\xbb\xbf" + text(18), "json"),
         (b"[" * 100_000, "depth"),
@@ -64,10 +69,31 @@ def bare_lines() -> list[tuple[bytes, str]]:
 
 def moments() -> list[tuple[bytes, str]]:
     """Lines whose recorded_at takes every form, and the fate of each."""
-    good = [f"2025-10-22T12:00:00{fraction}{zone}" for fraction in FRACTIONS for zone in ("Z", "z", "+14:00", "-12:30")]
-    good += ["2024-02-29T23:59:59Z", "2000-02-29t00:00:00Z", "2025-10-22T00:30:00+01:00", "1969-12-31T23:59:59Z"]
-    bad = ["2023-02-29T00:00:00Z", "1900-02-29T00:00:00Z", "2025-10-22T12:00:60Z", "2025-10-22T12:00:00", "2025-10-22 12:00:00Z"]
-    bad += ["2025-10-22T12:00:00.1234567890Z", "2025-10-22T12:00:00+24:00", "2025-10-22T24:00:00Z", "", "noon"]
+    good = [
+        f"2025-10-22T12:00:00{fraction}{zone}"
+        for fraction in FRACTIONS
+        for zone in ("Z", "z", "+14:00", "-12:30")
+    ]
+    good += [
+        "2024-02-29T23:59:59Z",
+        "2000-02-29t00:00:00Z",
+        "2025-10-22T00:30:00+01:00",
+        "1969-12-31T23:59:59Z",
+    ]
+    bad = [
+        "2023-02-29T00:00:00Z",
+        "1900-02-29T00:00:00Z",
+        "2025-10-22T12:00:60Z",
+        "2025-10-22T12:00:00",
+        "2025-10-22 12:00:00Z",
+    ]
+    bad += [
+        "2025-10-22T12:00:00.1234567890Z",
+        "2025-10-22T12:00:00+24:00",
+        "2025-10-22T24:00:00Z",
+        "",
+        "noon",
+    ]
     told = [(moment, "report") for moment in good] + [(moment, "schema") for moment in bad]
     return [(text(1000 + i, recorded_at=moment), fate) for i, (moment, fate) in enumerate(told)]
 
@@ -80,7 +106,9 @@ def bare(lines: list[tuple[bytes, str]]) -> Iterator[Case]:
 def envelopes() -> Iterator[Case]:
     """Envelopes of both kinds of data, broken ones, and some that are good but hold what is not."""
     later = NOON + timedelta(seconds=9)
-    for number, (data, fate) in enumerate([(text(2000), "report"), (text(2001)[:-1], "json"), (b"", "json"), (b"\xff{}", "utf8")]):
+    for number, (data, fate) in enumerate(
+        [(text(2000), "report"), (text(2001)[:-1], "json"), (b"", "json"), (b"\xff{}", "utf8")]
+    ):
         yield Case(envelope(data, f"string-{number}", later), f"string-{number}", fate, data)
     yield Case(envelope(report(2002), "object", later), "object", "report", b"")
     yield Case(envelope(report(2000), "again", later + timedelta(seconds=1)), "again", "duplicate", b"")

@@ -60,10 +60,16 @@ def write_archive(folder: Path, messages: Iterable[bytes], seed: int = 0) -> int
     strings: list[bytes] = []
     rows: list[tuple[str, datetime | None, bytes]] = []
     for number, payload in enumerate(messages):
-        received = draw.choice([None, NOON + number * STEP + timedelta(seconds=draw.choice([1, 1, 1, 7200, -90]))])
+        received = draw.choice(
+            [None, NOON + number * STEP + timedelta(seconds=draw.choice([1, 1, 1, 7200, -90]))]
+        )
         said = None if received is None else received.isoformat().replace("+00:00", "Z")
         message_id, kind = f"m{number}-{draw.getrandbits(64):x}", draw.randrange(4)
-        plain = b'{"message_id":"%b","received_at":%b,"data":%b}' % (message_id.encode(), json.dumps(said).encode(), payload)
+        plain = b'{"message_id":"%b","received_at":%b,"data":%b}' % (
+            message_id.encode(),
+            json.dumps(said).encode(),
+            payload,
+        )
         line = payload if kind == 0 else plain if draw.random() < 0.7 else mutated(draw, number, plain)
         if kind <= 1 and b"\n" not in line and not is_blank(line):
             mixed.append(line)
@@ -74,7 +80,11 @@ def write_archive(folder: Path, messages: Iterable[bytes], seed: int = 0) -> int
     write(folder / "mixed.ndjson.zst", mixed)
     write(folder / "strings.ndjson.gz", strings)
     ids, times, data = zip(*rows)
-    columns = {"message_id": pa.array(ids), "received_at": pa.array(times, pa.timestamp("us")), "data": pa.array(data, pa.binary())}
+    columns = {
+        "message_id": pa.array(ids),
+        "received_at": pa.array(times, pa.timestamp("us")),
+        "data": pa.array(data, pa.binary()),
+    }
     pq.write_table(pa.table(columns), folder / "rows.parquet")
     return len(mixed) + len(strings) + len(rows)
 
@@ -82,7 +92,9 @@ def write_archive(folder: Path, messages: Iterable[bytes], seed: int = 0) -> int
 def judged_strictly(messages: pa.RecordBatch) -> Judged:
     """The messages as the strict reader alone judges them."""
     both = batch_reader.read
-    with mock.patch.object(batch_reader, "read", lambda root, payload, limits: both(root, payload, Limits(payload_bytes=0))):
+    with mock.patch.object(
+        batch_reader, "read", lambda root, payload, limits: both(root, payload, Limits(payload_bytes=0))
+    ):
         return judged(messages, load("kpi_report"), Rules())
 
 
@@ -96,7 +108,9 @@ def differences(folder: Path) -> Iterator[tuple[str, str]]:
             strict = _by_id([judged_strictly(block.raw)])
             for parts in ([block.raw], portions(block.raw, FEW)):
                 found = _by_id([judged(part, load("kpi_report"), Rules()) for part in parts])
-                yield from (name for name in found.keys() | strict.keys() if found.get(name) != strict.get(name))
+                yield from (
+                    name for name in found.keys() | strict.keys() if found.get(name) != strict.get(name)
+                )
 
 
 def _by_id(parts: Iterable[Judged]) -> dict[tuple[str, str], str]:
@@ -107,7 +121,9 @@ def _by_id(parts: Iterable[Judged]) -> dict[tuple[str, str], str]:
 def kpiflow(*arguments: object) -> Cost:
     """Run a command in a process of its own."""
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     out = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
@@ -119,7 +135,9 @@ def kpiflow(*arguments: object) -> Cost:
 def run(folder: Path, count: int, seed: int) -> list[str]:
     """Archive hostile messages in an empty folder and bring them into an output; returns what is wrong, and prints the costs."""
     archive, out, problems = folder / "archive", folder / "out", []
-    with ProcessPoolExecutor(1, get_context("spawn")) as other:  # what this process holds would count as memory of the commands
+    with ProcessPoolExecutor(
+        1, get_context("spawn")
+    ) as other:  # what this process holds would count as memory of the commands
         expected = other.submit(_archived, archive, count, seed).result()
     fates = {}
     for name, *options in (
@@ -128,14 +146,23 @@ def run(folder: Path, count: int, seed: int) -> list[str]:
         ("reconcile", out, "--input", archive, "--json"),
     ):
         cost = kpiflow(name, *options)
-        print(f"{name:10} {cost.seconds:7.1f} s {cost.processor:7.1f} s of the processor {cost.peak_mb:6,} MB", flush=True)
+        print(
+            f"{name:10} {cost.seconds:7.1f} s {cost.processor:7.1f} s of the processor {cost.peak_mb:6,} MB",
+            flush=True,
+        )
         problems += [f"{name} exits with {cost.code}: {cost.out[-400:]}"] if cost.code else []
         fates[name] = json.loads(cost.out) if "--json" in options and not cost.code else {}
     read, kept = fates["validate"], fates["reconcile"]
     if read and kept:
         said = (read["reports"] + read["duplicates"] + sum(read["refused"].values()), kept["received"])
-        problems += [f"{expected} messages, but (validate, reconcile) have {said}"] if said != (expected, expected) else []
-        print(f"{expected:,} messages: {read['reports']:,} reports, {read['duplicates']:,} duplicates, refused {read['refused']}")
+        problems += (
+            [f"{expected} messages, but (validate, reconcile) have {said}"]
+            if said != (expected, expected)
+            else []
+        )
+        print(
+            f"{expected:,} messages: {read['reports']:,} reports, {read['duplicates']:,} duplicates, refused {read['refused']}"
+        )
     return problems + [f"the readers differ on {name}" for name in differences(archive)]
 
 
@@ -156,7 +183,9 @@ def send(client: redis.Redis, stream: str, messages: Iterable[bytes], seed: int 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command of this module; 1 if anything is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)
@@ -165,7 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if asked.redis:
         start = datetime.now(UTC) - timedelta(minutes=20)
-        sent = send(redis.Redis.from_url(asked.redis), asked.stream, payloads(asked.messages, asked.seed, start), asked.seed)
+        sent = send(
+            redis.Redis.from_url(asked.redis),
+            asked.stream,
+            payloads(asked.messages, asked.seed, start),
+            asked.seed,
+        )
         print(f"{sent:,} messages sent to {asked.stream}")
         return 0
     if asked.folder is None:

@@ -26,7 +26,9 @@ NUMBERS = tuple(
 )
 SMALL = (b"-0", b"-0.0", b"1e0", b"0.5E-1", b"1.0")
 """Numbers that most fields take."""
-NUMERIC = b"accuracy cpu_usage latency_ms memory_mb network_bytes priority available_cores tokens depth".split()
+NUMERIC = (
+    b"accuracy cpu_usage latency_ms memory_mb network_bytes priority available_cores tokens depth".split()
+)
 TIMES = tuple(
     b"2025-10-22t12:00:00z 2025-10-22T12:00:00.1234567891Z 2025-10-22T12:00:00.123456789+05:30 0001-01-01T00:00:00+14:00 "
     b"0001-01-01T00:00:00Z 9999-12-31T23:59:59.999999Z 9999-12-31T23:59:59-12:00 2024-02-30T00:00:00Z 2016-12-31T23:59:60Z "
@@ -36,7 +38,18 @@ TIMES = tuple(
 VALUES = tuple(rb'null true [] {} "" "\u0000" 1 1.5 [1,null] {"a":null} {"a":{"b":[]}} "x"'.split())
 TEXTS = (
     *rb"\ud83d\ude00 \ud83d \udc80 \ude00\ud83d \u0000 \/ \x \u12 \\ \n null {[ }] \"} \":1,\"".split(),
-    *(b"\0", b"\t", b"\x1f", b"\x7f", b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc3", b"\xe9"),
+    *(
+        b"\0",
+        b"\t",
+        b"\x1f",
+        b"\x7f",
+        b"\xff",
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xc3",
+        b"\xe9",
+    ),
     *("é".encode(), "\u202e\u2028\ufeff".encode()),
 )
 SPACES = (b" ", b"\t", b"\r", b"\n", b"  \r\n ", b" " * 300, b"\v", b"\xc2\xa0", b"\0")
@@ -72,7 +85,9 @@ def good(draw: random.Random, number: int, start: datetime) -> bytes:
     chosen = {name: value for name, value in optional.items() if draw.random() < 0.15}
     metrics = {"latency_ms": 100 * draw.lognormvariate(0, 0.3), "accuracy": round(draw.random(), 3)}
     document = report(number, start + number * STEP, agent_id=agent(number % AGENTS), **metrics, **chosen)
-    return json.dumps(document, separators=draw.choice([(",", ":"), (", ", ": ")]), ensure_ascii=draw.random() < 0.5).encode()
+    return json.dumps(
+        document, separators=draw.choice([(",", ":"), (", ", ": ")]), ensure_ascii=draw.random() < 0.5
+    ).encode()
 
 
 def _size(draw: random.Random, most: int = 1 << 17) -> int:
@@ -113,7 +128,10 @@ def _replaced(draw: random.Random, text: bytes, value: bytes) -> bytes:
 
 def wide(draw: random.Random, number: int, text: bytes) -> bytes:
     """Many names, of this message alone or of many, in one of the objects."""
-    value, stem = draw.choice(VALUES + NUMBERS[:4]), draw.choice([b"k", b"k%d_" % number, b"\\u006b", b"k" * 90])
+    value, stem = (
+        draw.choice(VALUES + NUMBERS[:4]),
+        draw.choice([b"k", b"k%d_" % number, b"\\u006b", b"k" * 90]),
+    )
     names = b",".join(b'"%b%d":%b' % (stem, each, value) for each in range(_size(draw, 1 << 13)))
     return text[:-1] + b"," + names + b"}" if draw.random() < 0.4 else _place(draw, text, b"{" + names + b"}")
 
@@ -133,7 +151,9 @@ def deep(draw: random.Random, number: int, text: bytes) -> bytes:
 
 def text_of(draw: random.Random, number: int, text: bytes) -> bytes:
     """A string of escapes, surrogates, controls or broken UTF-8: as a value, as a name, or in a field of the schema."""
-    octets = b"".join(draw.choices(TEXTS, k=draw.choice([1, 2, 3]))) * draw.choice([1, 1, 5, _size(draw, 1 << 14)])
+    octets = b"".join(draw.choices(TEXTS, k=draw.choice([1, 2, 3]))) * draw.choice(
+        [1, 1, 5, _size(draw, 1 << 14)]
+    )
     kind = draw.randrange(3)
     if kind == 0:
         return _replaced(draw, text, b'"' + octets + b'"')
@@ -148,11 +168,17 @@ def backslashes(draw: random.Random, number: int, text: bytes) -> bytes:
 
 def number_of(draw: random.Random, number: int, text: bytes) -> bytes:
     """A number in an unusual or wrong spelling, in a field of the schema or elsewhere."""
-    long = [b"9" * _size(draw, 1 << 14), b"0." + b"3" * _size(draw, 1 << 12), b"1e%d" % draw.randrange(-400, 400)]
+    long = [
+        b"9" * _size(draw, 1 << 14),
+        b"0." + b"3" * _size(draw, 1 << 12),
+        b"1e%d" % draw.randrange(-400, 400),
+    ]
     digits = draw.choice([*NUMBERS, *long, *SMALL * 8])
     if draw.random() < 0.4:
         return _place(draw, text, digits)
-    return re.sub(rb'("(?:%b)": ?)[^,}]*' % draw.choice(NUMERIC), lambda found: found[1] + digits, text, count=1)
+    return re.sub(
+        rb'("(?:%b)": ?)[^,}]*' % draw.choice(NUMERIC), lambda found: found[1] + digits, text, count=1
+    )
 
 
 def time_of(draw: random.Random, number: int, text: bytes) -> bytes:
@@ -176,16 +202,28 @@ def missing(draw: random.Random, number: int, text: bytes) -> bytes:
 def twice(draw: random.Random, number: int, text: bytes) -> bytes:
     """A name twice, in the report or within a value, equal or in another spelling."""
     again = draw.choice(
-        [b'"accuracy":0.9', b'"a":1,"a":1', b'"a":1,"\\u0061":2', b'"execution_context":{}', b'"\\u0061ccuracy":0.9']
+        [
+            b'"accuracy":0.9',
+            b'"a":1,"a":1',
+            b'"a":1,"\\u0061":2',
+            b'"execution_context":{}',
+            b'"\\u0061ccuracy":0.9',
+        ]
     )
-    return text[:-1] + b"," + again + b"}" if draw.random() < 0.6 else _place(draw, text, b"{" + again + b"," + again + b"}")
+    return (
+        text[:-1] + b"," + again + b"}"
+        if draw.random() < 0.6
+        else _place(draw, text, b"{" + again + b"," + again + b"}")
+    )
 
 
 def spaced(draw: random.Random, number: int, text: bytes) -> bytes:
     """Spaces, and what some take for spaces, around a token, before or behind the report."""
     space = draw.choice(SPACES) * draw.choice([1, 1, _size(draw, 1 << 10)])
     mark = draw.choice([b":", b",", b"{", b"}", b'"'])
-    place = draw.choice([0, len(text), max(text.find(mark), 0), max(text.rfind(mark), 0), max(text.find(mark), 0) + 1])
+    place = draw.choice(
+        [0, len(text), max(text.find(mark), 0), max(text.rfind(mark), 0), max(text.find(mark), 0) + 1]
+    )
     return text[:place] + space + text[place:]
 
 
@@ -203,7 +241,9 @@ def broken(draw: random.Random, number: int, text: bytes) -> bytes:
     ]
     beside = [b"\xef\xbb\xbf" + text, text + b"\0", text + b"x", b"\0" + text]
     others = [b"", b"{}", b"[]", b"null", b"{", b"}", b'"', b'{"', b"{{}}", b"{}{}", b",", b"{,}", b"{\n}"]
-    return draw.choice(cuts + doubled + beside + others + [mark * size for mark in (b"\0", b"{", b'"', b"\\", b"[")])
+    return draw.choice(
+        cuts + doubled + beside + others + [mark * size for mark in (b"\0", b"{", b'"', b"\\", b"[")]
+    )
 
 
 def mutated(draw: random.Random, number: int, text: bytes) -> bytes:
@@ -217,7 +257,9 @@ def mutated(draw: random.Random, number: int, text: bytes) -> bytes:
         elif kind == 1:
             del octets[place : place + draw.choice([1, 1, 20])]
         elif kind == 2:
-            octets[place:place] = draw.choice([b'"', b"\\", b"{", b"}", b",", b":", b"\n", b"null", b"\xff", b"0"])
+            octets[place:place] = draw.choice(
+                [b'"', b"\\", b"{", b"}", b",", b":", b"\n", b"null", b"\xff", b"0"]
+            )
         else:
             octets[place:place] = octets[max(place - 30, 0) : place]
     return bytes(octets)

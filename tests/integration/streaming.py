@@ -43,12 +43,23 @@ class Scene:
 
     def start(self, *words: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """The streaming job, in a process of its own; what it says goes to a file."""
-        command = [sys.executable, "-m", "pipelines.cli", "stream", "--redis", self.server.url, "--stream", *self.keys]
+        command = [
+            sys.executable,
+            "-m",
+            "pipelines.cli",
+            "stream",
+            "--redis",
+            self.server.url,
+            "--stream",
+            *self.keys,
+        ]
         outputs = [word for url in self.elsewhere or (str(self.output),) for word in ("--output", url)]
         command += [*outputs, *(("--state", str(self.output)) if self.elsewhere else ())]
         command += ["--archive", str(self.folder / "archive"), *QUICK, *map(str, words)]
         said = (self.folder / f"run-{len(self.runs)}.log").open("w")
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | (env or {}))
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=said, stderr=said, text=True, env=os.environ | (env or {})
+        )
         self.runs.append(process)
         return process
 
@@ -90,12 +101,19 @@ class Scene:
 
     def verdict(self) -> dict[str, Any]:
         """What reconcile says of the output and the streams."""
-        return json.loads(self.ask("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys, "--json"))
+        return json.loads(
+            self.ask("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys, "--json")
+        )
 
     def prove(self) -> dict[str, Any]:
         """Nothing is missing or counted twice, and a backfill of the archive that the stream wrote gives the same tables."""
         verdict = self.verdict()
-        assert [verdict[name] for name in ("missing", "surplus", "unreadable", "uncommitted")] == [0, 0, 0, 0], verdict
+        assert [verdict[name] for name in ("missing", "surplus", "unreadable", "uncommitted")] == [
+            0,
+            0,
+            0,
+            0,
+        ], verdict
         again = self.folder / f"backfill-{len(self.runs)}"
         self.ask("backfill", "--input", self.folder / "archive", "--output", again)
         self.ask("parity", self.output, again)

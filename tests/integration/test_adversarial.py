@@ -30,7 +30,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "blank.ndjson").write_bytes(b"\n \t\r\n\r\n\n")
     for seed, (name, form) in enumerate(GENERATED.items()):
         mix = f"--reports 2000 --agents 6 --dirty 0.2 --duplicates 0.1 --late 0.1 --span 3h --start 2025-10-2{seed}T00:00:00Z"
-        assert run(["generate", "--output", str(folder / name), "--seed", str(seed), *mix.split(), *form]) == 0
+        assert (
+            run(["generate", "--output", str(folder / name), "--seed", str(seed), *mix.split(), *form]) == 0
+        )
     for path in (folder / "columns").glob("*.ndjson"):
         write(path.with_suffix(".parquet"), path.read_bytes().splitlines())
         path.unlink()
@@ -49,7 +51,9 @@ def test_every_message_has_exactly_one_fate(archive: Path, output: Path, typed: 
     counts = json.loads(out)
     truths = [json.loads((archive / name / "truth.json").read_text()) for name in GENERATED]
     hand = Counter(FATES.values())
-    expected = {name: hand[name[:-1]] + sum(truth[name] for truth in truths) for name in ("reports", "duplicates")}
+    expected = {
+        name: hand[name[:-1]] + sum(truth[name] for truth in truths) for name in ("reports", "duplicates")
+    }
     expected["received"] = len(FATES) + sum(truth["messages"] for truth in truths)
     assert (code, counts["problems"]) == (0, [])
     assert {name: counts[name] for name in expected} == expected
@@ -78,7 +82,11 @@ def originals(archive: Path) -> Iterator[tuple[str, bytes]]:
     for path in archive.glob("*/*.zst"):
         for line in zstandard.decompress(path.read_bytes(), 1 << 30).splitlines():
             said = json.loads(line)
-            text = said["data"].encode() if isinstance(said["data"], str) else line[line.index(b'"data":') + len(b'"data":') : -1]
+            text = (
+                said["data"].encode()
+                if isinstance(said["data"], str)
+                else line[line.index(b'"data":') + len(b'"data":') : -1]
+            )
             yield said["message_id"], text
     for path in archive.glob("*/*.gz"):
         for number, line in enumerate(gzip.decompress(path.read_bytes()).splitlines(), start=1):
@@ -89,14 +97,18 @@ def originals(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def test_a_moment_is_read_to_the_microsecond_in_any_zone(output: Path) -> None:
-    found = {row["message_id"]: row["recorded_at"] for row in rows(output, REPORTS, ["message_id", "recorded_at"])}
+    found = {
+        row["message_id"]: row["recorded_at"] for row in rows(output, REPORTS, ["message_id", "recorded_at"])
+    }
     for number, (line, _) in enumerate(moments()[:40], start=1):
         written = json.loads(line)["recorded_at"].upper().replace("Z", "+00:00")
         assert found[line_id(number, line)] == datetime.fromisoformat(written).astimezone(UTC), written
 
 
 def test_large_integers_keep_their_digits(output: Path) -> None:
-    extras = [row["extra"] for row in rows(output, REPORTS, ["extra"]) if row["extra"] and "serial" in row["extra"]]
+    extras = [
+        row["extra"] for row in rows(output, REPORTS, ["extra"]) if row["extra"] and "serial" in row["extra"]
+    ]
     assert extras == [json.dumps({"serial": 2**63}, separators=(",", ":"))]
 
 
@@ -105,5 +117,16 @@ def test_the_order_of_lines_and_the_size_of_blocks_change_nothing(tmp_path: Path
     random.Random(4).shuffle(lines)
     for name, part, size in (("one", lines, 1), ("two", sorted(lines), 16)):
         write(tmp_path / name / "lines.ndjson", part)
-        assert typed("backfill", "--input", tmp_path / name, "--output", tmp_path / f"{name}.out", "--block-mb", size)[0] == 0
+        assert (
+            typed(
+                "backfill",
+                "--input",
+                tmp_path / name,
+                "--output",
+                tmp_path / f"{name}.out",
+                "--block-mb",
+                size,
+            )[0]
+            == 0
+        )
     assert typed("parity", tmp_path / "one.out", tmp_path / "two.out", "--identity")[0] == 0

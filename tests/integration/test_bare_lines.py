@@ -49,9 +49,14 @@ def assert_reconciled(output: Path, *files: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_files_of_one_name_give_the_same_rows_in_one_run_or_in_many(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
-    files = [write(tmp_path / f"d{number}" / "reports.ndjson", day(draw, 10 * seed + number)) for number in range(3)]
+    files = [
+        write(tmp_path / f"d{number}" / "reports.ndjson", day(draw, 10 * seed + number))
+        for number in range(3)
+    ]
     together = filled(tmp_path / "together", files)
-    assert_same_rows(together, filled(tmp_path / "apart", *([file] for file in draw.sample(files, len(files)))))
+    assert_same_rows(
+        together, filled(tmp_path / "apart", *([file] for file in draw.sample(files, len(files))))
+    )
     assert_reconciled(together, *files)
     assert rows(together, DUPLICATES)
     assert rows(together, QUARANTINED)
@@ -75,7 +80,9 @@ def test_a_file_that_grew_is_read_as_if_it_had_been_whole(tmp_path: Path) -> Non
     assert_reconciled(grown, whole)
 
 
-def test_a_byte_order_mark_that_is_taken_away_leaves_the_messages_what_they_were(tmp_path: Path, typed: Typed) -> None:
+def test_a_byte_order_mark_that_is_taken_away_leaves_the_messages_what_they_were(
+    tmp_path: Path, typed: Typed
+) -> None:
     lines = stream(9, seed=9)
     source = write(tmp_path / "day.ndjson", [b"\xef\xbb\xbf" + lines[0], *lines[1:]])
     output = filled(tmp_path / "out", [source])

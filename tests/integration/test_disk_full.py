@@ -40,7 +40,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def check_full(output: Path, typed: Callable[[], tuple[int, str, str]]) -> None:
     """The run ends as it must, and every file there is whole."""
     code, _, err = typed()
-    assert (code, "no space left" in err, "run the same command again" in err, "while running" in err) == (3, True, True, False)
+    assert (code, "no space left" in err, "run the same command again" in err, "while running" in err) == (
+        3,
+        True,
+        True,
+        False,
+    )
     assert [(path, verify(path)) for path in output.rglob("*.parquet") if verify(path)] == []
 
 

@@ -30,23 +30,36 @@ def output(tmp_path: Path) -> Path:
 def reconciled(output: Path, typed: Typed) -> tuple[int, dict[str, int]]:
     code, out, _ = typed("reconcile", output, "--input", output.with_name("a.ndjson"), "--json")
     counts = json.loads(out)
-    return code, {name: counts[name] for name in ("received", "reports", "quarantined", "dismissed", "surplus")}
+    return code, {
+        name: counts[name] for name in ("received", "reports", "quarantined", "dismissed", "surplus")
+    }
 
 
-def test_only_the_lines_that_were_changed_are_surplus_until_they_are_dismissed(output: Path, typed: Typed) -> None:
+def test_only_the_lines_that_were_changed_are_surplus_until_they_are_dismissed(
+    output: Path, typed: Typed
+) -> None:
     counts = {"received": 4, "reports": 4, "quarantined": 2, "dismissed": 0, "surplus": 2}
     assert reconciled(output, typed) == (1, counts)
-    code, out, _ = typed("quarantine", "dismiss", output, "--id", NAMES[0], "--id", NAMES[1], "--reason", "corrected")
+    code, out, _ = typed(
+        "quarantine", "dismiss", output, "--id", NAMES[0], "--id", NAMES[1], "--reason", "corrected"
+    )
     assert (code, out) == (0, "2 dismissed, 0 not open in quarantine\n")
     assert reconciled(output, typed) == (0, counts | {"quarantined": 0, "dismissed": 2, "surplus": 0})
     assert typed("quarantine", "list", output, "--json")[1] == "[]\n"
 
 
-def test_a_dismissed_row_keeps_its_bytes_the_first_reason_and_the_first_time(output: Path, typed: Typed) -> None:
+def test_a_dismissed_row_keeps_its_bytes_the_first_reason_and_the_first_time(
+    output: Path, typed: Typed
+) -> None:
     before = {row["message_id"]: row for row in rows(output, QUARANTINED)}
     assert typed("quarantine", "dismiss", output, "--id", NAMES[0], "--reason", "corrected")[0] == 0
     (row,) = (row for row in rows(output, QUARANTINED) if row["resolution"])
-    closed = {"resolution": "dismissed", "dismissed_because": "corrected", "dismissed_at": row["dismissed_at"], "revision": 2}
+    closed = {
+        "resolution": "dismissed",
+        "dismissed_because": "corrected",
+        "dismissed_at": row["dismissed_at"],
+        "revision": 2,
+    }
     assert row["dismissed_at"] is not None
     assert row == before[row["message_id"]] | closed
     files = on_disk(output)
@@ -58,7 +71,9 @@ def test_a_dismissed_row_keeps_its_bytes_the_first_reason_and_the_first_time(out
 def test_reading_the_broken_file_again_opens_nothing(output: Path, typed: Typed) -> None:
     assert typed("quarantine", "dismiss", output, "--id", NAMES[0], "--reason", "corrected")[0] == 0
     before = rows(output, QUARANTINED)
-    assert typed("backfill", "--input", write(output.with_name("b.ndjson"), LINES), "--output", output)[0] == 0
+    assert (
+        typed("backfill", "--input", write(output.with_name("b.ndjson"), LINES), "--output", output)[0] == 0
+    )
     assert rows(output, QUARANTINED) == before
 
 
@@ -92,6 +107,12 @@ def test_a_dismissal_that_dies_before_the_second_output_is_completed_by_another(
 
 
 def test_what_is_not_open_is_named(output: Path, typed: Typed) -> None:
-    code, out, err = typed("quarantine", "dismiss", output, "--id", NAMES[0], "--id", "archive/none", "--reason", "x")
-    assert (code, "1 dismissed, 1 not open" in out, "not open in quarantine: archive/none" in err) == (1, True, True)
+    code, out, err = typed(
+        "quarantine", "dismiss", output, "--id", NAMES[0], "--id", "archive/none", "--reason", "x"
+    )
+    assert (code, "1 dismissed, 1 not open" in out, "not open in quarantine: archive/none" in err) == (
+        1,
+        True,
+        True,
+    )
     assert typed("quarantine", "dismiss", output, "--reason", "x")[0] == 2

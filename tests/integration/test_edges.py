@@ -20,16 +20,33 @@ def edges(seed: int) -> list[bytes]:
     for number in range(40):
         near = timedelta(seconds=draw.choice([0, 1, 59, 3599, 3600, draw.randrange(4 * 3600)]))
         at = draw.choice([FIRST + near, LAST - near, datetime(1970, 1, 1, tzinfo=UTC) - near, NOON + near])
-        source = draw.choice(["s", "s" * draw.randrange(1, 400), "한" * draw.randrange(1, 200), "../" * 90, "\x1b[31m"])
-        document = report(number, at, agent_id=agent(number % 2)) | ({"accuracy": 2} if number % 4 == 0 else {})
-        lines.append(envelope(document, f"{number}-" + "i" * draw.choice([0, 300]), draw.choice([None, at]), source))
+        source = draw.choice(
+            ["s", "s" * draw.randrange(1, 400), "한" * draw.randrange(1, 200), "../" * 90, "\x1b[31m"]
+        )
+        document = report(number, at, agent_id=agent(number % 2)) | (
+            {"accuracy": 2} if number % 4 == 0 else {}
+        )
+        lines.append(
+            envelope(document, f"{number}-" + "i" * draw.choice([0, 300]), draw.choice([None, at]), source)
+        )
     return lines
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_messages_at_the_edges_of_the_calendar_have_one_fate_each(seed: int, tmp_path: Path, typed: Typed) -> None:
+def test_messages_at_the_edges_of_the_calendar_have_one_fate_each(
+    seed: int, tmp_path: Path, typed: Typed
+) -> None:
     archive, out = write(tmp_path / "in/edges.ndjson", edges(seed)), tmp_path / "out"
-    assert typed("backfill", "--input", write(tmp_path / "in/good.ndjson", [envelope(report(99), 99)]), "--output", out)[0] == 0
+    assert (
+        typed(
+            "backfill",
+            "--input",
+            write(tmp_path / "in/good.ndjson", [envelope(report(99), 99)]),
+            "--output",
+            out,
+        )[0]
+        == 0
+    )
     for _ in range(2):
         assert typed("backfill", "--input", archive, "--output", out)[0] == 0
     code, text, _ = typed("reconcile", out, "--input", tmp_path / "in", "--json")

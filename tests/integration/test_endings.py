@@ -65,11 +65,17 @@ def test_a_glob_without_an_archive_is_wrong_use(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_comes_before_the_cut_of_a_truncated_archive_is_kept(tmp_path: Path, output: Path, typed: Typed) -> None:
+def test_what_comes_before_the_cut_of_a_truncated_archive_is_kept(
+    tmp_path: Path, output: Path, typed: Typed
+) -> None:
     whole = gzip.compress(b"".join(line + b"\n" for line in LINES))
     (tmp_path / "cut.ndjson.gz").write_bytes(whole[: len(whole) // 2])
     code, _, err = typed("backfill", "--input", tmp_path / "cut.ndjson.gz", "--output", output)
-    assert (code, "cut.ndjson.gz cut short" in err, "could not be read to their end" in err) == (1, True, True)
+    assert (code, "cut.ndjson.gz cut short" in err, "could not be read to their end" in err) == (
+        1,
+        True,
+        True,
+    )
     kept = len(fates(output))
     assert 0 < kept < len(LINES)
     assert fates(output).keys() == {json.loads(line)["message_id"] for line in LINES[:kept]}
@@ -87,12 +93,19 @@ def test_an_unreadable_file_is_named_and_costs_the_others_nothing(
     (tmp_path / "in" / "lost.ndjson").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in" / "text.parquet").write_text("no Parquet")
     code, _, err = typed("backfill", "--input", tmp_path / "in", "--output", output, *slices)
-    assert (code, "lost.ndjson cannot be read" in err, "text.parquet no Parquet" in err, "2 of 3" in err) == (1, True, True, True)
+    assert (code, "lost.ndjson cannot be read" in err, "text.parquet no Parquet" in err, "2 of 3" in err) == (
+        1,
+        True,
+        True,
+        True,
+    )
     assert len(fates(output)) == len(LINES)
 
 
 @pytest.mark.parametrize("mode", ["in_memory", "multi_threading", "multi_processing"])
-def test_the_results_of_a_run_are_the_same_in_every_mode_of_beam(tmp_path: Path, output: Path, typed: Typed, mode: str) -> None:
+def test_the_results_of_a_run_are_the_same_in_every_mode_of_beam(
+    tmp_path: Path, output: Path, typed: Typed, mode: str
+) -> None:
     whole = gzip.compress(b"".join(line + b"\n" for line in LINES))
     for name in ("cut", "short"):
         (tmp_path / "in" / f"{name}.ndjson.gz").parent.mkdir(exist_ok=True)
@@ -103,7 +116,9 @@ def test_the_results_of_a_run_are_the_same_in_every_mode_of_beam(tmp_path: Path,
     assert out.startswith(f"{2 * len(fates(output))} messages of 2 files")
 
 
-@pytest.mark.parametrize("command", [["backfill"], ["reconcile"], ["parity"], ["show"], ["quarantine", "list"], ["generate"]])
+@pytest.mark.parametrize(
+    "command", [["backfill"], ["reconcile"], ["parity"], ["show"], ["quarantine", "list"], ["generate"]]
+)
 def test_an_unknown_flag_is_wrong_use(typed: Typed, command: list[str]) -> None:
     code, _, err = typed(*command, "--nonsense", "1")
     assert (code, "--nonsense" in err) == (2, True)
@@ -115,7 +130,9 @@ def test_a_setting_out_of_range_is_wrong_use(archive: Path, output: Path, typed:
     assert not output.exists()
 
 
-def test_settings_that_differ_from_those_of_the_output_are_named(archive: Path, done: Path, typed: Typed) -> None:
+def test_settings_that_differ_from_those_of_the_output_are_named(
+    archive: Path, done: Path, typed: Typed
+) -> None:
     code, _, err = typed("backfill", "--input", archive, "--output", done, "--iqr-factor", "2.5")
     assert (code, "iqr_factor is 2.5 now and was 3.0" in err, "--iqr-factor 3.0" in err) == (2, True, True)
 
@@ -123,13 +140,25 @@ def test_settings_that_differ_from_those_of_the_output_are_named(archive: Path, 
 def test_an_output_of_a_newer_layout_is_left_alone(archive: Path, done: Path, typed: Typed) -> None:
     described(done, layout=99)
     backfill = ["backfill", "--input", archive, "--output", done]
-    for command in (backfill, ["reconcile", done], ["show", done], ["parity", done, done], ["quarantine", "list", done]):
+    for command in (
+        backfill,
+        ["reconcile", done],
+        ["show", done],
+        ["parity", done, done],
+        ["quarantine", "list", done],
+    ):
         code, _, err = typed(*command)
         assert (code, "newer kpiflow" in err, "upgrade" in err) == (2, True, True), command
 
 
-def test_an_output_without_the_newest_columns_is_read_and_added_to(tmp_path: Path, archive: Path, done: Path, typed: Typed) -> None:
-    for table, column in ((REPORTS, "target_agent_type"), (AGGREGATIONS, "latency_p99_ms"), (QUARANTINED, "resolution")):
+def test_an_output_without_the_newest_columns_is_read_and_added_to(
+    tmp_path: Path, archive: Path, done: Path, typed: Typed
+) -> None:
+    for table, column in (
+        (REPORTS, "target_agent_type"),
+        (AGGREGATIONS, "latency_p99_ms"),
+        (QUARANTINED, "resolution"),
+    ):
         for path in paths(done, table):
             rows = read(path)
             path.write_bytes(encode(rows.select([name for name in rows.schema.names if name != column])))
@@ -149,17 +178,26 @@ def test_an_output_without_the_newest_columns_is_read_and_added_to(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("span", "expected"),
-    [(["--from", "2025-10-22T12:30:00Z"], range(120, 150)), (["--to", "2025-10-22T14:30:00+02:00"], range(120))],
+    [
+        (["--from", "2025-10-22T12:30:00Z"], range(120, 150)),
+        (["--to", "2025-10-22T14:30:00+02:00"], range(120)),
+    ],
 )
-def test_only_reports_of_the_span_are_taken(archive: Path, output: Path, typed: Typed, span: list[str], expected: range) -> None:
+def test_only_reports_of_the_span_are_taken(
+    archive: Path, output: Path, typed: Typed, span: list[str], expected: range
+) -> None:
     assert typed("backfill", "--input", archive, "--output", output, *span)[0] == 0
     reports = {name.split("-")[1] for name, fate in fates(output).items() if fate == "report"}
     assert reports
     assert {int(number) for number in reports} <= set(expected)
 
 
-@pytest.mark.parametrize("span", [["--from", "noon"], ["--from", "2025-10-22T12:00:00Z", "--to", "2025-10-22T12:00:00Z"]])
-def test_a_span_without_sense_is_wrong_use(archive: Path, output: Path, typed: Typed, span: list[str]) -> None:
+@pytest.mark.parametrize(
+    "span", [["--from", "noon"], ["--from", "2025-10-22T12:00:00Z", "--to", "2025-10-22T12:00:00Z"]]
+)
+def test_a_span_without_sense_is_wrong_use(
+    archive: Path, output: Path, typed: Typed, span: list[str]
+) -> None:
     code, _, err = typed("backfill", "--input", archive, "--output", output, *span)
     assert (code, "--from" in err) == (2, True)
 
@@ -172,14 +210,18 @@ def test_a_second_job_on_the_same_output_is_refused(archive: Path, done: Path, t
     assert typed("backfill", "--input", archive, "--output", done)[0] == 0
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(archive: Path, tmp_path: Path, typed: Typed) -> None:
+def test_a_folder_that_holds_something_else_is_left_alone(
+    archive: Path, tmp_path: Path, typed: Typed
+) -> None:
     code, _, err = typed("backfill", "--input", archive, "--output", tmp_path)
     assert (code, "is no output of kpiflow" in err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.ndjson"]
 
 
 @pytest.mark.parametrize("reached", ["_spool", "kpi_reports"])
-def test_an_interrupted_run_ends_with_130_and_can_be_run_again(tmp_path: Path, output: Path, typed: Typed, reached: str) -> None:
+def test_an_interrupted_run_ends_with_130_and_can_be_run_again(
+    tmp_path: Path, output: Path, typed: Typed, reached: str
+) -> None:
     large = write(tmp_path / "large.ndjson", stream(2000, agents=10, seconds=20, seed=23))
     command = ["backfill", "--input", large, "--output", output, "--slice-reports", "1000"]
     process = started(*command)
@@ -191,7 +233,9 @@ def test_an_interrupted_run_ends_with_130_and_can_be_run_again(tmp_path: Path, o
     assert typed("reconcile", output, "--input", large)[0] == 0
 
 
-def test_a_damaged_file_is_named_with_the_mend(archive: Path, done: Path, typed: Typed, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_with_the_mend(
+    archive: Path, done: Path, typed: Typed, tmp_path: Path
+) -> None:
     path = paths(done, REPORTS)[0]
     path.write_bytes(encode(read(path))[:-9] + b"tampered!")
     more = write(tmp_path / "more.ndjson", stream(10, seed=24))

@@ -39,7 +39,9 @@ class Counting:
         self.told: list[dict[str, Any]] = []
         command = [sys.executable, "-m", "tests.integration.counting", str(folder), *words]
         command += ["--hold", *map(str, hold)] if hold else []
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=hold)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=hold
+        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -147,13 +149,17 @@ def begun() -> Iterator[Callable[..., Counting]]:
 Begun = Callable[..., Counting]
 
 
-def test_an_interrupted_run_goes_on_where_it_was_and_its_successor_dies_with_java(folder: Path, begun: Begun) -> None:
+def test_an_interrupted_run_goes_on_where_it_was_and_its_successor_dies_with_java(
+    folder: Path, begun: Begun
+) -> None:
     before, checkpoint = numbers(folder), newest_checkpoint(folder / ENGINE)
     run = begun(folder)
     run.until(lambda: run.progress.get("checkpoints", 0) > 0)
     assert run.progress["restored_from"] == str(checkpoint)
     assert numbers(folder)[len(before)][0] > 0
-    assert [path.parent.name for path in (folder / ENGINE / "checkpoints").glob("*/chk-*")].count(checkpoint.parent.name) == 0
+    assert [path.parent.name for path in (folder / ENGINE / "checkpoints").glob("*/chk-*")].count(
+        checkpoint.parent.name
+    ) == 0
     os.kill(run.java(), signal.SIGKILL)
     end = run.ended()
     assert end["end"] == "FlinkFailed"
@@ -162,7 +168,9 @@ def test_an_interrupted_run_goes_on_where_it_was_and_its_successor_dies_with_jav
     assert_counted_without_a_gap(folder)
 
 
-def test_flink_recovers_by_itself_from_a_dead_worker_and_from_a_failing_step(folder: Path, begun: Begun) -> None:
+def test_flink_recovers_by_itself_from_a_dead_worker_and_from_a_failing_step(
+    folder: Path, begun: Begun
+) -> None:
     run = begun(folder)
     run.counted()
     worker = numbers(folder)[-1][2]
@@ -171,7 +179,11 @@ def test_flink_recovers_by_itself_from_a_dead_worker_and_from_a_failing_step(fol
     run.until(lambda: "was killed by signal 9" in (run.progress["failure"] or ""))
     run.until(lambda: numbers(folder)[-1][2] != worker and run.progress["state"] == "running")
     (folder / "poison").touch()
-    run.until(lambda: "ValueError: this is poison" in run.progress["failure"] and run.progress["state"] == "restarting")
+    run.until(
+        lambda: (
+            "ValueError: this is poison" in run.progress["failure"] and run.progress["state"] == "restarting"
+        )
+    )
     (folder / "poison").unlink()
     run.until(lambda: run.progress["state"] == "running")
     run.counted()
@@ -180,7 +192,9 @@ def test_flink_recovers_by_itself_from_a_dead_worker_and_from_a_failing_step(fol
     assert_counted_without_a_gap(folder)
 
 
-def test_nothing_outlives_a_killed_launcher_and_a_lock_holds_as_long_as_anything_lives(folder: Path, begun: Begun) -> None:
+def test_nothing_outlives_a_killed_launcher_and_a_lock_holds_as_long_as_anything_lives(
+    folder: Path, begun: Begun
+) -> None:
     lock = (folder / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     run = begun(folder, hold=(lock.fileno(),))
@@ -202,7 +216,9 @@ def test_nothing_outlives_a_killed_launcher_and_a_lock_holds_as_long_as_anything
     assert_counted_without_a_gap(folder)
 
 
-def test_two_runs_do_not_disturb_each_other_and_a_renewal_loses_nothing(folder: Path, tmp_path: Path, begun: Begun) -> None:
+def test_two_runs_do_not_disturb_each_other_and_a_renewal_loses_nothing(
+    folder: Path, tmp_path: Path, begun: Begun
+) -> None:
     runs = [begun(folder, "--renew", "5"), begun(tmp_path / "other")]
     (tmp_path / "other").mkdir()
     for run in runs:
@@ -217,7 +233,9 @@ def test_two_runs_do_not_disturb_each_other_and_a_renewal_loses_nothing(folder: 
         assert_counted_without_a_gap(run.folder)
 
 
-def test_the_checkpoint_of_another_graph_is_refused_unless_the_run_is_fresh(folder: Path, begun: Begun) -> None:
+def test_the_checkpoint_of_another_graph_is_refused_unless_the_run_is_fresh(
+    folder: Path, begun: Begun
+) -> None:
     checkpoint = newest_checkpoint(folder / ENGINE)
     end = begun(folder, "--changed").ended()
     assert end["end"] == "CheckpointRefused"
@@ -237,7 +255,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_torn_one_and_says_so(folder:
     run = begun(folder)
     run.counted()
     assert run.progress["restored_from"] == str(before)
-    assert [f"{newest} is damaged: _metadata has 3,000 bytes of" in why for why in run.progress["left_out"]] == [True]
+    assert [
+        f"{newest} is damaged: _metadata has 3,000 bytes of" in why for why in run.progress["left_out"]
+    ] == [True]
     assert f"{newest} is damaged" in (folder / ENGINE / "logs" / "flink.log").read_text()
     run.until(lambda: not newest.exists())
     run.interrupted()
@@ -260,11 +280,15 @@ def test_of_checkpoints_that_were_not_sealed_flink_finds_one_it_can_read(folder:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("sealed", [True, False])
-def test_where_no_checkpoint_can_be_read_the_run_ends_with_what_to_do(folder: Path, begun: Begun, sealed: bool) -> None:
+def test_where_no_checkpoint_can_be_read_the_run_ends_with_what_to_do(
+    folder: Path, begun: Begun, sealed: bool
+) -> None:
     for checkpoint in complete_checkpoints(folder / ENGINE):
         os.truncate(checkpoint / "_metadata", 3000)
         if not sealed:
-            checkpoint.with_name(f"{checkpoint.name}.seal").unlink(missing_ok=True)  # the oldest may have had none
+            checkpoint.with_name(f"{checkpoint.name}.seal").unlink(
+                missing_ok=True
+            )  # the oldest may have had none
     end = begun(folder).ended()
     assert end["end"] == "CheckpointRefused"
     assert "no checkpoint can be read" in end["message"]
@@ -272,7 +296,9 @@ def test_where_no_checkpoint_can_be_read_the_run_ends_with_what_to_do(folder: Pa
 
 
 @pytest.mark.chaos
-def test_the_unsealed_checkpoint_of_another_graph_is_no_reason_to_go_back_to_an_older_one(folder: Path, begun: Begun) -> None:
+def test_the_unsealed_checkpoint_of_another_graph_is_no_reason_to_go_back_to_an_older_one(
+    folder: Path, begun: Begun
+) -> None:
     newest = newest_checkpoint(folder / ENGINE)
     for seal in (folder / ENGINE).rglob("*.seal"):
         seal.unlink()
@@ -283,12 +309,23 @@ def test_the_unsealed_checkpoint_of_another_graph_is_no_reason_to_go_back_to_an_
 
 
 @pytest.mark.chaos
-def test_a_cluster_runs_the_same_graph_and_goes_on_from_the_newest_checkpoint(tmp_path: Path, begun: Begun) -> None:
-    command = [sys.executable, ROOT / "deploy/flink/session_cluster.py", "--folder", tmp_path / "cluster", "--taskmanagers", "1"]
+def test_a_cluster_runs_the_same_graph_and_goes_on_from_the_newest_checkpoint(
+    tmp_path: Path, begun: Begun
+) -> None:
+    command = [
+        sys.executable,
+        ROOT / "deploy/flink/session_cluster.py",
+        "--folder",
+        tmp_path / "cluster",
+        "--taskmanagers",
+        "1",
+    ]
     cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert cluster.stdout is not None
-        told = next(line for line in cluster.stdout if "--flink-master" in line)  # after a line that jars are fetched
+        told = next(
+            line for line in cluster.stdout if "--flink-master" in line
+        )  # after a line that jars are fetched
         _, master, _, environment = told.split()
         (tmp_path / "run").mkdir()
         restored = []

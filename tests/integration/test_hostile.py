@@ -16,7 +16,9 @@ PART = STRETCH // 4
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_hostile_messages_have_one_fate_each_and_both_readers_agree(seed: int, tmp_path: Path, typed: Typed) -> None:
+def test_hostile_messages_have_one_fate_each_and_both_readers_agree(
+    seed: int, tmp_path: Path, typed: Typed
+) -> None:
     archive, out = tmp_path / "in", tmp_path / "out"
     count = write_archive(archive, payloads(PART * len(SHARES), seed, largest=1 << 16, stretch=PART), seed)
     assert list(differences(archive)) == []

@@ -22,12 +22,16 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = stream(2000, agents=10, seconds=60, seed=11)
     random.Random(11).shuffle(lines)
     write(folder / "a.ndjson", lines)
-    assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out"), *SLICED]) == 0
+    assert (
+        run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out"), *SLICED]) == 0
+    )
     return folder / "out"
 
 
 @pytest.mark.parametrize("moment", range(5))
-def test_the_same_command_completes_what_a_kill_left(clean: Path, tmp_path: Path, moment: int, typed: Typed) -> None:
+def test_the_same_command_completes_what_a_kill_left(
+    clean: Path, tmp_path: Path, moment: int, typed: Typed
+) -> None:
     command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", tmp_path / "out", *SLICED]
     share = random.Random(moment).uniform(moment / 5, (moment + 1) / 5)
     process = started(*command)

@@ -9,12 +9,24 @@ from pipelines.cli import run
 from schemas.tables import METRICS, REPORTS
 from tests.integration.archives import rows
 
-SCENARIOS = {"anomaly": ["--reports", "8000", "--agents", "10"], "normal": ["--reports", "12000", "--agents", "4", "--span", "24h"]}
+SCENARIOS = {
+    "anomaly": ["--reports", "8000", "--agents", "10"],
+    "normal": ["--reports", "12000", "--agents", "4", "--span", "24h"],
+}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_flags_reach_nine_in_ten_in_precision_and_recall(tmp_path: Path, scenario: str) -> None:
-    generate = ["generate", "--output", str(tmp_path / "in"), "--scenario", scenario, "--outliers", "0.02", *SCENARIOS[scenario]]
+    generate = [
+        "generate",
+        "--output",
+        str(tmp_path / "in"),
+        "--scenario",
+        scenario,
+        "--outliers",
+        "0.02",
+        *SCENARIOS[scenario],
+    ]
     assert run(generate) == 0
     assert run(["backfill", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 0
     truth = json.loads((tmp_path / "in" / "truth.json").read_text())

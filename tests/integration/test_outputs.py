@@ -46,7 +46,9 @@ def shown(store: VictoriaMetricsServer) -> int:
 
 def stored(scene: Scene) -> int:
     """Reports that the folder has."""
-    ((count,),) = duckdb.sql(f"select count(*) from read_parquet('{scene.output}/kpi_reports/**/*.parquet')").fetchall()
+    ((count,),) = duckdb.sql(
+        f"select count(*) from read_parquet('{scene.output}/kpi_reports/**/*.parquet')"
+    ).fetchall()
     return int(count)
 
 
@@ -75,12 +77,21 @@ def test_a_stream_without_a_folder_fills_stores_elsewhere_and_goes_on_from_them(
         again = scene.folder / "backfill"
         scene.ask("backfill", "--input", scene.folder / "archive", "--output", again)
         for url in scene.elsewhere:
-            verdict = json.loads(scene.ask("reconcile", url, "--redis", scene.server.url, "--stream", KEY, "--json"))
-            assert (verdict["received"], verdict["missing"], verdict["surplus"], verdict["uncommitted"]) == (1200, 0, 0, 0)
+            verdict = json.loads(
+                scene.ask("reconcile", url, "--redis", scene.server.url, "--stream", KEY, "--json")
+            )
+            assert (verdict["received"], verdict["missing"], verdict["surplus"], verdict["uncommitted"]) == (
+                1200,
+                0,
+                0,
+                0,
+            )
             scene.ask("parity", url, again)
 
 
-def test_an_output_that_goes_away_holds_the_source_back_and_gets_everything_in_the_end(scene: Scene, tmp_path: Path) -> None:
+def test_an_output_that_goes_away_holds_the_source_back_and_gets_everything_in_the_end(
+    scene: Scene, tmp_path: Path
+) -> None:
     with VictoriaMetricsServer(tmp_path / "victoria") as store:
         both = ("--output", f"victoriametrics+{store.url}")
         run = scene.start(*both)

@@ -29,27 +29,49 @@ def archive(folder: Path) -> dict[str, bytes]:
     return named | {line_id(2, bare): bare, line_id(3, LONG): LONG}
 
 
-def test_an_oversize_message_keeps_its_beginning_its_length_and_its_digest(tmp_path: Path, typed: Typed) -> None:
+def test_an_oversize_message_keeps_its_beginning_its_length_and_its_digest(
+    tmp_path: Path, typed: Typed
+) -> None:
     oversize, out = archive(tmp_path / "in"), tmp_path / "out"
     assert typed("backfill", "--input", tmp_path / "in", "--output", out)[0] == 0
     found = {row["message_id"]: row for row in rows(out, QUARANTINED)}
     assert found.keys() == oversize.keys()
     for name, octets in oversize.items():
         digest = hashlib.sha256(octets).hexdigest()
-        kept = [found[name][column] for column in ("reason", "payload", "payload_bytes", "payload_sha256", "message")]
-        assert kept == ["oversize", octets[:KEPT_BYTES], len(octets), digest, f"{len(octets)} bytes are more than {LIMIT}"]
+        kept = [
+            found[name][column]
+            for column in ("reason", "payload", "payload_bytes", "payload_sha256", "message")
+        ]
+        assert kept == [
+            "oversize",
+            octets[:KEPT_BYTES],
+            len(octets),
+            digest,
+            f"{len(octets)} bytes are more than {LIMIT}",
+        ]
     code, text, _ = typed("reconcile", out, "--input", tmp_path / "in", "--json")
     assert (code, json.loads(text)["problems"], json.loads(text)["received"]) == (0, [], len(oversize) + 2)
     assert NO_DATA not in {row["message"] for row in found.values()}
 
 
-def test_replay_says_that_an_oversize_message_is_not_kept_and_takes_the_mended_one(tmp_path: Path, typed: Typed) -> None:
+def test_replay_says_that_an_oversize_message_is_not_kept_and_takes_the_mended_one(
+    tmp_path: Path, typed: Typed
+) -> None:
     out = tmp_path / "out"
     write(tmp_path / "in.ndjson", [envelope(LONG, "long")])
     assert typed("backfill", "--input", tmp_path / "in.ndjson", "--output", out)[0] == 0
     code, said, warned = typed("quarantine", "replay", out)
     assert (code, "0 replayed, 1 still refused" in said) == (0, True)
     assert "only its beginning is kept: give it mended with --input" in " ".join(warned.split())
-    assert typed("quarantine", "replay", out, "--input", write(tmp_path / "mended.ndjson", [envelope(report(1), "long")]))[0] == 0
+    assert (
+        typed(
+            "quarantine",
+            "replay",
+            out,
+            "--input",
+            write(tmp_path / "mended.ndjson", [envelope(report(1), "long")]),
+        )[0]
+        == 0
+    )
     assert fates(out) == {"long": "report"}
     assert typed("reconcile", out, "--input", tmp_path / "in.ndjson")[0] == 0

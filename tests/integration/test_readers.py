@@ -21,7 +21,9 @@ NAMES = [*TABLES, FLEET.name]
 EDGES = [NOON, NOON + timedelta(hours=9), datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
 READERS: dict[str, Callable[[Path], int]] = {
     "duckdb": lambda table: len(duckdb.sql(f"SELECT * FROM '{table}/**/*.parquet'")),
-    "duckdb, hive": lambda table: len(duckdb.sql(f"SELECT * FROM read_parquet('{table}/**/*.parquet', hive_partitioning = true)")),
+    "duckdb, hive": lambda table: len(
+        duckdb.sql(f"SELECT * FROM read_parquet('{table}/**/*.parquet', hive_partitioning = true)")
+    ),
     "pandas": lambda table: len(pd.read_parquet(table)),
     "polars": lambda table: len(pl.read_parquet(table)),
     "polars, scanned": lambda table: len(pl.scan_parquet(table, hive_partitioning=True).collect()),
@@ -45,9 +47,14 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every table, with messages that have no time, and at the edges of the calendar."""
     folder = tmp_path_factory.mktemp("readers")
     documents = [report(number, at) for number, at in enumerate(EDGES)] + ["{"]
-    lines = [envelope(each, f"{number}-{copy}", None) for number, each in enumerate(documents) for copy in range(3)]
+    lines = [
+        envelope(each, f"{number}-{copy}", None) for number, each in enumerate(documents) for copy in range(3)
+    ]
     lines += [envelope(each, f"timed {copy}", NOON) for copy, each in enumerate([report(9), report(9), "{"])]
-    assert run(["backfill", "--input", str(write(folder / "a.ndjson", lines)), "--output", str(folder / "out")]) == 0
+    assert (
+        run(["backfill", "--input", str(write(folder / "a.ndjson", lines)), "--output", str(folder / "out")])
+        == 0
+    )
     return folder / "out"
 
 

@@ -64,10 +64,24 @@ def archived(server: RedisServer, folder: Path, *keys: str) -> list[object]:
     return ["archive", "--redis", server.url, "--stream", *(keys or ("kpi",)), "--output", folder]
 
 
-def test_what_is_generated_arrives_and_becomes_what_the_truth_says(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+def test_what_is_generated_arrives_and_becomes_what_the_truth_says(
+    server: RedisServer, tmp_path: Path, typed: Typed
+) -> None:
     truth = tmp_path / "truth.json"
     code, out, _ = typed(
-        *("generate", "--redis", server.url, "--stream", "kpi", "--rate", 0, "--reports", 3000, "--agents", 7),
+        *(
+            "generate",
+            "--redis",
+            server.url,
+            "--stream",
+            "kpi",
+            "--rate",
+            0,
+            "--reports",
+            3000,
+            "--agents",
+            7,
+        ),
         *("--dirty", 0.1, "--late", 0.05, "--truth", truth),
     )
     said = json.loads(truth.read_text())
@@ -75,7 +89,9 @@ def test_what_is_generated_arrives_and_becomes_what_the_truth_says(server: Redis
     assert typed(*archived(server, tmp_path / "archive"))[0] == 0
     assert typed("backfill", "--input", tmp_path / "archive", "--output", tmp_path / "out")[0] == 0
     found = Counter(fates(tmp_path / "out").values())
-    assert found == {"report": said["reports"], "duplicate": said["duplicates"]} | said["quarantined_by_reason"]
+    assert (
+        found == {"report": said["reports"], "duplicate": said["duplicates"]} | said["quarantined_by_reason"]
+    )
     code, out, _ = typed("reconcile", tmp_path / "out", "--redis", server.url, "--stream", "kpi", "--json")
     assert (code, json.loads(out)["received"]) == (0, 3000)
 
@@ -83,10 +99,31 @@ def test_what_is_generated_arrives_and_becomes_what_the_truth_says(server: Redis
 def test_outliers_sent_to_agents_with_history_are_flagged_from_the_first_minute(
     server: RedisServer, tmp_path: Path, typed: Typed
 ) -> None:
-    history, archive, truth, agents = tmp_path / "history", tmp_path / "archive", tmp_path / "truth.json", ("--agents", 3)
+    history, archive, truth, agents = (
+        tmp_path / "history",
+        tmp_path / "archive",
+        tmp_path / "truth.json",
+        ("--agents", 3),
+    )
     began = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-    assert typed("generate", "--output", history, "--reports", 900, "--span", "1h", "--start", began, *agents)[0] == 0
-    sending = ("--redis", server.url, "--stream", "kpi", "--rate", 0, "--reports", 600, "--outliers", 0.05, "--truth", truth)
+    assert (
+        typed("generate", "--output", history, "--reports", 900, "--span", "1h", "--start", began, *agents)[0]
+        == 0
+    )
+    sending = (
+        "--redis",
+        server.url,
+        "--stream",
+        "kpi",
+        "--rate",
+        0,
+        "--reports",
+        600,
+        "--outliers",
+        0.05,
+        "--truth",
+        truth,
+    )
     assert typed("generate", *sending, *agents, "--warm")[0] == 0
     assert typed(*archived(server, archive))[0] == 0
     assert typed("backfill", "--input", history, archive, "--output", tmp_path / "out")[0] == 0
@@ -101,7 +138,10 @@ def test_a_rate_is_kept_and_reports_are_as_old_as_they_say(server: RedisServer, 
     words = ("--rate", 12_000, "--reports", 200, "--dirty", 0, "--late", 0, "--duplicates", 0)
     code, _, _ = typed("generate", "--redis", server.url, "--stream", "kpi", *words)
     with server.client() as client:
-        entries = [(int(entry_id.split(b"-")[0]) / 1000, json.loads(fields[b"data"])) for entry_id, fields in client.xrange("kpi")]
+        entries = [
+            (int(entry_id.split(b"-")[0]) / 1000, json.loads(fields[b"data"]))
+            for entry_id, fields in client.xrange("kpi")
+        ]
     assert (code, len(entries), entries[-1][0] - entries[0][0] > 0.8) == (0, 200, True)
     ages = [sent - datetime.fromisoformat(each["recorded_at"]).timestamp() for sent, each in entries]
     assert 0 < min(ages) < 0.5
@@ -111,7 +151,19 @@ def test_a_rate_is_kept_and_reports_are_as_old_as_they_say(server: RedisServer, 
 def test_ctrl_c_ends_generation_with_an_exact_truth(server: RedisServer, tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     process = started(
-        *("generate", "--redis", server.url, "--stream", "kpi", "--rate", 6000, "--reports", 100_000, "--truth", truth)
+        *(
+            "generate",
+            "--redis",
+            server.url,
+            "--stream",
+            "kpi",
+            "--rate",
+            6000,
+            "--reports",
+            100_000,
+            "--truth",
+            truth,
+        )
     )
     with server.client() as client:
         await_(process, lambda: client.xlen("kpi") > 20)
@@ -141,7 +193,11 @@ def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: T
     with RedisServer(tmp_path, "--maxmemory", "4mb") as own, own.client() as client:
         words = ("--rate", 0, "--reports", 50_000, "--truth", truth)
         code, _, err = typed("generate", "--redis", own.url, "--stream", "kpi", *words)
-        assert (code, "does not take entries" in err, json.loads(truth.read_text())["messages"]) == (3, True, client.xlen("kpi"))
+        assert (code, "does not take entries" in err, json.loads(truth.read_text())["messages"]) == (
+            3,
+            True,
+            client.xlen("kpi"),
+        )
 
 
 @pytest.mark.parametrize(
@@ -149,10 +205,19 @@ def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: T
     [
         ([], "nothing says where"),
         (["--output", "x", "--rate", "1"], "--rate does not go with --output"),
-        (["--redis", "redis://localhost", "--stream", "s", "--rate", "1", "--bare", "--span", "1h"], "--bare and --span do not"),
+        (
+            ["--redis", "redis://localhost", "--stream", "s", "--rate", "1", "--bare", "--span", "1h"],
+            "--bare and --span do not",
+        ),
         (["--redis", "redis://localhost", "--rate", "1"], "--redis needs --stream and --rate"),
-        (["--redis", "redis://localhost", "--stream", "s", "t", "--rate", "1"], "2 streams cannot be sent to"),
-        (["--redis", "redis://localhost", "--stream", "s", "--rate", "-1"], "-1.0 messages a minute cannot be sent"),
+        (
+            ["--redis", "redis://localhost", "--stream", "s", "t", "--rate", "1"],
+            "2 streams cannot be sent to",
+        ),
+        (
+            ["--redis", "redis://localhost", "--stream", "s", "--rate", "-1"],
+            "-1.0 messages a minute cannot be sent",
+        ),
         (["--redis", "redis://localhost:1", "--stream", "s", "--rate", "1"], "cannot be reached"),
         (["--redis", "nowhere", "--stream", "s", "--rate", "1"], "is no URL of Redis"),
     ],
@@ -162,7 +227,9 @@ def test_what_does_not_go_together_is_wrong_use(words: list[str], complaint: str
     assert (code, complaint in err) == (2, True)
 
 
-def test_an_archive_holds_the_stream_and_grows_by_what_is_new(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+def test_an_archive_holds_the_stream_and_grows_by_what_is_new(
+    server: RedisServer, tmp_path: Path, typed: Typed
+) -> None:
     ids = add(server, valid(1, 0), {"data": b"\xff broken"}, valid(2, 2))
     code, out, _ = typed(*archived(server, tmp_path / "archive"))
     assert (code, "3 new entries of kpi" in out) == (0, True)
@@ -176,7 +243,9 @@ def test_an_archive_holds_the_stream_and_grows_by_what_is_new(server: RedisServe
     assert {row["source"] for row in rows(tmp_path / "out", REPORTS, ["source"])} == {"kpi"}
 
 
-def test_an_entry_without_data_is_archived_and_refused_under_its_own_id(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+def test_an_entry_without_data_is_archived_and_refused_under_its_own_id(
+    server: RedisServer, tmp_path: Path, typed: Typed
+) -> None:
     ids = add(server, {"a": b"\xff", "b": "2"}, valid(1, 1), {"c": "3"})
     code, out, _ = typed(*archived(server, tmp_path / "archive"))
     assert (code, "3 new entries of kpi, 2 of them without data" in out) == (0, True)
@@ -199,7 +268,9 @@ def test_several_streams_are_archived_side_by_side(server: RedisServer, tmp_path
     assert sorted(path.name for path in (tmp_path / "archive").iterdir()) == ["a%2Fb", "c"]
 
 
-def test_a_missing_stream_or_another_type_is_wrong_use(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+def test_a_missing_stream_or_another_type_is_wrong_use(
+    server: RedisServer, tmp_path: Path, typed: Typed
+) -> None:
     with server.client() as client:
         client.set("text", "x")
     for command in (archived(server, tmp_path / "a", "gone"), archived(server, tmp_path / "a", "text")):
@@ -234,7 +305,9 @@ def test_an_output_of_a_stream_and_an_archive_reconciles_with_both(
     history = tmp_path / "history"
     assert typed("generate", "--output", history, "--reports", 50, "--agents", 2)[0] == 0
     assert typed("backfill", "--input", history, "--output", output)[0] == 0
-    code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi", "--input", history, "--json")
+    code, out, _ = typed(
+        "reconcile", output, "--redis", server.url, "--stream", "kpi", "--input", history, "--json"
+    )
     assert (code, json.loads(out)["received"]) == (0, 8 + 50)
     assert reconciled(server, output, typed)[1]["surplus"] == 50
 
@@ -266,34 +339,61 @@ def test_what_the_job_has_not_committed_is_no_loss(server: RedisServer, output: 
 
 
 @pytest.mark.parametrize("left", [5, 1, 0])
-def test_a_stream_that_was_trimmed_after_it_was_read_reconciles(server: RedisServer, output: Path, typed: Typed, left: int) -> None:
+def test_a_stream_that_was_trimmed_after_it_was_read_reconciles(
+    server: RedisServer, output: Path, typed: Typed, left: int
+) -> None:
     with server.client() as client:
         client.xtrim("kpi", maxlen=left, approximate=False)
     assert reconciled(server, output, typed) == (0, WHOLE)
 
 
-def test_an_entry_that_was_deleted_after_it_was_read_is_no_surplus(server: RedisServer, output: Path, typed: Typed) -> None:
+def test_an_entry_that_was_deleted_after_it_was_read_is_no_surplus(
+    server: RedisServer, output: Path, typed: Typed
+) -> None:
     with server.client() as client:
         client.xdel("kpi", client.xrange("kpi")[3][0])
     assert reconciled(server, output, typed) == (0, WHOLE)
 
 
 def test_a_fate_that_no_entry_ever_had_is_surplus(server: RedisServer, output: Path, typed: Typed) -> None:
-    foreign = {"source": "kpi", "message_id": f"{int(time.time() * 1000) - 85 * MINUTE}-1", "received_at": datetime.now(UTC)}
+    foreign = {
+        "source": "kpi",
+        "message_id": f"{int(time.time() * 1000) - 85 * MINUTE}-1",
+        "received_at": datetime.now(UTC),
+    }
     row = pa.RecordBatch.from_pylist([foreign | {"payload": b"x", "reason": "json", "revision": 1}])
     minutes = Settings.model_construct().file_minutes
     ParquetFiles(LocalFolder(output), minutes).write(QUARANTINED, [conformed(row, QUARANTINED.schema)])
     code, verdict = reconciled(server, output, typed)
     assert (code, verdict["surplus"]) == (1, 1)
-    assert f"1 messages have a fate but are not in the source (e.g. kpi {foreign['message_id']})" in verdict["problems"][0]
+    assert (
+        f"1 messages have a fate but are not in the source (e.g. kpi {foreign['message_id']})"
+        in verdict["problems"][0]
+    )
 
 
-def test_what_was_read_of_a_stream_before_it_went_back_is_no_surplus(server: RedisServer, output: Path, typed: Typed) -> None:
+def test_what_was_read_of_a_stream_before_it_went_back_is_no_surplus(
+    server: RedisServer, output: Path, typed: Typed
+) -> None:
     with server.client() as client:
         held = [entry_id.decode() for entry_id, _ in client.xrange("kpi")]
         lost = f"{int(held[-1].split('-')[0]) + 1}-0"
-    row = {"source": "kpi", "message_id": lost, "received_at": datetime.now(UTC), "payload": b"x", "reason": "json", "revision": 1}
-    reset = {"source": "kpi", "message_id": lost, "received_at": None, "after": held[-2], "reason": "reset", "revision": 1}
+    row = {
+        "source": "kpi",
+        "message_id": lost,
+        "received_at": datetime.now(UTC),
+        "payload": b"x",
+        "reason": "json",
+        "revision": 1,
+    }
+    reset = {
+        "source": "kpi",
+        "message_id": lost,
+        "received_at": None,
+        "after": held[-2],
+        "reason": "reset",
+        "revision": 1,
+    }
     store = ParquetFiles(LocalFolder(output), Settings.model_construct().file_minutes)
     store.write(QUARANTINED, [conformed(pa.RecordBatch.from_pylist([row]), QUARANTINED.schema)])
     code, verdict = reconciled(server, output, typed)
@@ -302,7 +402,9 @@ def test_what_was_read_of_a_stream_before_it_went_back_is_no_surplus(server: Red
     assert reconciled(server, output, typed) == (0, WHOLE | {"received": 9, "quarantined": 3})
 
 
-def test_a_stream_that_went_back_is_archived_from_its_beginning(server: RedisServer, tmp_path: Path, typed: Typed) -> None:
+def test_a_stream_that_went_back_is_archived_from_its_beginning(
+    server: RedisServer, tmp_path: Path, typed: Typed
+) -> None:
     first = add(server, *(valid(number, number) for number in range(3)))
     assert typed(*archived(server, tmp_path / "archive"))[0] == 0
     with server.client() as client:
@@ -310,18 +412,33 @@ def test_a_stream_that_went_back_is_archived_from_its_beginning(server: RedisSer
     older = add(server, valid(7, 1), valid(8, 5))
     _, out, _ = typed(*archived(server, tmp_path / "archive"))
     assert "new entries of kpi" in out
-    lines = [json.loads(line) for path in (tmp_path / "archive").rglob("*.ndjson") for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for path in (tmp_path / "archive").rglob("*.ndjson")
+        for line in path.read_text().splitlines()
+    ]
     assert sorted(line["message_id"] for line in lines) == sorted({*first, *older})
 
 
 def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed: Typed) -> None:
-    gap = {"source": "kpi", "message_id": "9-0", "received_at": datetime.now(UTC), "reason": "trimmed", "revision": 1}
-    gaps = pa.RecordBatch.from_pylist([gap | {"after": "1-0", "entries": 5}, gap | {"after": "2-0", "entries": None}])
+    gap = {
+        "source": "kpi",
+        "message_id": "9-0",
+        "received_at": datetime.now(UTC),
+        "reason": "trimmed",
+        "revision": 1,
+    }
+    gaps = pa.RecordBatch.from_pylist(
+        [gap | {"after": "1-0", "entries": 5}, gap | {"after": "2-0", "entries": None}]
+    )
     minutes = Settings.model_construct().file_minutes
     ParquetFiles(LocalFolder(output), minutes).write(TRIMMED, [conformed(gaps, TRIMMED.schema)])
     assert reconciled(server, output, typed) == (0, WHOLE | {"trimmed": 5})
     code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi")
-    assert (code, "5 entries, and 1 times an unknown number left their stream before they were read" in out) == (0, True)
+    assert (
+        code,
+        "5 entries, and 1 times an unknown number left their stream before they were read" in out,
+    ) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +449,9 @@ def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed:
         (["--redis", "redis://localhost:1", "--stream", "kpi"], "cannot be reached"),
     ],
 )
-def test_a_source_that_is_not_one_is_wrong_use(words: list[str], complaint: str, tmp_path: Path, typed: Typed) -> None:
+def test_a_source_that_is_not_one_is_wrong_use(
+    words: list[str], complaint: str, tmp_path: Path, typed: Typed
+) -> None:
     code, _, err = typed("reconcile", tmp_path, *words)
     assert (code, complaint in err) == (2, True)
 

@@ -197,7 +197,12 @@ def test_a_full_redis_is_read_and_committed_until_a_producer_can_trim_it(tmp_pat
         reading.until(lambda: len(reading.ids) >= len(sent))
         reading.reader.commit(reading.positions)
         (group,) = client.xinfo_groups("s")
-        assert (reading.ids, reading.lost, group["last-delivered-id"].decode(), group["lag"]) == (sent, [], sent[-1], 0)
+        assert (reading.ids, reading.lost, group["last-delivered-id"].decode(), group["lag"]) == (
+            sent,
+            [],
+            sent[-1],
+            0,
+        )
         fresh = Reading(server)
         assert fresh.positions["s"].counted == sent[-1]
         client.xtrim("s", minid=group["last-delivered-id"], approximate=False)

@@ -23,7 +23,9 @@ def server(tmp_path: Path):
 def become(server: RedisServer, monkeypatch: pytest.MonkeyPatch, *uses: str) -> None:
     """The user of the commands typed from now on may do what some uses need."""
     with server.client() as admin:
-        admin.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">pw", *acl_words(rules(*uses, key=KEY)))
+        admin.execute_command(
+            "ACL", "SETUSER", "worker", "reset", "on", ">pw", *acl_words(rules(*uses, key=KEY))
+        )
     monkeypatch.setenv("KPIFLOW_REDIS_USER", "worker")
     monkeypatch.setenv("KPIFLOW_REDIS_PASSWORD", "pw")
 

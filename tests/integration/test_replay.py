@@ -50,8 +50,15 @@ def mended(output: Path, typed: Typed) -> Path:
     exported = output.with_name("mended.ndjson")
     assert typed("quarantine", "show", output, "--export", exported)[0] == 0
     lines = [json.loads(line) for line in exported.read_text().splitlines()]
-    data = {"text": report(9001, accuracy=0.71), "range": report(9002, accuracy=0.72), "octets": json.dumps(report(9003))}
-    write(exported, [json.dumps(line | {"data": data.get(line["message_id"], line["data"])}).encode() for line in lines])
+    data = {
+        "text": report(9001, accuracy=0.71),
+        "range": report(9002, accuracy=0.72),
+        "octets": json.dumps(report(9003)),
+    }
+    write(
+        exported,
+        [json.dumps(line | {"data": data.get(line["message_id"], line["data"])}).encode() for line in lines],
+    )
     return exported
 
 
@@ -62,28 +69,38 @@ def reconciled(output: Path, typed: Typed) -> dict[str, int]:
     return json.loads(out)
 
 
-def test_mended_messages_become_reports_and_the_others_stay_as_they_were(output: Path, mended: Path, typed: Typed) -> None:
+def test_mended_messages_become_reports_and_the_others_stay_as_they_were(
+    output: Path, mended: Path, typed: Typed
+) -> None:
     before, refused = reconciled(output, typed), {row["message_id"]: row for row in rows(output, QUARANTINED)}
     code, out, err = typed("quarantine", "replay", output, "--input", mended)
     assert (code, "3 replayed" in out, "still refused: test/hopeless json" in err) == (0, True, True)
     after = reconciled(output, typed)
     assert (after["reports"], after["quarantined"]) == (before["reports"] + 3, before["quarantined"] - 3)
-    assert {name: fates(output)[name] for name in BROKEN} == dict.fromkeys(BROKEN, "report") | {"hopeless": "json"}
+    assert {name: fates(output)[name] for name in BROKEN} == dict.fromkeys(BROKEN, "report") | {
+        "hopeless": "json"
+    }
     for row in rows(output, QUARANTINED):
         closed = row["message_id"] in ("text", "range", "octets")
         changed = {"resolution": "replayed", "revision": 2} if closed else {}
         assert row == refused[row["message_id"]] | changed
 
 
-def test_a_replayed_message_keeps_the_time_at_which_it_was_received(output: Path, mended: Path, typed: Typed) -> None:
+def test_a_replayed_message_keeps_the_time_at_which_it_was_received(
+    output: Path, mended: Path, typed: Typed
+) -> None:
     received = {row["message_id"]: row["received_at"] for row in rows(output, QUARANTINED)}
     assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
-    found = {row["message_id"]: row["received_at"] for row in rows(output, REPORTS, ["message_id", "received_at"])}
+    found = {
+        row["message_id"]: row["received_at"] for row in rows(output, REPORTS, ["message_id", "received_at"])
+    }
     for name in ("text", "range", "octets"):
         assert found[name] == received[name]
 
 
-def test_replay_gives_what_a_backfill_of_the_mended_archive_gives(output: Path, mended: Path, tmp_path: Path, typed: Typed) -> None:
+def test_replay_gives_what_a_backfill_of_the_mended_archive_gives(
+    output: Path, mended: Path, tmp_path: Path, typed: Typed
+) -> None:
     assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
     better = {json.loads(line)["message_id"]: line for line in mended.read_bytes().splitlines()}
     lines = [better.get(json.loads(line)["message_id"], line) for line in GOOD]
@@ -127,18 +144,26 @@ def test_a_replay_that_dies_before_it_closes_its_rows_is_completed_by_another(
     assert fates(output).keys() == named | {line_id(len(GOOD) + 5, WRONG)}
 
 
-def test_messages_mended_into_a_report_that_is_there_are_duplicates(output: Path, mended: Path, typed: Typed) -> None:
+def test_messages_mended_into_a_report_that_is_there_are_duplicates(
+    output: Path, mended: Path, typed: Typed
+) -> None:
     lines = [json.loads(line) | {"data": report(9001)} for line in mended.read_text().splitlines()]
     write(mended, [json.dumps(line).encode() for line in lines if line["message_id"] in ("text", "range")])
     before = reconciled(output, typed)
     assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
     after = reconciled(output, typed)
-    changes = {name: after[name] - before[name] for name in ("received", "reports", "duplicates", "quarantined")}
+    changes = {
+        name: after[name] - before[name] for name in ("received", "reports", "duplicates", "quarantined")
+    }
     assert changes == {"received": 0, "reports": 1, "duplicates": 1, "quarantined": -2}
 
 
 def test_a_message_that_is_mended_twice_is_taken_once(output: Path, mended: Path, typed: Typed) -> None:
-    line = next(json.loads(line) for line in mended.read_text().splitlines() if json.loads(line)["message_id"] == "range")
+    line = next(
+        json.loads(line)
+        for line in mended.read_text().splitlines()
+        if json.loads(line)["message_id"] == "range"
+    )
     versions = [line | {"data": report(9002, accuracy=accuracy)} for accuracy in (0.5, 0.6)]
     write(mended, [json.dumps(version).encode() for version in versions])
     code, out, err = typed("quarantine", "replay", output, "--input", mended)
@@ -150,26 +175,39 @@ def test_a_message_that_is_mended_twice_is_taken_once(output: Path, mended: Path
 def test_messages_are_replayed_as_they_were_kept_under_other_rules(output: Path, typed: Typed) -> None:
     code, out, _ = typed("quarantine", "replay", output, "--reason", "schema")
     assert (code, "0 replayed" in out) == (0, True)
-    assert reconciled(output, typed)["quarantined"] == len({row["message_id"] for row in rows(output, QUARANTINED)})
+    assert reconciled(output, typed)["quarantined"] == len(
+        {row["message_id"] for row in rows(output, QUARANTINED)}
+    )
 
 
 def without_hour(output: Path, hour: int, typed: Typed) -> None:
     """Replace an hour by nothing."""
     empty = write(output.with_name("empty.ndjson"), [])
     span = [f"2025-10-22T{each:02}:00:00Z" for each in (hour, hour + 1)]
-    assert typed("backfill", "--replace", "--from", span[0], "--to", span[1], "--input", empty, "--output", output)[0] == 0
+    assert (
+        typed(
+            "backfill", "--replace", "--from", span[0], "--to", span[1], "--input", empty, "--output", output
+        )[0]
+        == 0
+    )
 
 
 @pytest.fixture
 def lost(output: Path, mended: Path, typed: Typed) -> Path:
     """An output whose replayed message, received in the hour after its report was recorded, lost that report."""
     refused = report(9100, NOON + timedelta(minutes=59, seconds=58), accuracy=7)
-    write(output.with_name("a.ndjson"), [*GOOD, envelope(refused, "across", NOON + timedelta(minutes=60, seconds=3))])
+    write(
+        output.with_name("a.ndjson"),
+        [*GOOD, envelope(refused, "across", NOON + timedelta(minutes=60, seconds=3))],
+    )
     lost = output.with_name("lost")
     assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", lost)[0] == 0
     write(mended, [envelope(refused | {"accuracy": 0.9}, "across")])
     assert typed("quarantine", "replay", lost, "--input", mended)[0] == 0
-    assert (fates(lost)["across"], reconciled(lost, typed)["quarantined"]) == ("report", len(refusals(lost)) - 1)
+    assert (fates(lost)["across"], reconciled(lost, typed)["quarantined"]) == (
+        "report",
+        len(refusals(lost)) - 1,
+    )
     without_hour(lost, 12, typed)
     assert typed("backfill", "--input", lost.with_name("a.ndjson"), "--output", lost)[0] == 0
     return lost
@@ -183,7 +221,11 @@ def test_a_replayed_message_whose_report_is_gone_is_missing_and_can_be_replayed_
     lost: Path, mended: Path, typed: Typed
 ) -> None:
     code, out, _ = typed("reconcile", lost, "--input", lost.with_name("a.ndjson"), "--json")
-    assert (code, json.loads(out)["missing"], "test across); run `kpiflow quarantine replay`" in out) == (1, 1, True)
+    assert (code, json.loads(out)["missing"], "test across); run `kpiflow quarantine replay`" in out) == (
+        1,
+        1,
+        True,
+    )
     assert "test/across" in typed("quarantine", "show", lost, "across")[1]
     code, out, _ = typed("quarantine", "replay", lost, "--input", mended)
     assert (code, "1 replayed" in out, fates(lost)["across"]) == (0, True, "report")
@@ -205,9 +247,15 @@ def test_a_replay_opens_what_it_cannot_accept(lost: Path, typed: Typed) -> None:
 
 
 LATE = {
-    "early": envelope(report(9201, NOON + timedelta(minutes=31), latency_ms=111.5), "early", NOON + timedelta(minutes=29)),
-    "late": envelope(report(9202, NOON + timedelta(minutes=10), latency_ms=112.5), "late", NOON + timedelta(hours=2)),
-    "later": envelope(report(9203, NOON + timedelta(minutes=59), latency_ms=113.5), "later", NOON + timedelta(hours=5)),
+    "early": envelope(
+        report(9201, NOON + timedelta(minutes=31), latency_ms=111.5), "early", NOON + timedelta(minutes=29)
+    ),
+    "late": envelope(
+        report(9202, NOON + timedelta(minutes=10), latency_ms=112.5), "late", NOON + timedelta(hours=2)
+    ),
+    "later": envelope(
+        report(9203, NOON + timedelta(minutes=59), latency_ms=113.5), "later", NOON + timedelta(hours=5)
+    ),
     "broken": envelope(report(9204, NOON, accuracy=7), "broken", NOON + timedelta(hours=2)),
 }
 WAIVED = {"early", "late", "later"}
@@ -219,7 +267,12 @@ def late(output: Path, typed: Typed) -> Path:
     write(output.with_name("a.ndjson"), [*GOOD, *LATE.values()])
     place = output.with_name("late")
     assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", place)[0] == 0
-    assert {name: fates(place)[name] for name in LATE} == {"early": "future", "late": "stale", "later": "stale", "broken": "schema"}
+    assert {name: fates(place)[name] for name in LATE} == {
+        "early": "future",
+        "late": "stale",
+        "later": "stale",
+        "broken": "schema",
+    }
     return place
 
 
@@ -234,7 +287,9 @@ def test_recency_is_waived_only_on_request_and_the_rows_say_so(late: Path, typed
     code, out, _ = typed("quarantine", "replay", late, "--waive-recency")
     assert (code, "3 replayed (3 of them under a waiver of recency)" in out) == (0, True)
     assert resolutions(late) == dict.fromkeys(WAIVED, "recency waived")
-    assert {name: fates(late)[name] for name in LATE} == dict.fromkeys(WAIVED, "report") | {"broken": "schema"}
+    assert {name: fates(late)[name] for name in LATE} == dict.fromkeys(WAIVED, "report") | {
+        "broken": "schema"
+    }
     reconciled(late, typed)
     before = on_disk(late)
     assert typed("quarantine", "replay", late, "--waive-recency")[0] == 0
@@ -242,8 +297,13 @@ def test_recency_is_waived_only_on_request_and_the_rows_say_so(late: Path, typed
     assert on_disk(late) == before
 
 
-def test_a_backfill_of_the_archive_and_the_same_waiver_give_the_same_rows(late: Path, tmp_path: Path, typed: Typed) -> None:
-    assert typed("quarantine", "replay", late, "--reason", "stale", "--reason", "future", "--waive-recency")[0] == 0
+def test_a_backfill_of_the_archive_and_the_same_waiver_give_the_same_rows(
+    late: Path, tmp_path: Path, typed: Typed
+) -> None:
+    assert (
+        typed("quarantine", "replay", late, "--reason", "stale", "--reason", "future", "--waive-recency")[0]
+        == 0
+    )
     assert typed("backfill", "--input", late.with_name("a.ndjson"), "--output", tmp_path / "other")[0] == 0
     assert typed("parity", late, tmp_path / "other")[0] == 1
     assert typed("quarantine", "replay", tmp_path / "other", "--waive-recency")[0] == 0
@@ -274,7 +334,9 @@ def test_a_waiver_that_dies_is_completed_by_the_same_command(
     reconciled(late, typed)
 
 
-def test_a_message_at_which_a_kernel_raises_again_stays_open(tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_at_which_a_kernel_raises_again_stays_open(
+    tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel = enrich.enrich
 
     def fails(batch: pa.RecordBatch, *options: Any) -> pa.RecordBatch:

@@ -16,7 +16,9 @@ LINES = stream(900, agents=3, seconds=30, seed=5)
 """Nearly three hours of three agents."""
 
 
-def backfilled(output: Path, lines: Sequence[bytes], names: Sequence[str] = ("all.ndjson",), settings: str = "") -> Path:
+def backfilled(
+    output: Path, lines: Sequence[bytes], names: Sequence[str] = ("all.ndjson",), settings: str = ""
+) -> Path:
     """The output of an archive with its lines dealt out to files of these names."""
     for place, name in enumerate(names):
         write(output.with_suffix(".in") / name, lines[place :: len(names)])
@@ -51,26 +53,40 @@ def test_running_it_again_changes_no_byte(plain: Path) -> None:
     assert on_disk(plain) == before
 
 
-def test_the_cut_and_the_order_of_an_archive_change_no_byte(plain: Path, shuffled: list[bytes], tmp_path: Path) -> None:
+def test_the_cut_and_the_order_of_an_archive_change_no_byte(
+    plain: Path, shuffled: list[bytes], tmp_path: Path
+) -> None:
     files = ["a.ndjson.gz", "b.json.zst", "c/d.parquet", "d.jsonl"]
     other = backfilled(tmp_path / "out", shuffled, files, "--shards 3 --block-mb 1")
     assert digests(other) == digests(plain)
 
 
-def test_files_of_another_length_hold_the_same_rows(plain: Path, shuffled: list[bytes], tmp_path: Path, typed: Typed) -> None:
+def test_files_of_another_length_hold_the_same_rows(
+    plain: Path, shuffled: list[bytes], tmp_path: Path, typed: Typed
+) -> None:
     other = backfilled(tmp_path / "out", shuffled, ["a.ndjson", "b.ndjson.gz"], "--file-minutes 10")
     assert typed("parity", plain, other, "--identity")[0] == 0
 
 
-def test_bare_reports_hold_the_same_rows_but_for_their_messages(tmp_path: Path, shuffled: list[bytes], typed: Typed) -> None:
+def test_bare_reports_hold_the_same_rows_but_for_their_messages(
+    tmp_path: Path, shuffled: list[bytes], typed: Typed
+) -> None:
     one = backfilled(tmp_path / "one", reports(LINES))
-    two = backfilled(tmp_path / "two", reports(shuffled), ["x.ndjson", "y.ndjson.zst"], "--shards 1 --file-minutes 60")
+    two = backfilled(
+        tmp_path / "two", reports(shuffled), ["x.ndjson", "y.ndjson.zst"], "--shards 1 --file-minutes 60"
+    )
     assert typed("parity", one, two)[0] == 0
     assert typed("parity", one, two, "--identity")[0] == 1
 
 
-def test_a_changed_report_is_a_difference_that_is_explained(plain: Path, tmp_path: Path, typed: Typed) -> None:
-    place = next(place for place, line in enumerate(LINES) if isinstance(json.loads(line)["data"], dict) and place > 400)
+def test_a_changed_report_is_a_difference_that_is_explained(
+    plain: Path, tmp_path: Path, typed: Typed
+) -> None:
+    place = next(
+        place
+        for place, line in enumerate(LINES)
+        if isinstance(json.loads(line)["data"], dict) and place > 400
+    )
     said = json.loads(LINES[place])
     said["data"]["latency_ms"] = 9999.5
     other = backfilled(tmp_path / "out", [*LINES[:place], json.dumps(said).encode(), *LINES[place + 1 :]])
@@ -99,7 +115,9 @@ def test_three_spans_of_time_give_what_one_run_gives(plain: Path, tmp_path: Path
     assert typed("parity", plain, tmp_path / "out", "--identity")[0] == 0
 
 
-def test_a_string_for_data_is_the_same_message_as_an_object(plain: Path, tmp_path: Path, typed: Typed) -> None:
+def test_a_string_for_data_is_the_same_message_as_an_object(
+    plain: Path, tmp_path: Path, typed: Typed
+) -> None:
     said = [json.loads(line) for line in LINES]
     lines = [json.dumps(each | {"data": payload(each["data"]).decode()}).encode() for each in said]
     assert typed("parity", plain, backfilled(tmp_path / "out", lines), "--identity")[0] == 0

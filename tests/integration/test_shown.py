@@ -23,9 +23,17 @@ OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two outputs `a[1]` and `b[/m]` and an archive, full of hostile texts in every field."""
     folder = tmp_path_factory.mktemp("hostile")
-    fields = {"source_layer": NASTY[:90], "target_agent_type": NASTY[:90], "error_details": {NASTY: NASTY}, NASTY: NASTY}
+    fields = {
+        "source_layer": NASTY[:90],
+        "target_agent_type": NASTY[:90],
+        "error_details": {NASTY: NASTY},
+        NASTY: NASTY,
+    }
     lines = [envelope(report(1, NOON, agent_id=agent(9), **fields), f"good{NASTY}", source=NASTY)]
-    lines += [envelope(report(2, NOON, accuracy=NASTY), f"bad{NASTY}", source=NASTY), envelope(NASTY, NASTY, source="s[/s]")]
+    lines += [
+        envelope(report(2, NOON, accuracy=NASTY), f"bad{NASTY}", source=NASTY),
+        envelope(NASTY, NASTY, source="s[/s]"),
+    ]
     lines += [b'{"[/x]": 1, "[/x]": 2}', f'{{"{NASTY}": 1}}'.encode(), *stream(60, seed=3)]
     write(folder / "in[1]" / f"[/x]{NASTY[11:20].replace('/', '')}.ndjson", lines)
     (folder / "in[1]" / "kpi[agent-7].ndjson.gz").write_bytes(gzip.compress(lines[0])[:40])
@@ -59,7 +67,9 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_command_lets_a_terminal_obey_its_data(command: str, hostile: Path, tmp_path: Path, typed: Typed) -> None:
+def test_no_command_lets_a_terminal_obey_its_data(
+    command: str, hostile: Path, tmp_path: Path, typed: Typed
+) -> None:
     places = {"in": hostile / "in[1]", "a": hostile / "a[1]", "b": hostile / "b[m", "c": tmp_path / "c[/m]"}
     code, out, err = typed(*(word.format(**places) for word in command.split()))
     assert code in (0, 1, 2)
@@ -74,7 +84,9 @@ def test_no_command_lets_a_terminal_obey_its_data(command: str, hostile: Path, t
 
 
 def test_a_style_is_given_and_the_text_stays_what_it_is() -> None:
-    console = ShownConsole(force_terminal=True, color_system="standard", width=200, markup=False, highlight=False)
+    console = ShownConsole(
+        force_terminal=True, color_system="standard", width=200, markup=False, highlight=False
+    )
     with console.capture() as captured:
         console.print(headed("red", "a[/x]\x1b[2J", " b[red]"))
         console.print(f"[bold]{NASTY}[/]")
@@ -88,7 +100,10 @@ def test_a_style_is_given_and_the_text_stays_what_it_is() -> None:
     [
         ("redis://me:s3cret@host:6379/0", "redis://me:***@host:6379/0"),
         ("at redis://:p@ss:w/rd@host, again", "at redis://:***@host, again"),
-        ("influxdb+http://u:x@[fd00::1]:80/b?org=o&token=abc", "influxdb+http://u:***@[fd00::1]:80/b?org=o&token=***"),
+        (
+            "influxdb+http://u:x@[fd00::1]:80/b?org=o&token=abc",
+            "influxdb+http://u:***@[fd00::1]:80/b?org=o&token=***",
+        ),
         ("redis://host:6379/0 and a@b", "redis://host:6379/0 and a@b"),
         ("file:///a:b@c", "file:///a:b@c"),
         ("no url: a@b", "no url: a@b"),
@@ -105,7 +120,9 @@ def test_doctor_never_prints_the_password_of_an_output(flags: list[str], typed: 
     assert "me:***@127.0.0.1:1" in out
 
 
-@pytest.mark.parametrize("line", ["redis_password = 12345678", "influxdb_token = ['12345678']", "redis_pasword = '12345678'"])
+@pytest.mark.parametrize(
+    "line", ["redis_password = 12345678", "influxdb_token = ['12345678']", "redis_pasword = '12345678'"]
+)
 def test_a_secret_in_a_file_is_never_printed_even_if_wrong(line: str, tmp_path: Path, typed: Typed) -> None:
     (tmp_path / "k.toml").write_text(line)
     code, out, err = typed("settings", "--config", tmp_path / "k.toml")

@@ -30,7 +30,9 @@ def by_choice(lines: Sequence[bytes], draw: random.Random) -> Split:
     """Each message by itself, with a chance that is the same for all."""
     chance = draw.uniform(0.05, 0.95)
     first = [draw.random() < chance for _ in lines]
-    return [line for line, here in zip(lines, first) if here], [line for line, here in zip(lines, first) if not here]
+    return [line for line, here in zip(lines, first) if here], [
+        line for line, here in zip(lines, first) if not here
+    ]
 
 
 def by_time(lines: Sequence[bytes], draw: random.Random) -> Split:
@@ -48,7 +50,9 @@ def late_before_early(lines: Sequence[bytes], draw: random.Random) -> Split:
 def a_few_afterwards(lines: Sequence[bytes], draw: random.Random) -> Split:
     """All but one or two."""
     few = set(draw.sample(range(len(lines)), draw.randint(1, 2)))
-    return [line for i, line in enumerate(lines) if i not in few], [line for i, line in enumerate(lines) if i in few]
+    return [line for i, line in enumerate(lines) if i not in few], [
+        line for i, line in enumerate(lines) if i in few
+    ]
 
 
 def a_gap_afterwards(lines: Sequence[bytes], draw: random.Random) -> Split:
@@ -98,7 +102,9 @@ def test_the_parts_one_after_the_other_give_what_the_whole_gives(tmp_path: Path,
     whole, first, second = [], [], []
     for day in range(DAYS):
         number, start = DAYS * seed + day, NOON + timedelta(days=day, minutes=draw.randrange(60))
-        lines = stream(draw.randint(60, 200), agents=1, seconds=draw.uniform(20, 90), seed=number, start=start)
+        lines = stream(
+            draw.randint(60, 200), agents=1, seconds=draw.uniform(20, 90), seed=number, start=start
+        )
         before, after = SPLITS[number % len(SPLITS)](lines, draw)
         whole, first, second = whole + lines, first + before, second + after
     assert_parts_give_the_whole(tmp_path, whole, first, second)
@@ -109,12 +115,16 @@ def test_a_late_report_of_any_minute_gives_what_the_whole_gives(tmp_path: Path) 
     for minute in range(60):
         start = NOON + timedelta(hours=6 * minute)
         hours = stream(40, agents=1, seconds=250, seed=minute, start=start)
-        late = report(999_999, start + timedelta(minutes=minute), agent_id=agent(10 * minute), latency_ms=900.0)
+        late = report(
+            999_999, start + timedelta(minutes=minute), agent_id=agent(10 * minute), latency_ms=900.0
+        )
         first, second = first + hours, [*second, envelope(late, f"late-{minute}", None)]
     assert_parts_give_the_whole(tmp_path, first + second, first, second)
 
 
-def assert_parts_give_the_whole(tmp_path: Path, whole: list[bytes], first: list[bytes], second: list[bytes]) -> None:
+def assert_parts_give_the_whole(
+    tmp_path: Path, whole: list[bytes], first: list[bytes], second: list[bytes]
+) -> None:
     for name, lines in (("whole", whole), ("first", first), ("second", second)):
         write(tmp_path / f"{name}.ndjson", lines)
     for output, name in (("all", "whole"), ("parts", "first"), ("parts", "second")):

@@ -30,7 +30,9 @@ def parts(tmp_path: Path) -> list[Path]:
     return [write(tmp_path / "a.ndjson", lines[:250]), write(tmp_path / "b.ndjson", lines[200:])]
 
 
-def test_a_store_holds_what_a_folder_holds_whatever_came_when(place: str, parts: list[Path], tmp_path: Path, typed: Typed) -> None:
+def test_a_store_holds_what_a_folder_holds_whatever_came_when(
+    place: str, parts: list[Path], tmp_path: Path, typed: Typed
+) -> None:
     folder = tmp_path / "whole"
     assert typed("backfill", "--input", *parts, "--output", folder)[0] == 0
     for part in parts:
@@ -47,7 +49,9 @@ def test_a_store_holds_what_a_folder_holds_whatever_came_when(place: str, parts:
     assert typed("quarantine", "list", place, "--json")[1] == typed("quarantine", "list", folder, "--json")[1]
 
 
-def test_other_settings_and_another_command_are_refused(place: str, parts: list[Path], tmp_path: Path, typed: Typed) -> None:
+def test_other_settings_and_another_command_are_refused(
+    place: str, parts: list[Path], tmp_path: Path, typed: Typed
+) -> None:
     assert typed("backfill", "--input", parts[0], "--output", place)[0] == 0
     code, _, err = typed("backfill", "--input", parts[0], "--output", place, "--iqr-factor", "2")
     assert (code, "iqr_factor is 2.0 now and was 3.0" in " ".join(err.split())) == (2, True), err
@@ -56,7 +60,9 @@ def test_other_settings_and_another_command_are_refused(place: str, parts: list[
     assert (code, "--replace rewrites one folder" in " ".join(err.split())) == (2, True), err
 
 
-def test_what_is_replayed_goes_to_every_output(place: str, parts: list[Path], tmp_path: Path, typed: Typed) -> None:
+def test_what_is_replayed_goes_to_every_output(
+    place: str, parts: list[Path], tmp_path: Path, typed: Typed
+) -> None:
     folder = tmp_path / "out"
     assert typed("backfill", "--input", *parts, "--output", folder, "--output", place)[0] == 0
     mended = tmp_path / "mended.ndjson"

@@ -38,11 +38,15 @@ def with_another_row(table: Table, rows: pa.RecordBatch, draw: random.Random) ->
 def with_a_change(table: Table, rows: pa.RecordBatch, draw: random.Random) -> pa.RecordBatch:
     """Another value in one column of one row."""
     row = draw.randrange(rows.num_rows)
-    plain = [field for field in rows.schema if pa.types.is_string(field.type) or pa.types.is_floating(field.type)]
+    plain = [
+        field for field in rows.schema if pa.types.is_string(field.type) or pa.types.is_floating(field.type)
+    ]
     field = draw.choice(plain)
     other = pa.scalar("other" if pa.types.is_string(field.type) else 12.25, field.type)
     here = pa.array([number == row for number in range(rows.num_rows)])
-    return rows.set_column(rows.schema.get_field_index(field.name), field, pc.if_else(here, other, rows[field.name]))
+    return rows.set_column(
+        rows.schema.get_field_index(field.name), field, pc.if_else(here, other, rows[field.name])
+    )
 
 
 def unsealed(path: Path, rows: pa.RecordBatch) -> None:
@@ -51,7 +55,9 @@ def unsealed(path: Path, rows: pa.RecordBatch) -> None:
 
 def stale_seal(path: Path, rows: pa.RecordBatch) -> None:
     """Rewritten with the digests of the file that it was."""
-    pq.write_table(pa.Table.from_batches([rows]).replace_schema_metadata(pq.read_metadata(path).metadata), path)
+    pq.write_table(
+        pa.Table.from_batches([rows]).replace_schema_metadata(pq.read_metadata(path).metadata), path
+    )
 
 
 def own_seal(path: Path, rows: pa.RecordBatch) -> None:
@@ -62,7 +68,8 @@ REWRITES: list[tuple[Rows, Seal]] = [
     (change, seal)
     for change in (without_a_row, with_another_row, with_a_change)
     for seal in (unsealed, stale_seal, own_seal)
-    if (change, seal) != (with_a_change, own_seal)  # a value that is changed and sealed anew is what the digest cannot tell
+    if (change, seal)
+    != (with_a_change, own_seal)  # a value that is changed and sealed anew is what the digest cannot tell
 ]
 
 
@@ -106,7 +113,9 @@ def tamper(table: Table, path: Path, draw: random.Random) -> Path:
         shutil.copy(path, copy)
     else:
         change, seal = draw.choice(REWRITES)
-        rows = pq.read_table(path, partitioning=None).replace_schema_metadata().combine_chunks().to_batches()[0]
+        rows = (
+            pq.read_table(path, partitioning=None).replace_schema_metadata().combine_chunks().to_batches()[0]
+        )
         seal(path, change(table, rows, draw))
     return copy
 

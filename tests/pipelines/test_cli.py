@@ -12,17 +12,27 @@ from pipelines.cli import Invocation, run, split
 from pipelines.commands import COMMANDS
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 
-TYPED = [[], *([name] for name in COMMANDS), ["quarantine", "list"], ["quarantine", "show"], ["quarantine", "replay"]]
+TYPED = [
+    [],
+    *([name] for name in COMMANDS),
+    ["quarantine", "list"],
+    ["quarantine", "show"],
+    ["quarantine", "replay"],
+]
 
 
 def test_settings_and_config_are_taken_out_of_the_words() -> None:
-    words, invocation = split(["show", "--iqr-factor", "2.5", "out", "--shards=4", "--config", "k.toml", "--json"])
+    words, invocation = split(
+        ["show", "--iqr-factor", "2.5", "out", "--shards=4", "--config", "k.toml", "--json"]
+    )
     assert words == ["show", "out", "--json"]
     assert invocation == Invocation({"iqr_factor": "2.5", "shards": "4"}, Path("k.toml"), ())
 
 
 def test_what_follows_two_dashes_is_beams() -> None:
-    words, invocation = split(["backfill", "--output", "out", "--", "--direct_num_workers=2", "--shards", "9", "--"])
+    words, invocation = split(
+        ["backfill", "--output", "out", "--", "--direct_num_workers=2", "--shards", "9", "--"]
+    )
     assert words == ["backfill", "--output", "out"]
     assert invocation == Invocation({}, None, ("--direct_num_workers=2", "--shards", "9", "--"))
 
@@ -34,7 +44,13 @@ def test_several_values_may_follow_an_input() -> None:
 
 def test_several_values_follow_no_other_flag() -> None:
     assert split(["parity", "--json", "a", "b"])[0] == ["parity", "--json", "a", "b"]
-    assert split(["reconcile", "--input", "a", "--shards", "2", "b"])[0] == ["reconcile", "--input", "a", "--input", "b"]
+    assert split(["reconcile", "--input", "a", "--shards", "2", "b"])[0] == [
+        "reconcile",
+        "--input",
+        "a",
+        "--input",
+        "b",
+    ]
 
 
 @pytest.mark.parametrize("words", [["--shards"], ["--config"], ["--shards="], ["show", "out", "--config="]])

@@ -53,7 +53,9 @@ class Stored(beam.PTransform):
         self.reports = reports
 
     def expand(self, new: beam.PCollection) -> beam.PCollection:
-        return new.pipeline | "stored" >> beam.Create([self.reports], reshuffle=False).with_output_types(pa.RecordBatch)
+        return new.pipeline | "stored" >> beam.Create([self.reports], reshuffle=False).with_output_types(
+            pa.RecordBatch
+        )
 
 
 class Keep(beam.PTransform):
@@ -75,7 +77,11 @@ def run() -> Run:
     """Runs the graph over messages: the rows of each table."""
 
     def run_(
-        messages: pa.RecordBatch, recall: Stored | None = None, span: Span | None = None, fleet: bool = False, **settings: Any
+        messages: pa.RecordBatch,
+        recall: Stored | None = None,
+        span: Span | None = None,
+        fleet: bool = False,
+        **settings: Any,
     ) -> Tables:
         KEPT.clear()
         sources = Sources(Given(messages), recall, span or Span())
@@ -91,7 +97,10 @@ def ids(rows: list[Row]) -> list[str]:
 
 def steady(count: int) -> list[Row]:
     """A report a minute before noon, of one agent, with latencies from 100 to 119 ms."""
-    return [report(number, at=NOON - timedelta(minutes=number), latency_ms=100.0 + number % 20) for number in range(3, 3 + count)]
+    return [
+        report(number, at=NOON - timedelta(minutes=number), latency_ms=100.0 + number % 20)
+        for number in range(3, 3 + count)
+    ]
 
 
 def test_every_message_leaves_by_one_end(run: Run) -> None:
@@ -120,20 +129,44 @@ def test_a_report_is_measured_by_its_agents_past_hour(run: Run) -> None:
     judged, stranger = (row for row in tables["kpi_reports"] if row["latency_ms"] == 500)
     if judged["agent_id"] == agent(1):
         judged, stranger = stranger, judged
-    assert (judged["baseline_n"], judged["latency_baseline_state"], judged["is_latency_anomaly"]) == (50, "ready", True)
-    assert (stranger["baseline_n"], stranger["latency_baseline_state"], stranger["is_latency_anomaly"]) == (0, "warmup", False)
+    assert (judged["baseline_n"], judged["latency_baseline_state"], judged["is_latency_anomaly"]) == (
+        50,
+        "ready",
+        True,
+    )
+    assert (stranger["baseline_n"], stranger["latency_baseline_state"], stranger["is_latency_anomaly"]) == (
+        0,
+        "warmup",
+        False,
+    )
     assert judged["revision"] == 50
     assert 100 < judged["latency_q1"] < judged["latency_q3"] < judged["latency_high_fence"] < 500
 
 
 def test_enriched_reports_are_aggregated_over_5_s_1_min_and_1_h(run: Run) -> None:
-    fast = [report(number, at=NOON + timedelta(seconds=second), latency_ms=100.0) for number, second in enumerate((0, 4.9, 5, 60))]
-    tables = run(messages([*fast, report(9, agent_id=agent(1), error_details={"code": 1})], NOON + timedelta(minutes=2)))
-    windows = {(row["granularity"], row["agent_id"], row["time_window_start"] - NOON): row for row in tables["kpi_aggregations"]}
-    mine = {(name, at.seconds): row["task_count"] for (name, who, at), row in windows.items() if who == agent()}
+    fast = [
+        report(number, at=NOON + timedelta(seconds=second), latency_ms=100.0)
+        for number, second in enumerate((0, 4.9, 5, 60))
+    ]
+    tables = run(
+        messages(
+            [*fast, report(9, agent_id=agent(1), error_details={"code": 1})], NOON + timedelta(minutes=2)
+        )
+    )
+    windows = {
+        (row["granularity"], row["agent_id"], row["time_window_start"] - NOON): row
+        for row in tables["kpi_aggregations"]
+    }
+    mine = {
+        (name, at.seconds): row["task_count"] for (name, who, at), row in windows.items() if who == agent()
+    }
     assert mine == {("5s", 0): 2, ("5s", 5): 1, ("5s", 60): 1, ("1m", 0): 3, ("1m", 60): 1, ("1h", 0): 4}
     hour = windows["1h", agent(1), timedelta()]
-    assert (hour["success_rate"], hour["avg_latency_ms"], hour["time_window_end"]) == (0.0, 120.0, NOON + timedelta(hours=1))
+    assert (hour["success_rate"], hour["avg_latency_ms"], hour["time_window_end"]) == (
+        0.0,
+        120.0,
+        NOON + timedelta(hours=1),
+    )
 
 
 FLEET_OF_REPORTS = """
@@ -148,20 +181,29 @@ FLEET_OF_REPORTS = """
 
 def test_the_fleet_is_what_a_query_over_all_reports_of_a_type_gives(run: Run) -> None:
     crowd = [
-        report(number, NOON + timedelta(seconds=11 * number), agent_id=agent(number % 7), latency_ms=50.0 + number**2 % 997)
+        report(
+            number,
+            NOON + timedelta(seconds=11 * number),
+            agent_id=agent(number % 7),
+            latency_ms=50.0 + number**2 % 997,
+        )
         | {"target_agent_type": ("gpu", "cpu", None)[number % 3]}
         for number in range(600)
     ]
     tables = run(messages(crowd, None), fleet=True, shards=4, min_samples=10, iqr_factor=0.5)
     reports = pa.Table.from_pylist(tables[REPORTS.name], schema=REPORTS.schema)
     expected = duckdb.query(FLEET_OF_REPORTS).to_arrow_table().to_pandas()
-    hours = pa.Table.from_pylist([row for row in tables[FLEET.name] if row["granularity"] == "1h"], schema=FLEET.schema).to_pandas()
+    hours = pa.Table.from_pylist(
+        [row for row in tables[FLEET.name] if row["granularity"] == "1h"], schema=FLEET.schema
+    ).to_pandas()
     got = hours.sort_values(["target_agent_type", "time_window_start"], ignore_index=True)[list(expected)]
     assert reports.num_rows == 600
     assert expected["latency_outlier_count"].sum() > 0
     percentiles = ["latency_p50_ms", "latency_p95_ms"]
     pd.testing.assert_frame_equal(got[percentiles], expected[percentiles], rtol=0.01)
-    pd.testing.assert_frame_equal(got.drop(columns=percentiles), expected.drop(columns=percentiles), rtol=1e-9, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        got.drop(columns=percentiles), expected.drop(columns=percentiles), rtol=1e-9, check_dtype=False
+    )
 
 
 def test_no_fleet_is_made_unless_a_place_takes_it(run: Run) -> None:
@@ -176,7 +218,9 @@ def test_duplicates_and_refused_messages_are_in_no_window(run: Run) -> None:
 def stored(documents: list[Row], context: bool) -> pa.RecordBatch:
     """Reports as an output holds them, under messages of a source of their own."""
     reports, _ = validate(messages(documents, received_at=None), load("kpi_report"), Rules())
-    columns = {name: reports[name] for name in reports.schema.names} | {"context": pa.array([context] * reports.num_rows)}
+    columns = {name: reports[name] for name in reports.schema.names} | {
+        "context": pa.array([context] * reports.num_rows)
+    }
     columns["source"] = pa.array(["past"] * reports.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=reports.schema)
 
@@ -188,8 +232,14 @@ def test_context_feeds_baselines_and_is_written_nowhere(run: Run) -> None:
 
 
 def test_recalled_reports_are_judged_and_aggregated_with_the_new_ones(run: Run) -> None:
-    tables = run(messages([report(98, at=NOON + timedelta(minutes=10))], None), Stored(stored([report(99)], context=False)))
-    assert sorted((row["source"], row["baseline_n"]) for row in tables["kpi_reports"]) == [("past", 0), ("test", 1)]
+    tables = run(
+        messages([report(98, at=NOON + timedelta(minutes=10))], None),
+        Stored(stored([report(99)], context=False)),
+    )
+    assert sorted((row["source"], row["baseline_n"]) for row in tables["kpi_reports"]) == [
+        ("past", 0),
+        ("test", 1),
+    ]
     assert [row["task_count"] for row in tables["kpi_aggregations"] if row["granularity"] == "1h"] == [2]
 
 
@@ -226,8 +276,13 @@ def test_the_rules_of_a_message_are_those_of_the_settings() -> None:
 
 
 def test_shards_decide_who_does_the_work_and_nothing_else(run: Run) -> None:
-    crowd = messages([report(number, agent_id=agent(number % 7), latency_ms=100.0 + number) for number in range(40)], None)
-    one, many = ({name: sorted(map(repr, rows)) for name, rows in run(crowd, shards=shards).items()} for shards in (1, 16))
+    crowd = messages(
+        [report(number, agent_id=agent(number % 7), latency_ms=100.0 + number) for number in range(40)], None
+    )
+    one, many = (
+        {name: sorted(map(repr, rows)) for name, rows in run(crowd, shards=shards).items()}
+        for shards in (1, 16)
+    )
     assert one == many
 
 
@@ -248,7 +303,11 @@ def test_a_report_at_which_a_later_kernel_raises_is_refused_and_its_neighbours_g
     assert ids(tables["kpi_reports"]) == ["m0", "m2"]
     assert {row["task_count"] for row in tables["kpi_aggregations"]} == {2}
     (row,) = tables["quarantine"]
-    assert (row["message_id"], row["reason"], row["message"]) == ("m1", "error", "OverflowError: date value out of range")
+    assert (row["message_id"], row["reason"], row["message"]) == (
+        "m1",
+        "error",
+        "OverflowError: date value out of range",
+    )
     both = (row["payload"], report(2, latency_ms=77.0, **rich))
     kept, original = (validate(messages([each]), load("kpi_report"), Rules())[0] for each in both)
     assert kept == original

@@ -23,8 +23,12 @@ def test_an_unknown_scheme_lists_the_known_ones() -> None:
     assert all(scheme.form in refused.value.hint for scheme in SCHEMES.values())
 
 
-@pytest.mark.parametrize("text", ["bigquery://project", "victoriametrics+http://", "influxdb+https://host", "s3://"])
-def test_a_url_of_another_form_is_refused_with_the_right_one(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "text", ["bigquery://project", "victoriametrics+http://", "influxdb+https://host", "s3://"]
+)
+def test_a_url_of_another_form_is_refused_with_the_right_one(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(WrongUse) as refused:
         target(text, Settings(influxdb_token="t"))
     assert refused.value.hint == f"write it as {SCHEMES[text.partition(':')[0]].form}"
@@ -46,7 +50,10 @@ def test_a_secret_is_no_flag(words: list[str]) -> None:
 def test_a_job_needs_one_output_that_keeps_tables(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="keeps no tables"):
         open_outputs(["victoriametrics+http://localhost:1"], Settings())
-    with pytest.raises(WrongUse, match="keeps no tables"), readable("victoriametrics+http://localhost:1", Settings()):
+    with (
+        pytest.raises(WrongUse, match="keeps no tables"),
+        readable("victoriametrics+http://localhost:1", Settings()),
+    ):
         pass
 
 
@@ -77,18 +84,24 @@ def test_doctor_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "new").exists()
 
 
-def test_doctor_finds_nothing_wrong_where_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_nothing_wrong_where_all_is_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["doctor", "--output", str(tmp_path / "new")]) == 0
     assert " no " not in capsys.readouterr().out
 
 
-def test_doctor_tells_that_a_store_was_shaped_by_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_tells_that_a_store_was_shaped_by_other_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     open_outputs([str(tmp_path)], Settings(iqr_factor=2.0))
     assert run(["doctor", "--output", str(tmp_path)]) == 1
     assert "iqr_factor is 3.0 now and was 2.0" in " ".join(capsys.readouterr().out.split())
 
 
-def test_doctor_goes_on_after_an_output_that_it_cannot_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_goes_on_after_an_output_that_it_cannot_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["doctor", "--output", "influxdb+http://localhost:1/b?org=o", "--output", str(tmp_path)]) == 1
     told = " ".join(capsys.readouterr().out.split())
     assert "set KPIFLOW_INFLUXDB_TOKEN in the environment" in told

@@ -30,7 +30,12 @@ def test_a_flag_counts_before_the_environment_before_the_file_before_the_default
     monkeypatch.setenv("KPIFLOW_SHARDS", "3")
     monkeypatch.setenv("KPIFLOW_MIN_SAMPLES", "30")
     settings, origins = load({"shards": "4"}, config)
-    assert (settings.shards, settings.min_samples, settings.iqr_factor, settings.max_depth) == (4, 30, 2.0, 32)
+    assert (settings.shards, settings.min_samples, settings.iqr_factor, settings.max_depth) == (
+        4,
+        30,
+        2.0,
+        32,
+    )
     assert origins["shards"] == "flag"
     assert origins["min_samples"] == "KPIFLOW_MIN_SAMPLES"
     assert origins["iqr_factor"] == str(config)
@@ -118,4 +123,6 @@ def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_zone_is_the_one_that_is_named() -> None:
-    assert NOON.astimezone(Settings(time_zone="Asia/Kathmandu").zone).utcoffset() == timedelta(hours=5, minutes=45)
+    assert NOON.astimezone(Settings(time_zone="Asia/Kathmandu").zone).utcoffset() == timedelta(
+        hours=5, minutes=45
+    )

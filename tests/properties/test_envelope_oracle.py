@@ -12,7 +12,9 @@ from tests.builders import line_id
 from transforms.sources.archives.envelope_blocks import decode
 from transforms.sources.archives.envelope_lines import Envelope, read_line
 
-texts = st.sampled_from(["", "s", "1-0", "ü", 'a"b', "\\", "{", "}", "{}", '{"', ": {", "},", " {", "]", '{ "x'])
+texts = st.sampled_from(
+    ["", "s", "1-0", "ü", 'a"b', "\\", "{", "}", "{}", '{"', ": {", "},", " {", "]", '{ "x']
+)
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.integers(-9, 9) | texts,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
@@ -68,7 +70,11 @@ def envelopes(draw: st.DrawFn) -> bytes:
 @st.composite
 def near_envelopes(draw: st.DrawFn) -> bytes:
     """An object of an envelope's keys, some of them missing, repeated, of another type, or beside keys of others."""
-    head = draw(st.sampled_from([[], ["message_id", "received_at", "data"], ["source", "message_id", "received_at", "data"]]))
+    head = draw(
+        st.sampled_from(
+            [[], ["message_id", "received_at", "data"], ["source", "message_id", "received_at", "data"]]
+        )
+    )
     names = head + draw(st.lists(st.sampled_from([*KINDS]), max_size=4))
     kinds = {name: draw(st.sampled_from([GOOD.get(name, KINDS[name]), KINDS[name]])) for name in KINDS}
     return draw(written([(name, draw(kinds[name])) for name in names]))
@@ -80,7 +86,9 @@ HELD = ("data", "fields")
 def oracle(line: bytes) -> Envelope | str | None:
     """The envelope of a line that is JSON, by `json.loads` alone: None for a bare line, a text for what breaks the rule."""
     said = json.loads(line)
-    if not isinstance(said, dict) or said.keys() - {"source"} not in [{"message_id", "received_at", held} for held in HELD]:
+    if not isinstance(said, dict) or said.keys() - {"source"} not in [
+        {"message_id", "received_at", held} for held in HELD
+    ]:
         return None
     if not isinstance(said.get("source", ""), str) or not isinstance(said["message_id"], str):
         return "a wrong name"
@@ -114,12 +122,21 @@ def check_block(line: bytes) -> None:
             assert (good.num_rows, bad["message_id"].to_pylist()) == (0, [line_id(1, line)])
             return
         (row,) = good.to_pylist()
-        assert (row["source"], row["message_id"], row["received_at"]) == (expected.source, expected.message_id, time)
+        assert (row["source"], row["message_id"], row["received_at"]) == (
+            expected.source,
+            expected.message_id,
+            time,
+        )
         data = row["payload"][:-1].decode()
         assert json.loads(data if isinstance(expected.data, dict) else json.dumps(data)) == expected.data
     elif expected is None:
         assert good.to_pylist() == [
-            {"source": "archive", "message_id": line_id(1, line), "received_at": None, "payload": line + b"\n"}
+            {
+                "source": "archive",
+                "message_id": line_id(1, line),
+                "received_at": None,
+                "payload": line + b"\n",
+            }
         ]
     else:
         assert (good.num_rows, bad.num_rows) == (0, 1)

@@ -29,7 +29,9 @@ DELIVERIES = st.fixed_dictionaries(
     }
 )
 REPORTS = st.tuples(
-    st.fixed_dictionaries({"agent_id": st.sampled_from("aab"), "recorded_at": st.integers(-2700, 2700), **METRIC_VALUES}),
+    st.fixed_dictionaries(
+        {"agent_id": st.sampled_from("aab"), "recorded_at": st.integers(-2700, 2700), **METRIC_VALUES}
+    ),
     st.lists(DELIVERIES, min_size=1, max_size=3),
 )
 
@@ -43,7 +45,9 @@ def delivered(reports: list[tuple[dict, list[dict]]]) -> list[dict]:
             delay = delivery["received_at"]
             received = None if delay is None else recorded + timedelta(seconds=delay)
             message = {"received_at": received, "message_id": f"{number}-{delivery['message_id']}"}
-            rows.append(report | delivery | message | {"recorded_at": recorded, "report_id": f"{number:032x}"})
+            rows.append(
+                report | delivery | message | {"recorded_at": recorded, "report_id": f"{number:032x}"}
+            )
     return rows
 
 
@@ -55,7 +59,9 @@ def judged(rows: list[dict], cuts: tuple[int, ...] = ()) -> tuple[pa.Table, pa.T
     """The reports and the duplicates of the rows, given in batches cut at `cuts`, each sorted by its key."""
     whole = pa.RecordBatch.from_pylist(rows, REPORT_BATCH)
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    reports, duplicates = judge([whole.slice(first, end - first) for first, end in zip(edges, edges[1:])], MIN_SAMPLES)
+    reports, duplicates = judge(
+        [whole.slice(first, end - first) for first, end in zip(edges, edges[1:])], MIN_SAMPLES
+    )
     by_message = [("source", "ascending"), ("message_id", "ascending")]
     return (
         pa.Table.from_batches(reports, BASELINED).sort_by("report_id"),
@@ -91,7 +97,10 @@ def window(row: dict, standing: dict[str, dict]) -> list[dict]:
         for other in standing.values()
         if other["agent_id"] == row["agent_id"]
         and first <= other["recorded_at"] < end
-        and (other["received_at"] is None or other["received_at"] - other["recorded_at"] <= timedelta(seconds=60))
+        and (
+            other["received_at"] is None
+            or other["received_at"] - other["recorded_at"] <= timedelta(seconds=60)
+        )
     ]
 
 
@@ -149,11 +158,15 @@ def _check_scores(row: dict, past: list[dict]) -> None:
     if row["latency_baseline_state"] == "ready":
         exact = np.quantile([other["latency_ms"] for other in past], 0.5, method="inverted_cdf")
         deviation = (row["latency_q3"] - row["latency_q1"]) / 1.349
-        assert abs(row["latency_zscore"] * deviation - (row["latency_ms"] - exact)) <= 1.001 * width("latency", exact)
+        assert abs(row["latency_zscore"] * deviation - (row["latency_ms"] - exact)) <= 1.001 * width(
+            "latency", exact
+        )
     else:
         assert row["latency_zscore"] is None
     if len(past) >= MIN_SAMPLES:
-        *buckets, bucket = SCALES["accuracy"].index(np.array([other["accuracy"] for other in [*past, row]])).tolist()
+        *buckets, bucket = (
+            SCALES["accuracy"].index(np.array([other["accuracy"] for other in [*past, row]])).tolist()
+        )
         middle = sum(other < bucket for other in buckets) + buckets.count(bucket) / 2
         assert row["accuracy_percentile"] == 100 * middle / len(past)
     else:

@@ -170,7 +170,11 @@ def small(name: str) -> list[Json]:
 
 
 def whole(schema: Json, required: bool) -> Json:
-    return {"type": "object", "properties": {"a": schema, "z": {"type": "string"}}, "required": ["a"] if required else []}
+    return {
+        "type": "object",
+        "properties": {"a": schema, "z": {"type": "string"}},
+        "required": ["a"] if required else [],
+    }
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -190,7 +194,9 @@ def test_a_keyword_means_what_json_schema_says_or_is_refused_at_load(name: str, 
         _, failing = strict_reader.columns(root, [strict_reader.decode(text, Limits()) for text in texts])  # type: ignore[misc]
         for text, strict in zip(texts, (failing < 0).tolist()):
             expected = oracle.is_valid(json.loads(text))
-            fast = len(batch_reader.read(root, pa.array([text + b"\n"], pa.large_binary()), Limits()).rows) > 0
+            fast = (
+                len(batch_reader.read(root, pa.array([text + b"\n"], pa.large_binary()), Limits()).rows) > 0
+            )
             assert (strict, fast or expected) == (expected, expected), (schema, text)
     assert compiled
     assert all(", at #/properties/a" in error for error in refused)

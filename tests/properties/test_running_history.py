@@ -21,7 +21,11 @@ FRACTIONS = st.sampled_from([0.9, 0.9, 0.9001, 0.5, 1.0])
 SIZES = st.sampled_from([100.0, 100.0, 100.001, 101.0, 5000.0])
 METRIC_VALUES = {"latency_ms": SIZES, "memory_mb": SIZES, "accuracy": FRACTIONS, "cpu_usage": FRACTIONS}
 REPORTS = st.fixed_dictionaries(
-    {"agent_id": st.sampled_from([agent(0), agent(0), agent(1)]), "context": st.sampled_from([False] * 3 + [True]), **METRIC_VALUES}
+    {
+        "agent_id": st.sampled_from([agent(0), agent(0), agent(1)]),
+        "context": st.sampled_from([False] * 3 + [True]),
+        **METRIC_VALUES,
+    }
 )
 ARRIVALS = st.tuples(
     st.integers(0, 300),  # seconds after the arrival before it
@@ -52,7 +56,9 @@ def arrived(arrivals: list[tuple], stale: int) -> list[dict]:
     return rows
 
 
-STREAMS = STALES.flatmap(lambda stale: st.tuples(st.just(stale), st.lists(ARRIVALS, min_size=30, max_size=60)))
+STREAMS = STALES.flatmap(
+    lambda stale: st.tuples(st.just(stale), st.lists(ARRIVALS, min_size=30, max_size=60))
+)
 
 
 def tables(reports: list[pa.RecordBatch], duplicates: list[pa.RecordBatch]) -> tuple[pa.Table, list[dict]]:

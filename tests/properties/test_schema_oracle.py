@@ -26,11 +26,19 @@ independent = FormatChecker(formats=())
 def is_uuid(value: object) -> bool:
     if not isinstance(value, str):
         return True
-    return re.fullmatch(r"[0-9a-fA-F-]{36}", value) is not None and str(UUID(value)) == value.lower() if _hyphens(value) else False
+    return (
+        re.fullmatch(r"[0-9a-fA-F-]{36}", value) is not None and str(UUID(value)) == value.lower()
+        if _hyphens(value)
+        else False
+    )
 
 
 def _hyphens(value: str) -> bool:
-    return len(value) == 36 and [i for i, c in enumerate(value) if c == "-"] == [8, 13, 18, 23] and value.replace("-", "").isalnum()
+    return (
+        len(value) == 36
+        and [i for i, c in enumerate(value) if c == "-"] == [8, 13, 18, 23]
+        and value.replace("-", "").isalnum()
+    )
 
 
 @independent.checks("date-time", raises=(ValueError, OverflowError))
@@ -61,12 +69,32 @@ MOMENTS = st.builds(
     st.sampled_from(["Z", "z", "+00:00", "-23:59", "+05:30"]),
 )
 NASTY_TEXT = st.sampled_from(
-    ["", "\u0000", "é" * 300, "2023-02-29T00:00:00Z", "2025-01-01 00:00:00Z", "2025-01-01T24:00:00Z", "x" * 101]
+    [
+        "",
+        "\u0000",
+        "é" * 300,
+        "2023-02-29T00:00:00Z",
+        "2025-01-01 00:00:00Z",
+        "2025-01-01T24:00:00Z",
+        "x" * 101,
+    ]
 )
-NUMBERS = st.sampled_from([0, 1, -1, 0.5, 1.5, 8, 8.0, 8.5, 50, 1e12, 3e5, 2**53, 2**53 + 1, 2**63, 10**30, -0.0, 5e-324, 1.7e308])
-SCALARS = st.none() | st.booleans() | NUMBERS | st.floats(allow_nan=False, allow_infinity=False) | NASTY_TEXT | UUIDS | MOMENTS
+NUMBERS = st.sampled_from(
+    [0, 1, -1, 0.5, 1.5, 8, 8.0, 8.5, 50, 1e12, 3e5, 2**53, 2**53 + 1, 2**63, 10**30, -0.0, 5e-324, 1.7e308]
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | NUMBERS
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | NASTY_TEXT
+    | UUIDS
+    | MOMENTS
+)
 ANY = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=5
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
 )
 
 
@@ -80,17 +108,27 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 def value_of(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     if name == "object" and "properties" in schema:
-        required = {key: values(inner) for key, inner in schema["properties"].items() if key in schema.get("required", ())}
+        required = {
+            key: values(inner)
+            for key, inner in schema["properties"].items()
+            if key in schema.get("required", ())
+        }
         optional = {key: values(inner) for key, inner in schema["properties"].items() if key not in required}
         return st.fixed_dictionaries(required, optional=optional)
     if name == "object":
-        return st.dictionaries(st.text(max_size=5), values(schema.get("additionalProperties", {})), max_size=3)
+        return st.dictionaries(
+            st.text(max_size=5), values(schema.get("additionalProperties", {})), max_size=3
+        )
     if "enum" in schema and name != "null":
         return st.sampled_from([value for value in schema["enum"] if value is not None])
     return {
-        "number": lambda: st.floats(schema.get("exclusiveMinimum", 0), min(schema.get("maximum", 1e3), 1e3), exclude_min=True),
+        "number": lambda: st.floats(
+            schema.get("exclusiveMinimum", 0), min(schema.get("maximum", 1e3), 1e3), exclude_min=True
+        ),
         "integer": lambda: st.integers(int(schema.get("minimum", 0)), 1000) | st.just(1.0),
-        "string": lambda: {"uuid": UUIDS, "date-time": MOMENTS}.get(schema.get("format", ""), st.text(min_size=1, max_size=20)),
+        "string": lambda: {"uuid": UUIDS, "date-time": MOMENTS}.get(
+            schema.get("format", ""), st.text(min_size=1, max_size=20)
+        ),
         "boolean": st.booleans,
         "array": lambda: st.lists(values(schema["items"]), max_size=3),
         "null": st.none,
@@ -104,8 +142,14 @@ def texts(draw: st.DrawFn, schema: dict[str, Any]) -> bytes:
     document = draw(values(schema))
     if draw(st.booleans()):
         mutate(draw, document)
-    text = json.dumps(document, ensure_ascii=draw(st.booleans()), separators=draw(st.sampled_from([(",", ":"), (", ", " : ")])))
-    breakage = draw(st.sampled_from(["", "", "", "", "cut", "nan", "twice", "garbage", "two", "deep", "list"]))
+    text = json.dumps(
+        document,
+        ensure_ascii=draw(st.booleans()),
+        separators=draw(st.sampled_from([(",", ":"), (", ", " : ")])),
+    )
+    breakage = draw(
+        st.sampled_from(["", "", "", "", "cut", "nan", "twice", "garbage", "two", "deep", "list"])
+    )
     broken = {
         "cut": text[: len(text) // 2],
         "nan": text.replace("}", ', "odd": NaN}', 1),
@@ -133,7 +177,9 @@ def mutate(draw: st.DrawFn, document: dict[str, Any]) -> None:
 def oracle(schema: dict[str, Any], text: bytes) -> set[tuple[str, str]] | None:
     """None for a valid document, else the (field, rule) of every error jsonschema finds; empty where there is no such document."""
     try:
-        document = json.loads(text.decode(), parse_constant=fail, parse_float=finite, object_pairs_hook=distinct)
+        document = json.loads(
+            text.decode(), parse_constant=fail, parse_float=finite, object_pairs_hook=distinct
+        )
         text.decode().encode()
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
@@ -187,7 +233,9 @@ def verdicts(name: str, lines: list[bytes]) -> list[Rejection | None]:
             found[row] = document
             continue
         _, failing = strict_reader.columns(root, [document])
-        found[row] = strict_reader.explain(root, document, root.leaves()[failing[0]]) if failing[0] >= 0 else None
+        found[row] = (
+            strict_reader.explain(root, document, root.leaves()[failing[0]]) if failing[0] >= 0 else None
+        )
     return found
 
 

@@ -62,8 +62,12 @@ ZONES = st.sampled_from(["UTC", "Pacific/Kiritimati", "America/New_York", "Etc/G
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(REPORT, min_size=1, max_size=8), ZONES, st.integers(1, 3), st.booleans())
-def test_every_kernel_takes_every_valid_report(drawn: list[dict[str, Any]], zone: str, shards: int, received: bool) -> None:
-    raw = messages([report(number, **fields) for number, fields in enumerate(drawn)], MOST if received else None)
+def test_every_kernel_takes_every_valid_report(
+    drawn: list[dict[str, Any]], zone: str, shards: int, received: bool
+) -> None:
+    raw = messages(
+        [report(number, **fields) for number, fields in enumerate(drawn)], MOST if received else None
+    )
     valid, refused = validate(raw, load("kpi_report"), Rules(stale_seconds=10**12))
     assert set(refused["reason"].to_pylist()) <= {"future"}
     for _, batch in by_shard(valid, shards):

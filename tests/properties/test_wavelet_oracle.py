@@ -34,4 +34,7 @@ def test_every_rank_is_a_count_over_the_range(question, data):
     one = np.ones(1, np.int32)
     counted = WaveletMatrix(np.array(values), size).rank(one * first, one * end, one * value)
     part = values[first:end]
-    assert (counted.smaller[0], counted.equals[0]) == (sum(other < value for other in part), part.count(value))
+    assert (counted.smaller[0], counted.equals[0]) == (
+        sum(other < value for other in part),
+        part.count(value),
+    )

@@ -49,7 +49,9 @@ def test_what_a_step_raises_is_raised_here() -> None:
         direct.run(lambda root: root | beam.Create([7]) | beam.Map(fail))
 
 
-@pytest.mark.parametrize(("mode", "written"), [("in_memory", False), ("multi_threading", False), ("multi_processing", True)])
+@pytest.mark.parametrize(
+    ("mode", "written"), [("in_memory", False), ("multi_threading", False), ("multi_processing", True)]
+)
 def test_batches_are_written_only_for_another_process(mode: str, written: bool, tmp_path: Path) -> None:
     """A slice that is passed on as it is still has its parent's buffers behind it; one that was written has its own."""
     size = tmp_path / "size"
@@ -61,7 +63,11 @@ def test_batches_are_written_only_for_another_process(mode: str, written: bool, 
             | beam.Create([0])
             | grouped
             | beam.GroupByKey()
-            | beam.MapTuple(lambda _, batches: size.write_text(str(sum(batch.get_total_buffer_size() for batch in batches))))
+            | beam.MapTuple(
+                lambda _, batches: size.write_text(
+                    str(sum(batch.get_total_buffer_size() for batch in batches))
+                )
+            )
         ),
         [f"--direct_running_mode={mode}", "--direct_num_workers=2"],
         by_reference,

@@ -30,7 +30,9 @@ from schemas.tables import (
 def placed(table: Table, *rows: dict[str, Any], file_minutes: int = 30) -> list[str]:
     """The path of each row, without the table's name."""
     names = {name for row in rows for name in row}
-    batch = pa.RecordBatch.from_pylist(list(rows), schema=pa.schema([field for field in table.schema if field.name in names]))
+    batch = pa.RecordBatch.from_pylist(
+        list(rows), schema=pa.schema([field for field in table.schema if field.name in names])
+    )
     codes, paths = files(table, batch, file_minutes)
     assert len(set(paths)) == len(paths)
     assert set(codes.tolist()) == set(range(len(paths)))
@@ -39,7 +41,9 @@ def placed(table: Table, *rows: dict[str, Any], file_minutes: int = 30) -> list[
 
 def recorded(*texts: str, file_minutes: int = 30) -> list[str]:
     """The files of reports that were recorded at these times."""
-    return placed(REPORTS, *({"recorded_at": datetime.fromisoformat(text)} for text in texts), file_minutes=file_minutes)
+    return placed(
+        REPORTS, *({"recorded_at": datetime.fromisoformat(text)} for text in texts), file_minutes=file_minutes
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,10 +68,13 @@ def test_a_report_lies_in_the_half_hour_in_which_it_was_recorded(at: str, path: 
 
 
 @pytest.mark.parametrize(
-    ("minutes", "name"), [(1, "1259"), (2, "1258"), (5, "1255"), (12, "1248"), (15, "1245"), (20, "1240"), (60, "1200")]
+    ("minutes", "name"),
+    [(1, "1259"), (2, "1258"), (5, "1255"), (12, "1248"), (15, "1245"), (20, "1240"), (60, "1200")],
 )
 def test_file_minutes_is_the_span_of_a_file(minutes: int, name: str) -> None:
-    assert recorded("2025-10-22T12:59:59Z", file_minutes=minutes) == [f"date=2025-10-22/hour=12/{name}.parquet"]
+    assert recorded("2025-10-22T12:59:59Z", file_minutes=minutes) == [
+        f"date=2025-10-22/hour=12/{name}.parquet"
+    ]
 
 
 def test_rows_of_one_file_share_a_code_whatever_their_order() -> None:
@@ -106,7 +113,9 @@ def test_a_message_without_a_time_has_a_file_by_its_key_alone(table: Table) -> N
     timed = {"source": "../b", "message_id": "0", "received_at": at}
     paths = placed(table, *rows, timed)
     assert paths[-1] == "date=2025-10-22/hour=12/1200.parquet"
-    assert set(paths[:-1]) == {f"date=unknown/hour=unknown/{number:02}.parquet" for number in range(UNTIMED_FILES)}
+    assert set(paths[:-1]) == {
+        f"date=unknown/hour=unknown/{number:02}.parquet" for number in range(UNTIMED_FILES)
+    }
     assert max(map(paths.count, paths)) < 2 * 1000 / UNTIMED_FILES + 10
     assert [placed(table, row) for row in rows[:9]] == [[path] for path in paths[:9]]
 

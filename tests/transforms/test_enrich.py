@@ -31,7 +31,11 @@ def reports(*rows: dict) -> pa.RecordBatch:
     """Reports that differ from ROW as told."""
     whole = [ROW | row for row in rows]
     types = {"recorded_at": TIME, "network_bytes": pa.int64()}
-    columns = {name: pa.array([row[name] for row in whole], types.get(name, pa.float64())) for name in ROW if name in REPORT.names}
+    columns = {
+        name: pa.array([row[name] for row in whole], types.get(name, pa.float64()))
+        for name in ROW
+        if name in REPORT.names
+    }
     contexts = [{"available_memory_mb": row["available_memory_mb"]} for row in whole]
     columns["execution_context"] = pa.array(contexts, EXECUTION_CONTEXT)
     return filled(columns, REPORT, len(whole))
@@ -107,9 +111,15 @@ def test_a_peak_may_run_over_midnight_and_leaves_the_weekend_out():
 def test_every_second_around_a_clock_change_has_its_own_offset(zone: str) -> None:
     changes = [datetime(1883, 11, 18, 16, 55, 58), datetime(1893, 3, 31, 23, 6, 28)]
     changes += [datetime(2038, 3, 14, 7), datetime(9999, 3, 14, 7)]
-    times = [(change + timedelta(seconds=second)).replace(tzinfo=UTC) for change in changes for second in range(-100, 100)]
+    times = [
+        (change + timedelta(seconds=second)).replace(tzinfo=UTC)
+        for change in changes
+        for second in range(-100, 100)
+    ]
     local = [time.astimezone(ZoneInfo(zone)) for time in times]
-    assert [found[:2] for found in at(*times, zone=zone)] == [(each.hour, each.isoweekday()) for each in local]
+    assert [found[:2] for found in at(*times, zone=zone)] == [
+        (each.hour, each.isoweekday()) for each in local
+    ]
 
 
 def test_the_first_and_the_last_moment_of_the_calendar_have_an_hour() -> None:
@@ -120,7 +130,15 @@ def test_the_first_and_the_last_moment_of_the_calendar_have_an_hour() -> None:
 
 def test_a_ratio_to_next_to_no_use_is_null_and_no_column_is_infinite() -> None:
     extreme = [0.0, 5e-324, 1e-320, 1e-300, 1e-12, 1.0]
-    rows = added(reports(*({"cpu_usage": cpu, "memory_mb": memory} for cpu in extreme for memory in (5e-324, 1e-300, 999999.0))))
+    rows = added(
+        reports(
+            *(
+                {"cpu_usage": cpu, "memory_mb": memory}
+                for cpu in extreme
+                for memory in (5e-324, 1e-300, 999999.0)
+            )
+        )
+    )
     numbers = [value for row in rows for value in row.values() if value is not None]
     assert all(math.isfinite(value) for value in numbers)
     assert max(row["efficiency_ratio"] or 0 for row in rows) <= 1e9
@@ -128,7 +146,9 @@ def test_a_ratio_to_next_to_no_use_is_null_and_no_column_is_infinite() -> None:
 
 
 def test_a_slice_gains_what_its_rows_would_gain_in_the_whole():
-    batch = reports({"available_memory_mb": 4000.0}, {"available_memory_mb": 16000.0}, {"network_bytes": None})
+    batch = reports(
+        {"available_memory_mb": 4000.0}, {"available_memory_mb": 16000.0}, {"network_bytes": None}
+    )
     assert enrich(batch.slice(1), UTC_OFFICE) == enrich(batch, UTC_OFFICE).slice(1)
 
 

@@ -64,7 +64,12 @@ def test_warm_up_has_no_fences_and_false_flags():
 
 @pytest.mark.parametrize(
     ("metric", "quartile", "low", "high"),
-    [("latency", 100.0, 90.0, 110.0), ("accuracy", 0.9, 0.8, 1.0), ("cpu", 0.05, -0.05, 0.15), ("memory", 500.0, 450.0, 550.0)],
+    [
+        ("latency", 100.0, 90.0, 110.0),
+        ("accuracy", 0.9, 0.8, 1.0),
+        ("cpu", 0.05, -0.05, 0.15),
+        ("memory", 500.0, 450.0, 550.0),
+    ],
 )
 def test_the_fences_of_a_flat_baseline_lie_a_margin_from_its_value(metric, quartile, low, high):
     row = flag(report({metric: (quartile, quartile)}), 3.0, 0.1).to_pylist()[0]
@@ -74,7 +79,11 @@ def test_the_fences_of_a_flat_baseline_lie_a_margin_from_its_value(metric, quart
 def test_a_flat_baseline_flags_a_jump():
     flat = {metric: (value, value) for metric, value in INSIDE.items()}
     assert raised(report(flat)) == set()
-    assert raised(report(flat, latency=122.0, accuracy=0.8)) == {"is_latency_outlier", "is_accuracy_outlier", *ANOMALIES[:2]}
+    assert raised(report(flat, latency=122.0, accuracy=0.8)) == {
+        "is_latency_outlier",
+        "is_accuracy_outlier",
+        *ANOMALIES[:2],
+    }
 
 
 @pytest.mark.parametrize("value", [0.0, 0.0004, 0.00099])

@@ -21,7 +21,16 @@ from apache_beam.transforms.window import FixedWindows, GlobalWindows, Timestamp
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, Table
-from transforms.aggregation.statistics import MICROSECONDS, PARTIAL, by_agent, by_type, coarsen, finish, merge, partials
+from transforms.aggregation.statistics import (
+    MICROSECONDS,
+    PARTIAL,
+    by_agent,
+    by_type,
+    coarsen,
+    finish,
+    merge,
+    partials,
+)
 from transforms.core.arrow_coder import BatchCoder
 from transforms.core.micro_batching import Gather
 from transforms.core.record_batches import extended
@@ -63,7 +72,9 @@ def streaming(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]
     return tuple(
         Windows((name,), _fixed(seconds, early, lateness_seconds), gathered)
         for (name, seconds), early, gathered in zip(
-            GRANULARITIES.items(), (None, 2 * gather_seconds, 1), (gather_seconds, gather_seconds, 3 * gather_seconds)
+            GRANULARITIES.items(),
+            (None, 2 * gather_seconds, 1),
+            (gather_seconds, gather_seconds, 3 * gather_seconds),
         )
     )
 
@@ -71,7 +82,10 @@ def streaming(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]
 def _fixed(seconds: int, early: int | None, lateness_seconds: int) -> beam.WindowInto:
     return beam.WindowInto(
         FixedWindows(seconds),
-        trigger=AfterWatermark(early=None if early is None else AfterProcessingTime(early), late=AfterProcessingTime(LATE_SECONDS)),
+        trigger=AfterWatermark(
+            early=None if early is None else AfterProcessingTime(early),
+            late=AfterProcessingTime(LATE_SECONDS),
+        ),
         allowed_lateness=Duration(lateness_seconds),
         accumulation_mode=AccumulationMode.ACCUMULATING,
     )
@@ -100,10 +114,14 @@ class Aggregate(beam.PTransform):
         paces = dict.fromkeys(windows.gathered for windows in self.windows)
         gathered = {seconds: parts if seconds is None else _gathered(parts, seconds) for seconds in paces}
         merged = [(_merged_windows(gathered[windows.gathered], windows), windows) for windows in self.windows]
-        rows = [_finished(shards, windows, AGGREGATIONS, by_agent) for shards, windows in merged] | beam.Flatten()
+        rows = [
+            _finished(shards, windows, AGGREGATIONS, by_agent) for shards, windows in merged
+        ] | beam.Flatten()
         if not self.fleet:
             return Aggregated(rows)
-        fleet = [_finished(_all_shards(shards, windows), windows, FLEET, by_type) for shards, windows in merged]
+        fleet = [
+            _finished(_all_shards(shards, windows), windows, FLEET, by_type) for shards, windows in merged
+        ]
         return Aggregated(rows, fleet | "Fleet" >> beam.Flatten())
 
 
@@ -111,7 +129,9 @@ def _merged_windows(parts: beam.PCollection, windows: Windows) -> beam.PCollecti
     """(shard, PARTIAL) -> the same, a table per shard and pane."""
     name = " ".join(windows.granularities)
     if windows.into is not None:
-        parts = parts | f"Place {name}" >> beam.FlatMap(_placed, windows.granularities).with_output_types(Keyed)
+        parts = parts | f"Place {name}" >> beam.FlatMap(_placed, windows.granularities).with_output_types(
+            Keyed
+        )
         parts = parts | f"Window {name}" >> windows.into
     return parts | f"Merge {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
 
@@ -119,20 +139,30 @@ def _merged_windows(parts: beam.PCollection, windows: Windows) -> beam.PCollecti
 def _all_shards(merged: beam.PCollection, windows: Windows) -> beam.PCollection:
     """(shard, PARTIAL), a table per shard and pane -> (ALL, PARTIAL) with agents, and shards, taken together."""
     name = " ".join(windows.granularities)
-    parts = merged | f"By type {name}" >> beam.Map(_of_types, windows.granularities[0]).with_output_types(Keyed)
+    parts = merged | f"By type {name}" >> beam.Map(_of_types, windows.granularities[0]).with_output_types(
+        Keyed
+    )
     if windows.into is None:
         unkeyed = parts | f"All shards {name}" >> beam.MapTuple(_of_all).with_output_types(Keyed)
-        return unkeyed | f"Merge shards {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
+        return unkeyed | f"Merge shards {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(
+            Keyed
+        )
     together = parts | f"All shards {name}" >> beam.Map(_beside).with_output_types(tuple[int, Keyed])
     return together | f"Merge newest {name}" >> beam.ParDo(MergeNewest()).with_output_types(Keyed)
 
 
-def _finished(merged: beam.PCollection, windows: Windows, table: Table, together: Together) -> beam.PCollection:
+def _finished(
+    merged: beam.PCollection, windows: Windows, table: Table, together: Together
+) -> beam.PCollection:
     """(key, PARTIAL) -> rows of the table at each granularity, in the global window."""
     name = f"{table.name} {' '.join(windows.granularities)}"
-    rows = beam.FlatMap(_rows, windows.granularities, together, table.schema.names).with_output_types(pa.RecordBatch)
+    rows = beam.FlatMap(_rows, windows.granularities, together, table.schema.names).with_output_types(
+        pa.RecordBatch
+    )
     finished = merged | f"Finish {name}" >> rows
-    return finished if windows.into is None else finished | f"Leave {name}" >> beam.WindowInto(GlobalWindows())
+    return (
+        finished if windows.into is None else finished | f"Leave {name}" >> beam.WindowInto(GlobalWindows())
+    )
 
 
 @beam.typehints.with_input_types(pa.RecordBatch)
@@ -250,7 +280,9 @@ def _beside(keyed: Keyed) -> tuple[int, Keyed]:
     return ALL, keyed
 
 
-def _rows(keyed: Keyed, granularities: tuple[str, ...], together: Together, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _rows(
+    keyed: Keyed, granularities: tuple[str, ...], together: Together, names: list[str]
+) -> Iterator[pa.RecordBatch]:
     _, partial = keyed
     for granularity in granularities:
         with timed("aggregate: finish", partial.num_rows):

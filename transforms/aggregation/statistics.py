@@ -34,7 +34,12 @@ _TOTALLED = ("cpu_sum", "memory_sum", "performance_sum", "efficiency_sum")
 _MOMENTS = ("latency", "accuracy")
 
 PARTIAL = pa.schema(
-    [("granularity", pa.string()), ("time_window_start", TIME), ("agent_id", pa.string()), ("target_agent_type", pa.string())]
+    [
+        ("granularity", pa.string()),
+        ("time_window_start", TIME),
+        ("agent_id", pa.string()),
+        ("target_agent_type", pa.string()),
+    ]
     + [(name, pa.int64()) for name in (*_COUNTED, *_OUTLIERS)]
     + [(name, pa.float64()) for name in _TOTALLED]
     + [(f"{name}_{moment}", pa.float64()) for name in _MOMENTS for moment in ("mean", "m2")]
@@ -112,7 +117,9 @@ def finish(partial: pa.RecordBatch) -> pa.RecordBatch:
     width = pc.index_in(partial["granularity"], pa.array(list(GRANULARITIES))).to_numpy()
     seconds = np.array(list(GRANULARITIES.values()))[width]
     ends = np.minimum(_microseconds(partial["time_window_start"]) + seconds * MICROSECONDS, LAST_US)
-    columns: dict[str, pa.Array] = {name: partial[name] for name in AGGREGATION.names if name in PARTIAL.names}
+    columns: dict[str, pa.Array] = {
+        name: partial[name] for name in AGGREGATION.names if name in PARTIAL.names
+    }
     columns |= {
         "time_window_end": pa.array(ends).cast(TIME),
         "success_rate": pa.array(numbers["success_count"] / count),
@@ -140,7 +147,9 @@ def _singles(reports: pa.RecordBatch) -> pa.RecordBatch:
     latency = reports["latency_ms"].to_numpy()
     columns = {
         "granularity": pa.repeat(FINEST, rows),
-        "time_window_start": pa.array(recorded - recorded % (GRANULARITIES[FINEST] * MICROSECONDS)).cast(TIME),
+        "time_window_start": pa.array(recorded - recorded % (GRANULARITIES[FINEST] * MICROSECONDS)).cast(
+            TIME
+        ),
         "agent_id": reports["agent_id"],
         "target_agent_type": reports["target_agent_type"],
         "task_count": pa.array(ones),
@@ -162,7 +171,9 @@ def _singles(reports: pa.RecordBatch) -> pa.RecordBatch:
     }
     for metric, name in zip(METRICS, _OUTLIERS):
         columns[name] = pc.fill_null(reports[f"is_{metric}_outlier"], False).cast(pa.int64())
-    return _with_histogram(columns, Histogram(np.arange(rows + 1), LATENCY.index(latency).astype(np.int32), ones))
+    return _with_histogram(
+        columns, Histogram(np.arange(rows + 1), LATENCY.index(latency).astype(np.int32), ones)
+    )
 
 
 def _groups(rows: pa.RecordBatch, names: Sequence[str]) -> Groups:
@@ -278,7 +289,9 @@ def _percentiles(partial: pa.RecordBatch, numbers: dict[str, NDArray]) -> dict[s
         entry[several] = np.searchsorted(cumulative, rank[several], side="right") - 1
         low, high = LATENCY.edges[histogram.buckets[entry]], LATENCY.edges[histogram.buckets[entry] + 1]
         value = low + (high - low) * (rank - cumulative[entry] + 0.5) / histogram.counts[entry]
-        found[f"latency_p{percent}_ms"] = pa.array(np.clip(value, numbers["latency_min"], numbers["latency_max"]))
+        found[f"latency_p{percent}_ms"] = pa.array(
+            np.clip(value, numbers["latency_min"], numbers["latency_max"])
+        )
     return found
 
 

@@ -36,7 +36,10 @@ class LogScale:
 
     def index(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """int64[n]: the bucket of each value >= 0."""
-        guess = np.floor(np.log(np.maximum(values, self.low) / self.low) / np.log(self.ratio)).astype(np.int64) + 1
+        guess = (
+            np.floor(np.log(np.maximum(values, self.low) / self.low) / np.log(self.ratio)).astype(np.int64)
+            + 1
+        )
         guess = np.clip(np.where(values < self.low, 0, guess), 0, self.size - 1)
         guess -= values < self.edges[guess]
         guess += (values >= self.edges[guess + 1]) & (guess < self.size - 1)

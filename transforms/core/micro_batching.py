@@ -1,7 +1,13 @@
 """Gather: what arrives within some seconds becomes one element, so that a stream writes and merges tables and not single rows."""
 
 import apache_beam as beam
-from apache_beam.transforms.trigger import AccumulationMode, AfterAny, AfterCount, AfterProcessingTime, Repeatedly
+from apache_beam.transforms.trigger import (
+    AccumulationMode,
+    AfterAny,
+    AfterCount,
+    AfterProcessingTime,
+    Repeatedly,
+)
 from apache_beam.transforms.window import GlobalWindows, TimestampCombiner
 
 from transforms.core import arrow_coder  # noqa: F401 (what is gathered is encoded)

@@ -102,7 +102,9 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def shaped(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
     """The columns as a batch of the fields of `schema`; those that are wide stay so."""
-    fields = [f.with_type(c.type) if c.type == wide(f.type) else f for f, c in zip(schema, columns, strict=True)]
+    fields = [
+        f.with_type(c.type) if c.type == wide(f.type) else f for f, c in zip(schema, columns, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
@@ -119,12 +121,17 @@ def pieces(rows: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def gathered(batches: Iterable[pa.RecordBatch], octets: int, rows: int | None = None) -> Iterator[list[pa.RecordBatch]]:
+def gathered(
+    batches: Iterable[pa.RecordBatch], octets: int, rows: int | None = None
+) -> Iterator[list[pa.RecordBatch]]:
     """The batches, in order, in groups: one ends before it would have more than `octets` bytes, or once it has `rows` rows."""
     group: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:
-        if group and (size + batch.nbytes > octets or (rows is not None and sum(part.num_rows for part in group) >= rows)):
+        if group and (
+            size + batch.nbytes > octets
+            or (rows is not None and sum(part.num_rows for part in group) >= rows)
+        ):
             yield group
             group, size = [], 0
         group.append(batch)

@@ -14,7 +14,9 @@ FIRST, LONGEST = 0.5, 15.0
 
 def while_away(patience: float) -> Iterable[Any]:
     """Attempts, each a context: one that ends in `Unavailable` is followed by another, until `patience` seconds have passed."""
-    return stamina.retry_context(on=Unavailable, attempts=None, timeout=patience, wait_initial=FIRST, wait_max=LONGEST)
+    return stamina.retry_context(
+        on=Unavailable, attempts=None, timeout=patience, wait_initial=FIRST, wait_max=LONGEST
+    )
 
 
 def uneven(tries: int, first: float, longest: float) -> Iterator[float]:

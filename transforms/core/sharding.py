@@ -40,7 +40,9 @@ class KeyByShard(beam.PTransform):
         self.count = count
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.FlatMap(staged("shard", by_shard), self.count).with_output_types(tuple[int, pa.RecordBatch])
+        return reports | beam.FlatMap(staged("shard", by_shard), self.count).with_output_types(
+            tuple[int, pa.RecordBatch]
+        )
 
 
 def by_shard(batch: pa.RecordBatch, count: int) -> list[tuple[int, pa.RecordBatch]]:

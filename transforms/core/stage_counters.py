@@ -41,7 +41,9 @@ def timed(name: str, rows: int = 0) -> Iterator[None]:
         add(name, rows=rows, seconds=time.perf_counter() - start)
 
 
-def staged(name: str, kernel: Callable[Concatenate[pa.RecordBatch, P], Result]) -> Callable[Concatenate[pa.RecordBatch, P], Result]:
+def staged(
+    name: str, kernel: Callable[Concatenate[pa.RecordBatch, P], Result]
+) -> Callable[Concatenate[pa.RecordBatch, P], Result]:
     """The kernel as a function that counts its batch's rows, and its time, under a stage's name."""
 
     @wraps(kernel)

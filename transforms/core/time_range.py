@@ -25,7 +25,9 @@ class Span:
         """bool[n]: the times (timestamp[us, UTC]) inside; a null is."""
         inside = np.ones(len(times), dtype=bool)
         if self.start is not None:
-            inside &= np.asarray(pc.fill_null(pc.greater_equal(times, pa.scalar(self.start, times.type)), True))
+            inside &= np.asarray(
+                pc.fill_null(pc.greater_equal(times, pa.scalar(self.start, times.type)), True)
+            )
         if self.end is not None:
             inside &= np.asarray(pc.fill_null(pc.less(times, pa.scalar(self.end, times.type)), True))
         return inside

@@ -72,7 +72,9 @@ def baseline(reports: pa.Table, min_samples: int) -> pa.RecordBatch:
     windows = _windows(reports)
 
     def judged(metric: str) -> dict[str, pa.Array]:
-        return _judged(metric, reports[METRIC_COLUMNS[metric]].to_numpy(), windows, windows.samples >= min_samples)
+        return _judged(
+            metric, reports[METRIC_COLUMNS[metric]].to_numpy(), windows, windows.samples >= min_samples
+        )
 
     columns = {"baseline_n": pa.array(windows.samples.astype(np.int64)[windows.of_row])}
     with ThreadPoolExecutor(THREADS) as pool:
@@ -91,7 +93,11 @@ def quartiles(scale: Scale, first: Found, third: Found) -> tuple[Floats, Floats,
     """float64[m] q1 and q3, and whether they are flat: in one bucket, whose middle both then are."""
     flat = first.value == third.value
     middle = (scale.edges[first.value] + scale.edges[first.value + 1]) / 2
-    return np.where(flat, middle, interpolated(scale, first)), np.where(flat, middle, interpolated(scale, third)), flat
+    return (
+        np.where(flat, middle, interpolated(scale, first)),
+        np.where(flat, middle, interpolated(scale, third)),
+        flat,
+    )
 
 
 def _windows(reports: pa.Table) -> Windows:

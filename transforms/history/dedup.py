@@ -22,7 +22,9 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _ID_LENGTH = 32
-_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], np.uint64)
+_MULTIPLIERS = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], np.uint64
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def dedup(reports: pa.Table) -> Deduplicated:
     rows, fresh = suspects[order], ~context[suspects[order]]
 
     stands = np.diff(report, prepend=-1) != 0
-    _, first, which = np.unique(report * (message.max(initial=0) + 1) + message, return_index=True, return_inverse=True)
+    _, first, which = np.unique(
+        report * (message.max(initial=0) + 1) + message, return_index=True, return_inverse=True
+    )
     delivered = np.zeros(len(first), np.bool_)
     delivered[which[fresh]] = True
     lost = first[delivered & ~stands[first]]
@@ -79,7 +83,9 @@ def _suspects(report_ids: pa.ChunkedArray) -> Rows:
     if not pc.all(pc.equal(pc.binary_length(report_ids), _ID_LENGTH)).as_py():
         return np.arange(len(report_ids))
     ids = report_ids.cast(pa.binary(_ID_LENGTH)).combine_chunks()
-    words = np.frombuffer(ids.buffers()[1], np.uint64).reshape(-1, len(_MULTIPLIERS))[ids.offset : ids.offset + len(ids)]
+    words = np.frombuffer(ids.buffers()[1], np.uint64).reshape(-1, len(_MULTIPLIERS))[
+        ids.offset : ids.offset + len(ids)
+    ]
     fingerprints = (words * _MULTIPLIERS).sum(axis=1)
     order = np.argsort(fingerprints)
     again = np.diff(fingerprints[order]) == 0
@@ -104,5 +110,7 @@ def _codes(strings: pa.Array) -> Rows:
 
 
 def _duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:
-    columns = [copies[name] for name in DUPLICATE.names if name in INPUTS] + [pa.array(np.ones(copies.num_rows, np.int64))]
+    columns = [copies[name] for name in DUPLICATE.names if name in INPUTS] + [
+        pa.array(np.ones(copies.num_rows, np.int64))
+    ]
     return pa.RecordBatch.from_arrays(columns, names=DUPLICATE.names)

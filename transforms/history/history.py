@@ -64,7 +64,9 @@ class History(beam.PTransform):
         )
 
 
-def _tagged(shard: tuple[int, Iterable[pa.RecordBatch]], min_samples: int) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+def _tagged(
+    shard: tuple[int, Iterable[pa.RecordBatch]], min_samples: int
+) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
     batches = list(shard[1])
     with timed("history", sum(batch.num_rows for batch in batches)):
         (reports, duplicates), faults = _apart(lambda parts: judge(parts, min_samples), batches)
@@ -77,7 +79,9 @@ def _tagged(shard: tuple[int, Iterable[pa.RecordBatch]], min_samples: int) -> It
 _TAGS = ("duplicates", "quarantine")
 
 
-def _apart(judged: Callable[[Sequence[pa.RecordBatch]], Judged], batches: Sequence[pa.RecordBatch]) -> tuple[Judged, list[Fault]]:
+def _apart(
+    judged: Callable[[Sequence[pa.RecordBatch]], Judged], batches: Sequence[pa.RecordBatch]
+) -> tuple[Judged, list[Fault]]:
     """What `judged` gives of some ReportBatches, without the rows at which it raises, and these rows.
 
     Raises:
@@ -118,7 +122,9 @@ def judge(batches: Sequence[pa.RecordBatch], min_samples: int) -> Judged:
     return _joined(batches, unique.rows[fresh], judged), unique.duplicates
 
 
-def _joined(batches: Sequence[pa.RecordBatch], rows: NDArray[np.int64], judged: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def _joined(
+    batches: Sequence[pa.RecordBatch], rows: NDArray[np.int64], judged: pa.RecordBatch
+) -> Iterator[pa.RecordBatch]:
     """`rows` (ascending) of all batches, joined with the rows of `judged`, some batches at a time."""
     parts = (part for batch in batches for part in portions(batch.select(REPORT.names), PORTION))
     start = 0
@@ -126,7 +132,10 @@ def _joined(batches: Sequence[pa.RecordBatch], rows: NDArray[np.int64], judged: 
         part = concat(group)
         first, end = np.searchsorted(rows, (start, start + part.num_rows)).tolist()
         if first < end:
-            reports, baselines = part.take(pa.array(rows[first:end] - start)), judged.slice(first, end - first)
+            reports, baselines = (
+                part.take(pa.array(rows[first:end] - start)),
+                judged.slice(first, end - first),
+            )
             columns = [*reports.columns, baselines["baseline_n"], *baselines.columns]
             yield from portions(pa.RecordBatch.from_arrays(columns, schema=BASELINED), PORTION)
         start += part.num_rows
@@ -149,7 +158,9 @@ class RunningHistory(beam.PTransform):
         ValueError: `future_seconds` is more than 60; a report could be judged before what its baseline is made of has come.
     """
 
-    def __init__(self, min_samples: int, stale_seconds: int, future_seconds: int, recall: Recall | None = None) -> None:
+    def __init__(
+        self, min_samples: int, stale_seconds: int, future_seconds: int, recall: Recall | None = None
+    ) -> None:
         super().__init__()
         if future_seconds > FUTURE_SECONDS:
             raise ValueError(
@@ -257,7 +268,9 @@ class _RunningFn(beam.DoFn):
                 held = _Held(tag, Recent.load(bag.read(), *self.options))
         return held
 
-    def _admitted(self, held: _Held, batch: pa.RecordBatch, deltas: list[bytes], bag: Any) -> tuple[Admitted, list[Fault]]:
+    def _admitted(
+        self, held: _Held, batch: pa.RecordBatch, deltas: list[bytes], bag: Any
+    ) -> tuple[Admitted, list[Fault]]:
         """What becomes of a batch, and the rows at which judging raises. Memory that an error left half changed is made again from
         the state and from `deltas`, which are not in it yet."""
         with timed("history", batch.num_rows):
@@ -280,7 +293,9 @@ class _RunningFn(beam.DoFn):
             held.due = due
         self.memory[shard] = held
 
-    def _stored(self, shard: int, recent: Recent, batch: pa.RecordBatch, known: range) -> Iterator[pa.RecordBatch]:
+    def _stored(
+        self, shard: int, recent: Recent, batch: pa.RecordBatch, known: range
+    ) -> Iterator[pa.RecordBatch]:
         """The stored reports that a batch needs beside those of the hours that are `known`."""
         assert self.recall is not None
         wanted = touched(batch)

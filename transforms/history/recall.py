@@ -113,12 +113,16 @@ class _Given:
         if not self._moment.is_valid:
             return batch
         times, named = batch["recorded_at"], pc.is_in(batch["report_id"], self._ids)
-        return batch.filter(pc.or_(pc.greater(times, self._moment), pc.and_not(pc.equal(times, self._moment), named)))
+        return batch.filter(
+            pc.or_(pc.greater(times, self._moment), pc.and_not(pc.equal(times, self._moment), named))
+        )
 
 
 def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
     rows = conformed(stored, REPORTS.schema)
-    columns = {name: rows[name] for name in rows.schema.names} | {"context": pa.array(np.full(rows.num_rows, context))}
+    columns = {name: rows[name] for name in rows.schema.names} | {
+        "context": pa.array(np.full(rows.num_rows, context))
+    }
     return pa.RecordBatch.from_arrays([columns[name] for name in REPORT_BATCH.names], schema=REPORT_BATCH)
 
 
@@ -138,10 +142,14 @@ class Recall(beam.PTransform):
         self.store = store
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        hours = reports | "Touched hours" >> beam.Map(touched_hours) | beam.CombineGlobally(_union).without_defaults()
-        return hours | "Recall" >> beam.FlatMap(lambda each, store: recalled(store, each), self.store).with_output_types(
-            pa.RecordBatch
+        hours = (
+            reports
+            | "Touched hours" >> beam.Map(touched_hours)
+            | beam.CombineGlobally(_union).without_defaults()
         )
+        return hours | "Recall" >> beam.FlatMap(
+            lambda each, store: recalled(store, each), self.store
+        ).with_output_types(pa.RecordBatch)
 
 
 def _union(sets: Iterable[set[int]]) -> set[int]:

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from schemas.tables import METRIC_COLUMNS, METRICS
 from transforms.core.histogram_scales import SCALES
-from transforms.history.baseline import FLAT, NEWEST, NORMAL_IQR, OLDEST, READY, STATES, WARMUP, interpolated, quartiles
+from transforms.history.baseline import (
+    FLAT,
+    NEWEST,
+    NORMAL_IQR,
+    OLDEST,
+    READY,
+    STATES,
+    WARMUP,
+    interpolated,
+    quartiles,
+)
 from transforms.history.wavelet_matrix import Counted, Found
 
 Longs = NDArray[np.int64]
@@ -62,7 +72,9 @@ class Window:
     def __init__(self, grouped: Fed) -> None:
         wide = grouped.agent.max(initial=0) >= 1 << (32 - BITS)
         group = grouped.agent.astype(np.uint64 if wide else np.uint32) * (1 << BITS)
-        self.keys: list[NDArray[np.unsignedinteger]] = [np.sort(group | column.astype(group.dtype)) for column in grouped.buckets.T]
+        self.keys: list[NDArray[np.unsignedinteger]] = [
+            np.sort(group | column.astype(group.dtype)) for column in grouped.buckets.T
+        ]
 
     def __len__(self) -> int:
         return len(self.keys[0])
@@ -119,7 +131,11 @@ class Feeding:
         """Drop the reports of some minutes."""
         if any(minute in minutes for minute in self.minutes):
             self.minutes = {minute: fed for minute, fed in self.minutes.items() if minute not in minutes}
-            apart = {each for each in self._windows if each - OLDEST >= minutes.stop or each - NEWEST <= minutes.start}
+            apart = {
+                each
+                for each in self._windows
+                if each - OLDEST >= minutes.stop or each - NEWEST <= minutes.start
+            }
             self._windows = {each: window for each, window in self._windows.items() if each in apart}
 
     def renumber(self, codes: Longs) -> None:
@@ -178,7 +194,9 @@ class _Answers:
         self.asked, self.of_row, self.min_samples = asked, of_row, min_samples
         self.samples = np.zeros(pairs, np.int64)
         self.states = {metric: np.full(pairs, WARMUP, np.int8) for metric in METRICS}
-        self.quartiles = {(metric, quarter): np.full(pairs, np.nan) for metric in METRICS for quarter in _QUARTERS[metric]}
+        self.quartiles = {
+            (metric, quarter): np.full(pairs, np.nan) for metric in METRICS for quarter in _QUARTERS[metric]
+        }
         self.percentiles = np.full(len(of_row), np.nan)
 
     def add(self, pairs: Longs, groups: Longs, window: Window) -> None:
@@ -206,7 +224,9 @@ class _Answers:
         rows = np.flatnonzero(place_of[self.of_row] >= 0)
         place = place_of[self.of_row[rows]]
         accuracy = METRICS.index("accuracy")
-        counted = window.rank(accuracy, groups[place], first[place], self.asked.buckets[rows, accuracy].astype(np.int64))
+        counted = window.rank(
+            accuracy, groups[place], first[place], self.asked.buckets[rows, accuracy].astype(np.int64)
+        )
         self.percentiles[rows] = 100 * (counted.smaller + counted.equals / 2) / self.samples[pairs[place]]
 
     def columns(self) -> dict[str, pa.Array]:
@@ -217,14 +237,19 @@ class _Answers:
         sigma = np.where(self.states["latency"] == READY, (q3 - q1) / NORMAL_IQR, np.nan)
         floats["latency_zscore"] = (self.asked.values["latency"] - median[self.of_row]) / sigma[self.of_row]
         columns = {name: pa.array(column, from_pandas=True) for name, column in floats.items()}
-        states = {f"{metric}_baseline_state": STATES.take(pa.array(self.states[metric][self.of_row])) for metric in METRICS}
+        states = {
+            f"{metric}_baseline_state": STATES.take(pa.array(self.states[metric][self.of_row]))
+            for metric in METRICS
+        }
         return columns | states | {"baseline_n": pa.array(self.samples[self.of_row])}
 
 
 def buckets_of(reports: pa.Table | pa.RecordBatch) -> tuple[dict[str, Floats], NDArray[np.int16]]:
     """The metrics of reports, float64[n] each, and their buckets, int16[n, 4]."""
     values = {metric: reports[METRIC_COLUMNS[metric]].to_numpy() for metric in METRICS}
-    return values, np.stack([SCALES[metric].index(values[metric]).astype(np.int16) for metric in METRICS], axis=1)
+    return values, np.stack(
+        [SCALES[metric].index(values[metric]).astype(np.int16) for metric in METRICS], axis=1
+    )
 
 
 def by_value(values: Longs) -> Iterator[tuple[int, NDArray[np.int64] | slice]]:

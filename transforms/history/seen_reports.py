@@ -67,7 +67,12 @@ class Seen:
         if not len(self):
             return others
         place = np.searchsorted(self.first, others.first)
-        return Seen(*(np.insert(getattr(self, name), place, getattr(others, name)) for name in ("first", "second", "message")))
+        return Seen(
+            *(
+                np.insert(getattr(self, name), place, getattr(others, name))
+                for name in ("first", "second", "message")
+            )
+        )
 
 
 def text_hashes(texts: pa.Array) -> Words:
@@ -90,7 +95,9 @@ def text_hashes(texts: pa.Array) -> Words:
 def _halves(report_ids: pa.Array) -> tuple[Words, Words]:
     """The 32 hex digits of each report_id as two numbers."""
     digits = report_ids.cast(pa.binary(32))
-    octets = np.frombuffer(digits.buffers()[1], np.uint8)[32 * digits.offset : 32 * (digits.offset + len(digits))]
+    octets = np.frombuffer(digits.buffers()[1], np.uint8)[
+        32 * digits.offset : 32 * (digits.offset + len(digits))
+    ]
     nibbles = (octets & 15) + 9 * (octets >> 6)
     words = ((nibbles[0::2] << 4) | nibbles[1::2]).view(">u8").astype(np.uint64)
     return words[0::2], words[1::2]

@@ -67,7 +67,9 @@ class Recent:
         recent = cls(min_samples, stale_seconds)
         parts = list(decode(recent._counted(deltas)))
         if parts:
-            recent._remember(np.concatenate([part.seen_minute for part in parts]), Seen.joined(part.seen for part in parts))
+            recent._remember(
+                np.concatenate([part.seen_minute for part in parts]), Seen.joined(part.seen for part in parts)
+            )
             fed = (Fed(recent._codes(part.agents)[part.fed.agent], part.fed.buckets) for part in parts)
             recent.feeding.feed(np.concatenate([part.fed_minute for part in parts]), Fed.joined(fed))
         return recent
@@ -85,11 +87,15 @@ class Recent:
         lost &= ~np.array(batch["context"])
         new = np.flatnonzero(~known)
         identities = batch.select(dedup.INPUTS)
-        unique = dedup.dedup(pa.Table.from_batches([identities.take(pa.array(new)) if known.any() else identities]))
+        unique = dedup.dedup(
+            pa.Table.from_batches([identities.take(pa.array(new)) if known.any() else identities])
+        )
         duplicates = unique.duplicates
         if lost.any():
             _, each = np.unique(seen.message[lost], return_index=True)
-            duplicates = concat([duplicates, _duplicates(identities.take(pa.array(np.flatnonzero(lost)[each])))])
+            duplicates = concat(
+                [duplicates, _duplicates(identities.take(pa.array(np.flatnonzero(lost)[each])))]
+            )
         rows = new[unique.rows]
         standing = batch if len(rows) == batch.num_rows else batch.take(pa.array(rows))
         return self._judged(standing, minute[rows], seen.take(rows), ~unique.context, duplicates)
@@ -145,7 +151,9 @@ class Recent:
             lost[rows] = (place >= 0) & (here.message[place] != part.message)
         return known, lost
 
-    def _judged(self, reports: pa.RecordBatch, minute: Longs, seen: Seen, fresh: Mask, duplicates: pa.RecordBatch) -> Admitted:
+    def _judged(
+        self, reports: pa.RecordBatch, minute: Longs, seen: Seen, fresh: Mask, duplicates: pa.RecordBatch
+    ) -> Admitted:
         """Remember reports, all new, and judge those of them that are `fresh`."""
         values, buckets = buckets_of(reports)
         agents = reports["agent_id"].dictionary_encode()
@@ -158,7 +166,12 @@ class Recent:
         added = Remembered(distinct, minute, seen, minute[feeds], Fed(local[feeds], buckets[feeds]))
         deltas = list(self._counted(encode(added)))
         rows = np.flatnonzero(fresh)
-        asked = Asked(code[rows], minute[rows], {metric: column[rows] for metric, column in values.items()}, buckets[rows])
+        asked = Asked(
+            code[rows],
+            minute[rows],
+            {metric: column[rows] for metric, column in values.items()},
+            buckets[rows],
+        )
         return Admitted(self._baselined(reports, rows, asked), duplicates, deltas)
 
     def _baselined(self, reports: pa.RecordBatch, rows: Longs, asked: Asked) -> pa.RecordBatch:
@@ -224,4 +237,6 @@ def _repeated(counts: dict[int, int]) -> Longs:
 
 def _duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:
     columns = {name: copies[name] for name in DUPLICATE.names if name in dedup.INPUTS}
-    return filled(columns | {"revision": pa.array(np.ones(copies.num_rows, np.int64))}, DUPLICATE, copies.num_rows)
+    return filled(
+        columns | {"revision": pa.array(np.ones(copies.num_rows, np.int64))}, DUPLICATE, copies.num_rows
+    )

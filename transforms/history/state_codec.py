@@ -43,7 +43,11 @@ def encode(remembered: Remembered) -> Iterator[bytes]:
     for name in ("first", "second", "message"):
         seen[name] = getattr(remembered.seen, name)
     fed = np.empty(len(remembered.fed_minute), FED)
-    fed["minute"], fed["agent"], fed["buckets"] = remembered.fed_minute, remembered.fed.agent, remembered.fed.buckets
+    fed["minute"], fed["agent"], fed["buckets"] = (
+        remembered.fed_minute,
+        remembered.fed.agent,
+        remembered.fed.buckets,
+    )
     for start in range(0, max(len(seen), len(fed)), PART):
         yield _encoded(remembered.agents, seen[start : start + PART], fed[start : start + PART])
 
@@ -57,7 +61,9 @@ def decode(deltas: Iterable[bytes]) -> Iterator[Remembered]:
     for delta in deltas:
         version, agents, seen, fed = HEADER.unpack_from(delta)
         if version != VERSION:
-            raise ValueError(f"the state of history has version {version}, this is version {VERSION}; start with --fresh")
+            raise ValueError(
+                f"the state of history has version {version}, this is version {VERSION}; start with --fresh"
+            )
         at_seen = HEADER.size + agents * AGENT.itemsize
         at_fed = at_seen + seen * SEEN.itemsize
         saw, fed_rows = np.frombuffer(delta, SEEN, seen, at_seen), np.frombuffer(delta, FED, fed, at_fed)
@@ -74,4 +80,6 @@ def _encoded(agents: Sequence[bytes], seen: NDArray, fed: NDArray) -> bytes:
     """One delta, with only the agents that it needs."""
     used, fed["agent"] = np.unique(fed["agent"], return_inverse=True)
     names = [agents[each] for each in used.tolist()]
-    return b"".join([HEADER.pack(VERSION, len(names), len(seen), len(fed)), *names, seen.tobytes(), fed.tobytes()])
+    return b"".join(
+        [HEADER.pack(VERSION, len(names), len(seen), len(fed)), *names, seen.tobytes(), fed.tobytes()]
+    )

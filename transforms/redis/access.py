@@ -27,7 +27,18 @@ ACL: dict[str, tuple[Grant, ...]] = {
     "stream": (
         Grant((*_ANY, "exec", "multi", "time")),
         Grant(
-            ("eval", "type", "xgroup|create", "xgroup|setid", "xinfo|groups", "xinfo|stream", "xpending", "xrange", "xread"), (KEY,)
+            (
+                "eval",
+                "type",
+                "xgroup|create",
+                "xgroup|setid",
+                "xinfo|groups",
+                "xinfo|stream",
+                "xpending",
+                "xrange",
+                "xread",
+            ),
+            (KEY,),
         ),
         Grant(("del", "eval", "get", "pttl", "set"), (LEASES,)),
     ),
@@ -57,5 +68,8 @@ def rules(*uses: str, key: str = KEY) -> str:
 
 
 def _spelled(keys: tuple[str, ...], commands: list[str], key: str) -> str:
-    words = [*(f"~{key if pattern == KEY else pattern}" for pattern in keys), *(f"+{command}" for command in commands)]
+    words = [
+        *(f"~{key if pattern == KEY else pattern}" for pattern in keys),
+        *(f"+{command}" for command in commands),
+    ]
     return f"({' '.join(words)})" if keys else " ".join(words)

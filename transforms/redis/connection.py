@@ -38,7 +38,9 @@ FORMS = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB for TLS, or unix:///PATH?db
 """How URLs of Redis look."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 3.0
 _SECRET = ("password", "username", "credential", "token")
-MAKE_ROOM = "raise maxmemory, or trim what every reader has read: XTRIM KEY MINID <last-delivered-id of the group>"
+MAKE_ROOM = (
+    "raise maxmemory, or trim what every reader has read: XTRIM KEY MINID <last-delivered-id of the group>"
+)
 """What helps a Redis whose memory is full."""
 
 # Both scripts may run while Redis is over maxmemory, and each runs as a whole at one moment.
@@ -91,9 +93,17 @@ class Connection:
     def public(self) -> str:
         """The URL without user, password and other secrets."""
         parts = urlsplit(self.url)
-        query = [(name, value) for name, value in parse_qsl(parts.query) if not any(word in name for word in _SECRET)]
+        query = [
+            (name, value)
+            for name, value in parse_qsl(parts.query)
+            if not any(word in name for word in _SECRET)
+        ]
         public = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query)))
-        return public.replace("unix:/", "unix:///", 1) if public.startswith("unix:/") and "://" not in public else public
+        return (
+            public.replace("unix:/", "unix:///", 1)
+            if public.startswith("unix:/") and "://" not in public
+            else public
+        )
 
     def client(self, patience: float = PATIENCE_SECONDS) -> redis.Redis:
         """A client, thread-safe, of bytes. Commands ride out `patience` seconds of connections that are refused, lost or silent.
@@ -118,7 +128,11 @@ class Connection:
                 health_check_interval=30,
                 retry=Patience(patience),
                 **network,
-                **(secure | {"ssl_min_version": ssl.TLSVersion.TLSv1_3} if self.url.startswith("rediss://") else {}),
+                **(
+                    secure | {"ssl_min_version": ssl.TLSVersion.TLSv1_3}
+                    if self.url.startswith("rediss://")
+                    else {}
+                ),
             )
         except ValueError as error:
             raise RedisUnavailable(f"{self.public!r} is no URL of Redis ({error}); give {FORMS}") from error
@@ -133,11 +147,15 @@ class Connection:
         """
         for path in (self.ca, self.certificate, self.key):
             if path and not os.path.isfile(path):
-                raise RedisUnavailable(f"there is no file {path}; redis_ca, redis_certificate and redis_key name PEM files")
+                raise RedisUnavailable(
+                    f"there is no file {path}; redis_ca, redis_certificate and redis_key name PEM files"
+                )
         with self.client(patience=0) as client, self.explained():
             version = str(client.info("server")["redis_version"])
             if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-                raise RedisUnavailable(f"Redis at {self.public} is {version}; kpiflow needs 7.0 or newer: upgrade it")
+                raise RedisUnavailable(
+                    f"Redis at {self.public} is {version}; kpiflow needs 7.0 or newer: upgrade it"
+                )
             for stream in streams:
                 refuse_other_types(stream, client.type(stream))
 
@@ -155,13 +173,17 @@ def refuse_other_types(key: str, kind: bytes) -> None:
     RedisUnavailable: the type that Redis names is no stream.
     """
     if kind not in (b"stream", b"none"):
-        raise RedisUnavailable(f"the key {key!r} holds a {kind.decode()}, not a stream; give the key of a stream")
+        raise RedisUnavailable(
+            f"the key {key!r} holds a {kind.decode()}, not a stream; give the key of a stream"
+        )
 
 
 def _cause(error: redis.RedisError) -> str:
     """What happened, and the mend."""
     text = str(error)
-    if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith(("NOAUTH", "WRONGPASS")):
+    if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith(
+        ("NOAUTH", "WRONGPASS")
+    ):
         return f"refuses this user or password ({text}); set redis_user and redis_password (KPIFLOW_REDIS_PASSWORD)"
     if isinstance(error, NoPermissionError) or any(sign in text for sign in _NOT_ALLOWED):
         needed = f"{rules('stream')}, as docs/operations.md explains"
@@ -202,7 +224,9 @@ def transact(client: redis.Redis, keys: Sequence[str], commands: Iterable[Sequen
         return replies
     except OutOfMemoryError:
         words = [[*command[0].split(), *command[1:]] for command in commands]
-        raw: Any = client.eval(_TRANSACTION, len(keys), *keys, *chain.from_iterable([len(each), *each] for each in words))
+        raw: Any = client.eval(
+            _TRANSACTION, len(keys), *keys, *chain.from_iterable([len(each), *each] for each in words)
+        )
         return [_parsed(client, command[0], reply) for command, reply in zip(commands, raw)]
 
 
@@ -253,7 +277,9 @@ class Patience(Retry):
                 fail(error, failures) if with_failure_count else fail(error)
                 if isinstance(error, AuthenticationError | AuthorizationError) or time.monotonic() >= end:
                     raise
-                time.sleep(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(failures, 10)) * random.uniform(0.5, 1))
+                time.sleep(
+                    min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(failures, 10)) * random.uniform(0.5, 1)
+                )
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ def outlier_events(reports: pa.RecordBatch) -> Iterator[Entry]:
         flagged = reports.filter(pc.fill_null(reports[f"is_{metric}_outlier"], False))
         names = [*_EVENT, METRIC_COLUMNS[metric], *(f"{metric}_{name}" for name in _OF_METRIC)]
         for row in flagged.select(names).to_pylist():
-            event = {name: row[name] for name in _EVENT} | {"metric": metric, "value": row[METRIC_COLUMNS[metric]]}
+            event = {name: row[name] for name in _EVENT} | {
+                "metric": metric,
+                "value": row[METRIC_COLUMNS[metric]],
+            }
             yield _entry(event | {name: row[f"{metric}_{name}"] for name in _OF_METRIC})
 
 
@@ -71,7 +74,10 @@ class _Publish(beam.DoFn):
 
     def process(self, reports: pa.RecordBatch) -> None:
         with timed("publish", reports.num_rows), self.client.pipeline(transaction=False) as pipeline:
-            for stream, entries in ((ENRICHED, enriched_entries(reports)), (OUTLIERS, outlier_events(reports))):
+            for stream, entries in (
+                (ENRICHED, enriched_entries(reports)),
+                (OUTLIERS, outlier_events(reports)),
+            ):
                 for entry in entries:
                     pipeline.xadd(stream, entry, maxlen=self.maxlen, approximate=True)
             pipeline.execute()

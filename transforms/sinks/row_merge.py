@@ -76,7 +76,8 @@ def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         return batch
     names = set(batch.schema.names)
     columns = [
-        fitted(batch[field.name], field.type) if field.name in names else pa.nulls(batch.num_rows, field.type) for field in schema
+        fitted(batch[field.name], field.type) if field.name in names else pa.nulls(batch.num_rows, field.type)
+        for field in schema
     ]
     return shaped(columns, schema)
 
@@ -157,7 +158,9 @@ def _displaced(rows: pa.RecordBatch, groups: Ints, losers: Ints, standing: Ints)
     other = np.flatnonzero(lost != won)
     _, first = np.unique(lost[other], return_index=True)
     once = identified.take(pa.array(losers[np.sort(other[first])]))
-    columns = {name: once[name] for name in once.schema.names} | {"revision": pa.array(np.ones(once.num_rows, np.int64))}
+    columns = {name: once[name] for name in once.schema.names} | {
+        "revision": pa.array(np.ones(once.num_rows, np.int64))
+    }
     return filled(columns, DUPLICATE, once.num_rows)
 
 
@@ -174,7 +177,9 @@ def _ranks(values: pa.Array, nulls: int = _LARGEST) -> Ints:
     encoded = values.dictionary_encode()
     ranks = np.empty(len(encoded.dictionary), dtype=np.int64)
     texts = pa.table([pc.binary_length(encoded.dictionary), encoded.dictionary], names=["length", "text"])
-    ranks[pc.sort_indices(texts, [("length", "ascending"), ("text", "ascending")]).to_numpy()] = np.arange(len(ranks))
+    ranks[pc.sort_indices(texts, [("length", "ascending"), ("text", "ascending")]).to_numpy()] = np.arange(
+        len(ranks)
+    )
     return _numbers(pa.array(ranks).take(encoded.indices), nulls)
 
 

@@ -46,7 +46,9 @@ class Write:
         """The rows of the table `name` -> those of `targets` that take it."""
         takers = [(self.targets.index(target), target) for target in targets if name in target.tables]
         return [
-            rows | f"Write {name} to {place}" >> beam.ParDo(_Write(name, target, self.patience, Status(self.status, place, name)))
+            rows
+            | f"Write {name} to {place}"
+            >> beam.ParDo(_Write(name, target, self.patience, Status(self.status, place, name)))
             for place, target in takers
         ]
 
@@ -61,7 +63,9 @@ class WriteTables(beam.PTransform):
     write: Write
 
     def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
-        return [step for name, rows in tables.items() for step in self.write.steps(name, rows, self.write.targets)]
+        return [
+            step for name, rows in tables.items() for step in self.write.steps(name, rows, self.write.targets)
+        ]
 
 
 @dataclass(eq=False)
@@ -86,7 +90,9 @@ class WriteGathered(beam.PTransform):
         keyed = [
             tables[name]
             | f"By writer {name}, {seconds} s"
-            >> beam.FlatMap(by_writer, name, place, self.file_minutes, self.writers).with_output_types(tuple[int, pa.RecordBatch])
+            >> beam.FlatMap(by_writer, name, place, self.file_minutes, self.writers).with_output_types(
+                tuple[int, pa.RecordBatch]
+            )
             for place, name in enumerate(names)
         ]
         gathered = keyed | f"All, {seconds} s" >> beam.Flatten() | f"Gather {seconds} s" >> Gather(seconds)
@@ -105,7 +111,9 @@ def by_writer(
     parts: Iterable[tuple[int, pa.RecordBatch]] = [(place, batch)]
     if writers > 1:
         codes, paths = files(named(table), batch, file_minutes)
-        parts = split(batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes])
+        parts = split(
+            batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes]
+        )
     for key, rows in parts:
         for portion in portions(rows, PORTION):
             yield key, portion

@@ -47,8 +47,13 @@ def failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.Recor
 
     The payload is the report as a document that validates to the same columns and report_id; not the bytes that were received.
     """
-    payloads = [json.dumps(_document(row)).encode() for row in reports.select(REPORT.names).to_pylist(maps_as_pydicts="lossy")]
-    messages = {name: reports[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
+    payloads = [
+        json.dumps(_document(row)).encode()
+        for row in reports.select(REPORT.names).to_pylist(maps_as_pydicts="lossy")
+    ]
+    messages = {name: reports[name] for name, _ in MESSAGE} | {
+        "payload": pa.array(payloads, pa.large_binary())
+    }
     return quarantined(filled(messages, RAW, reports.num_rows), rejections)
 
 
@@ -73,7 +78,9 @@ _ADDED = {"extra", "report_id", "schema_version", *(name for name, _ in MESSAGE)
 
 
 def bisected(
-    kernel: Callable[[pa.RecordBatch], Result], rows: pa.RecordBatch, faults: tuple[type[Exception], ...] = (Exception,)
+    kernel: Callable[[pa.RecordBatch], Result],
+    rows: pa.RecordBatch,
+    faults: tuple[type[Exception], ...] = (Exception,),
 ) -> tuple[list[Result], list[tuple[pa.RecordBatch, Rejection]]]:
     """The kernel's results over the rows, but for those at which it raises: these alone, each with an `error` rejection.
 
@@ -103,7 +110,9 @@ class RowWise(beam.PTransform):
         self.kernel, self.options = staged(name, kernel), options
 
     def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
-        guarded = beam.FlatMap(_guarded, self.kernel, self.options).with_output_types(pa.RecordBatch, quarantine=pa.RecordBatch)
+        guarded = beam.FlatMap(_guarded, self.kernel, self.options).with_output_types(
+            pa.RecordBatch, quarantine=pa.RecordBatch
+        )
         return reports | guarded.with_outputs("quarantine", main="reports")
 
 
@@ -118,9 +127,15 @@ def misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
     """QUARANTINE rows of what is no message (`transforms.sources.archives.envelope_blocks.BAD`): `oversize`, or else `envelope`."""
     lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
     told = zip(bad["message"].to_pylist(), lengths)
-    rows = quarantined(bad, [limits.oversize(length) or Rejection("envelope", message) for message, length in told])
+    rows = quarantined(
+        bad, [limits.oversize(length) or Rejection("envelope", message) for message, length in told]
+    )
     names = ("payload_bytes", "payload_sha256")
-    return filled({name: rows[name] for name in QUARANTINE.names} | {name: bad[name] for name in names}, QUARANTINE, rows.num_rows)
+    return filled(
+        {name: rows[name] for name in QUARANTINE.names} | {name: bad[name] for name in names},
+        QUARANTINE,
+        rows.num_rows,
+    )
 
 
 def shortened(rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -128,7 +143,9 @@ def shortened(rows: pa.RecordBatch) -> pa.RecordBatch:
     long = pc.equal(rows["reason"], OVERSIZE)
     if not pc.any(long).as_py():
         return rows
-    here = pc.and_(long, rows["payload_bytes"].is_null())  # else it was too long to be held, and is an excerpt already
+    here = pc.and_(
+        long, rows["payload_bytes"].is_null()
+    )  # else it was too long to be held, and is an excerpt already
     found = [Excerpt(payload) for payload in rows["payload"].filter(here).to_pylist()]
     values = {
         "payload": pa.array([each.head for each in found], rows["payload"].type),

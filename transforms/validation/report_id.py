@@ -78,8 +78,12 @@ def _words(name: str, column: pa.Array) -> Iterator[Words]:
         yield from _nested(column, mix(mix(keys[:, 0]) + keys[:, 1] + mix(values)))
     elif pa.types.is_list(column.type):
         texts = _texts(column.values)
-        positions = np.arange(len(texts)) - np.repeat(column.offsets.to_numpy()[:-1], np.diff(column.offsets.to_numpy()))
-        yield from _nested(column, mix(mix(texts[:, 0]) + texts[:, 1] + _word(KEY) * positions.astype(np.uint64)))
+        positions = np.arange(len(texts)) - np.repeat(
+            column.offsets.to_numpy()[:-1], np.diff(column.offsets.to_numpy())
+        )
+        yield from _nested(
+            column, mix(mix(texts[:, 0]) + texts[:, 1] + _word(KEY) * positions.astype(np.uint64))
+        )
     elif pa.types.is_string(column.type):
         yield from _texts(column).T
     else:
@@ -97,7 +101,9 @@ def _numbers(column: pa.Array) -> Words:
 def _texts(column: pa.Array) -> Words:
     """uint64[n, 2]: the words of each text; equal texts are hashed once."""
     encoded = column.dictionary_encode()
-    words = np.concatenate([_digests(text.encode() for text in encoded.dictionary.to_pylist()), [[NULL, NULL]]])
+    words = np.concatenate(
+        [_digests(text.encode() for text in encoded.dictionary.to_pylist()), [[NULL, NULL]]]
+    )
     return words[pc.fill_null(encoded.indices, len(words) - 1).to_numpy(zero_copy_only=False)]
 
 

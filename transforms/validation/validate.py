@@ -56,7 +56,13 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     """RAW messages -> (REPORT_BATCH of the valid ones, QUARANTINE of the others); every message is in exactly one of them."""
     accepted = batch_reader.read(schema.root, messages["payload"], rules.limits)
     doubtful = np.setdiff1d(np.arange(messages.num_rows), accepted.rows, assume_unique=True)
-    rows, columns, extra, refused, rejections = accepted.rows, accepted.columns, accepted.extra, doubtful[:0], []
+    rows, columns, extra, refused, rejections = (
+        accepted.rows,
+        accepted.columns,
+        accepted.extra,
+        doubtful[:0],
+        [],
+    )
     if len(doubtful):
         strict = _judge(schema, messages["payload"], doubtful, accepted.distinct, rules.limits)
         rows = np.concatenate([rows, strict.rows])
@@ -64,7 +70,9 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
         extra = pa.concat_arrays([extra, strict.extra])
         refused, rejections = strict.refused, strict.rejections
     known = messages.select(["source", "message_id", "received_at"])
-    in_order = np.array_equal(rows, np.arange(messages.num_rows))  # rows of one block may be read in several parts
+    in_order = np.array_equal(
+        rows, np.arange(messages.num_rows)
+    )  # rows of one block may be read in several parts
     reports = _typed(schema, known if in_order else known.take(rows), columns, extra)
     late, reasons = _recency(reports, rules)
     wrong = quarantined(messages.take(np.concatenate([refused, rows[late]])), [*rejections, *reasons])
@@ -75,7 +83,11 @@ def judged(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     """`validate`, but a row at which it raises is refused with reason `error` instead of ending everything."""
     results, faults = bisected(lambda part: validate(part, schema, rules), messages)
     reports = [reports for reports, _ in results] or [empty(REPORT_BATCH)]
-    wrong = [empty(QUARANTINE), *(rows for _, rows in results), *(quarantined(row, [why]) for row, why in faults)]
+    wrong = [
+        empty(QUARANTINE),
+        *(rows for _, rows in results),
+        *(quarantined(row, [why]) for row, why in faults),
+    ]
     return concat(reports), concat(wrong)
 
 
@@ -90,8 +102,13 @@ class _Strict:
     rejections: list[Rejection]
 
 
-def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct: NDArray[np.bool_], limits: Limits) -> _Strict:
-    read = [strict_reader.decode(payload[row].as_py().removesuffix(b"\n"), limits, bool(distinct[row])) for row in rows.tolist()]
+def _judge(
+    schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct: NDArray[np.bool_], limits: Limits
+) -> _Strict:
+    read = [
+        strict_reader.decode(payload[row].as_py().removesuffix(b"\n"), limits, bool(distinct[row]))
+        for row in rows.tolist()
+    ]
     found = [document for document in read if not isinstance(document, Rejection)]
     columns, failing = strict_reader.columns(schema.root, found)
     leaves = schema.root.leaves()
@@ -102,10 +119,14 @@ def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct:
             rejections.append(document)
         else:
             leaf = next(verdicts)
-            rejections.append(strict_reader.explain(schema.root, document, leaves[leaf]) if leaf >= 0 else None)
+            rejections.append(
+                strict_reader.explain(schema.root, document, leaves[leaf]) if leaf >= 0 else None
+            )
     valid = failing < 0
     refused = np.array([rejection is not None for rejection in rejections], dtype=bool)
-    extra = [strict_reader.extra(schema.root, document) for document, fine in zip(found, valid.tolist()) if fine]
+    extra = [
+        strict_reader.extra(schema.root, document) for document, fine in zip(found, valid.tolist()) if fine
+    ]
     return _Strict(
         rows[~refused],
         [column.filter(pa.array(valid)) for column in columns],
@@ -115,25 +136,37 @@ def _judge(schema: Schema, payload: pa.Array, rows: NDArray[np.int64], distinct:
     )
 
 
-def _typed(schema: Schema, messages: pa.RecordBatch, columns: list[pa.Array], extra: pa.Array) -> pa.RecordBatch:
+def _typed(
+    schema: Schema, messages: pa.RecordBatch, columns: list[pa.Array], extra: pa.Array
+) -> pa.RecordBatch:
     """The leaves' columns with the types of REPORT, beside what is known of the messages they came in."""
-    found: dict[tuple[str, ...], pa.Array] = {leaf.path: column for leaf, column in zip(schema.root.leaves(), columns)}
+    found: dict[tuple[str, ...], pa.Array] = {
+        leaf.path: column for leaf, column in zip(schema.root.leaves(), columns)
+    }
     formats = {leaf.path: leaf.schema.get("format") for leaf in schema.root.leaves()}
 
     def typed(path: tuple[str, ...], type_: pa.DataType) -> pa.Array:
         if pa.types.is_struct(type_):
-            return pa.StructArray.from_arrays([typed((*path, inner.name), inner.type) for inner in type_], fields=list(type_))
+            return pa.StructArray.from_arrays(
+                [typed((*path, inner.name), inner.type) for inner in type_], fields=list(type_)
+            )
         column = found[path]
         if formats[path] == "date-time":
             return parse_date_time(column)
         return pc.ascii_lower(column) if formats[path] == "uuid" else column.cast(type_)
 
     rows = messages.num_rows
-    known = {"extra": extra, "schema_version": pa.array(np.full(rows, schema.version)), "context": pa.array(np.zeros(rows, bool))}
+    known = {
+        "extra": extra,
+        "schema_version": pa.array(np.full(rows, schema.version)),
+        "context": pa.array(np.zeros(rows, bool)),
+    }
     known |= {name: messages[name] for name in messages.schema.names}
     own = [name for name in REPORT.names if (name,) in found or name == "execution_context"]
     known |= {name: typed((name,), REPORT.field(name).type) for name in own}
-    known["report_id"] = report_ids(pa.RecordBatch.from_pydict({name: known[name] for name in [*own, "extra"]}))
+    known["report_id"] = report_ids(
+        pa.RecordBatch.from_pydict({name: known[name] for name in [*own, "extra"]})
+    )
     return filled(known, REPORT_BATCH, rows)
 
 
@@ -162,7 +195,9 @@ class Validate(beam.PTransform):
     Of use alone: `messages | Validate()` gives `.reports` and `.quarantine`.
     """
 
-    def __init__(self, rules: Rules | None = None, schema: str = "kpi_report", version: int | None = None) -> None:
+    def __init__(
+        self, rules: Rules | None = None, schema: str = "kpi_report", version: int | None = None
+    ) -> None:
         super().__init__()
         self.rules, self.schema, self.version = rules or Rules(), schema, version
 
@@ -192,7 +227,10 @@ class _ValidateFn(beam.DoFn):
         self.pending: deque[tuple[Future[Judged], Timestamp, Any]] = deque()
 
     def process(
-        self, messages: pa.RecordBatch, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+        self,
+        messages: pa.RecordBatch,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
         MESSAGES.inc(messages.num_rows)
         if messages.num_rows < SMALL and not self.pending:
@@ -215,7 +253,9 @@ class _ValidateFn(beam.DoFn):
             return judged(messages, self.schema, self.rules)
 
 
-def _outputs(found: Judged, timestamp: Timestamp, window: Any) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+def _outputs(
+    found: Judged, timestamp: Timestamp, window: Any
+) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
     reports, wrong = found
     if wrong.num_rows:
         yield beam.pvalue.TaggedOutput("quarantine", WindowedValue(wrong, timestamp, (window,)))

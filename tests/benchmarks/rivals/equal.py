@@ -31,7 +31,12 @@ _CLOSE_WINDOWS = (
     "success_rate", "avg_latency_ms", "latency_stddev", "avg_accuracy", "accuracy_stddev", "avg_cpu_usage", "avg_memory_mb",
     "performance_score", "efficiency_ratio",
 )  # fmt: skip
-_BUCKET = {"latency": "0.005 * a.latency_q3", "accuracy": "1 / 2000", "cpu": "1 / 2000", "memory": "0.005 * a.memory_q3"}
+_BUCKET = {
+    "latency": "0.005 * a.latency_q3",
+    "accuracy": "1 / 2000",
+    "cpu": "1 / 2000",
+    "memory": "0.005 * a.memory_q3",
+}
 _ROUNDED = 1 + 1e-6
 
 
@@ -72,7 +77,9 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, pattern: str) -> Non
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, name: str) -> int:
-    ours, theirs = _row(connection, f"SELECT (SELECT count(*) FROM a_{name}), (SELECT count(*) FROM b_{name})")
+    ours, theirs = _row(
+        connection, f"SELECT (SELECT count(*) FROM a_{name}), (SELECT count(*) FROM b_{name})"
+    )
     if ours != theirs:
         raise UnequalError(f"{name} has {ours} rows of kpiflow and {theirs} of the rival")
     return int(ours)
@@ -88,7 +95,9 @@ def _same(connection: duckdb.DuckDBPyConnection, table: str, columns: str) -> No
 
 def _reports(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     """How many flags and states differ; both are within the tolerance."""
-    wrong = {name: f"a.{name} IS DISTINCT FROM b.{name}" for name in _SAME} | {name: _apart(name) for name in _CLOSE}
+    wrong = {name: f"a.{name} IS DISTINCT FROM b.{name}" for name in _SAME} | {
+        name: _apart(name) for name in _CLOSE
+    }
     wrong["custom_metrics"] = "(a.custom_metrics IS NULL) <> (b.custom_metrics IS NULL)"
     flags, states = [], []
     for metric in METRICS:
@@ -126,7 +135,9 @@ def _windows(connection: duckdb.DuckDBPyConnection, flags: int) -> None:
 def _pairs(connection: duckdb.DuckDBPyConnection, name: str, table: str, key: tuple[str, ...]) -> None:
     """A view of pairs of rows `a` and `b` of one key; every row has its like."""
     same = " AND ".join(f"x.{column} = y.{column}" for column in key)
-    connection.execute(f"CREATE VIEW {name} AS SELECT x AS a, y AS b FROM a_{table} AS x JOIN b_{table} AS y ON {same}")
+    connection.execute(
+        f"CREATE VIEW {name} AS SELECT x AS a, y AS b FROM a_{table} AS x JOIN b_{table} AS y ON {same}"
+    )
     pairs, rows = _row(connection, f"SELECT (SELECT count(*) FROM {name}), (SELECT count(*) FROM a_{table})")
     if pairs != rows:
         raise UnequalError(f"{table}: {pairs} pairs of {rows} rows")
@@ -140,9 +151,14 @@ def _apart(name: str, far: str | None = None) -> str:
 
 def _none(connection: duckdb.DuckDBPyConnection, pairs: str, wrong: dict[str, str]) -> None:
     """No pair meets any of the conditions that a column be wrong."""
-    counted = _row(connection, f"SELECT {', '.join(f'count(*) FILTER ({condition})' for condition in wrong.values())} FROM {pairs}")
+    counted = _row(
+        connection,
+        f"SELECT {', '.join(f'count(*) FILTER ({condition})' for condition in wrong.values())} FROM {pairs}",
+    )
     if any(counted):
-        raise UnequalError(f"{pairs} differ: " + ", ".join(f"{name} in {rows}" for name, rows in zip(wrong, counted) if rows))
+        raise UnequalError(
+            f"{pairs} differ: " + ", ".join(f"{name} in {rows}" for name, rows in zip(wrong, counted) if rows)
+        )
 
 
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:

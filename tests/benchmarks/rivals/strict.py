@@ -102,12 +102,17 @@ def _valid(report: Mapping[str, Any]) -> bool:
 
 
 def _optional_valid(report: Mapping[str, Any]) -> bool:
-    moved, gpu, priority, custom = (report.get(name) for name in ("network_bytes", "gpu_utilization", "priority", "custom_metrics"))
+    moved, gpu, priority, custom = (
+        report.get(name) for name in ("network_bytes", "gpu_utilization", "priority", "custom_metrics")
+    )
     return (
         (moved is None or (_number(moved) and moved == int(moved) and 0 <= moved < 10**12))
         and (gpu is None or (_number(gpu) and 0 <= gpu <= 1))
         and (priority is None or (_number(priority) and priority in (1, 25, 50, 75, 100)))
-        and all(report.get(name) is None or _text(report[name], 0, 100) for name in ("source_layer", "target_agent_type"))
+        and all(
+            report.get(name) is None or _text(report[name], 0, 100)
+            for name in ("source_layer", "target_agent_type")
+        )
         and (custom is None or _metrics(custom))
     )
 
@@ -119,13 +124,22 @@ def _context_valid(context: Mapping[str, Any]) -> bool:
         and (_number(cores) and cores == int(cores) and 1 <= cores <= 65536)
         and (_number(memory) and 0 < memory <= 10**9)
         and (gpu is None or isinstance(gpu, dict))
-        and (interfaces is None or (isinstance(interfaces, list) and all(isinstance(item, str) for item in interfaces)))
+        and (
+            interfaces is None
+            or (isinstance(interfaces, list) and all(isinstance(item, str) for item in interfaces))
+        )
     )
 
 
 def _row(report: Mapping[str, Any]) -> Row:
-    row = {name: report.get(name) for name in REPORT} | {name: report["execution_context"].get(name) for name in CONTEXT}
-    opened = {name: canonical(row[name]) for name in ("custom_metrics", "error_details", "gpu_info") if row[name] is not None}
+    row = {name: report.get(name) for name in REPORT} | {
+        name: report["execution_context"].get(name) for name in CONTEXT
+    }
+    opened = {
+        name: canonical(row[name])
+        for name in ("custom_metrics", "error_details", "gpu_info")
+        if row[name] is not None
+    }
     return row | opened
 
 

@@ -23,7 +23,9 @@ def watch(folder: str) -> None:
 
     def note(point: str, batches: Iterable[Any]) -> None:
         for batch in batches:
-            file = os.open(os.path.join(folder, f"{os.getpid()}.{point}.stamps"), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+            file = os.open(
+                os.path.join(folder, f"{os.getpid()}.{point}.stamps"), os.O_CREAT | os.O_APPEND | os.O_WRONLY
+            )
             os.write(file, _pairs(batch))
             os.close(file)
 
@@ -33,7 +35,9 @@ def watch(folder: str) -> None:
     _note_after(history, "_admitted", lambda _, recent, batch: note("remembered", [batch]))
     _note_before(_Publish, "process", lambda step, reports: note("enriched", [reports]))
     _note_after(_Publish, "process", lambda _, step, reports: note("published", [reports]))
-    _note_after(_Write, "_written", lambda _, step: note("written", step.held if step.table == "kpi_reports" else ()))
+    _note_after(
+        _Write, "_written", lambda _, step: note("written", step.held if step.table == "kpi_reports" else ())
+    )
 
 
 def _pairs(batch: Any) -> bytes:
@@ -41,7 +45,9 @@ def _pairs(batch: Any) -> bytes:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    numbers = pc.list_flatten(pc.split_pattern(batch["message_id"], "-")).cast(pa.int64()).to_numpy().reshape(-1, 2)
+    numbers = (
+        pc.list_flatten(pc.split_pattern(batch["message_id"], "-")).cast(pa.int64()).to_numpy().reshape(-1, 2)
+    )
     pairs = np.full((len(numbers), 2), time.time_ns() // 1000)
     pairs[:, 0] = numbers[:, 0] << 20 | numbers[:, 1]
     return pairs.tobytes()

@@ -51,7 +51,12 @@ EDITS: dict[str, list[tuple[str, Edit]]] = defaultdict(list)
 def happen(fault: dict[str, Any]) -> None:
     """Hold this process, or end whom the fault ends, if they live and no other process has done so yet."""
     launcher = os.getppid()
-    parts = {"worker": [os.getpid()], "java": children(launcher, "java"), "all": [launcher, os.getpid()], None: [os.getpid()]}
+    parts = {
+        "worker": [os.getpid()],
+        "java": children(launcher, "java"),
+        "all": [launcher, os.getpid()],
+        None: [os.getpid()],
+    }
     victims = parts[fault.get("kills")]
     if not victims:
         return
@@ -71,10 +76,14 @@ def children(parent: int, name: str) -> list[int]:
     """The living children of a process whose program has this name."""
     stats = (path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat"))
     found = [(int(head.split()[0]), head.partition("(")[2], *tail.split()[:2]) for head, _, tail in stats]
-    return [pid for pid, called, state, above in found if int(above) == parent and called == name and state != "Z"]
+    return [
+        pid for pid, called, state, above in found if int(above) == parent and called == name and state != "Z"
+    ]
 
 
-def faulty(side: str, due: list[tuple[int, dict[str, Any]]], function: Callable[..., Any]) -> Callable[..., Any]:
+def faulty(
+    side: str, due: list[tuple[int, dict[str, Any]]], function: Callable[..., Any]
+) -> Callable[..., Any]:
     """The function with faults at it; each counts the calls since all faults before it have happened."""
     calls = {place: itertools.count(1) for place, _ in due}
 
@@ -156,7 +165,9 @@ def die_with(parent: int) -> None:
 class Patching(importlib.abc.MetaPathFinder):
     """Finds modules as usual, and patches those with edits once they are loaded."""
 
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Any, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname not in EDITS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)

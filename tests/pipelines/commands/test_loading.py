@@ -14,7 +14,9 @@ HEAVY = ("apache_beam", "pyarrow", "pandas")
 def loaded(*words: str) -> set[str]:
     """What a new process has loaded of commands and HEAVY packages after a command."""
     code = f"import sys; from pipelines.cli import run; run({list(words)!r}); print(*sys.modules, file=sys.stderr)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stderr.split()
     return {name for name in modules if name in HEAVY or name.startswith("pipelines.commands.")}
 
 
@@ -37,7 +39,9 @@ def test_help_lists_every_command_with_its_line(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_listed_command_can_be_loaded_and_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_listed_command_can_be_loaded_and_explains_itself(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run([name, "--help"]) == 0
     assert f"kpiflow {name} [OPTIONS]" in capsys.readouterr().out
 

@@ -46,13 +46,19 @@ def folder(made: Path, tmp_path: Path) -> Path:
 def test_a_whole_output_reconciles_with_its_archive(folder: Path, typed: Typed) -> None:
     code, out, _ = typed("reconcile", folder / "out", "--input", folder / "*.ndjson")
     assert (code, "every message has exactly one fate" in out) == (0, True)
-    assert [line.split() for line in out.splitlines()][:3] == [["received", "4"], ["reports", "2"], ["quarantined", "1"]]
+    assert [line.split() for line in out.splitlines()][:3] == [
+        ["received", "4"],
+        ["reports", "2"],
+        ["quarantined", "1"],
+    ]
 
 
 def test_the_json_holds_the_counts_and_the_problems(folder: Path, typed: Typed) -> None:
     code, out, _ = typed("reconcile", folder / "out", "--json")
     counts = {"received": 4, "reports": 2, "quarantined": 1, "duplicates": 1}
-    zeros = dict.fromkeys(("dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"), 0)
+    zeros = dict.fromkeys(
+        ("dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"), 0
+    )
     assert (code, json.loads(out)) == (0, counts | zeros | {"problems": []})
 
 

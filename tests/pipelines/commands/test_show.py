@@ -30,7 +30,11 @@ def output(tmp_path: Path) -> Path:
     reports = [report(1, failed=True), report(2), report(3), flagged(4, NINE, 8123.0, agent_id=AGENT)]
     store(out, REPORTS, reports)
     store(out, DUPLICATES, [message(5)])
-    store(out, QUARANTINED, [message(6, reason="json", message="no [red]JSON[/] \x1b[31m"), message(7, reason="stale")])
+    store(
+        out,
+        QUARANTINED,
+        [message(6, reason="json", message="no [red]JSON[/] \x1b[31m"), message(7, reason="stale")],
+    )
     store(out, AGGREGATIONS, [hourly(EIGHT, "a", 100, 200, 400), hourly(NINE, AGENT, 150, 300, 600)])
     return out
 
@@ -53,7 +57,9 @@ def many_hours(count: int) -> Summary:
         outliers=flags,
         examples=(example,),
         worst_agents=(Agent(AGENT, 123_456, 9, dict.fromkeys(METRICS, 1234)),),
-        reasons=(Reason("duplicate_key", count * 123_456, "execution_context", "type", "a long message " * 40),),
+        reasons=(
+            Reason("duplicate_key", count * 123_456, "execution_context", "type", "a long message " * 40),
+        ),
     )
 
 
@@ -66,7 +72,10 @@ def drawn(summary: Summary, width: int) -> str:
 
 def test_the_terminal_tells_what_came_in(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", str(output)]) == 0
-    lines = [re.sub(r"\s+", " ", re.sub("[█▉▊▋▌▍▎▏●━┿┥]", " ", line)).strip() for line in capsys.readouterr().out.splitlines()]
+    lines = [
+        re.sub(r"\s+", " ", re.sub("[█▉▊▋▌▍▎▏●━┿┥]", " ", line)).strip()
+        for line in capsys.readouterr().out.splitlines()
+    ]
     told = [
         "2025-11-22 08:00 to 2025-11-22 09:00 UTC, 2 agents",
         "reports 4 57.1 %",
@@ -104,7 +113,16 @@ def test_of_many_hours_the_newest_are_rows_and_all_are_in_one_line() -> None:
 def test_json_has_every_number_and_the_derived_ones(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", str(output), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    names = ("received", "reports", "duplicates", "quarantined", "quarantined_share", "failed", "success_rate", "agents")
+    names = (
+        "received",
+        "reports",
+        "duplicates",
+        "quarantined",
+        "quarantined_share",
+        "failed",
+        "success_rate",
+        "agents",
+    )
     assert [told[name] for name in names] == [7, 4, 1, 2, 2 / 7, 1, 0.75, 2]
     assert (told["first"], told["last"]) == ("2025-11-22T08:00:00+00:00", "2025-11-22T09:00:00+00:00")
     assert told["hours"][0] == {
@@ -122,14 +140,18 @@ def test_json_has_every_number_and_the_derived_ones(output: Path, capsys: pytest
     assert len(told["hours"]) == len(summarise(output).hours)
 
 
-def test_html_writes_a_page_beside_what_is_printed(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_html_writes_a_page_beside_what_is_printed(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "page.html"
     assert run(["show", str(output), "--html", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reports"] == 4
     assert file.read_text().startswith("<!doctype html>")
 
 
-def test_an_empty_folder_is_no_failure_and_names_backfill(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_no_failure_and_names_backfill(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["show", str(tmp_path)]) == 0
     assert f"kpiflow backfill --input FILE... --output {tmp_path}" in capsys.readouterr().out
 
@@ -145,7 +167,9 @@ def test_what_a_newer_kpiflow_wrote_is_refused(output: Path, capsys: pytest.Capt
     assert "newer kpiflow" in capsys.readouterr().err
 
 
-def test_a_page_into_no_folder_is_wrong_use(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_into_no_folder_is_wrong_use(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["show", str(output), "--html", str(tmp_path / "nowhere" / "page.html")]) == 2
     assert "a folder that exists" in capsys.readouterr().err
 
@@ -182,7 +206,9 @@ def test_a_sparkline_has_a_cell_an_hour_as_long_as_they_fit(places: set[int], wi
 
 
 @given(st.lists(st.floats(0, 3e5), min_size=3, max_size=3), st.floats(0, 3e5), st.integers(4, 90))
-def test_a_whisker_has_its_marks_in_order_inside_its_cell(values: list[float], spare: float, width: int) -> None:
+def test_a_whisker_has_its_marks_in_order_inside_its_cell(
+    values: list[float], spare: float, width: int
+) -> None:
     p50, p95, p99 = sorted(values)
     console = Console(width=width, file=io.StringIO())
     console.print(Whisker(Latency(p50, p95, p99, 1), min(p50, spare), max(p99, spare)))

@@ -8,14 +8,21 @@ JOB = ["stream", "--runner", "dataflow", "--redis", "redis://10.0.0.3:6379", "--
 OUTPUTS = ["--output", "gs://bucket/kpis", "--output", "victoriametrics+http://10.0.0.4:8428"]
 OPTIONS = ["--", "--project=my-project", "--region=europe-west1", "--temp_location=gs://bucket/t"]
 OPTIONS += ["--sdk_container_image=a.dev/p/w:1"]
-#DEL"--project=my-project", "--region=europe-west1", "--temp_location=gs://bucket/t", "--sdk_container_image=a.dev/p/w:1"]
+# DEL"--project=my-project", "--region=europe-west1", "--temp_location=gs://bucket/t", "--sdk_container_image=a.dev/p/w:1"]
 Capture = pytest.CaptureFixture[str]
 
 
 def test_a_dry_run_draws_the_whole_job(capsys: Capture) -> None:
     assert run([*JOB, "--dry-run", "--live", *OUTPUTS, *OPTIONS]) == 0
     drawn = capsys.readouterr().out
-    steps = ("ReadFromRedisStreams", "Validate", "History", "Write kpi_reports to 0", "Write kpi_fleet to 1", "Publish live")
+    steps = (
+        "ReadFromRedisStreams",
+        "Validate",
+        "History",
+        "Write kpi_reports to 0",
+        "Write kpi_fleet to 1",
+        "Publish live",
+    )
     assert [step for step in steps if step not in drawn] == []
     assert "Dataflow can run this" in drawn
 
@@ -29,7 +36,9 @@ def test_what_workers_cannot_reach_is_a_problem(capsys: Capture) -> None:
     assert "2 problems" in told.err
 
 
-def test_a_secret_in_the_graph_is_a_problem_and_is_not_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_in_the_graph_is_a_problem_and_is_not_told(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KPIFLOW_REDIS_PASSWORD", "open sesame")
     assert run([*JOB, "--dry-run", *OUTPUTS, *OPTIONS]) == 1
     told = capsys.readouterr()
@@ -46,9 +55,18 @@ def test_a_job_that_dataflow_cannot_run_is_not_begun(capsys: Capture) -> None:
     ("words", "complaint"),
     [
         ([*JOB, "--dry-run", *OUTPUTS], "the following arguments are required: --project"),
-        ([*JOB, "--dry-run", *OUTPUTS, *OPTIONS, "--region=Europe"], "region is 'Europe'; write it like europe-west1"),
-        ([*JOB, "--dry-run", "--output", "victoriametrics+http://10.0.0.4:8428", *OPTIONS], "keeps no tables"),
-        ([*JOB, "--archive", "a", "--fresh", *OUTPUTS, *OPTIONS], "--archive, --fresh cannot be with --runner dataflow"),
+        (
+            [*JOB, "--dry-run", *OUTPUTS, *OPTIONS, "--region=Europe"],
+            "region is 'Europe'; write it like europe-west1",
+        ),
+        (
+            [*JOB, "--dry-run", "--output", "victoriametrics+http://10.0.0.4:8428", *OPTIONS],
+            "keeps no tables",
+        ),
+        (
+            [*JOB, "--archive", "a", "--fresh", *OUTPUTS, *OPTIONS],
+            "--archive, --fresh cannot be with --runner dataflow",
+        ),
         ([*JOB[:1], *JOB[3:], "--dry-run", *OUTPUTS], "--dry-run is for Dataflow"),
     ],
 )

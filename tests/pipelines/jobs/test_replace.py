@@ -34,17 +34,26 @@ def message(name: str, received_at: datetime | None, data: Any) -> Message:
     return {"message_id": name, "received_at": received_at.isoformat() if received_at else None, "data": data}
 
 
-def each_minute(name: str, start: datetime, minutes: Iterable[int], latency_ms: float = 100.0) -> list[Message]:
+def each_minute(
+    name: str, start: datetime, minutes: Iterable[int], latency_ms: float = 100.0
+) -> list[Message]:
     """A report a minute, each a second on its way, of slowly varying latency; every 20th takes three times as long."""
     recorded = {minute: start + timedelta(minutes=minute) for minute in minutes}
     spread = {minute: 1 + minute * 7 % 20 / 100 if minute % 20 else 3 for minute in minutes}
-    documents = {minute: report(minute, at, latency_ms=latency_ms * spread[minute]) for minute, at in recorded.items()}
-    return [message(f"{name}{minute}", at + timedelta(seconds=1), documents[minute]) for minute, at in recorded.items()]
+    documents = {
+        minute: report(minute, at, latency_ms=latency_ms * spread[minute]) for minute, at in recorded.items()
+    }
+    return [
+        message(f"{name}{minute}", at + timedelta(seconds=1), documents[minute])
+        for minute, at in recorded.items()
+    ]
 
 
 def again(name: str, original: Message, seconds: int) -> Message:
     """The same report in another message, so much later."""
-    return message(name, datetime.fromisoformat(original["received_at"]) + timedelta(seconds=seconds), original["data"])
+    return message(
+        name, datetime.fromisoformat(original["received_at"]) + timedelta(seconds=seconds), original["data"]
+    )
 
 
 BEFORE = each_minute("before", NOON - HOUR, range(60))
@@ -59,7 +68,11 @@ STORED = [
     message("broken inside", NOON + HOUR / 2, "{"), message("known", None, "{broken"),
 ]  # fmt: skip
 FRESH = each_minute("fresh", NOON, range(0, 60, 3), latency_ms=1000.0)
-FRESH += [again("fresh twice", FRESH[3], 30), message("fresh broken", NOON + HOUR / 2, "]"), message("known", None, "[broken")]
+FRESH += [
+    again("fresh twice", FRESH[3], 30),
+    message("fresh broken", NOON + HOUR / 2, "]"),
+    message("known", None, "[broken"),
+]
 
 
 def filled(output: Path, messages: list[Message], span: Span | None = None) -> Path:
@@ -75,7 +88,9 @@ def archive(path: Path, messages: list[Message]) -> Path:
 
 def replaced(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
     """The output, with a span of it replaced by the messages."""
-    results = replace_span(find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span)
+    results = replace_span(
+        find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span
+    )
     assert not results.incomplete
     return output
 
@@ -112,7 +127,11 @@ def test_flags_of_the_next_hour_follow_even_where_less_is_known_of_the_hour_befo
     def judged() -> list[tuple[int, bool]]:
         columns = ["recorded_at", "baseline_n", "is_latency_outlier"]
         rows = [row for batch in scan(output, REPORTS, columns) for row in batch.to_pylist()]
-        return next((row["baseline_n"], row["is_latency_outlier"]) for row in rows if row["recorded_at"] == NOON + HOUR * 4 / 3)
+        return next(
+            (row["baseline_n"], row["is_latency_outlier"])
+            for row in rows
+            if row["recorded_at"] == NOON + HOUR * 4 / 3
+        )
 
     before = judged()
     replaced(output, FRESH)
@@ -141,7 +160,9 @@ def test_where_nothing_is_stored_it_is_a_backfill_of_the_span(tmp_path: Path) ->
     assert same(replaced(tmp_path / "new", STORED), filled(tmp_path / "plain", STORED, SPAN))
 
 
-def test_time_slices_give_what_one_run_gives(output: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_slices_give_what_one_run_gives(
+    output: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipelines.jobs.backfill.REPORT_BYTES", 1)
     assert same(replaced(output, FRESH, SETTINGS.model_copy(update={"slice_reports": 5})), made / "expected")
 
@@ -195,7 +216,9 @@ def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(
 
 
 def test_a_changed_file_stops_it_before_anything_is_rewritten(output: Path, made: Path) -> None:
-    changed = next(path for path in paths(output, AGGREGATIONS) if "window_size=1h/date=2025-10-22/hour=12" in str(path))
+    changed = next(
+        path for path in paths(output, AGGREGATIONS) if "window_size=1h/date=2025-10-22/hour=12" in str(path)
+    )
     data = bytearray(changed.read_bytes())
     data[4] ^= 1
     changed.write_bytes(data)

@@ -30,12 +30,18 @@ def interrupted_without(server: RedisServer, job: Job) -> None:
         raise KeyboardInterrupt
 
 
-def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_knows_that_all_is_read_while_redis_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     readers = tmp_path / FOLDER / READERS
     readers.mkdir(parents=True)
-    (tmp_path / FOLDER / JOB).write_text(json.dumps({"redis": "", "depends": {"group": "g", "outputs": [], "streams": ["s"]}}))
+    (tmp_path / FOLDER / JOB).write_text(
+        json.dumps({"redis": "", "depends": {"group": "g", "outputs": [], "streams": ["s"]}})
+    )
     place = {"position": "1-0", "index": 1, "added": 1, "lost": 0}
-    (readers / "reader-0.json").write_text(json.dumps({"streams": {"s": place}, "read": 1, "watermark": None, "time": None}))
+    (readers / "reader-0.json").write_text(
+        json.dumps({"streams": {"s": place}, "read": 1, "watermark": None, "time": None})
+    )
 
     def idle(connection: Connection) -> bool:
         told = _Idle(tmp_path, connection, 0.01)
@@ -63,13 +69,18 @@ def test_a_stream_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
     assert ([place.stream for place in health(tmp_path).places], health(tmp_path).lag) == (["a"], 0)
 
 
-def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stays_for_reconcile(tmp_path: Path) -> None:
+def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stays_for_reconcile(
+    tmp_path: Path,
+) -> None:
     described(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
     (tmp_path / FOLDER / SINKS).mkdir()
     (tmp_path / FOLDER / SINKS / "sink-x.json").write_text("{}")
     start(tmp_path, "a", fresh=True)
     assert [path.name for path in (tmp_path / FOLDER).glob("*/*.json")] == []
-    assert sorted(path.name for path in (tmp_path / FOLDER / READERS / BEFORE).iterdir()) == ["reader-0.json", "reader-1.json"]
+    assert sorted(path.name for path in (tmp_path / FOLDER / READERS / BEFORE).iterdir()) == [
+        "reader-0.json",
+        "reader-1.json",
+    ]
 
 
 def test_a_fresh_start_leaves_no_checkpoint_that_its_description_would_vouch_for(tmp_path: Path) -> None:
@@ -104,7 +115,10 @@ def test_every_folder_of_a_job_is_held(tmp_path: Path) -> None:
     with only_job(tmp_path / "one", tmp_path / "two", tmp_path / "one") as locks:
         assert len(locks) == 2
         for folder in ("one", "two"):
-            with pytest.raises(WrongUse, match=f"writing to .*{folder}"), only_job(tmp_path / folder, patience=0):
+            with (
+                pytest.raises(WrongUse, match=f"writing to .*{folder}"),
+                only_job(tmp_path / folder, patience=0),
+            ):
                 pass
 
 
@@ -148,6 +162,9 @@ def described(home: Path, streams: list[str], readers: dict[str, dict[str, int]]
     depends = {"group": "g", "outputs": [], "streams": streams}
     (home / FOLDER / JOB).write_text(json.dumps({"redis": "redis://h", "depends": depends}))
     for name, read in readers.items():
-        places = {key: {"position": f"{count}-0", "index": count, "added": count, "lost": 0} for key, count in read.items()}
+        places = {
+            key: {"position": f"{count}-0", "index": count, "added": count, "lost": 0}
+            for key, count in read.items()
+        }
         said = {"streams": places, "read": 1, "watermark": None, "time": 1000}
         (folder / f"{name}.json").write_text(json.dumps(said))

@@ -53,7 +53,13 @@ def test_an_offset_from_utc_counts() -> None:
 
 
 def test_what_names_no_hour_belongs_to_that_in_which_it_was_received() -> None:
-    broken = ["{", "", '{"recorded_at":"2025-99-99T99:00:00Z"}', '{"recorded_at":"soon"}', '{"recorded_at":12}']
+    broken = [
+        "{",
+        "",
+        '{"recorded_at":"2025-99-99T99:00:00Z"}',
+        '{"recorded_at":"soon"}',
+        '{"recorded_at":12}',
+    ]
     assert hours(*broken, received_at=NOON + timedelta(hours=2)) == [2] * len(broken)
     assert hours("{", received_at=datetime(1969, 12, 31, 23, 30, tzinfo=UTC)) == [-1 - HOUR]
 
@@ -69,7 +75,9 @@ def test_every_message_comes_back_as_it_was(tmp_path: Path) -> None:
     spooled.add(messages([at(0, 2)]))
     paths = [path for part in spooled.slices(1) for path in part]
     back = pa.Table.from_batches([batch for path in paths for batch in read(path)], RAW)
-    assert sorted(back.to_pylist(), key=repr) == sorted([*odd.to_pylist(), *messages([at(0, 2)]).to_pylist()], key=repr)
+    assert sorted(back.to_pylist(), key=repr) == sorted(
+        [*odd.to_pylist(), *messages([at(0, 2)]).to_pylist()], key=repr
+    )
 
 
 def test_messages_of_an_hour_keep_their_order(tmp_path: Path) -> None:
@@ -90,7 +98,9 @@ def test_messages_of_an_hour_keep_their_order(tmp_path: Path) -> None:
         (1, [[2], [3], [1], [4]]),
     ],
 )
-def test_slices_are_consecutive_hours_and_no_hour_is_cut(tmp_path: Path, rows: int, expected: list[list[int]]) -> None:
+def test_slices_are_consecutive_hours_and_no_hour_is_cut(
+    tmp_path: Path, rows: int, expected: list[list[int]]
+) -> None:
     assert sizes(laid(tmp_path, 2, 3, 1, 4).slices(rows)) == expected
 
 
@@ -108,7 +118,9 @@ def test_nothing_gives_no_slice(tmp_path: Path) -> None:
     assert spooled.slices(1000) == []
 
 
-def test_small_parts_are_read_together_up_to_a_good_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_parts_are_read_together_up_to_a_good_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spooled = Spool(tmp_path)
     for number in range(6):
         spooled.add(messages([at(0, number)]))

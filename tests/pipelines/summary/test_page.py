@@ -171,7 +171,15 @@ def test_each_cell_names_its_column_for_a_narrow_page(plain: str) -> None:
 def test_everything_fits_the_page_whatever_its_width(tmp_path: Path, text: str, width: int) -> None:
     file = tmp_path / "page.html"
     file.write_text(page(a_summary(HOURS, text)).replace("</body>", f"{WIDE}</body>"), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000", f"--user-data-dir={tmp_path}/browser"]
-    done = subprocess.run([str(BROWSER), *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=60)
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--window-size={width},2000",
+        f"--user-data-dir={tmp_path}/browser",
+    ]
+    done = subprocess.run(
+        [str(BROWSER), *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=60
+    )
     (title,) = re.findall("<title>(.*?)</title>", done.stdout)
     assert title == "0 0"

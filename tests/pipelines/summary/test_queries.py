@@ -46,12 +46,27 @@ def store(output: Path, table: Table, rows: list[dict[str, Any]]) -> None:
         pq.write_table(pa.table(batch.filter(pa.array(codes == code))), path)
 
 
-def report(number: int, at: datetime = EIGHT, agent: str = "a", failed: bool = False, **columns: Any) -> dict[str, Any]:
+def report(
+    number: int, at: datetime = EIGHT, agent: str = "a", failed: bool = False, **columns: Any
+) -> dict[str, Any]:
     """A stored report; its message is m<number>."""
     error = '{"code":1}' if failed else None
     flags = {f"is_{metric}_outlier": False for metric in METRICS}
-    named = {"report_id": f"{number:032x}", "task_id": f"t{number}", "message_id": f"m{number}", "source": "s"}
-    return {"recorded_at": at, "received_at": at, "agent_id": agent, "error_details": error, **flags, **named, **columns}
+    named = {
+        "report_id": f"{number:032x}",
+        "task_id": f"t{number}",
+        "message_id": f"m{number}",
+        "source": "s",
+    }
+    return {
+        "recorded_at": at,
+        "received_at": at,
+        "agent_id": agent,
+        "error_details": error,
+        **flags,
+        **named,
+        **columns,
+    }
 
 
 def message(number: int, at: datetime | None = EIGHT, **columns: Any) -> dict[str, Any]:
@@ -59,7 +74,9 @@ def message(number: int, at: datetime | None = EIGHT, **columns: Any) -> dict[st
     return {"source": "s", "message_id": f"m{number}", "received_at": at, **columns}
 
 
-def hourly(at: datetime, agent: str, p50: float, p95: float, p99: float, granularity: str = "1h") -> dict[str, Any]:
+def hourly(
+    at: datetime, agent: str, p50: float, p95: float, p99: float, granularity: str = "1h"
+) -> dict[str, Any]:
     """A row of kpi_aggregations."""
     window = {"granularity": granularity, "time_window_start": at, "agent_id": agent}
     return {**window, "latency_p50_ms": p50, "latency_p95_ms": p95, "latency_p99_ms": p99}
@@ -95,17 +112,23 @@ reports = st.lists(
         st.integers(0, 200),
         st.sampled_from("abc"),
         st.booleans(),
-        st.fixed_dictionaries({f"is_{metric}_outlier": st.sampled_from([None, False, True]) for metric in METRICS}),
+        st.fixed_dictionaries(
+            {f"is_{metric}_outlier": st.sampled_from([None, False, True]) for metric in METRICS}
+        ),
     ),
     max_size=30,
 )
 received = st.builds(lambda minutes: EIGHT + timedelta(minutes=minutes), st.integers(0, 200)) | st.none()
-lower = st.dictionaries(st.integers(0, 40), st.tuples(received, st.sampled_from(["json", "stale"])), max_size=20)
+lower = st.dictionaries(
+    st.integers(0, 40), st.tuples(received, st.sampled_from(["json", "stale"])), max_size=20
+)
 
 
 @settings(max_examples=15, deadline=None)
 @given(reports, lower, lower)
-def test_the_counts_of_any_output_equal_those_of_plain_sql(made: list[tuple], doubled: dict, refused: dict) -> None:
+def test_the_counts_of_any_output_equal_those_of_plain_sql(
+    made: list[tuple], doubled: dict, refused: dict
+) -> None:
     rows = {
         REPORTS: [report(n, at, agent, failed) | flags for n, (at, agent, failed, flags) in enumerate(made)],
         DUPLICATES: [message(n, at) for n, (at, _) in doubled.items()],
@@ -120,11 +143,19 @@ def test_the_counts_of_any_output_equal_those_of_plain_sql(made: list[tuple], do
 
 
 def counted(summary: Summary) -> dict[str, Any]:
-    hours = {(h.start, h.reports, h.failed, h.duplicates, h.quarantined, *h.outliers.values()) for h in summary.hours}
+    hours = {
+        (h.start, h.reports, h.failed, h.duplicates, h.quarantined, *h.outliers.values())
+        for h in summary.hours
+    }
     agents = {(a.agent_id, a.reports, a.failed, *a.outliers.values()) for a in summary.worst_agents}
     fates = (summary.reports, summary.failed, summary.duplicates, summary.quarantined)
     total = (*fates, summary.agents, summary.first, summary.last)
-    return {"total": total, "hours": hours, "agents": agents, "reasons": {(r.reason, r.count) for r in summary.reasons}}
+    return {
+        "total": total,
+        "hours": hours,
+        "agents": agents,
+        "reasons": {(r.reason, r.count) for r in summary.reasons},
+    }
 
 
 def by_sql(rows: dict[Table, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -162,7 +193,11 @@ def by_sql(rows: dict[Table, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def test_latency_is_the_median_over_agents_of_the_hourly_percentiles(tmp_path: Path) -> None:
     rows = [hourly(EIGHT, "a", 1, 10, 100), hourly(EIGHT, "b", 3, 50, 300), hourly(EIGHT, "c", 4, 20, 900)]
-    rows += [hourly(NINE, "a", 5, 6, 7), hourly(NINE, "b", 6, 7, 9), hourly(EIGHT, "a", 999, 999, 999, granularity="1m")]
+    rows += [
+        hourly(NINE, "a", 5, 6, 7),
+        hourly(NINE, "b", 6, 7, 9),
+        hourly(EIGHT, "a", 999, 999, 999, granularity="1m"),
+    ]
     store(tmp_path, AGGREGATIONS, rows)
     latencies = {hour.start: hour.latency for hour in summarise(tmp_path).hours}
     assert latencies == {EIGHT: Latency(3, 20, 300, agents=3), NINE: Latency(5.5, 6.5, 8, agents=2)}
@@ -173,12 +208,23 @@ def test_group_medians_are_those_of_each_group_alone(rows: list[tuple[int, float
     kinds = sorted({kind for kind, _ in rows})
     codes = np.array([kinds.index(kind) for kind, _ in rows])
     found = group_medians(codes, np.array([value for _, value in rows]))
-    assert found.tolist() == [statistics.median([value for of, value in rows if of == kind]) for kind in kinds]
+    assert found.tolist() == [
+        statistics.median([value for of, value in rows if of == kind]) for kind in kinds
+    ]
 
 
 def flagged(number: int, at: datetime, latency: float, **columns: Any) -> dict[str, Any]:
-    fences = {"latency_low_fence": -258.0, "latency_high_fence": 812.0, "latency_q1": 201.0, "latency_q3": 354.0}
-    return report(number, at, latency_ms=latency, baseline_n=61, **fences) | {"is_latency_outlier": True} | columns
+    fences = {
+        "latency_low_fence": -258.0,
+        "latency_high_fence": 812.0,
+        "latency_q1": 201.0,
+        "latency_q3": 354.0,
+    }
+    return (
+        report(number, at, latency_ms=latency, baseline_n=61, **fences)
+        | {"is_latency_outlier": True}
+        | columns
+    )
 
 
 def test_the_example_is_the_farthest_value_of_the_newest_hour_with_one(tmp_path: Path) -> None:
@@ -192,17 +238,27 @@ def test_the_example_is_the_farthest_value_of_the_newest_hour_with_one(tmp_path:
 def test_the_farthest_value_below_its_low_fence_is_explained_by_it(tmp_path: Path) -> None:
     baseline = {"accuracy_q1": 0.9, "accuracy_q3": 0.94, "baseline_n": 40}
     fences = {"accuracy_low_fence": 0.78, "accuracy_high_fence": 1.06, "is_accuracy_outlier": True}
-    store(tmp_path, REPORTS, [report(n, accuracy=low) | baseline | fences for n, low in ((1, 0.7), (2, 0.41237), (3, 0.6))])
+    store(
+        tmp_path,
+        REPORTS,
+        [report(n, accuracy=low) | baseline | fences for n, low in ((1, 0.7), (2, 0.41237), (3, 0.6))],
+    )
     explained = [example.explained() for example in summarise(tmp_path).examples]
     assert explained == ["accuracy 0.4124 < low fence 0.78 (q1 0.9, q3 0.94, n 40)"]
 
 
 def test_a_reason_is_shown_by_its_commonest_cause(tmp_path: Path) -> None:
     rare = [message(1, reason="schema", field="cpu_usage", rule="maximum", message="a rare one")]
-    common = [message(n, reason="schema", field="accuracy", rule="maximum", message=f"accuracy {n}") for n in (4, 2, 3)]
+    common = [
+        message(n, reason="schema", field="accuracy", rule="maximum", message=f"accuracy {n}")
+        for n in (4, 2, 3)
+    ]
     store(tmp_path, QUARANTINED, [*rare, *common, message(9, reason="json", message="no JSON")])
     found = summarise(tmp_path).reasons
-    assert found == (Reason("schema", 4, "accuracy", "maximum", "accuracy 2"), Reason("json", 1, None, None, "no JSON"))
+    assert found == (
+        Reason("schema", 4, "accuracy", "maximum", "accuracy 2"),
+        Reason("json", 1, None, None, "no JSON"),
+    )
 
 
 def test_the_ten_agents_with_the_most_flags_are_listed_most_first(tmp_path: Path) -> None:
@@ -225,8 +281,15 @@ def test_any_table_may_be_alone_or_all_may_be_missing(tmp_path: Path, kept: str 
     if kept:
         store(tmp_path, TABLES[kept], rows[kept])
     summary = summarise(tmp_path)
-    present = (summary.reports, bool(summary.hours and summary.hours[0].latency), summary.quarantined, summary.duplicates)
-    assert present == tuple(name == kept for name in ("kpi_reports", "kpi_aggregations", "quarantine", "duplicates"))
+    present = (
+        summary.reports,
+        bool(summary.hours and summary.hours[0].latency),
+        summary.quarantined,
+        summary.duplicates,
+    )
+    assert present == tuple(
+        name == kept for name in ("kpi_reports", "kpi_aggregations", "quarantine", "duplicates")
+    )
 
 
 def test_empty_files_hold_nothing(tmp_path: Path) -> None:
@@ -240,7 +303,9 @@ def test_empty_files_hold_nothing(tmp_path: Path) -> None:
 def test_a_column_that_an_older_file_lacks_counts_as_null(tmp_path: Path) -> None:
     store(tmp_path, REPORTS, [report(1)])
     path = next(tmp_path.rglob("*.parquet"))
-    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["is_cpu_outlier", "error_details"]), path)
+    pq.write_table(
+        pq.read_table(path, partitioning=None).drop_columns(["is_cpu_outlier", "error_details"]), path
+    )
     summary = summarise(tmp_path)
     assert (summary.reports, summary.failed, summary.outliers) == (1, 0, NO_FLAGS)
 
@@ -274,7 +339,13 @@ def test_a_share_that_is_not_whole_never_reads_as_whole() -> None:
 
 
 def test_numbers_keep_the_digits_that_matter() -> None:
-    assert [number(value) for value in (None, 61, 8123.4, 0.41237, 12.345)] == ["?", "61", "8123", "0.4124", "12.35"]
+    assert [number(value) for value in (None, 61, 8123.4, 0.41237, 12.345)] == [
+        "?",
+        "61",
+        "8123",
+        "0.4124",
+        "12.35",
+    ]
 
 
 def test_what_does_not_print_is_shown_as_its_code() -> None:

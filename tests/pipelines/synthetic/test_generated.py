@@ -28,13 +28,17 @@ from pipelines.synthetic.dirt import DIRT, respelled
 from pipelines.synthetic.json_columns import time_texts, uuid_texts
 from pipelines.synthetic.messages import REPORT, Mix, deal, send
 
-ENVELOPE = re.compile(r'\{"message_id":"(\d+)-(\d+)","received_at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z","data":(.*)\}')
+ENVELOPE = re.compile(
+    r'\{"message_id":"(\d+)-(\d+)","received_at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z","data":(.*)\}'
+)
 DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 COLUMNS = {"latency": "latency_ms", "accuracy": "accuracy", "cpu": "cpu_usage", "memory": "memory_mb"}
 ORDINARY = {"dirty": 0.1, "duplicates": 0.05, "late": 0.05, "outliers": 0.02}
 
 formats = FormatChecker(formats=())
-formats.checks("uuid", raises=ValueError)(lambda text: not isinstance(text, str) or str(uuid.UUID(text)) == text.lower())
+formats.checks("uuid", raises=ValueError)(
+    lambda text: not isinstance(text, str) or str(uuid.UUID(text)) == text.lower()
+)
 formats.checks("date-time", raises=ValueError)(lambda text: not isinstance(text, str) or bool(moment(text)))
 schema = json.loads(Path(schemas.__file__).with_name("kpi_report.v1.json").read_text())
 validator = Draft202012Validator(schema, format_checker=formats)
@@ -146,7 +150,9 @@ def minute(document: dict) -> int:
     return int(moment(document["recorded_at"]).timestamp() // 60)
 
 
-@pytest.mark.parametrize("options", [["--compress", "zst"], ["--bare"], ["--scenario", "performance", "--span", "90m"]])
+@pytest.mark.parametrize(
+    "options", [["--compress", "zst"], ["--bare"], ["--scenario", "performance", "--span", "90m"]]
+)
 def test_the_truth_counts_what_an_independent_reader_finds(tmp_path: Path, options: list[str]) -> None:
     shares = [word for name, share in ORDINARY.items() for word in (f"--{name}", str(share))]
     truth = generated(tmp_path, "--reports", "1500", "--agents", "3", "--span", "6h", *shares, *options)
@@ -154,7 +160,11 @@ def test_the_truth_counts_what_an_independent_reader_finds(tmp_path: Path, optio
     good, copies, reasons = fates(messages)
     assert truth["messages"] == len(messages) == 1500
     assert truth["files"] == Counter(file for file, _, _ in messages)
-    assert (truth["reports"], truth["duplicates"], truth["quarantined"]) == (len(good), len(copies), sum(reasons.values()))
+    assert (truth["reports"], truth["duplicates"], truth["quarantined"]) == (
+        len(good),
+        len(copies),
+        sum(reasons.values()),
+    )
     assert truth["quarantined_by_reason"] == reasons
     assert (len(copies), sum(reasons.values()), truth["late"]) == (75, 150, 75)
     assert truth["agents"] == len(by_agent(good))
@@ -183,7 +193,9 @@ def test_envelopes_lie_in_order_of_arrival_in_the_file_of_their_hour(tmp_path: P
 def test_late_reports_are_a_minute_to_fifty_late_and_the_others_two_seconds(tmp_path: Path) -> None:
     truth = generated(tmp_path, "--reports", "800", "--late", "0.1")
     good, copies, _ = fates(read(tmp_path))
-    delays = np.array([(report["received"] - moment(report["recorded_at"])).total_seconds() for report in good])
+    delays = np.array(
+        [(report["received"] - moment(report["recorded_at"])).total_seconds() for report in good]
+    )
     assert truth["late"] == (delays > 60).sum() == 80
     assert delays.min() > 0.001
     assert delays[delays <= 60].max() < 2 + 1, "a cut fraction takes less than a second off recorded_at"
@@ -204,14 +216,20 @@ def test_arrivals_fill_their_ranges_to_the_edge_and_stop_there() -> None:
 
 def test_copies_are_byte_equal_or_spelled_anew_and_arrive_later(tmp_path: Path) -> None:
     generated(tmp_path, "--reports", "800", "--duplicates", "0.2", "--dirty", "0")
-    messages = [(json.dumps(json.loads(payload), sort_keys=True), at, payload) for _, at, payload in read(tmp_path)]
+    messages = [
+        (json.dumps(json.loads(payload), sort_keys=True), at, payload) for _, at, payload in read(tmp_path)
+    ]
     firsts = {identity: (at, payload) for identity, at, payload in reversed(messages)}
-    copies = [(at, payload, *firsts[identity]) for identity, at, payload in messages if at != firsts[identity][0]]
+    copies = [
+        (at, payload, *firsts[identity]) for identity, at, payload in messages if at != firsts[identity][0]
+    ]
     assert len(copies) == 160
     assert all(at - first >= timedelta(seconds=1) for at, _, first, _ in copies)
     anew = [(payload, original) for _, payload, _, original in copies if payload != original]
     assert 40 < len(anew) < 120
-    assert all(list(json.loads(payload)) == list(reversed(json.loads(original))) for payload, original in anew)
+    assert all(
+        list(json.loads(payload)) == list(reversed(json.loads(original))) for payload, original in anew
+    )
 
 
 def test_respelling_changes_order_and_spaces_at_every_depth() -> None:
@@ -243,7 +261,9 @@ def test_the_kinds_of_dirt_are_dealt_out_evenly(tmp_path: Path) -> None:
     types=st.lists(st.text(max_size=100).filter(str.isprintable), min_size=1, max_size=3).map(tuple),
     hours=st.floats(0.001, 10_000),
 )
-def test_a_batch_is_valid_ordered_and_the_same_every_time(agents: int, seed: int, count: int, types: tuple, hours: float) -> None:
+def test_a_batch_is_valid_ordered_and_the_same_every_time(
+    agents: int, seed: int, count: int, types: tuple, hours: float
+) -> None:
     generator = KpiTestGenerator(agents=agents, seed=seed, task_types=types, span=timedelta(hours=hours))
     documents = generator.generate_batch(count)
     assert [error.message for document in documents for error in validator.iter_errors(document)] == []
@@ -260,10 +280,24 @@ def test_a_batch_holds_every_optional_field_and_spelling() -> None:
     documents = KpiTestGenerator(seed=1).generate_batch(4000)
     has = Counter(name for document in documents for name in document)
     assert 0.04 < has["error_details"] / 4000 < 0.06
-    assert {"network_bytes", "custom_metrics", "gpu_utilization", "source_layer", "target_agent_type", "priority"} < set(has)
+    assert {
+        "network_bytes",
+        "custom_metrics",
+        "gpu_utilization",
+        "source_layer",
+        "target_agent_type",
+        "priority",
+    } < set(has)
     assert {"trace_id", "labels", "retries"} <= set(has)
-    assert len({tuple(document["custom_metrics"]) for document in documents if "custom_metrics" in document}) == 4
-    fractions = {len(found[1] or ".") - 1 for document in documents if (found := DATE_TIME.fullmatch(document["recorded_at"]))}
+    assert (
+        len({tuple(document["custom_metrics"]) for document in documents if "custom_metrics" in document})
+        == 4
+    )
+    fractions = {
+        len(found[1] or ".") - 1
+        for document in documents
+        if (found := DATE_TIME.fullmatch(document["recorded_at"]))
+    }
     assert fractions == set(range(10))
     assert {document["recorded_at"][-6:] for document in documents} > {"+02:00", "-05:30", "+00:00"}
 
@@ -277,7 +311,9 @@ def test_another_seed_makes_other_agents_and_reports() -> None:
 def test_outliers_are_what_exact_quartiles_of_an_hour_flag() -> None:
     generator = KpiTestGenerator(agents=4, seed=3)
     documents = generator.generate_anomaly_scenario(1600, outliers=0.03)
-    injected = {metric: set(tasks) for metric, tasks in generator.anomaly_task_ids(1600, outliers=0.03).items()}
+    injected = {
+        metric: set(tasks) for metric, tasks in generator.anomaly_task_ids(1600, outliers=0.03).items()
+    }
     flagged: dict[str, set] = {metric: set() for metric in COLUMNS}
     for own in by_agent(documents).values():
         minutes = np.array([minute(document) for document in own])
@@ -306,10 +342,18 @@ def test_agents_of_the_anomaly_scenario_report_every_twenty_to_sixty_seconds() -
 
 
 def test_no_outlier_comes_before_its_agent_has_a_history(tmp_path: Path) -> None:
-    truth = generated(tmp_path, "--reports", "900", "--agents", "2", "--span", "8h", "--outliers", "0.5", "--dirty", "0.3")
+    truth = generated(
+        tmp_path, "--reports", "900", "--agents", "2", "--span", "8h", "--outliers", "0.5", "--dirty", "0.3"
+    )
     good, _, _ = fates(read(tmp_path))
-    on_time = [report for report in good if report["received"] - moment(report["recorded_at"]) <= timedelta(seconds=60)]
-    feeding = {agent: np.array([minute(report) for report in own]) for agent, own in by_agent(on_time).items()}
+    on_time = [
+        report
+        for report in good
+        if report["received"] - moment(report["recorded_at"]) <= timedelta(seconds=60)
+    ]
+    feeding = {
+        agent: np.array([minute(report) for report in own]) for agent, own in by_agent(on_time).items()
+    }
     known = {report["task_id"]: report for report in on_time}
     for task in (task for tasks in truth["outlier_task_ids"].values() for task in tasks):
         past = feeding[known[task]["agent_id"]] - minute(known[task])
@@ -317,7 +361,9 @@ def test_no_outlier_comes_before_its_agent_has_a_history(tmp_path: Path) -> None
     assert 0 < truth["outliers"] < truth["outliers_asked"] == 450
 
 
-def test_too_little_history_means_no_outliers_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_little_history_means_no_outliers_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     truth = generated(tmp_path, "--reports", "100")
     assert (truth["outliers"], truth["outliers_asked"]) == (0, 1)
     assert "1 of 1 outliers left out" in capsys.readouterr().out
@@ -345,10 +391,17 @@ CHANGES: dict[str, dict[str, Callable]] = {
 def test_a_performance_pattern_changes_what_the_same_agent_reports_when_steady(pattern: str) -> None:
     generator = KpiTestGenerator(agents=6, seed=5, span=timedelta(hours=24))
     agent = {name: agent for agent, name in generator.performance_patterns().items()}[pattern]
-    steady, shaped = (by_agent(made(2000))[agent] for made in (generator.generate_batch, generator.generate_performance_scenario))
-    seconds = np.array([(moment(document["recorded_at"]) - generator.start).total_seconds() for document in shaped])
+    steady, shaped = (
+        by_agent(made(2000))[agent]
+        for made in (generator.generate_batch, generator.generate_performance_scenario)
+    )
+    seconds = np.array(
+        [(moment(document["recorded_at"]) - generator.start).total_seconds() for document in shaped]
+    )
     for metric, column in COLUMNS.items():
-        before, after = (np.array([document[column] for document in documents]) for documents in (steady, shaped))
+        before, after = (
+            np.array([document[column] for document in documents]) for documents in (steady, shaped)
+        )
         change = CHANGES[pattern].get(metric)
         amount = change(seconds / 86400, seconds / 3600) if change else float(metric in FACTORS)
         expected = before * amount if metric in FACTORS else before + amount
@@ -390,7 +443,9 @@ def test_a_generation_cut_short_says_so_and_can_be_replaced(tmp_path: Path) -> N
     assert generated(tmp_path, "--reports", "100")["complete"]
 
 
-def test_a_folder_with_other_things_is_refused_untouched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_other_things_is_refused_untouched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "2025-10-20T00.ndjson").write_text("mine")
     assert run(["generate", "--output", str(tmp_path), "--reports", "10"]) == 2
     assert contents(tmp_path) == {"2025-10-20T00.ndjson": b"mine"}
@@ -416,7 +471,9 @@ def test_a_folder_with_other_things_is_refused_untouched(tmp_path: Path, capsys:
         (["--scenario", "anomaly", "--reports", "10000", "--span", "48h"], "leave the span out"),
     ],
 )
-def test_wrong_use_is_explained(tmp_path: Path, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_explained(
+    tmp_path: Path, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["generate", "--output", str(tmp_path / "out"), *options]) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,9 @@ MIX = Mix(2000, dirty=0.1, duplicates=0.05, late=0.05, outliers=0.02)
 class Recorder(Sender):
     """Takes payloads as a stream does, at a clock that stands still; `breaks` counts down to steps of which half arrives."""
 
-    def __init__(self, breaks: tuple[int, ...] = (), refuses_at: int = -1, stop: Event | None = None, stop_at: int = -1) -> None:
+    def __init__(
+        self, breaks: tuple[int, ...] = (), refuses_at: int = -1, stop: Event | None = None, stop_at: int = -1
+    ) -> None:
         self.payloads: list[str] = []
         self.steps = 0
         self.breaks, self.refuses_at, self.stop, self.stop_at = breaks, refuses_at, stop, stop_at
@@ -48,7 +50,13 @@ class Recorder(Sender):
         return Sent(arrived, away=0.1 * (self.steps in self.breaks), problem=problem)
 
 
-def ran(recorder: Recorder, mix: Mix = MIX, per_minute: float = 0, scenario: str = "normal", stop: Event | None = None) -> Run:
+def ran(
+    recorder: Recorder,
+    mix: Mix = MIX,
+    per_minute: float = 0,
+    scenario: str = "normal",
+    stop: Event | None = None,
+) -> Run:
     run = Run(plan(KpiTestGenerator(agents=5), scenario, mix, per_minute, NOW), recorder, stop or Event())
     run.send(lambda count: None)
     return run
@@ -63,9 +71,13 @@ def fates(payloads: list[str]) -> dict[str, int]:
         "payload": pa.array([f"{payload}\n".encode() for payload in payloads], pa.large_binary()),
     }
     settings = Settings.model_construct()
-    reports, refused = judged(pa.RecordBatch.from_pydict(columns, schema=RAW), load("kpi_report"), rules(settings))
+    reports, refused = judged(
+        pa.RecordBatch.from_pydict(columns, schema=RAW), load("kpi_report"), rules(settings)
+    )
     unique = dedup(pa.Table.from_batches([reports.select(INPUTS)]))
-    return {"reports": len(unique.rows), "duplicates": unique.duplicates.num_rows} | Counter(refused["reason"].to_pylist())
+    return {"reports": len(unique.rows), "duplicates": unique.duplicates.num_rows} | Counter(
+        refused["reason"].to_pylist()
+    )
 
 
 def told(run: Run) -> dict[str, int]:
@@ -103,7 +115,9 @@ def test_a_stopped_run_tells_what_was_sent_until_then() -> None:
 def test_late_reports_are_recorded_a_minute_to_forty_before_and_the_others_within_two_seconds() -> None:
     recorder = Recorder()
     run = ran(recorder, Mix(2000, dirty=0, duplicates=0, late=0.1, outliers=0))
-    recorded = [datetime.fromisoformat(json.loads(each)["recorded_at"]).timestamp() for each in recorder.payloads]
+    recorded = [
+        datetime.fromisoformat(json.loads(each)["recorded_at"]).timestamp() for each in recorder.payloads
+    ]
     lag = NOW / 1e6 - np.array(recorded)
     late = lag > 60
     assert (late.sum(), run.truth()["late"]) == (200, 200)
@@ -143,6 +157,8 @@ def test_each_message_is_due_at_the_rate_and_lost_time_is_not_made_up_for() -> N
     assert late.due(np.array([1000]))[0] - time.monotonic() == pytest.approx(0, abs=0.5)
 
 
-@pytest.mark.parametrize(("per_second", "at_once", "block"), [(1, 1, 1), (250, 3, 62), (20_000, 300, 5000), (0, 1000, 5000)])
+@pytest.mark.parametrize(
+    ("per_second", "at_once", "block"), [(1, 1, 1), (250, 3, 62), (20_000, 300, 5000), (0, 1000, 5000)]
+)
 def test_steps_and_blocks_grow_with_the_rate(per_second: float, at_once: int, block: int) -> None:
     assert (Pace(per_second).at_once(), Pace(per_second).block()) == (at_once, block)

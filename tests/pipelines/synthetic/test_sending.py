@@ -46,7 +46,9 @@ def test_entries_hold_the_payloads_in_order_at_the_time_of_redis(server: RedisSe
     assert sender.send(texts(0, 500)).arrived.all()
     with server.client() as client:
         entries = client.xrange("kpi")
-    assert [fields for _, fields in entries] == [{b"data": text.encode()} for text in texts(0, 500).to_pylist()]
+    assert [fields for _, fields in entries] == [
+        {b"data": text.encode()} for text in texts(0, 500).to_pylist()
+    ]
     first, last = (int(entries[place][0].split(b"-")[0]) for place in (0, -1))
     assert began - 5 <= first <= last <= sender.now_us() // 1000 + 5
     sender.close()
@@ -90,7 +92,9 @@ def test_what_had_arrived_when_the_connection_broke_is_found_among_others(server
     sender.close()
 
 
-def test_a_redis_that_hung_takes_nothing_after_all(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_hung_takes_nothing_after_all(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("transforms.redis.connection.TIMEOUT_SECONDS", 0.3)
     sender = Sender(Connection(server.url), "kpi", Event())
     assert server.process
@@ -108,7 +112,11 @@ def test_a_full_redis_is_told_with_what_it_took(server: RedisServer) -> None:
     with server.client() as client:
         client.config_set("maxmemory", 1)
     sent = sender.send(texts(10, 10))
-    assert (sent.arrived.any(), "does not take entries for kpi: " in sent.problem, "memory" in sent.problem) == (False, True, True)
+    assert (
+        sent.arrived.any(),
+        "does not take entries for kpi: " in sent.problem,
+        "memory" in sent.problem,
+    ) == (False, True, True)
     assert len(held(server)) == 10
     sender.close()
 

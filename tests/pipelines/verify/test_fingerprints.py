@@ -21,10 +21,14 @@ def prints(pairs: list[tuple[str | None, str | None]]) -> np.ndarray:
 
 @settings(max_examples=200, deadline=None)
 @given(rows)
-def test_two_rows_have_one_fingerprint_exactly_when_they_are_equal(pairs: list[tuple[str | None, str | None]]) -> None:
+def test_two_rows_have_one_fingerprint_exactly_when_they_are_equal(
+    pairs: list[tuple[str | None, str | None]],
+) -> None:
     found = [tuple(row) for row in prints(pairs).tolist()]
     for lane in (0, 1):
-        assert [[x[lane] == y[lane] for y in found] for x in found] == [[x == y for y in pairs] for x in pairs]
+        assert [[x[lane] == y[lane] for y in found] for x in found] == [
+            [x == y for y in pairs] for x in pairs
+        ]
 
 
 def test_a_fingerprint_does_not_depend_on_the_batch_or_the_type() -> None:
@@ -36,12 +40,24 @@ def test_a_fingerprint_does_not_depend_on_the_batch_or_the_type() -> None:
 
 
 def test_a_border_between_columns_is_told() -> None:
-    assert len({tuple(row) for row in prints([("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc"), (None, "abc")]).tolist()}) == 5
+    assert (
+        len(
+            {
+                tuple(row)
+                for row in prints(
+                    [("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc"), (None, "abc")]
+                ).tolist()
+            }
+        )
+        == 5
+    )
 
 
 @settings(max_examples=100, deadline=None)
 @given(rows, rows)
-def test_a_census_counts_each_distinct_row_in_each_set(a: list[tuple[str, str]], b: list[tuple[str, str]]) -> None:
+def test_a_census_counts_each_distinct_row_in_each_set(
+    a: list[tuple[str, str]], b: list[tuple[str, str]]
+) -> None:
     in_a, in_b = Counter(a), Counter(b)
     expected = Counter((in_a[row], in_b[row]) for row in {*a, *b})
     parts = list(census([prints(a), prints(b)]))
@@ -53,7 +69,11 @@ def test_a_census_counts_each_distinct_row_in_each_set(a: list[tuple[str, str]],
 def test_rows_that_share_the_first_word_are_told_by_the_second() -> None:
     same_first = np.array([[5, 2], [5, 1], [5, 2], [7, 1], [5, 1]], dtype=np.uint64)
     (part,) = [part for part in census([same_first]) if len(part.prints)]
-    assert dict(zip(map(tuple, part.prints.tolist()), part.counts[:, 0].tolist())) == {(5, 1): 2, (5, 2): 2, (7, 1): 1}
+    assert dict(zip(map(tuple, part.prints.tolist()), part.counts[:, 0].tolist())) == {
+        (5, 1): 2,
+        (5, 2): 2,
+        (7, 1): 1,
+    }
 
 
 def test_among_finds_the_wanted_rows() -> None:
@@ -65,4 +85,7 @@ def test_among_finds_the_wanted_rows() -> None:
 def test_every_byte_counts(length: int) -> None:
     base = bytearray(b"\0" * length)
     changed = [bytes(base[:place] + b"\1" + base[place + 1 :]) for place in range(length)]
-    assert len(np.unique(module.fingerprints([pa.array([bytes(base), *changed], pa.binary())])[:, 0])) == length + 1
+    assert (
+        len(np.unique(module.fingerprints([pa.array([bytes(base), *changed], pa.binary())])[:, 0]))
+        == length + 1
+    )

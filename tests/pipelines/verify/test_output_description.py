@@ -49,7 +49,9 @@ def test_settings_that_only_shape_the_work_may_differ(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("create", [True, False])
-def test_settings_that_shape_rows_are_refused_by_name_with_both_values_and_the_mend(tmp_path: Path, create: bool) -> None:
+def test_settings_that_shape_rows_are_refused_by_name_with_both_values_and_the_mend(
+    tmp_path: Path, create: bool
+) -> None:
     open_output(tmp_path, settings(iqr_factor=1.5), create=True)
     with pytest.raises(WrongUse) as refused:
         open_output(tmp_path, settings(file_minutes=5), create=create)
@@ -74,7 +76,9 @@ def test_a_setting_younger_than_the_output_counts_as_its_default(tmp_path: Path)
         ({"settings": {"colour": "red"}}, "setting colour"),
     ],
 )
-def test_what_a_newer_version_wrote_is_refused_to_writers_and_readers(tmp_path: Path, parts: dict[str, Any], named: str) -> None:
+def test_what_a_newer_version_wrote_is_refused_to_writers_and_readers(
+    tmp_path: Path, parts: dict[str, Any], named: str
+) -> None:
     path = edited(tmp_path, **parts)
     for opened in (lambda: existing_output(path), lambda: open_output(path, PLAIN, create=True)):
         with pytest.raises(WrongUse, match=f"written by a newer kpiflow.*{named}") as refused:
@@ -88,7 +92,10 @@ def test_an_older_layout_is_read_and_not_written_to(tmp_path: Path) -> None:
     for refused in (lambda: open_output(path, PLAIN, create=True), lambda: stored_settings(path)):
         with pytest.raises(WrongUse, match=r"has layout 1 and can only be read: layout 2") as caught:
             refused()
-        assert all(text in caught.value.hint for text in ("kpiflow show", "parity", "backfill --input ARCHIVE --output NEW"))
+        assert all(
+            text in caught.value.hint
+            for text in ("kpiflow show", "parity", "backfill --input ARCHIVE --output NEW")
+        )
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:

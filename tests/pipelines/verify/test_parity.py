@@ -43,12 +43,23 @@ def report(number: int, **values: Any) -> Row:
 
 def window(number: int, **values: Any) -> Row:
     start = NOON + timedelta(hours=number)
-    sums = {"avg_latency_ms": 100.0, "latency_stddev": 0.0, "latency_p50_ms": 100.0, "task_count": 3, "revision": 3}
+    sums = {
+        "avg_latency_ms": 100.0,
+        "latency_stddev": 0.0,
+        "latency_p50_ms": 100.0,
+        "task_count": 3,
+        "revision": 3,
+    }
     return {"granularity": "1h", "agent_id": "a", "time_window_start": start, **sums, **values}
 
 
 def refused(number: int, **values: Any) -> Row:
-    identity = {"source": "s", "message_id": f"{number}-0", "received_at": NOON + timedelta(minutes=number), "revision": 0}
+    identity = {
+        "source": "s",
+        "message_id": f"{number}-0",
+        "received_at": NOON + timedelta(minutes=number),
+        "revision": 0,
+    }
     return {**identity, "payload": b"{" * number, "reason": "json", **values}
 
 
@@ -65,7 +76,9 @@ def output(path: Path, tables: dict[str, list[Row]] | None = None, file_minutes:
         "quarantine": [refused(1), refused(2), refused(3, received_at=None)],
         "duplicates": [duplicate(1), duplicate(2)],
     } | (tables or {})
-    open_output(path, Settings.model_construct().model_copy(update={"file_minutes": file_minutes}), create=True)
+    open_output(
+        path, Settings.model_construct().model_copy(update={"file_minutes": file_minutes}), create=True
+    )
     for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES):
         if rows[table.name]:
             ParquetFiles(LocalFolder(path), file_minutes).write(table, [batch(table, rows[table.name])])
@@ -84,8 +97,12 @@ OLDER = {
 
 
 def test_an_output_of_layout_1_has_the_rows_of_one_of_layout_2(tmp_path: Path) -> None:
-    older = output(tmp_path / "older", {"kpi_aggregations": [window(1)], "quarantine": [refused(3, received_at=None)]})
-    newer = output(tmp_path / "newer", {"kpi_aggregations": [window(1)], "quarantine": [refused(3, received_at=None)]})
+    older = output(
+        tmp_path / "older", {"kpi_aggregations": [window(1)], "quarantine": [refused(3, received_at=None)]}
+    )
+    newer = output(
+        tmp_path / "newer", {"kpi_aggregations": [window(1)], "quarantine": [refused(3, received_at=None)]}
+    )
     for present, before in OLDER.items():
         (older / before).parent.mkdir(parents=True, exist_ok=True)
         (older / present).rename(older / before)
@@ -96,7 +113,9 @@ def test_an_output_of_layout_1_has_the_rows_of_one_of_layout_2(tmp_path: Path) -
 def differing(compared: dict[str, Comparison]) -> dict[str, list[str]]:
     """The explained differences of the tables that are not the same."""
     assert all(each.same is not bool(each.differences) for each in compared.values())
-    return {name: [str(each) for each in found.differences] for name, found in compared.items() if not found.same}
+    return {
+        name: [str(each) for each in found.differences] for name, found in compared.items() if not found.same
+    }
 
 
 @pytest.mark.parametrize("identity", [True, False])
@@ -118,14 +137,26 @@ def test_the_cut_of_files_and_the_order_of_rows_do_not_matter(plain: Path, tmp_p
 
 
 def test_a_missing_row_is_only_in_one_output(plain: Path, tmp_path: Path) -> None:
-    tables = {"kpi_reports": [report(number) for number in range(1, 13)], "kpi_aggregations": [window(1), window(2)]}
+    tables = {
+        "kpi_reports": [report(number) for number in range(1, 13)],
+        "kpi_aggregations": [window(1), window(2)],
+    }
     compared = parity(plain, output(tmp_path / "other", tables), identity=False)
     assert differing(compared) == {
         "kpi_reports": ["report_id=r0: only in A", "report_id=r12: only in B"],
-        "kpi_aggregations": ["granularity=1h agent_id=a time_window_start=2025-10-22 12:00:00+00:00: only in A"],
+        "kpi_aggregations": [
+            "granularity=1h agent_id=a time_window_start=2025-10-22 12:00:00+00:00: only in A"
+        ],
     }
     counts = compared["kpi_reports"]
-    assert (counts.rows_a, counts.rows_b, counts.equal, counts.different, counts.only_a, counts.only_b) == (12, 12, 11, 0, 1, 1)
+    assert (counts.rows_a, counts.rows_b, counts.equal, counts.different, counts.only_a, counts.only_b) == (
+        12,
+        12,
+        11,
+        0,
+        1,
+        1,
+    )
     fewer = compared["kpi_aggregations"]
     assert (fewer.rows_a, fewer.rows_b, fewer.equal, fewer.only_a, fewer.only_b) == (3, 2, 2, 1, 0)
 
@@ -140,7 +171,10 @@ def test_a_missing_row_is_only_in_one_output(plain: Path, tmp_path: Path) -> Non
         ({"extra": None}, "extra is {} in A, None in B"),
         ({"is_cpu_outlier": True}, "is_cpu_outlier is False in A, True in B"),
         ({"network_bytes": 0}, "network_bytes is None in A, 0 in B"),
-        ({"custom_metrics": [("tokens", 1.0)]}, "custom_metrics is [('tokens', 1.3333333333333333)] in A, [('tokens', 1.0)] in B"),
+        (
+            {"custom_metrics": [("tokens", 1.0)]},
+            "custom_metrics is [('tokens', 1.3333333333333333)] in A, [('tokens', 1.0)] in B",
+        ),
         ({"latency_zscore": 1.0 + 1e-8}, "latency_zscore is 1.0 in A, 1.00000001 in B"),
         ({"schema_version": 2}, "schema_version is 1 in A, 2 in B"),
     ],
@@ -148,7 +182,9 @@ def test_a_missing_row_is_only_in_one_output(plain: Path, tmp_path: Path) -> Non
 def test_a_changed_value_is_explained_by_key_column_and_both_values(
     plain: Path, tmp_path: Path, change: Row, explained: str
 ) -> None:
-    other = output(tmp_path / "other", {"kpi_reports": [report(n, **(change if n == 4 else {})) for n in range(12)]})
+    other = output(
+        tmp_path / "other", {"kpi_reports": [report(n, **(change if n == 4 else {})) for n in range(12)]}
+    )
     compared = parity(plain, other, identity=False)
     assert differing(compared) == {"kpi_reports": [f"report_id=r4: {explained}"]}
     assert (compared["kpi_reports"].equal, compared["kpi_reports"].different) == (11, 1)
@@ -175,7 +211,9 @@ def test_one_changed_field_of_a_struct_is_found_among_many_rows(plain: Path, tmp
         ({"avg_latency_ms": None}, False),
     ],
 )
-def test_only_what_derives_from_sums_may_differ_by_its_rounding(plain: Path, tmp_path: Path, change: Row, same: bool) -> None:
+def test_only_what_derives_from_sums_may_differ_by_its_rounding(
+    plain: Path, tmp_path: Path, change: Row, same: bool
+) -> None:
     other = output(tmp_path / "other", {"kpi_aggregations": [window(0, **change), window(1), window(2)]})
     assert parity(plain, other, identity=False)["kpi_aggregations"].same is same
     assert parity(other, plain, identity=True)["kpi_aggregations"].same is same
@@ -201,17 +239,27 @@ def test_quarantine_and_duplicates_are_multisets_without_identity(plain: Path, t
     other = output(tmp_path / "other", others)
     assert differing(parity(plain, other, identity=False)) == {}
     compared = parity(plain, other, identity=True)
-    assert [(compared[name].only_a, compared[name].only_b) for name in ("quarantine", "duplicates")] == [(3, 3), (2, 2)]
+    assert [(compared[name].only_a, compared[name].only_b) for name in ("quarantine", "duplicates")] == [
+        (3, 3),
+        (2, 2),
+    ]
 
 
 def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path) -> None:
-    others = {"duplicates": [duplicate(number) for number in (1, 2, 3)], "quarantine": [refused(1), refused(2, reason="utf8")]}
+    others = {
+        "duplicates": [duplicate(number) for number in (1, 2, 3)],
+        "quarantine": [refused(1), refused(2, reason="utf8")],
+    }
     compared = parity(plain, output(tmp_path / "other", others), identity=False)
-    assert compared["duplicates"] == Comparison(2, 3, 2, 0, 0, 1, [Difference({"report_id": "r1"}, "rows", "2", "3")])
+    assert compared["duplicates"] == Comparison(
+        2, 3, 2, 0, 0, 1, [Difference({"report_id": "r1"}, "rows", "2", "3")]
+    )
     refusals = compared["quarantine"]
     assert (refusals.equal, refusals.only_a, refusals.only_b) == (1, 2, 1)
     others = "field=None rule=None message=None resolution=None"
-    assert sorted(str(each).replace("payload_bytes=None payload_sha256=None ", "") for each in refusals.differences) == [
+    assert sorted(
+        str(each).replace("payload_bytes=None payload_sha256=None ", "") for each in refusals.differences
+    ) == [
         f"payload={{{{ reason=json {others}: rows is 1 in A, 0 in B",
         f"payload={{{{ reason=utf8 {others}: rows is 0 in A, 1 in B",
         f"payload={{{{{{ reason=json {others}: rows is 1 in A, 0 in B",

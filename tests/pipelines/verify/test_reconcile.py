@@ -17,7 +17,16 @@ from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.verify.output_description import open_output
 from pipelines.verify.reconcile import Messages, Unreadable, Verdict, reconcile
-from schemas.tables import AGGREGATIONS, DUPLICATES, GRANULARITIES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
+from schemas.tables import (
+    AGGREGATIONS,
+    DUPLICATES,
+    GRANULARITIES,
+    QUARANTINED,
+    REPORTS,
+    TABLES,
+    TRIMMED,
+    Table,
+)
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.sealed_files import encode, read
 from transforms.sinks.parquet.storage import LocalFolder
@@ -34,10 +43,23 @@ def batch(table: Table, rows: list[Row]) -> pa.RecordBatch:
 
 
 def report(number: int, second: int, **values: Any) -> Row:
-    identity: Row = {"report_id": f"r{number}", "source": "s", "message_id": f"{number}-0", "received_at": NOON, "revision": 0}
+    identity: Row = {
+        "report_id": f"r{number}",
+        "source": "s",
+        "message_id": f"{number}-0",
+        "received_at": NOON,
+        "revision": 0,
+    }
     flags = {"is_latency_outlier": number % 3 == 0, "is_cpu_outlier": number % 2 == 0}
     at = NOON + timedelta(seconds=second)
-    return {**identity, **flags, "agent_id": "ab"[number % 2], "recorded_at": at, "latency_ms": 100.0 + number / 7, **values}
+    return {
+        **identity,
+        **flags,
+        "agent_id": "ab"[number % 2],
+        "recorded_at": at,
+        "latency_ms": 100.0 + number / 7,
+        **values,
+    }
 
 
 def refused(number: int, **values: Any) -> Row:
@@ -120,14 +142,25 @@ def test_a_whole_output_reconciles_alone_and_with_its_source(output: Path) -> No
 
 
 def lost(source: str, entries: int | None) -> Row:
-    return {"source": source, "message_id": "9-0", "received_at": NOON, "after": "1-0", "entries": entries, "reason": "trimmed"}
+    return {
+        "source": source,
+        "message_id": "9-0",
+        "received_at": NOON,
+        "after": "1-0",
+        "entries": entries,
+        "reason": "trimmed",
+    }
 
 
 def test_what_streams_lost_is_counted_and_is_no_problem(output: Path) -> None:
     put(output, TRIMMED, [lost("s", 7), lost("t", 5), lost("u", None)])
     for streams, expected in ((None, (12, 1)), (["s"], (7, 0)), (["t", "u"], (5, 1)), (["v"], (0, 0))):
         verdict = reconcile(output, source(*ALL), streams=streams)
-        assert ((verdict.trimmed, verdict.gaps), verdict.problems, "gaps" in verdict.as_json()) == (expected, [], False)
+        assert ((verdict.trimmed, verdict.gaps), verdict.problems, "gaps" in verdict.as_json()) == (
+            expected,
+            [],
+            False,
+        )
 
 
 def test_a_changed_account_of_losses_is_noticed(output: Path) -> None:
@@ -146,7 +179,14 @@ def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> No
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
     first = ["received", "reports", "quarantined", "duplicates", "dismissed", "missing", "surplus"]
-    assert list(reconcile(output).as_json()) == [*first, "trimmed", "unreadable", "uncommitted", "waiting", "problems"]
+    assert list(reconcile(output).as_json()) == [
+        *first,
+        "trimmed",
+        "unreadable",
+        "uncommitted",
+        "waiting",
+        "problems",
+    ]
 
 
 def test_an_output_without_rows_reconciles(tmp_path: Path) -> None:
@@ -201,7 +241,11 @@ def test_the_same_id_of_another_source_is_another_message(output: Path) -> None:
 
 
 def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) -> None:
-    put(output, QUARANTINED, [refused(1, resolution="replayed"), refused(50, resolution="replayed", revision=2)])
+    put(
+        output,
+        QUARANTINED,
+        [refused(1, resolution="replayed"), refused(50, resolution="replayed", revision=2)],
+    )
     for messages in (None, source(*ALL), source(*ALL, 50)):
         verdict = reconcile(output, messages)
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
@@ -262,9 +306,16 @@ def test_a_duplicate_of_no_report_is_named(output: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("task_count", 2), ("memory_outlier_count", 1), ("avg_latency_ms", 100.5000002), ("avg_latency_ms", None)],
+    [
+        ("task_count", 2),
+        ("memory_outlier_count", 1),
+        ("avg_latency_ms", 100.5000002),
+        ("avg_latency_ms", None),
+    ],
 )
-def test_a_window_that_does_not_agree_with_its_reports_is_named(output: Path, column: str, value: Any) -> None:
+def test_a_window_that_does_not_agree_with_its_reports_is_named(
+    output: Path, column: str, value: Any
+) -> None:
     window = next(row for row in windows(GOOD) if row["granularity"] == "1m" and row["agent_id"] == "a")
     put(output, AGGREGATIONS, [{**window, column: value, "revision": 99}])
     (problem,) = reconcile(output).problems
@@ -273,7 +324,10 @@ def test_a_window_that_does_not_agree_with_its_reports_is_named(output: Path, co
 
 
 def test_a_mean_summed_in_another_order_agrees(output: Path) -> None:
-    changed = [{**row, "avg_latency_ms": row["avg_latency_ms"] * (1 + 1e-12), "revision": 99} for row in windows(GOOD)]
+    changed = [
+        {**row, "avg_latency_ms": row["avg_latency_ms"] * (1 + 1e-12), "revision": 99}
+        for row in windows(GOOD)
+    ]
     put(output, AGGREGATIONS, changed)
     assert reconcile(output).problems == []
 
@@ -322,7 +376,11 @@ def test_windows_that_a_stopped_stream_still_has_to_write_wait_and_are_no_proble
 
 def test_a_difference_of_older_reports_is_found_after_a_stop_too(output: Path) -> None:
     times = (None, SOON - timedelta(minutes=2), SOON + timedelta(seconds=6))
-    put(output, REPORTS, [newest(71, source="t"), *(newest(73 + i, received_at=each) for i, each in enumerate(times))])
+    put(
+        output,
+        REPORTS,
+        [newest(71, source="t"), *(newest(73 + i, received_at=each) for i, each in enumerate(times))],
+    )
     stopped(output, watermark=SOON, read=SOON)
     verdict = reconcile(output)
     assert (verdict.waiting, len(verdict.problems)) == (0, 3)
@@ -334,7 +392,10 @@ def test_a_difference_of_older_reports_is_found_after_a_stop_too(output: Path) -
 
 def test_a_window_that_holds_more_than_its_reports_does_not_wait(output: Path) -> None:
     put(output, REPORTS, [newest(71)])
-    more = [{**row, "task_count": row["task_count"] + 1, "revision": row["revision"] + 1} for row in windows([*GOOD, newest(71)])]
+    more = [
+        {**row, "task_count": row["task_count"] + 1, "revision": row["revision"] + 1}
+        for row in windows([*GOOD, newest(71)])
+    ]
     put(output, AGGREGATIONS, more)
     stopped(output, watermark=SOON, read=SOON)
     assert (reconcile(output).waiting, len(reconcile(output).problems)) == (0, 3)
@@ -347,10 +408,14 @@ def test_what_a_torn_status_of_a_reader_says_is_nothing(output: Path) -> None:
     assert reconcile(output).waiting == 3
 
 
-def test_messages_of_the_archive_that_a_stopped_stream_still_has_to_write_are_uncommitted(output: Path) -> None:
+def test_messages_of_the_archive_that_a_stopped_stream_still_has_to_write_are_uncommitted(
+    output: Path,
+) -> None:
     def archived(_: Unreadable) -> Iterator[pa.RecordBatch]:
         rows = [("71-0", SOON), ("72-0", SOON - timedelta(minutes=2))]
-        yield pa.RecordBatch.from_pylist([{"source": "s", "message_id": each, "received_at": at} for each, at in rows])
+        yield pa.RecordBatch.from_pylist(
+            [{"source": "s", "message_id": each, "received_at": at} for each, at in rows]
+        )
 
     assert reconcile(output, archived).missing == 2
     stopped(output, watermark=SOON, read=SOON)
@@ -362,7 +427,10 @@ def test_the_state_of_a_stream_may_be_elsewhere(output: Path, tmp_path: Path) ->
     put(output, REPORTS, [newest(71)])
     stopped(tmp_path / "state", watermark=SOON, read=SOON)
     assert len(reconcile(output).problems) == 3
-    assert (reconcile(output, home=tmp_path / "state").waiting, reconcile(output, home=tmp_path / "state").problems) == (3, [])
+    assert (
+        reconcile(output, home=tmp_path / "state").waiting,
+        reconcile(output, home=tmp_path / "state").problems,
+    ) == (3, [])
 
 
 def test_a_stream_that_left_no_checkpoint_has_nothing_that_waits(output: Path) -> None:
@@ -431,7 +499,11 @@ def with_a_new_row(table: pa.Table, chance: random.Random) -> pa.Table:
 
 
 def with_a_changed_value(table: pa.Table, chance: random.Random) -> pa.Table:
-    filled = [name for name in table.column_names if table[name].null_count == 0 and pa.types.is_string(table[name].type)]
+    filled = [
+        name
+        for name in table.column_names
+        if table[name].null_count == 0 and pa.types.is_string(table[name].type)
+    ]
     name, row = chance.choice(filled), chance.randrange(table.num_rows)
     values = table[name].to_pylist()
     values[row] += "?"
@@ -457,7 +529,13 @@ def flipped(path: Path, chance: random.Random) -> None:
 CHANGES = (without_a_row, with_a_row_twice, with_a_new_row, with_a_changed_value)
 TAMPERS: list[Tamper] = [rewritten(change, seal) for change in CHANGES for seal in ("unsealed", "stale")]
 TAMPERS += [rewritten(change, "sealed") for change in CHANGES[:3]]
-TAMPERS += [moved, copied, flipped, lambda path, _: path.unlink(), lambda path, _: path.write_bytes(path.read_bytes()[:-9])]
+TAMPERS += [
+    moved,
+    copied,
+    flipped,
+    lambda path, _: path.unlink(),
+    lambda path, _: path.write_bytes(path.read_bytes()[:-9]),
+]
 
 
 def test_a_hundred_random_changes_are_noticed(output: Path) -> None:
@@ -475,11 +553,15 @@ def test_a_hundred_random_changes_are_noticed(output: Path) -> None:
 
 
 @pytest.mark.parametrize("table", [REPORTS, AGGREGATIONS], ids=lambda table: table.name)
-def test_the_loss_of_a_file_of_reports_or_windows_is_noticed_without_the_source(output: Path, table: Table) -> None:
+def test_the_loss_of_a_file_of_reports_or_windows_is_noticed_without_the_source(
+    output: Path, table: Table
+) -> None:
     for path in sorted((output / table.name).rglob("*.parquet")):
         data = path.read_bytes()
         path.unlink()
-        assert any("does not agree with the reports" in problem for problem in reconcile(output).problems), path
+        assert any("does not agree with the reports" in problem for problem in reconcile(output).problems), (
+            path
+        )
         path.write_bytes(data)
 
 
@@ -489,4 +571,6 @@ def test_a_changed_file_is_named_with_the_mend(output: Path, table: Table) -> No
     rewritten(without_a_row, "unsealed")(path, random.Random(0))
     problem = next(problem for problem in reconcile(output).problems if "digest" in problem)
     assert problem.startswith(f"{path.relative_to(output)} has no digest")
-    assert problem.endswith("move it away, then run `kpiflow backfill --replace` over the messages of that hour")
+    assert problem.endswith(
+        "move it away, then run `kpiflow backfill --replace` over the messages of that hour"
+    )

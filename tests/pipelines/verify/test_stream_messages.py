@@ -48,7 +48,9 @@ def test_what_a_stream_holds_is_its_source(client: redis.Redis, tmp_path: Path) 
     assert held(client, tmp_path) == ["1-5", "2-5", "3-5"]
 
 
-def test_stored_messages_older_than_its_first_entry_are_part_of_it(client: redis.Redis, tmp_path: Path) -> None:
+def test_stored_messages_older_than_its_first_entry_are_part_of_it(
+    client: redis.Redis, tmp_path: Path
+) -> None:
     add(client, 1, 2, 3, 4)
     client.xtrim("s", maxlen=2, approximate=False)
     store(tmp_path, "1-5", "2-5", "3-4", "3-6", "4-6")
@@ -57,21 +59,27 @@ def test_stored_messages_older_than_its_first_entry_are_part_of_it(client: redis
     assert "2-6" not in held(client, tmp_path)
 
 
-def test_stored_messages_up_to_the_newest_deleted_entry_are_part_of_it(client: redis.Redis, tmp_path: Path) -> None:
+def test_stored_messages_up_to_the_newest_deleted_entry_are_part_of_it(
+    client: redis.Redis, tmp_path: Path
+) -> None:
     add(client, 1, 2, 3, 4)
     client.xdel("s", "3-5")
     store(tmp_path, "3-5", "3-6")
     assert held(client, tmp_path) == ["1-5", "2-5", "3-5", "4-5"]
 
 
-def test_all_that_an_emptied_stream_ever_had_is_part_of_it_and_nothing_newer(client: redis.Redis, tmp_path: Path) -> None:
+def test_all_that_an_emptied_stream_ever_had_is_part_of_it_and_nothing_newer(
+    client: redis.Redis, tmp_path: Path
+) -> None:
     add(client, 1, 2)
     client.xtrim("s", maxlen=0, approximate=False)
     store(tmp_path, "1-5", "2-5", "2-6")
     assert held(client, tmp_path) == ["1-5", "2-5"]
 
 
-def test_entries_that_come_in_meanwhile_need_no_fate_but_may_have_one(client: redis.Redis, tmp_path: Path) -> None:
+def test_entries_that_come_in_meanwhile_need_no_fate_but_may_have_one(
+    client: redis.Redis, tmp_path: Path
+) -> None:
     add(client, 1, 2)
     store(tmp_path, "3-5", "5-5")
     assert held(client, tmp_path, during=lambda: add(client, 3, 4)) == ["1-5", "2-5", "3-5"]

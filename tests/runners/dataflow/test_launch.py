@@ -39,16 +39,25 @@ from runners.dataflow.portable import Report, look_over
 from runners.direct import TakenOptionError
 from transforms.sinks.publish import PublishLive
 
-JOB = Dataflow("my-project", "europe-west1", "gs://bucket/temp", "europe-west1-docker.pkg.dev/my-project/kpiflow/worker:1.0")
+JOB = Dataflow(
+    "my-project",
+    "europe-west1",
+    "gs://bucket/temp",
+    "europe-west1-docker.pkg.dev/my-project/kpiflow/worker:1.0",
+)
 SETTINGS = Settings(redis_password="open sesame", parallelism=2, shards=8)
 APICLIENT = "apache_beam.runners.dataflow.internal.apiclient"
 
 
 def streamed(root: beam.Pipeline) -> None:
     """The graph of a stream with all that one can have on Dataflow."""
-    outputs = Outputs(tuple(target(text, SETTINGS) for text in ("gs://bucket/kpis", "victoriametrics+http://metrics:8428")))
+    outputs = Outputs(
+        tuple(target(text, SETTINGS) for text in ("gs://bucket/kpis", "victoriametrics+http://metrics:8428"))
+    )
     connection = redis("rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None}))
-    sources = graph.Sources(Live(connection, ("eu", "us"), "kpiflow", SETTINGS, "kpiflow", None, outputs.gather_seconds))
+    sources = graph.Sources(
+        Live(connection, ("eu", "us"), "kpiflow", SETTINGS, "kpiflow", None, outputs.gather_seconds)
+    )
     sinks = replace(gathered(outputs, SETTINGS, None), live=PublishLive(connection, 1000))
     graph.build(root, sources, sinks, SETTINGS, running(outputs, SETTINGS))
 
@@ -70,8 +79,18 @@ def test_dataflow_can_run_the_stream(report: Report) -> None:
 
 
 def test_the_stream_asks_for_nothing_but_what_dataflow_meets(report: Report) -> None:
-    assert {urn.split(":")[-2] for urn in report.requirements} == {"stateful", "finalization", "splittable_dofn"}
-    assert {urn.split(":")[-2] for urn in report.transforms} == {"pardo", "group_by_key", "flatten", "impulse", "window_into"}
+    assert {urn.split(":")[-2] for urn in report.requirements} == {
+        "stateful",
+        "finalization",
+        "splittable_dofn",
+    }
+    assert {urn.split(":")[-2] for urn in report.transforms} == {
+        "pardo",
+        "group_by_key",
+        "flatten",
+        "impulse",
+        "window_into",
+    }
     assert report.environments == (JOB.sdk_container_image,)
     assert {"BatchCoder", "_PositionsCoder"} <= set(report.coders)
 
@@ -98,7 +117,9 @@ def test_the_notes_tell_what_exactly_once_does_not(report: Report) -> None:
 
 def test_at_least_once_is_refused_for_the_windows_and_for_nothing_else() -> None:
     problems = dry_run(streamed, replace(JOB, exactly_once=False)).problems
-    assert [problem.where for problem in problems] == [f"Aggregate/Merge {name}" for name in ("5s", "1m", "1h")]
+    assert [problem.where for problem in problems] == [
+        f"Aggregate/Merge {name}" for name in ("5s", "1m", "1h")
+    ]
 
 
 def test_a_secret_in_the_graph_is_found_and_not_told() -> None:
@@ -113,8 +134,16 @@ def test_a_secret_in_the_graph_is_found_and_not_told() -> None:
 
 def test_a_small_picture_is_drawn_whole() -> None:
     def build(root: beam.Pipeline) -> None:
-        numbers = root | "Numbers" >> beam.Impulse() | "Key" >> beam.Map(lambda _: (1, 2)).with_output_types(tuple[int, int])
-        _ = numbers | "Hourly" >> beam.WindowInto(window.FixedWindows(3600)) | "Sum" >> beam.CombinePerKey(sum)
+        numbers = (
+            root
+            | "Numbers" >> beam.Impulse()
+            | "Key" >> beam.Map(lambda _: (1, 2)).with_output_types(tuple[int, int])
+        )
+        _ = (
+            numbers
+            | "Hourly" >> beam.WindowInto(window.FixedWindows(3600))
+            | "Sum" >> beam.CombinePerKey(sum)
+        )
 
     lines = [line.rstrip() for line in shown(dry_run(build, JOB)).splitlines()]
     assert lines == [
@@ -219,7 +248,9 @@ def test_a_coder_that_workers_could_not_rely_on_is_found(
     monkeypatch.setattr(registry, "_coders", dict(registry._coders))
     monkeypatch.setattr(registry, "custom_types", list(registry.custom_types))
     registry.register_coder(Cleft, coder)
-    found = dry_run(lambda root: keyed(root) | beam.Map(lambda _: None).with_output_types(Cleft), JOB).problems
+    found = dry_run(
+        lambda root: keyed(root) | beam.Map(lambda _: None).with_output_types(Cleft), JOB
+    ).problems
     assert [each.where for each in found] == [name]
     assert problem in found[0].problem
 
@@ -235,7 +266,8 @@ def test_an_environment_that_is_no_image_is_found_with_its_steps(urn: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("urn", "place"), [("flink:transform:source:v1", "Take"), (common_urns.deprecated_primitives.READ.urn, "Take")]
+    ("urn", "place"),
+    [("flink:transform:source:v1", "Take"), (common_urns.deprecated_primitives.READ.urn, "Take")],
 )
 def test_a_kind_of_step_that_only_another_runner_knows_is_found(urn: str, place: str) -> None:
     translated = translate(plain, JOB)
@@ -254,15 +286,21 @@ def test_a_requirement_that_nobody_has_promised_is_found() -> None:
 
 
 def test_windows_that_retract_are_found() -> None:
-    translated = translate(lambda root: keyed(root) | "Hourly" >> beam.WindowInto(window.FixedWindows(3600)), JOB)
+    translated = translate(
+        lambda root: keyed(root) | "Hourly" >> beam.WindowInto(window.FixedWindows(3600)), JOB
+    )
     for windows in translated.components.windowing_strategies.values():
         windows.accumulation_mode = protos.AccumulationMode.RETRACTING
-    assert "Hourly" in {each.where for each in look_over(translated, "").problems if each.problem.startswith("retracts")}
+    assert "Hourly" in {
+        each.where for each in look_over(translated, "").problems if each.problem.startswith("retracts")
+    }
 
 
 def test_a_key_without_a_deterministic_coder_is_told_with_its_step() -> None:
     def build(root: beam.Pipeline) -> None:
-        batches = root | beam.Create([1]) | beam.Map(lambda _: ()).with_output_types(tuple[pa.RecordBatch, int])
+        batches = (
+            root | beam.Create([1]) | beam.Map(lambda _: ()).with_output_types(tuple[pa.RecordBatch, int])
+        )
         _ = batches | "Group" >> beam.GroupByKey()
 
     with pytest.raises(NotSubmitted, match=r"cannot be translated for Dataflow.*Group"):
@@ -279,9 +317,18 @@ def test_a_job_becomes_options_that_beam_reads() -> None:
     assert options.view_as(StandardOptions).streaming
     assert (cloud.project, cloud.region, cloud.temp_location) == (JOB.project, JOB.region, JOB.temp_location)
     assert (cloud.staging_location, cloud.service_account_email) == (None, "k@p.iam.gserviceaccount.com")
-    assert (cloud.job_name, cloud.update, cloud.labels, cloud.dataflow_kms_key) == ("kpis", True, ["team=kpi", "stage="], "k")
+    assert (cloud.job_name, cloud.update, cloud.labels, cloud.dataflow_kms_key) == (
+        "kpis",
+        True,
+        ["team=kpi", "stage="],
+        "k",
+    )
     assert (workers.num_workers, workers.max_num_workers, workers.machine_type) == (2, 4, "n2-standard-2")
-    assert (workers.subnetwork, workers.network, workers.use_public_ips) == ("regions/r/subnetworks/s", None, False)
+    assert (workers.subnetwork, workers.network, workers.use_public_ips) == (
+        "regions/r/subnetworks/s",
+        None,
+        False,
+    )
     assert workers.sdk_container_image == JOB.sdk_container_image
     assert cloud.dataflow_service_options == ["min_num_workers=2"]
     assert options.view_as(DebugOptions).experiments == ["no_use_multiple_sdk_containers"]
@@ -289,7 +336,10 @@ def test_a_job_becomes_options_that_beam_reads() -> None:
 
 def test_modes_and_processes_are_options_of_the_service() -> None:
     options = PipelineOptions(replace(JOB, exactly_once=False, one_process=False).arguments())
-    assert options.view_as(GoogleCloudOptions).dataflow_service_options == ["min_num_workers=1", "streaming_mode_at_least_once"]
+    assert options.view_as(GoogleCloudOptions).dataflow_service_options == [
+        "min_num_workers=1",
+        "streaming_mode_at_least_once",
+    ]
     assert options.view_as(DebugOptions).experiments is None
 
 
@@ -335,7 +385,12 @@ def test_what_workers_cannot_reach_is_found(name: str, problem: str) -> None:
 
 
 def test_what_workers_can_reach_is_not_found() -> None:
-    assert unreachable(["rediss://10.0.0.3:6379", "gs://bucket/kpis", "bigquery://p/d", "redis://localhost.example.com"]) == []
+    assert (
+        unreachable(
+            ["rediss://10.0.0.3:6379", "gs://bucket/kpis", "bigquery://p/d", "redis://localhost.example.com"]
+        )
+        == []
+    )
 
 
 def test_an_unreachable_place_is_told_without_its_password() -> None:
@@ -374,7 +429,9 @@ def service(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
     monkeypatch.setitem(sys.modules, APICLIENT, client)
     monkeypatch.setattr(dataflow_internal, "apiclient", client, raising=False)
-    monkeypatch.setattr(google.auth, "default", lambda scopes: (SimpleNamespace(refresh=lambda request: None), "my-project"))
+    monkeypatch.setattr(
+        google.auth, "default", lambda scopes: (SimpleNamespace(refresh=lambda request: None), "my-project")
+    )
     taken.client = client
     return taken
 
@@ -392,19 +449,28 @@ def test_a_job_is_submitted_as_it_was_looked_over(service: SimpleNamespace) -> N
 
 
 def test_a_template_s_job_has_no_id_yet(service: SimpleNamespace) -> None:
-    service.client.DataflowApplicationClient = lambda options, root: SimpleNamespace(create_job=lambda job: None)
+    service.client.DataflowApplicationClient = lambda options, root: SimpleNamespace(
+        create_job=lambda job: None
+    )
     assert submit(plain, JOB) is None
 
 
 @pytest.mark.parametrize(
-    "error", [AlreadyRunsError("there is one"), PermissionDenied("no dataflow.jobs.create"), OSError("the bucket is not there")]
+    "error",
+    [
+        AlreadyRunsError("there is one"),
+        PermissionDenied("no dataflow.jobs.create"),
+        OSError("the bucket is not there"),
+    ],
 )
 def test_a_job_that_is_refused_is_told_with_the_reason(error: Exception, service: SimpleNamespace) -> None:
     def refuse(job: Any) -> None:
         raise error
 
     service.client.DataflowApplicationClient = lambda options, root: SimpleNamespace(create_job=refuse)
-    with pytest.raises(NotSubmitted, match=f"does not take the job 'kpiflow' in my-project, europe-west1: .*{error}"):
+    with pytest.raises(
+        NotSubmitted, match=f"does not take the job 'kpiflow' in my-project, europe-west1: .*{error}"
+    ):
         submit(plain, JOB)
 
 

@@ -53,7 +53,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_newest_checkpoint_is_left_out_for_the_one_before(tmp_path: Path, file: str, damage: str) -> None:
+def test_a_damaged_newest_checkpoint_is_left_out_for_the_one_before(
+    tmp_path: Path, file: str, damage: str
+) -> None:
     before, newest = made(tmp_path, "a/chk-6", at=1000), made(tmp_path, "a/chk-7", at=2000)
     assert choose(tmp_path) == Choice([newest], True, [])
     DAMAGES[damage](newest / file)
@@ -68,10 +70,14 @@ def test_a_torn_seal_is_none(tmp_path: Path, damage: str) -> None:
     DAMAGES[damage](newest.with_name("chk-7.seal"))
     left_out = choose(tmp_path).left_out
     assert choose(tmp_path)[:2] == ([before], True)
-    assert left_out == [f"{newest} was not synced to disk before its run ended"] or "is damaged" in left_out[0]
+    assert (
+        left_out == [f"{newest} was not synced to disk before its run ended"] or "is damaged" in left_out[0]
+    )
 
 
-def test_a_checkpoint_that_was_not_sealed_is_left_out_for_one_that_was_also_of_the_job_before(tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_not_sealed_is_left_out_for_one_that_was_also_of_the_job_before(
+    tmp_path: Path,
+) -> None:
     before = made(tmp_path, "old/chk-70", at=1000)
     made(tmp_path, "new/chk-1", at=2000, sealed=False)
     assert choose(tmp_path)[:2] == ([before], True)
@@ -89,14 +95,19 @@ def test_where_all_are_damaged_each_is_named(tmp_path: Path) -> None:
     for n in (1, 2):
         (made(tmp_path, f"a/chk-{n}", at=1000 * n) / "_metadata").unlink()
     choice = choose(tmp_path)
-    assert (choice.checkpoints, ["chk-2" in choice.left_out[0], "chk-1" in choice.left_out[1]]) == ([], [True, True])
+    assert (choice.checkpoints, ["chk-2" in choice.left_out[0], "chk-1" in choice.left_out[1]]) == (
+        [],
+        [True, True],
+    )
 
 
 def test_without_checkpoints_there_is_no_choice_and_no_warning(tmp_path: Path) -> None:
     assert choose(tmp_path) == Choice([], False, [])
 
 
-def test_a_seal_is_written_when_every_file_and_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seal_is_written_when_every_file_and_folder_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, synced, fsync = made(tmp_path, "a/chk-7", at=1000, sealed=False), [], os.fsync
 
     def noted(descriptor: int) -> None:
@@ -105,7 +116,12 @@ def test_a_seal_is_written_when_every_file_and_folder_is_synced(tmp_path: Path, 
 
     monkeypatch.setattr(checkpoints.os, "fsync", noted)
     seal(path)
-    whole = [f"checkpoints/a/chk-7/{name}" for name in sorted(FILES)] + ["checkpoints/a/chk-7", "checkpoints/a", "checkpoints", "."]
+    whole = [f"checkpoints/a/chk-7/{name}" for name in sorted(FILES)] + [
+        "checkpoints/a/chk-7",
+        "checkpoints/a",
+        "checkpoints",
+        ".",
+    ]
     assert (sorted(synced[:8]), synced[8:]) == (sorted(whole), ["checkpoints/a/chk-7.seal", "checkpoints/a"])
     seal(path)
     assert len(synced) == 10

@@ -63,7 +63,10 @@ def configuration(folder: Path) -> dict[str, str]:
     ("trace", "cause"),
     [
         (PYTHON_ERROR, "KeyError: 7 [while running 'Write']"),
-        ("a.B: c\n\tat x\nCaused by: java.io.IOException: No space left\n\tat y", "java.io.IOException: No space left"),
+        (
+            "a.B: c\n\tat x\nCaused by: java.io.IOException: No space left\n\tat y",
+            "java.io.IOException: No space left",
+        ),
         ("java.lang.IllegalStateException: lost\n\tat z", "java.lang.IllegalStateException: lost"),
         ("it is gone\nfor good", "it is gone"),
         ("", "no reason given"),
@@ -90,15 +93,21 @@ def test_other_jobs_are_forgotten_with_all_their_checkpoints(tmp_path: Path) -> 
     assert newest_checkpoint(tmp_path) == kept
 
 
-@pytest.mark.parametrize("option", ["--runner=FlinkRunner", "--parallelism=4", "--flink_conf_dir=x", "--streaming"])
-def test_an_option_that_the_engine_decides_is_refused_before_anything_is_made(tmp_path: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    "option", ["--runner=FlinkRunner", "--parallelism=4", "--flink_conf_dir=x", "--streaming"]
+)
+def test_an_option_that_the_engine_decides_is_refused_before_anything_is_made(
+    tmp_path: Path, option: str
+) -> None:
     engine = Engine(tmp_path / "run", beam_options=(option, "--max_bundle_size=10"))
     with pytest.raises(TakenOptionError, match=f"decides {option.partition('=')[0]} itself"):
         run(lambda root: pytest.fail("was built"), engine, lambda progress: pytest.fail("was told"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one_does_not(tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one_does_not(
+    tmp_path: Path,
+) -> None:
     path = checkpoint(tmp_path, "job/chk-1", at=1000)
     with folders(tmp_path):
         configure(Engine(tmp_path), path)
@@ -125,7 +134,9 @@ def test_temporary_files_of_a_run_are_below_it_and_end_with_it_however_it_ends(t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "conf", "logs"]
 
 
-def test_a_graph_that_cannot_be_wired_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_cannot_be_wired_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     new_pipeline(FnApiRunner(), PipelineOptions([]))
     assert list(tmp_path.iterdir()) == []
@@ -160,10 +171,16 @@ def test_missing_jars_without_maven_name_both_steps(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_jars_are_fetched_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+def test_jars_are_fetched_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
     maven = tmp_path / "mvn"
-    made = "touch $d/a.jar" + (" $d/beam-runners-flink-1.19-2.62.0.jar" if works else "; echo '[ERROR] no network'; exit 1")
-    maven.write_text(f"#!/bin/sh\nfor w; do case $w in -DoutputDirectory=*) d=${{w#*=}};; esac; done\nmkdir -p $d\n{made}\n")
+    made = "touch $d/a.jar" + (
+        " $d/beam-runners-flink-1.19-2.62.0.jar" if works else "; echo '[ERROR] no network'; exit 1"
+    )
+    maven.write_text(
+        f"#!/bin/sh\nfor w; do case $w in -DoutputDirectory=*) d=${{w#*=}};; esac; done\nmkdir -p $d\n{made}\n"
+    )
     maven.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     said: list[str] = []
@@ -219,8 +236,13 @@ def test_a_log_keeps_its_newest_lines_in_bounded_space(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_connect_is_an_answer_and_not_a_wait_for_ever(tmp_path: Path) -> None:
     nowhere = endpoints_pb2.ApiServiceDescriptor(url="localhost:1")
-    request = beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1", control_endpoint=nowhere, provision_endpoint=nowhere)
-    with serving(Log(tmp_path / "workers.log")) as (pool, port), grpc.insecure_channel(f"localhost:{port}") as channel:
+    request = beam_fn_api_pb2.StartWorkerRequest(
+        worker_id="1-1", control_endpoint=nowhere, provision_endpoint=nowhere
+    )
+    with (
+        serving(Log(tmp_path / "workers.log")) as (pool, port),
+        grpc.insecure_channel(f"localhost:{port}") as channel,
+    ):
         stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
         reply = stub.StartWorker(request)
         assert "ended before it was connected" in reply.error
@@ -241,7 +263,9 @@ def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -
         run(build, Engine(tmp_path, heap_mb=256), lambda progress: None)
 
 
-def test_a_java_that_dies_while_it_is_given_the_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_that_dies_while_it_is_given_the_job_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def submit(*_: object) -> None:
         (server,) = [pid for pid, line in children(os.getpid()).items() if str(tmp_path) in line]
         os.kill(server, signal.SIGKILL)
@@ -256,7 +280,9 @@ def test_a_java_that_dies_while_it_is_given_the_job_is_named(tmp_path: Path, mon
         run(lambda root: None, Engine(tmp_path, heap_mb=256), lambda progress: None)
 
 
-def test_where_flink_is_neither_there_nor_can_be_fetched_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_flink_is_neither_there_nor_can_be_fetched_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jars, "java", lambda: "java")
     jars.refuse_missing()
     monkeypatch.setattr(jars, "_IN_PROJECT", tmp_path)

@@ -36,7 +36,10 @@ def accepted(*written: Any) -> list[int]:
 def rows(found: Accepted) -> list[tuple[int, list[Any], str | None]]:
     """Each accepted row: its place, what the leaves hold, its extra."""
     columns = [column.to_pylist() for column in found.columns]
-    return [(place, list(cells), extra) for place, extra, *cells in zip(found.rows.tolist(), found.extra.to_pylist(), *columns)]
+    return [
+        (place, list(cells), extra)
+        for place, extra, *cells in zip(found.rows.tolist(), found.extra.to_pylist(), *columns)
+    ]
 
 
 def twice(name: str) -> str:
@@ -71,7 +74,12 @@ def test_what_is_not_valid_is_never_accepted_and_costs_no_neighbour(wrong: Any) 
 
 
 def test_a_foreign_name_in_every_row_stays_on_the_fast_path() -> None:
-    found = read(*(report(i, zone=f"z{i % 3}", build={"id": i}, execution_context=CONTEXT | {"rack": i}) for i in range(50)))
+    found = read(
+        *(
+            report(i, zone=f"z{i % 3}", build={"id": i}, execution_context=CONTEXT | {"rack": i})
+            for i in range(50)
+        )
+    )
     assert found.rows.tolist() == list(range(50))
     assert found.extra[4].as_py() == '{"build":{"id":4},"execution_context":{"rack":4},"zone":"z1"}'
 
@@ -83,7 +91,9 @@ def test_an_explicit_null_under_an_unknown_name_is_kept() -> None:
 
 
 def test_a_value_that_may_lack_but_not_be_null_is_vouched_for_only_where_no_null_can_hide() -> None:
-    root = compile_schema({"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}})
+    root = compile_schema(
+        {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}}
+    )
     found = batch_reader.read(root, block("{}", '{"a":null}', '{"b":"x"}', '{"a":1,"b":"null"}'), Limits())
     assert found.rows.tolist() == [0, 2, 3]
     assert batch_reader.read(root, block('{"b":"null"}', '{"a":2}'), Limits()).rows.tolist() == [1]
@@ -116,7 +126,9 @@ def test_a_few_rows_of_many_names_are_left_to_the_strict_reader() -> None:
 
 @pytest.mark.parametrize("name", ['k{}\\"ms', "k{}\\\\", "k{}\\u0041", "k{}é" + "x" * 99])
 def test_names_are_counted_whatever_is_in_them(name: str) -> None:
-    odd = [json.dumps(report(i))[:-1] + f',"custom_metrics":{{"{name.format(i)}" : 1}}}}' for i in range(1000)]
+    odd = [
+        json.dumps(report(i))[:-1] + f',"custom_metrics":{{"{name.format(i)}" : 1}}}}' for i in range(1000)
+    ]
     assert len(accepted(*odd)) < 256
 
 
@@ -128,7 +140,12 @@ def test_rows_that_break_the_parser_are_found_among_a_thousand() -> None:
 
 
 def test_rows_that_were_parsed_are_known_to_repeat_no_name() -> None:
-    assert read(report(), report(accuracy=2), twice("accuracy"), "{").distinct.tolist() == [True, True, False, False]
+    assert read(report(), report(accuracy=2), twice("accuracy"), "{").distinct.tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_row_that_is_oversize_is_not_parsed() -> None:
@@ -144,7 +161,9 @@ def test_an_empty_block_has_the_columns_of_one_that_is_not() -> None:
 
 def test_a_slice_of_a_block_is_read_like_a_block_of_its_own() -> None:
     whole = block(*(report(i, zone=i) for i in range(10)), "{", report(10))
-    assert rows(batch_reader.read(ROOT, whole[3:9], Limits())) == rows(read(*(report(i, zone=i) for i in range(3, 9))))
+    assert rows(batch_reader.read(ROOT, whole[3:9], Limits())) == rows(
+        read(*(report(i, zone=i) for i in range(3, 9)))
+    )
     assert batch_reader.read(ROOT, whole[9:], Limits()).rows.tolist() == [0, 2]
 
 
@@ -162,13 +181,15 @@ POOL = [
     report(11, zone="1"),
     report(12, zone=None),
     report(13, zone={"y": [None, 2**70]}),
-    report(14, execution_context=CONTEXT | {"rack": 1, "gpu_info": {"x": None}, "network_interfaces": ["a", "b"]}),
+    report(
+        14, execution_context=CONTEXT | {"rack": 1, "gpu_info": {"x": None}, "network_interfaces": ["a", "b"]}
+    ),
     report(15, execution_context=CONTEXT | {"network_interfaces": ["a", None]}),
     report(16, latency_ms="1"),
     report(17, accuracy=None),
     json.dumps(report(18), indent=1).replace("\n", " "),
     json.dumps(dict(reversed(report(19, zone=2).items()))),
-    json.dumps(report(20, zone="\\u00e9\"")).replace("accuracy", "\\u0061ccuracy"),
+    json.dumps(report(20, zone='\\u00e9"')).replace("accuracy", "\\u0061ccuracy"),
     twice("zone"),
     "{",
     '{"a":1}{"a":2}',
@@ -179,7 +200,9 @@ POOL = [
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.sampled_from(range(len(POOL))), min_size=1, max_size=12), st.data())
-def test_what_stands_beside_a_row_does_not_change_what_it_holds(places: list[int], data: st.DataObject) -> None:
+def test_what_stands_beside_a_row_does_not_change_what_it_holds(
+    places: list[int], data: st.DataObject
+) -> None:
     start = data.draw(st.integers(0, len(places) - 1))
     end = data.draw(st.integers(start + 1, len(places)))
     whole = block(*(POOL[place] for place in places))

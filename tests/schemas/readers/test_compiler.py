@@ -31,16 +31,31 @@ def leaf(schema: Json) -> Node:
     ("schema", "problem"),
     [
         ({"type": "string", "pattern": "x"}, "keyword `pattern` of a string, at #/properties/a/pattern"),
-        ({"type": "number", "multipleOf": 2}, "keyword `multipleOf` of a number, at #/properties/a/multipleOf"),
+        (
+            {"type": "number", "multipleOf": 2},
+            "keyword `multipleOf` of a number, at #/properties/a/multipleOf",
+        ),
         ({"type": "number", "maxLength": 2}, "keyword `maxLength` of a number, at #/properties/a/maxLength"),
         ({"type": "boolean", "enum": [True]}, "keyword `enum` of a boolean, at #/properties/a/enum"),
-        ({"type": "array", "items": TEXT, "maxItems": 3}, "keyword `maxItems` of a array, at #/properties/a/maxItems"),
+        (
+            {"type": "array", "items": TEXT, "maxItems": 3},
+            "keyword `maxItems` of a array, at #/properties/a/maxItems",
+        ),
         ({"type": "string", "format": "email"}, "format `email` .*, at #/properties/a/format"),
         ({"type": "number", "minimum": 2**53}, "bound 9007199254740992 .*, at #/properties/a/minimum"),
         ({"type": "number", "maximum": True}, "True .*, at #/properties/a/maximum"),
-        ({"type": "integer", "enum": [1, "x"]}, "an enum of other values than integers, at #/properties/a/enum"),
-        ({"type": "integer", "enum": [1, True]}, "an enum of other values than integers, at #/properties/a/enum"),
-        ({"type": "string", "enum": ["x", 1]}, "an enum of other values than strings, at #/properties/a/enum"),
+        (
+            {"type": "integer", "enum": [1, "x"]},
+            "an enum of other values than integers, at #/properties/a/enum",
+        ),
+        (
+            {"type": "integer", "enum": [1, True]},
+            "an enum of other values than integers, at #/properties/a/enum",
+        ),
+        (
+            {"type": "string", "enum": ["x", 1]},
+            "an enum of other values than strings, at #/properties/a/enum",
+        ),
         ({"type": ["string", "null"], "enum": ["x"]}, "an enum without null .*, at #/properties/a/enum"),
         ({"type": "number", "enum": [2**53]}, "an enum of numbers outside .*, at #/properties/a/enum"),
         ({"type": "string", "minLength": 1.5}, "1.5 is not .*, at #/properties/a/minLength"),
@@ -51,13 +66,31 @@ def leaf(schema: Json) -> Node:
         ({"$ref": "#/$defs/x"}, "rules without a `type`, at #/properties/a$"),
         (True, "a boolean schema, at #/properties/a$"),
         ({"type": "array"}, "an array without `items`, at #/properties/a$"),
-        ({"type": "array", "items": {"type": "array", "items": TEXT}}, "an? array .* at #/properties/a/items"),
-        ({"type": "object", "additionalProperties": {"type": "object"}}, "an? object .* at #/properties/a/additionalProperties"),
-        ({"type": "object", "additionalProperties": False}, "a boolean schema, at #/properties/a/additionalProperties"),
-        ({"type": "object", "additionalProperties": TEXT | {"pattern": "x"}}, "at #/properties/a/additionalProperties/pattern"),
-        ({"type": "object", "additionalProperties": TEXT, "propertyNames": {"pattern": "x"}}, "at #/properties/a/propertyNames"),
+        (
+            {"type": "array", "items": {"type": "array", "items": TEXT}},
+            "an? array .* at #/properties/a/items",
+        ),
+        (
+            {"type": "object", "additionalProperties": {"type": "object"}},
+            "an? object .* at #/properties/a/additionalProperties",
+        ),
+        (
+            {"type": "object", "additionalProperties": False},
+            "a boolean schema, at #/properties/a/additionalProperties",
+        ),
+        (
+            {"type": "object", "additionalProperties": TEXT | {"pattern": "x"}},
+            "at #/properties/a/additionalProperties/pattern",
+        ),
+        (
+            {"type": "object", "additionalProperties": TEXT, "propertyNames": {"pattern": "x"}},
+            "at #/properties/a/propertyNames",
+        ),
         (document(b={"type": "number", "multipleOf": 2}), "at #/properties/a/properties/b/multipleOf"),
-        (document(b={}) | {"required": ["c"]}, r"required names without a property: \['c'\], at #/properties/a/required"),
+        (
+            document(b={}) | {"required": ["c"]},
+            r"required names without a property: \['c'\], at #/properties/a/required",
+        ),
         (document(b={}) | {"additionalProperties": False}, "keyword `additionalProperties` of a struct"),
     ],
 )
@@ -69,9 +102,26 @@ def test_what_is_not_compiled_fails_with_its_place(schema: Any, problem: str) ->
 @pytest.mark.parametrize(
     "keyword",
     [
-        "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "const", "$ref", "$dynamicRef", "$defs", "$anchor",
-        "dependentRequired", "dependentSchemas", "patternProperties", "unevaluatedProperties", "minProperties", "maxProperties",
-        "readOnly", "typo",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "const",
+        "$ref",
+        "$dynamicRef",
+        "$defs",
+        "$anchor",
+        "dependentRequired",
+        "dependentSchemas",
+        "patternProperties",
+        "unevaluatedProperties",
+        "minProperties",
+        "maxProperties",
+        "readOnly",
+        "typo",
     ],
 )
 def test_no_keyword_is_ever_ignored(keyword: str) -> None:
@@ -80,9 +130,13 @@ def test_no_keyword_is_ever_ignored(keyword: str) -> None:
     assert str(raised.value).endswith(f"at #/{keyword}")
 
 
-@pytest.mark.parametrize("top", [{}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "object"}])
+@pytest.mark.parametrize(
+    "top", [{}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "object"}]
+)
 def test_the_top_must_be_an_object_with_properties(top: Json) -> None:
-    with pytest.raises(UnsupportedKeyword, match="the top of a schema must be an object with `properties`, at #"):
+    with pytest.raises(
+        UnsupportedKeyword, match="the top of a schema must be an object with `properties`, at #"
+    ):
         compile_schema(top)
 
 
@@ -105,9 +159,17 @@ def test_the_top_must_be_an_object_with_properties(top: Json) -> None:
         ({"type": "array", "items": {"type": "string"}}, [[], ["a"]], [["a", None]]),
         ({"type": "array", "items": {"type": ["string", "null"]}}, [["a", None]], []),
         ({"type": "array", "items": {"type": "number", "minimum": 0}}, [[], [0.0, 1.0]], [[1.0, -1.0]]),
-        ({"type": "object", "additionalProperties": {"type": "number"}}, [[], [("k", 1.0)]], [[("k", None)], [("k", 1e400)]]),
         (
-            {"type": "object", "additionalProperties": {"type": "string", "maxLength": 1}, "propertyNames": {"maxLength": 2}},
+            {"type": "object", "additionalProperties": {"type": "number"}},
+            [[], [("k", 1.0)]],
+            [[("k", None)], [("k", 1e400)]],
+        ),
+        (
+            {
+                "type": "object",
+                "additionalProperties": {"type": "string", "maxLength": 1},
+                "propertyNames": {"maxLength": 2},
+            },
             [[("éé", "x")]],
             [[("abc", "x")], [("a", "xx")], [("a", "x"), ("b", "xx")]],
         ),
@@ -121,7 +183,16 @@ def test_each_keyword_judges_a_column(schema: Json, good: list[Any], bad: list[A
 
 def test_annotations_say_nothing_about_validity() -> None:
     plain = leaf({"type": "number"})
-    told = leaf({"type": "number", "title": "A", "description": "a", "examples": [1], "default": 0, "deprecated": True})
+    told = leaf(
+        {
+            "type": "number",
+            "title": "A",
+            "description": "a",
+            "examples": [1],
+            "default": 0,
+            "deprecated": True,
+        }
+    )
     assert [keyword for keyword, _ in told.rules] == [keyword for keyword, _ in plain.rules] == ["type"]
 
 
@@ -129,7 +200,11 @@ def test_leaves_keep_the_order_of_the_schema_and_know_what_may_lack() -> None:
     inner = document(c={"type": ["number", "null"]}, d={"type": "string"}) | {"required": ["d"]}
     root = compile_schema(document(b={}, a=inner) | {"required": ["a"]})
     found = [(node.path, node.kind, node.required, node.nullable) for node in root.leaves()]
-    assert found == [(("b",), "any", False, True), (("a", "c"), "number", False, True), (("a", "d"), "string", True, False)]
+    assert found == [
+        (("b",), "any", False, True),
+        (("a", "c"), "number", False, True),
+        (("a", "d"), "string", True, False),
+    ]
     assert (root.by_name["a"].required, list(root.structs)) == (True, ["a"])
 
 

@@ -80,7 +80,9 @@ def test_texts_shorter_than_a_format_are_refused_beside_those_that_are_not() -> 
     for texts in (["x"], ["", None], [uuid, "x"], ["x", uuid, uuid[1:]], [None, uuid]):
         assert parse_uuid(pa.array(texts, pa.string()))[1].tolist() == [text == uuid for text in texts]
     for texts in (["2"], ["", None], [moment, "2"], ["2", moment, moment[1:]], [None, moment]):
-        assert parse_date_time(pa.array(texts, pa.string())).is_valid().to_pylist() == [text == moment for text in texts]
+        assert parse_date_time(pa.array(texts, pa.string())).is_valid().to_pylist() == [
+            text == moment for text in texts
+        ]
 
 
 def test_what_is_no_uuid_is_refused() -> None:

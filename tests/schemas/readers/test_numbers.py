@@ -36,7 +36,9 @@ SCHEMA = load("kpi_report")
 )
 def test_equal_numbers_have_one_text(spellings: list[str], text: str) -> None:
     assert {dumps(loads(spelling.encode())) for spelling in spellings} == {text}
-    assert {dumps(loads(f'{{"b": [{each}], "a": {each}}}'.encode())) for each in spellings} == {f'{{"a":{text},"b":[{text}]}}'}
+    assert {dumps(loads(f'{{"b": [{each}], "a": {each}}}'.encode())) for each in spellings} == {
+        f'{{"a":{text},"b":[{text}]}}'
+    }
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e309", "1" * 400])
@@ -53,7 +55,8 @@ def test_digits_in_a_text_are_no_number() -> None:
 NUMBERS = st.builds(
     lambda sign, whole, fraction, exponent: sign + whole + fraction + exponent,
     st.sampled_from(["", "-"]),
-    st.sampled_from(["0", "1", "10", "100", "9007199254740993", "123456789012345678"]) | st.integers(0, 10**22).map(str),
+    st.sampled_from(["0", "1", "10", "100", "9007199254740993", "123456789012345678"])
+    | st.integers(0, 10**22).map(str),
     st.sampled_from(["", ".0", ".5", ".50", ".000", ".1", ".10000000000000000", ".10000000000000001"]),
     st.sampled_from(["", "", "e0", "E+2", "e-2", "e-17", "e21", "e22", "e-23", "e280"]),
 )
@@ -63,7 +66,9 @@ def respelt(number: str, zeros: int) -> str:
     """The same value with the point moved and more zeros."""
     mantissa, _, exponent = number.lower().partition("e")
     whole, _, fraction = mantissa.partition(".")
-    return f"{whole}{fraction}{'0' * zeros}e{int(exponent or 0) - len(fraction) - zeros}".replace("e", ".0e" if zeros % 2 else "e")
+    return f"{whole}{fraction}{'0' * zeros}e{int(exponent or 0) - len(fraction) - zeros}".replace(
+        "e", ".0e" if zeros % 2 else "e"
+    )
 
 
 def is_json(number: str) -> bool:
@@ -84,7 +89,8 @@ def test_two_numbers_share_a_text_exactly_when_they_are_equal(numbers: list[str]
 def ids(spellings: list[str]) -> list[str]:
     """The report_id of a report for each spelling, which stands wherever any JSON may stand."""
     written = [
-        json.dumps(report(odd="N", error_details={"a": "N"}) | {"deep": [{"x": "N"}]}).replace('"N"', each) for each in spellings
+        json.dumps(report(odd="N", error_details={"a": "N"}) | {"deep": [{"x": "N"}]}).replace('"N"', each)
+        for each in spellings
     ]
     reports, _ = validate(messages(written, NOON), SCHEMA, Rules())
     assert reports.num_rows == len(spellings)
@@ -107,7 +113,9 @@ def test_a_number_of_a_described_field_is_its_float_without_a_sign_of_zero(numbe
     for lines in (written, awkward):
         reports, _ = validate(messages(lines, NOON), SCHEMA, Rules())
         found = dict(zip(reports["message_id"].to_pylist(), reports["custom_metrics"].to_pylist()))
-        assert [repr(found[f"m{place}"][0][1]) for place in range(len(numbers))] == [repr(float(each) + 0.0) for each in numbers]
+        assert [repr(found[f"m{place}"][0][1]) for place in range(len(numbers))] == [
+            repr(float(each) + 0.0) for each in numbers
+        ]
 
 
 def test_minus_zero_is_zero_in_either_reader() -> None:

@@ -13,7 +13,10 @@ from tests.builders import report
 
 ROOT = load("kpi_report").root
 CONTEXT = report()["execution_context"] | {"gpu_info": {"a": 1}, "network_interfaces": ["a"]}
-SAMPLES = [report(1), report(2, execution_context=CONTEXT, network_bytes=1, custom_metrics={"a": 1}, error_details={"code": 1})]
+SAMPLES = [
+    report(1),
+    report(2, execution_context=CONTEXT, network_bytes=1, custom_metrics={"a": 1}, error_details={"code": 1}),
+]
 
 
 def fits(text: str, samples: list[dict[str, Any]] | None = None) -> bool:
@@ -27,7 +30,7 @@ def fits(text: str, samples: list[dict[str, Any]] | None = None) -> bool:
     [
         report(4),
         report(5, latency_ms=1e-7, network_bytes=None),
-        report(6, error_details="x \\ \" \n"),
+        report(6, error_details='x \\ " \n'),
         report(7, accuracy=...),
         report(8, custom_metrics={"k": 1, "l": -2.5e10}),
         report(9, execution_context=CONTEXT | {"network_interfaces": ["a", "b"], "gpu_info": None}),

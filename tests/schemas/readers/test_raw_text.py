@@ -17,7 +17,9 @@ CONTEXT = report()["execution_context"]
 
 def held(*written: Any) -> list[tuple[str | None, str | None, str | None]]:
     """error_details, gpu_info and extra of each row; all rows must be accepted."""
-    found = batch_reader.read(ROOT, pa.array([payload(each) + b"\n" for each in written], pa.large_binary()), Limits())
+    found = batch_reader.read(
+        ROOT, pa.array([payload(each) + b"\n" for each in written], pa.large_binary()), Limits()
+    )
     assert found.rows.tolist() == list(range(len(written)))
     columns = {leaf.name: column.to_pylist() for leaf, column in zip(ROOT.leaves(), found.columns)}
     return list(zip(columns["error_details"], columns["gpu_info"], found.extra.to_pylist()))
@@ -25,7 +27,24 @@ def held(*written: Any) -> list[tuple[str | None, str | None, str | None]]:
 
 @pytest.mark.parametrize(
     "value",
-    [1, -1.5, 1e-7, 1e300, True, "x", "", {}, [], {"b": 1, "a": [2]}, "}", '"', "\\", "é", {"a": "}"}, {"a": {"b": {}}}],
+    [
+        1,
+        -1.5,
+        1e-7,
+        1e300,
+        True,
+        "x",
+        "",
+        {},
+        [],
+        {"b": 1, "a": [2]},
+        "}",
+        '"',
+        "\\",
+        "é",
+        {"a": "}"},
+        {"a": {"b": {}}},
+    ],
 )
 def test_any_value_becomes_its_canonical_text(value: Any) -> None:
     text = numbers.dumps(numbers.loads(json.dumps(value).encode()))
@@ -51,7 +70,10 @@ def test_spelling_does_not_show_in_the_text() -> None:
     ],
 )
 def test_a_name_that_stands_elsewhere_too_is_not_cut_from_there(trap: dict[str, Any]) -> None:
-    for document in (report(error_details={"real": 1}) | trap, trap | report(error_details={"real": 1}) | trap):
+    for document in (
+        report(error_details={"real": 1}) | trap,
+        trap | report(error_details={"real": 1}) | trap,
+    ):
         assert held(document)[0][0] == '{"real":1}'
     assert held(report() | trap)[0][0] is None
 
@@ -72,7 +94,11 @@ def test_a_null_beside_a_value_is_kept_whatever_the_name_looks_like() -> None:
 def test_a_null_under_any_name_is_kept_however_it_is_spaced(name: str) -> None:
     wide = json.dumps(report(**{name: None}), separators=(" , ", " \t:  "), ensure_ascii=False)
     extra = f'{{"{name}":null}}'
-    assert [row[-1] for row in held(report(**{name: 1}), report(**{name: None}), wide)] == [f'{{"{name}":1}}', extra, extra]
+    assert [row[-1] for row in held(report(**{name: 1}), report(**{name: None}), wide)] == [
+        f'{{"{name}":1}}',
+        extra,
+        extra,
+    ]
 
 
 def test_a_null_under_a_name_spelt_with_escapes_is_kept() -> None:

@@ -36,7 +36,9 @@ def nested(depth: int, inside: str = "") -> bytes:
 def test_a_document_may_be_as_long_as_the_limit_and_no_longer() -> None:
     payload = b'{"a":"xxxxx"}'
     assert reason(payload, Limits(payload_bytes=len(payload))) is None
-    assert decode(payload, Limits(payload_bytes=len(payload) - 1)) == Rejection("oversize", "13 bytes are more than 12")
+    assert decode(payload, Limits(payload_bytes=len(payload) - 1)) == Rejection(
+        "oversize", "13 bytes are more than 12"
+    )
 
 
 def test_a_document_may_be_as_deep_as_the_limit_and_no_deeper() -> None:
@@ -45,7 +47,9 @@ def test_a_document_may_be_as_deep_as_the_limit_and_no_deeper() -> None:
     assert reason(nested(5), Limits(depth=4)) == "depth"
 
 
-@pytest.mark.parametrize("text", ["[" * 99, "]" * 99, '\\"' + "[" * 99, "\\\\", "{" * 99 + '\\\\\\"' + "[" * 99, "é[" * 50])
+@pytest.mark.parametrize(
+    "text", ["[" * 99, "]" * 99, '\\"' + "[" * 99, "\\\\", "{" * 99 + '\\\\\\"' + "[" * 99, "é[" * 50]
+)
 def test_brackets_inside_of_strings_are_not_depth(text: str) -> None:
     payload = f'{{"a":"{text}","b":[[1]],"{text}":{{}}}}'.encode()
     assert not too_deep(payload, Limits(depth=3))
@@ -92,7 +96,9 @@ def test_a_name_twice_in_one_object_is_seen_however_it_is_written(text: str) -> 
     assert reason(f"{{{text}}}".encode()) == "duplicate_key"
 
 
-@pytest.mark.parametrize("text", ['"a":{"a":[{"a":1},{"a":2}]}', '"a":"\\"a\\":","b":"a:"', '"a" : ":","b":":"', '"A":1,"a":2'])
+@pytest.mark.parametrize(
+    "text", ['"a":{"a":[{"a":1},{"a":2}]}', '"a":"\\"a\\":","b":"a:"', '"a" : ":","b":":"', '"A":1,"a":2']
+)
 def test_a_name_in_several_objects_or_inside_of_a_text_is_no_repetition(text: str) -> None:
     assert reason(f"{{{text}}}".encode()) is None
 
@@ -104,7 +110,10 @@ def test_huge_integers_keep_their_digits(number: int) -> None:
 
 
 def test_digits_inside_of_a_text_are_no_number() -> None:
-    assert decode(b'{"a":"12345678901234567890","b":1.5}', Limits()) == {"a": "12345678901234567890", "b": 1.5}
+    assert decode(b'{"a":"12345678901234567890","b":1.5}', Limits()) == {
+        "a": "12345678901234567890",
+        "b": 1.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -138,7 +147,12 @@ def test_extra_is_what_the_schema_does_not_know_structs_included() -> None:
 
 
 def test_each_document_of_a_block_fails_at_its_first_wrong_leaf() -> None:
-    read = [report(), report(accuracy=2, latency_ms=0), report(execution_context={}), report(execution_context=None)]
+    read = [
+        report(),
+        report(accuracy=2, latency_ms=0),
+        report(execution_context={}),
+        report(execution_context=None),
+    ]
     _, failing = strict_reader.columns(ROOT, read)
     names = [".".join(ROOT.leaves()[leaf].path) if leaf >= 0 else None for leaf in failing]
     assert names == [None, "latency_ms", "execution_context.hostname", "execution_context.hostname"]
@@ -147,7 +161,9 @@ def test_each_document_of_a_block_fails_at_its_first_wrong_leaf() -> None:
 def test_a_rejection_names_the_place_the_rule_and_the_value() -> None:
     hostname = next(leaf for leaf in ROOT.leaves() if leaf.name == "hostname")
     missing = strict_reader.explain(ROOT, report(execution_context={}), hostname)
-    assert missing == Rejection("schema", "'hostname' is a required property", "execution_context.hostname", "required")
+    assert missing == Rejection(
+        "schema", "'hostname' is a required property", "execution_context.hostname", "required"
+    )
     no_struct = strict_reader.explain(ROOT, report(execution_context=[]), hostname)
     assert no_struct == Rejection("schema", "[] is not of type 'object'", "execution_context", "type")
     empty = strict_reader.explain(ROOT, report(execution_context={"hostname": ""}), hostname)
@@ -169,7 +185,11 @@ def test_a_long_value_does_not_make_a_long_message() -> None:
         b"[" * 40 + b'"' + b"\\" * 900_001,
         json.dumps(report(custom_metrics={f"k{i}": 1 for i in range(80_000)} | {"z": "x"})).encode(),
         json.dumps(report(custom_metrics={f"k{i}": "x" for i in range(80_000)})).encode(),
-        json.dumps(report(execution_context=report()["execution_context"] | {"network_interfaces": [""] * 200_000 + [1]})).encode(),
+        json.dumps(
+            report(
+                execution_context=report()["execution_context"] | {"network_interfaces": [""] * 200_000 + [1]}
+            )
+        ).encode(),
     ],
     ids=["escaped quotes", "cut-off text", "quotes", "backslashes", "last entry", "every entry", "last item"],
 )
@@ -194,4 +214,7 @@ def test_the_wrong_element_of_a_container_is_named() -> None:
     assert field(report(custom_metrics=many | {"b": "x", "c": None})) == "custom_metrics.b"
     assert field(report(custom_metrics=many | {"x" * 101: 1, "b": "x"})) == "custom_metrics"
     assert field(report(custom_metrics={"x" * 101: 1, "b": "x"})) == "custom_metrics"
-    assert field(report(execution_context=context | {"network_interfaces": ["a", 1]})) == "execution_context.network_interfaces.1"
+    assert (
+        field(report(execution_context=context | {"network_interfaces": ["a", 1]}))
+        == "execution_context.network_interfaces.1"
+    )

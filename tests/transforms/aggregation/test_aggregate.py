@@ -27,7 +27,10 @@ ROW = {"accuracy": 0.9, "cpu_usage": 0.5, "memory_mb": 512.0, "performance_score
 def reports(*seconds: float, agent: str = "a", of: str | None = None) -> pa.RecordBatch:
     """Reports of an agent, all of one type, each so many seconds after noon and with a latency of its own."""
     row = ROW | {"agent_id": agent, "target_agent_type": of}
-    rows = [row | {"recorded_at": NOON + timedelta(seconds=second), "latency_ms": 100.0 + second} for second in seconds]
+    rows = [
+        row | {"recorded_at": NOON + timedelta(seconds=second), "latency_ms": 100.0 + second}
+        for second in seconds
+    ]
     return pa.RecordBatch.from_pylist(rows, schema=ENRICHED)
 
 
@@ -95,7 +98,9 @@ def test_a_late_row_revises_its_minute():
     noon = NOON.timestamp()
     stream = (
         streams.TestStream()
-        .add_elements([TimestampedValue((0, on_time), noon + 10), TimestampedValue((0, next_minute), noon + 65)])
+        .add_elements(
+            [TimestampedValue((0, on_time), noon + 10), TimestampedValue((0, next_minute), noon + 65)]
+        )
         .advance_watermark_to(noon + 61)
         .add_elements([TimestampedValue((0, late), noon + 30)])
         .advance_watermark_to_infinity()
@@ -104,7 +109,9 @@ def test_a_late_row_revises_its_minute():
     def minutes(*batches: pa.RecordBatch) -> pa.RecordBatch:
         return finish(by_agent(merge([partials(batch) for batch in batches]), "1m"))
 
-    with beam.Pipeline(BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)) as pipeline:
+    with beam.Pipeline(
+        BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)
+    ) as pipeline:
         aggregated = pipeline | stream | Aggregate((Windows(("1m",), fixed(60)),))
         assert_that(aggregated.rows, holds(minutes(on_time), minutes(on_time, late), minutes(next_minute)))
 
@@ -183,7 +190,9 @@ def test_no_reports_give_no_fleet():
 
 @pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("early", [None, AfterCount(1)], ids=["at the end", "early too"])
-def test_the_fleet_of_a_stream_counts_every_report_once_however_often_panes_come(shards: int, early: AfterCount | None):
+def test_the_fleet_of_a_stream_counts_every_report_once_however_often_panes_come(
+    shards: int, early: AfterCount | None
+):
     noon = NOON.timestamp()
     stream = streams.TestStream()
     for keyed in on_shards(shards, *CROWD):
@@ -192,7 +201,9 @@ def test_the_fleet_of_a_stream_counts_every_report_once_however_often_panes_come
     for keyed in on_shards(shards, *LATE):
         stream = stream.add_elements([TimestampedValue(keyed, noon + 3)])
     windows = tuple(Windows((name,), fixed(seconds, early)) for name, seconds in GRANULARITIES.items())
-    with beam.Pipeline(BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)) as pipeline:
+    with beam.Pipeline(
+        BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)
+    ) as pipeline:
         aggregated = pipeline | stream.advance_watermark_to_infinity() | Aggregate(windows, fleet=True)
         assert_that(aggregated.fleet, stands(*fleet_at_every_granularity(*CROWD, *LATE)))
 
@@ -217,19 +228,26 @@ def test_a_late_row_revises_the_fleet_beside_the_other_shards():
     def minute(*batches: pa.RecordBatch) -> pa.RecordBatch:
         return of_fleet(partials(pa.concat_batches(batches)), "1m")
 
-    with beam.Pipeline(BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)) as pipeline:
+    with beam.Pipeline(
+        BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)
+    ) as pipeline:
         aggregated = pipeline | stream | Aggregate((Windows(("1m",), fixed(60)),), fleet=True)
         assert_that(aggregated.fleet, revised)
 
 
 def panes(shard: int) -> list[tuple[int, pa.RecordBatch]]:
     """What a shard's window holds as its reports come in."""
-    parts = [by_type(partials(reports(second, of=of)), "5s") for second, of in ((1, "gpu"), (2, None), (3, "gpu"), (4, "cpu"))]
+    parts = [
+        by_type(partials(reports(second, of=of)), "5s")
+        for second, of in ((1, "gpu"), (2, None), (3, "gpu"), (4, "cpu"))
+    ]
     return [(shard, merge(parts[: count + 1])) for count in range(len(parts))]
 
 
 @given(order=st.permutations([pane for shard in range(3) for pane in panes(shard)]))
-def test_the_newest_pane_of_each_shard_stands_in_whatever_order_they_come(order: list[tuple[int, pa.RecordBatch]]):
+def test_the_newest_pane_of_each_shard_stands_in_whatever_order_they_come(
+    order: list[tuple[int, pa.RecordBatch]],
+):
     held = None
     for shard, partial in order:
         kept = newest(held, shard, partial)

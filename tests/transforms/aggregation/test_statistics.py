@@ -91,7 +91,11 @@ def oracle(batch: pa.RecordBatch, granularity: str, by: str = "agent_id") -> pd.
             }
         )
     names, key = (AGGREGATION.names, KEY) if by == "agent_id" else (FLEET.schema.names, FLEET.key)
-    return pd.DataFrame(rows, columns=names).astype({"target_agent_type": "str"}).sort_values(list(key), ignore_index=True)
+    return (
+        pd.DataFrame(rows, columns=names)
+        .astype({"target_agent_type": "str"})
+        .sort_values(list(key), ignore_index=True)
+    )
 
 
 fractions = st.floats(0, 1)
@@ -123,7 +127,9 @@ def alike(got: pd.DataFrame, expected: pd.DataFrame) -> None:
     estimated = ["latency_p50_ms", "latency_p95_ms", "latency_p99_ms"]
     np.testing.assert_allclose(got[estimated], expected[estimated], rtol=0.01)
     deviations = ["latency_stddev", "accuracy_stddev"]
-    np.testing.assert_allclose(got[deviations].astype(float), expected[deviations].astype(float), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        got[deviations].astype(float), expected[deviations].astype(float), rtol=1e-9, atol=1e-9
+    )
     rest = [name for name in expected.columns if name not in estimated + deviations]
     pd.testing.assert_frame_equal(got[rest], expected[rest], check_dtype=False, rtol=1e-9, atol=1e-12)
 
@@ -132,7 +138,13 @@ def test_reports_of_a_window_become_one_row():
     (row,) = aggregated(
         reports(
             {"latency_ms": 100.0, "accuracy": 0.8, "is_latency_outlier": True, "target_agent_type": "gpu"},
-            {"latency_ms": 300.0, "accuracy": 0.6, "error_details": '"timeout"', "network_bytes": 5, "recorded_at": after(4.9)},
+            {
+                "latency_ms": 300.0,
+                "accuracy": 0.6,
+                "error_details": '"timeout"',
+                "network_bytes": 5,
+                "recorded_at": after(4.9),
+            },
         )
     )
     assert row == {
@@ -167,12 +179,19 @@ def test_reports_of_a_window_become_one_row():
 
 def test_a_single_report_is_its_own_percentiles_and_has_no_deviation():
     (row,) = aggregated(reports({"latency_ms": 123.4}))
-    assert [row[f"latency_{name}"] for name in ("p50_ms", "p95_ms", "p99_ms", "stddev")] == [123.4, 123.4, 123.4, None]
+    assert [row[f"latency_{name}"] for name in ("p50_ms", "p95_ms", "p99_ms", "stddev")] == [
+        123.4,
+        123.4,
+        123.4,
+        None,
+    ]
     assert row["accuracy_stddev"] is None
 
 
 def test_equal_values_keep_their_mean_and_deviate_by_nothing():
-    batch = reports(*({"latency_ms": 0.1, "accuracy": 0.7, "recorded_at": after(second)} for second in range(0, 300, 7)))
+    batch = reports(
+        *({"latency_ms": 0.1, "accuracy": 0.7, "recorded_at": after(second)} for second in range(0, 300, 7))
+    )
     (row,) = aggregated(batch, "1h")
     assert (row["avg_latency_ms"], row["latency_stddev"], row["latency_p95_ms"]) == (0.1, 0.0, 0.1)
     assert (row["avg_accuracy"], row["accuracy_stddev"]) == (0.7, 0.0)
@@ -197,7 +216,9 @@ def test_what_no_report_of_a_window_has_is_null():
 
 
 def test_a_report_without_a_flag_or_revision_counts_as_unflagged_and_first():
-    (row,) = aggregated(reports({"revision": None, "is_cpu_outlier": None}, {"revision": 0, "is_cpu_outlier": True}))
+    (row,) = aggregated(
+        reports({"revision": None, "is_cpu_outlier": None}, {"revision": 0, "is_cpu_outlier": True})
+    )
     assert (row["revision"], row["cpu_outlier_count"]) == (2, 1)
 
 
@@ -221,7 +242,9 @@ def test_granularities_and_agents_stay_apart_in_a_merge():
 
 
 def test_a_slice_of_a_partial_merges_as_its_rows_alone():
-    fine = partials(reports(*({"recorded_at": after(second), "latency_ms": 1.0 + second} for second in range(0, 60, 2))))
+    fine = partials(
+        reports(*({"recorded_at": after(second), "latency_ms": 1.0 + second} for second in range(0, 60, 2)))
+    )
     tail = fine.slice(7)
     assert coarsen(tail, "1m") == coarsen(fine.take(pa.array(range(7, fine.num_rows))), "1m")
     assert finish(tail) == finish(fine).slice(7)
@@ -238,14 +261,18 @@ def test_aggregates_are_those_of_pandas(batch, granularity):
 def test_fleet_rows_are_those_of_pandas_over_all_agents(batch, granularity):
     rows = finish(by_type(partials(batch), granularity))
     assert rows["agent_id"].null_count == rows.num_rows
-    alike(ordered(rows.select(FLEET.schema.names), FLEET.key), oracle(batch, granularity, "target_agent_type"))
+    alike(
+        ordered(rows.select(FLEET.schema.names), FLEET.key), oracle(batch, granularity, "target_agent_type")
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(batch=many_reports, cut=st.integers(0, 40))
 def test_fleet_rows_are_the_same_however_agents_are_spread(batch, cut):
     ends = [0, min(cut, batch.num_rows), batch.num_rows]
-    spread = merge([by_type(partials(batch.slice(start, end - start)), "5s") for start, end in zip(ends, ends[1:])])
+    spread = merge(
+        [by_type(partials(batch.slice(start, end - start)), "5s") for start, end in zip(ends, ends[1:])]
+    )
     for granularity in GRANULARITIES:
         together, apart = (finish(by_type(part, granularity)) for part in (partials(batch), spread))
         pd.testing.assert_frame_equal(together.to_pandas(), apart.to_pandas(), rtol=1e-9, atol=1e-6)
@@ -275,8 +302,16 @@ def test_the_smallest_type_that_an_agent_names_stands_for_its_window():
 
 def test_a_report_counts_under_the_type_that_it_names_itself():
     named = [("gpu", "a"), (None, "a"), ("cpu", "a"), ("gpu", "b")]
-    rows = finish(by_type(partials(reports(*({"target_agent_type": name, "agent_id": agent} for name, agent in named))), "5s"))
-    counts = [tuple(row.values()) for row in rows.select(["target_agent_type", "task_count", "revision"]).to_pylist()]
+    rows = finish(
+        by_type(
+            partials(reports(*({"target_agent_type": name, "agent_id": agent} for name, agent in named))),
+            "5s",
+        )
+    )
+    counts = [
+        tuple(row.values())
+        for row in rows.select(["target_agent_type", "task_count", "revision"]).to_pylist()
+    ]
     assert counts == [("cpu", 1, 31), ("gpu", 2, 62), (None, 1, 31)]
 
 
@@ -287,7 +322,9 @@ def test_more_agents_types_and_years_than_a_key_can_number_stay_apart():
     batch = reports({})
     columns = {name: batch[name].take(pa.array([0] * count)) for name in batch.schema.names}
     columns |= {name: pa.array(names) for name in ("agent_id", "target_agent_type")}
-    columns["recorded_at"] = pa.array([years[number % 2] for number in range(count)], ENRICHED.field("recorded_at").type)
+    columns["recorded_at"] = pa.array(
+        [years[number % 2] for number in range(count)], ENRICHED.field("recorded_at").type
+    )
     whole = partials(pa.RecordBatch.from_pydict(columns, schema=ENRICHED))
     merged = merge([whole, whole])
     assert merged["agent_id"].to_pylist() == merged["target_agent_type"].to_pylist() == names
@@ -301,7 +338,11 @@ def test_percentiles_of_long_windows_are_within_one_percent(spread):
 
 
 @settings(max_examples=60, deadline=None)
-@given(batch=many_reports, cuts=st.lists(st.integers(0, 40), max_size=6), shuffler=st.randoms(use_true_random=False))
+@given(
+    batch=many_reports,
+    cuts=st.lists(st.integers(0, 40), max_size=6),
+    shuffler=st.randoms(use_true_random=False),
+)
 def test_any_split_and_order_of_merging_gives_the_same_statistics(batch, cuts, shuffler):
     ends = sorted({0, batch.num_rows, *(min(cut, batch.num_rows) for cut in cuts)})
     parts = [partials(batch.slice(start, end - start)) for start, end in zip(ends, ends[1:])]
@@ -309,11 +350,18 @@ def test_any_split_and_order_of_merging_gives_the_same_statistics(batch, cuts, s
     middle = shuffler.randint(0, len(parts))
     merged = merge([merge(parts[:middle]), *parts[middle:]])
     whole = partials(batch)
-    rounded = [field.name for field in PARTIAL if field.type == pa.float64() and field.name[-4:] not in ("_min", "_max")]
+    rounded = [
+        field.name
+        for field in PARTIAL
+        if field.type == pa.float64() and field.name[-4:] not in ("_min", "_max")
+    ]
     exact = [name for name in PARTIAL.names if name not in rounded]
     assert merged.select(exact) == whole.select(exact)
     np.testing.assert_allclose(
-        [merged[name].to_numpy() for name in rounded], [whole[name].to_numpy() for name in rounded], rtol=1e-9, atol=1e-9
+        [merged[name].to_numpy() for name in rounded],
+        [whole[name].to_numpy() for name in rounded],
+        rtol=1e-9,
+        atol=1e-9,
     )
 
 
@@ -330,7 +378,9 @@ def test_percentiles_interpolate_within_a_bucket():
     latency = SCALES["latency"]
     bucket = int(latency.index(np.array([100.0]))[0])
     low, high = latency.edges[bucket], latency.edges[bucket + 1]
-    (row,) = aggregated(reports({"latency_ms": low}, *[{"latency_ms": 100.0}] * 2, {"latency_ms": np.nextafter(high, low)}))
+    (row,) = aggregated(
+        reports({"latency_ms": low}, *[{"latency_ms": 100.0}] * 2, {"latency_ms": np.nextafter(high, low)})
+    )
     assert row["latency_p50_ms"] == pytest.approx(low + (high - low) * 1.5 / 4, rel=1e-12)
     assert row["latency_p99_ms"] == pytest.approx(low + (high - low) * 3.5 / 4, rel=1e-12)
 

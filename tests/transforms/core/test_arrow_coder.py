@@ -6,7 +6,9 @@ import pytest
 
 from transforms.core.arrow_coder import BatchCoder, by_reference
 
-ROWS = pa.RecordBatch.from_pydict({"agent_id": ["a", None, "c"] * 1000, "latency_ms": [1.0, 2.0, None] * 1000})
+ROWS = pa.RecordBatch.from_pydict(
+    {"agent_id": ["a", None, "c"] * 1000, "latency_ms": [1.0, 2.0, None] * 1000}
+)
 
 
 def test_a_batch_comes_back_as_it_was() -> None:

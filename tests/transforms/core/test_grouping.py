@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from transforms.core.grouping import grouped, ranked, stable_order
 
 
-@given(keys=st.lists(st.sampled_from([0, 1, 5]), min_size=1) | st.lists(st.sampled_from([0, 1, 2**62, 2**63 - 1]), min_size=1))
+@given(
+    keys=st.lists(st.sampled_from([0, 1, 5]), min_size=1)
+    | st.lists(st.sampled_from([0, 1, 2**62, 2**63 - 1]), min_size=1)
+)
 def test_keys_of_any_size_are_ordered_stably(keys):
     np.testing.assert_array_equal(stable_order(np.array(keys)), np.argsort(keys, kind="stable"))
 
@@ -17,7 +20,9 @@ def test_keys_of_any_size_are_ordered_stably(keys):
 def test_groups_add_up_and_know_their_extremes(pairs):
     keys, values = np.array(pairs).T
     groups = grouped(keys)
-    expected = {key: [value for each, value in pairs if each == key] for key in sorted({key for key, _ in pairs})}
+    expected = {
+        key: [value for each, value in pairs if each == key] for key in sorted({key for key, _ in pairs})
+    }
     assert keys[groups.picks].tolist() == list(expected)
     assert groups.total(values).tolist() == [sum(each) for each in expected.values()]
     assert groups.extreme(np.minimum, values).tolist() == [min(each) for each in expected.values()]

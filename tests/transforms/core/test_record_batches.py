@@ -5,7 +5,9 @@ import pyarrow as pa
 
 from transforms.core.record_batches import BASELINED, RAW, concat, empty, extended, filled
 
-ROWS = pa.RecordBatch.from_pydict({"text": [f"text {i}" for i in range(10)], "list": [[i] for i in range(10)]})
+ROWS = pa.RecordBatch.from_pydict(
+    {"text": [f"text {i}" for i in range(10)], "list": [[i] for i in range(10)]}
+)
 
 
 def test_batches_are_put_behind_each_other() -> None:

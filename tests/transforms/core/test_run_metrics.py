@@ -13,7 +13,11 @@ from transforms.validation.validate import Validate
 def test_messages_and_incomplete_files_are_counted_in_every_mode(mode: str) -> None:
     def build(root: beam.Pipeline) -> None:
         _ = root | beam.Create([messages([report(1), "{"]), messages([report(2)])]) | Validate()
-        _ = root | "Files" >> beam.Create([("b.ndjson", "cut short"), ("a.ndjson", "é")]) | beam.MapTuple(count_incomplete)
+        _ = (
+            root
+            | "Files" >> beam.Create([("b.ndjson", "cut short"), ("a.ndjson", "é")])
+            | beam.MapTuple(count_incomplete)
+        )
 
     result = direct.run(build, [f"--direct_running_mode={mode}", "--direct_num_workers=2"])
     assert Results.of(result) == Results(3, ("a.ndjson é", "b.ndjson cut short"))

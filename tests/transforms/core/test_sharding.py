@@ -16,11 +16,22 @@ AGENTS = pa.array([str(uuid.UUID(int=number * 0x1_0000_0000_0001_0000_0001)) for
 
 def batch(*numbers: int) -> pa.RecordBatch:
     """A row for each number: that agent, and the row's own place."""
-    return pa.RecordBatch.from_pydict({"agent_id": [agent(number) for number in numbers], "place": range(len(numbers))})
+    return pa.RecordBatch.from_pydict(
+        {"agent_id": [agent(number) for number in numbers], "place": range(len(numbers))}
+    )
 
 
 def test_shards_are_those_written_down() -> None:
-    written = pa.array([agent(0), agent(1), agent(2), agent(12345), "ffffffff-ffff-ffff-ffff-ffffffffffff", str(uuid.UUID(int=0))])
+    written = pa.array(
+        [
+            agent(0),
+            agent(1),
+            agent(2),
+            agent(12345),
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+            str(uuid.UUID(int=0)),
+        ]
+    )
     assert shards(written, 8).tolist() == [0, 2, 4, 1, 2, 0]
 
 
@@ -42,7 +53,10 @@ def test_one_shard_takes_all() -> None:
 
 
 def test_split_keeps_the_order_of_rows() -> None:
-    parts = {code: part["place"].to_pylist() for code, part in split(batch(*range(6)), np.array([3, 1, 3, 1, 3, 7]))}
+    parts = {
+        code: part["place"].to_pylist()
+        for code, part in split(batch(*range(6)), np.array([3, 1, 3, 1, 3, 7]))
+    }
     assert parts == {1: [1, 3], 3: [0, 2, 4], 7: [5]}
 
 
@@ -58,7 +72,13 @@ def test_no_rows_have_no_shard() -> None:
 
 def test_every_agent_is_on_one_shard() -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        keyed = pipeline | beam.Create([batch(*range(20)), batch(*range(10, 30))], reshuffle=False) | KeyByShard(4)
-        agents = keyed | beam.FlatMapTuple(lambda shard, part: [(name, shard) for name in part["agent_id"].to_pylist()])
+        keyed = (
+            pipeline
+            | beam.Create([batch(*range(20)), batch(*range(10, 30))], reshuffle=False)
+            | KeyByShard(4)
+        )
+        agents = keyed | beam.FlatMapTuple(
+            lambda shard, part: [(name, shard) for name in part["agent_id"].to_pylist()]
+        )
         counted = agents | beam.Distinct() | beam.Keys() | beam.combiners.Count.PerElement()
         assert_that(counted, equal_to([(agent(number), 1) for number in range(30)]))

@@ -12,14 +12,18 @@ NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def reports(seconds, start=NOON, agent="a", delay=0.0, latency=100.0, accuracy=0.9, cpu=0.5, memory=512.0) -> pa.Table:
+def reports(
+    seconds, start=NOON, agent="a", delay=0.0, latency=100.0, accuracy=0.9, cpu=0.5, memory=512.0
+) -> pa.Table:
     """Reports recorded `seconds` after `start` and received `delay` seconds later (never, if None)."""
     count = len(seconds)
     recorded = [start + timedelta(seconds=second) for second in seconds]
     received = [None if delay is None else moment + timedelta(seconds=delay) for moment in recorded]
     metrics = {"latency_ms": latency, "accuracy": accuracy, "cpu_usage": cpu, "memory_mb": memory}
     times = {"recorded_at": pa.array(recorded, TIME), "received_at": pa.array(received, TIME)}
-    values = {name: np.broadcast_to(np.asarray(value, float), count).copy() for name, value in metrics.items()}
+    values = {
+        name: np.broadcast_to(np.asarray(value, float), count).copy() for name, value in metrics.items()
+    }
     return pa.table({"agent_id": pa.array([agent] * count, pa.string()), **times, **values})
 
 
@@ -33,7 +37,9 @@ def samples(*tables: pa.Table) -> list[int]:
     return baseline(pa.concat_tables(tables), min_samples=30)["baseline_n"].to_pylist()
 
 
-@pytest.mark.parametrize("start", [NOON, EPOCH, EPOCH - timedelta(minutes=30), datetime(1815, 12, 10, tzinfo=UTC)])
+@pytest.mark.parametrize(
+    "start", [NOON, EPOCH, EPOCH - timedelta(minutes=30), datetime(1815, 12, 10, tzinfo=UTC)]
+)
 def test_a_window_is_the_hour_that_ended_two_minutes_ago(start):
     edges = reports([-0.000001, 0, 3599.999999, 3600], start)
     asking = reports([62 * 60, 62 * 60 + 59.999999, 63 * 60, 2 * 60], start, delay=61)
@@ -71,7 +77,9 @@ def test_a_window_short_of_samples_is_in_warm_up():
 
 
 def test_equal_values_are_flat_and_both_quartiles_the_middle_of_their_bucket():
-    judged = baseline(pa.concat_tables([reports(range(30)), reports([300], latency=5000.0)]), min_samples=30).to_pylist()[-1]
+    judged = baseline(
+        pa.concat_tables([reports(range(30)), reports([300], latency=5000.0)]), min_samples=30
+    ).to_pylist()[-1]
     given = {"latency": 100.0, "accuracy": 0.9, "cpu": 0.5, "memory": 512.0}
     expected = {"baseline_n": 30, "latency_zscore": None, "accuracy_percentile": 50.0}
     for metric, value in given.items():
@@ -90,7 +98,9 @@ def test_quartiles_are_the_values_of_rank_a_quarter_and_three_quarters_of_n():
 
 def test_a_quartile_lies_at_its_rank_within_a_crowded_bucket():
     crowded = [0.9] * 10 + [0.1] * 10
-    judged = baseline(pa.concat_tables([reports(range(20), cpu=crowded), reports([300])]), min_samples=20).to_pylist()[-1]
+    judged = baseline(
+        pa.concat_tables([reports(range(20), cpu=crowded), reports([300])]), min_samples=20
+    ).to_pylist()[-1]
     (low, low_end), (high, high_end) = bucket_of("cpu", 0.1), bucket_of("cpu", 0.9)
     assert judged["cpu_q1"] == pytest.approx(low + (low_end - low) * 0.45)
     assert judged["cpu_q3"] == pytest.approx(high + (high_end - high) * 0.45)
@@ -99,8 +109,12 @@ def test_a_quartile_lies_at_its_rank_within_a_crowded_bucket():
 def test_the_z_score_is_the_distance_from_the_median_in_robust_deviations():
     latency = np.linspace(100, 200, 101)
     asking = reports([300, 301], latency=[150.0, 250.0])
-    judged = baseline(pa.concat_tables([reports(range(101), latency=latency), asking]), min_samples=30).to_pylist()
-    assert [row["latency_zscore"] for row in judged[-2:]] == pytest.approx([0.0, 100 / (50 / 1.349)], abs=0.05)
+    judged = baseline(
+        pa.concat_tables([reports(range(101), latency=latency), asking]), min_samples=30
+    ).to_pylist()
+    assert [row["latency_zscore"] for row in judged[-2:]] == pytest.approx(
+        [0.0, 100 / (50 / 1.349)], abs=0.05
+    )
 
 
 def test_the_percentile_counts_half_of_the_equals():

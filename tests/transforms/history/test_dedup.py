@@ -29,7 +29,9 @@ def test_reports_that_came_once_all_stand():
 
 
 def test_the_message_received_first_stands_and_the_others_are_duplicates():
-    table = copies((A, "s", "2", 9, False), (B, "s", "3", 0, False), (A, "t", "1", 5, False), (A, "s", "4", 7, False))
+    table = copies(
+        (A, "s", "2", 9, False), (B, "s", "3", 0, False), (A, "t", "1", 5, False), (A, "s", "4", 7, False)
+    )
     assert outcome(table) == ([1, 2], [False, False], ["2", "4"])
 
 
@@ -40,7 +42,13 @@ def test_a_message_of_unknown_time_stands_before_all_others():
 
 def test_a_duplicate_keeps_what_tells_its_message():
     duplicates = dedup(copies((A, "s", "1", 0, False), (A, "t", "2", 3, False))).duplicates
-    row = {"source": "t", "message_id": "2", "received_at": T0 + timedelta(seconds=3), "report_id": A, "revision": 1}
+    row = {
+        "source": "t",
+        "message_id": "2",
+        "received_at": T0 + timedelta(seconds=3),
+        "report_id": A,
+        "revision": 1,
+    }
     assert duplicates.to_pylist() == [row]
 
 
@@ -55,12 +63,19 @@ def test_entries_of_one_millisecond_are_settled_by_their_number():
 
 
 def test_a_message_delivered_again_leaves_no_trace():
-    table = copies((A, "s", "1", 0, False), (A, "s", "2", 1, False), (A, "s", "1", 0, False), (A, "s", "2", 1, False))
+    table = copies(
+        (A, "s", "1", 0, False), (A, "s", "2", 1, False), (A, "s", "1", 0, False), (A, "s", "2", 1, False)
+    )
     assert outcome(table) == ([0], [False], ["2"])
 
 
 def test_a_message_delivered_again_with_another_time_leaves_no_trace():
-    table = copies((A, "s", "1", None, False), (A, "s", "2", 1, False), (A, "s", "1", 0, False), (A, "s", "2", None, False))
+    table = copies(
+        (A, "s", "1", None, False),
+        (A, "s", "2", 1, False),
+        (A, "s", "1", 0, False),
+        (A, "s", "2", None, False),
+    )
     assert outcome(table) == ([0], [False], ["2"])
 
 
@@ -77,12 +92,19 @@ def test_a_duplicate_is_given_if_one_of_its_deliveries_was_no_context():
 
 
 def test_ids_of_any_length_are_told_apart():
-    table = copies(("", "s", "1", 0, False), ("x", "s", "2", 0, False), ("x", "s", "3", 0, False), ("xy", "s", "4", 0, False))
+    table = copies(
+        ("", "s", "1", 0, False),
+        ("x", "s", "2", 0, False),
+        ("x", "s", "3", 0, False),
+        ("xy", "s", "4", 0, False),
+    )
     assert outcome(table) == ([0, 1, 3], [False, False, False], ["3"])
 
 
 def test_neither_slices_nor_chunks_change_the_outcome():
-    table = copies((A, "s", "0", 0, False), (A, "s", "2", 2, False), (B, "s", "1", 1, False), (A, "s", "1", 1, False))
+    table = copies(
+        (A, "s", "0", 0, False), (A, "s", "2", 2, False), (B, "s", "1", 1, False), (A, "s", "1", 1, False)
+    )
     pieces = pa.concat_tables([table.slice(1, 0), table.slice(1, 1), table.slice(2, 2)])
     assert outcome(pieces) == outcome(table.slice(1)) == ([1, 2], [False, False], ["2"])
 

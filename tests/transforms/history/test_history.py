@@ -26,14 +26,25 @@ NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 
 def batch(*rows: dict) -> pa.RecordBatch:
     """Reports that differ from a plain one as told; `at` is their second after noon, `id` their report and message."""
-    plain = {"agent_id": "a", "latency_ms": 100.0, "accuracy": 0.9, "cpu_usage": 0.5, "memory_mb": 512.0, "context": False}
+    plain = {
+        "agent_id": "a",
+        "latency_ms": 100.0,
+        "accuracy": 0.9,
+        "cpu_usage": 0.5,
+        "memory_mb": 512.0,
+        "context": False,
+    }
     return pa.RecordBatch.from_pylist([plain | _identified(**row) for row in rows], REPORT_BATCH)
 
 
 def _identified(id: str, at: float, message: str = "", delay: float = 1, **fields) -> dict:
     recorded = NOON + timedelta(seconds=at)
     times = {"recorded_at": recorded, "received_at": recorded + timedelta(seconds=delay)}
-    return times | {"report_id": id * 32, "source": "s", "message_id": message or id, "custom_metrics": {"turns": at}} | fields
+    return (
+        times
+        | {"report_id": id * 32, "source": "s", "message_id": message or id, "custom_metrics": {"turns": at}}
+        | fields
+    )
 
 
 def judged(*batches: pa.RecordBatch, min_samples: int = 2) -> tuple[pa.Table, pa.RecordBatch]:
@@ -51,12 +62,20 @@ def test_a_report_leaves_with_its_baseline_and_the_size_of_it_as_revision():
 
 def test_a_duplicate_feeds_no_baseline():
     again = {"id": "1", "at": 0, "message": "y", "delay": 9}
-    reports, duplicates = judged(batch(again, {"id": "1", "at": 0, "message": "x"}), batch({"id": "2", "at": 200}))
+    reports, duplicates = judged(
+        batch(again, {"id": "1", "at": 0, "message": "x"}), batch({"id": "2", "at": 200})
+    )
     assert reports.select(["message_id", "baseline_n"]).to_pylist() == [
         {"message_id": "x", "baseline_n": 0},
         {"message_id": "2", "baseline_n": 1},
     ]
-    lost = {"source": "s", "message_id": "y", "received_at": NOON + timedelta(seconds=9), "report_id": "1" * 32, "revision": 1}
+    lost = {
+        "source": "s",
+        "message_id": "y",
+        "received_at": NOON + timedelta(seconds=9),
+        "report_id": "1" * 32,
+        "revision": 1,
+    }
     assert duplicates.to_pylist() == [lost]
 
 
@@ -71,9 +90,14 @@ def test_only_context_gives_nothing():
     assert (reports.num_rows, duplicates.num_rows) == (0, 0)
 
 
-@pytest.mark.parametrize(("portion", "octets"), [(1, 1 << 28), (2, 1 << 28), (3, 1), (100, 1 << 28), (100, 2000)])
+@pytest.mark.parametrize(
+    ("portion", "octets"), [(1, 1 << 28), (2, 1 << 28), (3, 1), (100, 1 << 28), (100, 2000)]
+)
 def test_what_leaves_is_the_same_in_portions_of_any_size(portion, octets, monkeypatch):
-    rows = [{"id": "13579bdf02468ace"[i], "at": 40 * i, "context": i in (2, 3), "latency_ms": 90.0 + i} for i in range(10)]
+    rows = [
+        {"id": "13579bdf02468ace"[i], "at": 40 * i, "context": i in (2, 3), "latency_ms": 90.0 + i}
+        for i in range(10)
+    ]
     whole, _ = judged(batch(*rows))
     monkeypatch.setattr(history, "PORTION", portion)
     monkeypatch.setattr(history, "PIECE_BYTES", octets)
@@ -135,12 +159,19 @@ def runs_to(
 
     def holds(table: pa.Table) -> Callable[[list[pa.RecordBatch]], None]:
         def check(batches: list[pa.RecordBatch]) -> None:
-            assert pa.Table.from_batches(batches, table.schema).sort_by("message_id").to_pylist() == table.to_pylist()
+            assert (
+                pa.Table.from_batches(batches, table.schema).sort_by("message_id").to_pylist()
+                == table.to_pylist()
+            )
 
         return check
 
     with beam.Pipeline(BundleBasedDirectRunner(), PipelineOptions([], streaming=True)) as pipeline:
-        keyed = pipeline | streamed(*steps) | beam.Map(lambda each: each).with_output_types(tuple[int, pa.RecordBatch])
+        keyed = (
+            pipeline
+            | streamed(*steps)
+            | beam.Map(lambda each: each).with_output_types(tuple[int, pa.RecordBatch])
+        )
         out = keyed | RunningHistory(2, 3600, 60, recall)
         assert_that(out.reports, holds(expected[0]), "reports")
         assert_that(out.duplicates, holds(expected[1]), "duplicates")
@@ -189,7 +220,9 @@ class Outdated(history._Memory):
         self.setdefault(shard, deepcopy(held))
 
 
-@pytest.mark.parametrize(("memory", "pieces"), [(history._Memory, 1000), (history._Memory, 2), (Forgetful, 2), (Outdated, 1000)])
+@pytest.mark.parametrize(
+    ("memory", "pieces"), [(history._Memory, 1000), (history._Memory, 2), (Forgetful, 2), (Outdated, 1000)]
+)
 def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memory, pieces, monkeypatch):
     batches = [reports(start, start, start + 6, first=start) for start in range(0, 150, 12)]
     copied = batches[2].set_column(17, "source", pa.array(["t"] * 3))
@@ -213,9 +246,15 @@ def at(latency: float) -> Callable[[pa.RecordBatch], None]:
 
 
 @pytest.mark.parametrize("pieces", [1000, 2])
-def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(pieces, monkeypatch):
+def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(
+    pieces, monkeypatch
+):
     fails, baselined = at(FAULTY["latency_ms"]), history.Recent._baselined
-    monkeypatch.setattr(history.Recent, "_baselined", lambda memory, rows, *asked: fails(rows) or baselined(memory, rows, *asked))
+    monkeypatch.setattr(
+        history.Recent,
+        "_baselined",
+        lambda memory, rows, *asked: fails(rows) or baselined(memory, rows, *asked),
+    )
     monkeypatch.setattr("transforms.history.shard_memory.PIECES", pieces)
     batches = [reports(start, start, start + 6, first=start) for start in range(0, 60, 12)]
     steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
@@ -227,11 +266,15 @@ def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_noth
 
 def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_stored(monkeypatch):
     fails, baseline = at(FAULTY["latency_ms"]), history.baseline.baseline
-    monkeypatch.setattr(history.baseline, "baseline", lambda rows, samples: fails(rows) or baseline(rows, samples))
+    monkeypatch.setattr(
+        history.baseline, "baseline", lambda rows, samples: fails(rows) or baseline(rows, samples)
+    )
     sound = [batch({"id": "1", "at": 0}), batch({"id": "2", "at": 200}), batch({"id": "3", "at": 400})]
     bad = batch({"id": "4", "at": 1, **FAULTY}, {"id": "5", "at": 2, "context": True, **FAULTY})
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        shards = beam.Create([(0, each) for each in (*sound, bad)]).with_output_types(tuple[int, pa.RecordBatch])
+        shards = beam.Create([(0, each) for each in (*sound, bad)]).with_output_types(
+            tuple[int, pa.RecordBatch]
+        )
         out = pipeline | shards | History(min_samples=2)
         rows = [
             each | f"{name}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
@@ -316,7 +359,11 @@ class Kept:
         assert shard == 0
         first, end = (60 * (hour - int(NOON.timestamp()) // 3600) for hour in (hours.start, hours.stop))
         for start, stop, before in ((first - 63, first, True), (first, end, False)):
-            rows = [row for row in self.batch.to_pylist() if start <= (row["recorded_at"] - NOON).total_seconds() / 60 < stop]
+            rows = [
+                row
+                for row in self.batch.to_pylist()
+                if start <= (row["recorded_at"] - NOON).total_seconds() / 60 < stop
+            ]
             if context or not before:
                 yield pa.RecordBatch.from_pylist([row | {"context": before} for row in rows], REPORT_BATCH)
 
@@ -339,7 +386,11 @@ def test_stored_reports_of_the_hours_that_are_touched_come_out_before_new_ones()
 @pytest.mark.parametrize("memory", [history._Memory, Forgetful])
 def test_a_report_of_an_earlier_hour_recalls_that_hour_and_feeds_nothing_twice(memory, monkeypatch):
     monkeypatch.setattr(history, "_Memory", memory)
-    new, late, last = reports(20.5, first=900), reports(-20.5, delay=3000, first=910), reports(40.5, 50.5, first=920)
+    new, late, last = (
+        reports(20.5, first=900),
+        reports(-20.5, delay=3000, first=910),
+        reports(40.5, 50.5, first=920),
+    )
     runs_to(from_hour(-1, new, late, last), (20, new), (21, late), 40, (40, last), recall=Kept(STORED))
 
 

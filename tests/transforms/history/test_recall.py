@@ -61,9 +61,18 @@ def minutes_of(batches: Iterator[pa.RecordBatch], context: bool) -> list[float]:
 
 @pytest.mark.parametrize(
     ("minute", "hours"),
-    [(0, [0, 1]), (57.999, [0, 1]), (58, [0, 1, 2]), (59.999, [0, 1, 2]), (-0.001, [-1, 0, 1]), (-2.001, [-1, 0])],
+    [
+        (0, [0, 1]),
+        (57.999, [0, 1]),
+        (58, [0, 1, 2]),
+        (59.999, [0, 1, 2]),
+        (-0.001, [-1, 0, 1]),
+        (-2.001, [-1, 0]),
+    ],
 )
-def test_a_report_touches_every_hour_from_its_own_to_that_of_the_last_baseline_it_feeds(minute: float, hours: list[int]) -> None:
+def test_a_report_touches_every_hour_from_its_own_to_that_of_the_last_baseline_it_feeds(
+    minute: float, hours: list[int]
+) -> None:
     assert touched(minute) == hours
 
 
@@ -73,11 +82,17 @@ def test_reports_touch_what_each_of_them_touches() -> None:
 
 
 def test_a_report_before_1970_touches_hours_before_1970() -> None:
-    old = validate(messages([report(at=datetime(1969, 12, 31, 23, 30, tzinfo=NOON.tzinfo))], None), load("kpi_report"), Rules())[0]
+    old = validate(
+        messages([report(at=datetime(1969, 12, 31, 23, 30, tzinfo=NOON.tzinfo))], None),
+        load("kpi_report"),
+        Rules(),
+    )[0]
     assert touched_hours(old) == {-1, 0}
 
 
-def test_a_touched_hour_comes_back_whole_and_the_63_minutes_before_it_as_context(output: ParquetFiles) -> None:
+def test_a_touched_hour_comes_back_whole_and_the_63_minutes_before_it_as_context(
+    output: ParquetFiles,
+) -> None:
     assert minutes_of(recalled(output, {HOUR}), context=False) == [0, 10, 20, 30, 40, 50]
     assert minutes_of(recalled(output, {HOUR}), context=True) == [-63, -60, -50, -40, -30, -20, -10, -0.001]
 
@@ -99,7 +114,9 @@ def test_what_is_recalled_is_what_was_stored(output: ParquetFiles) -> None:
     (row,) = whole.to_pylist()
     (fresh,) = reports(180).to_pylist()
     ignored = {"task_id", "message_id", "report_id"}
-    assert {name: row[name] for name in row if name not in ignored} == {name: fresh[name] for name in fresh if name not in ignored}
+    assert {name: row[name] for name in row if name not in ignored} == {
+        name: fresh[name] for name in fresh if name not in ignored
+    }
 
 
 def test_an_hour_without_reports_gives_nothing(output: ParquetFiles, tmp_path: Path) -> None:
@@ -110,7 +127,11 @@ def test_an_hour_without_reports_gives_nothing(output: ParquetFiles, tmp_path: P
 def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: ParquetFiles) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         new = pipeline | beam.Create([reports(181), reports(182, 185)], reshuffle=False)
-        rows = new | Recall(output) | beam.FlatMap(lambda each: zip(each["recorded_at"].to_pylist(), each["context"].to_pylist()))
+        rows = (
+            new
+            | Recall(output)
+            | beam.FlatMap(lambda each: zip(each["recorded_at"].to_pylist(), each["context"].to_pylist()))
+        )
         context = [(after(minute), True) for minute in range(120, 180, 10)]
         assert_that(rows, equal_to([*context, (after(180), False)]))
 
@@ -152,7 +173,9 @@ class Faltering:
     breaks: list[int]
 
     def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
-        rows = [part for batch in self.store.reports(hour) for part in portions(batch, 1 + len(self.breaks) % 3)]
+        rows = [
+            part for batch in self.store.reports(hour) for part in portions(batch, 1 + len(self.breaks) % 3)
+        ]
         if not self.breaks or not rows:
             yield from rows
             return
@@ -161,7 +184,9 @@ class Faltering:
 
 
 @pytest.mark.parametrize("breaks", [[0], [0, 0, 1], [5, 3, 1], [40, 30, 20, 10], [0, 59], [0, 0, 2]])
-def test_a_store_that_breaks_off_is_asked_again_for_what_is_missing(tmp_path: Path, breaks: list[int]) -> None:
+def test_a_store_that_breaks_off_is_asked_again_for_what_is_missing(
+    tmp_path: Path, breaks: list[int]
+) -> None:
     stored = reports(*(number // 2 for number in range(60)))
     store = ParquetFiles(LocalFolder(tmp_path), 1)
     store.write(REPORTS, [conformed(stored, REPORTS.schema)])

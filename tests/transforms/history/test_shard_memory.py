@@ -60,7 +60,9 @@ def test_a_known_report_is_a_duplicate_but_a_known_message_leaves_no_trace(memor
     assert fates(admit(memory, again)) == ([], [])
     assert fates(admit(memory, other, again, other)) == ([], ["y"])
     (lost,) = admit(memory, other).duplicates.to_pylist()
-    assert lost == {name: other[name] for name in ("source", "message_id", "received_at", "report_id")} | {"revision": 1}
+    assert lost == {name: other[name] for name in ("source", "message_id", "received_at", "report_id")} | {
+        "revision": 1
+    }
 
 
 def test_equal_message_ids_of_two_sources_are_two_messages(memory: Recent) -> None:
@@ -81,24 +83,33 @@ def test_a_report_that_came_late_feeds_nothing_and_one_of_unknown_time_does(memo
 
 def test_agents_have_a_window_each(memory: Recent) -> None:
     admit(memory, row(1, 0), row(2, 0, agent_id=agent(1)))
-    assert fates(admit(memory, row(3, 3, agent_id=agent(1)), row(4, 3, agent_id=agent(2))))[0] == [("m3", 1), ("m4", 0)]
+    assert fates(admit(memory, row(3, 3, agent_id=agent(1)), row(4, 3, agent_id=agent(2))))[0] == [
+        ("m3", 1),
+        ("m4", 0),
+    ]
 
 
-def test_an_agent_whose_messages_lag_behind_those_of_others_is_judged_by_all_of_its_own(memory: Recent) -> None:
+def test_an_agent_whose_messages_lag_behind_those_of_others_is_judged_by_all_of_its_own(
+    memory: Recent,
+) -> None:
     admit(memory, row(1, 0), row(2, 3))
     admit(memory, row(3, 0, agent_id=agent(1)))
     assert fates(admit(memory, row(4, 3), row(5, 3, agent_id=agent(1))))[0] == [("m4", 1), ("m5", 1)]
 
 
 @pytest.mark.parametrize(("watermark", "known"), [(61 * MINUTE - 1, True), (61 * MINUTE, False)])
-def test_a_report_is_known_until_none_of_its_copies_can_come(memory: Recent, watermark: int, known: bool) -> None:
+def test_a_report_is_known_until_none_of_its_copies_can_come(
+    memory: Recent, watermark: int, known: bool
+) -> None:
     admit(memory, row(1, 0))
     memory.evict(NOON_US + watermark)
     assert fates(admit(memory, row(1, 0, message="y")))[1] == (["y"] if known else [])
 
 
 @pytest.mark.parametrize(("watermark", "samples"), [(123 * MINUTE - 1, 1), (123 * MINUTE, 0)])
-def test_a_report_feeds_until_its_last_window_cannot_be_asked_for(memory: Recent, watermark: int, samples: int) -> None:
+def test_a_report_feeds_until_its_last_window_cannot_be_asked_for(
+    memory: Recent, watermark: int, samples: int
+) -> None:
     admit(memory, row(1, 0))
     memory.evict(NOON_US + watermark)
     assert fates(admit(memory, row(2, 62, delay=3600)))[0] == [("m2", samples)]
@@ -124,7 +135,9 @@ def test_minutes_can_be_forgotten_and_come_again(memory: Recent) -> None:
 
 
 def test_deltas_make_the_memory_again_in_any_order(memory: Recent) -> None:
-    added = [delta for id in range(4) for delta in admit(memory, row(id, id % 2, agent_id=agent(id % 2))).deltas]
+    added = [
+        delta for id in range(4) for delta in admit(memory, row(id, id % 2, agent_id=agent(id % 2))).deltas
+    ]
     again = Recent.load(reversed(added), 2, 3600)
     asked = [row(10, 5), row(11, 5, agent_id=agent(1)), row(2, 0, message="y")]
     assert admit(again, *asked) == admit(memory, *asked)
@@ -149,7 +162,9 @@ def test_the_delta_of_a_few_reports_is_small_and_that_of_many_comes_in_parts(mem
     assert max(map(len, many)) < 1 << 20
 
 
-def test_a_snapshot_is_due_when_deltas_are_many_or_out_of_date(memory: Recent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_is_due_when_deltas_are_many_or_out_of_date(
+    memory: Recent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shard_memory, "PIECES", 3)
     for id in range(3):
         admit(memory, row(id, id))
@@ -178,7 +193,10 @@ def test_agents_that_are_gone_are_forgotten(memory: Recent) -> None:
     memory.evict(NOON_US + 123 * MINUTE)
     memory.snapshot()
     assert len(memory.agents) == 2
-    assert fates(admit(memory, row(30, 73, agent_id=agent(7)), row(31, 73, agent_id=agent(0))))[0] == [("m30", 1), ("m31", 0)]
+    assert fates(admit(memory, row(30, 73, agent_id=agent(7)), row(31, 73, agent_id=agent(0))))[0] == [
+        ("m30", 1),
+        ("m31", 0),
+    ]
 
 
 def test_a_delta_of_another_version_is_refused(memory: Recent) -> None:
@@ -215,7 +233,10 @@ def test_texts_have_a_hash_of_their_own_whatever_stands_beside_them() -> None:
 
 def test_groups_of_any_number_are_ordered_alike() -> None:
     rng = np.random.default_rng(5)
-    agents, buckets = rng.integers(0, 3, 50).astype(np.int32), rng.integers(0, 1999, (50, len(METRICS))).astype(np.int16)
+    agents, buckets = (
+        rng.integers(0, 3, 50).astype(np.int32),
+        rng.integers(0, 1999, (50, len(METRICS))).astype(np.int16),
+    )
     few, far = Window(Fed(agents, buckets)), Window(Fed(agents + (1 << (32 - BITS)), buckets))
     groups = np.arange(4)
     first, end = few.spans(groups)
@@ -223,4 +244,6 @@ def test_groups_of_any_number_are_ordered_alike() -> None:
     assert end.tolist() == [*np.cumsum(np.bincount(agents, minlength=4))]
     for metric in range(len(METRICS)):
         assert np.array_equal(few.nth(metric, np.arange(50)), far.nth(metric, np.arange(50)))
-        assert few.nth(metric, np.arange(first[1], end[1])).value.tolist() == sorted(buckets[agents == 1, metric].tolist())
+        assert few.nth(metric, np.arange(first[1], end[1])).value.tolist() == sorted(
+            buckets[agents == 1, metric].tolist()
+        )

@@ -12,7 +12,13 @@ def ints(*numbers: int) -> np.ndarray:
 def test_the_nth_smallest_of_a_range_comes_with_its_place_among_equals():
     matrix = WaveletMatrix(ints(9, 4, 7, 4, 4, 0, 9), size=10)
     found = matrix.nth(ints(1, 1, 1, 1, 1), ints(6, 6, 6, 6, 6), ints(0, 1, 2, 3, 4))
-    assert [*zip(*(column.tolist() for column in found))] == [(0, 0, 1), (4, 0, 3), (4, 1, 3), (4, 2, 3), (7, 0, 1)]
+    assert [*zip(*(column.tolist() for column in found))] == [
+        (0, 0, 1),
+        (4, 0, 3),
+        (4, 1, 3),
+        (4, 2, 3),
+        (7, 0, 1),
+    ]
 
 
 def test_a_rank_counts_what_is_smaller_and_what_is_equal():
@@ -31,7 +37,9 @@ def test_one_possible_value_is_found_everywhere(size):
 
 def test_no_questions_have_no_answers():
     matrix = WaveletMatrix(np.zeros(0, np.int64), 100)
-    assert [len(column) for column in (*matrix.nth(ints(), ints(), ints()), *matrix.rank(ints(), ints(), ints()))] == [0] * 5
+    assert [
+        len(column) for column in (*matrix.nth(ints(), ints(), ints()), *matrix.rank(ints(), ints(), ints()))
+    ] == [0] * 5
 
 
 def test_answers_do_not_depend_on_how_many_are_asked_at_a_time(monkeypatch):

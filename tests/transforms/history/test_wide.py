@@ -63,7 +63,9 @@ def test_pieces_hold_the_same_rows_in_order_and_in_the_plain_types(rows: pa.Reco
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(drawn(), min_size=1, max_size=4), st.integers(1, 4000), st.integers(1, 12))
-def test_groups_hold_all_batches_in_order_and_keep_their_bounds(parts: list[pa.RecordBatch], octets: int, rows: int) -> None:
+def test_groups_hold_all_batches_in_order_and_keep_their_bounds(
+    parts: list[pa.RecordBatch], octets: int, rows: int
+) -> None:
     groups = list(gathered(parts, octets, rows))
     assert [part for group in groups for part in group] == parts
     assert all(len(group) == 1 or sum(part.nbytes for part in group) <= octets for group in groups)
@@ -86,7 +88,9 @@ def test_a_union_and_its_file_do_not_depend_on_how_wide_their_columns_are(
 
 @settings(deadline=None, max_examples=40)
 @given(drawn(), st.integers(1, 4000))
-def test_stored_reports_are_given_back_in_batches_that_ascend_in_time(rows: pa.RecordBatch, octets: int) -> None:
+def test_stored_reports_are_given_back_in_batches_that_ascend_in_time(
+    rows: pa.RecordBatch, octets: int
+) -> None:
     with bounded(0, octets):
         parts = [part for part in parquet_store.by_time(widened(rows)) if part.num_rows]
     times = [part["recorded_at"].to_pylist() for part in parts]
@@ -98,7 +102,10 @@ def test_stored_reports_are_given_back_in_batches_that_ascend_in_time(rows: pa.R
 def test_a_wide_column_that_is_small_becomes_plain_even_from_the_end_of_a_large_array() -> None:
     rows = pa.array(["a" * 50, "b"], pa.large_string())
     with bounded(10, 10):
-        assert (fitted(rows, pa.string()).type, fitted(rows[1:], pa.string()).type) == (pa.large_string(), pa.string())
+        assert (fitted(rows, pa.string()).type, fitted(rows[1:], pa.string()).type) == (
+            pa.large_string(),
+            pa.string(),
+        )
 
 
 def test_batches_of_different_columns_are_refused() -> None:
@@ -119,13 +126,21 @@ def test_a_file_of_more_than_2_gib_of_one_text_is_merged_written_and_read() -> N
     text, count = "x" * (1 << 20), 1030
 
     def rows(first: int, count: int) -> pa.RecordBatch:
-        ids, contexts = [f"{number:05}" for number in range(first, first + count)], [{"gpu_info": text}] * count
+        ids, contexts = (
+            [f"{number:05}" for number in range(first, first + count)],
+            [{"gpu_info": text}] * count,
+        )
         given = {"report_id": ids, "agent_id": ids, "execution_context": contexts}
-        columns = [pa.array(given[f.name], f.type) if f.name in given else pa.nulls(count, f.type) for f in REPORTS.schema]
+        columns = [
+            pa.array(given[f.name], f.type) if f.name in given else pa.nulls(count, f.type)
+            for f in REPORTS.schema
+        ]
         return shaped(columns, REPORTS.schema)
 
     data = bytes(encode(union(REPORTS, rows(0, count), rows(count, count)).rows))
     found = read(data, ["report_id", "execution_context"])
     assert found["execution_context"].nbytes > record_batches.TEXT_BYTES
     assert found["report_id"].to_pylist() == [f"{number:05}" for number in range(2 * count)]
-    assert set(pa.compute.binary_length(pa.compute.struct_field(found["execution_context"], "gpu_info")).to_pylist()) == {1 << 20}
+    assert set(
+        pa.compute.binary_length(pa.compute.struct_field(found["execution_context"], "gpu_info")).to_pylist()
+    ) == {1 << 20}

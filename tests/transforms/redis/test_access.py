@@ -19,7 +19,9 @@ DATABASE = 1
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis"), "--unixsocket", str(tmp_path_factory.mktemp("socket") / "s")) as server:
+    with RedisServer(
+        tmp_path_factory.mktemp("redis"), "--unixsocket", str(tmp_path_factory.mktemp("socket") / "s")
+    ) as server:
         yield server
 
 
@@ -31,7 +33,9 @@ def admin(server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-def permitted(server: RedisServer, admin: redis.Redis, *uses: str, key: str = "kpi", user: str = "worker") -> Connection:
+def permitted(
+    server: RedisServer, admin: redis.Redis, *uses: str, key: str = "kpi", user: str = "worker"
+) -> Connection:
     """A user who may do what some uses need, and nothing else."""
     admin.execute_command("ACL", "SETUSER", user, "reset", "on", ">pw", *acl_words(rules(*uses, key=key)))
     return Connection(server.url.removesuffix("0") + str(DATABASE), user, "pw")
@@ -75,7 +79,9 @@ def stream_all(connection: Connection) -> None:
     lease.release()
 
 
-def test_a_stream_uses_every_command_of_its_list_and_no_other(server: RedisServer, admin: redis.Redis) -> None:
+def test_a_stream_uses_every_command_of_its_list_and_no_other(
+    server: RedisServer, admin: redis.Redis
+) -> None:
     connection = permitted(server, admin, "stream")
     admin.select(DATABASE)
     admin.xadd("kpi", {"data": "{}"})
@@ -99,7 +105,9 @@ def test_what_is_published_live_needs_its_list_and_no_other(server: RedisServer,
 
 
 @pytest.mark.parametrize("use", ["archive", "reconcile"])
-def test_what_a_stream_holds_is_read_under_the_list_of_its_command(server: RedisServer, admin: redis.Redis, use: str) -> None:
+def test_what_a_stream_holds_is_read_under_the_list_of_its_command(
+    server: RedisServer, admin: redis.Redis, use: str
+) -> None:
     connection = permitted(server, admin, use)
     admin.select(DATABASE)
     admin.xadd("kpi", {"data": "{}"})
@@ -116,7 +124,8 @@ def test_what_a_stream_holds_is_read_under_the_list_of_its_command(server: Redis
 
 
 @pytest.mark.parametrize(
-    ("command", "key"), [(command, key) for grant in ACL["stream"] for command in grant.commands for key in grant.keys or ("",)]
+    ("command", "key"),
+    [(command, key) for grant in ACL["stream"] for command in grant.commands for key in grant.keys or ("",)],
 )
 def test_a_start_and_doctor_name_each_command_that_is_not_allowed(
     server: RedisServer, admin: redis.Redis, command: str, key: str
@@ -140,7 +149,13 @@ def test_the_list_is_as_narrow_as_it_says() -> None:
 
 
 def test_a_replica_a_full_memory_and_one_that_deletes_are_problems_and_no_aof_is_advice() -> None:
-    well = {"role": "master", "used_memory": 5, "maxmemory": 100, "maxmemory_policy": "noeviction", "aof_enabled": 1}
+    well = {
+        "role": "master",
+        "used_memory": 5,
+        "maxmemory": 100,
+        "maxmemory_policy": "noeviction",
+        "aof_enabled": 1,
+    }
     for change, problem, mend in [
         ({"role": "slave", "master_host": "h", "master_port": 1}, "it is a replica", "primary, h:1"),
         ({"used_memory": 95}, "95 % of maxmemory are used", "raise maxmemory"),
@@ -152,11 +167,15 @@ def test_a_replica_a_full_memory_and_one_that_deletes_are_problems_and_no_aof_is
         assert problem in found.problem
         assert mend in found.mend
     assert [finding for finding in server_findings(well) if finding.problem or finding.mend] == []
-    (advice,) = [finding for finding in server_findings(well | {"aof_enabled": 0, "maxmemory": 0}) if finding.mend]
+    (advice,) = [
+        finding for finding in server_findings(well | {"aof_enabled": 0, "maxmemory": 0}) if finding.mend
+    ]
     assert (advice.problem, advice.mend) == ("", "set appendonly yes")
 
 
-def test_doctor_names_a_replica_and_a_full_redis(server: RedisServer, tmp_path: Path, admin: redis.Redis) -> None:
+def test_doctor_names_a_replica_and_a_full_redis(
+    server: RedisServer, tmp_path: Path, admin: redis.Redis
+) -> None:
     with RedisServer(tmp_path, "--replicaof", f"localhost {server.port}") as replica:
         found = [finding.problem for finding in check(Connection(replica.url), ["kpi"], "g")]
         assert next(filter(None, found)).startswith("it is a replica")
@@ -174,11 +193,17 @@ def test_checking_changes_nothing(server: RedisServer, admin: redis.Redis) -> No
     admin.xadd("kpi", {"data": "{}"})
     admin.xgroup_create("kpi", "g", "0")
     before = admin.dump("kpi"), admin.keys("*")
-    assert [finding for finding in check(Connection(server.url), ["kpi", "new"], "g", LIVE_STREAMS) if finding.problem] == []
+    assert [
+        finding
+        for finding in check(Connection(server.url), ["kpi", "new"], "g", LIVE_STREAMS)
+        if finding.problem
+    ] == []
     assert (admin.dump("kpi"), admin.keys("*")) == before
 
 
-def test_a_group_that_a_job_reads_is_a_problem_that_leaves_its_lease_alone(server: RedisServer, admin: redis.Redis) -> None:
+def test_a_group_that_a_job_reads_is_a_problem_that_leaves_its_lease_alone(
+    server: RedisServer, admin: redis.Redis
+) -> None:
     lease = Lease(Connection(server.url), "g", ["kpi"], "a job")
     lease.acquire()
     (found,) = [finding for finding in check(Connection(server.url), ["kpi"], "g") if finding.problem]
@@ -193,7 +218,11 @@ def test_a_message_is_split_before_what_to_do() -> None:
 
 
 def test_a_stream_that_is_not_there_is_named_but_no_problem(server: RedisServer, admin: redis.Redis) -> None:
-    found = [finding for finding in check(Connection(server.url), ["kpi"], "g") if finding.what == "not there yet: kpi"]
+    found = [
+        finding
+        for finding in check(Connection(server.url), ["kpi"], "g")
+        if finding.what == "not there yet: kpi"
+    ]
     assert [(finding.problem, finding.mend != "") for finding in found] == [("", True)]
 
 

@@ -44,7 +44,9 @@ def test_tls_with_both_certificates_and_a_password_connects(secure, pems):
     connection.check()
     with connection.client() as client:
         assert client.connection_pool.get_connection()._sock.version() == "TLSv1.3"
-    Connection(secure.url.replace("//", "//:pass@"), None, None, str(pems.ca), str(pems.client), str(pems.client_key)).check()
+    Connection(
+        secure.url.replace("//", "//:pass@"), None, None, str(pems.ca), str(pems.client), str(pems.client_key)
+    ).check()
 
 
 def test_whatever_keeps_redis_from_being_used_is_named_with_its_mend(server, secure, pems):
@@ -52,8 +54,16 @@ def test_whatever_keeps_redis_from_being_used_is_named_with_its_mend(server, sec
     for connection, cause, mend in [
         (Connection(f"redis://localhost:{free_port()}"), "refused", "start it"),
         (Connection("http://localhost"), "no URL of Redis", "redis://HOST:PORT"),
-        (Connection(secure.url, None, "wrong", **authority, **ours), "refuses this user or password", "redis_password"),
-        (Connection(secure.url, None, None, **authority, **ours), "refuses this user or password", "redis_password"),
+        (
+            Connection(secure.url, None, "wrong", **authority, **ours),
+            "refuses this user or password",
+            "redis_password",
+        ),
+        (
+            Connection(secure.url, None, None, **authority, **ours),
+            "refuses this user or password",
+            "redis_password",
+        ),
         (Connection(secure.url, None, "pass", **ours), "fails at TLS", "redis_ca"),
         (Connection(secure.url, None, "pass", **authority), "fails at TLS", "redis_certificate"),
         (Connection(secure.url, None, "pass", ca="/no/such"), "no file /no/such", "PEM files"),
@@ -110,7 +120,9 @@ def test_patience_ends(tmp_path: Path):
 def test_a_lease_keeps_other_jobs_away_and_lets_its_own_in_again(server):
     lease(server, "one").acquire()
     lease(server, "one").acquire()
-    with pytest.raises(GroupTaken, match=r"stream 's' is being read for the group 'g' by another job \(one; .* --group"):
+    with pytest.raises(
+        GroupTaken, match=r"stream 's' is being read for the group 'g' by another job \(one; .* --group"
+    ):
         lease(server, "two").acquire()
     lease(server, "two").release()
     with pytest.raises(GroupTaken):

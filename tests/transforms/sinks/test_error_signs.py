@@ -29,7 +29,11 @@ PERMANENT: dict[Signs, list[str]] = {
         "the number of matching timeseries exceeds 30000; adjust -search.maxUniqueTimeseries",
         "cannot create snapshot: mkdir /data: permission denied",
     ],
-    OBJECTS: ["answers 503 AccessDenied (Access Denied)", "answers 500 NoSuchBucket", "answers 400 ExpiredToken"],
+    OBJECTS: [
+        "answers 503 AccessDenied (Access Denied)",
+        "answers 500 NoSuchBucket",
+        "answers 400 ExpiredToken",
+    ],
     BIGQUERY: [
         "accessDenied Access Denied: Dataset p:d",
         "Timeout of 60.0s exceeded, last exception: 403 Permission denied",
@@ -37,7 +41,11 @@ PERMANENT: dict[Signs, list[str]] = {
     ],
 }
 PASSING: dict[Signs, list[str]] = {
-    INFLUXDB: ["engine: cache-max-memory-size exceeded: (1073741924/1073741824)", "timeout", "write /x: no space left on device"],
+    INFLUXDB: [
+        "engine: cache-max-memory-size exceeded: (1073741924/1073741824)",
+        "timeout",
+        "write /x: no space left on device",
+    ],
     VICTORIAMETRICS: [
         "the storage is in read-only mode; check -storage.minFreeDiskSpaceBytes",
         "cannot handle more than 8 concurrent inserts during 1m0s",
@@ -51,16 +59,24 @@ PASSING: dict[Signs, list[str]] = {
         "answers 400 IncompleteBody",
         "answers 507 XMinioStorageFull",
     ],
-    BIGQUERY: ["quotaExceeded Quota exceeded", "Exceeded rate limits: too many table update operations", "backendError"],
+    BIGQUERY: [
+        "quotaExceeded Quota exceeded",
+        "Exceeded rate limits: too many table update operations",
+        "backendError",
+    ],
 }
 
 
-@pytest.mark.parametrize(("signs", "said"), [(signs, said) for signs, some in PERMANENT.items() for said in some])
+@pytest.mark.parametrize(
+    ("signs", "said"), [(signs, said) for signs, some in PERMANENT.items() for said in some]
+)
 def test_a_permanent_error_is_known_by_its_words_whatever_its_status(signs: Signs, said: str) -> None:
     assert [status for status in (0, *ANY_STATUS) if signs.passes(status, said)] == []
 
 
-@pytest.mark.parametrize(("signs", "said"), [(signs, said) for signs, some in PASSING.items() for said in some])
+@pytest.mark.parametrize(
+    ("signs", "said"), [(signs, said) for signs, some in PASSING.items() for said in some]
+)
 def test_a_passing_error_is_known_by_its_words_whatever_its_status(signs: Signs, said: str) -> None:
     assert [status for status in (0, *ANY_STATUS) if not signs.passes(status, said)] == []
 
@@ -120,8 +136,14 @@ def test_a_bucket_is_asked_again_by_the_code_of_its_answer(
     ("error", "kind"),
     [
         (exceptions.Unknown("PERMISSION_DENIED: no access"), Refused),
-        (exceptions.RetryError("Timeout exceeded", exceptions.Forbidden("403 Access Denied: Table x")), Refused),
-        (exceptions.BadRequest("Exceeded rate limits: too many table update operations for this table"), Unavailable),
+        (
+            exceptions.RetryError("Timeout exceeded", exceptions.Forbidden("403 Access Denied: Table x")),
+            Refused,
+        ),
+        (
+            exceptions.BadRequest("Exceeded rate limits: too many table update operations for this table"),
+            Unavailable,
+        ),
         (exceptions.Forbidden("Billing has not been enabled for this project"), Refused),
         (exceptions.InternalServerError("oops"), Unavailable),
         (exceptions.Conflict("Already Exists: Table p:d.t"), Refused),

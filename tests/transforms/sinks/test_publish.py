@@ -18,8 +18,12 @@ from transforms.validation.validate import Rules, validate
 
 def enriched() -> pa.RecordBatch:
     """Forty ordinary reports, a minute apart, and then one that took too long."""
-    documents: list[dict[str, Any]] = [report(i, NOON + timedelta(minutes=i), latency_ms=100.0 + i % 5) for i in range(40)]
-    documents.append(report(40, NOON + timedelta(minutes=40), latency_ms=9000.0, custom_metrics={"queue": 3.0}))
+    documents: list[dict[str, Any]] = [
+        report(i, NOON + timedelta(minutes=i), latency_ms=100.0 + i % 5) for i in range(40)
+    ]
+    documents.append(
+        report(40, NOON + timedelta(minutes=40), latency_ms=9000.0, custom_metrics={"queue": 3.0})
+    )
     reports, refused = validate(messages(documents, None), load("kpi_report"), Rules())
     assert not refused.num_rows
     judged = pa.Table.from_batches(judge([reports], min_samples=30)[0]).combine_chunks().to_batches()[0]

@@ -35,18 +35,27 @@ def displaced(stored: list[Row], new: list[Row]) -> list[tuple[str, str]]:
 
 
 def test_rows_of_distinct_keys_all_stand_in_the_tables_order() -> None:
-    rows = [report(i, agent_id=agent, recorded_at=at) for i, agent, at in (("c", "a", 2), ("a", "b", 1), ("b", "a", 1))]
+    rows = [
+        report(i, agent_id=agent, recorded_at=at)
+        for i, agent, at in (("c", "a", 2), ("a", "b", 1), ("b", "a", 1))
+    ]
     assert [row["report_id"] for row in standing(REPORTS, rows[:1], rows[1:])] == ["b", "c", "a"]
 
 
 def test_the_larger_revision_stands_whichever_side_it_comes_from() -> None:
     old, new = report("x", revision=1, latency_ms=1.0), report("x", revision=2, latency_ms=2.0)
-    assert standing(REPORTS, [old], [new]) == standing(REPORTS, [new], [old]) == batch(REPORTS, new).to_pylist()
+    assert (
+        standing(REPORTS, [old], [new]) == standing(REPORTS, [new], [old]) == batch(REPORTS, new).to_pylist()
+    )
 
 
 def test_of_entries_of_one_millisecond_the_smaller_number_stands() -> None:
     ninth, tenth = report("x", "5-9"), report("x", "5-10")
-    assert standing(REPORTS, [tenth], [ninth]) == standing(REPORTS, [ninth], [tenth]) == batch(REPORTS, ninth).to_pylist()
+    assert (
+        standing(REPORTS, [tenth], [ninth])
+        == standing(REPORTS, [ninth], [tenth])
+        == batch(REPORTS, ninth).to_pylist()
+    )
     assert displaced([tenth], [ninth]) == [("5-10", "x")]
 
 
@@ -58,7 +67,10 @@ def test_a_row_without_a_revision_gives_way() -> None:
 def test_of_equal_revisions_the_smallest_message_stands_and_null_is_smallest(column: str) -> None:
     values = [None, 7, 9] if column == "received_at" else [None, "a", "b"]
     rows = [report("x", **{"message_id": "1-0", "source": "s", column: value}) for value in reversed(values)]
-    assert standing(REPORTS, rows[:1], rows[1:]) == batch(REPORTS, report("x", **{column: values[0]})).to_pylist()
+    assert (
+        standing(REPORTS, rows[:1], rows[1:])
+        == batch(REPORTS, report("x", **{column: values[0]})).to_pylist()
+    )
     assert standing(REPORTS, [], rows[:2]) == batch(REPORTS, report("x", **{column: values[1]})).to_pylist()
 
 
@@ -73,14 +85,21 @@ def test_an_aggregate_of_more_reports_revises_its_window() -> None:
 
 def test_a_report_of_another_message_is_displaced_and_a_redelivery_is_not() -> None:
     first, second = report("x", "1-0", received_at=1), report("x", "2-0", received_at=2)
-    assert displaced([first], [second]) == displaced([second], [first]) == displaced([], [second, first]) == [("2-0", "x")]
+    assert (
+        displaced([first], [second])
+        == displaced([second], [first])
+        == displaced([], [second, first])
+        == [("2-0", "x")]
+    )
     assert displaced([first], [first]) == []
     assert displaced([first], [report("x", "1-0", received_at=1, revision=5)]) == []
 
 
 def test_a_displaced_message_is_named_once_with_its_own_time() -> None:
     lost = [report("x", "2-0", received_at=2, revision=revision) for revision in (0, 1, 2)]
-    rows = union(REPORTS, batch(REPORTS, *lost), batch(REPORTS, report("x", "1-0", received_at=1, revision=3))).displaced
+    rows = union(
+        REPORTS, batch(REPORTS, *lost), batch(REPORTS, report("x", "1-0", received_at=1, revision=3))
+    ).displaced
     expected = {"source": "s", "message_id": "2-0", "received_at": 2, "report_id": "x", "revision": 1}
     assert rows.equals(batch(DUPLICATES, expected))
 
@@ -118,7 +137,9 @@ def oracle(rows: list[Row]) -> tuple[list[Row], set[tuple[Any, ...]]]:
     """The same rule, row by row."""
 
     def rank(row: Row) -> tuple[Any, ...]:
-        message = [(row[name] is not None, row[name] or 0) for name in ("received_at", "source", "message_id")]
+        message = [
+            (row[name] is not None, row[name] or 0) for name in ("received_at", "source", "message_id")
+        ]
         return (-row["revision"], *message)
 
     best: dict[str, Row] = {}
@@ -128,7 +149,8 @@ def oracle(rows: list[Row]) -> tuple[list[Row], set[tuple[Any, ...]]]:
     lost = {
         (row["source"], row["message_id"], row["report_id"])
         for row in rows
-        if (row["source"], row["message_id"]) != tuple(best[row["report_id"]][name] for name in ("source", "message_id"))
+        if (row["source"], row["message_id"])
+        != tuple(best[row["report_id"]][name] for name in ("source", "message_id"))
     }
     return sorted(best.values(), key=lambda row: row["report_id"]), lost
 
@@ -139,7 +161,9 @@ def lost_messages(rows: pa.RecordBatch) -> set[tuple[Any, ...]]:
 
 @settings(max_examples=60, deadline=None)
 @given(row_lists, row_lists)
-def test_union_agrees_with_the_rule_row_by_row_and_does_not_care_which_side_is_stored(a: list[Row], b: list[Row]) -> None:
+def test_union_agrees_with_the_rule_row_by_row_and_does_not_care_which_side_is_stored(
+    a: list[Row], b: list[Row]
+) -> None:
     one, other = (union(REPORTS, batch(REPORTS, *x), batch(REPORTS, *y)) for x, y in ((a, b), (b, a)))
     rows, lost = oracle(a + b)
     assert one.rows.equals(batch(REPORTS, *rows))
@@ -170,7 +194,9 @@ def test_keys_are_grouped_and_sorted_with_null_as_a_value(pairs: list[tuple[str 
     rows = pa.RecordBatch.from_pylist([{"s": s, "n": n} for s, n in pairs], schema=schema)
     groups = key_groups(rows, ("s", "n"))
     assert [[x == y for y in groups] for x in groups] == [[x == y for y in pairs] for x in pairs]
-    expected = sorted(range(len(pairs)), key=lambda i: [(pairs[i][0] is None, pairs[i][0] or ""), pairs[i][1] or 3])
+    expected = sorted(
+        range(len(pairs)), key=lambda i: [(pairs[i][0] is None, pairs[i][0] or ""), pairs[i][1] or 3]
+    )
     assert sort_order(rows, ("s", "n")).tolist() == expected
 
 

@@ -21,7 +21,14 @@ from transforms.core.record_batches import filled
 from transforms.sinks import write_tables
 from transforms.sinks.sink import Finding, Refused, Target, Unavailable, Written
 from transforms.sinks.sink_status import Status
-from transforms.sinks.write_tables import Write, WriteGathered, WriteTables, by_writer, part_by_table, write_apart
+from transforms.sinks.write_tables import (
+    Write,
+    WriteGathered,
+    WriteTables,
+    by_writer,
+    part_by_table,
+    write_apart,
+)
 from transforms.validation.quarantine_rows import unwritten
 
 NAMES = [QUARANTINED.name, DUPLICATES.name]
@@ -101,8 +108,12 @@ def written(write: beam.PTransform) -> beam.runners.runner.PipelineResult:
 
 
 @pytest.mark.parametrize("transform", [WriteTables, WriteGathered])
-def test_each_target_gets_the_tables_that_it_takes(transform: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_tables, "Gather", lambda seconds: beam.GroupByKey())  # this engine knows no processing time
+def test_each_target_gets_the_tables_that_it_takes(
+    transform: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        write_tables, "Gather", lambda seconds: beam.GroupByKey()
+    )  # this engine knows no processing time
     both, slow = Ledger(tmp_path / "a"), Ledger(tmp_path / "c", gather_seconds=2)
     other = Ledger(tmp_path / "b", (QUARANTINED.name,))
     written(transform(Write((both, other, slow))))
@@ -111,11 +122,20 @@ def test_each_target_gets_the_tables_that_it_takes(transform: type, tmp_path: Pa
 
 
 def test_what_is_written_is_counted(tmp_path: Path) -> None:
-    counters = written(WriteTables(Write((Ledger(tmp_path / "a"),)))).metrics().query(MetricsFilter().with_namespace("sink"))
-    assert {each.key.metric.name: each.committed for each in counters["counters"]} == {"rows_written": 5, "requests": 1}
+    counters = (
+        written(WriteTables(Write((Ledger(tmp_path / "a"),))))
+        .metrics()
+        .query(MetricsFilter().with_namespace("sink"))
+    )
+    assert {each.key.metric.name: each.committed for each in counters["counters"]} == {
+        "rows_written": 5,
+        "requests": 1,
+    }
 
 
-def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retry, "FIRST", 0.01)
     said: list[str] = []
     waits = Status.waits
@@ -144,10 +164,15 @@ def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_a_target_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="the ledger is closed: open it"):
         written(WriteTables(Write((Ledger(tmp_path / "a", refuses=True),), status=tmp_path)))
-    assert json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())["error"] == "the ledger is closed: open it"
+    assert (
+        json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())["error"]
+        == "the ledger is closed: open it"
+    )
 
 
-def test_many_bytes_are_written_before_the_bundle_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_bytes_are_written_before_the_bundle_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(write_tables, "FLUSH_BYTES", 1)
     ledger = Ledger(tmp_path / "a")
     writer = write_tables._Write(DUPLICATES.name, ledger, 1, Status(None, 0, DUPLICATES.name))
@@ -181,9 +206,13 @@ def test_a_row_at_which_a_write_raises_is_refused_there_and_its_neighbours_are_w
 
 def test_a_fault_that_is_no_rows_is_raised() -> None:
     with pytest.raises(OverflowError):
-        write_apart(cast(Target, Picky(frozenset(f"m{i}" for i in range(4)), {})), DUPLICATES, [duplicates(4)])
+        write_apart(
+            cast(Target, Picky(frozenset(f"m{i}" for i in range(4)), {})), DUPLICATES, [duplicates(4)]
+        )
 
 
 def test_a_refused_row_is_kept_as_json_with_the_error() -> None:
     rows = unwritten(duplicates(1), [Rejection("refused", "OverflowError: x", None, "write")]).to_pylist()
-    assert [(row["reason"], row["rule"], json.loads(row["payload"])["report_id"]) for row in rows] == [("refused", "write", "m0")]
+    assert [(row["reason"], row["rule"], json.loads(row["payload"])["report_id"]) for row in rows] == [
+        ("refused", "write", "m0")
+    ]

@@ -15,7 +15,10 @@ from transforms.validation.validate import Rules, validate
 def ids(*documents: Any) -> list[str]:
     reports, refused = validate(messages(documents), load("kpi_report"), Rules())
     assert refused.num_rows == 0, refused.to_pylist()
-    rows = sorted(zip(reports["message_id"].to_pylist(), reports["report_id"].to_pylist()), key=lambda row: int(row[0][1:]))
+    rows = sorted(
+        zip(reports["message_id"].to_pylist(), reports["report_id"].to_pylist()),
+        key=lambda row: int(row[0][1:]),
+    )
     return [name for _, name in rows]
 
 

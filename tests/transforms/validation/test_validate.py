@@ -20,7 +20,9 @@ from transforms.validation.validate import Rules, Validate, validate
 SCHEMA = load("kpi_report")
 
 
-def judged(*documents: Any, received_at: datetime | None = NOON + timedelta(seconds=1)) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+def judged(
+    *documents: Any, received_at: datetime | None = NOON + timedelta(seconds=1)
+) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     return validate(messages(documents, received_at), SCHEMA, Rules())
 
 
@@ -61,7 +63,12 @@ def test_a_valid_report_keeps_every_field_with_its_type() -> None:
     assert row["execution_context"]["available_cores"] == 8
     assert row["execution_context"]["gpu_info"] == '{"name":"x"}'
     assert row["execution_context"]["network_interfaces"] == ["eth0", "lo"]
-    assert (row["source"], row["message_id"], row["schema_version"], row["context"]) == ("test", "m0", 1, False)
+    assert (row["source"], row["message_id"], row["schema_version"], row["context"]) == (
+        "test",
+        "m0",
+        1,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,13 +102,18 @@ def test_a_valid_report_keeps_every_field_with_its_type() -> None:
         (report(custom_metrics={"k" * 101: 1}), ("schema", "custom_metrics", "maxLength")),
         (report(custom_metrics={"k": None}), ("schema", "custom_metrics.k", "type")),
         (report(priority=2), ("schema", "priority", "enum")),
-        (report(execution_context={"hostname": "h"}), ("schema", "execution_context.available_cores", "required")),
+        (
+            report(execution_context={"hostname": "h"}),
+            ("schema", "execution_context.available_cores", "required"),
+        ),
         (report(execution_context=[]), ("schema", "execution_context", "type")),
         (report(at=NOON - timedelta(hours=1, seconds=1)), ("stale", "recorded_at", "recency")),
         (report(at=NOON + timedelta(seconds=62)), ("future", "recorded_at", "recency")),
     ],
 )
-def test_a_refused_message_says_why_and_keeps_its_bytes(document: Any, expected: tuple[str, str | None, str | None]) -> None:
+def test_a_refused_message_says_why_and_keeps_its_bytes(
+    document: Any, expected: tuple[str, str | None, str | None]
+) -> None:
     assert reason(document) == expected
 
 
@@ -112,7 +124,10 @@ def test_a_line_of_five_megabytes_is_oversize_and_its_neighbours_are_not_hurt() 
 
 
 def test_broken_rows_cost_no_neighbour() -> None:
-    documents = [report(i) if i % 3 else ["{", b"\xff", report(i, accuracy=2), '{"a":1}{"a":2}'][i // 3 % 4] for i in range(1000)]
+    documents = [
+        report(i) if i % 3 else ["{", b"\xff", report(i, accuracy=2), '{"a":1}{"a":2}'][i // 3 % 4]
+        for i in range(1000)
+    ]
     reports, refused = judged(*documents)
     assert sorted(reports["message_id"].to_pylist()) == sorted(f"m{i}" for i in range(1000) if i % 3)
     assert refused.num_rows == 334
@@ -137,12 +152,16 @@ def test_ordinary_reports_take_the_fast_path() -> None:
         report(6, agent_id=agent(1).upper(), recorded_at="2025-10-22T14:00:00.123456789+02:00"),
     ]
     batch = messages(documents)
-    assert batch_reader.read(SCHEMA.root, batch["payload"], Limits()).rows.tolist() == list(range(len(documents)))
+    assert batch_reader.read(SCHEMA.root, batch["payload"], Limits()).rows.tolist() == list(
+        range(len(documents))
+    )
 
 
 def test_unknown_fields_are_kept_with_their_nulls_wherever_they_stand() -> None:
     context = report()["execution_context"] | {"rack": {"row": 1}}
-    reports, _ = judged(report(1, zone=None), report(2, execution_context=context), report(3), report(4, big=2**70))
+    reports, _ = judged(
+        report(1, zone=None), report(2, execution_context=context), report(3), report(4, big=2**70)
+    )
     assert reports["extra"].to_pylist() == [
         '{"zone":null}',
         '{"execution_context":{"rack":{"row":1}}}',
@@ -162,10 +181,15 @@ def test_what_a_block_holds_beside_a_row_changes_nothing_about_the_row() -> None
 def test_recency_is_judged_to_the_microsecond_and_its_bounds_are_allowed() -> None:
     instant, received = timedelta(microseconds=1), NOON + timedelta(seconds=1)
     oldest, newest = received - timedelta(seconds=3600), received + timedelta(seconds=60)
-    documents = [report(i, at=at) for i, at in enumerate((oldest - instant, oldest, newest, newest + instant))]
+    documents = [
+        report(i, at=at) for i, at in enumerate((oldest - instant, oldest, newest, newest + instant))
+    ]
     reports, refused = judged(*documents, received_at=received)
     assert reports["message_id"].to_pylist() == ["m1", "m2"]
-    assert dict(zip(refused["message_id"].to_pylist(), refused["reason"].to_pylist())) == {"m0": "stale", "m3": "future"}
+    assert dict(zip(refused["message_id"].to_pylist(), refused["reason"].to_pylist())) == {
+        "m0": "stale",
+        "m3": "future",
+    }
 
 
 def test_recency_is_not_asked_of_a_message_without_a_time() -> None:
@@ -195,8 +219,16 @@ def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: p
     monkeypatch.setattr(module, "validate", kernel)
     with TestPipeline() as pipeline:
         judged = pipeline | beam.Create([messages([report(i) for i in range(3)])]) | Validate()
-        assert_that(judged.reports | beam.FlatMap(lambda b: b["message_id"].to_pylist()), equal_to(["m0", "m2"]), "reports")
-        assert_that(judged.quarantine | beam.FlatMap(lambda b: b["reason"].to_pylist()), equal_to(["error"]), "quarantine")
+        assert_that(
+            judged.reports | beam.FlatMap(lambda b: b["message_id"].to_pylist()),
+            equal_to(["m0", "m2"]),
+            "reports",
+        )
+        assert_that(
+            judged.quarantine | beam.FlatMap(lambda b: b["reason"].to_pylist()),
+            equal_to(["error"]),
+            "quarantine",
+        )
 
 
 def test_a_custom_metric_beyond_the_limit_is_refused_by_name_and_one_at_it_is_not() -> None:

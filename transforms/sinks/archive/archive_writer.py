@@ -95,7 +95,9 @@ class ArchiveWriter:
         if len(names) == 1:
             return self._append(names[0], rows, kind)
         codes = sources.indices.to_numpy()
-        return sum(self._append(name, rows.filter(pa.array(codes == code)), kind) for code, name in enumerate(names))
+        return sum(
+            self._append(name, rows.filter(pa.array(codes == code)), kind) for code, name in enumerate(names)
+        )
 
     def last(self, source: str, kind: str = MESSAGES) -> str | None:
         """The id of the last entry that is archived of a source."""
@@ -107,7 +109,9 @@ class ArchiveWriter:
         folder = self._folder / safe_name(source)
         ids = [entry_id(text) for text in rows["message_id"].to_pylist()]
         if any(after <= before for before, after in zip(ids, ids[1:])):
-            raise ValueError(f"entries of {source} are not in the order of their ids: an archive takes one reader for each stream")
+            raise ValueError(
+                f"entries of {source} are not in the order of their ids: an archive takes one reader for each stream"
+            )
         with locked(folder):
             end = self._end(source, kind)
             known = int(np.sum([each <= end.last for each in ids]))
@@ -128,7 +132,11 @@ class ArchiveWriter:
             stop = first + sum(1 for _ in of_hour)
             late = self._late(folder, f"{name}{_LATE}{kind}", kind)
             held = ids_in_order(folder / f"{name}{kind}", ids[first], ids[stop - 1])
-            missing = [number for number in range(first, stop) if ids[number] not in held and ids[number] not in late.ids]
+            missing = [
+                number
+                for number in range(first, stop)
+                if ids[number] not in held and ids[number] not in late.ids
+            ]
             first = stop
             if missing:
                 data = _lines(rows.take(pa.array(missing)), kind)
@@ -274,7 +282,9 @@ def _lines(rows: pa.RecordBatch, kind: str) -> bytes:
     else:
         times = pc.strftime(rows["received_at"], "%Y-%m-%dT%H:%M:%SZ").to_pylist()
         payloads = pc.binary_slice(rows["payload"], 0, -1).to_pylist()
-        lines = list(map(envelope_line, rows["source"].to_pylist(), rows["message_id"].to_pylist(), times, payloads))
+        lines = list(
+            map(envelope_line, rows["source"].to_pylist(), rows["message_id"].to_pylist(), times, payloads)
+        )
     return b"\n".join([*lines, b""])
 
 
@@ -322,7 +332,9 @@ def _last_line(path: Path) -> bytes | None:
 def _archived_id(path: Path, line: bytes) -> EntryId:
     if (found := archived_id(line)) is not None:
         return found
-    raise DamagedFile(f"{path} does not end in an entry's envelope, so where the archive ends is unknown; move the file away")
+    raise DamagedFile(
+        f"{path} does not end in an entry's envelope, so where the archive ends is unknown; move the file away"
+    )
 
 
 def _write(path: Path, size: int, data: bytes) -> None:
@@ -353,7 +365,9 @@ def _sync(path: Path) -> None:
 def _explained(error: OSError, folder: Path) -> Exception:
     if error.errno not in _FULL:
         return error
-    return OutputFull(f"no space left for {folder}: free some and run the same command again; what was archived before is whole")
+    return OutputFull(
+        f"no space left for {folder}: free some and run the same command again; what was archived before is whole"
+    )
 
 
 class WriteArchive(beam.PTransform):
@@ -367,7 +381,9 @@ class WriteArchive(beam.PTransform):
         super().__init__()
         self.folder = folder
 
-    def expand(self, read: tuple[beam.PCollection, beam.PCollection]) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(
+        self, read: tuple[beam.PCollection, beam.PCollection]
+    ) -> tuple[beam.PCollection, beam.PCollection]:
         messages, refused = read
         written = messages | "Messages" >> beam.ParDo(_Append(self.folder, MESSAGES))
         return written, refused | "Refused" >> beam.ParDo(_Append(self.folder, REFUSED))

@@ -21,7 +21,9 @@ def entry_id(text: str) -> EntryId:
     try:
         return parsed(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no id of a stream's entry, such as 1761134400000-0: only streams are archived") from None
+        raise ValueError(
+            f"{text!r} is no id of a stream's entry, such as 1761134400000-0: only streams are archived"
+        ) from None
 
 
 def archived_id(line: bytes) -> EntryId | None:

@@ -53,7 +53,11 @@ MERGE_BYTES = 1 << 30
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{0,61}")
 _DATASET, _LOCATION = re.compile(r"[A-Za-z0-9_]{1,1024}"), re.compile(r"[A-Za-z0-9-]*")
 _ALL = (*TABLES.values(), TRIMMED)
-_BATCH_COLUMNS = [pa.field(ROW, pa.int64()), pa.field(BATCH, pa.string()), pa.field(BATCH_AT, pa.timestamp("us", tz="UTC"))]
+_BATCH_COLUMNS = [
+    pa.field(ROW, pa.int64()),
+    pa.field(BATCH, pa.string()),
+    pa.field(BATCH_AT, pa.timestamp("us", tz="UTC")),
+]
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,18 @@ class BigQuery:
         """
         project, dataset = url.netloc, url.path.strip("/")
         if not _PROJECT.fullmatch(project) or not _DATASET.fullmatch(dataset):
-            letters = "a dataset has letters, digits and underscores, a project small letters, digits and hyphens"
+            letters = (
+                "a dataset has letters, digits and underscores, a project small letters, digits and hyphens"
+            )
             raise ValueError(f"{project}/{dataset} cannot be a project and dataset of {FORM}: {letters}")
         options = dict(parse_qsl(url.query, keep_blank_values=True))
-        if unknown := [*sorted(set(options) - {"location", "endpoint", "storage_endpoint"}), *filter(None, [url.fragment])]:
-            raise ValueError(f"{', '.join(unknown)} means nothing to {FORM}; it takes ?location=EU, endpoint and storage_endpoint")
+        if unknown := [
+            *sorted(set(options) - {"location", "endpoint", "storage_endpoint"}),
+            *filter(None, [url.fragment]),
+        ]:
+            raise ValueError(
+                f"{', '.join(unknown)} means nothing to {FORM}; it takes ?location=EU, endpoint and storage_endpoint"
+            )
         if not _LOCATION.fullmatch(options.get("location", "")):
             raise ValueError(f"location={options['location']} is no location; try EU, US or europe-west3")
         endpoint = urlsplit(options.get("endpoint", ""))
@@ -92,7 +103,11 @@ class BigQuery:
 
     @property
     def name(self) -> str:
-        options = {"location": self.location, "endpoint": self.endpoint, "storage_endpoint": self.storage_endpoint}
+        options = {
+            "location": self.location,
+            "endpoint": self.endpoint,
+            "storage_endpoint": self.storage_endpoint,
+        }
         given = urlencode({name: value for name, value in options.items() if value}, safe=":/")
         return f"bigquery://{self.project}/{self.dataset}" + (f"?{given}" if given else "")
 
@@ -109,7 +124,12 @@ class BigQuery:
         return Names(self.project, self.dataset)
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-        batches = (part for batch in rows if batch.num_rows for part in pieces(conformed(batch, table.schema), table.schema))
+        batches = (
+            part
+            for batch in rows
+            if batch.num_rows
+            for part in pieces(conformed(batch, table.schema), table.schema)
+        )
         taken = requests = 0
         for group in gathered(batches, MERGE_BYTES):
             for part in by_partitions(table, contenders(table, concat(group))):
@@ -120,7 +140,10 @@ class BigQuery:
     def _write(self, table: Table, rows: pa.RecordBatch) -> Written:
         """Append a batch and merge it, after what BigQuery refused of it is in quarantine."""
         batch, now = uuid4().hex, datetime.now(UTC)
-        values = [pa.array(np.arange(rows.num_rows)), *(pa.repeat(pa.scalar(each), rows.num_rows) for each in (batch, now))]
+        values = [
+            pa.array(np.arange(rows.num_rows)),
+            *(pa.repeat(pa.scalar(each), rows.num_rows) for each in (batch, now)),
+        ]
         sent = extended(flat(rows), [(f, array.cast(f.type)) for f, array in zip(_BATCH_COLUMNS, values)])
         inbox = made.inbox_name(table)
         refused, requests = self._service.append(self.dataset, inbox, sent)
@@ -139,20 +162,26 @@ class BigQuery:
             number, message = next(iter(refused.items()))
             key = {name: str(rows[name][number]) for name in table.key}
             rows_ = f"{len(refused)} rows of {table.name}, first {key}"
-            raise Refused(f"{self.name} refuses {rows_}: {message}; mend or remove the messages that they come from")
+            raise Refused(
+                f"{self.name} refuses {rows_}: {message}; mend or remove the messages that they come from"
+            )
         rows = rows.take(pa.array(refused, pa.int64()))
         rejections = [Rejection("refused", message[:400], "", "bigquery") for message in refused.values()]
         self.write(QUARANTINED, [unwritten(rows, rejections)])
         if table.name == REPORTS.name:
             stored = f"{self._names.of(table.name)} AS t WHERE {touched('t', table, *spans(table, rows))}"
             identity = ("report_id", "source", "message_id")
-            asked = [bigquery.ArrayQueryParameter(name, "STRING", rows[name].to_pylist()) for name in identity]
+            asked = [
+                bigquery.ArrayQueryParameter(name, "STRING", rows[name].to_pylist()) for name in identity
+            ]
             named = " AND ".join(f"t.`{each.name}` IN UNNEST(@{each.name})" for each in asked)
             self._query(f"DELETE FROM {stored} AND {named}", asked)
 
     def check(self) -> Iterator[Finding]:
         steps = {
-            "credentials, and the dataset's location": lambda: self._located() or f"made in {self.location or made.LOCATION} later",
+            "credentials, and the dataset's location": lambda: (
+                self._located() or f"made in {self.location or made.LOCATION} later"
+            ),
             "an output of kpiflow, or a dataset without its tables": self.description,
             "the columns of the tables": lambda: made.conflicts(self._service, self.dataset),
             "permission to run jobs, and the clock": self._clock,
@@ -171,9 +200,13 @@ class BigQuery:
             return None
         if self._service.table(self.dataset, made.DESCRIPTION) is None:
             if held := [name for name in self.tables if self._service.table(self.dataset, name) is not None]:
-                raise Refused(f"{self.name} holds {', '.join(held)} but no {made.DESCRIPTION}; name another dataset as the output")
+                raise Refused(
+                    f"{self.name} holds {', '.join(held)} but no {made.DESCRIPTION}; name another dataset as the output"
+                )
             return None
-        texts = {text for (text,) in self._query(f"SELECT description FROM {self._names.of(made.DESCRIPTION)}")}
+        texts = {
+            text for (text,) in self._query(f"SELECT description FROM {self._names.of(made.DESCRIPTION)}")
+        }
         try:
             (text,) = texts
             description = json.loads(text)
@@ -181,7 +214,9 @@ class BigQuery:
                 raise ValueError("it is no JSON object")
         except (ValueError, TypeError) as error:
             where = f"{made.DESCRIPTION} of {self.name}"
-            raise Refused(f"{where} is damaged ({error}); put its one row back from a copy, or name another output") from error
+            raise Refused(
+                f"{where} is damaged ({error}); put its one row back from a copy, or name another output"
+            ) from error
         return description
 
     def describe(self, description: dict[str, Any]) -> None:
@@ -192,12 +227,16 @@ class BigQuery:
             how = "CREATE TABLE" if known is None else "CREATE OR REPLACE TABLE"
             text = bigquery.ScalarQueryParameter("text", "STRING", json.dumps(description, indent=2))
             try:
-                self._query(f"{how} {self._names.of(made.DESCRIPTION)} AS SELECT @text AS description", [text])
+                self._query(
+                    f"{how} {self._names.of(made.DESCRIPTION)} AS SELECT @text AS description", [text]
+                )
             except Refused:
                 if (other := self.description()) is None:
                     raise
                 if other != description:
-                    raise Refused(f"another job has begun {self.name} otherwise at the same time; run this one again") from None
+                    raise Refused(
+                        f"another job has begun {self.name} otherwise at the same time; run this one again"
+                    ) from None
         for table in _ALL:
             made.make(self._service, self.dataset, table, self._query)
 
@@ -222,7 +261,9 @@ class BigQuery:
     def _portions(self, table: Table) -> Iterator[str]:
         """Conditions that part the rows of a table into spans of time of about COPY_ROWS, or of an hour."""
         hour, place = f"UNIX_SECONDS(TIMESTAMP_TRUNC(`{table.time}`, HOUR))", self._names.of(table.name)
-        counts = self._query(f"SELECT {hour} AS second, COUNT(*) AS amount FROM {place} GROUP BY second ORDER BY second")
+        counts = self._query(
+            f"SELECT {hour} AS second, COUNT(*) AS amount FROM {place} GROUP BY second ORDER BY second"
+        )
         if any(second is None for second, _ in counts):
             yield f"`{table.time}` IS NULL"
         gathered, span = 0, list[int]()
@@ -252,16 +293,22 @@ class BigQuery:
     def _clock(self) -> None:
         """That jobs run, and that the clocks agree."""
         before = datetime.now(UTC)
-        ((there,),) = self._service.query("SELECT CURRENT_TIMESTAMP()", self._located() or self.location or None)
+        ((there,),) = self._service.query(
+            "SELECT CURRENT_TIMESTAMP()", self._located() or self.location or None
+        )
         off = max((before - there).total_seconds(), (there - datetime.now(UTC)).total_seconds())
         if off > SKEW_SECONDS:
             raise Refused(f"this machine's clock is {off:,.0f} s away from BigQuery's; set it by NTP")
 
     def _permitted(self) -> str:
         """That a merge is allowed, as far as its tables are there, and that appending is."""
-        there = [each for each in _ALL if self._service.table(self.dataset, made.inbox_name(each)) is not None]
+        there = [
+            each for each in _ALL if self._service.table(self.dataset, made.inbox_name(each)) is not None
+        ]
         for table in there:
-            self._service.query(f"DELETE FROM {self._names.of(table.name)} WHERE FALSE", _location(self), dry=True)
+            self._service.query(
+                f"DELETE FROM {self._names.of(table.name)} WHERE FALSE", _location(self), dry=True
+            )
             self._service.ready_for_rows(self.dataset, made.inbox_name(table))
         return "" if there else "it is seen once the tables are made"
 

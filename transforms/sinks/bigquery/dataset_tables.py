@@ -115,12 +115,21 @@ def _inbox(service: Service, dataset: str, table: Table) -> bigquery.Table:
 
 
 def _partitioned(
-    service: Service, dataset: str, name: str, time: str, columns: Sequence[dict[str, Any]], days: int | None = None
+    service: Service,
+    dataset: str,
+    name: str,
+    time: str,
+    columns: Sequence[dict[str, Any]],
+    days: int | None = None,
 ) -> bigquery.Table:
     """A table by the day of a column, whose partitions are kept for some days or for good."""
-    wanted = bigquery.Table(f"{service.project}.{dataset}.{name}", [bigquery.SchemaField.from_api_repr(each) for each in columns])
+    wanted = bigquery.Table(
+        f"{service.project}.{dataset}.{name}", [bigquery.SchemaField.from_api_repr(each) for each in columns]
+    )
     expiration = None if days is None else days * 86_400_000
-    wanted.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, time, expiration_ms=expiration)
+    wanted.time_partitioning = bigquery.TimePartitioning(
+        bigquery.TimePartitioningType.DAY, time, expiration_ms=expiration
+    )
     return wanted
 
 
@@ -128,7 +137,9 @@ def _lacking(existing: bigquery.Table, table: Table, place: str) -> list[pa.Fiel
     """The fields of a table that have no column in the existing one."""
     if existing.table_type not in (None, "TABLE"):
         kind = existing.table_type.lower()
-        raise Refused(f"{table.name} in {place} is a {kind} and no table; move it away, or name another dataset")
+        raise Refused(
+            f"{table.name} in {place} is a {kind} and no table; move it away, or name another dataset"
+        )
     held = {each.name: each.to_api_repr() for each in existing.schema}
     for field in table.schema:
         there, wanted = _kind(held.get(field.name)), _kind(column(field))

@@ -10,7 +10,15 @@ from transforms.sinks.error_signs import BIGQUERY
 from transforms.sinks.sink import Refused, Unavailable
 
 _EXISTS = 409
-_PASSING_TYPES = (Aborted, Unknown, RetryError, TransportError, requests.RequestException, ConnectionError, TimeoutError)
+_PASSING_TYPES = (
+    Aborted,
+    Unknown,
+    RetryError,
+    TransportError,
+    requests.RequestException,
+    ConnectionError,
+    TimeoutError,
+)
 
 MISSING = "rows of this batch are not in the inbox; is the clock of this machine right"
 """What a merge says that would lose rows: they are not to be seen yet, or lie in a partition that has expired."""
@@ -23,8 +31,12 @@ def judged(error: Exception, name: str) -> Unavailable | Refused:
     if isinstance(error, GoogleAuthError):
         return _of_credentials(error, name)
     if isinstance(error, requests.exceptions.SSLError):
-        return Refused(f"{name} fails at TLS ({_line(error)}); correct the endpoint, or the certificates of this machine")
-    reasons = {str(each.get("reason")) for each in getattr(error, "errors", None) or () if isinstance(each, dict)}
+        return Refused(
+            f"{name} fails at TLS ({_line(error)}); correct the endpoint, or the certificates of this machine"
+        )
+    reasons = {
+        str(each.get("reason")) for each in getattr(error, "errors", None) or () if isinstance(each, dict)
+    }
     code = int(getattr(error, "code", None) or 0)
     status = 500 if isinstance(error, _PASSING_TYPES) else 0 if code == _EXISTS else code
     if BIGQUERY.passes(status, f"{' '.join(reasons)} {error}") or MISSING in str(error):

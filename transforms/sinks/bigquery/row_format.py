@@ -26,7 +26,9 @@ PARTITIONS = 1000
 
 _DAY = 86_400_000_000
 _NO_DAY = np.iinfo(np.int64).min
-_FIRST_DAY, _LAST_DAY = (int(np.datetime64(day, "D").astype(np.int64)) for day in ("0001-01-01", "9999-12-31"))
+_FIRST_DAY, _LAST_DAY = (
+    int(np.datetime64(day, "D").astype(np.int64)) for day in ("0001-01-01", "9999-12-31")
+)
 _SCALARS = [
     (pa.types.is_string, "STRING", "STRING"),
     (pa.types.is_binary, "BYTES", "BYTES"),
@@ -46,7 +48,12 @@ def column(field: pa.Field) -> dict[str, Any]:
     if pa.types.is_list(kind):
         return column(pa.field(field.name, kind.value_type)) | {"mode": "REPEATED"}
     if pa.types.is_struct(kind):
-        return {"name": field.name, "type": "RECORD", "mode": "NULLABLE", "fields": [column(child) for child in kind]}
+        return {
+            "name": field.name,
+            "type": "RECORD",
+            "mode": "NULLABLE",
+            "fields": [column(child) for child in kind],
+        }
     return {"name": field.name, "type": _scalar(kind)[0], "mode": "NULLABLE"}
 
 
@@ -107,7 +114,10 @@ def restored(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         pyarrow.ArrowInvalid: a column does not fit its type.
     """
     names = set(rows.schema.names)
-    columns = [_restored(rows[f.name], f.type) if f.name in names else pa.nulls(rows.num_rows, f.type) for f in schema]
+    columns = [
+        _restored(rows[f.name], f.type) if f.name in names else pa.nulls(rows.num_rows, f.type)
+        for f in schema
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -123,7 +133,10 @@ def _restored(values: pa.Array, kind: pa.DataType) -> pa.Array:
     spans = pa.array(begins, pa.int32(), mask=missing)
     if pa.types.is_list(kind):
         return pa.ListArray.from_arrays(spans, items.cast(kind.value_type), type=kind)
-    key, value = pc.struct_field(items, "key").cast(kind.key_type), pc.struct_field(items, "value").cast(kind.item_type)
+    key, value = (
+        pc.struct_field(items, "key").cast(kind.key_type),
+        pc.struct_field(items, "value").cast(kind.item_type),
+    )
     return pa.MapArray.from_arrays(spans, key, value, type=kind)
 
 
@@ -151,7 +164,9 @@ def spans(table: Table, rows: pa.RecordBatch) -> tuple[list[tuple[str, str]], bo
     days = np.unique(_days(table, rows))
     timed = days[days != _NO_DAY].clip(_FIRST_DAY, _LAST_DAY)
     runs = np.split(timed, np.flatnonzero(np.diff(timed) > 1) + 1) if len(timed) else []
-    return [(str(run[0].astype("datetime64[D]")), str(run[-1].astype("datetime64[D]"))) for run in runs], len(timed) < len(days)
+    return [(str(run[0].astype("datetime64[D]")), str(run[-1].astype("datetime64[D]"))) for run in runs], len(
+        timed
+    ) < len(days)
 
 
 def _days(table: Table, rows: pa.RecordBatch) -> Ints:

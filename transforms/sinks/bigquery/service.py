@@ -41,7 +41,14 @@ _STREAM_BYTES = 64_000_000
 ONCE = Retry(predicate=if_exception_type())
 """No second try."""
 _ASKING = DEFAULT_RETRY.with_timeout(REQUEST_SECONDS)
-_ERRORS = (GoogleAPIError, GoogleAuthError, grpc.RpcError, requests.RequestException, ConnectionError, TimeoutError)
+_ERRORS = (
+    GoogleAPIError,
+    GoogleAuthError,
+    grpc.RpcError,
+    requests.RequestException,
+    ConnectionError,
+    TimeoutError,
+)
 
 
 @dataclass(frozen=True)
@@ -69,28 +76,48 @@ class Service:
         except _ERRORS as error:
             raise judged(error, self.name) from error
 
-    def query(self, sql: str, location: str | None, parameters: Sequence[Any] = (), dry: bool = False) -> list[tuple[Any, ...]]:
+    def query(
+        self, sql: str, location: str | None, parameters: Sequence[Any] = (), dry: bool = False
+    ) -> list[tuple[Any, ...]]:
         """The rows that a job's last statement gives; where another transaction is in its way, it is begun anew a few times."""
         config = bigquery.QueryJobConfig(
-            query_parameters=list(parameters), dry_run=dry, use_query_cache=False, job_timeout_ms=int(JOB_SECONDS * 1000)
+            query_parameters=list(parameters),
+            dry_run=dry,
+            use_query_cache=False,
+            job_timeout_ms=int(JOB_SECONDS * 1000),
         )
         for pause in uneven(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
             with self.told():
                 try:
                     job = self._begun(sql, location, config)
-                    return [] if dry else [row.values() for row in job.result(retry=_ASKING, job_retry=None, timeout=JOB_SECONDS)]
+                    return (
+                        []
+                        if dry
+                        else [
+                            row.values()
+                            for row in job.result(retry=_ASKING, job_retry=None, timeout=JOB_SECONDS)
+                        ]
+                    )
                 except GoogleAPIError as error:
                     if not in_the_way(error):
                         raise
             time.sleep(pause)
-        raise Unavailable(f"{self.name} is changed by other writers all the time; let fewer write to one dataset")
+        raise Unavailable(
+            f"{self.name} is changed by other writers all the time; let fewer write to one dataset"
+        )
 
     def _begun(self, sql: str, location: str | None, config: bigquery.QueryJobConfig) -> Any:
         """A job; one whose answer was lost is looked for by its id."""
         job = f"kpiflow_{uuid4().hex}"
         try:
             return self.rest.query(
-                sql, job_config=config, job_id=job, location=location, retry=ONCE, job_retry=None, timeout=REQUEST_SECONDS
+                sql,
+                job_config=config,
+                job_id=job,
+                location=location,
+                retry=ONCE,
+                job_retry=None,
+                timeout=REQUEST_SECONDS,
             )
         except _ERRORS as error:
             if config.dry_run or not isinstance(judged(error, self.name), Unavailable):
@@ -112,14 +139,18 @@ class Service:
             turned_away = []
             for part in (left[start : start + step] for start in range(0, len(left), step)):
                 whole = len(part) == rows.num_rows
-                faults, again, sent = self._appended(dataset, table, rows if whole else rows.take(pa.array(part)))
+                faults, again, sent = self._appended(
+                    dataset, table, rows if whole else rows.take(pa.array(part))
+                )
                 refused |= {int(part[number]): message for number, message in faults.items()}
                 turned_away.append(part[again])
                 requests += sent
             left = np.concatenate(turned_away)
         return refused, requests
 
-    def _appended(self, dataset: str, table: str, rows: pa.RecordBatch) -> tuple[dict[int, str], np.ndarray, int]:
+    def _appended(
+        self, dataset: str, table: str, rows: pa.RecordBatch
+    ) -> tuple[dict[int, str], np.ndarray, int]:
         """What is wrong with some rows; the other rows of their requests, which were turned away with them; the requests made."""
         stream = f"projects/{self.project}/datasets/{dataset}/tables/{table}/streams/_default"
         parts = list(serialized(rows))
@@ -137,14 +168,18 @@ class Service:
         again[list(refused)] = False
         return refused, np.flatnonzero(again), len(parts)
 
-    def _answers(self, dataset: str, table: str, call: Any, messages: Iterator[Any], stream: str) -> Iterator[Any]:
+    def _answers(
+        self, dataset: str, table: str, call: Any, messages: Iterator[Any], stream: str
+    ) -> Iterator[Any]:
         """The answer to each message; one that is neither good nor about single rows is an error."""
         routing = (("x-goog-request-params", f"write_stream={stream}"),)
         with self.told():
             try:
                 for answer in call(messages, retry=None, timeout=STREAM_SECONDS, metadata=routing):
                     if answer.error.code and not answer.row_errors:
-                        raise from_grpc_status(_code(answer.error.code), answer.error.message, response=answer)
+                        raise from_grpc_status(
+                            _code(answer.error.code), answer.error.message, response=answer
+                        )
                     yield answer
             except NotFound as error:
                 # A stream learns of a new table some minutes after everybody else.
@@ -156,7 +191,9 @@ class Service:
         """What BigQuery says of a table; None where there is none."""
         with self.told():
             try:
-                return self.rest.get_table(f"{self.project}.{dataset}.{table}", retry=ONCE, timeout=REQUEST_SECONDS)
+                return self.rest.get_table(
+                    f"{self.project}.{dataset}.{table}", retry=ONCE, timeout=REQUEST_SECONDS
+                )
             except NotFound:
                 return None
 
@@ -183,12 +220,18 @@ class Service:
         )
         with self.told():
             session = _reader(self).create_read_session(
-                parent=f"projects/{self.project}", read_session=wanted, max_stream_count=1, retry=None, timeout=REQUEST_SECONDS
+                parent=f"projects/{self.project}",
+                read_session=wanted,
+                max_stream_count=1,
+                retry=None,
+                timeout=REQUEST_SECONDS,
             )
             for stream in session.streams:
                 schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
                 for answer in _reader(self).read_rows(stream.name, retry=None, timeout=STREAM_SECONDS):
-                    yield pa.ipc.read_record_batch(pa.py_buffer(answer.arrow_record_batch.serialized_record_batch), schema)
+                    yield pa.ipc.read_record_batch(
+                        pa.py_buffer(answer.arrow_record_batch.serialized_record_batch), schema
+                    )
 
 
 def _code(number: int) -> grpc.StatusCode:
@@ -231,7 +274,9 @@ def _reader(service: Service) -> BigQueryReadClient:
 
 def _storage(service: Service, client: Any, transport: Any) -> Any:
     if service.endpoint.startswith("http://"):
-        channel = grpc.insecure_channel(service.storage_endpoint, options=[("grpc.max_receive_message_length", -1)])
+        channel = grpc.insecure_channel(
+            service.storage_endpoint, options=[("grpc.max_receive_message_length", -1)]
+        )
         return client(transport=transport(channel=channel))
     options = ClientOptions(api_endpoint=service.storage_endpoint) if service.storage_endpoint else None
     return client(credentials=_credentials(service), client_options=options)

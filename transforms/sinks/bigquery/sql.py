@@ -178,7 +178,9 @@ def expression(column: pa.Field, name: str = "") -> str:
     if pa.types.is_struct(column.type):
         parts = [(child, f"{name}__{child.name}") for child in column.type]
         whole = ", ".join(f"{expression(child, part)} AS `{child.name}`" for child, part in parts)
-        void = " AND ".join(f"`{part}` IS NULL" for child, part in parts if not pa.types.is_nested(child.type))
+        void = " AND ".join(
+            f"`{part}` IS NULL" for child, part in parts if not pa.types.is_nested(child.type)
+        )
         return f"IF({void}, NULL, STRUCT({whole}))"
     return f"`{name}`"
 

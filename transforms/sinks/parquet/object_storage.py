@@ -34,10 +34,18 @@ _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=60)}
 _CREDENTIAL_MINUTES = 5
 """How long credentials of boto3 are used before it is asked again: it renews them ten minutes before they end."""
 
-_CREDENTIAL_CODES = ("AuthenticationRequired", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
+_CREDENTIAL_CODES = (
+    "AuthenticationRequired",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+)
 _PERMISSION_CODES = ("AccessDenied", "AllAccessDisabled")
 _REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect")
-_ISSUERS = re.compile(r"https?://(169\.254\.|sts\.|oauth2\.|iamcredentials\.)|/latest/api/token|/latest/meta-data/|token request")
+_ISSUERS = re.compile(
+    r"https?://(169\.254\.|sts\.|oauth2\.|iamcredentials\.)|/latest/api/token|/latest/meta-data/|token request"
+)
 """In an error: credentials were asked for, nothing yet of the bucket."""
 _NETWORK = {
     "ConnectionRefused": "it refuses connections",
@@ -85,7 +93,9 @@ class ObjectStorage:
         """
         form = f"{url.scheme}://BUCKET/PREFIX, and where needed ?endpoint=http://HOST:PORT"
         if "@" in url.netloc:
-            raise ValueError(f"a URL is no place for credentials; set them in the environment, and write {form}")
+            raise ValueError(
+                f"a URL is no place for credentials; set them in the environment, and write {form}"
+            )
         if not re.fullmatch(r"[A-Za-z0-9._-]+", url.netloc) or url.fragment:
             raise ValueError(f"it names no bucket, or has a #; write {form}")
         prefix = url.path.strip("/")
@@ -95,7 +105,11 @@ class ObjectStorage:
 
     @property
     def name(self) -> str:
-        options = {"endpoint": self.endpoint, "region": self.region, "conditions": "" if self.conditions else "no"}
+        options = {
+            "endpoint": self.endpoint,
+            "region": self.region,
+            "conditions": "" if self.conditions else "no",
+        }
         query = urlencode({key: value for key, value in options.items() if value}, safe=":/")
         return self.where("") + ("?" + query if query else "")
 
@@ -163,7 +177,9 @@ class ObjectStorage:
             self.put(probe, body, None)
             stored = self.get(probe)
             if stored is None or stored.data != body:
-                yield Finding(what, "what was written is not what is read", "name a storage that reads what it wrote")
+                yield Finding(
+                    what, "what was written is not what is read", "name a storage that reads what it wrote"
+                )
                 return
             yield Finding(what)
             what = "conditional puts"
@@ -186,7 +202,11 @@ class ObjectStorage:
                 self.put(name, b"probe in the way", wrong)
             except Conflict:
                 continue
-            return Finding(what, "the server ignores conditions, so that two writers would lose each other's rows", _ONE_MACHINE)
+            return Finding(
+                what,
+                "the server ignores conditions, so that two writers would lose each other's rows",
+                _ONE_MACHINE,
+            )
         return Finding(what)
 
     def _mode(self, version: Hashable | None) -> Any:
@@ -210,7 +230,9 @@ class ObjectStorage:
         ask, said = _CREDENTIALS[self.scheme], f"{self.name} {answer.said}"
         if _ISSUERS.search(answer.text):
             if self in _ANSWERED or answer.busy:
-                return Unavailable(f"{self.name}: the credentials cannot be renewed just now; if they never can: {ask}")
+                return Unavailable(
+                    f"{self.name}: the credentials cannot be renewed just now; if they never can: {ask}"
+                )
             return Refused(f"{self.name}: there are no credentials; {ask}")
         if answer.code in _CREDENTIAL_CODES or unauthenticated or answer.status == 401:
             return Refused(f"{said}: the credentials are not accepted; {ask}")
@@ -229,7 +251,9 @@ class ObjectStorage:
     def _unanswered(self, answer: "_Answer", said: str) -> Refused | Unavailable:
         """The same, where nothing was answered at all."""
         if "InvalidCertificate" in answer.text:
-            return Refused(f"{self.name}: its certificate is not trusted; correct the URL, or let this machine trust its issuer")
+            return Refused(
+                f"{self.name}: its certificate is not trusted; correct the URL, or let this machine trust its issuer"
+            )
         if answer.network:
             return Unavailable(f"{said}; start it, or correct the URL")
         return Refused(f"{said}; if that is about credentials: {_CREDENTIALS[self.scheme]}")
@@ -246,7 +270,10 @@ class _Answer(NamedTuple):
     @classmethod
     def read(cls, text: str) -> "_Answer":
         status = int(next(iter(re.findall(r"status code: (\d{3})", text)), 0))
-        code, *words = (next(iter(re.findall(f"<{tag}>([^<]*)</{tag}>", text)), "") for tag in ("Code", "Message", "Details"))
+        code, *words = (
+            next(iter(re.findall(f"<{tag}>([^<]*)</{tag}>", text)), "")
+            for tag in ("Code", "Message", "Details")
+        )
         cause = ", ".join(filter(None, words))[:300]
         said = f"answers {status} {code}".rstrip() + (f" ({cause})" if cause else "")
         if not status:
@@ -290,12 +317,21 @@ def _options(url: SplitResult, form: str) -> dict[str, Any]:
 @cache
 def _client(place: ObjectStorage) -> S3Store | GCSStore:
     """The connections of this process."""
-    client: dict[str, Any] = {"timeout": timedelta(seconds=SECONDS), "connect_timeout": timedelta(seconds=CONNECT_SECONDS)}
+    client: dict[str, Any] = {
+        "timeout": timedelta(seconds=SECONDS),
+        "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+    }
     if place.endpoint.startswith("http://"):
         client["allow_http"] = True
-    options: dict[str, Any] = {"prefix": place.prefix or None, "client_options": client, "retry_config": _RETRIES}
+    options: dict[str, Any] = {
+        "prefix": place.prefix or None,
+        "client_options": client,
+        "retry_config": _RETRIES,
+    }
     if place.scheme == "gs":
-        return GCSStore(place.bucket, config={"base_url": place.endpoint} if place.endpoint else {}, **options)
+        return GCSStore(
+            place.bucket, config={"base_url": place.endpoint} if place.endpoint else {}, **options
+        )
     named = {"endpoint": place.endpoint, "region": place.region}
     config: Any = {name: value for name, value in named.items() if value} | {"disable_bulk_delete": True}
     return S3Store(place.bucket, config=config, credential_provider=_profile(place), **options)

@@ -121,7 +121,9 @@ class _Writing:
                     return taken
                 time.sleep(pause)
         where = self.storage.where(parts[0].name)
-        raise Unavailable(f"{where} was changed by other writers {TRIES} times while it was merged; let fewer write to one output")
+        raise Unavailable(
+            f"{where} was changed by other writers {TRIES} times while it was merged; let fewer write to one output"
+        )
 
     def _merge(self, part: _Part) -> _Merged:
         """The union of a file, if there is one, and new rows."""
@@ -132,7 +134,9 @@ class _Writing:
                 raise damaged(where, problem)
             held = read(stored.data, name=where)
         merged = union(self.table, held, self._sorted(part.indices), sorted_new=True)
-        return _Merged(part, stored, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced)
+        return _Merged(
+            part, stored, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced
+        )
 
     def _sorted(self, indices: Ints) -> pa.RecordBatch:
         """These rows as a file holds them."""
@@ -202,7 +206,9 @@ class ParquetFiles:
         foreign = sorted(entry for entry in self.storage.entries() if not entry.startswith(_IGNORED))
         if foreign:
             held = f"it holds {', '.join(foreign[:3])} but no {DESCRIPTION}"
-            raise Refused(f"{self.name} is no output of kpiflow: {held}; name an empty or a new place as the output")
+            raise Refused(
+                f"{self.name} is no output of kpiflow: {held}; name an empty or a new place as the output"
+            )
         return None
 
     def describe(self, description: dict[str, Any]) -> None:
@@ -216,7 +222,9 @@ class ParquetFiles:
                 except Conflict:
                     known = self.description()
             if known is not None and known != description:
-                raise Refused(f"another job has begun {self.name} otherwise at the same time; run this one again")
+                raise Refused(
+                    f"another job has begun {self.name} otherwise at the same time; run this one again"
+                )
 
     def has_reports(self) -> bool:
         return any(True for _ in self._files(REPORTS.name))
@@ -242,7 +250,9 @@ class ParquetFiles:
                 raise ValueError("it is no JSON object")
         except ValueError as error:
             where = self.storage.where(DESCRIPTION)
-            raise Refused(f"{where} is damaged ({error}); put it back from a copy, or name another output") from error
+            raise Refused(
+                f"{where} is damaged ({error}); put it back from a copy, or name another output"
+            ) from error
         return description
 
     def _files(self, folder: str) -> Iterator[str]:

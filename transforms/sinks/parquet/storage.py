@@ -24,7 +24,16 @@ LEAST_FREE = 100 << 20
 """Bytes that a folder's file system should have free."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EBUSY, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+_PASSING = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EBUSY,
+    errno.EAGAIN,
+    errno.EMFILE,
+    errno.ENFILE,
+)
 """What a network file system, or a busy machine, may get over."""
 
 
@@ -145,11 +154,15 @@ class LocalFolder:
             os.close(descriptor)
 
     def check(self) -> Iterator[Finding]:
-        what = f"the folder {self.path}" if self.path.exists() else f"the folder {self.path}, which can be made"
+        what = (
+            f"the folder {self.path}" if self.path.exists() else f"the folder {self.path}, which can be made"
+        )
         above = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
         if not above.is_dir() or not os.access(above, os.R_OK | os.W_OK | os.X_OK):
             problem = f"{above} cannot be written to" if above.is_dir() else f"{above} is a file"
-            yield Finding(f"the folder {self.path}", problem, "name another output, or change its permissions")
+            yield Finding(
+                f"the folder {self.path}", problem, "name another output, or change its permissions"
+            )
             return
         yield Finding(what)
         if above == self.path:
@@ -285,7 +298,11 @@ def told_as_target(folder: Path) -> Iterator[None]:
             yield
     except OSError as error:
         if error.errno in _PASSING:
-            raise Unavailable(f"{folder} cannot be used just now ({error.strerror}); its file system may be away") from error
+            raise Unavailable(
+                f"{folder} cannot be used just now ({error.strerror}); its file system may be away"
+            ) from error
         if isinstance(error, NotADirectoryError | FileExistsError):
             raise Refused(f"{folder} is a file, or lies below one; name a folder as the output") from error
-        raise Refused(f"{folder} cannot be used ({error.strerror}); name another output, or change its permissions") from error
+        raise Refused(
+            f"{folder} cannot be used ({error.strerror}); name another output, or change its permissions"
+        ) from error

@@ -93,7 +93,9 @@ class InfluxDB:
             requests += len(answers)
             dropped += sum(map(self._dropped, answers))
         if dropped:
-            _log.warning("%s dropped %d windows: they lie beyond its bucket's retention", self._place, dropped)
+            _log.warning(
+                "%s dropped %d windows: they lie beyond its bucket's retention", self._place, dropped
+            )
         return Written(wanted.num_rows - dropped, requests)
 
     def check(self) -> Iterator[Finding]:
@@ -109,7 +111,9 @@ class InfluxDB:
         except Unavailable as error:
             yield Finding(f"{self.url} can be reached", str(error), "start it, or correct the URL")
         except Refused as error:
-            yield Finding(f"the bucket {self.bucket} of {self.org} can be written", *str(error).rsplit("; ", 1))
+            yield Finding(
+                f"the bucket {self.bucket} of {self.org} can be written", *str(error).rsplit("; ", 1)
+            )
 
     @property
     def _place(self) -> str:
@@ -142,14 +146,27 @@ class InfluxDB:
             413: "have the proxy before it let larger requests through",
             422: "write to a bucket of its own, where no field has another type",
         }
-        limit = "raise that limit of the server, or write without agent_id, which makes a series of each agent"
-        by_words = next((mend for sign, mend in (("conflict", mends[422]), ("max-", limit)) if sign in said), "")
+        limit = (
+            "raise that limit of the server, or write without agent_id, which makes a series of each agent"
+        )
+        by_words = next(
+            (mend for sign, mend in (("conflict", mends[422]), ("max-", limit)) if sign in said), ""
+        )
         mend = by_words or mends.get(response.status_code, "see the first line that it names")
-        raise Refused(f"{self._place} refuses to write to {self.bucket} ({response.status_code} {said}); {mend}")
+        raise Refused(
+            f"{self._place} refuses to write to {self.bucket} ({response.status_code} {said}); {mend}"
+        )
 
     def _retention(self) -> Finding:
         """How long the bucket keeps points, where the token may know."""
-        answer = request(self._client, self._place, INFLUXDB, "GET", "/api/v2/buckets", {"org": self.org, "name": self.bucket})
+        answer = request(
+            self._client,
+            self._place,
+            INFLUXDB,
+            "GET",
+            "/api/v2/buckets",
+            {"org": self.org, "name": self.bucket},
+        )
         try:
             rules = answer.json()["buckets"][0]["retentionRules"]
             seconds = sum(rule["everySeconds"] for rule in rules)

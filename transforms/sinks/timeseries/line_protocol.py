@@ -61,7 +61,10 @@ FIELDS = (
     Field("network_bytes", "total_network_bytes", "bytes"),
     Field("performance_score", "performance_score", "score, 0 to 1"),
     Field("efficiency_ratio", "efficiency_ratio", "ratio"),
-    *(Field(f"{metric}_outliers", f"{metric}_outlier_count", "reports") for metric in ("latency", "accuracy", "cpu", "memory")),
+    *(
+        Field(f"{metric}_outliers", f"{metric}_outlier_count", "reports")
+        for metric in ("latency", "accuracy", "cpu", "memory")
+    ),
 )
 """Every field but the revision; the name that a metric has in a store is `<measurement>_<field>`."""
 
@@ -136,7 +139,9 @@ def bodies(
             start = stop
 
 
-def _lines(rows: pa.RecordBatch, series: Series, fields: Sequence[Field], labels: Mapping[str, str]) -> pa.Array:
+def _lines(
+    rows: pa.RecordBatch, series: Series, fields: Sequence[Field], labels: Mapping[str, str]
+) -> pa.Array:
     """string[m]: a line, with its line break, of each row that has a field."""
     join = pc.binary_join_element_wise
     values = [join(f"{field.name}=", _number(rows, field), "") for field in fields]
@@ -147,7 +152,17 @@ def _lines(rows: pa.RecordBatch, series: Series, fields: Sequence[Field], labels
     tag = pc.fill_null(join(f",{series.tag}=", tag, ""), "")
     further = "".join(f",{tag_text(name)}={tag_text(value)}" for name, value in labels.items())
     present, time = join(*values, ",", null_handling="skip"), rows["sample_time"].cast(pa.string())
-    return join(f"{series.measurement}{further},granularity=", rows["granularity"], tag, " ", present, " ", time, "\n", "")
+    return join(
+        f"{series.measurement}{further},granularity=",
+        rows["granularity"],
+        tag,
+        " ",
+        present,
+        " ",
+        time,
+        "\n",
+        "",
+    )
 
 
 def _number(rows: pa.RecordBatch, field: Field) -> pa.Array:
@@ -178,7 +193,9 @@ def http_url(url: SplitResult, form: str) -> str:
         ValueError: there is no host, the port is none, or a password stands in it.
     """
     if url.username is not None or url.password is not None:
-        raise ValueError(f"a URL is no place for a user and a password; give them in the environment, and {form}")
+        raise ValueError(
+            f"a URL is no place for a user and a password; give them in the environment, and {form}"
+        )
     if not url.hostname or url.fragment:
         raise ValueError(f"give {form}")
     try:
@@ -211,12 +228,16 @@ def request(
         response = client.request(method, path, params=params, content=content, headers=headers)
     except httpx.RequestError as error:
         if _untrusted(error):
-            raise Refused(f"{place} shows a certificate of no trusted authority ({error}); set SSL_CERT_FILE") from error
+            raise Refused(
+                f"{place} shows a certificate of no trusted authority ({error}); set SSL_CERT_FILE"
+            ) from error
         raise Unavailable(f"{place} cannot be reached: {str(error) or type(error).__name__}") from error
     if response.is_error and signs.passes(response.status_code, response.text):
         raise Unavailable(f"{place} takes nothing just now: {answered(response)}")
     if response.is_redirect:
-        raise Refused(f"{place} sends elsewhere, to {response.headers.get('location')}; give the URL of the server itself")
+        raise Refused(
+            f"{place} sends elsewhere, to {response.headers.get('location')}; give the URL of the server itself"
+        )
     return response
 
 

@@ -42,7 +42,16 @@ from transforms.sinks.timeseries.line_protocol import (
     milliseconds,
     newest,
 )
-from transforms.sinks.timeseries.victoriametrics_server import COUNTED_SECONDS, NEEDED, ROOM_MS, WINDOW, Server, Span, State, spans
+from transforms.sinks.timeseries.victoriametrics_server import (
+    COUNTED_SECONDS,
+    NEEDED,
+    ROOM_MS,
+    WINDOW,
+    Server,
+    Span,
+    State,
+    spans,
+)
 
 _EXACT = 1024
 _CONFLICTS = 5
@@ -96,7 +105,15 @@ class VictoriaMetrics:
             else:
                 raise ValueError(f"{name}={value} means nothing here; give {_FORM}")
         address = http_url(url, _FORM) + url.path.rstrip("/")
-        return cls(address, gather_seconds, labels=tuple(labels.items()), user=user, password=password, token=token, **switches)
+        return cls(
+            address,
+            gather_seconds,
+            labels=tuple(labels.items()),
+            user=user,
+            password=password,
+            token=token,
+            **switches,
+        )
 
     @property
     def name(self) -> str:
@@ -195,7 +212,9 @@ class _Write:
             if (again <= slots).all():
                 return again
             slots = again
-        raise Unavailable(f"{self.server.place}: another job keeps writing the same windows; let one of the two end")
+        raise Unavailable(
+            f"{self.server.place}: another job keeps writing the same windows; let one of the two end"
+        )
 
     def send(self, slots: Ints, fields: Sequence[Field]) -> None:
         """Write fields of the rows that have a slot, and have the server put them on disk."""
@@ -213,7 +232,9 @@ class _Write:
         found = [self.server.stored(self.series, span) for span in self.spans]
         groups = key_groups(pa.concat_batches([self.windows, *(one.select(WINDOW) for one in found)]), WINDOW)
         ours, theirs = np.split(groups, [self.rows.num_rows])
-        revision, slot = (np.concatenate([one[name].to_numpy() for one in found]) for name in ("revision", "slot"))
+        revision, slot = (
+            np.concatenate([one[name].to_numpy() for one in found]) for name in ("revision", "slot")
+        )
         ascending = np.lexsort((revision, slot))
         last = _Stored(np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64))
         for values, into in zip((revision, slot), last):
@@ -222,13 +243,19 @@ class _Write:
 
     def refuse_restart(self, state: State) -> None:
         if self.server.state().started != state.started:
-            raise Unavailable(f"{self.server.place} was started anew during a write, and may have lost a part of it")
+            raise Unavailable(
+                f"{self.server.place} was started anew during a write, and may have lost a part of it"
+            )
 
     def tell_dropped(self, count: int, state: State) -> None:
         for pause in (0, COUNTED_SECONDS):
             time.sleep(pause)
             if self.server.state().dropped > state.dropped:
-                _log.warning("%s dropped %d windows, older than its -retentionPeriod or in its future", self.server.place, count)
+                _log.warning(
+                    "%s dropped %d windows, older than its -retentionPeriod or in its future",
+                    self.server.place,
+                    count,
+                )
                 return
         raise Unavailable(f"{self.server.place} does not show {count} windows that it took")
 
@@ -248,9 +275,17 @@ def _flags_found(metrics: str) -> Iterator[Finding]:
     if interval in ("1s", "5s"):
         yield Finding(f"{what}: a query shows one revision of a window")
     else:
-        problem = "queries count each revision of a window" if interval in ("0s", "1ms") else "queries miss windows of 5 s"
+        problem = (
+            "queries count each revision of a window"
+            if interval in ("0s", "1ms")
+            else "queries miss windows of 5 s"
+        )
         yield Finding(what, problem, _DEDUP)
     months = flags.get("retentionPeriod", "1")
-    yield Finding(f"-retentionPeriod={months}{' (months)' if months.isdigit() else ''}: older windows are dropped, and logged")
+    yield Finding(
+        f"-retentionPeriod={months}{' (months)' if months.isdigit() else ''}: older windows are dropped, and logged"
+    )
     if flags.get("snapshotsMaxAge", "0") == "0":
-        yield Finding("-snapshotsMaxAge is not set: a snapshot that a killed job left stays; 1h would delete it")
+        yield Finding(
+            "-snapshotsMaxAge is not set: a snapshot that a killed job left stays; 1h would delete it"
+        )

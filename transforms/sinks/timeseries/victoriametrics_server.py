@@ -87,7 +87,9 @@ class Server:
         """The answer to a form."""
         headers = {"content-type": "application/x-www-form-urlencoded"}
         content = urlencode(form).encode()
-        answer = request(self._client, self.place, VICTORIAMETRICS, "POST", path, content=content, headers=headers)
+        answer = request(
+            self._client, self.place, VICTORIAMETRICS, "POST", path, content=content, headers=headers
+        )
         return self._accepted(answer)
 
     def post(self, body: bytes) -> int:
@@ -105,7 +107,9 @@ class Server:
         try:
             self._snapshot("delete", ("snapshot", made))
         except (Unavailable, Refused) as error:
-            _log.warning("%s keeps the snapshot %s, which uses space until it is deleted (%s)", self.place, made, error)
+            _log.warning(
+                "%s keeps the snapshot %s, which uses space until it is deleted (%s)", self.place, made, error
+            )
 
     def state(self) -> State:
         """What tells a restart, and dropped samples."""
@@ -113,7 +117,9 @@ class Server:
         started = re.search(r"^vm_app_start_timestamp (\S+)$", text, re.MULTILINE)
         if started is None:
             raise Refused(f"{self.place} does not tell at /metrics when it was started; {NEEDED}")
-        dropped = re.findall(r"^(?:vm_rows_ignored_total|vm_(?:hourly|daily)\S*_dropped_total)\S* (\S+)$", text, re.MULTILINE)
+        dropped = re.findall(
+            r"^(?:vm_rows_ignored_total|vm_(?:hourly|daily)\S*_dropped_total)\S* (\S+)$", text, re.MULTILINE
+        )
         return State(started[1], sum(map(float, dropped)))
 
     def metrics(self) -> str:
@@ -132,7 +138,9 @@ class Server:
         try:
             return _revisions(lines, series.tag)
         except pa.ArrowInvalid as error:
-            raise Unavailable(f"{self.place} broke off what it exports ({str(error).splitlines()[0]})") from error
+            raise Unavailable(
+                f"{self.place} broke off what it exports ({str(error).splitlines()[0]})"
+            ) from error
 
     @property
     def _client(self) -> httpx.Client:
@@ -143,7 +151,9 @@ class Server:
             mend = "set KPIFLOW_VICTORIAMETRICS_TOKEN, or _USER and _PASSWORD, in the environment"
             raise Refused(f"{self.place} refuses this user or token ({answered(response)}); {mend}")
         if not response.is_success:
-            raise Refused(f"{self.place} refuses {response.request.url.path} ({answered(response)}); {NEEDED}")
+            raise Refused(
+                f"{self.place} refuses {response.request.url.path} ({answered(response)}); {NEEDED}"
+            )
         return response
 
     def _snapshot(self, act: str, *form: tuple[str, str]) -> str:
@@ -152,11 +162,15 @@ class Server:
         try:
             answer = response.json()
         except ValueError as error:
-            raise Refused(f"{self.place} answers /snapshot/{act} by {answered(response)}; {NEEDED}") from error
+            raise Refused(
+                f"{self.place} answers /snapshot/{act} by {answered(response)}; {NEEDED}"
+            ) from error
         if answer.get("status") != "ok":
             said = str(answer.get("msg", answer))
             if not VICTORIAMETRICS.passes(500, said):
-                raise Refused(f"{self.place} cannot {act} a snapshot: {said}; let its process write its data folder")
+                raise Refused(
+                    f"{self.place} cannot {act} a snapshot: {said}; let its process write its data folder"
+                )
             raise Unavailable(f"{self.place} cannot {act} a snapshot: {said}")
         return str(answer.get("snapshot", ""))
 
@@ -188,6 +202,8 @@ def _revisions(lines: bytes, tag: str) -> pa.RecordBatch:
     metric, revisions, times = (pc.struct_field(exported, name) for name in schema.names)
     parents, time = pc.list_parent_indices(times), pc.list_flatten(times)
     slot = pa.array((time.to_numpy() - 1) % ROOM_MS + 1)
-    granularity, label = (pc.fill_null(pc.struct_field(metric, name), "").take(parents) for name in ("granularity", tag))
+    granularity, label = (
+        pc.fill_null(pc.struct_field(metric, name), "").take(parents) for name in ("granularity", tag)
+    )
     columns = [granularity, label, pc.subtract(time, slot), slot, pc.list_flatten(revisions).cast(pa.int64())]
     return pa.RecordBatch.from_arrays(columns, names=[*WINDOW, "slot", "revision"])

@@ -21,7 +21,14 @@ import pyarrow as pa
 
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.record_batches import RAW, concat, empty
-from transforms.sources.archives.decompression import PAYLOAD_BYTES, DamagedError, blocks, gunzip, plain, unzstd
+from transforms.sources.archives.decompression import (
+    PAYLOAD_BYTES,
+    DamagedError,
+    blocks,
+    gunzip,
+    plain,
+    unzstd,
+)
 from transforms.sources.archives.envelope_blocks import decode
 from transforms.sources.archives.long_lines import LongLine
 from transforms.sources.archives.parquet_files import batches, decode_rows
@@ -101,7 +108,9 @@ def _matches(pattern: str) -> Iterable[str]:
     archives = {os.path.normpath(path) for path in chain(found, *below) if _is_archive(path)}
     if not archives:
         known = ", ".join([*LINES, PARQUET])
-        raise NoArchiveError(f"{pattern!r} matches no archive; an archive is a file whose name ends in {known}")
+        raise NoArchiveError(
+            f"{pattern!r} matches no archive; an archive is a file whose name ends in {known}"
+        )
     return archives
 
 
@@ -116,7 +125,10 @@ def _printable(path: str) -> str:
 
 
 def read_blocks(
-    path: str, block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None, payload_bytes: int = PAYLOAD_BYTES
+    path: str,
+    block_bytes: int = BLOCK_BYTES,
+    on_bytes: OnBytes | None = None,
+    payload_bytes: int = PAYLOAD_BYTES,
 ) -> Iterator[Block | Unreadable]:
     """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be read further.
 
@@ -143,7 +155,9 @@ def _line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tu
     read = next(read for end, read in LINES.items() if path.lower().endswith(end))
     with open(path, "rb") as file:
         for number, text in blocks(read(file), block_bytes, payload_bytes):
-            raw, bad = (empty(RAW), text.message(number)) if isinstance(text, LongLine) else decode(text, number)[:2]
+            raw, bad = (
+                (empty(RAW), text.message(number)) if isinstance(text, LongLine) else decode(text, number)[:2]
+            )
             yield Block(raw, bad), file.tell()
 
 
@@ -158,7 +172,10 @@ def _row_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
 
 
 def read(
-    paths: Iterable[str], block_bytes: int = BLOCK_BYTES, on_bytes: OnBytes | None = None, payload_bytes: int = PAYLOAD_BYTES
+    paths: Iterable[str],
+    block_bytes: int = BLOCK_BYTES,
+    on_bytes: OnBytes | None = None,
+    payload_bytes: int = PAYLOAD_BYTES,
 ) -> Iterator[Block | Unreadable]:
     """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the caller works on one."""
     blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths)
@@ -223,7 +240,9 @@ class ReadArchives(beam.PTransform):
             pa.RecordBatch, bad=pa.RecordBatch, unreadable=tuple[str, str]
         )
         parts = [self.files[reader :: self.readers] for reader in range(self.readers)]
-        return root | beam.Create(parts, reshuffle=False) | outputs.with_outputs("bad", "unreadable", main="raw")
+        return (
+            root | beam.Create(parts, reshuffle=False) | outputs.with_outputs("bad", "unreadable", main="raw")
+        )
 
 
 class _Read(beam.DoFn):

@@ -73,7 +73,9 @@ def unzstd(file: BinaryIO) -> Iterator[bytes]:
     Raises:
         DamagedError: it is no zstd, cut short, corrupt or followed by something else.
     """
-    return _decompressed(file, "zstd", zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj)
+    return _decompressed(
+        file, "zstd", zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj
+    )
 
 
 def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Iterator[bytes]:
@@ -90,7 +92,9 @@ def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Ite
                 rest = member.unused_data if member.eof else file.read(COMPRESSED_BYTES)
         except (zlib.error, zstandard.ZstdError) as error:
             if "too much memory" in str(error):
-                raise DamagedError("its zstd window is longer than 128 MiB; compress it with `zstd --long=27` at most") from error
+                raise DamagedError(
+                    "its zstd window is longer than 128 MiB; compress it with `zstd --long=27` at most"
+                ) from error
             if "memory" in str(error):
                 raise MemoryError(str(error)) from error
             fault = yield from _salvaged(file, start(), begin, file.tell() - len(rest), produced)
@@ -101,7 +105,9 @@ def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Ite
         rest = _after_padding(file, rest)
 
 
-def _salvaged(file: BinaryIO, member: Member, begin: int, good: int, produced: int) -> Generator[bytes, None, int]:
+def _salvaged(
+    file: BinaryIO, member: Member, begin: int, good: int, produced: int
+) -> Generator[bytes, None, int]:
     """What a member that began at `begin` still gives after its first `produced` bytes, and where in the file it fails.
 
     It is decompressed once more: to byte `good` without a fault, from there on byte by byte.
@@ -126,7 +132,9 @@ def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
     return rest
 
 
-def blocks(chunks: Iterable[bytes], block_bytes: int, payload_bytes: int = PAYLOAD_BYTES) -> Iterator[tuple[int, bytes | LongLine]]:
+def blocks(
+    chunks: Iterable[bytes], block_bytes: int, payload_bytes: int = PAYLOAD_BYTES
+) -> Iterator[tuple[int, bytes | LongLine]]:
     """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES; each with the number of its first line, from 1.
 
     A line that is too long to hold a payload of `payload_bytes` comes alone, as a LongLine. Long runs of blank lines are left out,

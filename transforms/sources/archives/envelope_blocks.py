@@ -13,11 +13,21 @@ import pyarrow.compute as pc
 
 from schemas.readers.formats import parse_date_time
 from transforms.core.record_batches import RAW, concat, empty, filled
-from transforms.sources.archives.envelope_lines import ARCHIVE, NO_DATA, WRONG_TIME, Envelope, is_blank, read_line, read_string
+from transforms.sources.archives.envelope_lines import (
+    ARCHIVE,
+    NO_DATA,
+    WRONG_TIME,
+    Envelope,
+    is_blank,
+    read_line,
+    read_string,
+)
 from transforms.sources.archives.envelope_prefixes import Heads, Lines, Positions, heads, one_object, pieces
 from transforms.validation.report_id import line_ids
 
-BAD = pa.schema([*RAW, ("message", pa.string()), ("payload_bytes", pa.int64()), ("payload_sha256", pa.string())])
+BAD = pa.schema(
+    [*RAW, ("message", pa.string()), ("payload_bytes", pa.int64()), ("payload_sha256", pa.string())]
+)
 """Envelopes that break the rule: the whole line, known as a bare line is, and what is wrong with it. An archived entry
 without data (NO_DATA) is under its own source, id and time. `payload_bytes` and `payload_sha256` are those of a message that was
 too long to be held (`transforms.sources.archives.long_lines`), whose payload is its beginning; else they are null."""
@@ -60,7 +70,9 @@ def decode(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
 def unnamed_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch:
     """Messages (RAW) of the source `archive`, without a time, under the ids that were found for them."""
     rows = len(payload)
-    return filled({"source": pa.repeat(ARCHIVE, rows), "message_id": message_ids, "payload": payload}, RAW, rows)
+    return filled(
+        {"source": pa.repeat(ARCHIVE, rows), "message_id": message_ids, "payload": payload}, RAW, rows
+    )
 
 
 def misfit(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBatch:
@@ -111,8 +123,12 @@ def _one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, p
     ids = bare["message_id"].to_pylist()
     read = [read_line(text) or Envelope(message_id=id_, data=text) for id_, text in zip(ids, texts)]
     times = parse_date_time(pa.array([line.received_at for line in read], pa.string()))
-    untimed = [line.received_at is not None and not valid for line, valid in zip(read, times.is_valid().to_pylist())]
-    problems = pa.array([wrong * WRONG_TIME or line.problem for line, wrong in zip(read, untimed)], pa.string())
+    untimed = [
+        line.received_at is not None and not valid for line, valid in zip(read, times.is_valid().to_pylist())
+    ]
+    problems = pa.array(
+        [wrong * WRONG_TIME or line.problem for line, wrong in zip(read, untimed)], pa.string()
+    )
     columns = [
         pa.array([line.source for line in read], pa.string()),
         pa.array([line.message_id for line in read], pa.string()),
@@ -121,7 +137,9 @@ def _one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, p
     ]
     good, named = pc.equal(problems, ""), pc.equal(problems, NO_DATA)
     origins = [pc.if_else(named, said, as_bare) for said, as_bare in zip(columns[:3], bare.columns)]
-    bad = misfit(pa.RecordBatch.from_arrays([*origins, bare["payload"]], schema=RAW), problems).filter(pc.invert(good))
+    bad = misfit(pa.RecordBatch.from_arrays([*origins, bare["payload"]], schema=RAW), problems).filter(
+        pc.invert(good)
+    )
     return (rows[np.asarray(good)], pa.RecordBatch.from_arrays(columns, schema=RAW).filter(good)), bad
 
 

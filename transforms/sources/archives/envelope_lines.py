@@ -74,7 +74,9 @@ def entry_line(source: str, message_id: str, received_ms: int, fields: Mapping[b
 
 def envelope_line(source: str, message_id: str, received_at: str | None, data: bytes) -> bytes:
     """An envelope's line, without a newline, for a report's bytes; `received_at` in RFC 3339."""
-    return _encoded({"source": source, "message_id": message_id, "received_at": received_at, "data": _text(data)})
+    return _encoded(
+        {"source": source, "message_id": message_id, "received_at": received_at, "data": _text(data)}
+    )
 
 
 def _encoded(envelope: dict[str, object]) -> bytes:

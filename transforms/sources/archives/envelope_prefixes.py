@@ -24,7 +24,9 @@ HEAD_BYTES = 200
 LAYOUTS = 8
 """How many lines are taken as samples of a layout, as long as each layout fits a quarter of the lines that are left."""
 
-_PERHAPS = r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|fields"|[^"]*\\|[^"]*$)))'
+_PERHAPS = (
+    r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|fields"|[^"]*\\|[^"]*$)))'
+)
 """How every blank line and every envelope begins, and hardly any report."""
 
 _NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _QUOTE, _BACKSLASH, _TILDE = b'\n\r{} "\\~'
@@ -93,7 +95,9 @@ class Heads(NamedTuple):
         """The chosen ones of them."""
         if chosen.all():
             return self
-        return Heads(self.rows[chosen], self.origins.filter(pa.array(chosen)), self.data[chosen], self.close[chosen])
+        return Heads(
+            self.rows[chosen], self.origins.filter(pa.array(chosen)), self.data[chosen], self.close[chosen]
+        )
 
 
 class _Found(NamedTuple):
@@ -142,7 +146,11 @@ def one_object(lines: Lines, written: Heads) -> NDArray[np.bool_]:
     odd[1:][opens] = ~named & (follows != _CLOSE)
     odd = np.cumsum(odd)
     first, after = np.searchsorted(braces, written.data), np.searchsorted(braces, written.close)
-    lowest = np.minimum.reduceat(depth, np.stack([first + 1, after], axis=1).ravel())[::2] if len(first) else depth[:0]
+    lowest = (
+        np.minimum.reduceat(depth, np.stack([first + 1, after], axis=1).ravel())[::2]
+        if len(first)
+        else depth[:0]
+    )
     whole = (lowest > depth[first]) & (depth[after] == depth[first]) & (odd[after] == odd[first])
     return whole & (braces[after - 1] == written.close - 1)
 
@@ -164,10 +172,14 @@ def _like(lines: Lines, rows: Positions, sample: re.Match[bytes]) -> _Found:
     if not alike.all():
         rows, chars = rows[alike], chars[alike]
     words = [_column(chars, *span) for span in spans]
-    return _Found(rows, lines.starts[rows] + sample.start("data"), pa.RecordBatch.from_arrays(words, schema=_WORDS))
+    return _Found(
+        rows, lines.starts[rows] + sample.start("data"), pa.RecordBatch.from_arrays(words, schema=_WORDS)
+    )
 
 
-def _alike(chars: NDArray[np.uint8], sample: NDArray[np.uint8], spans: list[tuple[int, int]]) -> NDArray[np.bool_]:
+def _alike(
+    chars: NDArray[np.uint8], sample: NDArray[np.uint8], spans: list[tuple[int, int]]
+) -> NDArray[np.bool_]:
     """bool[n]: which rows of uint8[n, width] equal the sample outside the spans, and are plain characters within them."""
     varies = np.zeros(len(sample), bool)
     for begin, end in spans:

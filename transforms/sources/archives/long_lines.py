@@ -109,7 +109,10 @@ class LongLine:
 
     def message(self, number: int) -> pa.RecordBatch:
         """The line, number `number` of its file, as a row of BAD: its payload is what is kept of it, and a newline."""
-        origin, found = _Origin(ARCHIVE, f"{number}-{self._digest.hexdigest()}", pa.nulls(1, TIME), b""), self._line
+        origin, found = (
+            _Origin(ARCHIVE, f"{number}-{self._digest.hexdigest()}", pa.nulls(1, TIME), b""),
+            self._line,
+        )
         if self._origin and self._data.is_whole():
             origin, found = self._origin, self._line if self._origin.name == b"fields" else self._data.excerpt
         columns = [
@@ -121,14 +124,19 @@ class LongLine:
             [found.length],
             [found.sha256],
         ]
-        arrays = [each if isinstance(each, pa.Array) else pa.array(each, field.type) for each, field in zip(columns, BAD)]
+        arrays = [
+            each if isinstance(each, pa.Array) else pa.array(each, field.type)
+            for each, field in zip(columns, BAD)
+        ]
         return pa.RecordBatch.from_arrays(arrays, schema=BAD)
 
     def _take(self, piece: bytes) -> None:
         self._line.add(piece)
         self.is_blank = self.is_blank and is_blank(piece)
         piece = self._return + piece
-        self._return = b"\r" if piece.endswith(b"\r") else b""  # if it is the line's end, the id leaves it out
+        self._return = (
+            b"\r" if piece.endswith(b"\r") else b""
+        )  # if it is the line's end, the id leaves it out
         self._digest.update(piece.removesuffix(b"\r"))
 
 
@@ -139,7 +147,11 @@ def _head(first: bytes) -> tuple[_Origin | None, int]:
         said = orjson.loads(b"{" + head["members"].rstrip(SPACES + b",") + b"}") if head else {}
     except orjson.JSONDecodeError:
         said = {}
-    if head is None or said.keys() - {"source"} != _NAMES or (head["name"] == b"fields" and head["mark"] == b'"'):
+    if (
+        head is None
+        or said.keys() - {"source"} != _NAMES
+        or (head["name"] == b"fields" and head["mark"] == b'"')
+    ):
         return None, len(first)
     source, message_id, moment = said.get("source", ARCHIVE), said["message_id"], said["received_at"]
     times = parse_date_time(pa.array([moment], pa.string()))

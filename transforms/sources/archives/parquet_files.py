@@ -27,7 +27,12 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return (
+        _is_text(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
 
 
 def _is_time(kind: pa.DataType) -> bool:
@@ -63,7 +68,9 @@ def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float
         encoded = sorted(texts - _written_as_prefixes(meta))
         with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
             done = 0
-            for rows in _gathered(file.iter_batches(_rows_at_once(meta, block_bytes), columns=names), block_bytes):
+            for rows in _gathered(
+                file.iter_batches(_rows_at_once(meta, block_bytes), columns=names), block_bytes
+            ):
                 done += rows.num_rows
                 yield rows, done / meta.num_rows
     except MemoryError:
@@ -101,7 +108,9 @@ def _gathered(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[p
             limit = before[start] + max(block_bytes - size, 0)
             end = max(start + 1, int(np.searchsorted(before, limit, side="right")) - 1)
             part = batch.slice(start, end - start)
-            held.append(pa.RecordBatch.from_arrays(list(map(_decoded, part.columns)), names=part.schema.names))
+            held.append(
+                pa.RecordBatch.from_arrays(list(map(_decoded, part.columns)), names=part.schema.names)
+            )
             size += int(before[end] - before[start])
             start = end
             if size >= block_bytes or start < batch.num_rows:
@@ -116,7 +125,9 @@ def _row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
     total = np.full(batch.num_rows, _FIXED_BYTES, dtype=np.int64)
     for column in batch.columns:
         if pa.types.is_dictionary(column.type):
-            lengths = pc.binary_length(column.dictionary.cast(pa.large_binary())).fill_null(0).take(column.indices)
+            lengths = (
+                pc.binary_length(column.dictionary.cast(pa.large_binary())).fill_null(0).take(column.indices)
+            )
         elif _is_bytes(column.type):
             lengths = pc.binary_length(column.cast(pa.large_binary()))
         else:
@@ -130,7 +141,9 @@ def _columns(schema: pa.Schema) -> list[str]:
     for name, (wanted, fits) in COLUMNS.items():
         kind = schema.field(name).type if name in schema.names else None
         if kind is None and name != "source":
-            raise DamagedError(f"no column {name}; an archive has message_id, received_at, data and perhaps source")
+            raise DamagedError(
+                f"no column {name}; an archive has message_id, received_at, data and perhaps source"
+            )
         if kind is not None and not fits(kind.value_type if pa.types.is_dictionary(kind) else kind):
             raise DamagedError(f"column {name} is {kind}; it must be {wanted}")
     return [name for name in COLUMNS if name in schema.names]
@@ -159,7 +172,9 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     wrong_rows = np.flatnonzero(~np.asarray(good))
     plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
     written = pa.RecordBatch.from_pydict(plain).to_pylist()
-    unnamed = unnamed_messages(payload.take(pa.array(wrong_rows)), line_ids(wrong_rows + first_row, map(_row_text, written)))
+    unnamed = unnamed_messages(
+        payload.take(pa.array(wrong_rows)), line_ids(wrong_rows + first_row, map(_row_text, written))
+    )
     return Decoded(raw.filter(good), misfit(unnamed, problems.filter(pc.invert(good))), rows)
 
 
@@ -196,7 +211,9 @@ def _as_text(said: pa.Array) -> tuple[pa.Array, pa.Array]:
     try:
         return data.cast(pa.string()), pa.repeat(False, len(data))
     except pa.ArrowInvalid:
-        texts = pa.array([None if each is None else _decoded_text(each) for each in data.to_pylist()], pa.string())
+        texts = pa.array(
+            [None if each is None else _decoded_text(each) for each in data.to_pylist()], pa.string()
+        )
         return texts, pc.and_(data.is_valid(), texts.is_null())
 
 

@@ -15,11 +15,19 @@ NEARLY_FULL = 0.9
 """The part of maxmemory from which on producers are refused soon."""
 _LEASE_SECONDS = 5.0
 _NO_ID = "no-id"
-_HARMLESS = ("no such key", "NOGROUP", "Invalid stream ID", "requires the key to exist", "must be greater than 0-0")
+_HARMLESS = (
+    "no such key",
+    "NOGROUP",
+    "Invalid stream ID",
+    "requires the key to exist",
+    "must be greater than 0-0",
+)
 """Parts of the errors that the probes provoke. Another harmless one is that memory is full: reading goes on."""
 
 
-def check(connection: Connection, streams: Sequence[str], group: str, live: Sequence[str] = ()) -> Iterator[Finding]:
+def check(
+    connection: Connection, streams: Sequence[str], group: str, live: Sequence[str] = ()
+) -> Iterator[Finding]:
     """Everything that a job needs of Redis, in the order in which it needs it. Only a lease is taken, and given back.
 
     `live` are the streams that it publishes to.
@@ -35,7 +43,11 @@ def check(connection: Connection, streams: Sequence[str], group: str, live: Sequ
                 absent = [stream for stream in streams if client.type(stream) == b"none"]
             yield from server_findings(said)
             if absent:
-                yield Finding(f"not there yet: {', '.join(absent)}", "", "correct the key if producers send to it already")
+                yield Finding(
+                    f"not there yet: {', '.join(absent)}",
+                    "",
+                    "correct the key if producers send to it already",
+                )
             what = f"every command of a job is allowed on {', '.join((*streams, *live)) or 'streams'}"
             with connection.explained():
                 _try(client, streams, group, live)
@@ -48,7 +60,9 @@ def check(connection: Connection, streams: Sequence[str], group: str, live: Sequ
         yield Finding(what, *_split(str(error)))
 
 
-def refuse_unusable(connection: Connection, streams: Sequence[str], group: str, live: Sequence[str] = ()) -> None:
+def refuse_unusable(
+    connection: Connection, streams: Sequence[str], group: str, live: Sequence[str] = ()
+) -> None:
     """What a job does before it starts: a command that it may not use ends it here, not once it runs.
 
     Raises:
@@ -63,7 +77,9 @@ def server_findings(said: Mapping[str, Any]) -> Iterator[Finding]:
     """What the answer to INFO means for a job: role, memory, persistence. A `mend` without a problem is advice."""
     if said.get("role") in ("slave", "replica"):
         primary = f"{said.get('master_host')}:{said.get('master_port')}"
-        yield Finding("it is a primary", "it is a replica, and a job writes", f"give the URL of its primary, {primary}")
+        yield Finding(
+            "it is a primary", "it is a replica, and a job writes", f"give the URL of its primary, {primary}"
+        )
     yield _memory(said)
     if said.get("loading"):
         yield Finding("its data is loaded", "it is still loading", "try again when it has")
@@ -74,7 +90,9 @@ def server_findings(said: Mapping[str, Any]) -> Iterator[Finding]:
     if said.get("aof_enabled"):
         yield Finding("it appends every entry to a file (AOF)")
     else:
-        yield Finding("AOF is off: a crash loses the entries since its last snapshot, if any", "", "set appendonly yes")
+        yield Finding(
+            "AOF is off: a crash loses the entries since its last snapshot, if any", "", "set appendonly yes"
+        )
 
 
 def _memory(said: Mapping[str, Any]) -> Finding:
@@ -84,7 +102,11 @@ def _memory(said: Mapping[str, Any]) -> Finding:
     limit = f"at most {most / 1e6:,.0f} MB, {policy}" if most else "no maxmemory"
     what = f"its memory: {used / 1e6:,.0f} MB used, {limit}"
     if most and policy.startswith("allkeys"):
-        return Finding(what, "when memory is full it deletes whole streams, read or not", "set maxmemory-policy noeviction")
+        return Finding(
+            what,
+            "when memory is full it deletes whole streams, read or not",
+            "set maxmemory-policy noeviction",
+        )
     if most and used >= NEARLY_FULL * most:
         soon = " soon" if used < most else ""
         full = f"{100 * used / most:.0f} % of maxmemory are used: producers cannot add entries{soon}"

@@ -32,7 +32,10 @@ class Commits:
     """The commits of one reader in one process; `commit` tells Redis."""
 
     def __init__(
-        self, commit: Callable[[Positions], None], hold_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        commit: Callable[[Positions], None],
+        hold_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._commit, self._hold, self._clock = commit, hold_seconds, clock
         self._lock = threading.Lock()

@@ -85,7 +85,8 @@ def _as_mapping(fields: Sequence[bytes]) -> Mapping[bytes, bytes]:
 def _messages(source: str, ids: list[bytes], data: list[bytes]) -> pa.RecordBatch:
     names = pa.array(ids, pa.binary()).cast(pa.string())
     return pa.RecordBatch.from_arrays(
-        [pa.repeat(pa.scalar(source, pa.string()), len(ids)), names, received_at(names), _payloads(data)], schema=RAW
+        [pa.repeat(pa.scalar(source, pa.string()), len(ids)), names, received_at(names), _payloads(data)],
+        schema=RAW,
     )
 
 
@@ -96,12 +97,15 @@ def _payloads(data: list[bytes]) -> pa.Array:
     lengths = np.fromiter(map(len, data), np.int64, len(data))
     offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
     values = pa.py_buffer(b"\n".join([*data, b""]))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(data), [None, pa.py_buffer(offsets), values])
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(data), [None, pa.py_buffer(offsets), values]
+    )
 
 
 def _without_data(source: str, entries: Sequence[Entry]) -> pa.RecordBatch:
     lines = [
-        entry_line(source, entry_id.decode(), int(entry_id.partition(b"-")[0]), _as_mapping(fields)) for entry_id, fields in entries
+        entry_line(source, entry_id.decode(), int(entry_id.partition(b"-")[0]), _as_mapping(fields))
+        for entry_id, fields in entries
     ]
     raw = _messages(source, [entry_id for entry_id, _ in entries], lines)
     return misfit(raw, pa.repeat(NO_DATA, len(lines)))

@@ -81,7 +81,9 @@ class Found(NamedTuple):
     loss: Loss | None = None
 
 
-def found(before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool, mark: str = "") -> Found | None:
+def found(
+    before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool, mark: str = ""
+) -> Found | None:
     """Account for the entries `ids` that a stream gave after a position; `at_end` says that they are all it has.
 
     `mark` is the digest of the last of them. None where the stream is not the one that the position was reached in, or went back to
@@ -134,7 +136,9 @@ def is_sure(before: Position, stream: Stream) -> bool:
     nothing that is as old."""
     if is_replaced(before, stream):
         return False
-    return _has_mark(before, stream) or (stream.first is not None and parsed(stream.first) > parsed(before.last))
+    return _has_mark(before, stream) or (
+        stream.first is not None and parsed(stream.first) > parsed(before.last)
+    )
 
 
 def is_made_again(committed: Position, stream: Stream) -> bool:

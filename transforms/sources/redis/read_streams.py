@@ -99,14 +99,28 @@ class ReadFromRedisStreams(beam.PTransform):
         self.streams = tuple(dict.fromkeys(streams))
         self.readers = max(1, min(readers, len(self.streams)))
         session = session or Session()
-        self.source = _Source(connection, group, session, lease_owner, status, reread_seconds, hold_seconds, archive, ahead_seconds)
+        self.source = _Source(
+            connection,
+            group,
+            session,
+            lease_owner,
+            status,
+            reread_seconds,
+            hold_seconds,
+            archive,
+            ahead_seconds,
+        )
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         readers = [(number, self.streams[number :: self.readers]) for number in range(self.readers)]
         reading = beam.ParDo(_ReadStreams(self.source)).with_output_types(
             pa.RecordBatch, **{_BAD: pa.RecordBatch, _TRIMMED: pa.RecordBatch}
         )
-        read = root | "Readers" >> beam.Create(readers) | "Read" >> reading.with_outputs(_BAD, _TRIMMED, main=_MESSAGES)
+        read = (
+            root
+            | "Readers" >> beam.Create(readers)
+            | "Read" >> reading.with_outputs(_BAD, _TRIMMED, main=_MESSAGES)
+        )
         for output in read:
             output.is_bounded = False  # Beam says so of the main output only
         return read
@@ -122,7 +136,9 @@ class AsDicts(beam.PTransform):
 def as_dicts(messages: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """The rows of a RAW batch, each with its payload, without the newline, as `data`."""
     for row in messages.to_pylist():
-        yield {name: row[name] for name in ("source", "message_id", "received_at")} | {"data": row["payload"][:-1]}
+        yield {name: row[name] for name in ("source", "message_id", "received_at")} | {
+            "data": row["payload"][:-1]
+        }
 
 
 class PositionsTracker(RestrictionTracker):
@@ -140,7 +156,9 @@ class PositionsTracker(RestrictionTracker):
             self.positions = dict(position)
         return not self.split_off
 
-    def try_split(self, fraction_of_remainder: float) -> tuple[dict[str, Position], dict[str, Position]] | None:
+    def try_split(
+        self, fraction_of_remainder: float
+    ) -> tuple[dict[str, Position], dict[str, Position]] | None:
         if fraction_of_remainder or self.split_off:
             return None
         self.split_off = True
@@ -199,7 +217,9 @@ class _Opened:
         self.sync = ArchiveSync(source.archive) if source.archive else None
         self.commits = Commits(self._commit, source.hold_seconds)
         self.status = Status(source.status, number)
-        self.lease = source.lease_owner and Lease(source.connection, source.group, streams, source.lease_owner)
+        self.lease = source.lease_owner and Lease(
+            source.connection, source.group, streams, source.lease_owner
+        )
         self.renewed = -RENEW_SECONDS
 
     def begin(self, kept: dict[str, Position]) -> dict[str, Position]:
@@ -209,7 +229,11 @@ class _Opened:
         restored, archive = self.commits.begin(positions), self.source.archive
         if not (restored and kept and archive):
             return positions
-        lacking = [key for key, position in kept.items() if position.last != ZERO and may_lack(archive, key, position.last)]
+        lacking = [
+            key
+            for key, position in kept.items()
+            if position.last != ZERO and may_lack(archive, key, position.last)
+        ]
         return kept | self.reader.back_to_committed({key: kept[key] for key in lacking})
 
     def _commit(self, positions: Positions) -> None:

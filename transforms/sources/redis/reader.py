@@ -99,7 +99,9 @@ class Read(NamedTuple):
 class Reader:
     """Reads some streams together, for a group; keeps no positions. A Redis Cluster must hold the streams in one slot."""
 
-    def __init__(self, client: redis.Redis, group: str, streams: Sequence[str], ahead_seconds: float = AHEAD_SECONDS) -> None:
+    def __init__(
+        self, client: redis.Redis, group: str, streams: Sequence[str], ahead_seconds: float = AHEAD_SECONDS
+    ) -> None:
         self.client, self.group, self.streams = client, group, tuple(streams)
         self._looker = Looker(client, group)
         self._ahead_ms = int(ahead_seconds * 1000)
@@ -133,7 +135,9 @@ class Reader:
             return read
         after = {key: position.last for key, position in read.positions.items()}
         block_ms = min(block_ms, LONGEST_BLOCK_MS)
-        self.client.execute_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *after, *after.values())
+        self.client.execute_command(
+            "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *after, *after.values()
+        )
         with _no_collections():
             return self._read(read.positions, count)
 
@@ -152,10 +156,14 @@ class Reader:
                 continue
             if stream is None or is_replaced(position, stream) or _is_older(position.last, last):
                 continue
-            is_ahead = key in committed and stream.group is not None and _is_older(position.last, stream.group)
+            is_ahead = (
+                key in committed and stream.group is not None and _is_older(position.last, stream.group)
+            )
             if is_ahead:
                 self._notice_move(key, stream)
-            self._looker.keep(key, position)  # first, so that a group ahead of it is always another client's work
+            self._looker.keep(
+                key, position
+            )  # first, so that a group ahead of it is always another client's work
             if is_ahead or stream.group is None or _is_older(stream.group, position.last):
                 self._put_group(key, position, stream)
 
@@ -163,9 +171,14 @@ class Reader:
         """The positions moved back to what is committed, from where on entries are read again and counted no second time."""
         committed = self._looker.committed(list(positions))
         streams = self._looker.streams({key: position.last for key, position in positions.items()})
-        return {key: self._back(key, position, committed.get(key), streams[key]) for key, position in positions.items()}
+        return {
+            key: self._back(key, position, committed.get(key), streams[key])
+            for key, position in positions.items()
+        }
 
-    def _back(self, key: str, position: Position, committed: Position | None, stream: Stream | None) -> Position:
+    def _back(
+        self, key: str, position: Position, committed: Position | None, stream: Stream | None
+    ) -> Position:
         if stream is None or committed is None or not _is_older(committed.last, position.last):
             return position
         if is_replaced(position, stream):
@@ -174,7 +187,9 @@ class Reader:
         if gone > 0:
             _log.warning("the archive may lack up to %d entries of %s after %s, which are in the tables: "
                          "they left the stream before they could be read again", gone, key, committed.last)  # fmt: skip
-        _log.info("%s is read again after %s: the archive may lack what comes after that", key, committed.last)
+        _log.info(
+            "%s is read again after %s: the archive may lack what comes after that", key, committed.last
+        )
         return replace(position, last=committed.last, mark=committed.mark)
 
     def _read(self, positions: Positions, count: int) -> Read:
@@ -192,7 +207,9 @@ class Reader:
                 after, entries, at_end = self._go_back(key, before, look.now), [], False
             result.positions[key] = after.position
             lost += [(key, after.loss)] if after.loss else []
-            reached.append(look.now if at_end else min(look.now, parsed(entries[-1][0])[0]) if entries else None)
+            reached.append(
+                look.now if at_end else min(look.now, parsed(entries[-1][0])[0]) if entries else None
+            )
             result.add(key, entries)
             self._look_ahead(key, entries, look.now)
         if lost:
@@ -221,7 +238,12 @@ class Reader:
             self._looker.keep(key, to)
             self._put_group(key, to, stream)
         self._notice(key, went_back=1)
-        _log.warning("the stream %s went back to an older state, before %s: it is read again from %s", key, before.last, to.last)
+        _log.warning(
+            "the stream %s went back to an older state, before %s: it is read again from %s",
+            key,
+            before.last,
+            to.last,
+        )
         return reset_to(before, to, now_ms)
 
     def _put_group(self, key: str, position: Position, stream: Stream) -> None:
@@ -239,14 +261,19 @@ class Reader:
         number = len(entries) - bisect_right(entries, latest, key=lambda entry: parsed(entry[0])[0])
         self._notice(key, ahead=number)
         seconds = (parsed(entries[-1][0])[0] - now) / 1000
-        self._warn(key, f"ids of {key} are {seconds:,.0f} s ahead of the clock of Redis: its reports may be refused as stale")
+        self._warn(
+            key,
+            f"ids of {key} are {seconds:,.0f} s ahead of the clock of Redis: its reports may be refused as stale",
+        )
 
     def _notice(self, key: str, went_back: int = 0, moved: int = 0, ahead: int = 0) -> None:
         self._notices = self._notices | {key: self._notices[key].plus(Notices(went_back, moved, ahead))}
 
     def _notice_move(self, key: str, stream: Stream) -> None:
         self._notice(key, moved=1)
-        self._warn(key, f"another client moved the group {self.group} of {key} to {stream.group}: it is moved back")
+        self._warn(
+            key, f"another client moved the group {self.group} of {key} to {stream.group}: it is moved back"
+        )
 
     def _warn(self, key: str, text: str) -> None:
         """Log it, at most once in a while for each stream."""
@@ -283,7 +310,12 @@ class Reader:
         place = self._looker.place(key)
         delivered = min(place.delivered, stream.last, key=parsed)
         index = place.read
-        if index is None and place.lag is not None and stream.first and not _is_older(delivered, stream.first):
+        if (
+            index is None
+            and place.lag is not None
+            and stream.first
+            and not _is_older(delivered, stream.first)
+        ):
             index = stream.added - place.lag
         self._looker.keep(key, Position(delivered, index, delivered, stream.added))
         return fresh_start(stream, index, delivered, self._oldest(key, delivered), reread_ms)

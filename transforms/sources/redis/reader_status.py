@@ -34,7 +34,9 @@ class Status:
         """Count what was read, and write if it is time."""
         self.read += read.rows
         for batch in read.trimmed:
-            for source, entries in zip(batch["source"].to_pylist(), pc.fill_null(batch["entries"], 0).to_pylist()):
+            for source, entries in zip(
+                batch["source"].to_pylist(), pc.fill_null(batch["entries"], 0).to_pylist()
+            ):
                 self.lost[source] += entries
         if self.path and time.monotonic() - self._told >= SECONDS:
             self._told = time.monotonic()
@@ -42,7 +44,12 @@ class Status:
 
     def _write(self, path: Path, read: Read, watermark: Timestamp | None) -> None:
         streams = {
-            key: {"position": position.last, "index": position.index, "added": position.added, "lost": self.lost[key]}
+            key: {
+                "position": position.last,
+                "index": position.index,
+                "added": position.added,
+                "lost": self.lost[key],
+            }
             | self._noticed.get(key, Notices()).plus(read.notices[key])._asdict()
             for key, position in read.positions.items()
         }
@@ -69,7 +76,9 @@ def _counts(path: Path | None) -> tuple[int, Counter[str], dict[str, Notices]]:
         return 0, Counter(), {}
     try:
         text = json.loads(path.read_text(encoding="utf-8"))
-        noticed = {key: Notices(*(place[name] for name in Notices._fields)) for key, place in text["streams"].items()}
+        noticed = {
+            key: Notices(*(place[name] for name in Notices._fields)) for key, place in text["streams"].items()
+        }
         return text["read"], Counter({key: place["lost"] for key, place in text["streams"].items()}), noticed
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return 0, Counter(), {}

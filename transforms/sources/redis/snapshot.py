@@ -44,7 +44,9 @@ def committed(client: redis.Redis, stream: str, group: str) -> str | None:
     if kept is not None:
         return decoded(kept).last
     groups: Any = client.xinfo_groups(stream)
-    return next((each["last-delivered-id"].decode() for each in groups if each["name"] == group.encode()), None)
+    return next(
+        (each["last-delivered-id"].decode() for each in groups if each["name"] == group.encode()), None
+    )
 
 
 def lacks(client: redis.Redis, stream: str, held: Held, after: str) -> bool:
@@ -58,7 +60,9 @@ def lacks(client: redis.Redis, stream: str, held: Held, after: str) -> bool:
 
 def entries(client: redis.Redis, stream: str, last: str, after: str = ZERO) -> Iterator[list[Entry]]:
     """The entries with ids after one and up to another, in order, some at a time."""
-    client.set_response_callback("XRANGE", lambda reply, **_: reply)  # dicts of fields would cost more than the read
+    client.set_response_callback(
+        "XRANGE", lambda reply, **_: reply
+    )  # dicts of fields would cost more than the read
     count = _FIRST_COUNT
     while found := _range(client, stream, after, last, count):
         yield found

@@ -52,11 +52,15 @@ class Looker:
         """
         after = {key: position.last for key, position in positions.items()}
         read = ("XREAD", "COUNT", count, "STREAMS", *after, *after.values())
-        (seconds, micros), reply, *states = transact(self.client, list(after), [("TIME",), read, *_questions(after)])
+        (seconds, micros), reply, *states = transact(
+            self.client, list(after), [("TIME",), read, *_questions(after)]
+        )
         streams = self._streams(list(after), states)
         if isinstance(reply, Exception):
             raise reply
-        return Look(seconds * 1000 + micros // 1000, {key.decode(): entries for key, entries in reply or ()}, streams)
+        return Look(
+            seconds * 1000 + micros // 1000, {key.decode(): entries for key, entries in reply or ()}, streams
+        )
 
     def streams(self, last: Mapping[str, str]) -> dict[str, Stream | None]:
         """The streams, each marked where it has an entry of the id given with it.
@@ -70,7 +74,12 @@ class Looker:
         groups: Any = self.client.xinfo_groups(key)
         group = next(each for each in groups if each["name"] == self.group.encode())
         pending = self.client.xpending(key, self.group)["min"]
-        return Place(group["last-delivered-id"].decode(), pending and pending.decode(), group["entries-read"], group["lag"])
+        return Place(
+            group["last-delivered-id"].decode(),
+            pending and pending.decode(),
+            group["entries-read"],
+            group["lag"],
+        )
 
     def committed(self, keys: Sequence[str]) -> dict[str, Position]:
         """The positions that were kept for these streams; not those of streams that have none."""
@@ -113,7 +122,14 @@ class Looker:
             first and first[0].decode(),
             info["last-generated-id"].decode(),
             info["max-deleted-entry-id"].decode(),
-            next((each["last-delivered-id"].decode() for each in groups if each["name"] == self.group.encode()), None),
+            next(
+                (
+                    each["last-delivered-id"].decode()
+                    for each in groups
+                    if each["name"] == self.group.encode()
+                ),
+                None,
+            ),
             digest(there[0]) if there else "",
         )
 

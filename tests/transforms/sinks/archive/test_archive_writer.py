@@ -40,7 +40,9 @@ def raw(ids: Sequence[str], data: Sequence[bytes] | None = None, source: str = "
     times = [NOON + timedelta(milliseconds=int(each.split("-")[0]) - NOON_MS) for each in ids]
     payloads = [each + b"\n" for each in data or [each.encode() for each in ids]]
     columns = [[source] * len(ids), list(ids), times, payloads]
-    return pa.RecordBatch.from_arrays([pa.array(each, kind) for each, kind in zip(columns, RAW.types)], schema=RAW)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(each, kind) for each, kind in zip(columns, RAW.types)], schema=RAW
+    )
 
 
 def ids(numbers: Sequence[int]) -> list[str]:
@@ -50,7 +52,9 @@ def ids(numbers: Sequence[int]) -> list[str]:
 def stored(folder: Path) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Messages (RAW) and bad ones (BAD) of an archive, as a backfill reads them."""
     blocks = [block for block in read(find([str(folder)])) if isinstance(block, Block)]
-    return concat([block.raw for block in blocks] or [empty(RAW)]), concat([block.bad for block in blocks] or [empty(BAD)])
+    return concat([block.raw for block in blocks] or [empty(RAW)]), concat(
+        [block.bad for block in blocks] or [empty(BAD)]
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -84,7 +88,9 @@ def test_replays_and_restarts_leave_each_entry_once_in_order(steps: list[tuple[i
             new += writer.append(raw(ids([60_000 * number for number in range(first, first + count)])))
             reached = max(reached, first + count)
         assert new == reached
-        assert stored(Path(folder))[0]["message_id"].to_pylist() == ids([60_000 * number for number in range(reached)])
+        assert stored(Path(folder))[0]["message_id"].to_pylist() == ids(
+            [60_000 * number for number in range(reached)]
+        )
 
 
 def test_ids_are_compared_as_numbers(tmp_path: Path) -> None:
@@ -98,7 +104,10 @@ def test_ids_are_compared_as_numbers(tmp_path: Path) -> None:
 def test_two_writers_that_take_turns_lose_and_repeat_nothing(tmp_path: Path) -> None:
     writers = [ArchiveWriter(tmp_path), ArchiveWriter(tmp_path)]
     for number in range(30):
-        assert writers[number % 2].append(raw(ids([600_000 * n for n in range(max(0, number - 4), number + 1)]))) == 1
+        assert (
+            writers[number % 2].append(raw(ids([600_000 * n for n in range(max(0, number - 4), number + 1)])))
+            == 1
+        )
     assert stored(tmp_path)[0]["message_id"].to_pylist() == ids([600_000 * n for n in range(30)])
 
 
@@ -159,7 +168,11 @@ def refused_entry(number: int, fields: dict[bytes, bytes]) -> pa.RecordBatch:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.dictionaries(st.binary(max_size=9).filter(lambda name: name != b"data"), st.binary(max_size=20), max_size=4))
+@given(
+    st.dictionaries(
+        st.binary(max_size=9).filter(lambda name: name != b"data"), st.binary(max_size=20), max_size=4
+    )
+)
 def test_an_entry_without_data_has_the_same_row_from_the_archive(fields: dict[bytes, bytes]) -> None:
     row = refused_entry(1, fields)
     with tempfile.TemporaryDirectory() as folder:
@@ -176,14 +189,19 @@ def test_entries_without_data_do_not_hold_back_the_others(tmp_path: Path) -> Non
 
 
 def test_a_time_that_no_calendar_has_is_archived_without_one(tmp_path: Path) -> None:
-    rows, far = raw(ids([0])), raw(ids([3])).set_column(2, "received_at", pa.nulls(1, RAW.field("received_at").type))
+    rows, far = (
+        raw(ids([0])),
+        raw(ids([3])).set_column(2, "received_at", pa.nulls(1, RAW.field("received_at").type)),
+    )
     writer = ArchiveWriter(tmp_path)
     assert [writer.append(rows), writer.append(far), writer.append(far)] == [1, 1, 0]
     assert names(tmp_path) == ["kpi/2025-10-22T12.ndjson", "kpi/unknown.ndjson"]
     assert stored(tmp_path)[0]["received_at"].to_pylist() == [NOON, None]
 
 
-def test_a_full_disk_leaves_whole_lines_and_the_next_attempt_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_whole_lines_and_the_next_attempt_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, room, write = raw(ids(range(20))), [700], os.write
 
     def filling(descriptor: int, data: bytes) -> int:
@@ -211,7 +229,9 @@ def test_a_writer_killed_at_any_moment_is_followed_by_one_that_completes_its_wor
         "writer = ArchiveWriter(Path(sys.argv[1]))\n"
         "for first in range(0, len(MANY), 100): writer.append(raw(ids(MANY[first : first + 100]))); print('on', flush=True)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[4])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[4]
+    )
     assert process.stdout
     assert process.stdout.readline() == b"on\n"
     process.kill()
@@ -235,9 +255,13 @@ def test_the_transform_archives_both_kinds(tmp_path: Path) -> None:
     assert (messages.equals(rows), misfits(bad, Limits()).equals(refused)) == (True, True)
 
 
-def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(archive_writer, "_sync", lambda path: synced.append(path.relative_to(tmp_path.parent).as_posix()))
+    monkeypatch.setattr(
+        archive_writer, "_sync", lambda path: synced.append(path.relative_to(tmp_path.parent).as_posix())
+    )
     writer, sync, root = ArchiveWriter(tmp_path), ArchiveSync(tmp_path), tmp_path.name
 
     def after(*appended: tuple[pa.RecordBatch, str]) -> list[str]:
@@ -252,7 +276,9 @@ def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(tmp_path: 
     assert after() == []
     assert after((raw(ids([2])), archive_writer.MESSAGES)) == [noon]
     assert after((refused_entry(3, {b"a": b"b"}), REFUSED)) == sorted([refused, f"{root}/kpi", root])
-    assert after((raw(ids([4, HOUR_MS])), archive_writer.MESSAGES)) == sorted([noon, one, f"{root}/kpi", root])
+    assert after((raw(ids([4, HOUR_MS])), archive_writer.MESSAGES)) == sorted(
+        [noon, one, f"{root}/kpi", root]
+    )
 
 
 @pytest.mark.parametrize("first", [0, 1, 500])
@@ -269,7 +295,10 @@ def test_zeros_that_a_power_cut_left_are_cut_with_all_that_comes_after(tmp_path:
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.integers(0, 40), min_size=1, max_size=12, unique=True), st.sampled_from(["", "restart", "tear"])),
+        st.tuples(
+            st.lists(st.integers(0, 40), min_size=1, max_size=12, unique=True),
+            st.sampled_from(["", "restart", "tear"]),
+        ),
         min_size=1,
         max_size=12,
     )
@@ -295,7 +324,11 @@ def test_a_stream_that_was_made_again_with_older_ids_is_archived(tmp_path: Path)
     writer = ArchiveWriter(tmp_path)
     writer.append(raw(ids([0, 5000])))
     again = raw(ids(range(1000, 1020)))
-    assert [writer.append(again), ArchiveWriter(tmp_path).append(again), writer.last("kpi")] == [20, 0, ids([5000])[0]]
+    assert [writer.append(again), ArchiveWriter(tmp_path).append(again), writer.last("kpi")] == [
+        20,
+        0,
+        ids([5000])[0],
+    ]
     assert names(tmp_path) == ["kpi/2025-10-22T12.late.ndjson", "kpi/2025-10-22T12.ndjson"]
 
 
@@ -308,7 +341,9 @@ def test_what_is_read_again_is_looked_up_without_reading_the_whole_file(tmp_path
     assert time.perf_counter() - began < 0.1
 
 
-def test_late_lines_are_read_once_however_many_appends_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_lines_are_read_once_however_many_appends_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read_files = []
     monkeypatch.setattr(archive_writer, "all_ids", lambda path: read_files.append(path) or all_ids(path))
     writer = ArchiveWriter(tmp_path)

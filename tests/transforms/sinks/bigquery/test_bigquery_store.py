@@ -26,7 +26,7 @@ from transforms.sinks.sink import Refused, Store, Unavailable
 ALL = (*TABLES.values(), TRIMMED)
 MIDNIGHT = datetime(2025, 10, 22, tzinfo=UTC)
 HOUR = int(MIDNIGHT.timestamp()) // 3600
-DESCRIPTION = {"layout": 1, "schemas": {}, "settings": {"text": "it's \\ \"quoted\"\n"}}
+DESCRIPTION = {"layout": 1, "schemas": {}, "settings": {"text": 'it\'s \\ "quoted"\n'}}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,13 @@ def batch(table: Table, *rows: dict) -> pa.RecordBatch:
 
 def report(number: int, revision: int = 1, message: str = "5-9", **fields: object) -> dict:
     at = MIDNIGHT + timedelta(minutes=number)
-    identity = {"report_id": f"r{number}", "source": "s", "message_id": message, "received_at": at, "revision": revision}
+    identity = {
+        "report_id": f"r{number}",
+        "source": "s",
+        "message_id": message,
+        "received_at": at,
+        "revision": revision,
+    }
     return identity | {"agent_id": "a", "recorded_at": at, "latency_ms": float(revision)} | fields
 
 
@@ -62,9 +68,19 @@ def drawn(lot: random.Random, table: Table, size: int) -> pa.RecordBatch:
         message = lot.choice([9, 10, 11]) if table.name == REPORTS.name else key
         at = MIDNIGHT + timedelta(hours=key - 3)
         values = {name: scalar(lot, kind) for name, kind in zip(table.schema.names, table.schema.types)}
-        values |= {"source": "s", "message_id": f"{key}-{message}", "received_at": MIDNIGHT + timedelta(hours=message - 3)}
+        values |= {
+            "source": "s",
+            "message_id": f"{key}-{message}",
+            "received_at": MIDNIGHT + timedelta(hours=message - 3),
+        }
         values |= {"received_at": None} if message in (5, 11) else {}
-        values |= {"report_id": f"r{key}", "recorded_at": at, "after": f"{key}", "agent_id": "a", "time_window_start": at}
+        values |= {
+            "report_id": f"r{key}",
+            "recorded_at": at,
+            "after": f"{key}",
+            "agent_id": "a",
+            "time_window_start": at,
+        }
         values |= {"granularity": lot.choice(["5s", "1h"]), "revision": lot.randrange(1, 4)}
         return {name: values[name] for name in table.schema.names}
 
@@ -141,14 +157,18 @@ def test_a_later_revision_stands_for_the_row_and_an_earlier_one_changes_nothing(
 
 def test_a_displaced_message_comes_to_the_duplicates_as_with_files(place: BigQuery, tmp_path: Path) -> None:
     ours, theirs = report(1, message="5-9"), report(1, message="5-10")
-    writes = [(REPORTS, batch(REPORTS, *rows)) for rows in ([theirs, ours | {"revision": 0}], [ours], [theirs])]
+    writes = [
+        (REPORTS, batch(REPORTS, *rows)) for rows in ([theirs, ours | {"revision": 0}], [ours], [theirs])
+    ]
     for table, rows in writes:
         place.write(table, [rows])
     assert [row["message_id"] for row in held(place, tmp_path / "now")[DUPLICATES.name]] == ["5-9", "5-10"]
     compared(place, writes, tmp_path)
 
 
-def test_rows_of_many_days_go_in_merges_of_their_own(place: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_many_days_go_in_merges_of_their_own(
+    place: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("transforms.sinks.bigquery.row_format.PARTITIONS", 2)
     rows = batch(REPORTS, *(report(number * 1440) for number in range(5)))
     assert place.write(REPORTS, [rows]) == (5, 6)
@@ -160,7 +180,10 @@ def test_no_rows_are_no_request(place: BigQuery) -> None:
 
 
 def test_the_reports_of_an_hour_come_in_the_schema_and_the_order_of_time(place: BigQuery) -> None:
-    rows = batch(REPORTS, *(report(number, custom_metrics=[("m", 0.5)], hour_of_day=3) for number in (60, 59, 1, 0, -1)))
+    rows = batch(
+        REPORTS,
+        *(report(number, custom_metrics=[("m", 0.5)], hour_of_day=3) for number in (60, 59, 1, 0, -1)),
+    )
     assert not place.has_reports()
     place.write(REPORTS, [rows])
     stored = list(place.reports(HOUR))
@@ -169,17 +192,28 @@ def test_the_reports_of_an_hour_come_in_the_schema_and_the_order_of_time(place: 
     assert not list(place.reports(HOUR + 9))
 
 
-def test_a_copy_is_an_output_of_files(place: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_an_output_of_files(
+    place: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("transforms.sinks.bigquery.bigquery_store.COPY_ROWS", 2)
     rows = batch(REPORTS, *(report(60 * number) for number in range(5)))
     place.write(REPORTS, [rows])
-    assert [row["report_id"] for row in held(place, tmp_path)[REPORTS.name]] == ["r0", "r60", "r120", "r180", "r240"]
+    assert [row["report_id"] for row in held(place, tmp_path)[REPORTS.name]] == [
+        "r0",
+        "r60",
+        "r120",
+        "r180",
+        "r240",
+    ]
     assert ParquetFiles(LocalFolder(tmp_path)).description() == DESCRIPTION
 
 
 def test_tables_are_partitioned_clustered_and_described(place: BigQuery) -> None:
     made = {table: place._service.table(place.dataset, table.name) for table in ALL}
-    assert {t.name: (m.time_partitioning.type_, m.time_partitioning.field, m.clustering_fields) for t, m in made.items()} == {
+    assert {
+        t.name: (m.time_partitioning.type_, m.time_partitioning.field, m.clustering_fields)
+        for t, m in made.items()
+    } == {
         "kpi_reports": ("DAY", "recorded_at", ["agent_id"]),
         "kpi_aggregations": ("DAY", "time_window_start", ["granularity", "agent_id"]),
         "quarantine": ("DAY", "received_at", ["source"]),
@@ -205,9 +239,15 @@ def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator,
     begun = other(emulator, "somebody", ["anything"])
     begun.describe(DESCRIPTION)
     query = begun._service.query
-    query(f"CREATE OR REPLACE TABLE `{begun.dataset}.duplicates` (mine STRING, source STRING, message_id STRING)", "US")
+    query(
+        f"CREATE OR REPLACE TABLE `{begun.dataset}.duplicates` (mine STRING, source STRING, message_id STRING)",
+        "US",
+    )
     begun.describe(DESCRIPTION)
-    rows = batch(DUPLICATES, {"source": "s", "message_id": "1", "received_at": MIDNIGHT, "report_id": "r", "revision": 1})
+    rows = batch(
+        DUPLICATES,
+        {"source": "s", "message_id": "1", "received_at": MIDNIGHT, "report_id": "r", "revision": 1},
+    )
     begun.write(DUPLICATES, [rows])
     assert held(begun, tmp_path)[DUPLICATES.name] == rows.to_pylist()
     assert query(f"SELECT mine, report_id FROM `{begun.dataset}.duplicates`", "US") == [(None, "r")]
@@ -216,8 +256,13 @@ def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator,
 def test_a_column_of_another_type_is_refused_by_name(emulator: Emulator) -> None:
     begun = store(f"d{uuid4().hex}", emulator)
     begun.describe(DESCRIPTION)
-    begun._service.query(f"CREATE OR REPLACE TABLE `{begun.dataset}.quarantine` (source STRING, payload STRING)", "US")
-    with pytest.raises(Refused, match=r"payload of quarantine in bigquery://.* is STRING and should be BYTES; move the table away"):
+    begun._service.query(
+        f"CREATE OR REPLACE TABLE `{begun.dataset}.quarantine` (source STRING, payload STRING)", "US"
+    )
+    with pytest.raises(
+        Refused,
+        match=r"payload of quarantine in bigquery://.* is STRING and should be BYTES; move the table away",
+    ):
         begun.describe(DESCRIPTION)
     assert [(finding.what, "payload of quarantine" in finding.problem) for finding in begun.check()][-1] == (
         "the columns of the tables", True
@@ -240,7 +285,9 @@ def test_a_new_place_has_no_description_and_a_described_one_has_what_was_told(em
 
 @pytest.mark.parametrize("text", ["'no JSON'", "'[]'", "NULL"])
 def test_a_damaged_description_is_refused(place: BigQuery, text: str) -> None:
-    place._service.query(f"CREATE OR REPLACE TABLE `{place.dataset}._kpiflow` AS SELECT {text} AS description", "US")
+    place._service.query(
+        f"CREATE OR REPLACE TABLE `{place.dataset}._kpiflow` AS SELECT {text} AS description", "US"
+    )
     with pytest.raises(Refused, match=r"_kpiflow of bigquery://.* is damaged .*put its one row back"):
         place.description()
 
@@ -262,15 +309,21 @@ def test_the_checks_of_a_sound_place_find_nothing(place: BigQuery, emulator: Emu
 def test_rows_that_are_not_in_the_inbox_are_noticed(place: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
     service = type(place._service)
     append = service.append
-    monkeypatch.setattr(service, "append", lambda self, dataset, table, rows: append(self, dataset, table, rows.slice(1)))
-    with pytest.raises(Unavailable, match="rows of this batch are not in the inbox; is the clock of this machine right"):
+    monkeypatch.setattr(
+        service, "append", lambda self, dataset, table, rows: append(self, dataset, table, rows.slice(1))
+    )
+    with pytest.raises(
+        Unavailable, match="rows of this batch are not in the inbox; is the clock of this machine right"
+    ):
         place.write(REPORTS, [batch(REPORTS, report(1), report(2))])
     assert not place.has_reports()
 
 
 def test_a_turn_without_its_row_is_refused_since_it_could_hold_nobody_off(place: BigQuery) -> None:
     place._service.query(f"DELETE FROM `{place.dataset}._kpiflow_turn_kpi_reports` WHERE TRUE", "US")
-    with pytest.raises(Refused, match="_kpiflow_turn_kpi_reports must hold one row; drop it and start the job again"):
+    with pytest.raises(
+        Refused, match="_kpiflow_turn_kpi_reports must hold one row; drop it and start the job again"
+    ):
         place.write(REPORTS, [batch(REPORTS, report(1))])
     assert not place.has_reports()
 

@@ -25,7 +25,11 @@ from transforms.sinks.bigquery.errors import judged
 from transforms.sinks.sink import Refused, Unavailable
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
-JOBS, RESULTS, APPEND = "POST /bigquery/v2/projects/demo/jobs", "GET /bigquery/v2/projects/demo/queries", "AppendRows"
+JOBS, RESULTS, APPEND = (
+    "POST /bigquery/v2/projects/demo/jobs",
+    "GET /bigquery/v2/projects/demo/queries",
+    "AppendRows",
+)
 CONFLICT = Failure(400, "invalidQuery", "Transaction is aborted due to concurrent update against table x")
 
 
@@ -55,14 +59,18 @@ def batch(table: Table, *rows: dict) -> pa.RecordBatch:
 
 def reports(*numbers: int, revision: int = 1) -> pa.RecordBatch:
     rows: list[dict[str, Any]] = [
-        {"report_id": f"r{number}", "message_id": f"{number}-0", "custom_metrics": [("m", 0.5)]} for number in numbers
+        {"report_id": f"r{number}", "message_id": f"{number}-0", "custom_metrics": [("m", 0.5)]}
+        for number in numbers
     ]
     everywhere = {"source": "s", "revision": revision, "recorded_at": NOON, "received_at": NOON}
     return batch(REPORTS, *(row | everywhere for row in rows))
 
 
 def stored(place: BigQuery, table: Table) -> list[dict]:
-    return sorted((row for part in place._read(table, "") for row in part.to_pylist()), key=lambda row: str(row["message_id"]))
+    return sorted(
+        (row for part in place._read(table, "") for row in part.to_pylist()),
+        key=lambda row: str(row["message_id"]),
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,8 +140,16 @@ def test_transactions_that_meet_others_all_the_time_are_left_for_later(
 @pytest.mark.parametrize(
     ("where", "fault", "message"),
     [
-        (JOBS, Failure(403, "accessDenied", "You may not"), "refuses this: You may not; give the account the roles BigQuery Data"),
-        (JOBS, Failure(401, "authError", "Who are you"), "there are no credentials for bigquery://.*; run `gcloud auth"),
+        (
+            JOBS,
+            Failure(403, "accessDenied", "You may not"),
+            "refuses this: You may not; give the account the roles BigQuery Data",
+        ),
+        (
+            JOBS,
+            Failure(401, "authError", "Who are you"),
+            "there are no credentials for bigquery://.*; run `gcloud auth",
+        ),
         (JOBS, Failure(404, "notFound", "no dataset"), "no dataset; name a project that is there"),
         (JOBS, Failure(400, "invalidQuery", "Syntax"), "refuses this: Syntax"),
         (APPEND, grpc.StatusCode.PERMISSION_DENIED, "refuses this: injected; give the account the roles"),
@@ -157,9 +173,13 @@ def test_refused_rows_go_to_quarantine_and_the_others_are_written(
     assert stored(place, REPORTS) == reports(1, 2, 4, 6, 7, 8).to_pylist()
     kept = stored(place, QUARANTINED)
     refusal = {"reason": "refused", "field": "", "rule": "bigquery", "message": "no such day", "revision": 1}
-    refusal |= dict.fromkeys(("payload_bytes", "payload_sha256", "resolution", "dismissed_because", "dismissed_at"))
+    refusal |= dict.fromkeys(
+        ("payload_bytes", "payload_sha256", "resolution", "dismissed_because", "dismissed_at")
+    )
     message = [{"source": "s", "message_id": f"{number}-0", "received_at": NOON} for number in (3, 5)]
-    assert [row | {"payload": None} for row in kept] == [each | {"payload": None} | refusal for each in message]
+    assert [row | {"payload": None} for row in kept] == [
+        each | {"payload": None} | refusal for each in message
+    ]
     payload = json.loads(kept[0]["payload"])
     told = [payload[name] for name in ("report_id", "custom_metrics", "recorded_at")]
     assert told == ["r3", {"m": 0.5}, "2025-10-22T12:00:00+00:00"]
@@ -169,13 +189,20 @@ def test_a_message_whose_later_row_is_refused_is_no_report_any_more(place: BigQu
     place.write(REPORTS, [reports(1, 2)])
     way.faults.add(APPEND, refusing(lambda row: row["report_id"] == "r1"))
     place.write(REPORTS, [reports(1, revision=2)])
-    assert [[row["message_id"] for row in stored(place, table)] for table in (REPORTS, QUARANTINED)] == [["2-0"], ["1-0"]]
+    assert [[row["message_id"] for row in stored(place, table)] for table in (REPORTS, QUARANTINED)] == [
+        ["2-0"],
+        ["1-0"],
+    ]
 
 
 def test_a_refused_row_without_a_message_ends_the_run(place: BigQuery, way: Faulty) -> None:
     way.faults.add(APPEND, refusing(lambda row: True, "too odd"))
-    rows = batch(AGGREGATIONS, {"granularity": "5s", "agent_id": "a", "time_window_start": NOON, "revision": 1})
-    with pytest.raises(Refused, match=r"refuses 1 rows of kpi_aggregations, first .*'agent_id': 'a'.*: too odd; mend"):
+    rows = batch(
+        AGGREGATIONS, {"granularity": "5s", "agent_id": "a", "time_window_start": NOON, "revision": 1}
+    )
+    with pytest.raises(
+        Refused, match=r"refuses 1 rows of kpi_aggregations, first .*'agent_id': 'a'.*: too odd; mend"
+    ):
         place.write(AGGREGATIONS, [rows])
 
 
@@ -197,7 +224,9 @@ def test_a_dataset_that_is_gone_is_refused(way: Faulty) -> None:
 
 
 def test_where_nobody_listens_is_tried_later_and_found_by_the_check() -> None:
-    nobody = BigQuery("demo", "d", endpoint=f"http://localhost:{free_port()}", storage_endpoint=f"localhost:{free_port()}")
+    nobody = BigQuery(
+        "demo", "d", endpoint=f"http://localhost:{free_port()}", storage_endpoint=f"localhost:{free_port()}"
+    )
     with pytest.raises(Unavailable, match="does not take this just now"):
         nobody.description()
     (finding,) = nobody.check()
@@ -208,7 +237,9 @@ def test_missing_credentials_are_told_with_the_mend(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
     (finding,) = BigQuery("nobodys-project", "d").check()
     assert finding.problem == "there are no credentials for bigquery://nobodys-project/d"
-    assert finding.mend.startswith("run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS")
+    assert finding.mend.startswith(
+        "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+    )
 
 
 class Expired(Credentials):
@@ -248,7 +279,10 @@ def test_a_clock_that_is_off_is_found(place: BigQuery, monkeypatch: pytest.Monke
         (requests.ConnectionError("x"), Unavailable),
         (requests.exceptions.SSLError("x"), Refused),
         (TimeoutError(), Unavailable),
-        (exceptions.BadRequest("Could not serialize access to table t due to concurrent update"), Unavailable),
+        (
+            exceptions.BadRequest("Could not serialize access to table t due to concurrent update"),
+            Unavailable,
+        ),
         (exceptions.BadRequest("x", errors=[{"reason": "stopped", "message": "y"}]), Unavailable),
         (exceptions.BadRequest("x", errors=[{"reason": "resourcesExceeded", "message": "y"}]), Refused),
         (exceptions.Conflict("x"), Refused),

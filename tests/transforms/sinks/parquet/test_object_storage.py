@@ -47,8 +47,14 @@ def storage(url: str) -> ObjectStorage:
         ("s3://bucket/", ObjectStorage("s3", "bucket")),
         ("gs://my.bucket_1/a/b/", ObjectStorage("gs", "my.bucket_1", "a/b")),
         ("s3://b/a%20b/x y=ä", ObjectStorage("s3", "b", "a%20b/x y=ä")),
-        ("s3://b/p?endpoint=http://h:9000&region=eu-west-1", ObjectStorage("s3", "b", "p", "http://h:9000", "eu-west-1")),
-        ("gs://b?endpoint=https://h&conditions=no", ObjectStorage("gs", "b", endpoint="https://h", conditions=False)),
+        (
+            "s3://b/p?endpoint=http://h:9000&region=eu-west-1",
+            ObjectStorage("s3", "b", "p", "http://h:9000", "eu-west-1"),
+        ),
+        (
+            "gs://b?endpoint=https://h&conditions=no",
+            ObjectStorage("gs", "b", endpoint="https://h", conditions=False),
+        ),
     ],
 )
 def test_a_url_means_a_storage_whose_name_means_it_again(url: str, meant: ObjectStorage) -> None:
@@ -81,7 +87,8 @@ def test_another_form_is_refused_with_the_right_one_and_without_secrets(url: str
 @pytest.mark.usefixtures("server")
 def test_nobody_there_is_unavailable() -> None:
     with pytest.raises(
-        Unavailable, match=r"s3://b/p\?endpoint=\S+ does not answer \(it refuses connections\); start it, or correct"
+        Unavailable,
+        match=r"s3://b/p\?endpoint=\S+ does not answer \(it refuses connections\); start it, or correct",
     ):
         storage(f"s3://b/p?endpoint=http://127.0.0.1:{free_port()}").get("a")
 
@@ -99,7 +106,9 @@ def test_a_server_that_is_busy_or_breaks_off_is_unavailable(
 
 
 @pytest.mark.parametrize("fault", [429, 500, 503, "silent"])
-def test_a_put_that_was_not_done_is_unavailable_and_then_done(bent: ObjectStorage, faults: list[Fault], fault: Fault) -> None:
+def test_a_put_that_was_not_done_is_unavailable_and_then_done(
+    bent: ObjectStorage, faults: list[Fault], fault: Fault
+) -> None:
     faults.append(fault)
     with pytest.raises(Unavailable):
         bent.put("a", b"x", None)
@@ -108,7 +117,9 @@ def test_a_put_that_was_not_done_is_unavailable_and_then_done(bent: ObjectStorag
     assert (bent.get("a") or b"")[0] == b"x"
 
 
-def test_a_put_whose_answer_was_lost_is_unavailable_and_then_in_its_own_way(bent: ObjectStorage, faults: list[Fault]) -> None:
+def test_a_put_whose_answer_was_lost_is_unavailable_and_then_in_its_own_way(
+    bent: ObjectStorage, faults: list[Fault]
+) -> None:
     for data in (b"one", b"two"):
         stored = bent.get("a")
         faults.append("lost")
@@ -119,7 +130,9 @@ def test_a_put_whose_answer_was_lost_is_unavailable_and_then_in_its_own_way(bent
         assert (bent.get("a") or b"")[0] == data
 
 
-def test_a_lost_answer_that_the_client_asks_for_again_by_itself_ends_in_conflict(server: S3Server, tmp_path: Path) -> None:
+def test_a_lost_answer_that_the_client_asks_for_again_by_itself_ends_in_conflict(
+    server: S3Server, tmp_path: Path
+) -> None:
     answers: list[Fault] = [503, "lost"]
     with wire(server.endpoint, lambda *_: answers.pop(0) if answers else None) as endpoint:
         place = server.storage("bucket", tmp_path.name, endpoint)
@@ -137,10 +150,17 @@ def test_a_busy_moment_is_not_noticed(server: S3Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    [lambda s: s.get("a"), lambda s: s.put("a", b"", None), lambda s: s.put("a", b"", ('"x"', None)), lambda s: list(s.names(""))],
+    [
+        lambda s: s.get("a"),
+        lambda s: s.put("a", b"", None),
+        lambda s: s.put("a", b"", ('"x"', None)),
+        lambda s: list(s.names("")),
+    ],
     ids=["get", "create", "replace", "names"],
 )
-def test_a_bucket_that_is_not_there_is_refused(server: S3Server, call: Callable[[ObjectStorage], object]) -> None:
+def test_a_bucket_that_is_not_there_is_refused(
+    server: S3Server, call: Callable[[ObjectStorage], object]
+) -> None:
     with pytest.raises(Refused, match="there is no bucket 'nowhere'; make it, or name another"):
         call(server.storage("nowhere"))
 
@@ -164,16 +184,29 @@ def test_a_bucket_that_is_not_there_is_refused(server: S3Server, call: Callable[
             "<Code>SignatureDoesNotMatch</Code><StringToSign>hidden</StringToSign>",
             "credentials are not accepted; set AWS_ACCESS",
         ),
-        (400, "<Code>ExpiredToken</Code><Token-0>hidden</Token-0>", "400 ExpiredToken: the credentials are not accepted; set AWS"),
+        (
+            400,
+            "<Code>ExpiredToken</Code><Token-0>hidden</Token-0>",
+            "400 ExpiredToken: the credentials are not accepted; set AWS",
+        ),
         (401, "", "401: the credentials are not accepted; set AWS_ACCESS_KEY_ID"),
         (301, "", "another region; give .region="),
-        (400, "<Code>AuthorizationHeaderMalformed</Code><Message>expecting 'eu-west-1'</Message>", "'eu-west-1'.*another region"),
+        (
+            400,
+            "<Code>AuthorizationHeaderMalformed</Code><Message>expecting 'eu-west-1'</Message>",
+            "'eu-west-1'.*another region",
+        ),
         (501, "<Code>NotImplemented</Code>", "501 NotImplemented; .*add .conditions=no"),
         (418, "hidden", "answers 418;"),
     ],
 )
-def test_an_answer_that_will_not_change_is_refused_with_its_mend_and_without_secrets(status: int, body: str, words: str) -> None:
-    with answering(status, f"<Error>{body}</Error>") as endpoint, pytest.raises(Refused, match=words) as error:
+def test_an_answer_that_will_not_change_is_refused_with_its_mend_and_without_secrets(
+    status: int, body: str, words: str
+) -> None:
+    with (
+        answering(status, f"<Error>{body}</Error>") as endpoint,
+        pytest.raises(Refused, match=words) as error,
+    ):
         storage(f"s3://b/p?endpoint={endpoint}").put("a", b"x", None)
     assert "hidden" not in str(error.value)
     assert error.value.__suppress_context__
@@ -213,12 +246,26 @@ def test_no_credentials_at_all_are_refused_with_the_ways_to_give_them() -> None:
 
 
 @pytest.mark.usefixtures("no_credentials", "faults")
-def test_credentials_of_a_machine_that_cannot_be_renewed_are_unavailable(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = {"AccessKeyId": "id", "SecretAccessKey": "hidden", "Token": "hidden", "Expiration": "2020-01-01T00:00:00Z"}
-    role: list[Fault] = [(200, json.dumps({"Code": "Success", "LastUpdated": "2020-01-01T00:00:00Z"} | ended)), 404]
+def test_credentials_of_a_machine_that_cannot_be_renewed_are_unavailable(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = {
+        "AccessKeyId": "id",
+        "SecretAccessKey": "hidden",
+        "Token": "hidden",
+        "Expiration": "2020-01-01T00:00:00Z",
+    }
+    role: list[Fault] = [
+        (200, json.dumps({"Code": "Success", "LastUpdated": "2020-01-01T00:00:00Z"} | ended)),
+        404,
+    ]
 
     def machine(method: str, path: str) -> Fault:
-        return (200, "token" if method == "PUT" else "role") if path.endswith(("token", "credentials/")) else role.pop(0)
+        return (
+            (200, "token" if method == "PUT" else "role")
+            if path.endswith(("token", "credentials/"))
+            else role.pop(0)
+        )
 
     with wire("http://127.0.0.1:1", machine) as endpoint:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", endpoint)
@@ -238,14 +285,18 @@ def test_a_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
         far.socket = speaks.wrap_socket(far.socket, server_side=True)
         thread = threading.Thread(target=far.serve_forever, args=(0.01,))
         thread.start()
-        with pytest.raises(Refused, match="its certificate is not trusted; correct the URL, or let this machine"):
+        with pytest.raises(
+            Refused, match="its certificate is not trusted; correct the URL, or let this machine"
+        ):
             storage(f"s3://certificates/p?endpoint=https://localhost:{far.server_port}").get("a")
         far.shutdown()
         thread.join()
 
 
 @pytest.mark.usefixtures("no_credentials")
-def test_a_profile_is_found_through_boto3(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_is_found_through_boto3(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "credentials").write_text("[work]\naws_access_key_id = id\naws_secret_access_key = secret\n")
     monkeypatch.setenv("AWS_PROFILE", "work")
     server.storage("bucket", "profile").put("a", b"x", None)
@@ -258,7 +309,11 @@ def test_a_check_tells_a_server_that_ignores_conditions(server: S3Server, tmp_pa
     with wire(server.endpoint, lambda *_: "ignorant") as endpoint:
         place = server.storage("bucket", tmp_path.name, endpoint)
         (bad,) = [finding for finding in place.check() if finding.problem]
-        assert (bad.what, "two writers would lose" in bad.problem, "conditions=no" in bad.mend) == ("conditional puts", True, True)
+        assert (bad.what, "two writers would lose" in bad.problem, "conditions=no" in bad.mend) == (
+            "conditional puts",
+            True,
+            True,
+        )
         one = server.storage("bucket", tmp_path.name, endpoint, conditions=False)
         assert [finding.problem for finding in one.check()] == ["", "", ""]
         assert list(one.names("")) == []

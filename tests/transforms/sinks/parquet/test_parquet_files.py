@@ -27,7 +27,11 @@ def store(storage: Storage) -> ParquetFiles:
 def reports(*minutes: int, message: str = "1-0") -> pa.RecordBatch:
     """A report of each of some minutes after noon, in all columns; the report of a minute is always the same one."""
     times = [NOON + timedelta(minutes=minute) for minute in minutes]
-    rows = {"report_id": [f"r{minute}" for minute in minutes], "agent_id": ["a"] * len(minutes), "source": ["s"] * len(minutes)}
+    rows = {
+        "report_id": [f"r{minute}" for minute in minutes],
+        "agent_id": ["a"] * len(minutes),
+        "source": ["s"] * len(minutes),
+    }
     rows |= {"message_id": [f"{message}{minute}" for minute in minutes], "revision": [0] * len(minutes)}
     columns = {name: pa.array(values) for name, values in rows.items()} | {
         name: pa.array(times, REPORTS.schema.field(name).type) for name in ("recorded_at", "received_at")
@@ -41,7 +45,14 @@ def contents(storage: Storage) -> dict[str, bytes]:
 
 def test_it_is_a_store_and_takes_every_table_that_messages_end_in(store: ParquetFiles) -> None:
     assert isinstance(store, Store)
-    assert set(store.tables) == {"kpi_reports", "kpi_aggregations", "kpi_fleet", "quarantine", "duplicates", "trimmed"}
+    assert set(store.tables) == {
+        "kpi_reports",
+        "kpi_aggregations",
+        "kpi_fleet",
+        "quarantine",
+        "duplicates",
+        "trimmed",
+    }
 
 
 def test_rows_are_merged_with_what_is_there_and_the_same_rows_change_nothing(store: ParquetFiles) -> None:
@@ -73,7 +84,11 @@ def test_a_file_that_was_changed_is_not_merged_and_is_named(store: ParquetFiles)
 def test_the_reports_of_an_hour_come_back_in_the_order_of_time(store: ParquetFiles) -> None:
     store.write(REPORTS, [reports(*range(-60, 120, 7))])
     batches = list(store.reports(HOUR))
-    assert pa.Table.from_batches(batches).sort_by("recorded_at").equals(pa.Table.from_batches([reports(*range(3, 60, 7))]))
+    assert (
+        pa.Table.from_batches(batches)
+        .sort_by("recorded_at")
+        .equals(pa.Table.from_batches([reports(*range(3, 60, 7))]))
+    )
     spans = [batch["recorded_at"].to_pylist() for batch in batches]
     assert len(spans) == 6
     assert all(max(before) < min(after) for before, after in zip(spans, spans[1:]))
@@ -81,7 +96,10 @@ def test_the_reports_of_an_hour_come_back_in_the_order_of_time(store: ParquetFil
 
 def test_an_hour_without_reports_has_none(store: ParquetFiles) -> None:
     assert (list(store.reports(HOUR)), store.has_reports()) == ([], False)
-    store.write(TRIMMED, [pa.RecordBatch.from_pylist([{"source": "s", "after": "1-0", "revision": 1}], TRIMMED.schema)])
+    store.write(
+        TRIMMED,
+        [pa.RecordBatch.from_pylist([{"source": "s", "after": "1-0", "revision": 1}], TRIMMED.schema)],
+    )
     assert not store.has_reports()
     store.write(REPORTS, [reports(0)])
     assert (list(store.reports(HOUR + 1)), store.has_reports()) == ([], True)
@@ -112,7 +130,10 @@ def test_a_place_that_holds_something_else_is_refused_and_stays_as_it_is(store: 
         with pytest.raises(Refused, match=r"holds music, thesis\.tex but no _kpiflow\.json; name an empty"):
             attempt()
     (finding,) = [finding for finding in store.check() if finding.problem]
-    assert (finding.what, "thesis.tex" in finding.problem) == ("an output of kpiflow, or an empty place", True)
+    assert (finding.what, "thesis.tex" in finding.problem) == (
+        "an output of kpiflow, or an empty place",
+        True,
+    )
     assert contents(store.storage) == before
 
 
@@ -152,7 +173,9 @@ def late(get):  # type: ignore[no-untyped-def]
     return first_nothing
 
 
-def test_a_copy_holds_the_description_and_the_tables_byte_by_byte_and_nothing_else(store: ParquetFiles, tmp_path: Path) -> None:
+def test_a_copy_holds_the_description_and_the_tables_byte_by_byte_and_nothing_else(
+    store: ParquetFiles, tmp_path: Path
+) -> None:
     store.describe({"layout": 1})
     store.write(REPORTS, [reports(*range(0, 180, 7)), reports(1, message="2-")])
     store.write(REPORTS, [reports(7, message="0-")])

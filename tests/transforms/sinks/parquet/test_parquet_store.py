@@ -39,7 +39,14 @@ def report(number: int, message: int | None = None, minute: int = 0, **values: A
     message = number if message is None else message
     received = at + timedelta(seconds=message)
     identity = {"source": "s", "message_id": f"{message}-0", "received_at": received, "revision": 0}
-    return {"report_id": f"r{number}", "agent_id": "a", "recorded_at": at, "latency_ms": float(number), **identity, **values}
+    return {
+        "report_id": f"r{number}",
+        "agent_id": "a",
+        "recorded_at": at,
+        "latency_ms": float(number),
+        **identity,
+        **values,
+    }
 
 
 def write(table: Table, output: Path, rows: list[pa.RecordBatch], file_minutes: int) -> Written:
@@ -80,7 +87,9 @@ def test_rows_go_to_the_file_of_their_time_granularity_or_key(tmp_path: Path) ->
     ]
 
 
-def test_batches_of_other_column_orders_and_of_further_columns_are_written_as_the_table(tmp_path: Path) -> None:
+def test_batches_of_other_column_orders_and_of_further_columns_are_written_as_the_table(
+    tmp_path: Path,
+) -> None:
     rows = reports(report(1), report(2))
     names = [*reversed(rows.schema.names)]
     shuffled = rows.select(names).append_column("context", pa.array([False, True]))
@@ -108,9 +117,13 @@ def test_a_write_that_changes_nothing_replaces_no_file(tmp_path: Path) -> None:
 def test_a_message_whose_report_another_message_is_goes_to_the_duplicates(tmp_path: Path) -> None:
     write(REPORTS, tmp_path, [reports(report(1, message=2))], 10)
     write(REPORTS, tmp_path, [reports(report(1, message=1), report(1, message=3))], 10)
-    duplicates = [{"source": "s", "message_id": f"{i}-0", "received_at": NOON + timedelta(seconds=i)} for i in (2, 3)]
+    duplicates = [
+        {"source": "s", "message_id": f"{i}-0", "received_at": NOON + timedelta(seconds=i)} for i in (2, 3)
+    ]
     assert stored(tmp_path) == {
-        "duplicates/date=2025-10-22/hour=12/1200.parquet": [{**row, "report_id": "r1", "revision": 1} for row in duplicates],
+        "duplicates/date=2025-10-22/hour=12/1200.parquet": [
+            {**row, "report_id": "r1", "revision": 1} for row in duplicates
+        ],
         "kpi_reports/date=2025-10-22/hour=12/1200.parquet": reports(report(1)).to_pylist(),
     }
 
@@ -204,19 +217,26 @@ def test_displaced_messages_are_on_disk_before_the_report_that_displaces_them(
     assert [row["message_id"] for row in rows_of(tmp_path, "kpi_reports")] == ["2-0"]
 
 
-def test_a_full_disk_is_told_with_the_folder_and_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_with_the_folder_and_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(OutputFull, match=r"no space left for .*hour=12: free some and run the same command again"):
+    with pytest.raises(
+        OutputFull, match=r"no space left for .*hour=12: free some and run the same command again"
+    ):
         write(REPORTS, tmp_path, [reports(report(1))], 10)
 
 
 @pytest.mark.parametrize("name", ParquetFiles(LocalFolder(Path())).tables)
 def test_every_table_is_written(name: str, tmp_path: Path) -> None:
     table = named(name)
-    key = {name: "k" for name in table.key if name != "time_window_start"} | {"granularity": "5s", table.time: NOON}
+    key = {name: "k" for name in table.key if name != "time_window_start"} | {
+        "granularity": "5s",
+        table.time: NOON,
+    }
     write(table, tmp_path, [batch(table, key)], 10)
     assert rows_of(tmp_path, name) == batch(table, key).to_pylist()
 
@@ -237,7 +257,9 @@ for i in range(12):
 
 def test_two_processes_that_write_one_file_lose_nothing(tmp_path: Path) -> None:
     root = Path(parquet_store.__file__).parents[3]
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in ("a", "b")]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in ("a", "b")
+    ]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     assert {(row["source"], row["message_id"]) for row in rows_of(tmp_path, "duplicates")} == {
         (name, f"{i}-0") for name in ("a", "b") for i in range(12)

@@ -19,7 +19,9 @@ def rows(count: int = 50) -> pa.RecordBatch:
             "report_id": [f"{i:032x}" for i in range(count)],
             "recorded_at": times,
             "agent_id": ["a"] * count,
-            "metrics": pa.array([[("tokens", float(i))] for i in range(count)], pa.map_(pa.string(), pa.float64())),
+            "metrics": pa.array(
+                [[("tokens", float(i))] for i in range(count)], pa.map_(pa.string(), pa.float64())
+            ),
             "score": pa.array([None if i % 7 == 0 else i / 3 for i in range(count)], pa.float64()),
         }
     )
@@ -41,7 +43,10 @@ def test_what_was_written_is_read_and_verifies(file: Path) -> None:
 def test_bytes_are_read_and_verified_as_files_are(file: Path) -> None:
     whole = file.read_bytes()
     assert read(whole, ["score"]).equals(read(file, ["score"]))
-    assert (verify(whole), verify(whole[:-1]), verify(b"")) == (verify(file), *map(verify_on_disk(file), (whole[:-1], b"")))
+    assert (verify(whole), verify(whole[:-1]), verify(b"")) == (
+        verify(file),
+        *map(verify_on_disk(file), (whole[:-1], b"")),
+    )
     with pytest.raises(DamagedFile, match=r"the name of it cannot be read.*backfill --replace"):
         read(whole[:-1], name="the name of it")
 
@@ -100,12 +105,17 @@ def changed_value(table: pa.Table) -> pa.Table:
     [lambda t: t.slice(1), lambda t: pa.concat_tables([t, t.slice(0, 1)]), changed_value, lambda t: t],
     ids=["removed", "added", "changed", "rewritten"],
 )
-def test_a_file_rewritten_by_another_program_is_noticed(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+def test_a_file_rewritten_by_another_program_is_noticed(
+    file: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
     with pq.ParquetFile(file) as stored:
         table, metadata = stored.read(), stored.metadata.metadata
     pq.write_table(change(table).replace_schema_metadata(), file)
     assert "no digest" in str(verify(file))
-    pq.write_table(change(table).replace_schema_metadata({k: v for k, v in metadata.items() if k != b"ARROW:schema"}), file)
+    pq.write_table(
+        change(table).replace_schema_metadata({k: v for k, v in metadata.items() if k != b"ARROW:schema"}),
+        file,
+    )
     assert "does not match" in str(verify(file))
 
 

@@ -70,7 +70,9 @@ UNSAFE = ["a b/date=2025-10-22/c%20d.parquet", "a b/%2E%2F", "a b/+&?#;.x", "ä/
 def test_names_with_unsafe_characters_stay_what_they_are(storage: Storage) -> None:
     for name in UNSAFE:
         put(storage, name, name.encode())
-    assert {name: content(storage, name) for name in storage.names("")} == {name: name.encode() for name in UNSAFE}
+    assert {name: content(storage, name) for name in storage.names("")} == {
+        name: name.encode() for name in UNSAFE
+    }
     assert sorted(storage.names("a b")) == sorted(name for name in UNSAFE if name.startswith("a b/"))
     assert sorted(storage.entries()) == ["a b", "ä"]
 
@@ -157,7 +159,9 @@ def test_a_removed_file_is_gone_and_may_be_removed_again(file: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-def test_a_full_disk_names_the_folder_and_leaves_the_old_file_alone(file: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_names_the_folder_and_leaves_the_old_file_alone(
+    file: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -168,7 +172,9 @@ def test_a_full_disk_names_the_folder_and_leaves_the_old_file_alone(file: Path, 
     assert (file.read_bytes(), folder_names(file)) == (before, ["1200.parquet"])
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_write_leaves_no_torn_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_in_the_middle_of_a_write_leaves_no_torn_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, left = os.write, [10]
 
     def filling(descriptor: int, data: memoryview) -> int:

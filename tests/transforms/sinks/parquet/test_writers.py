@@ -124,7 +124,8 @@ def expected(messages: Sequence[Message]) -> tuple[set[tuple[str, str]], set[tup
     """The first message of each report is the report, the others are its duplicates."""
     first = {report: min(message for each, message in messages if each == report) for report, _ in messages}
     named = [
-        {(f"r{report}", f"{message}-0") for report, message in part} for part in (first.items(), set(messages) - set(first.items()))
+        {(f"r{report}", f"{message}-0") for report, message in part}
+        for part in (first.items(), set(messages) - set(first.items()))
     ]
     return named[0], named[1]
 
@@ -145,10 +146,14 @@ def patient(store: ParquetFiles, batches: Sequence[pa.RecordBatch]) -> None:
 def check_interleaved(storage: Storage, seed: int) -> None:
     """Two writers of reports that they partly share, some answers lost; then the tables are those of all messages."""
     chance = random.Random(seed)
-    parts = [[[(chance.randrange(4), chance.randrange(1000)) for _ in range(2)] for _ in range(2)] for _ in range(2)]
+    parts = [
+        [[(chance.randrange(4), chance.randrange(1000)) for _ in range(2)] for _ in range(2)]
+        for _ in range(2)
+    ]
     jobs = [
         lambda step, part=part: patient(
-            ParquetFiles(Watched(storage, step, lambda: chance.random() < 0.2), 10), [rows(messages) for messages in part]
+            ParquetFiles(Watched(storage, step, lambda: chance.random() < 0.2), 10),
+            [rows(messages) for messages in part],
         )
         for part in parts
     ]
@@ -159,7 +164,9 @@ def check_interleaved(storage: Storage, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
-def test_two_writers_lose_nothing_on_object_storage_however_their_calls_fall(server: S3Server, seed: int) -> None:
+def test_two_writers_lose_nothing_on_object_storage_however_their_calls_fall(
+    server: S3Server, seed: int
+) -> None:
     check_interleaved(server.storage("bucket", f"interleaved/{seed}"), seed)
 
 
@@ -177,17 +184,30 @@ def test_the_scheduler_finds_the_rows_that_are_lost_without_versions(server: S3S
                 yield seed
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("transforms.sinks.parquet.object_storage.ObjectStorage.locked", lambda *_: nullcontext())
+        patched.setattr(
+            "transforms.sinks.parquet.object_storage.ObjectStorage.locked", lambda *_: nullcontext()
+        )
         assert len(list(losing())) > 1
 
 
 @pytest.mark.parametrize("place", ["folder", "objects", "objects without conditions"])
 def test_real_threads_lose_nothing(place: str, server: S3Server, tmp_path: Path) -> None:
-    storage = LocalFolder(tmp_path) if place == "folder" else server.storage("bucket", place, conditions=place == "objects")
+    storage = (
+        LocalFolder(tmp_path)
+        if place == "folder"
+        else server.storage("bucket", place, conditions=place == "objects")
+    )
     chance = random.Random(5)
-    parts = [[[(chance.randrange(8), chance.randrange(1000)) for _ in range(3)] for _ in range(3)] for _ in range(4)]
+    parts = [
+        [[(chance.randrange(8), chance.randrange(1000)) for _ in range(3)] for _ in range(3)]
+        for _ in range(4)
+    ]
     with ThreadPoolExecutor(len(parts)) as pool:
-        list(pool.map(lambda part: patient(ParquetFiles(storage, 10), [rows(messages) for messages in part]), parts))
+        list(
+            pool.map(
+                lambda part: patient(ParquetFiles(storage, 10), [rows(messages) for messages in part]), parts
+            )
+        )
     everything = [message for part in parts for messages in part for message in messages]
     assert (held(storage, REPORTS), held(storage, DUPLICATES)) == expected(everything)
 
@@ -200,7 +220,9 @@ def contents(storage: Storage) -> dict[str, bytes]:
     return {name: stored.data for name in storage.names("") if (stored := storage.get(name))}
 
 
-def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_write_then_converges(server: S3Server) -> None:
+def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_write_then_converges(
+    server: S3Server,
+) -> None:
     before, after = rows([(0, 5), (1, 2), (2, 3)]), rows([(0, 1), (1, 7), (3, 4)])
     calm = server.storage("bucket", "calm")
     for batch in (before, after):
@@ -223,7 +245,11 @@ def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_wri
         storage = server.storage("bucket", f"dies/{calls}")
         ParquetFiles(storage, 10).write(SLIM, [before])
         died = dies(storage, calls)
-        assert {message for table in (REPORTS, DUPLICATES) for _, message in held(storage, table)} >= {"5-0", "2-0", "3-0"}
+        assert {message for table in (REPORTS, DUPLICATES) for _, message in held(storage, table)} >= {
+            "5-0",
+            "2-0",
+            "3-0",
+        }
         ParquetFiles(storage, 10).write(SLIM, [after])
         assert contents(storage) == contents(calm)
         if not died:
@@ -239,6 +265,8 @@ def test_a_writer_that_others_overtake_time_and_again_gives_up_for_now(server: S
         ParquetFiles(storage, 10).write(SLIM, [rows([(2 * (number := next(numbers)) + 2, number)])])
 
     store = ParquetFiles(Watched(storage, overtake), 10)
-    with pytest.raises(Unavailable, match=r"1200\.parquet was changed by other writers 10 times .*; let fewer write"):
+    with pytest.raises(
+        Unavailable, match=r"1200\.parquet was changed by other writers 10 times .*; let fewer write"
+    ):
         store.write(SLIM, [rows([(0, 0)])])
     assert len(held(storage, REPORTS)) == next(numbers)

@@ -80,7 +80,9 @@ class Fake(BaseHTTPRequestHandler):
             if self.keeps and point.time < START - self.keeps * 1000:
                 old += 1
             else:
-                self.points.setdefault((point.measurement, *point.tags.items(), point.time), {}).update(point.fields)
+                self.points.setdefault((point.measurement, *point.tags.items(), point.time), {}).update(
+                    point.fields
+                )
         if old:
             said = f"failure writing points to database: partial write: points beyond retention policy dropped={old}"
             return 422, {"code": "unprocessable entity", "message": said}
@@ -88,7 +90,9 @@ class Fake(BaseHTTPRequestHandler):
 
     def asked(self) -> tuple[str, dict[str, str]]:
         url = urlsplit(self.path)
-        return url.path, {name: value for name, (value,) in parse_qs(url.query, strict_parsing=bool(url.query)).items()}
+        return url.path, {
+            name: value for name, (value,) in parse_qs(url.query, strict_parsing=bool(url.query)).items()
+        }
 
     def say(self, status: int, document: dict[str, Any] | None = None) -> None:
         body = json.dumps(document).encode() if document else b""
@@ -124,18 +128,30 @@ def target(host: str, bucket: str = "kpi%20b", org: str = "o", token: str = TOKE
 
 def fleet(*rows: dict[str, Any]) -> list[pa.RecordBatch]:
     """Rows of kpi_fleet, windows of 1 min at noon unless they say otherwise."""
-    filled = [{"granularity": "1m", "time_window_start": NOON, "target_agent_type": "a", **row} for row in rows]
+    filled = [
+        {"granularity": "1m", "time_window_start": NOON, "target_agent_type": "a", **row} for row in rows
+    ]
     return [pa.RecordBatch.from_pylist(filled, schema=FLEET.schema)]
 
 
-def test_a_window_is_a_point_at_its_start_and_its_newest_revision_replaces_the_others(influx: tuple[type[Fake], InfluxDB]) -> None:
+def test_a_window_is_a_point_at_its_start_and_its_newest_revision_replaces_the_others(
+    influx: tuple[type[Fake], InfluxDB],
+) -> None:
     server, place = influx
-    older = fleet({"revision": 4, "task_count": 2}, {"revision": 2, "task_count": 1}, {"target_agent_type": "b c", "revision": 1})
+    older = fleet(
+        {"revision": 4, "task_count": 2},
+        {"revision": 2, "task_count": 1},
+        {"target_agent_type": "b c", "revision": 1},
+    )
     newer = fleet({"revision": 9, "task_count": 3, "avg_latency_ms": 5.0})
     for rows in (older, newer, newer):
         place.write(FLEET, rows)
     assert server.points == {
-        ("kpi", ("granularity", "1m"), ("agent_type", "a"), START): {"tasks": 3, "revision": 9, "latency_seconds": 0.005},
+        ("kpi", ("granularity", "1m"), ("agent_type", "a"), START): {
+            "tasks": 3,
+            "revision": 9,
+            "latency_seconds": 0.005,
+        },
         ("kpi", ("granularity", "1m"), ("agent_type", "b c"), START): {"revision": 1},
     }
 
@@ -143,9 +159,17 @@ def test_a_window_is_a_point_at_its_start_and_its_newest_revision_replaces_the_o
 def test_agents_are_points_of_their_own_when_they_are_asked_for(influx: tuple[type[Fake], InfluxDB]) -> None:
     server, place = influx
     agents = InfluxDB.from_url(urlsplit(f"influxdb+{place.url}/kpi%20b?org=o&agent_id=true"), TOKEN)
-    row = {"granularity": "5s", "time_window_start": NOON, "agent_id": "x", "target_agent_type": "t", "revision": 1}
+    row = {
+        "granularity": "5s",
+        "time_window_start": NOON,
+        "agent_id": "x",
+        "target_agent_type": "t",
+        "revision": 1,
+    }
     assert (agents.tables, place.tables) == (("kpi_aggregations",), ("kpi_fleet",))
-    assert agents.write(AGGREGATIONS, [pa.RecordBatch.from_pylist([row], schema=AGGREGATIONS.schema)]) == Written(1, 1)
+    assert agents.write(
+        AGGREGATIONS, [pa.RecordBatch.from_pylist([row], schema=AGGREGATIONS.schema)]
+    ) == Written(1, 1)
     assert server.points == {("kpi_agent", ("granularity", "5s"), ("agent_id", "x"), START): {"revision": 1}}
 
 
@@ -159,7 +183,9 @@ def test_agents_are_points_of_their_own_when_they_are_asked_for(influx: tuple[ty
         ((503, None), "takes nothing just now: 503 Service Unavailable"),
     ],
 )
-def test_a_write_that_failed_for_now_can_be_done_again(influx: tuple[type[Fake], InfluxDB], fault: Any, cause: str) -> None:
+def test_a_write_that_failed_for_now_can_be_done_again(
+    influx: tuple[type[Fake], InfluxDB], fault: Any, cause: str
+) -> None:
     server, place = influx
     rows = fleet({"revision": 3}, {"revision": 1, "target_agent_type": "b"})
     server.faults.append(fault)
@@ -176,15 +202,21 @@ def test_points_beyond_the_retention_are_logged_and_not_counted(
 ) -> None:
     server, place = influx
     server.keeps = 86_400
-    rows = fleet(*({"revision": 1, "time_window_start": NOON - timedelta(hours=hours)} for hours in (1, 23, 25, 99)))
+    rows = fleet(
+        *({"revision": 1, "time_window_start": NOON - timedelta(hours=hours)} for hours in (1, 23, 25, 99))
+    )
     assert place.write(FLEET, rows) == Written(2, 1)
     assert len(server.points) == 2
     assert "dropped 2 windows: they lie beyond its bucket's retention" in caplog.text
 
 
-def test_the_first_influxdb_2_says_500_of_points_beyond_the_retention(influx: tuple[type[Fake], InfluxDB]) -> None:
+def test_the_first_influxdb_2_says_500_of_points_beyond_the_retention(
+    influx: tuple[type[Fake], InfluxDB],
+) -> None:
     server, place = influx
-    said = "unexpected error writing points to database: partial write: points beyond retention policy dropped=1"
+    said = (
+        "unexpected error writing points to database: partial write: points beyond retention policy dropped=1"
+    )
     server.faults.append((500, {"code": "internal error", "message": said}))
     assert place.write(FLEET, fleet({"revision": 1})) == Written(0, 1)
 
@@ -193,7 +225,11 @@ def test_the_first_influxdb_2_says_500_of_points_beyond_the_retention(influx: tu
     ("status", "said", "mend"),
     [
         (400, "unable to parse 'kpi x': missing field value", "see the first line that it names"),
-        (422, 'partial write: field type conflict: input field "tasks" on measurement "kpi" is type float', "a bucket of its own"),
+        (
+            422,
+            'partial write: field type conflict: input field "tasks" on measurement "kpi" is type float',
+            "a bucket of its own",
+        ),
         (413, "too large", "have the proxy before it let larger requests through"),
     ],
 )
@@ -204,14 +240,20 @@ def test_what_it_will_never_take_is_refused_with_its_reason(
     server.faults += [(status, {"code": "x", "message": said})]
     with pytest.raises(Refused) as refused:
         place.write(FLEET, fleet({"revision": 1}))
-    assert str(refused.value).startswith(f"InfluxDB at {place.url} refuses to write to kpi b ({status} {said}); ")
+    assert str(refused.value).startswith(
+        f"InfluxDB at {place.url} refuses to write to kpi b ({status} {said}); "
+    )
     assert mend in str(refused.value)
 
 
 WRONG = [
     ({"token": "wr0ng"}, "401 unauthorized access", "set KPIFLOW_INFLUXDB_TOKEN"),
     ({"bucket": "other"}, '404 bucket "other" not found', "create the bucket other in the organisation o"),
-    ({"org": "other"}, '404 organization name "other" not found', "create the bucket kpi b in the organisation other"),
+    (
+        {"org": "other"},
+        '404 organization name "other" not found',
+        "create the bucket kpi b in the organisation other",
+    ),
 ]
 
 
@@ -230,7 +272,9 @@ def test_a_wrong_token_bucket_or_organisation_is_named_by_write_and_check(
     assert "wr0ng" not in f"{refused.value} {finding} {wrong!r} {wrong.name}"
 
 
-@pytest.mark.parametrize(("keeps", "said"), [(0, "it keeps points for ever"), (129_600, "it keeps points for 1.5 days: ")])
+@pytest.mark.parametrize(
+    ("keeps", "said"), [(0, "it keeps points for ever"), (129_600, "it keeps points for 1.5 days: ")]
+)
 def test_a_good_bucket_has_no_problem_and_a_check_writes_nothing(
     influx: tuple[type[Fake], InfluxDB], keeps: int, said: str
 ) -> None:
@@ -263,7 +307,11 @@ def test_victoriametrics_reads_the_same_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["influxdb+https://host/kpi?org=o", "influxdb+http://host:8086/behind/proxy/kpi?org=a+b%26c&agent_id=true"]
+    "text",
+    [
+        "influxdb+https://host/kpi?org=o",
+        "influxdb+http://host:8086/behind/proxy/kpi?org=a+b%26c&agent_id=true",
+    ],
 )
 def test_a_target_is_its_url(text: str) -> None:
     place = InfluxDB.from_url(urlsplit(text), "hidden", 7)
@@ -286,5 +334,8 @@ def test_a_url_that_means_nothing_is_answered_with_the_right_form(text: str) -> 
 
 @pytest.mark.parametrize("token", ["", "a\nb", "ä"])
 def test_a_token_that_can_be_none_is_told_without_showing_it(token: str) -> None:
-    with pytest.raises(ValueError, match="the token is empty, or has characters that no token has; set KPIFLOW_INFLUXDB_TOKEN"):
+    with pytest.raises(
+        ValueError,
+        match="the token is empty, or has characters that no token has; set KPIFLOW_INFLUXDB_TOKEN",
+    ):
         InfluxDB.from_url(urlsplit("influxdb+http://host/kpi?org=o"), token)

@@ -55,7 +55,9 @@ def fleet(*rows: Row) -> pa.RecordBatch:
 
 
 def lines(rows: pa.RecordBatch, **options: Any) -> bytes:
-    return b"".join(bodies(rows, SERIES[FLEET.name], milliseconds(rows["time_window_start"]), FIELDS, **options))
+    return b"".join(
+        bodies(rows, SERIES[FLEET.name], milliseconds(rows["time_window_start"]), FIELDS, **options)
+    )
 
 
 def parsed(data: bytes) -> list[Point]:
@@ -117,21 +119,37 @@ def test_a_window_is_a_line_in_base_units() -> None:
 
 @pytest.mark.parametrize("table", [FLEET, AGGREGATIONS])
 def test_every_number_of_a_window_has_a_field(table: Any) -> None:
-    numbers = {field.name for field in table.schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)}
+    numbers = {
+        field.name
+        for field in table.schema
+        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    }
     assert sorted(field.column for field in (*FIELDS, REVISION)) == sorted(numbers)
     assert all(field.times == 1 or field.per == 1 for field in FIELDS)
 
 
 def test_what_is_null_or_no_number_is_left_out_and_a_row_of_nothing_else_is_no_line() -> None:
-    rows = fleet({"task_count": 2, "avg_latency_ms": float("nan"), "avg_accuracy": float("inf")}, {}, {"target_agent_type": "x"})
+    rows = fleet(
+        {"task_count": 2, "avg_latency_ms": float("nan"), "avg_accuracy": float("inf")},
+        {},
+        {"target_agent_type": "x"},
+    )
     assert parsed(lines(rows)) == [Point("kpi", {"granularity": "1m"}, {"tasks": 2.0}, MS)]
 
 
 def test_an_agent_is_a_tag_of_its_own_measurement() -> None:
-    row = {"granularity": "5s", "time_window_start": NOON, "agent_id": "a", "target_agent_type": "t", "task_count": 3}
+    row = {
+        "granularity": "5s",
+        "time_window_start": NOON,
+        "agent_id": "a",
+        "target_agent_type": "t",
+        "task_count": 3,
+    }
     rows = pa.RecordBatch.from_pylist([row], schema=AGGREGATIONS.schema)
     (body,) = bodies(rows, SERIES[AGGREGATIONS.name], np.array([MS + 7]), FIELDS)
-    assert parsed(body) == [Point("kpi_agent", {"granularity": "5s", "agent_id": "a"}, {"tasks": 3.0}, MS + 7)]
+    assert parsed(body) == [
+        Point("kpi_agent", {"granularity": "5s", "agent_id": "a"}, {"tasks": 3.0}, MS + 7)
+    ]
 
 
 @given(st.lists(st.none() | st.text(max_size=8) | st.text("a\\,= \n\r%\0\x7f\"'#", max_size=6), max_size=20))
@@ -145,12 +163,24 @@ def test_any_text_is_a_tag_that_tells_it(texts: list[str | None]) -> None:
     assert label_texts(rows["target_agent_type"]).to_pylist() == labels
 
 
-@given(st.lists(st.tuples(st.none() | st.floats(allow_nan=False, allow_infinity=False), st.none() | st.integers(0, 1 << 53))))
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.floats(allow_nan=False, allow_infinity=False), st.none() | st.integers(0, 1 << 53)
+        )
+    )
+)
 def test_numbers_come_back_as_they_were(values: list[tuple[float | None, int | None]]) -> None:
     rows = fleet(*({"avg_accuracy": one, "total_network_bytes": other} for one, other in values))
-    wanted = [{"accuracy_ratio": one, "network_bytes": other} for one, other in values if one is not None or other is not None]
+    wanted = [
+        {"accuracy_ratio": one, "network_bytes": other}
+        for one, other in values
+        if one is not None or other is not None
+    ]
     found = [point.fields for point in parsed(lines(rows))]
-    assert found == [{name: value for name, value in fields.items() if value is not None} for fields in wanted]
+    assert found == [
+        {name: value for name, value in fields.items() if value is not None} for fields in wanted
+    ]
 
 
 @pytest.mark.parametrize("limit", [1, 100, 5000, 1 << 20])
@@ -164,7 +194,10 @@ def test_bodies_are_whole_lines_within_the_limit_whatever_it_is(limit: int) -> N
 
 def test_of_rows_with_one_key_the_largest_revision_is_newest() -> None:
     late = {"time_window_start": NOON + timedelta(minutes=1)}
-    older, newer = fleet({"revision": 2}, {"revision": 5, **late}), fleet({"revision": 3, "task_count": 1}, {"revision": 4, **late})
+    older, newer = (
+        fleet({"revision": 2}, {"revision": 5, **late}),
+        fleet({"revision": 3, "task_count": 1}, {"revision": 4, **late}),
+    )
     wanted = fleet({"revision": 3, "task_count": 1}, {"revision": 5, **late})
     assert newest(FLEET, [older, newer]).equals(newest(FLEET, [newer, older]))
     assert newest(FLEET, [older, newer]).to_pylist() == wanted.to_pylist()
@@ -183,12 +216,20 @@ def test_a_server_that_is_busy_or_broken_is_asked_again_later(status: int) -> No
 
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 404, 413, 422, 501])
 def test_other_answers_are_the_callers_to_judge(status: int) -> None:
-    assert request(client(lambda _: httpx.Response(status)), "store", INFLUXDB, "GET", "/").status_code == status
+    assert (
+        request(client(lambda _: httpx.Response(status)), "store", INFLUXDB, "GET", "/").status_code == status
+    )
 
 
 def test_a_server_that_sends_elsewhere_is_refused() -> None:
     with pytest.raises(Refused, match="sends elsewhere, to http://login; give the URL of the server itself"):
-        request(client(lambda _: httpx.Response(302, headers={"location": "http://login"})), "store", INFLUXDB, "GET", "/")
+        request(
+            client(lambda _: httpx.Response(302, headers={"location": "http://login"})),
+            "store",
+            INFLUXDB,
+            "GET",
+            "/",
+        )
 
 
 def test_lines_that_are_too_many_for_one_request_go_in_halves() -> None:
@@ -205,7 +246,10 @@ def test_lines_that_are_too_many_for_one_request_go_in_halves() -> None:
     answers = post_lines(client(small), "store", INFLUXDB, "/write", {}, body)
     assert [answer.status_code for answer in answers] == [204] * len(taken)
     assert b"".join(taken) == body
-    assert [answer.status_code for answer in post_lines(client(small), "store", INFLUXDB, "/write", {}, b"k" * 30 + b"\n")] == [413]
+    assert [
+        answer.status_code
+        for answer in post_lines(client(small), "store", INFLUXDB, "/write", {}, b"k" * 30 + b"\n")
+    ] == [413]
 
 
 @pytest.fixture
@@ -223,5 +267,8 @@ def untrusted(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_certificate_of_no_trusted_authority_is_refused_with_the_mend(untrusted: str) -> None:
-    with httpx.Client(base_url=untrusted, timeout=TIMEOUT) as real, pytest.raises(Refused, match="set SSL_CERT_FILE"):
+    with (
+        httpx.Client(base_url=untrusted, timeout=TIMEOUT) as real,
+        pytest.raises(Refused, match="set SSL_CERT_FILE"),
+    ):
         request(real, "store", INFLUXDB, "GET", "/")

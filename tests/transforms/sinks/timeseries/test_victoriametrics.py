@@ -48,13 +48,21 @@ def own(tmp_path: Path) -> Iterator[VictoriaMetricsServer]:
 
 def fleet(*rows: Row) -> list[pa.RecordBatch]:
     """Rows of kpi_fleet, windows of 5 s at noon of one task each unless they say otherwise."""
-    filled = [{"granularity": "5s", "time_window_start": NOON, "target_agent_type": "a", "task_count": 1, **row} for row in rows]
+    filled = [
+        {"granularity": "5s", "time_window_start": NOON, "target_agent_type": "a", "task_count": 1, **row}
+        for row in rows
+    ]
     return [pa.RecordBatch.from_pylist(filled, schema=FLEET.schema)]
 
 
 def window(place: int, revision: int = 1, **values: Any) -> Row:
     """The 5 s window at a place after noon; its number of tasks tells the revision."""
-    return {"time_window_start": NOON + timedelta(seconds=5 * place), "revision": revision, "task_count": revision, **values}
+    return {
+        "time_window_start": NOON + timedelta(seconds=5 * place),
+        "revision": revision,
+        "task_count": revision,
+        **values,
+    }
 
 
 def shown(server: VictoriaMetricsServer, match: str = "kpi_tasks") -> dict[tuple[str, datetime], float]:
@@ -69,8 +77,16 @@ def shown(server: VictoriaMetricsServer, match: str = "kpi_tasks") -> dict[tuple
 
 
 def test_a_row_is_a_sample_of_each_metric_just_after_its_windows_start(own: VictoriaMetricsServer) -> None:
-    row = {"revision": 10, "task_count": 4, "avg_latency_ms": 120.0, "avg_memory_mb": 512.5, "granularity": "1m"}
-    assert VictoriaMetrics(own.url).write(FLEET, fleet(row, {**row, "target_agent_type": None})) == Written(2, 2)
+    row = {
+        "revision": 10,
+        "task_count": 4,
+        "avg_latency_ms": 120.0,
+        "avg_memory_mb": 512.5,
+        "granularity": "1m",
+    }
+    assert VictoriaMetrics(own.url).write(FLEET, fleet(row, {**row, "target_agent_type": None})) == Written(
+        2, 2
+    )
     values = {"revision": 10.0, "tasks": 4.0, "latency_seconds": 0.12, "memory_bytes": 512_500_000.0}
     assert own.samples() == {
         (("__name__", f"kpi_{name}"), *agent_type, ("granularity", "1m")): {START * 1000 + 10: value}
@@ -81,12 +97,21 @@ def test_a_row_is_a_sample_of_each_metric_just_after_its_windows_start(own: Vict
 
 def test_agents_are_series_of_their_own_when_they_are_asked_for(own: VictoriaMetricsServer) -> None:
     target = VictoriaMetrics(own.url, agent_id=True)
-    row = {"granularity": "1h", "time_window_start": NOON, "target_agent_type": "t", "task_count": 3, "revision": 5}
-    rows = pa.RecordBatch.from_pylist([{**row, "agent_id": agent(1)}, {**row, "agent_id": agent(2)}], schema=AGGREGATIONS.schema)
+    row = {
+        "granularity": "1h",
+        "time_window_start": NOON,
+        "target_agent_type": "t",
+        "task_count": 3,
+        "revision": 5,
+    }
+    rows = pa.RecordBatch.from_pylist(
+        [{**row, "agent_id": agent(1)}, {**row, "agent_id": agent(2)}], schema=AGGREGATIONS.schema
+    )
     assert (target.tables, VictoriaMetrics(own.url).tables) == (("kpi_aggregations",), ("kpi_fleet",))
     target.write(AGGREGATIONS, [rows])
     assert own.query("kpi_agent_tasks", START + 1) == {
-        (("__name__", "kpi_agent_tasks"), ("agent_id", agent(number)), ("granularity", "1h")): 3.0 for number in (1, 2)
+        (("__name__", "kpi_agent_tasks"), ("agent_id", agent(number)), ("granularity", "1h")): 3.0
+        for number in (1, 2)
     }
 
 
@@ -113,7 +138,10 @@ def test_the_largest_revision_shows_in_whatever_order_they_come(
     if merged:
         shared.get("/internal/force_merge")
     match = f'kpi_tasks{{run="{run}"}}'
-    wanted = {("a", NOON + timedelta(seconds=5 * place)): max(write[place] for write in writes) for place in range(3)}
+    wanted = {
+        ("a", NOON + timedelta(seconds=5 * place)): max(write[place] for write in writes)
+        for place in range(3)
+    }
     assert shown(shared, match) == wanted
     (total,) = shared.query(f"sum_over_time({match}[15s])", START + 15).values()
     assert total == sum(wanted.values())
@@ -128,7 +156,9 @@ def test_revisions_of_a_minute_and_an_hour_stand_alone_too(own: VictoriaMetricsS
 
 
 @given(st.lists(st.tuples(st.integers(1, 1 << 53), st.integers(1, 1 << 53), st.integers(0, ROOM_MS))))
-def test_a_larger_revision_has_a_later_slot_an_equal_one_the_same_and_a_smaller_one_none(rows: list[tuple[int, int, int]]) -> None:
+def test_a_larger_revision_has_a_later_slot_an_equal_one_the_same_and_a_smaller_one_none(
+    rows: list[tuple[int, int, int]],
+) -> None:
     revision, stored, slot = np.array(rows, dtype=np.int64).reshape(-1, 3).T
     for (ours, theirs, place), chosen in zip(rows, next_slots(revision, stored, slot).tolist()):
         if place == 0 or ours > theirs:
@@ -138,7 +168,9 @@ def test_a_larger_revision_has_a_later_slot_an_equal_one_the_same_and_a_smaller_
 
 
 @given(st.integers(1, 1 << 53), st.integers(1, 1 << 53))
-def test_writers_that_do_not_see_each_other_give_the_larger_of_two_revisions_a_later_slot(one: int, other: int) -> None:
+def test_writers_that_do_not_see_each_other_give_the_larger_of_two_revisions_a_later_slot(
+    one: int, other: int
+) -> None:
     nothing = np.zeros(2, dtype=np.int64)
     smaller, larger = sorted((one, other))
     early, late = next_slots(np.array([smaller, larger]), nothing, nothing).tolist()
@@ -146,11 +178,19 @@ def test_writers_that_do_not_see_each_other_give_the_larger_of_two_revisions_a_l
 
 
 @settings(max_examples=5)
-@given(st.sets(st.text(max_size=8) | st.text("a\\,= \n\r%\0\x7f\"'#|{}.*(+[?", max_size=6), min_size=1, max_size=80))
-def test_any_text_is_a_label_under_which_revisions_are_found_again(shared: VictoriaMetricsServer, texts: set[str]) -> None:
+@given(
+    st.sets(
+        st.text(max_size=8) | st.text("a\\,= \n\r%\0\x7f\"'#|{}.*(+[?", max_size=6), min_size=1, max_size=80
+    )
+)
+def test_any_text_is_a_label_under_which_revisions_are_found_again(
+    shared: VictoriaMetricsServer, texts: set[str]
+) -> None:
     run = str(uuid.uuid4())
     target = VictoriaMetrics(shared.url, labels=(("run", run),))
-    rows = fleet(*({**window(0, 1 + number), "target_agent_type": text} for number, text in enumerate([*texts, None])))
+    rows = fleet(
+        *({**window(0, 1 + number), "target_agent_type": text} for number, text in enumerate([*texts, None]))
+    )
     assert [target.write(FLEET, rows).rows for _ in range(2)] == [len(texts) + 1, 0]
     assert sorted(shown(shared, f'kpi_tasks{{run="{run}"}}').values()) == list(range(1, len(texts) + 2))
 
@@ -184,7 +224,9 @@ class Cut(BaseHTTPRequestHandler):
             self.answer()
 
     def forward(self) -> httpx.Response:
-        headers = {name: self.headers[name] for name in ("content-type", "content-encoding") if name in self.headers}
+        headers = {
+            name: self.headers[name] for name in ("content-type", "content-encoding") if name in self.headers
+        }
         return self.passing.post(self.upstream.url + self.path, content=self.body, headers=headers)
 
     def answer(self, part: float = 1.0) -> None:
@@ -238,7 +280,11 @@ def cut(own: VictoriaMetricsServer) -> Iterator[tuple[type[Cut], str]]:
 
 @pytest.mark.parametrize(
     "fault",
-    [Cut.lost, Cut.halved, *(pytest.param(fault, marks=pytest.mark.slow) for fault in (Cut.crashed_before, Cut.crashed_after))],
+    [
+        Cut.lost,
+        Cut.halved,
+        *(pytest.param(fault, marks=pytest.mark.slow) for fault in (Cut.crashed_before, Cut.crashed_after)),
+    ],
 )
 def test_nothing_is_lost_or_doubled_whichever_request_meets_a_fault(
     own: VictoriaMetricsServer, cut: tuple[type[Cut], str], fault: Callable[[Cut], None]
@@ -262,7 +308,9 @@ def test_nothing_is_lost_or_doubled_whichever_request_meets_a_fault(
     own.restart()
     even = {("a", NOON + timedelta(seconds=5 * late)): 1.0 for late in range(0, 40, 2)}
     moments = [NOON + timedelta(seconds=5 * number) for number in range(place + 1)]
-    assert shown(own) == even | {("a", moment): 7.0 for moment in moments} | {("b", moment): 3.0 for moment in moments}
+    assert shown(own) == even | {("a", moment): 7.0 for moment in moments} | {
+        ("b", moment): 3.0 for moment in moments
+    }
 
 
 @pytest.mark.parametrize("revision", [4, 10])
@@ -273,7 +321,9 @@ def test_a_write_of_another_job_between_two_requests_leaves_the_larger_revision(
     place = 0
 
     def overtake(self: Cut) -> None:
-        VictoriaMetrics(own.url).write(FLEET, fleet(window(place, revision), window(place, 6, target_agent_type="b")))
+        VictoriaMetrics(own.url).write(
+            FLEET, fleet(window(place, revision), window(place, 6, target_agent_type="b"))
+        )
         self.answer()
 
     handler.fault = overtake
@@ -283,7 +333,9 @@ def test_a_write_of_another_job_between_two_requests_leaves_the_larger_revision(
         place += 1
     assert place >= 9
     moments = [NOON + timedelta(seconds=5 * number) for number in range(place)]
-    wanted = {("a", moment): float(max(7, revision)) for moment in moments} | {("b", moment): 6.0 for moment in moments}
+    wanted = {("a", moment): float(max(7, revision)) for moment in moments} | {
+        ("b", moment): 6.0 for moment in moments
+    }
     del wanted[("b", moments[-1])]
     assert shown(own) == wanted | {("a", moments[-1]): 7.0, ("b", moments[-1]): 3.0}
 
@@ -301,7 +353,9 @@ def test_a_revision_that_was_overtaken_by_an_older_one_at_a_later_slot_moves_on(
 
     handler.fault, handler.at = overtake, 3
     assert VictoriaMetrics(url).write(FLEET, fleet(window(0, 7))).rows == 1
-    assert list(own.samples("{__name__=~'kpi_tasks|kpi_revision'}").values()) == [{START * 1000 + 401: 7.0}] * 2
+    assert (
+        list(own.samples("{__name__=~'kpi_tasks|kpi_revision'}").values()) == [{START * 1000 + 401: 7.0}] * 2
+    )
 
 
 def test_the_last_slot_is_still_the_windows_and_there_is_none_after_it(
@@ -310,7 +364,9 @@ def test_the_last_slot_is_still_the_windows_and_there_is_none_after_it(
     last = START * 1000 + ROOM_MS
     httpx.post(f"{own.url}/write?precision=ms", content=f"kpi,granularity=5s,agent_type=a revision=3 {last}")
     own.get("/internal/force_flush")
-    assert [VictoriaMetrics(own.url).write(FLEET, fleet(window(0, revision))).rows for revision in (3, 4)] == [0, 0]
+    assert [
+        VictoriaMetrics(own.url).write(FLEET, fleet(window(0, revision))).rows for revision in (3, 4)
+    ] == [0, 0]
     assert list(own.samples("kpi_tasks").values()) == [{last: 3.0}]
     assert "1 windows were revised too often" in caplog.text
 
@@ -325,7 +381,10 @@ def test_a_server_that_is_away_is_unavailable_until_it_is_back(own: VictoriaMetr
 
 
 def test_two_writers_at_once_leave_the_largest_revisions(own: VictoriaMetricsServer) -> None:
-    writes = [[fleet(*(window(place, base + 5 * round_) for place in range(20))) for round_ in range(6)] for base in (1, 3)]
+    writes = [
+        [fleet(*(window(place, base + 5 * round_) for place in range(20))) for round_ in range(6)]
+        for base in (1, 3)
+    ]
     problems: list[BaseException] = []
 
     def writer(mine: list[list[pa.RecordBatch]]) -> None:
@@ -344,7 +403,9 @@ def test_two_writers_at_once_leave_the_largest_revisions(own: VictoriaMetricsSer
     assert shown(own) == {("a", NOON + timedelta(seconds=5 * place)): 28.0 for place in range(20)}
 
 
-def test_windows_beyond_the_retention_are_logged_and_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_windows_beyond_the_retention_are_logged_and_not_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     recent = [{**window(0, 2), "time_window_start": now - timedelta(hours=hours)} for hours in (1, 2)]
     old = [{**window(0, 2), "time_window_start": now - timedelta(days=days)} for days in (40, 50, 60)]
@@ -371,7 +432,9 @@ def test_a_good_server_has_no_problem_and_a_check_changes_nothing(own: VictoriaM
     ("dedup", "problem"),
     [("0s", "queries count each revision of a window"), ("1m", "queries miss windows of 5 s"), ("1s", None)],
 )
-def test_a_check_tells_of_an_interval_that_does_not_fit(tmp_path: Path, dedup: str, problem: str | None) -> None:
+def test_a_check_tells_of_an_interval_that_does_not_fit(
+    tmp_path: Path, dedup: str, problem: str | None
+) -> None:
     with VictoriaMetricsServer(tmp_path, dedup=dedup) as server:
         found = [(one.problem, one.mend) for one in VictoriaMetrics(server.url).check() if one.problem]
     assert found == ([(problem, "start it with -dedup.minScrapeInterval=5s")] if problem else [])
@@ -386,7 +449,9 @@ def test_a_check_of_a_server_that_is_away_says_so_and_ends() -> None:
 def test_a_wrong_password_is_refused_with_the_mend_and_is_not_told(tmp_path: Path) -> None:
     with VictoriaMetricsServer(tmp_path, "-httpAuth.username=u", "-httpAuth.password=right") as server:
         wrong, right = (VictoriaMetrics(server.url, user="u", password=word) for word in ("wr0ng", "right"))
-        with pytest.raises(Refused, match=r"refuses this user or token .*KPIFLOW_VICTORIAMETRICS_TOKEN") as refused:
+        with pytest.raises(
+            Refused, match=r"refuses this user or token .*KPIFLOW_VICTORIAMETRICS_TOKEN"
+        ) as refused:
             wrong.write(FLEET, fleet(window(0)))
         problems = [finding.problem for finding in wrong.check()]
         assert "refuses this user or token" in problems[-1]
@@ -395,7 +460,9 @@ def test_a_wrong_password_is_refused_with_the_mend_and_is_not_told(tmp_path: Pat
 
 
 def test_what_is_no_victoriametrics_is_refused(cut: tuple[type[Cut], str]) -> None:
-    with pytest.raises(Refused, match=r"refuses /nowhere/metrics .* give a single-node server, or a proxy that passes /write"):
+    with pytest.raises(
+        Refused, match=r"refuses /nowhere/metrics .* give a single-node server, or a proxy that passes /write"
+    ):
         VictoriaMetrics(f"{cut[1]}/nowhere").write(FLEET, fleet(window(0)))
 
 
@@ -441,7 +508,10 @@ WITH (
 )
 """
 LATENCY = SUMMARY + "avg"
-DEVIATION = SUMMARY + "sqrt((sum_over_time(((tasks - 1) * dev ^ 2 + tasks * mean ^ 2)[1d:1h]) - n * avg ^ 2) / (n - 1))"
+DEVIATION = (
+    SUMMARY
+    + "sqrt((sum_over_time(((tasks - 1) * dev ^ 2 + tasks * mean ^ 2)[1d:1h]) - n * avg ^ 2) / (n - 1))"
+)
 ACCURACY = """
 sort_desc(
   sum_over_time((
@@ -459,13 +529,17 @@ OFTEN = ' if last_over_time(kpi_agent_tasks{granularity="1h"}[1h]) > 10'
 
 
 @pytest.fixture(scope="module")
-def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VictoriaMetricsServer, duckdb.DuckDBPyConnection]]:
+def day(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[VictoriaMetricsServer, duckdb.DuckDBPyConnection]]:
     """A server that has the hours of a day's reports of four agents, some hours twice; and a database that has the reports."""
     random = np.random.default_rng(5)
     count = 900
     reports = {
         "agent_id": [agent(int(number)) for number in random.integers(0, 4, count)],
-        "recorded_at": [NOON + timedelta(seconds=float(at)) for at in random.triangular(0, 20_000, 86_400, count)],
+        "recorded_at": [
+            NOON + timedelta(seconds=float(at)) for at in random.triangular(0, 20_000, 86_400, count)
+        ],
         "latency_ms": random.lognormal(5.5, 0.3, count),
         "accuracy": random.uniform(0.5, 1.0, count),
     }
@@ -488,16 +562,22 @@ def agents(found: dict[tuple[tuple[str, str], ...], Any]) -> dict[str, Any]:
     return {dict(labels)["agent_id"]: value for labels, value in found.items()}
 
 
-def test_the_agent_summary_is_that_of_the_reports(day: tuple[VictoriaMetricsServer, duckdb.DuckDBPyConnection]) -> None:
+def test_the_agent_summary_is_that_of_the_reports(
+    day: tuple[VictoriaMetricsServer, duckdb.DuckDBPyConnection],
+) -> None:
     server, database = day
     wanted = database.sql(
         "SELECT agent_id, avg(latency_ms) / 1000, avg(accuracy), count(*), stddev(latency_ms) / 1000 FROM kpi_reports GROUP BY ALL"
     ).fetchall()
     for column, query in enumerate([LATENCY, ACCURACY, TASKS, DEVIATION], 1):
-        assert agents(server.query(query, START + 86_400)) == pytest.approx({row[0]: row[column] for row in wanted}, rel=1e-9)
+        assert agents(server.query(query, START + 86_400)) == pytest.approx(
+            {row[0]: row[column] for row in wanted}, rel=1e-9
+        )
 
 
-def test_the_hourly_pattern_is_that_of_the_reports(day: tuple[VictoriaMetricsServer, duckdb.DuckDBPyConnection]) -> None:
+def test_the_hourly_pattern_is_that_of_the_reports(
+    day: tuple[VictoriaMetricsServer, duckdb.DuckDBPyConnection],
+) -> None:
     server, database = day
     wanted = database.sql(
         "SELECT agent_id, epoch(date_trunc('hour', recorded_at))::BIGINT AS hour, avg(latency_ms) / 1000 AS avg_latency, "
@@ -506,5 +586,7 @@ def test_the_hourly_pattern_is_that_of_the_reports(day: tuple[VictoriaMetricsSer
     assert 20 < len(wanted) < 90
     for name, query in HOURLY.items():
         shown_ = agents(server.query_range(query + OFTEN, START + 3600, START + 86_400, 3600))
-        found = {(one, end - 3600): value for one, samples in shown_.items() for end, value in samples.items()}
+        found = {
+            (one, end - 3600): value for one, samples in shown_.items() for end, value in samples.items()
+        }
         assert found == pytest.approx({(row["agent_id"], row["hour"]): row[name] for row in wanted}, rel=1e-9)

@@ -33,11 +33,18 @@ PAYLOADS = [b'{"i":%d}\n' % i for i in range(500)]
 
 
 def payloads(blocks: Iterable[Block | Unreadable]) -> list[bytes]:
-    return [payload for block in blocks if isinstance(block, Block) for payload in block.raw["payload"].to_pylist()]
+    return [
+        payload
+        for block in blocks
+        if isinstance(block, Block)
+        for payload in block.raw["payload"].to_pylist()
+    ]
 
 
 def ids(blocks: Iterable[Block | Unreadable]) -> list[str]:
-    return [id_ for block in blocks if isinstance(block, Block) for id_ in block.raw["message_id"].to_pylist()]
+    return [
+        id_ for block in blocks if isinstance(block, Block) for id_ in block.raw["message_id"].to_pylist()
+    ]
 
 
 def problems(blocks: Iterable[Block | Unreadable]) -> list[tuple[str, str]]:
@@ -59,11 +66,22 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
 
 def test_a_folder_means_every_archive_below_it(found: Callable, tmp_path: Path) -> None:
     names = ["a.ndjson", "b/c.JSONL", "b/d.json", "e.ndjson.gz", "f.jsonl.zst", "g.parquet"]
-    touch(tmp_path, *names, "truth.json", "b/truth.json", "notes.txt", "b/c.csv", ".hidden.ndjson", "x.ndjson/y.txt")
+    touch(
+        tmp_path,
+        *names,
+        "truth.json",
+        "b/truth.json",
+        "notes.txt",
+        "b/c.csv",
+        ".hidden.ndjson",
+        "x.ndjson/y.txt",
+    )
     assert found(".") == names
 
 
-def test_patterns_are_files_folders_and_globs_and_each_file_comes_once(found: Callable, tmp_path: Path) -> None:
+def test_patterns_are_files_folders_and_globs_and_each_file_comes_once(
+    found: Callable, tmp_path: Path
+) -> None:
     touch(tmp_path, "a/1.ndjson", "a/b/2.ndjson", "a/b/c/3.ndjson", "[4].ndjson", "d/5.ndjson", "d/5.csv")
     (tmp_path / "6.ndjson").symlink_to("a/1.ndjson")
     expected = ["6.ndjson", "[4].ndjson", "a/b/2.ndjson", "a/b/c/3.ndjson", "d/5.ndjson"]
@@ -129,7 +147,9 @@ MARK = b"\xef\xbb\xbf"
         ("a.ndjson.zst", zstandard.compress(MARK + BARE)),
     ],
 )
-def test_a_copy_of_a_file_holds_the_same_messages_however_it_is_kept(tmp_path: Path, name: str, octets: bytes) -> None:
+def test_a_copy_of_a_file_holds_the_same_messages_however_it_is_kept(
+    tmp_path: Path, name: str, octets: bytes
+) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(octets)
     expected = [line_id(number, line) for number, line in enumerate(BARE.splitlines(), 1)]

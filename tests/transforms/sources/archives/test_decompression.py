@@ -10,7 +10,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.sources.archives.decompression import COMPRESSED_BYTES, MOST_LINES, DamagedError, blocks, gunzip, plain, unzstd
+from transforms.sources.archives.decompression import (
+    COMPRESSED_BYTES,
+    MOST_LINES,
+    DamagedError,
+    blocks,
+    gunzip,
+    plain,
+    unzstd,
+)
 
 RANDOM = Random(1)
 TEXT = b"".join(b"%d\n" % RANDOM.getrandbits(64) for _ in range(20_000))
@@ -112,12 +120,16 @@ def test_a_plain_file_is_its_bytes() -> None:
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bcd", b" \n\r\n", b"e\nf"])), st.integers(1, 9))
-def test_blocks_are_whole_lines_with_their_numbers_and_without_some_blank_ones(chunks: list[bytes], block_bytes: int) -> None:
+def test_blocks_are_whole_lines_with_their_numbers_and_without_some_blank_ones(
+    chunks: list[bytes], block_bytes: int
+) -> None:
     lines = (text := b"".join(chunks)).split(b"\n")
     cut = [(number, block) for number, block in blocks(chunks, block_bytes) if isinstance(block, bytes)]
     assert all(block.endswith(b"\n") for _, block in cut)
     found = {number + i: line for number, block in cut for i, line in enumerate(block.split(b"\n")[:-1])}
-    assert {number: line for number, line in found.items() if line.strip()} == {i: x for i, x in enumerate(lines, 1) if x.strip()}
+    assert {number: line for number, line in found.items() if line.strip()} == {
+        i: x for i, x in enumerate(lines, 1) if x.strip()
+    }
     assert found.items() <= dict(enumerate(lines, 1)).items()
     longest = max(map(len, text.split(b"\n"))) + 1
     assert all(len(block) < 2 * block_bytes + longest for _, block in cut)

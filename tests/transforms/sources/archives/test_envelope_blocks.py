@@ -47,12 +47,20 @@ def one_by_one(block: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         if envelope is None:
             good.append(("archive", as_bare, None, line + b"\n"))
             continue
-        at = None if envelope.received_at is None else parse_date_time(pa.array([envelope.received_at]))[0].as_py()
+        at = (
+            None
+            if envelope.received_at is None
+            else parse_date_time(pa.array([envelope.received_at]))[0].as_py()
+        )
         problem = envelope.problem
         if envelope.received_at is not None and at is None:
             problem = "received_at must be an RFC 3339 date-time or null"
         if problem:
-            origin = (envelope.source, envelope.message_id, at) if problem == NO_DATA else ("archive", as_bare, None)
+            origin = (
+                (envelope.source, envelope.message_id, at)
+                if problem == NO_DATA
+                else ("archive", as_bare, None)
+            )
             broken.append((*origin, line + b"\n", problem))
         else:
             good.append((envelope.source, envelope.message_id, at, envelope.data + b"\n"))
@@ -153,9 +161,15 @@ def test_a_long_head_is_read_like_a_short_one() -> None:
         assert decode(line).raw == raw([("s", "i" * length, AT, b"{}\n")])
 
 
-printable = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='"\\'), max_size=120)
-moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda moment: moment.replace(tzinfo=UTC))
-objects = st.dictionaries(st.text(max_size=5), st.none() | st.floats() | st.text(max_size=9) | st.just({"a": [{}]}), max_size=3)
+printable = st.text(
+    st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='"\\'), max_size=120
+)
+moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(
+    lambda moment: moment.replace(tzinfo=UTC)
+)
+objects = st.dictionaries(
+    st.text(max_size=5), st.none() | st.floats() | st.text(max_size=9) | st.just({"a": [{}]}), max_size=3
+)
 
 
 @st.composite
@@ -186,20 +200,36 @@ def canonical(draw: st.DrawFn) -> tuple[bytes, tuple[str, str, datetime | None, 
 @given(st.lists(canonical(), max_size=12))
 def test_canonical_envelopes_say_what_was_written(lines: list[tuple[bytes, Any]]) -> None:
     decoded = decode(b"".join(line for line, _ in lines))
-    assert (decoded.raw, decoded.bad, decoded.lines) == (raw([said for _, said in lines]), bad([]), len(lines))
+    assert (decoded.raw, decoded.bad, decoded.lines) == (
+        raw([said for _, said in lines]),
+        bad([]),
+        len(lines),
+    )
 
 
 fragments = st.sampled_from(
     [
         *(b"%c" % mark for mark in b'{}[]":, \r\\1\xff'),
-        *(b"null", b"\\u0061", b'"source"', b'"message_id"', b'"received_at"', b'"data"', b'"fields"', b'"x"', b'"{\\"a\\":1}"'),
+        *(
+            b"null",
+            b"\\u0061",
+            b'"source"',
+            b'"message_id"',
+            b'"received_at"',
+            b'"data"',
+            b'"fields"',
+            b'"x"',
+            b'"{\\"a\\":1}"',
+        ),
         b'{"message_id":"m","received_at":null,"data":',
         b'{"source":"s","message_id":"m","received_at":"2026-01-01T00:00:00z","data":',
         b'"received_at":"never"',
     ]
 )
 pieces = st.lists(fragments, max_size=10).map(b"".join)
-shuffled = st.permutations([b'"source":"s"', b'"mess\\u0061ge_id":"\xc3\xbc"', b'"received_at":null', b'"data":{"a":"}"}'])
+shuffled = st.permutations(
+    [b'"source":"s"', b'"mess\\u0061ge_id":"\xc3\xbc"', b'"received_at":null', b'"data":{"a":"}"}']
+)
 octets = st.sampled_from([b"\\", b'"', b"}", b" ", b"a"]) | st.binary(min_size=1, max_size=1)
 said = [b'"source":1', b'"message_id":"m"', b'"received_at":"x"', b'"data":[]', b'"fields":{}', b'"x":1']
 members = st.lists(st.sampled_from(said))
@@ -216,7 +246,9 @@ def test_a_block_is_read_as_its_lines_one_by_one_are(lines: list[bytes]) -> None
 
 
 @given(canonical(), st.lists(st.tuples(st.integers(0, 150), octets), min_size=1, max_size=9))
-def test_lines_that_differ_in_one_byte_are_judged_each_for_itself(said: tuple[bytes, Any], changes: list[Any]) -> None:
+def test_lines_that_differ_in_one_byte_are_judged_each_for_itself(
+    said: tuple[bytes, Any], changes: list[Any]
+) -> None:
     line = said[0]
     changed = [line[: at % len(line)] + byte + line[at % len(line) + 1 :] for at, byte in changes]
     block = b"".join([line, line, *changed]).removesuffix(b"\n") + b"\n"

@@ -25,28 +25,41 @@ def test_an_object_with_exactly_the_keys_is_an_envelope_however_it_is_written(li
 
 
 def test_the_source_may_be_left_out_and_the_time_be_null() -> None:
-    assert read_line(b'{"message_id":"1-0","received_at":null,"data":{}}') == Envelope("archive", "1-0", None, b"{}")
+    assert read_line(b'{"message_id":"1-0","received_at":null,"data":{}}') == Envelope(
+        "archive", "1-0", None, b"{}"
+    )
 
 
 def test_the_bytes_of_data_are_kept_as_they_are() -> None:
     data = b'{"a": 1e400, "a":NaN,"b":[1 ,{"}":"]"}],"\xff":"\\ud800"}'
-    for line in (b'{"message_id":"m","received_at":null,"data":%b}', b'{"data":%b,"message_id":"m","received_at":null}'):
+    for line in (
+        b'{"message_id":"m","received_at":null,"data":%b}',
+        b'{"data":%b,"message_id":"m","received_at":null}',
+    ):
         assert read_line(line % data) == Envelope(message_id="m", data=data)
 
 
 @pytest.mark.parametrize("data", [b"{", b'{"a":{"b":1}', b'{"a":1} {"b":2}', b"{]}"])
 def test_a_line_that_begins_as_envelopes_do_is_one_even_if_its_data_is_no_json(data: bytes) -> None:
-    assert read_line(b'{"message_id":"m","received_at":null,"data":%b}' % data) == Envelope(message_id="m", data=data)
+    assert read_line(b'{"message_id":"m","received_at":null,"data":%b}' % data) == Envelope(
+        message_id="m", data=data
+    )
 
 
-@pytest.mark.parametrize("octets", [b'{"a":1}', b"no JSON", b"", b"two\nlines\\", "über".encode(), b"\xff\x00\xc3"])
+@pytest.mark.parametrize(
+    "octets", [b'{"a":1}', b"no JSON", b"", b"two\nlines\\", "über".encode(), b"\xff\x00\xc3"]
+)
 def test_data_as_a_string_gives_back_the_bytes_that_it_was_written_from(octets: bytes) -> None:
     text = json.dumps(octets.decode(errors="surrogateescape")).encode()
-    assert read_line(b'{"message_id":"m","received_at":null,"data":%b}' % text) == Envelope(message_id="m", data=octets)
+    assert read_line(b'{"message_id":"m","received_at":null,"data":%b}' % text) == Envelope(
+        message_id="m", data=octets
+    )
 
 
 def test_raw_bytes_that_are_not_utf_8_pass_through_a_string() -> None:
-    assert read_line(b'{"message_id":"m","received_at":null,"data":"a\xffb"}') == Envelope(message_id="m", data=b"a\xffb")
+    assert read_line(b'{"message_id":"m","received_at":null,"data":"a\xffb"}') == Envelope(
+        message_id="m", data=b"a\xffb"
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +97,10 @@ def test_any_other_line_is_bare(line: bytes) -> None:
         (b'"source":["s"],"message_id":"m","received_at":null,"data":{}', "source must be a string"),
         (b'"message_id":17,"received_at":null,"data":{}', "message_id must be a string"),
         (b'"message_id":"\\ud800","received_at":null,"data":{}', "message_id must be a string"),
-        (b'"message_id":"m","received_at":1700000000,"data":{}', "received_at must be an RFC 3339 date-time or null"),
+        (
+            b'"message_id":"m","received_at":1700000000,"data":{}',
+            "received_at must be an RFC 3339 date-time or null",
+        ),
         (b'"message_id":"m","received_at":null,"data":[1]', "data must be an object or a string"),
         (b'"message_id":"m","received_at":null,"data":"\\ud800"', "data must be an object or a string"),
         (b'"message_id":"m","received_at":null,"data":"\\x"', "data must be an object or a string"),
@@ -95,10 +111,18 @@ def test_an_envelope_with_a_wrong_type_says_which(members: bytes, problem: str) 
 
 
 def test_only_json_whitespace_makes_a_line_blank() -> None:
-    assert [is_blank(line) for line in (b"", b" \t\r", b"\x0b", b"\x00", b" x")] == [True, True, False, False, False]
+    assert [is_blank(line) for line in (b"", b" \t\r", b"\x0b", b"\x00", b" x")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
-@pytest.mark.parametrize("text", [b'"' + b'\\"' * 300_000, b"[" * 300_000, b'{"a":' * 100_000, b'"",' * 300_000])
+@pytest.mark.parametrize(
+    "text", [b'"' + b'\\"' * 300_000, b"[" * 300_000, b'{"a":' * 100_000, b'"",' * 300_000]
+)
 def test_a_long_line_that_is_no_json_is_decided_in_one_pass(text: bytes) -> None:
     assert read_line(b'{"data":%b}' % text) is None
 
@@ -116,4 +140,6 @@ def test_the_line_of_an_entry_without_data_says_what_it_had_and_whose_it_is() ->
 
 
 def test_an_entry_of_a_time_after_every_calendar_has_none() -> None:
-    assert read_line(entry_line("s", f"{2**63}-0", 2**63, {b"data": b"{}"})) == Envelope("s", f"{2**63}-0", None, b"{}")
+    assert read_line(entry_line("s", f"{2**63}-0", 2**63, {b"data": b"{}"})) == Envelope(
+        "s", f"{2**63}-0", None, b"{}"
+    )

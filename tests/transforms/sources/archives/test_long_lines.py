@@ -26,11 +26,15 @@ SIZE = longest_line(LIMITS.payload_bytes)
 SOURCES = ["kpi", "berichte-\u00fc", 'a "quoted" key', "\u202e"]
 
 
-def quarantine(lines: list[bytes], chunk_bytes: int = 1 << 16, held_bytes: int = LIMITS.payload_bytes) -> pa.RecordBatch:
+def quarantine(
+    lines: list[bytes], chunk_bytes: int = 1 << 16, held_bytes: int = LIMITS.payload_bytes
+) -> pa.RecordBatch:
     """The rows of an archive's lines, which are held if they may have a payload of `held_bytes`."""
     text = b"\n".join(lines)
     chunks = [text[i : i + chunk_bytes] for i in range(0, len(text), chunk_bytes)]
-    return concat([shortened(rows) for found in blocks(chunks, 1 << 16, held_bytes) for rows in refused(*found)])
+    return concat(
+        [shortened(rows) for found in blocks(chunks, 1 << 16, held_bytes) for rows in refused(*found)]
+    )
 
 
 def refused(number: int, text: bytes | LongLine) -> Iterator[pa.RecordBatch]:
@@ -72,12 +76,17 @@ def test_a_long_line_has_the_row_that_it_would_have_if_it_were_held(seed: int) -
 def test_of_an_oversize_line_the_beginning_the_length_and_the_digest_are_kept() -> None:
     line = b"x" * (SIZE + 1)
     (row,) = quarantine([line]).to_pylist()
-    assert (row["payload"], row["payload_bytes"], row["message_id"]) == (line[:KEPT_BYTES], SIZE + 1, line_id(1, line))
+    assert (row["payload"], row["payload_bytes"], row["message_id"]) == (
+        line[:KEPT_BYTES],
+        SIZE + 1,
+        line_id(1, line),
+    )
     assert row["payload_sha256"] == hashlib.sha256(line).hexdigest()
 
 
 @pytest.mark.parametrize(
-    "ending", [b'"', b'" }x', b'",' + b'"source":"s"}', b"}", b'"}' + b" " * KEPT_BYTES, b'\\"}', b'\\ud83d"}']
+    "ending",
+    [b'"', b'" }x', b'",' + b'"source":"s"}', b"}", b'"}' + b" " * KEPT_BYTES, b'\\"}', b'\\ud83d"}'],
 )
 def test_a_long_line_that_does_not_end_as_an_envelope_is_a_bare_line(ending: bytes) -> None:
     line = b'{"message_id":"m","received_at":null,"data":"' + b"a" * SIZE + ending

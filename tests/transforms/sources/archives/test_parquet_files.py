@@ -17,7 +17,11 @@ from transforms.sources.archives.envelope_lines import WRONG_TIME
 from transforms.sources.archives.parquet_files import batches, decode_rows
 
 AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
-GOOD = {"message_id": ["1-0", "2-0"], "received_at": pa.array([AT, None], TIME), "data": ['{"a":1}', "no\nJSON\n"]}
+GOOD = {
+    "message_id": ["1-0", "2-0"],
+    "received_at": pa.array([AT, None], TIME),
+    "data": ['{"a":1}', "no\nJSON\n"],
+}
 MESSAGES = pa.RecordBatch.from_pydict(
     {
         "source": ["archive"] * 2,
@@ -51,7 +55,9 @@ def test_a_time_may_be_written_in_any_usual_way(received_at: pa.Array) -> None:
     assert decode_rows(table(received_at=received_at)).raw == MESSAGES
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())]
+)
 def test_data_may_be_text_or_bytes(kind: pa.DataType) -> None:
     assert decode_rows(table(data=pa.array(GOOD["data"]).cast(kind))).raw == MESSAGES
 
@@ -62,7 +68,11 @@ def test_a_time_outside_of_the_years_1_to_9999_is_wrong(unit: str) -> None:
     end = 253_402_300_800 * ticks
     edges = [end - 1, end, -62_135_596_800 * ticks, -62_135_596_800 * ticks - 1, 2**62, -(2**62)]
     rows = pa.RecordBatch.from_pydict(
-        {"message_id": list("abcdef"), "received_at": pa.array(edges, pa.int64()).cast(pa.timestamp(unit)), "data": ["{}"] * 6}
+        {
+            "message_id": list("abcdef"),
+            "received_at": pa.array(edges, pa.int64()).cast(pa.timestamp(unit)),
+            "data": ["{}"] * 6,
+        }
     )
     decoded = decode_rows(rows)
     assert decoded.raw["message_id"].to_pylist() == ["a", "c"]
@@ -72,7 +82,9 @@ def test_a_time_outside_of_the_years_1_to_9999_is_wrong(unit: str) -> None:
 
 @pytest.mark.parametrize("name", ["message_id", "source"])
 def test_a_name_that_is_not_utf_8_is_no_name(name: str) -> None:
-    garbled = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"1\xff\xfe"))
+    garbled = pa.StringArray.from_buffers(
+        2, pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"1\xff\xfe")
+    )
     decoded = decode_rows(table(**{name: garbled}))
     assert decoded.raw[name].to_pylist() == ["1"]
     assert decoded.bad["message"].to_pylist() == ["message_id and source must be UTF-8"]
@@ -92,7 +104,11 @@ WRITTEN = [b"[None, None, None, b'b']", b"[None, b'3-0', b'noon', b'c']", b"[Non
 
 def test_a_row_that_is_no_message_is_known_by_its_number_and_what_it_holds() -> None:
     rows = pa.RecordBatch.from_pydict(
-        {"message_id": ["1-0", None, "3-0", "4-0"], "received_at": [None, None, "noon", None], "data": ["a", "b", "c", None]}
+        {
+            "message_id": ["1-0", None, "3-0", "4-0"],
+            "received_at": [None, None, "noon", None],
+            "data": ["a", "b", "c", None],
+        }
     )
     decoded = decode_rows(rows, 10)
     assert decoded.raw["message_id"].to_pylist() == ["1-0"]
@@ -117,9 +133,13 @@ def test_a_row_that_is_no_message_is_known_by_its_number_and_what_it_holds() -> 
 def test_a_file_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path) -> None:
     texts = [str(i) for i in range(5000)]
     whole = pa.table({"message_id": texts, "received_at": pa.nulls(5000), "data": texts})
-    pq.write_table(whole.append_column("more", pa.array(range(5000))), tmp_path / "f.parquet", row_group_size=1000)
+    pq.write_table(
+        whole.append_column("more", pa.array(range(5000))), tmp_path / "f.parquet", row_group_size=1000
+    )
     parts = list(batches(str(tmp_path / "f.parquet"), 4096))
-    assert pa.Table.from_batches([batch for batch, _ in parts]).equals(whole.select(["message_id", "received_at", "data"]))
+    assert pa.Table.from_batches([batch for batch, _ in parts]).equals(
+        whole.select(["message_id", "received_at", "data"])
+    )
     assert len(parts) > 5
     assert parts[-1][1] == 1.0
 
@@ -127,9 +147,18 @@ def test_a_file_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"task_id": ["t"]}, "no column message_id; an archive has message_id, received_at, data and perhaps source"),
-        ({"message_id": [1], "received_at": ["x"], "data": ["{}"]}, "column message_id is int64; it must be a string"),
-        ({"message_id": ["1"], "received_at": ["x"], "data": [{"a": 1}]}, "column data is struct<a: int64>; it must be"),
+        (
+            {"task_id": ["t"]},
+            "no column message_id; an archive has message_id, received_at, data and perhaps source",
+        ),
+        (
+            {"message_id": [1], "received_at": ["x"], "data": ["{}"]},
+            "column message_id is int64; it must be a string",
+        ),
+        (
+            {"message_id": ["1"], "received_at": ["x"], "data": [{"a": 1}]},
+            "column data is struct<a: int64>; it must be",
+        ),
     ],
 )
 def test_a_file_without_the_columns_says_which_it_lacks(tmp_path: Path, columns: dict, reason: str) -> None:
@@ -150,11 +179,23 @@ def test_a_file_that_is_no_parquet_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["dictionary", "DELTA_BYTE_ARRAY", "long at the end"])
-def test_a_small_file_of_long_rows_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path, encoding: str) -> None:
-    data = ["x" * 100_000] * 3000 if encoding != "long at the end" else ["{}"] * 20_000 + ["x" * 100_000] * 300
-    rows = pa.table({"message_id": [str(i) for i in range(len(data))], "received_at": pa.nulls(len(data)), "data": data})
+def test_a_small_file_of_long_rows_is_read_in_parts_of_about_the_size_asked_for(
+    tmp_path: Path, encoding: str
+) -> None:
+    data = (
+        ["x" * 100_000] * 3000 if encoding != "long at the end" else ["{}"] * 20_000 + ["x" * 100_000] * 300
+    )
+    rows = pa.table(
+        {"message_id": [str(i) for i in range(len(data))], "received_at": pa.nulls(len(data)), "data": data}
+    )
     columns = {"data": encoding, "message_id": "PLAIN"} if encoding == "DELTA_BYTE_ARRAY" else None
-    pq.write_table(rows, tmp_path / "a.parquet", compression="zstd", column_encoding=columns, use_dictionary=columns is None)
+    pq.write_table(
+        rows,
+        tmp_path / "a.parquet",
+        compression="zstd",
+        column_encoding=columns,
+        use_dictionary=columns is None,
+    )
     assert (tmp_path / "a.parquet").stat().st_size < 1 << 20
     found = [batch for batch, _ in batches(str(tmp_path / "a.parquet"), 4 << 20)]
     assert max(batch.nbytes for batch in found) < 5 << 20

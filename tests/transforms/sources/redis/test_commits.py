@@ -49,7 +49,16 @@ def test_the_group_is_never_ahead_of_the_checkpoint_before_the_newest(seed: int)
     kept, barrier, waiting = [0, 0], None, []
     for _ in range(400):
         now[0] += lot.choice((0.1, 1, LOST_SECONDS))
-        match lot.choice(("session", "session", "session", "barrier", "complete", "restore" if lot.random() < 0.1 else "session")):
+        match lot.choice(
+            (
+                "session",
+                "session",
+                "session",
+                "barrier",
+                "complete",
+                "restore" if lot.random() < 0.1 else "session",
+            )
+        ):
             case "session":
                 waiting.append(session(commits, read, read := read + 1))
             case "barrier" if barrier is None:

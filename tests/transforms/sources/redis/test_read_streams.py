@@ -22,7 +22,14 @@ from transforms.sinks.archive.archive_writer import REFUSED, ArchiveWriter
 from transforms.sources.redis import read_streams
 from transforms.sources.redis.entries import digest
 from transforms.sources.redis.positions import Position
-from transforms.sources.redis.read_streams import AsDicts, PositionsTracker, ReadFromRedisStreams, Session, as_dicts, session_reads
+from transforms.sources.redis.read_streams import (
+    AsDicts,
+    PositionsTracker,
+    ReadFromRedisStreams,
+    Session,
+    as_dicts,
+    session_reads,
+)
 from transforms.sources.redis.reader import Read
 from transforms.validation.quarantine_rows import misfits
 
@@ -48,7 +55,9 @@ class Runner:
     """Drives the reading DoFn as a runner does: a session at a time, positions through their coder, callbacks on demand."""
 
     def __init__(self, server: RedisServer, *streams: str, **options) -> None:
-        source = ReadFromRedisStreams(Connection(server.url), streams or ("s",), "g", session=BRIEF, **options).source
+        source = ReadFromRedisStreams(
+            Connection(server.url), streams or ("s",), "g", session=BRIEF, **options
+        ).source
         self.read, self.element = read_streams._ReadStreams(source), (0, streams or ("s",))
         self.restriction = PROVIDER.initial_restriction(self.element)
         self.watermark: Timestamp | None = None
@@ -56,9 +65,13 @@ class Runner:
 
     def session(self) -> list:
         coder = PROVIDER.restriction_coder()
-        tracker = ThreadsafeRestrictionTracker(PROVIDER.create_tracker(coder.decode(coder.encode(self.restriction))))
+        tracker = ThreadsafeRestrictionTracker(
+            PROVIDER.create_tracker(coder.decode(coder.encode(self.restriction)))
+        )
         estimator = ManualWatermarkEstimator(self.watermark)
-        out = list(self.read.process(self.element, self.finalizer, RestrictionTrackerView(tracker), estimator))
+        out = list(
+            self.read.process(self.element, self.finalizer, RestrictionTrackerView(tracker), estimator)
+        )
         self.restriction, delay = tracker.deferred_status()
         assert (tracker.check_done(), tracker.is_bounded(), delay <= 0) == (True, False, True)
         self.watermark = estimator.get_estimator_state()
@@ -70,7 +83,12 @@ class Runner:
 
 
 def ids(outputs: list) -> list[str]:
-    return [name for each in outputs if isinstance(each, TimestampedValue) for name in each.value["message_id"].to_pylist()]
+    return [
+        name
+        for each in outputs
+        if isinstance(each, TimestampedValue)
+        for name in each.value["message_id"].to_pylist()
+    ]
 
 
 def add(client: redis.Redis, *ids: str, key: str = "s") -> None:
@@ -124,7 +142,9 @@ def test_the_group_follows_two_rounds_behind_the_checkpoints(client, server):
     assert places == [b"0-0", b"0-0", b"1-0", b"2-0"]
 
 
-def test_a_restored_checkpoint_reads_again_what_came_after_it_and_the_group_is_not_ahead_of_it(client, server):
+def test_a_restored_checkpoint_reads_again_what_came_after_it_and_the_group_is_not_ahead_of_it(
+    client, server
+):
     runner = Runner(server)
     add(client, "1-0")
     runner.session()
@@ -161,7 +181,11 @@ class Archived(Runner):
 
     def lines(self) -> set[str]:
         """The ids in the archive."""
-        return {json.loads(line)["message_id"] for path in self.folder.rglob("*.ndjson") for line in path.read_bytes().splitlines()}
+        return {
+            json.loads(line)["message_id"]
+            for path in self.folder.rglob("*.ndjson")
+            for line in path.read_bytes().splitlines()
+        }
 
 
 def written(client: redis.Redis, runner: Archived, numbers: range, checkpoints: bool = True) -> None:
@@ -173,7 +197,9 @@ def written(client: redis.Redis, runner: Archived, numbers: range, checkpoints: 
             runner.checkpoint()
 
 
-def test_nothing_is_committed_that_the_archive_has_not_on_disk(client, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_committed_that_the_archive_has_not_on_disk(
+    client, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     runner = Archived(server, tmp_path)
     written(client, runner, range(1, 3))
     with monkeypatch.context() as patched:
@@ -186,7 +212,9 @@ def test_nothing_is_committed_that_the_archive_has_not_on_disk(client, server, t
     assert client.xinfo_groups("s")[0]["last-delivered-id"] == b"6-0"
 
 
-def test_a_restart_goes_on_where_the_checkpoint_was_if_the_archive_has_all_of_it(client, server, tmp_path: Path):
+def test_a_restart_goes_on_where_the_checkpoint_was_if_the_archive_has_all_of_it(
+    client, server, tmp_path: Path
+):
     runner = Archived(server, tmp_path)
     written(client, runner, range(1, 8))
     runner.restart(runner.restriction)
@@ -194,7 +222,9 @@ def test_a_restart_goes_on_where_the_checkpoint_was_if_the_archive_has_all_of_it
     assert ids(runner.session()) == ["8-0"]
 
 
-def test_entries_that_left_the_stream_before_they_could_be_archived_again_are_reported(client, server, tmp_path: Path, caplog):
+def test_entries_that_left_the_stream_before_they_could_be_archived_again_are_reported(
+    client, server, tmp_path: Path, caplog
+):
     runner = Archived(server, tmp_path)
     written(client, runner, range(1, 9))
     shutil.rmtree(tmp_path)
@@ -204,7 +234,9 @@ def test_entries_that_left_the_stream_before_they_could_be_archived_again_are_re
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_what_an_archive_lost_after_the_committed_place_is_archived_again(client, server, tmp_path: Path, seed: int):
+def test_what_an_archive_lost_after_the_committed_place_is_archived_again(
+    client, server, tmp_path: Path, seed: int
+):
     """A power cut takes what was not synced yet: the ends of files, or whole ones; and people move and compress older files."""
     lot = random.Random(seed)
     runner = Archived(server, tmp_path)
@@ -287,7 +319,9 @@ def test_what_is_read_after_a_split_is_left_to_the_rest(client, server):
     runner = Runner(server)
     add(client, *(f"{n}-0" for n in range(1, 10)))
     tracker = ThreadsafeRestrictionTracker(PROVIDER.create_tracker({}))
-    reading = runner.read.process(runner.element, runner.finalizer, RestrictionTrackerView(tracker), ManualWatermarkEstimator(None))
+    reading = runner.read.process(
+        runner.element, runner.finalizer, RestrictionTrackerView(tracker), ManualWatermarkEstimator(None)
+    )
     first = next(reading)
     _, runner.restriction = tracker.try_split(0)
     assert ids([first, *reading]) + ids(runner.session()) == [f"{n}-0" for n in range(1, 10)]
@@ -310,11 +344,19 @@ def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
     runner.session()
     said = json.loads((tmp_path / "reader-0.json").read_text())
     place = {"position": "3-0", "index": 3, "added": 3, "lost": 0, "went_back": 0, "moved": 0, "ahead": 0}
-    assert said == {"reader": 0, "streams": {"s": place}, "read": 3, "watermark": said["time"] - 10_000, "time": said["time"]}
+    assert said == {
+        "reader": 0,
+        "streams": {"s": place},
+        "read": 3,
+        "watermark": said["time"] - 10_000,
+        "time": said["time"],
+    }
 
 
 @pytest.mark.parametrize("torn", ["", "{", "[1]", "null", '{"read": 1, "streams": {"s": {}}}'])
-def test_the_counts_of_a_status_outlive_the_process_and_a_torn_file(client, server, tmp_path: Path, torn: str):
+def test_the_counts_of_a_status_outlive_the_process_and_a_torn_file(
+    client, server, tmp_path: Path, torn: str
+):
     runner = Runner(server, status=str(tmp_path), ahead_seconds=-1e12)
     file = tmp_path / "reader-0.json"
     add(client, "1-0", "2-0", "3-0")
@@ -385,10 +427,17 @@ class _Rows:
 
 @pytest.mark.parametrize(
     ("arrivals", "rows", "end"),
-    [([], [0], 1.0), ([950], [1, 0], 1.05), ([300, 301, 302, 399], [1, 2, 1, 0], 0.4), ([0, 150], [1, 0], 0.1)],
+    [
+        ([], [0], 1.0),
+        ([950], [1, 0], 1.05),
+        ([300, 301, 302, 399], [1, 2, 1, 0], 0.4),
+        ([0, 150], [1, 0], 0.1),
+    ],
     ids=["idle", "late", "several", "next session's"],
 )
 def test_a_session_waits_for_a_first_entry_and_ends_soon_after_it(arrivals, rows, end):
     clock = Clock(arrivals)
-    reads = list(session_reads(clock.read, {}, Session(read_ms=100, idle_ms=1000), lambda: clock.now, clock.sleep))
+    reads = list(
+        session_reads(clock.read, {}, Session(read_ms=100, idle_ms=1000), lambda: clock.now, clock.sleep)
+    )
     assert ([read.rows for read in reads], round(clock.now, 2)) == (rows, end)

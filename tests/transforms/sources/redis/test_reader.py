@@ -59,7 +59,9 @@ def lost(*reads: Read) -> list[tuple[str, str, int | None, str]]:
     return [(row["after"], until, row["entries"], row["reason"]) for (row, _), until in zip(rows, untils)]
 
 
-def read_all(reader: Reader, positions: dict[str, Position], limit: int = 1000) -> tuple[list[str], list, dict[str, Position]]:
+def read_all(
+    reader: Reader, positions: dict[str, Position], limit: int = 1000
+) -> tuple[list[str], list, dict[str, Position]]:
     """Everything to the streams' ends: ids, losses, positions."""
     seen, losses = [], []
     while True:
@@ -82,7 +84,9 @@ def test_a_message_is_the_entrys_data_with_its_id_and_time(client, reader):
     read = reader.read(reader.starting(0), 10, 0)
     times = [datetime(1970, 1, 1, 0, 0, 1, 500_000, UTC), datetime(2023, 11, 14, 22, 13, 20, 123_000, UTC)]
     columns = [["s"] * 2, ["1500-7", "1700000000123-0"], times, [b'{"a": "\xff"}\n', b"\n"]]
-    assert read.messages == [pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, RAW)], schema=RAW)]
+    assert read.messages == [
+        pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, RAW)], schema=RAW)
+    ]
     assert (read.bad, read.trimmed) == ([], [])
 
 
@@ -101,7 +105,9 @@ def test_an_entry_without_data_is_bad_and_its_neighbours_are_not(client, reader)
     line = b'{"source":"s","message_id":"2-0","received_at":"1970-01-01T00:00:00.002000Z","fields":{"x":"\\udcff"}}\n'
     time = datetime(1970, 1, 1, 0, 0, 0, 2000, UTC)
     row = {"source": "s", "message_id": "2-0", "received_at": time, "payload": line, "message": NO_DATA}
-    assert [batch.to_pylist() for batch in read.bad] == [[row | {"payload_bytes": None, "payload_sha256": None}]]
+    assert [batch.to_pylist() for batch in read.bad] == [
+        [row | {"payload_bytes": None, "payload_sha256": None}]
+    ]
 
 
 def test_a_read_that_waits_wakes_up_for_whichever_stream_gets_an_entry(client, server):
@@ -164,7 +170,12 @@ def test_a_trim_under_lag_is_told_with_its_count_and_place(client, reader):
     read = reader.read(reader.starting(0), 2, 0)
     client.xtrim("s", maxlen=3, approximate=False)
     again = reader.read(read.positions, 100, 0)
-    row = {"source": "s", "message_id": "8-0", "received_at": datetime(1970, 1, 1, 0, 0, 0, 2000, UTC), "after": "2-0"}
+    row = {
+        "source": "s",
+        "message_id": "8-0",
+        "received_at": datetime(1970, 1, 1, 0, 0, 0, 2000, UTC),
+        "after": "2-0",
+    }
     rows = [row | {"entries": 5, "reason": "trimmed", "revision": 5}]
     assert again.trimmed == [pa.RecordBatch.from_pylist(rows, schema=LOST)]
     assert ids(again) == ["8-0", "9-0", "10-0"]
@@ -333,14 +344,22 @@ class History:
     def read(self, limit: int) -> Read:
         read = self.reader.read(self.positions, max(1, limit), 0)
         self.positions = read.positions
-        new = {(row["message_id"], row["payload"][:-1]) for batch in read.messages for row in batch.to_pylist()}
+        new = {
+            (row["message_id"], row["payload"][:-1]) for batch in read.messages for row in batch.to_pylist()
+        }
         self.seen = (self.seen[0] | new, (*self.seen[1], *lost(read)))
         return read
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.sampled_from(TURNS), st.integers(0, 8)).map(lambda turn: [turn]) | OVERTAKEN, max_size=25))
-def test_whatever_a_stream_goes_back_to_all_that_it_holds_is_read_and_the_rest_is_counted(server, client, steps):
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(TURNS), st.integers(0, 8)).map(lambda turn: [turn]) | OVERTAKEN, max_size=25
+    )
+)
+def test_whatever_a_stream_goes_back_to_all_that_it_holds_is_read_and_the_rest_is_counted(
+    server, client, steps
+):
     """Failovers to older copies with clocks behind, foreign consumers, trims, deletions, restored checkpoints, fresh starts."""
     client.flushall()
     history = History(client, reader_of(server, "s"))
@@ -379,7 +398,9 @@ def test_a_deleted_stream_tells_what_was_unread_and_is_begun_again(client, reade
     assert read_all(reader, gone.positions)[:2] == (["1-0", "2-0"], [])
 
 
-@pytest.mark.parametrize("new", [("1-0", "2-0"), ("8-0", "9-0"), ("6-0", "7-1", "8-0", "9-0")], ids=["older", "newer", "more"])
+@pytest.mark.parametrize(
+    "new", [("1-0", "2-0"), ("8-0", "9-0"), ("6-0", "7-1", "8-0", "9-0")], ids=["older", "newer", "more"]
+)
 def test_a_stream_that_was_deleted_and_made_again_is_read_from_its_beginning(client, reader, new):
     add(client, "5-0", "6-0", "7-0")
     _, _, positions = read_all(reader, reader.starting(0))
@@ -390,14 +411,20 @@ def test_a_stream_that_was_deleted_and_made_again_is_read_from_its_beginning(cli
     assert group(client) == ("0-0", 0)
 
 
-def test_a_stream_that_was_made_again_with_a_copy_of_the_last_entry_is_read_from_its_beginning(client, reader):
+def test_a_stream_that_was_made_again_with_a_copy_of_the_last_entry_is_read_from_its_beginning(
+    client, reader
+):
     add(client, "5-0", "6-0", "7-0")
     _, _, positions = read_all(reader, reader.starting(0))
     reader.commit(positions)
     client.delete("s")
     add(client, "6-0", "7-0", "8-0", "9-0")
     seen, losses, after = read_all(reader, positions)
-    assert (seen, losses, after["s"].index) == (["6-0", "7-0", "8-0", "9-0"], [("0-0", "now", None, "reset")], 4)
+    assert (seen, losses, after["s"].index) == (
+        ["6-0", "7-0", "8-0", "9-0"],
+        [("0-0", "now", None, "reset")],
+        4,
+    )
 
 
 def test_a_group_moves_to_the_new_stream_although_that_is_backwards(client, reader):
@@ -437,7 +464,9 @@ def test_entries_that_redis_forgot_in_a_crash_are_read_again_from_what_is_commit
     assert read_all(reader, positions)[:2] == (["5-0", "6-0"], [("2-0", "now", None, "reset")])
 
 
-@pytest.mark.parametrize("later", [(), ("60-0", "70-0"), ("60-0", "70-0", "80-0")], ids=["behind", "as many", "more"])
+@pytest.mark.parametrize(
+    "later", [(), ("60-0", "70-0"), ("60-0", "70-0", "80-0")], ids=["behind", "as many", "more"]
+)
 def test_entries_that_a_new_primary_adds_below_the_position_are_read(client, reader, later):
     add(client, "10-0", "20-0")
     _, _, positions = read_all(reader, reader.starting(0))
@@ -489,7 +518,11 @@ def test_a_stream_that_was_restored_without_its_committed_place_is_read_from_its
     client.restore("s", 0, old, replace=True)
     add(client, "25-0")
     seen, losses, positions = read_all(reader, positions)
-    assert (seen, losses, positions["s"].index) == (["10-0", "20-0", "25-0"], [("0-0", "now", None, "reset")], 3)
+    assert (seen, losses, positions["s"].index) == (
+        ["10-0", "20-0", "25-0"],
+        [("0-0", "now", None, "reset")],
+        3,
+    )
     reader.commit(positions)
     assert (group(client), reader.starting(0)["s"].counted) == (("25-0", 3), "25-0")
 
@@ -644,9 +677,9 @@ def test_a_used_group_begins_some_time_before_its_place(client, reader):
     times = [HOUR_MS, 2 * HOUR_MS, 3 * HOUR_MS, 4 * HOUR_MS]
     add(client, *(f"{time}-0" for time in times))
     reader.commit(reader.read(reader.starting(0), 3, 0).positions)
-    assert [read_all(reader, reader.starting(reread))[0] for reread in (0, HOUR_MS, HOUR_MS + 1, 9 * HOUR_MS)] == [
-        [f"{time}-0" for time in times[first:]] for first in (2, 1, 1, 0)
-    ]
+    assert [
+        read_all(reader, reader.starting(reread))[0] for reread in (0, HOUR_MS, HOUR_MS + 1, 9 * HOUR_MS)
+    ] == [[f"{time}-0" for time in times[first:]] for first in (2, 1, 1, 0)]
 
 
 def test_a_used_group_begins_before_its_oldest_pending_entry(client, reader):
@@ -661,7 +694,10 @@ def test_a_start_on_a_used_group_counts_as_lost_only_what_was_not_delivered(clie
     add(client, *(f"{n}-0" for n in range(1, 11)))
     reader.commit(reader.read(reader.starting(0), 4, 0).positions)
     client.xtrim("s", maxlen=3, approximate=False)
-    assert read_all(reader, reader.starting(HOUR_MS))[:2] == (["8-0", "9-0", "10-0"], [("4-0", "8-0", 3, "trimmed")])
+    assert read_all(reader, reader.starting(HOUR_MS))[:2] == (
+        ["8-0", "9-0", "10-0"],
+        [("4-0", "8-0", 3, "trimmed")],
+    )
 
 
 def test_a_group_whose_count_is_unknown_tells_a_loss_without_a_number(client, reader):

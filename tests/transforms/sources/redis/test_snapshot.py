@@ -23,7 +23,8 @@ def test_all_entries_come_in_order_with_every_field_as_it_is(client: redis.Redis
         client.xadd("s", {"data": number, b"\xff": b""}, id=f"{number // 3}-{number}")
     chunks = list(entries(client, "s", "999-2999"))
     assert [entry for chunk in chunks for entry in chunk] == [
-        [b"%d-%d" % (number // 3, number), [b"data", b"%d" % number, b"\xff", b""]] for number in range(1, 3000)
+        [b"%d-%d" % (number // 3, number), [b"data", b"%d" % number, b"\xff", b""]]
+        for number in range(1, 3000)
     ]
     assert len(chunks) > 1
 
@@ -31,7 +32,11 @@ def test_all_entries_come_in_order_with_every_field_as_it_is(client: redis.Redis
 def test_only_what_lies_after_one_id_and_up_to_another_is_read(client: redis.Redis) -> None:
     for number in range(1, 9):
         client.xadd("s", {"data": "x"}, id=f"{number}-0")
-    assert [entry_id for chunk in entries(client, "s", "6-0", after="3-0") for entry_id, _ in chunk] == [b"4-0", b"5-0", b"6-0"]
+    assert [entry_id for chunk in entries(client, "s", "6-0", after="3-0") for entry_id, _ in chunk] == [
+        b"4-0",
+        b"5-0",
+        b"6-0",
+    ]
     assert list(entries(client, "s", "6-0", after="6-0")) == []
     assert list(entries(client, "gone", "6-0")) == []
 
@@ -54,7 +59,9 @@ def test_what_a_stream_holds_is_told_after_trims_and_deletions(client: redis.Red
     assert look(client, "s") == Held(0, None, "5-0", "3-0")
 
 
-def test_what_is_committed_is_what_the_reader_kept_wherever_others_have_moved_the_group(client: redis.Redis) -> None:
+def test_what_is_committed_is_what_the_reader_kept_wherever_others_have_moved_the_group(
+    client: redis.Redis,
+) -> None:
     for number in range(1, 6):
         client.xadd("s", {"data": "x"}, id=f"{number}-0")
     assert committed(client, "s", "g") is None
