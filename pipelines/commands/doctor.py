@@ -8,7 +8,7 @@ import typer
 from pipelines.assembly import redis
 from pipelines.console import echo_json, headed, out
 from pipelines.failures import CheckFailed, WrongUse
-from pipelines.jobs.backfill import is_held
+from pipelines.jobs.lock import is_locked
 from pipelines.jobs.stream import refuse_unready
 from pipelines.outputs import local_folder, target
 from pipelines.settings import Settings
@@ -69,7 +69,7 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
             well = well and not finding.problem
             yield finding
         folder = local_folder(place)
-        if folder is not None and is_held(folder):
+        if folder is not None and is_locked(folder):
             yield Finding(
                 "no job writes to it now",
                 f"another job is writing to {folder}",

@@ -3,12 +3,10 @@
 A run that dies can be run again as it was: what it wrote are whole files of rows with keys, and writing them again changes nothing.
 """
 
-import fcntl
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import apache_beam as beam
@@ -17,6 +15,7 @@ import pyarrow as pa
 from pipelines.assembly import Archives, Spooled, count_bytes, sinks, sources
 from pipelines.failures import WrongUse
 from pipelines.graph import build, rules
+from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.time_slices import Spool
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
@@ -33,7 +32,6 @@ REPORT_BYTES = 600
 COMPRESSION = 8
 """About how much smaller a compressed archive is."""
 _SPOOL = "_spool"
-_LOCK = "_lock"
 
 
 def backfill(
@@ -52,7 +50,7 @@ def backfill(
     """
     stage_counters.reset()
     outputs, settings = open_outputs(texts, settings)
-    with only_job(*outputs.folders):
+    with lock_folders(*outputs.folders):
         return fill(files, outputs, settings, span or Span(), beam_options)
 
 
@@ -113,41 +111,3 @@ def _spooled(
         yield spool, refused, results
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-@contextmanager
-def only_job(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, ...]]:
-    """Hold some folders for one job. The locks last as long as any process has the file descriptors that it gives.
-
-    Raises:
-        WrongUse: another job holds one, still after `patience` seconds, in which the processes of a killed one can end.
-    """
-    deadline = time.monotonic() + patience
-    with ExitStack() as stack:
-        locks = []
-        for folder in dict.fromkeys(each.resolve() for each in folders):
-            lock = stack.enter_context((folder / _LOCK).open("a"))
-            while not _taken(lock.fileno()):
-                if time.monotonic() >= deadline:
-                    raise WrongUse(
-                        f"another job is writing to {folder}", "wait for it, or name another output"
-                    )
-                time.sleep(0.1)
-            locks.append(lock.fileno())
-        yield tuple(locks)
-
-
-def is_held(output: Path) -> bool:
-    """Whether a job holds the output."""
-    if not (output / _LOCK).exists():
-        return False
-    with (output / _LOCK).open("a") as lock:
-        return not _taken(lock.fileno())
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

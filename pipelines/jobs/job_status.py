@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from pipelines.failures import WrongUse
-from pipelines.jobs.backfill import is_held
+from pipelines.jobs.lock import is_locked
 from runners.flink.checkpoints import newest_checkpoint
 from schemas.tables import TABLES
 from transforms.sources.redis.check import NEARLY_FULL
@@ -156,7 +156,7 @@ def health(home: Path, client: redis.Redis | None = None) -> Health:
     places = tuple(_place(key, known.get(key, {}), client) for key in job["depends"]["streams"])
     watermarks = [reader["watermark"] for reader in said if reader["watermark"] is not None]
     return Health(
-        is_held(home),
+        is_locked(home),
         job["depends"]["group"],
         job["redis"],
         places,

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pipelines.assembly import Spooled, sinks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.backfill import fill, only_job
+from pipelines.jobs.backfill import fill
+from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, files_in, open_outputs
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import load, paths, scan
@@ -73,7 +74,7 @@ def replace_span(
             "elsewhere delete the span, then backfill it",
         )
     (output,) = outputs.folders
-    with only_job(output), _staging(output) as staging:
+    with lock_folders(output), _staging(output) as staging:
         staged = files_in(staging, settings)
         after = set(range(end, end + AROUND))
         _lay_around(outputs, staged, {*range(first - AROUND, first), *after})

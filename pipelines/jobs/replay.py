@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipelines.assembly import Read, sinks, sources
 from pipelines.failures import WrongUse
 from pipelines.graph import build, report_schema, rules
-from pipelines.jobs.backfill import only_job
+from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, local_folder, open_outputs
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import scan
@@ -115,7 +115,7 @@ def opened(texts: Sequence[str], settings: Settings) -> Iterator[tuple[Outputs, 
             f"{outputs.main.name} is no folder of this machine",
             "name the job's output folder first, then the others",
         )
-    with only_job(*outputs.folders):
+    with lock_folders(*outputs.folders):
         yield outputs, settings, output
 
 

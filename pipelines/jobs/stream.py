@@ -21,8 +21,8 @@ from redis import RedisError
 from pipelines.assembly import Live, gathered, redis, running
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.backfill import only_job
 from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, health
+from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from runners.flink import launch
@@ -79,7 +79,7 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
         settings = for_stream(settings)
         job.home.mkdir(parents=True, exist_ok=True)
-        with only_job(job.home, *outputs.folders, patience=PATIENCE) as locks:
+        with lock_folders(job.home, *outputs.folders, patience=PATIENCE) as locks:
             owner = _described(job, outputs, connection, settings)
             with _leased(connection, job, owner) as lease:
                 _run(job, outputs, connection, settings, lease, locks, follow)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import run
-from pipelines.jobs.backfill import only_job
+from pipelines.jobs.lock import lock_folders
 from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, stream, write
@@ -203,7 +203,7 @@ def test_a_span_without_sense_is_wrong_use(
 
 
 def test_a_second_job_on_the_same_output_is_refused(archive: Path, done: Path, typed: Typed) -> None:
-    with only_job(done):
+    with lock_folders(done):
         for command in (["backfill", "--input", archive, "--output", done], ["quarantine", "replay", done]):
             code, _, err = typed(*command)
             assert (code, "another job is writing" in err) == (2, True)

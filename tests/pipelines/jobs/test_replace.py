@@ -13,7 +13,8 @@ import pytest
 from pipelines.cli import run
 from pipelines.failures import WrongUse
 from pipelines.jobs import replace as replacing
-from pipelines.jobs.backfill import backfill, only_job
+from pipelines.jobs.backfill import backfill
+from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.replace import replace_span
 from pipelines.settings import Settings
 from pipelines.verify.parity import parity
@@ -251,5 +252,5 @@ def test_a_full_hour_may_be_written_in_any_zone(output: Path, made: Path) -> Non
 
 
 def test_an_output_that_another_job_holds_is_left_alone(output: Path) -> None:
-    with only_job(output), pytest.raises(WrongUse, match="another job"):
+    with lock_folders(output), pytest.raises(WrongUse, match="another job"):
         replaced(output, FRESH)

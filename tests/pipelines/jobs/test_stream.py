@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipelines.failures import WrongUse
-from pipelines.jobs.backfill import only_job
 from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, health
+from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.stream import Job, Progress, _described, _Idle, _leased, _Renewal
 from pipelines.outputs import open_outputs
 from pipelines.settings import Settings
@@ -112,12 +112,12 @@ def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
 def test_every_folder_of_a_job_is_held(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    with only_job(tmp_path / "one", tmp_path / "two", tmp_path / "one") as locks:
+    with lock_folders(tmp_path / "one", tmp_path / "two", tmp_path / "one") as locks:
         assert len(locks) == 2
         for folder in ("one", "two"):
             with (
                 pytest.raises(WrongUse, match=f"writing to .*{folder}"),
-                only_job(tmp_path / folder, patience=0),
+                lock_folders(tmp_path / folder, patience=0),
             ):
                 pass
 
