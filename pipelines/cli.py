@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.commands import COMMANDS
-from pipelines.console import ShownFormatter, err, headed
+from pipelines.console import SafeFormatter, err, style_head
 from pipelines.failures import Failure, RunFailed, WrongUse
 from pipelines.settings import PREFIX, Settings, SettingsError, load
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 errors="backslashreplace"
             )  # a narrow terminal shows the code of what it has no letter for
     if logging.lastResort is not None:
-        logging.lastResort.setFormatter(ShownFormatter())
+        logging.lastResort.setFormatter(SafeFormatter())
     raise SystemExit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
         app(arguments[:1])(arguments, prog_name="kpiflow", obj=invocation)
     except Failure as failure:
         err.print(
-            headed("bold red", "kpiflow:", f" {failure}" + (f"\n  {failure.hint}" if failure.hint else ""))
+            style_head("bold red", "kpiflow:", f" {failure}" + (f"\n  {failure.fix}" if failure.fix else ""))
         )
         return failure.code
     except SystemExit as stop:
@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:
         err.print(traceback.format_exc())
         first = (str(error) or type(error).__name__).splitlines()[0]
-        err.print(headed("bold red", "kpiflow:", f" the run failed: {first}"))
+        err.print(style_head("bold red", "kpiflow:", f" the run failed: {first}"))
         return RunFailed.code
     return 0
 

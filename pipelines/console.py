@@ -19,12 +19,12 @@ _PASSWORD = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):(?!\d+(?:[/?#]|
 _TOKEN = re.compile(r"([?&](?:password|secret|token|key)=)[^&#\s]+", re.IGNORECASE)
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """The text with the passwords and tokens of URLs as `***`."""
     return _TOKEN.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text)) if "://" in text else text
 
 
-def printable(text: str) -> str:
+def escape_line(text: str) -> str:
     """`text` on one line: what does not print (line ends, escape codes, marks of direction) is shown as its code."""
     return (
         text
@@ -33,48 +33,48 @@ def printable(text: str) -> str:
     )
 
 
-def shown(text: str) -> str:
+def escape_text(text: str) -> str:
     """The text, of one line or several, as a terminal may get it."""
-    return "\n".join(map(printable, masked(text).split("\n")))
+    return "\n".join(map(escape_line, mask_secrets(text).split("\n")))
 
 
-def echo_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
+def print_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
     """Print a value as JSON in ASCII on stdout."""
-    typer.echo(json.dumps(_masked(value), indent=2, default=default).replace("\x7f", "\\u007f"))
+    typer.echo(json.dumps(_mask(value), indent=2, default=default).replace("\x7f", "\\u007f"))
 
 
-def _masked(value: Any) -> Any:
+def _mask(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_masked(name): _masked(inner) for name, inner in value.items()}
+        return {_mask(name): _mask(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_masked(inner) for inner in value]
-    return masked(value) if isinstance(value, str) else value
+        return [_mask(inner) for inner in value]
+    return mask_secrets(value) if isinstance(value, str) else value
 
 
-class ShownConsole(Console):
+class SafeConsole(Console):
     """A console to which any string can be given."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A string as Text: before it is laid out, so that columns are as wide as what is shown."""
-        return super().render_str(shown(text), **options)
+        return super().render_str(escape_text(text), **options)
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         return super()._render_buffer(
-            each if each.control else each._replace(text=shown(each.text)) for each in buffer
+            each if each.control else each._replace(text=escape_text(each.text)) for each in buffer
         )
 
 
-def headed(style: str, head: str, rest: str) -> Text:
+def style_head(style: str, head: str, rest: str) -> Text:
     """A line whose head has a style."""
-    return Text.assemble((shown(head), style), shown(rest))
+    return Text.assemble((escape_text(head), style), escape_text(rest))
 
 
-class ShownFormatter(logging.Formatter):
+class SafeFormatter(logging.Formatter):
     """A record of a log as a terminal may get it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return shown(super().format(record))
+        return escape_text(super().format(record))
 
 
-out = ShownConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
-err = ShownConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+out = SafeConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = SafeConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -1,14 +1,14 @@
-"""How a command ends when it does not end well: one exception per exit code, each with a message that names the mend."""
+"""How a command ends when it does not end well: one exception per exit code, each with a message that says how to fix it."""
 
 
 class Failure(Exception):  # noqa: N818 (an end, not only an error)
-    """A command's end with an exit code; `str()` names the cause, `hint` the mend."""
+    """A command's end with an exit code; `str()` names the cause, `fix` what to do about it."""
 
     code = 3
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
-        self.hint = hint
+        self.fix = fix
 
 
 class CheckFailed(Failure):

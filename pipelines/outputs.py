@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
-from pipelines.verify.output_description import open_store, told_as_wrong_use
+from pipelines.verify.output_description import open_store, translate_sink_errors
 from schemas.tables import FLEET
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
@@ -17,7 +17,7 @@ from transforms.sinks.sink import Store, Target
 
 
 def _folder(url: SplitResult, settings: Settings) -> Target:
-    return files_in(Path(unquote(url.path)), settings).main
+    return folder_outputs(Path(unquote(url.path)), settings).main
 
 
 def _objects(url: SplitResult, settings: Settings) -> Target:
@@ -103,7 +103,7 @@ class Outputs:
         return ", ".join(target.name for target in self.targets)
 
 
-def target(text: str, settings: Settings) -> Target:
+def parse_sink(text: str, settings: Settings) -> Target:
     """The target that an `--output` means; it is not connected to.
 
     Raises:
@@ -123,13 +123,13 @@ def target(text: str, settings: Settings) -> Target:
         raise WrongUse(f"{url.scheme}:// needs {error.name}, which is not installed", mend) from error
 
 
-def unopened(texts: Sequence[str], settings: Settings) -> Outputs:
+def parse_outputs(texts: Sequence[str], settings: Settings) -> Outputs:
     """The places of a job, none of them connected to.
 
     Raises:
         WrongUse: a URL means nothing, or no place keeps tables.
     """
-    outputs = Outputs(tuple(target(text, settings) for text in dict.fromkeys(texts)))
+    outputs = Outputs(tuple(parse_sink(text, settings) for text in dict.fromkeys(texts)))
     if not any(isinstance(each, Store) for each in outputs.targets):
         raise WrongUse(
             f"{outputs} keeps no tables, so that a job could not go on from what it wrote",
@@ -146,7 +146,7 @@ def open_outputs(
     Raises:
         WrongUse: a URL means nothing, no place keeps tables, or a store cannot be used or was written under other settings.
     """
-    targets = list(unopened(texts, settings).targets)
+    targets = list(parse_outputs(texts, settings).targets)
     fitted = settings
     for place, each in enumerate(targets):
         if isinstance(each, Store):
@@ -155,7 +155,7 @@ def open_outputs(
     return Outputs(tuple(targets)), fitted
 
 
-def files_in(folder: Path, settings: Settings) -> Outputs:
+def folder_outputs(folder: Path, settings: Settings) -> Outputs:
     """A folder of this machine as the only output."""
     return Outputs((ParquetFiles(LocalFolder(folder), settings.file_minutes, settings.flush_seconds),))
 
@@ -168,20 +168,20 @@ def local_folder(place: Target) -> Path | None:
 
 
 @contextmanager
-def readable(text: str, settings: Settings) -> Iterator[Path]:
+def open_for_reading(text: str, settings: Settings) -> Iterator[Path]:
     """An output as a folder of files: itself, whatever it holds, or a copy that lasts as long as the block.
 
     Raises:
         WrongUse: it is elsewhere, and no output or cannot be read.
     """
-    place = target(text, settings)
+    place = parse_sink(text, settings)
     if (folder := local_folder(place)) is not None:
         yield folder
         return
     if not isinstance(place, Store):
         raise WrongUse(f"{place.name} keeps no tables", "name a folder, s3://, gs:// or bigquery://")
     with TemporaryDirectory(prefix="kpiflow-") as copy:
-        with told_as_wrong_use():
+        with translate_sink_errors():
             if place.description() is None:
                 raise WrongUse(f"there is no output in {place.name}", "`kpiflow backfill --output` makes one")
             place.copy(Path(copy))

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.commands.progress import followed
-from pipelines.console import err, headed, out
+from pipelines.commands.progress import show_progress
+from pipelines.console import err, out, style_head
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.jobs.backfill import backfill as backfill_span
 from pipelines.jobs.replace import replace_span
@@ -57,7 +57,7 @@ def backfill(
     files = archives(inputs)
     began = time.perf_counter()
     try:
-        with followed(files.total_bytes):
+        with show_progress(files.total_bytes):
             run = replace_span if replace else backfill_span
             results = run(files, outputs, settings, span(start, end), ctx.obj.beam_options)
     except Exception as error:
@@ -71,7 +71,7 @@ def backfill(
     )
     if results.incomplete:
         for problem in results.incomplete:
-            err.print(headed("yellow", "incomplete input:", f" {problem}"))
+            err.print(style_head("yellow", "incomplete input:", f" {problem}"))
         kept = "nothing was replaced" if replace else f"what came before is in {', '.join(outputs)}"
         raise CheckFailed(
             f"{len(results.incomplete)} of {len(files)} input files could not be read to their end; {kept}",

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.assembly import redis
-from pipelines.console import echo_json, headed, out
+from pipelines.console import out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.lock import is_locked
 from pipelines.jobs.stream import refuse_unready
-from pipelines.outputs import local_folder, target
+from pipelines.outputs import local_folder, parse_sink
 from pipelines.settings import Settings
 from pipelines.verify.output_description import check_description
 from transforms.redis.access import LIVE_STREAMS
@@ -51,7 +51,7 @@ def doctor(
         connection = redis(url, settings)
         found[connection.public] = list(_streamed(connection, streams or [], group, live, settings))
     if as_json:
-        echo_json({place: [_plain(each) for each in findings] for place, findings in found.items()})
+        print_json({place: [_plain(each) for each in findings] for place, findings in found.items()})
     else:
         for place, findings in found.items():
             _print(place, findings)
@@ -64,7 +64,7 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
     """What a place says of itself and, if all is well, whether this version and these settings fit what it holds."""
     well, what = True, "its URL, and what it asks for"
     try:
-        place = target(text, settings)
+        place = parse_sink(text, settings)
         for finding in place.check():
             well = well and not finding.problem
             yield finding
@@ -82,7 +82,7 @@ def _looked_at(text: str, settings: Settings) -> Iterator[Finding]:
     except (Refused, Unavailable) as error:
         yield Finding("the place", str(error))
     except WrongUse as error:
-        yield Finding(what, str(error), error.hint)
+        yield Finding(what, str(error), error.fix)
 
 
 def _streamed(
@@ -94,7 +94,7 @@ def _streamed(
         refuse_unready(settings)
         yield Finding(what)
     except WrongUse as error:
-        yield Finding(what, str(error), error.hint)
+        yield Finding(what, str(error), error.fix)
     yield from check(connection, tuple(dict.fromkeys(streams)), group, LIVE_STREAMS if live else ())
 
 
@@ -103,14 +103,16 @@ def _plain(finding: Finding) -> dict[str, Any]:
         "checked": finding.what,
         "ok": not finding.problem,
         "problem": finding.problem or None,
-        "mend": finding.mend or None,
+        "fix": finding.fix or None,
     }
 
 
 def _print(place: str, findings: list[Finding]) -> None:
-    out.print(headed("bold", place, ""))
+    out.print(style_head("bold", place, ""))
     for each in findings:
         style, mark = ("red", "no ") if each.problem else ("green", "ok ")
-        out.print(headed(style, f"  {mark}", f" {each.what}" + (f": {each.problem}" if each.problem else "")))
-        if each.mend:
-            out.print(f"      {each.mend}")
+        out.print(
+            style_head(style, f"  {mark}", f" {each.what}" + (f": {each.problem}" if each.problem else ""))
+        )
+        if each.fix:
+            out.print(f"      {each.fix}")

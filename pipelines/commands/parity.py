@@ -8,9 +8,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import echo_json, err, out, printable
+from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed
-from pipelines.outputs import readable
+from pipelines.outputs import open_for_reading
 from pipelines.verify.parity import Comparison
 from pipelines.verify.parity import parity as compare
 from transforms.sinks.parquet.sealed_files import DamagedFile
@@ -36,8 +36,8 @@ def parity(
     empty_is_null = any(text.startswith("bigquery:") for text in (a, b))
     with (
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
-        readable(a, settings) as folder_a,
-        readable(b, settings) as folder_b,
+        open_for_reading(a, settings) as folder_a,
+        open_for_reading(b, settings) as folder_b,
     ):
         try:
             compared = compare(
@@ -51,7 +51,7 @@ def parity(
             raise CheckFailed(str(error)) from error
     same = all(each.same for each in compared.values())
     if as_json:
-        echo_json({"equal": same, "tables": {name: asdict(each) for name, each in compared.items()}})
+        print_json({"equal": same, "tables": {name: asdict(each) for name, each in compared.items()}})
     else:
         _print(compared)
     if not same:
@@ -69,6 +69,6 @@ def _print(compared: dict[str, Comparison]) -> None:
     out.print(table)
     for name, each in compared.items():
         for difference in each.differences:
-            out.print(Text(f"- {name} {printable(str(difference))[:500]}"))
+            out.print(Text(f"- {name} {escape_line(str(difference))[:500]}"))
     if all(each.same for each in compared.values()):
         out.print("both hold the same rows")

@@ -15,7 +15,7 @@ _LINE_SECONDS = 10.0
 
 
 @contextmanager
-def followed(total_bytes: int) -> Iterator[None]:
+def show_progress(total_bytes: int) -> Iterator[None]:
     """Show how much of `total_bytes` of input is read and at which rate reports come through, while the block runs."""
     done = threading.Event()
     shown = _bar if err.is_terminal else _lines

@@ -12,12 +12,12 @@ import typer
 from rich.table import Table
 
 from pipelines.commands.backfill import archives, failure
-from pipelines.console import echo_json, err, headed, out, printable
+from pipelines.console import err, escape_line, out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.graph import rules
 from pipelines.jobs.dismiss import dismiss
 from pipelines.jobs.replay import open_rows, replay
-from pipelines.outputs import readable
+from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.verify.output_description import existing_output
 from transforms.core.record_batches import concat
@@ -43,7 +43,7 @@ def list_(
     """Open messages by reason, field and rule."""
     counts: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], dict[str, Any]] = {}
-    with readable(output, ctx.obj.settings()) as folder:
+    with open_for_reading(output, ctx.obj.settings()) as folder:
         for rows in open_rows(existing_output(folder)):
             for row in rows.select(["message_id", "reason", "field", "rule", "message"]).to_pylist():
                 key = (row["reason"], row["field"] or "", row["rule"] or "")
@@ -60,16 +60,16 @@ def list_(
             }
             for (reason, field, rule), count in counts.most_common()
         ]
-        echo_json(listed)
+        print_json(listed)
         return
     table = Table(box=None, header_style="bold", caption=f"{counts.total():,} open messages")
     for title in ("reason", "field", "rule", "messages", "for example"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
     for key, count in counts.most_common():
         table.add_row(
-            *map(printable, key),
+            *map(escape_line, key),
             f"{count:,}",
-            printable(f"{examples[key]['message_id']}: {examples[key]['message']}"),
+            escape_line(f"{examples[key]['message_id']}: {examples[key]['message']}"),
         )
     out.print(table)
 
@@ -89,7 +89,7 @@ def show(
     ] = None,
 ) -> None:
     """Refused messages with their bytes, and why each was refused."""
-    with readable(output, ctx.obj.settings()) as folder:
+    with open_for_reading(output, ctx.obj.settings()) as folder:
         rows = [
             row
             for part in open_rows(existing_output(folder), reason or ())
@@ -103,9 +103,9 @@ def show(
         return
     for row in rows[:limit]:
         place = " ".join(filter(None, [row["field"], row["rule"]]))
-        name = printable(f"{row['source']}/{row['message_id']}")
-        out.print(headed("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
-        out.print(headed("red", f"  {row['reason']}", printable(f" {place}: {row['message']}")))
+        name = escape_line(f"{row['source']}/{row['message_id']}")
+        out.print(style_head("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
+        out.print(style_head("red", f"  {row['reason']}", escape_line(f" {place}: {row['message']}")))
         out.print(f"  {_printable(row['payload'], row['payload_bytes'])}")
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more: --limit shows more of them, --export writes all")
@@ -144,9 +144,11 @@ def replay_(
         raise failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
         name = f"{row['source']}/{row['message_id']}"
-        err.print(headed("yellow", "still refused:", printable(f" {name} {row['reason']}: {row['message']}")))
+        err.print(
+            style_head("yellow", "still refused:", escape_line(f" {name} {row['reason']}: {row['message']}"))
+        )
     for name in result.unknown[:20]:
-        err.print(headed("yellow", "not open in quarantine:", printable(f" {name}")))
+        err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     waived = f" ({result.waived:,} of them under a waiver of recency)" if result.waived else ""
     counts = f"{result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine"
     out.print(f"{result.replayed:,} replayed{waived}, {counts}")
@@ -196,7 +198,7 @@ def dismiss_(
     except Exception as error:
         raise failure(error) from error
     for name in result.unknown[:20]:
-        err.print(headed("yellow", "not open in quarantine:", printable(f" {name}")))
+        err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     before = f" ({result.already:,} were dismissed before)" if result.already else ""
     out.print(f"{result.dismissed:,} dismissed{before}, {len(result.unknown):,} not open in quarantine")
     if result.unknown:

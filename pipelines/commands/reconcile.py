@@ -13,9 +13,9 @@ from rich.text import Text
 
 from pipelines.assembly import redis
 from pipelines.commands.backfill import archives
-from pipelines.console import echo_json, err, out, printable
+from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
-from pipelines.outputs import readable
+from pipelines.outputs import open_for_reading
 from pipelines.verify.output_description import stored_settings
 from pipelines.verify.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
 from pipelines.verify.reconcile import reconcile as check
@@ -76,7 +76,7 @@ def reconcile(
         )
     with (
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
-        readable(output, ctx.obj.settings()) as folder,
+        open_for_reading(output, ctx.obj.settings()) as folder,
     ):
 
         def track(sequence: Sequence[Any], what: str) -> Iterable[Any]:
@@ -91,7 +91,7 @@ def reconcile(
         else:
             verdict = check(folder, archived, track, home=state)
     if as_json:
-        echo_json(verdict.as_json())
+        print_json(verdict.as_json())
     else:
         _print(verdict)
     if verdict.problems:
@@ -161,7 +161,7 @@ def _print(verdict: Verdict) -> None:
             table.add_row(name, f"{count:,}")
     out.print(table)
     for problem in verdict.problems:
-        out.print(Text(f"- {printable(problem)}"))
+        out.print(Text(f"- {escape_line(problem)}"))
     if verdict.trimmed or verdict.gaps:
         more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
         out.print(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.console import echo_json, out
+from pipelines.console import out, print_json
 from pipelines.settings import PREFIX, Settings
 
 
@@ -18,7 +18,7 @@ def settings(
     if as_json:
         shown = values.model_dump(mode="json")
         rows = {name: {"value": shown[name], "from": origins[name]} for name in Settings.model_fields}
-        echo_json(rows)
+        print_json(rows)
         return
     table = Table(
         box=None,

@@ -14,9 +14,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import echo_json, out, printable
+from pipelines.console import escape_line, out, print_json
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.outputs import readable
+from pipelines.outputs import open_for_reading
 from pipelines.summary.queries import Hour, Latency, Summary, number, percent, summarise
 from pipelines.verify.output_description import existing_output
 from schemas.tables import METRICS
@@ -46,14 +46,14 @@ def show(
 ) -> None:
     """Tables and pictures of what came in: rates, latency, outliers, quarantine by reason."""
     make_page = _page_maker(html) if html else None
-    with readable(output, ctx.obj.settings()) as folder:
+    with open_for_reading(output, ctx.obj.settings()) as folder:
         if (folder / DESCRIPTION).is_file():
             existing_output(folder)
         summary = replace(summarise(folder), output=output)
     if html and make_page:
         _write(html, make_page(summary))
     if as_json:
-        echo_json(plain(summary), datetime.isoformat)
+        print_json(plain(summary), datetime.isoformat)
         return
     if not summary.hours and not summary.received:
         out.print(
@@ -121,7 +121,7 @@ def pictures(summary: Summary, width: int) -> list[Table | Text]:
 
 
 def _title(summary: Summary) -> Text:
-    title = Text.assemble((printable(summary.output), "bold"))
+    title = Text.assemble((escape_line(summary.output), "bold"))
     if summary.first and summary.last:
         span = f"{summary.first:%Y-%m-%d %H:%M} to {summary.last:%Y-%m-%d %H:%M} UTC"
         title.append(f"\n{span}, {summary.agents:,} agent{'s' * (summary.agents != 1)}", style=QUIET)
@@ -270,5 +270,5 @@ def label(hour: datetime) -> str:
 
 def shown(text: str, longest: int) -> Text:
     """Text of the data as it may stand on a terminal: one line, no markup, no control codes, cut after `longest`."""
-    clean = printable(text)
+    clean = escape_line(text)
     return Text(clean if len(clean) <= longest else f"{clean[: longest - 1]}…")

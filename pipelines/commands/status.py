@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from pipelines.assembly import redis
-from pipelines.console import echo_json, out
+from pipelines.console import out, print_json
 from pipelines.jobs.job_status import Health, Place, Sink, health
 from transforms.redis.connection import MAKE_ROOM, RedisUnavailable
 from transforms.sources.redis.reader import AHEAD_SECONDS
@@ -40,7 +40,7 @@ def status(
     except RedisUnavailable as error:
         unreachable = str(error)
     if as_json:
-        echo_json(found.as_json() | {"unreachable": unreachable or None})
+        print_json(found.as_json() | {"unreachable": unreachable or None})
         return
     _print(found, unreachable)
 

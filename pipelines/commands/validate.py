@@ -10,8 +10,8 @@ from rich.table import Table
 
 from pipelines.assembly import count_bytes
 from pipelines.commands.backfill import archives
-from pipelines.commands.progress import followed
-from pipelines.console import echo_json, err, headed, out
+from pipelines.commands.progress import show_progress
+from pipelines.console import err, out, print_json, style_head
 from pipelines.failures import CheckFailed
 from pipelines.graph import report_schema, rules
 from pipelines.settings import Settings
@@ -52,15 +52,15 @@ def validate(
 ) -> None:
     """Say which messages are valid and why the others are not. Nothing is written."""
     found = archives(files)
-    with followed(found.total_bytes):
+    with show_progress(found.total_bytes):
         fates = _fates(found, ctx.obj.settings())
     if as_json:
         counts = {"reports": fates.reports, "duplicates": fates.duplicates, "refused": dict(fates.refused)}
-        echo_json(counts | {"examples": fates.examples, "unreadable": fates.unreadable})
+        print_json(counts | {"examples": fates.examples, "unreadable": fates.unreadable})
     else:
         _print(fates)
     for problem in fates.unreadable:
-        err.print(headed("yellow", "incomplete input:", f" {problem}"))
+        err.print(style_head("yellow", "incomplete input:", f" {problem}"))
     refused = sum(fates.refused.values())
     if fates.unreadable:
         raise CheckFailed(

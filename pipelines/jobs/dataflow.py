@@ -12,7 +12,7 @@ from pipelines.assembly import Live, gathered, redis, running
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.stream import for_stream
-from pipelines.outputs import Outputs, open_outputs, unopened
+from pipelines.outputs import Outputs, open_outputs, parse_outputs
 from pipelines.settings import Settings
 from runners.dataflow import launch
 from runners.dataflow.launch import Dataflow, Report
@@ -39,7 +39,7 @@ def dry_run(job: CloudJob, settings: Settings) -> Report:
     """
     options = _options(job)
     settings = _spread(settings, options)
-    outputs = unopened(job.outputs, settings)
+    outputs = parse_outputs(job.outputs, settings)
     try:
         report = launch.dry_run(
             lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings)

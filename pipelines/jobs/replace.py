@@ -24,7 +24,7 @@ from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.backfill import fill
 from pipelines.jobs.lock import lock_folders
-from pipelines.outputs import Outputs, files_in, open_outputs
+from pipelines.outputs import Outputs, folder_outputs, open_outputs
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import load, paths, scan
 from runners import direct
@@ -75,7 +75,7 @@ def replace_span(
         )
     (output,) = outputs.folders
     with lock_folders(output), _staging(output) as staging:
-        staged = files_in(staging, settings)
+        staged = folder_outputs(staging, settings)
         after = set(range(end, end + AROUND))
         _lay_around(outputs, staged, {*range(first - AROUND, first), *after})
         results = fill(files, staged, settings, span, beam_options)

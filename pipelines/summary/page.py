@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from pipelines.console import printable
+from pipelines.console import escape_line
 from pipelines.summary.queries import Hour, Summary, number, percent
 from schemas.tables import METRICS
 
@@ -117,7 +117,7 @@ def page(summary: Summary) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(printable(str(value)))
+    return escape(escape_line(str(value)))
 
 
 def _span(summary: Summary) -> str:
@@ -298,7 +298,9 @@ def _reasons(summary: Summary) -> alt.LayerChart | None:
     if not reasons:
         return None
     # Vega aborts the process on a control code, so no text of the data may reach it as it is.
-    rows = [{"reason": printable(str(r.reason)), "count": r.count, "label": f"{r.count:,}"} for r in reasons]
+    rows = [
+        {"reason": escape_line(str(r.reason)), "count": r.count, "label": f"{r.count:,}"} for r in reasons
+    ]
     names = alt.Y("reason:N", sort=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=140))
     room = alt.Scale(domainMax=1.2 * reasons[0].count)
     bars = alt.Chart(alt.Data(values=rows)).encode(x=alt.X("count:Q", axis=None, scale=room), y=names)

@@ -35,7 +35,7 @@ def open_store(
             wrote it; it has an older layout; or it was written with other settings, each of which is named.
         OutputFull: no space is left to describe it.
     """
-    with told_as_wrong_use():
+    with translate_sink_errors():
         found = store.description()
         settings = _fitted(store.name, found, settings, file_minutes)
         if isinstance(store, ParquetFiles):
@@ -60,7 +60,7 @@ def check_description(store: Store, settings: Settings) -> None:
     Raises:
         WrongUse: it may not.
     """
-    with told_as_wrong_use():
+    with translate_sink_errors():
         found = store.description()
     if found is not None:
         _check(store, _whole(store.name, found), _fitted(store.name, found, settings, settings.file_minutes))
@@ -74,7 +74,7 @@ def open_output(path: Path, settings: Settings, create: bool, file_minutes: int 
 
 
 @contextmanager
-def told_as_wrong_use() -> Iterator[None]:
+def translate_sink_errors() -> Iterator[None]:
     """What a place has against its use before a job has begun, as the user's to mend."""
     try:
         yield
@@ -116,7 +116,7 @@ def _fitted(name: str, found: dict[str, Any] | None, settings: Settings, file_mi
 
 
 def _described(path: Path) -> dict[str, Any]:
-    with told_as_wrong_use():
+    with translate_sink_errors():
         found = ParquetFiles(LocalFolder(path)).description()
     if found is None:
         raise _no_output(str(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import run
-from pipelines.console import ShownConsole, headed, masked
+from pipelines.console import SafeConsole, mask_secrets, style_head
 from tests.builders import NOON, agent, report
 from tests.integration.archives import Typed, envelope, stream, write
 
@@ -84,11 +84,11 @@ def test_no_command_lets_a_terminal_obey_its_data(
 
 
 def test_a_style_is_given_and_the_text_stays_what_it_is() -> None:
-    console = ShownConsole(
+    console = SafeConsole(
         force_terminal=True, color_system="standard", width=200, markup=False, highlight=False
     )
     with console.capture() as captured:
-        console.print(headed("red", "a[/x]\x1b[2J", " b[red]"))
+        console.print(style_head("red", "a[/x]\x1b[2J", " b[red]"))
         console.print(f"[bold]{NASTY}[/]")
     text = captured.get()
     assert "\x1b[31ma[/x]\\x1b[2J\x1b[0m b[red]" in text
@@ -110,7 +110,7 @@ def test_a_style_is_given_and_the_text_stays_what_it_is() -> None:
     ],
 )
 def test_passwords_of_urls_are_masked(text: str, expected: str) -> None:
-    assert masked(text) == expected
+    assert mask_secrets(text) == expected
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])

@@ -7,20 +7,20 @@ import pytest
 from pipelines.cli import run, split
 from pipelines.commands.stream import home_of
 from pipelines.failures import WrongUse
-from pipelines.outputs import SCHEMES, local_folder, open_outputs, readable, target
+from pipelines.outputs import SCHEMES, local_folder, open_for_reading, open_outputs, parse_sink
 from pipelines.settings import Settings
 
 
 def test_a_path_is_a_folder_whatever_its_characters(tmp_path: Path) -> None:
     for text in (f"{tmp_path}/a b%20ü#?", "relative/out", f"file://{tmp_path}/x%20y"):
-        folder = local_folder(target(text, Settings()))
+        folder = local_folder(parse_sink(text, Settings()))
         assert folder == (tmp_path / "x y" if text.startswith("file") else Path(text).absolute())
 
 
 def test_an_unknown_scheme_lists_the_known_ones() -> None:
     with pytest.raises(WrongUse, match="no place is called ftp://") as refused:
-        target("ftp://host/x", Settings())
-    assert all(scheme.form in refused.value.hint for scheme in SCHEMES.values())
+        parse_sink("ftp://host/x", Settings())
+    assert all(scheme.form in refused.value.fix for scheme in SCHEMES.values())
 
 
 @pytest.mark.parametrize(
@@ -30,21 +30,21 @@ def test_a_url_of_another_form_is_refused_with_the_right_one(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WrongUse) as refused:
-        target(text, Settings(influxdb_token="t"))
-    assert refused.value.hint == f"write it as {SCHEMES[text.partition(':')[0]].form}"
+        parse_sink(text, Settings(influxdb_token="t"))
+    assert refused.value.fix == f"write it as {SCHEMES[text.partition(':')[0]].form}"
 
 
 def test_influxdb_without_a_token_names_the_variable() -> None:
     with pytest.raises(WrongUse) as refused:
-        target("influxdb+http://localhost/bucket?org=o", Settings())
-    assert "KPIFLOW_INFLUXDB_TOKEN" in refused.value.hint
+        parse_sink("influxdb+http://localhost/bucket?org=o", Settings())
+    assert "KPIFLOW_INFLUXDB_TOKEN" in refused.value.fix
 
 
 @pytest.mark.parametrize("words", [["--influxdb-token", "t"], ["--redis-password=t"]])
 def test_a_secret_is_no_flag(words: list[str]) -> None:
     with pytest.raises(WrongUse, match="is a secret") as refused:
         split(["stream", *words])
-    assert "KPIFLOW_" in refused.value.hint
+    assert "KPIFLOW_" in refused.value.fix
 
 
 def test_a_job_needs_one_output_that_keeps_tables(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_job_needs_one_output_that_keeps_tables(tmp_path: Path) -> None:
         open_outputs(["victoriametrics+http://localhost:1"], Settings())
     with (
         pytest.raises(WrongUse, match="keeps no tables"),
-        readable("victoriametrics+http://localhost:1", Settings()),
+        open_for_reading("victoriametrics+http://localhost:1", Settings()),
     ):
         pass
 
@@ -70,7 +70,7 @@ def test_a_job_is_at_home_in_its_first_folder_unless_it_is_told_where(tmp_path: 
     assert home_of(["s3://b/x"], tmp_path) == tmp_path
     with pytest.raises(WrongUse, match="folder of this machine for checkpoints") as refused:
         home_of(["s3://b/x"], None)
-    assert "--state DIR" in refused.value.hint
+    assert "--state DIR" in refused.value.fix
 
 
 def test_doctor_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,11 +31,11 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that `check` looked at; `problem` is empty where all is well, else `mend` says what to do."""
+    """One thing that `check` looked at; `problem` is empty where all is well, else `fix` says what to do."""
 
     what: str
     problem: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 class Target(Protocol):

@@ -233,7 +233,7 @@ def test_a_changed_file_stops_it_before_anything_is_rewritten(output: Path, made
 def test_a_span_without_an_end_is_refused(span: Span, tmp_path: Path) -> None:
     with pytest.raises(WrongUse) as refused:
         replaced(tmp_path / "out", FRESH, span=span)
-    assert "--from and --to" in refused.value.hint
+    assert "--from and --to" in refused.value.fix
     assert not (tmp_path / "out").exists()
 
 
@@ -242,7 +242,7 @@ def test_a_span_of_parts_of_hours_is_refused_with_the_hours_around_it(tmp_path: 
     for start in (NOON + timedelta(microseconds=1), datetime(2025, 10, 22, 18, 0, tzinfo=india)):
         with pytest.raises(WrongUse) as refused:
             replaced(tmp_path / "out", FRESH, span=Span(start, NOON + 1.25 * HOUR))
-        assert "--from 2025-10-22T12:00:00Z --to 2025-10-22T14:00:00Z" in refused.value.hint
+        assert "--from 2025-10-22T12:00:00Z --to 2025-10-22T14:00:00Z" in refused.value.fix
 
 
 def test_a_full_hour_may_be_written_in_any_zone(output: Path, made: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.console import printable
+from pipelines.console import escape_line
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.queries import (
     Agent,
@@ -321,7 +321,7 @@ def test_what_a_writer_left_behind_is_not_read(tmp_path: Path) -> None:
 def test_an_absent_folder_is_wrong_use_and_names_backfill(tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="no folder") as caught:
         summarise(tmp_path / "nowhere")
-    assert "kpiflow backfill" in caught.value.hint
+    assert "kpiflow backfill" in caught.value.fix
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunFailed, match=str(path)) as caught:
         summarise(tmp_path)
-    assert "kpiflow reconcile" in caught.value.hint
+    assert "kpiflow reconcile" in caught.value.fix
 
 
 def test_a_share_that_is_not_whole_never_reads_as_whole() -> None:
@@ -349,4 +349,4 @@ def test_numbers_keep_the_digits_that_matter() -> None:
 
 
 def test_what_does_not_print_is_shown_as_its_code() -> None:
-    assert printable("a\n\x1b[31m\u202eé<b>") == "a\\n\\x1b[31m\\u202eé<b>"
+    assert escape_line("a\n\x1b[31m\u202eé<b>") == "a\\n\\x1b[31m\\u202eé<b>"

@@ -56,7 +56,7 @@ def test_settings_that_shape_rows_are_refused_by_name_with_both_values_and_the_m
     with pytest.raises(WrongUse) as refused:
         open_output(tmp_path, settings(file_minutes=5), create=create)
     assert "iqr_factor is 3.0 now and was 1.5; file_minutes is 5 now and was 10" in str(refused.value)
-    assert "(--iqr-factor 1.5 --file-minutes 10), or name another output" in refused.value.hint
+    assert "(--iqr-factor 1.5 --file-minutes 10), or name another output" in refused.value.fix
 
 
 def test_a_setting_younger_than_the_output_counts_as_its_default(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_what_a_newer_version_wrote_is_refused_to_writers_and_readers(
     for opened in (lambda: existing_output(path), lambda: open_output(path, PLAIN, create=True)):
         with pytest.raises(WrongUse, match=f"written by a newer kpiflow.*{named}") as refused:
             opened()
-        assert "upgrade" in refused.value.hint
+        assert "upgrade" in refused.value.fix
 
 
 def test_an_older_layout_is_read_and_not_written_to(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_older_layout_is_read_and_not_written_to(tmp_path: Path) -> None:
         with pytest.raises(WrongUse, match=r"has layout 1 and can only be read: layout 2") as caught:
             refused()
         assert all(
-            text in caught.value.hint
+            text in caught.value.fix
             for text in ("kpiflow show", "parity", "backfill --input ARCHIVE --output NEW")
         )
 
@@ -122,7 +122,7 @@ def test_reading_needs_an_output_and_says_how_to_make_one(tmp_path: Path) -> Non
     for path, what in ((tmp_path / "gone", "there is no folder"), (tmp_path, "there is no output in")):
         with pytest.raises(WrongUse, match=what) as refused:
             existing_output(path)
-        assert f"kpiflow backfill --input FILES --output {path}" in refused.value.hint
+        assert f"kpiflow backfill --input FILES --output {path}" in refused.value.fix
         with pytest.raises(WrongUse, match=what):
             open_output(path, PLAIN, create=False)
     (tmp_path / "file").touch()

@@ -32,7 +32,7 @@ from rich.console import Console
 
 from pipelines import graph
 from pipelines.assembly import Live, gathered, redis, running
-from pipelines.outputs import Outputs, target
+from pipelines.outputs import Outputs, parse_sink
 from pipelines.settings import Settings
 from runners.dataflow.launch import Build, Dataflow, NotSubmitted, dry_run, submit, translate, unreachable
 from runners.dataflow.portable import Report, look_over
@@ -52,7 +52,9 @@ APICLIENT = "apache_beam.runners.dataflow.internal.apiclient"
 def streamed(root: beam.Pipeline) -> None:
     """The graph of a stream with all that one can have on Dataflow."""
     outputs = Outputs(
-        tuple(target(text, SETTINGS) for text in ("gs://bucket/kpis", "victoriametrics+http://metrics:8428"))
+        tuple(
+            parse_sink(text, SETTINGS) for text in ("gs://bucket/kpis", "victoriametrics+http://metrics:8428")
+        )
     )
     connection = redis("rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None}))
     sources = graph.Sources(

@@ -165,12 +165,12 @@ def test_a_replica_a_full_memory_and_one_that_deletes_are_problems_and_no_aof_is
     ]:
         (found,) = [finding for finding in server_findings(well | change) if finding.problem]
         assert problem in found.problem
-        assert mend in found.mend
-    assert [finding for finding in server_findings(well) if finding.problem or finding.mend] == []
+        assert mend in found.fix
+    assert [finding for finding in server_findings(well) if finding.problem or finding.fix] == []
     (advice,) = [
-        finding for finding in server_findings(well | {"aof_enabled": 0, "maxmemory": 0}) if finding.mend
+        finding for finding in server_findings(well | {"aof_enabled": 0, "maxmemory": 0}) if finding.fix
     ]
-    assert (advice.problem, advice.mend) == ("", "set appendonly yes")
+    assert (advice.problem, advice.fix) == ("", "set appendonly yes")
 
 
 def test_doctor_names_a_replica_and_a_full_redis(
@@ -223,7 +223,7 @@ def test_a_stream_that_is_not_there_is_named_but_no_problem(server: RedisServer,
         for finding in check(Connection(server.url), ["kpi"], "g")
         if finding.what == "not there yet: kpi"
     ]
-    assert [(finding.problem, finding.mend != "") for finding in found] == [("", True)]
+    assert [(finding.problem, finding.fix != "") for finding in found] == [("", True)]
 
 
 def test_a_socket_with_a_slash_too_few_is_refused_with_the_form() -> None:

@@ -74,7 +74,7 @@ def refuse_unusable(
 
 
 def server_findings(said: Mapping[str, Any]) -> Iterator[Finding]:
-    """What the answer to INFO means for a job: role, memory, persistence. A `mend` without a problem is advice."""
+    """What the answer to INFO means for a job: role, memory, persistence. A `fix` without a problem is advice."""
     if said.get("role") in ("slave", "replica"):
         primary = f"{said.get('master_host')}:{said.get('master_port')}"
         yield Finding(

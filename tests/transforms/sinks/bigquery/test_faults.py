@@ -237,7 +237,7 @@ def test_missing_credentials_are_told_with_the_mend(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
     (finding,) = BigQuery("nobodys-project", "d").check()
     assert finding.problem == "there are no credentials for bigquery://nobodys-project/d"
-    assert finding.mend.startswith(
+    assert finding.fix.startswith(
         "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
     )
 

@@ -309,7 +309,7 @@ def test_a_check_tells_a_server_that_ignores_conditions(server: S3Server, tmp_pa
     with wire(server.endpoint, lambda *_: "ignorant") as endpoint:
         place = server.storage("bucket", tmp_path.name, endpoint)
         (bad,) = [finding for finding in place.check() if finding.problem]
-        assert (bad.what, "two writers would lose" in bad.problem, "conditions=no" in bad.mend) == (
+        assert (bad.what, "two writers would lose" in bad.problem, "conditions=no" in bad.fix) == (
             "conditional puts",
             True,
             True,
@@ -321,11 +321,11 @@ def test_a_check_tells_a_server_that_ignores_conditions(server: S3Server, tmp_pa
 
 def test_a_check_ends_at_the_first_thing_that_is_missing(server: S3Server) -> None:
     (only,) = server.storage("nowhere").check()
-    assert (only.what, only.mend) == ("reach the bucket, and list it", "make it, or name another")
+    assert (only.what, only.fix) == ("reach the bucket, and list it", "make it, or name another")
     with wire(server.endpoint, lambda method, _: 403 if method == "PUT" else None) as endpoint:
         *well, last = server.storage("bucket", "x", endpoint).check()
     assert ([finding.problem for finding in well], last.what) == ([""], "write and read an object")
-    assert "s3:PutObject" in last.mend
+    assert "s3:PutObject" in last.fix
 
 
 def answering(status: int, body: str) -> AbstractContextManager[str]:

@@ -109,7 +109,7 @@ def test_a_file_where_a_folder_should_be_is_refused_with_the_mend(tmp_path: Path
         with pytest.raises(Refused, match=r"is a file.*; name a folder"):
             put(folder, "a", b"x")
         (finding,) = folder.check()
-        assert (finding.problem, finding.mend) == (
+        assert (finding.problem, finding.fix) == (
             f"{tmp_path / 'file'} is a file",
             "name another output, or change its permissions",
         )
@@ -138,7 +138,7 @@ def test_what_a_file_system_says_is_told_as_a_target_does(
 def test_little_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transforms.sinks.parquet.storage.LEAST_FREE", 1 << 60)
     (finding,) = [finding for finding in LocalFolder(tmp_path).check() if finding.problem]
-    assert (finding.what, finding.mend) == ("free space", "free some, or name an output on another disk")
+    assert (finding.what, finding.fix) == ("free space", "free some, or name an output on another disk")
 
 
 @pytest.fixture

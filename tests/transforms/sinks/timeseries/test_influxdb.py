@@ -268,7 +268,7 @@ def test_a_wrong_token_bucket_or_organisation_is_named_by_write_and_check(
     assert cause in str(refused.value)
     assert cause in finding.problem
     assert mend in str(refused.value)
-    assert mend in finding.mend
+    assert mend in finding.fix
     assert "wr0ng" not in f"{refused.value} {finding} {wrong!r} {wrong.name}"
 
 
@@ -291,7 +291,7 @@ def test_a_server_that_is_away_is_unavailable_and_a_check_says_so() -> None:
     with pytest.raises(Unavailable, match=r"InfluxDB at http://127.0.0.1:1 cannot be reached"):
         away.write(FLEET, fleet({"revision": 1}))
     (finding,) = away.check()
-    assert finding.mend == "start it, or correct the URL"
+    assert finding.fix == "start it, or correct the URL"
 
 
 def test_victoriametrics_reads_the_same_points(tmp_path: Path) -> None:

@@ -436,14 +436,14 @@ def test_a_check_tells_of_an_interval_that_does_not_fit(
     tmp_path: Path, dedup: str, problem: str | None
 ) -> None:
     with VictoriaMetricsServer(tmp_path, dedup=dedup) as server:
-        found = [(one.problem, one.mend) for one in VictoriaMetrics(server.url).check() if one.problem]
+        found = [(one.problem, one.fix) for one in VictoriaMetrics(server.url).check() if one.problem]
     assert found == ([(problem, "start it with -dedup.minScrapeInterval=5s")] if problem else [])
 
 
 def test_a_check_of_a_server_that_is_away_says_so_and_ends() -> None:
     (finding,) = VictoriaMetrics("http://127.0.0.1:1").check()
     assert "cannot be reached" in finding.problem
-    assert finding.mend.startswith("start it")
+    assert finding.fix.startswith("start it")
 
 
 def test_a_wrong_password_is_refused_with_the_mend_and_is_not_told(tmp_path: Path) -> None:
