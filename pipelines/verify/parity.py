@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.verify.fingerprints import among, census, fingerprints
+from pipelines.verify.fingerprints import among, census
 from pipelines.verify.output_description import existing_output
 from pipelines.verify.table_scan import load, partitions, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from transforms.core.hashing import fingerprint_rows
 from transforms.core.record_batches import concat, empty, wide
 from transforms.sinks.row_merge import key_groups
 
@@ -232,7 +233,7 @@ def _multisets(outputs: Sequence[Path], table: Table) -> Comparison:
     columns = [name for name in table.schema.names if name not in table.identity]
     sets = []
     for output in outputs:
-        prints = [fingerprints([rows[name] for name in columns]) for rows in scan(output, table, columns)]
+        prints = [fingerprint_rows([rows[name] for name in columns]) for rows in scan(output, table, columns)]
         sets.append(np.concatenate([np.zeros((0, 2), np.uint64), *prints]))
     result = Comparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
     unequal: dict[tuple[int, int], tuple[str, str]] = {}
@@ -253,7 +254,7 @@ def _explain_counts(
     rows: pa.RecordBatch, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison
 ) -> None:
     """Explain, and take out, those of the fingerprints that are among the rows: how often each output holds the row."""
-    prints = fingerprints(rows.columns)
+    prints = fingerprint_rows(rows.columns)
     for row in np.flatnonzero(among(prints, np.array([*unequal, (0, 0)], dtype=np.uint64))).tolist():
         if counts := unequal.pop(tuple(prints[row].tolist()), None):
             result.explain(Difference(_texts(rows.slice(row, 1).to_pylist()[0]), ROWS, *counts))

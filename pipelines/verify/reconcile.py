@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.jobs.pending_rows import Waiting, waiting
-from pipelines.verify.fingerprints import Census, Prints, among, census, fingerprints
+from pipelines.verify.fingerprints import Census, Prints, among, census
 from pipelines.verify.output_description import stored_settings
 from pipelines.verify.recount import disagreements, hours
 from pipelines.verify.stream_messages import UNCOMMITTED
@@ -33,6 +33,7 @@ from schemas.tables import (
     Table,
     files,
 )
+from transforms.core.hashing import fingerprint_rows
 from transforms.sinks.parquet.sealed_files import DamagedFile, verify
 from transforms.sinks.row_merge import key_groups
 
@@ -113,7 +114,7 @@ class _Prints:
     reports: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
 
     def add(self, table: Table, rows: pa.RecordBatch) -> None:
-        prints = fingerprints([rows[name] for name in MESSAGE_KEY])
+        prints = fingerprint_rows([rows[name] for name in MESSAGE_KEY])
         if table == QUARANTINED:
             closed = np.asarray(pc.is_in(rows["resolution"], pa.array(CLOSED)))
             self.closed.append(prints[closed])
@@ -121,7 +122,7 @@ class _Prints:
             prints = prints[~closed]
         self.messages[table.name].append(prints)
         if "report_id" in rows.schema.names:
-            self.reports[table.name].append(fingerprints([rows["report_id"]]))
+            self.reports[table.name].append(fingerprint_rows([rows["report_id"]]))
 
 
 def reconcile(
@@ -267,7 +268,7 @@ def _source(batches: Iterator[pa.RecordBatch], left: Waiting | None) -> tuple[Pr
     itself, and of its archive those count that the stopped job may still have to write."""
     every, late = [], []
     for rows in batches:
-        every.append(fingerprints([rows[name] for name in MESSAGE_KEY]))
+        every.append(fingerprint_rows([rows[name] for name in MESSAGE_KEY]))
         if UNCOMMITTED in rows.schema.names:
             late.append(every[-1][np.asarray(rows[UNCOMMITTED])])
         elif left is not None:
@@ -308,7 +309,7 @@ def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: P
     found: dict[str, None] = {}
     for rows in batches:
         hits = rows.select(names).filter(
-            pa.array(among(fingerprints([rows[name] for name in names]), wanted))
+            pa.array(among(fingerprint_rows([rows[name] for name in names]), wanted))
         )
         found |= dict.fromkeys(" ".join(str(value) for value in row.values()) for row in hits.to_pylist())
         if len(found) == len(wanted):

@@ -7,17 +7,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.readers.formats import parse_uuid
 from transforms.core import arrow_coder  # noqa: F401 (what is keyed by shard is encoded)
+from transforms.core.hashing import hash_uuids
 from transforms.core.stage_counters import staged
 
 
 def shards(agent_ids: pa.Array, count: int) -> NDArray[np.int64]:
     """int64[n]: the shard, 0 to count - 1, of each agent; the same on every platform and in every run."""
     encoded = agent_ids.dictionary_encode()
-    words, _ = parse_uuid(encoded.dictionary)
-    mixed = (words[:, 0] ^ (words[:, 1] * np.uint64(0x9E3779B97F4A7C15))) >> np.uint64(16)
-    return (mixed % np.uint64(count)).astype(np.int64)[encoded.indices.to_numpy()]
+    shard = (hash_uuids(encoded.dictionary) % np.uint64(count)).astype(np.int64)
+    return shard[encoded.indices.to_numpy()]
 
 
 def split(batch: pa.RecordBatch, codes: NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:

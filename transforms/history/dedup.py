@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATE
+from transforms.core.hashing import hash_ids
 from transforms.core.record_batches import concat, empty
 
 INPUTS = ("report_id", "source", "message_id", "received_at", "context")
@@ -22,9 +23,6 @@ Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _ID_LENGTH = 32
-_MULTIPLIERS = np.array(
-    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], np.uint64
-)
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,12 @@ def _taken(table: pa.Table, rows: Rows) -> pa.RecordBatch:
 
 
 def _suspects(report_ids: pa.ChunkedArray) -> Rows:
-    """Rows that may share their report_id with another: those whose 64-bit fingerprint is not the only one of its kind."""
+    """Rows that may share their report_id with another: those whose 64-bit hash is not the only one of its kind."""
     if not pc.all(pc.equal(pc.binary_length(report_ids), _ID_LENGTH)).as_py():
         return np.arange(len(report_ids))
-    ids = report_ids.cast(pa.binary(_ID_LENGTH)).combine_chunks()
-    words = np.frombuffer(ids.buffers()[1], np.uint64).reshape(-1, len(_MULTIPLIERS))[
-        ids.offset : ids.offset + len(ids)
-    ]
-    fingerprints = (words * _MULTIPLIERS).sum(axis=1)
-    order = np.argsort(fingerprints)
-    again = np.diff(fingerprints[order]) == 0
+    hashes = hash_ids(report_ids.cast(pa.binary(_ID_LENGTH)).combine_chunks())
+    order = np.argsort(hashes)
+    again = np.diff(hashes[order]) == 0
     return np.sort(order[np.concatenate([[False], again]) | np.concatenate([again, [False]])])
 
 

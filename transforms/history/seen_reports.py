@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from transforms.validation.report_id import KEY, mix
+from transforms.core.hashing import hash_texts, mix, read_hex
 
 Words = NDArray[np.uint64]
 Longs = NDArray[np.int64]
@@ -28,9 +28,10 @@ class Seen:
     def of(cls, reports: pa.RecordBatch) -> "Seen":
         """The reports and messages of a ReportBatch."""
         source = reports["source"].dictionary_encode()
-        sources = text_hashes(source.dictionary)[source.indices.to_numpy()]
-        message = mix(sources * np.uint64(3) + text_hashes(reports["message_id"]))
-        return cls(*_halves(reports["report_id"]), message)
+        sources = hash_texts(source.dictionary)[source.indices.to_numpy()]
+        message = mix(sources * np.uint64(3) + hash_texts(reports["message_id"]))
+        halves = read_hex(reports["report_id"])
+        return cls(halves[:, 0], halves[:, 1], message)
 
     @classmethod
     def joined(cls, parts: Iterable["Seen"]) -> "Seen":
@@ -73,31 +74,3 @@ class Seen:
                 for name in ("first", "second", "message")
             )
         )
-
-
-def text_hashes(texts: pa.Array) -> Words:
-    """uint64[n]: a hash of each text; the same on every platform and in every run.
-
-    With b the UTF-8 bytes: mix(sum of mix(b[i] + KEY * (i + 1))), modulo 2**64.
-    """
-    _, offsets, data = texts.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
-    if not len(bounds) or bounds[0] == bounds[-1]:
-        return mix(np.zeros(len(texts), np.uint64))
-    octets = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
-    bounds -= bounds[0]
-    place = np.arange(1, len(octets) + 1) - np.repeat(bounds[:-1], np.diff(bounds))
-    sums = np.zeros(len(octets) + 1, np.uint64)
-    np.cumsum(mix(octets + place.astype(np.uint64) * np.uint64(KEY)), out=sums[1:])
-    return mix(sums[bounds[1:]] - sums[bounds[:-1]])
-
-
-def _halves(report_ids: pa.Array) -> tuple[Words, Words]:
-    """The 32 hex digits of each report_id as two numbers."""
-    digits = report_ids.cast(pa.binary(32))
-    octets = np.frombuffer(digits.buffers()[1], np.uint8)[
-        32 * digits.offset : 32 * (digits.offset + len(digits))
-    ]
-    nibbles = (octets & 15) + 9 * (octets >> 6)
-    words = ((nibbles[0::2] << 4) | nibbles[1::2]).view(">u8").astype(np.uint64)
-    return words[0::2], words[1::2]

@@ -11,7 +11,7 @@ from tests.builders import agent
 from transforms.core.record_batches import REPORT_BATCH
 from transforms.history import shard_memory, state_codec
 from transforms.history.rolling_window import BITS, Fed, Window
-from transforms.history.seen_reports import Seen, text_hashes
+from transforms.history.seen_reports import Seen
 from transforms.history.shard_memory import Admitted, Recent
 from transforms.history.state_codec import HEADER, PART
 
@@ -220,15 +220,6 @@ def test_halves_that_reports_share_do_not_make_them_one() -> None:
     found = kept.find(asked)
     assert (found >= 0).tolist() == [True, True, True, False, True, False, True, False, False]
     assert kept.take(found[found >= 0]).second.tolist() == [3, 4, 5, 3, 3]
-
-
-def test_texts_have_a_hash_of_their_own_whatever_stands_beside_them() -> None:
-    texts = ["", "a", "b", "ab", "ba", "a\0", "1-0", "10-", "é" * 300, "é" * 301]
-    hashes = text_hashes(pa.array(texts)).tolist()
-    assert len(set(hashes)) == len(texts)
-    assert text_hashes(pa.array(["x", *texts]).slice(1)).tolist() == hashes
-    assert [text_hashes(pa.array([text])).tolist() for text in texts] == [[each] for each in hashes]
-    assert text_hashes(pa.array([], pa.string())).tolist() == []
 
 
 def test_groups_of_any_number_are_ordered_alike() -> None:
