@@ -13,10 +13,10 @@ from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
 from schemas.readers.strict_reader import Limits
 from transforms.redis.connection import RedisUnavailable
+from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sinks.archive.archive_writer import REFUSED, ArchiveSync, ArchiveWriter
 from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
 from transforms.sources.redis.entries import batches
-from transforms.sources.redis.positions import ZERO, parsed
 from transforms.sources.redis.snapshot import Held, entries, lacks, look
 from transforms.validation.quarantine_rows import misfits
 
@@ -97,6 +97,6 @@ def _columns(stream: str) -> tuple[TextColumn, BarColumn, MofNCompleteColumn]:
 
 def _left(held: Held, after: str) -> int | None:
     """How many entries there are after an id, where that is known."""
-    if held.first is None or parsed(held.last) <= parsed(after):
+    if held.first is None or parse_id(held.last) <= parse_id(after):
         return 0
-    return held.length if parsed(after) < parsed(held.first) else None
+    return held.length if parse_id(after) < parse_id(held.first) else None

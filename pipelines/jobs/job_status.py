@@ -14,8 +14,8 @@ from pipelines.failures import WrongUse
 from pipelines.jobs.lock import is_locked
 from runners.flink.checkpoints import newest_checkpoint
 from schemas.tables import TABLES
+from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.redis.check import NEARLY_FULL
-from transforms.sources.redis.positions import ZERO, parsed
 
 FOLDER = "_stream"
 """Below a job's home, which is an output unless another folder is given: everything that a streaming job keeps for itself."""
@@ -213,7 +213,7 @@ def _place(key: str, said: dict[str, Any], client: redis.Redis | None) -> Place:
         seconds, micros = client.time()
     except redis.RedisError:
         return place
-    ahead = parsed(info["last-generated-id"])[0] / 1000 - seconds - micros / 1e6
+    ahead = parse_id(info["last-generated-id"])[0] / 1000 - seconds - micros / 1e6
     return replace(place, added=info["entries-added"], ahead_seconds=max(0.0, round(ahead, 3)))
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pipelines.verify.table_scan import load, paths
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
+from transforms.redis.entry_ids import parse_id
 from transforms.sinks.parquet.sealed_files import DamagedFile
-from transforms.sources.redis.positions import RESET, parsed
+from transforms.sources.redis.positions import RESET
 from transforms.sources.redis.snapshot import Held, committed, entries, look
 
 MESSAGE_KEY = ["source", "message_id"]
@@ -85,7 +86,7 @@ def _gone(ids: pa.Array, begun: Held, ended: Held) -> NDArray[np.bool_]:
 
 def _up_to(ids: pa.Array, last: str) -> NDArray[np.bool_]:
     """bool[n]: the ids that are not newer than one."""
-    millis, number = parsed(last)
+    millis, number = parse_id(last)
     of_ids, in_millis = (
         pc.replace_substring_regex(ids, cut, "").cast(pa.uint64()).to_numpy() for cut in ("-.*", ".*-")
     )

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.faults import caught_up, delivered, interrupt
 from tests.integration.streaming import KEY, Scene
-from transforms.sources.redis.positions import parsed
+from transforms.redis.entry_ids import parse_id
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -52,7 +52,7 @@ def end_of_stream(scene: Scene) -> str:
 def stays_behind(scene: Scene, words: str, before: str) -> None:
     """The job says why it does not get on, and the group has not been moved to what is not in the tables."""
     scene.until(lambda: words in scene.said())
-    assert parsed(delivered(scene)) <= parsed(before)
+    assert parse_id(delivered(scene)) <= parse_id(before)
 
 
 def test_a_full_disk_and_a_folder_that_is_read_only_are_waited_for(scene: Scene, disk: Path) -> None:

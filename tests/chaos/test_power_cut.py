@@ -10,8 +10,8 @@ import pytest
 from runners.flink.checkpoints import complete_checkpoints
 from tests.chaos.faults import PATIENCE, alive, delivered, sending, until
 from tests.integration.streaming import KEY, Scene, children, kill
-from transforms.sources.archives.envelope_lines import read_line
-from transforms.sources.redis.positions import parsed
+from transforms.envelopes.envelope_lines import read_line
+from transforms.redis.entry_ids import parse_id
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -64,13 +64,13 @@ def delivered_some(scene: Scene) -> bool:
 
 def cut_archive(scene: Scene, lot: random.Random) -> None:
     """Cut each file of the archive somewhere after what is committed, as a machine that was started again finds it."""
-    place = parsed(delivered(scene))
+    place = parse_id(delivered(scene))
     for path in (scene.folder / "archive").rglob("*.ndjson"):
         octets = path.read_bytes()
         lines = octets.splitlines(keepends=True)
         envelopes = [read_line(line) for line in lines if line.endswith(b"\n")]
         synced = sum(
-            len(line) for line, each in zip(lines, envelopes) if each and parsed(each.message_id) <= place
+            len(line) for line, each in zip(lines, envelopes) if each and parse_id(each.message_id) <= place
         )
         path.write_bytes(octets[: lot.randint(synced, len(octets))])
         os.utime(path, (1, 1))

@@ -33,8 +33,8 @@ from tests.builders import NOON
 from tests.integration.archives import write
 from tests.integration.hostile_shapes import STEP, mutated, payloads
 from transforms.core.record_batches import portions
+from transforms.envelopes.envelope_lines import envelope_line, is_blank
 from transforms.sources.archives.archive_reader import Block, find, read
-from transforms.sources.archives.envelope_lines import envelope_line, is_blank
 from transforms.validation.validate import Judged, Rules, judged
 
 FEW = 6

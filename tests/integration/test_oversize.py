@@ -8,7 +8,7 @@ from schemas.tables import QUARANTINED
 from tests.builders import line_id, payload, report
 from tests.integration.archives import Typed, envelope, fates, rows, write
 from transforms.core.excerpt import KEPT_BYTES
-from transforms.sources.archives.envelope_lines import NO_DATA, entry_line, envelope_line
+from transforms.envelopes.envelope_lines import NO_DATA, entry_line, envelope_line
 
 LIMIT = 1 << 20
 MOMENT = "2025-10-22T12:00:00.000000Z"

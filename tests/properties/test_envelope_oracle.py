@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas.readers.formats import parse_date_time
 from tests.builders import line_id
+from transforms.envelopes.envelope_lines import Envelope, read_line
 from transforms.sources.archives.envelope_blocks import decode
-from transforms.sources.archives.envelope_lines import Envelope, read_line
 
 texts = st.sampled_from(
     ["", "s", "1-0", "ü", 'a"b', "\\", "{", "}", "{}", '{"', ": {", "},", " {", "]", '{ "x']

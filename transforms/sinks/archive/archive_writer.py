@@ -1,4 +1,4 @@
-"""The archive of a stream: every entry as an envelope (`transforms.sources.archives.envelope_lines`), in a file for each hour of its arrival.
+"""The archive of a stream: every entry as an envelope (`transforms.envelopes.envelope_lines`), in a file for each hour of its arrival.
 
     FOLDER/<source>/2025-10-22T12.ndjson            entries with data
     FOLDER/<source>/2025-10-22T12.refused.ndjson    entries without: `fields` in place of data
@@ -30,10 +30,11 @@ import pyarrow.compute as pc
 
 from schemas.tables import safe_name
 from transforms.core.stage_counters import timed
-from transforms.sinks.archive.contents import EntryId, all_ids, archived_id, entry_id, ids_in_order
+from transforms.envelopes.envelope_lines import envelope_line
+from transforms.redis.entry_ids import EntryId
+from transforms.sinks.archive.contents import all_ids, archived_id, entry_id, ids_in_order
 from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
 from transforms.sinks.parquet.storage import locked, replace
-from transforms.sources.archives.envelope_lines import envelope_line
 
 MESSAGES, REFUSED = ".ndjson", ".refused.ndjson"
 """How the names of the two kinds of files go on after the hour."""

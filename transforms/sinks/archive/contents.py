@@ -5,11 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transforms.sources.archives.envelope_lines import NO_DATA, read_line
-from transforms.sources.redis.positions import parsed
-
-EntryId = tuple[int, int]
-"""An entry's id, `<milliseconds>-<number>`, as it is compared."""
+from transforms.envelopes.envelope_lines import NO_DATA, read_line
+from transforms.redis.entry_ids import EntryId, parse_id
 
 
 def entry_id(text: str) -> EntryId:
@@ -19,7 +16,7 @@ def entry_id(text: str) -> EntryId:
         ValueError: it is none.
     """
     try:
-        return parsed(text)
+        return parse_id(text)
     except ValueError:
         raise ValueError(
             f"{text!r} is no id of a stream's entry, such as 1761134400000-0: only streams are archived"

@@ -5,7 +5,7 @@
     archives.bad         # RecordBatches of the schema BAD: envelopes that break the rule, and why
     archives.unreadable  # (file, reason)
 
-What a line or a row means is said in `transforms.sources.archives.envelope_lines` and `transforms.sources.archives.parquet_files`.
+What a line or a row means is said in `transforms.envelopes.envelope_lines` and `transforms.sources.archives.parquet_files`.
 """
 
 import glob

@@ -1,4 +1,4 @@
-"""Lines of an archive -> messages: the rule of `transforms.sources.archives.envelope_lines` for a whole block at once.
+"""Lines of an archive -> messages: the rule of `transforms.envelopes.envelope_lines` for a whole block at once.
 
 Most lines are decided by their first bytes (`transforms.sources.archives.envelope_prefixes`). What that leaves open goes through `read_line`, one by
 one, with the same verdict: a message depends on its line alone, never on the block that the line lies in.
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from schemas.readers.formats import parse_date_time
 from transforms.core.record_batches import RAW, concat, empty, filled
-from transforms.sources.archives.envelope_lines import (
+from transforms.envelopes.envelope_lines import (
     ARCHIVE,
     NO_DATA,
     WRONG_TIME,

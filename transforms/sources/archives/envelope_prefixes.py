@@ -1,4 +1,4 @@
-"""Which lines of a block begin as envelopes are written (`transforms.sources.archives.envelope_lines.CANONICAL`), and what they begin with.
+"""Which lines of a block begin as envelopes are written (`transforms.envelopes.envelope_lines.CANONICAL`), and what they begin with.
 
 The lines of a file are mostly alike: the same keys, ids and times of the same length. So lines are compared, as rows of a
 matrix, with one that is known to be canonical; only what has another layout is left to a regular expression, for the same
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from schemas.readers.formats import parse_date_time
 from transforms.core.record_batches import concat
-from transforms.sources.archives.envelope_lines import ARCHIVE, CANONICAL, ONE_CANONICAL
+from transforms.envelopes.envelope_lines import ARCHIVE, CANONICAL, ONE_CANONICAL
 
 HEAD_BYTES = 200
 """How much of a line is looked at."""

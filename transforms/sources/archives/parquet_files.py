@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from schemas.readers.formats import FIRST_US, LAST_US, parse_date_time
 from schemas.tables import TIME
 from transforms.core.record_batches import RAW, concat, empty
+from transforms.envelopes.envelope_lines import ARCHIVE, WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
 from transforms.sources.archives.envelope_blocks import BAD, Decoded, ended, misfit, unnamed_messages
-from transforms.sources.archives.envelope_lines import ARCHIVE, WRONG_TIME
 from transforms.validation.report_id import line_ids
 
 

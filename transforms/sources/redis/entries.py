@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 
 from schemas.tables import LOST, TIME
 from transforms.core.record_batches import RAW, empty
+from transforms.envelopes.envelope_lines import NO_DATA, entry_line
+from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.archives.envelope_blocks import BAD, misfit
-from transforms.sources.archives.envelope_lines import NO_DATA, entry_line
-from transforms.sources.redis.positions import RESET, ZERO, Loss, parsed
+from transforms.sources.redis.positions import RESET, Loss
 
 DATA = b"data"
 """The field of an entry that holds its message."""
@@ -70,7 +71,7 @@ def _revision(loss: Loss) -> int:
     """Grows with a gap: with its entries, or with the end of a reset, since their number is unknown."""
     if loss.reason != RESET:
         return max(1, loss.entries or 0)
-    millis, number = parsed(loss.until)
+    millis, number = parse_id(loss.until)
     return min(10_000 * millis + min(number, 9_999), 2**63 - 1)
 
 

@@ -18,16 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-ZERO = "0-0"
+from transforms.redis.entry_ids import ZERO, parse_id
+
 TRIMMED, DELETED, RESET = "trimmed", "deleted", "reset"
 """Reasons of a loss: the stream's front was trimmed; entries were deleted by their ids, or the stream as a whole; the
 stream went back to an older state, so entries after `after` up to `until` may be gone."""
-
-
-def parsed(entry_id: str | bytes) -> tuple[int, int]:
-    """An entry's id as (milliseconds, sequence), which compare as entries do."""
-    millis, _, sequence = (entry_id if isinstance(entry_id, str) else entry_id.decode()).partition("-")
-    return int(millis), int(sequence)
 
 
 @dataclass(frozen=True)
@@ -112,9 +107,9 @@ def found(
 
     last = ids[-1].decode() if ids else before.last
     if at_end and not ids:
-        last = max(last, stream.last, key=parsed)
+        last = max(last, stream.last, key=parse_id)
     mark = mark if ids else before.mark if last == before.last else ""
-    return Found(Position(last, new_index, max(before.counted, last, key=parsed), stream.added, mark), loss)
+    return Found(Position(last, new_index, max(before.counted, last, key=parse_id), stream.added, mark), loss)
 
 
 def is_replaced(before: Position, stream: Stream) -> bool:
@@ -122,12 +117,14 @@ def is_replaced(before: Position, stream: Stream) -> bool:
 
     `stream.mark` must be that of the position's last id. False also where that cannot be seen, because the entry was deleted.
     """
-    if stream.added < before.added or parsed(stream.last) < parsed(before.counted):
+    if stream.added < before.added or parse_id(stream.last) < parse_id(before.counted):
         return True
     if not before.mark or stream.mark == before.mark:
         return False
-    limit = parsed(before.last)
-    explained = stream.first is None or parsed(stream.first) > limit or parsed(stream.max_deleted) >= limit
+    limit = parse_id(before.last)
+    explained = (
+        stream.first is None or parse_id(stream.first) > limit or parse_id(stream.max_deleted) >= limit
+    )
     return bool(stream.mark) or not explained
 
 
@@ -137,7 +134,7 @@ def is_sure(before: Position, stream: Stream) -> bool:
     if is_replaced(before, stream):
         return False
     return _has_mark(before, stream) or (
-        stream.first is not None and parsed(stream.first) > parsed(before.last)
+        stream.first is not None and parse_id(stream.first) > parse_id(before.last)
     )
 
 
@@ -153,7 +150,7 @@ def is_made_again(committed: Position, stream: Stream) -> bool:
 def reset_to(before: Position, to: Position, now_ms: int) -> Found:
     """A position from which a stream that went back is read again, and a loss of unknown size: up to the place left or, since the
     job may have read more after its checkpoint, up to now."""
-    return Found(to, Loss(to.last, max(before.counted, f"{now_ms}-0", key=parsed), None, RESET))
+    return Found(to, Loss(to.last, max(before.counted, f"{now_ms}-0", key=parse_id), None, RESET))
 
 
 def restarted(before: Position, until: str | None = None) -> Found:
@@ -171,13 +168,13 @@ def fresh_start(stream: Stream, read: int | None, delivered: str, oldest: str, r
     """
     if delivered == ZERO:
         return Position(ZERO, read, ZERO, stream.added)
-    millis = parsed(oldest)[0] - reread_ms - 1
+    millis = parse_id(oldest)[0] - reread_ms - 1
     return Position(f"{millis}-0" if millis > 0 else ZERO, read, delivered, stream.added)
 
 
 def _is_gone(before: Position, stream: Stream) -> bool:
     """Whether a stream holds nothing any more of what is accounted for."""
-    return stream.first is None or parsed(stream.first) > parsed(before.counted)
+    return stream.first is None or parse_id(stream.first) > parse_id(before.counted)
 
 
 def _has_mark(before: Position, stream: Stream) -> bool:
@@ -186,15 +183,15 @@ def _has_mark(before: Position, stream: Stream) -> bool:
 
 def _newer(ids: Sequence[bytes], than: str) -> int:
     """How many of the ascending ids are newer."""
-    if not ids or parsed(ids[0]) > parsed(than):
+    if not ids or parse_id(ids[0]) > parse_id(than):
         return len(ids)
-    limit = parsed(than)
-    return sum(parsed(each) > limit for each in ids)
+    limit = parse_id(than)
+    return sum(parse_id(each) > limit for each in ids)
 
 
 def _loss(before: Position, stream: Stream, ids: Sequence[bytes], entries: int | None) -> Loss:
-    limit = parsed(before.counted)
-    until = next((each.decode() for each in ids if parsed(each) > limit), stream.last)
-    trimmed = _is_gone(before, stream) and parsed(stream.max_deleted) <= limit
+    limit = parse_id(before.counted)
+    until = next((each.decode() for each in ids if parse_id(each) > limit), stream.last)
+    trimmed = _is_gone(before, stream) and parse_id(stream.max_deleted) <= limit
     reason = TRIMMED if trimmed else DELETED
     return Loss(before.counted, until, entries, reason)

@@ -29,9 +29,10 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.redis.connection import Connection, Lease
+from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sinks.archive.archive_writer import ArchiveSync, keep_boot, may_lack
 from transforms.sources.redis.commits import Commits
-from transforms.sources.redis.positions import ZERO, Position, parsed
+from transforms.sources.redis.positions import Position
 from transforms.sources.redis.reader import AHEAD_SECONDS, Positions, Read, Reader
 from transforms.sources.redis.reader_status import Status
 
@@ -309,7 +310,7 @@ class _ReadStreams(beam.DoFn):
 
 def is_read_again(before: Positions, after: Positions) -> bool:
     """Whether one of the streams is read again from an older place."""
-    return any(parsed(after[key].last) < parsed(position.last) for key, position in before.items())
+    return any(parse_id(after[key].last) < parse_id(position.last) for key, position in before.items())
 
 
 def _stamped(read: Read) -> Iterator[Any]:

@@ -22,9 +22,9 @@ import pyarrow as pa
 import redis
 
 from transforms.redis.connection import TIMEOUT_SECONDS
+from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.redis.entries import Entry, batches, digest, losses
 from transforms.sources.redis.positions import (
-    ZERO,
     Found,
     Loss,
     Position,
@@ -34,7 +34,6 @@ from transforms.sources.redis.positions import (
     is_made_again,
     is_replaced,
     is_sure,
-    parsed,
     reset_to,
     restarted,
 )
@@ -208,7 +207,7 @@ class Reader:
             result.positions[key] = after.position
             lost += [(key, after.loss)] if after.loss else []
             reached.append(
-                look.now if at_end else min(look.now, parsed(entries[-1][0])[0]) if entries else None
+                look.now if at_end else min(look.now, parse_id(entries[-1][0])[0]) if entries else None
             )
             result.add(key, entries)
             self._look_ahead(key, entries, look.now)
@@ -256,11 +255,11 @@ class Reader:
     def _look_ahead(self, key: str, entries: Sequence[Entry], now: int) -> None:
         """Count the entries whose ids are ahead of the clock: reports in them look older than they are."""
         latest = now + self._ahead_ms
-        if not entries or parsed(entries[-1][0])[0] <= latest:
+        if not entries or parse_id(entries[-1][0])[0] <= latest:
             return
-        number = len(entries) - bisect_right(entries, latest, key=lambda entry: parsed(entry[0])[0])
+        number = len(entries) - bisect_right(entries, latest, key=lambda entry: parse_id(entry[0])[0])
         self._notice(key, ahead=number)
-        seconds = (parsed(entries[-1][0])[0] - now) / 1000
+        seconds = (parse_id(entries[-1][0])[0] - now) / 1000
         self._warn(
             key,
             f"ids of {key} are {seconds:,.0f} s ahead of the clock of Redis: its reports may be refused as stale",
@@ -308,7 +307,7 @@ class Reader:
             self._begin(key, position, stream)
             return position
         place = self._looker.place(key)
-        delivered = min(place.delivered, stream.last, key=parsed)
+        delivered = min(place.delivered, stream.last, key=parse_id)
         index = place.read
         if (
             index is None
@@ -323,7 +322,7 @@ class Reader:
     def _oldest(self, key: str, committed: str) -> str:
         """The oldest of what is committed, and what the group has delivered and holds as pending."""
         place = self._looker.place(key)
-        return min(committed, place.delivered, place.pending or committed, key=parsed)
+        return min(committed, place.delivered, place.pending or committed, key=parse_id)
 
     def _begin(self, key: str, position: Position, stream: Stream | None) -> None:
         """Make the group at a position, unless it is there, and commit the position."""
@@ -345,4 +344,4 @@ def _no_collections() -> Iterator[None]:
 
 
 def _is_older(entry_id: str, than: str) -> bool:
-    return parsed(entry_id) < parsed(than)
+    return parse_id(entry_id) < parse_id(than)

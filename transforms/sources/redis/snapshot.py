@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import redis
 
+from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.redis.entries import Entry
-from transforms.sources.redis.positions import ZERO, parsed
 from transforms.sources.redis.stream_state import committed_key, decoded
 
 READ_BYTES = 8 << 20
@@ -52,8 +52,13 @@ def committed(client: redis.Redis, stream: str, group: str) -> str | None:
 def lacks(client: redis.Redis, stream: str, held: Held, after: str) -> bool:
     """Whether a stream lacks an entry that it had, although neither trimming nor deletion explains it: it is in an older state, or
     another one, and may have got entries with older ids since."""
-    limit = parsed(after)
-    if after == ZERO or held.first is None or parsed(held.first) > limit or limit <= parsed(held.max_deleted):
+    limit = parse_id(after)
+    if (
+        after == ZERO
+        or held.first is None
+        or parse_id(held.first) > limit
+        or limit <= parse_id(held.max_deleted)
+    ):
         return False
     return not client.xrange(stream, after, after)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from schemas.readers.formats import parse_date_time
 from tests.builders import line_id
 from transforms.core.record_batches import RAW, filled
+from transforms.envelopes.envelope_lines import NO_DATA, is_blank, read_line
 from transforms.sources.archives.envelope_blocks import BAD, decode
-from transforms.sources.archives.envelope_lines import NO_DATA, is_blank, read_line
 from transforms.sources.archives.envelope_prefixes import HEAD_BYTES
 
 TIME = "2026-01-01T00:00:00.000001Z"

@@ -14,9 +14,9 @@ from tests.builders import line_id
 from tests.integration.hostile_shapes import TEXTS
 from transforms.core.excerpt import KEPT_BYTES
 from transforms.core.record_batches import concat
+from transforms.envelopes.envelope_lines import entry_line, envelope_line
 from transforms.sources.archives.decompression import blocks
 from transforms.sources.archives.envelope_blocks import decode
-from transforms.sources.archives.envelope_lines import entry_line, envelope_line
 from transforms.sources.archives.long_lines import LongLine, longest_line
 from transforms.validation.quarantine_rows import misfits, shortened
 from transforms.validation.validate import Rules, judged

@@ -11,9 +11,9 @@ import pytest
 from schemas.tables import TIME
 from tests.builders import line_id
 from transforms.core.record_batches import RAW
+from transforms.envelopes.envelope_lines import WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
 from transforms.sources.archives.envelope_blocks import BAD
-from transforms.sources.archives.envelope_lines import WRONG_TIME
 from transforms.sources.archives.parquet_files import batches, decode_rows
 
 AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from schemas.tables import LOST
 from tests.servers import RedisServer
 from transforms.core.record_batches import RAW
+from transforms.envelopes.envelope_lines import NO_DATA
 from transforms.redis.connection import Connection, RedisUnavailable
-from transforms.sources.archives.envelope_lines import NO_DATA
-from transforms.sources.redis.positions import Position, parsed
+from transforms.redis.entry_ids import parse_id
+from transforms.sources.redis.positions import Position
 from transforms.sources.redis.reader import Read, Reader
 
 HOUR_MS = 3_600_000
@@ -75,7 +76,7 @@ def read_all(
 
 def again(positions: dict[str, Position], read: list[str]) -> int:
     """How many of the entries were delivered to the group before the reader began."""
-    return sum(parsed(entry_id) <= parsed(positions["s"].counted) for entry_id in read)
+    return sum(parse_id(entry_id) <= parse_id(positions["s"].counted) for entry_id in read)
 
 
 def test_a_message_is_the_entrys_data_with_its_id_and_time(client, reader):
@@ -329,7 +330,7 @@ class History:
     def add(self, number: int) -> None:
         for _ in range(number):
             self.clock += 1
-            millis, sequence = parsed(self.client.xinfo_stream("s")["last-generated-id"])
+            millis, sequence = parse_id(self.client.xinfo_stream("s")["last-generated-id"])
             entry_id = max((self.clock, 0), (millis, sequence + 1))
             self.client.xadd("s", {"data": f"entry {next(self.number)}"}, id="{}-{}".format(*entry_id))
 
@@ -379,7 +380,7 @@ def test_whatever_a_stream_goes_back_to_all_that_it_holds_is_read_and_the_rest_i
 def is_lost(entry_id: str, loss: tuple[str, str, int | None, str]) -> bool:
     """Whether an entry had been trimmed or deleted unread, and came back with an older copy."""
     after, until, entries, reason = loss
-    return reason != "reset" and bool(entries) and parsed(after) < parsed(entry_id) <= parsed(until)
+    return reason != "reset" and bool(entries) and parse_id(after) < parse_id(entry_id) <= parse_id(until)
 
 
 def group(client: redis.Redis, key: str = "s") -> tuple[str, int | None] | None:
@@ -581,7 +582,7 @@ def test_a_reset_covers_what_was_read_after_the_place_that_a_start_goes_by(clien
     old = Position(positions["s"].last, 1, ahead, 9)
     for before, until in ((replace(positions["s"], added=9), None), (old, ahead)):
         (row,) = reader.read({"s": before}, 10, 0).trimmed[0].to_pylist()
-        assert parsed(row["message_id"]) >= parsed(until or later)
+        assert parse_id(row["message_id"]) >= parse_id(until or later)
 
 
 def test_a_fresh_start_reads_what_a_foreign_consumer_read(client, reader):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from transforms.sources.archives.envelope_lines import NO_DATA, Envelope, entry_line, is_blank, read_line
+from transforms.envelopes.envelope_lines import NO_DATA, Envelope, entry_line, is_blank, read_line
 
 REPORT = b'{"task_id": "t", "latency_ms": 1.50}'
 
