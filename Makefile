@@ -4,9 +4,10 @@ BIN := .venv/bin
 DEMO := demo
 BENCH := bench
 SCALE := 1
+WORKERS := 3
 SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
-.PHONY: help setup flink servers demo test lint bench bench-quick bench-scale bench-stream bench-sinks chaos clean
+.PHONY: help setup flink servers demo check test lint docs bench bench-quick bench-scale bench-stream bench-sinks chaos clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +20,7 @@ $(BIN)/.ready: setup.py
 	@PYTHON=$(PYTHON) deploy/install.sh python3-venv
 	@$(PYTHON) -m venv .venv
 	@echo "installing kpiflow and what it needs into .venv ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,objects,bigquery,timeseries,dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,objects,bigquery,timeseries,dev,docs]"
 	@touch $@
 
 flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (installs Java 17 and Maven where they are missing)
@@ -32,16 +33,23 @@ servers: ## Install the servers that tests use
 demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
 	@deploy/demo.sh $(DEMO)
 
-test: setup flink servers lint ## Every check and test, but for the long ones of `make chaos` (installs what it needs)
-	$(BIN)/pytest
+check: lint ## ruff, mypy and the unit tests: Python only, under two minutes
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile -m "not (server or slow or chaos)"
+
+test: setup flink servers lint ## Every check and test except the long ones of `make chaos` (installs what it needs)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 chaos: setup flink servers ## Every fault at a running stream, and a cluster of its own (half an hour; SEED=N repeats what was drawn by lot)
 	@echo "SEED=$(SEED)"
 	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos tests/integration/test_flink.py
 
 lint: setup ## ruff and mypy
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: setup ## The docs site, in site/ (links are checked; nothing is fetched from other hosts)
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: setup ## The whole graph on 1M and 3M reports, beside DuckDB, Polars and per-row Beam (seven minutes)
 	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH)
@@ -59,4 +67,4 @@ bench-sinks: setup servers ## Rows a second into each kind of output, beside its
 	$(BIN)/python -m tests.benchmarks.sinks --folder $(BENCH) --scale $(SCALE)
 
 clean: ## Remove what demo, bench, flink and setup made
-	rm -rf $(DEMO) $(BENCH) .flink .bqemulator .venv build ./*.egg-info
+	rm -rf $(DEMO) $(BENCH) site .flink .bqemulator .venv build ./*.egg-info

@@ -34,8 +34,10 @@ setup(
         "bigquery": ["google-cloud-bigquery>=3.47,<4", "google-cloud-bigquery-storage>=2.43,<3"],
         "timeseries": ["httpx>=0.28,<0.29"],
         "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
+        "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1,<2"],
         "dev": [
             "pytest>=8,<10",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.170,<7",
             "duckdb>=2,<3",
             "pandas>=3.1,<4",

@@ -104,9 +104,10 @@ class Faults:
 class Faulty:
     """The ports of a server behind which all goes to an emulator, unless `faults` has something for it.
 
-    Requests of REST are called as in `POST /bigquery/v2/...`, those of gRPC by their method. A fault is a Failure (REST) or a
-    StatusCode (gRPC) as the answer, LOST (done, but the connection ends without the answer), CUT (it ends within the answer), SLOW
-    (it begins a second late), or a function of a request of gRPC and the schema of its rows that gives its answer, or None.
+    Requests of REST are called as in `POST /bigquery/v2/...`, those of gRPC by their method. A fault is a
+    Failure (REST) or a StatusCode (gRPC) as the answer, LOST (done, but the connection ends without the
+    answer), CUT (it ends within the answer), SLOW (it begins a second late), or a function of a request of
+    gRPC and the schema of its rows that gives its answer, or None.
     """
 
     def __init__(self, emulator: Emulator) -> None:

@@ -15,9 +15,10 @@ from moto.server import ThreadedMotoServer
 from transforms.sinks.parquet.object_storage import ObjectStorage
 
 Fault = str | int | tuple[int, str] | None
-"""What becomes of a request: None, it is answered; a number, it is not done and answered with this status (and text); `lost`, it is
-done and then the connection ends; `silent`, it is not done and nothing is said until the client hangs up; `cut`, it is done and the
-answer ends in its middle; `ignorant`, it is done without its conditions."""
+"""What becomes of a request: None, it is answered; a number, it is not done and answered with this status
+(and text); `lost`, it is done and then the connection ends; `silent`, it is not done and nothing is said
+until the client hangs up; `cut`, it is done and the answer ends in its middle; `ignorant`, it is done without
+its conditions."""
 Faults = Callable[[str, str], Fault]
 """From method and path of a request to what becomes of it."""
 

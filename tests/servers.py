@@ -1,5 +1,6 @@
-"""A real redis-server of one's own, on a free port of this machine."""
+"""A private redis-server on a free port, a network that can be cut, and TLS certificates."""
 
+import random
 import socket
 import subprocess
 import threading
@@ -13,11 +14,13 @@ from typing import Any
 import redis
 
 _PATIENCE = 20.0
+_PORTS = (10_000, 32_000)
+_DRAW = random.SystemRandom()  # Hypothesis seeds the other one, so parallel workers would draw the same ports
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files of an authority, and of a server and a client that it vouches for."""
+    """PEM files of an authority, and of a server and a client whose certificates it signed."""
 
     ca: Path
     server: Path
@@ -29,8 +32,8 @@ class Certificates:
 class RedisServer:
     """A redis-server with its data in `folder`; it ends with the `with` block.
 
-    `options` are further words of its command line. With `certificates` it speaks TLS only and asks clients for theirs; `password`
-    is that of its default user.
+    `options` are added to its command line. With `certificates` it speaks TLS only and requires a certificate
+    of each client; `password` is that of its default user.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class RedisServer:
         return redis.Redis.from_url(self.url, password=self.password, protocol=2, **secure)
 
     def start(self) -> None:
-        """Start it where it does not run, and wait until it answers."""
+        """Start it unless it runs, and wait until it answers."""
         if self.process is None:
             self.process = subprocess.Popen(
                 self._command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -83,7 +86,7 @@ class RedisServer:
                     time.sleep(0.01)
 
     def stop(self) -> None:
-        """End it as an operator would: what is appended is synced first."""
+        """End it as an operator would: the append-only file is synced first."""
         self._end(subprocess.Popen.terminate)
 
     def kill(self) -> None:
@@ -124,7 +127,8 @@ class RedisServer:
 
 
 class Network:
-    """A network between clients and a port of this machine. `cut` drops what is sent in either direction and closes nothing."""
+    """A network between clients and a port of this machine. `cut` drops all packets and closes no
+    connection."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -144,11 +148,11 @@ class Network:
             each.close()
 
     def cut(self) -> None:
-        """From now on nothing comes through, on new connections neither."""
+        """From now on drop everything, on new connections too."""
         self._cut.set()
 
     def heal(self) -> None:
-        """What is sent from now on comes through; what was sent meanwhile is gone."""
+        """From now on forward everything again; what was sent meanwhile is lost."""
         self._cut.clear()
 
     def _accept(self) -> None:
@@ -169,11 +173,16 @@ class Network:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that nobody listens on.
+
+    It is drawn from below the range of outgoing connections, so none of these can take it before the server
+    starts. It is drawn at random, because tests run in parallel.
+    """
+    while True:
+        port = _DRAW.randrange(*_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def make_certificates(folder: Path) -> Certificates:

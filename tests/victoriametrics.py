@@ -16,7 +16,8 @@ _CLIENT = httpx.Client(verify=False, trust_env=False, timeout=_PATIENCE)
 
 
 class VictoriaMetricsServer:
-    """A victoria-metrics with its data in `folder`; it ends with the `with` block. `flags` are further words."""
+    """A victoria-metrics with its data in `folder`; it ends with the `with` block. `flags` are further
+    words."""
 
     def __init__(self, folder: Path, *flags: str, dedup: str = "5s", retention: str = "100y") -> None:
         self.folder = folder
@@ -61,7 +62,8 @@ class VictoriaMetricsServer:
             self.process = None
 
     def restart(self) -> None:
-        """Crash and start, on the same port, with the same data, in a later second: starts are told apart by it."""
+        """Crash and start, on the same port, with the same data, in a later second: starts are told apart by
+        it."""
         self.kill()
         while int(time.time()) <= self.started:
             time.sleep(0.01)

@@ -1,8 +1,10 @@
-"""Measure `kpiflow backfill` beside what one would use instead: DuckDB SQL, Polars, and Beam row by row (`per_row`, on a part).
+"""Measure `kpiflow backfill` beside what one would use instead: DuckDB SQL, Polars, and Beam row by row
+(`per_row`, on a part).
 
-Prints the machine and a table: rates, their ratios to kpiflow's of the same turn, peak memory and CPU time. The jobs take turns.
-Every run is a process of its own. Before a time counts kpiflow's output is reconciled with its input, and a rival's is compared
-with kpiflow's row by row (`rivals.equal`). The per-row pipeline does less, and its output is not compared.
+Prints the machine and a table: rates, their ratios to kpiflow's of the same turn, peak memory and CPU time.
+The jobs take turns. Every run is a process of its own. Before a time counts kpiflow's output is reconciled
+with its input, and a rival's is compared with kpiflow's row by row (`rivals.equal`). The per-row pipeline
+does less, and its output is not compared.
 """
 
 import argparse
@@ -31,7 +33,8 @@ _INSIDE = re.compile(r" in ([\d.]+) s \(|\"seconds\": ([\d.]+)")
 
 @dataclass(frozen=True)
 class Run:
-    """A process that ended well: messages, wall seconds and those of them after its imports, CPU seconds, peak resident MiB."""
+    """A process that ended well: messages, wall seconds and those of them after its imports, CPU seconds,
+    peak resident MiB."""
 
     messages: int
     seconds: float
@@ -149,7 +152,8 @@ def turn(source: Path, folder: Path, messages: int, rows: bool = True) -> dict[s
 def table(turns: Sequence[dict[str, Run]]) -> str:
     """The runs as a table; the ratios are those of runs of one turn."""
     lines = [
-        "| job | messages/s | min | max | of kpiflow's | min | max | s without start | peak MiB | CPU s of 1M |",
+        "| job | messages/s | min | max | of kpiflow's | min | max "
+        "| s without start | peak MiB | CPU s of 1M |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in turns[0]:
@@ -182,7 +186,8 @@ def main() -> None:
     source = archive(folder, small)
     turns = [turn(source, folder, small) for _ in range(arguments.repetitions)]
     print(
-        f"\n{small:,} messages, {len(turns)} turns; {PER_ROW} on {turns[0][PER_ROW].messages:,} of them\n\n{table(turns)}"
+        f"\n{small:,} messages, {len(turns)} turns; "
+        f"{PER_ROW} on {turns[0][PER_ROW].messages:,} of them\n\n{table(turns)}"
     )
     print(f"\nstages of kpiflow's last run\n{turns[-1]['kpiflow'].output}", flush=True)
     print(f"\n{large:,} messages, once\n\n{table([turn(archive(folder, large), folder, large, rows=False)])}")

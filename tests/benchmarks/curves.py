@@ -36,7 +36,8 @@ SHARES = tuple(np.linspace(0, 1, 101).tolist())
 
 @dataclass(frozen=True)
 class Point:
-    """A backfill: `messages` of two days by `agents`, a share of them `dirty`, on `cores`; in slices where it is longer than one.
+    """A backfill: `messages` of two days by `agents`, a share of them `dirty`, on `cores`; in slices where it
+    is longer than one.
 
     What is `held_out` is measured beside the model's prediction, and not fitted.
     """
@@ -68,12 +69,14 @@ class Point:
 
     @property
     def recalled(self) -> float:
-        """Messages of the hours before each slice but the first, whose reports are read again as its history."""
+        """Messages of the hours before each slice but the first, whose reports are read again as its
+        history."""
         return (self.slices - 1) * self.messages * 3600 / SPAN_SECONDS
 
     @property
     def windows(self) -> float:
-        """Rows of kpi_aggregations to expect: windows that reports, spread evenly over agents and time, do not leave empty."""
+        """Rows of kpi_aggregations to expect: windows that reports, spread evenly over agents and time, do
+        not leave empty."""
         reports = self.messages * (1 - self.dirty - DUPLICATES)
         every = [self.agents * SPAN_SECONDS / seconds for seconds in GRANULARITIES.values()]
         return sum(windows * -math.expm1(-reports / windows) for windows in every)
@@ -81,8 +84,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Measured:
-    """A point's run, the middle one of several: seconds, of all of them the `fastest` and `slowest`, of these after its start
-    (`inside`), of CPU; peak MiB; rows written to kpi_aggregations; the seconds of each stage, over its threads."""
+    """A point's run, the middle one of several: seconds, of all of them the `fastest` and `slowest`, of these
+    after its start (`inside`), of CPU; peak MiB; rows written to kpi_aggregations; the seconds of each stage,
+    over its threads."""
 
     point: Point
     seconds: float
@@ -125,7 +129,8 @@ MEMORY = (
 
 @dataclass(frozen=True)
 class Model:
-    """The weights of terms, by name, for one core, and the share of the work beside the start that `both` cores do at once."""
+    """The weights of terms, by name, for one core, and the share of the work beside the start that `both`
+    cores do at once."""
 
     terms: tuple[Term, ...]
     weights: dict[str, float]
@@ -176,7 +181,8 @@ def fit(
     values: Sequence[float],
     shares: Sequence[float] = (0.0,),
 ) -> Model:
-    """The model with the least sum of squared relative errors, no weight below zero, and `both` one of the shares.
+    """The model with the least sum of squared relative errors, no weight below zero, and `both` one of the
+    shares.
 
     Terms that stay below NOISE at every point are left out, the faintest first.
     """
@@ -212,7 +218,8 @@ def _error(model: Model, points: Sequence[Point], values: Sequence[float]) -> fl
 def nonnegative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
     """float64[k]: the x >= 0 with the least |matrix x - wanted|, where k is small.
 
-    The best x is the plain solution of the columns where it is above zero; every set of columns is tried, small ones first.
+    The best x is the plain solution of the columns where it is above zero; every set of columns is tried,
+    small ones first.
     """
     width = matrix.shape[1]
     best, least = np.zeros(width), float(wanted @ wanted)
@@ -269,7 +276,8 @@ def factors(measured: Sequence[Measured]) -> list[Measured]:
 def _curve(
     measured: Sequence[Measured], what: str, model: Model, title: str, scale: Literal["log", "linear"]
 ) -> Chart:
-    """Dots where it was measured, a hollow one where it was held out, and the model's line; messages on a logarithmic scale."""
+    """Dots where it was measured, a hollow one where it was held out, and the model's line; messages on a
+    logarithmic scale."""
     seen = sizes(measured)
     least, most = seen[0].point, seen[-1].point
     along = [replace(least, messages=round(n)) for n in np.geomspace(least.messages, most.messages, 81)]

@@ -1,4 +1,5 @@
-"""What Beam itself costs: the messages of an archive through the graph's two groupings, and no kernel; or the same as a plain loop.
+"""What Beam itself costs: the messages of an archive through the graph's two groupings, and no kernel; or the
+same as a plain loop.
 
 python -m tests.benchmarks.empty FOLDER --without-beam
 """
@@ -58,7 +59,8 @@ def with_beam(files: Files) -> int:
 
 
 def without_beam(files: Files) -> int:
-    """Read and deal out in a loop that keeps every batch, with memory set up alike: the messages that arrive."""
+    """Read and deal out in a loop that keeps every batch, with memory set up alike: the messages that
+    arrive."""
     direct.settle()
     shards: dict[int, list[pa.RecordBatch]] = defaultdict(list)
     for block in read(files, BLOCK_BYTES):

@@ -1,4 +1,5 @@
-"""Where a report's milliseconds go in a stream, and what it costs in CPU: the part `journey` of `stream.py`."""
+"""Where a report's milliseconds go in a stream, and what it costs in CPU: the part `journey` of
+`stream.py`."""
 
 import itertools
 import os
@@ -28,7 +29,8 @@ STEPS = {
     "published": "XADD to the live streams",
     "written": "gathering, for 5 s or 64 batches; Parquet, fsync",
 }
-"""The points that a report passes, and what lies between each and the one before; the first comes after XADD."""
+"""The points that a report passes, and what lies between each and the one before; the first comes after
+XADD."""
 WRITTEN = "written"
 READER, OTHERS = "the worker that reads and validates", "other workers"
 WORKERS = {"read": READER, "shuffled": "the worker with history", "written": "a worker that writes tables"}
@@ -43,7 +45,8 @@ Journeys = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU microseconds a message in a process, when a backlog is drained and at a steady rate; none where none has that name."""
+    """CPU microseconds a message in a process, when a backlog is drained and at a steady rate; none where
+    none has that name."""
 
     process: str
     drained: float | None = None
@@ -103,7 +106,8 @@ def steps(journeys: Journeys) -> Iterator[str]:
 
 
 def costs_of(drained: Mapping[str, float], steady: Mapping[str, float]) -> list[Cost]:
-    """The costs of every process of either run: which worker has which steps, Flink may decide otherwise each time."""
+    """The costs of every process of either run: which worker has which steps, Flink may decide otherwise each
+    time."""
     return [Cost(name, drained.get(name), steady.get(name)) for name in dict.fromkeys([*drained, *steady])]
 
 
@@ -123,8 +127,9 @@ def costs_table(costs: Sequence[Cost], backfilled: float, rate: int) -> Iterator
 def paper_table(costs: Sequence[Cost], shuffled: float, nodes: int, cores: int) -> Iterator[str]:
     """What bounds a cluster of `nodes` of `cores` each, in messages a second, from the costs of a drain.
 
-    Assumes that workers and Flink share the cores evenly, which many streams and shards allow; that each Redis has a core of its
-    own elsewhere; and that shards lie where chance puts them, so that of the `shuffled` bytes of reports one part in `nodes` stays.
+    Assumes that workers and Flink share the cores evenly, which many streams and shards allow; that each
+    Redis has a core of its own elsewhere; and that shards lie where chance puts them, so that of the
+    `shuffled` bytes of reports one part in `nodes` stays.
     """
     drained = {cost.process: cost.drained for cost in costs if cost.drained is not None}
     redis = drained["redis-server"]
@@ -136,8 +141,9 @@ def paper_table(costs: Sequence[Cost], shuffled: float, nodes: int, cores: int) 
     yield f"| one core | {working:,.1f} us in workers and Java | {1e6 / working:,.0f} |"
     yield f"| all cores | {nodes * cores} of them | {nodes * cores * 1e6 / working:,.0f} |"
     yield f"| one stream key, which one process reads | {reader:,.1f} us | {1e6 / reader:,.0f} |"
-    yield f"| one Redis, which has one thread: reading alone, no XADD | {redis:,.1f} us | {1e6 / redis:,.0f} |"
-    yield f"| network of 10 Gbit/s a node, to history | {travel:,.0f} bytes travel | {nodes * NETWORK_BYTES / travel:,.0f} |"
+    yield f"| one Redis (one thread): reading alone, no XADD | {redis:,.1f} us | {1e6 / redis:,.0f} |"
+    rate = nodes * NETWORK_BYTES / travel
+    yield f"| network of 10 Gbit/s a node, to history | {travel:,.0f} bytes travel | {rate:,.0f} |"
 
 
 def _followed(folder: Path, per_minute: int, seconds: float) -> tuple[Journeys, dict[str, float]]:
@@ -160,7 +166,8 @@ def _followed(folder: Path, per_minute: int, seconds: float) -> tuple[Journeys, 
 
 
 def _drained(folder: Path, messages: int) -> tuple[dict[str, float], float, float]:
-    """CPU microseconds a message: in each process that drains a backlog, and in a backfill of its archive; bytes of a report."""
+    """CPU microseconds a message: in each process that drains a backlog, and in a backfill of its archive;
+    bytes of a report."""
     with Trial(folder) as trial:
         entries = trial.load(messages, max(10, messages // BACKLOG_PER_MINUTE))
         job = trial.stream("--until-idle")

@@ -1,4 +1,5 @@
-"""What `stream.py` measures of a streaming job, beside `journey`: latency, drain, soak, keys, recovery. Each part gives figures."""
+"""What `stream.py` measures of a streaming job, beside `journey`: latency, drain, soak, keys, recovery. Each
+part gives figures."""
 
 import re
 import time
@@ -57,7 +58,8 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """A part's figures; for one that lasts, how the job did each minute; and lines of Markdown, where figures are no fit."""
+    """A part's figures; for one that lasts, how the job did each minute; and lines of Markdown, where figures
+    are no fit."""
 
     figures: list[Figure]
     minutes: list[Sample] = field(default_factory=list)
@@ -66,7 +68,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds from XADD to validated and to enriched, one value a message; growth of the checkpoint, MiB a minute."""
+    """Milliseconds from XADD to validated and to enriched, one value a message; growth of the checkpoint, MiB
+    a minute."""
 
     validated: NDArray[np.float64]
     enriched: NDArray[np.float64]
@@ -85,7 +88,8 @@ class Latency:
 
 @dataclass(frozen=True)
 class Drained:
-    """How a backlog was read: seconds from the first read until all was validated, was in tables, and all windows were written."""
+    """How a backlog was read: seconds from the first read until all was validated, was in tables, and all
+    windows were written."""
 
     messages: int
     validated: float
@@ -122,9 +126,11 @@ def drain(plan: Plan) -> Outcome:
 
 
 def soak(plan: Plan) -> Outcome:
-    """A steady rate for more than half an hour, through a renewal: lag, memory, checkpoint size and latency over time.
+    """A steady rate for more than half an hour, through a renewal: lag, memory, checkpoint size and latency
+    over time.
 
-    A backlog fills history first, in a run of its own: else memory would grow for more than an hour before it can be flat.
+    A backlog fills history first, in a run of its own: else memory would grow for more than an hour before it
+    can be flat.
     """
     minutes, filled = SOAK_MINUTES * plan.scale, max(1, round(SOAK_HISTORY_MINUTES * plan.scale))
     renew = ("--renew-seconds", max(10, round(60 * RENEW_MINUTES * plan.scale)))
@@ -166,7 +172,8 @@ def keys(plan: Plan) -> Outcome:
 
 
 def recovery(plan: Plan) -> Outcome:
-    """From SIGKILL to caught up: of a worker; of Java, and of all of it, with the command run again at once."""
+    """From SIGKILL to caught up: of a worker; of Java, and of all of it, with the command run again at
+    once."""
     times = 3 if plan.scale >= 1 else 1
     kills = [part for part in ("worker", "java", "all") for _ in range(times)]
     figures = []
@@ -253,7 +260,8 @@ def settled(trial: Trial) -> None:
 
 
 def published_at(client: Any) -> NDArray[np.int64]:
-    """int64[n, 2], milliseconds since 1970 by Redis: when a message was added, and when its report was first published."""
+    """int64[n, 2], milliseconds since 1970 by Redis: when a message was added, and when its report was first
+    published."""
     first: dict[bytes, tuple[int, int]] = {}
     last = b"-"
     while page := client.xrange(ENRICHED, last, count=10_000):
@@ -270,10 +278,11 @@ def is_prompt(stamps: Stamps) -> bool:
 
 
 def outage(stamps: Stamps, killed: int) -> tuple[float, float] | None:
-    """Seconds from a kill (us since 1970) until messages are validated again, and until they are again within a second of XADD.
+    """Seconds from a kill (us since 1970) until messages are validated again, and until they are again within
+    a second of XADD.
 
-    None while that is not so, or has not yet lasted for ten seconds. Before the last pause of two seconds nothing counts: what was
-    under way at the kill may still come out, and a first attempt may fail.
+    None while that is not so, or has not yet lasted for ten seconds. Before the last pause of two seconds
+    nothing counts: what was under way at the kill may still come out, and a first attempt may fail.
     """
     after = stamps[stamps[:, 1] >= killed]
     pauses = np.flatnonzero(np.diff(after[:, 1], prepend=killed) >= _OUTAGE_US)
@@ -300,7 +309,8 @@ def each(samples: Sequence[Sample], seconds: float) -> list[Sample]:
 
 
 def soak_latency(stamps: Stamps, minutes: float) -> Iterator[Figure]:
-    """XADD to validated before and after the longest pause of a soak, which is its renewal, and that pause."""
+    """XADD to validated before and after the longest pause of a soak, which is its renewal, and that
+    pause."""
     case = f"{SOAK_RATE:,}/min for {minutes:g} min"
     settled = stamps[0, 0] + 60_000_000 * minutes * SETTLED_MINUTES / SOAK_MINUTES
     late = stamps[stamps[:, 0] >= settled]
@@ -318,7 +328,8 @@ def soak_latency(stamps: Stamps, minutes: float) -> Iterator[Figure]:
 
 
 def soak_figures(samples: Sequence[Sample], minutes: float) -> Iterator[Figure]:
-    """Lag, checkpoint growth, and how far the memory of each process rises above what it was at minute 5 (of 35), or falls.
+    """Lag, checkpoint growth, and how far the memory of each process rises above what it was at minute 5 (of
+    35), or falls.
 
     It falls where a renewal starts a process anew.
     """

@@ -1,7 +1,9 @@
-"""The same job as one would first write it in Beam: an element a report, jsonschema for validity, three fixed windows.
+"""The same job as one would first write it in Beam: an element a report, jsonschema for validity, three fixed
+windows.
 
-What `make bench` compares with. It does less than kpiflow (no reasons kept, no duplicates, no baselines, no flags, no Parquet) and
-is otherwise written with care: the validator is built once, combiners are lifted, the engine is the same.
+What `make bench` compares with. It does less than kpiflow (no reasons kept, no duplicates, no baselines, no
+flags, no Parquet) and is otherwise written with care: the validator is built once, combiners are lifted, the
+engine is the same.
 
     python tests/benchmarks/per_row.py FILE... --output FOLDER
 """

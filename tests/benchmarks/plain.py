@@ -36,8 +36,9 @@ def dataset(table: Table, rows: Rows, base: str, where: fs.FileSystem | None) ->
         columns = {"date": pc.strftime(times, "%Y-%m-%d"), "hour": pc.strftime(times, "%H")}
         whole = pa.table(dict(zip(batch.schema.names, batch.columns)) | columns)
         ds.write_dataset(
-            whole, base, format="parquet", filesystem=where, partitioning=["date", "hour"], partitioning_flavor="hive",
-            basename_template=f"{number}-{{i}}.parquet", file_options=options, existing_data_behavior="overwrite_or_ignore",
+            whole, base, format="parquet", filesystem=where, partitioning=["date", "hour"],
+            partitioning_flavor="hive", basename_template=f"{number}-{{i}}.parquet", file_options=options,
+            existing_data_behavior="overwrite_or_ignore",
             max_partitions=10_000, create_dir=where is None, file_visitor=None if where else _synced,
         )  # fmt: skip
 
@@ -52,7 +53,8 @@ def _synced(written: ds.WrittenFile) -> None:
 
 
 def bigquery(table: Table, emulator: Emulator, dataset_id: str) -> Callable[[Rows], None]:
-    """Each batch as a load job of Parquet into a staging table, and a MERGE by key that takes the larger revision."""
+    """Each batch as a load job of Parquet into a staging table, and a MERGE by key that takes the larger
+    revision."""
     made = store(dataset_id, emulator)
     made.describe({})
     client = google.Client(
@@ -66,7 +68,8 @@ def bigquery(table: Table, emulator: Emulator, dataset_id: str) -> Callable[[Row
     columns, values = ", ".join(names), ", ".join(f"s.{name}" for name in names)
     sets = ", ".join(f"{name} = s.{name}" for name in names)
     merge = (
-        f"MERGE `{target}` t USING `{target}_staging` s ON {keys} WHEN MATCHED AND t.revision < s.revision THEN UPDATE SET {sets} "
+        f"MERGE `{target}` t USING `{target}_staging` s ON {keys} "
+        f"WHEN MATCHED AND t.revision < s.revision THEN UPDATE SET {sets} "
         f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
     )
 

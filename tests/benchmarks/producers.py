@@ -1,6 +1,7 @@
 """A thousand producers at one stream, at a steady rate, in a burst of ten times that, and all at once.
 
-As a program it is the producers: connections of their own in one process, each of which adds a message and waits for its id.
+As a program it is the producers: connections of their own in one process, each of which adds a message and
+waits for its id.
 
     python -m tests.benchmarks.producers redis://localhost:6379 KEY OUT.json 1.0
 """
@@ -32,7 +33,8 @@ _PATIENCE = 60.0
 
 
 class Phase(NamedTuple):
-    """What the producers do for some seconds: `per_minute` messages of all together; None: AT_ONCE each, as fast as they can."""
+    """What the producers do for some seconds: `per_minute` messages of all together; None: AT_ONCE each, as
+    fast as they can."""
 
     name: str
     seconds: float
@@ -62,7 +64,8 @@ def phases(scale: float) -> list[Phase]:
 
 
 def producers(plan: Plan) -> Outcome:
-    """1,000 connections that add messages, and a burst of ten times the steady rate: nothing is lost, and how long it is felt."""
+    """1,000 connections that add messages, and a burst of ten times the steady rate: nothing is lost, and how
+    long it is felt."""
     with Trial(plan.folder / "producers") as trial:
         job = trial.stream()
         trial.until(trial.reads, job)
@@ -115,7 +118,8 @@ def _figures(done: Sequence[Done], stamps: Stamps) -> Iterator[Figure]:
 
 
 def late_seconds(stamps: Stamps, peak: Done, after: Done) -> float:
-    """Seconds from the end of a peak until the last message that was validated more than a second after its XADD."""
+    """Seconds from the end of a peak until the last message that was validated more than a second after its
+    XADD."""
     seen = stamps[(stamps[:, 0] >= peak.began) & (stamps[:, 0] < after.ended)]
     late = seen[seen[:, 1] - seen[:, 0] > _PROMPT_US]
     return max(0.0, float(late[:, 1].max() - peak.ended) / 1_000_000) if len(late) else 0.0
@@ -141,7 +145,8 @@ def report(agent: int) -> bytes:
 
 
 class Producer:
-    """A connection that adds messages of its own, one at a time. Redis' own asynchronous client takes ten times the CPU."""
+    """A connection that adds messages of its own, one at a time. Redis' own asynchronous client takes ten
+    times the CPU."""
 
     def __init__(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str

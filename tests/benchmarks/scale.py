@@ -1,9 +1,9 @@
-"""Measure how `kpiflow backfill` grows with messages, agents, cores, dirt and disorder, one at a time; and fit what it costs.
+"""Measure how `kpiflow backfill` grows with messages, agents, cores, dirt and disorder, one at a time; and
+fit what it costs.
 
-Every run is a process of its own. The first output of each point is reconciled with its input, and its counts are those of the
-generator. Writes
-FOLDER/scale.json, FOLDER/scale.md and FOLDER/scale-*.svg; `--draw DIR` draws and writes anew from FOLDER/scale.json, and measures
-nothing.
+Every run is a process of its own. The first output of each point is reconciled with its input, and its counts
+are those of the generator. Writes FOLDER/scale.json, FOLDER/scale.md and FOLDER/scale-*.svg; `--draw DIR`
+draws and writes anew from FOLDER/scale.json, and measures nothing.
 """
 
 import argparse
@@ -54,7 +54,8 @@ class Results:
 
 
 def points(scale: float) -> list[Point]:
-    """What is measured: a base, what differs from it in one thing, and two points that the model must foretell."""
+    """What is measured: a base, what differs from it in one thing, and two points that the model must
+    foretell."""
     usual = Point("base", round(MESSAGES * scale), max(LEAST_SLICE, round(MESSAGES * scale)))
 
     def of(share: float, held_out: bool = False) -> Point:
@@ -176,7 +177,8 @@ def source(point: Point, folder: Path) -> Path:
 
 
 def shuffle(made: Path, place: Path) -> None:
-    """The lines of an archive in random order, in as many files of about equal size: dealt out by lot, then shuffled in each."""
+    """The lines of an archive in random order, in as many files of about equal size: dealt out by lot, then
+    shuffled in each."""
     files = sorted(made.glob("*.ndjson"))
     random = np.random.default_rng(1)
     place.mkdir()
@@ -206,7 +208,8 @@ def on(cores: int) -> list[str]:
 
 
 def prove(point: Point, found: Path, output: Path) -> None:
-    """End the benchmark unless every message has the fate that the generator meant for it; shuffled as well as sorted."""
+    """End the benchmark unless every message has the fate that the generator meant for it; shuffled as well
+    as sorted."""
     began = time.perf_counter()
     verdict = json.loads(run([*KPIFLOW, "reconcile", str(output), "--input", str(found), "--json"]).output)
     truth = json.loads((found / "truth.json").read_text(encoding="utf-8"))
@@ -310,8 +313,11 @@ def _ends(measured: Sequence[Measured], model: Costs) -> Iterator[str]:
     for each in (ends[0], ends[-1]):
         start = each.seconds - each.inside
         longest = sorted(each.stages.items(), key=lambda stage: stage[1], reverse=True)[:3]
-        yield f"- {each.point.messages:,} messages: {start:.1f} of {each.seconds:.1f} s are imports ({start / each.seconds:.0%})."
-        yield f"  The stages, over their threads, take {sum(each.stages.values()):.1f} s: {_shares(dict(longest), each.stages)}."
+        share = start / each.seconds
+        messages = f"{each.point.messages:,} messages"
+        yield f"- {messages}: {start:.1f} of {each.seconds:.1f} s are imports ({share:.0%})."
+        total, shares = sum(each.stages.values()), _shares(dict(longest), each.stages)
+        yield f"  The stages, over their threads, take {total:.1f} s: {shares}."
         parts = model.seconds.parts(each.point)
         yield f"  The model's seconds: {_shares(parts, parts)}."
 
@@ -333,7 +339,8 @@ def _beam(results: Results) -> Iterator[str]:
     share = (own + start.seconds) / usual.seconds
     yield from (
         "",
-        f"Beam's own: {own:.2f} s of running and {start.seconds:.2f} s of import, {share:.1%} of kpiflow's time.",
+        f"Beam's own: {own:.2f} s of running and {start.seconds:.2f} s of import, "
+        f"{share:.1%} of kpiflow's time.",
     )
 
 

@@ -1,7 +1,9 @@
-"""Measure each kind of output beside the plain client library that does the same insert, on real servers of this machine.
+"""Measure each kind of output beside the plain client library that does the same insert, on real servers of
+this machine.
 
-Rows are those of a backfill of generated reports. Both sides write all of them, in the same batches, in turn; each time the place
-is new. kpiflow must have taken every row. Prints one Markdown table, which is also in FOLDER/sinks.md.
+Rows are those of a backfill of generated reports. Both sides write all of them, in the same batches, in turn;
+each time the place is new. kpiflow must have taken every row. Prints one Markdown table, which is also in
+FOLDER/sinks.md.
 
     python -m tests.benchmarks.sinks --only folder bigquery --scale 0.2
 """
@@ -52,7 +54,8 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Contest:
-    """A kind of output: its table, what makes a new target for a round, and the plain client's insert into a place of its own."""
+    """A kind of output: its table, what makes a new target for a round, and the plain client's insert into a
+    place of its own."""
 
     name: str
     table: Table
@@ -77,9 +80,11 @@ def main() -> None:
     folder.mkdir(parents=True)
     tables = _tables(folder, round(REPORTS_AT_ALL * arguments.scale))
     lines = [
-        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} before, batches of {BATCH:,} rows, {REPETITIONS} rounds in turn",
+        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} before, "
+        f"batches of {BATCH:,} rows, {REPETITIONS} rounds in turn",
         "",
-        "| output | rows | kpiflow rows/s | plain client rows/s | overhead | CPU/row | plain CPU/row | plain client |",
+        "| output | rows | kpiflow rows/s | plain client rows/s | overhead "
+        "| CPU/row | plain CPU/row | plain client |",
         "|---|---|---|---|---|---|---|---|",
     ]
     print(*lines, sep="\n", flush=True)

@@ -1,7 +1,9 @@
-"""Measure `kpiflow stream` on a real redis-server and the embedded Flink: latency, drain, soak, producers, recovery, and more.
+"""Measure `kpiflow stream` on a real redis-server and the embedded Flink: latency, drain, soak, producers,
+recovery, and more.
 
-Prints the machine and its versions, each part's figures as soon as they are there, and all of them as one Markdown table, which is
-also in FOLDER/stream.md, with FOLDER/stream.json beside it. Outputs are reconciled with their streams before a figure counts.
+Prints the machine and its versions, each part's figures as soon as they are there, and all of them as one
+Markdown table, which is also in FOLDER/stream.md, with FOLDER/stream.json beside it. Outputs are reconciled
+with their streams before a figure counts.
 
     python -m tests.benchmarks.stream --only latency --scale 0.1
 """
@@ -76,8 +78,10 @@ def machine() -> str:
     redis = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
     parts = [
         bench.machine(),
-        f"Beam {version('apache-beam')} on {_of_jar('beam-runners-flink', jars)}, Flink {_of_jar('flink-runtime', jars)}",
-        f"Java {_found(r'version .([0-9._]+)', said)}, redis-server {_found(r'v=([0-9.]+)', redis)}, pyarrow {version('pyarrow')}",
+        f"Beam {version('apache-beam')} on {_of_jar('beam-runners-flink', jars)}, "
+        f"Flink {_of_jar('flink-runtime', jars)}",
+        f"Java {_found(r'version .([0-9._]+)', said)}, redis-server {_found(r'v=([0-9.]+)', redis)}, "
+        f"pyarrow {version('pyarrow')}",
     ]
     return "; ".join(parts)
 

@@ -149,7 +149,8 @@ def test_the_tables_tell_what_was_foretold_and_how_wrong() -> None:
 
 def test_the_middle_run_counts_with_its_stages() -> None:
     def ended(seconds: float) -> Run:
-        said = f" stage   rows  seconds  rows/s \n read\n write kpi_aggregations  234,813  {seconds:.2f}  504,365 \n"
+        write = f"write kpi_aggregations  234,813  {seconds:.2f}  504,365"
+        said = f" stage   rows  seconds  rows/s \n read\n {write} \n"
         return Run(100, seconds, seconds - 1, 2 * seconds, 300.0, said)
 
     found = middle(POINTS[1], [ended(5.0), ended(3.0), ended(4.0)])

@@ -143,8 +143,10 @@ def test_a_rival_has_kpiflows_tables(rival: Path, generated: tuple[Path, Path]) 
 
 
 DIFFERENCES = [
-    ("kpi_reports", "memory_mb", 1.0), ("kpi_reports", "is_cpu_outlier", True), ("kpi_reports", "latency_q3", 1.0),
-    ("kpi_aggregations", "avg_accuracy", 0.5), ("kpi_aggregations", "latency_p95_ms", 1.0), ("kpi_aggregations", "task_count", 7),
+    ("kpi_reports", "memory_mb", 1.0), ("kpi_reports", "is_cpu_outlier", True), ("kpi_reports",
+    "latency_q3", 1.0),
+    ("kpi_aggregations", "avg_accuracy", 0.5), ("kpi_aggregations", "latency_p95_ms", 1.0),
+    ("kpi_aggregations", "task_count", 7),
     ("quarantine", "reason", "utf8"), ("duplicates", "message_id", "another"),
 ]  # fmt: skip
 

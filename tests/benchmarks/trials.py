@@ -1,4 +1,5 @@
-"""A streaming job under measurement: a Redis of its own, what is sent to it, the job's processes, and what can be seen of them."""
+"""A streaming job under measurement: a Redis of its own, what is sent to it, the job's processes, and what
+can be seen of them."""
 
 import json
 import os
@@ -28,11 +29,13 @@ _TICK = 0.05
 _AT_ONCE = 5000
 
 Stamps = NDArray[np.int64]
-"""int64[n, 2], microseconds since 1970: when a message was received, and when it was validated, in the order of the latter."""
+"""int64[n, 2], microseconds since 1970: when a message was received, and when it was validated, in the order
+of the latter."""
 
 
 Passed = NDArray[np.int64]
-"""int64[n, 2]: the id of a message, milliseconds << 20 | number, and when it passed a point, in microseconds since 1970."""
+"""int64[n, 2]: the id of a message, milliseconds << 20 | number, and when it passed a point, in microseconds
+since 1970."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Spent:
 
 @dataclass(frozen=True)
 class Sample:
-    """A job at a moment (seconds since 1970): unread entries, MiB resident in its processes, MiB of its newest checkpoint."""
+    """A job at a moment (seconds since 1970): unread entries, MiB resident in its processes, MiB of its
+    newest checkpoint."""
 
     at: float
     lag: int
@@ -54,7 +58,8 @@ class Sample:
 
 
 class Trial:
-    """A Redis server and the jobs that read it, in a folder. Processes end with the `with` block; the folder stays if it failed."""
+    """A Redis server and the jobs that read it, in a folder. Processes end with the `with` block; the folder
+    stays if it failed."""
 
     def __init__(self, folder: Path, keys: Sequence[str] = (KEY,)) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +136,8 @@ class Trial:
         every: float = _TICK,
         patience: float = PATIENCE,
     ) -> None:
-        """Wait until something holds; a process that must live meanwhile and ends, or too long a wait, ends the benchmark."""
+        """Wait until something holds; a process that must live meanwhile and ends, or too long a wait, ends
+        the benchmark."""
         end = time.monotonic() + patience
         while not reached():
             if any(process.poll() is not None for process in alive):
@@ -158,7 +164,8 @@ class Trial:
         return (self.output / FOLDER / READERS / "reader-0.json").exists()
 
     def is_read(self) -> bool:
-        """Whether all that was sent is read, but for what came in the last moments of a stream that goes on."""
+        """Whether all that was sent is read, but for what came in the last moments of a stream that goes
+        on."""
         return self.reads() and self.health.lag == 0
 
     def sample(self, job: subprocess.Popen[str]) -> Sample:
@@ -208,7 +215,8 @@ class Trial:
         )
 
     def load(self, messages: int, minutes: int, *words: object, minutes_ago: int = 60) -> int:
-        """A backlog in the first key, as of `minutes` that ended some minutes ago (an hour): how many entries."""
+        """A backlog in the first key, as of `minutes` that ended some minutes ago (an hour): how many
+        entries."""
         start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60 * (minutes + minutes_ago)))
         span = ["--reports", messages, "--agents", 50, "--seed", 1, "--start", start, "--span", f"{minutes}m"]
         backlog = self.folder / "backlog"
@@ -270,7 +278,8 @@ def _whole_pairs(octets: bytes) -> bytes:
 
 
 def _name(command_line: str) -> str | None:
-    """What a process of a job is called here: a worker by its place, which it keeps when a renewal starts it anew."""
+    """What a process of a job is called here: a worker by its place, which it keeps when a renewal starts it
+    anew."""
     if "FlinkJobServerDriver" in command_line:
         return "java"
     _, _, worker = command_line.partition("runners.flink.workers --worker ")

@@ -1,4 +1,5 @@
-"""What befalls a streaming job in tests: parts that are killed or stand still, changed code; and what to wait for meanwhile."""
+"""What befalls a streaming job in tests: parts that are killed or stand still, changed code; and what to wait
+for meanwhile."""
 
 import json
 import os
@@ -28,7 +29,8 @@ def killing(folder: Path, point: str, part: str, at: int = 2) -> dict[str, objec
 
 
 def holding(folder: Path, point: str, at: int = 2) -> dict[str, object]:
-    """A worker that outlives its run: it stands still at a point, once the file `held` is made, until there is one `released`."""
+    """A worker that outlives its run: it stands still at a point, once the file `held` is made, until there
+    is one `released`."""
     return {"point": point, "holds": str(folder / "released"), "at": at, "done": str(folder / "held")}
 
 

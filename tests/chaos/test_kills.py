@@ -1,4 +1,5 @@
-"""A run that is killed, in any of its parts, at a named point or at a random moment, loses nothing and counts nothing twice."""
+"""A run that is killed, in any of its parts, at a named point or at a random moment, loses nothing and counts
+nothing twice."""
 
 import random
 import time
@@ -25,7 +26,8 @@ SOME = (("after read", "worker"), ("before rename", "all"), ("after write", "jav
 
 
 def survive(scene: Scene, *faults: tuple[str, str]) -> int:
-    """Send while a run dies at each point; how often it was started until all was in the tables and proven."""
+    """Send while a run dies at each point; how often it was started until all was in the tables and
+    proven."""
     producer = sending(scene, reports=9000, rate=12_000)
     starts = scene.survive(injected([killing(scene.folder, *fault) for fault in faults]))
     assert producer.wait(PATIENCE) == 0

@@ -1,4 +1,5 @@
-"""A power cut takes what was not synced to disk: of the newest checkpoint, and of the archive. Nothing is lost or counted twice."""
+"""A power cut takes what was not synced to disk: of the newest checkpoint, and of the archive. Nothing is
+lost or counted twice."""
 
 import os
 import random
@@ -63,7 +64,8 @@ def delivered_some(scene: Scene) -> bool:
 
 
 def cut_archive(scene: Scene, lot: random.Random) -> None:
-    """Cut each file of the archive somewhere after what is committed, as a machine that was started again finds it."""
+    """Cut each file of the archive somewhere after what is committed, as a machine that was started again
+    finds it."""
     place = parse_id(delivered(scene))
     for path in (scene.folder / "archive").rglob("*.ndjson"):
         octets = path.read_bytes()

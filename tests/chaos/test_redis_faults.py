@@ -1,4 +1,5 @@
-"""Redis that restarts, hangs up, is away, or lost what it had: whatever it keeps is in the tables once, the rest is counted."""
+"""Redis that restarts, hangs up, is away, or lost what it had: whatever it keeps is in the tables once, the
+rest is counted."""
 
 import time
 

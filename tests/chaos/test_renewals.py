@@ -1,4 +1,5 @@
-"""A stream lives longer than any of its jobs: each renewal stops the job with a checkpoint and goes on from it."""
+"""A stream lives longer than any of its jobs: each renewal stops the job with a checkpoint and goes on from
+it."""
 
 import signal
 from pathlib import Path

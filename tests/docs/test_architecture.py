@@ -1,4 +1,5 @@
-"""The architecture page holds: imports go one way, its programs define report_id and line_id, what it names is there."""
+"""The architecture page holds: imports go one way, its programs define report_id and line_id, what it names
+is there."""
 
 import ast
 import json
@@ -77,7 +78,7 @@ def test_runners_are_used_where_jobs_start_and_nowhere_in_the_wiring() -> None:
         if any(name.partition(".")[0] == "runners" for name in imported(module))
     }
     assert "pipelines/jobs/backfill.py" in users
-    assert {Path(module).parent.as_posix() for module in users} == {"pipelines"}
+    assert {Path(module).parent.as_posix() for module in users} <= {"pipelines/jobs", "pipelines/commands"}
     assert not users & WIRING
 
 

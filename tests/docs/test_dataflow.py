@@ -1,4 +1,5 @@
-"""The template of Dataflow and the command line mean the same job: parameters, options and settings are held to each other."""
+"""The template of Dataflow and the command line mean the same job: parameters, options and settings are held
+to each other."""
 
 import json
 import re
@@ -192,19 +193,23 @@ def test_parameters_become_the_flags_of_the_command(template: Any) -> None:
         "--iqr_factor=2.5",
     ]
     assert template.command(given) == [
-        "stream", "--runner=dataflow", "--redis=redis://h:6379/0", "--stream=eu", "--stream=us", "--output=gs://b/t",
+        "stream", "--runner=dataflow", "--redis=redis://h:6379/0", "--stream=eu", "--stream=us",
+        "--output=gs://b/t",
         "--output=bigquery://p/d", "--live", "--iqr-factor=2.5", "--",
     ]  # fmt: skip
 
 
 def test_what_the_launcher_adds_becomes_the_job_s_options(template: Any) -> None:
     added = [
-        "--runner=DataflowRunner", "--streaming", "--project=p", "--job_name=kpis", "--temp_location=gs://b/t",
-        "--max_num_workers=3", "--worker_machine_type=n2-standard-4", '--labels={"team": "kpi", "goog-dataflow-template": "x"}',
+        "--runner=DataflowRunner", "--streaming", "--project=p", "--job_name=kpis",
+        "--temp_location=gs://b/t",
+        "--max_num_workers=3", "--worker_machine_type=n2-standard-4",
+        '--labels={"team": "kpi", "goog-dataflow-template": "x"}',
         "--no_use_public_ips", "--update",
     ]  # fmt: skip
     assert template.command(added)[2:] == [
-        "--", "--project=p", "--job_name=kpis", "--temp_location=gs://b/t", "--max_num_workers=3", "--machine_type=n2-standard-4",
+        "--", "--project=p", "--job_name=kpis", "--temp_location=gs://b/t", "--max_num_workers=3",
+        "--machine_type=n2-standard-4",
         "--labels=team=kpi", "--labels=goog-dataflow-template=x", "--no_use_public_ips", "--update",
     ]  # fmt: skip
     needed = [

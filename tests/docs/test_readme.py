@@ -1,4 +1,5 @@
-"""The README and the docs cannot drift: their Python runs, their commands exist, their links lead somewhere."""
+"""The README and the docs cannot drift: their Python runs, their commands exist, their links lead
+somewhere."""
 
 import re
 import shlex

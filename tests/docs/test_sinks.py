@@ -1,4 +1,5 @@
-"""The page of the outputs holds: its kinds, fields and settings are those of the code, its queries those that are tested."""
+"""The page of the outputs holds: its kinds, fields and settings are those of the code, its queries those that
+are tested."""
 
 import re
 from pathlib import Path

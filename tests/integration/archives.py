@@ -22,7 +22,8 @@ Typed = Callable[..., tuple[int, str, str]]
 
 
 def envelope(document: Any, number: object, at: datetime | None = NOON, source: str = "test") -> bytes:
-    """The line of a message: a document as an object, text as a string; `number` is its id, `at` when it was received."""
+    """The line of a message: a document as an object, text as a string; `number` is its id, `at` when it was
+    received."""
     received = at and at.isoformat().replace("+00:00", "Z")
     data = document.decode("utf-8", "surrogateescape") if isinstance(document, bytes) else document
     return json.dumps(
@@ -53,7 +54,8 @@ def _columns(envelopes: Sequence[dict[str, Any]]) -> pa.Table:
 def stream(
     count: int, agents: int = 2, seconds: float = 30, seed: int = 0, start: datetime = NOON
 ) -> list[bytes]:
-    """Envelopes of `count` messages: agents that report in turn, one in 20 late, one in 20 sent twice, one in 25 not valid."""
+    """Envelopes of `count` messages: agents that report in turn, one in 20 late, one in 20 sent twice, one in
+    25 not valid."""
     draw = random.Random(seed)
     lines: list[bytes] = []
     for number in range(count):

@@ -1,8 +1,9 @@
-"""A graph that counts up for ever, as a program of its own that tests can interrupt and kill: what Flink runs while it is tested.
+"""A graph that counts up for ever, as a program of its own that tests can interrupt and kill: what Flink runs
+while it is tested.
 
-`python -m tests.integration.counting FOLDER` appends a line to FOLDER/numbers for each number: the number, how many the step that
-wrote it had seen, and its process. While there is a file FOLDER/poison, that step fails. On stdout it tells its progress as JSON,
-and how it ended.
+`python -m tests.integration.counting FOLDER` appends a line to FOLDER/numbers for each number: the number,
+how many the step that wrote it had seen, and its process. While there is a file FOLDER/poison, that step
+fails. On stdout it tells its progress as JSON, and how it ended.
 """
 
 import argparse

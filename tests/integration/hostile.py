@@ -14,7 +14,8 @@ REPEAT = b'"accuracy": 0.9, "accuracy": 0.9'
 
 
 class Case(NamedTuple):
-    """A line of an archive: the id of its message, the fate that this must have, and the bytes to keep if it is refused."""
+    """A line of an archive: the id of its message, the fate that this must have, and the bytes to keep if it
+    is refused."""
 
     line: bytes
     message_id: str

@@ -1,10 +1,12 @@
-"""Hostile messages through validate, backfill and reconcile, or into a Redis stream; what they cost, and whether each has one fate.
+"""Hostile messages through validate, backfill and reconcile, or into a Redis stream; what they cost, and
+whether each has one fate.
 
     python -m tests.integration.hostile_run --messages 200000 --folder DIR [--seed N]
     python -m tests.integration.hostile_run --messages 20000 --redis URL --stream KEY [--seed N]
 
-The first also judges every block by the strict reader alone and compares verdicts and columns with those of both readers together.
-The second only sends; run `kpiflow stream --until-idle --archive`, `reconcile --redis`, a backfill of the archive and `parity`.
+The first also judges every block by the strict reader alone and compares verdicts and columns with those of
+both readers together. The second only sends; run `kpiflow stream --until-idle --archive`, `reconcile
+--redis`, a backfill of the archive and `parity`.
 """
 
 import argparse
@@ -41,7 +43,8 @@ FEW = 6
 
 
 class Cost(NamedTuple):
-    """What a process took: seconds on the clock and of the processor, and its largest memory in MB; and what it printed."""
+    """What a process took: seconds on the clock and of the processor, and its largest memory in MB; and what
+    it printed."""
 
     seconds: float
     processor: float
@@ -51,7 +54,8 @@ class Cost(NamedTuple):
 
 
 def write_archive(folder: Path, messages: Iterable[bytes], seed: int = 0) -> int:
-    """Archive the messages, in turn as lines of a mixed file, as envelopes with a string, and as rows; returns how many there are.
+    """Archive the messages, in turn as lines of a mixed file, as envelopes with a string, and as rows;
+    returns how many there are.
 
     The mixed file has bare lines, and envelopes whose data is written as it is, and such with broken bytes.
     """
@@ -99,9 +103,11 @@ def judged_strictly(messages: pa.RecordBatch) -> Judged:
 
 
 def differences(folder: Path) -> Iterator[tuple[str, str]]:
-    """Messages that both readers together judge otherwise than the strict one, or of which they make other columns.
+    """Messages that both readers together judge otherwise than the strict one, or of which they make other
+    columns.
 
-    Whole blocks are judged, and a FEW at a time: the fast reader leaves to the strict one what is odd beside its neighbours.
+    Whole blocks are judged, and a FEW at a time: the fast reader leaves to the strict one what is odd beside
+    its neighbours.
     """
     for block in read(find([str(folder)])):
         if isinstance(block, Block):
@@ -133,7 +139,8 @@ def kpiflow(*arguments: object) -> Cost:
 
 
 def run(folder: Path, count: int, seed: int) -> list[str]:
-    """Archive hostile messages in an empty folder and bring them into an output; returns what is wrong, and prints the costs."""
+    """Archive hostile messages in an empty folder and bring them into an output; returns what is wrong, and
+    prints the costs."""
     archive, out, problems = folder / "archive", folder / "out", []
     with ProcessPoolExecutor(
         1, get_context("spawn")
@@ -161,7 +168,8 @@ def run(folder: Path, count: int, seed: int) -> list[str]:
             else []
         )
         print(
-            f"{expected:,} messages: {read['reports']:,} reports, {read['duplicates']:,} duplicates, refused {read['refused']}"
+            f"{expected:,} messages: {read['reports']:,} reports, "
+            f"{read['duplicates']:,} duplicates, refused {read['refused']}"
         )
     return problems + [f"the readers differ on {name}" for name in differences(archive)]
 
@@ -171,7 +179,8 @@ def _archived(folder: Path, count: int, seed: int) -> int:
 
 
 def send(client: redis.Redis, stream: str, messages: Iterable[bytes], seed: int = 0) -> int:
-    """Add the messages to a stream, some of them without a field `data`, or with two; returns how many there are."""
+    """Add the messages to a stream, some of them without a field `data`, or with two; returns how many there
+    are."""
     draw, sent = random.Random(seed), 0
     for payload in messages:
         others = draw.choice([["data"]] * 97 + [["note"], ["data", "data"], ["note", "data"]])

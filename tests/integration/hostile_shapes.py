@@ -1,4 +1,5 @@
-"""Seeded hostile payloads of every kind: widths, depths, encodings, escapes, numbers, times, types, names, spaces and broken bytes.
+"""Seeded hostile payloads of every kind: widths, depths, encodings, escapes, numbers, times, types, names,
+spaces and broken bytes.
 
 `payloads` draws them; `SHAPES` has one function for each kind, which makes a payload from a valid report.
 """
@@ -14,14 +15,17 @@ from tests.builders import NOON, agent, report
 
 AGENTS = 50
 SHARES = (0.02, 0.1, 0.5, 1.0)
-"""Parts of the messages that are hostile, in one stretch after another: a reader must be good at few of them and at many."""
+"""Parts of the messages that are hostile, in one stretch after another: a reader must be good at few of them
+and at many."""
 STRETCH = 2500
 STEP = timedelta(milliseconds=40)
 LARGEST = 1 << 20
 
 NUMBERS = tuple(
-    b"0 -0 -0.0 1e0 1E+2 1.0e-400 5e-324 1e308 1e309 -1e999 0.1e1 1e-7 120.50 9007199254740993 1e22 123456789e18 "
-    b"9223372036854775808 -9223372036854775809 18446744073709551616 0.30000000000000004441 1e0000000000001 NaN Infinity "
+    b"0 -0 -0.0 1e0 1E+2 1.0e-400 5e-324 1e308 1e309 -1e999 0.1e1 1e-7 120.50 9007199254740993 1e22 "
+    b"123456789e18 "
+    b"9223372036854775808 -9223372036854775809 18446744073709551616 0.30000000000000004441 "
+    b"1e0000000000001 NaN Infinity "
     b"-Infinity 01 +1 .5 1. 1e 0x10 1_000 --1".split()
 )
 SMALL = (b"-0", b"-0.0", b"1e0", b"0.5E-1", b"1.0")
@@ -30,9 +34,12 @@ NUMERIC = (
     b"accuracy cpu_usage latency_ms memory_mb network_bytes priority available_cores tokens depth".split()
 )
 TIMES = tuple(
-    b"2025-10-22t12:00:00z 2025-10-22T12:00:00.1234567891Z 2025-10-22T12:00:00.123456789+05:30 0001-01-01T00:00:00+14:00 "
-    b"0001-01-01T00:00:00Z 9999-12-31T23:59:59.999999Z 9999-12-31T23:59:59-12:00 2024-02-30T00:00:00Z 2016-12-31T23:59:60Z "
-    b"2025-10-22T24:00:00Z 2025-10-22T12:00:00 2025-10-22T12:00:00+24:00 20251022T120000Z 0000-01-01T00:00:00Z "
+    b"2025-10-22t12:00:00z 2025-10-22T12:00:00.1234567891Z 2025-10-22T12:00:00.123456789+05:30 "
+    b"0001-01-01T00:00:00+14:00 "
+    b"0001-01-01T00:00:00Z 9999-12-31T23:59:59.999999Z 9999-12-31T23:59:59-12:00 "
+    b"2024-02-30T00:00:00Z 2016-12-31T23:59:60Z "
+    b"2025-10-22T24:00:00Z 2025-10-22T12:00:00 2025-10-22T12:00:00+24:00 20251022T120000Z "
+    b"0000-01-01T00:00:00Z "
     b"1969-12-31T23:59:59.5Z \xef\xbc\x92\xef\xbc\x90\xef\xbc\x92\xef\xbc\x95-10-22T12:00:00Z".split()
 )
 VALUES = tuple(rb'null true [] {} "" "\u0000" 1 1.5 [1,null] {"a":null} {"a":{"b":[]}} "x"'.split())
@@ -60,7 +67,8 @@ Shape = Callable[[random.Random, int, bytes], bytes]
 def payloads(
     count: int, seed: int = 0, start: datetime = NOON, largest: int = 9 * LARGEST, stretch: int = STRETCH
 ) -> Iterator[bytes]:
-    """So many payloads of agents that report in turn; those that are hostile have up to `largest` bytes, and hardly any so many."""
+    """So many payloads of agents that report in turn; those that are hostile have up to `largest` bytes, and
+    hardly any so many."""
     draw, shapes = random.Random(seed), list(SHAPES.values())
     for number in range(count):
         text = good(draw, number, start)
@@ -100,7 +108,8 @@ def _member(text: bytes, name: bytes, value: bytes) -> bytes:
 
 
 def _place(draw: random.Random, text: bytes, value: bytes) -> bytes:
-    """A member with this value: where no schema describes it, as error_details, among metrics, or in the context."""
+    """A member with this value: where no schema describes it, as error_details, among metrics, or in the
+    context."""
     inside = {
         b"custom_metrics": b'{"a":1,"b":%b}' % value,
         b"execution_context": b'{"hostname":"n","available_cores":1,"x":%b}' % value,
@@ -150,7 +159,8 @@ def deep(draw: random.Random, number: int, text: bytes) -> bytes:
 
 
 def text_of(draw: random.Random, number: int, text: bytes) -> bytes:
-    """A string of escapes, surrogates, controls or broken UTF-8: as a value, as a name, or in a field of the schema."""
+    """A string of escapes, surrogates, controls or broken UTF-8: as a value, as a name, or in a field of the
+    schema."""
     octets = b"".join(draw.choices(TEXTS, k=draw.choice([1, 2, 3]))) * draw.choice(
         [1, 1, 5, _size(draw, 1 << 14)]
     )

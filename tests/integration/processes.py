@@ -12,7 +12,8 @@ _PATIENCE = 60.0
 
 
 def started(*words: object) -> subprocess.Popen[str]:
-    """The command, running. It can be interrupted, though this process may be in the background of a shell, where none can be."""
+    """The command, running. It can be interrupted, though this process may be in the background of a shell,
+    where none can be."""
     command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=_interruptible)
@@ -23,7 +24,8 @@ def _interruptible() -> None:
 
 
 def await_(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
-    """Wait until something holds while the process runs; an AssertionError if it ends before, or never gets there."""
+    """Wait until something holds while the process runs; an AssertionError if it ends before, or never gets
+    there."""
     end = time.monotonic() + _PATIENCE
     while not reached():
         assert process.poll() is None, f"the process ended before it got there: {process.communicate()}"

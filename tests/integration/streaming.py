@@ -1,4 +1,5 @@
-"""A stream job on the real Redis and the real Flink, as tests run it: short intervals, processes that can be killed."""
+"""A stream job on the real Redis and the real Flink, as tests run it: short intervals, processes that can be
+killed."""
 
 import json
 import os
@@ -23,8 +24,8 @@ PATIENCE = 400.0
 
 @dataclass
 class Scene:
-    """A Redis server, a folder, and what is done between them. With `elsewhere` tables go to these URLs only, and the folder is the
-    job's home."""
+    """A Redis server, a folder, and what is done between them. With `elsewhere` tables go to these URLs only,
+    and the folder is the job's home."""
 
     server: RedisServer
     folder: Path
@@ -69,7 +70,8 @@ class Scene:
         assert process.wait(PATIENCE) == 0, self.said()
 
     def survive(self, env: Mapping[str, str], *words: object) -> int:
-        """Run the job, again after each time that it dies, until all is in the tables: how often it was started."""
+        """Run the job, again after each time that it dies, until all is in the tables: how often it was
+        started."""
         for start in range(1, 30):
             if self.start("--until-idle", *words, env=env).wait(2 * PATIENCE) == 0:
                 return start
@@ -106,7 +108,8 @@ class Scene:
         )
 
     def prove(self) -> dict[str, Any]:
-        """Nothing is missing or counted twice, and a backfill of the archive that the stream wrote gives the same tables."""
+        """Nothing is missing or counted twice, and a backfill of the archive that the stream wrote gives the
+        same tables."""
         verdict = self.verdict()
         assert [verdict[name] for name in ("missing", "surplus", "unreadable", "uncommitted")] == [
             0,
@@ -127,8 +130,9 @@ def children(parent: int) -> dict[int, str]:
     stats = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            stats[int(path.name)] = (int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1]),
-                                     path.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode())  # fmt: skip
+            ppid = int(path.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            line = path.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode()
+            stats[int(path.name)] = (ppid, line)
         except (FileNotFoundError, ProcessLookupError):
             continue
     while above:
@@ -139,7 +143,8 @@ def children(parent: int) -> dict[int, str]:
 
 
 def kill(process: subprocess.Popen[str], part: str) -> None:
-    """SIGKILL a part of a run: `all` (the launcher, which takes the rest along), `java`, or `worker` (one of them)."""
+    """SIGKILL a part of a run: `all` (the launcher, which takes the rest along), `java`, or `worker` (one of
+    them)."""
     if part == "all":
         process.kill()
         process.wait(30)

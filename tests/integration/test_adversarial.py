@@ -1,4 +1,5 @@
-"""The worst archive we can think of: every message gets the one fate it must have, and refused ones keep their bytes."""
+"""The worst archive we can think of: every message gets the one fate it must have, and refused ones keep
+their bytes."""
 
 import gzip
 import json
@@ -29,7 +30,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder / name, [case.line for case in cases])
     (folder / "blank.ndjson").write_bytes(b"\n \t\r\n\r\n\n")
     for seed, (name, form) in enumerate(GENERATED.items()):
-        mix = f"--reports 2000 --agents 6 --dirty 0.2 --duplicates 0.1 --late 0.1 --span 3h --start 2025-10-2{seed}T00:00:00Z"
+        mix = "--reports 2000 --agents 6 --dirty 0.2 --duplicates 0.1 --late 0.1 --span 3h"
+        mix += f" --start 2025-10-2{seed}T00:00:00Z"
         assert (
             run(["generate", "--output", str(folder / name), "--seed", str(seed), *mix.split(), *form]) == 0
         )

@@ -1,4 +1,5 @@
-"""Files of bare lines: the tables depend on which files there are, not on their names, packing, or the runs they come in."""
+"""Files of bare lines: the tables depend on which files there are, not on their names, packing, or the runs
+they come in."""
 
 import json
 import random

@@ -1,4 +1,5 @@
-"""A disk that fills up ends the run with a clear message and whole files; with space again, the same command completes."""
+"""A disk that fills up ends the run with a clear message and whole files; with space again, the same command
+completes."""
 
 import errno
 import os

@@ -1,4 +1,5 @@
-"""Refused messages that were corrected at their source are dismissed: once, in every output, whatever happens in between."""
+"""Refused messages that were corrected at their source are dismissed: once, in every output, whatever happens
+in between."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The first and the last hours that there are, and names without an end: no message ends a run, each has one fate."""
+"""The first and the last hours that there are, and names without an end: no message ends a run, each has one
+fate."""
 
 import json
 import random
@@ -15,7 +16,8 @@ FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def edges(seed: int) -> list[bytes]:
-    """Envelopes, with a time like the report's or none, recorded near the edges of the calendar, before 1970, or now."""
+    """Envelopes, with a time like the report's or none, recorded near the edges of the calendar, before 1970,
+    or now."""
     draw, lines = random.Random(seed), []
     for number in range(40):
         near = timedelta(seconds=draw.choice([0, 1, 59, 3599, 3600, draw.randrange(4 * 3600)]))

@@ -102,7 +102,8 @@ def numbers(folder: Path) -> list[tuple[int, int, int]]:
 
 
 def assert_counted_without_a_gap(folder: Path) -> None:
-    """Every number is there, and its step's state had seen each number before it once, whatever happened in between."""
+    """Every number is there, and its step's state had seen each number before it once, whatever happened in
+    between."""
     written = numbers(folder)
     assert {number for number, _, _ in written} == set(range(max(written)[0] + 1))
     assert [number + 1 for number, _, _ in written] == [count for _, count, _ in written]

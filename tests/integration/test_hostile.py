@@ -1,4 +1,5 @@
-"""Generated hostile messages: each has one fate, and the fast reader never decides otherwise than the strict one.
+"""Generated hostile messages: each has one fate, and the fast reader never decides otherwise than the strict
+one.
 
 `python -m tests.integration.hostile_run` does the same with 200,000 of them, and with a stream.
 """

@@ -1,4 +1,5 @@
-"""Several outputs of one stream, one of which goes away: the source stays safe, and afterwards all of them have everything."""
+"""Several outputs of one stream, one of which goes away: the source stays safe, and afterwards all of them
+have everything."""
 
 import json
 import os

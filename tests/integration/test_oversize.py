@@ -1,4 +1,5 @@
-"""A message that is longer than max_payload_bytes leaves its beginning, its length and its digest, wherever it comes from."""
+"""A message that is longer than max_payload_bytes leaves its beginning, its length and its digest, wherever
+it comes from."""
 
 import hashlib
 import json

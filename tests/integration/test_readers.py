@@ -29,12 +29,14 @@ READERS: dict[str, Callable[[Path], int]] = {
     "polars, scanned": lambda table: len(pl.scan_parquet(table, hive_partitioning=True).collect()),
 }
 SPARK = "TEST_SPARK_PYTHON"
-"""A Python that has pyspark 4, with Java 17 on the path: `python -m venv S && S/bin/pip install 'pyspark==4.*'`."""
+"""A Python that has pyspark 4, with Java 17 on the path: `python -m venv S && S/bin/pip install
+'pyspark==4.*'`."""
 SCRIPT = """
 import sys
 from pyspark.sql import SparkSession
-spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1")
-spark = spark.config("spark.driver.bindAddress", "127.0.0.1").config("spark.sql.session.timeZone", "UTC").getOrCreate()
+spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+spark = spark.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
+spark = spark.config("spark.sql.session.timeZone", "UTC").getOrCreate()
 for folder in sys.argv[1:]:
     table = spark.read.parquet(folder)
     table.write.format("noop").mode("overwrite").save()  # reads every column
@@ -70,7 +72,8 @@ def test_a_reader_reads_a_table_as_a_whole(output: Path, name: str, reader: Call
 
 def test_an_hour_of_a_window_size_is_found_by_its_folders(output: Path) -> None:
     found = duckdb.sql(
-        f"SELECT granularity, hour(time_window_start AT TIME ZONE 'UTC') FROM read_parquet('{output}/kpi_fleet/**/*.parquet', "
+        f"SELECT granularity, hour(time_window_start AT TIME ZONE 'UTC') "
+        f"FROM read_parquet('{output}/kpi_fleet/**/*.parquet', "
         "hive_partitioning = true) WHERE window_size = '1h' AND date = '2025-10-22' AND hour = '21'"
     )
     assert found.fetchall() == [("1h", 21)]

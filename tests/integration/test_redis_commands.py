@@ -1,4 +1,5 @@
-"""The commands at the edges of a stream, with a real Redis: generate into it, archive it, reconcile with it."""
+"""The commands at the edges of a stream, with a real Redis: generate into it, archive it, reconcile with
+it."""
 
 import json
 import signal

@@ -175,7 +175,8 @@ def test_a_redis_that_forgot_its_newest_entries_goes_on(tmp_path: Path):
 
 @contextmanager
 def full(folder: Path):
-    """A Redis that takes no more entries, with some already in it, a client of it, and the ids of the entries."""
+    """A Redis that takes no more entries, with some already in it, a client of it, and the ids of the
+    entries."""
     with RedisServer(folder, "--maxmemory", "5mb") as server, server.client() as client:
         client.xgroup_create("s", "g", "0", mkstream=True)
         sent = list(until_full(client))

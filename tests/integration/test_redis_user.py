@@ -1,4 +1,5 @@
-"""Every command that uses Redis, as a user who may do exactly what the list of the code allows: nothing is missing in it."""
+"""Every command that uses Redis, as a user who may do exactly what the list of the code allows: nothing is
+missing in it."""
 
 import json
 import re

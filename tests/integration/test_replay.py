@@ -194,7 +194,8 @@ def without_hour(output: Path, hour: int, typed: Typed) -> None:
 
 @pytest.fixture
 def lost(output: Path, mended: Path, typed: Typed) -> Path:
-    """An output whose replayed message, received in the hour after its report was recorded, lost that report."""
+    """An output whose replayed message, received in the hour after its report was recorded, lost that
+    report."""
     refused = report(9100, NOON + timedelta(minutes=59, seconds=58), accuracy=7)
     write(
         output.with_name("a.ndjson"),

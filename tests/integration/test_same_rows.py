@@ -34,7 +34,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shuffled() -> list[bytes]:
-    """LINES so mixed that, dealt to two files, no report is twice at one place: without envelopes that is one message."""
+    """LINES so mixed that, dealt to two files, no report is twice at one place: without envelopes that is one
+    message."""
     return random.Random(8).sample(LINES, len(LINES))
 
 

@@ -1,4 +1,5 @@
-"""Text of the data is shown, never obeyed: no control code, no mark of direction and no markup gets through to a terminal."""
+"""Text of the data is shown, never obeyed: no control code, no mark of direction and no markup gets through
+to a terminal."""
 
 import gzip
 import json

@@ -1,7 +1,8 @@
-"""A backfill of some messages and then of the others is a backfill of all: a hundred ways to split them, and late reports of each
-minute of an hour.
+"""A backfill of some messages and then of the others is a backfill of all: a hundred ways to split them, and
+late reports of each minute of an hour.
 
-Each experiment has a time and an agent of its own, so that none recalls, or rebuilds, anything for another; some share an output.
+Each experiment has a time and an agent of its own, so that none recalls, or rebuilds, anything for another;
+some share an output.
 """
 
 import json
@@ -70,8 +71,8 @@ def some_twice(lines: Sequence[bytes], draw: random.Random) -> Split:
 def the_end_of_an_hour_afterwards(lines: Sequence[bytes], draw: random.Random) -> Split:
     """One message of the last minutes of an hour comes last.
 
-    Nothing else then causes the hours after it to be recalled. The other ways to split rarely do that: most parts have messages of
-    every hour, and a single message that is drawn from all is rarely of these minutes.
+    Nothing else then causes the hours after it to be recalled. The other ways to split rarely do that: most
+    parts have messages of every hour, and a single message that is drawn from all is rarely of these minutes.
     """
     late = [i for i, line in enumerate(lines) if _recorded(line)[14:16] >= "58"]
     place = late[0] if late else draw.randrange(len(lines))

@@ -1,4 +1,5 @@
-"""Stores that are no folder, through the command line: an object store and BigQuery end up with the rows that a folder has."""
+"""Stores that are no folder, through the command line: an object store and BigQuery end up with the rows that
+a folder has."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""The job of `kpiflow backfill` as DuckDB SQL: `job.sql`, in one process, with as many threads as there are cores.
+"""The job of `kpiflow backfill` as DuckDB SQL: `job.sql`, in one process, with as many threads as there are
+cores.
 
 python -m tests.benchmarks.rivals.duckdb_job FOLDER --output FOLDER
 """

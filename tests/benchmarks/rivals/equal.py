@@ -1,7 +1,8 @@
 """Whether a rival's tables say the same as kpiflow's, row by row.
 
-Quartiles are exact with the rivals and of buckets with kpiflow, so these may lie a bucket apart, fences seven, and a flag may be
-another where its value lies that near to its fence. Percentiles may differ by 1 %, sums and means by 1e-9. All else is equal.
+Quartiles are exact with the rivals and of buckets with kpiflow, so these may lie a bucket apart, fences
+seven, and a flag may be another where its value lies that near to its fence. Percentiles may differ by 1 %,
+sums and means by 1e-9. All else is equal.
 
     python -m tests.benchmarks.rivals.equal KPIFLOWS THEIRS
 """
@@ -17,18 +18,23 @@ from schemas.tables import METRIC_COLUMNS, METRICS, TABLES
 
 _CONTEXT = ("hostname", "available_cores", "available_memory_mb", "gpu_info", "network_interfaces")
 _SAME = (
-    "task_id", "agent_id", "recorded_at", "received_at", "source", *METRIC_COLUMNS.values(), "network_bytes", "gpu_utilization",
-    "priority", "source_layer", "target_agent_type", "error_details", *(f"execution_context.{name}" for name in _CONTEXT),
+    "task_id", "agent_id", "recorded_at", "received_at", "source", *METRIC_COLUMNS.values(),
+    "network_bytes", "gpu_utilization",
+    "priority", "source_layer", "target_agent_type", "error_details",
+    *(f"execution_context.{name}" for name in _CONTEXT),
     "schema_version", "revision", "baseline_n", "hour_of_day", "day_of_week", "is_peak_hour",
 )  # fmt: skip
 _CLOSE = (
-    "performance_score", "efficiency_ratio", "resource_efficiency", "cpu_efficiency", "memory_efficiency", "network_efficiency"
+    "performance_score", "efficiency_ratio", "resource_efficiency", "cpu_efficiency", "memory_efficiency",
+    "network_efficiency"
 )  # fmt: skip
 _SAME_WINDOWS = (
-    "time_window_end", "target_agent_type", "task_count", "min_latency_ms", "max_latency_ms", "total_network_bytes", "revision"
+    "time_window_end", "target_agent_type", "task_count", "min_latency_ms", "max_latency_ms",
+    "total_network_bytes", "revision"
 )  # fmt: skip
 _CLOSE_WINDOWS = (
-    "success_rate", "avg_latency_ms", "latency_stddev", "avg_accuracy", "accuracy_stddev", "avg_cpu_usage", "avg_memory_mb",
+    "success_rate", "avg_latency_ms", "latency_stddev", "avg_accuracy", "accuracy_stddev", "avg_cpu_usage",
+    "avg_memory_mb",
     "performance_score", "efficiency_ratio",
 )  # fmt: skip
 _BUCKET = {
@@ -46,7 +52,8 @@ class UnequalError(ValueError):
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far two outputs agree: their rows by table, and the flags and baseline states (of 4 a report) that differ."""
+    """How far two outputs agree: their rows by table, and the flags and baseline states (of 4 a report) that
+    differ."""
 
     rows: dict[str, int]
     flags: int
@@ -119,7 +126,8 @@ def _reports(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
 
 
 def _windows(connection: duckdb.DuckDBPyConnection, flags: int) -> None:
-    """`flags` of the reports differ: so may the outliers counted by each of the three windows that they are in."""
+    """`flags` of the reports differ: so may the outliers counted by each of the three windows that they are
+    in."""
     wrong = {name: f"a.{name} IS DISTINCT FROM b.{name}" for name in _SAME_WINDOWS}
     wrong |= {name: _apart(name) for name in _CLOSE_WINDOWS}
     for name in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
@@ -144,7 +152,8 @@ def _pairs(connection: duckdb.DuckDBPyConnection, name: str, table: str, key: tu
 
 
 def _apart(name: str, far: str | None = None) -> str:
-    """The condition that two values of a column differ by more than 1e-9, or are `far` apart, or that one of them is null."""
+    """The condition that two values of a column differ by more than 1e-9, or are `far` apart, or that one of
+    them is null."""
     far = far or f"abs(a.{name} - b.{name}) > 1e-9 * greatest(abs(a.{name}), 1)"
     return f"(a.{name} IS NULL) <> (b.{name} IS NULL) OR coalesce({far}, false)"
 

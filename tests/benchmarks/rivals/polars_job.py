@@ -19,9 +19,12 @@ CONTEXT: dict[str, pl.DataType | type[pl.DataType]] = {
     "network_interfaces": pl.List(pl.String),
 }  # fmt: skip
 DATA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "task_id": pl.String, "agent_id": pl.String, "latency_ms": pl.Float64, "accuracy": pl.Float64, "cpu_usage": pl.Float64,
-    "memory_mb": pl.Float64, "network_bytes": pl.Float64, "recorded_at": pl.String, "execution_context": pl.Struct(CONTEXT),
-    "gpu_utilization": pl.Float64, "source_layer": pl.String, "target_agent_type": pl.String, "priority": pl.Float64,
+    "task_id": pl.String, "agent_id": pl.String, "latency_ms": pl.Float64, "accuracy": pl.Float64,
+    "cpu_usage": pl.Float64,
+    "memory_mb": pl.Float64, "network_bytes": pl.Float64, "recorded_at": pl.String,
+    "execution_context": pl.Struct(CONTEXT),
+    "gpu_utilization": pl.Float64, "source_layer": pl.String, "target_agent_type": pl.String,
+    "priority": pl.Float64,
 }  # fmt: skip
 ENVELOPE: dict[str, pl.DataType | type[pl.DataType]] = {
     "message_id": pl.String,
@@ -32,7 +35,8 @@ OPEN = ("gpu_info", "custom_metrics", "error_details")
 """Places that may hold names of their own, which Polars has no type for: kept as canonical JSON text."""
 TEXTS = ("task_id", "agent_id", "recorded_at", "source_layer", "target_agent_type", "hostname")
 OTHERS = (
-    "latency_ms", "accuracy", "cpu_usage", "memory_mb", "network_bytes", "gpu_utilization", "priority", "available_cores",
+    "latency_ms", "accuracy", "cpu_usage", "memory_mb", "network_bytes", "gpu_utilization", "priority",
+    "available_cores",
     "available_memory_mb", "network_interfaces", *OPEN,
 )  # fmt: skip
 GIVEN = rf'"(?:{"|".join(TEXTS)})"\s*:\s*"|"(?:execution_context|{"|".join(OTHERS)})"\s*:\s*[^n\s]'
@@ -86,7 +90,8 @@ def moment(name: str) -> pl.Expr:
 
 
 def plain() -> pl.Expr:
-    """Whether a row is valid for certain: every rule holds, and its line names each value that the columns hold exactly once."""
+    """Whether a row is valid for certain: every rule holds, and its line names each value that the columns
+    hold exactly once."""
     named = pl.sum_horizontal(pl.col(name).is_not_null().cast(pl.UInt32) for name in COLUMNS) + 1
     within = pl.sum_horizontal(pl.col(name).str.count_matches(GIVEN).fill_null(0) for name in OPEN)
     rules = [
@@ -164,10 +169,11 @@ def dedup(reports: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def baselines(reports: pl.DataFrame) -> pl.DataFrame:
-    """The quartiles of each agent and minute m over its reports of the minutes [m - 62, m - 2) that came in time.
+    """The quartiles of each agent and minute m over its reports of the minutes [m - 62, m - 2) that came in
+    time.
 
-    A rolling window ends at the row that asks. So the minutes that ask lie among the reports as empty rows, and the reports three
-    minutes later than they are.
+    A rolling window ends at the row that asks. So the minutes that ask lie among the reports as empty rows,
+    and the reports three minutes later than they are.
     """
     minute = pl.col("recorded_at").dt.truncate("1m")
     feeds = (pl.col("received_at") - pl.col("recorded_at") <= pl.duration(seconds=60)).fill_null(True)
@@ -196,7 +202,8 @@ def baselines(reports: pl.DataFrame) -> pl.DataFrame:
 
 
 def flagged(reports: pl.LazyFrame) -> pl.LazyFrame:
-    """Fences k = 3 interquartile ranges outside the quartiles, where both are equal a tenth away; and what lies beyond them."""
+    """Fences k = 3 interquartile ranges outside the quartiles, where both are equal a tenth away; and what
+    lies beyond them."""
     warm = pl.col("baseline_n") >= 30
     quartiles = [f"{metric}_{name}" for metric in METRICS for name in QUARTILES] + ["latency_median"]
     reports = reports.with_columns(pl.when(warm).then(pl.col(quartiles)))

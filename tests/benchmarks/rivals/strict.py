@@ -1,4 +1,5 @@
-"""One envelope at a time, for the Polars job: what a column cannot tell is judged here, in plain Python and by hand."""
+"""One envelope at a time, for the Polars job: what a column cannot tell is judged here, in plain Python and
+by hand."""
 
 import json
 import re
@@ -11,7 +12,8 @@ import orjson
 DEPTH = 32
 CONTEXT = ("hostname", "available_cores", "available_memory_mb", "gpu_info", "network_interfaces")
 REPORT = (
-    "task_id", "agent_id", "latency_ms", "accuracy", "cpu_usage", "memory_mb", "network_bytes", "custom_metrics", "recorded_at",
+    "task_id", "agent_id", "latency_ms", "accuracy", "cpu_usage", "memory_mb", "network_bytes",
+    "custom_metrics", "recorded_at",
     "gpu_utilization", "error_details", "source_layer", "target_agent_type", "priority",
 )  # fmt: skip
 UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -24,7 +26,8 @@ Row = dict[str, Any]
 
 
 def judge(line: str) -> tuple[str | None, str, Row]:
-    """Why an envelope's report is refused, its text and its row. None: it is not, but how old it is was not looked at."""
+    """Why an envelope's report is refused, its text and its row. None: it is not, but how old it is was not
+    looked at."""
     envelope = orjson.loads(line)
     data = envelope["data"]
     found = _DATA.search(line)

@@ -1,8 +1,9 @@
-"""Notes when each message passes each point of a job. Python imports this by itself in every process of a run whose PYTHONPATH has
-this folder.
+"""Notes when each message passes each point of a job. Python imports this by itself in every process of a run
+whose PYTHONPATH has this folder.
 
-STAMPS names a folder. Each worker appends to `<pid>.<point>.stamps` there, for every message, two int64: its id in the stream
-(milliseconds << 20 | number), and when it passed, in microseconds since 1970. Nothing waits in memory: a kill loses nothing.
+STAMPS names a folder. Each worker appends to `<pid>.<point>.stamps` there, for every message, two int64: its
+id in the stream (milliseconds << 20 | number), and when it passed, in microseconds since 1970. Nothing waits
+in memory: a kill loses nothing.
 """
 
 import os

@@ -1,12 +1,13 @@
-"""Changes a run's code. Python imports this by itself in every process whose PYTHONPATH has this folder.
+"""Inject faults into a run. Python imports this module in every process whose PYTHONPATH has this folder.
 
-Variables of the environment say what is changed:
+Environment variables name the faults:
 
-FAULTS: a JSON list of faults that happen in workers one after the other, each once in all processes of all runs: `point` (see
-    POINTS), `at` (the how many-th time it is passed), `done`, a file that is made first, and either `kills` (worker, java or all)
-    or `holds`: the worker stands still until there is a file of this name, and does not die with its parent.
-POISON: a text; validation raises at messages that have it, in backfills too.
-HASTY: the group is moved as soon as entries are read, and not when a checkpoint holds them.
+FAULTS: a JSON list of faults that happen in workers one after the other, each once in all runs:
+    `point` (see POINTS), `at` (at which passage of the point), `done` (a file that is made first), and
+    either `kills` (worker, java or all) or `holds`: the worker stops until a file of this name exists, and
+    does not die with its parent.
+POISON: a text; validation raises at messages that contain it, in backfills too.
+HASTY: the group's offset is committed as soon as entries are read, before a checkpoint holds them.
 """
 
 import ctypes
@@ -154,8 +155,8 @@ def patch(module: ModuleType) -> None:
 def die_with(parent: int) -> None:
     """End this process once its parent has ended, unless it stands still.
 
-    The kernel does this for every worker. The signal belongs to the thread that asked for it, so it has to be given up at
-    the start, before it is known which worker will stand still.
+    The kernel does this for every worker. The signal belongs to the thread that asked for it, so it has to be
+    given up at the start, before it is known which worker will stand still.
     """
     while os.getppid() == parent or HOLDING.is_set():
         time.sleep(0.05)
