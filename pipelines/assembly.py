@@ -80,8 +80,8 @@ def sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:
 
 
 def sinks(outputs: Outputs, settings: Settings) -> Sinks:
-    """Every table to its targets, a bundle at a time."""
-    return Sinks(WriteTables(Write(outputs.targets, settings.patience_seconds)), fleet=outputs.takes_fleet)
+    """Every table to its sinks, a bundle at a time."""
+    return Sinks(WriteTables(Write(outputs.sinks, settings.patience_seconds)), fleet=outputs.takes_fleet)
 
 
 @dataclass(eq=False)
@@ -134,8 +134,8 @@ def running(outputs: Outputs, settings: Settings) -> Timing:
 def gathered(
     outputs: Outputs, settings: Settings, status: Path | None, live: Connection | None = None
 ) -> Sinks:
-    """Every table to its targets, gathered first; and reports to live streams, where a connection for these is given."""
-    write = Write(outputs.targets, settings.patience_seconds, status)
+    """Every table to its sinks, gathered first; and reports to live streams, where a connection for these is given."""
+    write = Write(outputs.sinks, settings.patience_seconds, status)
     tables = WriteGathered(write, settings.file_minutes, settings.parallelism)
     publish = None if live is None else PublishLive(live, settings.live_maxlen)
     return Sinks(tables, live=publish, fleet=outputs.takes_fleet)

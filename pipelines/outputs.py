@@ -13,26 +13,26 @@ from pipelines.verify.output_description import open_store, translate_sink_error
 from schemas.tables import FLEET
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.sink import Store, Target
+from transforms.sinks.sink import Sink, Store
 
 
-def _folder(url: SplitResult, settings: Settings) -> Target:
+def _folder(url: SplitResult, settings: Settings) -> Sink:
     return folder_outputs(Path(unquote(url.path)), settings).main
 
 
-def _objects(url: SplitResult, settings: Settings) -> Target:
+def _objects(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.parquet.object_storage import ObjectStorage
 
     return ParquetFiles(ObjectStorage.from_url(url), settings.file_minutes, settings.flush_seconds)
 
 
-def _bigquery(url: SplitResult, settings: Settings) -> Target:
+def _bigquery(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.bigquery.bigquery_store import BigQuery
 
     return BigQuery.from_url(url, settings.warehouse_seconds)
 
 
-def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
+def _victoriametrics(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics
 
     secrets = (settings.victoriametrics_password, settings.victoriametrics_token)
@@ -42,7 +42,7 @@ def _victoriametrics(url: SplitResult, settings: Settings) -> Target:
     )
 
 
-def _influxdb(url: SplitResult, settings: Settings) -> Target:
+def _influxdb(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.timeseries.influxdb import InfluxDB
 
     if settings.influxdb_token is None:
@@ -52,10 +52,10 @@ def _influxdb(url: SplitResult, settings: Settings) -> Target:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A kind of place: how its URLs look, what makes a Target of one, and the extra that brings what it needs."""
+    """A kind of place: how its URLs look, what makes a Sink of one, and the extra that brings what it needs."""
 
     form: str
-    make: Callable[[SplitResult, Settings], Target]
+    make: Callable[[SplitResult, Settings], Sink]
     extra: str = ""
 
 
@@ -79,32 +79,32 @@ class Outputs:
     a job holds; what a backfill spools is in the first.
     """
 
-    targets: tuple[Target, ...]
+    sinks: tuple[Sink, ...]
 
     @property
     def main(self) -> Store:
-        return next(target for target in self.targets if isinstance(target, Store))
+        return next(sink for sink in self.sinks if isinstance(sink, Store))
 
     @property
     def folders(self) -> list[Path]:
-        return list(filter(None, map(local_folder, self.targets)))
+        return list(filter(None, map(local_folder, self.sinks)))
 
     @property
     def gather_seconds(self) -> int:
-        """How long rows may be gathered before the slowest target gets them."""
-        return max(target.gather_seconds for target in self.targets)
+        """How long rows may be gathered before the slowest sink gets them."""
+        return max(sink.gather_seconds for sink in self.sinks)
 
     @property
     def takes_fleet(self) -> bool:
-        """Whether a target takes the aggregates over all agents."""
-        return any(FLEET.name in target.tables for target in self.targets)
+        """Whether a sink takes the aggregates over all agents."""
+        return any(FLEET.name in sink.tables for sink in self.sinks)
 
     def __str__(self) -> str:
-        return ", ".join(target.name for target in self.targets)
+        return ", ".join(sink.name for sink in self.sinks)
 
 
-def parse_sink(text: str, settings: Settings) -> Target:
-    """The target that an `--output` means; it is not connected to.
+def parse_sink(text: str, settings: Settings) -> Sink:
+    """The sink that an `--output` means; it is not connected to.
 
     Raises:
         WrongUse: there is no such kind of place, its URL has another form, or what it needs is not installed.
@@ -130,7 +130,7 @@ def parse_outputs(texts: Sequence[str], settings: Settings) -> Outputs:
         WrongUse: a URL means nothing, or no place keeps tables.
     """
     outputs = Outputs(tuple(parse_sink(text, settings) for text in dict.fromkeys(texts)))
-    if not any(isinstance(each, Store) for each in outputs.targets):
+    if not any(isinstance(each, Store) for each in outputs.sinks):
         raise WrongUse(
             f"{outputs} keeps no tables, so that a job could not go on from what it wrote",
             "give an output that does too: a folder, s3://, gs:// or bigquery://",
@@ -146,13 +146,13 @@ def open_outputs(
     Raises:
         WrongUse: a URL means nothing, no place keeps tables, or a store cannot be used or was written under other settings.
     """
-    targets = list(parse_outputs(texts, settings).targets)
+    sinks = list(parse_outputs(texts, settings).sinks)
     fitted = settings
-    for place, each in enumerate(targets):
+    for place, each in enumerate(sinks):
         if isinstance(each, Store):
-            targets[place], own = open_store(each, settings, create, file_minutes)
+            sinks[place], own = open_store(each, settings, create, file_minutes)
             fitted = own if fitted is settings else fitted
-    return Outputs(tuple(targets)), fitted
+    return Outputs(tuple(sinks)), fitted
 
 
 def folder_outputs(folder: Path, settings: Settings) -> Outputs:
@@ -160,8 +160,8 @@ def folder_outputs(folder: Path, settings: Settings) -> Outputs:
     return Outputs((ParquetFiles(LocalFolder(folder), settings.file_minutes, settings.flush_seconds),))
 
 
-def local_folder(place: Target) -> Path | None:
-    """The folder of this machine that a target is, if it is one."""
+def local_folder(place: Sink) -> Path | None:
+    """The folder of this machine that a sink is, if it is one."""
     if isinstance(place, ParquetFiles) and isinstance(place.storage, LocalFolder):
         return place.storage.path
     return None

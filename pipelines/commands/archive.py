@@ -12,10 +12,10 @@ from pipelines.assembly import redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
 from schemas.readers.strict_reader import Limits
+from transforms.core.errors import DamagedFile, OutputFull
 from transforms.redis.connection import RedisUnavailable
 from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sinks.archive.archive_writer import REFUSED, ArchiveSync, ArchiveWriter
-from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
 from transforms.sources.redis.entries import batches
 from transforms.sources.redis.snapshot import Held, entries, lacks, look
 from transforms.validation.quarantine_rows import misfits

@@ -13,9 +13,8 @@ from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.jobs.backfill import backfill as backfill_span
 from pipelines.jobs.replace import replace_span
 from transforms.core import stage_counters
+from transforms.core.errors import DamagedFile, OutputFull, Refused, Unavailable
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
-from transforms.sinks.sink import Refused, Unavailable
 from transforms.sources.archives.archive_reader import Files, NoArchiveError, find
 
 

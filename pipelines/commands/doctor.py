@@ -13,9 +13,10 @@ from pipelines.jobs.stream import refuse_unready
 from pipelines.outputs import local_folder, parse_sink
 from pipelines.settings import Settings
 from pipelines.verify.output_description import check_description
+from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection
-from transforms.sinks.sink import Finding, Refused, Store, Unavailable
+from transforms.sinks.sink import Store
 from transforms.sources.redis.check import check
 
 

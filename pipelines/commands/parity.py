@@ -13,7 +13,7 @@ from pipelines.failures import CheckFailed
 from pipelines.outputs import open_for_reading
 from pipelines.verify.parity import Comparison
 from pipelines.verify.parity import parity as compare
-from transforms.sinks.parquet.sealed_files import DamagedFile
+from transforms.core.errors import DamagedFile
 
 
 def parity(

@@ -180,7 +180,7 @@ def _sinks(folder: Path, names: list[str]) -> Iterator[Sink]:
     """The outputs of the job in their order, each of what its tables' writers say."""
     said = list(reports(folder, "sink-*.json"))
     for name in names:
-        own = [each for each in said if each["target"] == name]
+        own = [each for each in said if each["sink"] == name]
         waiting = min(
             (each for each in own if each["waiting_since"]),
             key=lambda each: each["waiting_since"],

@@ -31,13 +31,13 @@ from runners import direct
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, Table
 from transforms.core import stage_counters
 from transforms.core.arrow_coder import by_reference
+from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.record_batches import empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.history.recall import HOUR, recalled
 from transforms.sinks.parquet.sealed_files import damaged, encode, verify
-from transforms.sinks.parquet.storage import locked, remove, replace
-from transforms.sinks.row_merge import union
+from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store
 from transforms.sources.archives.archive_reader import Files
 
@@ -68,7 +68,7 @@ def replace_span(
     first, end = _hours(span)
     stage_counters.reset()
     outputs, settings = open_outputs(texts, settings)
-    if len(outputs.targets) > 1 or not outputs.folders:
+    if len(outputs.sinks) > 1 or not outputs.folders:
         raise WrongUse(
             f"--replace rewrites one folder of files, not {outputs}",
             "elsewhere delete the span, then backfill it",
@@ -166,14 +166,14 @@ def _rewrite(change: _Change, output: Path, staging: Path) -> None:
     """Make a file of the output hold the rows that stay and the staged ones."""
     table, file, kept = change
     path = output / file
-    with locked(path.parent):
+    with lock_folder(path.parent):
         stored = load(path, table).filter(pa.array(kept)) if len(kept) else empty(table.schema)
         staged = load(staging / file, table) if (staging / file).exists() else empty(table.schema)
-        merged = union(table, stored, staged)
+        merged = merge_rows(table, stored, staged)
         if not merged.rows.num_rows:
-            remove(path)
+            remove_file(path)
         elif merged.taken or not kept.all():
-            replace(path, encode(merged.rows))
+            replace_file(path, encode(merged.rows))
 
 
 def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:

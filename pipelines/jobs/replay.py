@@ -230,6 +230,6 @@ def _close(outputs: Outputs, rows: pa.RecordBatch, resolution: str) -> None:
 
 def write_rows(outputs: Outputs, rows: pa.RecordBatch) -> None:
     """Write QUARANTINED rows to every output that keeps them, to the main one first."""
-    for target in sorted(outputs.targets, key=lambda target: target is not outputs.main):
-        if rows.num_rows and QUARANTINED.name in target.tables:
-            target.write(QUARANTINED, [rows])
+    for sink in sorted(outputs.sinks, key=lambda sink: sink is not outputs.main):
+        if rows.num_rows and QUARANTINED.name in sink.tables:
+            sink.write(QUARANTINED, [rows])

@@ -28,11 +28,11 @@ from pipelines.settings import Settings
 from runners.flink import launch
 from runners.flink.checkpoints import forget_others
 from runners.flink.jars import refuse_missing
+from transforms.core.durable_files import replace_file
 from transforms.history.history import FUTURE_SECONDS
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks.archive.archive_writer import WriteArchive
-from transforms.sinks.parquet.storage import replace as replace_file
 from transforms.sources.redis.check import refuse_unusable
 from transforms.sources.redis.reader import WATERMARK_DELAY_SECONDS
 
@@ -301,11 +301,11 @@ def _depends(job: Job, outputs: Outputs, settings: Settings) -> dict[str, Any]:
         "graph": GRAPH_VERSION,
         "streams": sorted(job.streams),
         "group": job.group,
-        "outputs": [target.name for target in outputs.targets],
+        "outputs": [sink.name for sink in outputs.sinks],
         "shards": settings.shards,
         "parallelism": settings.parallelism,
         "flush_seconds": settings.flush_seconds,
-        "gather_seconds": [target.gather_seconds for target in outputs.targets],
+        "gather_seconds": [sink.gather_seconds for sink in outputs.sinks],
         "archive": job.archive is not None,
         "live": job.live,
     }

@@ -20,16 +20,8 @@ from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.verify.table_scan import paths
-from schemas.tables import (
-    AGGREGATIONS,
-    DUPLICATES,
-    METRIC_COLUMNS,
-    METRICS,
-    QUARANTINED,
-    REPORTS,
-    Table,
-    hour_folder,
-)
+from schemas.partitioning import format_hour_folder
+from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table
 
 UNITS = {"latency": " ms", "accuracy": "", "cpu": "", "memory": " MB"}
 """What follows a value of each metric; fractions have no unit."""
@@ -357,7 +349,7 @@ def _example(output: Path, metric: str, by_hour: pa.Table) -> Outlier | None:
         f"{metric}_q3",
         "baseline_n",
     ]
-    folder = hour_folder(hour)
+    folder = format_hour_folder(hour)
     rows = _dataset(output, REPORTS, [*columns, "report_id", FLAGS[metric]], folder).to_table(
         filter=pc.field(FLAGS[metric])
     )

@@ -13,10 +13,10 @@ from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from schemas.registry import versions
 from schemas.tables import LAYOUT_VERSION
+from transforms.core.errors import OutputFull, Refused, Unavailable
 from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import OutputFull
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.sink import Refused, Store, Unavailable
+from transforms.sinks.sink import Store
 
 SCHEMAS = ("kpi_report",)
 """The schemas whose version decides what a stored row holds."""

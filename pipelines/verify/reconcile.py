@@ -21,20 +21,11 @@ from pipelines.verify.output_description import stored_settings
 from pipelines.verify.recount import disagreements, hours
 from pipelines.verify.stream_messages import UNCOMMITTED
 from pipelines.verify.table_scan import load, paths
-from schemas.tables import (
-    CLOSED,
-    DISMISSED,
-    DUPLICATES,
-    FLEET,
-    QUARANTINED,
-    REPORTS,
-    TABLES,
-    TRIMMED,
-    Table,
-    files,
-)
+from schemas.partitioning import assign_files
+from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
+from transforms.core.errors import DamagedFile
 from transforms.core.hashing import fingerprint_rows
-from transforms.sinks.parquet.sealed_files import DamagedFile, verify
+from transforms.sinks.parquet.sealed_files import verify
 from transforms.sinks.row_merge import key_groups
 
 Unreadable = Callable[[str, str], None]
@@ -181,7 +172,7 @@ def _inspect(
         problems.append(str(error))
         prints.damaged.add(path)
         return
-    codes, places = files(table, rows, file_minutes)
+    codes, places = assign_files(table, rows, file_minutes)
     if strays := int((np.array([place != name for place in places], dtype=bool)[codes]).sum()):
         first = next(place for place in places if place != name)
         problems.append(

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipelines.jobs.pending_rows import Waiting
 from pipelines.verify.table_scan import load, paths
-from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table, windows_folder
+from schemas.partitioning import format_window_folder
+from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
 from transforms.core.record_batches import concat, empty
 from transforms.sinks.row_merge import key_groups
 
@@ -43,7 +44,7 @@ class Hour:
 
     def windows(self, granularity: str) -> str:
         """Where the files of this hour's windows lie."""
-        return self.folder(f"{AGGREGATIONS.name}/{windows_folder(granularity)}")
+        return self.folder(f"{AGGREGATIONS.name}/{format_window_folder(granularity)}")
 
 
 def hours(output: Path, damaged: Set[Path] = frozenset()) -> list[Hour]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipelines.verify.table_scan import load, paths
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
+from transforms.core.errors import DamagedFile
 from transforms.redis.entry_ids import parse_id
-from transforms.sinks.parquet.sealed_files import DamagedFile
 from transforms.sources.redis.positions import RESET
 from transforms.sources.redis.snapshot import Held, committed, entries, look
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas.tables import Table
+from transforms.core.record_batches import conform
 from transforms.sinks.parquet.sealed_files import damaged, read
-from transforms.sinks.row_merge import conformed
 
 
 def paths(output: Path, table: Table) -> list[Path]:
@@ -25,7 +25,7 @@ def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.R
     """
     schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
     try:
-        return conformed(read(path, schema.names), schema)
+        return conform(read(path, schema.names), schema)
     except pa.ArrowException as error:
         raise damaged(path, f"does not hold {table.name}: {error}") from error
 

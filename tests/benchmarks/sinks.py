@@ -32,7 +32,7 @@ from tests.s3 import S3Server
 from tests.victoriametrics import VictoriaMetricsServer
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.sink import Target
+from transforms.sinks.sink import Sink
 from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics
 
 REPORTS_AT_ALL = 200_000
@@ -54,12 +54,12 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Contest:
-    """A kind of output: its table, what makes a new target for a round, and the plain client's insert into a
+    """A kind of output: its table, what makes a new sink for a round, and the plain client's insert into a
     place of its own."""
 
     name: str
     table: Table
-    target: Callable[[int], Target]
+    sink: Callable[[int], Sink]
     rival: str
     plain: Callable[[int], Insert]
 
@@ -127,8 +127,8 @@ def _line(contest: Contest, rows: Rows) -> str:
     for place in range(REPETITIONS):
         insert = contest.plain(place)
         others.append(_cost(rows, insert))
-        target = contest.target(place)
-        own.append(_cost(rows, lambda batches, target=target: _written(contest.table, target, batches)))  # type: ignore[misc]
+        sink = contest.sink(place)
+        own.append(_cost(rows, lambda batches, sink=sink: _written(contest.table, sink, batches)))  # type: ignore[misc]
     overhead = statistics.median(other.rate / each.rate - 1 for each, other in zip(own, others))
     total = sum(batch.num_rows for batch in rows)
     rates = [f"{statistics.median(each.rate for each in costs):,.0f}" for costs in (own, others)]
@@ -145,10 +145,10 @@ def _cost(rows: Rows, insert: Insert) -> Cost:
     return Cost(total / seconds, 1e6 * cpu / total)
 
 
-def _written(table: Table, target: Target, rows: Rows) -> None:
-    taken = sum(target.write(table, [batch]).rows for batch in rows)
+def _written(table: Table, sink: Sink, rows: Rows) -> None:
+    taken = sum(sink.write(table, [batch]).rows for batch in rows)
     if taken != (total := sum(batch.num_rows for batch in rows)):
-        raise SystemExit(f"{target.name} took {taken:,} of {total:,} rows")
+        raise SystemExit(f"{sink.name} took {taken:,} of {total:,} rows")
 
 
 def _cpu_seconds() -> float:
@@ -157,32 +157,32 @@ def _cpu_seconds() -> float:
 
 
 def _folder(folder: Path, servers: ExitStack) -> Iterator[Contest]:
-    def target(place: int) -> Target:
+    def sink(place: int) -> Sink:
         return ParquetFiles(LocalFolder(folder / f"own-{place}"))
 
     def rival(place: int) -> Insert:
         return lambda rows: plain.dataset(REPORTS, rows, str(folder / f"plain-{place}"), None)
 
-    yield Contest("a folder", REPORTS, target, "pyarrow.dataset.write_dataset", rival)
+    yield Contest("a folder", REPORTS, sink, "pyarrow.dataset.write_dataset", rival)
 
 
 def _objects(folder: Path, servers: ExitStack) -> Iterator[Contest]:
     server = servers.enter_context(S3Server())
     server.make_bucket("bucket")
 
-    def target(place: int) -> Target:
+    def sink(place: int) -> Sink:
         return ParquetFiles(server.storage("bucket", f"own-{place}"))
 
     def rival(place: int) -> Insert:
         return lambda rows: plain.dataset(REPORTS, rows, f"bucket/plain-{place}", plain.s3(server.endpoint))
 
-    yield Contest("s3:// (moto)", REPORTS, target, "pyarrow.dataset.write_dataset, S3FileSystem", rival)
+    yield Contest("s3:// (moto)", REPORTS, sink, "pyarrow.dataset.write_dataset, S3FileSystem", rival)
 
 
 def _bigquery(folder: Path, servers: ExitStack) -> Iterator[Contest]:
     emulator = servers.enter_context(Emulator())
 
-    def target(place: int) -> Target:
+    def sink(place: int) -> Sink:
         made = store(f"own_{place}", emulator)
         made.describe({})
         return made
@@ -191,21 +191,21 @@ def _bigquery(folder: Path, servers: ExitStack) -> Iterator[Contest]:
         return plain.bigquery(REPORTS, emulator, f"plain_{place}")
 
     yield Contest(
-        "bigquery:// (bqemulator)", REPORTS, target, "google-cloud-bigquery: load Parquet, MERGE", rival
+        "bigquery:// (bqemulator)", REPORTS, sink, "google-cloud-bigquery: load Parquet, MERGE", rival
     )
 
 
 def _victoriametrics(folder: Path, servers: ExitStack) -> Iterator[Contest]:
     server = servers.enter_context(VictoriaMetricsServer(folder / "victoria"))
 
-    def target(place: int) -> Target:
+    def sink(place: int) -> Sink:
         return VictoriaMetrics(server.url, agent_id=True, labels=(("round", str(place)),))
 
     def rival(place: int) -> Insert:
         return lambda rows: plain.influx(rows, server.url, f"plain{place}")
 
     yield Contest(
-        "victoriametrics+http:// with agent_id", AGGREGATIONS, target, "influxdb-client, a data frame", rival
+        "victoriametrics+http:// with agent_id", AGGREGATIONS, sink, "influxdb-client, a data frame", rival
     )
 
 

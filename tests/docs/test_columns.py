@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.settings import Settings
-from schemas.tables import FLEET, TABLES, TRIMMED, named
+from schemas.tables import FLEET, TABLES, TRIMMED, find_table
 
 PAGE = (Path(__file__).parents[2] / "docs" / "columns.md").read_text()
 HEAD = "| column | type | formula or meaning | unit | range | null when |"
@@ -49,7 +49,7 @@ def test_every_column_has_a_meaning_and_says_when_it_is_null(table):
 
 @pytest.mark.parametrize("table", [*TABLES, TRIMMED.name, FLEET.name])
 def test_the_page_names_the_key_of_each_table(table):
-    key = ", ".join(f"`{name}`" for name in named(table).key)
+    key = ", ".join(f"`{name}`" for name in find_table(table).key)
     assert f"key {key}" in section(table).replace("\n", " ").replace("Key", "key")
 
 

@@ -68,7 +68,7 @@ def test_a_write_that_finds_no_space_half_way_tears_no_file(
 ) -> None:
     command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", tmp_path / "out"]
     with monkeypatch.context() as patched:
-        patched.setattr("transforms.sinks.parquet.storage.os.write", full_after(writes))
+        patched.setattr("transforms.core.durable_files.os.write", full_after(writes))
         check_full(tmp_path / "out", lambda: typed(*command))
     assert typed(*command)[0] == 0
     assert typed("parity", clean, tmp_path / "out", "--identity")[0] == 0

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.verify.table_scan import scan
-from schemas.tables import FLEET, TABLES, named
+from schemas.tables import FLEET, TABLES, find_table
 from tests.builders import NOON, report
 from tests.integration.archives import envelope, write
 
@@ -61,7 +61,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stored(output: Path, name: str) -> int:
-    return sum(rows.num_rows for rows in scan(output, named(name)))
+    return sum(rows.num_rows for rows in scan(output, find_table(name)))
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)

@@ -61,7 +61,7 @@ def test_each_folder_keeps_the_span_of_its_own_files(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     open_outputs([str(old)], Settings(file_minutes=10))
     outputs, settings = open_outputs([str(new), str(old), str(new)], Settings(), file_minutes=1)
-    assert [each.file_minutes for each in outputs.targets] == [1, 10]
+    assert [each.file_minutes for each in outputs.sinks] == [1, 10]
     assert (settings.file_minutes, outputs.folders, outputs.main.name) == (1, [new, old], str(new))
 
 

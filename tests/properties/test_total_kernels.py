@@ -8,10 +8,12 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.partitioning import assign_files
 from schemas.registry import load
-from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, REPORTS, files
+from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, REPORTS
 from tests.builders import agent, messages, report
 from transforms.aggregation.statistics import by_agent, by_type, finish, partials
+from transforms.core.record_batches import conform
 from transforms.core.sharding import by_shard
 from transforms.enrich import EnrichOptions, enrich
 from transforms.history.history import judge, touched
@@ -19,7 +21,7 @@ from transforms.history.recall import touched_hours
 from transforms.history.shard_memory import Recent
 from transforms.outliers import flag
 from transforms.sinks.parquet.sealed_files import encode, read
-from transforms.sinks.row_merge import conformed, union
+from transforms.sinks.row_merge import merge_rows
 from transforms.validation.validate import Rules, validate
 
 LEAST, MOST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
@@ -83,13 +85,13 @@ def test_every_kernel_takes_every_valid_report(
 
 def _stored_and_counted(enriched: pa.RecordBatch) -> None:
     """Every table takes what comes of enriched reports, and its files give it back."""
-    written = conformed(enriched, REPORTS.schema)
-    codes, names = files(REPORTS, written, 10)
+    written = conform(enriched, REPORTS.schema)
+    codes, names = assign_files(REPORTS, written, 10)
     assert (len(codes), len(names)) == (written.num_rows, len(set(names)))
-    assert read(bytes(encode(union(REPORTS, written[:0], written).rows))).num_rows == written.num_rows
+    assert read(bytes(encode(merge_rows(REPORTS, written[:0], written).rows))).num_rows == written.num_rows
     partial = partials(enriched)
     for granularity in GRANULARITIES:
         for table, together in ((AGGREGATIONS, by_agent), (FLEET, by_type)):
-            windows = conformed(finish(together(partial, granularity)), table.schema)
+            windows = conform(finish(together(partial, granularity)), table.schema)
             assert sum(windows["task_count"].to_pylist()) == enriched.num_rows
-            assert len(files(table, windows, 10)[0]) == windows.num_rows
+            assert len(assign_files(table, windows, 10)[0]) == windows.num_rows

@@ -9,21 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.partitioning import NAME_LENGTH, UNTIMED_FILES, assign_files, escape_name
 from schemas.tables import (
     AGGREGATION,
     AGGREGATIONS,
     DUPLICATES,
     FLEET,
-    NAME_LENGTH,
     QUARANTINED,
     REPORTS,
     TABLES,
     TRIMMED,
-    UNTIMED_FILES,
     Table,
-    files,
-    named,
-    safe_name,
+    find_table,
 )
 
 
@@ -33,7 +30,7 @@ def placed(table: Table, *rows: dict[str, Any], file_minutes: int = 30) -> list[
     batch = pa.RecordBatch.from_pylist(
         list(rows), schema=pa.schema([field for field in table.schema if field.name in names])
     )
-    codes, paths = files(table, batch, file_minutes)
+    codes, paths = assign_files(table, batch, file_minutes)
     assert len(set(paths)) == len(paths)
     assert set(codes.tolist()) == set(range(len(paths)))
     return [paths[code].removeprefix(f"{table.name}/") for code in codes]
@@ -122,28 +119,28 @@ def test_a_message_without_a_time_has_a_file_by_its_key_alone(table: Table) -> N
 
 @given(st.text(), st.text())
 def test_a_safe_name_is_harmless_and_can_be_read_back(one: str, other: str) -> None:
-    name = safe_name(one)
+    name = escape_name(one)
     assert name.strip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_%~") == ""
     assert "~" in name or unquote(name) == (one or "%")
-    assert (name == safe_name(other)) == (one == other)
+    assert (name == escape_name(other)) == (one == other)
 
 
 @pytest.mark.parametrize("text", ["s" * 201, "한" * 23, "s" * 10_000, "/" * 67])
 def test_a_long_name_is_cut_and_stays_its_own(text: str) -> None:
-    names = [safe_name(text), safe_name(text + "x"), safe_name("x" + text)]
+    names = [escape_name(text), escape_name(text + "x"), escape_name("x" + text)]
     assert len(set(names)) == len(names)
     assert max(map(len, names)) <= NAME_LENGTH
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_no_rows_have_no_files(table: Table) -> None:
-    codes, paths = files(table, pa.RecordBatch.from_pylist([], schema=table.schema), 30)
+    codes, paths = assign_files(table, pa.RecordBatch.from_pylist([], schema=table.schema), 30)
     assert (len(codes), paths) == (0, [])
 
 
 @pytest.mark.parametrize("table", [*TABLES.values(), TRIMMED, FLEET], ids=lambda table: table.name)
 def test_a_table_is_known_by_its_name(table: Table) -> None:
-    assert named(table.name) is table
+    assert find_table(table.name) is table
 
 
 def test_the_fleet_has_every_column_of_an_agents_windows_but_the_agent() -> None:

@@ -108,6 +108,24 @@ def shaped(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch in the columns of `schema`, whatever their order; a missing column is null, a further one is left out.
+
+    A column that is too large for its type stays wide.
+
+    Raises:
+        pyarrow.ArrowInvalid: a column does not fit its type.
+    """
+    if batch.schema.equals(schema):
+        return batch
+    names = set(batch.schema.names)
+    columns = [
+        fitted(batch[field.name], field.type) if field.name in names else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return shaped(columns, schema)
+
+
 def pieces(rows: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows, in order, as batches of `schema` of at most PIECE_BYTES; the columns may be wide."""
     if rows.nbytes > PIECE_BYTES and rows.num_rows > 1:

@@ -1,25 +1,41 @@
-"""How long to wait before something is tried again."""
+"""Retries with growing, random pauses. Every loop of kpiflow that tries again uses one of these two.
+
+An unavailable service is retried by `stamina`, which logs each attempt: an operator should see the outage. A conflict
+with another writer is normal and short, so `back_off` is silent.
+"""
 
 import random
+import time
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Any
 
 import stamina
 
-from transforms.sinks.sink import Unavailable
+from transforms.core.errors import Unavailable
 
-FIRST, LONGEST = 0.5, 15.0
-"""Seconds between two tries of a place that is away; they grow from the one to the other."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds between attempts to use an unavailable service: the first pause, and the limit of the growing ones."""
 
 
-def while_away(patience: float) -> Iterable[Any]:
-    """Attempts, each a context: one that ends in `Unavailable` is followed by another, until `patience` seconds have passed."""
+def retry_while_unavailable(seconds: float) -> Iterable[Any]:
+    """Attempts, each a context manager: `for attempt in retry_while_unavailable(60): with attempt: ...`.
+
+    An attempt that raises `Unavailable` is repeated until `seconds` have passed; then the exception leaves the loop.
+    """
     return stamina.retry_context(
-        on=Unavailable, attempts=None, timeout=patience, wait_initial=FIRST, wait_max=LONGEST
+        on=Unavailable, attempts=None, timeout=seconds, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE
     )
 
 
-def uneven(tries: int, first: float, longest: float) -> Iterator[float]:
-    """Seconds to wait after each of some tries, so that two writers in each other's way fall out of step."""
-    for number in range(tries):
-        yield min(longest, first * 2**number) * random.uniform(0.5, 1)
+def back_off(attempts: int | None, first: float, longest: float) -> Iterator[int]:
+    """The number of each attempt, from 0, after a pause; without end if `attempts` is None.
+
+    There is no pause before attempt 0. The others are `first`, 2 `first`, 4 `first` ... seconds, at most `longest`, each
+    times a random factor of 0.5 to 1: two writers that collide do not collide again at the same time.
+    """
+    for number in count() if attempts is None else range(attempts):
+        if number:
+            doublings = min(number - 1, 32)  # 2.0**1024 would overflow
+            time.sleep(min(longest, first * 2**doublings) * random.uniform(0.5, 1))
+        yield number

@@ -17,11 +17,10 @@ import pyarrow.compute as pc
 from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import REPORTS, TIME
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
-from transforms.core.record_batches import REPORT_BATCH
-from transforms.core.retry import while_away
+from transforms.core.record_batches import REPORT_BATCH, conform
+from transforms.core.retry import retry_while_unavailable
 from transforms.core.sharding import shards
 from transforms.history.baseline import OLDEST
-from transforms.sinks.row_merge import conformed
 from transforms.sinks.sink import Store
 
 HOUR = 3600
@@ -85,7 +84,7 @@ def _stored(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
     if hour not in CALENDAR:
         return
     given = _Given()
-    for attempt in while_away(PATIENCE_SECONDS):
+    for attempt in retry_while_unavailable(PATIENCE_SECONDS):
         with attempt:
             for stored in store.reports(hour):
                 batch = stored if attempt.num == 1 else given.rest(stored)
@@ -119,7 +118,7 @@ class _Given:
 
 
 def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
-    rows = conformed(stored, REPORTS.schema)
+    rows = conform(stored, REPORTS.schema)
     columns = {name: rows[name] for name in rows.schema.names} | {
         "context": pa.array(np.full(rows.num_rows, context))
     }

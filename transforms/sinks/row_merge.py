@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATE, MESSAGE, REPORTS, Table
-from transforms.core.record_batches import concat, empty, filled, fitted, shaped
+from transforms.core.record_batches import concat, conform, empty, filled, shaped
 
 Ints = NDArray[np.int64]
 PREFERENCE = ("revision", "received_at", "source", "message_id")
@@ -23,7 +23,7 @@ _LARGEST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
-class Union:
+class MergedRows:
     """The union of stored and new rows.
 
     `rows` has the table's columns (wide ones where they are that large), sorted by its order, each key once. `taken` counts the new
@@ -36,14 +36,16 @@ class Union:
     taken: int
 
 
-def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch, sorted_new: bool = False) -> Union:
+def merge_rows(
+    table: Table, stored: pa.RecordBatch, new: pa.RecordBatch, sorted_new: bool = False
+) -> MergedRows:
     """Both sets of rows of `table` as one; columns may come in any order, missing ones are null, further ones are ignored.
 
     With `sorted_new` the new rows are in the order of `sorted_by`, and need not be sorted where none are stored.
     """
-    both = conformed(new, table.schema)
+    both = conform(new, table.schema)
     if stored.num_rows:
-        both = concat([conformed(stored, table.schema), both])
+        both = concat([conform(stored, table.schema), both])
     groups = key_groups(both, table.key)
     stands = _standing(both, groups)
     standing = np.flatnonzero(stands)
@@ -56,30 +58,12 @@ def union(table: Table, stored: pa.RecordBatch, new: pa.RecordBatch, sorted_new:
         wanted = standing[sort_order(both.select(names).take(pa.array(standing)), names)]
     sorted_already = len(wanted) == both.num_rows and bool((np.diff(wanted) == 1).all())
     rows = both if sorted_already else both.take(pa.array(wanted))
-    return Union(shaped(rows.columns, table.schema), displaced, int((standing >= stored.num_rows).sum()))
+    return MergedRows(shaped(rows.columns, table.schema), displaced, int((standing >= stored.num_rows).sum()))
 
 
 def sorted_by(table: Table) -> tuple[str, ...]:
     """The columns by which the rows of a file are sorted."""
     return (*table.order, *(name for name in table.key if name not in table.order))
-
-
-def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch in the columns of `schema`, whatever their order; a missing column is null, a further one is left out.
-
-    A column that is too large for its type stays wide (`transforms.core.record_batches`).
-
-    Raises:
-        pyarrow.ArrowInvalid: a column does not fit its type.
-    """
-    if batch.schema.equals(schema):
-        return batch
-    names = set(batch.schema.names)
-    columns = [
-        fitted(batch[field.name], field.type) if field.name in names else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
-    return shaped(columns, schema)
 
 
 def key_groups(rows: pa.RecordBatch, names: tuple[str, ...]) -> Ints:

@@ -1,25 +1,17 @@
 """What a place for tables offers: the one interface between the graph and a folder, a bucket, a warehouse or a time-series store.
 
-A *target* takes rows; a *store* is a target that keeps every table and gives reports back, so that a job can go on from what it
+A *sink* takes rows; a *store* is a sink that keeps every table and gives reports back, so that a job can go on from what it
 holds. A new kind is one module beside this one, and one line in `pipelines.outputs`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from schemas.tables import Table
-
-
-class Unavailable(Exception):  # noqa: N818 (a state, not only an error)
-    """The place cannot be reached, or takes no more, just now: the same write may succeed later. The message names the place."""
-
-
-class Refused(Exception):  # noqa: N818 (an end, not only an error)
-    """The place will never take this as it is: no permission, no such bucket, another schema. The message has cause and mend."""
+from transforms.core.errors import Finding
 
 
 class Written(NamedTuple):
@@ -29,16 +21,7 @@ class Written(NamedTuple):
     requests: int
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that `check` looked at; `problem` is empty where all is well, else `fix` says what to do."""
-
-    what: str
-    problem: str = ""
-    fix: str = ""
-
-
-class Target(Protocol):
+class Sink(Protocol):
     """A place that takes rows of tables. A frozen dataclass of options: it is pickled, and connects in the process that writes."""
 
     @property
@@ -69,8 +52,8 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class Store(Target, Protocol):
-    """A target that keeps every table."""
+class Store(Sink, Protocol):
+    """A sink that keeps every table."""
 
     def description(self) -> dict[str, Any] | None:
         """What `describe` kept here; None in a place that is new.

@@ -1,28 +1,23 @@
-"""What a writer says of itself: a small file for each table of each target, rewritten with every write."""
+"""What a writer says of itself: a small file for each table of each sink, rewritten with every write."""
 
-import json
-import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.tables import named
-
-_log = logging.getLogger(__name__)
+from schemas.tables import find_table
+from transforms.core.status_files import write_status
 
 
 @dataclass(frozen=True)
 class Status:
     """`sink-<place>-<table>.json` in a folder, or nothing where there is no folder. Times are milliseconds since 1970.
 
-    `rows` counts what was written since this process began; `newest` is the latest time of a row that the target has: received_at,
+    `rows` counts what was written since this process began; `newest` is the latest time of a row that the sink has: received_at,
     where the table has it. `waiting_since` and `error` tell since when a write is tried again, and why. That the file cannot be
     written is logged and else of no consequence.
     """
@@ -31,37 +26,30 @@ class Status:
     place: int
     table: str
 
-    def wrote(self, target: str, rows: int, batches: Sequence[pa.RecordBatch]) -> None:
+    def wrote(self, sink: str, rows: int, batches: Sequence[pa.RecordBatch]) -> None:
         """Rows were taken."""
         told = _told(self)
         told.rows += rows
         told.newest = max([told.newest or 0, *self._times(batches)]) or None
         told.waiting_since = told.error = None
-        self._write(target, told)
+        self._write(sink, told)
 
-    def waits(self, target: str, error: str) -> None:
+    def waits(self, sink: str, error: str) -> None:
         """A write was not taken, and will be tried again: by the writer, or by the runner that starts it anew."""
         told = _told(self)
         told.waiting_since, told.error = told.waiting_since or _now(), error
-        self._write(target, told)
+        self._write(sink, told)
 
     def _times(self, batches: Sequence[pa.RecordBatch]) -> list[int]:
         names = batches[0].schema.names
-        name = "received_at" if "received_at" in names else named(self.table).time
+        name = "received_at" if "received_at" in names else find_table(self.table).time
         newest = (pc.max(batch[name]).cast(pa.int64()).as_py() for batch in batches)
         return [moment // 1000 for moment in newest if moment is not None]
 
-    def _write(self, target: str, told: "_Told") -> None:
-        if self.folder is None:
-            return
-        text: dict[str, Any] = {"target": target, "table": self.table, "time": _now()} | asdict(told)
-        path = self.folder / f"sink-{self.place}-{self.table}.json"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(text), encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            _log.warning("the status of a sink cannot be written: %s", error)
+    def _write(self, sink: str, told: "_Told") -> None:
+        if self.folder is not None:
+            path = self.folder / f"sink-{self.place}-{self.table}.json"
+            write_status(path, {"sink": sink, "table": self.table, "time": _now()} | asdict(told))
 
 
 @dataclass

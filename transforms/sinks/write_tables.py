@@ -1,7 +1,7 @@
-"""Writing tables: every row goes to each target that takes its table, a bundle or a gathering at a time.
+"""Writing tables: every row goes to each sink that takes its table, a bundle or a gathering at a time.
 
-A target that is away holds its writer up, which tries on with growing pauses; so the runner reads no further, completes no
-checkpoint, and nothing is committed to the source before every target has the rows.
+A sink that is away holds its writer up, which tries on with growing pauses; so the runner reads no further, completes no
+checkpoint, and nothing is committed to the source before every sink has the rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,48 +14,49 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from schemas.partitioning import assign_files
 from schemas.readers.strict_reader import Rejection
-from schemas.tables import QUARANTINED, Table, files, named
+from schemas.tables import QUARANTINED, Table, find_table
+from transforms.core.errors import Refused, Unavailable
 from transforms.core.micro_batching import PORTION, Gather
-from transforms.core.record_batches import concat, portions
-from transforms.core.retry import while_away
+from transforms.core.record_batches import concat, conform, portions
+from transforms.core.retry import retry_while_unavailable
 from transforms.core.sharding import split
 from transforms.core.stage_counters import timed
-from transforms.sinks.row_merge import conformed
-from transforms.sinks.sink import Refused, Target, Unavailable, Written
+from transforms.sinks.sink import Sink, Written
 from transforms.sinks.sink_status import Status
 from transforms.validation.quarantine_rows import bisected, unwritten
 
 FLUSH_BYTES = 1 << 30
 """Rows of a bundle are held back up to this many bytes."""
 PATIENCE_SECONDS = 3600
-"""How long a write is tried again while a target is away."""
+"""How long a write is tried again while a sink is away."""
 _SPREAD_MINUTES = 60
 
 
 @dataclass(frozen=True)
 class Write:
-    """How to write to some targets: for how many seconds an absent one is waited for, and the folder where each writer says how it
+    """How to write to some sinks: for how many seconds an absent one is waited for, and the folder where each writer says how it
     does (`transforms.sinks.sink_status`), if any."""
 
-    targets: tuple[Target, ...]
+    sinks: tuple[Sink, ...]
     patience: float = PATIENCE_SECONDS
     status: Path | None = None
 
-    def steps(self, name: str, rows: beam.PCollection, targets: Sequence[Target]) -> list[beam.PCollection]:
-        """The rows of the table `name` -> those of `targets` that take it."""
-        takers = [(self.targets.index(target), target) for target in targets if name in target.tables]
+    def steps(self, name: str, rows: beam.PCollection, sinks: Sequence[Sink]) -> list[beam.PCollection]:
+        """The rows of the table `name` -> those of `sinks` that take it."""
+        takers = [(self.sinks.index(sink), sink) for sink in sinks if name in sink.tables]
         return [
             rows
             | f"Write {name} to {place}"
-            >> beam.ParDo(_Write(name, target, self.patience, Status(self.status, place, name)))
-            for place, target in takers
+            >> beam.ParDo(_Write(name, sink, self.patience, Status(self.status, place, name)))
+            for place, sink in takers
         ]
 
 
 @dataclass(eq=False)
 class WriteTables(beam.PTransform):
-    """{name of a table: its rows} -> the targets, where each bundle's rows are safe when the bundle is done.
+    """{name of a table: its rows} -> the sinks, where each bundle's rows are safe when the bundle is done.
 
     Counters, in the namespace `sink`: `rows_written` (new, or standing for an older row) and `requests`.
     """
@@ -64,13 +65,13 @@ class WriteTables(beam.PTransform):
 
     def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
         return [
-            step for name, rows in tables.items() for step in self.write.steps(name, rows, self.write.targets)
+            step for name, rows in tables.items() for step in self.write.steps(name, rows, self.write.sinks)
         ]
 
 
 @dataclass(eq=False)
 class WriteGathered(beam.PTransform):
-    """{name of a table: its rows} -> the targets, each at most about its `gather_seconds` after the rows came.
+    """{name of a table: its rows} -> the sinks, each at most about its `gather_seconds` after the rows came.
 
     All tables of one pace are gathered in one step: each step of a stream costs its runner time, rows or not. `writers` is how many
     workers may write at once; rows of one file (of `file_minutes`) always have the same one.
@@ -81,12 +82,12 @@ class WriteGathered(beam.PTransform):
     writers: int = 1
 
     def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
-        paces = dict.fromkeys(target.gather_seconds for target in self.write.targets)
+        paces = dict.fromkeys(sink.gather_seconds for sink in self.write.sinks)
         return [step for pace in paces for step in self._at_pace(pace, tables)]
 
     def _at_pace(self, seconds: int, tables: Mapping[str, beam.PCollection]) -> Iterator[beam.PCollection]:
-        targets = [target for target in self.write.targets if target.gather_seconds == seconds]
-        names = [name for name in tables if any(name in target.tables for target in targets)]
+        sinks = [sink for sink in self.write.sinks if sink.gather_seconds == seconds]
+        names = [name for name in tables if any(name in sink.tables for sink in sinks)]
         keyed = [
             tables[name]
             | f"By writer {name}, {seconds} s"
@@ -101,7 +102,7 @@ class WriteGathered(beam.PTransform):
         )
         rows = gathered | f"By table, {seconds} s" >> parted.with_outputs(*names)
         for name in names:
-            yield from self.write.steps(name, rows[name], targets)
+            yield from self.write.steps(name, rows[name], sinks)
 
 
 def by_writer(
@@ -110,7 +111,7 @@ def by_writer(
     """The rows of each writer of the table at `place`, under place * writers + writer; a file's path alone decides its writer."""
     parts: Iterable[tuple[int, pa.RecordBatch]] = [(place, batch)]
     if writers > 1:
-        codes, paths = files(named(table), batch, file_minutes)
+        codes, paths = assign_files(find_table(table), batch, file_minutes)
         parts = split(
             batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes]
         )
@@ -128,26 +129,26 @@ def part_by_table(
         yield beam.pvalue.TaggedOutput(names[key // writers], batch)
 
 
-def write_apart(target: Target, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-    """Write rows of a table; a row of a message at which the write raises goes to this target's quarantine alone, as `refused`.
+def write_apart(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+    """Write rows of a table; a row of a message at which the write raises goes to this sink's quarantine alone, as `refused`.
 
     Raises:
-        Unavailable, Refused: as `Target.write`.
+        Unavailable, Refused: as `Sink.write`.
         Exception: every row raises, or rows that are of no message: the fault is not that of a row.
     """
     try:
-        return target.write(table, rows)
+        return sink.write(table, rows)
     except MemoryError:
         raise
     except _OF_A_ROW:
         if table.name == QUARANTINED.name or "message_id" not in table.schema.names:
             raise
-        gathered = concat([conformed(batch, table.schema) for batch in rows])
-        written, faults = bisected(lambda part: target.write(table, [part]), gathered, _OF_A_ROW)
+        gathered = concat([conform(batch, table.schema) for batch in rows])
+        written, faults = bisected(lambda part: sink.write(table, [part]), gathered, _OF_A_ROW)
         if not written and gathered.num_rows > 1:
             raise
     rejections = [Rejection("refused", why.message, None, "write") for _, why in faults]
-    written.append(target.write(QUARANTINED, [unwritten(concat([row for row, _ in faults]), rejections)]))
+    written.append(sink.write(QUARANTINED, [unwritten(concat([row for row, _ in faults]), rejections)]))
     return Written(sum(each.rows for each in written), sum(each.requests for each in written))
 
 
@@ -158,8 +159,8 @@ _OF_A_ROW = (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, ValueError, Ty
 class _Write(beam.DoFn):
     """Gathers a bundle's rows and writes them at its end, or when they are many."""
 
-    def __init__(self, table: str, target: Target, patience: float, status: Status) -> None:
-        self.table, self.target, self.patience, self.status = table, target, patience, status
+    def __init__(self, table: str, sink: Sink, patience: float, status: Status) -> None:
+        self.table, self.sink, self.patience, self.status = table, sink, patience, status
         self.rows_written = Metrics.counter("sink", "rows_written")
         self.requests = Metrics.counter("sink", "requests")
 
@@ -185,14 +186,14 @@ class _Write(beam.DoFn):
         self.start_bundle()
 
     def _written(self) -> Written:
-        """Write what is held, again and again while the target is away."""
-        for attempt in while_away(self.patience):
+        """Write what is held, again and again while the sink is unavailable."""
+        for attempt in retry_while_unavailable(self.patience):
             with attempt:
                 try:
-                    written = write_apart(self.target, named(self.table), self.held)
+                    written = write_apart(self.sink, find_table(self.table), self.held)
                 except (Unavailable, Refused) as error:
-                    self.status.waits(self.target.name, str(error))
+                    self.status.waits(self.sink.name, str(error))
                     raise
-                self.status.wrote(self.target.name, written.rows, self.held)
+                self.status.wrote(self.sink.name, written.rows, self.held)
                 return written
         raise AssertionError("a retry ends by a result or an error")

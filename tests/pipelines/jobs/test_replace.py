@@ -21,8 +21,8 @@ from pipelines.verify.parity import parity
 from pipelines.verify.table_scan import paths, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
 from tests.builders import NOON, report
+from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.sealed_files import DamagedFile
 from transforms.sources.archives.archive_reader import find
 
 SETTINGS = Settings.model_construct().model_copy(update={"shards": 1, "file_minutes": 60})

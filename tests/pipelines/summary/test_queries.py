@@ -29,7 +29,8 @@ from pipelines.summary.queries import (
     percent,
     summarise,
 )
-from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS, TABLES, Table, files
+from schemas.partitioning import assign_files
+from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS, TABLES, Table
 
 EIGHT = datetime(2025, 11, 22, 8, tzinfo=UTC)
 NINE, TEN = EIGHT + timedelta(hours=1), EIGHT + timedelta(hours=2)
@@ -39,7 +40,7 @@ NO_FLAGS = dict.fromkeys(METRICS, 0)
 def store(output: Path, table: Table, rows: list[dict[str, Any]]) -> None:
     """Write `rows` to the files they belong to; columns a row does not name are null."""
     batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
-    codes, paths = files(table, batch, 10)
+    codes, paths = assign_files(table, batch, 10)
     for code, name in enumerate(paths):
         path = output / name
         path.parent.mkdir(parents=True, exist_ok=True)

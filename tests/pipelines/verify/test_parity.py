@@ -15,10 +15,11 @@ from pipelines.verify import parity as module
 from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import Comparison, Difference, parity
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
+from transforms.core.errors import DamagedFile
+from transforms.core.record_batches import conform
 from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import DamagedFile, encode, read
+from transforms.sinks.parquet.sealed_files import encode, read
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.row_merge import conformed
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 NAN = float("nan")
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 
 def batch(table: Table, rows: list[Row]) -> pa.RecordBatch:
     named = pa.schema([field for field in table.schema if any(field.name in row for row in rows)])
-    return conformed(pa.RecordBatch.from_pylist(rows, schema=named), table.schema)
+    return conform(pa.RecordBatch.from_pylist(rows, schema=named), table.schema)
 
 
 def report(number: int, **values: Any) -> Row:

@@ -27,10 +27,10 @@ from schemas.tables import (
     TRIMMED,
     Table,
 )
+from transforms.core.record_batches import conform
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.sealed_files import encode, read
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.row_merge import conformed
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 TEN_MINUTES = Settings.model_construct().model_copy(update={"file_minutes": 10})
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 def batch(table: Table, rows: list[Row]) -> pa.RecordBatch:
     named = pa.schema([field for field in table.schema if any(field.name in row for row in rows)])
-    return conformed(pa.RecordBatch.from_pylist(rows, schema=named), table.schema)
+    return conform(pa.RecordBatch.from_pylist(rows, schema=named), table.schema)
 
 
 def report(number: int, second: int, **values: Any) -> Row:

@@ -10,9 +10,9 @@ import redis
 from pipelines.verify.stream_messages import messages
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.servers import RedisServer
+from transforms.core.record_batches import conform
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.row_merge import conformed
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def store(output: Path, *ids: str, source: str = "s") -> None:
     """Rows of quarantine and of duplicates for messages with these ids."""
     for table, part in ((QUARANTINED, ids[::2]), (DUPLICATES, ids[1::2])):
         rows = [{"source": source, "message_id": each, "revision": 1} for each in part]
-        batches = [conformed(pa.RecordBatch.from_pylist(rows), table.schema)] if rows else []
+        batches = [conform(pa.RecordBatch.from_pylist(rows), table.schema)] if rows else []
         ParquetFiles(LocalFolder(output), 10).write(table, batches)
 
 

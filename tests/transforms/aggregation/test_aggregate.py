@@ -17,7 +17,7 @@ from schemas.tables import AGGREGATIONS, ENRICHMENT, FLAGS, FLEET, GRANULARITIES
 from transforms.aggregation.aggregate import GATHERED, Aggregate, MergePartials, Windows, newest
 from transforms.aggregation.statistics import PARTIAL, by_agent, by_type, finish, merge, partials
 from transforms.core.record_batches import empty
-from transforms.sinks.row_merge import union
+from transforms.sinks.row_merge import merge_rows
 
 ENRICHED = pa.schema([*REPORT, pa.field("revision", pa.int64()), *ENRICHMENT, *FLAGS])
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -164,7 +164,7 @@ def stands(*expected: pa.RecordBatch):
     """A check that, of all rows of a PCollection of FLEET batches, these stand under the rule of revisions."""
 
     def check(batches: list[pa.RecordBatch]) -> None:
-        standing = union(FLEET, empty(FLEET.schema), pa.concat_batches(batches)).rows
+        standing = merge_rows(FLEET, empty(FLEET.schema), pa.concat_batches(batches)).rows
         pd.testing.assert_frame_equal(table([standing]), table(list(expected)), rtol=1e-9)
 
     return check

@@ -16,13 +16,13 @@ from apache_beam.testing.util import assert_that, equal_to
 from schemas.registry import load
 from schemas.tables import REPORTS
 from tests.builders import NOON, agent, messages, report
-from transforms.core.record_batches import REPORT_BATCH, empty, portions
+from transforms.core.errors import Unavailable
+from transforms.core.record_batches import REPORT_BATCH, conform, empty, portions
 from transforms.core.sharding import shards
 from transforms.history.recall import Recall, RecallShard, recalled, touched_hours
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.row_merge import conformed
-from transforms.sinks.sink import Store, Unavailable
+from transforms.sinks.sink import Store
 from transforms.validation.validate import Rules, validate
 
 HOUR = int(NOON.timestamp()) // 3600
@@ -49,7 +49,7 @@ def output(tmp_path: Path) -> ParquetFiles:
     """A report every ten minutes from three hours before noon to three hours after it, and at the edges of context."""
     stored = reports(*range(-180, 190, 10), -63, -64, -0.001)
     store = ParquetFiles(LocalFolder(tmp_path), 30)
-    store.write(REPORTS, [conformed(stored, REPORTS.schema)])
+    store.write(REPORTS, [conform(stored, REPORTS.schema)])
     return store
 
 
@@ -156,7 +156,7 @@ def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) ->
     documents = [report(number, at=after(number), agent_id=agent(number)) for number in range(60)]
     stored = validate(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
     store = ParquetFiles(LocalFolder(tmp_path), 10)
-    store.write(REPORTS, [conformed(stored, REPORTS.schema)])
+    store.write(REPORTS, [conform(stored, REPORTS.schema)])
     shard_of = shards(stored["agent_id"], 3)
     for shard in range(3):
         batches = list(RecallShard(store, 3)(shard, range(HOUR, HOUR + 1), True))
@@ -189,7 +189,7 @@ def test_a_store_that_breaks_off_is_asked_again_for_what_is_missing(
 ) -> None:
     stored = reports(*(number // 2 for number in range(60)))
     store = ParquetFiles(LocalFolder(tmp_path), 1)
-    store.write(REPORTS, [conformed(stored, REPORTS.schema)])
+    store.write(REPORTS, [conform(stored, REPORTS.schema)])
     whole, faltering = list(recalled(store, {HOUR})), Faltering(store, breaks)
     with stamina.set_testing(True, attempts=100):
         given = list(recalled(cast(Store, faltering), {HOUR}))

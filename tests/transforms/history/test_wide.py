@@ -15,7 +15,7 @@ from transforms.core import record_batches
 from transforms.core.record_batches import concat, fitted, gathered, pieces, plain, shaped, wide
 from transforms.sinks.parquet import parquet_store
 from transforms.sinks.parquet.sealed_files import encode, read, verify
-from transforms.sinks.row_merge import union
+from transforms.sinks.row_merge import merge_rows
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
 TEXTS = st.one_of(st.none(), st.text(st.sampled_from('a"é\U0001f600'), max_size=60))
@@ -77,9 +77,11 @@ def test_groups_hold_all_batches_in_order_and_keep_their_bounds(
 def test_a_union_and_its_file_do_not_depend_on_how_wide_their_columns_are(
     stored: pa.RecordBatch, new: pa.RecordBatch, octets: int, wide_stored: bool, wide_new: bool
 ) -> None:
-    expected = union(REPORTS, stored, new)
+    expected = merge_rows(REPORTS, stored, new)
     with bounded(0, octets):
-        merged = union(REPORTS, widened(stored) if wide_stored else stored, widened(new) if wide_new else new)
+        merged = merge_rows(
+            REPORTS, widened(stored) if wide_stored else stored, widened(new) if wide_new else new
+        )
         data = encode(merged.rows)
     assert bytes(encode(merged.rows)) == bytes(encode(expected.rows))
     assert (merged.taken, merged.displaced.to_pylist()) == (expected.taken, expected.displaced.to_pylist())
@@ -137,7 +139,7 @@ def test_a_file_of_more_than_2_gib_of_one_text_is_merged_written_and_read() -> N
         ]
         return shaped(columns, REPORTS.schema)
 
-    data = bytes(encode(union(REPORTS, rows(0, count), rows(count, count)).rows))
+    data = bytes(encode(merge_rows(REPORTS, rows(0, count), rows(count, count)).rows))
     found = read(data, ["report_id", "execution_context"])
     assert found["execution_context"].nbytes > record_batches.TEXT_BYTES
     assert found["report_id"].to_pylist() == [f"{number:05}" for number in range(2 * count)]

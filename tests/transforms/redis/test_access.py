@@ -156,7 +156,7 @@ def test_a_replica_a_full_memory_and_one_that_deletes_are_problems_and_no_aof_is
         "maxmemory_policy": "noeviction",
         "aof_enabled": 1,
     }
-    for change, problem, mend in [
+    for change, problem, fix in [
         ({"role": "slave", "master_host": "h", "master_port": 1}, "it is a replica", "primary, h:1"),
         ({"used_memory": 95}, "95 % of maxmemory are used", "raise maxmemory"),
         ({"maxmemory_policy": "allkeys-lru"}, "deletes whole streams", "noeviction"),
@@ -165,7 +165,7 @@ def test_a_replica_a_full_memory_and_one_that_deletes_are_problems_and_no_aof_is
     ]:
         (found,) = [finding for finding in server_findings(well | change) if finding.problem]
         assert problem in found.problem
-        assert mend in found.fix
+        assert fix in found.fix
     assert [finding for finding in server_findings(well) if finding.problem or finding.fix] == []
     (advice,) = [
         finding for finding in server_findings(well | {"aof_enabled": 0, "maxmemory": 0}) if finding.fix

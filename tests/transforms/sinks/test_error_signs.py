@@ -10,10 +10,10 @@ from google.api_core import exceptions
 from schemas.tables import FLEET
 from tests.s3 import wire
 from tests.transforms.sinks.timeseries.test_influxdb import Fake, fleet, influx  # noqa: F401 (a fixture)
+from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.bigquery.errors import judged
 from transforms.sinks.error_signs import BIGQUERY, INFLUXDB, OBJECTS, VICTORIAMETRICS, Signs
 from transforms.sinks.parquet.object_storage import ObjectStorage
-from transforms.sinks.sink import Refused, Unavailable
 from transforms.sinks.timeseries.influxdb import InfluxDB
 
 ANY_STATUS = (400, 403, 404, 409, 422, 429, 500, 503)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
-from transforms.core.record_batches import empty
-from transforms.sinks.row_merge import conformed, key_groups, sort_order, union
+from transforms.core.record_batches import conform, empty
+from transforms.sinks.row_merge import key_groups, merge_rows, sort_order
 
 Row = dict[str, Any]
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 def batch(table: Table, *rows: Row) -> pa.RecordBatch:
     """The rows in all columns of the table."""
     named = pa.schema([field for field in table.schema if any(field.name in row for row in rows)])
-    return conformed(pa.RecordBatch.from_pylist(list(rows), schema=named), table.schema)
+    return conform(pa.RecordBatch.from_pylist(list(rows), schema=named), table.schema)
 
 
 def report(report_id: str, message_id: str | None = "1-0", **values: Any) -> Row:
@@ -26,11 +26,11 @@ def report(report_id: str, message_id: str | None = "1-0", **values: Any) -> Row
 
 
 def standing(table: Table, stored: list[Row], new: list[Row]) -> list[Row]:
-    return union(table, batch(table, *stored), batch(table, *new)).rows.to_pylist()
+    return merge_rows(table, batch(table, *stored), batch(table, *new)).rows.to_pylist()
 
 
 def displaced(stored: list[Row], new: list[Row]) -> list[tuple[str, str]]:
-    rows = union(REPORTS, batch(REPORTS, *stored), batch(REPORTS, *new)).displaced.to_pylist()
+    rows = merge_rows(REPORTS, batch(REPORTS, *stored), batch(REPORTS, *new)).displaced.to_pylist()
     return [(row["message_id"], row["report_id"]) for row in rows]
 
 
@@ -97,7 +97,7 @@ def test_a_report_of_another_message_is_displaced_and_a_redelivery_is_not() -> N
 
 def test_a_displaced_message_is_named_once_with_its_own_time() -> None:
     lost = [report("x", "2-0", received_at=2, revision=revision) for revision in (0, 1, 2)]
-    rows = union(
+    rows = merge_rows(
         REPORTS, batch(REPORTS, *lost), batch(REPORTS, report("x", "1-0", received_at=1, revision=3))
     ).displaced
     expected = {"source": "s", "message_id": "2-0", "received_at": 2, "report_id": "x", "revision": 1}
@@ -106,20 +106,20 @@ def test_a_displaced_message_is_named_once_with_its_own_time() -> None:
 
 def test_nothing_new_takes_no_row() -> None:
     rows = batch(REPORTS, report("x"), report("y", revision=3, latency_ms=float("nan")))
-    stored = union(REPORTS, empty(REPORTS.schema), rows).rows
-    assert union(REPORTS, stored, rows).taken == 0
-    assert union(REPORTS, stored, batch(REPORTS, report("x", revision=1), report("z"))).taken == 2
+    stored = merge_rows(REPORTS, empty(REPORTS.schema), rows).rows
+    assert merge_rows(REPORTS, stored, rows).taken == 0
+    assert merge_rows(REPORTS, stored, batch(REPORTS, report("x", revision=1), report("z"))).taken == 2
 
 
 def test_columns_may_be_missing_further_or_in_another_order() -> None:
     given_ = pa.RecordBatch.from_pylist([{"extra_column": 1, "revision": 1, "report_id": "x"}])
-    assert conformed(given_, REPORTS.schema).equals(batch(REPORTS, {"report_id": "x", "revision": 1}))
+    assert conform(given_, REPORTS.schema).equals(batch(REPORTS, {"report_id": "x", "revision": 1}))
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_the_union_of_nothing_is_nothing(table: Table) -> None:
     nothing = empty(table.schema)
-    assert union(table, nothing, nothing).rows.equals(nothing)
+    assert merge_rows(table, nothing, nothing).rows.equals(nothing)
 
 
 reports_ = st.builds(
@@ -164,7 +164,7 @@ def lost_messages(rows: pa.RecordBatch) -> set[tuple[Any, ...]]:
 def test_union_agrees_with_the_rule_row_by_row_and_does_not_care_which_side_is_stored(
     a: list[Row], b: list[Row]
 ) -> None:
-    one, other = (union(REPORTS, batch(REPORTS, *x), batch(REPORTS, *y)) for x, y in ((a, b), (b, a)))
+    one, other = (merge_rows(REPORTS, batch(REPORTS, *x), batch(REPORTS, *y)) for x, y in ((a, b), (b, a)))
     rows, lost = oracle(a + b)
     assert one.rows.equals(batch(REPORTS, *rows))
     assert one.rows.equals(other.rows)
@@ -176,10 +176,10 @@ def test_union_agrees_with_the_rule_row_by_row_and_does_not_care_which_side_is_s
 @given(row_lists, row_lists, row_lists)
 def test_union_is_associative_and_idempotent(a: list[Row], b: list[Row], c: list[Row]) -> None:
     x, y, z = (batch(REPORTS, *rows) for rows in (a, b, c))
-    xy, yz = union(REPORTS, x, y), union(REPORTS, y, z)
-    left, right = union(REPORTS, xy.rows, z), union(REPORTS, x, yz.rows)
+    xy, yz = merge_rows(REPORTS, x, y), merge_rows(REPORTS, y, z)
+    left, right = merge_rows(REPORTS, xy.rows, z), merge_rows(REPORTS, x, yz.rows)
     assert left.rows.equals(right.rows)
-    again = union(REPORTS, left.rows, left.rows)
+    again = merge_rows(REPORTS, left.rows, left.rows)
     assert again.rows.equals(left.rows)
     assert (again.taken, again.displaced.num_rows) == (0, 0)
 

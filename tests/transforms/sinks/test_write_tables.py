@@ -1,4 +1,4 @@
-"""Rows of each table find the targets that take it, gathered or by the bundle, and wait for a target that is away."""
+"""Rows of each table find the sinks that take it, gathered or by the bundle, and wait for a sink that is away."""
 
 import json
 import time
@@ -17,9 +17,10 @@ from schemas.readers.strict_reader import Rejection
 from schemas.tables import DUPLICATES, QUARANTINED, Table
 from tests.builders import NOON, messages, report
 from transforms.core import retry
+from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.record_batches import filled
 from transforms.sinks import write_tables
-from transforms.sinks.sink import Finding, Refused, Target, Unavailable, Written
+from transforms.sinks.sink import Sink, Written
 from transforms.sinks.sink_status import Status
 from transforms.sinks.write_tables import (
     Write,
@@ -64,10 +65,10 @@ def test_a_large_batch_is_gathered_in_parts() -> None:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A target that writes a line for each row into a file of each table, after so many refusals of a kind."""
+    """A sink that writes a line for each row into a file of each table, after so many refusals of a kind."""
 
     folder: Path
-    write_tables: tuple[str, ...] = tuple(NAMES)
+    tables: tuple[str, ...] = tuple(NAMES)
     gather_seconds: int = 1
     away: int = 0
     refuses: bool = False
@@ -136,7 +137,7 @@ def test_what_is_written_is_counted(tmp_path: Path) -> None:
 def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "FIRST", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     said: list[str] = []
     waits = Status.waits
     monkeypatch.setattr(Status, "waits", lambda status, *told: said.append(told[1]) or waits(status, *told))
@@ -147,13 +148,13 @@ def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(
     told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
     received = int(NOON.timestamp() * 1000)
     assert told | {"time": 0} == {
-        "target": "ledger a", "table": DUPLICATES.name, "time": 0, "rows": 5,
+        "sink": "ledger a", "table": DUPLICATES.name, "time": 0, "rows": 5,
         "newest": received, "waiting_since": None, "error": None,
     }  # fmt: skip
 
 
 def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     with pytest.raises(Unavailable, match="the ledger is elsewhere"):
         written(WriteTables(Write((Ledger(tmp_path / "a", away=1_000_000),), patience=0.2, status=tmp_path)))
     told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
@@ -183,7 +184,7 @@ def test_many_bytes_are_written_before_the_bundle_ends(
 
 @dataclass(frozen=True)
 class Picky:
-    """A target that raises at some messages, and keeps the others by table."""
+    """A sink that raises at some messages, and keeps the others by table."""
 
     raises: frozenset[str]
     kept: dict[str, list[str]]
@@ -197,18 +198,16 @@ class Picky:
 
 
 def test_a_row_at_which_a_write_raises_is_refused_there_and_its_neighbours_are_written() -> None:
-    target = Picky(frozenset({"m2", "m5"}), {})
-    assert write_apart(cast(Target, target), DUPLICATES, [duplicates(4), duplicates(7)]).rows == 11
-    assert {table: sorted(set(names)) for table, names in target.kept.items()} == {
+    sink = Picky(frozenset({"m2", "m5"}), {})
+    assert write_apart(cast(Sink, sink), DUPLICATES, [duplicates(4), duplicates(7)]).rows == 11
+    assert {table: sorted(set(names)) for table, names in sink.kept.items()} == {
         "duplicates": ["m0", "m1", "m3", "m4", "m6"], "quarantine": ["m2", "m5"],
     }  # fmt: skip
 
 
 def test_a_fault_that_is_no_rows_is_raised() -> None:
     with pytest.raises(OverflowError):
-        write_apart(
-            cast(Target, Picky(frozenset(f"m{i}" for i in range(4)), {})), DUPLICATES, [duplicates(4)]
-        )
+        write_apart(cast(Sink, Picky(frozenset(f"m{i}" for i in range(4)), {})), DUPLICATES, [duplicates(4)])
 
 
 def test_a_refused_row_is_kept_as_json_with_the_error() -> None:

@@ -28,13 +28,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.tables import safe_name
+from schemas.partitioning import escape_name
+from transforms.core.durable_files import lock_folder, replace_file
+from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.stage_counters import timed
 from transforms.envelopes.envelope_lines import envelope_line
 from transforms.redis.entry_ids import EntryId
 from transforms.sinks.archive.contents import all_ids, archived_id, entry_id, ids_in_order
-from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
-from transforms.sinks.parquet.storage import locked, replace
 
 MESSAGES, REFUSED = ".ndjson", ".refused.ndjson"
 """How the names of the two kinds of files go on after the hour."""
@@ -102,18 +102,18 @@ class ArchiveWriter:
 
     def last(self, source: str, kind: str = MESSAGES) -> str | None:
         """The id of the last entry that is archived of a source."""
-        with locked(self._folder / safe_name(source)):
+        with lock_folder(self._folder / escape_name(source)):
             millis, number = self._end(source, kind).last
         return None if millis < 0 else f"{millis}-{number}"
 
     def _append(self, source: str, rows: pa.RecordBatch, kind: str) -> int:
-        folder = self._folder / safe_name(source)
+        folder = self._folder / escape_name(source)
         ids = [entry_id(text) for text in rows["message_id"].to_pylist()]
         if any(after <= before for before, after in zip(ids, ids[1:])):
             raise ValueError(
                 f"entries of {source} are not in the order of their ids: an archive takes one reader for each stream"
             )
-        with locked(folder):
+        with lock_folder(folder):
             end = self._end(source, kind)
             known = int(np.sum([each <= end.last for each in ids]))
             late = self._append_late(folder, rows.slice(0, known), ids[:known], kind)
@@ -176,7 +176,7 @@ class ArchiveWriter:
     def _end(self, source: str, kind: str) -> _End:
         """Where the files end now; a line that was torn when its writer died is cut off. Hold the folder's lock."""
         end = self._ends.setdefault((source, kind), _End())
-        paths = _files(self._folder / safe_name(source), kind)
+        paths = _files(self._folder / escape_name(source), kind)
         if not paths or (paths[-1] == end.path and paths[-1].stat().st_size == end.size):
             if not paths:
                 end.path, end.size, end.last = None, 0, (-1, -1)
@@ -203,7 +203,7 @@ class ArchiveSync:
             OSError: it cannot be synced.
         """
         for source in sources:
-            self._sync(self._folder / safe_name(source))
+            self._sync(self._folder / escape_name(source))
 
     def _sync(self, folder: Path) -> None:
         sizes = _sizes(folder)
@@ -226,10 +226,10 @@ def keep_boot(folder: Path, sources: Iterable[str]) -> None:
     """
     boot = _boot_id()
     for source in sources:
-        path = folder / safe_name(source) / BOOT
-        with locked(path.parent):
+        path = folder / escape_name(source) / BOOT
+        with lock_folder(path.parent):
             if _read_boot(path) != boot:
-                replace(path, boot)
+                replace_file(path, boot)
 
 
 def may_lack(folder: Path, source: str, message_id: str) -> bool:
@@ -239,7 +239,7 @@ def may_lack(folder: Path, source: str, message_id: str) -> bool:
     lost. It is so too if the archive ends before the id, or has no file that could tell.
     """
     boot = _boot_id()
-    if not boot or _read_boot(folder / safe_name(source) / BOOT) != boot:
+    if not boot or _read_boot(folder / escape_name(source) / BOOT) != boot:
         return True
     writer = ArchiveWriter(folder)
     ends = [entry_id(last) for kind in (MESSAGES, REFUSED) if (last := writer.last(source, kind))]

@@ -31,15 +31,16 @@ from google.cloud import bigquery
 
 from schemas.readers.strict_reader import Rejection
 from schemas.tables import QUARANTINED, REPORTS, TABLES, TRIMMED, Table
-from transforms.core.record_batches import concat, extended, gathered, pieces, portions
+from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.core.record_batches import concat, conform, extended, gathered, pieces, portions
 from transforms.sinks.bigquery import dataset_tables as made
 from transforms.sinks.bigquery.row_format import by_partitions, contenders, flat, restored, spans
 from transforms.sinks.bigquery.service import Service
 from transforms.sinks.bigquery.sql import BATCH, BATCH_AT, ROW, Merge, Names, during, touched
 from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder, found
-from transforms.sinks.row_merge import conformed, sort_order
-from transforms.sinks.sink import Finding, Refused, Unavailable, Written
+from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.row_merge import sort_order
+from transforms.sinks.sink import Written
 from transforms.validation.quarantine_rows import unwritten
 
 FORM = "bigquery://PROJECT/DATASET"
@@ -128,7 +129,7 @@ class BigQuery:
             part
             for batch in rows
             if batch.num_rows
-            for part in pieces(conformed(batch, table.schema), table.schema)
+            for part in pieces(conform(batch, table.schema), table.schema)
         )
         taken = requests = 0
         for group in gathered(batches, MERGE_BYTES):
@@ -192,7 +193,7 @@ class BigQuery:
                 told = look()
                 yield Finding(f"{what}: {told}" if isinstance(told, str) and told else what)
             except (Refused, Unavailable) as error:
-                yield found(what, error)
+                yield Finding.of(what, error)
                 return
 
     def description(self) -> dict[str, Any] | None:

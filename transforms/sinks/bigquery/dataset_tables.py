@@ -13,10 +13,10 @@ import pyarrow as pa
 from google.cloud import bigquery
 
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
+from transforms.core.errors import Refused
 from transforms.sinks.bigquery.row_format import column, flat_schema, sql_type
 from transforms.sinks.bigquery.service import ONCE, REQUEST_SECONDS, Service
 from transforms.sinks.bigquery.sql import BATCH, BATCH_AT, ROW, Names, turn, turn_name
-from transforms.sinks.sink import Refused
 
 DESCRIPTION = "_kpiflow"
 """The table of one row that holds what the job says of its rows, as JSON."""

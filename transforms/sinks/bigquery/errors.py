@@ -1,4 +1,4 @@
-"""What an error of Google's clients means to a writer: try again, or give up; with its cause and the mend."""
+"""What an error of Google's clients means to a writer: try again, or give up; with its cause and the fix."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import requests
 from google.api_core.exceptions import Aborted, Forbidden, NotFound, RetryError, Unauthorized, Unknown
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 
+from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.error_signs import BIGQUERY
-from transforms.sinks.sink import Refused, Unavailable
 
 _EXISTS = 409
 _PASSING_TYPES = (
@@ -27,7 +27,7 @@ PERMIT = "give the account the roles BigQuery Data Editor, BigQuery Job User and
 
 
 def judged(error: Exception, name: str) -> Unavailable | Refused:
-    """The error as a target says it; `name` is the place."""
+    """The error as a sink says it; `name` is the place."""
     if isinstance(error, GoogleAuthError):
         return _of_credentials(error, name)
     if isinstance(error, requests.exceptions.SSLError):

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import REPORTS, Table
+from transforms.core.errors import Refused
 from transforms.core.record_batches import empty
-from transforms.sinks.row_merge import Ints, union
-from transforms.sinks.sink import Refused
+from transforms.sinks.row_merge import Ints, merge_rows
 
 REQUEST_BYTES = 8_000_000
 """Rows of one request, in bytes; BigQuery takes requests of at most 10 MB."""
@@ -144,7 +144,7 @@ def contenders(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows that may come to stand: one a key, and of reports one a key and message, since each message is to be told of."""
     if table.name == REPORTS.name:
         table = replace(table, key=(*table.key, "source", "message_id"))
-    return union(table, empty(table.schema), rows).rows
+    return merge_rows(table, empty(table.schema), rows).rows
 
 
 def by_partitions(table: Table, rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

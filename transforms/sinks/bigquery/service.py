@@ -3,7 +3,6 @@
 Nothing here tries again, but for asking after a job: whoever writes does that, from the beginning. Every request has a time-out.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +26,10 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient, BigQueryWriteCl
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
-from transforms.core.retry import uneven
+from transforms.core.errors import Unavailable
+from transforms.core.retry import back_off
 from transforms.sinks.bigquery.errors import in_the_way, judged
 from transforms.sinks.bigquery.row_format import serialized
-from transforms.sinks.sink import Unavailable
 
 REQUEST_SECONDS, JOB_SECONDS, STREAM_SECONDS = 60.0, 600.0, 300.0
 """Time-outs of a request, of a job, and of a stream of rows."""
@@ -70,7 +69,7 @@ class Service:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Errors of the clients as a target says them."""
+        """Errors of the clients as a sink says them."""
         try:
             yield
         except _ERRORS as error:
@@ -86,7 +85,7 @@ class Service:
             use_query_cache=False,
             job_timeout_ms=int(JOB_SECONDS * 1000),
         )
-        for pause in uneven(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
+        for _ in back_off(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
             with self.told():
                 try:
                     job = self._begun(sql, location, config)
@@ -101,7 +100,6 @@ class Service:
                 except GoogleAPIError as error:
                     if not in_the_way(error):
                         raise
-            time.sleep(pause)
         raise Unavailable(
             f"{self.name} is changed by other writers all the time; let fewer write to one dataset"
         )

@@ -22,9 +22,9 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError, UnauthenticatedError
 from obstore.store import GCSStore, S3Store
 
+from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.error_signs import OBJECTS
-from transforms.sinks.parquet.storage import Conflict, LocalFolder, Stored, found
-from transforms.sinks.sink import Finding, Refused, Unavailable
+from transforms.sinks.parquet.storage import Conflict, LocalFolder, Stored
 
 SECONDS = 300.0
 """Of one request, its body included: an object of 100 MB at 3 Mbit/s."""
@@ -189,7 +189,7 @@ class ObjectStorage:
             self.remove(probe)
             yield Finding(what)
         except (Refused, Unavailable) as error:
-            yield found(what, error)
+            yield Finding.of(what, error)
 
     def _conditional(self, what: str, name: str, version: Hashable) -> Finding:
         """Whether the server puts only where the condition holds: at the version that is there, once."""
@@ -218,7 +218,7 @@ class ObjectStorage:
 
     @contextmanager
     def _asked(self) -> Iterator[Any]:
-        """The client; what it raises comes out as a target says it, and without the answer itself, which may hold credentials."""
+        """The client; what it raises comes out as a sink says it, and without the answer itself, which may hold credentials."""
         try:
             yield _client(self)
         except (BaseError, FileNotFoundError, ValueError) as error:

@@ -4,7 +4,6 @@
 """
 
 import json
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from schemas.tables import DUPLICATES, FLEET, REPORTS, TABLES, TRIMMED, Table, files, hour_folder
-from transforms.core.record_batches import PIECE_BYTES, concat, empty, pieces
-from transforms.core.retry import uneven
+from schemas.partitioning import assign_files, format_hour_folder
+from schemas.tables import DUPLICATES, FLEET, REPORTS, TABLES, TRIMMED, Table
+from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.core.record_batches import PIECE_BYTES, concat, conform, empty, pieces
+from transforms.core.retry import back_off
 from transforms.sinks.parquet.sealed_files import damaged, encode, read, verify
-from transforms.sinks.parquet.storage import Conflict, Storage, Stored, found, told_as_target
-from transforms.sinks.row_merge import Ints, conformed, sort_order, sorted_by, union
-from transforms.sinks.sink import Finding, Refused, Unavailable, Written
+from transforms.sinks.parquet.storage import Conflict, Storage, Stored, as_sink_error
+from transforms.sinks.row_merge import Ints, merge_rows, sort_order, sorted_by
+from transforms.sinks.sink import Written
 
 DESCRIPTION = "_kpiflow.json"
 TRIES = 10
@@ -66,7 +67,7 @@ def write(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_m
     """
     if not sum(batch.num_rows for batch in rows):
         return Written(0, 0)
-    gathered = concat([conformed(batch, table.schema) for batch in rows])
+    gathered = concat([conform(batch, table.schema) for batch in rows])
     folders: dict[str, list[_Part]] = defaultdict(list)
     for part in _routed(table, gathered, file_minutes):
         folders[part.name.rpartition("/")[0]].append(part)
@@ -80,7 +81,7 @@ def write(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_m
 
 def _routed(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[_Part]:
     """The rows of each file, in the order in which they came."""
-    codes, names = files(table, rows, file_minutes)
+    codes, names = assign_files(table, rows, file_minutes)
     ends = np.cumsum(np.bincount(codes, minlength=len(names)))
     narrow = codes.astype(np.min_scalar_type(len(names)))  # numpy sorts 16 bits in linear time
     yield from map(_Part, names, np.split(np.argsort(narrow, kind="stable"), ends[:-1]))
@@ -110,7 +111,7 @@ class _Writing:
         """Merge rows into the files of a folder; the number of rows that each file that changed has taken."""
         taken: list[int] = []
         with self.storage.locked(folder), _spread(min(len(parts), self.threads)) as spread:
-            for pause in uneven(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
+            for _ in back_off(TRIES, _FIRST_PAUSE, _LONGEST_PAUSE):
                 merged = list(spread(self._merge, parts))
                 self._displace(merged)
                 changed = [one for one in merged if one.taken]
@@ -119,7 +120,6 @@ class _Writing:
                 parts = [one.part for one, done in zip(changed, put) if not done]
                 if not parts:
                     return taken
-                time.sleep(pause)
         where = self.storage.where(parts[0].name)
         raise Unavailable(
             f"{where} was changed by other writers {TRIES} times while it was merged; let fewer write to one output"
@@ -133,7 +133,7 @@ class _Writing:
             if problem := verify(stored.data):
                 raise damaged(where, problem)
             held = read(stored.data, name=where)
-        merged = union(self.table, held, self._sorted(part.indices), sorted_new=True)
+        merged = merge_rows(self.table, held, self._sorted(part.indices), sorted_new=True)
         return _Merged(
             part, stored, encode(merged.rows) if merged.taken else b"", merged.taken, merged.displaced
         )
@@ -197,7 +197,7 @@ class ParquetFiles:
                 self.description()
                 yield Finding(what)
             except (Refused, Unavailable) as error:
-                yield found(what, error)
+                yield Finding.of(what, error)
 
     def description(self) -> dict[str, Any] | None:
         stored = self.storage.get(DESCRIPTION)
@@ -231,14 +231,14 @@ class ParquetFiles:
 
     def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
-        names = sorted(self._files(f"{REPORTS.name}/{hour_folder(start)}"))
+        names = sorted(self._files(f"{REPORTS.name}/{format_hour_folder(start)}"))
         for name, stored in self._fetched(names):
-            yield from by_time(conformed(read(stored.data, name=self.storage.where(name)), REPORTS.schema))
+            yield from by_time(conform(read(stored.data, name=self.storage.where(name)), REPORTS.schema))
 
     def copy(self, folder: Path) -> None:
         names = [DESCRIPTION, *(name for table in self.tables for name in self._files(table))]
         for name, stored in self._fetched(names):
-            with told_as_target(folder):
+            with as_sink_error(folder):
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(stored.data)

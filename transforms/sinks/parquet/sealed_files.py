@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.tables import METRICS
+from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat, empty, pieces, plain, portions
-from transforms.sinks.sink import Refused
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
 ROW_GROUP = 1 << 17
@@ -38,14 +38,6 @@ SEARCHED = [
 
 _BLANK = b"0" * 32
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)
-
-
-class OutputFull(Refused):
-    """No space is left where the output lies; the files are as they were."""
-
-
-class DamagedFile(Refused):
-    """A file of the output is not as it was written."""
 
 
 def encode(rows: pa.RecordBatch) -> bytearray:
@@ -126,7 +118,7 @@ def read(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "
 
 
 def damaged(file: Path | str, problem: str) -> DamagedFile:
-    """The error of a file with a problem, with its mend."""
+    """The error of a file with a problem, with its fix."""
     return DamagedFile(
         f"{file} {problem}; move it away, then run `kpiflow backfill --replace` over the messages of its hour"
     )

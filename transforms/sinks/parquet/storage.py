@@ -5,25 +5,21 @@ two writers at once, one puts and the other is told to merge again.
 """
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from transforms.sinks.parquet.sealed_files import OutputFull
-from transforms.sinks.sink import Finding, Refused, Unavailable
+from transforms.core.durable_files import explain_full, lock_folder, remove_file, replace_file
+from transforms.core.errors import Finding, Refused, Unavailable
 
-TEMPORARY = ".kpiflow"
-"""How the names of unfinished files end; they start with a dot, and nobody who looks for files sees them."""
 LEAST_FREE = 100 << 20
 """Bytes that a folder's file system should have free."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PASSING = (
     errno.EIO,
     errno.ESTALE,
@@ -49,7 +45,7 @@ class Conflict(Exception):  # noqa: N818 (an answer, not only an error)
 
 
 class Storage(Protocol):
-    """A place for files. A frozen dataclass of options, as a target is. Any call may raise `Unavailable` or `Refused`."""
+    """A place for files. A frozen dataclass of options, as a sink is. Any call may raise `Unavailable` or `Refused`."""
 
     @property
     def name(self) -> str:
@@ -111,7 +107,7 @@ class LocalFolder:
         return str(self.path / name)
 
     def get(self, name: str) -> Stored | None:
-        with told_as_target(self.path):
+        with as_sink_error(self.path):
             try:
                 with (self.path / name).open("rb") as file:
                     return Stored(file.read(), _version(os.fstat(file.fileno())))
@@ -120,38 +116,36 @@ class LocalFolder:
 
     def put(self, name: str, data: bytes | bytearray, version: Hashable | None) -> None:
         path = self.path / name
-        with told_as_target(self.path):
+        with as_sink_error(self.path):
             try:
                 current = _version(path.stat())
             except FileNotFoundError:
                 current = None
             if current != version:
                 raise Conflict(f"{path} was changed by another writer")
-            replace(path, data)
+            replace_file(path, data)
 
     def names(self, folder: str) -> Iterator[str]:
-        with told_as_target(self.path):
+        with as_sink_error(self.path):
             for place, _, files in os.walk(self.path / folder, onerror=_raise_unless_gone):
                 for file in files:
                     if not file.startswith("."):
                         yield (Path(place) / file).relative_to(self.path).as_posix()
 
     def entries(self) -> Iterator[str]:
-        with told_as_target(self.path):
+        with as_sink_error(self.path):
             yield from os.listdir(self.path) if self.path.exists() else ()
 
     def remove(self, name: str) -> None:
-        with told_as_target(self.path):
-            remove(self.path / name)
+        with as_sink_error(self.path):
+            remove_file(self.path / name)
 
     @contextmanager
     def locked(self, folder: str) -> Iterator[None]:
-        with told_as_target(self.path):
-            descriptor = _lock(self.path / folder)
-        try:
+        with ExitStack() as held:
+            with as_sink_error(self.path):  # only taking the lock, not what is done under it
+                held.enter_context(lock_folder(self.path / folder))
             yield
-        finally:
-            os.close(descriptor)
 
     def check(self) -> Iterator[Finding]:
         what = (
@@ -179,66 +173,8 @@ class LocalFolder:
                 self.put(probe, b"probe", None)
                 self.remove(probe)
         except (Refused, Unavailable) as error:
-            return found(what, error)
+            return Finding.of(what, error)
         return Finding(what)
-
-
-def found(what: str, error: Refused | Unavailable) -> Finding:
-    """What an error, `problem; mend`, has to say of something that was looked at."""
-    problem, _, mend = str(error).partition("; ")
-    return Finding(what, problem, mend)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, for one writer at a time; what a killed writer left behind is removed.
-
-    The lock is on the folder's own descriptor (flock): it ends with the process and leaves no file.
-    """
-    descriptor = _lock(folder)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def replace(path: Path, data: bytes | bytearray) -> None:
-    """Make `path` hold `data`: after a crash at any point it holds all of the old or all of the new bytes. Hold the folder's lock.
-
-    Raises:
-        OutputFull: the disk, or a quota, is full.
-    """
-    with _told_when_full(path.parent):
-        _make(path.parent)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-        try:
-            _write(temporary, data)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
-
-
-def remove(path: Path) -> None:
-    """Make `path` be gone, after a crash too. Hold the folder's lock."""
-    path.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _lock(folder: Path) -> int:
-    """The descriptor that holds a folder's lock until it is closed."""
-    with _told_when_full(folder):
-        _make(folder)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        for stale in folder.glob(f".*{TEMPORARY}"):
-            stale.unlink(missing_ok=True)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _raise_unless_gone(error: OSError) -> None:
@@ -250,51 +186,11 @@ def _version(stat: os.stat_result) -> Hashable:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _write(path: Path, data: bytes | bytearray) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make(folder: Path) -> None:
-    """The folder and its parents, each name safe on disk before anything is put below it."""
-    if folder.is_dir():
-        return
-    _make(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
-def _told_when_full(folder: Path) -> Iterator[None]:
+def as_sink_error(folder: Path) -> Iterator[None]:
+    """What the file system has against a call, as a sink says it."""
     try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise OutputFull(
-            f"no space left for {folder}: free some and run the same command again; what was written before is whole"
-        ) from error
-
-
-@contextmanager
-def told_as_target(folder: Path) -> Iterator[None]:
-    """What the file system has against a call, as a target says it."""
-    try:
-        with _told_when_full(folder):
+        with explain_full(folder):
             yield
     except OSError as error:
         if error.errno in _PASSING:

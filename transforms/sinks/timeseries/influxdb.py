@@ -1,4 +1,4 @@
-"""InfluxDB 2 as a target: aggregates as points, through its HTTP API.
+"""InfluxDB 2 as a sink: aggregates as points, through its HTTP API.
 
 A point of the same measurement, tags and time replaces the fields of the one before, and a window's point always has the time of
 its start. So a write that is repeated changes nothing, and a revision stands for the one written before it. InfluxDB does not
@@ -19,8 +19,9 @@ import httpx
 import pyarrow as pa
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
+from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.error_signs import INFLUXDB
-from transforms.sinks.sink import Finding, Refused, Unavailable, Written
+from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
@@ -60,7 +61,7 @@ class InfluxDB:
 
     @classmethod
     def from_url(cls, url: SplitResult, token: str, gather_seconds: int = 5) -> "InfluxDB":
-        """The target of `influxdb+https://HOST[:PORT][/PATH]/BUCKET?org=ORG[&agent_id=true]`.
+        """The sink of `influxdb+https://HOST[:PORT][/PATH]/BUCKET?org=ORG[&agent_id=true]`.
 
         Raises:
             ValueError: the URL has another form, the message shows the right one; or the token can be none.
@@ -84,7 +85,7 @@ class InfluxDB:
         return (AGGREGATIONS.name,) if self.agent_id else (FLEET.name,)
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-        """As `Target.write`. Windows that the server drops, as beyond the bucket's retention, are logged and not counted."""
+        """As `Sink.write`. Windows that the server drops, as beyond the bucket's retention, are logged and not counted."""
         wanted = newest(table, rows)
         times = milliseconds(wanted["time_window_start"])
         requests = dropped = 0
@@ -99,7 +100,7 @@ class InfluxDB:
         return Written(wanted.num_rows - dropped, requests)
 
     def check(self) -> Iterator[Finding]:
-        """As `Target.check`."""
+        """As `Sink.check`."""
         try:
             request(self._client, self._place, INFLUXDB, "GET", "/ping")
             yield Finding(f"{self.url} answers")
@@ -139,7 +140,7 @@ class InfluxDB:
         if "retention policy" in said and "conflict" not in said:
             count = re.search(r"dropped[= ](\d+)", said)
             return int(count[1]) if count else 0
-        mends = {
+        fixes = {
             401: _TOKEN,
             403: _TOKEN,
             404: f"create the bucket {self.bucket} in the organisation {self.org}, or correct their names",
@@ -150,11 +151,11 @@ class InfluxDB:
             "raise that limit of the server, or write without agent_id, which makes a series of each agent"
         )
         by_words = next(
-            (mend for sign, mend in (("conflict", mends[422]), ("max-", limit)) if sign in said), ""
+            (fix for sign, fix in (("conflict", fixes[422]), ("max-", limit)) if sign in said), ""
         )
-        mend = by_words or mends.get(response.status_code, "see the first line that it names")
+        fix = by_words or fixes.get(response.status_code, "see the first line that it names")
         raise Refused(
-            f"{self._place} refuses to write to {self.bucket} ({response.status_code} {said}); {mend}"
+            f"{self._place} refuses to write to {self.bucket} ({response.status_code} {said}); {fix}"
         )
 
     def _retention(self) -> Finding:

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
-from transforms.core.record_batches import concat, empty, portions
+from transforms.core.errors import Refused, Unavailable
+from transforms.core.record_batches import concat, conform, empty, portions
 from transforms.sinks.error_signs import Signs
-from transforms.sinks.row_merge import Ints, conformed, union
-from transforms.sinks.sink import Refused, Unavailable
+from transforms.sinks.row_merge import Ints, merge_rows
 
 BODY_BYTES = 4 << 20
 """Lines of one request, before they are compressed."""
@@ -93,7 +93,7 @@ _TAG_ESCAPED = str.maketrans({character: f"\\{character}" for character in ",= "
 def newest(table: Table, rows: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """The rows in the table's columns, each key once: of rows with one key the largest revision."""
     none = empty(table.schema)
-    return union(table, none, concat([conformed(batch, table.schema) for batch in rows] or [none])).rows
+    return merge_rows(table, none, concat([conform(batch, table.schema) for batch in rows] or [none])).rows
 
 
 def label_texts(values: pa.Array) -> pa.Array:

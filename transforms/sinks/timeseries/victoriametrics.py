@@ -1,4 +1,4 @@
-"""VictoriaMetrics as a target: aggregates as time series, of which a query shows each window's largest revision, once.
+"""VictoriaMetrics as a sink: aggregates as time series, of which a query shows each window's largest revision, once.
 
 The server overwrites nothing. Of samples with one time it shows any, and of those in one interval of `-dedup.minScrapeInterval` the
 latest. So the revisions of a window stand at its start plus 1 to 5000 ms, a larger one at a later *slot*: with an interval of 5 s,
@@ -28,8 +28,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
+from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.row_merge import Ints, key_groups
-from transforms.sinks.sink import Finding, Refused, Unavailable, Written
+from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
@@ -91,7 +92,7 @@ class VictoriaMetrics:
         password: str | None = None,
         token: str | None = None,
     ) -> "VictoriaMetrics":
-        """The target of `victoriametrics+http://HOST:PORT[/PATH][?agent_id=true&extra_label=NAME=VALUE&snapshots=false]`.
+        """The sink of `victoriametrics+http://HOST:PORT[/PATH][?agent_id=true&extra_label=NAME=VALUE&snapshots=false]`.
 
         Raises:
             ValueError: the URL has another form; the message shows the right one.
@@ -126,12 +127,12 @@ class VictoriaMetrics:
         return (AGGREGATIONS.name,) if self.agent_id else (FLEET.name,)
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-        """As `Target.write`. Windows that the server drops, as beyond its retention, are logged and not counted."""
+        """As `Sink.write`. Windows that the server drops, as beyond its retention, are logged and not counted."""
         wanted = newest(table, rows)
         return _Write(self, SERIES[table.name], wanted).run() if wanted.num_rows else Written(0, 0)
 
     def check(self) -> Iterator[Finding]:
-        """As `Target.check`."""
+        """As `Sink.check`."""
         server = _server(self)
         looks: list[tuple[str, Callable[[], object]]] = [
             (f"{self.url} answers", lambda: server.ask("/health")),
@@ -178,9 +179,9 @@ class _Stored(NamedTuple):
 class _Write:
     """One write of rows, each of another window."""
 
-    def __init__(self, target: VictoriaMetrics, series: Series, rows: pa.RecordBatch) -> None:
-        self.target, self.series, self.rows = target, series, rows
-        self.server = _server(target)
+    def __init__(self, sink: VictoriaMetrics, series: Series, rows: pa.RecordBatch) -> None:
+        self.sink, self.series, self.rows = sink, series, rows
+        self.server = _server(sink)
         self.revision = rows["revision"].to_numpy()
         labels = pc.fill_null(label_texts(rows[series.column]), "")
         starts = pa.array(milliseconds(rows["time_window_start"]))
@@ -223,9 +224,9 @@ class _Write:
             return
         rows = self.rows.take(pa.array(chosen))
         times = milliseconds(rows["time_window_start"]) + slots[chosen]
-        for body in bodies(rows, self.series, times, fields, dict(self.target.labels)):
+        for body in bodies(rows, self.series, times, fields, dict(self.sink.labels)):
             self.requests += self.server.post(body)
-        self.server.persist() if self.target.snapshots else self.server.flush()
+        self.server.persist() if self.sink.snapshots else self.server.flush()
 
     def stored(self) -> _Stored:
         """What the store shows of each row's window."""
@@ -260,8 +261,8 @@ class _Write:
         raise Unavailable(f"{self.server.place} does not show {count} windows that it took")
 
 
-def _server(target: VictoriaMetrics) -> Server:
-    return Server(target.url, target.labels, target.user, target.password, target.token)
+def _server(sink: VictoriaMetrics) -> Server:
+    return Server(sink.url, sink.labels, sink.user, sink.password, sink.token)
 
 
 def _flags_found(metrics: str) -> Iterator[Finding]:

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.json as paj
 
 from schemas.tables import GRANULARITIES
+from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.error_signs import VICTORIAMETRICS
-from transforms.sinks.sink import Refused, Unavailable
 from transforms.sinks.timeseries.line_protocol import REVISION, TIMEOUT, Series, answered, post_lines, request
 
 ROOM_MS = 5000
@@ -148,8 +148,8 @@ class Server:
 
     def _accepted(self, response: httpx.Response) -> httpx.Response:
         if response.status_code in (401, 403):
-            mend = "set KPIFLOW_VICTORIAMETRICS_TOKEN, or _USER and _PASSWORD, in the environment"
-            raise Refused(f"{self.place} refuses this user or token ({answered(response)}); {mend}")
+            fix = "set KPIFLOW_VICTORIAMETRICS_TOKEN, or _USER and _PASSWORD, in the environment"
+            raise Refused(f"{self.place} refuses this user or token ({answered(response)}); {fix}")
         if not response.is_success:
             raise Refused(
                 f"{self.place} refuses {response.request.url.path} ({answered(response)}); {NEEDED}"

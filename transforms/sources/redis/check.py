@@ -8,8 +8,8 @@ from typing import Any
 import redis
 from redis.exceptions import OutOfMemoryError
 
+from transforms.core.errors import Finding
 from transforms.redis.connection import MAKE_ROOM, Connection, GroupTaken, Lease, RedisUnavailable, transact
-from transforms.sinks.sink import Finding
 
 NEARLY_FULL = 0.9
 """The part of maxmemory from which on producers are refused soon."""
@@ -172,5 +172,5 @@ def _take(connection: Connection, client: redis.Redis, streams: Sequence[str], g
 
 def _split(message: str) -> tuple[str, str]:
     """A message as its cause and what to do, which follows the first semicolon that is in no brackets."""
-    cause, *mend = re.split(r"; (?![^(]*\))", message, maxsplit=1)
-    return cause, "".join(mend)
+    cause, *fix = re.split(r"; (?![^(]*\))", message, maxsplit=1)
+    return cause, "".join(fix)

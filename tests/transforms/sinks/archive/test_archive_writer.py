@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from runners import direct
 from schemas.readers.strict_reader import Limits
+from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import RAW, concat, empty
 from transforms.envelopes.envelope_lines import NO_DATA, entry_line
 from transforms.sinks.archive import archive_writer
 from transforms.sinks.archive.archive_writer import REFUSED, ArchiveSync, ArchiveWriter, WriteArchive
 from transforms.sinks.archive.contents import all_ids, entry_id
-from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull
 from transforms.sources.archives.archive_reader import Block, find, read
 from transforms.sources.archives.envelope_blocks import BAD, misfit
 from transforms.validation.quarantine_rows import misfits

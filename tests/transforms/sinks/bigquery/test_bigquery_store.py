@@ -14,6 +14,7 @@ from google.cloud import bigquery
 
 from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TABLES, TRIMMED, Table
 from tests.bigquery import Emulator, Faulty, store
+from transforms.core.errors import Refused, Unavailable
 from transforms.core.record_batches import concat
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 from transforms.sinks.bigquery.dataset_tables import inbox_name
@@ -21,7 +22,7 @@ from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.sealed_files import read
 from transforms.sinks.parquet.storage import LocalFolder
 from transforms.sinks.row_merge import sort_order
-from transforms.sinks.sink import Refused, Store, Unavailable
+from transforms.sinks.sink import Store
 
 ALL = (*TABLES.values(), TRIMMED)
 MIDNIGHT = datetime(2025, 10, 22, tzinfo=UTC)

@@ -18,11 +18,11 @@ from google.auth.exceptions import RefreshError, TransportError
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from tests.bigquery import CUT, LOST, SLOW, Emulator, Failure, Faulty, refusing, store
 from tests.servers import free_port
+from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.bigquery import row_format, service
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 from transforms.sinks.bigquery.dataset_tables import inbox_name
 from transforms.sinks.bigquery.errors import judged
-from transforms.sinks.sink import Refused, Unavailable
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
 JOBS, RESULTS, APPEND = (
@@ -201,7 +201,7 @@ def test_a_refused_row_without_a_message_ends_the_run(place: BigQuery, way: Faul
         AGGREGATIONS, {"granularity": "5s", "agent_id": "a", "time_window_start": NOON, "revision": 1}
     )
     with pytest.raises(
-        Refused, match=r"refuses 1 rows of kpi_aggregations, first .*'agent_id': 'a'.*: too odd; mend"
+        Refused, match=r"refuses 1 rows of kpi_aggregations, first .*'agent_id': 'a'.*: too odd; fix"
     ):
         place.write(AGGREGATIONS, [rows])
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import DUPLICATES, REPORTS, TABLES, TIME, TRIMMED
+from transforms.core.errors import Refused
 from transforms.sinks.bigquery import row_format
 from transforms.sinks.bigquery.row_format import (
     by_partitions,
@@ -20,7 +21,6 @@ from transforms.sinks.bigquery.row_format import (
     spans,
     sql_type,
 )
-from transforms.sinks.sink import Refused
 
 NESTED = pa.schema(
     [

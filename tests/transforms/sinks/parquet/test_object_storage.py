@@ -15,10 +15,10 @@ import pytest
 
 from tests.s3 import Fault, S3Server, wire
 from tests.servers import free_port, make_certificates
+from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.parquet import object_storage
 from transforms.sinks.parquet.object_storage import ObjectStorage
 from transforms.sinks.parquet.storage import Conflict
-from transforms.sinks.sink import Refused, Unavailable
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ import pyarrow as pa
 import pytest
 
 from schemas.tables import REPORTS, TRIMMED
+from transforms.core.errors import DamagedFile, Refused
+from transforms.core.record_batches import conform
 from transforms.sinks.parquet.parquet_store import DESCRIPTION, ParquetFiles
-from transforms.sinks.parquet.sealed_files import DamagedFile, encode, read, verify
+from transforms.sinks.parquet.sealed_files import encode, read, verify
 from transforms.sinks.parquet.storage import LocalFolder, Storage
-from transforms.sinks.row_merge import conformed, union
-from transforms.sinks.sink import Refused, Store, Written
+from transforms.sinks.row_merge import merge_rows
+from transforms.sinks.sink import Store, Written
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 HOUR = int(NOON.timestamp()) // 3600
@@ -36,7 +38,7 @@ def reports(*minutes: int, message: str = "1-0") -> pa.RecordBatch:
     columns = {name: pa.array(values) for name, values in rows.items()} | {
         name: pa.array(times, REPORTS.schema.field(name).type) for name in ("recorded_at", "received_at")
     }
-    return conformed(pa.RecordBatch.from_pydict(columns), REPORTS.schema)
+    return conform(pa.RecordBatch.from_pydict(columns), REPORTS.schema)
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
@@ -61,7 +63,7 @@ def test_rows_are_merged_with_what_is_there_and_the_same_rows_change_nothing(sto
     before = contents(store.storage)
     assert store.write(REPORTS, [reports(0, 1, 2, 10)]) == Written(0, 0)
     assert contents(store.storage) == before
-    merged = union(REPORTS, reports(0, 1), reports(2)).rows
+    merged = merge_rows(REPORTS, reports(0, 1), reports(2)).rows
     assert (read(before[FILE]).equals(merged), verify(before[FILE])) == (True, None)
 
 

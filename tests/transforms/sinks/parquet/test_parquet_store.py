@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table, named
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table, find_table
+from transforms.core.durable_files import replace_file
+from transforms.core.errors import DamagedFile, OutputFull
+from transforms.core.record_batches import conform
 from transforms.sinks.parquet import parquet_store
 from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import DamagedFile, OutputFull, read, verify
-from transforms.sinks.parquet.storage import LocalFolder, replace
-from transforms.sinks.row_merge import conformed, union
+from transforms.sinks.parquet.sealed_files import read, verify
+from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
@@ -30,7 +33,7 @@ Row = dict[str, Any]
 def batch(table: Table, *rows: Row) -> pa.RecordBatch:
     """The rows in all columns of the table."""
     named = pa.schema([field for field in table.schema if any(field.name in row for row in rows)])
-    return conformed(pa.RecordBatch.from_pylist(list(rows), schema=named), table.schema)
+    return conform(pa.RecordBatch.from_pylist(list(rows), schema=named), table.schema)
 
 
 def report(number: int, message: int | None = None, minute: int = 0, **values: Any) -> Row:
@@ -208,9 +211,9 @@ def test_displaced_messages_are_on_disk_before_the_report_that_displaces_them(
     def watched(path: Path, data: bytes) -> None:
         if "kpi_reports" in str(path):
             raise Killed
-        replace(path, data)
+        replace_file(path, data)
 
-    monkeypatch.setattr("transforms.sinks.parquet.storage.replace", watched)
+    monkeypatch.setattr("transforms.sinks.parquet.storage.replace_file", watched)
     with pytest.raises(Killed):
         write(REPORTS, tmp_path, [reports(report(1, message=1))], 10)
     assert [row["message_id"] for row in rows_of(tmp_path, "duplicates")] == ["2-0"]
@@ -225,14 +228,14 @@ def test_a_full_disk_is_told_with_the_folder_and_the_mend(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(
-        OutputFull, match=r"no space left for .*hour=12: free some and run the same command again"
+        OutputFull, match=r"no space left for .*hour=12; free some and run the same command again"
     ):
         write(REPORTS, tmp_path, [reports(report(1))], 10)
 
 
 @pytest.mark.parametrize("name", ParquetFiles(LocalFolder(Path())).tables)
 def test_every_table_is_written(name: str, tmp_path: Path) -> None:
-    table = named(name)
+    table = find_table(name)
     key = {name: "k" for name in table.key if name != "time_window_start"} | {
         "granularity": "5s",
         table.time: NOON,
@@ -272,7 +275,7 @@ def test_the_bytes_of_a_file_do_not_depend_on_the_way_to_it(tmp_path: Path) -> N
     write(REPORTS, tmp_path / "two", [b], 10)
     write(REPORTS, tmp_path / "two", [a], 10)
     one, two = (next((tmp_path / name).rglob("*.parquet")).read_bytes() for name in ("one", "two"))
-    assert one == two == bytes(parquet_store.encode(union(REPORTS, a, b).rows))
+    assert one == two == bytes(parquet_store.encode(merge_rows(REPORTS, a, b).rows))
 
 
 def test_a_duplicate_without_a_time_goes_to_the_file_of_its_key(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.sinks.parquet.sealed_files import DamagedFile, encode, read, verify
+from transforms.core.errors import DamagedFile
+from transforms.sinks.parquet.sealed_files import encode, read, verify
 
 
 def rows(count: int = 50) -> pa.RecordBatch:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from transforms.sinks.parquet.sealed_files import OutputFull
-from transforms.sinks.parquet.storage import Conflict, LocalFolder, Storage, locked, remove, replace
-from transforms.sinks.sink import Refused, Unavailable
+from transforms.core.durable_files import lock_folder, remove_file, replace_file
+from transforms.core.errors import OutputFull, Refused, Unavailable
+from transforms.sinks.parquet.storage import Conflict, LocalFolder, Storage
 
 
 def put(storage: Storage, name: str, data: bytes) -> None:
@@ -144,7 +144,7 @@ def test_little_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "date=2025-10-22" / "hour=12" / "1200.parquet"
-    replace(path, b"old")
+    replace_file(path, b"old")
     return path
 
 
@@ -153,8 +153,8 @@ def folder_names(path: Path) -> list[str]:
 
 
 def test_a_removed_file_is_gone_and_may_be_removed_again(file: Path) -> None:
-    remove(file)
-    remove(file)
+    remove_file(file)
+    remove_file(file)
     assert folder_names(file) == []
 
 
@@ -168,7 +168,7 @@ def test_a_full_disk_names_the_folder_and_leaves_the_old_file_alone(
     before = file.read_bytes()
     monkeypatch.setattr(os, call, full)
     with pytest.raises(OutputFull, match=str(file.parent)):
-        replace(file, b"new")
+        replace_file(file, b"new")
     assert (file.read_bytes(), folder_names(file)) == (before, ["1200.parquet"])
 
 
@@ -185,14 +185,14 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write_leaves_no_torn_file(
 
     monkeypatch.setattr(os, "write", filling)
     with pytest.raises(OutputFull):
-        replace(file, b"n" * 20)
+        replace_file(file, b"n" * 20)
     assert (file.read_bytes(), folder_names(file)) == (b"old", ["1200.parquet"])
 
 
 def test_short_writes_are_continued(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
-    replace(file, b"0123456789")
+    replace_file(file, b"0123456789")
     assert file.read_bytes() == b"0123456789"
 
 
@@ -202,13 +202,13 @@ def test_other_errors_keep_their_name(file: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "fsync", denied)
     with pytest.raises(PermissionError):
-        replace(file, b"new")
+        replace_file(file, b"new")
 
 
 def test_what_a_killed_writer_left_is_removed_by_the_next(file: Path) -> None:
     (file.parent / ".1210.parquet.0a1b2c3d.kpiflow").write_bytes(b"torn")
     (file.parent / ".another program's.tmp").write_bytes(b"not ours")
-    with locked(file.parent):
+    with lock_folder(file.parent):
         pass
     assert folder_names(file) == [".another program's.tmp", "1200.parquet"]
 
@@ -217,10 +217,10 @@ def test_a_lock_waits_for_the_other_holder_and_leaves_no_file(tmp_path: Path) ->
     entered: list[str] = []
 
     def second() -> None:
-        with locked(tmp_path / "x"):
+        with lock_folder(tmp_path / "x"):
             entered.append("second")
 
-    with locked(tmp_path / "x"):
+    with lock_folder(tmp_path / "x"):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join(0.1)

@@ -16,11 +16,11 @@ import pytest
 
 from schemas.tables import DUPLICATES, REPORTS, Table
 from tests.s3 import S3Server
+from transforms.core.errors import Unavailable
 from transforms.sinks.parquet import parquet_store
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.sealed_files import read, verify
 from transforms.sinks.parquet.storage import LocalFolder, Storage, Stored
-from transforms.sinks.sink import Unavailable
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 COLUMNS = ("report_id", "agent_id", "recorded_at", "source", "message_id", "received_at", "revision")

@@ -1,4 +1,4 @@
-"""InfluxDB as a target.
+"""InfluxDB as a sink.
 
 Its protocol is tested on a server of this file's own, which is strict about what the documentation of InfluxDB 2 says of
 authorisation, buckets, points and errors; that lines are read as they are meant, also on VictoriaMetrics, which takes the same
@@ -22,7 +22,8 @@ import pytest
 from schemas.tables import AGGREGATIONS, FLEET
 from tests.transforms.sinks.timeseries.test_line_protocol import parsed
 from tests.victoriametrics import VictoriaMetricsServer
-from transforms.sinks.sink import Refused, Unavailable, Written
+from transforms.core.errors import Refused, Unavailable
+from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.influxdb import InfluxDB
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
@@ -108,7 +109,7 @@ class Fake(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def influx() -> Iterator[tuple[type[Fake], InfluxDB]]:
-    """A server, and a target that fits it."""
+    """A server, and a sink that fits it."""
 
     class Handler(Fake):
         points: ClassVar[dict[Any, dict[str, float]]] = {}
@@ -118,11 +119,11 @@ def influx() -> Iterator[tuple[type[Fake], InfluxDB]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield Handler, target(f"127.0.0.1:{server.server_port}")
+        yield Handler, sink(f"127.0.0.1:{server.server_port}")
         server.shutdown()
 
 
-def target(host: str, bucket: str = "kpi%20b", org: str = "o", token: str = TOKEN) -> InfluxDB:
+def sink(host: str, bucket: str = "kpi%20b", org: str = "o", token: str = TOKEN) -> InfluxDB:
     return InfluxDB.from_url(urlsplit(f"influxdb+http://{host}/{bucket}?org={org}"), token)
 
 
@@ -222,7 +223,7 @@ def test_the_first_influxdb_2_says_500_of_points_beyond_the_retention(
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "mend"),
+    ("status", "said", "fix"),
     [
         (400, "unable to parse 'kpi x': missing field value", "see the first line that it names"),
         (
@@ -234,7 +235,7 @@ def test_the_first_influxdb_2_says_500_of_points_beyond_the_retention(
     ],
 )
 def test_what_it_will_never_take_is_refused_with_its_reason(
-    influx: tuple[type[Fake], InfluxDB], status: int, said: str, mend: str
+    influx: tuple[type[Fake], InfluxDB], status: int, said: str, fix: str
 ) -> None:
     server, place = influx
     server.faults += [(status, {"code": "x", "message": said})]
@@ -243,7 +244,7 @@ def test_what_it_will_never_take_is_refused_with_its_reason(
     assert str(refused.value).startswith(
         f"InfluxDB at {place.url} refuses to write to kpi b ({status} {said}); "
     )
-    assert mend in str(refused.value)
+    assert fix in str(refused.value)
 
 
 WRONG = [
@@ -257,18 +258,18 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("options", "cause", "mend"), WRONG)
+@pytest.mark.parametrize(("options", "cause", "fix"), WRONG)
 def test_a_wrong_token_bucket_or_organisation_is_named_by_write_and_check(
-    influx: tuple[type[Fake], InfluxDB], options: dict[str, str], cause: str, mend: str
+    influx: tuple[type[Fake], InfluxDB], options: dict[str, str], cause: str, fix: str
 ) -> None:
-    wrong = target(influx[1].url.removeprefix("http://"), **options)
+    wrong = sink(influx[1].url.removeprefix("http://"), **options)
     with pytest.raises(Refused) as refused:
         wrong.write(FLEET, fleet({"revision": 1}))
     *_, finding = wrong.check()
     assert cause in str(refused.value)
     assert cause in finding.problem
-    assert mend in str(refused.value)
-    assert mend in finding.fix
+    assert fix in str(refused.value)
+    assert fix in finding.fix
     assert "wr0ng" not in f"{refused.value} {finding} {wrong!r} {wrong.name}"
 
 
@@ -287,7 +288,7 @@ def test_a_good_bucket_has_no_problem_and_a_check_writes_nothing(
 
 
 def test_a_server_that_is_away_is_unavailable_and_a_check_says_so() -> None:
-    away = target("127.0.0.1:1")
+    away = sink("127.0.0.1:1")
     with pytest.raises(Unavailable, match=r"InfluxDB at http://127.0.0.1:1 cannot be reached"):
         away.write(FLEET, fleet({"revision": 1}))
     (finding,) = away.check()
@@ -297,7 +298,7 @@ def test_a_server_that_is_away_is_unavailable_and_a_check_says_so() -> None:
 def test_victoriametrics_reads_the_same_points(tmp_path: Path) -> None:
     row = {"granularity": "1h", "revision": 2, "avg_memory_mb": 1.5, "target_agent_type": 'a,b=c d"e'}
     with VictoriaMetricsServer(tmp_path) as server:
-        target(server.url.removeprefix("http://")).write(FLEET, fleet(row))
+        sink(server.url.removeprefix("http://")).write(FLEET, fleet(row))
         found = server.samples()
     labels = (("agent_type", 'a,b=c d"e'), ("granularity", "1h"))
     assert {tuple(pair for pair in key if pair[0] != "db"): value for key, value in found.items()} == {

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, FLEET
 from tests.servers import make_certificates
+from transforms.core.errors import Refused, Unavailable
+from transforms.core.record_batches import conform
 from transforms.sinks.error_signs import INFLUXDB
-from transforms.sinks.row_merge import conformed
-from transforms.sinks.sink import Refused, Unavailable
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
@@ -201,7 +201,7 @@ def test_of_rows_with_one_key_the_largest_revision_is_newest() -> None:
     wanted = fleet({"revision": 3, "task_count": 1}, {"revision": 5, **late})
     assert newest(FLEET, [older, newer]).equals(newest(FLEET, [newer, older]))
     assert newest(FLEET, [older, newer]).to_pylist() == wanted.to_pylist()
-    assert newest(FLEET, []).equals(conformed(fleet(), FLEET.schema))
+    assert newest(FLEET, []).equals(conform(fleet(), FLEET.schema))
 
 
 def client(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:

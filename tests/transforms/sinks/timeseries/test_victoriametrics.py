@@ -1,4 +1,4 @@
-"""VictoriaMetrics as a target, on the real server: what queries show after repetitions, revisions, crashes and cut answers."""
+"""VictoriaMetrics as a sink, on the real server: what queries show after repetitions, revisions, crashes and cut answers."""
 
 import pickle
 import re
@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES
 from tests.builders import agent
 from tests.victoriametrics import VictoriaMetricsServer
-from transforms.sinks.sink import Refused, Unavailable, Written
+from transforms.core.errors import Refused, Unavailable
+from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics, next_slots
 from transforms.sinks.timeseries.victoriametrics_server import ROOM_MS
 
@@ -96,7 +97,7 @@ def test_a_row_is_a_sample_of_each_metric_just_after_its_windows_start(own: Vict
 
 
 def test_agents_are_series_of_their_own_when_they_are_asked_for(own: VictoriaMetricsServer) -> None:
-    target = VictoriaMetrics(own.url, agent_id=True)
+    sink = VictoriaMetrics(own.url, agent_id=True)
     row = {
         "granularity": "1h",
         "time_window_start": NOON,
@@ -107,8 +108,8 @@ def test_agents_are_series_of_their_own_when_they_are_asked_for(own: VictoriaMet
     rows = pa.RecordBatch.from_pylist(
         [{**row, "agent_id": agent(1)}, {**row, "agent_id": agent(2)}], schema=AGGREGATIONS.schema
     )
-    assert (target.tables, VictoriaMetrics(own.url).tables) == (("kpi_aggregations",), ("kpi_fleet",))
-    target.write(AGGREGATIONS, [rows])
+    assert (sink.tables, VictoriaMetrics(own.url).tables) == (("kpi_aggregations",), ("kpi_fleet",))
+    sink.write(AGGREGATIONS, [rows])
     assert own.query("kpi_agent_tasks", START + 1) == {
         (("__name__", "kpi_agent_tasks"), ("agent_id", agent(number)), ("granularity", "1h")): 3.0
         for number in (1, 2)
@@ -116,14 +117,14 @@ def test_agents_are_series_of_their_own_when_they_are_asked_for(own: VictoriaMet
 
 
 def test_a_repeated_write_changes_nothing(own: VictoriaMetricsServer) -> None:
-    target, rows = VictoriaMetrics(own.url), fleet(*(window(place, place + 1) for place in range(30)))
-    assert target.write(FLEET, rows).rows == 30
+    sink, rows = VictoriaMetrics(own.url), fleet(*(window(place, place + 1) for place in range(30)))
+    assert sink.write(FLEET, rows).rows == 30
     before = own.samples()
-    assert target.write(FLEET, rows).rows == 0
+    assert sink.write(FLEET, rows).rows == 0
     own.restart()
-    assert target.write(FLEET, [*rows, *rows]).rows == 0
+    assert sink.write(FLEET, [*rows, *rows]).rows == 0
     assert own.samples() == before
-    assert target.write(FLEET, []) == Written(0, 0)
+    assert sink.write(FLEET, []) == Written(0, 0)
 
 
 @settings(max_examples=8)
@@ -132,9 +133,9 @@ def test_the_largest_revision_shows_in_whatever_order_they_come(
     shared: VictoriaMetricsServer, writes: list[list[int]], merged: bool
 ) -> None:
     run = str(uuid.uuid4())
-    target = VictoriaMetrics(shared.url, labels=(("run", run),))
+    sink = VictoriaMetrics(shared.url, labels=(("run", run),))
     for revisions in writes:
-        target.write(FLEET, fleet(*(window(place, revision) for place, revision in enumerate(revisions))))
+        sink.write(FLEET, fleet(*(window(place, revision) for place, revision in enumerate(revisions))))
     if merged:
         shared.get("/internal/force_merge")
     match = f'kpi_tasks{{run="{run}"}}'
@@ -148,9 +149,9 @@ def test_the_largest_revision_shows_in_whatever_order_they_come(
 
 
 def test_revisions_of_a_minute_and_an_hour_stand_alone_too(own: VictoriaMetricsServer) -> None:
-    target = VictoriaMetrics(own.url)
+    sink = VictoriaMetrics(own.url)
     for revision in (7, 20, 11, 21):
-        target.write(FLEET, fleet(*(window(0, revision, granularity=name) for name in GRANULARITIES)))
+        sink.write(FLEET, fleet(*(window(0, revision, granularity=name) for name in GRANULARITIES)))
     found = own.query("count_over_time(kpi_tasks[1h]) * 1000 + last_over_time(kpi_tasks[1h])", START + 3600)
     assert found == {(("agent_type", "a"), ("granularity", name)): 1021.0 for name in GRANULARITIES}
 
@@ -187,11 +188,11 @@ def test_any_text_is_a_label_under_which_revisions_are_found_again(
     shared: VictoriaMetricsServer, texts: set[str]
 ) -> None:
     run = str(uuid.uuid4())
-    target = VictoriaMetrics(shared.url, labels=(("run", run),))
+    sink = VictoriaMetrics(shared.url, labels=(("run", run),))
     rows = fleet(
         *({**window(0, 1 + number), "target_agent_type": text} for number, text in enumerate([*texts, None]))
     )
-    assert [target.write(FLEET, rows).rows for _ in range(2)] == [len(texts) + 1, 0]
+    assert [sink.write(FLEET, rows).rows for _ in range(2)] == [len(texts) + 1, 0]
     assert sorted(shown(shared, f'kpi_tasks{{run="{run}"}}').values()) == list(range(1, len(texts) + 2))
 
 
@@ -290,14 +291,14 @@ def test_nothing_is_lost_or_doubled_whichever_request_meets_a_fault(
     own: VictoriaMetricsServer, cut: tuple[type[Cut], str], fault: Callable[[Cut], None]
 ) -> None:
     handler, url = cut
-    target = VictoriaMetrics(url)
+    sink = VictoriaMetrics(url)
     VictoriaMetrics(own.url).write(FLEET, fleet(*(window(place, 1) for place in range(0, 40, 2))))
     place, handler.fault = 0, fault
     while True:
         handler.seen, handler.at = 0, place
         for _ in range(3):
             with suppress(Unavailable):
-                target.write(FLEET, fleet(window(place, 7), window(place, 3, target_agent_type="b")))
+                sink.write(FLEET, fleet(window(place, 7), window(place, 3, target_agent_type="b")))
                 break
         else:
             pytest.fail("one fault holds up more than two writes")
@@ -372,12 +373,12 @@ def test_the_last_slot_is_still_the_windows_and_there_is_none_after_it(
 
 
 def test_a_server_that_is_away_is_unavailable_until_it_is_back(own: VictoriaMetricsServer) -> None:
-    target = VictoriaMetrics(own.url)
+    sink = VictoriaMetrics(own.url)
     own.kill()
     with pytest.raises(Unavailable, match=f"VictoriaMetrics at {own.url} cannot be reached: .*refused"):
-        target.write(FLEET, fleet(window(0)))
+        sink.write(FLEET, fleet(window(0)))
     own.start()
-    assert target.write(FLEET, fleet(window(0))).rows == 1
+    assert sink.write(FLEET, fleet(window(0))).rows == 1
 
 
 def test_two_writers_at_once_leave_the_largest_revisions(own: VictoriaMetricsServer) -> None:
@@ -416,8 +417,8 @@ def test_windows_beyond_the_retention_are_logged_and_not_counted(
 
 
 def test_without_snapshots_a_write_shows_at_once(own: VictoriaMetricsServer) -> None:
-    target = VictoriaMetrics(own.url, snapshots=False)
-    assert [target.write(FLEET, fleet(window(0, revision))).rows for revision in (3, 3, 5)] == [1, 0, 1]
+    sink = VictoriaMetrics(own.url, snapshots=False)
+    assert [sink.write(FLEET, fleet(window(0, revision))).rows for revision in (3, 3, 5)] == [1, 0, 1]
     assert shown(own) == {("a", NOON): 5.0}
 
 
@@ -475,12 +476,12 @@ def test_what_is_no_victoriametrics_is_refused(cut: tuple[type[Cut], str]) -> No
     ],
 )
 def test_a_target_is_its_url(text: str) -> None:
-    target = VictoriaMetrics.from_url(urlsplit(text), 7, user="u", password="secret", token="hidden")
-    other = pickle.loads(pickle.dumps(target))
-    assert target.name == text
-    assert (other, hash(other)) == (target, hash(target))
-    assert not re.search("secret|hidden", repr(target))
-    assert target.gather_seconds == 7
+    sink = VictoriaMetrics.from_url(urlsplit(text), 7, user="u", password="secret", token="hidden")
+    other = pickle.loads(pickle.dumps(sink))
+    assert sink.name == text
+    assert (other, hash(other)) == (sink, hash(sink))
+    assert not re.search("secret|hidden", repr(sink))
+    assert sink.gather_seconds == 7
 
 
 @pytest.mark.parametrize(
@@ -551,10 +552,10 @@ def day(
             avg(latency_ms) AS avg_latency_ms, stddev_samp(latency_ms) AS latency_stddev, avg(accuracy) AS avg_accuracy,
             count(*) AS revision FROM kpi_reports {} GROUP BY ALL"""
     with VictoriaMetricsServer(tmp_path_factory.mktemp("day")) as server:
-        target = VictoriaMetrics(server.url, agent_id=True)
+        sink = VictoriaMetrics(server.url, agent_id=True)
         for condition in ("WHERE accuracy < 0.8", "", "WHERE accuracy > 0.6"):
             rows = database.sql(hours.format(condition)).to_arrow_table()
-            target.write(AGGREGATIONS, rows.to_batches())
+            sink.write(AGGREGATIONS, rows.to_batches())
         yield server, database
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from schemas.tables import LOST, TRIMMED
 from transforms.core.record_batches import empty
-from transforms.sinks.row_merge import union
+from transforms.sinks.row_merge import merge_rows
 from transforms.sources.redis.entries import losses
 from transforms.sources.redis.positions import DELETED, RESET, Loss
 from transforms.sources.redis.positions import TRIMMED as FRONT
@@ -14,7 +14,7 @@ def stored(*gaps: Loss) -> list[Loss]:
     """The gaps that a table holds after these have been written, one after the other."""
     rows = empty(LOST)
     for gap in gaps:
-        rows = union(TRIMMED, rows, losses([("s", gap)])).rows
+        rows = merge_rows(TRIMMED, rows, losses([("s", gap)])).rows
     return [Loss(row["after"], row["message_id"], row["entries"], row["reason"]) for row in rows.to_pylist()]
 
 

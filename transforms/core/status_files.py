@@ -1,0 +1,38 @@
+"""Status files: small JSON files in which a running process reports its state, for `kpiflow status` and the job.
+
+A status file is replaced as a whole, so a reader never sees half of one. It is not synced to disk: after a power cut it
+may be old or missing, and the process writes it again within seconds.
+"""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+_failed: set[Path] = set()
+"""Files whose last write failed: each failure is logged once, not every second."""
+
+
+def write_status(path: Path, status: dict[str, Any]) -> None:
+    """Replace a status file. If it cannot be written, that is logged once and has no other effect."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(status), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        if path not in _failed:
+            _log.warning("the status file %s cannot be written: %s", path, error)
+        _failed.add(path)
+    else:
+        _failed.discard(path)
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """The content of a status file; None if there is none, or it is not a JSON object."""
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, dict) else None
