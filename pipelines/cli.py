@@ -1,22 +1,28 @@
-"""The console script `kpiflow`: reads the command line, runs one command, turns every failure into an exit code.
+"""The console script `kpiflow`: reads the command line, runs one command, turns every failure into an exit
+code.
 
-Three things are taken out of the arguments before the command sees them, because they belong to every command: the settings
-(each is a flag, `--iqr-factor 2.5`), `--config FILE`, and what follows `--`, which is Beam's.
+Three things are taken out of the arguments before the command gets them, because they belong to every
+command: the settings (each is a flag, `--iqr-factor 2.5`), `--config FILE`, and what follows `--`, which is
+passed on to Beam.
 """
 
 import gc
+import inspect
 import io
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from pipelines.commands import COMMANDS
 from pipelines.console import SafeFormatter, err, style_head
@@ -25,6 +31,8 @@ from pipelines.settings import PREFIX, Settings, SettingsError, load
 
 MANY = frozenset({"--input", "--stream"})
 """Options that take several values after one flag, as a shell's glob gives them."""
+FLAGS = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
+"""The flag of each setting."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,14 @@ class Invocation:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code: 0 done, 1 a check failed, 2 wrong use, 3 the run failed, 130 interrupted."""
+    """Run one command and exit with its code.
+
+    0 done, 1 a check failed, 2 wrong use, 3 the run failed, 130 interrupted.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a narrow terminal shows the code of what it has no letter for
+            # A terminal whose encoding lacks a character shows the character's code.
+            stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(SafeFormatter())
     raise SystemExit(run(sys.argv[1:] if argv is None else argv))
@@ -69,9 +79,8 @@ def run(argv: Sequence[str]) -> int:
         arguments, invocation = split(argv)
         app(arguments[:1])(arguments, prog_name="kpiflow", obj=invocation)
     except Failure as failure:
-        err.print(
-            style_head("bold red", "kpiflow:", f" {failure}" + (f"\n  {failure.fix}" if failure.fix else ""))
-        )
+        fix = f"\n  {failure.fix}" if failure.fix else ""
+        err.print(style_head("bold red", "kpiflow:", f" {failure}{fix}"))
         return failure.code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
@@ -92,26 +101,27 @@ def split(argv: Sequence[str]) -> tuple[list[str], Invocation]:
     rest: list[str] = []
     flags: dict[str, Any] = {}
     config: Path | None = None
-    names = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
     words = iter(own)
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag in names or flag == "--config":
-            value = value if equals else next(words, "")
-            if not value:
-                raise WrongUse(f"{flag} needs a value")
-            if flag == "--config":
-                config = Path(value)
-            elif names[flag] in Settings.secrets():
-                raise WrongUse(
-                    f"{flag} is a secret, no matter for a command line",
-                    f"set {PREFIX}{names[flag].upper()} instead",
-                )
-            else:
-                flags[names[flag]] = value
-        else:
+        if flag not in FLAGS and flag != "--config":
             rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        _check_flag(flag, value)
+        if flag == "--config":
+            config = Path(value)
+        else:
+            flags[FLAGS[flag]] = value
     return _repeat_flags(rest), Invocation(flags, config, tuple(beam))
+
+
+def _check_flag(flag: str, value: str) -> None:
+    if not value:
+        raise WrongUse(f"{flag} needs a value")
+    if FLAGS.get(flag) in Settings.secrets():
+        variable = f"{PREFIX}{FLAGS[flag].upper()}"
+        raise WrongUse(f"{flag} is a secret and must not be on a command line", f"set {variable} instead")
 
 
 def _repeat_flags(words: Sequence[str]) -> list[str]:
@@ -133,7 +143,8 @@ def app(loaded: Collection[str] = frozenset(COMMANDS)) -> typer.Typer:
     """The program; commands that are not in `loaded` are only listed."""
     program = typer.Typer(
         help="KPI reports of agents: validated, flagged, enriched and aggregated by one Apache Beam graph.",
-        epilog="Every setting is a flag of every command, KPIFLOW_<NAME>, or a line of --config FILE: see `kpiflow settings`.",
+        epilog=f"Every setting is a flag of every command, {PREFIX}<NAME>, or a line of --config FILE: "
+        "see `kpiflow settings`.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -141,25 +152,80 @@ def app(loaded: Collection[str] = frozenset(COMMANDS)) -> typer.Typer:
     )
     program.callback()(_top)
     for name, line in COMMANDS.items():
-        command = _command(name) if name in loaded else _listed
+        command = _load_command(name) if name in loaded else _do_nothing
         if isinstance(command, typer.Typer):
+            for each in command.registered_commands:
+                assert each.callback is not None
+                each.callback = show_settings(each.callback)
             program.add_typer(command, name=name)
+        elif name in loaded:
+            program.command(name)(show_settings(command))
         else:
-            program.command(name, help=None if name in loaded else line)(command)
+            program.command(name, help=line)(command)
     return program
 
 
-def _command(name: str) -> typer.Typer | Callable[..., None]:
-    logging.getLogger().setLevel(
-        logging.ERROR
-    )  # Beam warns at import of what is optional, and of type hints it cannot use
-    logging.getLogger("apache_beam.runners.common").setLevel(
-        logging.CRITICAL
-    )  # it logs the errors that it raises as well
-    logging.getLogger("transforms").setLevel(
-        logging.WARNING
-    )  # what an output drops or a file has lost is for everybody to know
-    gc.disable()  # what is imported stays: to look through it for garbage again and again is a fifth of the start
+def show_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each setting, so that its `--help` has a panel for each group.
+
+    The options only document: `split` has taken the values before the command is called.
+    """
+    if hasattr(command, "__wrapped__"):
+        return command
+
+    @wraps(command)
+    def call(*args: Any, **options: Any) -> None:
+        given = {name: value for name, value in options.items() if name in own.parameters}
+        command(*args, **given)
+
+    own = inspect.signature(command)
+    added = list(_setting_parameters())
+    call.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    options = {parameter.name: parameter.annotation for parameter in added}
+    call.__annotations__ = {**command.__annotations__, **options}
+    return call
+
+
+def _setting_parameters() -> Iterator[inspect.Parameter]:
+    """A parameter for `--config` and for each setting, as Typer reads them from a signature."""
+    config = (
+        "TOML file of settings. A flag comes first, then the environment, then this file, then the default."
+    )
+    yield _document("config", config, "FILE", "Settings")
+    for group, names in Settings.groups().items():
+        for name in names:
+            declared = Settings.model_fields[name]
+            text = declared.description or ""
+            if name in Settings.secrets():
+                text = f"Not a flag; set {PREFIX}{name.upper()}. {text}"
+            elif declared.default is not None:
+                text += f" Default: {declared.default}."
+            yield _document(name, text, _name_type(declared), f"Settings: {group.title}")
+
+
+def _document(name: str, text: str, metavar: str, panel: str) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-')}"
+    option = typer.Option(flag, help=text, show_default=False, metavar=metavar, rich_help_panel=panel)
+    annotation = Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _name_type(declared: FieldInfo) -> str:
+    """The kind of value that a setting takes, as `--help` names it."""
+    kinds = {int: "INTEGER", float: "FLOAT", str: "TEXT", SecretStr: "SECRET"}
+    types = (declared.annotation, *get_args(declared.annotation))
+    return next((kinds[each] for each in types if each in kinds), "FILE")
+
+
+def _load_command(name: str) -> typer.Typer | Callable[..., None]:
+    # Beam warns at import of what is optional and of type hints it cannot use, and logs errors that it also
+    # raises.
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+    # What an output drops or a file has lost must be visible to everybody.
+    logging.getLogger("transforms").setLevel(logging.WARNING)
+    # What is imported stays: searching it for garbage again and again is a fifth of the start-up time.
+    gc.disable()
     try:
         command: typer.Typer | Callable[..., None] = getattr(
             import_module(f"pipelines.commands.{name}"), name
@@ -169,7 +235,7 @@ def _command(name: str) -> typer.Typer | Callable[..., None]:
     return command
 
 
-def _listed() -> None:
+def _do_nothing() -> None:
     """Stands for a command that is not loaded."""
 
 

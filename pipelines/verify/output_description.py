@@ -158,7 +158,7 @@ def _check(store: Store, description: dict[str, Any], settings: Settings) -> Non
 
 def _shaped(store: Store, settings: Settings) -> dict[str, Any]:
     """The settings that shape the rows of a store; how they are cut into files is a matter of files."""
-    shaping = settings.shaping()
+    shaping = settings.row_settings()
     if not isinstance(store, ParquetFiles):
         del shaping["file_minutes"]
     return shaping
@@ -166,7 +166,7 @@ def _shaped(store: Store, settings: Settings) -> dict[str, Any]:
 
 def _shaping(description: dict[str, Any]) -> dict[str, Any]:
     """The shaping settings of an output; one that is younger than the output has the default, which is how it was before."""
-    return Settings.model_construct().shaping() | description["settings"]
+    return Settings.model_construct().row_settings() | description["settings"]
 
 
 def _check_versions(name: str, description: dict[str, Any]) -> None:

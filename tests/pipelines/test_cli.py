@@ -4,13 +4,16 @@ import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 
 from pipelines import cli
 from pipelines.cli import Invocation, run, split
 from pipelines.commands import COMMANDS
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.settings import Settings
 
 TYPED = [
     [],
@@ -65,6 +68,34 @@ def test_help_is_there_for_every_command(words: list[str], capsys: pytest.Captur
     assert f"Usage: kpiflow {' '.join(words)}".strip() in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("words", [words for words in TYPED if words], ids=" ".join)
+def test_the_help_of_a_command_shows_every_setting_in_the_panel_of_its_group(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if words == ["quarantine"]:
+        pytest.skip("a group of commands, each of which shows them")
+    run([*words, "--help"])
+    panels = re.split(r"^╭─ ", capsys.readouterr().out, flags=re.MULTILINE)
+    shown = {
+        panel.partition(" ─")[0]: set(re.findall(r"^│ (--[\w-]+)", panel, re.MULTILINE)) for panel in panels
+    }
+    assert "--config" in shown["Settings"]
+    for group, names in Settings.groups().items():
+        assert shown[f"Settings: {group.title}"] == {f"--{name.replace('_', '-')}" for name in names}
+
+
+def test_a_command_gets_its_own_options_and_no_settings() -> None:
+    given: list[str] = []
+
+    def command(name: Annotated[str, typer.Option()] = "") -> None:
+        given.append(name)
+
+    program = typer.Typer()
+    program.command()(cli.show_settings(command))
+    program(["--name", "n", "--shards", "2"], standalone_mode=False)
+    assert given == ["n"]
+
+
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     run(["--help"])
     assert set(re.findall(r"^│ ([a-z]+) ", capsys.readouterr().out, flags=re.MULTILINE)) == set(COMMANDS)
@@ -107,7 +138,7 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         def fail() -> None:
             raise end
 
-        monkeypatch.setattr(cli, "_command", lambda name: fail)
+        monkeypatch.setattr(cli, "_load_command", lambda name: fail)
         return run(["settings"])
 
     return ending_

@@ -110,10 +110,19 @@ def test_a_wrong_value_in_the_environment_is_refused_too(monkeypatch: pytest.Mon
         load()
 
 
-def test_settings_that_shape_rows_are_those_before_the_work() -> None:
-    shaping = [name for name in Settings.model_fields if name in Settings().shaping()]
-    assert shaping == list(Settings.model_fields)[: len(shaping)]
-    assert shaping[-1] == "file_minutes"
+def test_every_setting_is_declared_in_one_group() -> None:
+    declared = [name for names in Settings.groups().values() for name in names]
+    assert sorted(declared) == sorted(Settings.model_fields)
+    assert all(group.title and group.__doc__ for group in Settings.groups())
+
+
+def test_settings_that_shape_rows_are_those_of_the_groups_that_do() -> None:
+    assert set(Settings().row_settings()) == {
+        *("max_payload_bytes", "max_depth", "custom_metric_limit", "stale_seconds", "future_seconds"),
+        *("iqr_factor", "min_samples", "flat_margin"),
+        *("reference_latency_ms", "time_zone", "peak_start_hour", "peak_end_hour"),
+        "file_minutes",
+    }
 
 
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

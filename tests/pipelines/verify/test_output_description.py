@@ -29,7 +29,7 @@ def test_a_new_output_is_described_once_and_opens_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
     open_output(path, PLAIN, create=True)
     description = json.loads((path / "_kpiflow.json").read_text())
-    assert description == {"layout": 2, "schemas": {"kpi_report": 1}, "settings": PLAIN.shaping()}
+    assert description == {"layout": 2, "schemas": {"kpi_report": 1}, "settings": PLAIN.row_settings()}
     assert [entry.name for entry in path.iterdir()] == ["_kpiflow.json"]
     assert open_output(path, PLAIN, create=True) == open_output(path, PLAIN, create=False) == PLAIN
     assert existing_output(path) == path
@@ -62,7 +62,7 @@ def test_settings_that_shape_rows_are_refused_by_name_with_both_values_and_the_m
 def test_a_setting_younger_than_the_output_counts_as_its_default(tmp_path: Path) -> None:
     path = edited(tmp_path, settings={"file_minutes": 10})
     assert open_output(path, PLAIN, create=False) == PLAIN
-    assert stored_settings(path) == PLAIN.shaping()
+    assert stored_settings(path) == PLAIN.row_settings()
     with pytest.raises(WrongUse, match="min_samples is 40 now and was 30"):
         open_output(path, settings(min_samples=40), create=False)
 
