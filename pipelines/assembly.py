@@ -8,7 +8,7 @@ from typing import NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.graph import Sinks, Sources, Timing, rules
+from pipelines.graph import Sinks, Sources, Timing, make_rules
 from pipelines.jobs.time_slices import ReadSpool
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
@@ -16,9 +16,9 @@ from transforms.aggregation import aggregate
 from transforms.core import stage_counters
 from transforms.core.run_metrics import count_incomplete
 from transforms.core.time_range import Span
-from transforms.history.baseline import MINUTE_US
-from transforms.history.history import RunningHistory
 from transforms.history.recall import Recall, RecallShard
+from transforms.history.stream_history import StreamHistory
+from transforms.history.time_rules import LATE_SECONDS
 from transforms.redis.connection import Connection
 from transforms.sinks.publish import PublishLive
 from transforms.sinks.write_tables import Write, WriteGathered, WriteTables
@@ -66,7 +66,7 @@ class Spooled(beam.PTransform):
 
 
 def _misfits(settings: Settings) -> beam.PTransform:
-    return "Misfits" >> beam.Map(misfits, rules(settings).limits).with_output_types(pa.RecordBatch)
+    return "Misfits" >> beam.Map(misfits, make_rules(settings).limits).with_output_types(pa.RecordBatch)
 
 
 def count_bytes(number: int) -> None:
@@ -74,12 +74,12 @@ def count_bytes(number: int) -> None:
     stage_counters.add("read", bytes=number)
 
 
-def sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:
+def choose_sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:
     """The sources of a job: stored reports are recalled from its main output if that has any."""
     return Sources(messages, Recall(outputs.main) if outputs.main.has_reports() else None, span)
 
 
-def sinks(outputs: Outputs, settings: Settings) -> Sinks:
+def choose_sinks(outputs: Outputs, settings: Settings) -> Sinks:
     """Every table to its sinks, a bundle at a time."""
     return Sinks(WriteTables(Write(outputs.sinks, settings.patience_seconds)), fleet=outputs.takes_fleet)
 
@@ -115,7 +115,7 @@ class Live(beam.PTransform):
         return Read(read.messages, read.bad | _misfits(settings), read.trimmed)
 
 
-def redis(url: str, settings: Settings) -> Connection:
+def connect_redis(url: str, settings: Settings) -> Connection:
     """The connection to a Redis server under the settings."""
     password = settings.redis_password.get_secret_value() if settings.redis_password else None
     files = (settings.redis_ca, settings.redis_certificate, settings.redis_key)
@@ -123,15 +123,15 @@ def redis(url: str, settings: Settings) -> Connection:
     return Connection(url, settings.redis_user, password, ca, certificate, key)
 
 
-def running(outputs: Outputs, settings: Settings) -> Timing:
+def time_stream(outputs: Outputs, settings: Settings) -> Timing:
     """What makes the graph a stream: history that remembers from batch to batch, windows with triggers."""
     recall = RecallShard(outputs.main, settings.shards)
-    history = RunningHistory(settings.min_samples, settings.stale_seconds, settings.future_seconds, recall)
-    lateness = settings.stale_seconds + MINUTE_US // 1_000_000
-    return Timing(history, aggregate.streaming(settings.flush_seconds, lateness))
+    history = StreamHistory(settings.min_samples, settings.stale_seconds, settings.future_seconds, recall)
+    lateness = settings.stale_seconds + LATE_SECONDS
+    return Timing(history, aggregate.stream_windows(settings.flush_seconds, lateness))
 
 
-def gathered(
+def gather_sinks(
     outputs: Outputs, settings: Settings, status: Path | None, live: Connection | None = None
 ) -> Sinks:
     """Every table to its sinks, gathered first; and reports to live streams, where a connection for these is given."""

@@ -29,9 +29,9 @@ from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS
 from transforms.aggregation import aggregate
 from transforms.aggregation.aggregate import Aggregate, Windows
 from transforms.core.sharding import KeyByShard
-from transforms.core.time_range import Span, Within
+from transforms.core.time_range import KeepWithin, Span
 from transforms.enrich import Enrich
-from transforms.history.history import History
+from transforms.history.batch_history import BatchHistory
 from transforms.outliers import FlagOutliers
 from transforms.validation.quarantine_rows import shortened
 from transforms.validation.validate import Limits, Rules, Validate
@@ -76,10 +76,10 @@ def build(
     root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing | None = None
 ) -> None:
     """Wire the graph of this module's picture, for a batch unless `timing` says otherwise."""
-    timing = timing or Timing(History(settings.min_samples))
+    timing = timing or Timing(BatchHistory(settings.min_samples))
     read = root | "Read" >> sources.messages
-    validated = read.messages | "Validate" >> Validate(rules(settings))
-    new = validated.reports | "Reports in span" >> Within(sources.span, "recorded_at")
+    validated = read.messages | "Validate" >> Validate(make_rules(settings))
+    new = validated.reports | "Reports in span" >> KeepWithin(sources.span, "recorded_at")
 
     reports = (
         new
@@ -103,7 +103,7 @@ def build(
         REPORTS.name: enriched,
         AGGREGATIONS.name: aggregated.rows,
         DUPLICATES.name: history.duplicates,
-        QUARANTINED.name: refused | "Refused in span" >> Within(sources.span, "received_at"),
+        QUARANTINED.name: refused | "Refused in span" >> KeepWithin(sources.span, "received_at"),
     }
     if aggregated.fleet is not None:
         tables[FLEET.name] = aggregated.fleet
@@ -116,13 +116,13 @@ def build(
         _ = enriched | "Publish live" >> sinks.live
 
 
-def rules(settings: Settings) -> Rules:
+def make_rules(settings: Settings) -> Rules:
     """What the settings ask of a message."""
     limits = Limits(settings.max_payload_bytes, settings.max_depth)
     return Rules(limits, settings.stale_seconds, settings.future_seconds, settings.custom_metric_limit)
 
 
-def report_schema(settings: Settings) -> Schema:
+def load_report_schema(settings: Settings) -> Schema:
     """The schema of reports, with what the settings bound in it."""
     return load("kpi_report").bounded(settings.custom_metric_limit)
 

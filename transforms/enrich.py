@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from schemas.tables import ENRICHMENT
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
-from transforms.core.local_time import local_microseconds
-from transforms.core.record_batches import extended
+from transforms.core.local_time import convert_to_local
+from transforms.core.record_batches import append_columns
 from transforms.validation.quarantine_rows import RowWise
 
 MS_PER_SECOND = 1000.0
@@ -70,7 +70,7 @@ def enrich(batch: pa.RecordBatch, options: EnrichOptions) -> pa.RecordBatch:
         | _efficiencies(batch)
         | _calendar(batch["recorded_at"], options)
     )
-    return extended(batch, [(field, columns[field.name]) for field in ENRICHMENT])
+    return append_columns(batch, [(field, columns[field.name]) for field in ENRICHMENT])
 
 
 def _scores(batch: pa.RecordBatch, reference_latency_ms: float) -> dict[str, pa.Array]:
@@ -103,7 +103,7 @@ def _efficiencies(batch: pa.RecordBatch) -> dict[str, pa.Array]:
 
 def _calendar(recorded_at: pa.Array, options: EnrichOptions) -> dict[str, pa.Array]:
     """The local hour and day, Monday = 1 (ISO 8601), and whether that hour is a weekday's peak."""
-    local = local_microseconds(_values(recorded_at.cast(pa.int64())), options.time_zone)
+    local = convert_to_local(_values(recorded_at.cast(pa.int64())), options.time_zone)
     hour, day = local // HOUR_US % 24, (local // DAY_US + EPOCH_DAY - 1) % 7 + 1
     after_start = hour >= options.peak_start_hour
     before_end = hour < options.peak_end_hour

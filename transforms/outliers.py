@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.histogram_scales import SCALES, LogScale, Scale
-from transforms.core.record_batches import extended
+from transforms.core.record_batches import append_columns
 from transforms.validation.quarantine_rows import RowWise
 
 Floats = NDArray[np.float64]
@@ -30,10 +30,10 @@ class FlagOutliers(beam.PTransform):
         self.flat_margin = flat_margin
 
     def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
-        return reports | RowWise("flag outliers", flag, self.iqr_factor, self.flat_margin)
+        return reports | RowWise("flag outliers", flag_outliers, self.iqr_factor, self.flat_margin)
 
 
-def flag(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.RecordBatch:
+def flag_outliers(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.RecordBatch:
     """The batch with the columns FLAGS at its end; it needs the metrics and their `_q1` and `_q3`.
 
     An outlier lies outside either fence. An anomaly is an outlier on the bad side: latency, cpu or memory above its high
@@ -44,7 +44,7 @@ def flag(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.Rec
     for metric in METRICS:
         values = batch[METRIC_COLUMNS[metric]].to_numpy()
         q1, q3 = (batch[f"{metric}_{name}"].to_numpy(zero_copy_only=False) for name in ("q1", "q3"))
-        low, high = fences(SCALES[metric], q1, q3, iqr_factor, flat_margin)
+        low, high = compute_fences(SCALES[metric], q1, q3, iqr_factor, flat_margin)
         below[metric], above[metric] = values < low, values > high
         columns[f"{metric}_low_fence"] = pa.array(low, from_pandas=True)
         columns[f"{metric}_high_fence"] = pa.array(high, from_pandas=True)
@@ -52,10 +52,10 @@ def flag(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.Rec
     columns["is_latency_anomaly"] = pa.array(above["latency"])
     columns["is_accuracy_anomaly"] = pa.array(below["accuracy"])
     columns["is_resource_anomaly"] = pa.array(above["cpu"] | above["memory"])
-    return extended(batch, ((field, columns[field.name]) for field in FLAGS))
+    return append_columns(batch, ((field, columns[field.name]) for field in FLAGS))
 
 
-def fences(
+def compute_fences(
     scale: Scale, q1: Floats, q3: Floats, iqr_factor: float, flat_margin: float
 ) -> tuple[Floats, Floats]:
     """float64[n] low and high fence, in the metric's unit; NaN where the quartiles are."""

@@ -8,7 +8,7 @@ import redis as redis_py
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from pipelines.assembly import redis
+from pipelines.assembly import connect_redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
 from schemas.readers.strict_reader import Limits
@@ -44,7 +44,7 @@ def archive(
     """
     if output.exists() and not output.is_dir():
         raise WrongUse(f"{output} is a file", "give --output a folder")
-    connection = redis(url, ctx.obj.settings())
+    connection = connect_redis(url, ctx.obj.settings())
     try:
         connection.check(streams)
         with connection.client() as client:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.assembly import redis
+from pipelines.assembly import connect_redis
 from pipelines.console import out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.lock import is_locked
@@ -49,7 +49,7 @@ def doctor(
         raise WrongUse("there is nothing to look at", "give the --output and --redis that the job is to have")
     found = {text: list(_looked_at(text, settings)) for text in dict.fromkeys(outputs or [])}
     if url:
-        connection = redis(url, settings)
+        connection = connect_redis(url, settings)
         found[connection.public] = list(_streamed(connection, streams or [], group, live, settings))
     if as_json:
         print_json({place: [_plain(each) for each in findings] for place, findings in found.items()})

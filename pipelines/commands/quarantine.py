@@ -14,7 +14,7 @@ from rich.table import Table
 from pipelines.commands.backfill import archives, failure
 from pipelines.console import err, escape_line, out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
-from pipelines.graph import rules
+from pipelines.graph import make_rules
 from pipelines.jobs.dismiss import dismiss
 from pipelines.jobs.replay import open_rows, replay
 from pipelines.outputs import open_for_reading
@@ -214,7 +214,7 @@ def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
         if isinstance(block, Unreadable):
             raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
         if block.bad.num_rows:
-            wrong = misfits(block.bad, rules(settings).limits)
+            wrong = misfits(block.bad, make_rules(settings).limits)
             raise WrongUse(
                 f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "mend the envelope"
             )

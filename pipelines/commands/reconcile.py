@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.assembly import redis
+from pipelines.assembly import connect_redis
 from pipelines.commands.backfill import archives
 from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
@@ -86,7 +86,7 @@ def reconcile(
             _messages(archives(inputs), bar, stored_settings(folder)["max_payload_bytes"]) if inputs else None
         )
         if url and streams:
-            read_from = _Streams(redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), group)
+            read_from = _Streams(connect_redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), group)
             verdict = _with_streams(folder, read_from, archived, state, bar, track)
         else:
             verdict = check(folder, archived, track, home=state)

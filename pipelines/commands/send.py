@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.assembly import redis
+from pipelines.assembly import connect_redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.settings import Settings
@@ -54,7 +54,7 @@ def send(
             f"{per_minute} messages a minute cannot be sent",
             "give --rate a number from 0 (as fast as possible) on",
         )
-    connection = redis(url, settings)
+    connection = connect_redis(url, settings)
     _keep(truth, {"complete": False})
     with _interruptible() as stop:
         try:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.assembly import redis
+from pipelines.assembly import connect_redis
 from pipelines.console import out, print_json
 from pipelines.jobs.job_status import Health, Place, Sink, health
 from transforms.redis.connection import MAKE_ROOM, RedisUnavailable
@@ -31,7 +31,7 @@ def status(
 ) -> None:
     """How a streaming job does, or did when it ended: lag, watermark, last checkpoint, and how far each output is."""
     found = health(home)
-    connection = redis(url or found.redis, ctx.obj.settings())
+    connection = connect_redis(url or found.redis, ctx.obj.settings())
     try:
         connection.check()
         with connection.client() as client:

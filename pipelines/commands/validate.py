@@ -13,10 +13,10 @@ from pipelines.commands.backfill import archives
 from pipelines.commands.progress import show_progress
 from pipelines.console import err, out, print_json, style_head
 from pipelines.failures import CheckFailed
-from pipelines.graph import report_schema, rules
+from pipelines.graph import load_report_schema, make_rules
 from pipelines.settings import Settings
 from transforms.core import stage_counters
-from transforms.history.dedup import INPUTS, dedup
+from transforms.history.dedup import INPUTS, deduplicate
 from transforms.sources.archives.archive_reader import Files, Unreadable, read
 from transforms.validation.quarantine_rows import misfits
 from transforms.validation.validate import judged
@@ -75,18 +75,18 @@ def validate(
 
 def _fates(files: Files, settings: Settings) -> Fates:
     stage_counters.reset()
-    fates, kept, schema, asked = Fates(), [], report_schema(settings), rules(settings)
+    fates, kept, schema, asked = Fates(), [], load_report_schema(settings), make_rules(settings)
     for block in read(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             fates.unreadable.append(f"{block.file} {block.reason}")
             continue
-        with stage_counters.timed("validate", block.raw.num_rows):
+        with stage_counters.time_stage("validate", block.raw.num_rows):
             reports, refused = judged(block.raw, schema, asked)
         fates.refuse(refused)
         fates.refuse(misfits(block.bad, asked.limits))
         kept.append(reports.select(INPUTS))
     if kept:
-        unique = dedup(pa.Table.from_batches(kept))
+        unique = deduplicate(pa.Table.from_batches(kept))
         fates.reports, fates.duplicates = len(unique.rows), unique.duplicates.num_rows
     return fates
 

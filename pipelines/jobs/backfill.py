@@ -12,16 +12,16 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.assembly import Archives, Spooled, count_bytes, sinks, sources
+from pipelines.assembly import Archives, Spooled, choose_sinks, choose_sources, count_bytes
 from pipelines.failures import WrongUse
-from pipelines.graph import build, rules
+from pipelines.graph import build, make_rules
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.time_slices import Spool
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from runners import direct
 from transforms.core import stage_counters
-from transforms.core.arrow_coder import by_reference
+from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_reader import Files, Unreadable, read
@@ -75,10 +75,10 @@ def _run(
     beam_options: Sequence[str],
 ) -> Results:
     def wired(root: beam.Pipeline) -> None:
-        build(root, sources(messages, outputs, span), sinks(outputs, settings), settings)
+        build(root, choose_sources(messages, outputs, span), choose_sinks(outputs, settings), settings)
 
     try:
-        return Results.of(direct.run(wired, beam_options, by_reference))
+        return Results.of(direct.run(wired, beam_options, pass_by_reference))
     except direct.TakenOptionError as error:
         raise WrongUse(str(error), "leave the option out") from error
 
@@ -104,10 +104,10 @@ def _spooled(
             if isinstance(block, Unreadable):
                 results += Results(incomplete=(f"{block.file} {block.reason}",))
                 continue
-            with stage_counters.timed("spool", block.raw.num_rows):
+            with stage_counters.time_stage("spool", block.raw.num_rows):
                 spool.add(block.raw)
             if block.bad.num_rows:
-                refused.append(misfits(block.bad, rules(settings).limits))
+                refused.append(misfits(block.bad, make_rules(settings).limits))
         yield spool, refused, results
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.assembly import Live, gathered, redis, running
+from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.stream import for_stream
@@ -59,7 +59,7 @@ def submit(job: CloudJob, settings: Settings) -> tuple[str, str] | None:
     options = _options(job)
     if problems := dry_run(job, settings).problems:
         raise WrongUse(f"Dataflow cannot run this: {problems[0]}", "`--dry-run` shows every problem")
-    connection = redis(job.url, settings)
+    connection = connect_redis(job.url, settings)
     try:
         connection.check(job.streams)
         outputs, settings = open_outputs(job.outputs, _spread(settings, options), file_minutes=1)
@@ -96,10 +96,10 @@ def _built(
 ) -> None:
     # Dataflow calls a bundle back once it holds the rows itself, written or not: a place is told only when they long are.
     hold = max(outputs.gather_seconds, settings.patience_seconds)
-    connection = redis(job.url, settings)
+    connection = connect_redis(job.url, settings)
     messages = Live(connection, job.streams, job.group, settings, options.job_name, None, hold)
-    sinks = gathered(outputs, settings, None, connection if job.live else None)
-    build(root, Sources(messages), sinks, settings, running(outputs, settings))
+    sinks = gather_sinks(outputs, settings, None, connection if job.live else None)
+    build(root, Sources(messages), sinks, settings, time_stream(outputs, settings))
 
 
 def _secrets(settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ from pipelines.jobs.replay import open_rows, opened, write_rows
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import scan
 from schemas.tables import DISMISSED, QUARANTINED, TIME
-from transforms.core.record_batches import concat, empty, filled
+from transforms.core.record_batches import build_batch, concat, make_empty
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def dismiss(
             "revision": pc.add(was_open["revision"], 1),
         }
         columns = {name: closed.get(name, was_open[name]) for name in QUARANTINED.schema.names}
-        write_rows(outputs, concat([filled(columns, QUARANTINED.schema, was_open.num_rows), already]))
+        write_rows(outputs, concat([build_batch(columns, QUARANTINED.schema, was_open.num_rows), already]))
         found = {*_names(was_open).to_pylist(), *_names(already).to_pylist()}
         return Dismissal(
             was_open.num_rows, already.num_rows, [name for name in wanted.to_pylist() if name not in found]
@@ -61,7 +61,7 @@ def _is_dismissed(rows: pa.RecordBatch) -> pa.Array:
 def _named(parts: Iterable[pa.RecordBatch], wanted: pa.Array) -> pa.RecordBatch:
     """The rows of the messages of these names."""
     return concat(
-        [empty(QUARANTINED.schema), *(rows.filter(pc.is_in(_names(rows), wanted)) for rows in parts)]
+        [make_empty(QUARANTINED.schema), *(rows.filter(pc.is_in(_names(rows), wanted)) for rows in parts)]
     )
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.assembly import Spooled, sinks
+from pipelines.assembly import Spooled, choose_sinks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.backfill import fill
@@ -30,12 +30,13 @@ from pipelines.verify.table_scan import load, paths, scan
 from runners import direct
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, Table
 from transforms.core import stage_counters
-from transforms.core.arrow_coder import by_reference
+from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
-from transforms.core.record_batches import empty
+from transforms.core.record_batches import make_empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
-from transforms.history.recall import HOUR, recalled
+from transforms.history.recall import recall_hours
+from transforms.history.time_rules import HOUR_SECONDS, REACH_HOURS
 from transforms.sinks.parquet.sealed_files import damaged, encode, verify
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store
@@ -45,8 +46,6 @@ Kept = NDArray[np.bool_]
 Keep = Callable[[pa.RecordBatch], Kept]
 """Which of a table's stored rows (bool[n]) stay."""
 
-AROUND = 2
-"""Hours that a baseline reaches over, before and after."""
 UNJUDGED = -1
 """The revision of a report that is yet to be judged: any judgement supersedes it."""
 _STAGING = "_replacing"
@@ -76,13 +75,15 @@ def replace_span(
     (output,) = outputs.folders
     with lock_folders(output), _staging(output) as staging:
         staged = folder_outputs(staging, settings)
-        after = set(range(end, end + AROUND))
-        _lay_around(outputs, staged, {*range(first - AROUND, first), *after})
+        after = set(range(end, end + REACH_HOURS))
+        _lay_around(outputs, staged, {*range(first - REACH_HOURS, first), *after})
         results = fill(files, staged, settings, span, beam_options)
         if not results.incomplete:
             again = Sources(Spooled([], []), _Again(staged.main, after))
             direct.run(
-                lambda root: build(root, again, sinks(staged, settings), settings), beam_options, by_reference
+                lambda root: build(root, again, choose_sinks(staged, settings), settings),
+                beam_options,
+                pass_by_reference,
             )
             for change in list(_changes(output, staging, span)):
                 _rewrite(change, output, staging)
@@ -95,8 +96,8 @@ def _hours(span: Span) -> tuple[int, int]:
         raise WrongUse(
             "--replace rewrites a span of time", "say which with --from and --to, both on full hours"
         )
-    first, end = int(span.start.timestamp()) // HOUR, -int(-span.end.timestamp() // HOUR)
-    whole = [datetime.fromtimestamp(hour * HOUR, UTC) for hour in (first, end)]
+    first, end = int(span.start.timestamp()) // HOUR_SECONDS, -int(-span.end.timestamp() // HOUR_SECONDS)
+    whole = [datetime.fromtimestamp(hour * HOUR_SECONDS, UTC) for hour in (first, end)]
     if whole != [span.start, span.end]:
         start, stop = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in whole)
         raise WrongUse(
@@ -120,7 +121,7 @@ def _staging(output: Path) -> Iterator[Path]:
 
 def _lay_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
     """Lay the stored reports of some hours into `staged`, as not yet judged."""
-    for reports in recalled(outputs.main, hours):
+    for reports in recall_hours(outputs.main, hours):
         own = reports.filter(pc.invert(reports["context"]))
         revision = pa.array(np.full(own.num_rows, UNJUDGED))
         staged.main.write(REPORTS, [own.append_column("revision", revision)])
@@ -135,9 +136,9 @@ class _Again(beam.PTransform):
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
         hours = reports.pipeline | "Hours" >> beam.Create([self.hours], reshuffle=False)
-        return hours | beam.FlatMap(lambda each, store: recalled(store, each), self.store).with_output_types(
-            pa.RecordBatch
-        )
+        return hours | beam.FlatMap(
+            lambda each, store: recall_hours(store, each), self.store
+        ).with_output_types(pa.RecordBatch)
 
 
 class _Change(NamedTuple):
@@ -167,8 +168,8 @@ def _rewrite(change: _Change, output: Path, staging: Path) -> None:
     table, file, kept = change
     path = output / file
     with lock_folder(path.parent):
-        stored = load(path, table).filter(pa.array(kept)) if len(kept) else empty(table.schema)
-        staged = load(staging / file, table) if (staging / file).exists() else empty(table.schema)
+        stored = load(path, table).filter(pa.array(kept)) if len(kept) else make_empty(table.schema)
+        staged = load(staging / file, table) if (staging / file).exists() else make_empty(table.schema)
         merged = merge_rows(table, stored, staged)
         if not merged.rows.num_rows:
             remove_file(path)
@@ -179,7 +180,7 @@ def _rewrite(change: _Change, output: Path, staging: Path) -> None:
 def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:
     """The tables in the order in which they are rewritten: which rows of each stay, and the columns that tell."""
     assert span.end is not None
-    rewritten = Span(span.start, span.end + timedelta(hours=AROUND))
+    rewritten = Span(span.start, span.end + timedelta(hours=REACH_HOURS))
     renewed = _renewed(output, staging, span)
     inside, outside = _reports_of_duplicates(output, span)
 

@@ -16,17 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.assembly import Read, sinks, sources
+from pipelines.assembly import Read, choose_sinks, choose_sources
 from pipelines.failures import WrongUse
-from pipelines.graph import build, report_schema, rules
+from pipelines.graph import build, load_report_schema, make_rules
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, local_folder, open_outputs
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import scan
 from runners import direct
 from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPLAYED, REPORTS, WAIVED
-from transforms.core.arrow_coder import by_reference
-from transforms.core.record_batches import RAW, concat, empty, filled, pieces
+from transforms.core.arrow_coder import pass_by_reference
+from transforms.core.record_batches import RAW, build_batch, concat, make_empty, split_by_bytes
 from transforms.core.time_range import Span
 from transforms.validation.validate import judged
 
@@ -76,7 +76,7 @@ def replay(
         WrongUse: the first output is no folder, another job holds it, or one was made with other settings.
     """
     with opened(texts, settings) as (outputs, settings, output):
-        rows = concat([empty(QUARANTINED.schema), *open_rows(output, reasons)])
+        rows = concat([make_empty(QUARANTINED.schema), *open_rows(output, reasons)])
         write_rows(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
         cut = _cut(rows) if mended is None else rows.slice(0, 0)
         messages, unknown = _chosen(rows.filter(pc.invert(_among(rows, cut))), mended)
@@ -88,8 +88,11 @@ def replay(
         accepted = concat([valid, waived])
         fresh = accepted.filter(pa.array(~_fated(output, accepted)))
         if fresh.num_rows:
-            given = sources(_Given(list(pieces(fresh, RAW))), outputs, Span())
-            direct.run(lambda root: build(root, given, sinks(outputs, settings), judge), alone=by_reference)
+            given = choose_sources(_Given(list(split_by_bytes(fresh, RAW))), outputs, Span())
+            direct.run(
+                lambda root: build(root, given, choose_sinks(outputs, settings), judge),
+                alone=pass_by_reference,
+            )
         # A kernel after validation may raise at a message again: it then has no fate and stays open.
         failed = accepted.filter(pa.array(~_fated(output, accepted)))
         valid, waived = (found.filter(pc.invert(_among(found, failed))) for found in (valid, waived))
@@ -133,8 +136,11 @@ def _cut(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 def _accepted(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The messages that are valid by the settings, and QUARANTINE rows of the others."""
-    parts = [judged(part, report_schema(settings), rules(settings))[1] for part in pieces(messages, RAW)]
-    refused = concat([empty(QUARANTINED.schema), *parts])
+    parts = [
+        judged(part, load_report_schema(settings), make_rules(settings))[1]
+        for part in split_by_bytes(messages, RAW)
+    ]
+    refused = concat([make_empty(QUARANTINED.schema), *parts])
     return messages.filter(pc.invert(_among(messages, refused))), refused
 
 
@@ -162,7 +168,7 @@ def closed_without_fate(output: Path) -> pa.RecordBatch:
     """`source` and `message_id` of the quarantine rows that a replay closed and whose messages are no report or duplicate now."""
     names = ["source", "message_id", "resolution"]
     closed = [rows.filter(_is_closed(rows)) for rows in scan(output, QUARANTINED, names)]
-    messages = concat([empty(pa.schema([QUARANTINED.schema.field(name) for name in names])), *closed])
+    messages = concat([make_empty(pa.schema([QUARANTINED.schema.field(name) for name in names])), *closed])
     return messages.filter(pa.array(~_fated(output, messages))) if messages.num_rows else messages
 
 
@@ -225,7 +231,7 @@ def _close(outputs: Outputs, rows: pa.RecordBatch, resolution: str) -> None:
     columns = {name: rows[name] for name in QUARANTINED.schema.names}
     columns["resolution"] = pa.array([resolution] * rows.num_rows, pa.string())
     columns["revision"] = pc.add(rows["revision"], 1)
-    write_rows(outputs, filled(columns, QUARANTINED.schema, rows.num_rows))
+    write_rows(outputs, build_batch(columns, QUARANTINED.schema, rows.num_rows))
 
 
 def write_rows(outputs: Outputs, rows: pa.RecordBatch) -> None:

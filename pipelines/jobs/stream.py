@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 from redis import RedisError
 
-from pipelines.assembly import Live, gathered, redis, running
+from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, health
@@ -29,7 +29,7 @@ from runners.flink import launch
 from runners.flink.checkpoints import forget_others
 from runners.flink.jars import refuse_missing
 from transforms.core.durable_files import replace_file
-from transforms.history.history import FUTURE_SECONDS
+from transforms.history.time_rules import MAX_FUTURE_SECONDS
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection, GroupTaken, Lease, RedisUnavailable
 from transforms.sinks.archive.archive_writer import WriteArchive
@@ -72,7 +72,7 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
         RunFailed: the engine gave up; the same call goes on from the newest checkpoint.
         KeyboardInterrupt: it was interrupted, and a last checkpoint was made.
     """
-    connection = redis(job.url, settings)
+    connection = connect_redis(job.url, settings)
     refuse_unready(settings)
     try:
         refuse_unusable(connection, job.streams, job.group, LIVE_STREAMS if job.live else ())
@@ -149,10 +149,10 @@ def _build(
         connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds, archive
     )
     sources = Sources(live)
-    sinks = gathered(outputs, settings, folder / SINKS, connection if job.live else None)
+    sinks = gather_sinks(outputs, settings, folder / SINKS, connection if job.live else None)
     if archive is not None:
         sinks = replace(sinks, archive=WriteArchive(archive))
-    build(root, sources, sinks, settings, running(outputs, settings))
+    build(root, sources, sinks, settings, time_stream(outputs, settings))
 
 
 class _Renewal:
@@ -226,10 +226,10 @@ def for_stream(settings: Settings) -> Settings:
     Raises:
         WrongUse: a setting would make baselines inexact.
     """
-    if settings.future_seconds > FUTURE_SECONDS:
+    if settings.future_seconds > MAX_FUTURE_SECONDS:
         raise WrongUse(
-            f"future_seconds is {settings.future_seconds}: the baselines of a stream are exact up to {FUTURE_SECONDS}",
-            f"give a stream at most --future-seconds {FUTURE_SECONDS}",
+            f"future_seconds is {settings.future_seconds}: the baselines of a stream are exact up to {MAX_FUTURE_SECONDS}",
+            f"give a stream at most --future-seconds {MAX_FUTURE_SECONDS}",
         )
     if "shards" in settings.model_fields_set:
         return settings

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from transforms.core.grouping import split_rows
 from transforms.core.record_batches import RAW, concat
-from transforms.core.sharding import split
 
 BATCH_BYTES = 16 << 20
 _RECORDED = (
@@ -43,7 +43,7 @@ class Spool:
 
     def add(self, messages: pa.RecordBatch) -> None:
         """Put RAW messages behind those of their hours."""
-        for hour, rows in split(messages, approximate_hours(messages)):
+        for hour, rows in split_rows(messages, approximate_hours(messages)):
             entry = self._hours.setdefault(hour, _Hour(self.folder / f"{hour}.arrows"))
             with entry.path.open("ab") as file, pa.ipc.new_stream(file, RAW, options=_OPTIONS) as writer:
                 writer.write_batch(rows)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pipelines.synthetic.columns import SECOND, Columns, Moments, legal
 from pipelines.synthetic.fleet import LEVEL_PATTERNS, Fleet, stream
 from schemas.tables import METRICS
+from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES
 
 HISTORY = 40
 """Reports an agent must have in its baseline before one of its values is pushed out."""
@@ -16,7 +17,7 @@ NEAREST, FARTHEST = 9.0, 14.0
 CROWD = 5
 """At most one in so many candidates is pushed out: one in twenty a metric, which quartiles do not feel."""
 ADVERSE = {"latency": 1, "accuracy": -1, "cpu": 1, "memory": 1}
-_WINDOW = (62, 2)
+_WINDOW = (REACH_MINUTES, GAP_MINUTES)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pipelines.verify.output_description import existing_output
 from pipelines.verify.table_scan import load, partitions, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
 from transforms.core.hashing import fingerprint_rows
-from transforms.core.record_batches import concat, empty, wide
+from transforms.core.record_batches import concat, make_empty, widen_type
 from transforms.sinks.row_merge import key_groups
 
 Bools = NDArray[np.bool_]
@@ -185,7 +185,7 @@ def _unequal(
     """bool[n]: where a column differs; null equals null, NaN equals NaN."""
     a, b = left[name], right[name]
     if a.type != b.type:
-        a, b = (column.cast(wide(column.type)) for column in (a, b))
+        a, b = (column.cast(widen_type(column.type)) for column in (a, b))
     if a.equals(b):
         return np.zeros(len(a), dtype=bool)
     if pa.types.is_nested(a.type):
@@ -261,7 +261,7 @@ def _explain_counts(
 
 
 def _loaded(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> pa.RecordBatch:
-    nothing = empty(pa.schema([table.schema.field(name) for name in columns]))
+    nothing = make_empty(pa.schema([table.schema.field(name) for name in columns]))
     return concat([nothing, *(load(path, table, columns) for path in paths)])
 
 

@@ -15,7 +15,7 @@ from pipelines.jobs.pending_rows import Waiting
 from pipelines.verify.table_scan import load, paths
 from schemas.partitioning import format_window_folder
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
-from transforms.core.record_batches import concat, empty
+from transforms.core.record_batches import concat, make_empty
 from transforms.sinks.row_merge import key_groups
 
 TOLERANCE = 1e-9
@@ -169,5 +169,5 @@ def _files(place: Path) -> set[Path]:
 
 
 def _loaded(files: Set[Path], table: Table, columns: tuple[str, ...]) -> pa.RecordBatch:
-    nothing = empty(pa.schema([table.schema.field(name) for name in columns]))
+    nothing = make_empty(pa.schema([table.schema.field(name) for name in columns]))
     return concat([nothing, *(load(path, table, columns) for path in sorted(files))])

@@ -17,8 +17,8 @@ import pyarrow as pa
 from pipelines.settings import load
 from runners import direct
 from transforms.core import stage_counters
-from transforms.core.arrow_coder import by_reference
-from transforms.core.sharding import split
+from transforms.core.arrow_coder import pass_by_reference
+from transforms.core.grouping import split_rows
 from transforms.sources.archives.archive_reader import Block, Files, ReadArchives, find, read
 
 SETTINGS = load()[0]
@@ -29,7 +29,7 @@ Keyed = tuple[int, pa.RecordBatch]
 
 def by_row(batch: pa.RecordBatch) -> Iterator[Keyed]:
     """The batch dealt out over as many shards as the graph has, by row number."""
-    return split(batch, np.arange(batch.num_rows) % SETTINGS.shards)
+    return split_rows(batch, np.arange(batch.num_rows) % SETTINGS.shards)
 
 
 def again(shard: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Keyed]:
@@ -54,7 +54,7 @@ def with_beam(files: Files) -> int:
         _ = rekeyed | "Group again" >> beam.GroupByKey() | "Count" >> beam.Map(count)
 
     stage_counters.reset()
-    direct.run(build, alone=by_reference)
+    direct.run(build, alone=pass_by_reference)
     return stage_counters.snapshot()[COUNTED].rows
 
 

@@ -34,7 +34,7 @@ from schemas.registry import load
 from tests.builders import NOON
 from tests.integration.archives import write
 from tests.integration.hostile_shapes import STEP, mutated, payloads
-from transforms.core.record_batches import portions
+from transforms.core.record_batches import split_by_rows
 from transforms.envelopes.envelope_lines import envelope_line, is_blank
 from transforms.sources.archives.archive_reader import Block, find, read
 from transforms.validation.validate import Judged, Rules, judged
@@ -112,7 +112,7 @@ def differences(folder: Path) -> Iterator[tuple[str, str]]:
     for block in read(find([str(folder)])):
         if isinstance(block, Block):
             strict = _by_id([judged_strictly(block.raw)])
-            for parts in ([block.raw], portions(block.raw, FEW)):
+            for parts in ([block.raw], split_by_rows(block.raw, FEW)):
                 found = _by_id([judged(part, load("kpi_report"), Rules()) for part in parts])
                 yield from (
                     name for name in found.keys() | strict.keys() if found.get(name) != strict.get(name)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.assembly import Read
-from pipelines.graph import Sinks, Sources, build, rules
+from pipelines.graph import Sinks, Sources, build, make_rules
 from pipelines.settings import Settings
 from runners import direct
 from schemas.readers.strict_reader import Limits, Rejection
@@ -271,8 +271,8 @@ def test_settings_reach_the_step_that_they_are_for(run: Run) -> None:
 
 def test_the_rules_of_a_message_are_those_of_the_settings() -> None:
     asked = Settings(max_payload_bytes=2000, max_depth=5, stale_seconds=60, future_seconds=0)
-    assert rules(asked) == Rules(Limits(2000, 5), 60, 0)
-    assert rules(Settings()) == Rules()
+    assert make_rules(asked) == Rules(Limits(2000, 5), 60, 0)
+    assert make_rules(Settings()) == Rules()
 
 
 def test_shards_decide_who_does_the_work_and_nothing_else(run: Run) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from schemas.tables import DUPLICATE, METRIC_COLUMNS, METRICS
 from transforms.core.histogram_scales import SCALES
 from transforms.core.record_batches import BASELINED, REPORT_BATCH
-from transforms.history.history import judge
-from transforms.outliers import flag
+from transforms.history.batch_history import apply_history
+from transforms.outliers import flag_outliers
 
 MIN_SAMPLES = 3
 IQR_FACTOR, FLAT_MARGIN = 0.8, 0.1
@@ -59,7 +59,7 @@ def judged(rows: list[dict], cuts: tuple[int, ...] = ()) -> tuple[pa.Table, pa.T
     """The reports and the duplicates of the rows, given in batches cut at `cuts`, each sorted by its key."""
     whole = pa.RecordBatch.from_pylist(rows, REPORT_BATCH)
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    reports, duplicates = judge(
+    reports, duplicates = apply_history(
         [whole.slice(first, end - first) for first, end in zip(edges, edges[1:])], MIN_SAMPLES
     )
     by_message = [("source", "ascending"), ("message_id", "ascending")]
@@ -179,7 +179,7 @@ def test_flags_are_those_of_exact_fences_but_within_a_bucket_of_one(rows):
     reports, _ = judged(rows)
     standing, _ = fates(rows)
     for batch in reports.to_batches():
-        for row in flag(batch, IQR_FACTOR, FLAT_MARGIN).to_pylist():
+        for row in flag_outliers(batch, IQR_FACTOR, FLAT_MARGIN).to_pylist():
             past = window(row, standing)
             for metric in METRICS:
                 _check_flag(metric, row, [other[METRIC_COLUMNS[metric]] for other in past])

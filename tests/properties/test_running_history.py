@@ -12,8 +12,8 @@ from schemas.tables import DUPLICATE
 from tests.builders import agent
 from transforms.core.record_batches import BASELINED, REPORT_BATCH
 from transforms.history import rolling_window
-from transforms.history.history import judge
-from transforms.history.shard_memory import Recent
+from transforms.history.batch_history import apply_history
+from transforms.history.shard_memory import ShardMemory
 
 MIN_SAMPLES = 3
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -71,13 +71,13 @@ def running(rows: list[dict], cuts: list[int], stale: int, saved: bool, evicted:
     """The rows in batches cut at `cuts`; memory is evicted, and saved and loaded, at each cut."""
     whole = pa.RecordBatch.from_pylist(rows, REPORT_BATCH)
     edges = sorted({0, *(cut for cut in cuts if cut < len(rows)), len(rows)})
-    recent, deltas = Recent(MIN_SAMPLES, stale), []
+    recent, deltas = ShardMemory(MIN_SAMPLES, stale), []
     for first, end in zip(edges, edges[1:]):
         if evicted:
             recent.evict(watermark(rows[first:]))
         if saved:
             deltas = recent.snapshot() if first % 2 else deltas
-            recent = Recent.load(reversed(deltas), MIN_SAMPLES, stale)
+            recent = ShardMemory.load(reversed(deltas), MIN_SAMPLES, stale)
         admitted = recent.admit(whole.slice(first, end - first))
         deltas += admitted.deltas
         yield admitted.reports, admitted.duplicates
@@ -94,7 +94,7 @@ def watermark(to_come: list[dict]) -> int:
 def test_batch_by_batch_gives_what_all_at_once_gives(kept, stream, cuts, saved, evicted):
     stale, arrivals = stream
     rows = arrived(arrivals, stale)
-    reports, duplicates = judge([pa.RecordBatch.from_pylist(rows, REPORT_BATCH)], MIN_SAMPLES)
+    reports, duplicates = apply_history([pa.RecordBatch.from_pylist(rows, REPORT_BATCH)], MIN_SAMPLES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rolling_window, "KEPT", kept)
         parts = list(running(rows, cuts, stale, saved, evicted))

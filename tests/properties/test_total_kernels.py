@@ -12,14 +12,14 @@ from schemas.partitioning import assign_files
 from schemas.registry import load
 from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, REPORTS
 from tests.builders import agent, messages, report
-from transforms.aggregation.statistics import by_agent, by_type, finish, partials
+from transforms.aggregation.statistics import finish, make_partials, merge_by_agent, merge_by_type
 from transforms.core.record_batches import conform
-from transforms.core.sharding import by_shard
+from transforms.core.sharding import split_by_shard
 from transforms.enrich import EnrichOptions, enrich
-from transforms.history.history import judge, touched
-from transforms.history.recall import touched_hours
-from transforms.history.shard_memory import Recent
-from transforms.outliers import flag
+from transforms.history.batch_history import apply_history
+from transforms.history.shard_memory import ShardMemory
+from transforms.history.time_rules import find_affected_hours
+from transforms.outliers import flag_outliers
 from transforms.sinks.parquet.sealed_files import encode, read
 from transforms.sinks.row_merge import merge_rows
 from transforms.validation.validate import Rules, validate
@@ -72,15 +72,17 @@ def test_every_kernel_takes_every_valid_report(
     )
     valid, refused = validate(raw, load("kpi_report"), Rules(stale_seconds=10**12))
     assert set(refused["reason"].to_pylist()) <= {"future"}
-    for _, batch in by_shard(valid, shards):
-        assert touched_hours(batch) >= {touched(batch)[0]}
-        whole, duplicates = judge([batch], 2)
-        stream = Recent(2, 3600).admit(batch)
+    for _, batch in split_by_shard(valid, shards):
+        assert {each.as_py().timestamp() // 3600 for each in batch["recorded_at"]} <= find_affected_hours(
+            batch
+        )
+        whole, duplicates = apply_history([batch], 2)
+        stream = ShardMemory(2, 3600).admit(batch)
         rows = list(whole)
         assert stream.reports.num_rows == sum(part.num_rows for part in rows)
         assert stream.duplicates.num_rows == duplicates.num_rows
         for part in rows:
-            _stored_and_counted(enrich(flag(part, 1.5, 0.1), EnrichOptions(1000.0, zone, 22, 6)))
+            _stored_and_counted(enrich(flag_outliers(part, 1.5, 0.1), EnrichOptions(1000.0, zone, 22, 6)))
 
 
 def _stored_and_counted(enriched: pa.RecordBatch) -> None:
@@ -89,9 +91,9 @@ def _stored_and_counted(enriched: pa.RecordBatch) -> None:
     codes, names = assign_files(REPORTS, written, 10)
     assert (len(codes), len(names)) == (written.num_rows, len(set(names)))
     assert read(bytes(encode(merge_rows(REPORTS, written[:0], written).rows))).num_rows == written.num_rows
-    partial = partials(enriched)
+    partial = make_partials(enriched)
     for granularity in GRANULARITIES:
-        for table, together in ((AGGREGATIONS, by_agent), (FLEET, by_type)):
+        for table, together in ((AGGREGATIONS, merge_by_agent), (FLEET, merge_by_type)):
             windows = conform(finish(together(partial, granularity)), table.schema)
             assert sum(windows["task_count"].to_pylist()) == enriched.num_rows
             assert len(assign_files(table, windows, 10)[0]) == windows.num_rows

@@ -11,7 +11,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineState
 
 from runners import direct
-from transforms.core.arrow_coder import by_reference
+from transforms.core.arrow_coder import pass_by_reference
 
 SEEN: list[tuple[int, int]] = []
 
@@ -70,6 +70,6 @@ def test_batches_are_written_only_for_another_process(mode: str, written: bool, 
             )
         ),
         [f"--direct_running_mode={mode}", "--direct_num_workers=2"],
-        by_reference,
+        pass_by_reference,
     )
     assert (int(size.read_text()) < 1000) is written

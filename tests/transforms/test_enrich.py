@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import ENRICHMENT, EXECUTION_CONTEXT, REPORT, TIME
-from transforms.core.record_batches import filled
+from transforms.core.record_batches import build_batch
 from transforms.enrich import Enrich, EnrichOptions, enrich
 
 UTC_OFFICE = EnrichOptions(reference_latency_ms=1000.0, time_zone="UTC", peak_start_hour=9, peak_end_hour=17)
@@ -38,7 +38,7 @@ def reports(*rows: dict) -> pa.RecordBatch:
     }
     contexts = [{"available_memory_mb": row["available_memory_mb"]} for row in whole]
     columns["execution_context"] = pa.array(contexts, EXECUTION_CONTEXT)
-    return filled(columns, REPORT, len(whole))
+    return build_batch(columns, REPORT, len(whole))
 
 
 def added(batch: pa.RecordBatch, options: EnrichOptions = UTC_OFFICE) -> list[dict]:

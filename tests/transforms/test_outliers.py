@@ -6,7 +6,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
 from transforms.core.histogram_scales import SCALES
-from transforms.outliers import FlagOutliers, flag
+from transforms.outliers import FlagOutliers, flag_outliers
 
 QUARTILES = {"latency": (100.0, 120.0), "accuracy": (0.9, 0.92), "cpu": (0.4, 0.5), "memory": (500.0, 600.0)}
 INSIDE = {"latency": 110.0, "accuracy": 0.91, "cpu": 0.45, "memory": 550.0}
@@ -24,12 +24,12 @@ def report(quartiles: dict | None = None, **values: float) -> pa.RecordBatch:
 
 
 def raised(batch: pa.RecordBatch, factor: float = 2.0, margin: float = 0.1) -> set[str]:
-    row = flag(batch, factor, margin).to_pylist()[0]
+    row = flag_outliers(batch, factor, margin).to_pylist()[0]
     return {name for name in OUTLIERS + ANOMALIES if row[name]}
 
 
 def test_the_fences_lie_some_ranges_outside_the_quartiles():
-    flagged = flag(report(), 2.0, 0.1)
+    flagged = flag_outliers(report(), 2.0, 0.1)
     fences = {"latency": (60, 160), "accuracy": (0.86, 0.96), "cpu": (0.2, 0.7), "memory": (300, 800)}
     expected = dict.fromkeys(OUTLIERS + ANOMALIES, False)
     for metric, (low, high) in fences.items():
@@ -58,7 +58,7 @@ def test_an_outlier_is_an_anomaly_on_the_bad_side(value, flags):
 
 def test_warm_up_has_no_fences_and_false_flags():
     unknown = report(dict.fromkeys(METRICS, (None, None)), latency=300_000.0)
-    flagged = flag(unknown, 3.0, 0.1).select(FLAGS.names).to_pylist()[0]
+    flagged = flag_outliers(unknown, 3.0, 0.1).select(FLAGS.names).to_pylist()[0]
     assert flagged == dict.fromkeys(FLAGS.names) | dict.fromkeys(OUTLIERS + ANOMALIES, False)
 
 
@@ -72,7 +72,7 @@ def test_warm_up_has_no_fences_and_false_flags():
     ],
 )
 def test_the_fences_of_a_flat_baseline_lie_a_margin_from_its_value(metric, quartile, low, high):
-    row = flag(report({metric: (quartile, quartile)}), 3.0, 0.1).to_pylist()[0]
+    row = flag_outliers(report({metric: (quartile, quartile)}), 3.0, 0.1).to_pylist()[0]
     assert (row[f"{metric}_low_fence"], row[f"{metric}_high_fence"]) == pytest.approx((low, high))
 
 
@@ -97,13 +97,13 @@ def test_the_fences_of_a_flat_baseline_lie_at_least_the_width_of_its_bucket_away
     scale, bucket = SCALES[metric], 700
     low, high = scale.edges[bucket : bucket + 2]
     middle = (low + high) / 2
-    row = flag(report({metric: (middle, middle)}), 3.0, 1e-9).to_pylist()[0]
+    row = flag_outliers(report({metric: (middle, middle)}), 3.0, 1e-9).to_pylist()[0]
     expected = (middle - (high - low), middle + (high - low))
     assert (row[f"{metric}_low_fence"], row[f"{metric}_high_fence"]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_no_rows_stay_no_rows():
-    assert flag(report().slice(0, 0), 3.0, 0.1).num_rows == 0
+    assert flag_outliers(report().slice(0, 0), 3.0, 0.1).num_rows == 0
 
 
 def test_the_transform_flags_every_batch():

@@ -24,18 +24,18 @@ from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, Table
 from transforms.aggregation.statistics import (
     MICROSECONDS,
     PARTIAL,
-    by_agent,
-    by_type,
     coarsen,
     finish,
-    merge,
-    partials,
+    make_partials,
+    merge_by_agent,
+    merge_by_type,
+    merge_partials,
 )
 from transforms.core.arrow_coder import BatchCoder
+from transforms.core.grouping import split_rows
 from transforms.core.micro_batching import Gather
-from transforms.core.record_batches import extended
-from transforms.core.sharding import split
-from transforms.core.stage_counters import timed
+from transforms.core.record_batches import append_columns
+from transforms.core.stage_counters import time_stage
 
 Keyed = tuple[int, pa.RecordBatch]
 Together = Callable[[pa.RecordBatch, str], pa.RecordBatch]
@@ -63,7 +63,7 @@ BATCH = (Windows(tuple(GRANULARITIES)),)
 """Every granularity, once, at the end of a bounded input."""
 
 
-def streaming(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]:
+def stream_windows(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]:
     """Every granularity in windows of its own, which come out when the watermark passes their end.
 
     Windows of 1 min and 1 h also come out before, every few gatherings, so that the running hour can be seen. Late reports, up to
@@ -115,12 +115,13 @@ class Aggregate(beam.PTransform):
         gathered = {seconds: parts if seconds is None else _gathered(parts, seconds) for seconds in paces}
         merged = [(_merged_windows(gathered[windows.gathered], windows), windows) for windows in self.windows]
         rows = [
-            _finished(shards, windows, AGGREGATIONS, by_agent) for shards, windows in merged
+            _finished(shards, windows, AGGREGATIONS, merge_by_agent) for shards, windows in merged
         ] | beam.Flatten()
         if not self.fleet:
             return Aggregated(rows)
         fleet = [
-            _finished(_all_shards(shards, windows), windows, FLEET, by_type) for shards, windows in merged
+            _finished(_all_shards(shards, windows), windows, FLEET, merge_by_type)
+            for shards, windows in merged
         ]
         return Aggregated(rows, fleet | "Fleet" >> beam.Flatten())
 
@@ -181,11 +182,11 @@ class MergePartials(beam.CombineFn):
         return [part for gathered in accumulators for part in gathered]
 
     def compact(self, gathered: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-        return [merge(gathered)]
+        return [merge_partials(gathered)]
 
     def extract_output(self, gathered: list[pa.RecordBatch]) -> pa.RecordBatch:
-        with timed("aggregate: merge", sum(part.num_rows for part in gathered)):
-            return merge(gathered)
+        with time_stage("aggregate: merge", sum(part.num_rows for part in gathered)):
+            return merge_partials(gathered)
 
     def get_accumulator_coder(self) -> beam.coders.Coder:
         return beam.coders.ListCoder(BatchCoder())
@@ -202,21 +203,21 @@ class MergeNewest(beam.DoFn):
 
     def process(self, keyed: tuple[int, Keyed], state: Any = NEWEST) -> Iterator[Keyed]:
         key, (shard, partial) = keyed
-        with timed("aggregate: fleet", partial.num_rows):
-            held = newest(state.read(), shard, partial)
+        with time_stage("aggregate: fleet", partial.num_rows):
+            held = keep_newest(state.read(), shard, partial)
             if held is None:
                 return
             state.write(held)
-            merged = merge([held.select(PARTIAL.names)])
+            merged = merge_partials([held.select(PARTIAL.names)])
         yield key, merged
 
 
-def newest(held: pa.RecordBatch | None, shard: int, partial: pa.RecordBatch) -> pa.RecordBatch | None:
+def keep_newest(held: pa.RecordBatch | None, shard: int, partial: pa.RecordBatch) -> pa.RecordBatch | None:
     """What to hold, PARTIAL and `shard`, once a shard's rows are `partial`; None if that is no newer than what is `held` of it.
 
     A window's reports only grow in number and in history, and the sum of their revisions with them: the larger sum is the newer.
     """
-    own = extended(partial, [(pa.field("shard", pa.int64()), pa.repeat(shard, partial.num_rows))])
+    own = append_columns(partial, [(pa.field("shard", pa.int64()), pa.repeat(shard, partial.num_rows))])
     if held is None:
         return own
     is_own = pc.equal(held["shard"], shard)
@@ -235,13 +236,13 @@ def _tiered(gathered: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     for cut, part in enumerate(gathered):
         rest -= part.num_rows
         if part.num_rows <= 2 * rest:
-            return [*gathered[:cut], merge(gathered[cut:])]
+            return [*gathered[:cut], merge_partials(gathered[cut:])]
     return gathered
 
 
 def _partials(shard: int, reports: pa.RecordBatch) -> Keyed:
-    with timed("aggregate: partials", reports.num_rows):
-        return shard, partials(reports)
+    with time_stage("aggregate: partials", reports.num_rows):
+        return shard, make_partials(reports)
 
 
 def _gathered(parts: beam.PCollection, seconds: int) -> beam.PCollection:
@@ -251,8 +252,8 @@ def _gathered(parts: beam.PCollection, seconds: int) -> beam.PCollection:
 
 def _merged(shard: int, gathered: Iterable[pa.RecordBatch]) -> Keyed:
     parts = list(gathered)
-    with timed("aggregate: merge", sum(part.num_rows for part in parts)):
-        return shard, merge(parts)
+    with time_stage("aggregate: merge", sum(part.num_rows for part in parts)):
+        return shard, merge_partials(parts)
 
 
 def _placed(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[TimestampedValue]:
@@ -261,15 +262,15 @@ def _placed(keyed: Keyed, granularities: tuple[str, ...]) -> Iterator[Timestampe
     width = GRANULARITIES[granularities[-1]] * MICROSECONDS
     finest = coarsen(partial, granularities[0])
     windows = finest["time_window_start"].cast(pa.int64()).to_numpy() // width
-    for window, rows in split(finest, windows):
+    for window, rows in split_rows(finest, windows):
         # An element stamped before the input's watermark hold would be late without need.
         yield TimestampedValue((shard, rows), Timestamp(micros=(window + 1) * width - 1000))
 
 
 def _of_types(keyed: Keyed, granularity: str) -> Keyed:
     shard, partial = keyed
-    with timed("aggregate: fleet", partial.num_rows):
-        return shard, by_type(partial, granularity)
+    with time_stage("aggregate: fleet", partial.num_rows):
+        return shard, merge_by_type(partial, granularity)
 
 
 def _of_all(_: int, partial: pa.RecordBatch) -> Keyed:
@@ -285,7 +286,7 @@ def _rows(
 ) -> Iterator[pa.RecordBatch]:
     _, partial = keyed
     for granularity in granularities:
-        with timed("aggregate: finish", partial.num_rows):
+        with time_stage("aggregate: finish", partial.num_rows):
             partial = together(partial, granularity)
             finished = finish(partial).select(names)
         if finished.num_rows:

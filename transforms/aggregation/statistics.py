@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from schemas.readers.formats import LAST_US
 from schemas.tables import AGGREGATION, GRANULARITIES, METRICS, TIME
-from transforms.core.grouping import Groups, grouped, ranked
+from transforms.core.grouping import Groups, group_rows, rank_texts
 from transforms.core.histogram_scales import SCALES
-from transforms.core.record_batches import concat, empty
+from transforms.core.record_batches import concat, make_empty
 
 FINEST = "5s"
 MICROSECONDS = 1_000_000
@@ -62,15 +62,15 @@ class Histogram(NamedTuple):
     counts: NDArray[np.int64]
 
 
-def partials(reports: pa.RecordBatch) -> pa.RecordBatch:
+def make_partials(reports: pa.RecordBatch) -> pa.RecordBatch:
     """PARTIAL at 5 s of enriched reports (REPORT columns, revision, FLAGS and ENRICHMENT): a row per KEY.
 
     A window is floor(recorded_at / 5 s), before 1970 too.
     """
-    return merge([_singles(reports)])
+    return merge_partials([_singles(reports)])
 
 
-def merge(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+def merge_partials(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """PARTIAL with each KEY of the batches once, ascending by it.
 
     Means and m2 after Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
@@ -78,17 +78,17 @@ def merge(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """
     batches = [batch for batch in batches if batch.num_rows]
     if not batches:
-        return empty(PARTIAL)
+        return make_empty(PARTIAL)
     rows = concat(batches)
     return _merged(rows, _groups(rows, KEY))
 
 
 def coarsen(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
     """The same statistics in windows of a coarser (or the same) granularity."""
-    return merge([_moved(partial, granularity)])
+    return merge_partials([_moved(partial, granularity)])
 
 
-def by_agent(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
+def merge_by_agent(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
     """The same statistics, coarsened too, with an agent's types taken together: the smallest of them, by code points, stands."""
     rows = _moved(partial, granularity)
     if not rows.num_rows:
@@ -97,14 +97,14 @@ def by_agent(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
     merged = _merged(rows, groups)
     if merged is rows:
         return rows
-    place, types = ranked(rows["target_agent_type"])
+    place, types = rank_texts(rows["target_agent_type"])
     return _replaced(merged, "target_agent_type", types.take(pa.array(groups.extreme(np.minimum, place))))
 
 
-def by_type(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
+def merge_by_type(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
     """The same statistics, coarsened too, with all agents taken together: agent_id is null."""
     rows = _moved(partial, granularity)
-    return merge([_replaced(rows, "agent_id", pa.nulls(rows.num_rows, pa.string()))])
+    return merge_partials([_replaced(rows, "agent_id", pa.nulls(rows.num_rows, pa.string()))])
 
 
 def finish(partial: pa.RecordBatch) -> pa.RecordBatch:
@@ -185,13 +185,13 @@ def _groups(rows: pa.RecordBatch, names: Sequence[str]) -> Groups:
             distinct, keys = np.unique(keys, return_inverse=True)
             count = len(distinct)
         keys, count = keys * size + column, count * size
-    return grouped(keys)
+    return group_rows(keys)
 
 
 def _numbered(rows: pa.RecordBatch, name: str) -> tuple[NDArray[np.int64], int]:
     """int64[n]: numbers from 0 that order as the named column of KEY does; and how many there may be."""
     if name != "time_window_start":
-        places, distinct = ranked(rows[name])
+        places, distinct = rank_texts(rows[name])
         return places, len(distinct)
     starts = _microseconds(rows[name])
     windows = (starts - starts.min()) // (GRANULARITIES[FINEST] * MICROSECONDS)
@@ -260,7 +260,7 @@ def _histogram(rows: pa.RecordBatch) -> Histogram:
 def _merged_histogram(parts: Histogram, groups: Groups) -> Histogram:
     """The histogram of each group: entries of one bucket become one."""
     owners = np.repeat(groups.ids, np.diff(parts.offsets))
-    entries = grouped(owners * LATENCY.size + parts.buckets)
+    entries = group_rows(owners * LATENCY.size + parts.buckets)
     lengths = np.bincount(owners[entries.picks], minlength=len(groups.picks))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return Histogram(offsets, parts.buckets[entries.picks], entries.total(parts.counts))

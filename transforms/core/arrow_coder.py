@@ -38,7 +38,7 @@ class BatchCoder(beam.coders.Coder):
 
 
 @contextmanager
-def by_reference() -> Iterator[None]:
+def pass_by_reference() -> Iterator[None]:
     """Inside, a batch is encoded as a number that stands for it: for a runner whose stages all live in this process.
 
     A batch is decoded as often as its readers like, so each lives until the block ends. One run at a time: it is process-wide.

@@ -1,5 +1,6 @@
 """Grouping by number: rows of one key are found by sorting once, and reduced over each group with no loop."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +29,9 @@ class Groups(NamedTuple):
         return found
 
 
-def grouped(keys: NDArray[np.int64]) -> Groups:
+def group_rows(keys: NDArray[np.int64]) -> Groups:
     """The rows of each distinct key >= 0, groups ascending by key."""
-    order = stable_order(keys)
+    order = sort_rows(keys)
     ordered = keys[order]
     first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
     ids = np.empty(len(keys), dtype=np.int64)
@@ -38,7 +39,7 @@ def grouped(keys: NDArray[np.int64]) -> Groups:
     return Groups(ids, order[first])
 
 
-def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+def sort_rows(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """int64[n]: the rows ascending by key >= 0, rows of one key as they lie."""
     if (keys[1:] >= keys[:-1]).all():
         return np.arange(len(keys))
@@ -49,10 +50,22 @@ def stable_order(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(keys << bits | np.arange(len(keys))) & ((1 << bits) - 1)
 
 
-def ranked(texts: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
+def rank_texts(texts: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
     """int64[n]: the place of each text among the distinct ones in ascending order, null last; and those."""
     encoded = texts.dictionary_encode(null_encoding="encode")
     order = pc.sort_indices(encoded.dictionary)
     places = np.empty(len(order), dtype=np.int64)
     places[order.to_numpy()] = np.arange(len(order))
     return places[encoded.indices.to_numpy()], encoded.dictionary.take(order)
+
+
+def split_rows(batch: pa.RecordBatch, codes: NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of each code as a batch of their own, in their order, with the code."""
+    order = np.argsort(codes, kind="stable")
+    values, starts = np.unique(codes[order], return_index=True)
+    if len(values) == 1:
+        yield int(values[0]), batch
+        return
+    sorted_rows = batch.take(pa.array(order))
+    for value, start, end in zip(values, starts, [*starts[1:], len(order)]):
+        yield int(value), sorted_rows.slice(start, end - start)

@@ -19,7 +19,7 @@ _LAST = int((datetime.max.replace(tzinfo=UTC) - _EPOCH).total_seconds())
 _DAY = 86_400
 
 
-def local_microseconds(moments: Longs, zone: str) -> Longs:
+def convert_to_local(moments: Longs, zone: str) -> Longs:
     """int64[n]: microseconds since 1970 on the local clock, of int64[n] microseconds of UTC in the years 1 to 9999.
 
     The offset is looked up once for each hour that occurs, and second by second only where it changes.

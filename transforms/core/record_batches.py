@@ -51,17 +51,17 @@ def concat(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 def _joined(parts: Sequence[pa.Array]) -> pa.Array:
     if len({part.type for part in parts}) == 1 and sum(part.nbytes for part in parts) <= TEXT_BYTES:
         return pa.concat_arrays(parts)
-    return pa.concat_arrays([_cast(part, wide(part.type)) for part in parts])
+    return pa.concat_arrays([_cast(part, widen_type(part.type)) for part in parts])
 
 
 @cache
-def wide(kind: pa.DataType) -> pa.DataType:
+def widen_type(kind: pa.DataType) -> pa.DataType:
     """The type with offsets of 64 bits for every string and binary in it."""
     return _mapped(kind, {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()})
 
 
 @cache
-def plain(kind: pa.DataType) -> pa.DataType:
+def narrow_type(kind: pa.DataType) -> pa.DataType:
     """The type with offsets of 32 bits for every string and binary in it."""
     return _mapped(kind, {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()})
 
@@ -79,19 +79,19 @@ def _mapped(kind: pa.DataType, others: dict[pa.DataType, pa.DataType]) -> pa.Dat
     return others.get(kind, kind)
 
 
-def fitted(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def fit_column(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """The column as `kind`; or wide, as it is, if it holds more than TEXT_BYTES.
 
     Raises:
         pyarrow.ArrowInvalid: it does not fit the type.
     """
-    return column if column.type == wide(kind) and column.nbytes > TEXT_BYTES else _cast(column, kind)
+    return column if column.type == widen_type(kind) and column.nbytes > TEXT_BYTES else _cast(column, kind)
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if column.type == kind:
         return column
-    if column.type == wide(kind) or pa.types.is_map(column.type):
+    if column.type == widen_type(kind) or pa.types.is_map(column.type):
         # A copy's offsets begin at 0: those of a slice may not fit, and Arrow's cast of some slices of maps aborts the process.
         column = column.take(pa.array(np.arange(len(column))))
     if not (pa.types.is_map(kind) and pa.types.is_map(column.type)):
@@ -100,10 +100,11 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.MapArray.from_arrays(column.offsets, keys, items, kind, mask=column.is_null())
 
 
-def shaped(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+def join_columns(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
     """The columns as a batch of the fields of `schema`; those that are wide stay so."""
     fields = [
-        f.with_type(c.type) if c.type == wide(f.type) else f for f, c in zip(schema, columns, strict=True)
+        f.with_type(c.type) if c.type == widen_type(f.type) else f
+        for f, c in zip(schema, columns, strict=True)
     ]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
@@ -120,18 +121,20 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         return batch
     names = set(batch.schema.names)
     columns = [
-        fitted(batch[field.name], field.type) if field.name in names else pa.nulls(batch.num_rows, field.type)
+        fit_column(batch[field.name], field.type)
+        if field.name in names
+        else pa.nulls(batch.num_rows, field.type)
         for field in schema
     ]
-    return shaped(columns, schema)
+    return join_columns(columns, schema)
 
 
-def pieces(rows: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def split_by_bytes(rows: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows, in order, as batches of `schema` of at most PIECE_BYTES; the columns may be wide."""
     if rows.nbytes > PIECE_BYTES and rows.num_rows > 1:
         half = rows.num_rows // 2
-        yield from pieces(rows.slice(0, half), schema)
-        yield from pieces(rows.slice(half), schema)
+        yield from split_by_bytes(rows.slice(0, half), schema)
+        yield from split_by_bytes(rows.slice(half), schema)
     elif rows.schema.equals(schema):
         yield rows
     else:
@@ -139,7 +142,7 @@ def pieces(rows: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def gathered(
+def group_batches(
     batches: Iterable[pa.RecordBatch], octets: int, rows: int | None = None
 ) -> Iterator[list[pa.RecordBatch]]:
     """The batches, in order, in groups: one ends before it would have more than `octets` bytes, or once it has `rows` rows."""
@@ -158,24 +161,26 @@ def gathered(
         yield group
 
 
-def portions(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+def split_by_rows(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
     """The batch, in order, in parts of at most `rows` rows; none of an empty one."""
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)
 
 
 @cache
-def empty(schema: pa.Schema) -> pa.RecordBatch:
+def make_empty(schema: pa.Schema) -> pa.RecordBatch:
     """No rows of `schema`."""
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-def filled(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
+def build_batch(columns: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
     """The columns as a batch of `schema`; a column that is not given is null."""
-    return shaped([columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in schema], schema)
+    return join_columns(
+        [columns[f.name] if f.name in columns else pa.nulls(rows, f.type) for f in schema], schema
+    )
 
 
-def extended(batch: pa.RecordBatch, columns: Iterable[tuple[pa.Field, pa.Array]]) -> pa.RecordBatch:
+def append_columns(batch: pa.RecordBatch, columns: Iterable[tuple[pa.Field, pa.Array]]) -> pa.RecordBatch:
     """The batch with further columns at its end."""
     added = list(columns)
     schema = pa.schema([*batch.schema, *(field for field, _ in added)])

@@ -1,34 +1,21 @@
 """Which shard an agent belongs to: the unit of parallel work and, in a stream, of state."""
 
-from collections.abc import Iterator
-
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from transforms.core import arrow_coder  # noqa: F401 (what is keyed by shard is encoded)
+from transforms.core.grouping import split_rows
 from transforms.core.hashing import hash_uuids
-from transforms.core.stage_counters import staged
+from transforms.core.stage_counters import count_stage
 
 
-def shards(agent_ids: pa.Array, count: int) -> NDArray[np.int64]:
+def assign_shards(agent_ids: pa.Array, count: int) -> NDArray[np.int64]:
     """int64[n]: the shard, 0 to count - 1, of each agent; the same on every platform and in every run."""
     encoded = agent_ids.dictionary_encode()
     shard = (hash_uuids(encoded.dictionary) % np.uint64(count)).astype(np.int64)
     return shard[encoded.indices.to_numpy()]
-
-
-def split(batch: pa.RecordBatch, codes: NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of each code as a batch of their own, in their order, with the code."""
-    order = np.argsort(codes, kind="stable")
-    values, starts = np.unique(codes[order], return_index=True)
-    if len(values) == 1:
-        yield int(values[0]), batch
-        return
-    sorted_rows = batch.take(pa.array(order))
-    for value, start, end in zip(values, starts, [*starts[1:], len(order)]):
-        yield int(value), sorted_rows.slice(start, end - start)
 
 
 class KeyByShard(beam.PTransform):
@@ -39,11 +26,11 @@ class KeyByShard(beam.PTransform):
         self.count = count
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        return reports | beam.FlatMap(staged("shard", by_shard), self.count).with_output_types(
+        return reports | beam.FlatMap(count_stage("shard", split_by_shard), self.count).with_output_types(
             tuple[int, pa.RecordBatch]
         )
 
 
-def by_shard(batch: pa.RecordBatch, count: int) -> list[tuple[int, pa.RecordBatch]]:
+def split_by_shard(batch: pa.RecordBatch, count: int) -> list[tuple[int, pa.RecordBatch]]:
     """The batch's rows, split by the shard of their agent."""
-    return list(split(batch, shards(batch["agent_id"], count))) if batch.num_rows else []
+    return list(split_rows(batch, assign_shards(batch["agent_id"], count))) if batch.num_rows else []

@@ -32,7 +32,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def timed(name: str, rows: int = 0) -> Iterator[None]:
+def time_stage(name: str, rows: int = 0) -> Iterator[None]:
     """Count `rows` and the time of the block under a stage's name."""
     start = time.perf_counter()
     try:
@@ -41,14 +41,14 @@ def timed(name: str, rows: int = 0) -> Iterator[None]:
         add(name, rows=rows, seconds=time.perf_counter() - start)
 
 
-def staged(
+def count_stage(
     name: str, kernel: Callable[Concatenate[pa.RecordBatch, P], Result]
 ) -> Callable[Concatenate[pa.RecordBatch, P], Result]:
     """The kernel as a function that counts its batch's rows, and its time, under a stage's name."""
 
     @wraps(kernel)
     def counted(batch: pa.RecordBatch, *args: P.args, **kwargs: P.kwargs) -> Result:
-        with timed(name, batch.num_rows):
+        with time_stage(name, batch.num_rows):
             return kernel(batch, *args, **kwargs)
 
     return counted

@@ -33,7 +33,7 @@ class Span:
         return inside
 
 
-class Within(beam.PTransform):
+class KeepWithin(beam.PTransform):
     """RecordBatches -> their rows whose `column` lies in the span."""
 
     def __init__(self, span: Span, column: str) -> None:
@@ -43,10 +43,10 @@ class Within(beam.PTransform):
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         if self.span.everything:
             return batches
-        return batches | beam.FlatMap(within, self.span, self.column).with_output_types(pa.RecordBatch)
+        return batches | beam.FlatMap(keep_within, self.span, self.column).with_output_types(pa.RecordBatch)
 
 
-def within(batch: pa.RecordBatch, span: Span, column: str) -> list[pa.RecordBatch]:
+def keep_within(batch: pa.RecordBatch, span: Span, column: str) -> list[pa.RecordBatch]:
     """The batch without the rows outside of the span; nothing where none is left."""
     kept = batch.filter(pa.array(span.rows(batch[column])))
     return [kept] if kept.num_rows else []

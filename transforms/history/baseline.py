@@ -14,19 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import BASELINE, METRIC_COLUMNS, METRICS
 from transforms.core.histogram_scales import SCALES, Scale
-from transforms.core.record_batches import empty, filled
+from transforms.core.record_batches import build_batch, make_empty
+from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES, find_minutes, mark_late
 from transforms.history.wavelet_matrix import Found, Ints, WaveletMatrix
 
-OLDEST, NEWEST = 62, 2
-"""The window of minute m is [m - OLDEST, m - NEWEST)."""
-LATEST_US = 60_000_000
-"""A report that was received longer after its recorded_at feeds no baseline (microseconds)."""
-MINUTE_US = 60_000_000
 THREADS = 2
 """Metrics worked on at a time: numpy lets go of the interpreter lock in sorts and look-ups."""
 
@@ -61,14 +56,14 @@ class Windows:
         return self.end - self.first
 
 
-def baseline(reports: pa.Table, min_samples: int) -> pa.RecordBatch:
+def compute_baselines(reports: pa.Table, min_samples: int) -> pa.RecordBatch:
     """The BASELINE columns of the reports, row for row.
 
     `reports` has the columns INPUTS, each report once, in any order; only received_at may be null. With fewer than
     `min_samples` (at least 1) values the state is `warmup` and the quartiles are null.
     """
     if not reports.num_rows:
-        return empty(BASELINE)
+        return make_empty(BASELINE)
     windows = _windows(reports)
 
     def judged(metric: str) -> dict[str, pa.Array]:
@@ -80,22 +75,22 @@ def baseline(reports: pa.Table, min_samples: int) -> pa.RecordBatch:
     with ThreadPoolExecutor(THREADS) as pool:
         for judgement in pool.map(judged, METRICS):
             columns |= judgement
-    return filled(columns, BASELINE, reports.num_rows)
+    return build_batch(columns, BASELINE, reports.num_rows)
 
 
-def interpolated(scale: Scale, found: Found) -> Floats:
+def interpolate(scale: Scale, found: Found) -> Floats:
     """float64[m]: the value at `place` of the `equals` values that lie evenly in bucket `value`."""
     low, high = scale.edges[found.value], scale.edges[found.value + 1]
     return low + (high - low) * ((found.place + 0.5) / found.equals)
 
 
-def quartiles(scale: Scale, first: Found, third: Found) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def compute_quartiles(scale: Scale, first: Found, third: Found) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """float64[m] q1 and q3, and whether they are flat: in one bucket, whose middle both then are."""
     flat = first.value == third.value
     middle = (scale.edges[first.value] + scale.edges[first.value + 1]) / 2
     return (
-        np.where(flat, middle, interpolated(scale, first)),
-        np.where(flat, middle, interpolated(scale, third)),
+        np.where(flat, middle, interpolate(scale, first)),
+        np.where(flat, middle, interpolate(scale, third)),
         flat,
     )
 
@@ -103,16 +98,15 @@ def quartiles(scale: Scale, first: Found, third: Found) -> tuple[Floats, Floats,
 def _windows(reports: pa.Table) -> Windows:
     """The windows of the reports' own minutes, over those of the reports that feed."""
     agent = reports["agent_id"].dictionary_encode().combine_chunks().indices.to_numpy()
-    recorded, received = (reports[name].cast(pa.int64()) for name in ("recorded_at", "received_at"))
-    minute = recorded.to_numpy() // MINUTE_US
-    minute -= minute.min() - OLDEST
+    minute = find_minutes(reports)
+    minute -= minute.min() - REACH_MINUTES
     key = agent * (minute.max() + 1) + minute
 
-    feeds = pc.fill_null(pc.less_equal(pc.subtract(received, recorded), LATEST_US), True)
-    feeding = np.flatnonzero(feeds.to_numpy())
+    feeding = np.flatnonzero(~mark_late(reports))
     feeding = feeding[np.argsort(key[feeding])]
     asked, of_row = np.unique(key, return_inverse=True)
-    first, end = (np.searchsorted(key[feeding], asked - back).astype(np.int32) for back in (OLDEST, NEWEST))
+    bounds = (asked - REACH_MINUTES, asked - GAP_MINUTES)
+    first, end = (np.searchsorted(key[feeding], bound).astype(np.int32) for bound in bounds)
     return Windows(feeding, first, end, of_row)
 
 
@@ -131,13 +125,13 @@ def _judged(metric: str, values: Floats, windows: Windows, enough: NDArray[np.bo
         spread[enough] = answers
         return spread[windows.of_row]
 
-    q1, q3, flat = quartiles(scale, quarter(1), quarter(3))
+    q1, q3, flat = compute_quartiles(scale, quarter(1), quarter(3))
     state = np.full(len(enough), WARMUP, np.int8)
     state[enough] = np.where(flat, FLAT, READY)
     columns = {"q1": by_row(q1), "q3": by_row(q3)}
     if metric == "latency":
         sigma = np.where(flat, np.nan, (q3 - q1) / NORMAL_IQR)
-        columns["zscore"] = (values - by_row(interpolated(scale, quarter(2)))) / by_row(sigma)
+        columns["zscore"] = (values - by_row(interpolate(scale, quarter(2)))) / by_row(sigma)
     if metric == "accuracy":
         columns["percentile"] = _percentiles(matrix, buckets, windows, enough)
     judged = {f"{metric}_{name}": pa.array(column, from_pandas=True) for name, column in columns.items()}

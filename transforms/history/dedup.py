@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATE
 from transforms.core.hashing import hash_ids
-from transforms.core.record_batches import concat, empty
+from transforms.core.record_batches import concat, make_empty
 
 INPUTS = ("report_id", "source", "message_id", "received_at", "context")
 """The columns of a ReportBatch that decide what is a duplicate."""
@@ -38,7 +38,7 @@ class Deduplicated:
     duplicates: pa.RecordBatch
 
 
-def dedup(reports: pa.Table) -> Deduplicated:
+def deduplicate(reports: pa.Table) -> Deduplicated:
     """Which rows of `reports` stand for their report. It has the columns INPUTS; only received_at may be null.
 
     A report counts as context if all its copies do. A duplicate whose deliveries were all context is not given again.
@@ -68,7 +68,7 @@ def _taken(table: pa.Table, rows: Rows) -> pa.RecordBatch:
     """The rows (ascending) of a table as one batch."""
     batches = table.to_batches()
     edges = np.searchsorted(rows, np.cumsum([0, *(batch.num_rows for batch in batches)]))
-    parts, start = [empty(table.schema)], 0
+    parts, start = [make_empty(table.schema)], 0
     for batch, first, end in zip(batches, edges, edges[1:]):
         if first < end:
             parts.append(batch.take(pa.array(rows[first:end] - start)))

@@ -1,9 +1,8 @@
-"""Recall: reports that a store already holds, fed through the graph again where new ones touch them.
+"""Recall: stored reports that go through the graph again because new reports affect them.
 
-A new report of minute m enters the baselines of minutes m + 3 to m + 62 and the aggregates of its own hour. So every hour
-from that of m to that of m + 62 is *touched* (three hours if m is 58 or 59 minutes past the hour): their stored reports
-are recalled whole, to be judged and aggregated with the new ones. The 63 minutes before a touched hour are recalled as
-context: they feed its baselines and are written nowhere.
+The stored reports of every affected hour (`transforms.history.time_rules.find_affected_hours`) are recalled whole, to be
+compared and aggregated with the new ones. The REACH_MINUTES before an affected hour are recalled as *context*: they feed its
+baselines and are written nowhere.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,122 +18,26 @@ from schemas.tables import REPORTS, TIME
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.record_batches import REPORT_BATCH, conform
 from transforms.core.retry import retry_while_unavailable
-from transforms.core.sharding import shards
-from transforms.history.baseline import OLDEST
+from transforms.core.sharding import assign_shards
+from transforms.history.time_rules import (
+    HOUR_MINUTES,
+    HOUR_SECONDS,
+    REACH_HOURS,
+    REACH_MINUTES,
+    SECOND_US,
+    find_affected_hours,
+    find_minutes,
+)
 from transforms.sinks.sink import Store
 
-HOUR = 3600
-HOUR_MINUTES = 60
-AHEAD = (*range(0, OLDEST, HOUR_MINUTES), OLDEST)
-"""Minutes after a report's own, up to the last whose baseline it feeds, at most an hour apart: no hour lies between two of them."""
-CONTEXT_SECONDS = 63 * 60
-CALENDAR = range(FIRST_US // (HOUR * 1_000_000), LAST_US // (HOUR * 1_000_000) + 1)
+CALENDAR = range(FIRST_US // (HOUR_SECONDS * SECOND_US), LAST_US // (HOUR_SECONDS * SECOND_US) + 1)
 """The hours (since 1970) of the years 1 to 9999. Before and after them nothing is stored."""
 PATIENCE_SECONDS = 3600.0
-"""How long a store that is away is asked again."""
-
-
-def touched_hours(reports: pa.RecordBatch) -> set[int]:
-    """The hours (since 1970) whose rows may change because of these reports."""
-    seconds = reports["recorded_at"].cast(pa.int64()).to_numpy() // 1_000_000
-    minutes = np.unique(seconds // 60)
-    return {hour for ahead in AHEAD for hour in np.unique((minutes + ahead) // HOUR_MINUTES).tolist()}
-
-
-def recalled(store: Store, hours: set[int]) -> Iterator[pa.RecordBatch]:
-    """REPORT_BATCHes of the stored reports of some hours, and of the 63 minutes before each as context, an hour at a time."""
-    for hour in sorted({each - back for each in hours for back in range(3)}):
-        for batch in _stored(store, hour, context=hour not in hours):
-            if hour not in hours:
-                batch = batch.filter(_feeds(batch, hours))
-            if batch.num_rows:
-                yield batch
-
-
-@dataclass(frozen=True)
-class RecallShard:
-    """Recall for a stream: what the store holds of the agents of one of `shards` shards."""
-
-    store: Store
-    shards: int
-
-    def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
-        """REPORT_BATCHes of the stored reports of some hours, and of the 63 minutes before as context if it is asked for.
-
-        The reports of later batches were recorded no earlier: so each batch comes after all that feeds its baselines, or with it.
-        """
-        whole = recalled(self.store, set(hours)) if context else _each(self.store, hours)
-        for batch in whole:
-            own = batch.filter(pa.array(shards(batch["agent_id"], self.shards) == shard))
-            if own.num_rows:
-                yield own
-
-
-def _each(store: Store, hours: Iterable[int]) -> Iterator[pa.RecordBatch]:
-    for hour in hours:
-        yield from _stored(store, hour, context=False)
-
-
-def _stored(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
-    """The reports of an hour, ascending in time from batch to batch; a store that is away is asked again for what it did not give.
-
-    Raises:
-        Unavailable: it was away for `PATIENCE_SECONDS`.
-    """
-    if hour not in CALENDAR:
-        return
-    given = _Given()
-    for attempt in retry_while_unavailable(PATIENCE_SECONDS):
-        with attempt:
-            for stored in store.reports(hour):
-                batch = stored if attempt.num == 1 else given.rest(stored)
-                if batch.num_rows:
-                    given.add(batch)
-                    yield _as_reports(batch, context)
-
-
-class _Given:
-    """What was given of an hour: the reports before a moment, and of those at that moment the ones that are named."""
-
-    def __init__(self) -> None:
-        self._moment: pa.Scalar = pa.scalar(None, TIME)
-        self._ids = pa.array([], pa.string())
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Batches come in the order of time."""
-        latest = pc.max(batch["recorded_at"])
-        ids = batch.filter(pc.equal(batch["recorded_at"], latest))["report_id"]
-        self._ids = pa.concat_arrays([self._ids, ids]) if latest == self._moment else ids
-        self._moment = latest
-
-    def rest(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of a batch that were not given."""
-        if not self._moment.is_valid:
-            return batch
-        times, named = batch["recorded_at"], pc.is_in(batch["report_id"], self._ids)
-        return batch.filter(
-            pc.or_(pc.greater(times, self._moment), pc.and_not(pc.equal(times, self._moment), named))
-        )
-
-
-def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
-    rows = conform(stored, REPORTS.schema)
-    columns = {name: rows[name] for name in rows.schema.names} | {
-        "context": pa.array(np.full(rows.num_rows, context))
-    }
-    return pa.RecordBatch.from_arrays([columns[name] for name in REPORT_BATCH.names], schema=REPORT_BATCH)
-
-
-def _feeds(batch: pa.RecordBatch, hours: Iterable[int]) -> pa.Array:
-    seconds = batch["recorded_at"].cast(pa.int64()).to_numpy() // 1_000_000
-    feeds = np.zeros(batch.num_rows, dtype=bool)
-    for hour in hours:
-        feeds |= (seconds >= hour * HOUR - CONTEXT_SECONDS) & (seconds < hour * HOUR)
-    return pa.array(feeds)
+"""How long an unavailable store is tried again."""
 
 
 class Recall(beam.PTransform):
-    """New ReportBatches -> the stored ReportBatches that they touch (not the new ones)."""
+    """New ReportBatches -> the stored ReportBatches that they affect (not the new ones)."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -143,13 +46,140 @@ class Recall(beam.PTransform):
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
         hours = (
             reports
-            | "Touched hours" >> beam.Map(touched_hours)
-            | beam.CombineGlobally(_union).without_defaults()
+            | "Affected hours" >> beam.Map(find_affected_hours)
+            | beam.CombineGlobally(_unite).without_defaults()
         )
         return hours | "Recall" >> beam.FlatMap(
-            lambda each, store: recalled(store, each), self.store
+            lambda each, store: recall_hours(store, each), self.store
         ).with_output_types(pa.RecordBatch)
 
 
-def _union(sets: Iterable[set[int]]) -> set[int]:
+@dataclass(frozen=True)
+class RecallShard:
+    """Recall for a stream: the stored reports of the agents of one of `shards` shards."""
+
+    store: Store
+    shards: int
+
+    def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
+        """REPORT_BATCHes of the stored reports of some hours, with the minutes before as context if asked for.
+
+        Reports of later batches were recorded no earlier, so each batch comes after all that feeds its baselines, or with it.
+        """
+        batches = recall_hours(self.store, set(hours)) if context else _read_hours(self.store, hours)
+        for batch in batches:
+            own = batch.filter(pa.array(assign_shards(batch["agent_id"], self.shards) == shard))
+            if own.num_rows:
+                yield own
+
+
+def recall_hours(store: Store, hours: set[int]) -> Iterator[pa.RecordBatch]:
+    """REPORT_BATCHes of the stored reports of some hours and of the context before each, an hour at a time, ascending."""
+    for hour in sorted({each - back for each in hours for back in range(REACH_HOURS + 1)}):
+        for batch in _read_hour(store, hour, context=hour not in hours):
+            if hour not in hours:
+                batch = batch.filter(_is_context(batch, hours))
+            if batch.num_rows:
+                yield batch
+
+
+def find_needed_hours(reports: pa.RecordBatch) -> range:
+    """The hours that a stream needs for these reports: from the first affected hour to the last, with those between."""
+    affected = find_affected_hours(reports)
+    return range(min(affected), max(affected) + 1)
+
+
+def find_missing_hours(needed: range, known: range) -> list[tuple[range, bool]]:
+    """The hours to recall, oldest first, and whether with their context, when those of `known` are in memory already.
+
+    Later hours need no context: it is in the known hours, or in their context. Before earlier hours are recalled, the context of
+    the known ones must be forgotten, since it comes again as whole hours.
+    """
+    if _starts_anew(needed, known):
+        return [(needed, True)]
+    parts = [(range(needed.start, known.start), True), (range(known.stop, needed.stop), False)]
+    return [(hours, context) for hours, context in parts if hours]
+
+
+def merge_hours(needed: range, known: range) -> range:
+    """The hours in memory once the missing ones were recalled."""
+    if _starts_anew(needed, known):
+        return needed
+    return range(min(needed.start, known.start), max(needed.stop, known.stop))
+
+
+def _starts_anew(needed: range, known: range) -> bool:
+    """Whether the needed hours begin so far after the known ones that these say nothing about them."""
+    return not known or needed.start > known.stop + 1
+
+
+def _read_hours(store: Store, hours: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    for hour in hours:
+        yield from _read_hour(store, hour, context=False)
+
+
+def _read_hour(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatch]:
+    """The stored reports of an hour, ascending in time from batch to batch.
+
+    If the store becomes unavailable, the hour is read again, and what was read before is left out.
+
+    Raises:
+        Unavailable: the store was unavailable for `PATIENCE_SECONDS`.
+    """
+    if hour not in CALENDAR:
+        return
+    read = _ReadRows()
+    for attempt in retry_while_unavailable(PATIENCE_SECONDS):
+        with attempt:
+            for stored in store.reports(hour):
+                batch = stored if attempt.num == 1 else read.leave_out(stored)
+                if batch.num_rows:
+                    read.add(batch)
+                    yield _as_reports(batch, context)
+
+
+class _ReadRows:
+    """The rows of an hour that were read already: all before a moment, and at that moment the reports in `_ids`."""
+
+    def __init__(self) -> None:
+        self._moment: pa.Scalar = pa.scalar(None, TIME)
+        self._ids = pa.array([], pa.string())
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Note a batch as read; batches come in the order of time."""
+        latest = pc.max(batch["recorded_at"])
+        ids = batch.filter(pc.equal(batch["recorded_at"], latest))["report_id"]
+        self._ids = pa.concat_arrays([self._ids, ids]) if latest == self._moment else ids
+        self._moment = latest
+
+    def leave_out(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of a batch that were not read yet."""
+        if not self._moment.is_valid:
+            return batch
+        times, known = batch["recorded_at"], pc.is_in(batch["report_id"], self._ids)
+        return batch.filter(
+            pc.or_(pc.greater(times, self._moment), pc.and_not(pc.equal(times, self._moment), known))
+        )
+
+
+def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
+    """Rows of kpi_reports as a REPORT_BATCH."""
+    rows = conform(stored, REPORTS.schema)
+    columns = {name: rows[name] for name in rows.schema.names} | {
+        "context": pa.array(np.full(rows.num_rows, context))
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in REPORT_BATCH.names], schema=REPORT_BATCH)
+
+
+def _is_context(reports: pa.RecordBatch, hours: Iterable[int]) -> pa.Array:
+    """bool[n]: which reports are within REACH_MINUTES before one of the hours."""
+    minutes = find_minutes(reports)
+    context = np.zeros(reports.num_rows, dtype=bool)
+    for hour in hours:
+        first = hour * HOUR_MINUTES
+        context |= (minutes >= first - REACH_MINUTES) & (minutes < first)
+    return pa.array(context)
+
+
+def _unite(sets: Iterable[set[int]]) -> set[int]:
     return set().union(*sets)

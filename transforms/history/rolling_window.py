@@ -17,15 +17,14 @@ from schemas.tables import METRIC_COLUMNS, METRICS
 from transforms.core.histogram_scales import SCALES
 from transforms.history.baseline import (
     FLAT,
-    NEWEST,
     NORMAL_IQR,
-    OLDEST,
     READY,
     STATES,
     WARMUP,
-    interpolated,
-    quartiles,
+    compute_quartiles,
+    interpolate,
 )
+from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES
 from transforms.history.wavelet_matrix import Counted, Found
 
 Longs = NDArray[np.int64]
@@ -40,7 +39,7 @@ _QUARTERS = {metric: (1, 2, 3) if metric == "latency" else (1, 3) for metric in 
 
 
 @dataclass
-class Fed:
+class FeedingReports:
     """The reports of one minute that feed: `agent` int32[n], its code, and `buckets` int16[n, 4], in the order of METRICS."""
 
     agent: NDArray[np.int32]
@@ -48,7 +47,7 @@ class Fed:
     by_agent: bool = False
 
     @classmethod
-    def joined(cls, parts: Iterable["Fed"]) -> "Fed":
+    def joined(cls, parts: Iterable["FeedingReports"]) -> "FeedingReports":
         """The reports of all parts, in their order."""
         agents, buckets = [np.zeros(0, np.int32)], [np.zeros((0, len(METRICS)), np.int16)]
         for part in parts:
@@ -69,7 +68,7 @@ class Fed:
 class Window:
     """Reports in groups, each with the buckets of every metric in order; `agent` is the number of the group."""
 
-    def __init__(self, grouped: Fed) -> None:
+    def __init__(self, grouped: FeedingReports) -> None:
         wide = grouped.agent.max(initial=0) >= 1 << (32 - BITS)
         group = grouped.agent.astype(np.uint64 if wide else np.uint32) * (1 << BITS)
         self.keys: list[NDArray[np.unsignedinteger]] = [
@@ -110,22 +109,24 @@ class Asked:
     buckets: NDArray[np.int16]
 
 
-class Feeding:
+class RollingWindow:
     """The reports of one shard that feed baselines, as far as they are still asked for."""
 
     def __init__(self) -> None:
-        self.minutes: dict[int, Fed] = {}
+        self.minutes: dict[int, FeedingReports] = {}
         self._windows: dict[int, Window] = {}
         self._newest = -(1 << 62)
 
     def __len__(self) -> int:
         return sum(len(fed) for fed in self.minutes.values())
 
-    def feed(self, minute: Longs, fed: Fed) -> None:
+    def feed(self, minute: Longs, fed: FeedingReports) -> None:
         """Take in reports, with the minute of each (int64[n])."""
         for each, rows in by_value(minute):
-            part = Fed(fed.agent[rows], fed.buckets[rows])
-            self.minutes[each] = Fed.joined([self.minutes[each], part]) if each in self.minutes else part
+            part = FeedingReports(fed.agent[rows], fed.buckets[rows])
+            self.minutes[each] = (
+                FeedingReports.joined([self.minutes[each], part]) if each in self.minutes else part
+            )
 
     def forget(self, minutes: range) -> None:
         """Drop the reports of some minutes."""
@@ -134,7 +135,7 @@ class Feeding:
             apart = {
                 each
                 for each in self._windows
-                if each - OLDEST >= minutes.stop or each - NEWEST <= minutes.start
+                if each - REACH_MINUTES >= minutes.stop or each - GAP_MINUTES <= minutes.start
             }
             self._windows = {each: window for each, window in self._windows.items() if each in apart}
 
@@ -161,10 +162,14 @@ class Feeding:
 
     def _window(self, minute: int) -> Window:
         """The window of a minute, of all agents, whose codes are the groups."""
-        fed = [self.minutes[each] for each in range(minute - OLDEST, minute - NEWEST) if each in self.minutes]
+        fed = [
+            self.minutes[each]
+            for each in range(minute - REACH_MINUTES, minute - GAP_MINUTES)
+            if each in self.minutes
+        ]
         window = self._windows.get(minute)
         if window is None or len(window) != sum(len(each) for each in fed):
-            window = Window(Fed.joined(fed))
+            window = Window(FeedingReports.joined(fed))
             self._windows = {each: kept for each, kept in self._windows.items() if each > self._newest - KEPT}
             self._windows[minute] = window
         return window
@@ -173,7 +178,9 @@ class Feeding:
         """The windows of some minutes (ascending) and agents, each a group by its place."""
         found = []
         for minute, fed in self.minutes.items():
-            start, stop = np.searchsorted(minutes, (minute + NEWEST, minute + OLDEST), "right").tolist()
+            start, stop = np.searchsorted(
+                minutes, (minute + GAP_MINUTES, minute + REACH_MINUTES), "right"
+            ).tolist()
             if start == stop:
                 continue
             fed.sort()
@@ -183,8 +190,8 @@ class Feeding:
             groups = np.repeat(np.arange(start, stop, dtype=np.int32), counts)
             if len(groups):
                 rows = np.arange(len(groups)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
-                found.append(Fed(groups, fed.buckets[rows]))
-        return Window(Fed.joined(found))
+                found.append(FeedingReports(groups, fed.buckets[rows]))
+        return Window(FeedingReports.joined(found))
 
 
 class _Answers:
@@ -211,11 +218,11 @@ class _Answers:
         for place, metric in enumerate(METRICS):
             scale = SCALES[metric]
             found = {q: window.nth(place, first + (q * samples + 3) // 4 - 1) for q in _QUARTERS[metric]}
-            q1, q3, flat = quartiles(scale, found[1], found[3])
+            q1, q3, flat = compute_quartiles(scale, found[1], found[3])
             self.quartiles[metric, 1][pairs], self.quartiles[metric, 3][pairs] = q1, q3
             self.states[metric][pairs] = np.where(flat, FLAT, READY)
             if 2 in found:
-                self.quartiles[metric, 2][pairs] = interpolated(scale, found[2])
+                self.quartiles[metric, 2][pairs] = interpolate(scale, found[2])
         self._rank(pairs, groups, first, window)
 
     def _rank(self, pairs: Longs, groups: Longs, first: Longs, window: Window) -> None:
@@ -244,7 +251,7 @@ class _Answers:
         return columns | states | {"baseline_n": pa.array(self.samples[self.of_row])}
 
 
-def buckets_of(reports: pa.Table | pa.RecordBatch) -> tuple[dict[str, Floats], NDArray[np.int16]]:
+def find_buckets(reports: pa.Table | pa.RecordBatch) -> tuple[dict[str, Floats], NDArray[np.int16]]:
     """The metrics of reports, float64[n] each, and their buckets, int16[n, 4]."""
     values = {metric: reports[METRIC_COLUMNS[metric]].to_numpy() for metric in METRICS}
     return values, np.stack(

@@ -14,7 +14,7 @@ Longs = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenReports:
     """Reports and their messages: `first` and `second`, the halves of a report_id, and `message`, the hash of (source, message_id).
 
     All are uint64[n]. They are *in order* if `first` is ascending.
@@ -25,7 +25,7 @@ class Seen:
     message: Words
 
     @classmethod
-    def of(cls, reports: pa.RecordBatch) -> "Seen":
+    def of(cls, reports: pa.RecordBatch) -> "SeenReports":
         """The reports and messages of a ReportBatch."""
         source = reports["source"].dictionary_encode()
         sources = hash_texts(source.dictionary)[source.indices.to_numpy()]
@@ -34,7 +34,7 @@ class Seen:
         return cls(halves[:, 0], halves[:, 1], message)
 
     @classmethod
-    def joined(cls, parts: Iterable["Seen"]) -> "Seen":
+    def joined(cls, parts: Iterable["SeenReports"]) -> "SeenReports":
         """The reports of all parts, in their order."""
         columns = [[np.zeros(0, np.uint64)] for _ in range(3)]
         for part in parts:
@@ -45,11 +45,11 @@ class Seen:
     def __len__(self) -> int:
         return len(self.first)
 
-    def take(self, rows: Longs | slice | NDArray[np.bool_]) -> "Seen":
+    def take(self, rows: Longs | slice | NDArray[np.bool_]) -> "SeenReports":
         """Some of them."""
-        return Seen(self.first[rows], self.second[rows], self.message[rows])
+        return SeenReports(self.first[rows], self.second[rows], self.message[rows])
 
-    def find(self, others: "Seen") -> Longs:
+    def find(self, others: "SeenReports") -> Longs:
         """int64[m]: where the reports of `others` are among these, which are in order; -1 for one that is not."""
         place = np.searchsorted(self.first, others.first)
         while len(self):
@@ -62,13 +62,13 @@ class Seen:
             place = place + other
         return np.full(len(others), -1)
 
-    def plus(self, others: "Seen") -> "Seen":
+    def plus(self, others: "SeenReports") -> "SeenReports":
         """These, which are in order, and others, in order."""
         others = others.take(np.argsort(others.first))
         if not len(self):
             return others
         place = np.searchsorted(self.first, others.first)
-        return Seen(
+        return SeenReports(
             *(
                 np.insert(getattr(self, name), place, getattr(others, name))
                 for name in ("first", "second", "message")

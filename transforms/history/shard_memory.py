@@ -17,17 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.readers.formats import parse_uuid
 from schemas.tables import DUPLICATE, REPORT
-from transforms.core.record_batches import BASELINED, concat, empty, filled
+from transforms.core.record_batches import BASELINED, build_batch, concat, make_empty
 from transforms.history import dedup
-from transforms.history.baseline import LATEST_US, MINUTE_US, OLDEST
-from transforms.history.rolling_window import Asked, Fed, Feeding, buckets_of, by_value
-from transforms.history.seen_reports import Seen
-from transforms.history.state_codec import AGENT, FED, SEEN, Remembered, decode, encode
+from transforms.history.rolling_window import Asked, FeedingReports, RollingWindow, by_value, find_buckets
+from transforms.history.seen_reports import SeenReports
+from transforms.history.state_codec import AGENT, FED, SEEN, Remembered, decode_deltas, encode_deltas
+from transforms.history.time_rules import MINUTE_US, REACH_MINUTES, find_minutes, mark_late
 
 Longs = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -47,31 +46,36 @@ class Admitted:
     deltas: list[bytes]
 
 
-class Recent:
+class ShardMemory:
     """The memory of one shard; an agent's reports are all in one. `min_samples` and `stale_seconds` are the settings."""
 
     def __init__(self, min_samples: int, stale_seconds: int) -> None:
         self.min_samples, self.stale_us = min_samples, stale_seconds * 1_000_000
-        self.seen: dict[int, Seen] = {}
-        self.feeding = Feeding()
+        self.seen: dict[int, SeenReports] = {}
+        self.feeding = RollingWindow()
         self.agents: dict[bytes, int] = {}
         self.pieces = self.stored = 0
 
     @classmethod
-    def load(cls, deltas: Iterable[bytes], min_samples: int, stale_seconds: int) -> "Recent":
+    def load(cls, deltas: Iterable[bytes], min_samples: int, stale_seconds: int) -> "ShardMemory":
         """The memory that deltas tell of, in any order.
 
         Raises:
             ValueError: a delta was written by another version.
         """
         recent = cls(min_samples, stale_seconds)
-        parts = list(decode(recent._counted(deltas)))
+        parts = list(decode_deltas(recent._counted(deltas)))
         if parts:
             recent._remember(
-                np.concatenate([part.seen_minute for part in parts]), Seen.joined(part.seen for part in parts)
+                np.concatenate([part.seen_minute for part in parts]),
+                SeenReports.joined(part.seen for part in parts),
             )
-            fed = (Fed(recent._codes(part.agents)[part.fed.agent], part.fed.buckets) for part in parts)
-            recent.feeding.feed(np.concatenate([part.fed_minute for part in parts]), Fed.joined(fed))
+            fed = (
+                FeedingReports(recent._codes(part.agents)[part.fed.agent], part.fed.buckets) for part in parts
+            )
+            recent.feeding.feed(
+                np.concatenate([part.fed_minute for part in parts]), FeedingReports.joined(fed)
+            )
         return recent
 
     def admit(self, batch: pa.RecordBatch) -> Admitted:
@@ -81,13 +85,13 @@ class Recent:
         batch `transforms.history.dedup` decides. A context row feeds and is remembered; it does not come out.
         """
         if not batch.num_rows:
-            return Admitted(empty(BASELINED), empty(DUPLICATE), [])
-        seen, minute = Seen.of(batch), _minutes(batch)
+            return Admitted(make_empty(BASELINED), make_empty(DUPLICATE), [])
+        seen, minute = SeenReports.of(batch), find_minutes(batch)
         known, lost = self._known(seen, minute)
         lost &= ~np.array(batch["context"])
         new = np.flatnonzero(~known)
         identities = batch.select(dedup.INPUTS)
-        unique = dedup.dedup(
+        unique = dedup.deduplicate(
             pa.Table.from_batches([identities.take(pa.array(new)) if known.any() else identities])
         )
         duplicates = unique.duplicates
@@ -104,7 +108,7 @@ class Recent:
         """Forget what no report that was received at or after the watermark can ask for."""
         oldest = (watermark_us - self.stale_us) // MINUTE_US
         self.seen = {minute: seen for minute, seen in self.seen.items() if minute >= oldest}
-        self.feeding.forget(range(min(self.feeding.minutes, default=oldest), oldest - OLDEST))
+        self.feeding.forget(range(min(self.feeding.minutes, default=oldest), oldest - REACH_MINUTES))
 
     def forget(self, minutes: range) -> None:
         """Forget all reports of some minutes (since 1970)."""
@@ -119,14 +123,14 @@ class Recent:
         whole = Remembered(
             list(self.agents),
             _repeated({minute: len(each) for minute, each in seen.items()}),
-            Seen.joined(seen.values()),
+            SeenReports.joined(seen.values()),
             _repeated({minute: len(each) for minute, each in fed.items()}),
-            Fed.joined(fed.values()),
+            FeedingReports.joined(fed.values()),
         )
-        return list(self._counted(encode(whole)))
+        return list(self._counted(encode_deltas(whole)))
 
     @property
-    def overgrown(self) -> bool:
+    def needs_snapshot(self) -> bool:
         """Whether its deltas hold so much that is forgotten, or are so many, that a snapshot should take their place."""
         if self.expires_us is None:
             return self.pieces > 0
@@ -136,10 +140,10 @@ class Recent:
     def expires_us(self) -> int | None:
         """The watermark at which the next minute can be evicted (us); None if nothing is remembered."""
         due = [min(self.seen)] if self.seen else []
-        due += [min(self.feeding.minutes) + OLDEST] if self.feeding.minutes else []
+        due += [min(self.feeding.minutes) + REACH_MINUTES] if self.feeding.minutes else []
         return (min(due) + 1) * MINUTE_US + self.stale_us if due else None
 
-    def _known(self, seen: Seen, minute: Longs) -> tuple[Mask, Mask]:
+    def _known(self, seen: SeenReports, minute: Longs) -> tuple[Mask, Mask]:
         """bool[n]: which reports are known, and which of them from another message."""
         known, lost = np.zeros((2, len(seen)), np.bool_)
         for each, rows in by_value(minute):
@@ -152,19 +156,26 @@ class Recent:
         return known, lost
 
     def _judged(
-        self, reports: pa.RecordBatch, minute: Longs, seen: Seen, fresh: Mask, duplicates: pa.RecordBatch
+        self,
+        reports: pa.RecordBatch,
+        minute: Longs,
+        seen: SeenReports,
+        fresh: Mask,
+        duplicates: pa.RecordBatch,
     ) -> Admitted:
         """Remember reports, all new, and judge those of them that are `fresh`."""
-        values, buckets = buckets_of(reports)
+        values, buckets = find_buckets(reports)
         agents = reports["agent_id"].dictionary_encode()
         distinct = _uuids(agents.dictionary)
         local = agents.indices.to_numpy()
         code = self._codes(distinct)[local]
-        feeds = _feeds(reports)
+        feeds = ~mark_late(reports)
         self._remember(minute, seen)
-        self.feeding.feed(minute[feeds], Fed(code[feeds], buckets[feeds]))
-        added = Remembered(distinct, minute, seen, minute[feeds], Fed(local[feeds], buckets[feeds]))
-        deltas = list(self._counted(encode(added)))
+        self.feeding.feed(minute[feeds], FeedingReports(code[feeds], buckets[feeds]))
+        added = Remembered(
+            distinct, minute, seen, minute[feeds], FeedingReports(local[feeds], buckets[feeds])
+        )
+        deltas = list(self._counted(encode_deltas(added)))
         rows = np.flatnonzero(fresh)
         asked = Asked(
             code[rows],
@@ -176,14 +187,14 @@ class Recent:
 
     def _baselined(self, reports: pa.RecordBatch, rows: Longs, asked: Asked) -> pa.RecordBatch:
         if not len(rows):
-            return empty(BASELINED)
+            return make_empty(BASELINED)
         columns = self.feeding.judge(asked, self.min_samples)
         reports = reports if len(rows) == reports.num_rows else reports.take(pa.array(rows))
         columns |= {name: reports[name] for name in REPORT.names} | {"revision": columns["baseline_n"]}
-        return filled(columns, BASELINED, len(rows))
+        return build_batch(columns, BASELINED, len(rows))
 
-    def _remember(self, minute: Longs, seen: Seen) -> None:
-        none = Seen(*np.zeros((3, 0), np.uint64))
+    def _remember(self, minute: Longs, seen: SeenReports) -> None:
+        none = SeenReports(*np.zeros((3, 0), np.uint64))
         for each, rows in by_value(minute):
             self.seen[each] = self.seen.get(each, none).plus(seen.take(rows))
 
@@ -214,17 +225,6 @@ class Recent:
         return seen * SEEN.itemsize + len(self.feeding) * FED.itemsize + len(self.agents) * AGENT.itemsize
 
 
-def _minutes(reports: pa.RecordBatch) -> Longs:
-    """int64[n]: the minute (since 1970) in which each report was recorded."""
-    return reports["recorded_at"].cast(pa.int64()).to_numpy() // MINUTE_US
-
-
-def _feeds(reports: pa.RecordBatch) -> Mask:
-    """bool[n]: which reports feed baselines, as in `transforms.history.baseline`."""
-    delay = pc.subtract(*(reports[name].cast(pa.int64()) for name in ("received_at", "recorded_at")))
-    return np.array(pc.fill_null(pc.less_equal(delay, LATEST_US), True))
-
-
 def _uuids(agent_ids: pa.Array) -> list[bytes]:
     """The 16 bytes of each agent_id, which schemas hold to be a UUID."""
     return parse_uuid(agent_ids)[0].astype(">u8").view(AGENT).ravel().tolist()
@@ -237,6 +237,6 @@ def _repeated(counts: dict[int, int]) -> Longs:
 
 def _duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:
     columns = {name: copies[name] for name in DUPLICATE.names if name in dedup.INPUTS}
-    return filled(
+    return build_batch(
         columns | {"revision": pa.array(np.ones(copies.num_rows, np.int64))}, DUPLICATE, copies.num_rows
     )

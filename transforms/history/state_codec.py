@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.history.rolling_window import Fed
-from transforms.history.seen_reports import Seen
+from transforms.history.rolling_window import FeedingReports
+from transforms.history.seen_reports import SeenReports
 
 VERSION = 1
 HEADER = struct.Struct("<HIII")
@@ -31,12 +31,12 @@ class Remembered:
 
     agents: Sequence[bytes]
     seen_minute: Longs
-    seen: Seen
+    seen: SeenReports
     fed_minute: Longs
-    fed: Fed
+    fed: FeedingReports
 
 
-def encode(remembered: Remembered) -> Iterator[bytes]:
+def encode_deltas(remembered: Remembered) -> Iterator[bytes]:
     """Deltas of at most PART reports, together all that is remembered; none if that is nothing."""
     seen = np.empty(len(remembered.seen), SEEN)
     seen["minute"] = remembered.seen_minute
@@ -52,7 +52,7 @@ def encode(remembered: Remembered) -> Iterator[bytes]:
         yield _encoded(remembered.agents, seen[start : start + PART], fed[start : start + PART])
 
 
-def decode(deltas: Iterable[bytes]) -> Iterator[Remembered]:
+def decode_deltas(deltas: Iterable[bytes]) -> Iterator[Remembered]:
     """What each delta holds.
 
     Raises:
@@ -70,9 +70,9 @@ def decode(deltas: Iterable[bytes]) -> Iterator[Remembered]:
         yield Remembered(
             np.frombuffer(delta, AGENT, agents, HEADER.size).tolist(),
             saw["minute"],
-            Seen(saw["first"], saw["second"], saw["message"]),
+            SeenReports(saw["first"], saw["second"], saw["message"]),
             fed_rows["minute"],
-            Fed(fed_rows["agent"].astype(np.int32), fed_rows["buckets"]),
+            FeedingReports(fed_rows["agent"].astype(np.int32), fed_rows["buckets"]),
         )
 
 

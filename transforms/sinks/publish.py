@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import redis
 
 from schemas.tables import METRIC_COLUMNS, METRICS
-from transforms.core.stage_counters import timed
+from transforms.core.stage_counters import time_stage
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection
 
@@ -73,7 +73,7 @@ class _Publish(beam.DoFn):
         self.client.close()
 
     def process(self, reports: pa.RecordBatch) -> None:
-        with timed("publish", reports.num_rows), self.client.pipeline(transaction=False) as pipeline:
+        with time_stage("publish", reports.num_rows), self.client.pipeline(transaction=False) as pipeline:
             for stream, entries in (
                 (ENRICHED, enriched_entries(reports)),
                 (OUTLIERS, outlier_events(reports)),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATE, MESSAGE, REPORTS, Table
-from transforms.core.record_batches import concat, conform, empty, filled, shaped
+from transforms.core.record_batches import build_batch, concat, conform, join_columns, make_empty
 
 Ints = NDArray[np.int64]
 PREFERENCE = ("revision", "received_at", "source", "message_id")
@@ -49,7 +49,7 @@ def merge_rows(
     groups = key_groups(both, table.key)
     stands = _standing(both, groups)
     standing = np.flatnonzero(stands)
-    displaced = empty(DUPLICATE)
+    displaced = make_empty(DUPLICATE)
     if table.name == REPORTS.name and len(standing) < both.num_rows:
         displaced = _displaced(both, groups, np.flatnonzero(~stands), standing)
     wanted = standing
@@ -58,7 +58,9 @@ def merge_rows(
         wanted = standing[sort_order(both.select(names).take(pa.array(standing)), names)]
     sorted_already = len(wanted) == both.num_rows and bool((np.diff(wanted) == 1).all())
     rows = both if sorted_already else both.take(pa.array(wanted))
-    return MergedRows(shaped(rows.columns, table.schema), displaced, int((standing >= stored.num_rows).sum()))
+    return MergedRows(
+        join_columns(rows.columns, table.schema), displaced, int((standing >= stored.num_rows).sum())
+    )
 
 
 def sorted_by(table: Table) -> tuple[str, ...]:
@@ -145,7 +147,7 @@ def _displaced(rows: pa.RecordBatch, groups: Ints, losers: Ints, standing: Ints)
     columns = {name: once[name] for name in once.schema.names} | {
         "revision": pa.array(np.ones(once.num_rows, np.int64))
     }
-    return filled(columns, DUPLICATE, once.num_rows)
+    return build_batch(columns, DUPLICATE, once.num_rows)
 
 
 def _codes(values: pa.Array) -> tuple[Ints, int]:

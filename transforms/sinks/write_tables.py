@@ -18,11 +18,11 @@ from schemas.partitioning import assign_files
 from schemas.readers.strict_reader import Rejection
 from schemas.tables import QUARANTINED, Table, find_table
 from transforms.core.errors import Refused, Unavailable
+from transforms.core.grouping import split_rows
 from transforms.core.micro_batching import PORTION, Gather
-from transforms.core.record_batches import concat, conform, portions
+from transforms.core.record_batches import concat, conform, split_by_rows
 from transforms.core.retry import retry_while_unavailable
-from transforms.core.sharding import split
-from transforms.core.stage_counters import timed
+from transforms.core.stage_counters import time_stage
 from transforms.sinks.sink import Sink, Written
 from transforms.sinks.sink_status import Status
 from transforms.validation.quarantine_rows import bisected, unwritten
@@ -112,11 +112,11 @@ def by_writer(
     parts: Iterable[tuple[int, pa.RecordBatch]] = [(place, batch)]
     if writers > 1:
         codes, paths = assign_files(find_table(table), batch, file_minutes)
-        parts = split(
+        parts = split_rows(
             batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes]
         )
     for key, rows in parts:
-        for portion in portions(rows, PORTION):
+        for portion in split_by_rows(rows, PORTION):
             yield key, portion
 
 
@@ -179,7 +179,7 @@ class _Write(beam.DoFn):
 
     def _flush(self) -> None:
         if self.held:
-            with timed(f"write {self.table}", sum(batch.num_rows for batch in self.held)):
+            with time_stage(f"write {self.table}", sum(batch.num_rows for batch in self.held)):
                 written = self._written()
             self.rows_written.inc(written.rows)
             self.requests.inc(written.requests)

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from schemas.readers.strict_reader import OVERSIZE, Limits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.core.excerpt import Excerpt
-from transforms.core.record_batches import RAW, filled, fitted
-from transforms.core.stage_counters import staged
+from transforms.core.record_batches import RAW, build_batch, fit_column
+from transforms.core.stage_counters import count_stage
 
 Result = TypeVar("Result")
 
@@ -25,21 +25,21 @@ def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa
         "source": messages["source"],
         "message_id": messages["message_id"],
         "received_at": messages["received_at"],
-        "payload": fitted(pa.array(payloads, pa.large_binary()), pa.binary()),
+        "payload": fit_column(pa.array(payloads, pa.large_binary()), pa.binary()),
         "reason": pa.array([each.reason for each in rejections], pa.string()),
         "field": pa.array([each.field for each in rejections], pa.string()),
         "rule": pa.array([each.rule for each in rejections], pa.string()),
         "message": pa.array([each.message for each in rejections], pa.string()),
         "revision": pa.array([1] * messages.num_rows, pa.int64()),
     }
-    return filled(columns, QUARANTINE, messages.num_rows)
+    return build_batch(columns, QUARANTINE, messages.num_rows)
 
 
 def unwritten(rows: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
     """A QUARANTINE row for each row of a table (MESSAGE columns among others); its payload is the row as JSON."""
     payloads = [orjson.dumps(row, default=str) for row in rows.to_pylist(maps_as_pydicts="lossy")]
     messages = {name: rows[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
-    return quarantined(filled(messages, RAW, rows.num_rows), rejections)
+    return quarantined(build_batch(messages, RAW, rows.num_rows), rejections)
 
 
 def failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
@@ -54,7 +54,7 @@ def failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.Recor
     messages = {name: reports[name] for name, _ in MESSAGE} | {
         "payload": pa.array(payloads, pa.large_binary())
     }
-    return quarantined(filled(messages, RAW, reports.num_rows), rejections)
+    return quarantined(build_batch(messages, RAW, reports.num_rows), rejections)
 
 
 def _document(row: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class RowWise(beam.PTransform):
 
     def __init__(self, name: str, kernel: Callable[..., Any], *options: Any) -> None:
         super().__init__()
-        self.kernel, self.options = staged(name, kernel), options
+        self.kernel, self.options = count_stage(name, kernel), options
 
     def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
         guarded = beam.FlatMap(_guarded, self.kernel, self.options).with_output_types(
@@ -131,7 +131,7 @@ def misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
         bad, [limits.oversize(length) or Rejection("envelope", message) for message, length in told]
     )
     names = ("payload_bytes", "payload_sha256")
-    return filled(
+    return build_batch(
         {name: rows[name] for name in QUARANTINE.names} | {name: bad[name] for name in names},
         QUARANTINE,
         rows.num_rows,
@@ -154,5 +154,5 @@ def shortened(rows: pa.RecordBatch) -> pa.RecordBatch:
     }
     columns = {name: rows[name] for name in QUARANTINE.names}
     columns |= {name: pc.replace_with_mask(rows[name], here, values[name]) for name in values}
-    columns["payload"] = fitted(columns["payload"], pa.binary())
-    return filled(columns, QUARANTINE, rows.num_rows)
+    columns["payload"] = fit_column(columns["payload"], pa.binary())
+    return build_batch(columns, QUARANTINE, rows.num_rows)

@@ -28,7 +28,7 @@ from transforms.core import (
     arrow_coder,  # noqa: F401 (the coder carries what leaves here)
     stage_counters,
 )
-from transforms.core.record_batches import REPORT_BATCH, concat, empty, filled
+from transforms.core.record_batches import REPORT_BATCH, build_batch, concat, make_empty
 from transforms.core.run_metrics import MESSAGES
 from transforms.validation.quarantine_rows import bisected, quarantined
 from transforms.validation.report_id import report_ids
@@ -82,9 +82,9 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
 def judged(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     """`validate`, but a row at which it raises is refused with reason `error` instead of ending everything."""
     results, faults = bisected(lambda part: validate(part, schema, rules), messages)
-    reports = [reports for reports, _ in results] or [empty(REPORT_BATCH)]
+    reports = [reports for reports, _ in results] or [make_empty(REPORT_BATCH)]
     wrong = [
-        empty(QUARANTINE),
+        make_empty(QUARANTINE),
         *(rows for _, rows in results),
         *(quarantined(row, [why]) for row, why in faults),
     ]
@@ -167,7 +167,7 @@ def _typed(
     known["report_id"] = report_ids(
         pa.RecordBatch.from_pydict({name: known[name] for name in [*own, "extra"]})
     )
-    return filled(known, REPORT_BATCH, rows)
+    return build_batch(known, REPORT_BATCH, rows)
 
 
 def _recency(reports: pa.RecordBatch, rules: Rules) -> tuple[NDArray[np.bool_], list[Rejection]]:
@@ -249,7 +249,7 @@ class _ValidateFn(beam.DoFn):
         yield from _outputs(future.result(), timestamp, window)
 
     def _judged(self, messages: pa.RecordBatch) -> Judged:
-        with stage_counters.timed("validate", messages.num_rows):
+        with stage_counters.time_stage("validate", messages.num_rows):
             return judged(messages, self.schema, self.rules)
 
 

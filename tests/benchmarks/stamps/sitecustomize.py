@@ -16,7 +16,7 @@ from typing import Any
 
 def watch(folder: str) -> None:
     """Have the steps of the graph note in that folder what passes them."""
-    from transforms.history.history import _RunningFn
+    from transforms.history.stream_history import _StreamHistoryFn
     from transforms.sinks.publish import _Publish
     from transforms.sinks.write_tables import _Write
     from transforms.sources.redis.reader import Reader
@@ -32,8 +32,8 @@ def watch(folder: str) -> None:
 
     _note_after(Reader, "read", lambda result, *_: note("read", result.messages))
     _note_after(_ValidateFn, "_judged", lambda _, step, messages: note("validated", [messages]))
-    _note_before(_RunningFn, "_admitted", lambda step, held, batch, *_: note("shuffled", [batch]))
-    _note_after(_RunningFn, "_admitted", lambda _, step, held, batch, *__: note("remembered", [batch]))
+    _note_before(_StreamHistoryFn, "_admit", lambda step, held, batch, *_: note("shuffled", [batch]))
+    _note_after(_StreamHistoryFn, "_admit", lambda _, step, held, batch, *__: note("remembered", [batch]))
     _note_before(_Publish, "process", lambda step, reports: note("enriched", [reports]))
     _note_after(_Publish, "process", lambda _, step, reports: note("published", [reports]))
     _note_after(

@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from pipelines.jobs import time_slices
 from pipelines.jobs.time_slices import ReadSpool, Spool, approximate_hours, read
 from tests.builders import NOON, messages, report
-from transforms.core.record_batches import RAW, empty
+from transforms.core.record_batches import RAW, make_empty
 
 HOUR = int(NOON.timestamp()) // 3600
 
@@ -114,7 +114,7 @@ def test_slices_go_from_old_to_new_whatever_came_first(tmp_path: Path) -> None:
 def test_nothing_gives_no_slice(tmp_path: Path) -> None:
     spooled = Spool(tmp_path)
     assert spooled.slices(1000) == []
-    spooled.add(empty(RAW))
+    spooled.add(make_empty(RAW))
     assert spooled.slices(1000) == []
 
 

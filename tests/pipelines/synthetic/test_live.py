@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.graph import rules
+from pipelines.graph import make_rules
 from pipelines.settings import Settings
 from pipelines.synthetic import KpiTestGenerator
 from pipelines.synthetic.live import Pace, Run, plan
@@ -18,7 +18,7 @@ from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.sending import Sender, Sent
 from schemas.registry import load
 from transforms.core.record_batches import RAW
-from transforms.history.dedup import INPUTS, dedup
+from transforms.history.dedup import INPUTS, deduplicate
 from transforms.validation.validate import judged
 
 NOW = 1_761_134_400_000_000
@@ -72,9 +72,9 @@ def fates(payloads: list[str]) -> dict[str, int]:
     }
     settings = Settings.model_construct()
     reports, refused = judged(
-        pa.RecordBatch.from_pydict(columns, schema=RAW), load("kpi_report"), rules(settings)
+        pa.RecordBatch.from_pydict(columns, schema=RAW), load("kpi_report"), make_rules(settings)
     )
-    unique = dedup(pa.Table.from_batches([reports.select(INPUTS)]))
+    unique = deduplicate(pa.Table.from_batches([reports.select(INPUTS)]))
     return {"reports": len(unique.rows), "duplicates": unique.duplicates.num_rows} | Counter(
         refused["reason"].to_pylist()
     )

@@ -31,7 +31,7 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from rich.console import Console
 
 from pipelines import graph
-from pipelines.assembly import Live, gathered, redis, running
+from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
 from pipelines.outputs import Outputs, parse_sink
 from pipelines.settings import Settings
 from runners.dataflow.launch import Build, Dataflow, NotSubmitted, dry_run, submit, translate, unreachable
@@ -56,12 +56,12 @@ def streamed(root: beam.Pipeline) -> None:
             parse_sink(text, SETTINGS) for text in ("gs://bucket/kpis", "victoriametrics+http://metrics:8428")
         )
     )
-    connection = redis("rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None}))
+    connection = connect_redis("rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None}))
     sources = graph.Sources(
         Live(connection, ("eu", "us"), "kpiflow", SETTINGS, "kpiflow", None, outputs.gather_seconds)
     )
-    sinks = replace(gathered(outputs, SETTINGS, None), live=PublishLive(connection, 1000))
-    graph.build(root, sources, sinks, SETTINGS, running(outputs, SETTINGS))
+    sinks = replace(gather_sinks(outputs, SETTINGS, None), live=PublishLive(connection, 1000))
+    graph.build(root, sources, sinks, SETTINGS, time_stream(outputs, SETTINGS))
 
 
 def shown(report: Report) -> str:
@@ -126,7 +126,7 @@ def test_at_least_once_is_refused_for_the_windows_and_for_nothing_else() -> None
 
 def test_a_secret_in_the_graph_is_found_and_not_told() -> None:
     def told(root: beam.Pipeline) -> None:
-        connection = redis("redis://h", SETTINGS)
+        connection = connect_redis("redis://h", SETTINGS)
         _ = root | beam.Create([1]) | beam.Map(lambda _, client: client.public, connection)
 
     (problem,) = dry_run(told, JOB, ["open sesame", ""]).problems

@@ -14,9 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, ENRICHMENT, FLAGS, FLEET, GRANULARITIES, REPORT
-from transforms.aggregation.aggregate import GATHERED, Aggregate, MergePartials, Windows, newest
-from transforms.aggregation.statistics import PARTIAL, by_agent, by_type, finish, merge, partials
-from transforms.core.record_batches import empty
+from transforms.aggregation.aggregate import GATHERED, Aggregate, MergePartials, Windows, keep_newest
+from transforms.aggregation.statistics import (
+    PARTIAL,
+    finish,
+    make_partials,
+    merge_by_agent,
+    merge_by_type,
+    merge_partials,
+)
+from transforms.core.record_batches import make_empty
 from transforms.sinks.row_merge import merge_rows
 
 ENRICHED = pa.schema([*REPORT, pa.field("revision", pa.int64()), *ENRICHMENT, *FLAGS])
@@ -60,8 +67,8 @@ def holds(*expected: pa.RecordBatch):
 
 
 def at_every_granularity(*batches: pa.RecordBatch) -> list[pa.RecordBatch]:
-    whole = partials(pa.concat_batches(batches))
-    return [finish(by_agent(whole, granularity)) for granularity in GRANULARITIES]
+    whole = make_partials(pa.concat_batches(batches))
+    return [finish(merge_by_agent(whole, granularity)) for granularity in GRANULARITIES]
 
 
 def test_a_batch_comes_out_once_at_every_granularity():
@@ -107,7 +114,7 @@ def test_a_late_row_revises_its_minute():
     )
 
     def minutes(*batches: pa.RecordBatch) -> pa.RecordBatch:
-        return finish(by_agent(merge([partials(batch) for batch in batches]), "1m"))
+        return finish(merge_by_agent(merge_partials([make_partials(batch) for batch in batches]), "1m"))
 
     with beam.Pipeline(
         BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)
@@ -118,20 +125,20 @@ def test_a_late_row_revises_its_minute():
 
 def test_an_accumulator_holds_few_tables_and_loses_no_row():
     combine = MergePartials()
-    parts = [partials(reports(*range(count, count + count % 7))) for count in range(3 * GATHERED)]
+    parts = [make_partials(reports(*range(count, count + count % 7))) for count in range(3 * GATHERED)]
     gathered = combine.create_accumulator()
     for part in parts:
         gathered = combine.add_input(gathered, part)
         assert len(gathered) < GATHERED
     halves = combine.merge_accumulators([gathered[:1], combine.compact(gathered[1:])])
-    expected = merge(parts)
+    expected = merge_partials(parts)
     assert combine.extract_output(halves)["task_count"] == expected["task_count"]
     assert combine.extract_output(halves)["latency_counts"] == expected["latency_counts"]
 
 
 def test_an_accumulator_travels_as_its_own_rows_only():
     coder = MergePartials().get_accumulator_coder()
-    whole = partials(reports(*range(0, 5000, 5)))
+    whole = make_partials(reports(*range(0, 5000, 5)))
     encoded = coder.encode([whole.slice(3, 2)])
     assert coder.decode(encoded) == [whole.slice(3, 2)]
     assert len(encoded) < len(coder.encode([whole])) / 10
@@ -152,11 +159,11 @@ def on_shards(count: int, *batches: pa.RecordBatch) -> list[tuple[int, pa.Record
 
 
 def of_fleet(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
-    return finish(by_type(partial, granularity)).select(FLEET.schema.names)
+    return finish(merge_by_type(partial, granularity)).select(FLEET.schema.names)
 
 
 def fleet_at_every_granularity(*batches: pa.RecordBatch) -> list[pa.RecordBatch]:
-    whole = partials(pa.concat_batches(batches))
+    whole = make_partials(pa.concat_batches(batches))
     return [of_fleet(whole, granularity) for granularity in GRANULARITIES]
 
 
@@ -164,7 +171,7 @@ def stands(*expected: pa.RecordBatch):
     """A check that, of all rows of a PCollection of FLEET batches, these stand under the rule of revisions."""
 
     def check(batches: list[pa.RecordBatch]) -> None:
-        standing = merge_rows(FLEET, empty(FLEET.schema), pa.concat_batches(batches)).rows
+        standing = merge_rows(FLEET, make_empty(FLEET.schema), pa.concat_batches(batches)).rows
         pd.testing.assert_frame_equal(table([standing]), table(list(expected)), rtol=1e-9)
 
     return check
@@ -226,7 +233,7 @@ def test_a_late_row_revises_the_fleet_beside_the_other_shards():
         pd.testing.assert_frame_equal(rows[2:].reset_index(drop=True), table([minute(on_time, other, late)]))
 
     def minute(*batches: pa.RecordBatch) -> pa.RecordBatch:
-        return of_fleet(partials(pa.concat_batches(batches)), "1m")
+        return of_fleet(make_partials(pa.concat_batches(batches)), "1m")
 
     with beam.Pipeline(
         BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)
@@ -238,10 +245,10 @@ def test_a_late_row_revises_the_fleet_beside_the_other_shards():
 def panes(shard: int) -> list[tuple[int, pa.RecordBatch]]:
     """What a shard's window holds as its reports come in."""
     parts = [
-        by_type(partials(reports(second, of=of)), "5s")
+        merge_by_type(make_partials(reports(second, of=of)), "5s")
         for second, of in ((1, "gpu"), (2, None), (3, "gpu"), (4, "cpu"))
     ]
-    return [(shard, merge(parts[: count + 1])) for count in range(len(parts))]
+    return [(shard, merge_partials(parts[: count + 1])) for count in range(len(parts))]
 
 
 @given(order=st.permutations([pane for shard in range(3) for pane in panes(shard)]))
@@ -250,7 +257,9 @@ def test_the_newest_pane_of_each_shard_stands_in_whatever_order_they_come(
 ):
     held = None
     for shard, partial in order:
-        kept = newest(held, shard, partial)
+        kept = keep_newest(held, shard, partial)
         held = held if kept is None else kept
-        assert newest(held, shard, partial) is None
-    assert merge([held.select(PARTIAL.names)]) == merge([panes(shard)[-1][1] for shard in range(3)])
+        assert keep_newest(held, shard, partial) is None
+    assert merge_partials([held.select(PARTIAL.names)]) == merge_partials(
+        [panes(shard)[-1][1] for shard in range(3)]
+    )

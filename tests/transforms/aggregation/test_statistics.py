@@ -10,9 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATION, ENRICHMENT, FLAGS, FLEET, GRANULARITIES, METRICS, REPORT
-from transforms.aggregation.statistics import PARTIAL, by_agent, by_type, coarsen, finish, merge, partials
+from transforms.aggregation.statistics import (
+    PARTIAL,
+    coarsen,
+    finish,
+    make_partials,
+    merge_by_agent,
+    merge_by_type,
+    merge_partials,
+)
 from transforms.core.histogram_scales import SCALES
-from transforms.core.record_batches import empty
+from transforms.core.record_batches import make_empty
 
 ENRICHED = pa.schema([*REPORT, pa.field("revision", pa.int64()), *ENRICHMENT, *FLAGS])
 KEY = ["granularity", "agent_id", "time_window_start"]
@@ -43,7 +51,7 @@ def after(seconds: float) -> datetime:
 
 
 def aggregated(batch: pa.RecordBatch, granularity: str = "5s") -> list[dict]:
-    return finish(by_agent(partials(batch), granularity)).to_pylist()
+    return finish(merge_by_agent(make_partials(batch), granularity)).to_pylist()
 
 
 def ordered(batch: pa.RecordBatch, key: Sequence[str] = KEY) -> pd.DataFrame:
@@ -120,7 +128,7 @@ many_reports = st.lists(rows, min_size=1, max_size=40).map(lambda drawn: reports
 
 
 def agree(batch: pa.RecordBatch, granularity: str) -> None:
-    alike(ordered(finish(by_agent(partials(batch), granularity))), oracle(batch, granularity))
+    alike(ordered(finish(merge_by_agent(make_partials(batch), granularity))), oracle(batch, granularity))
 
 
 def alike(got: pd.DataFrame, expected: pd.DataFrame) -> None:
@@ -223,16 +231,20 @@ def test_a_report_without_a_flag_or_revision_counts_as_unflagged_and_first():
 
 
 def test_no_reports_give_no_rows():
-    assert partials(empty(ENRICHED)) == empty(PARTIAL)
-    assert merge([]) == empty(PARTIAL)
-    assert finish(coarsen(empty(PARTIAL), "1h")) == empty(AGGREGATION)
-    assert by_agent(empty(PARTIAL), "1h") == by_type(empty(PARTIAL), "1h") == empty(PARTIAL)
+    assert make_partials(make_empty(ENRICHED)) == make_empty(PARTIAL)
+    assert merge_partials([]) == make_empty(PARTIAL)
+    assert finish(coarsen(make_empty(PARTIAL), "1h")) == make_empty(AGGREGATION)
+    assert (
+        merge_by_agent(make_empty(PARTIAL), "1h")
+        == merge_by_type(make_empty(PARTIAL), "1h")
+        == make_empty(PARTIAL)
+    )
 
 
 def test_granularities_and_agents_stay_apart_in_a_merge():
-    fine = partials(reports({}, {"agent_id": "b"}))
+    fine = make_partials(reports({}, {"agent_id": "b"}))
     hours = coarsen(fine, "1h")
-    merged = merge([hours, fine, fine])
+    merged = merge_partials([hours, fine, fine])
     assert merged.select(KEY).to_pylist() == [
         {"granularity": granularity, "agent_id": agent, "time_window_start": NOON}
         for granularity in ("1h", "5s")
@@ -242,7 +254,7 @@ def test_granularities_and_agents_stay_apart_in_a_merge():
 
 
 def test_a_slice_of_a_partial_merges_as_its_rows_alone():
-    fine = partials(
+    fine = make_partials(
         reports(*({"recorded_at": after(second), "latency_ms": 1.0 + second} for second in range(0, 60, 2)))
     )
     tail = fine.slice(7)
@@ -259,7 +271,7 @@ def test_aggregates_are_those_of_pandas(batch, granularity):
 @settings(max_examples=60, deadline=None)
 @given(batch=many_reports, granularity=st.sampled_from(list(GRANULARITIES)))
 def test_fleet_rows_are_those_of_pandas_over_all_agents(batch, granularity):
-    rows = finish(by_type(partials(batch), granularity))
+    rows = finish(merge_by_type(make_partials(batch), granularity))
     assert rows["agent_id"].null_count == rows.num_rows
     alike(
         ordered(rows.select(FLEET.schema.names), FLEET.key), oracle(batch, granularity, "target_agent_type")
@@ -270,11 +282,16 @@ def test_fleet_rows_are_those_of_pandas_over_all_agents(batch, granularity):
 @given(batch=many_reports, cut=st.integers(0, 40))
 def test_fleet_rows_are_the_same_however_agents_are_spread(batch, cut):
     ends = [0, min(cut, batch.num_rows), batch.num_rows]
-    spread = merge(
-        [by_type(partials(batch.slice(start, end - start)), "5s") for start, end in zip(ends, ends[1:])]
+    spread = merge_partials(
+        [
+            merge_by_type(make_partials(batch.slice(start, end - start)), "5s")
+            for start, end in zip(ends, ends[1:])
+        ]
     )
     for granularity in GRANULARITIES:
-        together, apart = (finish(by_type(part, granularity)) for part in (partials(batch), spread))
+        together, apart = (
+            finish(merge_by_type(part, granularity)) for part in (make_partials(batch), spread)
+        )
         pd.testing.assert_frame_equal(together.to_pandas(), apart.to_pandas(), rtol=1e-9, atol=1e-6)
 
 
@@ -289,7 +306,7 @@ def test_further_reports_take_nothing_from_a_fleet_row_and_raise_its_revision(ba
 
 def fleet_hours(*batches: pa.RecordBatch) -> dict[tuple, dict]:
     """Rows of the fleet at 1 h, by their key."""
-    rows = finish(by_type(partials(pa.concat_batches(batches)), "1h")).to_pylist()
+    rows = finish(merge_by_type(make_partials(pa.concat_batches(batches)), "1h")).to_pylist()
     return {tuple(row[name] for name in FLEET.key): row for row in rows}
 
 
@@ -303,8 +320,10 @@ def test_the_smallest_type_that_an_agent_names_stands_for_its_window():
 def test_a_report_counts_under_the_type_that_it_names_itself():
     named = [("gpu", "a"), (None, "a"), ("cpu", "a"), ("gpu", "b")]
     rows = finish(
-        by_type(
-            partials(reports(*({"target_agent_type": name, "agent_id": agent} for name, agent in named))),
+        merge_by_type(
+            make_partials(
+                reports(*({"target_agent_type": name, "agent_id": agent} for name, agent in named))
+            ),
             "5s",
         )
     )
@@ -325,8 +344,8 @@ def test_more_agents_types_and_years_than_a_key_can_number_stay_apart():
     columns["recorded_at"] = pa.array(
         [years[number % 2] for number in range(count)], ENRICHED.field("recorded_at").type
     )
-    whole = partials(pa.RecordBatch.from_pydict(columns, schema=ENRICHED))
-    merged = merge([whole, whole])
+    whole = make_partials(pa.RecordBatch.from_pydict(columns, schema=ENRICHED))
+    merged = merge_partials([whole, whole])
     assert merged["agent_id"].to_pylist() == merged["target_agent_type"].to_pylist() == names
     assert set(merged["task_count"].to_pylist()) == {2}
 
@@ -345,11 +364,11 @@ def test_percentiles_of_long_windows_are_within_one_percent(spread):
 )
 def test_any_split_and_order_of_merging_gives_the_same_statistics(batch, cuts, shuffler):
     ends = sorted({0, batch.num_rows, *(min(cut, batch.num_rows) for cut in cuts)})
-    parts = [partials(batch.slice(start, end - start)) for start, end in zip(ends, ends[1:])]
+    parts = [make_partials(batch.slice(start, end - start)) for start, end in zip(ends, ends[1:])]
     shuffler.shuffle(parts)
     middle = shuffler.randint(0, len(parts))
-    merged = merge([merge(parts[:middle]), *parts[middle:]])
-    whole = partials(batch)
+    merged = merge_partials([merge_partials(parts[:middle]), *parts[middle:]])
+    whole = make_partials(batch)
     rounded = [
         field.name
         for field in PARTIAL
@@ -368,8 +387,8 @@ def test_any_split_and_order_of_merging_gives_the_same_statistics(batch, cuts, s
 @settings(max_examples=40, deadline=None)
 @given(batch=many_reports)
 def test_hours_of_minutes_are_hours_of_five_seconds(batch):
-    fine = partials(batch)
-    for coarser in (coarsen, by_agent, by_type):
+    fine = make_partials(batch)
+    for coarser in (coarsen, merge_by_agent, merge_by_type):
         direct, by_minutes = coarser(fine, "1h"), coarser(coarser(fine, "1m"), "1h")
         pd.testing.assert_frame_equal(direct.to_pandas(), by_minutes.to_pandas(), rtol=1e-9, atol=1e-9)
 
@@ -387,7 +406,7 @@ def test_percentiles_interpolate_within_a_bucket():
 
 def test_bytes_beyond_int64_stay_at_its_largest_value_in_any_order_of_merging():
     most = np.iinfo(np.int64).max
-    parts = [partials(reports({"network_bytes": bytes_})) for bytes_ in (most - 5, 3, most, 1, 0)]
-    assert finish(merge(parts[:2]))["total_network_bytes"].to_pylist() == [most - 2]
-    for order in (parts, parts[::-1], [merge(parts[:3]), merge(parts[3:])]):
-        assert finish(merge(order))["total_network_bytes"].to_pylist() == [most]
+    parts = [make_partials(reports({"network_bytes": bytes_})) for bytes_ in (most - 5, 3, most, 1, 0)]
+    assert finish(merge_partials(parts[:2]))["total_network_bytes"].to_pylist() == [most - 2]
+    for order in (parts, parts[::-1], [merge_partials(parts[:3]), merge_partials(parts[3:])]):
+        assert finish(merge_partials(order))["total_network_bytes"].to_pylist() == [most]

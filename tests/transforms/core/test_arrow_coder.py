@@ -4,7 +4,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 
-from transforms.core.arrow_coder import BatchCoder, by_reference
+from transforms.core.arrow_coder import BatchCoder, pass_by_reference
 
 ROWS = pa.RecordBatch.from_pydict(
     {"agent_id": ["a", None, "c"] * 1000, "latency_ms": [1.0, 2.0, None] * 1000}
@@ -26,15 +26,15 @@ def test_beam_takes_it_for_every_batch() -> None:
 
 
 def test_within_one_process_a_batch_is_itself_however_often_it_is_read() -> None:
-    with by_reference():
+    with pass_by_reference():
         encoded = BatchCoder().encode(ROWS)
         assert BatchCoder().decode(encoded) is ROWS
         assert BatchCoder().decode(encoded) is ROWS
 
 
 def test_references_end_with_their_block() -> None:
-    with by_reference():
-        with by_reference():
+    with pass_by_reference():
+        with pass_by_reference():
             inner = BatchCoder().encode(ROWS)
         with pytest.raises(KeyError):
             BatchCoder().decode(inner)

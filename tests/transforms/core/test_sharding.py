@@ -9,7 +9,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
 from tests.builders import agent
-from transforms.core.sharding import KeyByShard, by_shard, shards, split
+from transforms.core.grouping import split_rows
+from transforms.core.sharding import KeyByShard, assign_shards, split_by_shard
 
 AGENTS = pa.array([str(uuid.UUID(int=number * 0x1_0000_0000_0001_0000_0001)) for number in range(2000)])
 
@@ -32,42 +33,42 @@ def test_shards_are_those_written_down() -> None:
             str(uuid.UUID(int=0)),
         ]
     )
-    assert shards(written, 8).tolist() == [0, 2, 4, 1, 2, 0]
+    assert assign_shards(written, 8).tolist() == [0, 2, 4, 1, 2, 0]
 
 
 def test_a_shard_depends_on_the_agent_alone() -> None:
-    alone = [shards(AGENTS[i : i + 1], 8)[0] for i in range(0, 2000, 100)]
-    assert shards(AGENTS, 8)[::100].tolist() == alone
-    assert shards(pa.array([agent(1).upper()]), 8) == shards(pa.array([agent(1)]), 8)
+    alone = [assign_shards(AGENTS[i : i + 1], 8)[0] for i in range(0, 2000, 100)]
+    assert assign_shards(AGENTS, 8)[::100].tolist() == alone
+    assert assign_shards(pa.array([agent(1).upper()]), 8) == assign_shards(pa.array([agent(1)]), 8)
 
 
 def test_agents_are_spread_evenly() -> None:
-    counts = np.bincount(shards(AGENTS, 8), minlength=8)
+    counts = np.bincount(assign_shards(AGENTS, 8), minlength=8)
     assert counts.sum() == 2000
     assert counts.min() > 180
     assert counts.max() < 320
 
 
 def test_one_shard_takes_all() -> None:
-    assert set(shards(AGENTS, 1).tolist()) == {0}
+    assert set(assign_shards(AGENTS, 1).tolist()) == {0}
 
 
 def test_split_keeps_the_order_of_rows() -> None:
     parts = {
         code: part["place"].to_pylist()
-        for code, part in split(batch(*range(6)), np.array([3, 1, 3, 1, 3, 7]))
+        for code, part in split_rows(batch(*range(6)), np.array([3, 1, 3, 1, 3, 7]))
     }
     assert parts == {1: [1, 3], 3: [0, 2, 4], 7: [5]}
 
 
 def test_split_gives_the_batch_itself_where_there_is_one_code() -> None:
     whole = batch(1, 2)
-    ((code, part),) = split(whole, np.array([5, 5]))
+    ((code, part),) = split_rows(whole, np.array([5, 5]))
     assert (code, part is whole) == (5, True)
 
 
 def test_no_rows_have_no_shard() -> None:
-    assert by_shard(batch(), 8) == []
+    assert split_by_shard(batch(), 8) == []
 
 
 def test_every_agent_is_on_one_shard() -> None:

@@ -35,7 +35,7 @@ def test_a_snapshot_does_not_change_any_more() -> None:
 
 
 def test_a_staged_kernel_gives_its_result_and_counts_its_rows() -> None:
-    counted = stage_counters.staged("total", total)
+    counted = stage_counters.count_stage("total", total)
     assert (counted(THREE, times=2), counted(THREE)) == (12, 6)
     assert stage_counters.snapshot()["total"].rows == 6
     assert counted.__name__ == "total"
@@ -46,7 +46,7 @@ def total(batch: pa.RecordBatch, times: int = 1) -> int:
 
 
 def test_a_block_that_raises_is_counted_too() -> None:
-    with pytest.raises(ZeroDivisionError), stage_counters.timed("fails", 7):
+    with pytest.raises(ZeroDivisionError), stage_counters.time_stage("fails", 7):
         raise ZeroDivisionError
     found = stage_counters.snapshot()["fails"]
     assert found.rows == 7

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.tables import BASELINE, METRICS, TIME
 from transforms.core.histogram_scales import SCALES
-from transforms.history.baseline import baseline
+from transforms.history.baseline import compute_baselines
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,7 +34,7 @@ def bucket_of(metric: str, value: float) -> tuple[float, float]:
 
 
 def samples(*tables: pa.Table) -> list[int]:
-    return baseline(pa.concat_tables(tables), min_samples=30)["baseline_n"].to_pylist()
+    return compute_baselines(pa.concat_tables(tables), min_samples=30)["baseline_n"].to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_an_agent_is_judged_by_its_own_reports_only():
 
 
 def test_no_reports_have_no_baselines():
-    assert baseline(reports([]), min_samples=30) == pa.RecordBatch.from_pylist([], BASELINE)
+    assert compute_baselines(reports([]), min_samples=30) == pa.RecordBatch.from_pylist([], BASELINE)
 
 
 def test_a_window_short_of_samples_is_in_warm_up():
-    judged = baseline(pa.concat_tables([reports(range(29)), reports([300])]), min_samples=30)
+    judged = compute_baselines(pa.concat_tables([reports(range(29)), reports([300])]), min_samples=30)
     states = {f"{metric}_baseline_state": "warmup" for metric in METRICS}
     assert judged.to_pylist()[-1] == dict.fromkeys(BASELINE.names) | states | {"baseline_n": 29}
     assert judged.schema == BASELINE
 
 
 def test_equal_values_are_flat_and_both_quartiles_the_middle_of_their_bucket():
-    judged = baseline(
+    judged = compute_baselines(
         pa.concat_tables([reports(range(30)), reports([300], latency=5000.0)]), min_samples=30
     ).to_pylist()[-1]
     given = {"latency": 100.0, "accuracy": 0.9, "cpu": 0.5, "memory": 512.0}
@@ -91,14 +91,14 @@ def test_equal_values_are_flat_and_both_quartiles_the_middle_of_their_bucket():
 def test_quartiles_are_the_values_of_rank_a_quarter_and_three_quarters_of_n():
     fractions = (np.arange(10) * 100 + 50.5) / 2000
     past = reports(range(10), accuracy=fractions[::-1], cpu=fractions / 2 + 0.5)
-    judged = baseline(pa.concat_tables([past, reports([300])]), min_samples=10).to_pylist()[-1]
+    judged = compute_baselines(pa.concat_tables([past, reports([300])]), min_samples=10).to_pylist()[-1]
     assert (judged["accuracy_q1"], judged["accuracy_q3"]) == pytest.approx((fractions[2], fractions[7]))
     assert judged["cpu_baseline_state"] == "ready"
 
 
 def test_a_quartile_lies_at_its_rank_within_a_crowded_bucket():
     crowded = [0.9] * 10 + [0.1] * 10
-    judged = baseline(
+    judged = compute_baselines(
         pa.concat_tables([reports(range(20), cpu=crowded), reports([300])]), min_samples=20
     ).to_pylist()[-1]
     (low, low_end), (high, high_end) = bucket_of("cpu", 0.1), bucket_of("cpu", 0.9)
@@ -109,7 +109,7 @@ def test_a_quartile_lies_at_its_rank_within_a_crowded_bucket():
 def test_the_z_score_is_the_distance_from_the_median_in_robust_deviations():
     latency = np.linspace(100, 200, 101)
     asking = reports([300, 301], latency=[150.0, 250.0])
-    judged = baseline(
+    judged = compute_baselines(
         pa.concat_tables([reports(range(101), latency=latency), asking]), min_samples=30
     ).to_pylist()
     assert [row["latency_zscore"] for row in judged[-2:]] == pytest.approx(
@@ -120,5 +120,5 @@ def test_the_z_score_is_the_distance_from_the_median_in_robust_deviations():
 def test_the_percentile_counts_half_of_the_equals():
     past = reports(range(4), accuracy=[0.1, 0.5, 0.5, 0.9])
     asking = reports([300] * 5, accuracy=[0.0, 0.1, 0.5, 0.9, 1.0])
-    judged = baseline(pa.concat_tables([past, asking]), min_samples=4)
+    judged = compute_baselines(pa.concat_tables([past, asking]), min_samples=4)
     assert judged["accuracy_percentile"].to_pylist() == [None] * 4 + [0.0, 12.5, 50.0, 87.5, 100.0]

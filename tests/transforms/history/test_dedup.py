@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 
 from schemas.tables import TIME
-from transforms.history.dedup import dedup
+from transforms.history.dedup import deduplicate
 
 T0 = datetime(2024, 5, 6, 12, tzinfo=UTC)
 A, B = "a" * 32, "b" * 32
@@ -20,7 +20,7 @@ def copies(*rows) -> pa.Table:
 
 def outcome(table: pa.Table) -> tuple[list, list, list]:
     """The rows that stand, which of them are context, and the duplicates' message ids."""
-    done = dedup(table)
+    done = deduplicate(table)
     return done.rows.tolist(), done.context.tolist(), sorted(done.duplicates["message_id"].to_pylist())
 
 
@@ -41,7 +41,7 @@ def test_a_message_of_unknown_time_stands_before_all_others():
 
 
 def test_a_duplicate_keeps_what_tells_its_message():
-    duplicates = dedup(copies((A, "s", "1", 0, False), (A, "t", "2", 3, False))).duplicates
+    duplicates = deduplicate(copies((A, "s", "1", 0, False), (A, "t", "2", 3, False))).duplicates
     row = {
         "source": "t",
         "message_id": "2",

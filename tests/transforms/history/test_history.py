@@ -18,8 +18,11 @@ from apache_beam.transforms.window import TimestampedValue
 from schemas.tables import DUPLICATE
 from tests.builders import agent
 from transforms.core.record_batches import BASELINED, REPORT_BATCH
-from transforms.history import history
-from transforms.history.history import History, RunningHistory, judge, missing, together, touched
+from transforms.history import batch_history, stream_history
+from transforms.history.batch_history import BatchHistory, apply_history
+from transforms.history.recall import find_missing_hours, find_needed_hours, merge_hours
+from transforms.history.shard_memory import ShardMemory
+from transforms.history.stream_history import StreamHistory
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 
@@ -48,7 +51,7 @@ def _identified(id: str, at: float, message: str = "", delay: float = 1, **field
 
 
 def judged(*batches: pa.RecordBatch, min_samples: int = 2) -> tuple[pa.Table, pa.RecordBatch]:
-    reports, duplicates = judge(batches, min_samples)
+    reports, duplicates = apply_history(batches, min_samples)
     return pa.Table.from_batches(reports, BASELINED), duplicates
 
 
@@ -99,9 +102,9 @@ def test_what_leaves_is_the_same_in_portions_of_any_size(portion, octets, monkey
         for i in range(10)
     ]
     whole, _ = judged(batch(*rows))
-    monkeypatch.setattr(history, "PORTION", portion)
-    monkeypatch.setattr(history, "PIECE_BYTES", octets)
-    portions = list(judge([batch(*rows[:4]), batch(*rows[4:])], 2)[0])
+    monkeypatch.setattr(batch_history, "OUTPUT_ROWS", portion)
+    monkeypatch.setattr(batch_history, "PIECE_BYTES", octets)
+    portions = list(apply_history([batch(*rows[:4]), batch(*rows[4:])], 2)[0])
     assert pa.Table.from_batches(portions) == whole
     assert all(0 < part.num_rows <= portion for part in portions)
 
@@ -116,7 +119,7 @@ def test_the_transform_gathers_a_shard_from_all_its_batches():
     shards = [(0, batch({"id": "1", "at": 0})), (1, batch({"id": "2", "at": 0})), (0, batch(again))]
     with beam.Pipeline(FnApiRunner()) as pipeline:
         typed = beam.Create(shards).with_output_types(tuple[int, pa.RecordBatch])
-        out = pipeline | typed | History(min_samples=2)
+        out = pipeline | typed | BatchHistory(min_samples=2)
         reports = out.reports | "message ids" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
         duplicates = out.duplicates | "lost ids" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
         assert_that(reports, equal_to(["1", "2"]), "reports")
@@ -155,7 +158,7 @@ def runs_to(
     recall: Any = None,
     refused: Sequence[str] = (),
 ) -> None:
-    """Check that RunningHistory gives these reports, duplicates and messages of quarantine rows for the steps."""
+    """Check that StreamHistory gives these reports, duplicates and messages of quarantine rows for the steps."""
 
     def holds(table: pa.Table) -> Callable[[list[pa.RecordBatch]], None]:
         def check(batches: list[pa.RecordBatch]) -> None:
@@ -172,7 +175,7 @@ def runs_to(
             | streamed(*steps)
             | beam.Map(lambda each: each).with_output_types(tuple[int, pa.RecordBatch])
         )
-        out = keyed | RunningHistory(2, 3600, 60, recall)
+        out = keyed | StreamHistory(2, 3600, 60, recall)
         assert_that(out.reports, holds(expected[0]), "reports")
         assert_that(out.duplicates, holds(expected[1]), "duplicates")
         named = out.quarantine | "Refused" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
@@ -180,7 +183,7 @@ def runs_to(
 
 
 def judged_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
-    """What `judge` gives of the batches together."""
+    """What `apply_history` gives of the batches together."""
     rows, lost = judged(*batches)
     return rows.sort_by("message_id"), pa.Table.from_batches([lost]).sort_by("message_id")
 
@@ -188,13 +191,13 @@ def judged_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
 @pytest.fixture
 def evictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The watermark of each eviction, in minutes after noon, and how many reports feed after it."""
-    found, evict = [], history.Recent.evict
+    found, evict = [], ShardMemory.evict
 
-    def watched(memory: history.Recent, watermark_us: int) -> None:
+    def watched(memory: ShardMemory, watermark_us: int) -> None:
         evict(memory, watermark_us)
         found.append((watermark_us / 60e6 - NOON.timestamp() / 60, len(memory.feeding)))
 
-    monkeypatch.setattr(history.Recent, "evict", watched)
+    monkeypatch.setattr(ShardMemory, "evict", watched)
     return found
 
 
@@ -204,31 +207,32 @@ def test_the_watermark_evicts_each_minute_in_its_time_and_then_rests(evictions):
     assert evictions == [(61, 4), (62, 4), (120, 4), (123, 2), (124, 1), (182, 0)]
 
 
-class Forgetful(history._Memory):
+class Forgetful(stream_history._Cache):
     """Nothing is held from one batch to the next."""
 
-    def __setitem__(self, shard: int, held: history._Held) -> None: ...
+    def __setitem__(self, shard: int, held: stream_history._Cached) -> None: ...
 
 
-class Outdated(history._Memory):
+class Outdated(stream_history._Cache):
     """A process that holds only what it held at first."""
 
     def pop(self, shard: int, default: Any = None) -> Any:
         return deepcopy(self.get(shard, default))
 
-    def __setitem__(self, shard: int, held: history._Held) -> None:
+    def __setitem__(self, shard: int, held: stream_history._Cached) -> None:
         self.setdefault(shard, deepcopy(held))
 
 
 @pytest.mark.parametrize(
-    ("memory", "pieces"), [(history._Memory, 1000), (history._Memory, 2), (Forgetful, 2), (Outdated, 1000)]
+    ("memory", "pieces"),
+    [(stream_history._Cache, 1000), (stream_history._Cache, 2), (Forgetful, 2), (Outdated, 1000)],
 )
 def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memory, pieces, monkeypatch):
     batches = [reports(start, start, start + 6, first=start) for start in range(0, 150, 12)]
     copied = batches[2].set_column(17, "source", pa.array(["t"] * 3))
     steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
     monkeypatch.setattr("transforms.history.shard_memory.PIECES", pieces)
-    monkeypatch.setattr(history, "_Memory", memory)
+    monkeypatch.setattr(stream_history, "_Cache", memory)
     runs_to(judged_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
 
 
@@ -249,9 +253,9 @@ def at(latency: float) -> Callable[[pa.RecordBatch], None]:
 def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(
     pieces, monkeypatch
 ):
-    fails, baselined = at(FAULTY["latency_ms"]), history.Recent._baselined
+    fails, baselined = at(FAULTY["latency_ms"]), ShardMemory._baselined
     monkeypatch.setattr(
-        history.Recent,
+        ShardMemory,
         "_baselined",
         lambda memory, rows, *asked: fails(rows) or baselined(memory, rows, *asked),
     )
@@ -265,9 +269,11 @@ def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_noth
 
 
 def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_stored(monkeypatch):
-    fails, baseline = at(FAULTY["latency_ms"]), history.baseline.baseline
+    fails, baseline = at(FAULTY["latency_ms"]), batch_history.baseline.compute_baselines
     monkeypatch.setattr(
-        history.baseline, "baseline", lambda rows, samples: fails(rows) or baseline(rows, samples)
+        batch_history.baseline,
+        "compute_baselines",
+        lambda rows, samples: fails(rows) or baseline(rows, samples),
     )
     sound = [batch({"id": "1", "at": 0}), batch({"id": "2", "at": 200}), batch({"id": "3", "at": 400})]
     bad = batch({"id": "4", "at": 1, **FAULTY}, {"id": "5", "at": 2, "context": True, **FAULTY})
@@ -275,7 +281,7 @@ def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_sto
         shards = beam.Create([(0, each) for each in (*sound, bad)]).with_output_types(
             tuple[int, pa.RecordBatch]
         )
-        out = pipeline | shards | History(min_samples=2)
+        out = pipeline | shards | BatchHistory(min_samples=2)
         rows = [
             each | f"{name}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
             for name, each in (("reports", out.reports), ("quarantine", out.quarantine))
@@ -290,10 +296,10 @@ def test_what_raises_at_no_report_alone_ends_the_run(error, monkeypatch):
         if rows.num_rows > 1:
             raise error
 
-    monkeypatch.setattr(history.baseline, "baseline", fails)
-    monkeypatch.setattr(history, "_joined", lambda *_: iter([]))
+    monkeypatch.setattr(batch_history.baseline, "compute_baselines", fails)
+    monkeypatch.setattr(batch_history, "_attach_baselines", lambda *_: iter([]))
     with pytest.raises(error):
-        list(history._tagged((0, [reports(0), reports(1, first=1)]), 2))
+        list(batch_history._apply_to_shard((0, [reports(0), reports(1, first=1)]), 2))
 
 
 def test_an_error_leaves_no_memory_that_is_ahead_of_the_state():
@@ -305,24 +311,24 @@ def test_an_error_leaves_no_memory_that_is_ahead_of_the_state():
         def write(self, mark: tuple) -> None: ...
         def set(self, due: Any) -> None: ...
 
-    judge = history._RunningFn(2, 3600, None)
-    judge.setup()
+    history = stream_history._StreamHistoryFn(2, 3600, None)
+    history.setup()
     state = State()
-    outputs = judge.process((0, reports(0)), state, state, state)
+    outputs = history.process((0, reports(0)), state, state, state)
     next(outputs)
-    assert judge.memory == {}
+    assert history.cache == {}
     assert list(outputs) == []
-    assert list(judge.memory) == [0]
+    assert list(history.cache) == [0]
 
 
 def test_a_stream_bears_no_reports_from_far_in_the_future():
     with pytest.raises(ValueError, match="future_seconds is 61"):
-        RunningHistory(2, 3600, 61)
+        StreamHistory(2, 3600, 61)
 
 
 def hours(*minutes: float) -> list[int]:
     """The hours touched by reports of these minutes, counted from noon."""
-    return [hour - int(NOON.timestamp()) // 3600 for hour in touched(reports(*minutes))]
+    return [hour - int(NOON.timestamp()) // 3600 for hour in find_needed_hours(reports(*minutes))]
 
 
 def test_a_batch_touches_the_hours_from_its_first_report_to_its_last_baseline():
@@ -345,8 +351,8 @@ def test_a_batch_touches_the_hours_from_its_first_report_to_its_last_baseline():
     ],
 )
 def test_hours_are_recalled_once_and_what_lies_far_ahead_anew(wanted, known, parts, then):
-    assert missing(wanted, known) == parts
-    assert together(wanted, known) == then
+    assert find_missing_hours(wanted, known) == parts
+    assert merge_hours(wanted, known) == then
 
 
 @dataclass(frozen=True)
@@ -358,7 +364,7 @@ class Kept:
     def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
         assert shard == 0
         first, end = (60 * (hour - int(NOON.timestamp()) // 3600) for hour in (hours.start, hours.stop))
-        for start, stop, before in ((first - 63, first, True), (first, end, False)):
+        for start, stop, before in ((first - 62, first, True), (first, end, False)):
             rows = [
                 row
                 for row in self.batch.to_pylist()
@@ -373,7 +379,7 @@ STORED = reports(*range(-135, 20, 5))
 
 
 def from_hour(hour: int, *batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
-    """What `judge` gives of the stored reports and the batches, without the reports before an hour after noon."""
+    """What `apply_history` gives of the stored reports and the batches, without the reports before an hour after noon."""
     rows, lost = judged_by_message(STORED, *batches)
     return rows.filter(pc.greater_equal(rows["recorded_at"], NOON + timedelta(hours=hour))), lost
 
@@ -383,9 +389,9 @@ def test_stored_reports_of_the_hours_that_are_touched_come_out_before_new_ones()
     runs_to(from_hour(0, new, later), (20, new), (62, later), recall=Kept(STORED))
 
 
-@pytest.mark.parametrize("memory", [history._Memory, Forgetful])
+@pytest.mark.parametrize("memory", [stream_history._Cache, Forgetful])
 def test_a_report_of_an_earlier_hour_recalls_that_hour_and_feeds_nothing_twice(memory, monkeypatch):
-    monkeypatch.setattr(history, "_Memory", memory)
+    monkeypatch.setattr(stream_history, "_Cache", memory)
     new, late, last = (
         reports(20.5, first=900),
         reports(-20.5, delay=3000, first=910),

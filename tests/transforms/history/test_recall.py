@@ -17,9 +17,10 @@ from schemas.registry import load
 from schemas.tables import REPORTS
 from tests.builders import NOON, agent, messages, report
 from transforms.core.errors import Unavailable
-from transforms.core.record_batches import REPORT_BATCH, conform, empty, portions
-from transforms.core.sharding import shards
-from transforms.history.recall import Recall, RecallShard, recalled, touched_hours
+from transforms.core.record_batches import REPORT_BATCH, conform, make_empty, split_by_rows
+from transforms.core.sharding import assign_shards
+from transforms.history.recall import Recall, RecallShard, recall_hours
+from transforms.history.time_rules import find_affected_hours
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
 from transforms.sinks.sink import Store
@@ -41,13 +42,13 @@ def reports(*minutes: float) -> pa.RecordBatch:
 
 def touched(*minutes: float) -> list[int]:
     """The hours that reports touch, counted from that of noon."""
-    return sorted(hour - HOUR for hour in touched_hours(reports(*minutes)))
+    return sorted(hour - HOUR for hour in find_affected_hours(reports(*minutes)))
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> ParquetFiles:
     """A report every ten minutes from three hours before noon to three hours after it, and at the edges of context."""
-    stored = reports(*range(-180, 190, 10), -63, -64, -0.001)
+    stored = reports(*range(-180, 190, 10), -62, -63, -0.001)
     store = ParquetFiles(LocalFolder(tmp_path), 30)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
     return store
@@ -87,29 +88,38 @@ def test_a_report_before_1970_touches_hours_before_1970() -> None:
         load("kpi_report"),
         Rules(),
     )[0]
-    assert touched_hours(old) == {-1, 0}
+    assert find_affected_hours(old) == {-1, 0}
 
 
-def test_a_touched_hour_comes_back_whole_and_the_63_minutes_before_it_as_context(
+def test_a_touched_hour_comes_back_whole_and_the_62_minutes_before_it_as_context(
     output: ParquetFiles,
 ) -> None:
-    assert minutes_of(recalled(output, {HOUR}), context=False) == [0, 10, 20, 30, 40, 50]
-    assert minutes_of(recalled(output, {HOUR}), context=True) == [-63, -60, -50, -40, -30, -20, -10, -0.001]
+    assert minutes_of(recall_hours(output, {HOUR}), context=False) == [0, 10, 20, 30, 40, 50]
+    assert minutes_of(recall_hours(output, {HOUR}), context=True) == [
+        -62,
+        -60,
+        -50,
+        -40,
+        -30,
+        -20,
+        -10,
+        -0.001,
+    ]
 
 
 def test_what_one_hour_needs_as_context_and_another_whole_comes_whole(output: ParquetFiles) -> None:
-    found = list(recalled(output, {HOUR, HOUR + 1}))
+    found = list(recall_hours(output, {HOUR, HOUR + 1}))
     assert minutes_of(iter(found), context=False) == [*range(0, 120, 10)]
     assert max(minutes_of(iter(found), context=True)) < 0
 
 
 def test_hours_apart_have_a_context_each(output: ParquetFiles) -> None:
-    found = minutes_of(recalled(output, {HOUR - 1, HOUR + 2}), context=True)
-    assert found == [-120, -110, -100, -90, -80, -70, -64, -63, 60, 70, 80, 90, 100, 110]
+    found = minutes_of(recall_hours(output, {HOUR - 1, HOUR + 2}), context=True)
+    assert found == [-120, -110, -100, -90, -80, -70, -63, -62, 60, 70, 80, 90, 100, 110]
 
 
 def test_what_is_recalled_is_what_was_stored(output: ParquetFiles) -> None:
-    (whole,) = [batch for batch in recalled(output, {HOUR + 3}) if not batch["context"][0].as_py()]
+    (whole,) = [batch for batch in recall_hours(output, {HOUR + 3}) if not batch["context"][0].as_py()]
     assert whole.schema == REPORT_BATCH
     (row,) = whole.to_pylist()
     (fresh,) = reports(180).to_pylist()
@@ -120,8 +130,8 @@ def test_what_is_recalled_is_what_was_stored(output: ParquetFiles) -> None:
 
 
 def test_an_hour_without_reports_gives_nothing(output: ParquetFiles, tmp_path: Path) -> None:
-    assert list(recalled(output, {HOUR + 100})) == []
-    assert list(recalled(ParquetFiles(LocalFolder(tmp_path / "gone")), {HOUR})) == []
+    assert list(recall_hours(output, {HOUR + 100})) == []
+    assert list(recall_hours(ParquetFiles(LocalFolder(tmp_path / "gone")), {HOUR})) == []
 
 
 def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: ParquetFiles) -> None:
@@ -138,15 +148,15 @@ def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: Parque
 
 def test_nothing_new_recalls_nothing(output: ParquetFiles) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        none = pipeline | beam.Create([empty(REPORT_BATCH)], reshuffle=False)
+        none = pipeline | beam.Create([make_empty(REPORT_BATCH)], reshuffle=False)
         assert_that(none | Recall(output), equal_to([]))
 
 
-def test_a_shard_recalls_hours_whole_with_the_63_minutes_before_them_or_without(output: ParquetFiles) -> None:
+def test_a_shard_recalls_hours_whole_with_the_62_minutes_before_them_or_without(output: ParquetFiles) -> None:
     recall = RecallShard(output, shards=1)
     hours = range(HOUR, HOUR + 2)
     assert minutes_of(recall(0, hours, True), context=False) == [*range(0, 120, 10)]
-    assert minutes_of(recall(0, hours, True), context=True) == [-63, -60, -50, -40, -30, -20, -10, -0.001]
+    assert minutes_of(recall(0, hours, True), context=True) == [-62, -60, -50, -40, -30, -20, -10, -0.001]
     assert minutes_of(recall(0, hours, False), context=False) == [*range(0, 120, 10)]
     assert minutes_of(recall(0, hours, False), context=True) == []
     assert list(recall(0, range(HOUR + 100, HOUR + 101), True)) == []
@@ -157,7 +167,7 @@ def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) ->
     stored = validate(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
     store = ParquetFiles(LocalFolder(tmp_path), 10)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
-    shard_of = shards(stored["agent_id"], 3)
+    shard_of = assign_shards(stored["agent_id"], 3)
     for shard in range(3):
         batches = list(RecallShard(store, 3)(shard, range(HOUR, HOUR + 1), True))
         tens = [{(at - NOON).seconds // 600 for at in batch["recorded_at"].to_pylist()} for batch in batches]
@@ -174,7 +184,9 @@ class Faltering:
 
     def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         rows = [
-            part for batch in self.store.reports(hour) for part in portions(batch, 1 + len(self.breaks) % 3)
+            part
+            for batch in self.store.reports(hour)
+            for part in split_by_rows(batch, 1 + len(self.breaks) % 3)
         ]
         if not self.breaks or not rows:
             yield from rows
@@ -190,13 +202,13 @@ def test_a_store_that_breaks_off_is_asked_again_for_what_is_missing(
     stored = reports(*(number // 2 for number in range(60)))
     store = ParquetFiles(LocalFolder(tmp_path), 1)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
-    whole, faltering = list(recalled(store, {HOUR})), Faltering(store, breaks)
+    whole, faltering = list(recall_hours(store, {HOUR})), Faltering(store, breaks)
     with stamina.set_testing(True, attempts=100):
-        given = list(recalled(cast(Store, faltering), {HOUR}))
+        given = list(recall_hours(cast(Store, faltering), {HOUR}))
     assert breaks == []
     assert pa.Table.from_batches(given).equals(pa.Table.from_batches(whole))
 
 
 def test_a_store_that_stays_away_is_given_up(output: ParquetFiles) -> None:
     with stamina.set_testing(True, attempts=3), pytest.raises(Unavailable, match="away"):
-        list(recalled(cast(Store, Faltering(output, [0] * 10)), {HOUR}))
+        list(recall_hours(cast(Store, Faltering(output, [0] * 10)), {HOUR}))

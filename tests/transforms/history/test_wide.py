@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from schemas.tables import REPORTS
 from transforms.core import record_batches
-from transforms.core.record_batches import concat, fitted, gathered, pieces, plain, shaped, wide
+from transforms.core.record_batches import (
+    concat,
+    fit_column,
+    group_batches,
+    join_columns,
+    narrow_type,
+    split_by_bytes,
+    widen_type,
+)
 from transforms.sinks.parquet import parquet_store
 from transforms.sinks.parquet.sealed_files import encode, read, verify
 from transforms.sinks.row_merge import merge_rows
@@ -39,7 +47,7 @@ def drawn(draw: st.DrawFn) -> pa.RecordBatch:
 
 
 def widened(rows: pa.RecordBatch) -> pa.RecordBatch:
-    nothing = shaped([pa.array([], wide(field.type)) for field in rows.schema], rows.schema)
+    nothing = join_columns([pa.array([], widen_type(field.type)) for field in rows.schema], rows.schema)
     return concat([rows, nothing])
 
 
@@ -56,7 +64,7 @@ def bounded(text: int, piece: int) -> Iterator[None]:
 @given(drawn(), st.integers(1, 4000))
 def test_pieces_hold_the_same_rows_in_order_and_in_the_plain_types(rows: pa.RecordBatch, octets: int) -> None:
     with bounded(0, octets):
-        parts = list(pieces(widened(rows), REPORTS.schema))
+        parts = list(split_by_bytes(widened(rows), REPORTS.schema))
     assert pa.Table.from_batches(parts, REPORTS.schema).equals(pa.Table.from_batches([rows]))
     assert all(part.num_rows == 1 or part.nbytes <= octets for part in parts)
 
@@ -66,7 +74,7 @@ def test_pieces_hold_the_same_rows_in_order_and_in_the_plain_types(rows: pa.Reco
 def test_groups_hold_all_batches_in_order_and_keep_their_bounds(
     parts: list[pa.RecordBatch], octets: int, rows: int
 ) -> None:
-    groups = list(gathered(parts, octets, rows))
+    groups = list(group_batches(parts, octets, rows))
     assert [part for group in groups for part in group] == parts
     assert all(len(group) == 1 or sum(part.nbytes for part in group) <= octets for group in groups)
     assert all(sum(part.num_rows for part in group[:-1]) < rows for group in groups)
@@ -104,7 +112,7 @@ def test_stored_reports_are_given_back_in_batches_that_ascend_in_time(
 def test_a_wide_column_that_is_small_becomes_plain_even_from_the_end_of_a_large_array() -> None:
     rows = pa.array(["a" * 50, "b"], pa.large_string())
     with bounded(10, 10):
-        assert (fitted(rows, pa.string()).type, fitted(rows[1:], pa.string()).type) == (
+        assert (fit_column(rows, pa.string()).type, fit_column(rows[1:], pa.string()).type) == (
             pa.large_string(),
             pa.string(),
         )
@@ -119,8 +127,8 @@ def test_batches_of_different_columns_are_refused() -> None:
 
 def test_every_column_of_a_report_has_a_wide_type_and_comes_back_from_it() -> None:
     for field in REPORTS.schema:
-        assert plain(wide(field.type)) == field.type
-        assert "large" in str(wide(field.type)) or "string" not in str(field.type)
+        assert narrow_type(widen_type(field.type)) == field.type
+        assert "large" in str(widen_type(field.type)) or "string" not in str(field.type)
 
 
 @pytest.mark.slow
@@ -137,7 +145,7 @@ def test_a_file_of_more_than_2_gib_of_one_text_is_merged_written_and_read() -> N
             pa.array(given[f.name], f.type) if f.name in given else pa.nulls(count, f.type)
             for f in REPORTS.schema
         ]
-        return shaped(columns, REPORTS.schema)
+        return join_columns(columns, REPORTS.schema)
 
     data = bytes(encode(merge_rows(REPORTS, rows(0, count), rows(count, count)).rows))
     found = read(data, ["report_id", "execution_context"])

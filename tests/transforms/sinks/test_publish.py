@@ -10,8 +10,8 @@ from schemas.registry import load
 from schemas.tables import REPORTS
 from tests.builders import NOON, agent, messages, report
 from transforms.enrich import EnrichOptions, enrich
-from transforms.history.history import judge
-from transforms.outliers import flag
+from transforms.history.batch_history import apply_history
+from transforms.outliers import flag_outliers
 from transforms.sinks.publish import enriched_entries, outlier_events
 from transforms.validation.validate import Rules, validate
 
@@ -26,8 +26,10 @@ def enriched() -> pa.RecordBatch:
     )
     reports, refused = validate(messages(documents, None), load("kpi_report"), Rules())
     assert not refused.num_rows
-    judged = pa.Table.from_batches(judge([reports], min_samples=30)[0]).combine_chunks().to_batches()[0]
-    return enrich(flag(judged, 3.0, 0.1), EnrichOptions(1000.0, "UTC", 9, 17))
+    judged = (
+        pa.Table.from_batches(apply_history([reports], min_samples=30)[0]).combine_chunks().to_batches()[0]
+    )
+    return enrich(flag_outliers(judged, 3.0, 0.1), EnrichOptions(1000.0, "UTC", 9, 17))
 
 
 def test_an_entry_is_a_whole_row_of_kpi_reports() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
-from transforms.core.record_batches import conform, empty
+from transforms.core.record_batches import conform, make_empty
 from transforms.sinks.row_merge import key_groups, merge_rows, sort_order
 
 Row = dict[str, Any]
@@ -106,7 +106,7 @@ def test_a_displaced_message_is_named_once_with_its_own_time() -> None:
 
 def test_nothing_new_takes_no_row() -> None:
     rows = batch(REPORTS, report("x"), report("y", revision=3, latency_ms=float("nan")))
-    stored = merge_rows(REPORTS, empty(REPORTS.schema), rows).rows
+    stored = merge_rows(REPORTS, make_empty(REPORTS.schema), rows).rows
     assert merge_rows(REPORTS, stored, rows).taken == 0
     assert merge_rows(REPORTS, stored, batch(REPORTS, report("x", revision=1), report("z"))).taken == 2
 
@@ -118,7 +118,7 @@ def test_columns_may_be_missing_further_or_in_another_order() -> None:
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_the_union_of_nothing_is_nothing(table: Table) -> None:
-    nothing = empty(table.schema)
+    nothing = make_empty(table.schema)
     assert merge_rows(table, nothing, nothing).rows.equals(nothing)
 
 

@@ -18,7 +18,7 @@ from schemas.tables import DUPLICATES, QUARANTINED, Table
 from tests.builders import NOON, messages, report
 from transforms.core import retry
 from transforms.core.errors import Finding, Refused, Unavailable
-from transforms.core.record_batches import filled
+from transforms.core.record_batches import build_batch
 from transforms.sinks import write_tables
 from transforms.sinks.sink import Sink, Written
 from transforms.sinks.sink_status import Status
@@ -40,7 +40,7 @@ def duplicates(count: int) -> pa.RecordBatch:
     given = messages([report(i) for i in range(count)], NOON)
     columns = {name: given[name] for name in ("source", "message_id", "received_at")}
     columns |= {"report_id": given["message_id"], "revision": pa.array([1] * count, pa.int64())}
-    return filled(columns, DUPLICATES.schema, count)
+    return build_batch(columns, DUPLICATES.schema, count)
 
 
 @pytest.mark.parametrize("writers", [1, 3])

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from schemas.partitioning import escape_name
 from transforms.core.durable_files import lock_folder, replace_file
 from transforms.core.errors import DamagedFile, OutputFull
-from transforms.core.stage_counters import timed
+from transforms.core.stage_counters import time_stage
 from transforms.envelopes.envelope_lines import envelope_line
 from transforms.redis.entry_ids import EntryId
 from transforms.sinks.archive.contents import all_ids, archived_id, entry_id, ids_in_order
@@ -398,5 +398,5 @@ class _Append(beam.DoFn):
         self.writer = ArchiveWriter(self.folder)
 
     def process(self, rows: pa.RecordBatch) -> None:
-        with timed("archive", rows.num_rows):
+        with time_stage("archive", rows.num_rows):
             self.writer.append(rows, self.kind)

@@ -32,7 +32,14 @@ from google.cloud import bigquery
 from schemas.readers.strict_reader import Rejection
 from schemas.tables import QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.core.errors import Finding, Refused, Unavailable
-from transforms.core.record_batches import concat, conform, extended, gathered, pieces, portions
+from transforms.core.record_batches import (
+    append_columns,
+    concat,
+    conform,
+    group_batches,
+    split_by_bytes,
+    split_by_rows,
+)
 from transforms.sinks.bigquery import dataset_tables as made
 from transforms.sinks.bigquery.row_format import by_partitions, contenders, flat, restored, spans
 from transforms.sinks.bigquery.service import Service
@@ -129,10 +136,10 @@ class BigQuery:
             part
             for batch in rows
             if batch.num_rows
-            for part in pieces(conform(batch, table.schema), table.schema)
+            for part in split_by_bytes(conform(batch, table.schema), table.schema)
         )
         taken = requests = 0
-        for group in gathered(batches, MERGE_BYTES):
+        for group in group_batches(batches, MERGE_BYTES):
             for part in by_partitions(table, contenders(table, concat(group))):
                 written = self._write(table, part)
                 taken, requests = taken + written.rows, requests + written.requests
@@ -145,7 +152,9 @@ class BigQuery:
             pa.array(np.arange(rows.num_rows)),
             *(pa.repeat(pa.scalar(each), rows.num_rows) for each in (batch, now)),
         ]
-        sent = extended(flat(rows), [(f, array.cast(f.type)) for f, array in zip(_BATCH_COLUMNS, values)])
+        sent = append_columns(
+            flat(rows), [(f, array.cast(f.type)) for f, array in zip(_BATCH_COLUMNS, values)]
+        )
         inbox = made.inbox_name(table)
         refused, requests = self._service.append(self.dataset, inbox, sent)
         if refused:
@@ -248,8 +257,8 @@ class BigQuery:
         if found := list(self._read(REPORTS, _hours(REPORTS, hour, hour))):
             rows = concat(found)
             order = sort_order(rows.select([REPORTS.time]), (REPORTS.time,))
-            for portion in portions(rows.take(pa.array(order)), BATCH_ROWS):
-                yield from pieces(portion, REPORTS.schema)
+            for portion in split_by_rows(rows.take(pa.array(order)), BATCH_ROWS):
+                yield from split_by_bytes(portion, REPORTS.schema)
 
     def copy(self, folder: Path) -> None:
         files = ParquetFiles(LocalFolder(folder))

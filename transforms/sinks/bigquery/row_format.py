@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import REPORTS, Table
 from transforms.core.errors import Refused
-from transforms.core.record_batches import empty
+from transforms.core.record_batches import make_empty
 from transforms.sinks.row_merge import Ints, merge_rows
 
 REQUEST_BYTES = 8_000_000
@@ -74,7 +74,7 @@ def _scalar(kind: pa.DataType) -> tuple[str, str]:
 
 def flat_schema(schema: pa.Schema) -> pa.Schema:
     """The schema of `flat`."""
-    return flat(empty(schema)).schema
+    return flat(make_empty(schema)).schema
 
 
 def flat(rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -144,7 +144,7 @@ def contenders(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
     """The rows that may come to stand: one a key, and of reports one a key and message, since each message is to be told of."""
     if table.name == REPORTS.name:
         table = replace(table, key=(*table.key, "source", "message_id"))
-    return merge_rows(table, empty(table.schema), rows).rows
+    return merge_rows(table, make_empty(table.schema), rows).rows
 
 
 def by_partitions(table: Table, rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from schemas.partitioning import assign_files, format_hour_folder
 from schemas.tables import DUPLICATES, FLEET, REPORTS, TABLES, TRIMMED, Table
 from transforms.core.errors import Finding, Refused, Unavailable
-from transforms.core.record_batches import PIECE_BYTES, concat, conform, empty, pieces
+from transforms.core.record_batches import PIECE_BYTES, concat, conform, make_empty, split_by_bytes
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.sealed_files import damaged, encode, read, verify
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored, as_sink_error
@@ -127,7 +127,7 @@ class _Writing:
 
     def _merge(self, part: _Part) -> _Merged:
         """The union of a file, if there is one, and new rows."""
-        held, stored = empty(self.table.schema), self.storage.get(part.name)
+        held, stored = make_empty(self.table.schema), self.storage.get(part.name)
         if stored is not None:
             where = self.storage.where(part.name)
             if problem := verify(stored.data):
@@ -162,10 +162,10 @@ def by_time(reports: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Rows of kpi_reports as batches of at most PIECE_BYTES, ascending in time from batch to batch."""
     count = min(-(-reports.nbytes // PIECE_BYTES), reports.num_rows)
     if count <= 1:
-        yield from pieces(reports, REPORTS.schema)
+        yield from split_by_bytes(reports, REPORTS.schema)
         return
     for rows in np.array_split(sort_order(reports.select([REPORTS.time]), (REPORTS.time,)), count):
-        yield from pieces(reports.take(pa.array(rows)), REPORTS.schema)
+        yield from split_by_bytes(reports.take(pa.array(rows)), REPORTS.schema)
 
 
 @dataclass(frozen=True)

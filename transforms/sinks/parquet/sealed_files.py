@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from schemas.tables import METRICS
 from transforms.core.errors import DamagedFile
-from transforms.core.record_batches import concat, empty, pieces, plain, portions
+from transforms.core.record_batches import concat, make_empty, narrow_type, split_by_bytes, split_by_rows
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
 ROW_GROUP = 1 << 17
@@ -47,7 +47,7 @@ def encode(rows: pa.RecordBatch) -> bytearray:
     """
     schema = pa.schema(
         [
-            field if plain(field.type) == field.type else field.with_type(plain(field.type))
+            field if narrow_type(field.type) == field.type else field.with_type(narrow_type(field.type))
             for field in rows.schema
         ]
     )
@@ -60,8 +60,8 @@ def encode(rows: pa.RecordBatch) -> bytearray:
         use_dictionary=REPEATING,
         write_statistics=SEARCHED,
     ) as writer:
-        for portion in portions(rows, ROW_GROUP):
-            for piece in pieces(portion, schema):
+        for portion in split_by_rows(rows, ROW_GROUP):
+            for piece in split_by_bytes(portion, schema):
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
         writer.add_key_value_metadata({ROWS: str(rows.num_rows), DIGEST: _BLANK, FOOTER: _BLANK})
     data = bytearray(sink.getvalue())
@@ -114,7 +114,7 @@ def read(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "
         raise
     except _UNREADABLE as error:
         raise damaged(file if isinstance(file, Path) else name, _unreadable(error)) from error
-    return concat(batches) if batches else empty(schema)
+    return concat(batches) if batches else make_empty(schema)
 
 
 def damaged(file: Path | str, problem: str) -> DamagedFile:

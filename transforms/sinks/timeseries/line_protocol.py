@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
 from transforms.core.errors import Refused, Unavailable
-from transforms.core.record_batches import concat, conform, empty, portions
+from transforms.core.record_batches import concat, conform, make_empty, split_by_rows
 from transforms.sinks.error_signs import Signs
 from transforms.sinks.row_merge import Ints, merge_rows
 
@@ -92,7 +92,7 @@ _TAG_ESCAPED = str.maketrans({character: f"\\{character}" for character in ",= "
 
 def newest(table: Table, rows: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
     """The rows in the table's columns, each key once: of rows with one key the largest revision."""
-    none = empty(table.schema)
+    none = make_empty(table.schema)
     return merge_rows(table, none, concat([conform(batch, table.schema) for batch in rows] or [none])).rows
 
 
@@ -128,7 +128,7 @@ def bodies(
     milliseconds since 1970; `labels` are further tags of every line.
     """
     stamped = rows.append_column("sample_time", pa.array(times, pa.int64()))
-    for portion in portions(stamped, _PORTION):
+    for portion in split_by_rows(stamped, _PORTION):
         lines = _lines(portion, series, fields, labels or {})
         ends = np.frombuffer(lines.buffers()[1], dtype=np.int32)[lines.offset : lines.offset + len(lines) + 1]
         data = memoryview(lines.buffers()[2] or b"")

@@ -20,7 +20,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
-from transforms.core.record_batches import RAW, concat, empty
+from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.sources.archives.decompression import (
     PAYLOAD_BYTES,
     DamagedError,
@@ -156,7 +156,9 @@ def _line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tu
     with open(path, "rb") as file:
         for number, text in blocks(read(file), block_bytes, payload_bytes):
             raw, bad = (
-                (empty(RAW), text.message(number)) if isinstance(text, LongLine) else decode(text, number)[:2]
+                (make_empty(RAW), text.message(number))
+                if isinstance(text, LongLine)
+                else decode(text, number)[:2]
             )
             yield Block(raw, bad), file.tell()
 

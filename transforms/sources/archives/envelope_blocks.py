@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.readers.formats import parse_date_time
-from transforms.core.record_batches import RAW, concat, empty, filled
+from transforms.core.record_batches import RAW, build_batch, concat, make_empty
 from transforms.envelopes.envelope_lines import (
     ARCHIVE,
     NO_DATA,
@@ -70,7 +70,7 @@ def decode(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
 def unnamed_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch:
     """Messages (RAW) of the source `archive`, without a time, under the ids that were found for them."""
     rows = len(payload)
-    return filled(
+    return build_batch(
         {"source": pa.repeat(ARCHIVE, rows), "message_id": message_ids, "payload": payload}, RAW, rows
     )
 
@@ -78,7 +78,7 @@ def unnamed_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch
 def misfit(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBatch:
     """Messages (RAW) as rows of BAD, with what is wrong with each."""
     columns = {name: messages[name] for name in RAW.names} | {"message": problems}
-    return filled(columns, BAD, messages.num_rows)
+    return build_batch(columns, BAD, messages.num_rows)
 
 
 def _bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
@@ -147,7 +147,7 @@ def _in_order(parts: list[Part]) -> pa.RecordBatch:
     """The messages of all parts, in the order of their rows."""
     some = [part for part in parts if len(part[0])]
     if not some:
-        return empty(RAW)
+        return make_empty(RAW)
     batch = concat([messages for _, messages in some])
     if len(some) == 1:
         return batch

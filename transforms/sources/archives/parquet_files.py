@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from schemas.readers.formats import FIRST_US, LAST_US, parse_date_time
 from schemas.tables import TIME
-from transforms.core.record_batches import RAW, concat, empty
+from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import ARCHIVE, WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
 from transforms.sources.archives.envelope_blocks import BAD, Decoded, ended, misfit, unnamed_messages
@@ -168,7 +168,7 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     raw = pa.RecordBatch.from_arrays([source.fill_null(ARCHIVE), message_id, times, payload], schema=RAW)
     good = pc.equal(problems, "")
     if pc.all(good).as_py():
-        return Decoded(raw, empty(BAD), rows)
+        return Decoded(raw, make_empty(BAD), rows)
     wrong_rows = np.flatnonzero(~np.asarray(good))
     plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
     written = pa.RecordBatch.from_pydict(plain).to_pylist()

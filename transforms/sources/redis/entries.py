@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import LOST, TIME
-from transforms.core.record_batches import RAW, empty
+from transforms.core.record_batches import RAW, make_empty
 from transforms.envelopes.envelope_lines import NO_DATA, entry_line
 from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.archives.envelope_blocks import BAD, misfit
@@ -32,7 +32,7 @@ def batches(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch, pa.R
     ids = [entry_id for entry_id, _ in entries]
     present = [each for each in data if each is not None]
     if len(present) == len(data):
-        return _messages(source, ids, present), empty(BAD)
+        return _messages(source, ids, present), make_empty(BAD)
     good = [entry_id for entry_id, each in zip(ids, data) if each is not None]
     bad = [entry for entry, each in zip(entries, data) if each is None]
     return _messages(source, good, present), _without_data(source, bad)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from runners import direct
 from schemas.readers.strict_reader import Limits
 from transforms.core.errors import DamagedFile, OutputFull
-from transforms.core.record_batches import RAW, concat, empty
+from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import NO_DATA, entry_line
 from transforms.sinks.archive import archive_writer
 from transforms.sinks.archive.archive_writer import REFUSED, ArchiveSync, ArchiveWriter, WriteArchive
@@ -52,8 +52,8 @@ def ids(numbers: Sequence[int]) -> list[str]:
 def stored(folder: Path) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Messages (RAW) and bad ones (BAD) of an archive, as a backfill reads them."""
     blocks = [block for block in read(find([str(folder)])) if isinstance(block, Block)]
-    return concat([block.raw for block in blocks] or [empty(RAW)]), concat(
-        [block.bad for block in blocks] or [empty(BAD)]
+    return concat([block.raw for block in blocks] or [make_empty(RAW)]), concat(
+        [block.bad for block in blocks] or [make_empty(BAD)]
     )
 
 

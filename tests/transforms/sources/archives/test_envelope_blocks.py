@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.readers.formats import parse_date_time
 from tests.builders import line_id
-from transforms.core.record_batches import RAW, filled
+from transforms.core.record_batches import RAW, build_batch
 from transforms.envelopes.envelope_lines import NO_DATA, is_blank, read_line
 from transforms.sources.archives.envelope_blocks import BAD, decode
 from transforms.sources.archives.envelope_prefixes import HEAD_BYTES
@@ -34,7 +34,7 @@ def bad(rows: Sequence[tuple[str, bytes, str]]) -> pa.RecordBatch:
 
 def refused(messages: Sequence[tuple[str, str, datetime | None, bytes, str]]) -> pa.RecordBatch:
     columns = [pa.array([message[i] for message in messages], kind) for i, kind in enumerate(BAD.types[:-2])]
-    return filled(dict(zip(BAD.names, columns)), BAD, len(messages))
+    return build_batch(dict(zip(BAD.names, columns)), BAD, len(messages))
 
 
 def one_by_one(block: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:

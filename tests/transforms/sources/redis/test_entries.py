@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.tables import LOST, TRIMMED
-from transforms.core.record_batches import empty
+from transforms.core.record_batches import make_empty
 from transforms.sinks.row_merge import merge_rows
 from transforms.sources.redis.entries import losses
 from transforms.sources.redis.positions import DELETED, RESET, Loss
@@ -12,7 +12,7 @@ from transforms.sources.redis.positions import TRIMMED as FRONT
 
 def stored(*gaps: Loss) -> list[Loss]:
     """The gaps that a table holds after these have been written, one after the other."""
-    rows = empty(LOST)
+    rows = make_empty(LOST)
     for gap in gaps:
         rows = merge_rows(TRIMMED, rows, losses([("s", gap)])).rows
     return [Loss(row["after"], row["message_id"], row["entries"], row["reason"]) for row in rows.to_pylist()]
