@@ -15,7 +15,9 @@ from schemas.readers.strict_reader import Limits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.redis.connection import RedisUnavailable
 from transforms.redis.entry_ids import ZERO, parse_id
-from transforms.sinks.archive.archive_writer import REFUSED, ArchiveSync, ArchiveWriter
+from transforms.sinks.archive.archive_files import REFUSED
+from transforms.sinks.archive.archive_writer import ArchiveWriter
+from transforms.sinks.archive.stream_archive import ArchiveSync
 from transforms.sources.redis.entries import batches
 from transforms.sources.redis.snapshot import Held, entries, lacks, look
 from transforms.validation.quarantine_rows import misfits
@@ -70,7 +72,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
         )
     began = time.perf_counter()
     added = refused = 0
-    after = writer.last(stream) or ZERO
+    after = writer.find_last(stream) or ZERO
     if lacks(client, stream, held, after):
         err.print(
             f"{stream} no longer has the entry {after}, the last in the archive: it is read from its beginning"
@@ -85,7 +87,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
             )  # first: the next run goes on after the last message
             added += writer.append(messages)
             bar.advance(task, len(found))
-    ArchiveSync(output)([stream])
+    ArchiveSync(output).sync([stream])
     without = f", {refused:,} of them without data" if refused else ""
     seconds = time.perf_counter() - began
     out.print(f"{added + refused:,} new entries of {stream}{without} -> {output} in {seconds:.1f} s")

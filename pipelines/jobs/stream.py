@@ -32,7 +32,7 @@ from transforms.core.durable_files import replace_file
 from transforms.history.time_rules import MAX_FUTURE_SECONDS
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection, GroupTaken, Lease, RedisUnavailable
-from transforms.sinks.archive.archive_writer import WriteArchive
+from transforms.sinks.archive.stream_archive import WriteArchive
 from transforms.sources.redis.check import refuse_unusable
 from transforms.sources.redis.reader import WATERMARK_DELAY_SECONDS
 

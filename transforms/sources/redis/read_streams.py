@@ -30,7 +30,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.redis.connection import Connection, Lease
 from transforms.redis.entry_ids import ZERO, parse_id
-from transforms.sinks.archive.archive_writer import ArchiveSync, keep_boot, may_lack
+from transforms.sinks.archive.stream_archive import StreamArchive
 from transforms.sources.redis.commits import Commits
 from transforms.sources.redis.positions import Position
 from transforms.sources.redis.reader import AHEAD_SECONDS, Positions, Read, Reader
@@ -215,7 +215,7 @@ class _Opened:
         self.source = source
         self.client = source.connection.client()
         self.reader = Reader(self.client, source.group, streams, source.ahead_seconds)
-        self.sync = ArchiveSync(source.archive) if source.archive else None
+        self.archive = StreamArchive(source.archive) if source.archive else None
         self.commits = Commits(self._commit, source.hold_seconds)
         self.status = Status(source.status, number)
         self.lease = source.lease_owner and Lease(
@@ -227,20 +227,19 @@ class _Opened:
         """Where a session begins that was to go on from `kept`: earlier, where a checkpoint was restored and the archive may lack
         what that counts as read. Up to the committed place the archive is on disk, so it is never earlier than that."""
         positions = kept or self.reader.starting(self.source.reread_seconds * 1000)
-        restored, archive = self.commits.begin(positions), self.source.archive
+        restored, archive = self.commits.begin(positions), self.archive
         if not (restored and kept and archive):
             return positions
         lacking = [
             key
             for key, position in kept.items()
-            if position.last != ZERO and may_lack(archive, key, position.last)
+            if position.last != ZERO and archive.may_lack(key, position.last)
         ]
         return kept | self.reader.back_to_committed({key: kept[key] for key in lacking})
 
     def _commit(self, positions: Positions) -> None:
-        if self.sync and self.source.archive:
-            self.sync(positions)
-            keep_boot(self.source.archive, positions)
+        if self.archive:
+            self.archive.sync(positions)
         self.reader.commit(positions)
 
     def read(self, positions: Positions, count: int, block_ms: int) -> Read:

@@ -21,9 +21,11 @@ from schemas.readers.strict_reader import Limits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import NO_DATA, entry_line
-from transforms.sinks.archive import archive_writer
-from transforms.sinks.archive.archive_writer import REFUSED, ArchiveSync, ArchiveWriter, WriteArchive
-from transforms.sinks.archive.contents import all_ids, entry_id
+from transforms.sinks.archive import archive_writer, stream_archive
+from transforms.sinks.archive.archive_files import MESSAGES, REFUSED
+from transforms.sinks.archive.archive_writer import ArchiveWriter
+from transforms.sinks.archive.archived_ids import parse_entry_id, read_ids
+from transforms.sinks.archive.stream_archive import ArchiveSync, WriteArchive
 from transforms.sources.archives.archive_reader import Block, find, read
 from transforms.sources.archives.envelope_blocks import BAD, misfit
 from transforms.validation.quarantine_rows import misfits
@@ -97,8 +99,8 @@ def test_ids_are_compared_as_numbers(tmp_path: Path) -> None:
     rows = raw([f"{NOON_MS}-{number}" for number in (0, 9, 10, 11, 100)])
     writer = ArchiveWriter(tmp_path)
     assert [writer.append(rows.slice(0, 3)), writer.append(rows)] == [3, 2]
-    assert writer.last("kpi") == f"{NOON_MS}-100"
-    assert writer.last("other") is None
+    assert writer.find_last("kpi") == f"{NOON_MS}-100"
+    assert writer.find_last("other") is None
 
 
 def test_two_writers_that_take_turns_lose_and_repeat_nothing(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_a_full_disk_leaves_whole_lines_and_the_next_attempt_goes_on(
     writer = ArchiveWriter(tmp_path)
     writer.append(rows.slice(0, 5))
     with monkeypatch.context() as patched:
-        patched.setattr(archive_writer.os, "write", filling)
+        patched.setattr(os, "write", filling)
         with pytest.raises(OutputFull, match="free some and run the same command again"):
             writer.append(rows)
     assert stored(tmp_path)[0].equals(rows.slice(0, 5))
@@ -260,7 +262,9 @@ def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(
 ) -> None:
     synced: list[str] = []
     monkeypatch.setattr(
-        archive_writer, "_sync", lambda path: synced.append(path.relative_to(tmp_path.parent).as_posix())
+        stream_archive,
+        "sync_if_present",
+        lambda path: synced.append(path.relative_to(tmp_path.parent).as_posix()),
     )
     writer, sync, root = ArchiveWriter(tmp_path), ArchiveSync(tmp_path), tmp_path.name
 
@@ -268,17 +272,15 @@ def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(
         for rows, kind in appended:
             writer.append(rows, kind)
         synced.clear()
-        sync(["kpi", "never seen"])
+        sync.sync(["kpi", "never seen"])
         return sorted(synced)
 
     noon, refused, one = (f"{root}/kpi/2025-10-22T{name}.ndjson" for name in ("12", "12.refused", "13"))
-    assert after((raw(ids([1])), archive_writer.MESSAGES)) == sorted([noon, f"{root}/kpi", root])
+    assert after((raw(ids([1])), MESSAGES)) == sorted([noon, f"{root}/kpi", root])
     assert after() == []
-    assert after((raw(ids([2])), archive_writer.MESSAGES)) == [noon]
+    assert after((raw(ids([2])), MESSAGES)) == [noon]
     assert after((refused_entry(3, {b"a": b"b"}), REFUSED)) == sorted([refused, f"{root}/kpi", root])
-    assert after((raw(ids([4, HOUR_MS])), archive_writer.MESSAGES)) == sorted(
-        [noon, one, f"{root}/kpi", root]
-    )
+    assert after((raw(ids([4, HOUR_MS])), MESSAGES)) == sorted([noon, one, f"{root}/kpi", root])
 
 
 @pytest.mark.parametrize("first", [0, 1, 500])
@@ -316,7 +318,7 @@ def test_every_entry_is_archived_once_however_often_ids_go_back(batches: list[tu
             if then == "tear":  # the process died while it wrote; what is not in a checkpoint is read again
                 for path in Path(folder, "kpi").glob("*.late.ndjson"):
                     path.write_bytes(path.read_bytes()[:-5])
-                writer.append(raw(sorted(sent, key=entry_id)))
+                writer.append(raw(sorted(sent, key=parse_entry_id)))
         assert sorted(stored(Path(folder))[0]["message_id"].to_pylist()) == sorted(sent)
 
 
@@ -324,7 +326,7 @@ def test_a_stream_that_was_made_again_with_older_ids_is_archived(tmp_path: Path)
     writer = ArchiveWriter(tmp_path)
     writer.append(raw(ids([0, 5000])))
     again = raw(ids(range(1000, 1020)))
-    assert [writer.append(again), ArchiveWriter(tmp_path).append(again), writer.last("kpi")] == [
+    assert [writer.append(again), ArchiveWriter(tmp_path).append(again), writer.find_last("kpi")] == [
         20,
         0,
         ids([5000])[0],
@@ -345,7 +347,7 @@ def test_late_lines_are_read_once_however_many_appends_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_files = []
-    monkeypatch.setattr(archive_writer, "all_ids", lambda path: read_files.append(path) or all_ids(path))
+    monkeypatch.setattr(archive_writer, "read_ids", lambda path: read_files.append(path) or read_ids(path))
     writer = ArchiveWriter(tmp_path)
     writer.append(raw(ids([3_000_000])))
     late = [raw(ids(range(first, first + 20))) for first in range(0, 1000, 10)]

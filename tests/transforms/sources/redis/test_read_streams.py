@@ -17,8 +17,8 @@ from apache_beam.utils.timestamp import Timestamp
 from schemas.readers.strict_reader import Limits
 from tests.servers import RedisServer
 from transforms.redis.connection import Connection, GroupTaken, Lease
-from transforms.sinks.archive import archive_writer
-from transforms.sinks.archive.archive_writer import REFUSED, ArchiveWriter
+from transforms.sinks.archive.archive_files import REFUSED
+from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sources.redis import read_streams
 from transforms.sources.redis.entries import digest
 from transforms.sources.redis.positions import Position
@@ -203,7 +203,7 @@ def test_nothing_is_committed_that_the_archive_has_not_on_disk(
     runner = Archived(server, tmp_path)
     written(client, runner, range(1, 3))
     with monkeypatch.context() as patched:
-        patched.setattr(archive_writer.os, "fsync", lambda descriptor: exec("raise OSError('no disk')"))
+        patched.setattr(os, "fsync", lambda descriptor: exec("raise OSError('no disk')"))
         for number in range(3, 6):
             with suppress(OSError):
                 written(client, runner, range(number, number + 1))
