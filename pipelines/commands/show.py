@@ -17,7 +17,8 @@ from rich.text import Text
 from pipelines.console import escape_line, out, print_json
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
-from pipelines.summary.queries import Hour, Latency, Summary, number, percent, summarise
+from pipelines.summary.queries import summarise
+from pipelines.summary.summary import Hour, Latency, Summary, format_number, format_percent
 from pipelines.verify.output_description import existing_output
 from schemas.tables import METRICS
 from transforms.sinks.parquet.parquet_store import DESCRIPTION
@@ -73,14 +74,14 @@ def _page_maker(path: Path) -> Callable[[Summary], str]:
     if not path.parent.is_dir() or path.is_dir():
         raise WrongUse(f"cannot write a page to {path}", "give --html a file in a folder that exists")
     try:
-        from pipelines.summary.page import page
+        from pipelines.summary.page import render_page
     except ModuleNotFoundError as error:
-        if error.name not in {"altair", "vl_convert"}:
+        if error.name not in {"altair", "vl_convert", "jinja2"}:
             raise
         raise WrongUse(
-            f"--html draws with {error.name}, which is not installed", "pip install 'kpiflow[html]'"
+            f"--html needs {error.name}, which is not installed", "pip install 'kpiflow[html]'"
         ) from error
-    return page
+    return render_page
 
 
 def _write(path: Path, text: str) -> None:
@@ -98,7 +99,7 @@ def plain(summary: Summary) -> dict[str, Any]:
     for hour, row in zip(summary.hours, whole["hours"]):
         row["success_rate"] = hour.success_rate
     for outlier, row in zip(summary.examples, whole["examples"]):
-        row["explained"] = outlier.explained()
+        row["explained"] = outlier.explain()
     shares = {"quarantined_share": summary.share(summary.quarantined), "success_rate": summary.success_rate}
     return {"output": summary.output, "received": summary.received, **shares, **whole}
 
@@ -144,9 +145,9 @@ def _fates(summary: Summary, width: int) -> Table:
     for name, color in (("reports", CALM), ("duplicates", QUIET), ("quarantined", ALARM)):
         count = getattr(summary, name)
         bar = Bar(max(summary.received, 1), 0, count, color=color)
-        table.add_row(name, f"{count:,}", percent(summary.share(count)), bar)
+        table.add_row(name, f"{count:,}", format_percent(summary.share(count)), bar)
     table.add_row(
-        "received", f"{summary.received:,}", "", Text(f"success rate {percent(summary.success_rate)}")
+        "received", f"{summary.received:,}", "", Text(f"success rate {format_percent(summary.success_rate)}")
     )
     return table
 
@@ -154,7 +155,7 @@ def _fates(summary: Summary, width: int) -> Table:
 def _reasons(summary: Summary, width: int) -> Table:
     table = _table(width, "<reason", "count", "share", picture="example of its commonest cause")
     for reason in summary.reasons:
-        share = percent(reason.count / summary.quarantined)
+        share = format_percent(reason.count / summary.quarantined)
         table.add_row(
             shown(str(reason.reason), 20), f"{reason.count:,}", share, shown(reason.example or "", 160)
         )
@@ -172,7 +173,7 @@ def _rates(summary: Summary, width: int) -> Table:
         table.add_row(
             label(hour.start),
             *counts,
-            percent(hour.success_rate),
+            format_percent(hour.success_rate),
             Bar(max(highest, 1), 0, hour.reports, color=CALM),
         )
     return table
@@ -185,7 +186,7 @@ def _latencies(summary: Summary, width: int) -> Table:
         return table
     low, high = min(latency.p50_ms for _, latency in known), max(latency.p99_ms for _, latency in known)
     for hour, latency in known[-HOURS_SHOWN:]:
-        values = [number(value) for value in (latency.p50_ms, latency.p95_ms, latency.p99_ms)]
+        values = [format_number(value) for value in (latency.p50_ms, latency.p95_ms, latency.p99_ms)]
         table.add_row(label(hour.start), *values, f"{latency.agents:,}", Whisker(latency, low, high))
     return table
 
@@ -197,10 +198,10 @@ def _outliers(summary: Summary, width: int) -> Table:
         text = Text()
         if metric in examples:
             example = examples[metric]
-            text.append(example.explained().removeprefix(f"{metric} "))
+            text.append(example.explain().removeprefix(f"{metric} "))
             text.append(f"\n{shown(example.agent_id, 36)}, {label(example.recorded_at)}", style=QUIET)
         table.add_row(
-            metric, f"{count:,}", percent(count / summary.reports if summary.reports else 0.0), text
+            metric, f"{count:,}", format_percent(count / summary.reports if summary.reports else 0.0), text
         )
     return table
 

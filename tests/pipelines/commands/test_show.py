@@ -15,7 +15,8 @@ from rich.console import Console
 
 from pipelines.cli import run
 from pipelines.commands.show import EIGHTHS, Whisker, pictures, sparkline
-from pipelines.summary.queries import Agent, Hour, Latency, Outlier, Reason, Summary, summarise
+from pipelines.summary.queries import summarise
+from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import EIGHT, NINE, flagged, hourly, message, report, store
 
@@ -174,11 +175,12 @@ def test_a_page_into_no_folder_is_wrong_use(
     assert "a folder that exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["altair", "vl_convert"])
+@pytest.mark.parametrize("missing", ["altair", "jinja2", "vl_convert"])
 def test_without_the_extra_html_names_it(
     output: Path, missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "pipelines.summary.page", raising=False)
+    for module in ("page", "charts"):
+        monkeypatch.delitem(sys.modules, f"pipelines.summary.{module}", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     assert run(["show", str(output), "--html", "page.html"]) == 2
     assert "pip install 'kpiflow[html]'" in capsys.readouterr().err

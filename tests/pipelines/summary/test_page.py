@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.summary.page import FATES, FLAGGED, IN_THE_DARK, PERCENTILES, page
-from pipelines.summary.queries import Agent, Hour, Latency, Outlier, Reason, Summary
+from pipelines.summary.charts import FATES, FLAGGED, IN_THE_DARK, PERCENTILES
+from pipelines.summary.page import render_page
+from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
 from schemas.tables import METRICS
 
 EIGHT = datetime(2025, 11, 22, 8, tzinfo=UTC)
+POLICY = (
+    """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
+)
 HOSTILE = "<script src=http://evil>\x1b[31m\x00\n\ufffe\u202e'\"&</style></svg><b onclick=x>"
 
 
@@ -80,12 +84,12 @@ HOURS = (an_hour(0), an_hour(1), an_hour(2))
 
 @pytest.fixture(scope="module")
 def plain() -> str:
-    return page(a_summary(HOURS))
+    return render_page(a_summary(HOURS))
 
 
 @pytest.fixture(scope="module")
 def hostile() -> str:
-    return page(a_summary(HOURS, text=HOSTILE))
+    return render_page(a_summary(HOURS, text=HOSTILE))
 
 
 def test_the_page_is_well_formed_and_has_every_chart_and_table(plain: str) -> None:
@@ -99,6 +103,10 @@ def test_the_page_needs_nothing_from_elsewhere(plain: str) -> None:
     assert {"script", "link", "img", "iframe", "image", "use"}.isdisjoint(reading.tags)
     assert {name for name, value in reading.attributes if "//" in value} == {"xmlns", "xmlns:xlink"}
     assert not re.search(r"@import|url\(", plain)
+
+
+def test_the_page_forbids_scripts_and_loads() -> None:
+    assert POLICY in render_page(a_summary(HOURS))
 
 
 def test_hostile_text_stays_text(plain: str, hostile: str) -> None:
@@ -135,19 +143,19 @@ def line_pieces(html: str, colour: str) -> int:
 
 
 def test_a_line_breaks_where_hours_are_missing(plain: str) -> None:
-    gap = page(a_summary((an_hour(0), an_hour(1), an_hour(5), an_hour(6))))
+    gap = render_page(a_summary((an_hour(0), an_hour(1), an_hour(5), an_hour(6))))
     assert (line_pieces(plain, PERCENTILES["p99"]), line_pieces(gap, PERCENTILES["p99"])) == (1, 2)
 
 
 def test_a_picture_without_data_is_left_out() -> None:
-    reading = Reading(page(a_summary((an_hour(0, reports=0, latency=False),))))
+    reading = Reading(render_page(a_summary((an_hour(0, reports=0, latency=False),))))
     assert {"Latency by hour, ms", "Success rate by hour"}.isdisjoint(reading.texts)
     assert {"Rates by hour", "Outliers by hour", "Quarantine by reason"} <= set(reading.texts)
 
 
 def test_a_page_on_nothing_names_backfill() -> None:
     zeros = dict.fromkeys(METRICS, 0)
-    html = page(Summary("out", 0, 0, 0, 0, 0, None, None, (), zeros, (), (), ()))
+    html = render_page(Summary("out", 0, 0, 0, 0, 0, None, None, (), zeros, (), (), ()))
     assert Reading(html).open == []
     assert "kpiflow backfill --input FILE... --output out" in html
 
@@ -170,7 +178,8 @@ def test_each_cell_names_its_column_for_a_narrow_page(plain: str) -> None:
 @pytest.mark.parametrize("text", ["3b6a71d8-f19e-4d86-984e-1b60f5026c4f", "x" * 300, "many words " * 60])
 def test_everything_fits_the_page_whatever_its_width(tmp_path: Path, text: str, width: int) -> None:
     file = tmp_path / "page.html"
-    file.write_text(page(a_summary(HOURS, text)).replace("</body>", f"{WIDE}</body>"), encoding="utf-8")
+    measuring = render_page(a_summary(HOURS, text)).replace(POLICY, "").replace("</body>", f"{WIDE}</body>")
+    file.write_text(measuring, encoding="utf-8")
     flags = [
         "--headless",
         "--no-sandbox",

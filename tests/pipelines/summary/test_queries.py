@@ -17,17 +17,16 @@ from hypothesis import strategies as st
 
 from pipelines.console import escape_line
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.summary.queries import (
+from pipelines.summary.queries import compute_group_medians, summarise
+from pipelines.summary.summary import (
     Agent,
     Hour,
     Latency,
     Outlier,
     Reason,
     Summary,
-    group_medians,
-    number,
-    percent,
-    summarise,
+    format_number,
+    format_percent,
 )
 from schemas.partitioning import assign_files
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS, TABLES, Table
@@ -208,7 +207,7 @@ def test_latency_is_the_median_over_agents_of_the_hourly_percentiles(tmp_path: P
 def test_group_medians_are_those_of_each_group_alone(rows: list[tuple[int, float]]) -> None:
     kinds = sorted({kind for kind, _ in rows})
     codes = np.array([kinds.index(kind) for kind, _ in rows])
-    found = group_medians(codes, np.array([value for _, value in rows]))
+    found = compute_group_medians(codes, np.array([value for _, value in rows]))
     assert found.tolist() == [
         statistics.median([value for of, value in rows if of == kind]) for kind in kinds
     ]
@@ -233,7 +232,7 @@ def test_the_example_is_the_farthest_value_of_the_newest_hour_with_one(tmp_path:
     store(tmp_path, REPORTS, [flagged(1, EIGHT, 99999.0), *rows, report(5, TEN)])
     (example,) = summarise(tmp_path).examples
     assert example == Outlier("latency", "a", "t2", NINE, 8123.0, -258.0, 812.0, 201.0, 354.0, 61)
-    assert example.explained() == "latency 8123 ms > high fence 812 ms (q1 201, q3 354, n 61)"
+    assert example.explain() == "latency 8123 ms > high fence 812 ms (q1 201, q3 354, n 61)"
 
 
 def test_the_farthest_value_below_its_low_fence_is_explained_by_it(tmp_path: Path) -> None:
@@ -244,7 +243,7 @@ def test_the_farthest_value_below_its_low_fence_is_explained_by_it(tmp_path: Pat
         REPORTS,
         [report(n, accuracy=low) | baseline | fences for n, low in ((1, 0.7), (2, 0.41237), (3, 0.6))],
     )
-    explained = [example.explained() for example in summarise(tmp_path).examples]
+    explained = [example.explain() for example in summarise(tmp_path).examples]
     assert explained == ["accuracy 0.4124 < low fence 0.78 (q1 0.9, q3 0.94, n 40)"]
 
 
@@ -336,11 +335,18 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_a_share_that_is_not_whole_never_reads_as_whole() -> None:
     shares = [None, 0.0, 1e-9, 0.25, 1 - 1e-9, 1.0]
-    assert [percent(share) for share in shares] == ["-", "0.0 %", "0.1 %", "25.0 %", "99.9 %", "100.0 %"]
+    assert [format_percent(share) for share in shares] == [
+        "-",
+        "0.0 %",
+        "0.1 %",
+        "25.0 %",
+        "99.9 %",
+        "100.0 %",
+    ]
 
 
 def test_numbers_keep_the_digits_that_matter() -> None:
-    assert [number(value) for value in (None, 61, 8123.4, 0.41237, 12.345)] == [
+    assert [format_number(value) for value in (None, 61, 8123.4, 0.41237, 12.345)] == [
         "?",
         "61",
         "8123",
