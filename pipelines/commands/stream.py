@@ -86,7 +86,7 @@ def stream(
         bool,
         typer.Option(
             "--dry-run",
-            help="For Dataflow: only translate the job, say what would keep it from there, draw it.",
+            help="Dataflow only: translate the job and report what would keep it from running; start nothing.",
         ),
     ] = False,
     master: Annotated[
@@ -149,7 +149,7 @@ def _refuse(options: dict[str, object]) -> None:
 
 
 def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
-    """Start a job on Dataflow, or show what it would be."""
+    """Start a job on Dataflow, or say what would keep it from running there."""
     from pipelines.jobs.dataflow import (
         CloudJob,
         dry_run,
@@ -158,19 +158,16 @@ def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
 
     job = CloudJob(*job_options)
     if not dry:
-        begun = submit(job, settings)
-        out.print(
-            "the template is made"
-            if begun is None
-            else f"job {begun[0]} runs until it is drained: {begun[1]}"
-        )
+        page = submit(job, settings)
+        out.print(f"the job runs until it is drained: {page}" if page else "the template is written")
         return
-    report = dry_run(job, settings)
-    out.print(report)
-    if report.problems:
-        raise CheckFailed(
-            f"Dataflow cannot run this: {len(report.problems)} problem{'s' * (len(report.problems) > 1)}"
-        )
+    problems = dry_run(job, settings)
+    for problem in problems:
+        out.print(f"problem: {problem}", style="bold red")
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise CheckFailed(f"Dataflow cannot run this: {count}")
+    out.print("Beam's DataflowRunner translates the job; nothing was started")
 
 
 def home_of(outputs: list[str], state: Path | None) -> Path:

@@ -1,12 +1,14 @@
-"""The streaming job on Dataflow: the same graph, translated, looked over, and handed to a service that runs it from then on.
+"""The streaming job on Google Cloud Dataflow: the same graph, translated, checked, and handed to the service.
 
-Nothing of this machine goes along: no folder, no lock, no status files. What stays of the promises there, docs/sinks.md says.
+Nothing of this machine takes part: no folder, no lock, no status files. `deploy/dataflow/README.md` says
+which guarantees remain.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.portability.api import beam_runner_api_pb2 as protos
 
 from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
 from pipelines.failures import RunFailed, WrongUse
@@ -14,14 +16,13 @@ from pipelines.graph import Sources, build
 from pipelines.jobs.stream import for_stream
 from pipelines.outputs import Outputs, open_outputs, parse_outputs
 from pipelines.settings import Settings
-from runners.dataflow import launch
-from runners.dataflow.launch import Dataflow, Report
+from runners import dataflow
 from transforms.redis.connection import GroupTaken, Lease, RedisUnavailable
 
 
 @dataclass(frozen=True)
 class CloudJob:
-    """What a streaming job on Dataflow is asked to do, beside the settings; `options` are of `runners.dataflow.launch` and of Beam."""
+    """What a streaming job on Dataflow is asked to do, beside the settings; `options` are Beam's."""
 
     url: str
     streams: tuple[str, ...]
@@ -31,77 +32,71 @@ class CloudJob:
     live: bool = False
 
 
-def dry_run(job: CloudJob, settings: Settings) -> Report:
-    """The job as Dataflow would get it, and what keeps it from there. Nothing is connected to.
+def dry_run(job: CloudJob, settings: Settings) -> list[str]:
+    """Translate the job and return what would keep it from running on Dataflow. Nothing is connected to.
 
     Raises:
-        WrongUse: an option is missing, or has another form; the graph cannot be translated.
+        WrongUse: an option is missing or has another form; the graph cannot be translated.
     """
-    options = _options(job)
-    settings = _spread(settings, options)
-    outputs = parse_outputs(job.outputs, settings)
-    try:
-        report = launch.dry_run(
-            lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings)
-        )
-    except launch.NotSubmitted as error:
-        raise WrongUse(str(error)) from error
-    return report.with_problems(launch.unreachable([job.url, *job.outputs]))
+    flags = _complete_flags(job)
+    graph = _translate(job, parse_outputs(job.outputs, settings), _spread(settings, flags), flags)
+    given: list[Any] = [getattr(settings, name) for name in Settings.secrets()]
+    secrets = [secret.get_secret_value() for secret in given if secret is not None]
+    unreachable = dataflow.find_unreachable([job.url, *job.outputs])
+    return [*unreachable, *dataflow.find_secrets(graph, secrets)]
 
 
-def submit(job: CloudJob, settings: Settings) -> tuple[str, str] | None:
-    """Start the job: its id, and the URL of its page; None if only a template of it was made.
+def submit(job: CloudJob, settings: Settings) -> str | None:
+    """Start the job and return the URL of its page. None if only a template of it was written.
 
     Raises:
         WrongUse: `dry_run` finds a problem; Redis or an output cannot be used; another job has the group.
-        RunFailed: Google Cloud does not take it.
+        RunFailed: Google Cloud does not accept it.
     """
-    options = _options(job)
-    if problems := dry_run(job, settings).problems:
+    flags = _complete_flags(job)
+    if problems := dry_run(job, settings):
         raise WrongUse(f"Dataflow cannot run this: {problems[0]}", "`--dry-run` shows every problem")
     connection = connect_redis(job.url, settings)
     try:
         connection.check(job.streams)
-        outputs, settings = open_outputs(job.outputs, _spread(settings, options), file_minutes=1)
-        Lease(
-            connection, job.group, job.streams, options.job_name
-        ).acquire()  # the job's readers renew it from then on
-        return launch.submit(
-            lambda root: _built(root, job, outputs, settings, options), options, _secrets(settings)
-        )
+        outputs, settings = open_outputs(job.outputs, _spread(settings, flags), file_minutes=1)
+        name = dataflow.read_option(flags, "job_name")
+        Lease(connection, job.group, job.streams, name).acquire()  # the job's readers renew it from then on
+        return dataflow.submit(_translate(job, outputs, settings, flags), flags)
     except (RedisUnavailable, GroupTaken) as error:
         raise WrongUse(str(error)) from error
-    except launch.NotSubmitted as error:
+    except dataflow.NotSubmitted as error:
         raise RunFailed(str(error)) from error
 
 
-def _options(job: CloudJob) -> Dataflow:
+def _complete_flags(job: CloudJob) -> list[str]:
     try:
-        return Dataflow.parsed(job.options)
-    except (ValueError, launch.TakenOptionError) as error:
-        raise WrongUse(
-            str(error), "they follow `--`: kpiflow stream --runner dataflow ... -- --project=P ..."
-        ) from error
+        return dataflow.complete_flags(job.options)
+    except (ValueError, dataflow.TakenOptionError) as error:
+        fix = "they follow `--`: kpiflow stream --runner dataflow ... -- --project=P ..."
+        raise WrongUse(str(error), fix) from error
 
 
-def _spread(settings: Settings, options: Dataflow) -> Settings:
+def _spread(settings: Settings, flags: list[str]) -> Settings:
     """Settings whose shards give every worker something to do."""
     if "parallelism" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"parallelism": options.max_num_workers})
+        settings = settings.model_copy(update={"parallelism": dataflow.read_option(flags, "max_num_workers")})
     return for_stream(settings)
 
 
-def _built(
-    root: beam.Pipeline, job: CloudJob, outputs: Outputs, settings: Settings, options: Dataflow
-) -> None:
-    # Dataflow calls a bundle back once it holds the rows itself, written or not: a place is told only when they long are.
+def _translate(job: CloudJob, outputs: Outputs, settings: Settings, flags: list[str]) -> protos.Pipeline:
+    # Dataflow finalizes a bundle as soon as it has stored the rows itself, whether or not they are written.
+    # So an entry is committed only when its rows have long been written.
     hold = max(outputs.gather_seconds, settings.patience_seconds)
     connection = connect_redis(job.url, settings)
-    messages = Live(connection, job.streams, job.group, settings, options.job_name, None, hold)
-    sinks = gather_sinks(outputs, settings, None, connection if job.live else None)
-    build(root, Sources(messages), sinks, settings, time_stream(outputs, settings))
+    name = dataflow.read_option(flags, "job_name")
 
+    def wire(root: beam.Pipeline) -> None:
+        messages = Live(connection, job.streams, job.group, settings, name, None, hold)
+        sinks = gather_sinks(outputs, settings, None, connection if job.live else None)
+        build(root, Sources(messages), sinks, settings, time_stream(outputs, settings))
 
-def _secrets(settings: Settings) -> list[str]:
-    given: list[Any] = [getattr(settings, name) for name in Settings.secrets()]
-    return [secret.get_secret_value() for secret in given if secret is not None]
+    try:
+        return dataflow.translate(wire, flags)
+    except dataflow.NotSubmitted as error:
+        raise WrongUse(str(error)) from error

@@ -1,9 +1,7 @@
-"""The template of Dataflow and the command line mean the same job: parameters, options and settings are held
-to each other."""
+"""The template of Dataflow and the command line mean the same job: parameters, options and settings agree."""
 
 import json
 import re
-from dataclasses import fields
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -11,42 +9,35 @@ from typing import Any
 import apache_beam
 import pytest
 import typer
+from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import ValidationError
 
 from pipelines import cli
 from pipelines.outputs import SCHEMES
 from pipelines.settings import Settings
-from runners.dataflow.launch import FORMS, Dataflow
+from runners.dataflow import NEEDED, complete_flags
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "dataflow"
 METADATA: dict[str, Any] = json.loads((FOLDER / "metadata.json").read_text(encoding="utf-8"))
 PARAMETERS = {parameter["name"]: parameter for parameter in METADATA["parameters"]}
 COMMAND: Any = typer.main.get_command(cli.app(["stream"])).commands["stream"]  # type: ignore[attr-defined]
 OF_THE_COMMAND = {flag.removeprefix("--").replace("-", "_") for each in COMMAND.params for flag in each.opts}
-OF_THE_JOB = {field.name: field for field in fields(Dataflow)}
 
-BY_GCLOUD = "gcloud has a flag for it, and the launcher hands it on"
 OF_FLINK = "it is about Flink"
 OF_A_BACKFILL = "a backfill has it"
 SECRET = "it is a secret, and the console shows parameters"
 LEFT_OUT = {
-    **dict.fromkeys(
-        ("project", "region", "temp_location", "staging_location", "job_name", "labels", "update"), BY_GCLOUD
-    ),
-    **dict.fromkeys(("service_account_email", "network", "subnetwork", "use_public_ips"), BY_GCLOUD),
-    **dict.fromkeys(("machine_type", "num_workers", "max_num_workers"), BY_GCLOUD),
     **dict.fromkeys(("workers", "checkpoint_seconds", "renew_seconds", "heap_mb"), OF_FLINK),
     **dict.fromkeys(("block_mb", "slice_reports"), OF_A_BACKFILL),
     **dict.fromkeys(
         ("redis_password", "influxdb_token", "victoriametrics_password", "victoriametrics_token"), SECRET
     ),
     "victoriametrics_user": "it goes with a password, which is a secret",
-    "exactly_once": "at least once would count reports twice",
-    "beam_options": "what the launcher gives and kpiflow has no option for",
 }
-"""Settings, and fields of the job, that are no parameter, with the reason."""
+"""Settings that are no parameter, with the reason."""
 OPTIONS_LEFT_OUT = {
     "archive": "it is a folder of this machine",
+    "config": "it is a file of this machine",
     "runner": "a template is Dataflow's",
     "dry_run": "a template starts a job",
     **dict.fromkeys(("state", "fresh", "until_idle", "flink_master", "environment"), OF_FLINK),
@@ -76,12 +67,12 @@ def template() -> Any:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_every_parameter_is_an_option_a_setting_or_of_the_job(name: str) -> None:
-    assert name in OF_THE_COMMAND | set(Settings.model_fields) | set(OF_THE_JOB)
+def test_every_parameter_is_an_option_a_setting_or_needed_by_the_job(name: str) -> None:
+    assert name in OF_THE_COMMAND | set(Settings.model_fields) | set(NEEDED)
 
 
 def test_every_setting_is_a_parameter_or_left_out_for_a_reason() -> None:
-    known = set(Settings.model_fields) | set(OF_THE_JOB)
+    known = set(Settings.model_fields)
     assert known - set(PARAMETERS) == set(LEFT_OUT)
     assert OF_THE_COMMAND - known - set(PARAMETERS) <= set(OPTIONS_LEFT_OUT)
 
@@ -91,8 +82,8 @@ def test_secrets_are_no_parameters() -> None:
 
 
 def test_the_command_knows_what_the_template_hands_to_it(template: Any) -> None:
-    assert set(template.OF_THE_COMMAND) <= OF_THE_COMMAND & set(PARAMETERS)
-    assert set(PARAMETERS) <= {*template.OF_THE_COMMAND, *OF_THE_JOB, *Settings.model_fields}
+    assert set(template.COMMAND_OPTIONS) <= OF_THE_COMMAND & set(PARAMETERS)
+    assert set(PARAMETERS) <= {*template.COMMAND_OPTIONS, *NEEDED, *Settings.model_fields}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -180,7 +171,7 @@ def test_a_regex_refuses_what_the_job_could_not_use(name: str, text: str) -> Non
 )
 def test_the_job_and_the_template_agree_on_images(image: str) -> None:
     assert accepted("sdk_container_image", image) is bool(
-        re.fullmatch(FORMS["sdk_container_image"][0], image)
+        re.fullmatch(NEEDED["sdk_container_image"][0], image)
     )
 
 
@@ -192,69 +183,42 @@ def test_parameters_become_the_flags_of_the_command(template: Any) -> None:
         "--live=true",
         "--iqr_factor=2.5",
     ]
-    assert template.command(given) == [
+    assert template.make_command(given) == [
         "stream", "--runner=dataflow", "--redis=redis://h:6379/0", "--stream=eu", "--stream=us",
         "--output=gs://b/t",
         "--output=bigquery://p/d", "--live", "--iqr-factor=2.5", "--",
     ]  # fmt: skip
 
 
-def test_what_the_launcher_adds_becomes_the_job_s_options(template: Any) -> None:
+def test_what_the_launcher_adds_becomes_the_options_of_beam(template: Any) -> None:
     added = [
-        "--runner=DataflowRunner", "--streaming", "--project=p", "--job_name=kpis",
-        "--temp_location=gs://b/t",
-        "--max_num_workers=3", "--worker_machine_type=n2-standard-4",
-        '--labels={"team": "kpi", "goog-dataflow-template": "x"}',
-        "--no_use_public_ips", "--update",
+        "--project=p", "--job_name=kpis", "--temp_location=gs://bucket/t", "--max_num_workers=3",
+        "--update", "--worker_machine_type=n2-standard-4", '--labels={"team": "kpi"}',
+        "--no_use_public_ips", "--experiments=a",
     ]  # fmt: skip
-    assert template.command(added)[2:] == [
-        "--", "--project=p", "--job_name=kpis", "--temp_location=gs://b/t", "--max_num_workers=3",
-        "--machine_type=n2-standard-4",
-        "--labels=team=kpi", "--labels=goog-dataflow-template=x", "--no_use_public_ips", "--update",
-    ]  # fmt: skip
-    needed = [
-        "--region=europe-west1",
-        "--sdk_container_image=a.dev/p/w:1",
-        "--project=proj",
-        "--temp_location=gs://bucket/t",
+    words = template.make_command(["--runner=DataflowRunner", "--streaming", "--group=g", *added])
+    assert words[2:] == ["--group=g", "--", *added]
+    flags = complete_flags([*added, "--region=europe-west1", "--sdk_container_image=a.dev/p/w:1"])
+    options = PipelineOptions(flags).get_all_options()
+    read = [
+        options[name] for name in ("job_name", "max_num_workers", "machine_type", "use_public_ips", "update")
     ]
-    job = Dataflow.parsed([*template.command(added)[3:], *needed])
-    assert (job.job_name, job.max_num_workers, job.use_public_ips, job.update, job.beam_options) == (
-        "kpis",
-        3,
-        False,
-        True,
-        (),
-    )
-    assert job.labels == ("team=kpi", "goog-dataflow-template=x")
+    assert read == ["kpis", 3, "n2-standard-4", False, True]
+    assert options["labels"] == ['{"team": "kpi"}']  # which Beam reads when it makes the job
 
 
-def test_what_kpiflow_has_no_option_for_goes_to_beam(template: Any) -> None:
-    added = [
-        "--template_location=gs://b/job",
-        "--requirements_cache_only_sources",
-        "--experiments=a",
-        "--experiments=b",
-    ]
-    assert template.command(["--group=g", *added])[2:] == ["--group=g", "--", *added]
-
-
-def test_switches_are_flags_only_where_they_differ_from_the_default(template: Any) -> None:
-    assert template.command(["--live=false", "--one_process=true", "--update=false", "--redis_user="])[
-        2:
-    ] == ["--"]
-    assert template.command(["--live=TRUE", "--one_process=False"])[2:] == [
-        "--live",
-        "--",
-        "--no_one_process",
-    ]
+def test_a_switch_is_given_where_it_is_true_and_an_empty_value_is_none(template: Any) -> None:
+    assert template.make_command(["--live=false", "--redis_user="])[2:] == ["--"]
+    assert template.make_command(["--live=TRUE"])[2:] == ["--live", "--"]
     with pytest.raises(ValueError, match="live is 'maybe'; it can be true or false"):
-        template.command(["--live=maybe"])
+        template.make_command(["--live=maybe"])
 
 
 def test_the_settings_of_a_template_are_read_by_the_command(template: Any) -> None:
     given = {name: example(name) for name in sorted(set(PARAMETERS) & set(Settings.model_fields))}
-    words, invocation = cli.split(template.command([f"--{name}={value}" for name, value in given.items()]))
+    words, invocation = cli.split(
+        template.make_command([f"--{name}={value}" for name, value in given.items()])
+    )
     assert (words, invocation.flags) == (["stream", "--runner=dataflow"], given)
 
 
@@ -286,4 +250,4 @@ def test_every_flag_in_the_readme_is_known() -> None:
     (shown,) = re.findall(r"^kpiflow stream (.*?)\n```", text, re.MULTILINE | re.DOTALL)
     own, _, of_the_job = shown.partition(" -- ")
     assert {flag.replace("-", "_") for flag in re.findall(r"--([a-z-]+)", own)} <= OF_THE_COMMAND
-    assert set(re.findall(r"--([a-z_]+)", of_the_job)) <= set(OF_THE_JOB)
+    assert set(re.findall(r"--([a-z_]+)", of_the_job)) == set(NEEDED)

@@ -1,0 +1,283 @@
+"""What Dataflow would get: the options of a job and the translated stream; and the errors without a job."""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import apache_beam as beam
+import google.auth
+import pyarrow as pa
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2 as protos
+from apache_beam.runners.dataflow import internal
+from google.api_core.exceptions import PermissionDenied
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
+
+from pipelines import graph
+from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
+from pipelines.outputs import Outputs, parse_sink
+from pipelines.settings import Settings
+from runners.dataflow import NotSubmitted, complete_flags, find_secrets, find_unreachable, submit, translate
+from runners.direct import TakenOptionError
+from transforms.sinks.publish import PublishLive
+
+IMAGE = "europe-west1-docker.pkg.dev/my-project/kpiflow/worker:1.0"
+NEEDED = ["--project=my-project", "--region=europe-west1", "--temp_location=gs://bucket/temp"]
+NEEDED += [f"--sdk_container_image={IMAGE}"]
+FLAGS = complete_flags(NEEDED)
+SETTINGS = Settings(redis_password="open sesame", parallelism=2, shards=8)
+APICLIENT = "apache_beam.runners.dataflow.internal.apiclient"
+INSTALLED = find_spec("google.cloud.dataflow_v1beta3") is not None
+
+
+class AlreadyRunsError(Exception):
+    """What Google's client raises for a job that runs already."""
+
+
+@pytest.fixture(autouse=True)
+def service(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stand-in for Beam's client of Dataflow, whose service accepts every job; and valid credentials."""
+    accepted = SimpleNamespace(jobs=[])
+
+    def create_job(job: Any) -> Any:
+        accepted.jobs.append(job)
+        return SimpleNamespace(id="2026-01-02_03_04_05-6")
+
+    client = SimpleNamespace(
+        Job=lambda options, graph: SimpleNamespace(options=options, graph=graph, root_staging_location=""),
+        DataflowApplicationClient=lambda options, root: SimpleNamespace(create_job=create_job),
+        DataflowJobAlreadyExistsError=AlreadyRunsError,
+        get_container_image_from_options=lambda options: IMAGE,
+    )
+    install(monkeypatch, client)
+    credentials = SimpleNamespace(refresh=lambda request: None)
+    monkeypatch.setattr(google.auth, "default", lambda scopes: (credentials, "my-project"))
+    accepted.client = client
+    return accepted
+
+
+def install(monkeypatch: pytest.MonkeyPatch, client: Any) -> None:
+    monkeypatch.setitem(sys.modules, APICLIENT, client)
+    monkeypatch.setattr(internal, "apiclient", client, raising=False)
+
+
+def stream(root: beam.Pipeline) -> None:
+    """The graph of a stream with all that one can have on Dataflow."""
+    texts = ("gs://bucket/kpis", "victoriametrics+http://metrics:8428")
+    outputs = Outputs(tuple(parse_sink(text, SETTINGS) for text in texts))
+    connection = connect_redis("rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None}))
+    live = Live(connection, ("eu", "us"), "kpiflow", SETTINGS, "kpiflow", None, outputs.gather_seconds)
+    sinks = replace(gather_sinks(outputs, SETTINGS, None), live=PublishLive(connection, 1000))
+    graph.build(root, graph.Sources(live), sinks, SETTINGS, time_stream(outputs, SETTINGS))
+
+
+def one_step(root: beam.Pipeline) -> None:
+    _ = root | beam.Impulse() | "Take" >> beam.Map(len)
+
+
+def test_the_stream_asks_for_nothing_but_what_dataflow_is_known_to_meet() -> None:
+    """All of it is in Beam's capability matrix: state in bags and values, splittable DoFns, finalization."""
+    translated = translate(stream, FLAGS)
+    required = {urn.split(":")[-2] for urn in translated.requirements}
+    assert required == {"stateful", "finalization", "splittable_dofn"}
+    images = {environment.payload for environment in translated.components.environments.values()}
+    assert images == {protos.DockerPayload(container_image=IMAGE).SerializeToString()}
+    pardo = common_urns.primitives.PAR_DO.urn
+    steps = [step for step in translated.components.transforms.values() if step.spec.urn == pardo]
+    dofns = [protos.ParDoPayload.FromString(step.spec.payload) for step in steps]
+    kinds = {spec.WhichOneof("spec") for dofn in dofns for spec in dofn.state_specs.values()}
+    assert kinds == {"bag_spec", "read_modify_write_spec"}
+
+
+@pytest.mark.skipif(not INSTALLED, reason="apache-beam[gcp] is not installed")
+def test_the_real_client_gives_the_same_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = translate(stream, [*FLAGS, "--update"])
+    monkeypatch.delitem(sys.modules, APICLIENT)
+    monkeypatch.delattr(internal, "apiclient")
+    translated = translate(stream, [*FLAGS, "--update"])
+    assert sorted(translated.components.transforms) == sorted(expected.components.transforms)
+    assert translated.requirements == expected.requirements
+
+
+def test_beam_draws_the_graph_where_it_is_asked_to(tmp_path: Path) -> None:
+    translate(one_step, [*FLAGS, f"--render_output={tmp_path / 'graph.dot'}"])
+    drawn = (tmp_path / "graph.dot").read_text()
+    assert drawn.startswith("digraph")
+    assert "Take" in drawn
+
+
+def test_a_secret_in_the_graph_is_found_with_its_step() -> None:
+    def build(root: beam.Pipeline) -> None:
+        connection = connect_redis("redis://h", SETTINGS)
+        _ = root | beam.Impulse() | "Tell" >> beam.Map(lambda _, client: client.public, connection)
+
+    found = find_secrets(translate(build, FLAGS), ["open sesame", ""])
+    assert "Tell holds a secret in clear" in found[0]
+    assert "open sesame" not in str(found)
+    assert find_secrets(translate(stream, FLAGS), ["open sesame", ""]) == []
+
+
+def group_batches(root: beam.Pipeline) -> None:
+    batches = root | beam.Impulse() | beam.Map(lambda _: ()).with_output_types(tuple[pa.RecordBatch, int])
+    _ = batches | "Group" >> beam.GroupByKey()
+
+
+def pickle_a_lock(root: beam.Pipeline) -> None:
+    _ = root | beam.Impulse() | "Lock" >> beam.Map(lambda _, file: None, sys.stdout.buffer)
+
+
+@pytest.mark.parametrize(
+    ("build", "cause"), [(group_batches, "Group"), (pickle_a_lock, "cannot pickle")], ids=["key", "step"]
+)
+def test_a_graph_that_beam_cannot_translate_is_an_error_with_the_cause(
+    build: Callable[[beam.Pipeline], None], cause: str
+) -> None:
+    with pytest.raises(NotSubmitted, match=f"cannot be translated for Dataflow.*{cause}"):
+        translate(build, FLAGS)
+
+
+def test_options_of_the_caller_replace_the_defaults() -> None:
+    given = ["--job_name=kpis", "--max_num_workers=9", "--no_use_public_ips", "--labels=team=kpi"]
+    options = PipelineOptions(complete_flags([*NEEDED, *given])).get_all_options()
+    names = (
+        "job_name",
+        "num_workers",
+        "max_num_workers",
+        "use_public_ips",
+        "labels",
+        "streaming",
+        "experiments",
+    )
+    assert [options[name] for name in names] == [
+        "kpis", 1, 9, False, ["team=kpi"], True, ["no_use_multiple_sdk_containers"],
+    ]  # fmt: skip
+
+
+def test_several_processes_a_worker_can_be_asked_for() -> None:
+    flags = complete_flags([*NEEDED, "--experiments=use_multiple_sdk_containers"])
+    assert PipelineOptions(flags).get_all_options()["experiments"] == ["use_multiple_sdk_containers"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (NEEDED[1:], "--project is missing; for example --project=my-project"),
+        ([NEEDED[0], *NEEDED[2:]], "--region is missing"),
+        ([*NEEDED, "--temp_location=/tmp"], "--temp_location is '/tmp'; for example --temp_location=gs://"),
+        ([*NEEDED, "--temp_location=gs://bucket"], "--temp_location is 'gs://bucket'"),
+        ([*NEEDED, "--sdk_container_image=a.dev/p/worker"], "worker:1.0"),
+        ([*NEEDED, "--runner=DirectRunner", "--streaming"], "--runner, --streaming are decided by kpiflow"),
+        ([*NEEDED, "--dataflow_service_options=streaming_mode_at_least_once"], "would count reports twice"),
+        ([*NEEDED, "--num_workers=many"], "Beam does not understand an option"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_with_an_example(flags: list[str], problem: str) -> None:
+    with pytest.raises((ValueError, TakenOptionError), match=re.escape(problem)):
+        complete_flags(flags)
+
+
+@pytest.mark.parametrize(
+    ("flag", "problem"),
+    [("--project=123456", "123456"), ("--job_name=Kpis", "Kpis"), ("--num_workers=5", "5")],
+)
+def test_what_beam_finds_wrong_with_options_is_passed_on(flag: str, problem: str) -> None:
+    with pytest.raises(NotSubmitted, match=problem):
+        translate(one_step, complete_flags([*NEEDED, flag]))
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("/data/tables", "is a file of this machine"),
+        ("tables", "is a file of this machine"),
+        ("file:///data", "is a file of this machine"),
+        ("unix:///run/redis.sock", "is a file of this machine"),
+        ("redis://localhost:6379", "is this machine"),
+        ("rediss://127.0.0.53", "is this machine"),
+        ("victoriametrics+http://[::1]:8428", "is this machine"),
+        ("influxdb+http://0.0.0.0:8086/b?org=o", "is this machine"),
+        ("redis://user:secret@redis.localhost", "is this machine"),
+    ],
+)
+def test_what_workers_cannot_reach_is_found_and_named_without_its_password(name: str, problem: str) -> None:
+    (found,) = find_unreachable([name])
+    assert problem in found
+    assert "secret" not in found
+
+
+def test_what_workers_can_reach_is_no_problem() -> None:
+    names = ["rediss://10.0.0.3:6379", "gs://bucket/kpis", "bigquery://p/d", "redis://localhost.example.com"]
+    assert find_unreachable(names) == []
+
+
+def test_a_job_is_submitted_as_it_was_translated(service: SimpleNamespace) -> None:
+    translated = translate(stream, FLAGS)
+    assert submit(translated, FLAGS) == (
+        "https://console.cloud.google.com/dataflow/jobs/europe-west1/2026-01-02_03_04_05-6?project=my-project"
+    )
+    (job,) = service.jobs
+    assert job.graph.components.transforms == translated.components.transforms
+    options = job.options.get_all_options()
+    assert "enable_streaming_engine" in options["experiments"]
+    assert not options["save_main_session"]
+
+
+def test_a_template_has_no_job(service: SimpleNamespace) -> None:
+    service.client.DataflowApplicationClient = lambda options, root: SimpleNamespace(
+        create_job=lambda job: None
+    )
+    flags = complete_flags([*NEEDED, "--template_location=gs://bucket/template"])
+    assert submit(translate(one_step, flags), flags) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AlreadyRunsError("there is one"),
+        PermissionDenied("no dataflow.jobs.create"),
+        OSError("no such bucket"),
+    ],
+)
+def test_a_job_that_google_refuses_is_an_error_with_the_reason(
+    error: Exception, service: SimpleNamespace
+) -> None:
+    def refuse(job: Any) -> None:
+        raise error
+
+    service.client.DataflowApplicationClient = lambda options, root: SimpleNamespace(create_job=refuse)
+    where = f"does not accept the job 'kpiflow' in my-project, europe-west1: .*{error}"
+    with pytest.raises(NotSubmitted, match=where):
+        submit(translate(one_step, FLAGS), FLAGS)
+
+
+@pytest.mark.parametrize("error", [DefaultCredentialsError("none found"), RefreshError("expired")])
+def test_missing_credentials_are_an_error_with_the_fix(
+    error: Exception, service: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def default(scopes: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(google.auth, "default", default)
+    told = f"no valid credentials for Google Cloud ({error}): gcloud auth application-default login"
+    with pytest.raises(NotSubmitted, match=re.escape(told)):
+        submit(translate(one_step, FLAGS), FLAGS)
+    assert service.jobs == []
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: translate(one_step, FLAGS), lambda: submit(protos.Pipeline(), FLAGS)]
+)
+def test_missing_libraries_are_an_error_with_the_fix(
+    call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, APICLIENT, None)
+    monkeypatch.delattr(internal, "apiclient", raising=False)
+    with pytest.raises(NotSubmitted, match=r"pip install 'kpiflow\[dataflow\]'"):
+        call()
