@@ -24,7 +24,7 @@ from transforms.sinks.publish import PublishLive
 from transforms.sinks.write_tables import Write, WriteGathered, WriteTables
 from transforms.sources.archives.archive_reader import ReadArchives
 from transforms.sources.redis.read_streams import ReadFromRedisStreams, Session
-from transforms.validation.quarantine_rows import misfits
+from transforms.validation.quarantine_rows import quarantine_misfits
 
 
 class Read(NamedTuple):
@@ -66,7 +66,9 @@ class Spooled(beam.PTransform):
 
 
 def _misfits(settings: Settings) -> beam.PTransform:
-    return "Misfits" >> beam.Map(misfits, make_rules(settings).limits).with_output_types(pa.RecordBatch)
+    return "Misfits" >> beam.Map(quarantine_misfits, make_rules(settings).limits).with_output_types(
+        pa.RecordBatch
+    )
 
 
 def count_bytes(number: int) -> None:

@@ -33,7 +33,7 @@ from transforms.core.time_range import KeepWithin, Span
 from transforms.enrich import Enrich
 from transforms.history.batch_history import BatchHistory
 from transforms.outliers import FlagOutliers
-from transforms.validation.quarantine_rows import shortened
+from transforms.validation.quarantine_rows import shorten_oversize
 from transforms.validation.validate import Limits, Rules, Validate
 
 
@@ -92,7 +92,7 @@ def build(
     enriched = judged.reports
     wrong = (validated.quarantine, history.quarantine, flagged.quarantine, judged.quarantine)
     refused = (read.quarantine, *wrong) | beam.Flatten()
-    refused = refused | "Shorten oversize" >> beam.Map(shortened).with_output_types(pa.RecordBatch)
+    refused = refused | "Shorten oversize" >> beam.Map(shorten_oversize).with_output_types(pa.RecordBatch)
     aggregated = (
         enriched
         | "Shard again" >> KeyByShard(settings.shards)

@@ -35,7 +35,7 @@ class UnknownSchema(LookupError):  # noqa: N818 (named for what is wrong)
 
 
 @cache
-def versions() -> dict[str, tuple[int, ...]]:
+def list_versions() -> dict[str, tuple[int, ...]]:
     """The versions of each schema, ascending."""
     found: dict[str, list[int]] = {}
     for entry in resources.files("schemas").iterdir():
@@ -53,10 +53,10 @@ def load(name: str, version: int | None = None) -> Schema:
         UnknownSchema: no such schema.
         schemas.readers.compiler.UnsupportedKeyword: the file uses a keyword that is not compiled.
     """
-    numbers = versions().get(name, ())
+    numbers = list_versions().get(name, ())
     number = version if version is not None else max(numbers, default=0)
     if number not in numbers:
-        known = ", ".join(f"{each} v{n}" for each, of in versions().items() for n in of)
+        known = ", ".join(f"{each} v{n}" for each, of in list_versions().items() for n in of)
         raise UnknownSchema(f"no schema {name} v{number}; there are {known}")
     document = json.loads(
         resources.files("schemas").joinpath(f"{name}.v{number}.json").read_text(encoding="utf-8")

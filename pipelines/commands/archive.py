@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from pipelines.assembly import connect_redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
-from schemas.readers.strict_reader import Limits
+from schemas.readers.verdicts import Limits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.redis.connection import RedisUnavailable
 from transforms.redis.entry_ids import ZERO, parse_id
@@ -20,7 +20,7 @@ from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.stream_archive import ArchiveSync
 from transforms.sources.redis.entries import batches
 from transforms.sources.redis.snapshot import Held, entries, lacks, look
-from transforms.validation.quarantine_rows import misfits
+from transforms.validation.quarantine_rows import quarantine_misfits
 
 _AGAIN = "run the same command again: it goes on where the archive ends"
 
@@ -83,7 +83,7 @@ def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Pa
         for found in entries(client, stream, held.last, after):
             messages, bad = batches(stream, found)
             refused += writer.append(
-                misfits(bad, Limits()), REFUSED
+                quarantine_misfits(bad, Limits()), REFUSED
             )  # first: the next run goes on after the last message
             added += writer.append(messages)
             bar.advance(task, len(found))

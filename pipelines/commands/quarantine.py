@@ -22,7 +22,7 @@ from pipelines.settings import Settings
 from pipelines.verify.output_description import existing_output
 from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read
-from transforms.validation.quarantine_rows import misfits
+from transforms.validation.quarantine_rows import quarantine_misfits
 
 quarantine = typer.Typer(
     help="What was refused and why, and how it comes in after all.", no_args_is_help=True
@@ -214,7 +214,7 @@ def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
         if isinstance(block, Unreadable):
             raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
         if block.bad.num_rows:
-            wrong = misfits(block.bad, make_rules(settings).limits)
+            wrong = quarantine_misfits(block.bad, make_rules(settings).limits)
             raise WrongUse(
                 f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "mend the envelope"
             )

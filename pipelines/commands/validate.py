@@ -18,8 +18,8 @@ from pipelines.settings import Settings
 from transforms.core import stage_counters
 from transforms.history.dedup import INPUTS, deduplicate
 from transforms.sources.archives.archive_reader import Files, Unreadable, read
-from transforms.validation.quarantine_rows import misfits
-from transforms.validation.validate import judged
+from transforms.validation.quarantine_rows import quarantine_misfits
+from transforms.validation.validate import judge_messages
 
 EXAMPLES = 3
 
@@ -81,9 +81,9 @@ def _fates(files: Files, settings: Settings) -> Fates:
             fates.unreadable.append(f"{block.file} {block.reason}")
             continue
         with stage_counters.time_stage("validate", block.raw.num_rows):
-            reports, refused = judged(block.raw, schema, asked)
+            reports, refused = judge_messages(block.raw, schema, asked)
         fates.refuse(refused)
-        fates.refuse(misfits(block.bad, asked.limits))
+        fates.refuse(quarantine_misfits(block.bad, asked.limits))
         kept.append(reports.select(INPUTS))
     if kept:
         unique = deduplicate(pa.Table.from_batches(kept))

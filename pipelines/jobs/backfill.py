@@ -25,7 +25,7 @@ from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_reader import Files, Unreadable, read
-from transforms.validation.quarantine_rows import misfits
+from transforms.validation.quarantine_rows import quarantine_misfits
 
 REPORT_BYTES = 600
 """About the size of an archived report in its envelope, to tell before reading whether an archive needs slices."""
@@ -107,7 +107,7 @@ def _spooled(
             with stage_counters.time_stage("spool", block.raw.num_rows):
                 spool.add(block.raw)
             if block.bad.num_rows:
-                refused.append(misfits(block.bad, make_rules(settings).limits))
+                refused.append(quarantine_misfits(block.bad, make_rules(settings).limits))
         yield spool, refused, results
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -28,7 +28,7 @@ from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPLAYED, REPORTS, W
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.record_batches import RAW, build_batch, concat, make_empty, split_by_bytes
 from transforms.core.time_range import Span
-from transforms.validation.validate import judged
+from transforms.validation.validate import judge_messages
 
 EVER = 10**12
 """Seconds that are more than any two times lie apart, and whose microseconds fit into 64 bits."""
@@ -137,7 +137,7 @@ def _cut(rows: pa.RecordBatch) -> pa.RecordBatch:
 def _accepted(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The messages that are valid by the settings, and QUARANTINE rows of the others."""
     parts = [
-        judged(part, load_report_schema(settings), make_rules(settings))[1]
+        judge_messages(part, load_report_schema(settings), make_rules(settings))[1]
         for part in split_by_bytes(messages, RAW)
     ]
     refused = concat([make_empty(QUARANTINED.schema), *parts])

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
-from schemas.registry import versions
+from schemas.registry import list_versions
 from schemas.tables import LAYOUT_VERSION
 from transforms.core.errors import OutputFull, Refused, Unavailable
 from transforms.sinks.parquet.parquet_store import ParquetFiles
@@ -198,4 +198,4 @@ def _check_layout(name: str, description: dict[str, Any], use: str) -> None:
 
 
 def _current_schemas() -> dict[str, int]:
-    return {name: max(versions()[name]) for name in SCHEMAS}
+    return {name: max(list_versions()[name]) for name in SCHEMAS}

@@ -131,17 +131,17 @@ def _refuse_invalid(schema: Mapping[str, Any]) -> None:
         ) from error
 
 
-def arrow_fields(node: Node) -> list[pa.Field]:
+def make_arrow_fields(node: Node) -> list[pa.Field]:
     """The Arrow fields of a struct's children that have a type of their own."""
-    return [pa.field(child.name, arrow_type(child)) for child in node.children if not child.inferred]
+    return [pa.field(child.name, make_arrow_type(child)) for child in node.children if not child.inferred]
 
 
-def arrow_type(node: Node) -> pa.DataType:
+def make_arrow_type(node: Node) -> pa.DataType:
     """The Arrow type that a parser reads the node's values as."""
     if node.kind == "struct":
-        return pa.struct(arrow_fields(node))
+        return pa.struct(make_arrow_fields(node))
     if node.kind == "array":
-        return pa.list_(arrow_type(node.children[0]))
+        return pa.list_(make_arrow_type(node.children[0]))
     return SCALARS[node.kind]
 
 

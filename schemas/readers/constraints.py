@@ -1,6 +1,6 @@
 """Compiled rules applied to columns: which rows of a leaf's values satisfy its schema.
 
-A leaf's *column* is what both readers (`schemas.readers.batch_reader`, `schemas.readers.strict_reader`) produce: float64 for numbers and integers, string,
+A leaf's *column* is what both readers (`schemas.readers.fast_reader`, `schemas.readers.strict_reader`) produce: float64 for numbers and integers, string,
 bool, map<string, scalar>, list<scalar>, and, for places that may hold any JSON, its canonical text as string. Null means that no
 value of the right type stands there; whether that is allowed is the reader's to judge, since only it can tell why.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from schemas.readers.compiler import SCALARS, Node
 
 
-def column_type(leaf: Node) -> pa.DataType:
+def choose_column_type(leaf: Node) -> pa.DataType:
     """The Arrow type of a leaf's column."""
     if leaf.kind == "map":
         return pa.map_(pa.string(), SCALARS[leaf.children[0].kind])
@@ -22,7 +22,7 @@ def column_type(leaf: Node) -> pa.DataType:
     return SCALARS.get(leaf.kind, pa.string())
 
 
-def satisfied(leaf: Node, column: pa.Array) -> NDArray[np.bool_]:
+def check_rules(leaf: Node, column: pa.Array) -> NDArray[np.bool_]:
     """bool[n]: the rows whose value keeps every rule of the leaf; null rows do."""
     if leaf.kind == "map":
         own = _each(leaf, column.keys)

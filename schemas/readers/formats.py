@@ -128,7 +128,7 @@ FORMATS: dict[str, Callable[[pa.Array], NDArray[np.bool_]]] = {"date-time": is_d
 """The vectorised check of every format a schema may name."""
 
 
-def format_checker() -> FormatChecker:
+def make_format_checker() -> FormatChecker:
     """The same formats, one string at a time, for jsonschema (anything that is no string passes, as JSON Schema says)."""
     checker = FormatChecker(formats=())
     one = {"date-time": _one_date_time, "uuid": lambda text: _UUID.fullmatch(text) is not None}

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.readers import strict_reader
 from schemas.readers.compiler import Node
-from schemas.readers.constraints import column_type, satisfied
+from schemas.readers.constraints import check_rules, choose_column_type
 from schemas.readers.raw_text import Block, Place, texts
+from schemas.readers.verdicts import Limits
 
 Mask = NDArray[np.bool_]
 
 
 def read(
-    root: Node, struct: pa.StructArray, payload: pa.Array, limits: strict_reader.Limits
+    root: Node, struct: pa.StructArray, payload: pa.Array, limits: Limits
 ) -> tuple[list[pa.Array], pa.Array, Mask]:
     """The columns of the root's leaves, the `extra` texts, and bool[n]: the rows that are valid for certain.
 
@@ -95,7 +95,7 @@ def _column(leaf: Node, array: pa.Array, rows: _Rows, ok: Mask) -> pa.Array:
     if leaf.kind in ("any", "object"):
         return pa.nulls(len(array), pa.string())
     column = _map(leaf, array, rows, ok) if leaf.kind == "map" else _positive_zero(array)
-    ok &= satisfied(leaf, column)
+    ok &= check_rules(leaf, column)
     if column.null_count and not leaf.nullable and not leaf.required:
         ok &= np.asarray(column.is_valid()) | ~rows.null_token
     return column
@@ -104,7 +104,7 @@ def _column(leaf: Node, array: pa.Array, rows: _Rows, ok: Mask) -> pa.Array:
 def _map(leaf: Node, array: pa.Array, rows: _Rows, ok: Mask) -> pa.Array:
     """A struct of every name in the block as a map of the names each row has, in the names' order."""
     present = np.asarray(array.is_valid())
-    type_ = column_type(leaf)
+    type_ = choose_column_type(leaf)
     fields = sorted(array.type, key=lambda field: field.name) if pa.types.is_struct(array.type) else []
     if not pa.types.is_struct(array.type) or not all(_holds(field.type, type_.item_type) for field in fields):
         ok &= ~present

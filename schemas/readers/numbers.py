@@ -51,7 +51,7 @@ def loads(text: bytes) -> Any:
     """
     value = orjson.loads(text)
     if _perhaps_doubtful(text) and any(map(_loses, set(_DOUBTFUL.findall(b" " + text)))):
-        return json.loads(text, parse_int=number_of, parse_float=number_of)
+        return json.loads(text, parse_int=read_number, parse_float=read_number)
     return value
 
 
@@ -63,7 +63,7 @@ def dumps(value: Any) -> str:
     return text.decode()
 
 
-def number_of(token: str) -> int | float:
+def read_number(token: str) -> int | float:
     """A number by the value of its JSON text.
 
     Raises:
@@ -87,7 +87,7 @@ def number_of(token: str) -> int | float:
 def _whole(value: Any) -> Any:
     """The value with floats that are integers as integers."""
     if type(value) is float:
-        return number_of(repr(value)) if abs(value) < _WRITTEN_OUT and value.is_integer() else value
+        return read_number(repr(value)) if abs(value) < _WRITTEN_OUT and value.is_integer() else value
     if type(value) is dict:
         return {name: _whole(inner) for name, inner in value.items()}
     return [_whole(inner) for inner in value] if type(value) is list else value

@@ -21,7 +21,7 @@ _LONG_NAME = 100
 _SCALARS = {"number": _NUMBER, "integer": _NUMBER, "string": _STRING, "boolean": "true|false"}
 
 
-def pattern(root: Node, samples: Iterable[Mapping[str, Any]]) -> str:
+def build_pattern(root: Node, samples: Iterable[Mapping[str, Any]]) -> str:
     """A pattern (RE2) for documents of the schema that are written as the samples are, with a newline behind."""
     return f"^{_struct(root, list(samples))}\\n$"
 

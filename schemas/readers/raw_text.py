@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from schemas.readers import numbers, strict_reader
 from schemas.readers.compiler import Node
+from schemas.readers.verdicts import Limits, Rejection
 
 Mask = NDArray[np.bool_]
 _FEW = 8
@@ -56,7 +57,7 @@ class Block:
     payload: pa.Array
     inner: set[str]
     null_token: Mask
-    limits: strict_reader.Limits
+    limits: Limits
 
 
 def texts(block: Block, places: Sequence[Place], ok: Mask) -> tuple[list[pa.Array], pa.Array]:
@@ -136,7 +137,7 @@ def _canonical(spelling: bytes, leaf: Node | None) -> str | None:
         value = numbers.loads(spelling)
     except ValueError:
         return None
-    return numbers.dumps(value) if leaf is None else strict_reader.text(leaf, value)
+    return numbers.dumps(value) if leaf is None else strict_reader.write_text(leaf, value)
 
 
 def _joined(names: Sequence[str], values: Sequence[pa.Array], rows: int) -> pa.Array:
@@ -169,13 +170,13 @@ def _with_whole(
 def _read_whole(block: Block, opened: Sequence[Place], row: int) -> list[str | None] | None:
     """A row's texts at the open leaves and, last, its `extra`; None where it is not valid."""
     document = strict_reader.decode(block.payload[row].as_py(), block.limits, distinct_keys=True)
-    if isinstance(document, strict_reader.Rejection):
+    if isinstance(document, Rejection):
         return None
     texts: list[str | None] = []
     for place in opened:
-        value = strict_reader.value_at(document, place.path)
-        text = None if value is None or place.leaf is None else strict_reader.text(place.leaf, value)
+        value = strict_reader.find_value(document, place.path)
+        text = None if value is None or place.leaf is None else strict_reader.write_text(place.leaf, value)
         if value is not None and text is None:
             return None
         texts.append(text)
-    return [*texts, strict_reader.extra(block.root, document)]
+    return [*texts, strict_reader.write_extra(block.root, document)]

@@ -1,13 +1,12 @@
 """One document at a time: the strict reader that judges exactly, keeps what a column cannot, and explains what is wrong.
 
-`decode` turns bytes into a document or a Rejection, `columns` turns documents into the columns of a schema's leaves, `explain`
-asks the jsonschema library why a document fails. The fast reader (`schemas.readers.batch_reader`) leaves every row it cannot vouch for to these.
+`decode` turns bytes into a document or a Rejection, `read_columns` turns documents into the columns of a schema's leaves, `explain`
+asks the jsonschema library why a document fails. The fast reader (`schemas.readers.fast_reader`) leaves every row it cannot vouch for to these.
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from schemas.readers import numbers
 from schemas.readers.compiler import Node
-from schemas.readers.constraints import column_type, satisfied
-from schemas.readers.formats import format_checker
+from schemas.readers.constraints import check_rules, choose_column_type
+from schemas.readers.formats import make_format_checker
 from schemas.readers.numbers import NUMBERS
+from schemas.readers.verdicts import Limits, Rejection
 
 _STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"?', re.DOTALL)
 """A string, or what a cut-off text begins of one: matched to the end in any case, so each byte is read once."""
@@ -31,36 +31,8 @@ _BRACKETS[[ord("{"), ord("[")]] = 1
 _BRACKETS[[ord("}"), ord("]")]] = -1
 _PYTHON = {"number": NUMBERS, "integer": NUMBERS, "string": (str,), "boolean": (bool,)}
 _MESSAGE_LENGTH = 400
-OVERSIZE = "oversize"
-"""The reason of a payload that is longer than the limit."""
 _FEW_ENTRIES = 16
 """Of a map with so few entries jsonschema finds the wrong one sooner than a column of them does."""
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why a document is not valid: a reason (one word), the place and rule where there are such, and a message for people."""
-
-    reason: str
-    message: str
-    field: str | None = None
-    rule: str | None = None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How large (bytes) and how deeply nested a document may be."""
-
-    payload_bytes: int = 1 << 20
-    depth: int = 32
-
-    def oversize(self, length: int) -> Rejection | None:
-        """Why a payload of so many bytes is refused; None if it is not."""
-        return (
-            Rejection(OVERSIZE, f"{length} bytes are more than {self.payload_bytes}")
-            if length > self.payload_bytes
-            else None
-        )
 
 
 def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[str, Any] | Rejection:
@@ -71,7 +43,7 @@ def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[
     """
     if oversize := limits.oversize(len(payload)):
         return oversize
-    if too_deep(payload, limits):
+    if is_too_deep(payload, limits):
         return Rejection("depth", f"nested deeper than {limits.depth}")
     try:
         payload.decode()
@@ -92,14 +64,14 @@ def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[
     return document
 
 
-def value_at(document: Any, path: tuple[str, ...]) -> Any:
+def find_value(document: Any, path: tuple[str, ...]) -> Any:
     """The value at a path of names, None where there is none."""
     for step in path:
         document = document.get(step) if isinstance(document, dict) else None
     return document
 
 
-def too_deep(payload: bytes, limits: Limits) -> bool:
+def is_too_deep(payload: bytes, limits: Limits) -> bool:
     """Whether more brackets are open at once, outside of strings, than the limits allow."""
     if payload.count(b"{") + payload.count(b"[") <= limits.depth:
         return False
@@ -107,7 +79,7 @@ def too_deep(payload: bytes, limits: Limits) -> bool:
     return int(np.cumsum(steps).max(initial=0)) > limits.depth
 
 
-def extra(root: Node, document: Mapping[str, Any]) -> str | None:
+def write_extra(root: Node, document: Mapping[str, Any]) -> str | None:
     """Canonical text of what a document holds beside the schema's properties, structs included; None where there is nothing."""
     found = _extra(root, document)
     return numbers.dumps(found) if found else None
@@ -127,7 +99,9 @@ _UNREACHED = object()
 """Stands for a place whose parent is not there, so that nothing is to be judged."""
 
 
-def columns(root: Node, documents: Sequence[Mapping[str, Any]]) -> tuple[list[pa.Array], NDArray[np.int64]]:
+def read_columns(
+    root: Node, documents: Sequence[Mapping[str, Any]]
+) -> tuple[list[pa.Array], NDArray[np.int64]]:
     """The columns of the root's leaves, and int64[n]: the first leaf at which each document fails, -1 where it is valid."""
     arrays: list[pa.Array] = []
     failing = np.full(len(documents), -1, dtype=np.int64)
@@ -161,8 +135,8 @@ def _may_lack(node: Node, value: Any) -> bool:
 def _leaf(leaf: Node, values: list[Any]) -> tuple[pa.Array, NDArray[np.bool_]]:
     fitting = _fitting(leaf, values)
     lacking = [i for i, fit in enumerate(fitting) if fit is None and not _may_lack(leaf, values[i])]
-    column = pa.array(fitting, column_type(leaf))
-    wrong = ~satisfied(leaf, column)
+    column = pa.array(fitting, choose_column_type(leaf))
+    wrong = ~check_rules(leaf, column)
     wrong[lacking] = True
     return column, wrong
 
@@ -176,7 +150,7 @@ def _fitting(leaf: Node, values: list[Any]) -> list[Any]:
     if leaf.kind in _PYTHON:
         (type_,) = _PYTHON[leaf.kind]
         return [value if type(value) is type_ else None for value in values]
-    fit = {"map": _fit_map, "array": _fit_array}.get(leaf.kind, text)
+    fit = {"map": _fit_map, "array": _fit_array}.get(leaf.kind, write_text)
     there = (None, _ABSENT, _UNREACHED)
     return [None if value in there else fit(leaf, value) for value in values]
 
@@ -200,7 +174,7 @@ def _scalar(node: Node, value: Any) -> Any:
     return float(value) + 0.0 if node.kind in ("number", "integer") and value is not None else value
 
 
-def text(leaf: Node, value: Any) -> str | None:
+def write_text(leaf: Node, value: Any) -> str | None:
     """The canonical text of a value where any JSON, or any object, may stand; None where it may not."""
     return numbers.dumps(value) if leaf.kind == "any" or type(value) is dict else None
 
@@ -245,7 +219,7 @@ def _rejection(path: tuple[str, ...], schema: Mapping[str, Any], value: Any) -> 
 
 @cache
 def _validator(schema: bytes) -> Draft202012Validator:
-    return Draft202012Validator(orjson.loads(schema), format_checker=format_checker())
+    return Draft202012Validator(orjson.loads(schema), format_checker=make_format_checker())
 
 
 def _plainly_distinct(payload: bytes, document: Any) -> bool:

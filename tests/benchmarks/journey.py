@@ -18,7 +18,7 @@ from tests.benchmarks.parts import BACKLOG, BACKLOG_PER_MINUTE, RATES, WARM_SECO
 from tests.benchmarks.trials import KPIFLOW, Passed, Spent, Trial, received_us
 from transforms.core.arrow_coder import BatchCoder
 from transforms.sources.archives.archive_reader import Block, find, read
-from transforms.validation.validate import Rules, validate
+from transforms.validation.validate import Rules, judge_block
 
 STEPS = {
     "read": "until the reader's next read; the answer of Redis",
@@ -222,7 +222,7 @@ def _shuffled_bytes(archive: Path) -> float:
     blocks = itertools.islice(
         (block for block in read(find([str(archive)]), 1 << 20) if isinstance(block, Block)), 4
     )
-    reports = [validate(block.raw, load("kpi_report"), Rules())[0] for block in blocks]
+    reports = [judge_block(block.raw, load("kpi_report"), Rules())[0] for block in blocks]
     return sum(len(BatchCoder().encode(batch)) for batch in reports) / sum(
         batch.num_rows for batch in reports
     )

@@ -18,7 +18,7 @@ from tests.benchmarks.rivals import duckdb_job, polars_job
 from tests.benchmarks.rivals.equal import UnequalError, likeness
 from tests.builders import NOON, report
 from transforms.sources.archives.archive_reader import Block, find, read
-from transforms.validation.validate import Rules, validate
+from transforms.validation.validate import Rules, judge_block
 
 ROOT = Path(__file__).parents[2]
 KPIFLOW = [sys.executable, "-m", "pipelines.cli"]
@@ -189,6 +189,6 @@ def expected(source: Path) -> dict[str, str]:
     """The same by kpiflow."""
     (block,) = read(find([str(source)]))
     assert isinstance(block, Block)
-    reports, wrong = validate(block.raw, load("kpi_report"), Rules())
+    reports, wrong = judge_block(block.raw, load("kpi_report"), Rules())
     refused = zip(wrong["message_id"].to_pylist(), wrong["reason"].to_pylist())
     return dict.fromkeys(reports["message_id"].to_pylist(), "") | dict(refused)

@@ -15,7 +15,7 @@ from schemas.registry import load
 from schemas.tables import FLEET, TABLES
 from tests.builders import messages
 from transforms.sources.archives.envelope_blocks import decode
-from transforms.validation.validate import Rules, validate
+from transforms.validation.validate import Rules, judge_block
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -133,7 +133,7 @@ def test_the_program_and_the_kernel_agree_on_other_reports(
 
 def identified(report: dict[str, Any], report_id: Definition) -> tuple[str, str]:
     """What the page's program and the kernel call a report."""
-    reports, refused = validate(messages([report], received_at=None), load("kpi_report"), Rules())
+    reports, refused = judge_block(messages([report], received_at=None), load("kpi_report"), Rules())
     assert refused["message"].to_pylist() == []
     (row,) = reports.to_pylist()
     return report_id(row), row["report_id"]

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 
-from schemas.readers import batch_reader
-from schemas.readers.strict_reader import Limits
+from schemas.readers import fast_reader
+from schemas.readers.verdicts import Limits
 from schemas.registry import load
 from tests.builders import NOON
 from tests.integration.archives import write
@@ -37,7 +37,7 @@ from tests.integration.hostile_shapes import STEP, mutated, payloads
 from transforms.core.record_batches import split_by_rows
 from transforms.envelopes.envelope_lines import envelope_line, is_blank
 from transforms.sources.archives.archive_reader import Block, find, read
-from transforms.validation.validate import Judged, Rules, judged
+from transforms.validation.validate import Judged, Rules, judge_messages
 
 FEW = 6
 
@@ -95,11 +95,11 @@ def write_archive(folder: Path, messages: Iterable[bytes], seed: int = 0) -> int
 
 def judged_strictly(messages: pa.RecordBatch) -> Judged:
     """The messages as the strict reader alone judges them."""
-    both = batch_reader.read
+    both = fast_reader.read_block
     with mock.patch.object(
-        batch_reader, "read", lambda root, payload, limits: both(root, payload, Limits(payload_bytes=0))
+        fast_reader, "read_block", lambda root, payload, limits: both(root, payload, Limits(payload_bytes=0))
     ):
-        return judged(messages, load("kpi_report"), Rules())
+        return judge_messages(messages, load("kpi_report"), Rules())
 
 
 def differences(folder: Path) -> Iterator[tuple[str, str]]:
@@ -113,7 +113,7 @@ def differences(folder: Path) -> Iterator[tuple[str, str]]:
         if isinstance(block, Block):
             strict = _by_id([judged_strictly(block.raw)])
             for parts in ([block.raw], split_by_rows(block.raw, FEW)):
-                found = _by_id([judged(part, load("kpi_report"), Rules()) for part in parts])
+                found = _by_id([judge_messages(part, load("kpi_report"), Rules()) for part in parts])
                 yield from (
                     name for name in found.keys() | strict.keys() if found.get(name) != strict.get(name)
                 )

@@ -16,15 +16,15 @@ from pipelines.assembly import Read
 from pipelines.graph import Sinks, Sources, build, make_rules
 from pipelines.settings import Settings
 from runners import direct
-from schemas.readers.strict_reader import Limits, Rejection
+from schemas.readers.verdicts import Limits, Rejection
 from schemas.registry import load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS
 from tests.builders import NOON, agent, messages, report
 from transforms import enrich, outliers
 from transforms.core.time_range import Span
 from transforms.history import baseline
-from transforms.validation.quarantine_rows import quarantined
-from transforms.validation.validate import Rules, validate
+from transforms.validation.quarantine_rows import quarantine_messages
+from transforms.validation.validate import Rules, judge_block
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
@@ -118,7 +118,7 @@ def test_a_row_has_every_column_of_its_table(run: Run) -> None:
 
 def test_what_a_source_refuses_joins_what_validation_refuses() -> None:
     KEPT.clear()
-    misfit = quarantined(messages(["[]"]), [Rejection("envelope", "no message_id")])
+    misfit = quarantine_messages(messages(["[]"]), [Rejection("envelope", "no message_id")])
     direct.run(lambda root: build(root, Sources(Given(messages(["{"]), [misfit])), Sinks(Keep()), Settings()))
     assert sorted(row["reason"] for row in KEPT["quarantine"]) == ["envelope", "json"]
 
@@ -217,7 +217,7 @@ def test_duplicates_and_refused_messages_are_in_no_window(run: Run) -> None:
 
 def stored(documents: list[Row], context: bool) -> pa.RecordBatch:
     """Reports as an output holds them, under messages of a source of their own."""
-    reports, _ = validate(messages(documents, received_at=None), load("kpi_report"), Rules())
+    reports, _ = judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())
     columns = {name: reports[name] for name in reports.schema.names} | {
         "context": pa.array([context] * reports.num_rows)
     }
@@ -309,5 +309,5 @@ def test_a_report_at_which_a_later_kernel_raises_is_refused_and_its_neighbours_g
         "OverflowError: date value out of range",
     )
     both = (row["payload"], report(2, latency_ms=77.0, **rich))
-    kept, original = (validate(messages([each]), load("kpi_report"), Rules())[0] for each in both)
+    kept, original = (judge_block(messages([each]), load("kpi_report"), Rules())[0] for each in both)
     assert kept == original

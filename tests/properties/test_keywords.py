@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from jsonschema import Draft202012Validator
 
-from schemas.readers import batch_reader, strict_reader
+from schemas.readers import fast_reader, strict_reader
 from schemas.readers.compiler import UnsupportedKeyword, compile_schema
-from schemas.readers.formats import format_checker
-from schemas.readers.strict_reader import Limits
+from schemas.readers.formats import make_format_checker
+from schemas.readers.verdicts import Limits
 
 Json = dict[str, Any]
 VALUES: list[Any] = [
@@ -188,14 +188,17 @@ def test_a_keyword_means_what_json_schema_says_or_is_refused_at_load(name: str, 
             refused.append(str(error))
             continue
         compiled += 1
-        oracle = Draft202012Validator(schema, format_checker=format_checker())
+        oracle = Draft202012Validator(schema, format_checker=make_format_checker())
         oracle.check_schema(schema)
         texts = [json.dumps(document).encode() for document in [{}, *({"a": value} for value in VALUES)]]
-        _, failing = strict_reader.columns(root, [strict_reader.decode(text, Limits()) for text in texts])  # type: ignore[misc]
+        _, failing = strict_reader.read_columns(
+            root, [strict_reader.decode(text, Limits()) for text in texts]
+        )  # type: ignore[misc]
         for text, strict in zip(texts, (failing < 0).tolist()):
             expected = oracle.is_valid(json.loads(text))
             fast = (
-                len(batch_reader.read(root, pa.array([text + b"\n"], pa.large_binary()), Limits()).rows) > 0
+                len(fast_reader.read_block(root, pa.array([text + b"\n"], pa.large_binary()), Limits()).rows)
+                > 0
             )
             assert (strict, fast or expected) == (expected, expected), (schema, text)
     assert compiled

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
 
-from schemas.readers import batch_reader, strict_reader
-from schemas.readers.strict_reader import Limits, Rejection
-from schemas.registry import load, versions
+from schemas.readers import fast_reader, strict_reader
+from schemas.readers.verdicts import Limits, Rejection
+from schemas.registry import list_versions, load
 
 MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
@@ -223,7 +223,7 @@ def verdicts(name: str, lines: list[bytes]) -> list[Rejection | None]:
     """What the two readers say together, as Validate uses them."""
     root = load(name).root
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted = batch_reader.read(root, payload, Limits())
+    accepted = fast_reader.read_block(root, payload, Limits())
     found: list[Rejection | None] = [Rejection("undecided", "")] * len(lines)
     for row in accepted.rows.tolist():
         found[row] = None
@@ -232,14 +232,14 @@ def verdicts(name: str, lines: list[bytes]) -> list[Rejection | None]:
         if isinstance(document, Rejection):
             found[row] = document
             continue
-        _, failing = strict_reader.columns(root, [document])
+        _, failing = strict_reader.read_columns(root, [document])
         found[row] = (
             strict_reader.explain(root, document, root.leaves()[failing[0]]) if failing[0] >= 0 else None
         )
     return found
 
 
-@pytest.mark.parametrize("name", versions())
+@pytest.mark.parametrize("name", list_versions())
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_compiled_checks_and_jsonschema_agree_on_every_document(name: str, data: st.DataObject) -> None:
@@ -259,9 +259,11 @@ def test_both_readers_make_the_same_columns_of_a_valid_document(data: st.DataObj
     schema = load("kpi_report")
     lines = data.draw(st.lists(texts(schema.document), min_size=1, max_size=8))
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted = batch_reader.read(schema.root, payload, Limits())
+    accepted = fast_reader.read_block(schema.root, payload, Limits())
     kept = [strict_reader.decode(lines[row], Limits()) for row in accepted.rows.tolist()]
-    strict, failing = strict_reader.columns(schema.root, kept)  # type: ignore[arg-type]
+    strict, failing = strict_reader.read_columns(schema.root, kept)  # type: ignore[arg-type]
     assert (failing == -1).all()
     assert [column.to_pylist() for column in accepted.columns] == [column.to_pylist() for column in strict]
-    assert accepted.extra.to_pylist() == [strict_reader.extra(schema.root, document) for document in kept]  # type: ignore[arg-type]
+    assert accepted.extra.to_pylist() == [
+        strict_reader.write_extra(schema.root, document) for document in kept
+    ]  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from transforms.core.record_batches import (
 from transforms.core.stage_counters import time_stage
 from transforms.history import baseline, dedup
 from transforms.history.history_outputs import OUTPUT_ROWS, TAGS, Fault, quarantine_faults
-from transforms.validation.quarantine_rows import bisected
+from transforms.validation.quarantine_rows import bisect_faults
 
 WithHistory = tuple[Iterator[pa.RecordBatch], pa.RecordBatch]
 """BASELINED batches, and duplicates."""
@@ -78,7 +78,7 @@ def _isolate_faults(
     except MemoryError:
         raise
     except Exception:
-        found = [bisected(lambda part: (kernel([part]), part)[1], batch) for batch in batches]
+        found = [bisect_faults(lambda part: (kernel([part]), part)[1], batch) for batch in batches]
         faults = [fault for _, wrong in found for fault in wrong]
         if not faults:
             raise

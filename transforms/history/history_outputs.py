@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 import apache_beam as beam
 import pyarrow as pa
 
-from schemas.readers.strict_reader import Rejection
-from transforms.validation.quarantine_rows import failed
+from schemas.readers.verdicts import Rejection
+from transforms.validation.quarantine_rows import quarantine_failed
 
 TAGS = ("duplicates", "quarantine")
 """The outputs beside the main one, `reports`."""
@@ -21,4 +21,4 @@ def quarantine_faults(faults: Iterable[Fault]) -> Iterator[beam.pvalue.TaggedOut
     """QUARANTINE rows of the reports at which history raises; a report that is stored already stays as it is."""
     for row, why in faults:
         if not row["context"][0].as_py():
-            yield beam.pvalue.TaggedOutput("quarantine", failed(row, [why]))
+            yield beam.pvalue.TaggedOutput("quarantine", quarantine_failed(row, [why]))

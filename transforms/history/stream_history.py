@@ -22,7 +22,7 @@ from transforms.history.history_outputs import OUTPUT_ROWS, TAGS, Fault, quarant
 from transforms.history.recall import find_missing_hours, find_needed_hours, merge_hours
 from transforms.history.shard_memory import Admitted, ShardMemory
 from transforms.history.time_rules import HOUR_MINUTES, MAX_FUTURE_SECONDS, REACH_MINUTES
-from transforms.validation.quarantine_rows import bisected
+from transforms.validation.quarantine_rows import bisect_faults
 
 RecallHours = Callable[[int, range, bool], Iterable[pa.RecordBatch]]
 """The stored reports of a shard, of some hours (since 1970) and, if asked for, of the minutes before as context: see
@@ -164,7 +164,7 @@ class _StreamHistoryFn(beam.DoFn):
             except MemoryError:
                 raise
             except Exception:
-                sound, faults = bisected(
+                sound, faults = bisect_faults(
                     lambda part: (ShardMemory(*self.options).admit(part), part)[1], batch
                 )
                 if not faults:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from schemas.partitioning import assign_files
-from schemas.readers.strict_reader import Rejection
+from schemas.readers.verdicts import Rejection
 from schemas.tables import QUARANTINED, Table, find_table
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.grouping import split_rows
@@ -25,7 +25,7 @@ from transforms.core.retry import retry_while_unavailable
 from transforms.core.stage_counters import time_stage
 from transforms.sinks.sink import Sink, Written
 from transforms.sinks.sink_status import Status
-from transforms.validation.quarantine_rows import bisected, unwritten
+from transforms.validation.quarantine_rows import bisect_faults, quarantine_unwritten
 
 FLUSH_BYTES = 1 << 30
 """Rows of a bundle are held back up to this many bytes."""
@@ -144,11 +144,13 @@ def write_apart(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]) -> Wri
         if table.name == QUARANTINED.name or "message_id" not in table.schema.names:
             raise
         gathered = concat([conform(batch, table.schema) for batch in rows])
-        written, faults = bisected(lambda part: sink.write(table, [part]), gathered, _OF_A_ROW)
+        written, faults = bisect_faults(lambda part: sink.write(table, [part]), gathered, _OF_A_ROW)
         if not written and gathered.num_rows > 1:
             raise
     rejections = [Rejection("refused", why.message, None, "write") for _, why in faults]
-    written.append(sink.write(QUARANTINED, [unwritten(concat([row for row, _ in faults]), rejections)]))
+    written.append(
+        sink.write(QUARANTINED, [quarantine_unwritten(concat([row for row, _ in faults]), rejections)])
+    )
     return Written(sum(each.rows for each in written), sum(each.requests for each in written))
 
 

@@ -9,7 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.readers.strict_reader import OVERSIZE, Limits, Rejection
+from schemas.readers.verdicts import OVERSIZE, Limits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.core.excerpt import Excerpt
 from transforms.core.record_batches import RAW, build_batch, fit_column
@@ -18,7 +18,7 @@ from transforms.core.stage_counters import count_stage
 Result = TypeVar("Result")
 
 
-def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
+def quarantine_messages(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
     """A QUARANTINE row for each message (RAW columns) with its rejection."""
     payloads = [payload.removesuffix(b"\n") for payload in messages["payload"].to_pylist()]
     columns = {
@@ -35,14 +35,14 @@ def quarantined(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa
     return build_batch(columns, QUARANTINE, messages.num_rows)
 
 
-def unwritten(rows: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
+def quarantine_unwritten(rows: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
     """A QUARANTINE row for each row of a table (MESSAGE columns among others); its payload is the row as JSON."""
     payloads = [orjson.dumps(row, default=str) for row in rows.to_pylist(maps_as_pydicts="lossy")]
     messages = {name: rows[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
-    return quarantined(build_batch(messages, RAW, rows.num_rows), rejections)
+    return quarantine_messages(build_batch(messages, RAW, rows.num_rows), rejections)
 
 
-def failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
+def quarantine_failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
     """A QUARANTINE row for each report (REPORT columns among others) at which a kernel raised after validation.
 
     The payload is the report as a document that validates to the same columns and report_id; not the bytes that were received.
@@ -54,7 +54,7 @@ def failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.Recor
     messages = {name: reports[name] for name, _ in MESSAGE} | {
         "payload": pa.array(payloads, pa.large_binary())
     }
-    return quarantined(build_batch(messages, RAW, reports.num_rows), rejections)
+    return quarantine_messages(build_batch(messages, RAW, reports.num_rows), rejections)
 
 
 def _document(row: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ _JSON = ("error_details", "gpu_info")
 _ADDED = {"extra", "report_id", "schema_version", *(name for name, _ in MESSAGE)}
 
 
-def bisected(
+def bisect_faults(
     kernel: Callable[[pa.RecordBatch], Result],
     rows: pa.RecordBatch,
     faults: tuple[type[Exception], ...] = (Exception,),
@@ -94,8 +94,8 @@ def bisected(
         if rows.num_rows <= 1:
             return [], [(rows, Rejection("error", f"{type(error).__name__}: {error}"[:400]))]
     half = rows.num_rows // 2
-    results, wrong = bisected(kernel, rows[:half], faults)
-    more, others = bisected(kernel, rows[half:], faults)
+    results, wrong = bisect_faults(kernel, rows[:half], faults)
+    more, others = bisect_faults(kernel, rows[half:], faults)
     return results + more, wrong + others
 
 
@@ -117,17 +117,17 @@ class RowWise(beam.PTransform):
 
 
 def _guarded(batch: pa.RecordBatch, kernel: Callable[..., Any], options: Sequence[Any]) -> Iterator[Any]:
-    results, faults = bisected(lambda part: kernel(part, *options), batch)
+    results, faults = bisect_faults(lambda part: kernel(part, *options), batch)
     yield from results
     for row, why in faults:
-        yield beam.pvalue.TaggedOutput("quarantine", failed(row, [why]))
+        yield beam.pvalue.TaggedOutput("quarantine", quarantine_failed(row, [why]))
 
 
-def misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
+def quarantine_misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
     """QUARANTINE rows of what is no message (`transforms.sources.archives.envelope_blocks.BAD`): `oversize`, or else `envelope`."""
     lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
     told = zip(bad["message"].to_pylist(), lengths)
-    rows = quarantined(
+    rows = quarantine_messages(
         bad, [limits.oversize(length) or Rejection("envelope", message) for message, length in told]
     )
     names = ("payload_bytes", "payload_sha256")
@@ -138,7 +138,7 @@ def misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
     )
 
 
-def shortened(rows: pa.RecordBatch) -> pa.RecordBatch:
+def shorten_oversize(rows: pa.RecordBatch) -> pa.RecordBatch:
     """QUARANTINE rows; of each `oversize` payload an excerpt, its length and its SHA-256 are kept."""
     long = pc.equal(rows["reason"], OVERSIZE)
     if not pc.any(long).as_py():

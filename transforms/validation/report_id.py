@@ -32,13 +32,13 @@ COLUMNS = (
 """The columns of `schemas.tables.REPORT` that make a report what it is, in the order of their slots."""
 
 
-def report_ids(reports: pa.RecordBatch) -> pa.Array:
+def compute_report_ids(reports: pa.RecordBatch) -> pa.Array:
     """string[n]: the report_id of each row, from `COLUMNS`."""
     words = (each for name in COLUMNS for each in _words(name, reports[name]))
     return write_hex(combine_words(words, reports.num_rows))
 
 
-def line_ids(numbers: NDArray[np.int64], lines: Iterable[bytes | memoryview]) -> pa.Array:
+def compute_line_ids(numbers: NDArray[np.int64], lines: Iterable[bytes | memoryview]) -> pa.Array:
     """string[n]: the message_id of each line: `<number of the line, from 1>-<BLAKE2b-128 of its bytes, 32 hex digits>`."""
     digests = write_hex(digest_texts(lines))
     return pc.binary_join_element_wise(pa.array(numbers).cast(pa.string()), digests, "-")

@@ -19,9 +19,9 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 from numpy.typing import NDArray
 
-from schemas.readers import batch_reader, strict_reader
+from schemas.readers import fast_reader, strict_reader
 from schemas.readers.formats import parse_date_time
-from schemas.readers.strict_reader import Limits, Rejection
+from schemas.readers.verdicts import Limits, Rejection
 from schemas.registry import Schema, load
 from schemas.tables import QUARANTINE, REPORT
 from transforms.core import (
@@ -30,8 +30,8 @@ from transforms.core import (
 )
 from transforms.core.record_batches import REPORT_BATCH, build_batch, concat, make_empty
 from transforms.core.run_metrics import MESSAGES
-from transforms.validation.quarantine_rows import bisected, quarantined
-from transforms.validation.report_id import report_ids
+from transforms.validation.quarantine_rows import bisect_faults, quarantine_messages
+from transforms.validation.report_id import compute_report_ids
 
 THREADS = 2
 """Batches that are judged at once: most of the work is Arrow's and numpy's, outside of the interpreter's lock."""
@@ -52,9 +52,9 @@ class Rules:
     custom_metric_limit: float = 1e15
 
 
-def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
+def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     """RAW messages -> (REPORT_BATCH of the valid ones, QUARANTINE of the others); every message is in exactly one of them."""
-    accepted = batch_reader.read(schema.root, messages["payload"], rules.limits)
+    accepted = fast_reader.read_block(schema.root, messages["payload"], rules.limits)
     doubtful = np.setdiff1d(np.arange(messages.num_rows), accepted.rows, assume_unique=True)
     rows, columns, extra, refused, rejections = (
         accepted.rows,
@@ -75,18 +75,18 @@ def validate(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     )  # rows of one block may be read in several parts
     reports = _typed(schema, known if in_order else known.take(rows), columns, extra)
     late, reasons = _recency(reports, rules)
-    wrong = quarantined(messages.take(np.concatenate([refused, rows[late]])), [*rejections, *reasons])
+    wrong = quarantine_messages(messages.take(np.concatenate([refused, rows[late]])), [*rejections, *reasons])
     return (reports.filter(pa.array(~late)) if late.any() else reports), wrong
 
 
-def judged(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
-    """`validate`, but a row at which it raises is refused with reason `error` instead of ending everything."""
-    results, faults = bisected(lambda part: validate(part, schema, rules), messages)
+def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
+    """`judge_block`, but a row at which it raises is refused with reason `error` instead of ending everything."""
+    results, faults = bisect_faults(lambda part: judge_block(part, schema, rules), messages)
     reports = [reports for reports, _ in results] or [make_empty(REPORT_BATCH)]
     wrong = [
         make_empty(QUARANTINE),
         *(rows for _, rows in results),
-        *(quarantined(row, [why]) for row, why in faults),
+        *(quarantine_messages(row, [why]) for row, why in faults),
     ]
     return concat(reports), concat(wrong)
 
@@ -110,7 +110,7 @@ def _judge(
         for row in rows.tolist()
     ]
     found = [document for document in read if not isinstance(document, Rejection)]
-    columns, failing = strict_reader.columns(schema.root, found)
+    columns, failing = strict_reader.read_columns(schema.root, found)
     leaves = schema.root.leaves()
     verdicts = iter(failing.tolist())
     rejections: list[Rejection | None] = []
@@ -125,7 +125,9 @@ def _judge(
     valid = failing < 0
     refused = np.array([rejection is not None for rejection in rejections], dtype=bool)
     extra = [
-        strict_reader.extra(schema.root, document) for document, fine in zip(found, valid.tolist()) if fine
+        strict_reader.write_extra(schema.root, document)
+        for document, fine in zip(found, valid.tolist())
+        if fine
     ]
     return _Strict(
         rows[~refused],
@@ -164,7 +166,7 @@ def _typed(
     known |= {name: messages[name] for name in messages.schema.names}
     own = [name for name in REPORT.names if (name,) in found or name == "execution_context"]
     known |= {name: typed((name,), REPORT.field(name).type) for name in own}
-    known["report_id"] = report_ids(
+    known["report_id"] = compute_report_ids(
         pa.RecordBatch.from_pydict({name: known[name] for name in [*own, "extra"]})
     )
     return build_batch(known, REPORT_BATCH, rows)
@@ -250,7 +252,7 @@ class _ValidateFn(beam.DoFn):
 
     def _judged(self, messages: pa.RecordBatch) -> Judged:
         with stage_counters.time_stage("validate", messages.num_rows):
-            return judged(messages, self.schema, self.rules)
+            return judge_messages(messages, self.schema, self.rules)
 
 
 def _outputs(

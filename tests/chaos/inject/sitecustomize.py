@@ -137,7 +137,7 @@ def edits() -> None:
     for (module, name, side), due in by_point.items():
         EDITS[module].append((name, partial(faulty, side, due)))
     if mark := os.environ.get("POISON"):
-        EDITS["transforms.validation.validate"].append(("validate", partial(poisoned, mark.encode())))
+        EDITS["transforms.validation.validate"].append(("judge_block", partial(poisoned, mark.encode())))
     if "HASTY" in os.environ:
         EDITS["transforms.sources.redis.commits"].append(("Commits.end", hasty))
 

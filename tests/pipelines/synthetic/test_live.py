@@ -19,7 +19,7 @@ from pipelines.synthetic.sending import Sender, Sent
 from schemas.registry import load
 from transforms.core.record_batches import RAW
 from transforms.history.dedup import INPUTS, deduplicate
-from transforms.validation.validate import judged
+from transforms.validation.validate import judge_messages
 
 NOW = 1_761_134_400_000_000
 MIX = Mix(2000, dirty=0.1, duplicates=0.05, late=0.05, outliers=0.02)
@@ -71,7 +71,7 @@ def fates(payloads: list[str]) -> dict[str, int]:
         "payload": pa.array([f"{payload}\n".encode() for payload in payloads], pa.large_binary()),
     }
     settings = Settings.model_construct()
-    reports, refused = judged(
+    reports, refused = judge_messages(
         pa.RecordBatch.from_pydict(columns, schema=RAW), load("kpi_report"), make_rules(settings)
     )
     unique = deduplicate(pa.Table.from_batches([reports.select(INPUTS)]))

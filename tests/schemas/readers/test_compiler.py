@@ -10,8 +10,8 @@ import pytest
 
 from schemas import registry
 from schemas.readers.compiler import Node, UnsupportedKeyword, compile_schema
-from schemas.readers.constraints import column_type, satisfied
-from schemas.registry import UnknownSchema, load, versions
+from schemas.readers.constraints import check_rules, choose_column_type
+from schemas.registry import UnknownSchema, list_versions, load
 
 Json = dict[str, Any]
 TEXT = {"type": "string"}
@@ -177,8 +177,8 @@ def test_the_top_must_be_an_object_with_properties(top: Json) -> None:
 )
 def test_each_keyword_judges_a_column(schema: Json, good: list[Any], bad: list[Any]) -> None:
     node = leaf(schema)
-    column = pa.array([*good, None, *bad], column_type(node))
-    assert satisfied(node, column).tolist() == [True] * (len(good) + 1) + [False] * len(bad)
+    column = pa.array([*good, None, *bad], choose_column_type(node))
+    assert check_rules(node, column).tolist() == [True] * (len(good) + 1) + [False] * len(bad)
 
 
 def test_annotations_say_nothing_about_validity() -> None:
@@ -211,17 +211,17 @@ def test_leaves_keep_the_order_of_the_schema_and_know_what_may_lack() -> None:
 def test_a_schema_is_loaded_in_its_newest_version_unless_told() -> None:
     assert load("kpi_report") is load("kpi_report")
     assert load("kpi_report", 1).document["$id"] == "urn:kpiflow:kpi_report:1"
-    assert load("kpi_report").version == max(versions()["kpi_report"])
+    assert load("kpi_report").version == max(list_versions()["kpi_report"])
 
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that stands for the schemas' own."""
     monkeypatch.setattr(registry.resources, "files", lambda package: tmp_path)
-    for cached in (versions, load):
+    for cached in (list_versions, load):
         cached.cache_clear()
     yield tmp_path
-    for cached in (versions, load):
+    for cached in (list_versions, load):
         cached.cache_clear()
 
 
@@ -229,7 +229,7 @@ def test_versions_count_as_numbers(shelf: Path) -> None:
     for number in (1, 2, 10):
         (shelf / f"odd.v{number}.json").write_text(json.dumps(document(a={"title": str(number)})))
     (shelf / "registry.py").write_text("")
-    assert versions() == {"odd": (1, 2, 10)}
+    assert list_versions() == {"odd": (1, 2, 10)}
     assert (load("odd").version, load("odd", 2).document["properties"]["a"]["title"]) == (10, "2")
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.readers.formats import FORMATS, format_checker, is_uuid, parse_date_time, parse_uuid
+from schemas.readers.formats import FORMATS, is_uuid, make_format_checker, parse_date_time, parse_uuid
 
 MOMENT = datetime(2024, 2, 29, 21, 59, 59, tzinfo=UTC)
 
@@ -109,6 +109,6 @@ def test_what_is_no_uuid_is_refused() -> None:
     | st.from_regex(r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-gA-G]{12}", fullmatch=True)
 )
 def test_the_check_of_one_string_agrees_with_that_of_many(text: str) -> None:
-    checker = format_checker()
+    checker = make_format_checker()
     for name, check in FORMATS.items():
         assert checker.conforms(text, name) == bool(check(pa.array([text]))[0])

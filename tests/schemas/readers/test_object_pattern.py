@@ -21,7 +21,7 @@ SAMPLES = [
 
 def fits(text: str, samples: list[dict[str, Any]] | None = None) -> bool:
     """Whether a document is written as the samples are."""
-    pattern = object_pattern.pattern(ROOT, SAMPLES if samples is None else samples)
+    pattern = object_pattern.build_pattern(ROOT, SAMPLES if samples is None else samples)
     return bool(pc.match_substring_regex(pa.array([text + "\n"]), pattern)[0].as_py())
 
 

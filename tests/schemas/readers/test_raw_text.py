@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from schemas.readers import batch_reader, numbers
-from schemas.readers.strict_reader import Limits
+from schemas.readers import fast_reader, numbers
+from schemas.readers.verdicts import Limits
 from schemas.registry import load
 from tests.builders import payload, report
 
@@ -17,7 +17,7 @@ CONTEXT = report()["execution_context"]
 
 def held(*written: Any) -> list[tuple[str | None, str | None, str | None]]:
     """error_details, gpu_info and extra of each row; all rows must be accepted."""
-    found = batch_reader.read(
+    found = fast_reader.read_block(
         ROOT, pa.array([payload(each) + b"\n" for each in written], pa.large_binary()), Limits()
     )
     assert found.rows.tolist() == list(range(len(written)))

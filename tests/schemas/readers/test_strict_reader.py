@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from schemas.readers import strict_reader
 from schemas.readers.numbers import dumps, loads
-from schemas.readers.strict_reader import Limits, Rejection, columns, decode, explain, too_deep
+from schemas.readers.strict_reader import decode, explain, is_too_deep, read_columns
+from schemas.readers.verdicts import Limits, Rejection
 from schemas.registry import load
 from tests.builders import report
 
@@ -52,9 +53,9 @@ def test_a_document_may_be_as_deep_as_the_limit_and_no_deeper() -> None:
 )
 def test_brackets_inside_of_strings_are_not_depth(text: str) -> None:
     payload = f'{{"a":"{text}","b":[[1]],"{text}":{{}}}}'.encode()
-    assert not too_deep(payload, Limits(depth=3))
+    assert not is_too_deep(payload, Limits(depth=3))
     assert reason(payload, Limits(depth=3)) is None
-    assert too_deep(payload.replace(b"[[1]]", b"[[[1]]]"), Limits(depth=3))
+    assert is_too_deep(payload.replace(b"[[1]]", b"[[[1]]]"), Limits(depth=3))
 
 
 def test_brackets_that_close_make_room_for_others() -> None:
@@ -68,8 +69,8 @@ def test_depth_is_what_walking_through_the_value_gives(value: Any) -> None:
         return isinstance(each, dict | list) + max(map(depth, inner), default=0)
 
     payload = json.dumps(value).encode()
-    assert not too_deep(payload, Limits(depth=depth(value)))
-    assert depth(value) == 0 or too_deep(payload, Limits(depth=depth(value) - 1))
+    assert not is_too_deep(payload, Limits(depth=depth(value)))
+    assert depth(value) == 0 or is_too_deep(payload, Limits(depth=depth(value) - 1))
 
 
 def test_the_first_reason_of_several_is_given() -> None:
@@ -140,10 +141,10 @@ def test_the_canonical_text_means_the_value_and_depends_on_nothing_else(value: A
 def test_extra_is_what_the_schema_does_not_know_structs_included() -> None:
     context = report()["execution_context"]
     known = report(execution_context=context | {"gpu_info": {"own": 1}}, custom_metrics={"own": 1})
-    assert strict_reader.extra(ROOT, known) is None
+    assert strict_reader.write_extra(ROOT, known) is None
     odd = known | {"zone": None, "execution_context": context | {"rack": [1]}}
-    assert strict_reader.extra(ROOT, odd) == '{"execution_context":{"rack":[1]},"zone":null}'
-    assert strict_reader.extra(ROOT, {"execution_context": "no struct"}) is None
+    assert strict_reader.write_extra(ROOT, odd) == '{"execution_context":{"rack":[1]},"zone":null}'
+    assert strict_reader.write_extra(ROOT, {"execution_context": "no struct"}) is None
 
 
 def test_each_document_of_a_block_fails_at_its_first_wrong_leaf() -> None:
@@ -153,7 +154,7 @@ def test_each_document_of_a_block_fails_at_its_first_wrong_leaf() -> None:
         report(execution_context={}),
         report(execution_context=None),
     ]
-    _, failing = strict_reader.columns(ROOT, read)
+    _, failing = strict_reader.read_columns(ROOT, read)
     names = [".".join(ROOT.leaves()[leaf].path) if leaf >= 0 else None for leaf in failing]
     assert names == [None, "latency_ms", "execution_context.hostname", "execution_context.hostname"]
 
@@ -197,14 +198,14 @@ def test_a_payload_of_a_megabyte_is_refused_within_a_second(text: bytes) -> None
     start = time.process_time()
     document = decode(text, Limits())
     if not isinstance(document, Rejection):
-        _, failing = columns(ROOT, [document])
+        _, failing = read_columns(ROOT, [document])
         assert explain(ROOT, document, ROOT.leaves()[failing[0]]).reason == "schema"
     assert time.process_time() - start < 1
 
 
 def test_the_wrong_element_of_a_container_is_named() -> None:
     def field(document: dict[str, Any]) -> str | None:
-        _, failing = columns(ROOT, [document])
+        _, failing = read_columns(ROOT, [document])
         return explain(ROOT, document, ROOT.leaves()[failing[0]]).field
 
     context = report()["execution_context"]

@@ -24,7 +24,7 @@ from transforms.history.time_rules import find_affected_hours
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
 from transforms.sinks.sink import Store
-from transforms.validation.validate import Rules, validate
+from transforms.validation.validate import Rules, judge_block
 
 HOUR = int(NOON.timestamp()) // 3600
 """The hour of noon, since 1970."""
@@ -37,7 +37,7 @@ def after(minutes: float) -> datetime:
 def reports(*minutes: float) -> pa.RecordBatch:
     """Reports recorded so many minutes after noon; report i has the task of number i."""
     documents = [report(number, at=after(each)) for number, each in enumerate(minutes)]
-    return validate(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
+    return judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
 
 
 def touched(*minutes: float) -> list[int]:
@@ -83,7 +83,7 @@ def test_reports_touch_what_each_of_them_touches() -> None:
 
 
 def test_a_report_before_1970_touches_hours_before_1970() -> None:
-    old = validate(
+    old = judge_block(
         messages([report(at=datetime(1969, 12, 31, 23, 30, tzinfo=NOON.tzinfo))], None),
         load("kpi_report"),
         Rules(),
@@ -164,7 +164,7 @@ def test_a_shard_recalls_hours_whole_with_the_62_minutes_before_them_or_without(
 
 def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) -> None:
     documents = [report(number, at=after(number), agent_id=agent(number)) for number in range(60)]
-    stored = validate(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
+    stored = judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
     store = ParquetFiles(LocalFolder(tmp_path), 10)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
     shard_of = assign_shards(stored["agent_id"], 3)

@@ -13,7 +13,7 @@ from transforms.enrich import EnrichOptions, enrich
 from transforms.history.batch_history import apply_history
 from transforms.outliers import flag_outliers
 from transforms.sinks.publish import enriched_entries, outlier_events
-from transforms.validation.validate import Rules, validate
+from transforms.validation.validate import Rules, judge_block
 
 
 def enriched() -> pa.RecordBatch:
@@ -24,7 +24,7 @@ def enriched() -> pa.RecordBatch:
     documents.append(
         report(40, NOON + timedelta(minutes=40), latency_ms=9000.0, custom_metrics={"queue": 3.0})
     )
-    reports, refused = validate(messages(documents, None), load("kpi_report"), Rules())
+    reports, refused = judge_block(messages(documents, None), load("kpi_report"), Rules())
     assert not refused.num_rows
     judged = (
         pa.Table.from_batches(apply_history([reports], min_samples=30)[0]).combine_chunks().to_batches()[0]

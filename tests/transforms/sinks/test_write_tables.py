@@ -13,7 +13,7 @@ import pytest
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from schemas.readers.strict_reader import Rejection
+from schemas.readers.verdicts import Rejection
 from schemas.tables import DUPLICATES, QUARANTINED, Table
 from tests.builders import NOON, messages, report
 from transforms.core import retry
@@ -30,7 +30,7 @@ from transforms.sinks.write_tables import (
     part_by_table,
     write_apart,
 )
-from transforms.validation.quarantine_rows import unwritten
+from transforms.validation.quarantine_rows import quarantine_unwritten
 
 NAMES = [QUARANTINED.name, DUPLICATES.name]
 
@@ -211,7 +211,9 @@ def test_a_fault_that_is_no_rows_is_raised() -> None:
 
 
 def test_a_refused_row_is_kept_as_json_with_the_error() -> None:
-    rows = unwritten(duplicates(1), [Rejection("refused", "OverflowError: x", None, "write")]).to_pylist()
+    rows = quarantine_unwritten(
+        duplicates(1), [Rejection("refused", "OverflowError: x", None, "write")]
+    ).to_pylist()
     assert [(row["reason"], row["rule"], json.loads(row["payload"])["report_id"]) for row in rows] == [
         ("refused", "write", "m0")
     ]

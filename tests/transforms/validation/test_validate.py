@@ -9,13 +9,13 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from schemas.readers import batch_reader
-from schemas.readers.strict_reader import Limits
+from schemas.readers import fast_reader
+from schemas.readers.verdicts import Limits
 from schemas.registry import load
 from tests.builders import NOON, agent, messages, payload, report
 from transforms.validation import validate as module
-from transforms.validation.quarantine_rows import bisected
-from transforms.validation.validate import Rules, Validate, validate
+from transforms.validation.quarantine_rows import bisect_faults
+from transforms.validation.validate import Rules, Validate, judge_block
 
 SCHEMA = load("kpi_report")
 
@@ -23,7 +23,7 @@ SCHEMA = load("kpi_report")
 def judged(
     *documents: Any, received_at: datetime | None = NOON + timedelta(seconds=1)
 ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    return validate(messages(documents, received_at), SCHEMA, Rules())
+    return judge_block(messages(documents, received_at), SCHEMA, Rules())
 
 
 def reason(document: Any) -> tuple[str, str | None, str | None]:
@@ -152,7 +152,7 @@ def test_ordinary_reports_take_the_fast_path() -> None:
         report(6, agent_id=agent(1).upper(), recorded_at="2025-10-22T14:00:00.123456789+02:00"),
     ]
     batch = messages(documents)
-    assert batch_reader.read(SCHEMA.root, batch["payload"], Limits()).rows.tolist() == list(
+    assert fast_reader.read_block(SCHEMA.root, batch["payload"], Limits()).rows.tolist() == list(
         range(len(documents))
     )
 
@@ -203,7 +203,7 @@ def test_a_kernel_that_raises_costs_only_the_row_at_fault() -> None:
             raise ZeroDivisionError("no")
         return batch.num_rows
 
-    results, faults = bisected(kernel, messages([report(i) for i in range(8)]))
+    results, faults = bisect_faults(kernel, messages([report(i) for i in range(8)]))
     assert sum(results) == 7
     assert [(row["message_id"].to_pylist(), why.reason, why.message) for row, why in faults] == [
         (["m3"], "error", "ZeroDivisionError: no")
@@ -214,9 +214,9 @@ def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: p
     def kernel(batch: pa.RecordBatch, *_: Any) -> Any:
         if "m1" in batch["message_id"].to_pylist():
             raise ZeroDivisionError("no")
-        return validate(batch, SCHEMA, Rules())
+        return judge_block(batch, SCHEMA, Rules())
 
-    monkeypatch.setattr(module, "validate", kernel)
+    monkeypatch.setattr(module, "judge_block", kernel)
     with TestPipeline() as pipeline:
         judged = pipeline | beam.Create([messages([report(i) for i in range(3)])]) | Validate()
         assert_that(
@@ -235,7 +235,7 @@ def test_a_custom_metric_beyond_the_limit_is_refused_by_name_and_one_at_it_is_no
     rules = Rules(custom_metric_limit=1000.0)
     values = [1000.0, -1000, 1000.5, -1e9, 10**30]
     sent = messages([report(custom_metrics={"a": 1.0, "b": value}) for value in values])
-    reports, refused = validate(sent, SCHEMA.bounded(1000.0), rules)
+    reports, refused = judge_block(sent, SCHEMA.bounded(1000.0), rules)
     assert reports["message_id"].to_pylist() == ["m0", "m1"]
     assert [refused[name].to_pylist() for name in ("field", "rule")] == [
         ["custom_metrics.b"] * 3, ["maximum", "minimum", "maximum"]

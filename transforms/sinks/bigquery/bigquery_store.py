@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.cloud import bigquery
 
-from schemas.readers.strict_reader import Rejection
+from schemas.readers.verdicts import Rejection
 from schemas.tables import QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.record_batches import (
@@ -48,7 +48,7 @@ from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
 from transforms.sinks.row_merge import sort_order
 from transforms.sinks.sink import Written
-from transforms.validation.quarantine_rows import unwritten
+from transforms.validation.quarantine_rows import quarantine_unwritten
 
 FORM = "bigquery://PROJECT/DATASET"
 SKEW_SECONDS = 300
@@ -177,7 +177,7 @@ class BigQuery:
             )
         rows = rows.take(pa.array(refused, pa.int64()))
         rejections = [Rejection("refused", message[:400], "", "bigquery") for message in refused.values()]
-        self.write(QUARANTINED, [unwritten(rows, rejections)])
+        self.write(QUARANTINED, [quarantine_unwritten(rows, rejections)])
         if table.name == REPORTS.name:
             stored = f"{self._names.of(table.name)} AS t WHERE {touched('t', table, *spans(table, rows))}"
             identity = ("report_id", "source", "message_id")

@@ -23,7 +23,7 @@ from transforms.envelopes.envelope_lines import (
     read_string,
 )
 from transforms.sources.archives.envelope_prefixes import Heads, Lines, Positions, heads, one_object, pieces
-from transforms.validation.report_id import line_ids
+from transforms.validation.report_id import compute_line_ids
 
 BAD = pa.schema(
     [*RAW, ("message", pa.string()), ("payload_bytes", pa.int64()), ("payload_sha256", pa.string())]
@@ -50,7 +50,7 @@ class Decoded(NamedTuple):
 def decode(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
     """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of its file.
 
-    A bare line is a message of the source `archive` without a time, known by its number and bytes (`line_ids`); where all lines
+    A bare line is a message of the source `archive` without a time, known by its number and bytes (`compute_line_ids`); where all lines
     are bare, the payloads are the block itself. A blank line is no message.
     """
     lines = Lines.of(block)
@@ -83,7 +83,7 @@ def misfit(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBatch:
 
 def _bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
     """Some lines as messages (RAW) that are whole lines."""
-    return unnamed_messages(lines.whole(rows), line_ids(rows + first_line, lines.contents(rows)))
+    return unnamed_messages(lines.whole(rows), compute_line_ids(rows + first_line, lines.contents(rows)))
 
 
 def ended(data: pa.Array) -> pa.Array:

@@ -19,7 +19,7 @@ from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import ARCHIVE, WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
 from transforms.sources.archives.envelope_blocks import BAD, Decoded, ended, misfit, unnamed_messages
-from transforms.validation.report_id import line_ids
+from transforms.validation.report_id import compute_line_ids
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -173,7 +173,7 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
     written = pa.RecordBatch.from_pydict(plain).to_pylist()
     unnamed = unnamed_messages(
-        payload.take(pa.array(wrong_rows)), line_ids(wrong_rows + first_row, map(_row_text, written))
+        payload.take(pa.array(wrong_rows)), compute_line_ids(wrong_rows + first_row, map(_row_text, written))
     )
     return Decoded(raw.filter(good), misfit(unnamed, problems.filter(pc.invert(good))), rows)
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners import direct
-from schemas.readers.strict_reader import Limits
+from schemas.readers.verdicts import Limits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import NO_DATA, entry_line
@@ -28,7 +28,7 @@ from transforms.sinks.archive.archived_ids import parse_entry_id, read_ids
 from transforms.sinks.archive.stream_archive import ArchiveSync, WriteArchive
 from transforms.sources.archives.archive_reader import Block, find, read
 from transforms.sources.archives.envelope_blocks import BAD, misfit
-from transforms.validation.quarantine_rows import misfits
+from transforms.validation.quarantine_rows import quarantine_misfits
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
 NOON_MS = 1_761_134_400_000
@@ -166,7 +166,7 @@ def test_messages_that_are_no_entries_in_order_are_an_error(tmp_path: Path, wron
 def refused_entry(number: int, fields: dict[bytes, bytes]) -> pa.RecordBatch:
     """The QUARANTINE row of an entry without data, as a stream makes it."""
     line = entry_line("kpi", f"{NOON_MS + number}-0", NOON_MS + number, fields)
-    return misfits(misfit(raw([f"{NOON_MS + number}-0"], [line]), pa.array([NO_DATA])), Limits())
+    return quarantine_misfits(misfit(raw([f"{NOON_MS + number}-0"], [line]), pa.array([NO_DATA])), Limits())
 
 
 @settings(max_examples=40, deadline=None)
@@ -180,7 +180,7 @@ def test_an_entry_without_data_has_the_same_row_from_the_archive(fields: dict[by
     with tempfile.TemporaryDirectory() as folder:
         assert [ArchiveWriter(Path(folder)).append(row, REFUSED) for _ in range(2)] == [1, 0]
         messages, bad = stored(Path(folder))
-    assert (messages.num_rows, misfits(bad, Limits())) == (0, row)
+    assert (messages.num_rows, quarantine_misfits(bad, Limits())) == (0, row)
 
 
 def test_entries_without_data_do_not_hold_back_the_others(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_the_transform_archives_both_kinds(tmp_path: Path) -> None:
 
     direct.run(graph)
     messages, bad = stored(tmp_path)
-    assert (messages.equals(rows), misfits(bad, Limits()).equals(refused)) == (True, True)
+    assert (messages.equals(rows), quarantine_misfits(bad, Limits()).equals(refused)) == (True, True)
 
 
 def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from schemas.readers.strict_reader import Limits
+from schemas.readers.verdicts import Limits
 from schemas.registry import load
 from tests.builders import line_id
 from tests.integration.hostile_shapes import TEXTS
@@ -18,8 +18,8 @@ from transforms.envelopes.envelope_lines import entry_line, envelope_line
 from transforms.sources.archives.decompression import blocks
 from transforms.sources.archives.envelope_blocks import decode
 from transforms.sources.archives.long_lines import LongLine, longest_line
-from transforms.validation.quarantine_rows import misfits, shortened
-from transforms.validation.validate import Rules, judged
+from transforms.validation.quarantine_rows import quarantine_misfits, shorten_oversize
+from transforms.validation.validate import Rules, judge_messages
 
 LIMITS = Limits(payload_bytes=1024)
 SIZE = longest_line(LIMITS.payload_bytes)
@@ -33,17 +33,17 @@ def quarantine(
     text = b"\n".join(lines)
     chunks = [text[i : i + chunk_bytes] for i in range(0, len(text), chunk_bytes)]
     return concat(
-        [shortened(rows) for found in blocks(chunks, 1 << 16, held_bytes) for rows in refused(*found)]
+        [shorten_oversize(rows) for found in blocks(chunks, 1 << 16, held_bytes) for rows in refused(*found)]
     )
 
 
 def refused(number: int, text: bytes | LongLine) -> Iterator[pa.RecordBatch]:
     if isinstance(text, LongLine):
-        yield misfits(text.message(number), LIMITS)
+        yield quarantine_misfits(text.message(number), LIMITS)
         return
     raw, bad, _ = decode(text, number)
-    yield judged(raw, load("kpi_report"), Rules(LIMITS))[1]
-    yield misfits(bad, LIMITS)
+    yield judge_messages(raw, load("kpi_report"), Rules(LIMITS))[1]
+    yield quarantine_misfits(bad, LIMITS)
 
 
 def octets(draw: random.Random) -> bytes:

@@ -14,7 +14,7 @@ from apache_beam.runners.sdf_utils import RestrictionTrackerView, ThreadsafeRest
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from schemas.readers.strict_reader import Limits
+from schemas.readers.verdicts import Limits
 from tests.servers import RedisServer
 from transforms.redis.connection import Connection, GroupTaken, Lease
 from transforms.sinks.archive.archive_files import REFUSED
@@ -31,7 +31,7 @@ from transforms.sources.redis.read_streams import (
     session_reads,
 )
 from transforms.sources.redis.reader import Read
-from transforms.validation.quarantine_rows import misfits
+from transforms.validation.quarantine_rows import quarantine_misfits
 
 BRIEF = Session(read_ms=20, idle_ms=20, count=4)
 PROVIDER = read_streams._Provider()
@@ -171,7 +171,7 @@ class Archived(Runner):
             if isinstance(each, TimestampedValue):
                 ArchiveWriter(self.folder).append(each.value)
             elif each.tag == "bad":
-                ArchiveWriter(self.folder).append(misfits(each.value.value, Limits()), REFUSED)
+                ArchiveWriter(self.folder).append(quarantine_misfits(each.value.value, Limits()), REFUSED)
         return outputs
 
     def restart(self, kept: dict[str, Position]) -> None:

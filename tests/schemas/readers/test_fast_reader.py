@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.readers import batch_reader, numbers, strict_reader
-from schemas.readers.batch_reader import Accepted
+from schemas.readers import fast_reader, numbers, strict_reader
 from schemas.readers.compiler import compile_schema
-from schemas.readers.strict_reader import Limits
+from schemas.readers.fast_reader import Accepted
+from schemas.readers.verdicts import Limits
 from schemas.registry import load
 from tests.builders import payload, report
 
@@ -26,7 +26,7 @@ def block(*written: Any) -> pa.Array:
 
 
 def read(*written: Any, limits: Limits | None = None) -> Accepted:
-    return batch_reader.read(ROOT, block(*written), limits or Limits())
+    return fast_reader.read_block(ROOT, block(*written), limits or Limits())
 
 
 def accepted(*written: Any) -> list[int]:
@@ -94,9 +94,11 @@ def test_a_value_that_may_lack_but_not_be_null_is_vouched_for_only_where_no_null
     root = compile_schema(
         {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}}
     )
-    found = batch_reader.read(root, block("{}", '{"a":null}', '{"b":"x"}', '{"a":1,"b":"null"}'), Limits())
+    found = fast_reader.read_block(
+        root, block("{}", '{"a":null}', '{"b":"x"}', '{"a":1,"b":"null"}'), Limits()
+    )
     assert found.rows.tolist() == [0, 2, 3]
-    assert batch_reader.read(root, block('{"b":"null"}', '{"a":2}'), Limits()).rows.tolist() == [1]
+    assert fast_reader.read_block(root, block('{"b":"null"}', '{"a":2}'), Limits()).rows.tolist() == [1]
 
 
 def test_values_of_varying_types_under_one_name_are_never_taken_for_each_other() -> None:
@@ -161,10 +163,10 @@ def test_an_empty_block_has_the_columns_of_one_that_is_not() -> None:
 
 def test_a_slice_of_a_block_is_read_like_a_block_of_its_own() -> None:
     whole = block(*(report(i, zone=i) for i in range(10)), "{", report(10))
-    assert rows(batch_reader.read(ROOT, whole[3:9], Limits())) == rows(
+    assert rows(fast_reader.read_block(ROOT, whole[3:9], Limits())) == rows(
         read(*(report(i, zone=i) for i in range(3, 9)))
     )
-    assert batch_reader.read(ROOT, whole[9:], Limits()).rows.tolist() == [0, 2]
+    assert fast_reader.read_block(ROOT, whole[9:], Limits()).rows.tolist() == [0, 2]
 
 
 POOL = [
@@ -206,7 +208,7 @@ def test_what_stands_beside_a_row_does_not_change_what_it_holds(
     start = data.draw(st.integers(0, len(places) - 1))
     end = data.draw(st.integers(start + 1, len(places)))
     whole = block(*(POOL[place] for place in places))
-    for place, cells, extra in rows(batch_reader.read(ROOT, whole[start:end], Limits())):
+    for place, cells, extra in rows(fast_reader.read_block(ROOT, whole[start:end], Limits())):
         alone = read(POOL[places[start + place]])
         assert rows(alone) == [(0, cells, extra)]
 
@@ -216,10 +218,10 @@ def test_a_row_that_is_accepted_holds_what_the_strict_reader_finds(written: Any)
     for _, cells, extra in rows(read(written)):
         document = strict_reader.decode(payload(written), Limits())
         assert isinstance(document, dict)
-        columns, failing = strict_reader.columns(ROOT, [document])
+        columns, failing = strict_reader.read_columns(ROOT, [document])
         assert failing.tolist() == [-1]
         assert [column[0].as_py() for column in columns] == cells
-        assert strict_reader.extra(ROOT, document) == extra
+        assert strict_reader.write_extra(ROOT, document) == extra
 
 
 def test_most_of_the_pool_is_accepted() -> None:

@@ -15,8 +15,9 @@ import pyarrow.json
 from numpy.typing import NDArray
 
 from schemas.readers import leaf_columns, object_pattern, strict_reader
-from schemas.readers.compiler import Node, arrow_fields
-from schemas.readers.constraints import column_type
+from schemas.readers.compiler import Node, make_arrow_fields
+from schemas.readers.constraints import choose_column_type
+from schemas.readers.verdicts import Limits
 
 _LONG_ROW = 1 << 14
 """Longer rows, in bytes, are left to the strict reader: it is as fast on them, and nothing in them can be a burden to others."""
@@ -46,7 +47,7 @@ class Accepted:
     distinct: NDArray[np.bool_]
 
 
-def read(root: Node, payload: pa.Array, limits: strict_reader.Limits) -> Accepted:
+def read_block(root: Node, payload: pa.Array, limits: Limits) -> Accepted:
     """The valid rows of a block.
 
     `payload` is large_binary[n], each one JSON text and a newline: the values buffer is newline-delimited JSON.
@@ -59,7 +60,7 @@ def read(root: Node, payload: pa.Array, limits: strict_reader.Limits) -> Accepte
     distinct[parsed] = True
     columns = [
         pa.concat_arrays([pa.array([], type_), *(_kept(each[place], ok) for _, each, _, ok in found)])
-        for place, type_ in enumerate(column_type(leaf) for leaf in root.leaves())
+        for place, type_ in enumerate(choose_column_type(leaf) for leaf in root.leaves())
     ]
     extra = pa.concat_arrays([pa.array([], pa.string()), *(_kept(texts, ok) for _, _, texts, ok in found)])
     return Accepted(np.concatenate([rows[:0], *valid]), columns, extra, distinct)
@@ -69,7 +70,7 @@ _Part = tuple[NDArray[np.int64], list[pa.Array], pa.Array, NDArray[np.bool_]]
 
 
 def _parts(
-    root: Node, payload: pa.Array, rows: NDArray[np.int64], limits: strict_reader.Limits, alike: bool = False
+    root: Node, payload: pa.Array, rows: NDArray[np.int64], limits: Limits, alike: bool = False
 ) -> Iterator[_Part]:
     """Parsed rows with their columns, extra texts and whether they are valid.
 
@@ -123,10 +124,10 @@ def _as_sampled(
 def _alike(root: Node, payload: pa.Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """bool[m]: which of `rows` are written as most of a sample are."""
     sample = _sample(payload, rows, _SAMPLE)
-    known = [
-        strict_reader.decode(text.as_py(), strict_reader.Limits(), distinct_keys=True) for text in sample
-    ]
-    shaped = object_pattern.pattern(root, [document for document in known if isinstance(document, dict)])
+    known = [strict_reader.decode(text.as_py(), Limits(), distinct_keys=True) for text in sample]
+    shaped = object_pattern.build_pattern(
+        root, [document for document in known if isinstance(document, dict)]
+    )
     return np.asarray(pc.match_substring_regex(payload, shaped))[rows]
 
 
@@ -145,7 +146,7 @@ def _kept(column: pa.Array, ok: NDArray[np.bool_]) -> pa.Array:
     return column if ok.all() else column.filter(pa.array(ok))
 
 
-def _plain(payload: pa.Array, limits: strict_reader.Limits) -> NDArray[np.bool_]:
+def _plain(payload: pa.Array, limits: Limits) -> NDArray[np.bool_]:
     """bool[n]: rows that look like one object and cannot overwhelm the parser."""
     text, starts, ends = bounds(payload)
     lengths = ends - starts - 1
@@ -193,8 +194,8 @@ def _parsed(root: Node, payload: pa.Array, type_: pa.StructType | None = None) -
 
 def _arrow(root: Node, payload: pa.Array, type_: pa.StructType | None = None) -> pa.StructArray:
     if not len(payload):
-        return pa.array([], pa.struct(arrow_fields(root)))
-    fields, others = (arrow_fields(root), "infer") if type_ is None else (list(type_), "error")
+        return pa.array([], pa.struct(make_arrow_fields(root)))
+    fields, others = (make_arrow_fields(root), "infer") if type_ is None else (list(type_), "error")
     _, starts, ends = bounds(payload)
     length = int(ends[-1] - starts[0])
     buffer = payload.buffers()[2].slice(int(starts[0]), length)
