@@ -1,4 +1,4 @@
-"""How a command ends when it does not end well: one exception per exit code, each with a message that says how to fix it."""
+"""How a command ends when it does not succeed: one exception for each exit code."""
 
 
 class Failure(Exception):  # noqa: N818 (an end, not only an error)
@@ -12,13 +12,13 @@ class Failure(Exception):  # noqa: N818 (an end, not only an error)
 
 
 class CheckFailed(Failure):
-    """A check said no, or an input was incomplete: the work itself was done."""
+    """A check found a problem, or an input was incomplete: the work itself was done."""
 
     code = 1
 
 
 class WrongUse(Failure):
-    """The command cannot mean what was typed."""
+    """The command line or a setting asks for something that is not possible."""
 
     code = 2
 

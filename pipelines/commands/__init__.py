@@ -4,7 +4,7 @@ A module is loaded when its command is asked for, because Beam alone takes a sec
 """
 
 COMMANDS = {
-    "generate": "Generate synthetic reports with the expected outcome of each message.",
+    "generate": "Generate synthetic reports with the expected fate of each message.",
     "validate": "Check archived messages and say why invalid ones are invalid.",
     "backfill": "Read archived messages and write the tables.",
     "stream": "Read Redis streams and write the tables until stopped.",
@@ -17,4 +17,7 @@ COMMANDS = {
     "quarantine": "List, show, replay and dismiss quarantined messages.",
     "settings": "List every setting, its value and where it came from.",
 }
-"""The lines of `kpiflow --help`, in its order. The module of a command has a function, or a group, of the same name."""
+"""The lines of `kpiflow --help`, in its order.
+
+The module of a command has a function, or a group, of the same name.
+"""

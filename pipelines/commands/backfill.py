@@ -1,21 +1,19 @@
 """`kpiflow backfill`: archived messages into tables."""
 
 import time
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from pipelines.commands.progress import show_progress
 from pipelines.console import err, out, style_head
-from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.failures import CheckFailed, Failure, RunFailed
+from pipelines.inputs import find_archives, parse_span
 from pipelines.jobs.backfill import backfill as backfill_span
 from pipelines.jobs.replace import replace_span
+from pipelines.progress import show_reading
 from transforms.core import stage_counters
 from transforms.core.errors import DamagedFile, OutputFull, Refused, Unavailable
-from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import Files, NoArchiveError, find
 
 
 def backfill(
@@ -29,18 +27,18 @@ def backfill(
     outputs: Annotated[
         list[str],
         typer.Option(
-            "--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT"
+            "--output", help="Output of the tables: a folder or a URL. May be repeated.", metavar="OUT"
         ),
     ],
     start: Annotated[
-        str | None, typer.Option("--from", help="Only reports recorded at this moment or later (RFC 3339).")
+        str | None, typer.Option("--from", help="Only reports recorded at this time or later (RFC 3339).")
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this moment.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this time.")] = None,
     replace: Annotated[
         bool,
         typer.Option(
             "--replace",
-            help="Rewrite --from to --to (full hours, UTC) from this input; what is stored there goes.",
+            help="Replace what is stored from --from to --to (full hours, UTC) by this input.",
         ),
     ] = False,
     timings: Annotated[
@@ -49,101 +47,74 @@ def backfill(
 ) -> None:
     """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
 
-    Running it again over the same messages changes nothing; running it over more messages adds them, as if all had come at once.
-    With --replace the messages of a span of time take the place of what is stored there.
+    A second run over the same messages changes nothing. A run over more messages adds them, with the same
+    result as one run over all of them. With --replace the messages of a time span replace what is stored for
+    it.
     """
     settings = ctx.obj.settings()
-    files = archives(inputs)
+    files = find_archives(inputs)
     began = time.perf_counter()
     try:
-        with show_progress(files.total_bytes):
+        with show_reading(files.total_bytes):
             run = replace_span if replace else backfill_span
-            results = run(files, outputs, settings, span(start, end), ctx.obj.beam_options)
+            results = run(files, outputs, settings, parse_span(start, end), ctx.obj.beam_options)
     except Exception as error:
-        raise failure(error) from error
+        raise as_failure(error) from error
     seconds = time.perf_counter() - began
     if timings:
-        out.print(_timings())
-    rows = results.messages
+        out.print(_tabulate_timings())
+    rows, names = results.messages, ", ".join(outputs)
     out.print(
-        f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {', '.join(outputs)}"
+        f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {names}"
     )
+    for problem in results.incomplete:
+        err.print(style_head("yellow", "incomplete input:", f" {problem}"))
     if results.incomplete:
-        for problem in results.incomplete:
-            err.print(style_head("yellow", "incomplete input:", f" {problem}"))
-        kept = "nothing was replaced" if replace else f"what came before is in {', '.join(outputs)}"
+        kept = "nothing was replaced" if replace else f"the messages before that point are in {names}"
         raise CheckFailed(
             f"{len(results.incomplete)} of {len(files)} input files could not be read to their end; {kept}",
-            "mend or fetch the files again and run the same command: messages that are there already are not counted twice",
+            "repair the files or fetch them again, and run the same command: no message is counted twice",
         )
 
 
-def archives(patterns: list[str]) -> Files:
-    """The archives that patterns mean.
+def as_failure(error: BaseException) -> BaseException:
+    """The failure that a run's error means, or the error itself if it is none of the known ones.
 
-    Raises:
-        WrongUse: a pattern matches none.
+    Beam wraps every error that a step raises, an interrupt too, so the causes are searched, the first one
+    first.
     """
-    try:
-        return find(patterns)
-    except NoArchiveError as error:
-        raise WrongUse(
-            str(error), "check the path, and quote a glob that the shell must not expand"
-        ) from error
-
-
-def span(start: str | None, end: str | None) -> Span:
-    """The span between two RFC 3339 moments.
-
-    Raises:
-        WrongUse: a moment cannot be read, or nothing lies between them.
-    """
-    found = Span(_moment("--from", start), _moment("--to", end))
-    if found.start and found.end and found.start >= found.end:
-        raise WrongUse(f"nothing lies between --from {start} and --to {end}")
-    return found
-
-
-def _moment(flag: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise WrongUse(f"{flag} {text} is no date-time", "write it like 2025-10-22T10:00:00Z") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def failure(error: BaseException) -> BaseException:
-    """The end that a command should come to for what a run raised; an interrupt is one, though Beam wraps it like any error."""
-    if isinstance(error, WrongUse | CheckFailed | RunFailed | KeyboardInterrupt):
+    if isinstance(error, Failure | KeyboardInterrupt):
         return error
+    for cause in reversed(_list_causes(error)):
+        if isinstance(cause, OutputFull | DamagedFile | Refused):
+            return RunFailed(str(cause))
+        if isinstance(cause, Unavailable):
+            fix = (
+                "run the same command again: rows that are written are complete, and nothing is counted twice"
+            )
+            return RunFailed(f"{cause}; retried for patience_seconds", fix)
+        if isinstance(cause, Failure | KeyboardInterrupt):
+            return cause
+    return error
+
+
+def _list_causes(error: BaseException) -> list[BaseException]:
+    """The error, what caused it, what caused that, ..."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    for each in reversed(causes):  # the first error: Beam's are copies that name a step
-        if isinstance(each, OutputFull | DamagedFile | Refused):
-            return RunFailed(str(each))
-        if isinstance(each, Unavailable):
-            hint = "run the same command again: what is written is whole, and nothing counts twice"
-            return RunFailed(f"{each}; it was tried again for patience_seconds", hint)
-        if isinstance(each, WrongUse | CheckFailed | RunFailed | KeyboardInterrupt):
-            return each
-    return error
+    return causes
 
 
-def _timings() -> Table:
+def _tabulate_timings() -> Table:
     table = Table(box=None, header_style="bold")
     for title in ("stage", "rows", "seconds", "rows/s"):
         table.add_column(title, justify="left" if title == "stage" else "right")
     for name, stage in stage_counters.snapshot().items():
+        rows = f"{stage.rows:,}" if stage.rows else ""
+        seconds = f"{stage.seconds:.2f}" if stage.seconds else ""
         rate = f"{stage.rows / stage.seconds:,.0f}" if stage.rows and stage.seconds else ""
-        table.add_row(
-            name,
-            f"{stage.rows:,}" if stage.rows else "",
-            f"{stage.seconds:.2f}" if stage.seconds else "",
-            rate,
-        )
+        table.add_row(name, rows, seconds, rate)
     return table

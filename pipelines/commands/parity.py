@@ -8,11 +8,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import err, escape_line, out, print_json
+from pipelines.console import escape_line, out, print_json
 from pipelines.failures import CheckFailed
 from pipelines.outputs import open_for_reading
-from pipelines.verify.parity import Comparison
-from pipelines.verify.parity import parity as compare
+from pipelines.progress import open_bar
+from pipelines.verify.parity import Comparison, compare_outputs
 from transforms.core.errors import DamagedFile
 
 
@@ -21,7 +21,7 @@ def parity(
     a: Annotated[
         str, typer.Argument(metavar="OUT_A", help="An output: a folder, s3://, gs:// or bigquery://.")
     ],
-    b: Annotated[str, typer.Argument(metavar="OUT_B", help="Another, to be held against it.")],
+    b: Annotated[str, typer.Argument(metavar="OUT_B", help="The output to compare it with.")],
     identity: Annotated[
         bool, typer.Option("--identity", help="Compare source, message_id, received_at and revision too.")
     ] = False,
@@ -29,18 +29,19 @@ def parity(
 ) -> None:
     """Check that two outputs hold the same rows in every table.
 
-    Rows are paired by key. Everything must be equal, but what derives from sums of floats may differ by 1e-9 relative. Beside
-    BigQuery, which cannot tell an empty list from a missing one, these two are equal.
+    Rows are paired by key. All values must be equal, except that values derived from sums of floats may
+    differ by 1e-9 relative. BigQuery cannot tell an empty list from a missing one, so next to BigQuery these
+    two count as equal.
     """
     settings = ctx.obj.settings()
     empty_is_null = any(text.startswith("bigquery:") for text in (a, b))
     with (
-        Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
+        open_bar(*Progress.get_default_columns()) as bar,
         open_for_reading(a, settings) as folder_a,
         open_for_reading(b, settings) as folder_b,
     ):
         try:
-            compared = compare(
+            compared = compare_outputs(
                 folder_a,
                 folder_b,
                 identity,
@@ -49,14 +50,15 @@ def parity(
             )
         except DamagedFile as error:
             raise CheckFailed(str(error)) from error
-    same = all(each.same for each in compared.values())
+    different = [name for name, each in compared.items() if not each.same]
     if as_json:
-        print_json({"equal": same, "tables": {name: asdict(each) for name, each in compared.items()}})
+        print_json(
+            {"equal": not different, "tables": {name: asdict(each) for name, each in compared.items()}}
+        )
     else:
         _print(compared)
-    if not same:
-        tables = ", ".join(name for name, each in compared.items() if not each.same)
-        raise CheckFailed(f"{a} (A) and {b} (B) do not hold the same rows: {tables}")
+    if different:
+        raise CheckFailed(f"{a} (A) and {b} (B) do not hold the same rows: {', '.join(different)}")
 
 
 def _print(compared: dict[str, Comparison]) -> None:

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import typer
 from rich.table import Table
 
-from pipelines.commands.backfill import archives, failure
+from pipelines.commands.backfill import as_failure
 from pipelines.console import err, escape_line, out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.graph import make_rules
+from pipelines.inputs import find_archives
 from pipelines.jobs.dismiss import dismiss
 from pipelines.jobs.replay import open_rows, replay
 from pipelines.outputs import open_for_reading
@@ -141,7 +142,7 @@ def replay_(
     try:
         result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), mended, waive_recency)
     except Exception as error:
-        raise failure(error) from error
+        raise as_failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
         name = f"{row['source']}/{row['message_id']}"
         err.print(
@@ -196,7 +197,7 @@ def dismiss_(
     try:
         result = dismiss([output, *(also or [])], ctx.obj.settings(), names, reason, datetime.now(UTC))
     except Exception as error:
-        raise failure(error) from error
+        raise as_failure(error) from error
     for name in result.unknown[:20]:
         err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     before = f" ({result.already:,} were dismissed before)" if result.already else ""
@@ -210,7 +211,7 @@ def dismiss_(
 
 def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
     parts = []
-    for block in read(archives(inputs), payload_bytes=settings.max_payload_bytes):
+    for block in read(find_archives(inputs), payload_bytes=settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
         if block.bad.num_rows:

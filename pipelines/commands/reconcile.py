@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.assembly import connect_redis
-from pipelines.commands.backfill import archives
 from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.inputs import find_archives
 from pipelines.outputs import open_for_reading
 from pipelines.verify.output_description import stored_settings
 from pipelines.verify.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
@@ -83,7 +83,9 @@ def reconcile(
             return bar.track(sequence, description=what)
 
         archived = (
-            _messages(archives(inputs), bar, stored_settings(folder)["max_payload_bytes"]) if inputs else None
+            _messages(find_archives(inputs), bar, stored_settings(folder)["max_payload_bytes"])
+            if inputs
+            else None
         )
         if url and streams:
             read_from = _Streams(connect_redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), group)

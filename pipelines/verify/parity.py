@@ -82,7 +82,7 @@ class Comparison:
             self.differences.append(difference)
 
 
-def parity(
+def compare_outputs(
     a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: sequence, empty_is_null: bool = False
 ) -> dict[str, Comparison]:
     """Compare two outputs that no run is writing to; with `identity` also which message a row came from, and its revision.

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.jobs.backfill import backfill
 from pipelines.settings import Settings
-from pipelines.verify.parity import parity
+from pipelines.verify.parity import compare_outputs
 from pipelines.verify.reconcile import reconcile
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.builders import NOON, payload
@@ -35,7 +35,7 @@ def filled(output: Path, *runs: list[Path]) -> Path:
 
 
 def assert_same_rows(one: Path, other: Path) -> None:
-    compared = parity(one, other, identity=True)
+    compared = compare_outputs(one, other, identity=True)
     assert [str(each) for comparison in compared.values() for each in comparison.differences] == []
     assert all(comparison.same for comparison in compared.values())
 

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.jobs.backfill import backfill
 from pipelines.settings import Settings
-from pipelines.verify.parity import parity
+from pipelines.verify.parity import compare_outputs
 from tests.builders import NOON, agent, report
 from tests.integration.archives import envelope, stream, write
 from transforms.sources.archives.archive_reader import find
@@ -130,6 +130,6 @@ def assert_parts_give_the_whole(
         write(tmp_path / f"{name}.ndjson", lines)
     for output, name in (("all", "whole"), ("parts", "first"), ("parts", "second")):
         backfill(find([str(tmp_path / f"{name}.ndjson")]), [str(tmp_path / output)], SETTINGS)
-    compared = parity(tmp_path / "all", tmp_path / "parts", identity=True)
+    compared = compare_outputs(tmp_path / "all", tmp_path / "parts", identity=True)
     assert [str(each) for comparison in compared.values() for each in comparison.differences] == []
     assert all(comparison.same for comparison in compared.values())

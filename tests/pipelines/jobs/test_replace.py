@@ -17,7 +17,7 @@ from pipelines.jobs.backfill import backfill
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.replace import replace_span
 from pipelines.settings import Settings
-from pipelines.verify.parity import parity
+from pipelines.verify.parity import compare_outputs
 from pipelines.verify.table_scan import paths, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
 from tests.builders import NOON, report
@@ -97,7 +97,7 @@ def replaced(output: Path, messages: list[Message], settings: Settings = SETTING
 
 
 def same(a: Path, b: Path) -> bool:
-    return all(table.same for table in parity(a, b, identity=True).values())
+    return all(table.same for table in compare_outputs(a, b, identity=True).values())
 
 
 def ids(output: Path, table: Table) -> set[str]:

@@ -13,7 +13,7 @@ from pipelines.settings import Settings
 from pipelines.summary.queries import summarise
 from pipelines.verify import parity as module
 from pipelines.verify.output_description import open_output
-from pipelines.verify.parity import Comparison, Difference, parity
+from pipelines.verify.parity import Comparison, Difference, compare_outputs
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import conform
@@ -107,7 +107,7 @@ def test_an_output_of_layout_1_has_the_rows_of_one_of_layout_2(tmp_path: Path) -
     for present, before in OLDER.items():
         (older / before).parent.mkdir(parents=True, exist_ok=True)
         (older / present).rename(older / before)
-    assert all(compared.same for compared in parity(older, newer, identity=True).values())
+    assert all(compared.same for compared in compare_outputs(older, newer, identity=True).values())
     assert summarise(older).hours == summarise(newer).hours
 
 
@@ -121,7 +121,7 @@ def differing(compared: dict[str, Comparison]) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("identity", [True, False])
 def test_an_output_is_the_same_as_itself_with_every_row_counted(plain: Path, identity: bool) -> None:
-    compared = parity(plain, plain, identity)
+    compared = compare_outputs(plain, plain, identity)
     assert {name: (each.rows_a, each.rows_b, each.equal) for name, each in compared.items()} == {
         "kpi_reports": (12, 12, 12), "kpi_aggregations": (3, 3, 3), "quarantine": (3, 3, 3), "duplicates": (2, 2, 2),
     }  # fmt: skip
@@ -134,7 +134,7 @@ def test_the_cut_of_files_and_the_order_of_rows_do_not_matter(plain: Path, tmp_p
     for path in (other / "kpi_reports").rglob("*.parquet"):
         stored = read(path)
         path.write_bytes(encode(stored.take(pa.array(np.random.default_rng(4).permutation(stored.num_rows)))))
-    assert differing(parity(plain, other, identity=True)) == {}
+    assert differing(compare_outputs(plain, other, identity=True)) == {}
 
 
 def test_a_missing_row_is_only_in_one_output(plain: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_missing_row_is_only_in_one_output(plain: Path, tmp_path: Path) -> Non
         "kpi_reports": [report(number) for number in range(1, 13)],
         "kpi_aggregations": [window(1), window(2)],
     }
-    compared = parity(plain, output(tmp_path / "other", tables), identity=False)
+    compared = compare_outputs(plain, output(tmp_path / "other", tables), identity=False)
     assert differing(compared) == {
         "kpi_reports": ["report_id=r0: only in A", "report_id=r12: only in B"],
         "kpi_aggregations": [
@@ -186,7 +186,7 @@ def test_a_changed_value_is_explained_by_key_column_and_both_values(
     other = output(
         tmp_path / "other", {"kpi_reports": [report(n, **(change if n == 4 else {})) for n in range(12)]}
     )
-    compared = parity(plain, other, identity=False)
+    compared = compare_outputs(plain, other, identity=False)
     assert differing(compared) == {"kpi_reports": [f"report_id=r4: {explained}"]}
     assert (compared["kpi_reports"].equal, compared["kpi_reports"].different) == (11, 1)
 
@@ -195,7 +195,7 @@ def test_one_changed_field_of_a_struct_is_found_among_many_rows(plain: Path, tmp
     changed = report(9)["execution_context"] | {"available_cores": 9}
     rows = [*(report(number) for number in range(12) if number != 9), report(9, execution_context=changed)]
     other = output(tmp_path / "other", {"kpi_reports": rows})
-    (found,) = parity(plain, other, identity=False)["kpi_reports"].differences
+    (found,) = compare_outputs(plain, other, identity=False)["kpi_reports"].differences
     assert (found.key, found.column) == ({"report_id": "r9"}, "execution_context")
 
 
@@ -216,16 +216,16 @@ def test_only_what_derives_from_sums_may_differ_by_its_rounding(
     plain: Path, tmp_path: Path, change: Row, same: bool
 ) -> None:
     other = output(tmp_path / "other", {"kpi_aggregations": [window(0, **change), window(1), window(2)]})
-    assert parity(plain, other, identity=False)["kpi_aggregations"].same is same
-    assert parity(other, plain, identity=True)["kpi_aggregations"].same is same
+    assert compare_outputs(plain, other, identity=False)["kpi_aggregations"].same is same
+    assert compare_outputs(other, plain, identity=True)["kpi_aggregations"].same is same
 
 
 def test_messages_and_revisions_are_compared_on_request(plain: Path, tmp_path: Path) -> None:
     identity = {"source": "t", "message_id": "x", "received_at": None, "revision": 9}
     reports, windows = [report(n, **identity) for n in range(12)], [window(n, revision=9) for n in range(3)]
     other = output(tmp_path / "other", {"kpi_reports": reports, "kpi_aggregations": windows})
-    assert differing(parity(plain, other, identity=False)) == {}
-    compared = parity(plain, other, identity=True)
+    assert differing(compare_outputs(plain, other, identity=False)) == {}
+    compared = compare_outputs(plain, other, identity=True)
     assert (compared["kpi_reports"].different, compared["kpi_aggregations"].different) == (12, 3)
     assert {each.column for each in compared["kpi_reports"].differences} == {"source"}
     assert compared["kpi_aggregations"].differences[0].column == "revision"
@@ -238,8 +238,8 @@ def test_quarantine_and_duplicates_are_multisets_without_identity(plain: Path, t
         "duplicates": [duplicate(number, **elsewhere) for number in (7, 8)],
     }
     other = output(tmp_path / "other", others)
-    assert differing(parity(plain, other, identity=False)) == {}
-    compared = parity(plain, other, identity=True)
+    assert differing(compare_outputs(plain, other, identity=False)) == {}
+    compared = compare_outputs(plain, other, identity=True)
     assert [(compared[name].only_a, compared[name].only_b) for name in ("quarantine", "duplicates")] == [
         (3, 3),
         (2, 2),
@@ -251,7 +251,7 @@ def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path)
         "duplicates": [duplicate(number) for number in (1, 2, 3)],
         "quarantine": [refused(1), refused(2, reason="utf8")],
     }
-    compared = parity(plain, output(tmp_path / "other", others), identity=False)
+    compared = compare_outputs(plain, output(tmp_path / "other", others), identity=False)
     assert compared["duplicates"] == Comparison(
         2, 3, 2, 0, 0, 1, [Difference({"report_id": "r1"}, "rows", "2", "3")]
     )
@@ -272,13 +272,13 @@ def test_a_key_that_a_table_holds_twice_is_two_rows(plain: Path, tmp_path: Path)
     path = sorted((other / "kpi_reports").rglob("*.parquet"))[0]
     stored = read(path)
     path.write_bytes(encode(pa.concat_batches([stored, stored.slice(0, 1)])))
-    counts = parity(plain, other, identity=False)["kpi_reports"]
+    counts = compare_outputs(plain, other, identity=False)["kpi_reports"]
     assert (counts.equal, counts.only_a, counts.only_b) == (12, 0, 1)
 
 
 def test_only_the_first_few_differences_are_kept_and_all_are_counted(plain: Path, tmp_path: Path) -> None:
     other = output(tmp_path / "other", {"kpi_reports": [report(n, latency_ms=-1.0) for n in range(12)]})
-    counts = parity(plain, other, identity=False)["kpi_reports"]
+    counts = compare_outputs(plain, other, identity=False)["kpi_reports"]
     assert (counts.different, len(counts.differences)) == (12, module.EXAMPLES)
 
 
@@ -287,7 +287,7 @@ def test_columns_are_compared_in_groups_when_there_are_many_rows(
 ) -> None:
     monkeypatch.setattr(module, "CELLS", 9)
     changes = {"kpi_aggregations": [window(0, latency_stddev=1e-13, task_count=9), window(1), window(2)]}
-    compared = parity(plain, output(tmp_path / "other", changes), identity=False)
+    compared = compare_outputs(plain, output(tmp_path / "other", changes), identity=False)
     assert [each.column for each in compared["kpi_aggregations"].differences] == ["task_count"]
 
 
@@ -295,13 +295,13 @@ def test_a_column_that_an_older_file_lacks_is_null(plain: Path, tmp_path: Path) 
     other = output(tmp_path / "other")
     for path in (other / "kpi_reports").rglob("*.parquet"):
         path.write_bytes(encode(read(path).drop_columns(["priority"])))
-    assert differing(parity(plain, other, identity=True)) == {}
+    assert differing(compare_outputs(plain, other, identity=True)) == {}
 
 
 def test_an_output_without_rows_has_none_in_common(plain: Path, tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     open_output(nothing, Settings.model_construct(), create=True)
-    compared = parity(plain, nothing, identity=False)
+    compared = compare_outputs(plain, nothing, identity=False)
     assert {name: (each.only_a, each.rows_b) for name, each in compared.items()} == {
         "kpi_reports": (12, 0), "kpi_aggregations": (3, 0), "quarantine": (3, 0), "duplicates": (2, 0),
     }  # fmt: skip
@@ -309,9 +309,9 @@ def test_an_output_without_rows_has_none_in_common(plain: Path, tmp_path: Path) 
 
 def test_what_is_no_output_or_cannot_be_read_is_an_error(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(WrongUse, match="there is no folder"):
-        parity(plain, tmp_path / "gone", identity=False)
+        compare_outputs(plain, tmp_path / "gone", identity=False)
     damaged = output(tmp_path / "damaged")
     path = sorted((damaged / "duplicates").rglob("*.parquet"))[0]
     path.write_bytes(b"PAR1")
     with pytest.raises(DamagedFile, match=str(path)):
-        parity(plain, damaged, identity=False)
+        compare_outputs(plain, damaged, identity=False)

@@ -1,0 +1,42 @@
+"""What `--input`, `--from` and `--to` mean."""
+
+from datetime import UTC, datetime
+
+from pipelines.failures import WrongUse
+from transforms.core.time_range import Span
+from transforms.sources.archives.archive_reader import Files, NoArchiveError, find
+
+
+def find_archives(patterns: list[str]) -> Files:
+    """The archive files that some patterns match.
+
+    Raises:
+        WrongUse: a pattern matches no file.
+    """
+    try:
+        return find(patterns)
+    except NoArchiveError as error:
+        fix = "check the path; put a glob in quotes if the shell must not expand it"
+        raise WrongUse(str(error), fix) from error
+
+
+def parse_span(start: str | None, end: str | None) -> Span:
+    """The span between two RFC 3339 times; without an offset they are UTC.
+
+    Raises:
+        WrongUse: a time cannot be parsed, or the span is empty.
+    """
+    span = Span(_parse_time("--from", start), _parse_time("--to", end))
+    if span.start and span.end and span.start >= span.end:
+        raise WrongUse(f"the span is empty: --from {start} is not before --to {end}")
+    return span
+
+
+def _parse_time(flag: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise WrongUse(f"{flag} {text} is not a date-time", "write it like 2025-10-22T10:00:00Z") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,107 @@
+"""Progress of long work on stderr: a bar on a terminal, a plain line every ten seconds elsewhere."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipelines.console import err
+from transforms.core import stage_counters
+
+LINE_SECONDS = 10.0
+"""Seconds between two lines where there is no terminal."""
+_BAR_SECONDS = 0.2
+
+
+def open_bar(*columns: ProgressColumn) -> Progress:
+    """A bar that disappears when it is done, and is not there at all without a terminal."""
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+@contextmanager
+def show_reading(total_bytes: int) -> Iterator[None]:
+    """Show how much of `total_bytes` of input is read, and the rate of messages, while the block runs."""
+    done = threading.Event()
+    show = _show_bar if err.is_terminal else _show_lines
+    thread = threading.Thread(target=show, args=(total_bytes, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def show_count(doing: str, total: int, lines: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many more messages are done, and shows the sum and the rate a
+    minute.
+
+    Without a terminal nothing is shown unless `lines` is set.
+    """
+    rate_column = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), rate_column, TimeRemainingColumn())
+    began = shown = time.monotonic()
+    count = 0
+    with open_bar(*columns) as bar:
+        task = bar.add_task(doing, total=total, rate="")
+
+        def advance(more: int) -> None:
+            nonlocal count, shown
+            count, now = count + more, time.monotonic()
+            rate = f"{60 * count / max(now - began, 1e-9):,.0f}/min"
+            bar.update(task, advance=more, rate=rate)
+            if lines and not err.is_terminal and now - shown >= LINE_SECONDS:
+                shown = now
+                err.print(f"{doing}: {count:,} of {total:,}, {rate}")
+
+        yield advance
+
+
+def _show_bar(total_bytes: int, done: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with open_bar(*columns) as bar:
+        task = bar.add_task("read", total=max(total_bytes, 1), rate="")
+        began = time.monotonic()
+        while not done.wait(_BAR_SECONDS):
+            bar.update(task, description=_find_stage(), completed=_count_bytes(), rate=_format_rate(began))
+
+
+def _show_lines(total_bytes: int, done: threading.Event) -> None:
+    began = time.monotonic()
+    while not done.wait(LINE_SECONDS):
+        share = min(1.0, _count_bytes() / max(total_bytes, 1))
+        err.print(f"{_find_stage()}: {share:.0%} read, {_format_rate(began)}")
+
+
+def _count_bytes() -> int:
+    stage = stage_counters.snapshot().get("read")
+    return stage.bytes if stage else 0
+
+
+def _find_stage() -> str:
+    """The stage that was entered last."""
+    return next(reversed(stage_counters.snapshot()), "read")
+
+
+def _format_rate(began: float) -> str:
+    validated = stage_counters.snapshot().get("validate")
+    rows = validated.rows if validated else 0
+    return f"{rows:,} messages, {rows / max(time.monotonic() - began, 1e-9):,.0f}/s"
