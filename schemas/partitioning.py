@@ -1,4 +1,9 @@
-"""Partitioning: which file of an output a row belongs to. Its time decides, and in tables of windows their length."""
+"""Partitioning: which file of an output a row belongs to, and how that file is named.
+
+TABLE/date=YYYY-MM-DD/hour=HH/HHMM.parquet                       rows by `Table.time` (UTC)
+TABLE/window_size=5s/date=YYYY-MM-DD/hour=HH/HHMM.parquet        tables of windows
+TABLE/date=unknown/hour=unknown/NN.parquet                       rows without a time
+"""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -14,80 +19,81 @@ from schemas.tables import Table
 UNTIMED_FILES = 64
 """How many files of a table share the rows whose time is unknown."""
 NAME_LENGTH = 200
-"""Most characters of a file name that is made of a text of the data; file systems take 255 bytes."""
-_KEPT = 160
+"""Most characters of a file name that is made of a text from the data; file systems take 255 bytes."""
+_PREFIX_LENGTH = 160
 _UNKNOWN = "date=unknown/hour=unknown"
+_TIMED = "timed"
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def assign_files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple[np.ndarray, list[str]]:
-    """The file of each row: `(codes, paths)`, where row i belongs to `paths[codes[i]]`, relative to the output folder.
+    """The file of each row: `(codes, paths)`, where row i belongs to `paths[codes[i]]`, relative to the output.
 
-    A path is `TABLE/date=YYYY-MM-DD/hour=HH/HHMM.parquet`, with `window_size=5s/` and so on before the date in tables of windows.
-    `file_minutes` (a divisor of 60) is the span of a file, an hour for windows of a minute and more. Rows without a time are in
-    `date=unknown/hour=unknown/NN.parquet`: one of UNTIMED_FILES, by their key alone.
+    `file_minutes` (a divisor of 60) is the span of a file; tables of windows of a minute and more have a file an hour. A row
+    without a time belongs to one of UNTIMED_FILES, which its key alone decides.
     """
-    time = rows[table.time]
-    seconds = pc.fill_null(time.cast(pa.int64()), 0).to_numpy(zero_copy_only=False) // 1_000_000
-    place, names = _places(table, rows)
-    spans = np.array([_span(name, file_minutes) for name in names], dtype=np.int64)
-    slots = seconds // spans[place]
+    places, names = _assign_places(table, rows)
+    spans = np.array([_span_seconds(name, file_minutes) for name in names], dtype=np.int64)
+    seconds = pc.fill_null(rows[table.time].cast(pa.int64()), 0).to_numpy(zero_copy_only=False) // 1_000_000
+    slots = seconds // spans[places]
     lowest = int(slots.min(initial=0))
     width = int(slots.max(initial=0)) - lowest + 1
-    encoded = pa.array(place * width + (slots - lowest)).dictionary_encode()
+    # One number for (place, slot), and the few distinct ones by a hash table: np.unique would sort all rows.
+    encoded = pa.array(places * width + (slots - lowest)).dictionary_encode()
     pairs, order = np.unique(encoded.dictionary.to_numpy(), return_inverse=True)
     codes = order[encoded.indices.to_numpy()]
     paths = []
     for pair in pairs.tolist():
         name, slot = names[pair // width], pair % width + lowest
-        paths.append(f"{table.name}/{_file(name, slot * _span(name, file_minutes))}")
+        paths.append(f"{table.name}/{_format_file(name, slot * _span_seconds(name, file_minutes))}")
     return codes, paths
 
 
 def format_hour_folder(hour: datetime) -> str:
-    """Where the files of an hour (UTC) lie, below a table's folder, or below that of a window size."""
+    """The folder of an hour (UTC), relative to that of a table or of a window size."""
     return f"date={hour.date().isoformat()}/hour={hour:%H}"
 
 
 def format_window_folder(granularity: str) -> str:
-    """Where the files of a granularity lie, below the folder of a table of windows."""
+    """The folder of a window size, relative to that of a table of windows."""
     return f"window_size={granularity}"
-
-
-def _places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
-    """What decides a row's folder beside its time: the granularity, or the key where the time is unknown."""
-    if "granularity" in table.schema.names:
-        encoded = rows["granularity"].dictionary_encode()
-        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
-    place = np.zeros(rows.num_rows, dtype=np.int64)
-    if not rows[table.time].null_count:
-        return place, ["timed"]
-    unknown = np.flatnonzero(rows[table.time].is_null())
-    keys = zip(*(rows[name].take(pa.array(unknown)).to_pylist() for name in table.key))
-    place[unknown] = [1 + crc32(json.dumps(key).encode()) % UNTIMED_FILES for key in keys]
-    return place, ["timed", *(f"{_UNKNOWN}/{number:02}.parquet" for number in range(UNTIMED_FILES))]
-
-
-def _span(place: str, file_minutes: int) -> int:
-    return 3600 if place in ("1m", "1h") else file_minutes * 60
-
-
-def _file(place: str, seconds: int) -> str:
-    if place.startswith(_UNKNOWN):
-        return place
-    start = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
-    folder = "" if place == "timed" else f"{format_window_folder(place)}/"
-    return f"{folder}{format_hour_folder(start)}/{start:%H%M}.parquet"
 
 
 def escape_name(text: str) -> str:
     """`text` as the name of a file or folder: letters, digits, `-` and `_` stay, every other byte becomes `%XX`.
 
-    A name of more than NAME_LENGTH characters is cut, and ends in `~` and the BLAKE2b-128 of the text in hex: so no two texts
-    have one name.
+    A name of more than NAME_LENGTH characters is cut, and ends in `~` and the BLAKE2b-128 of the text in hex, so that no two
+    texts have one name.
     """
     keep = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
     octets = text.encode()
     name = "".join(chr(byte) if byte in keep else f"%{byte:02X}" for byte in octets) or "%"
-    return (
-        name if len(name) <= NAME_LENGTH else f"{name[:_KEPT]}~{blake2b(octets, digest_size=16).hexdigest()}"
-    )
+    if len(name) <= NAME_LENGTH:
+        return name
+    return f"{name[:_PREFIX_LENGTH]}~{blake2b(octets, digest_size=16).hexdigest()}"
+
+
+def _assign_places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
+    """What decides a row's folder beside its time, as (codes, names): the granularity; the key if the time is unknown."""
+    if "granularity" in table.schema.names:
+        encoded = rows["granularity"].dictionary_encode()
+        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    places = np.zeros(rows.num_rows, dtype=np.int64)
+    if not rows[table.time].null_count:
+        return places, [_TIMED]
+    unknown = np.flatnonzero(rows[table.time].is_null())
+    keys = zip(*(rows[name].take(pa.array(unknown)).to_pylist() for name in table.key))
+    places[unknown] = [1 + crc32(json.dumps(key).encode()) % UNTIMED_FILES for key in keys]
+    return places, [_TIMED, *(f"{_UNKNOWN}/{number:02}.parquet" for number in range(UNTIMED_FILES))]
+
+
+def _span_seconds(place: str, file_minutes: int) -> int:
+    return 3600 if place in ("1m", "1h") else file_minutes * 60
+
+
+def _format_file(place: str, seconds: int) -> str:
+    if place.startswith(_UNKNOWN):
+        return place
+    start = _EPOCH + timedelta(seconds=seconds)
+    folder = "" if place == _TIMED else f"{format_window_folder(place)}/"
+    return f"{folder}{format_hour_folder(start)}/{start:%H%M}.parquet"

@@ -1,7 +1,7 @@
-"""Every table of the output, once: its columns and Arrow types, its key, the file of a row, and which of two rows stands.
+"""Every table of the output, once: its columns and Arrow types, its key, and which of two rows with one key is kept.
 
-Sinks, reconcile, parity, show and the docs read this module and nothing else about tables. A file is a set of rows with
-distinct keys; `transforms.sinks.row_merge` writes it, `pipelines.verify.table_scan` reads it.
+`schemas.partitioning` says which file a row belongs to. A file is a set of rows with distinct keys:
+`transforms.sinks.row_merge` makes it, `pipelines.verify.table_scan` reads it.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ REPORT = pa.schema(
         ("schema_version", pa.int64()),
     ]
 )
-"""A valid report: the columns of a ReportBatch."""
+"""The columns of a valid report."""
 
 BASELINE = pa.schema(
     [("baseline_n", pa.int64())]
@@ -65,7 +65,7 @@ BASELINE = pa.schema(
     ]
     + [("latency_zscore", pa.float64()), ("accuracy_percentile", pa.float64())]
 )
-"""What history adds to a report: the agent's own past hour at the report's minute."""
+"""What history adds to a report: statistics of the agent's own past hour, as of the report's minute."""
 
 FLAGS = pa.schema(
     [
@@ -150,16 +150,41 @@ LOST = pa.schema(
         ("revision", pa.int64()),
     ]
 )
-"""Entries that left a stream before they were read: `entries` of them, or an unknown number, all newer than `after`, the last one
-that had been read. `message_id` is the first that could be read again, or the stream's last; received_at is the time of `after`."""
+"""Entries that left a stream before they were read: `entries` of them, or an unknown number. All are newer than `after`, the
+last entry that had been read. `message_id` is the first entry that could be read again, or the stream's last; received_at is
+the time of `after`."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One term of the rule which of several rows with one key is kept: those with the smallest, or `largest`, value of a column.
+
+    A null is smaller than any value. Texts compare by their length in bytes first: `5-9` is before `5-10`.
+    """
+
+    column: str
+    largest: bool = False
+    is_text: bool = False
+
+
+KEPT_ROW = (
+    Preference("revision", largest=True),
+    Preference("received_at"),
+    Preference("source", is_text=True),
+    Preference("message_id", is_text=True),
+)
+"""Which of several rows with one key is kept; a term counts where the terms before it are equal. A table that lacks a
+column skips its term. Parquet files, BigQuery and history follow this rule, so the order of writes does not matter."""
+FIRST_MESSAGE = KEPT_ROW[1:]
+"""Which of several messages with one report is kept: the same rule without the revision."""
 
 
 @dataclass(frozen=True)
 class Table:
     """One table of the output.
 
-    `key` names the columns that identify a row; `order` the columns a file is sorted by (it starts or ends with what makes
-    rows unique, so that equal sets of rows are equal files); `time` the column that decides the file.
+    `key`: the columns that identify a row. `order`: the first columns by which the rows of a file are sorted. `time`: the
+    column that decides which file a row belongs to.
     """
 
     name: str
@@ -169,9 +194,21 @@ class Table:
     time: str
 
     @property
+    def file_order(self) -> tuple[str, ...]:
+        """The columns by which the rows of a file are sorted. They contain the key, so equal sets of rows are equal files."""
+        return (*self.order, *(name for name in self.key if name not in self.order))
+
+    @property
+    def preferences(self) -> tuple[Preference, ...]:
+        """The terms of KEPT_ROW that count in this table."""
+        return tuple(each for each in KEPT_ROW if each.column in self.schema.names)
+
+    @property
     def identity(self) -> tuple[str, ...]:
-        """Columns that tell which message a row came from, which revision it is, or why and when it was dismissed: compared only
-        on request."""
+        """The columns that say which message a row came from, its revision, or why and when it was dismissed.
+
+        Two outputs with the same reports may differ in them; `parity` compares them only with `--identity`.
+        """
         names = {name for name, _ in MESSAGE} | {"revision", "dismissed_because", "dismissed_at"}
         return tuple(name for name in self.schema.names if name in names)
 
@@ -195,9 +232,9 @@ QUARANTINED = Table(
 )
 REPLAYED, WAIVED = "replayed", "recency waived"
 CLOSED = (REPLAYED, WAIVED)
-"""Resolutions of a quarantine row whose message became a report or a duplicate: that row is its fate, this one no longer."""
+"""Resolutions of a quarantine row whose message became a report or a duplicate: it counts there, no longer here."""
 DISMISSED = "dismissed"
-"""The resolution of a quarantine row whose message was corrected, or given up, where it came from."""
+"""The resolution of a quarantine row whose message was corrected or given up by its producer."""
 DUPLICATES = Table(
     "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
 )
@@ -208,9 +245,9 @@ TRIMMED = Table(
     order=("source", "after", "reason"),
     time="received_at",
 )
-"""What a stream lost before it was read; beside TABLES, since its rows are no messages. A gap that is found again after a restart
-may have grown. Its key and file stay the same, and its revision is the number of entries, of a reset its end, so that the larger
-row stands."""
+"""Entries that left a stream before they were read. Not in TABLES, since its rows are not messages. A gap that is found again
+after a restart may have grown: its key and file stay the same, and its revision is the number of entries, of a reset its
+end, so the larger row is kept."""
 FLEET = Table(
     "kpi_fleet",
     pa.schema([field for field in AGGREGATION if field.name != "agent_id"]),
@@ -218,11 +255,11 @@ FLEET = Table(
     order=("target_agent_type", "time_window_start"),
     time="time_window_start",
 )
-"""The windows of AGGREGATIONS over all agents, by the type that each report names; beside TABLES, since it is made only for
-sinks that ask for it. A report counts under its own type and never moves, so a row's revision only grows."""
+"""The windows of AGGREGATIONS over all agents of a type. Not in TABLES, since it is made only for sinks that take it. A report
+counts under its own type and never moves, so a row's revision only grows."""
 TABLES = {table.name: table for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)}
 
 
 def find_table(name: str) -> Table:
-    """The table of a name, TRIMMED and FLEET too."""
+    """The table with this name; TRIMMED and FLEET too."""
     return (TABLES | {TRIMMED.name: TRIMMED, FLEET.name: FLEET})[name]

@@ -19,9 +19,9 @@ from pipelines.verify.fingerprints import among, census
 from pipelines.verify.output_description import existing_output
 from pipelines.verify.table_scan import load, partitions, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from transforms.core.grouping import number_groups
 from transforms.core.hashing import fingerprint_rows
 from transforms.core.record_batches import concat, make_empty, widen_type
-from transforms.sinks.row_merge import key_groups
 
 Bools = NDArray[np.bool_]
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -157,7 +157,7 @@ def _paired(
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """int64[2, n]: the rows of A and B that are one; and the rows of A, and of B, that are alone. Equal keys pair up in order."""
     both = concat(keys)
-    groups = key_groups(both, table.key)
+    groups = number_groups(both, table.key)
     split = len(keys[0])
     numbered = [_numbered(groups[:split]), _numbered(groups[split:])]
     width = int(max((each.max(initial=0) for each in numbered), default=0)) + 1

@@ -24,9 +24,9 @@ from pipelines.verify.table_scan import load, paths
 from schemas.partitioning import assign_files
 from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.core.errors import DamagedFile
+from transforms.core.grouping import number_groups
 from transforms.core.hashing import fingerprint_rows
 from transforms.sinks.parquet.sealed_files import verify
-from transforms.sinks.row_merge import key_groups
 
 Unreadable = Callable[[str, str], None]
 """Called with a file of the source that could not be read to its end, and why."""
@@ -178,7 +178,7 @@ def _inspect(
         problems.append(
             f"{name} holds {strays} rows that belong elsewhere, first into {first}; move it away, then {REBUILD}"
         )
-    if repeats := rows.num_rows - len(np.unique(key_groups(rows, table.key))):
+    if repeats := rows.num_rows - len(np.unique(number_groups(rows, table.key))):
         problems.append(
             f"{name} holds {repeats} rows whose key another row has; move it away, then {REBUILD}"
         )

@@ -15,8 +15,8 @@ from pipelines.jobs.pending_rows import Waiting
 from pipelines.verify.table_scan import load, paths
 from schemas.partitioning import format_window_folder
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
+from transforms.core.grouping import number_groups
 from transforms.core.record_batches import concat, make_empty
-from transforms.sinks.row_merge import key_groups
 
 TOLERANCE = 1e-9
 """Relative difference up to which two sums of the same values, added in another order, are one."""
@@ -97,7 +97,7 @@ def _behind(
     """bool[n] and bool[m]: the windows that are expected, and those that are found, which are among the `newest` and whose
     revision is less than expected."""
     parts = (expected, found, newest)
-    groups = key_groups(pa.concat_batches([part.select(WINDOW) for part in parts]), WINDOW)
+    groups = number_groups(pa.concat_batches([part.select(WINDOW) for part in parts]), WINDOW)
     of_expected, of_found, of_newest = np.split(groups, np.cumsum([part.num_rows for part in parts])[:-1])
     revisions = np.full((2, int(groups.max(initial=-1)) + 1), -1)
     revisions[0, of_expected], revisions[1, of_found] = (part["revision"].to_numpy() for part in parts[:2])
@@ -113,7 +113,7 @@ def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
     times = pa.array(starts).cast(AGGREGATIONS.schema.field("time_window_start").type)
     rows = pa.RecordBatch.from_arrays([reports["agent_id"], times], names=list(WINDOW))
     _, first, groups, counts = np.unique(
-        key_groups(rows, WINDOW), return_index=True, return_inverse=True, return_counts=True
+        number_groups(rows, WINDOW), return_index=True, return_inverse=True, return_counts=True
     )
     columns = {name: rows[name].take(pa.array(first)) for name in WINDOW} | {"task_count": pa.array(counts)}
     for metric, name in zip(METRICS, OUTLIERS):
@@ -129,7 +129,7 @@ def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
 
 def _difference(expected: pa.RecordBatch, found: pa.RecordBatch) -> str:
     """How many windows differ, and how the first does; empty when none does."""
-    groups = key_groups(pa.concat_batches([expected.select(WINDOW), found.select(WINDOW)]), WINDOW)
+    groups = number_groups(pa.concat_batches([expected.select(WINDOW), found.select(WINDOW)]), WINDOW)
     place = np.full((2, int(groups.max(initial=-1)) + 1), -1)
     place[0, groups[: expected.num_rows]] = np.arange(expected.num_rows)
     place[1, groups[expected.num_rows :]] = np.arange(found.num_rows)

@@ -6,13 +6,14 @@ again, with the source and message_id of another row of the same report, leaves 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.tables import DUPLICATE
+from schemas.tables import DUPLICATE, FIRST_MESSAGE
 from transforms.core.hashing import hash_ids
 from transforms.core.record_batches import concat, make_empty
 
@@ -90,8 +91,10 @@ def _sorted(copies: pa.RecordBatch) -> tuple[Rows, Rows, Rows]:
     """The report and the message of each copy as numbers, by (report, received_at, source, message_id); and that order."""
     report, source, message = (_codes(copies[name]) for name in ("report_id", "source", "message_id"))
     message = source * (message.max(initial=0) + 1) + message
-    lengths = [pc.binary_length(copies[name]) for name in ("source", "message_id")]
-    columns = [report, copies["received_at"], lengths[0], copies["source"], lengths[1], copies["message_id"]]
+    columns: list[Any] = [report]
+    for each in FIRST_MESSAGE:
+        columns += [pc.binary_length(copies[each.column])] if each.is_text else []
+        columns.append(copies[each.column])
     keyed = pa.table(columns, names=[str(place) for place in range(len(columns))])
     order = pc.sort_indices(keyed, [(name, "ascending", "at_start") for name in keyed.column_names])
     order = np.array(order, np.int64)

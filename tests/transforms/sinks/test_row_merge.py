@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from transforms.core.grouping import number_groups, sort_by_columns
 from transforms.core.record_batches import conform, make_empty
-from transforms.sinks.row_merge import key_groups, merge_rows, sort_order
+from transforms.sinks.row_merge import merge_rows
 
 Row = dict[str, Any]
 
@@ -192,18 +193,18 @@ texts, numbers = st.sampled_from(["a", "b", "", None]), st.sampled_from([1, 2, N
 def test_keys_are_grouped_and_sorted_with_null_as_a_value(pairs: list[tuple[str | None, int | None]]) -> None:
     schema = pa.schema([("s", pa.string()), ("n", pa.int64())])
     rows = pa.RecordBatch.from_pylist([{"s": s, "n": n} for s, n in pairs], schema=schema)
-    groups = key_groups(rows, ("s", "n"))
+    groups = number_groups(rows, ("s", "n"))
     assert [[x == y for y in groups] for x in groups] == [[x == y for y in pairs] for x in pairs]
     expected = sorted(
         range(len(pairs)), key=lambda i: [(pairs[i][0] is None, pairs[i][0] or ""), pairs[i][1] or 3]
     )
-    assert sort_order(rows, ("s", "n")).tolist() == expected
+    assert sort_by_columns(rows, ("s", "n")).tolist() == expected
 
 
 def test_many_keys_of_four_columns_do_not_overflow() -> None:
     count = 200_000
     rows = pa.RecordBatch.from_pydict({name: pa.array(np.arange(count)) for name in "abcd"})
-    assert np.array_equal(key_groups(rows, tuple("abcd")), np.arange(count))
+    assert np.array_equal(number_groups(rows, tuple("abcd")), np.arange(count))
 
 
 def test_quarantine_rows_of_one_message_keep_the_newest_resolution() -> None:

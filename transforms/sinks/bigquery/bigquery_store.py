@@ -32,6 +32,7 @@ from google.cloud import bigquery
 from schemas.readers.verdicts import Rejection
 from schemas.tables import QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import (
     append_columns,
     concat,
@@ -46,7 +47,6 @@ from transforms.sinks.bigquery.service import Service
 from transforms.sinks.bigquery.sql import BATCH, BATCH_AT, ROW, Merge, Names, during, touched
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.row_merge import sort_order
 from transforms.sinks.sink import Written
 from transforms.validation.quarantine_rows import quarantine_unwritten
 
@@ -256,7 +256,7 @@ class BigQuery:
     def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         if found := list(self._read(REPORTS, _hours(REPORTS, hour, hour))):
             rows = concat(found)
-            order = sort_order(rows.select([REPORTS.time]), (REPORTS.time,))
+            order = sort_by_columns(rows.select([REPORTS.time]), (REPORTS.time,))
             for portion in split_by_rows(rows.take(pa.array(order)), BATCH_ROWS):
                 yield from split_by_bytes(portion, REPORTS.schema)
 

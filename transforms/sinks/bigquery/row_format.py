@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from schemas.tables import REPORTS, Table
 from transforms.core.errors import Refused
+from transforms.core.grouping import Ints
 from transforms.core.record_batches import make_empty
-from transforms.sinks.row_merge import Ints, merge_rows
+from transforms.sinks.row_merge import merge_rows
 
 REQUEST_BYTES = 8_000_000
 """Rows of one request, in bytes; BigQuery takes requests of at most 10 MB."""

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from schemas.tables import DUPLICATES, REPORTS, Table
 from transforms.sinks.bigquery.errors import MISSING
-from transforms.sinks.row_merge import PREFERENCE
 
 ROW, BATCH, BATCH_AT = "batch_row", "batch", "batch_at"
 """Columns of an inbox beside those of its table: a row's number in its batch, the batch, and when it was begun."""
@@ -98,10 +97,10 @@ class Merge:
 
     def _held(self) -> str:
         """Puts the rows of the batch beside the stored rows with their keys; `place` 1 is the row that is to stand."""
-        identity = [name for name in PREFERENCE if name in self.table.schema.names]
+        identity = [each.column for each in self.table.preferences]
         columns = list(dict.fromkeys([*self.table.key, *identity]))
         ours, theirs = (", ".join(f"{alias}.`{name}`" for name in columns) for alias in "st")
-        window = f"PARTITION BY {', '.join(f'`{name}`' for name in self.table.key)} ORDER BY {_preference(identity)}"
+        window = f"PARTITION BY {', '.join(f'`{name}`' for name in self.table.key)} ORDER BY {_order_best_first(self.table)}"
         message = [name for name in ("source", "message_id") if name in identity]
         won = "".join(f", FIRST_VALUE(`{name}`) OVER standing AS won_{name}" for name in message)
         return dedent(f"""\
@@ -185,14 +184,11 @@ def expression(column: pa.Field, name: str = "") -> str:
     return f"`{name}`"
 
 
-def _preference(names: Sequence[str]) -> str:
-    """The order of `transforms.sinks.row_merge`, best first; stored rows, which have no number, before new ones."""
+def _order_best_first(table: Table) -> str:
+    """The rule which row is kept (`schemas.tables.KEPT_ROW`) as SQL; stored rows, which have no number, before new ones."""
     terms = []
-    for name in names:
-        if name == "revision":
-            terms.append("revision DESC")
-        elif name in ("source", "message_id"):
-            terms += [f"BYTE_LENGTH({name}) ASC NULLS FIRST", f"{name} ASC NULLS FIRST"]
-        else:
-            terms.append(f"{name} ASC NULLS FIRST")
+    for each in table.preferences:
+        if each.is_text:
+            terms.append(f"BYTE_LENGTH({each.column}) ASC NULLS FIRST")
+        terms.append(f"{each.column} DESC" if each.largest else f"{each.column} ASC NULLS FIRST")
     return ", ".join([*terms, f"{ROW} ASC NULLS FIRST"])

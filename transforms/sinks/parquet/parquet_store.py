@@ -20,11 +20,12 @@ import pyarrow as pa
 from schemas.partitioning import assign_files, format_hour_folder
 from schemas.tables import DUPLICATES, FLEET, REPORTS, TABLES, TRIMMED, Table
 from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.core.grouping import Ints, sort_by_columns
 from transforms.core.record_batches import PIECE_BYTES, concat, conform, make_empty, split_by_bytes
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.sealed_files import damaged, encode, read, verify
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored, as_sink_error
-from transforms.sinks.row_merge import Ints, merge_rows, sort_order, sorted_by
+from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written
 
 DESCRIPTION = "_kpiflow.json"
@@ -140,8 +141,8 @@ class _Writing:
 
     def _sorted(self, indices: Ints) -> pa.RecordBatch:
         """These rows as a file holds them."""
-        names = sorted_by(self.table)
-        order = sort_order(self.rows.select(names).take(pa.array(indices)), names)
+        names = self.table.file_order
+        order = sort_by_columns(self.rows.select(names).take(pa.array(indices)), names)
         return self.rows.take(pa.array(indices[order]))
 
     def _displace(self, merged: Sequence[_Merged]) -> None:
@@ -164,7 +165,7 @@ def by_time(reports: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     if count <= 1:
         yield from split_by_bytes(reports, REPORTS.schema)
         return
-    for rows in np.array_split(sort_order(reports.select([REPORTS.time]), (REPORTS.time,)), count):
+    for rows in np.array_split(sort_by_columns(reports.select([REPORTS.time]), (REPORTS.time,)), count):
         yield from split_by_bytes(reports.take(pa.array(rows)), REPORTS.schema)
 
 

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
 from transforms.core.errors import Refused, Unavailable
+from transforms.core.grouping import Ints
 from transforms.core.record_batches import concat, conform, make_empty, split_by_rows
 from transforms.sinks.error_signs import Signs
-from transforms.sinks.row_merge import Ints, merge_rows
+from transforms.sinks.row_merge import merge_rows
 
 BODY_BYTES = 4 << 20
 """Lines of one request, before they are compressed."""

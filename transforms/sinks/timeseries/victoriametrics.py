@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
 from transforms.core.errors import Finding, Refused, Unavailable
-from transforms.sinks.row_merge import Ints, key_groups
+from transforms.core.grouping import Ints, number_groups
 from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
@@ -231,7 +231,9 @@ class _Write:
     def stored(self) -> _Stored:
         """What the store shows of each row's window."""
         found = [self.server.stored(self.series, span) for span in self.spans]
-        groups = key_groups(pa.concat_batches([self.windows, *(one.select(WINDOW) for one in found)]), WINDOW)
+        groups = number_groups(
+            pa.concat_batches([self.windows, *(one.select(WINDOW) for one in found)]), WINDOW
+        )
         ours, theirs = np.split(groups, [self.rows.num_rows])
         revision, slot = (
             np.concatenate([one[name].to_numpy() for one in found]) for name in ("revision", "slot")

@@ -15,13 +15,13 @@ from google.cloud import bigquery
 from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TABLES, TRIMMED, Table
 from tests.bigquery import Emulator, Faulty, store
 from transforms.core.errors import Refused, Unavailable
+from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import concat
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 from transforms.sinks.bigquery.dataset_tables import inbox_name
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.sealed_files import read
 from transforms.sinks.parquet.storage import LocalFolder
-from transforms.sinks.row_merge import sort_order
 from transforms.sinks.sink import Store
 
 ALL = (*TABLES.values(), TRIMMED)
@@ -112,7 +112,7 @@ def held(place: Store, folder: Path) -> dict[str, list[dict]]:
     for table in ALL:
         parts = [read(path) for path in folder.glob(f"{table.name}/**/*.parquet")]
         rows = concat(parts) if parts else batch(table)
-        tables[table.name] = rows.take(pa.array(sort_order(rows, table.key))).to_pylist()
+        tables[table.name] = rows.take(pa.array(sort_by_columns(rows, table.key))).to_pylist()
     return tables
 
 
