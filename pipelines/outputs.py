@@ -182,7 +182,7 @@ def open_for_reading(text: str, settings: Settings) -> Iterator[Path]:
         raise WrongUse(f"{place.name} keeps no tables", "name a folder, s3://, gs:// or bigquery://")
     with TemporaryDirectory(prefix="kpiflow-") as copy:
         with translate_sink_errors():
-            if place.description() is None:
+            if place.read_description() is None:
                 raise WrongUse(f"there is no output in {place.name}", "`kpiflow backfill --output` makes one")
-            place.copy(Path(copy))
+            place.copy_to(Path(copy))
         yield Path(copy)

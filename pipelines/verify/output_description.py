@@ -36,7 +36,7 @@ def open_store(
         OutputFull: no space is left to describe it.
     """
     with translate_sink_errors():
-        found = store.description()
+        found = store.read_description()
         settings = _fitted(store.name, found, settings, file_minutes)
         if isinstance(store, ParquetFiles):
             store = replace(store, file_minutes=settings.file_minutes)
@@ -50,7 +50,7 @@ def open_store(
                 "schemas": _current_schemas(),
                 "settings": _shaped(store, settings),
             }
-            store.describe(found or new)
+            store.prepare(found or new)
     return store, settings
 
 
@@ -61,7 +61,7 @@ def check_description(store: Store, settings: Settings) -> None:
         WrongUse: it may not.
     """
     with translate_sink_errors():
-        found = store.description()
+        found = store.read_description()
     if found is not None:
         _check(store, _whole(store.name, found), _fitted(store.name, found, settings, settings.file_minutes))
 
@@ -117,7 +117,7 @@ def _fitted(name: str, found: dict[str, Any] | None, settings: Settings, file_mi
 
 def _described(path: Path) -> dict[str, Any]:
     with translate_sink_errors():
-        found = ParquetFiles(LocalFolder(path)).description()
+        found = ParquetFiles(LocalFolder(path)).read_description()
     if found is None:
         raise _no_output(str(path))
     return _whole(str(path), found)

@@ -56,7 +56,7 @@ def bigquery(table: Table, emulator: Emulator, dataset_id: str) -> Callable[[Row
     """Each batch as a load job of Parquet into a staging table, and a MERGE by key that takes the larger
     revision."""
     made = store(dataset_id, emulator)
-    made.describe({})
+    made.prepare({})
     client = google.Client(
         "demo", client_options={"api_endpoint": f"http://localhost:{emulator.rest}"}, credentials=_anonymous()
     )

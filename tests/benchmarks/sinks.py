@@ -184,7 +184,7 @@ def _bigquery(folder: Path, servers: ExitStack) -> Iterator[Contest]:
 
     def sink(place: int) -> Sink:
         made = store(f"own_{place}", emulator)
-        made.describe({})
+        made.prepare({})
         return made
 
     def rival(place: int) -> Insert:

@@ -131,7 +131,7 @@ def _read_hour(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatc
     read = _ReadRows()
     for attempt in retry_while_unavailable(PATIENCE_SECONDS):
         with attempt:
-            for stored in store.reports(hour):
+            for stored in store.read_reports(hour):
                 batch = stored if attempt.num == 1 else read.leave_out(stored)
                 if batch.num_rows:
                     read.add(batch)

@@ -55,14 +55,14 @@ class Sink(Protocol):
 class Store(Sink, Protocol):
     """A sink that keeps every table."""
 
-    def description(self) -> dict[str, Any] | None:
+    def read_description(self) -> dict[str, Any] | None:
         """What `describe` kept here; None in a place that is new.
 
         Raises:
             Refused: something else is here, or the description is damaged.
         """
 
-    def describe(self, description: dict[str, Any]) -> None:
+    def prepare(self, description: dict[str, Any]) -> None:
         """Make the place ready for every table, with the columns of this version added where they are missing, and keep the
         description in it.
 
@@ -73,8 +73,8 @@ class Store(Sink, Protocol):
     def has_reports(self) -> bool:
         """Whether kpi_reports holds any row; cheap."""
 
-    def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+    def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         """The stored rows of kpi_reports that were recorded in an hour (since 1970), ascending in time from batch to batch."""
 
-    def copy(self, folder: Path) -> None:
+    def copy_to(self, folder: Path) -> None:
         """Put all that it holds into an empty local folder, as an output of files: what reads an output can read it there."""

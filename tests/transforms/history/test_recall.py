@@ -182,10 +182,10 @@ class Faltering:
     store: ParquetFiles
     breaks: list[int]
 
-    def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+    def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         rows = [
             part
-            for batch in self.store.reports(hour)
+            for batch in self.store.read_reports(hour)
             for part in split_by_rows(batch, 1 + len(self.breaks) % 3)
         ]
         if not self.breaks or not rows:

@@ -192,7 +192,7 @@ class BigQuery:
             "credentials, and the dataset's location": lambda: (
                 self._located() or f"made in {self.location or made.LOCATION} later"
             ),
-            "an output of kpiflow, or a dataset without its tables": self.description,
+            "an output of kpiflow, or a dataset without its tables": self.read_description,
             "the columns of the tables": lambda: made.conflicts(self._service, self.dataset),
             "permission to run jobs, and the clock": self._clock,
             "permission to append and to merge": self._permitted,
@@ -205,7 +205,7 @@ class BigQuery:
                 yield Finding.of(what, error)
                 return
 
-    def description(self) -> dict[str, Any] | None:
+    def read_description(self) -> dict[str, Any] | None:
         if self._located() is None:
             return None
         if self._service.table(self.dataset, made.DESCRIPTION) is None:
@@ -229,10 +229,10 @@ class BigQuery:
             ) from error
         return description
 
-    def describe(self, description: dict[str, Any]) -> None:
+    def prepare(self, description: dict[str, Any]) -> None:
         if self._located() is None:
             made.make_dataset(self._service, self.dataset, self.location)
-        known = self.description()
+        known = self.read_description()
         if known != description:
             how = "CREATE TABLE" if known is None else "CREATE OR REPLACE TABLE"
             text = bigquery.ScalarQueryParameter("text", "STRING", json.dumps(description, indent=2))
@@ -241,7 +241,7 @@ class BigQuery:
                     f"{how} {self._names.of(made.DESCRIPTION)} AS SELECT @text AS description", [text]
                 )
             except Refused:
-                if (other := self.description()) is None:
+                if (other := self.read_description()) is None:
                     raise
                 if other != description:
                     raise Refused(
@@ -253,17 +253,17 @@ class BigQuery:
     def has_reports(self) -> bool:
         return bool(self._query(f"SELECT COUNT(*) > 0 FROM {self._names.of(REPORTS.name)}")[0][0])
 
-    def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+    def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         if found := list(self._read(REPORTS, _hours(REPORTS, hour, hour))):
             rows = concat(found)
             order = sort_by_columns(rows.select([REPORTS.time]), (REPORTS.time,))
             for portion in split_by_rows(rows.take(pa.array(order)), BATCH_ROWS):
                 yield from split_by_bytes(portion, REPORTS.schema)
 
-    def copy(self, folder: Path) -> None:
+    def copy_to(self, folder: Path) -> None:
         files = ParquetFiles(LocalFolder(folder))
-        if (description := self.description()) is not None:
-            files.describe(description)
+        if (description := self.read_description()) is not None:
+            files.prepare(description)
         for table in _ALL:
             for condition in self._portions(table):
                 files.write(table, list(self._read(table, condition)))

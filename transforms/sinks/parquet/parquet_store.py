@@ -195,12 +195,12 @@ class ParquetFiles:
             yield finding
         if well:
             try:
-                self.description()
+                self.read_description()
                 yield Finding(what)
             except (Refused, Unavailable) as error:
                 yield Finding.of(what, error)
 
-    def description(self) -> dict[str, Any] | None:
+    def read_description(self) -> dict[str, Any] | None:
         stored = self.storage.get(DESCRIPTION)
         if stored is not None:
             return self._parsed(stored)
@@ -212,16 +212,16 @@ class ParquetFiles:
             )
         return None
 
-    def describe(self, description: dict[str, Any]) -> None:
+    def prepare(self, description: dict[str, Any]) -> None:
         data = (json.dumps(description, indent=2) + "\n").encode()
         with self.storage.locked(""):
             stored = self.storage.get(DESCRIPTION)
-            known = self.description() if stored is None else self._parsed(stored)
+            known = self.read_description() if stored is None else self._parsed(stored)
             if known is None:
                 try:
                     self.storage.put(DESCRIPTION, data, None)
                 except Conflict:
-                    known = self.description()
+                    known = self.read_description()
             if known is not None and known != description:
                 raise Refused(
                     f"another job has begun {self.name} otherwise at the same time; run this one again"
@@ -230,13 +230,13 @@ class ParquetFiles:
     def has_reports(self) -> bool:
         return any(True for _ in self._files(REPORTS.name))
 
-    def reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+    def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
         names = sorted(self._files(f"{REPORTS.name}/{format_hour_folder(start)}"))
         for name, stored in self._fetched(names):
             yield from by_time(conform(read(stored.data, name=self.storage.where(name)), REPORTS.schema))
 
-    def copy(self, folder: Path) -> None:
+    def copy_to(self, folder: Path) -> None:
         names = [DESCRIPTION, *(name for table in self.tables for name in self._files(table))]
         for name, stored in self._fetched(names):
             with as_sink_error(folder):

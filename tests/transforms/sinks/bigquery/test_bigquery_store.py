@@ -40,7 +40,7 @@ def emulator() -> Iterator[Emulator]:
 def place(emulator: Emulator) -> BigQuery:
     """A store of its own, ready for rows."""
     made = store(f"d{uuid4().hex}", emulator, "EU")
-    made.describe(DESCRIPTION)
+    made.prepare(DESCRIPTION)
     return made
 
 
@@ -107,7 +107,7 @@ def scalar(lot: random.Random, kind: pa.DataType) -> object:
 
 def held(place: Store, folder: Path) -> dict[str, list[dict]]:
     """All rows of a store, table by table, sorted."""
-    place.copy(folder)
+    place.copy_to(folder)
     tables = {}
     for table in ALL:
         parts = [read(path) for path in folder.glob(f"{table.name}/**/*.parquet")]
@@ -139,7 +139,7 @@ def test_two_writers_at_once_leave_the_rows_of_both_once(emulator: Emulator, tmp
     writes = [(table, drawn(lot, table, 8)) for table in (REPORTS, AGGREGATIONS, REPORTS, DUPLICATES)]
     with Faulty(emulator) as way:
         place = store(f"d{uuid4().hex}", way)
-        place.describe(DESCRIPTION)
+        place.prepare(DESCRIPTION)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda write: place.write(write[0], [write[1]]), writes + writes[::-1]))
         compared(place, writes, tmp_path)
@@ -152,7 +152,7 @@ def test_a_row_that_is_written_again_is_not_new(place: BigQuery) -> None:
 
 def test_a_later_revision_stands_for_the_row_and_an_earlier_one_changes_nothing(place: BigQuery) -> None:
     taken = [place.write(REPORTS, [batch(REPORTS, report(1, revision))]).rows for revision in (2, 3, 1)]
-    (rows,) = place.reports(HOUR)
+    (rows,) = place.read_reports(HOUR)
     assert (taken, rows["revision"].to_pylist(), rows["latency_ms"].to_pylist()) == ([1, 1, 0], [3], [3.0])
 
 
@@ -187,10 +187,10 @@ def test_the_reports_of_an_hour_come_in_the_schema_and_the_order_of_time(place: 
     )
     assert not place.has_reports()
     place.write(REPORTS, [rows])
-    stored = list(place.reports(HOUR))
+    stored = list(place.read_reports(HOUR))
     assert place.has_reports()
     assert pa.Table.from_batches(stored).equals(pa.Table.from_batches([rows.take([3, 2, 1])]))
-    assert not list(place.reports(HOUR + 9))
+    assert not list(place.read_reports(HOUR + 9))
 
 
 def test_a_copy_is_an_output_of_files(
@@ -206,7 +206,7 @@ def test_a_copy_is_an_output_of_files(
         "r180",
         "r240",
     ]
-    assert ParquetFiles(LocalFolder(tmp_path)).description() == DESCRIPTION
+    assert ParquetFiles(LocalFolder(tmp_path)).read_description() == DESCRIPTION
 
 
 def test_tables_are_partitioned_clustered_and_described(place: BigQuery) -> None:
@@ -238,13 +238,13 @@ def other(emulator: Emulator, name: str, columns: Sequence[str], kind: str = "ST
 
 def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator, tmp_path: Path) -> None:
     begun = other(emulator, "somebody", ["anything"])
-    begun.describe(DESCRIPTION)
+    begun.prepare(DESCRIPTION)
     query = begun._service.query
     query(
         f"CREATE OR REPLACE TABLE `{begun.dataset}.duplicates` (mine STRING, source STRING, message_id STRING)",
         "US",
     )
-    begun.describe(DESCRIPTION)
+    begun.prepare(DESCRIPTION)
     rows = batch(
         DUPLICATES,
         {"source": "s", "message_id": "1", "received_at": MIDNIGHT, "report_id": "r", "revision": 1},
@@ -256,7 +256,7 @@ def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator,
 
 def test_a_column_of_another_type_is_refused_by_name(emulator: Emulator) -> None:
     begun = store(f"d{uuid4().hex}", emulator)
-    begun.describe(DESCRIPTION)
+    begun.prepare(DESCRIPTION)
     begun._service.query(
         f"CREATE OR REPLACE TABLE `{begun.dataset}.quarantine` (source STRING, payload STRING)", "US"
     )
@@ -264,7 +264,7 @@ def test_a_column_of_another_type_is_refused_by_name(emulator: Emulator) -> None
         Refused,
         match=r"payload of quarantine in bigquery://.* is STRING and should be BYTES; move the table away",
     ):
-        begun.describe(DESCRIPTION)
+        begun.prepare(DESCRIPTION)
     assert [(finding.what, "payload of quarantine" in finding.problem) for finding in begun.check()][-1] == (
         "the columns of the tables", True
     )  # fmt: skip
@@ -273,15 +273,15 @@ def test_a_column_of_another_type_is_refused_by_name(emulator: Emulator) -> None
 def test_a_dataset_with_tables_of_ours_but_no_description_is_refused(emulator: Emulator) -> None:
     begun = other(emulator, "kpi_reports", ["report_id"])
     with pytest.raises(Refused, match="holds kpi_reports but no _kpiflow; name another dataset"):
-        begun.describe(DESCRIPTION)
+        begun.prepare(DESCRIPTION)
 
 
 def test_a_new_place_has_no_description_and_a_described_one_has_what_was_told(emulator: Emulator) -> None:
     new = store(f"d{uuid4().hex}", emulator)
-    assert new.description() is None
+    assert new.read_description() is None
     for description in (DESCRIPTION, DESCRIPTION | {"layout": 2}):
-        new.describe(description)
-        assert new.description() == description
+        new.prepare(description)
+        assert new.read_description() == description
 
 
 @pytest.mark.parametrize("text", ["'no JSON'", "'[]'", "NULL"])
@@ -290,21 +290,21 @@ def test_a_damaged_description_is_refused(place: BigQuery, text: str) -> None:
         f"CREATE OR REPLACE TABLE `{place.dataset}._kpiflow` AS SELECT {text} AS description", "US"
     )
     with pytest.raises(Refused, match=r"_kpiflow of bigquery://.* is damaged .*put its one row back"):
-        place.description()
+        place.read_description()
 
 
 def test_a_dataset_of_another_region_is_refused_by_name(place: BigQuery, emulator: Emulator) -> None:
     elsewhere = store(place.dataset, emulator, "us-east1")
     with pytest.raises(Refused, match="lies in EU, not in us-east1; leave location out"):
-        elsewhere.describe(DESCRIPTION)
+        elsewhere.prepare(DESCRIPTION)
     assert [bool(finding.problem) for finding in elsewhere.check()] == [True]
-    assert store(place.dataset, emulator, "eu").description() == DESCRIPTION
+    assert store(place.dataset, emulator, "eu").read_description() == DESCRIPTION
 
 
 def test_the_checks_of_a_sound_place_find_nothing(place: BigQuery, emulator: Emulator) -> None:
     new = store(f"d{uuid4().hex}", emulator)
     assert [finding.problem for each in (place, new) for finding in each.check()] == [""] * 10
-    assert new.description() is None
+    assert new.read_description() is None
 
 
 def test_rows_that_are_not_in_the_inbox_are_noticed(place: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def way(emulator: Emulator) -> Iterator[Faulty]:
 def place(emulator: Emulator, way: Faulty) -> BigQuery:
     """A store that is ready for rows, behind faults."""
     made = store(f"d{uuid4().hex}", emulator)
-    made.describe({"layout": 1})
+    made.prepare({"layout": 1})
     return store(made.dataset, way)
 
 
@@ -228,7 +228,7 @@ def test_where_nobody_listens_is_tried_later_and_found_by_the_check() -> None:
         "demo", "d", endpoint=f"http://localhost:{free_port()}", storage_endpoint=f"localhost:{free_port()}"
     )
     with pytest.raises(Unavailable, match="does not take this just now"):
-        nobody.description()
+        nobody.read_description()
     (finding,) = nobody.check()
     assert "does not take this just now" in finding.problem
 
@@ -252,7 +252,7 @@ class Expired(Credentials):
 def test_expired_credentials_are_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(google.auth, "default", lambda **_: (Expired(), None))
     with pytest.raises(Refused, match=r"have expired \(invalid_grant.*\); run `gcloud auth"):
-        BigQuery("expired-project", "d").description()
+        BigQuery("expired-project", "d").read_description()
 
 
 def test_a_clock_that_is_off_is_found(place: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:

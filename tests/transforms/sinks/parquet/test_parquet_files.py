@@ -80,12 +80,12 @@ def test_a_file_that_was_changed_is_not_merged_and_is_named(store: ParquetFiles)
     with pytest.raises(DamagedFile, match=f"{FILE} cannot be read.*; move it away"):
         store.write(REPORTS, [reports(1)])
     with pytest.raises(DamagedFile, match=f"{FILE} cannot be read"):
-        list(store.reports(HOUR))
+        list(store.read_reports(HOUR))
 
 
 def test_the_reports_of_an_hour_come_back_in_the_order_of_time(store: ParquetFiles) -> None:
     store.write(REPORTS, [reports(*range(-60, 120, 7))])
-    batches = list(store.reports(HOUR))
+    batches = list(store.read_reports(HOUR))
     assert (
         pa.Table.from_batches(batches)
         .sort_by("recorded_at")
@@ -97,30 +97,30 @@ def test_the_reports_of_an_hour_come_back_in_the_order_of_time(store: ParquetFil
 
 
 def test_an_hour_without_reports_has_none(store: ParquetFiles) -> None:
-    assert (list(store.reports(HOUR)), store.has_reports()) == ([], False)
+    assert (list(store.read_reports(HOUR)), store.has_reports()) == ([], False)
     store.write(
         TRIMMED,
         [pa.RecordBatch.from_pylist([{"source": "s", "after": "1-0", "revision": 1}], TRIMMED.schema)],
     )
     assert not store.has_reports()
     store.write(REPORTS, [reports(0)])
-    assert (list(store.reports(HOUR + 1)), store.has_reports()) == ([], True)
+    assert (list(store.read_reports(HOUR + 1)), store.has_reports()) == ([], True)
 
 
 def test_a_file_of_an_older_version_comes_back_in_the_columns_of_this_one(store: ParquetFiles) -> None:
     store.storage.put(FILE, encode(reports(0).drop_columns(["memory_q3"])), None)
-    (batch,) = store.reports(HOUR)
+    (batch,) = store.read_reports(HOUR)
     assert batch.equals(reports(0))
 
 
 def test_a_new_place_has_no_description_and_then_the_one_that_was_kept(store: ParquetFiles) -> None:
-    assert store.description() is None
+    assert store.read_description() is None
     description = {"layout": 1, "schemas": {"kpi_report": 1}}
     for _ in range(2):
-        store.describe(description)
-        assert store.description() == description
+        store.prepare(description)
+        assert store.read_description() == description
     with pytest.raises(Refused, match=r"another job has begun .* otherwise"):
-        store.describe({"layout": 2, "schemas": {}})
+        store.prepare({"layout": 2, "schemas": {}})
     assert list(store.storage.entries()) == [DESCRIPTION]
 
 
@@ -128,7 +128,7 @@ def test_a_place_that_holds_something_else_is_refused_and_stays_as_it_is(store: 
     for name in ("thesis.tex", "music/a.flac", "_lock", ".hidden"):
         store.storage.put(name, b"mine", None)
     before = contents(store.storage)
-    for attempt in (store.description, lambda: store.describe({})):
+    for attempt in (store.read_description, lambda: store.prepare({})):
         with pytest.raises(Refused, match=r"holds music, thesis\.tex but no _kpiflow\.json; name an empty"):
             attempt()
     (finding,) = [finding for finding in store.check() if finding.problem]
@@ -142,13 +142,13 @@ def test_a_place_that_holds_something_else_is_refused_and_stays_as_it_is(store: 
 def test_what_a_job_or_a_disk_keeps_beside_the_tables_is_nothing_else(store: ParquetFiles) -> None:
     for name in ("_stream/job.json", "_lock", "lost+found/1"):
         store.storage.put(name, b"", None)
-    assert store.description() is None
+    assert store.read_description() is None
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b"\xff"])
 def test_a_damaged_description_is_named(store: ParquetFiles, text: bytes) -> None:
     store.storage.put(DESCRIPTION, text, None)
-    for attempt in (store.description, lambda: store.describe({})):
+    for attempt in (store.read_description, lambda: store.prepare({})):
         with pytest.raises(Refused, match=r"_kpiflow\.json is damaged.*; put it back from a copy"):
             attempt()
 
@@ -156,12 +156,12 @@ def test_a_damaged_description_is_named(store: ParquetFiles, text: bytes) -> Non
 def test_of_two_jobs_that_begin_a_place_at_once_the_second_is_refused_unless_they_agree(
     store: ParquetFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.describe({"settings": 1})
+    store.prepare({"settings": 1})
     monkeypatch.setattr(type(store.storage), "get", late(type(store.storage).get))
-    store.describe({"settings": 1})
+    store.prepare({"settings": 1})
     monkeypatch.setattr(type(store.storage), "get", late(type(store.storage).get))
     with pytest.raises(Refused, match=r"another job has begun .* at the same time; run this one again"):
-        store.describe({"settings": 2})
+        store.prepare({"settings": 2})
 
 
 def late(get):  # type: ignore[no-untyped-def]
@@ -178,7 +178,7 @@ def late(get):  # type: ignore[no-untyped-def]
 def test_a_copy_holds_the_description_and_the_tables_byte_by_byte_and_nothing_else(
     store: ParquetFiles, tmp_path: Path
 ) -> None:
-    store.describe({"layout": 1})
+    store.prepare({"layout": 1})
     store.write(REPORTS, [reports(*range(0, 180, 7)), reports(1, message="2-")])
     store.write(REPORTS, [reports(7, message="0-")])
     kept = contents(store.storage)
@@ -186,5 +186,5 @@ def test_a_copy_holds_the_description_and_the_tables_byte_by_byte_and_nothing_el
     for name in ("_stream/job.json", "kpi_reports/notes.txt"):
         store.storage.put(name, b"not a table", None)
     (tmp_path / "copy").mkdir()
-    store.copy(tmp_path / "copy")
+    store.copy_to(tmp_path / "copy")
     assert contents(LocalFolder(tmp_path / "copy")) == kept
