@@ -1,4 +1,6 @@
-"""`kpiflow quarantine list|show|replay|dismiss`: what was refused and why, and how it comes in after all, or is closed."""
+"""`kpiflow quarantine list|show|replay|dismiss`: quarantined messages, why they are there, and what to do
+with them.
+"""
 
 import json
 from collections import Counter
@@ -25,14 +27,12 @@ from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read
 from transforms.validation.quarantine_rows import quarantine_misfits
 
-quarantine = typer.Typer(
-    help="What was refused and why, and how it comes in after all.", no_args_is_help=True
-)
+quarantine = typer.Typer(help="List, show, replay and dismiss quarantined messages.", no_args_is_help=True)
 
 Output = Annotated[str, typer.Argument(help="A folder, s3://, gs:// or bigquery://.", metavar="OUT")]
-Reasons = Annotated[
-    list[str] | None, typer.Option("--reason", help="Only this reason; may be given several times.")
-]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason. May be repeated.")]
+
+CAUSE = ("reason", "field", "rule")
 
 
 @quarantine.command("list")
@@ -41,38 +41,35 @@ def list_(
     output: Output,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Open messages by reason, field and rule."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    examples: dict[tuple[str, str, str], dict[str, Any]] = {}
+    """Count open messages by reason, field and rule."""
     with open_for_reading(output, ctx.obj.settings()) as folder:
-        for rows in open_rows(existing_output(folder)):
-            for row in rows.select(["message_id", "reason", "field", "rule", "message"]).to_pylist():
-                key = (row["reason"], row["field"] or "", row["rule"] or "")
-                counts[key] += 1
-                examples.setdefault(key, row)
+        counts, examples = _count_causes(existing_output(folder))
     if as_json:
         listed = [
-            {
-                "reason": reason,
-                "field": field,
-                "rule": rule,
-                "messages": count,
-                "example": examples[reason, field, rule]["message"],
-            }
-            for (reason, field, rule), count in counts.most_common()
+            {**dict(zip(CAUSE, cause)), "messages": count, "example": examples[cause]["message"]}
+            for cause, count in counts.most_common()
         ]
         print_json(listed)
         return
     table = Table(box=None, header_style="bold", caption=f"{counts.total():,} open messages")
-    for title in ("reason", "field", "rule", "messages", "for example"):
+    for title in (*CAUSE, "messages", "example"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
-    for key, count in counts.most_common():
-        table.add_row(
-            *map(escape_line, key),
-            f"{count:,}",
-            escape_line(f"{examples[key]['message_id']}: {examples[key]['message']}"),
-        )
+    for cause, count in counts.most_common():
+        example = f"{examples[cause]['message_id']}: {examples[cause]['message']}"
+        table.add_row(*map(escape_line, cause), f"{count:,}", escape_line(example))
     out.print(table)
+
+
+def _count_causes(output: Path) -> tuple[Counter[tuple[str, ...]], dict[tuple[str, ...], dict[str, Any]]]:
+    """Open messages by CAUSE, and one row of each."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    examples: dict[tuple[str, ...], dict[str, Any]] = {}
+    for rows in open_rows(output):
+        for row in rows.select(["message_id", *CAUSE, "message"]).to_pylist():
+            cause = tuple(row[name] or "" for name in CAUSE)
+            counts[cause] += 1
+            examples.setdefault(cause, row)
+    return counts, examples
 
 
 @quarantine.command()
@@ -80,26 +77,29 @@ def show(
     ctx: typer.Context,
     output: Output,
     messages: Annotated[
-        list[str] | None, typer.Argument(help="Ids of messages; all of them when none is named.")
+        list[str] | None, typer.Argument(help="Ids of messages. All messages if none is given.")
     ] = None,
     reason: Reasons = None,
     limit: Annotated[int, typer.Option(help="At most this many on the terminal.", min=1)] = 20,
     export: Annotated[
         Path | None,
-        typer.Option(help="Write them all as envelopes into this .ndjson file, to be mended and replayed."),
+        typer.Option(
+            help="Write all of them as envelopes to this .ndjson file, to be corrected and replayed."
+        ),
     ] = None,
 ) -> None:
-    """Refused messages with their bytes, and why each was refused."""
+    """Show quarantined messages, and why each was rejected."""
     with open_for_reading(output, ctx.obj.settings()) as folder:
         rows = [
             row
             for part in open_rows(existing_output(folder), reason or ())
-            for row in _named(part, messages).to_pylist()
+            for row in _filter_ids(part, messages).to_pylist()
         ]
     if export is not None:
-        export.write_text("".join(_envelope(row) + "\n" for row in rows), encoding="utf-8")
+        export.write_text("".join(_format_envelope(row) + "\n" for row in rows), encoding="utf-8")
         out.print(
-            f"{len(rows):,} messages -> {export}; mend their data, then `kpiflow quarantine replay {output} --input {export}`"
+            f"{len(rows):,} messages -> {export}; correct their data, "
+            f"then run `kpiflow quarantine replay {output} --input {export}`"
         )
         return
     for row in rows[:limit]:
@@ -107,9 +107,9 @@ def show(
         name = escape_line(f"{row['source']}/{row['message_id']}")
         out.print(style_head("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
         out.print(style_head("red", f"  {row['reason']}", escape_line(f" {place}: {row['message']}")))
-        out.print(f"  {_printable(row['payload'], row['payload_bytes'])}")
+        out.print(f"  {_format_payload(row['payload'], row['payload_bytes'])}")
     if len(rows) > limit:
-        out.print(f"... and {len(rows) - limit:,} more: --limit shows more of them, --export writes all")
+        out.print(f"... and {len(rows) - limit:,} more: --limit shows more, --export writes all")
 
 
 @quarantine.command("replay")
@@ -120,7 +120,7 @@ def replay_(
         list[str] | None,
         typer.Option(
             "--input",
-            help="Mended messages: envelopes as `quarantine show --export` writes them.",
+            help="Corrected messages: envelopes as `quarantine show --export` writes them.",
             metavar="GLOB...",
         ),
     ] = None,
@@ -129,34 +129,39 @@ def replay_(
         bool,
         typer.Option(
             "--waive-recency",
-            help="Accept what is refused as stale or future alone, and record that in its row.",
+            help="Accept messages whose only problem is that they are stale or future, and record that in "
+            "their rows.",
         ),
     ] = False,
     also: Annotated[
         list[str] | None,
-        typer.Option("--also", help="Another output of the job, for what comes of it too.", metavar="OUT"),
+        typer.Option("--also", help="Another output of the job, which gets the results too.", metavar="OUT"),
     ] = None,
 ) -> None:
-    """Judge refused messages again, as they are or mended. Those that are valid now become reports; none counts twice."""
-    mended = _mended(inputs, ctx.obj.settings()) if inputs else None
+    """Validate quarantined messages again, as they are or corrected.
+
+    Messages that are valid now become reports. No message is counted twice.
+    """
+    corrected = _read_envelopes(inputs, ctx.obj.settings()) if inputs else None
     try:
-        result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), mended, waive_recency)
+        result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), corrected, waive_recency)
     except Exception as error:
         raise as_failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
         name = f"{row['source']}/{row['message_id']}"
         err.print(
-            style_head("yellow", "still refused:", escape_line(f" {name} {row['reason']}: {row['message']}"))
+            style_head("yellow", "still rejected:", escape_line(f" {name} {row['reason']}: {row['message']}"))
         )
     for name in result.unknown[:20]:
         err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     waived = f" ({result.waived:,} of them under a waiver of recency)" if result.waived else ""
-    counts = f"{result.refused.num_rows:,} still refused, {len(result.unknown):,} not open in quarantine"
+    counts = f"{result.refused.num_rows:,} still rejected, {len(result.unknown):,} not open in quarantine"
     out.print(f"{result.replayed:,} replayed{waived}, {counts}")
     if result.unknown:
         raise CheckFailed(
             "some messages of the input are not open in quarantine",
-            "keep source and message_id as `kpiflow quarantine show --export` wrote them; what was replayed once is closed",
+            "keep source and message_id as `kpiflow quarantine show --export` wrote them; "
+            "a message that was replayed before is closed",
         )
 
 
@@ -165,35 +170,38 @@ def dismiss_(
     ctx: typer.Context,
     output: Output,
     reason: Annotated[
-        str, typer.Option("--reason", help="Why, for whoever reads the table.", metavar="TEXT")
+        str, typer.Option("--reason", help="Why it is dismissed; stored in the row.", metavar="TEXT")
     ],
     ids: Annotated[
         list[str] | None,
         typer.Option(
             "--id",
-            help="A message, as `quarantine show` names it; several may follow.",
+            help="A message as `quarantine show` names it; several may follow.",
             metavar="SOURCE/MESSAGE_ID...",
         ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", help="Or messages as `quarantine show --export` writes them.", metavar="GLOB..."
+            "--input", help="Messages as `quarantine show --export` writes them.", metavar="GLOB..."
         ),
     ] = None,
     also: Annotated[
         list[str] | None, typer.Option("--also", help="Another output of the job.", metavar="OUT")
     ] = None,
 ) -> None:
-    """Close refused messages that were corrected where they came from, so that `reconcile` no longer looks for them there."""
+    """Close quarantined messages that were corrected at their source.
+
+    `reconcile` then no longer expects them there.
+    """
     names = ids or []
-    if inputs and (exported := _mended(inputs, ctx.obj.settings())) is not None:
+    if inputs and (exported := _read_envelopes(inputs, ctx.obj.settings())) is not None:
         names += [
             f"{row['source']}/{row['message_id']}"
             for row in exported.select(["source", "message_id"]).to_pylist()
         ]
     if not names:
-        raise WrongUse("no message is named", "name each with --id SOURCE/MESSAGE_ID, or give --input FILE")
+        raise WrongUse("no message is given", "name each with --id SOURCE/MESSAGE_ID, or give --input FILE")
     try:
         result = dismiss([output, *(also or [])], ctx.obj.settings(), names, reason, datetime.now(UTC))
     except Exception as error:
@@ -209,7 +217,12 @@ def dismiss_(
         )
 
 
-def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
+def _read_envelopes(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
+    """The messages of some archives as one RAW batch, None without a message.
+
+    Raises:
+        WrongUse: a file cannot be read to its end, or a line is not an envelope.
+    """
     parts = []
     for block in read(find_archives(inputs), payload_bytes=settings.max_payload_bytes):
         if isinstance(block, Unreadable):
@@ -217,17 +230,17 @@ def _mended(inputs: list[str], settings: Settings) -> pa.RecordBatch | None:
         if block.bad.num_rows:
             wrong = quarantine_misfits(block.bad, make_rules(settings).limits)
             raise WrongUse(
-                f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "mend the envelope"
+                f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "correct the envelope"
             )
         parts.append(block.raw)
     return concat(parts) if parts else None
 
 
-def _named(rows: pa.RecordBatch, messages: list[str] | None) -> pa.RecordBatch:
+def _filter_ids(rows: pa.RecordBatch, messages: list[str] | None) -> pa.RecordBatch:
     return rows.filter(pc.is_in(rows["message_id"], pa.array(messages, pa.string()))) if messages else rows
 
 
-def _envelope(row: dict[str, Any]) -> str:
+def _format_envelope(row: dict[str, Any]) -> str:
     received = row["received_at"].isoformat().replace("+00:00", "Z") if row["received_at"] else None
     data = row["payload"].decode("utf-8", "surrogateescape")
     return json.dumps(
@@ -235,7 +248,7 @@ def _envelope(row: dict[str, Any]) -> str:
     )
 
 
-def _printable(payload: bytes, whole_bytes: int | None, length: int = 600) -> str:
+def _format_payload(payload: bytes, whole_bytes: int | None, length: int = 600) -> str:
     text = payload[:length].decode("utf-8", "backslashreplace")
     whole_bytes = len(payload) if whole_bytes is None else whole_bytes
     return text if whole_bytes <= length else f"{text}... ({whole_bytes:,} bytes)"

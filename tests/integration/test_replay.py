@@ -74,7 +74,7 @@ def test_mended_messages_become_reports_and_the_others_stay_as_they_were(
 ) -> None:
     before, refused = reconciled(output, typed), {row["message_id"]: row for row in rows(output, QUARANTINED)}
     code, out, err = typed("quarantine", "replay", output, "--input", mended)
-    assert (code, "3 replayed" in out, "still refused: test/hopeless json" in err) == (0, True, True)
+    assert (code, "3 replayed" in out, "still rejected: test/hopeless json" in err) == (0, True, True)
     after = reconciled(output, typed)
     assert (after["reports"], after["quarantined"]) == (before["reports"] + 3, before["quarantined"] - 3)
     assert {name: fates(output)[name] for name in BROKEN} == dict.fromkeys(BROKEN, "report") | {
@@ -349,8 +349,8 @@ def test_a_message_at_which_a_kernel_raises_again_stays_open(
     write(tmp_path / "a.ndjson", [envelope(report(1), "good"), envelope(report(2, latency_ms=77.0), "bad")])
     assert typed("backfill", "--input", tmp_path / "a.ndjson", "--output", tmp_path / "out")[0] == 0
     code, out, _ = typed("quarantine", "replay", tmp_path / "out")
-    assert (code, "0 replayed, 1 still refused" in out) == (0, True)
+    assert (code, "0 replayed, 1 still rejected" in out) == (0, True)
     assert reconciled(tmp_path / "out", typed)["quarantined"] == 1
     monkeypatch.undo()
-    assert "1 replayed, 0 still refused" in typed("quarantine", "replay", tmp_path / "out")[1]
+    assert "1 replayed, 0 still rejected" in typed("quarantine", "replay", tmp_path / "out")[1]
     assert reconciled(tmp_path / "out", typed)["reports"] == 2
