@@ -41,8 +41,8 @@ Progress = launch.Progress
 _RENEWAL_TIMEOUT_SECONDS = 2.0
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
-GRAPH_VERSION = 3
-"""Raised when the graph or what it keeps in checkpoints changes, so that an older checkpoint is refused and not half restored."""
+GRAPH_VERSION = 4
+"""Raised when what checkpoints hold changes, so that older ones are refused. A test asks for it."""
 
 
 @dataclass(frozen=True)
