@@ -1,4 +1,4 @@
-"""`kpiflow stream`: Redis streams into tables, live, until it is stopped."""
+"""`kpiflow stream`: Redis streams into tables, live, until stopped."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ _LINE_SECONDS = 10.0
 
 
 class Engine(StrEnum):
-    """Where a job runs."""
+    """The engine of a job."""
 
     flink = auto()
     dataflow = auto()
@@ -45,22 +45,26 @@ def stream(
     outputs: Annotated[
         list[str],
         typer.Option(
-            "--output", help="Where tables go: a folder, or a URL; may be given several times.", metavar="OUT"
+            "--output", help="Output of the tables: a folder or a URL. May be repeated.", metavar="OUT"
         ),
     ],
     group: Annotated[
-        str, typer.Option("--group", help="The consumer group that keeps this job's place.")
+        str, typer.Option("--group", help="The consumer group that keeps this job's offset.")
     ] = "kpiflow",
     archive: Annotated[
         Path | None,
         typer.Option(
-            "--archive", help="Keep every message as an envelope, in a file an hour.", metavar="DIR"
+            "--archive",
+            help="Write every message as an envelope to this folder, one file an hour.",
+            metavar="DIR",
         ),
     ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
-            "--state", help="Folder of the job's checkpoints; else the first output folder.", metavar="DIR"
+            "--state",
+            help="Folder of the job's checkpoints. Default: the first output folder.",
+            metavar="DIR",
         ),
     ] = None,
     live: Annotated[
@@ -70,23 +74,26 @@ def stream(
     fresh: Annotated[
         bool,
         typer.Option(
-            "--fresh", help="Leave the checkpoints, begin before the group's place; nothing is lost or twice."
+            "--fresh",
+            help="Ignore checkpoints and re-read from before the group's offset. No message is lost or "
+            "counted twice.",
         ),
     ] = False,
     until_idle: Annotated[
         bool,
         typer.Option(
-            "--until-idle", help="End by itself once all is read and in the tables, and nothing more comes."
+            "--until-idle", help="Stop once all messages are read and in the tables, and no more arrive."
         ),
     ] = False,
     runner: Annotated[
-        Engine, typer.Option("--runner", help="Where the job runs; Dataflow's own options follow `--`.")
+        Engine, typer.Option("--runner", help="Engine of the job. Dataflow's own options follow `--`.")
     ] = Engine.flink,
     dry: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Dataflow only: translate the job and report what would keep it from running; start nothing.",
+            help="Dataflow only: translate the job and report what would keep it from running; start "
+            "nothing.",
         ),
     ] = False,
     master: Annotated[
@@ -94,22 +101,24 @@ def stream(
         typer.Option(
             "--flink-master",
             "--flink_master",
-            help="A Flink cluster; else one is run here.",
+            help="A Flink cluster. Default: an embedded one.",
             metavar="HOST:PORT",
         ),
     ] = None,
     environment: Annotated[
-        str, typer.Option("--environment", help="The cluster's pool of Python workers.", metavar="HOST:PORT")
+        str, typer.Option("--environment", help="Python worker pool of the cluster.", metavar="HOST:PORT")
     ] = "localhost:50000",
 ) -> None:
-    """Read Redis streams and write the tables until interrupted: reports, aggregations, quarantine, duplicates.
+    """Read Redis streams and write the tables until interrupted: reports, aggregations, quarantine,
+    duplicates.
 
-    The same command goes on where it was, after Ctrl-C and after any crash. It needs Java 17; `make flink` fetches the engine.
+    The same command continues after Ctrl-C and after any crash. It needs Java 17; `make flink` downloads the
+    engine.
     """
     settings: Settings = ctx.obj.settings()
     keys = tuple(dict.fromkeys(streams))
     if runner is Engine.dataflow:
-        _refuse(
+        _reject_local_options(
             {
                 "--archive": archive,
                 "--state": state,
@@ -118,15 +127,15 @@ def stream(
                 "--flink-master": master,
             }
         )
-        _hand_over(settings, dry, url, keys, group, tuple(outputs), ctx.obj.beam_options, live)
+        _start_on_dataflow(settings, dry, url, keys, group, tuple(outputs), ctx.obj.beam_options, live)
         return
     if dry:
         raise WrongUse(
             "--dry-run is for Dataflow",
-            "give --runner dataflow too; `kpiflow doctor` looks at what a job here needs",
+            "give --runner dataflow too; `kpiflow doctor` checks what a job on this machine needs",
         )
     job = Job(
-        url, keys, group, tuple(outputs), home_of(outputs, state), archive, live, fresh, until_idle,
+        url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
         master, environment if master else None, ctx.obj.beam_options,
     )  # fmt: skip
     with _followed(job.home) as follow:
@@ -134,27 +143,26 @@ def stream(
             run(job, settings, follow)
         except KeyboardInterrupt:
             tables = ", ".join(outputs)
-            out.print(f"stopped after a last checkpoint; the same command goes on from it. Tables: {tables}")
+            out.print(
+                f"stopped after a last checkpoint; the same command continues from it. Tables: {tables}"
+            )
             raise
-    out.print(f"all is read and in the tables: {', '.join(outputs)}")
+    out.print(f"all messages are read and in the tables: {', '.join(outputs)}")
 
 
-def _refuse(options: dict[str, object]) -> None:
-    """Raise WrongUse if there are options that mean something of this machine."""
+def _reject_local_options(options: dict[str, object]) -> None:
+    """Raise WrongUse if an option is given that refers to this machine."""
     if given := [name for name, value in options.items() if value]:
         raise WrongUse(
-            f"{', '.join(given)} cannot be with --runner dataflow: no folder of this machine goes there",
+            f"{', '.join(given)} cannot be used with --runner dataflow, which has no folders of this machine",
             "leave it out",
         )
 
 
-def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
-    """Start a job on Dataflow, or say what would keep it from running there."""
-    from pipelines.jobs.dataflow import (
-        CloudJob,
-        dry_run,
-        submit,
-    )  # takes half a second, which no other job needs
+def _start_on_dataflow(settings: Settings, dry: bool, *job_options: Any) -> None:
+    """Start a job on Dataflow, or report what it does not support."""
+    # Takes half a second, which no other job needs.
+    from pipelines.jobs.dataflow import CloudJob, dry_run, submit
 
     job = CloudJob(*job_options)
     if not dry:
@@ -170,16 +178,16 @@ def _hand_over(settings: Settings, dry: bool, *job_options: Any) -> None:
     out.print("Beam's DataflowRunner translates the job; nothing was started")
 
 
-def home_of(outputs: list[str], state: Path | None) -> Path:
-    """Where a job keeps its own state: `state`, or the first output folder.
+def choose_home(outputs: list[str], state: Path | None) -> Path:
+    """The folder of a job's own state: `state`, or the first output folder.
 
     Raises:
-        WrongUse: neither is there.
+        WrongUse: neither is given.
     """
     folders = [Path(text) for text in outputs if "://" not in text]
     if state is None and not folders:
         raise WrongUse(
-            "the job needs a folder of this machine for checkpoints",
+            "the job needs a folder on this machine for its checkpoints",
             "give it --state DIR, or a folder as an output",
         )
     return state or folders[0]
@@ -245,7 +253,8 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
     if progress.checkpoints:
         yield (
             "checkpoint",
-            f"{progress.checkpoints}, {size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} s old",
+            f"{progress.checkpoints}, {size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} "
+            f"s old",
         )
 
 

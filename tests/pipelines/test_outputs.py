@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import run, split
-from pipelines.commands.stream import home_of
+from pipelines.commands.stream import choose_home
 from pipelines.failures import WrongUse
 from pipelines.outputs import SCHEMES, local_folder, open_for_reading, open_outputs, parse_sink
 from pipelines.settings import Settings
@@ -66,10 +66,10 @@ def test_each_folder_keeps_the_span_of_its_own_files(tmp_path: Path) -> None:
 
 
 def test_a_job_is_at_home_in_its_first_folder_unless_it_is_told_where(tmp_path: Path) -> None:
-    assert home_of(["s3://b/x", "a", "b"], None) == Path("a")
-    assert home_of(["s3://b/x"], tmp_path) == tmp_path
-    with pytest.raises(WrongUse, match="folder of this machine for checkpoints") as refused:
-        home_of(["s3://b/x"], None)
+    assert choose_home(["s3://b/x", "a", "b"], None) == Path("a")
+    assert choose_home(["s3://b/x"], tmp_path) == tmp_path
+    with pytest.raises(WrongUse, match="folder on this machine for its checkpoints") as refused:
+        choose_home(["s3://b/x"], None)
     assert "--state DIR" in refused.value.fix
 
 

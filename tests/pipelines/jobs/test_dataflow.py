@@ -75,7 +75,7 @@ def test_a_job_that_dataflow_cannot_run_is_not_begun(capsys: Capture) -> None:
         ),
         (
             [*JOB, "--archive", "a", "--fresh", *OUTPUTS, *OPTIONS],
-            "--archive, --fresh cannot be with --runner dataflow",
+            "--archive, --fresh cannot be used with --runner dataflow",
         ),
         ([*JOB[:1], *JOB[3:], "--dry-run", *OUTPUTS], "--dry-run is for Dataflow"),
     ],
