@@ -25,7 +25,7 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 from apache_beam.runners.render import RenderOptions, RenderRunner
 
 from runners.direct import TakenOptionError
-from runners.pipeline import new_pipeline
+from runners.pipeline import make_pipeline
 
 DEFAULTS = (
     "--job_name=kpiflow",
@@ -105,7 +105,7 @@ def translate(build: Callable[[beam.Pipeline], None], flags: Sequence[str]) -> p
     options = _parse([*flags, "--dry_run=True", "--experiments=disable_logging_submission_environment"])
     options.view_as(GoogleCloudOptions).update = False  # Beam would ask the service for the running job
     try:
-        pipeline = new_pipeline(runner, options)
+        pipeline = make_pipeline(runner, options)
         build(pipeline)
         pipeline.run()
         if options.view_as(RenderOptions).render_output:

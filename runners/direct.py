@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult
 
-from runners.pipeline import new_pipeline
+from runners.pipeline import make_pipeline
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1 << 30
@@ -61,7 +61,7 @@ def run(
 
 
 def _finished(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> PipelineResult:
-    pipeline = new_pipeline(FnApiRunner(), options)
+    pipeline = make_pipeline(FnApiRunner(), options)
     build(pipeline)
     result = pipeline.run()
     result.wait_until_finish()

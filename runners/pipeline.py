@@ -7,7 +7,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 
-def new_pipeline(runner: Any, options: PipelineOptions) -> beam.Pipeline:
+def make_pipeline(runner: Any, options: PipelineOptions) -> beam.Pipeline:
     """An empty pipeline.
 
     Beam makes a folder for each, in which transforms of other languages keep files, and removes it only at the end of a run:

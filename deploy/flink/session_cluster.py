@@ -22,10 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runners.flink.jars import java  # noqa: E402 (the script stands outside the packages)
-from runners.flink.processes import Child, Log, free_port, start  # noqa: E402
+from runners.flink.jars import find_java  # noqa: E402 (the script stands outside the packages)
+from runners.flink.processes import Child, Log, find_free_port, start  # noqa: E402
 from runners.flink.rest import Rest, Unreachable  # noqa: E402
-from runners.flink.workers import serving  # noqa: E402
+from runners.flink.workers import serve_pool  # noqa: E402
 
 HOME = ROOT / ".flink" / "session"
 PACKAGE = "apache-flink-libraries==1.19.*"
@@ -89,7 +89,7 @@ def configure(folder: Path, ports: tuple[int, int], slots: int) -> None:
 def role(folder: Path, lib: Path, name: str, main: str, memory: list[str], options: list[str]) -> Child:
     """Start one of the cluster's Java processes."""
     command = [
-        java(),
+        find_java(),
         *memory,
         *OPENED,
         "-cp",
@@ -145,10 +145,10 @@ def main() -> None:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    lib, rest = fetch(HOME), free_port()
-    configure(folder, (rest, free_port()), asked.slots)
+    lib, rest = fetch(HOME), find_free_port()
+    configure(folder, (rest, find_free_port()), asked.slots)
     with ExitStack() as stack:
-        _, pool = stack.enter_context(serving(Log(folder / "logs" / "workers.log")))
+        _, pool = stack.enter_context(serve_pool(Log(folder / "logs" / "workers.log")))
         children = [
             role(
                 folder,

@@ -12,7 +12,7 @@ import redis
 
 from pipelines.failures import WrongUse
 from pipelines.jobs.lock import is_locked
-from runners.flink.checkpoints import newest_checkpoint
+from runners.flink.checkpoints import find_newest_checkpoint
 from schemas.tables import TABLES
 from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.redis.check import NEARLY_FULL
@@ -231,7 +231,7 @@ def _memory(client: redis.Redis | None) -> Memory | None:
 
 
 def _checkpoint(folder: Path) -> Checkpoint | None:
-    path = newest_checkpoint(folder)
+    path = find_newest_checkpoint(folder)
     if path is None:
         return None
     try:

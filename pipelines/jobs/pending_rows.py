@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.jobs.job_status import FOLDER, JOB, READERS, reports
-from runners.flink.checkpoints import newest_checkpoint
+from runners.flink.checkpoints import find_newest_checkpoint
 
 MARGIN_US = 60_000_000
 """Longer than `settle_seconds` of the job, in which a report gets from its reader to the last of its windows: what is late by
@@ -41,7 +41,7 @@ class Waiting:
 def waiting(home: Path) -> Waiting | None:
     """What the stream that keeps its state here still has to write; None where no stream can go on from a checkpoint."""
     folder = home / FOLDER
-    checkpoint = newest_checkpoint(folder)
+    checkpoint = find_newest_checkpoint(folder)
     if checkpoint is None or not (folder / JOB).is_file():
         return None
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))

@@ -26,8 +26,8 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from runners.flink import launch
-from runners.flink.checkpoints import forget_others
-from runners.flink.jars import refuse_missing
+from runners.flink.checkpoints import remove_other_jobs
+from runners.flink.jars import check_installed
 from transforms.core.durable_files import replace_file
 from transforms.history.time_rules import MAX_FUTURE_SECONDS
 from transforms.redis.access import LIVE_STREAMS
@@ -213,7 +213,7 @@ def refuse_unready(settings: Settings) -> None:
     """
     for_stream(settings)
     try:
-        refuse_missing()
+        check_installed()
     except launch.FlinkMissing as error:
         raise WrongUse(str(error)) from error
 
@@ -264,7 +264,7 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
     named = "; ".join(
         f"{name} is {now!r} now and was {was!r}" for name, (now, was) in changed.items() if now != was
     )
-    if before and named and not job.fresh and launch.newest_checkpoint(folder):
+    if before and named and not job.fresh and launch.find_newest_checkpoint(folder):
         raise WrongUse(
             f"the checkpoints of {job.home} belong to another graph: {named}",
             "run it as it was, or with --fresh: it then begins at the group's place, and nothing is lost",
@@ -278,7 +278,7 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
         "depends": depends,
     }
     if job.fresh:  # before the description, which must never vouch for another job's checkpoints
-        forget_others(folder)
+        remove_other_jobs(folder)
     replace_file(file, (json.dumps(description, indent=2) + "\n").encode())
     _set_aside(folder)
     return owner

@@ -32,13 +32,13 @@ class Choice(NamedTuple):
     left_out: list[str]
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
+def find_newest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint below an engine's folder, whichever run made it; None where there is none."""
-    found = complete_checkpoints(folder)
+    found = list_complete_checkpoints(folder)
     return found[-1] if found else None
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
+def list_complete_checkpoints(folder: Path) -> list[Path]:
     """All complete checkpoints below an engine's folder, oldest first."""
     return _by_age(folder, _COMPLETE)
 
@@ -102,7 +102,7 @@ def damage(checkpoint: Path, held: Held) -> str | None:
     return None
 
 
-def forget_others(folder: Path, job: str | None = None) -> None:
+def remove_other_jobs(folder: Path, job: str | None = None) -> None:
     """Remove the checkpoints below an engine's folder: of all jobs, but for one that has its own on disk."""
     if not (folder / FOLDER).is_dir():
         return

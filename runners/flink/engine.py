@@ -97,7 +97,7 @@ def configure(engine: Engine, restored: Path | None) -> None:
     )
 
 
-def java_arguments(engine: Engine, jars: Path) -> list[str]:
+def make_java_arguments(engine: Engine, jars: Path) -> list[str]:
     """What Java is to run: the job server, on free ports that it tells in its log."""
     temporary = engine.folder / "tmp"
     opened = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in ("lang", "util", "nio", "time")]

@@ -20,7 +20,7 @@ class FlinkMissing(RuntimeError):  # noqa: N818 (a state of the machine)
     """Java, Maven or Flink's jars are not there; the message names what installs them."""
 
 
-def java() -> str:
+def find_java() -> str:
     """The Java to run: that of JAVA_HOME, else the one on PATH.
 
     Raises:
@@ -58,13 +58,13 @@ def ensure_jars(folder: Path | None = None, say: Callable[[str], None] = print) 
     return target
 
 
-def refuse_missing() -> None:
+def check_installed() -> None:
     """See that a stream can start here, without fetching anything.
 
     Raises:
         FlinkMissing: there is no Java, or Flink's jars are not there and cannot be fetched.
     """
-    java()
+    find_java()
     if _found() is None:
         _maven(_target())
 

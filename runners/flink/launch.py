@@ -27,21 +27,22 @@ from runners.direct import TakenOptionError
 from runners.flink.checkpoints import (
     Choice,
     choose,
-    complete_checkpoints,
-    forget_others,
-    newest_checkpoint,
+    find_newest_checkpoint,
+    list_complete_checkpoints,
+    remove_other_jobs,
     seal,
 )
-from runners.flink.engine import Engine, configure, folders, java_arguments, options, refuse_taken
-from runners.flink.jars import FlinkMissing, ensure_jars, java
+from runners.flink.engine import Engine, configure, folders, make_java_arguments, options, refuse_taken
+from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from runners.flink.processes import Child, Log, start
-from runners.flink.rest import Rest, Unreachable, root_cause
+from runners.flink.rest import Rest, Unreachable, find_root_cause
 from runners.flink.submission import Submission, submit
-from runners.flink.workers import WorkerPool, serving
+from runners.flink.workers import WorkerPool, serve_pool
 from runners.progress import Progress
 
 __all__ = [
-    "CheckpointRefused", "Engine", "FlinkFailed", "FlinkMissing", "Progress", "TakenOptionError", "newest_checkpoint", "run",
+    "CheckpointRefused", "Engine", "FlinkFailed", "FlinkMissing", "Progress", "TakenOptionError",
+    "find_newest_checkpoint", "run",
 ]  # fmt: skip
 
 _PORTS = re.compile(rb"JobService started on \S*?:(?P<job>\d+)|Rest endpoint listening at \S*?:(?P<rest>\d+)")
@@ -90,16 +91,16 @@ def run(build: Callable[[beam.Pipeline], None], engine: Engine, follow: Callable
         FlinkFailed: the job or its Java process ended; another run goes on from the newest checkpoint.
     """
     refuse_taken(engine.beam_options)
-    program = java()
+    program = find_java()
     jars = ensure_jars(engine.jars, lambda line: print(line, file=sys.stderr))
     engine = replace(engine, folder=engine.folder.absolute())
     logs = engine.folder / "logs"
     with (
         folders(engine.folder),
         _interruption() as interrupted,
-        serving(Log(logs / "workers.log"), engine.hold) as (pool, port),
+        serve_pool(Log(logs / "workers.log"), engine.hold) as (pool, port),
     ):
-        command, log = [program, *java_arguments(engine, jars)], Log(logs / "flink.log")
+        command, log = [program, *make_java_arguments(engine, jars)], Log(logs / "flink.log")
         server = start(command, log, listen=_PORTS, hold=engine.hold)
         try:
             _Run(engine, server, log, pool, interrupted, follow).through(build, port)
@@ -243,7 +244,7 @@ class _Run:
         if rest is None:
             return
         with suppress(Unreachable):
-            self._job = self._job or rest.job_named(self._name)
+            self._job = self._job or rest.find_job(self._name)
             if self._job is None:
                 return
             _, runs = rest.state(self._job)
@@ -268,7 +269,7 @@ class _Run:
 
     def _why(self, trace: str | None) -> str | None:
         """Why the job failed: where Flink only knows that a worker is gone, what the pool knows of it."""
-        cause = root_cause(trace) if trace else None
+        cause = find_root_cause(trace) if trace else None
         return self._pool.died() or cause if cause and _HUNG_UP.search(cause) else cause
 
     def _settle(self, completed: int, trace: str, restarts: int) -> None:
@@ -281,11 +282,13 @@ class _Run:
             and restarts >= _UNREADABLE_TRIES
             and _UNREADABLE.search(trace)
         ):
-            raise self._refused(root_cause(trace))
+            raise self._refused(find_root_cause(trace))
 
     def _seal(self) -> bool:
         """Sync the newest checkpoint of this job; the other jobs' go once there is one. Whether it is on disk."""
-        own = [path for path in complete_checkpoints(self._engine.folder) if path.parent.name == self._job]
+        own = [
+            path for path in list_complete_checkpoints(self._engine.folder) if path.parent.name == self._job
+        ]
         if not own:
             return False
         try:
@@ -295,7 +298,7 @@ class _Run:
             return False
         if not self._own_checkpoint:
             self._own_checkpoint = True
-            forget_others(self._engine.folder, self._job)
+            remove_other_jobs(self._engine.folder, self._job)
         return True
 
     def _end(self) -> None:
@@ -307,7 +310,7 @@ class _Run:
         """Make a checkpoint if the job runs; whether it is complete."""
         with suppress(Unreachable):
             if self._rest is not None and self._job is not None and self._rest.state(self._job)[1]:
-                return self._rest.checkpoint_now(self._job, _LAST_CHECKPOINT_SECONDS)
+                return self._rest.make_checkpoint(self._job, _LAST_CHECKPOINT_SECONDS)
         return False
 
     def _cancel(self) -> None:

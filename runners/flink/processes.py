@@ -125,7 +125,7 @@ def start(
     return Child(process, log, label, listen)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A port of loopback that nothing listens on just now, for programs that cannot choose one and tell it."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

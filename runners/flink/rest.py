@@ -56,7 +56,7 @@ class Rest:
         except (OSError, ValueError, urllib.error.HTTPError) as error:
             raise Unreachable(f"{self.url}{path}: {error}") from error
 
-    def job_named(self, name: str) -> str | None:
+    def find_job(self, name: str) -> str | None:
         """The id of the newest job of that name."""
         jobs = [job for job in self.ask("/jobs/overview")["jobs"] if job["name"] == name]
         return max(jobs, key=lambda job: job["start-time"])["jid"] if jobs else None
@@ -96,7 +96,7 @@ class Rest:
         )
         return entries[0]["stacktrace"] if entries else None
 
-    def checkpoint_now(self, job: str, patience: float) -> bool:
+    def make_checkpoint(self, job: str, patience: float) -> bool:
         """Make a checkpoint and wait for it; whether it is complete."""
         asked = self.ask(f"/jobs/{job}/checkpoints", {"checkpointType": "FULL"})["request-id"]
         end = time.monotonic() + patience
@@ -112,7 +112,7 @@ class Rest:
         self.ask(f"/jobs/{job}?mode=cancel", method="PATCH")
 
 
-def root_cause(trace: str) -> str:
+def find_root_cause(trace: str) -> str:
     """The line of a Java stack trace that says why: that of the Python error in it, else its innermost cause."""
     if python := _PYTHON_ERROR.findall(trace):
         return str(python[-1]).strip()

@@ -10,8 +10,8 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import TERMINAL_STATES, JobServiceHandle, PortableRunner
 from google.protobuf import struct_pb2
 
-from runners.flink.rest import root_cause
-from runners.pipeline import new_pipeline
+from runners.flink.rest import find_root_cause
+from runners.pipeline import make_pipeline
 
 
 class Submission:
@@ -35,7 +35,7 @@ class Submission:
     @property
     def cause(self) -> str:
         """Why it ended, in a line."""
-        return root_cause(self.said)
+        return find_root_cause(self.said)
 
     def _hear(self, messages: Iterable[beam_job_api_pb2.JobMessagesResponse]) -> None:
         try:
@@ -86,7 +86,7 @@ class _Submitter(PortableRunner):
 def submit(build: Callable[[beam.Pipeline], None], options: Sequence[str]) -> Submission:
     """Build a pipeline and hand it to the job server that the options name."""
     submitter = _Submitter()
-    pipeline = new_pipeline(submitter, PipelineOptions(list(options)))
+    pipeline = make_pipeline(submitter, PipelineOptions(list(options)))
     build(pipeline)
     pipeline.run()
     return submitter.submission

@@ -124,7 +124,7 @@ def _awaited(worker: Child) -> str:
 
 
 @contextmanager
-def serving(
+def serve_pool(
     log: Log, hold: Sequence[int] = (), port: int = 0, host: str = "localhost"
 ) -> Iterator[tuple[WorkerPool, int]]:
     """A pool and the port it listens on (a free one unless given); its workers end with it."""
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.worker:
         work(*arguments.worker)
         return
-    with serving(Log(arguments.log), port=arguments.pool, host=arguments.host) as (_, port):
+    with serve_pool(Log(arguments.log), port=arguments.pool, host=arguments.host) as (_, port):
         print(f"worker pool listens on {arguments.host}:{port}", flush=True)
         threading.Event().wait()
 

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from runners.flink.jars import FlinkMissing, ensure_jars, java
+from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.benchmarks import bench
 from tests.benchmarks.journey import journey
 from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, recovery, soak
@@ -71,7 +71,7 @@ def main() -> None:
 def machine() -> str:
     """The machine's size and the versions of what runs on it."""
     try:
-        said = subprocess.run([java(), "-version"], capture_output=True, text=True, check=True).stderr
+        said = subprocess.run([find_java(), "-version"], capture_output=True, text=True, check=True).stderr
         jars = [path.name for path in ensure_jars().glob("*.jar")]
     except FlinkMissing as error:
         raise SystemExit(str(error)) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.flink.jars import FlinkMissing, ensure_jars, java
+from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.integration.streaming import Scene, ended
 from tests.servers import RedisServer
 
@@ -15,7 +15,7 @@ from tests.servers import RedisServer
 def engine() -> None:
     """Java and Flink, or no test."""
     try:
-        java()
+        find_java()
         ensure_jars()
     except FlinkMissing as missing:
         pytest.skip(str(missing))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.flink.checkpoints import complete_checkpoints
+from runners.flink.checkpoints import list_complete_checkpoints
 from tests.chaos.faults import PATIENCE, alive, delivered, sending, until
 from tests.integration.streaming import KEY, Scene, children, kill
 from transforms.envelopes.envelope_lines import read_line
@@ -41,13 +41,13 @@ def unsealed(checkpoint: Path) -> None:
 def test_a_power_cut_loses_nothing(scene: Scene, damage: Callable[[Path], None], seed: int) -> None:
     engine = scene.output / "_stream"
     scene.start("--checkpoint-seconds", 2)
-    scene.until(lambda: complete_checkpoints(engine))
+    scene.until(lambda: list_complete_checkpoints(engine))
     producer = sending(scene, reports=4000, rate=12_000)
     scene.until(lambda: delivered_some(scene))
     parts = children(scene.runs[-1].pid)
     kill(scene.runs[-1], "all")
     until(lambda: not any(map(alive, parts)))  # a worker that is dying can still commit
-    newest = complete_checkpoints(engine)[-1]
+    newest = list_complete_checkpoints(engine)[-1]
     damage(newest)
     cut_archive(scene, random.Random(seed))
     assert producer.wait(PATIENCE) == 0

@@ -22,7 +22,7 @@ from apache_beam.transforms.userstate import ReadModifyWriteRuntimeState, ReadMo
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
-from runners.flink.checkpoints import forget_others
+from runners.flink.checkpoints import remove_other_jobs
 from runners.flink.launch import Engine, Progress, run
 
 ENGINE = "_stream"
@@ -118,7 +118,7 @@ def main() -> None:
     )
 
     if asked.fresh:
-        forget_others(engine.folder)
+        remove_other_jobs(engine.folder)
 
     def follow(progress: Progress) -> None:
         print(json.dumps({"progress": vars(progress)}, default=str), flush=True)

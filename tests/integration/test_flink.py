@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from runners.flink.checkpoints import complete_checkpoints, newest_checkpoint
-from runners.flink.jars import FlinkMissing, ensure_jars, java
+from runners.flink.checkpoints import find_newest_checkpoint, list_complete_checkpoints
+from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.integration.counting import ENGINE
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 180.0
 
 try:
-    java()
+    find_java()
     ensure_jars()
     WHY = ""
 except FlinkMissing as missing:
@@ -153,7 +153,7 @@ Begun = Callable[..., Counting]
 def test_an_interrupted_run_goes_on_where_it_was_and_its_successor_dies_with_java(
     folder: Path, begun: Begun
 ) -> None:
-    before, checkpoint = numbers(folder), newest_checkpoint(folder / ENGINE)
+    before, checkpoint = numbers(folder), find_newest_checkpoint(folder / ENGINE)
     run = begun(folder)
     run.until(lambda: run.progress.get("checkpoints", 0) > 0)
     assert run.progress["restored_from"] == str(checkpoint)
@@ -225,7 +225,7 @@ def test_two_runs_do_not_disturb_each_other_and_a_renewal_loses_nothing(
     for run in runs:
         run.counted()
     for _ in range(2):  # what it went on from, and its own first job
-        job = newest_checkpoint(folder / ENGINE).parent
+        job = find_newest_checkpoint(folder / ENGINE).parent
         runs[0].until(lambda job=job: not job.exists())  # type: ignore[misc]
     runs[0].counted()
     assert (runs[0].progress["restarts"], runs[0].progress["failure"]) == (0, None)
@@ -237,13 +237,13 @@ def test_two_runs_do_not_disturb_each_other_and_a_renewal_loses_nothing(
 def test_the_checkpoint_of_another_graph_is_refused_unless_the_run_is_fresh(
     folder: Path, begun: Begun
 ) -> None:
-    checkpoint = newest_checkpoint(folder / ENGINE)
+    checkpoint = find_newest_checkpoint(folder / ENGINE)
     end = begun(folder, "--changed").ended()
     assert end["end"] == "CheckpointRefused"
     assert str(checkpoint) in end["message"]
     assert "another one now" in end["message"]
     assert "--fresh" in end["message"]
-    assert newest_checkpoint(folder / ENGINE) == checkpoint
+    assert find_newest_checkpoint(folder / ENGINE) == checkpoint
     fresh = begun(folder, "--changed", "--fresh")
     fresh.until(lambda: fresh.progress.get("checkpoints", 0) > 0)
     assert fresh.progress["restored_from"] is None
@@ -251,7 +251,7 @@ def test_the_checkpoint_of_another_graph_is_refused_unless_the_run_is_fresh(
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_torn_one_and_says_so(folder: Path, begun: Begun) -> None:
-    before, newest = complete_checkpoints(folder / ENGINE)[-2:]
+    before, newest = list_complete_checkpoints(folder / ENGINE)[-2:]
     os.truncate(newest / "_metadata", 3000)
     run = begun(folder)
     run.counted()
@@ -267,7 +267,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_torn_one_and_says_so(folder:
 
 @pytest.mark.chaos
 def test_of_checkpoints_that_were_not_sealed_flink_finds_one_it_can_read(folder: Path, begun: Begun) -> None:
-    before, newest = complete_checkpoints(folder / ENGINE)[-2:]
+    before, newest = list_complete_checkpoints(folder / ENGINE)[-2:]
     for seal in (folder / ENGINE).rglob("*.seal"):
         seal.unlink()
     os.truncate(newest / "_metadata", 3000)
@@ -284,7 +284,7 @@ def test_of_checkpoints_that_were_not_sealed_flink_finds_one_it_can_read(folder:
 def test_where_no_checkpoint_can_be_read_the_run_ends_with_what_to_do(
     folder: Path, begun: Begun, sealed: bool
 ) -> None:
-    for checkpoint in complete_checkpoints(folder / ENGINE):
+    for checkpoint in list_complete_checkpoints(folder / ENGINE):
         os.truncate(checkpoint / "_metadata", 3000)
         if not sealed:
             checkpoint.with_name(f"{checkpoint.name}.seal").unlink(
@@ -300,7 +300,7 @@ def test_where_no_checkpoint_can_be_read_the_run_ends_with_what_to_do(
 def test_the_unsealed_checkpoint_of_another_graph_is_no_reason_to_go_back_to_an_older_one(
     folder: Path, begun: Begun
 ) -> None:
-    newest = newest_checkpoint(folder / ENGINE)
+    newest = find_newest_checkpoint(folder / ENGINE)
     for seal in (folder / ENGINE).rglob("*.seal"):
         seal.unlink()
     end = begun(folder, "--changed").ended()

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from runners.flink.jars import FlinkMissing, ensure_jars, java
+from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.bigquery import Emulator, store
 from tests.integration.streaming import KEY, Scene, ended, kill
 from tests.s3 import S3Server
@@ -28,7 +28,7 @@ TENS_OF_SECONDS = int(os.environ.get("OUTAGE_SECONDS", "10")) // 10
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     try:
-        java()
+        find_java()
         ensure_jars()
     except FlinkMissing as missing:
         pytest.skip(str(missing))

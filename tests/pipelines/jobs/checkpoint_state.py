@@ -24,7 +24,7 @@ from google.protobuf.json_format import MessageToDict
 from pipelines.jobs import stream
 from pipelines.outputs import open_outputs
 from pipelines.settings import Settings
-from runners.pipeline import new_pipeline
+from runners.pipeline import make_pipeline
 from schemas.tables import FLEET, TABLES, TRIMMED
 from transforms.aggregation.statistics import PARTIAL
 from transforms.history import state_codec
@@ -52,7 +52,7 @@ def translate_stream(home: Path) -> protos.Pipeline:
     texts = (str(home / "out"), "victoriametrics+http://localhost:8428")
     job = stream.Job("redis://h", ("a", "b"), "g", texts, home, archive=home / "archive", live=True)
     outputs, settings = open_outputs(job.outputs, Settings(parallelism=2), file_minutes=1)
-    pipeline = new_pipeline(FnApiRunner(), PipelineOptions(["--streaming"]))
+    pipeline = make_pipeline(FnApiRunner(), PipelineOptions(["--streaming"]))
     stream._build(pipeline, job, outputs, Connection(job.url), stream.for_stream(settings), "owner")
     return pipeline.to_runner_api()
 

@@ -12,7 +12,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
 from pipelines.jobs.stream import GRAPH_VERSION
-from runners.pipeline import new_pipeline
+from runners.pipeline import make_pipeline
 from tests.pipelines.jobs.checkpoint_state import (
     FIX,
     RECORDED,
@@ -53,7 +53,7 @@ def stateful(name: str, spec: Any, coder: Coder, element: type = bytes) -> set[s
     class Keep(beam.DoFn):
         def process(self, element: Any, kept: Any = kept) -> None: ...
 
-    pipeline = new_pipeline(FnApiRunner(), PipelineOptions([]))
+    pipeline = make_pipeline(FnApiRunner(), PipelineOptions([]))
     keyed = pipeline | beam.Impulse() | beam.Map(lambda _: (1, b"")).with_output_types(tuple[int, element])
     _ = keyed | name >> beam.ParDo(Keep())
     return set(describe_graph(pipeline.to_runner_api()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runners.flink import checkpoints
-from runners.flink.checkpoints import Choice, choose, complete_checkpoints, forget_others, seal
+from runners.flink.checkpoints import Choice, choose, list_complete_checkpoints, remove_other_jobs, seal
 
 FILES = ("_metadata", "0a-1b", "2c-3d", "4e-5f")
 
@@ -148,5 +148,5 @@ def test_seals_of_retired_checkpoints_go(tmp_path: Path) -> None:
 
 def test_a_fresh_run_leaves_no_checkpoint_to_go_back_to(tmp_path: Path) -> None:
     made(tmp_path, "old/chk-1", at=1000)
-    forget_others(tmp_path)
-    assert (complete_checkpoints(tmp_path), choose(tmp_path)) == ([], Choice([], False, []))
+    remove_other_jobs(tmp_path)
+    assert (list_complete_checkpoints(tmp_path), choose(tmp_path)) == ([], Choice([], False, []))

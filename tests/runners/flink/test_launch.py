@@ -17,13 +17,20 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, e
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from runners.flink import jars
-from runners.flink.checkpoints import forget_others
+from runners.flink.checkpoints import remove_other_jobs
 from runners.flink.engine import configure, folders
-from runners.flink.launch import Engine, FlinkFailed, FlinkMissing, TakenOptionError, newest_checkpoint, run
+from runners.flink.launch import (
+    Engine,
+    FlinkFailed,
+    FlinkMissing,
+    TakenOptionError,
+    find_newest_checkpoint,
+    run,
+)
 from runners.flink.processes import Log, start
-from runners.flink.rest import root_cause
-from runners.flink.workers import serving
-from runners.pipeline import new_pipeline
+from runners.flink.rest import find_root_cause
+from runners.flink.workers import serve_pool
+from runners.pipeline import make_pipeline
 from tests.integration.streaming import children
 
 PYTHON_ERROR = """org.apache.flink.runtime.JobException: Recovery is suppressed
@@ -73,24 +80,24 @@ def configuration(folder: Path) -> dict[str, str]:
     ],
 )
 def test_the_cause_is_the_python_error_else_the_innermost_of_java(trace: str, cause: str) -> None:
-    assert root_cause(trace) == cause
+    assert find_root_cause(trace) == cause
 
 
 def test_the_newest_checkpoint_is_the_last_complete_one_of_any_job(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path) is None
+    assert find_newest_checkpoint(tmp_path) is None
     checkpoint(tmp_path, "old/chk-900", at=1000)
     newest = checkpoint(tmp_path, "new/chk-10", at=2000)
     checkpoint(tmp_path, "new/chk-9", at=2000)
     checkpoint(tmp_path, "new/chk-11", at=3000, complete=False)
-    assert newest_checkpoint(tmp_path) == newest
+    assert find_newest_checkpoint(tmp_path) == newest
 
 
 def test_other_jobs_are_forgotten_with_all_their_checkpoints(tmp_path: Path) -> None:
     checkpoint(tmp_path, "old/chk-1", at=3000)
     kept = checkpoint(tmp_path, "new/chk-1", at=1000)
-    forget_others(tmp_path, "new")
+    remove_other_jobs(tmp_path, "new")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["new"]
-    assert newest_checkpoint(tmp_path) == kept
+    assert find_newest_checkpoint(tmp_path) == kept
 
 
 @pytest.mark.parametrize(
@@ -138,7 +145,7 @@ def test_a_graph_that_cannot_be_wired_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    new_pipeline(FnApiRunner(), PipelineOptions([]))
+    make_pipeline(FnApiRunner(), PipelineOptions([]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,7 +158,7 @@ def test_where_java_is_missing_the_package_is_named(
     if home:
         monkeypatch.setenv("JAVA_HOME", home)
     with pytest.raises(FlinkMissing, match=f"{mend}.*apt-get install openjdk-17-jre-headless"):
-        jars.java()
+        jars.find_java()
 
 
 def test_a_java_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +168,7 @@ def test_a_java_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     program.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(FlinkMissing, match=r'version "1.8.0_392": a stream needs Java 17'):
-        jars.java()
+        jars.find_java()
 
 
 def test_missing_jars_without_maven_name_both_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +247,7 @@ def test_a_worker_that_cannot_connect_is_an_answer_and_not_a_wait_for_ever(tmp_p
         worker_id="1-1", control_endpoint=nowhere, provision_endpoint=nowhere
     )
     with (
-        serving(Log(tmp_path / "workers.log")) as (pool, port),
+        serve_pool(Log(tmp_path / "workers.log")) as (pool, port),
         grpc.insecure_channel(f"localhost:{port}") as channel,
     ):
         stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
@@ -256,7 +263,7 @@ def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -
         raise ZeroDivisionError("no graph")
 
     try:
-        jars.java(), jars.ensure_jars()
+        jars.find_java(), jars.ensure_jars()
     except FlinkMissing as missing:
         pytest.skip(str(missing))
     with pytest.raises(ZeroDivisionError, match="no graph"):
@@ -272,7 +279,7 @@ def test_a_java_that_dies_while_it_is_given_the_job_is_named(
         raise grpc.RpcError
 
     try:
-        jars.java(), jars.ensure_jars()
+        jars.find_java(), jars.ensure_jars()
     except FlinkMissing as missing:
         pytest.skip(str(missing))
     monkeypatch.setattr("runners.flink.launch.submit", submit)
@@ -283,10 +290,10 @@ def test_a_java_that_dies_while_it_is_given_the_job_is_named(
 def test_where_flink_is_neither_there_nor_can_be_fetched_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jars, "java", lambda: "java")
-    jars.refuse_missing()
+    monkeypatch.setattr(jars, "find_java", lambda: "java")
+    jars.check_installed()
     monkeypatch.setattr(jars, "_IN_PROJECT", tmp_path)
     monkeypatch.setattr(jars, "_IN_HOME", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FlinkMissing, match="apt-get install maven"):
-        jars.refuse_missing()
+        jars.check_installed()
