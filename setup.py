@@ -42,6 +42,7 @@ setup(
             "duckdb>=2,<3",
             "pandas>=3.1,<4",
             "pandas-stubs",
+            "pre-commit>=4,<5",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",
             "types-jsonschema",

@@ -1,0 +1,13 @@
+"""Two of kpiflow's transforms in a pipeline of your own: count rejected messages by reason."""
+
+import apache_beam as beam
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from transforms.sources.archives.archive_reader import ReadArchives, find
+from transforms.validation.validate import Validate
+
+with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+    archives = pipeline | ReadArchives(find(["tour/archive"]))
+    validated = archives.raw | Validate()
+    reasons = validated.quarantine | beam.FlatMap(lambda rows: rows["reason"].to_pylist())
+    _ = reasons | beam.combiners.Count.PerElement() | beam.Map(print)
