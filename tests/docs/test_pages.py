@@ -40,7 +40,8 @@ def typed(page: str) -> Iterator[tuple[str, list[str]]]:
 def named(page: str) -> Iterator[str]:
     """The commands that a page names in `code` or in a block of it."""
     yield from (" ".join(code.split()) for code in re.findall(r"`(kpiflow [^`]+)`", page))
-    yield from re.findall(r"^(?:\$ )?(kpiflow [a-z][^:\n]*)$", page, flags=re.MULTILINE)
+    for block in re.findall(r"^```\w*\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL):
+        yield from re.findall(r"^(?:\$ )?(kpiflow [a-z][^:\n]*)$", block, flags=re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,8 @@ def test_every_command_prints_what_the_page_shows(
 
 def pattern(line: str) -> str:
     """A line that is shown, as an expression: `...` stands for anything, blanks for any blanks."""
-    return " ".join(".*" if word == "..." else re.escape(word) for word in line.split())
+    escaped = re.escape(" ".join(line.split()))
+    return escaped.replace(r"\ \.\.\.", ".*").replace(r"\.\.\.", ".*")
 
 
 def test_the_pages_type_the_commands_of_a_first_hour() -> None:
