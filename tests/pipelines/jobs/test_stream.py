@@ -52,7 +52,7 @@ def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -
             client.xadd("s", {"data": "{}"}, id="1-0")
         idle = _Idle(tmp_path, Connection(server.url), 0.1)
         for rows in range(5):
-            written = {"target": "out", "table": "kpi_reports", "time": rows, "rows": rows, "newest": None}
+            written = {"sink": "out", "table": "kpi_reports", "time": rows, "rows": rows, "newest": None}
             (sinks / "sink-1.json").write_text(json.dumps(written | {"waiting_since": None, "error": None}))
             assert not idle.reached(Progress("running"))
             time.sleep(0.15)
