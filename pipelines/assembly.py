@@ -12,7 +12,7 @@ from pipelines.graph import Sinks, Sources, Timing, make_rules
 from pipelines.jobs.time_slices import ReadSpool
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
-from transforms.aggregation import aggregate
+from transforms.aggregation.windows import make_stream_windows
 from transforms.core import stage_counters
 from transforms.core.run_metrics import count_incomplete
 from transforms.core.time_range import Span
@@ -130,7 +130,7 @@ def time_stream(outputs: Outputs, settings: Settings) -> Timing:
     recall = RecallShard(outputs.main, settings.shards)
     history = StreamHistory(settings.min_samples, settings.stale_seconds, settings.future_seconds, recall)
     lateness = settings.stale_seconds + LATE_SECONDS
-    return Timing(history, aggregate.stream_windows(settings.flush_seconds, lateness))
+    return Timing(history, make_stream_windows(settings.flush_seconds, lateness))
 
 
 def gather_sinks(

@@ -1,10 +1,12 @@
-"""The whole way of the data, as one function. Stream and batch call it alike; `pipelines.assembly` chooses what differs.
+"""The complete data flow, as one function. Stream and batch both call it.
+
+`pipelines.assembly` chooses what differs.
 
 archive | Redis stream ------------> archive, trimmed
        |
    validate ------------------------> quarantine
        |   reports
-       |<--- recall: stored reports that the new ones touch
+       |<--- recall: stored reports that the new ones affect
  key by shard
        |
    history: dedup + baseline -------> duplicates
@@ -16,6 +18,9 @@ archive | Redis stream ------------> archive, trimmed
    aggregate: 5 s, 1 min, 1 h
        |
        '------------------------> kpi_aggregations, kpi_fleet
+
+Each element is an Arrow record batch. From `key by shard` to `aggregate` it is keyed by its shard, which is
+decided once: all reports of an agent are on one shard.
 """
 
 from dataclasses import dataclass, field
@@ -26,11 +31,11 @@ import pyarrow as pa
 from pipelines.settings import Settings
 from schemas.registry import Schema, load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, TRIMMED
-from transforms.aggregation import aggregate
-from transforms.aggregation.aggregate import Aggregate, Windows
+from transforms.aggregation.aggregate import Aggregate
+from transforms.aggregation.windows import BATCH, Windows
 from transforms.core.sharding import KeyByShard
 from transforms.core.time_range import KeepWithin, Span
-from transforms.enrich import Enrich
+from transforms.enrich import Enrich, EnrichOptions
 from transforms.history.batch_history import BatchHistory
 from transforms.outliers import FlagOutliers
 from transforms.validation.quarantine_rows import shorten_oversize
@@ -41,8 +46,9 @@ from transforms.validation.validate import Limits, Rules, Validate
 class Sources:
     """Where messages come from.
 
-    `messages` gives `.messages` (RAW) and `.quarantine` from the pipeline's root; `recall`, where there is an output that holds
-    rows already, gives the stored reports that new ones touch; `span` is the time that is asked for.
+    Attributes: messages: gives `messages` (RAW), `quarantine` (QUARANTINE) and `trimmed` (TRIMMED or None)
+    from the pipeline's root. recall: from new reports, the stored reports that they affect; None where
+    nothing is stored yet. span: the time that is asked for.
     """
 
     messages: beam.PTransform
@@ -52,18 +58,26 @@ class Sources:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a stream does otherwise than a batch: how history remembers, and when windows come out."""
+    """What differs between a batch and a stream.
+
+    Attributes:
+        history: BatchHistory or StreamHistory.
+        windows: when aggregates come out.
+    """
 
     history: beam.PTransform
-    windows: tuple[Windows, ...] = aggregate.BATCH
+    windows: tuple[Windows, ...] = BATCH
 
 
 @dataclass(frozen=True)
 class Sinks:
-    """Where rows go: `tables` takes the rows of each table by its name.
+    """Where rows go.
 
-    Where asked for, `archive` takes every message, with what is refused before it could be one, and `live` the rows of reports
-    within milliseconds. `fleet` says whether kpi_fleet is made: some of the tables' places take it.
+    Attributes:
+        tables: takes the rows of each table, as {name of the table: rows}.
+        archive: takes every message, and what was rejected before it was one.
+        live: takes the rows of reports, within milliseconds.
+        fleet: whether kpi_fleet is made.
     """
 
     tables: beam.PTransform
@@ -75,59 +89,54 @@ class Sinks:
 def build(
     root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing | None = None
 ) -> None:
-    """Wire the graph of this module's picture, for a batch unless `timing` says otherwise."""
+    """Wire the graph of this module's picture, for a batch unless `timing` is given."""
     timing = timing or Timing(BatchHistory(settings.min_samples))
+
     read = root | "Read" >> sources.messages
     validated = read.messages | "Validate" >> Validate(make_rules(settings))
-    new = validated.reports | "Reports in span" >> KeepWithin(sources.span, "recorded_at")
+    reports = validated.reports | "Keep reports in span" >> KeepWithin(sources.span, "recorded_at")
+    if sources.recall is not None:
+        stored = reports | "Recall" >> sources.recall
+        reports = (reports, stored) | "Add stored reports" >> beam.Flatten()
 
-    reports = (
-        new
-        if sources.recall is None
-        else (new, new | "Recall" >> sources.recall) | "With recalled" >> beam.Flatten()
-    )
     history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> timing.history
     flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
-    judged = flagged.reports | "Enrich" >> _enrich(settings)
-    enriched = judged.reports
-    wrong = (validated.quarantine, history.quarantine, flagged.quarantine, judged.quarantine)
-    refused = (read.quarantine, *wrong) | beam.Flatten()
-    refused = refused | "Shorten oversize" >> beam.Map(shorten_oversize).with_output_types(pa.RecordBatch)
-    aggregated = (
-        enriched
-        | "Shard again" >> KeyByShard(settings.shards)
-        | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
-    )
+    enriched = flagged.reports | "Enrich" >> Enrich(make_enrich_options(settings))
+    aggregated = enriched.reports | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
+    rows = enriched.reports | "Drop shard" >> beam.Values()
+
+    steps = (read, validated, history, flagged, enriched)
+    rejected = [step.quarantine for step in steps] | "Quarantine" >> beam.Flatten()
+    rejected = rejected | "Shorten oversize" >> beam.Map(shorten_oversize).with_output_types(pa.RecordBatch)
 
     tables = {
-        REPORTS.name: enriched,
+        REPORTS.name: rows,
         AGGREGATIONS.name: aggregated.rows,
+        FLEET.name: aggregated.fleet,
         DUPLICATES.name: history.duplicates,
-        QUARANTINED.name: refused | "Refused in span" >> KeepWithin(sources.span, "received_at"),
+        QUARANTINED.name: rejected | "Keep rejected in span" >> KeepWithin(sources.span, "received_at"),
+        TRIMMED.name: read.trimmed,
     }
-    if aggregated.fleet is not None:
-        tables[FLEET.name] = aggregated.fleet
-    if read.trimmed is not None:
-        tables[TRIMMED.name] = read.trimmed
-    _ = tables | "Write" >> sinks.tables
+    _ = {name: table for name, table in tables.items() if table is not None} | "Write" >> sinks.tables
     if sinks.archive is not None:
         _ = (read.messages, read.quarantine) | "Archive" >> sinks.archive
     if sinks.live is not None:
-        _ = enriched | "Publish live" >> sinks.live
+        _ = rows | "Publish live" >> sinks.live
 
 
 def make_rules(settings: Settings) -> Rules:
-    """What the settings ask of a message."""
+    """The rules that a message must meet."""
     limits = Limits(settings.max_payload_bytes, settings.max_depth)
     return Rules(limits, settings.stale_seconds, settings.future_seconds, settings.custom_metric_limit)
 
 
 def load_report_schema(settings: Settings) -> Schema:
-    """The schema of reports, with what the settings bound in it."""
+    """The schema of reports, with the limits that the settings put into it."""
     return load("kpi_report").bounded(settings.custom_metric_limit)
 
 
-def _enrich(settings: Settings) -> Enrich:
-    return Enrich(
+def make_enrich_options(settings: Settings) -> EnrichOptions:
+    """What enrichment depends on beside the report."""
+    return EnrichOptions(
         settings.reference_latency_ms, settings.time_zone, settings.peak_start_hour, settings.peak_end_hour
     )

@@ -175,8 +175,6 @@ KEPT_ROW = (
 )
 """Which of several rows with one key is kept; a term counts where the terms before it are equal. A table that lacks a
 column skips its term. Parquet files, BigQuery and history follow this rule, so the order of writes does not matter."""
-FIRST_MESSAGE = KEPT_ROW[1:]
-"""Which of several messages with one report is kept: the same rule without the revision."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What can be told from a report alone: scores, efficiencies and the local hour, as columns of `schemas.tables.ENRICHMENT`."""
+"""Columns that depend on a report alone: scores, efficiencies and the local hour."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,62 +24,60 @@ EPOCH_DAY = 4
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 LEAST_USE = 1e-9
-"""Less use of resources than this is none: what is divided by it says nothing, and would be without bounds."""
+"""A smaller use of resources counts as none: a quotient by it says nothing and has no bounds."""
 
 
 @dataclass(frozen=True)
 class EnrichOptions:
-    """What `enrich` depends on beside the report."""
+    """What `enrich` depends on beside the report.
+
+    Attributes:
+        reference_latency_ms: latency, ms (> 0), at which performance_score is half the accuracy.
+        time_zone: IANA name of the zone of hour_of_day, day_of_week and is_peak_hour.
+        peak_start_hour: first local hour of the peak, 0 to 23.
+        peak_end_hour: first local hour after the peak, 1 to 24; below the start, the peak includes midnight.
+    """
 
     reference_latency_ms: float
-    """Latency, ms (> 0), at which performance_score is half the accuracy."""
     time_zone: str
-    """IANA name of the zone of hour_of_day, day_of_week and is_peak_hour."""
     peak_start_hour: int
-    """First local hour of the peak, 0 to 23."""
     peak_end_hour: int
-    """First local hour after the peak, 1 to 24; below the start, the peak runs over midnight."""
 
 
 class Enrich(beam.PTransform):
-    """Batches of reports -> `reports`, the same with the columns of ENRICHMENT at their end, and `quarantine`.
+    """(shard, batch of reports) -> `reports`, the same with the columns of ENRICHMENT, and `quarantine`."""
 
-    The fields are EnrichOptions'.
-    """
-
-    def __init__(
-        self, reference_latency_ms: float, time_zone: str, peak_start_hour: int, peak_end_hour: int
-    ) -> None:
+    def __init__(self, options: EnrichOptions) -> None:
         super().__init__()
-        self.options = EnrichOptions(reference_latency_ms, time_zone, peak_start_hour, peak_end_hour)
+        self.options = options
 
     def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
         return reports | RowWise("enrich", enrich, self.options)
 
 
 def enrich(batch: pa.RecordBatch, options: EnrichOptions) -> pa.RecordBatch:
-    """The batch with the columns of ENRICHMENT at its end; docs/columns.md gives each formula.
+    """The batch with the columns of ENRICHMENT at its end; docs/columns.md has each formula.
 
     Reads latency_ms, accuracy, cpu_usage, memory_mb, network_bytes, execution_context and recorded_at.
 
     Raises:
-        ZoneInfoNotFoundError: `options.time_zone` names no zone that this machine knows.
+        ZoneInfoNotFoundError: this machine knows no zone `options.time_zone`.
     """
     columns = (
-        _scores(batch, options.reference_latency_ms)
-        | _efficiencies(batch)
-        | _calendar(batch["recorded_at"], options)
+        _compute_scores(batch, options.reference_latency_ms)
+        | _compute_efficiencies(batch)
+        | _compute_calendar(batch["recorded_at"], options)
     )
     return append_columns(batch, [(field, columns[field.name]) for field in ENRICHMENT])
 
 
-def _scores(batch: pa.RecordBatch, reference_latency_ms: float) -> dict[str, pa.Array]:
-    """What was achieved, and what for: accuracy against latency, CPU and memory."""
-    accuracy = _values(batch["accuracy"])
-    available = _values(pc.struct_field(batch["execution_context"], "available_memory_mb"))
-    memory_share = np.minimum(1.0, _values(batch["memory_mb"]) / available)
-    resource_use = (_values(batch["cpu_usage"]) + memory_share) / 2
-    score = accuracy * reference_latency_ms / (reference_latency_ms + _values(batch["latency_ms"]))
+def _compute_scores(batch: pa.RecordBatch, reference_latency_ms: float) -> dict[str, pa.Array]:
+    """Accuracy in relation to latency, CPU and memory."""
+    accuracy = _read_values(batch["accuracy"])
+    available = _read_values(pc.struct_field(batch["execution_context"], "available_memory_mb"))
+    memory_share = np.minimum(1.0, _read_values(batch["memory_mb"]) / available)
+    resource_use = (_read_values(batch["cpu_usage"]) + memory_share) / 2
+    score = accuracy * reference_latency_ms / (reference_latency_ms + _read_values(batch["latency_ms"]))
     unused = resource_use < LEAST_USE
     ratio = np.divide(score, resource_use, out=np.zeros_like(score), where=~unused)
     return {
@@ -89,21 +87,21 @@ def _scores(batch: pa.RecordBatch, reference_latency_ms: float) -> dict[str, pa.
     }
 
 
-def _efficiencies(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+def _compute_efficiencies(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     """1 / (1 + cost) in (0, 1]; the costs are share-seconds of CPU, GB-seconds of memory and MB moved."""
-    seconds = _values(batch["latency_ms"]) / MS_PER_SECOND
+    seconds = _read_values(batch["latency_ms"]) / MS_PER_SECOND
     moved = batch["network_bytes"]
-    megabytes = _values(pc.fill_null(moved, 0)) / BYTES_PER_MB
+    megabytes = _read_values(pc.fill_null(moved, 0)) / BYTES_PER_MB
     return {
-        "cpu_efficiency": pa.array(1 / (1 + _values(batch["cpu_usage"]) * seconds)),
-        "memory_efficiency": pa.array(1 / (1 + _values(batch["memory_mb"]) / MB_PER_GB * seconds)),
-        "network_efficiency": pa.array(1 / (1 + megabytes), mask=_values(moved.is_null())),
+        "cpu_efficiency": pa.array(1 / (1 + _read_values(batch["cpu_usage"]) * seconds)),
+        "memory_efficiency": pa.array(1 / (1 + _read_values(batch["memory_mb"]) / MB_PER_GB * seconds)),
+        "network_efficiency": pa.array(1 / (1 + megabytes), mask=_read_values(moved.is_null())),
     }
 
 
-def _calendar(recorded_at: pa.Array, options: EnrichOptions) -> dict[str, pa.Array]:
+def _compute_calendar(recorded_at: pa.Array, options: EnrichOptions) -> dict[str, pa.Array]:
     """The local hour and day, Monday = 1 (ISO 8601), and whether that hour is a weekday's peak."""
-    local = convert_to_local(_values(recorded_at.cast(pa.int64())), options.time_zone)
+    local = convert_to_local(_read_values(recorded_at.cast(pa.int64())), options.time_zone)
     hour, day = local // HOUR_US % 24, (local // DAY_US + EPOCH_DAY - 1) % 7 + 1
     after_start = hour >= options.peak_start_hour
     before_end = hour < options.peak_end_hour
@@ -116,5 +114,5 @@ def _calendar(recorded_at: pa.Array, options: EnrichOptions) -> dict[str, pa.Arr
     }
 
 
-def _values(column: pa.Array) -> NDArray:
+def _read_values(column: pa.Array) -> NDArray:
     return column.to_numpy(zero_copy_only=False)

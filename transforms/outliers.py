@@ -1,8 +1,9 @@
-"""Outliers: fences around an agent's baseline, and which values lie outside them.
+"""Outliers: fences around an agent's baseline, and which values are outside them.
 
-The fences are Tukey's (Exploratory Data Analysis, 1977): `iqr_factor` interquartile ranges outside the quartiles. A flat
-baseline has no range to measure by; its fences lie `flat_margin` from its value, as a share of it for latency and memory, as
-such for fractions, and never within the histogram bucket that the value is known by. A baseline in warm-up has no fences.
+The fences are Tukey's (Exploratory Data Analysis, 1977): `iqr_factor` interquartile ranges outside the
+quartiles. A flat baseline has no range to measure by. Its fences are `flat_margin` from its value: as a share
+of the value for latency and memory, as an absolute distance for fractions, and never less than the histogram
+bucket that the value is known by. A baseline in warm-up has no fences.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 class FlagOutliers(beam.PTransform):
-    """Batches of BASELINED, or wider -> `reports`, with the columns of FLAGS at their end (see `flag`), and `quarantine`."""
+    """(shard, BASELINED) -> `reports`, the same with the columns of FLAGS at their end, and `quarantine`."""
 
     def __init__(self, iqr_factor: float, flat_margin: float) -> None:
         super().__init__()
@@ -34,10 +35,11 @@ class FlagOutliers(beam.PTransform):
 
 
 def flag_outliers(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) -> pa.RecordBatch:
-    """The batch with the columns FLAGS at its end; it needs the metrics and their `_q1` and `_q3`.
+    """The batch with the columns of FLAGS at its end; it needs the metrics and their `_q1` and `_q3`.
 
-    An outlier lies outside either fence. An anomaly is an outlier on the bad side: latency, cpu or memory above its high
-    fence, accuracy below its low one. Where the quartiles are null the fences are null and the flags false.
+    An outlier is outside either fence. An anomaly is an outlier on the bad side: latency, cpu or memory above
+    its high fence, accuracy below its low one. Where the quartiles are null the fences are null and the flags
+    false.
     """
     columns: dict[str, pa.Array] = {}
     below, above = {}, {}
@@ -58,7 +60,10 @@ def flag_outliers(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) 
 def compute_fences(
     scale: Scale, q1: Floats, q3: Floats, iqr_factor: float, flat_margin: float
 ) -> tuple[Floats, Floats]:
-    """float64[n] low and high fence, in the metric's unit; NaN where the quartiles are."""
+    """float64[n] low and high fence, in the metric's unit, from quartiles (float64[n]).
+
+    NaN where these are NaN.
+    """
     reach = iqr_factor * (q3 - q1)
     flat = np.flatnonzero(q1 == q3)
     value = q1[flat]

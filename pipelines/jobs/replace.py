@@ -185,7 +185,7 @@ def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[st
     inside, outside = _reports_of_duplicates(output, span)
 
     def undone(rows: pa.RecordBatch) -> Kept:
-        received = span.rows(rows["received_at"]) & np.asarray(rows["received_at"].is_valid())
+        received = span.contains(rows["received_at"]) & np.asarray(rows["received_at"].is_valid())
         return received | _among(_names(rows), renewed)
 
     def duplicate(rows: pa.RecordBatch) -> Kept:
@@ -195,10 +195,10 @@ def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[st
         (DUPLICATES, [*_MESSAGE, "received_at", "report_id"], duplicate),
         (QUARANTINED, [*_MESSAGE, "received_at"], lambda rows: ~undone(rows)),
         *(
-            (table, [table.time], lambda rows: ~rewritten.rows(rows["time_window_start"]))
+            (table, [table.time], lambda rows: ~rewritten.contains(rows["time_window_start"]))
             for table in (AGGREGATIONS, FLEET)
         ),
-        (REPORTS, [REPORTS.time], lambda rows: ~rewritten.rows(rows[REPORTS.time])),
+        (REPORTS, [REPORTS.time], lambda rows: ~rewritten.contains(rows[REPORTS.time])),
     ]
 
 
@@ -219,7 +219,7 @@ def _renewed(output: Path, staging: Path, span: Span) -> pa.Array:
     known = pa.chunked_array(stored, pa.string()).combine_chunks()
     staged = [_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(staging, table, _MESSAGE)]
     reports = scan(staging, REPORTS, [*_MESSAGE, REPORTS.time])
-    staged += [_names(rows.filter(pa.array(span.rows(rows[REPORTS.time])))) for rows in reports]
+    staged += [_names(rows.filter(pa.array(span.contains(rows[REPORTS.time])))) for rows in reports]
     found = [names.filter(pc.is_in(names, known)) for names in staged]
     return pa.chunked_array(found, pa.string()).combine_chunks()
 
@@ -231,7 +231,7 @@ def _reports_of_duplicates(output: Path, span: Span) -> tuple[pa.Array, pa.Array
     sides: tuple[list[pa.Array], list[pa.Array]] = ([], [])
     for rows in scan(output, REPORTS, ["report_id", REPORTS.time]):
         repeated = rows.filter(pc.is_in(rows["report_id"], known))
-        within = span.rows(repeated[REPORTS.time])
+        within = span.contains(repeated[REPORTS.time])
         for side, mask in zip(sides, (within, ~within)):
             side.append(repeated["report_id"].filter(pa.array(mask)))
     inside, outside = (pa.chunked_array(side, pa.string()).combine_chunks() for side in sides)

@@ -1,4 +1,4 @@
-"""The whole graph on a handful of messages: what goes in at the top, and which rows come out of each of its four ends."""
+"""The whole graph on a handful of messages: what goes in, and which rows come out at each of its ends."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -286,7 +286,9 @@ def test_shards_decide_who_does_the_work_and_nothing_else(run: Run) -> None:
     assert one == many
 
 
-@pytest.mark.parametrize(("name", "module"), [("baseline", baseline), ("flag", outliers), ("enrich", enrich)])
+@pytest.mark.parametrize(
+    ("name", "module"), [("compute_baselines", baseline), ("flag_outliers", outliers), ("enrich", enrich)]
+)
 def test_a_report_at_which_a_later_kernel_raises_is_refused_and_its_neighbours_go_on(
     run: Run, name: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,9 @@ def judged(rows: list[dict], cuts: tuple[int, ...] = ()) -> tuple[pa.Table, pa.T
 
 
 def fates(rows: list[dict]) -> tuple[dict[str, dict], list[dict]]:
-    """The row that stands for each report, its `context` settled, and the first rows of the messages that are duplicates."""
+    """The row that is kept of each report, its `context`, and the first rows of the messages that are
+    duplicates.
+    """
     deliveries: dict[str, dict[tuple, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=_order):
         deliveries[row["report_id"]][row["source"], row["message_id"]].append(row)

@@ -1,4 +1,4 @@
-"""What history judges batch by batch, from a memory that is evicted, saved and loaded, is what it judges of everything at once."""
+"""History batch by batch, from memory that is evicted, saved and loaded, gives what it gives of all at once."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ STALES = st.sampled_from([60, 600, 3600])
 
 
 def arrived(arrivals: list[tuple], stale: int) -> list[dict]:
-    """The rows in the order in which they came: new reports, copies of reports in other messages, and messages that come again."""
+    """The rows in the order in which they came: new reports, copies of reports, and messages that come again."""
     rows: list[dict] = []
     second = 0
     for number, (gap, delay, report, kind, back) in enumerate(arrivals):
@@ -96,7 +96,7 @@ def test_batch_by_batch_gives_what_all_at_once_gives(kept, stream, cuts, saved, 
     rows = arrived(arrivals, stale)
     reports, duplicates = apply_history([pa.RecordBatch.from_pylist(rows, REPORT_BATCH)], MIN_SAMPLES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rolling_window, "KEPT", kept)
+        patch.setattr(rolling_window, "KEPT_WINDOWS", kept)
         parts = list(running(rows, cuts, stale, saved, evicted))
     assert tables(*map(list, zip(*parts))) == tables(list(reports), [duplicates])
     assert all(batch.schema == DUPLICATE for _, batch in parts)

@@ -1,4 +1,4 @@
-"""Every kernel after validation takes every report that validation accepts: values at the edges of each column's domain."""
+"""Every kernel takes every report that validation accepts: values at the edges of each column's domain."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

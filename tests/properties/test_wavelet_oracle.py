@@ -20,7 +20,9 @@ def test_every_order_statistic_of_a_range_is_that_of_the_sorted_range(question):
     size, values, first, end = question
     ordered = np.sort(values[first:end])
     nth = np.arange(len(ordered), dtype=np.int32)
-    found = WaveletMatrix(np.array(values), size).nth(np.full_like(nth, first), np.full_like(nth, end), nth)
+    found = WaveletMatrix(np.array(values), size).find_nth(
+        np.full_like(nth, first), np.full_like(nth, end), nth
+    )
     assert np.array_equal(found.value, ordered)
     assert np.array_equal(found.place, nth - np.searchsorted(ordered, ordered))
     assert np.array_equal(found.equals, [np.count_nonzero(ordered == value) for value in ordered])

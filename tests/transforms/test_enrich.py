@@ -189,5 +189,5 @@ def test_the_calendar_is_that_of_the_standard_library(times, zone, start, end):
 def test_the_transform_enriches_every_batch():
     batch = reports({}, {"accuracy": 0.1})
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        rich = (pipeline | beam.Create([batch]) | Enrich(1000.0, "UTC", 9, 17)).reports
-        assert_that(rich, equal_to([enrich(batch, UTC_OFFICE)]))
+        rich = (pipeline | beam.Create([(3, batch)]) | Enrich(UTC_OFFICE)).reports
+        assert_that(rich, equal_to([(3, enrich(batch, UTC_OFFICE))]))

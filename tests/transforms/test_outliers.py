@@ -108,8 +108,12 @@ def test_no_rows_stay_no_rows():
 
 def test_the_transform_flags_every_batch():
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        typed = beam.Create([report(), report(latency=500.0)]).with_output_types(pa.RecordBatch)
+        typed = beam.Create([(3, report()), (3, report(latency=500.0))]).with_output_types(
+            tuple[int, pa.RecordBatch]
+        )
         flagged = (pipeline | typed | FlagOutliers(iqr_factor=2.0, flat_margin=0.1)).reports
-        outliers = flagged | beam.FlatMap(lambda rows: rows["is_latency_outlier"].to_pylist())
-        assert_that(outliers, equal_to([False, True]))
-        assert flagged.element_type is pa.RecordBatch
+        outliers = flagged | beam.FlatMapTuple(
+            lambda shard, rows: [(shard, each) for each in rows["is_latency_outlier"].to_pylist()]
+        )
+        assert_that(outliers, equal_to([(3, False), (3, True)]))
+        assert flagged.element_type == beam.typehints.Tuple[int, pa.RecordBatch]

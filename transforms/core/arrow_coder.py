@@ -1,4 +1,7 @@
-"""The Beam coder of record batches. Importing this module registers it, so that whatever passes batches on writes Arrow IPC."""
+"""The Beam coder of record batches.
+
+Importing this module registers it: a module whose transforms give batches imports it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,12 @@ _numbers = count()
 
 
 class BatchCoder(beam.coders.Coder):
-    """A RecordBatch as an Arrow IPC stream: only the rows of a slice are written, unlike with pickle. See also `by_reference`."""
+    """A RecordBatch as an Arrow IPC stream, which holds only the rows of a slice.
+
+    Pickle would write the whole parent.
+
+    See also `pass_by_reference`.
+    """
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
         if _lent is not None:
@@ -39,9 +47,10 @@ class BatchCoder(beam.coders.Coder):
 
 @contextmanager
 def pass_by_reference() -> Iterator[None]:
-    """Inside, a batch is encoded as a number that stands for it: for a runner whose stages all live in this process.
+    """Within the context a batch is encoded as a number: for a runner whose stages are all in this process.
 
-    A batch is decoded as often as its readers like, so each lives until the block ends. One run at a time: it is process-wide.
+    A batch may be decoded any number of times, so all are kept until the context ends. It is process-wide:
+    one run at a time.
     """
     global _lent
     before, _lent = _lent, {}

@@ -1,4 +1,4 @@
-"""What is kept of a payload that is longer than a payload may be: its first bytes, its length, and a digest of all of it."""
+"""The excerpt that is kept of an oversize payload: its first bytes, its length, and a digest of all of it."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ KEPT_BYTES = 64 << 10
 
 
 class Excerpt:
-    """The first KEPT_BYTES of bytes that come in pieces, how many there are, and their SHA-256."""
+    """The first KEPT_BYTES of bytes that are added piece by piece, their number, and their SHA-256."""
 
     def __init__(self, octets: bytes = b"") -> None:
         self.head, self.length = b"", 0
@@ -15,7 +15,7 @@ class Excerpt:
         self.add(octets)
 
     def add(self, piece: bytes) -> None:
-        """Go on with the next bytes."""
+        """Add the next bytes."""
         if self.length < KEPT_BYTES:
             self.head += piece[: KEPT_BYTES - self.length]
         self.length += len(piece)

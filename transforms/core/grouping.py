@@ -1,4 +1,8 @@
-"""Grouping, ranking and sorting of rows, without a loop: by numbers, and by the columns of a batch."""
+"""Group and rank rows: by number, and by the values of columns.
+
+Rows of one key are found by sorting once. They are then sliced, or reduced with one array operation for all
+groups: no loop over groups, and no mask of all rows for each.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,73 +13,92 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+
 _LARGEST = np.iinfo(np.int64).max
 
 
 class Groups(NamedTuple):
-    """Rows gathered into groups: `ids` holds the group of each row, `picks` one row of each group."""
+    """Rows in groups.
 
-    ids: NDArray[np.int64]
-    picks: NDArray[np.int64]
+    `ids` (int64[n]) is the group of each row, `picks` (int64[g]) the first row of each group.
+    """
+
+    ids: Ints
+    picks: Ints
 
     def total(self, values: NDArray) -> NDArray:
-        """The sum over each group."""
+        """The sum over each group; `values` has a value for each row."""
         # ufunc.at needs no sorted copy of the values: three times as fast as reduceat.
         totals = np.zeros(len(self.picks), dtype=values.dtype)
         np.add.at(totals, self.ids, values)
         return totals
 
     def extreme(self, least: np.ufunc, values: NDArray) -> NDArray:
-        """The `np.minimum` or `np.maximum` over each group."""
+        """The `np.minimum` or `np.maximum` over each group; `values` has a value for each row."""
         found = values[self.picks]
         least.at(found, self.ids, values)
         return found
 
 
-def group_rows(keys: NDArray[np.int64]) -> Groups:
-    """The rows of each distinct key >= 0, groups ascending by key."""
-    order = sort_rows(keys)
-    ordered = keys[order]
-    first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+def group_rows(keys: Ints) -> Groups:
+    """The rows of each distinct key (int64[n]), groups ascending by key."""
+    order, starts = _sort_into_runs(keys)
     ids = np.empty(len(keys), dtype=np.int64)
-    ids[order] = np.cumsum(first) - 1
-    return Groups(ids, order[first])
+    ids[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(keys)]))
+    return Groups(ids, order[starts])
 
 
-def sort_rows(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64[n]: the rows ascending by key >= 0, rows of one key as they lie."""
+def iterate_groups(keys: Ints) -> Iterator[tuple[int, Ints | slice]]:
+    """Each distinct key (int64[n]), ascending, with its rows in their order.
+
+    A slice of all rows if there is one key.
+    """
+    if len(keys) and keys[0] == keys[-1] and (keys == keys[0]).all():
+        yield int(keys[0]), slice(None)
+        return
+    order, starts = _sort_into_runs(keys)
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(keys)]):
+        yield int(keys[order[start]]), order[start:end]
+
+
+def split_rows(batch: pa.RecordBatch, keys: Ints) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Each distinct key (int64[n]), ascending, with its rows of the batch in their order."""
+    order, starts = _sort_into_runs(keys)
+    if len(starts) == 1:
+        yield int(keys[0]), batch
+        return
+    # One copy in the order of keys, then slices of it: less than a copy for each key.
+    ordered = batch.take(pa.array(order))
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(keys)]):
+        yield int(keys[order[start]]), ordered.slice(start, end - start)
+
+
+def sort_rows(keys: Ints) -> Ints:
+    """int64[n]: the rows ascending by key (int64[n]), stable."""
     if (keys[1:] >= keys[:-1]).all():
         return np.arange(len(keys))
     bits = len(keys).bit_length()
-    if int(keys.max()).bit_length() + bits > np.iinfo(np.int64).bits - 1:
+    widest = max(int(keys.max()), -int(keys.min())).bit_length()
+    if widest + bits > np.iinfo(np.int64).bits - 1:
         return np.argsort(keys, kind="stable")
-    # Sorting values is four times as fast as argsort: the row rides in the low bits.
+    # Sorting values is four times as fast as argsort: the row's number is in the low bits.
     return np.sort(keys << bits | np.arange(len(keys))) & ((1 << bits) - 1)
 
 
-def rank_texts(texts: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
-    """int64[n]: the place of each text among the distinct ones in ascending order, null last; and those."""
-    encoded = texts.dictionary_encode(null_encoding="encode")
-    order = pc.sort_indices(encoded.dictionary)
-    places = np.empty(len(order), dtype=np.int64)
-    places[order.to_numpy()] = np.arange(len(order))
-    return places[encoded.indices.to_numpy()], encoded.dictionary.take(order)
-
-
-def split_rows(batch: pa.RecordBatch, codes: NDArray[np.int64]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of each code as a batch of their own, in their order, with the code."""
-    order = np.argsort(codes, kind="stable")
-    values, starts = np.unique(codes[order], return_index=True)
-    if len(values) == 1:
-        yield int(values[0]), batch
-        return
-    sorted_rows = batch.take(pa.array(order))
-    for value, start, end in zip(values, starts, [*starts[1:], len(order)]):
-        yield int(value), sorted_rows.slice(start, end - start)
+def _sort_into_runs(keys: Ints) -> tuple[Ints, Ints]:
+    """The rows ascending by key, and where in that order each distinct key starts."""
+    order = sort_rows(keys)
+    ordered = keys[order]
+    first = np.ones(len(keys), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return order, np.flatnonzero(first)
 
 
 def number_groups(rows: pa.RecordBatch, names: tuple[str, ...]) -> Ints:
-    """int64[n]: a number from 0 to at most n - 1 for each distinct combination of the named columns; null is a value."""
+    """int64[n]: a number from 0 to at most n - 1 for each distinct combination of the named columns.
+
+    Null is a value.
+    """
     numbers, count = _encode(rows[names[0]])
     for name in names[1:]:
         column, size = _encode(rows[name])
@@ -88,12 +111,12 @@ def number_groups(rows: pa.RecordBatch, names: tuple[str, ...]) -> Ints:
 def sort_by_columns(rows: pa.RecordBatch, names: tuple[str, ...]) -> Ints:
     """int64[n]: the rows ascending by the named columns, nulls last, stable; texts by length first.
 
-    A column is ranked only where the columns before it are equal: ids are rarely compared, and ranking them is most of the cost.
+    A column is ranked only where the columns before it are equal: ids are rarely compared, and ranking them
+    is most of the cost.
     """
     order = np.arange(rows.num_rows)
-    runs = np.zeros(
-        rows.num_rows, dtype=np.int64
-    )  # rows that are equal so far have one number, ascending in `order`
+    # Rows that are equal so far have one number, ascending in `order`.
+    runs = np.zeros(rows.num_rows, dtype=np.int64)
     for name in names:
         tied = np.flatnonzero(np.bincount(runs)[runs] > 1) if len(runs) else runs
         if not len(tied):
@@ -106,6 +129,18 @@ def sort_by_columns(rows: pa.RecordBatch, names: tuple[str, ...]) -> Ints:
         steps = (np.diff(runs) != 0) | (np.diff(sorted_ranks) != 0)
         runs = np.concatenate([[0], np.cumsum(steps)])
     return order
+
+
+def rank_texts(texts: pa.Array) -> tuple[Ints, pa.Array]:
+    """int64[n]: the place of each text among the distinct ones, ascending by code point, null last.
+
+    And those.
+    """
+    encoded = texts.dictionary_encode(null_encoding="encode")
+    order = pc.sort_indices(encoded.dictionary)
+    places = np.empty(len(order), dtype=np.int64)
+    places[order.to_numpy()] = np.arange(len(order))
+    return places[encoded.indices.to_numpy()], encoded.dictionary.take(order)
 
 
 def rank_values(values: pa.Array, null: int = _LARGEST) -> Ints:

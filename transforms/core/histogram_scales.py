@@ -1,7 +1,7 @@
-"""The histogram scales that baselines and aggregates share: where a value falls, and the span of a bucket.
+"""The histogram scales that baselines and aggregates share: the bucket of a value, and the edges of a bucket.
 
-A scale is decided by its edges alone. `index` corrects the rounding of a logarithm against them, so that a value falls into the
-same bucket on every platform and in every batch.
+The edges alone define a scale. `index` corrects the rounding of its logarithm by them, so that a value is in
+the same bucket on every platform and in every batch.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LogScale:
-    """Buckets whose edges grow by `ratio` from `low`; the first reaches down to 0, the last catches everything above.
+    """Buckets whose edges grow by `ratio` from `low`.
+
+    The first begins at 0, the last also holds everything above.
 
     With ratio 1.005 any point of a bucket is within 0.5 % of any other.
     """
@@ -36,11 +38,9 @@ class LogScale:
 
     def index(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """int64[n]: the bucket of each value >= 0."""
-        guess = (
-            np.floor(np.log(np.maximum(values, self.low) / self.low) / np.log(self.ratio)).astype(np.int64)
-            + 1
-        )
-        guess = np.clip(np.where(values < self.low, 0, guess), 0, self.size - 1)
+        steps = np.floor(np.log(np.maximum(values, self.low) / self.low) / np.log(self.ratio))
+        guess = np.clip(np.where(values < self.low, 0, steps.astype(np.int64) + 1), 0, self.size - 1)
+        # A logarithm is off by at most one bucket at an edge.
         guess -= values < self.edges[guess]
         guess += (values >= self.edges[guess + 1]) & (guess < self.size - 1)
         return guess
@@ -48,7 +48,10 @@ class LogScale:
 
 @dataclass(frozen=True)
 class LinearScale:
-    """Equal buckets over [0, 1]; 1 falls into the last. For fractions, which crowd where log buckets are wide."""
+    """Equal buckets over [0, 1]; 1 is in the last.
+
+    For fractions, which crowd where the buckets of a LogScale are wide.
+    """
 
     size: int = 2000
 

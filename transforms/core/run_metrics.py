@@ -1,6 +1,6 @@
-"""What a run reports at its end: Beam metrics, which every engine returns to the process that started the run.
+"""The results of a run: Beam metrics, which every engine returns to the process that started it.
 
-`transforms.core.stage_counters` also counts, but only within one process: for progress and timings.
+`transforms.core.stage_counters` counts within one process, for progress and timings.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from apache_beam.runners.runner import PipelineResult
 
 MESSAGES = Metrics.counter("kpiflow", "messages")
 _INCOMPLETE = "kpiflow.incomplete"
-"""A namespace of counters, each named like what it counts: Beam merges counters on every engine, and string sets not on all."""
+"""A namespace of counters whose names are the texts to report: every engine merges counters, not every one
+string sets."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What one or more runs did.
+    """The results of one or more runs.
 
     Attributes:
         messages: how many messages were validated.

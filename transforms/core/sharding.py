@@ -1,4 +1,4 @@
-"""Which shard an agent belongs to: the unit of parallel work and, in a stream, of state."""
+"""The shard of an agent: the unit of parallel work and, in a stream, of state."""
 
 import apache_beam as beam
 import numpy as np
@@ -19,7 +19,10 @@ def assign_shards(agent_ids: pa.Array, count: int) -> NDArray[np.int64]:
 
 
 class KeyByShard(beam.PTransform):
-    """ReportBatches -> (shard, ReportBatch), every agent on one shard."""
+    """ReportBatches -> (shard, ReportBatch); all reports of an agent are on one shard.
+
+    `count` is the number of shards.
+    """
 
     def __init__(self, count: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""How many rows went through each stage of this process, and how long they took: what progress bars and benchmarks read.
+"""How many rows passed each stage of this process, and how long they took, for progress bars and benchmarks.
 
-A runner shows its metrics only when a job has ended; these counts can be read at any time, but only within one process. What a
-command reports at its end comes from `transforms.core.run_metrics`.
+A runner shows its metrics only when a job has ended. These counts can be read at any time, but only within
+one process. What a command reports at its end comes from `transforms.core.run_metrics`.
 """
 
 import threading
@@ -44,7 +44,7 @@ def time_stage(name: str, rows: int = 0) -> Iterator[None]:
 def count_stage(
     name: str, kernel: Callable[Concatenate[pa.RecordBatch, P], Result]
 ) -> Callable[Concatenate[pa.RecordBatch, P], Result]:
-    """The kernel as a function that counts its batch's rows, and its time, under a stage's name."""
+    """The kernel, wrapped so that the rows of its batch and its time are counted under a stage's name."""
 
     @wraps(kernel)
     def counted(batch: pa.RecordBatch, *args: P.args, **kwargs: P.kwargs) -> Result:
@@ -64,7 +64,7 @@ def add(name: str, rows: int = 0, bytes: int = 0, seconds: float = 0.0) -> None:
 
 
 def snapshot() -> dict[str, Stage]:
-    """Every stage so far, in the order in which they began."""
+    """A copy of the counts of every stage so far, in the order in which the stages began."""
     with _lock:
         return {name: Stage(stage.rows, stage.bytes, stage.seconds) for name, stage in _stages.items()}
 

@@ -1,4 +1,4 @@
-"""Keep the rows of a span of time."""
+"""Keep the rows that are within a span of time."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 @dataclass(frozen=True)
 class Span:
-    """From `start` on, up to but not including `end`; None is open. Aware datetimes."""
+    """From `start` up to but not including `end`, aware datetimes; None is open."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -21,8 +21,8 @@ class Span:
         """Whether the span has no bounds."""
         return self.start is None and self.end is None
 
-    def rows(self, times: pa.Array) -> np.ndarray:
-        """bool[n]: the times (timestamp[us, UTC]) inside; a null is."""
+    def contains(self, times: pa.Array) -> np.ndarray:
+        """bool[n]: which times (timestamp[us, UTC]) are inside; a null time is."""
         inside = np.ones(len(times), dtype=bool)
         if self.start is not None:
             inside &= np.asarray(
@@ -34,7 +34,7 @@ class Span:
 
 
 class KeepWithin(beam.PTransform):
-    """RecordBatches -> their rows whose `column` lies in the span."""
+    """RecordBatches -> their rows whose `column` is within the span."""
 
     def __init__(self, span: Span, column: str) -> None:
         super().__init__()
@@ -47,6 +47,6 @@ class KeepWithin(beam.PTransform):
 
 
 def keep_within(batch: pa.RecordBatch, span: Span, column: str) -> list[pa.RecordBatch]:
-    """The batch without the rows outside of the span; nothing where none is left."""
-    kept = batch.filter(pa.array(span.rows(batch[column])))
+    """The rows of the batch whose `column` is within the span, as one batch; no batch if there are none."""
+    kept = batch.filter(pa.array(span.contains(batch[column])))
     return [kept] if kept.num_rows else []

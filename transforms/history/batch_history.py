@@ -30,10 +30,10 @@ WithHistory = tuple[Iterator[pa.RecordBatch], pa.RecordBatch]
 
 
 class BatchHistory(beam.PTransform):
-    """(shard, ReportBatch) -> `reports` (BASELINED), `duplicates` (DUPLICATE) and `quarantine` (QUARANTINE).
+    """(shard, ReportBatch) -> `reports` (shard, BASELINED), `duplicates` and `quarantine`.
 
-    All reports of an agent must be on one shard. A report with fewer than `min_samples` reports in its baseline is in warm-up.
-    A report at which the kernel raises is quarantined alone.
+    All reports of an agent must be on one shard. A report with fewer than `min_samples` reports in its
+    baseline is in warm-up. A report at which the kernel raises is quarantined alone.
     """
 
     def __init__(self, min_samples: int) -> None:
@@ -46,15 +46,15 @@ class BatchHistory(beam.PTransform):
             | "Group by shard" >> beam.GroupByKey()
             | "Apply history"
             >> beam.FlatMap(_apply_to_shard, self.min_samples)
-            .with_output_types(pa.RecordBatch, **dict.fromkeys(TAGS, pa.RecordBatch))
+            .with_output_types(tuple[int, pa.RecordBatch], **dict.fromkeys(TAGS, pa.RecordBatch))
             .with_outputs(*TAGS, main="reports")
         )
 
 
 def _apply_to_shard(
-    shard: tuple[int, Iterable[pa.RecordBatch]], min_samples: int
-) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-    batches = list(shard[1])
+    keyed: tuple[int, Iterable[pa.RecordBatch]], min_samples: int
+) -> Iterator[tuple[int, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
+    shard, batches = keyed[0], list(keyed[1])
     with time_stage("history", sum(batch.num_rows for batch in batches)):
         (reports, duplicates), faults = _isolate_faults(
             lambda parts: apply_history(parts, min_samples), batches
@@ -62,7 +62,8 @@ def _apply_to_shard(
     yield from quarantine_faults(faults)
     for part in split_by_bytes(duplicates, DUPLICATE) if duplicates.num_rows else ():
         yield beam.pvalue.TaggedOutput("duplicates", part)
-    yield from reports
+    for part in reports:
+        yield shard, part
 
 
 def _isolate_faults(
@@ -87,10 +88,11 @@ def _isolate_faults(
 
 
 def apply_history(batches: Sequence[pa.RecordBatch], min_samples: int) -> WithHistory:
-    """The reports of one shard, as BASELINED batches of at most OUTPUT_ROWS rows, and the duplicates among them.
+    """The reports of one shard, with history, as BASELINED batches, and the duplicates among them.
 
-    `batches` are all its ReportBatches, at least one, in any order and cut. Context rows feed baselines and meet their
-    duplicates, but are not in the result. A report's revision is its baseline_n: more history supersedes less.
+    `batches` are all its ReportBatches, at least one, in any order and cut. Context rows feed baselines and
+    meet their duplicates, but are not in the result. A report's revision is its baseline_n: more history
+    supersedes less.
     """
     table = pa.Table.from_batches(batches)
     unique = dedup.deduplicate(table)
@@ -107,7 +109,8 @@ def _attach_baselines(
 ) -> Iterator[pa.RecordBatch]:
     """BASELINED batches of the `rows` (int64[k], ascending) of all batches; `baselines` has a row for each.
 
-    Only some batches are copied at a time: all columns of a large shard at once may not fit into memory twice.
+    Only some batches are copied at a time: all columns of a large shard at once may not fit into memory
+    twice.
     """
     parts = (part for batch in batches for part in split_by_rows(batch.select(REPORT.names), OUTPUT_ROWS))
     start = 0

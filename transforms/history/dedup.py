@@ -1,21 +1,22 @@
-"""Deduplication: of the messages that carry one report, the earliest stands for it and the others are duplicates.
+"""Deduplication: of the messages with one report, one is kept and the others are duplicates.
 
-Messages are ordered by (received_at, source, message_id), nulls first and a shorter text before a longer one (`5-9` before `5-10`):
-the order in which the tables settle ties, so it does not matter which message came to hand first. A message that was delivered
-again, with the source and message_id of another row of the same report, leaves no trace.
+`schemas.tables.KEPT_ROW` says which message is kept, so it does not matter which message came first. A
+message that was delivered again, with the source and message_id of another row of the same report, leaves no
+trace.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.tables import DUPLICATE, FIRST_MESSAGE
+from schemas.tables import DUPLICATE
+from transforms.core.grouping import number_groups
 from transforms.core.hashing import hash_ids
-from transforms.core.record_batches import concat, make_empty
+from transforms.core.kept_rows import find_kept
+from transforms.core.record_batches import build_batch, concat, make_empty
 
 INPUTS = ("report_id", "source", "message_id", "received_at", "context")
 """The columns of a ReportBatch that decide what is a duplicate."""
@@ -28,10 +29,10 @@ _ID_LENGTH = 32
 
 @dataclass(frozen=True)
 class Deduplicated:
-    """What became of the rows.
+    """The result of deduplication.
 
-    `rows` (int64[k], ascending) are those that stand for their report, one for each report_id; `context` (bool[k]) tells which
-    reports were context in every copy; `duplicates` has the schema `schemas.tables.DUPLICATE`.
+    `rows` (int64[k], ascending) are the rows that are kept, one for each report_id; `context` (bool[k]) tells
+    which reports were context in every copy; `duplicates` has the schema `schemas.tables.DUPLICATE`.
     """
 
     rows: Rows
@@ -40,45 +41,48 @@ class Deduplicated:
 
 
 def deduplicate(reports: pa.Table) -> Deduplicated:
-    """Which rows of `reports` stand for their report. It has the columns INPUTS; only received_at may be null.
+    """Which rows of `reports` are kept, and the duplicates. It has the columns INPUTS.
 
-    A report counts as context if all its copies do. A duplicate whose deliveries were all context is not given again.
+    Only received_at may be null.
+
+    A report counts as context if all its copies do. A duplicate whose deliveries were all context is not
+    given again.
     """
     context = np.array(reports["context"])
-    suspects = _suspects(reports["report_id"])
-    copies = _taken(reports.select(INPUTS), suspects)
-    report, message, order = _sorted(copies)
-    rows, fresh = suspects[order], ~context[suspects[order]]
+    suspects = _find_suspects(reports["report_id"])
+    copies = _take(reports.select(INPUTS), suspects)
+    fresh = ~context[suspects]
+    report = number_groups(copies, ("report_id",))
+    delivery = number_groups(copies, ("report_id", "source", "message_id"))
 
-    stands = np.diff(report, prepend=-1) != 0
-    _, first, which = np.unique(
-        report * (message.max(initial=0) + 1) + message, return_index=True, return_inverse=True
-    )
-    delivered = np.zeros(len(first), np.bool_)
-    delivered[which[fresh]] = True
-    lost = first[delivered & ~stands[first]]
+    kept = find_kept(copies, report)
+    of_kept, delivered, has_fresh = np.zeros((3, len(copies)), np.bool_)
+    of_kept[delivery[kept]] = True
+    delivered[delivery[fresh]] = True
+    has_fresh[report[fresh]] = True
+    lost = find_kept(copies, delivery) & delivered[delivery] & ~of_kept[delivery]
 
-    keep = np.ones(len(context), np.bool_)
-    keep[rows[~stands]] = False
-    if len(rows):
-        context[rows[stands]] = ~np.logical_or.reduceat(fresh, np.flatnonzero(stands))
-    return Deduplicated(np.flatnonzero(keep), context[keep], _duplicates(copies.take(pa.array(order[lost]))))
-
-
-def _taken(table: pa.Table, rows: Rows) -> pa.RecordBatch:
-    """The rows (ascending) of a table as one batch."""
-    batches = table.to_batches()
-    edges = np.searchsorted(rows, np.cumsum([0, *(batch.num_rows for batch in batches)]))
-    parts, start = [make_empty(table.schema)], 0
-    for batch, first, end in zip(batches, edges, edges[1:]):
-        if first < end:
-            parts.append(batch.take(pa.array(rows[first:end] - start)))
-        start += batch.num_rows
-    return concat(parts)
+    context[suspects[kept]] = ~has_fresh[report[kept]]
+    stays = np.ones(len(context), np.bool_)
+    stays[suspects[~kept]] = False
+    duplicates = make_duplicates(copies.filter(pa.array(lost)))
+    return Deduplicated(np.flatnonzero(stays), context[stays], duplicates)
 
 
-def _suspects(report_ids: pa.ChunkedArray) -> Rows:
-    """Rows that may share their report_id with another: those whose 64-bit hash is not the only one of its kind."""
+def make_duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:
+    """The DUPLICATE rows of copies (columns INPUTS) that are not kept for their report."""
+    columns = {name: copies[name] for name in DUPLICATE.names if name in INPUTS}
+    columns["revision"] = pa.array(np.ones(copies.num_rows, np.int64))
+    return build_batch(columns, DUPLICATE, copies.num_rows)
+
+
+def _find_suspects(report_ids: pa.ChunkedArray) -> Rows:
+    """int64[k], ascending: rows that may share their report_id with another.
+
+    Their report_ids have a 64-bit hash that occurs twice.
+
+    Few rows have a copy. Sorting a number a row finds them, so that texts are compared only for these.
+    """
     if not pc.all(pc.equal(pc.binary_length(report_ids), _ID_LENGTH)).as_py():
         return np.arange(len(report_ids))
     hashes = hash_ids(report_ids.cast(pa.binary(_ID_LENGTH)).combine_chunks())
@@ -87,27 +91,13 @@ def _suspects(report_ids: pa.ChunkedArray) -> Rows:
     return np.sort(order[np.concatenate([[False], again]) | np.concatenate([again, [False]])])
 
 
-def _sorted(copies: pa.RecordBatch) -> tuple[Rows, Rows, Rows]:
-    """The report and the message of each copy as numbers, by (report, received_at, source, message_id); and that order."""
-    report, source, message = (_codes(copies[name]) for name in ("report_id", "source", "message_id"))
-    message = source * (message.max(initial=0) + 1) + message
-    columns: list[Any] = [report]
-    for each in FIRST_MESSAGE:
-        columns += [pc.binary_length(copies[each.column])] if each.is_text else []
-        columns.append(copies[each.column])
-    keyed = pa.table(columns, names=[str(place) for place in range(len(columns))])
-    order = pc.sort_indices(keyed, [(name, "ascending", "at_start") for name in keyed.column_names])
-    order = np.array(order, np.int64)
-    return report[order], message[order], order
-
-
-def _codes(strings: pa.Array) -> Rows:
-    """int64[n]: a number for each string, from 0, equal where the strings are."""
-    return np.array(strings.dictionary_encode().indices, np.int64)
-
-
-def _duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:
-    columns = [copies[name] for name in DUPLICATE.names if name in INPUTS] + [
-        pa.array(np.ones(copies.num_rows, np.int64))
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=DUPLICATE.names)
+def _take(table: pa.Table, rows: Rows) -> pa.RecordBatch:
+    """The rows (int64[k], ascending) of a table as one batch, without a copy of the whole table."""
+    batches = table.to_batches()
+    edges = np.searchsorted(rows, np.cumsum([0, *(batch.num_rows for batch in batches)]))
+    parts, start = [make_empty(table.schema)], 0
+    for batch, first, end in zip(batches, edges, edges[1:]):
+        if first < end:
+            parts.append(batch.take(pa.array(rows[first:end] - start)))
+        start += batch.num_rows
+    return concat(parts)

@@ -18,7 +18,10 @@ Fault = tuple[pa.RecordBatch, Rejection]
 
 
 def quarantine_faults(faults: Iterable[Fault]) -> Iterator[beam.pvalue.TaggedOutput]:
-    """QUARANTINE rows of the reports at which history raises; a report that is stored already stays as it is."""
+    """QUARANTINE rows of the reports at which history raises.
+
+    A report that is stored already stays as it is.
+    """
     for row, why in faults:
         if not row["context"][0].as_py():
             yield beam.pvalue.TaggedOutput("quarantine", quarantine_failed(row, [why]))

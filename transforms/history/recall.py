@@ -1,8 +1,8 @@
 """Recall: stored reports that go through the graph again because new reports affect them.
 
-The stored reports of every affected hour (`transforms.history.time_rules.find_affected_hours`) are recalled whole, to be
-compared and aggregated with the new ones. The REACH_MINUTES before an affected hour are recalled as *context*: they feed its
-baselines and are written nowhere.
+The stored reports of every affected hour (`transforms.history.time_rules.find_affected_hours`) are recalled
+whole, to be compared and aggregated with the new ones. The REACH_MINUTES before an affected hour are recalled
+as *context*: they feed its baselines and are written nowhere.
 """
 
 from collections.abc import Iterable, Iterator
@@ -62,9 +62,10 @@ class RecallShard:
     shards: int
 
     def __call__(self, shard: int, hours: range, context: bool) -> Iterator[pa.RecordBatch]:
-        """REPORT_BATCHes of the stored reports of some hours, with the minutes before as context if asked for.
+        """REPORT_BATCHes of the stored reports of some hours, with their context if asked for.
 
-        Reports of later batches were recorded no earlier, so each batch comes after all that feeds its baselines, or with it.
+        Reports of later batches were recorded no earlier, so each batch comes after all that feeds its
+        baselines, or with it.
         """
         batches = recall_hours(self.store, set(hours)) if context else _read_hours(self.store, hours)
         for batch in batches:
@@ -74,7 +75,7 @@ class RecallShard:
 
 
 def recall_hours(store: Store, hours: set[int]) -> Iterator[pa.RecordBatch]:
-    """REPORT_BATCHes of the stored reports of some hours and of the context before each, an hour at a time, ascending."""
+    """REPORT_BATCHes of the stored reports of some hours and of the context of each, ascending by hour."""
     for hour in sorted({each - back for each in hours for back in range(REACH_HOURS + 1)}):
         for batch in _read_hour(store, hour, context=hour not in hours):
             if hour not in hours:
@@ -84,16 +85,16 @@ def recall_hours(store: Store, hours: set[int]) -> Iterator[pa.RecordBatch]:
 
 
 def find_needed_hours(reports: pa.RecordBatch) -> range:
-    """The hours that a stream needs for these reports: from the first affected hour to the last, with those between."""
+    """The hours that a stream needs for these reports: from the first affected hour to the last."""
     affected = find_affected_hours(reports)
     return range(min(affected), max(affected) + 1)
 
 
 def find_missing_hours(needed: range, known: range) -> list[tuple[range, bool]]:
-    """The hours to recall, oldest first, and whether with their context, when those of `known` are in memory already.
+    """The hours to recall, oldest first, and whether with their context, if `known` hours are in memory.
 
-    Later hours need no context: it is in the known hours, or in their context. Before earlier hours are recalled, the context of
-    the known ones must be forgotten, since it comes again as whole hours.
+    Later hours need no context: it is in the known hours, or in their context. Before earlier hours are
+    recalled, the context of the known ones must be forgotten, since it comes again as whole hours.
     """
     if _starts_anew(needed, known):
         return [(needed, True)]
@@ -139,7 +140,10 @@ def _read_hour(store: Store, hour: int, context: bool) -> Iterator[pa.RecordBatc
 
 
 class _ReadRows:
-    """The rows of an hour that were read already: all before a moment, and at that moment the reports in `_ids`."""
+    """The rows of an hour that were read already.
+
+    These are all rows before a moment, and at that moment the reports in `_ids`.
+    """
 
     def __init__(self) -> None:
         self._moment: pa.Scalar = pa.scalar(None, TIME)

@@ -1,4 +1,4 @@
-"""Which reports were seen, and in which message: the part of a stream's history that tells duplicates."""
+"""Which reports a stream has seen, and in which message: the part of its history that finds duplicates."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ from transforms.core.hashing import hash_texts, mix, read_hex
 Words = NDArray[np.uint64]
 Longs = NDArray[np.int64]
 
+COLUMNS = ("first", "second", "message")
+
 
 @dataclass(frozen=True)
 class SeenReports:
-    """Reports and their messages: `first` and `second`, the halves of a report_id, and `message`, the hash of (source, message_id).
+    """Reports and their messages, uint64[n] each.
 
-    All are uint64[n]. They are *in order* if `first` is ascending.
+    `first` and `second` are the halves of a report_id, `message` is a hash of (source, message_id). They are
+    *in order* if `first` is ascending.
     """
 
     first: Words
@@ -26,7 +29,7 @@ class SeenReports:
 
     @classmethod
     def of(cls, reports: pa.RecordBatch) -> "SeenReports":
-        """The reports and messages of a ReportBatch."""
+        """The reports and messages of a ReportBatch, in its order."""
         source = reports["source"].dictionary_encode()
         sources = hash_texts(source.dictionary)[source.indices.to_numpy()]
         message = mix(sources * np.uint64(3) + hash_texts(reports["message_id"]))
@@ -34,43 +37,44 @@ class SeenReports:
         return cls(halves[:, 0], halves[:, 1], message)
 
     @classmethod
-    def joined(cls, parts: Iterable["SeenReports"]) -> "SeenReports":
+    def concat(cls, parts: Iterable["SeenReports"]) -> "SeenReports":
         """The reports of all parts, in their order."""
-        columns = [[np.zeros(0, np.uint64)] for _ in range(3)]
+        columns = [[np.zeros(0, np.uint64)] for _ in COLUMNS]
         for part in parts:
-            for column, words in zip(columns, (part.first, part.second, part.message)):
-                column.append(words)
+            for column, name in zip(columns, COLUMNS):
+                column.append(getattr(part, name))
         return cls(*map(np.concatenate, columns))
 
     def __len__(self) -> int:
         return len(self.first)
 
     def take(self, rows: Longs | slice | NDArray[np.bool_]) -> "SeenReports":
-        """Some of them."""
+        """The reports at some rows."""
         return SeenReports(self.first[rows], self.second[rows], self.message[rows])
 
     def find(self, others: "SeenReports") -> Longs:
-        """int64[m]: where the reports of `others` are among these, which are in order; -1 for one that is not."""
+        """int64[m]: the place of each of the `others` among these, which are in order.
+
+        -1 if it is not among them.
+        """
         place = np.searchsorted(self.first, others.first)
+        # Where only the first halves agree, look at the next place. That is rare: the loop mostly runs once.
         while len(self):
             here = np.minimum(place, len(self) - 1)
-            alike = (place < len(self)) & (self.first[here] == others.first)
-            equal = alike & (self.second[here] == others.second)
-            other = alike & ~equal
-            if not other.any():
-                return np.where(equal, here, -1)
-            place = place + other
+            half = (place < len(self)) & (self.first[here] == others.first)
+            whole = half & (self.second[here] == others.second)
+            if not (half & ~whole).any():
+                return np.where(whole, here, -1)
+            place = place + (half & ~whole)
         return np.full(len(others), -1)
 
-    def plus(self, others: "SeenReports") -> "SeenReports":
-        """These, which are in order, and others, in order."""
+    def insert(self, others: "SeenReports") -> "SeenReports":
+        """These, which are in order, with others, in order."""
         others = others.take(np.argsort(others.first))
         if not len(self):
             return others
+        # Merging sorted arrays by insertion is linear; sorting both again would not be.
         place = np.searchsorted(self.first, others.first)
         return SeenReports(
-            *(
-                np.insert(getattr(self, name), place, getattr(others, name))
-                for name in ("first", "second", "message")
-            )
+            *(np.insert(getattr(self, name), place, getattr(others, name)) for name in COLUMNS)
         )

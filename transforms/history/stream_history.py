@@ -1,7 +1,7 @@
-"""History of a stream: what `transforms.history.batch_history` gives of all reports at once, given batch by batch.
+"""History of a stream: the same rows as from `transforms.history.batch_history`, batch by batch.
 
-What it needs of earlier batches is kept as state. `transforms.history.shard_memory` decides; this module is the Beam side: state,
-timer, recall of stored reports.
+What it needs of earlier batches is kept as state. `transforms.history.shard_memory` decides; this module is
+the Beam side: state, timer, recall of stored reports.
 """
 
 import secrets
@@ -21,20 +21,21 @@ from transforms.core.stage_counters import time_stage
 from transforms.history.history_outputs import OUTPUT_ROWS, TAGS, Fault, quarantine_faults
 from transforms.history.recall import find_missing_hours, find_needed_hours, merge_hours
 from transforms.history.shard_memory import Admitted, ShardMemory
-from transforms.history.time_rules import HOUR_MINUTES, MAX_FUTURE_SECONDS, REACH_MINUTES
+from transforms.history.time_rules import GAP_MINUTES, HOUR_MINUTES, MAX_FUTURE_SECONDS, REACH_MINUTES
 from transforms.validation.quarantine_rows import bisect_faults
 
 RecallHours = Callable[[int, range, bool], Iterable[pa.RecordBatch]]
-"""The stored reports of a shard, of some hours (since 1970) and, if asked for, of the minutes before as context: see
-`transforms.history.recall.RecallShard`."""
+"""The stored reports of a shard, of some hours (since 1970) and, if asked for, of the minutes before as
+context: see `transforms.history.recall.RecallShard`."""
 
 
 class StreamHistory(beam.PTransform):
-    """(shard, ReportBatch) -> `reports`, `duplicates` and `quarantine` as BatchHistory, at the time of their batch.
+    """(shard, ReportBatch) -> the outputs of BatchHistory, at the time of their batch.
 
-    An agent's reports must come in the order in which they were received, and be stamped no earlier than the watermark. With
-    `recall`, the stored reports of each affected hour come out again before the first report of that hour, so that its windows
-    hold them too. They are compared with what is stored and what came before, not again with what comes after them.
+    An agent's reports must come in the order in which they were received, and be stamped no earlier than the
+    watermark. With `recall`, the stored reports of each affected hour come out again before the first report
+    of that hour, so that its windows hold them too. They are compared with what is stored and what came
+    before, not again with what comes after them.
 
     Raises:
         ValueError: `future_seconds` is more than MAX_FUTURE_SECONDS.
@@ -46,14 +47,14 @@ class StreamHistory(beam.PTransform):
         super().__init__()
         if future_seconds > MAX_FUTURE_SECONDS:
             raise ValueError(
-                f"future_seconds is {future_seconds}; a stream allows at most {MAX_FUTURE_SECONDS}, because its baselines "
-                "leave out only the newest two minutes for reports that are still on their way"
+                f"future_seconds is {future_seconds}; a stream allows at most {MAX_FUTURE_SECONDS}, because its "
+                f"baselines leave out only the newest {GAP_MINUTES} minutes for reports that are still on their way"
             )
         self.min_samples, self.stale_seconds, self.recall = min_samples, stale_seconds, recall
 
     def expand(self, by_shard: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
         apply = beam.ParDo(_StreamHistoryFn(self.min_samples, self.stale_seconds, self.recall))
-        apply = apply.with_output_types(pa.RecordBatch, **dict.fromkeys(TAGS, pa.RecordBatch))
+        apply = apply.with_output_types(tuple[int, pa.RecordBatch], **dict.fromkeys(TAGS, pa.RecordBatch))
         return by_shard | "Apply history" >> apply.with_outputs(*TAGS, main="reports")
 
 
@@ -62,7 +63,10 @@ NO_MARK = (0, 0, 0)
 
 @dataclass
 class _Cached:
-    """A shard's memory in this process, valid while its `tag` is that of the state; `due` is when the timer fires (us)."""
+    """A shard's memory in this process, valid while its `tag` is that of the state.
+
+    `due` is when the timer fires (us).
+    """
 
     tag: int
     memory: ShardMemory
@@ -76,8 +80,9 @@ class _Cache(dict[int, _Cached]):
 class _StreamHistoryFn(beam.DoFn):
     """Keeps a shard's ShardMemory in the process, and in state what rebuilds it: its deltas, and a mark.
 
-    The mark is (tag, first hour, end of the hours recalled). Its random tag changes with the state. So memory that is ahead of the
-    state or behind it, after a restore for example, is recognised and rebuilt from the deltas.
+    The mark is (tag, first hour, end of the hours recalled). Its random tag changes with the state. So memory
+    that is ahead of the state or behind it, after a restore for example, is recognised and rebuilt from the
+    deltas.
     """
 
     DELTAS = BagStateSpec("deltas", BytesCoder())
@@ -110,11 +115,13 @@ class _StreamHistoryFn(beam.DoFn):
             for stored in self._recall(shard, cached.memory, needed, hours):
                 again, _ = self._admit(cached, stored, deltas, bag)
                 deltas += again.deltas
-                yield from split_by_rows(again.reports, OUTPUT_ROWS)
+                for part in split_by_rows(again.reports, OUTPUT_ROWS):
+                    yield shard, part
             hours = merge_hours(needed, hours)
         admitted, faults = self._admit(cached, batch, deltas, bag)
         yield from quarantine_faults(faults)
-        yield from split_by_rows(admitted.reports, OUTPUT_ROWS)
+        for part in split_by_rows(admitted.reports, OUTPUT_ROWS):
+            yield shard, part
         if admitted.duplicates.num_rows:
             yield beam.pvalue.TaggedOutput("duplicates", admitted.duplicates)
         if cached.memory.needs_snapshot or hours.start < start:
@@ -144,7 +151,10 @@ class _StreamHistoryFn(beam.DoFn):
         self._keep(shard, cached, timer)
 
     def _take(self, shard: int, tag: int, bag: Any) -> _Cached:
-        """The memory of a shard, taken out of the cache: an error before `_keep` leaves none that is ahead of the state."""
+        """The memory of a shard, taken out of the cache.
+
+        So an error before `_keep` leaves no memory that is ahead of the state.
+        """
         cached = self.cache.pop(shard, None)
         if cached is None or cached.tag != tag:
             with time_stage("history: restored"):
@@ -156,7 +166,8 @@ class _StreamHistoryFn(beam.DoFn):
     ) -> tuple[Admitted, list[Fault]]:
         """The result of admitting a batch, and the rows at which that raises.
 
-        An error may leave memory half changed. It is then rebuilt from the state and from `deltas`, which are not in the state yet.
+        An error may leave memory half changed. It is then rebuilt from the state and from `deltas`, which are
+        not in the state yet.
         """
         with time_stage("history", batch.num_rows):
             try:

@@ -2,7 +2,8 @@
 
 They are decided here and nowhere else; batch, stream, recall and `backfill --replace` call them.
 
-- A report of minute m (floor of recorded_at / 60 s) is compared with its agent's reports of the minutes [m - 62, m - 2).
+- A report of minute m (floor of recorded_at / 60 s) is compared with its agent's reports of the minutes [m -
+  62, m - 2).
 - The newest two minutes are left out, because reports of them may still be on their way.
 - A *late* report, received more than 60 s after it was recorded, feeds no baseline, for the same reason.
 
@@ -20,7 +21,8 @@ HOUR_MINUTES = 60
 HOUR_SECONDS = 3600
 
 REACH_MINUTES = 62
-"""How many minutes back a baseline reaches: the window of minute m is [m - REACH_MINUTES, m - GAP_MINUTES)."""
+"""How many minutes back a baseline reaches: the window of minute m is [m - REACH_MINUTES, m - GAP_MINUTES).
+"""
 GAP_MINUTES = 2
 """The newest minutes, which no baseline holds."""
 REACH_HOURS = -(-REACH_MINUTES // HOUR_MINUTES)
@@ -30,8 +32,9 @@ LATE_SECONDS = 60
 MAX_FUTURE_SECONDS = 60 * GAP_MINUTES - LATE_SECONDS
 """How far ahead of its message a report may be recorded in a stream.
 
-What feeds the window of minute m was recorded before minute m - 2 and received within a minute, so before minute m - 1.
-A report of minute m that is recorded at most 60 s ahead is received no earlier, so what its baseline needs is there."""
+What feeds the window of minute m was recorded before minute m - 2 and received within a minute, so before
+minute m - 1. A report of minute m that is recorded at most 60 s ahead is received no earlier, so what its
+baseline needs is there."""
 
 
 def mark_late(reports: pa.Table | pa.RecordBatch) -> NDArray[np.bool_]:
@@ -52,8 +55,9 @@ def find_minutes(reports: pa.Table | pa.RecordBatch) -> NDArray[np.int64]:
 def find_affected_hours(reports: pa.RecordBatch) -> set[int]:
     """The hours (since 1970) whose rows may change because of these reports.
 
-    A report of minute m is in the aggregates of its own hour and in baselines up to minute m + REACH_MINUTES. So every hour from
-    that of m to that of m + REACH_MINUTES is affected: three hours if m is 58 or 59 minutes past the hour.
+    A report of minute m is in the aggregates of its own hour and in baselines up to minute m + REACH_MINUTES.
+    So every hour from that of m to that of m + REACH_MINUTES is affected: three hours if m is 58 or 59
+    minutes past the hour.
     """
     minutes = np.unique(find_minutes(reports))
     first, last = minutes // HOUR_MINUTES, (minutes + REACH_MINUTES) // HOUR_MINUTES

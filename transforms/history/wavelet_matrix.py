@@ -1,8 +1,9 @@
 """Order statistics of any range of a sequence of small integers: a wavelet matrix over numpy arrays.
 
-The matrix keeps the sequence once per bit, the highest bit first, each time stably parted into the numbers whose bit is 0 and
-those whose bit is 1, as the count of zeros before every position. A range of the sequence stays one range on every level, so
-a question costs two look-ups a bit however long its range is, and many questions are answered side by side.
+The matrix keeps the sequence once per bit, the highest bit first, each time stably parted into the numbers
+whose bit is 0 and those whose bit is 1, as the count of zeros before every position. A range of the sequence
+stays one range on every level. So a query costs two look-ups a bit however long its range is, and many
+queries are answered at once.
 
 Source: Claude, Navarro and Ordóñez, "The wavelet matrix" (Information Systems 47, 2015).
 """
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int32]
 
 BLOCK = 1 << 15
-"""Questions answered at a time: their intermediate arrays fit a core's cache."""
+"""Queries answered at a time: their intermediate arrays fit a core's cache."""
 
 
 class Found(NamedTuple):
-    """Answers of `WaveletMatrix.nth`: the value, its place (from 0) among its equals in the range, and their number."""
+    """Results of `find_nth`, int32[m].
+
+    The value, its place (from 0) among its equals in the range, and their number.
+    """
 
     value: Ints
     place: Ints
@@ -28,14 +32,14 @@ class Found(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """Answers of `WaveletMatrix.rank`: how many values of the range are smaller, and how many are equal."""
+    """Results of `rank`, int32[m]: how many values of the range are smaller, and how many are equal."""
 
     smaller: Ints
     equals: Ints
 
 
 class WaveletMatrix:
-    """The sequence `values` (integers[n], 0 <= value < size), ready for questions about its ranges [first, end).
+    """The sequence `values`, integers[n] from 0 to size - 1, ready for queries about its ranges [first, end).
 
     Takes 4 bytes for each value and bit of `size`; n must be below 2**31.
     """
@@ -49,19 +53,23 @@ class WaveletMatrix:
             zeros = np.zeros(len(rest) + 1, np.int32)
             np.cumsum(~high, dtype=np.int32, out=zeros[1:])
             self.zeros.append(zeros)
+            # Stable: within zeros and within ones the order of the level above stays.
             rest = np.concatenate([rest[np.flatnonzero(~high)], rest[np.flatnonzero(high)]])
 
-    def nth(self, first: Ints, end: Ints, nth: Ints) -> Found:
+    def find_nth(self, first: Ints, end: Ints, nth: Ints) -> Found:
         """The `nth` smallest (from 0) value of each range; 0 <= nth < end - first. All are int32[m]."""
-        answers = [self._nth(*block) for block in _blocks(first, end, nth)]
+        answers = [self._find_nth(*block) for block in _cut_blocks(first, end, nth)]
         return Found(*(np.concatenate(column) for column in zip(*answers)))
 
     def rank(self, first: Ints, end: Ints, value: Ints) -> Counted:
-        """How many values of each range are below `value` and how many equal it; 0 <= value < size. All are int32[m]."""
-        answers = [self._rank(*block) for block in _blocks(first, end, value)]
+        """How many values of each range are below `value` and how many equal it; 0 <= value < size.
+
+        All are int32[m].
+        """
+        answers = [self._rank(*block) for block in _cut_blocks(first, end, value)]
         return Counted(*(np.concatenate(column) for column in zip(*answers)))
 
-    def _nth(self, first: Ints, end: Ints, nth: Ints) -> Found:
+    def _find_nth(self, first: Ints, end: Ints, nth: Ints) -> Found:
         value = np.zeros_like(nth)
         for zeros in self.zeros:
             low_first, low_end = zeros[first], zeros[end]
@@ -69,6 +77,8 @@ class WaveletMatrix:
             high = (nth >= lower).astype(np.int32)
             nth = nth - high * lower
             value = 2 * value + high
+            # Where the bit is 0, the new place is the number of zeros before; where it is 1, that of all
+            # zeros and of the ones before. Written as arithmetic, so that no query branches.
             first = low_first + high * (first - 2 * low_first + zeros[-1])
             end = low_end + high * (end - 2 * low_end + zeros[-1])
         return Found(value, nth, end - first)
@@ -84,7 +94,7 @@ class WaveletMatrix:
         return Counted(smaller, end - first)
 
 
-def _blocks(*columns: Ints) -> Iterator[tuple[Ints, ...]]:
+def _cut_blocks(*columns: Ints) -> Iterator[tuple[Ints, ...]]:
     """The columns in blocks of rows; one empty block if there are none."""
     for start in range(0, max(len(columns[0]), 1), BLOCK):
         yield tuple(column[start : start + BLOCK] for column in columns)

@@ -7,20 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from schemas.tables import DUPLICATE, KEPT_ROW, MESSAGE, REPORTS, Preference, Table
-from transforms.core.grouping import (
-    Ints,
-    encode_values,
-    group_rows,
-    number_groups,
-    rank_values,
-    sort_by_columns,
-)
+from schemas.tables import DUPLICATE, MESSAGE, REPORTS, Table
+from transforms.core.grouping import Ints, number_groups, sort_by_columns
+from transforms.core.kept_rows import find_kept
 from transforms.core.record_batches import build_batch, concat, conform, join_columns, make_empty
-
-_SMALLEST = np.iinfo(np.int64).min + 1  # its negative is a number too
 
 
 @dataclass(frozen=True)
@@ -62,37 +53,6 @@ def merge_rows(
     is_whole = len(kept) == both.num_rows and bool((np.diff(kept) == 1).all())
     rows = both if is_whole else both.take(pa.array(kept))
     return MergedRows(join_columns(rows.columns, table.schema), displaced, taken)
-
-
-def find_kept(rows: pa.RecordBatch, groups: Ints) -> NDArray[np.bool_]:
-    """bool[n]: the one row of each group that KEPT_ROW keeps; the first of rows that it cannot tell apart.
-
-    `groups` (int64[n], >= 0) numbers the rows with one key.
-    """
-    sizes = np.bincount(groups)
-    kept = sizes[groups] == 1
-    left, wanted = np.flatnonzero(~kept), np.count_nonzero(sizes > 1)
-    for preference in KEPT_ROW:
-        if len(left) > wanted and preference.column in rows.schema.names:
-            values = rows[preference.column].take(pa.array(left))
-            left = left[_find_best(values, groups[left], preference)]
-    if len(left):
-        kept[left[group_rows(groups[left]).picks]] = True
-    return kept
-
-
-def _find_best(values: pa.Array, groups: Ints, preference: Preference) -> NDArray[np.bool_]:
-    """bool[n]: which values are the best of their group, all of them if they are equal."""
-    best = np.ones(len(values), dtype=bool)
-    numbers, of = encode_values(values), group_rows(groups)
-    is_mixed = of.extreme(np.minimum, numbers) != of.extreme(np.maximum, numbers)
-    mixed = np.flatnonzero(is_mixed[of.ids])  # ranking is dear, and most groups agree on most columns
-    if len(mixed):
-        ranks = rank_values(values.take(pa.array(mixed)), null=_SMALLEST)
-        ranks = -ranks if preference.largest else ranks
-        of = group_rows(groups[mixed])
-        best[mixed] = ranks == of.extreme(np.minimum, ranks)[of.ids]
-    return best
 
 
 def _find_displaced(rows: pa.RecordBatch, groups: Ints, losers: Ints, kept: Ints) -> pa.RecordBatch:

@@ -19,7 +19,7 @@ from schemas.readers.verdicts import Rejection
 from schemas.tables import QUARANTINED, Table, find_table
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.grouping import split_rows
-from transforms.core.micro_batching import PORTION, Gather
+from transforms.core.micro_batching import MOST_ROWS, Gather
 from transforms.core.record_batches import concat, conform, split_by_rows
 from transforms.core.retry import retry_while_unavailable
 from transforms.core.stage_counters import time_stage
@@ -116,7 +116,7 @@ def by_writer(
             batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes]
         )
     for key, rows in parts:
-        for portion in split_by_rows(rows, PORTION):
+        for portion in split_by_rows(rows, MOST_ROWS):
             yield key, portion
 
 

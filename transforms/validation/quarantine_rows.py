@@ -100,7 +100,7 @@ def bisect_faults(
 
 
 class RowWise(beam.PTransform):
-    """Batches of reports -> `reports`, the kernel's result over each batch, and `quarantine`, rows at which it raises.
+    """(shard, batch of reports) -> `reports`, each shard with the kernel's result, and `quarantine`, rows at which it raises.
 
     The kernel takes a batch and `options`, gives a batch, and treats each row by itself.
     """
@@ -111,14 +111,18 @@ class RowWise(beam.PTransform):
 
     def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
         guarded = beam.FlatMap(_guarded, self.kernel, self.options).with_output_types(
-            pa.RecordBatch, quarantine=pa.RecordBatch
+            tuple[int, pa.RecordBatch], quarantine=pa.RecordBatch
         )
         return reports | guarded.with_outputs("quarantine", main="reports")
 
 
-def _guarded(batch: pa.RecordBatch, kernel: Callable[..., Any], options: Sequence[Any]) -> Iterator[Any]:
+def _guarded(
+    keyed: tuple[int, pa.RecordBatch], kernel: Callable[..., Any], options: Sequence[Any]
+) -> Iterator[Any]:
+    shard, batch = keyed
     results, faults = bisect_faults(lambda part: kernel(part, *options), batch)
-    yield from results
+    for part in results:
+        yield shard, part
     for row, why in faults:
         yield beam.pvalue.TaggedOutput("quarantine", quarantine_failed(row, [why]))
 

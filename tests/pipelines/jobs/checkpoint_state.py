@@ -91,7 +91,7 @@ def describe_layouts() -> Iterator[str]:
     """What is inside the bytes: a reader's position, the deltas of history, the columns of batches."""
     yield f"layout position: {', '.join(f'{field.name}' for field in fields(Position))}"
     codec = state_codec
-    yield f"layout history {codec.VERSION}: {codec.HEADER.format} {codec.AGENT} {codec.SEEN} {codec.FED}"
+    yield f"layout history {codec.VERSION}: {codec.HEADER.format} {codec.AGENT} {codec.SEEN} {codec.FEEDING}"
     tables = [*TABLES.values(), FLEET, TRIMMED]
     for name, schema in [("partial", PARTIAL), *((table.name, table.schema) for table in tables)]:
         yield f"layout {name}: {', '.join(f'{field.name} {field.type}' for field in schema)}"

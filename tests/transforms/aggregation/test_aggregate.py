@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, ENRICHMENT, FLAGS, FLEET, GRANULARITIES, REPORT
-from transforms.aggregation.aggregate import GATHERED, Aggregate, MergePartials, Windows, keep_newest
+from transforms.aggregation.aggregate import Aggregate
+from transforms.aggregation.merging import MOST_TABLES, MergePartials, keep_newest
 from transforms.aggregation.statistics import (
     PARTIAL,
     finish,
@@ -23,6 +24,7 @@ from transforms.aggregation.statistics import (
     merge_by_type,
     merge_partials,
 )
+from transforms.aggregation.windows import Windows
 from transforms.core.record_batches import make_empty
 from transforms.sinks.row_merge import merge_rows
 
@@ -42,7 +44,7 @@ def reports(*seconds: float, agent: str = "a", of: str | None = None) -> pa.Reco
 
 
 def fixed(seconds: int, early: AfterCount | None = None) -> beam.WindowInto:
-    """Fixed windows that come out at their end and again with every late element, and before the end if `early`."""
+    """Fixed windows that come out at their end, again with every late element, and before it if `early`."""
     return beam.WindowInto(
         FixedWindows(seconds),
         trigger=AfterWatermark(early=early, late=AfterCount(1)),
@@ -125,11 +127,11 @@ def test_a_late_row_revises_its_minute():
 
 def test_an_accumulator_holds_few_tables_and_loses_no_row():
     combine = MergePartials()
-    parts = [make_partials(reports(*range(count, count + count % 7))) for count in range(3 * GATHERED)]
+    parts = [make_partials(reports(*range(count, count + count % 7))) for count in range(3 * MOST_TABLES)]
     gathered = combine.create_accumulator()
     for part in parts:
         gathered = combine.add_input(gathered, part)
-        assert len(gathered) < GATHERED
+        assert len(gathered) < MOST_TABLES
     halves = combine.merge_accumulators([gathered[:1], combine.compact(gathered[1:])])
     expected = merge_partials(parts)
     assert combine.extract_output(halves)["task_count"] == expected["task_count"]
@@ -168,7 +170,7 @@ def fleet_at_every_granularity(*batches: pa.RecordBatch) -> list[pa.RecordBatch]
 
 
 def stands(*expected: pa.RecordBatch):
-    """A check that, of all rows of a PCollection of FLEET batches, these stand under the rule of revisions."""
+    """A check that these rows of a PCollection of FLEET batches are kept by the rule of revisions."""
 
     def check(batches: list[pa.RecordBatch]) -> None:
         standing = merge_rows(FLEET, make_empty(FLEET.schema), pa.concat_batches(batches)).rows

@@ -63,7 +63,7 @@ def least(texts: pd.Series) -> str | None:
 
 
 def oracle(batch: pa.RecordBatch, granularity: str, by: str = "agent_id") -> pd.DataFrame:
-    """The rows of AGGREGATION, or of FLEET by target_agent_type, of reports by pandas and numpy, percentiles exact."""
+    """The rows of AGGREGATION, or of FLEET, of reports by pandas and numpy, percentiles exact."""
     frame = batch.to_pandas()
     width = timedelta(seconds=GRANULARITIES[granularity])
     frame["time_window_start"] = frame["recorded_at"].dt.floor(f"{GRANULARITIES[granularity]}s")

@@ -5,18 +5,19 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.core.grouping import group_rows, rank_texts, sort_rows
+from transforms.core.grouping import group_rows, iterate_groups, rank_texts, sort_rows, split_rows
 
 
 @given(
     keys=st.lists(st.sampled_from([0, 1, 5]), min_size=1)
-    | st.lists(st.sampled_from([0, 1, 2**62, 2**63 - 1]), min_size=1)
+    | st.lists(st.sampled_from([-7, -1, 0, 3]), min_size=1)
+    | st.lists(st.sampled_from([-(2**63), 0, 1, 2**62, 2**63 - 1]), min_size=1)
 )
 def test_keys_of_any_size_are_ordered_stably(keys):
     np.testing.assert_array_equal(sort_rows(np.array(keys)), np.argsort(keys, kind="stable"))
 
 
-@given(pairs=st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5)), min_size=1))
+@given(pairs=st.lists(st.tuples(st.integers(-2, 3), st.integers(-5, 5)), min_size=1))
 def test_groups_add_up_and_know_their_extremes(pairs):
     keys, values = np.array(pairs).T
     groups = group_rows(keys)
@@ -31,3 +32,18 @@ def test_groups_add_up_and_know_their_extremes(pairs):
 def test_texts_are_ranked_in_ascending_order_with_null_last():
     places, distinct = rank_texts(pa.array(["b", None, "a", "b"]))
     assert (places.tolist(), distinct.to_pylist()) == ([1, 2, 0, 1], ["a", "b", None])
+
+
+@given(keys=st.lists(st.sampled_from([-3, 0, 4])))
+def test_each_key_comes_with_its_rows_in_their_order(keys):
+    rows = pa.record_batch({"row": pa.array(range(len(keys)), pa.int64())})
+    expected = {key: [row for row, each in enumerate(keys) if each == key] for key in sorted(set(keys))}
+    numbers = np.array(keys, np.int64)
+    groups = {key: np.arange(len(keys))[found].tolist() for key, found in iterate_groups(numbers)}
+    parts = {key: part["row"].to_pylist() for key, part in split_rows(rows, numbers)}
+    assert list(groups.items()) == list(parts.items()) == list(expected.items())
+
+
+def test_no_rows_make_no_groups():
+    groups = group_rows(np.zeros(0, np.int64))
+    assert (len(groups.ids), len(groups.picks), groups.total(np.zeros(0)).tolist()) == (0, 0, [])

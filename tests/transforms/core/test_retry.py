@@ -1,4 +1,5 @@
-"""Retries: an unavailable service is asked again until patience ends; colliding writers wait ever longer, but not the same."""
+"""Retries: an unavailable service is asked again until patience ends; colliding writers wait ever longer, but
+not the same."""
 
 import random
 import time

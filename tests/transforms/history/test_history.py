@@ -28,7 +28,10 @@ NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 
 
 def batch(*rows: dict) -> pa.RecordBatch:
-    """Reports that differ from a plain one as told; `at` is their second after noon, `id` their report and message."""
+    """Reports that differ from a plain one.
+
+    `at` is their second after noon, `id` their report and message.
+    """
     plain = {
         "agent_id": "a",
         "latency_ms": 100.0,
@@ -120,11 +123,14 @@ def test_the_transform_gathers_a_shard_from_all_its_batches():
     with beam.Pipeline(FnApiRunner()) as pipeline:
         typed = beam.Create(shards).with_output_types(tuple[int, pa.RecordBatch])
         out = pipeline | typed | BatchHistory(min_samples=2)
-        reports = out.reports | "message ids" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
+        reports = out.reports | "message ids" >> beam.FlatMapTuple(
+            lambda shard, rows: [(shard, each) for each in rows["message_id"].to_pylist()]
+        )
         duplicates = out.duplicates | "lost ids" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
-        assert_that(reports, equal_to(["1", "2"]), "reports")
+        assert_that(reports, equal_to([(0, "1"), (1, "2")]), "reports")
         assert_that(duplicates, equal_to(["3"]), "duplicates")
-        assert {out.reports.element_type, out.duplicates.element_type} == {pa.RecordBatch}
+        assert out.reports.element_type == beam.typehints.Tuple[int, pa.RecordBatch]
+        assert out.duplicates.element_type is pa.RecordBatch
 
 
 MINUTE = 60
@@ -141,7 +147,7 @@ def reports(*minutes: float, agents: int = 2, delay: float = 1, first: int = 0) 
 
 
 def streamed(*steps: tuple[float, pa.RecordBatch] | float) -> streams.TestStream:
-    """Batches of shard 0, each with the minute after noon of its element, and watermarks, minutes after noon too."""
+    """Batches of shard 0, each with the minute of its element, and watermarks; minutes are after noon."""
     stream = streams.TestStream()
     for step in steps:
         if isinstance(step, tuple):
@@ -158,7 +164,7 @@ def runs_to(
     recall: Any = None,
     refused: Sequence[str] = (),
 ) -> None:
-    """Check that StreamHistory gives these reports, duplicates and messages of quarantine rows for the steps."""
+    """Check that StreamHistory gives these reports and duplicates, and quarantines these messages."""
 
     def holds(table: pa.Table) -> Callable[[list[pa.RecordBatch]], None]:
         def check(batches: list[pa.RecordBatch]) -> None:
@@ -176,7 +182,7 @@ def runs_to(
             | beam.Map(lambda each: each).with_output_types(tuple[int, pa.RecordBatch])
         )
         out = keyed | StreamHistory(2, 3600, 60, recall)
-        assert_that(out.reports, holds(expected[0]), "reports")
+        assert_that(out.reports | beam.Values(), holds(expected[0]), "reports")
         assert_that(out.duplicates, holds(expected[1]), "duplicates")
         named = out.quarantine | "Refused" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
         assert_that(named, equal_to(list(refused)), "quarantine")
@@ -195,7 +201,7 @@ def evictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def watched(memory: ShardMemory, watermark_us: int) -> None:
         evict(memory, watermark_us)
-        found.append((watermark_us / 60e6 - NOON.timestamp() / 60, len(memory.feeding)))
+        found.append((watermark_us / 60e6 - NOON.timestamp() / 60, len(memory.window)))
 
     monkeypatch.setattr(ShardMemory, "evict", watched)
     return found
@@ -231,7 +237,7 @@ def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memo
     batches = [reports(start, start, start + 6, first=start) for start in range(0, 150, 12)]
     copied = batches[2].set_column(17, "source", pa.array(["t"] * 3))
     steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
-    monkeypatch.setattr("transforms.history.shard_memory.PIECES", pieces)
+    monkeypatch.setattr("transforms.history.shard_memory.MOST_DELTAS", pieces)
     monkeypatch.setattr(stream_history, "_Cache", memory)
     runs_to(judged_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
 
@@ -253,13 +259,13 @@ def at(latency: float) -> Callable[[pa.RecordBatch], None]:
 def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(
     pieces, monkeypatch
 ):
-    fails, baselined = at(FAULTY["latency_ms"]), ShardMemory._baselined
+    fails, baselined = at(FAULTY["latency_ms"]), ShardMemory._attach_baselines
     monkeypatch.setattr(
         ShardMemory,
-        "_baselined",
+        "_attach_baselines",
         lambda memory, rows, *asked: fails(rows) or baselined(memory, rows, *asked),
     )
-    monkeypatch.setattr("transforms.history.shard_memory.PIECES", pieces)
+    monkeypatch.setattr("transforms.history.shard_memory.MOST_DELTAS", pieces)
     batches = [reports(start, start, start + 6, first=start) for start in range(0, 60, 12)]
     steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
     wrong = batch({"id": "f", "at": 12.5 * MINUTE, "message": "bad", "agent_id": agent(0), **FAULTY})
@@ -284,7 +290,7 @@ def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_sto
         out = pipeline | shards | BatchHistory(min_samples=2)
         rows = [
             each | f"{name}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
-            for name, each in (("reports", out.reports), ("quarantine", out.quarantine))
+            for name, each in (("reports", out.reports | beam.Values()), ("quarantine", out.quarantine))
         ]
         assert_that(rows[0], equal_to(["1", "2", "3"]), "judged")
         assert_that(rows[1], equal_to(["4"]), "refused")
@@ -379,7 +385,7 @@ STORED = reports(*range(-135, 20, 5))
 
 
 def from_hour(hour: int, *batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
-    """What `apply_history` gives of the stored reports and the batches, without the reports before an hour after noon."""
+    """What `apply_history` gives of stored reports and batches, but for reports before an hour after noon."""
     rows, lost = judged_by_message(STORED, *batches)
     return rows.filter(pc.greater_equal(rows["recorded_at"], NOON + timedelta(hours=hour))), lost
 

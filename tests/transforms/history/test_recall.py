@@ -47,7 +47,9 @@ def touched(*minutes: float) -> list[int]:
 
 @pytest.fixture
 def output(tmp_path: Path) -> ParquetFiles:
-    """A report every ten minutes from three hours before noon to three hours after it, and at the edges of context."""
+    """A report every ten minutes, from three hours before noon to three after it, and at the edges of
+    context.
+    """
     stored = reports(*range(-180, 190, 10), -62, -63, -0.001)
     store = ParquetFiles(LocalFolder(tmp_path), 30)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
@@ -177,7 +179,7 @@ def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) ->
 
 @dataclass(frozen=True)
 class Faltering:
-    """A store that breaks off after some batches of an hour that has reports, and cuts them in another way each time."""
+    """A store that breaks off after some batches of an hour, and cuts them in another way each time."""
 
     store: ParquetFiles
     breaks: list[int]

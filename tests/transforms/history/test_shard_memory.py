@@ -13,7 +13,7 @@ from transforms.history import shard_memory, state_codec
 from transforms.history.rolling_window import BITS, FeedingReports, Window
 from transforms.history.seen_reports import SeenReports
 from transforms.history.shard_memory import Admitted, ShardMemory
-from transforms.history.state_codec import HEADER, PART
+from transforms.history.state_codec import DELTA_REPORTS, HEADER
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 NOON_US = int(NOON.timestamp()) * 1_000_000
@@ -146,7 +146,7 @@ def test_deltas_make_the_memory_again_in_any_order(memory: ShardMemory) -> None:
 def test_a_snapshot_takes_the_place_of_all_deltas(
     memory: ShardMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state_codec, "PART", 3)
+    monkeypatch.setattr(state_codec, "DELTA_REPORTS", 3)
     admit(memory, *(row(id, id / 7, agent_id=agent(id % 3)) for id in range(20)))
     parts = memory.snapshot()
     assert len(parts) == 7
@@ -159,7 +159,7 @@ def test_a_snapshot_takes_the_place_of_all_deltas(
 def test_the_delta_of_a_few_reports_is_small_and_that_of_many_comes_in_parts(memory: ShardMemory) -> None:
     (delta,) = admit(memory, *(row(id, 0, agent_id=agent(id)) for id in range(8))).deltas
     assert len(delta) == HEADER.size + 8 * (16 + 32 + 20) < 1000
-    many = admit(memory, *(row(id, 1, agent_id=agent(id)) for id in range(100, 101 + PART))).deltas
+    many = admit(memory, *(row(id, 1, agent_id=agent(id)) for id in range(100, 101 + DELTA_REPORTS))).deltas
     assert len(many) == 2
     assert max(map(len, many)) < 1 << 20
 
@@ -167,7 +167,7 @@ def test_the_delta_of_a_few_reports_is_small_and_that_of_many_comes_in_parts(mem
 def test_a_snapshot_is_due_when_deltas_are_many_or_out_of_date(
     memory: ShardMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_memory, "PIECES", 3)
+    monkeypatch.setattr(shard_memory, "MOST_DELTAS", 3)
     for id in range(3):
         admit(memory, row(id, id))
         assert not memory.needs_snapshot
@@ -175,7 +175,7 @@ def test_a_snapshot_is_due_when_deltas_are_many_or_out_of_date(
     assert memory.needs_snapshot
     memory.snapshot()
     assert not memory.needs_snapshot
-    monkeypatch.setattr(shard_memory, "SLACK", 0)
+    monkeypatch.setattr(shard_memory, "OUTDATED_BYTES", 0)
     memory.evict(NOON_US + 64 * MINUTE)
     assert memory.needs_snapshot
 
@@ -217,7 +217,7 @@ def test_halves_that_reports_share_do_not_make_them_one() -> None:
         first, second = np.array(pairs, np.uint64).reshape(-1, 2).T
         return SeenReports(first, second, second)
 
-    kept = seen((1, 5), (1, 3)).plus(seen((0, 3), (2, 3), (1, 4)))
+    kept = seen((1, 5), (1, 3)).insert(seen((0, 3), (2, 3), (1, 4)))
     asked = seen((1, 3), (1, 4), (1, 5), (1, 6), (0, 3), (0, 4), (2, 3), (2, 5), (3, 3))
     found = kept.find(asked)
     assert (found >= 0).tolist() == [True, True, True, False, True, False, True, False, False]
@@ -235,11 +235,11 @@ def test_groups_of_any_number_are_ordered_alike() -> None:
         Window(FeedingReports(agents + (1 << (32 - BITS)), buckets)),
     )
     groups = np.arange(4)
-    first, end = few.spans(groups)
-    assert np.array_equal((first, end), far.spans(groups + (1 << (32 - BITS))))
+    first, end = few.find_groups(groups)
+    assert np.array_equal((first, end), far.find_groups(groups + (1 << (32 - BITS))))
     assert end.tolist() == [*np.cumsum(np.bincount(agents, minlength=4))]
     for metric in range(len(METRICS)):
-        assert np.array_equal(few.nth(metric, np.arange(50)), far.nth(metric, np.arange(50)))
-        assert few.nth(metric, np.arange(first[1], end[1])).value.tolist() == sorted(
+        assert np.array_equal(few.read(metric, np.arange(50)), far.read(metric, np.arange(50)))
+        assert few.read(metric, np.arange(first[1], end[1])).value.tolist() == sorted(
             buckets[agents == 1, metric].tolist()
         )

@@ -1,4 +1,4 @@
-"""Rows with more text than Arrow's 32-bit offsets can address: wide columns, and batches of the plain types cut from them."""
+"""Rows with more text than Arrow's 32-bit offsets can address: wide columns, split into plain ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

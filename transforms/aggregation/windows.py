@@ -1,0 +1,68 @@
+"""When aggregates come out: granularities, their Beam windows, and the triggers of these.
+
+The granularity is a column of an aggregate, so a Beam window decides only when its rows come out.
+"""
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+from apache_beam.transforms.trigger import AccumulationMode, AfterProcessingTime, AfterWatermark
+from apache_beam.transforms.window import FixedWindows
+from apache_beam.utils.timestamp import Duration
+
+from schemas.tables import GRANULARITIES
+
+LATE_PANE_SECONDS = 10
+"""Late reports of a window come out in one pane, this long after the first of them."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Granularities that come out at the same time.
+
+    Attributes: granularities: their names, finest first. into: fixed windows of the last granularity's
+    length, accumulating; None keeps the windows that the reports are in. gather_seconds: how long partials
+    are gathered and merged before they enter the windows, because each pane reads all of its window again;
+    None for not at all.
+    """
+
+    granularities: tuple[str, ...]
+    into: beam.WindowInto | None = None
+    gather_seconds: int | None = None
+
+
+BATCH = (Windows(tuple(GRANULARITIES)),)
+"""Every granularity, once, at the end of a bounded input."""
+
+
+def make_stream_windows(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]:
+    """Each granularity in windows of its own, which come out when the watermark passes their end.
+
+    Windows of 1 min and 1 h also come out before their end, so that the running hour can be seen. Late
+    reports, up to `lateness_seconds` after the window's end, make a further pane, which supersedes the ones
+    before.
+    """
+    return tuple(
+        Windows((name,), _make_fixed_windows(seconds, early, lateness_seconds), gathered)
+        for (name, seconds), early, gathered in zip(
+            GRANULARITIES.items(),
+            (None, 2 * gather_seconds, 1),
+            (gather_seconds, gather_seconds, 3 * gather_seconds),
+        )
+    )
+
+
+def _make_fixed_windows(seconds: int, early: int | None, lateness_seconds: int) -> beam.WindowInto:
+    """Windows of so many seconds.
+
+    `early`: seconds of processing time between panes before the window's end.
+    """
+    return beam.WindowInto(
+        FixedWindows(seconds),
+        trigger=AfterWatermark(
+            early=None if early is None else AfterProcessingTime(early),
+            late=AfterProcessingTime(LATE_PANE_SECONDS),
+        ),
+        allowed_lateness=Duration(lateness_seconds),
+        accumulation_mode=AccumulationMode.ACCUMULATING,
+    )
