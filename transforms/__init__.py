@@ -20,11 +20,12 @@ Each transform only wires a function of record batches, which is public too and 
 
 This program flags the reports of an archive:
 
-    with beam.Pipeline() as pipeline:
-        messages = pipeline | ReadArchives(["2025-10-22.ndjson"])
-        reports = (messages.raw | Validate(Rules())).reports
-        history = reports | KeyByShard(8) | BatchHistory(min_samples=30)
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        messages = pipeline | ReadArchives(["reports.ndjson"])
+        validated = messages.raw | Validate()
+        history = validated.reports | KeyByShard(8) | BatchHistory(min_samples=30)
         flagged = history.reports | FlagOutliers(iqr_factor=1.5, flat_margin=0.1)
+        _ = flagged.reports | beam.MapTuple(lambda shard, rows: print(rows.num_rows, "reports"))
 
 Names that begin with an underscore are private, and so are all other modules: they change without notice.
 """
