@@ -20,7 +20,7 @@ import pyarrow as pa
 from google.cloud.bigquery_storage_v1 import types
 from google.rpc.status_pb2 import Status
 
-from tests.servers import free_port
+from tests.servers import Server, free_port
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 
 HOME = Path(__file__).parents[1] / ".bqemulator"
@@ -29,7 +29,6 @@ HOME = Path(__file__).parents[1] / ".bqemulator"
 _DUCKDB = "1.5.5"
 _PACKAGES = ["bqemulator==1.4.0", f"duckdb=={_DUCKDB}", "numpy", "duckdb-extensions",
              f"duckdb-extension-spatial=={_DUCKDB}", f"duckdb-extension-avro=={_DUCKDB}"]  # fmt: skip
-_PATIENCE = 60.0
 
 
 def installed() -> Path:
@@ -51,28 +50,22 @@ def installed() -> Path:
     return HOME / "bin" / "bqemulator"
 
 
-class Emulator:
-    """bqemulator on free ports, with the project `demo`; it ends with the `with` block."""
+class Emulator(Server):
+    """bqemulator with the project `demo`; `port` is that of REST."""
+
+    patience = 60.0
 
     def __init__(self) -> None:
-        self.rest, self.grpc = free_port(), free_port()
+        super().__init__()
+        self.rest, self.grpc = self.port, free_port()
 
-    def __enter__(self) -> "Emulator":
+    def command(self) -> Sequence[str]:
+        """Its command line; the first call installs it."""
         ports = ["--rest-port", str(self.rest), "--grpc-port", str(self.grpc)]
-        words = [str(installed()), "start", "--project", "demo", *ports, "--log-level", "error"]
-        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + _PATIENCE
-        while not self._answers():
-            assert self.process.poll() is None, f"the emulator ended at once: {words}"
-            assert time.monotonic() < end, "the emulator does not answer"
-            time.sleep(0.1)
-        return self
+        return [str(installed()), "start", "--project", "demo", *ports, "--log-level", "error"]
 
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait(_PATIENCE)
-
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it is ready."""
         try:
             with grpc.insecure_channel(f"localhost:{self.grpc}") as channel:
                 grpc.channel_ready_future(channel).result(timeout=1)

@@ -1,10 +1,15 @@
 """For every test: the Hypothesis profile, the mark of tests that need a server, the order of a parallel
 run."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from hypothesis import settings
+
+from tests.servers import RedisServer
 
 # How long an example takes says nothing about whether it is right.
 settings.register_profile("kpiflow", deadline=None)
@@ -25,12 +30,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def needs_server(item: pytest.Item) -> bool:
-    """Whether a test may start Java or a server: its folder, its module's imports or its storage say so."""
-    names = vars(getattr(item, "module", object))
+    """Whether a test may start Java or a server: its folder, its module's imports or its fixtures say so."""
+    imported = vars(getattr(item, "module", object)).keys()
     storage = item.callspec.params.get("storage") if hasattr(item, "callspec") else ""
-    return folder(item) in FIRST or bool(SERVERS & names.keys()) or storage == "objects"
+    used = {"server", "emulator"} & set(getattr(item, "fixturenames", ()))
+    return folder(item) in FIRST or bool(SERVERS & imported or used) or storage == "objects"
 
 
 def folder(item: pytest.Item) -> str:
     """The folder of tests/ that a test is in."""
     return item.path.relative_to(TESTS).parts[0]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for the tests of a file, which may not stop it."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    """A client of that Redis, which is empty when the test begins."""
+    with server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Any]:
+    """A BigQuery emulator for all tests of this process; each makes a dataset of its own."""
+    from tests.bigquery import Emulator  # takes a second to import
+
+    with Emulator() as running:
+        yield running

@@ -5,11 +5,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
 
@@ -29,7 +29,64 @@ class Certificates:
     client_key: Path
 
 
-class RedisServer:
+class Server:
+    """A server process on a free port. It runs in a `with` block, and may be killed and started within it."""
+
+    patience = _PATIENCE
+    """Seconds until it must answer."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def command(self) -> Sequence[str]:
+        """Its command line."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Whether it is ready."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it unless it runs, and wait until it answers."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        end = time.monotonic() + self.patience
+        while not self.answers():
+            assert self.process.poll() is None, f"the server ended at once: {self.command()}"
+            assert time.monotonic() < end, f"the server does not answer: {self.command()}"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it as an operator would: what it has is synced first."""
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(subprocess.Popen.kill)
+
+    def restart(self) -> None:
+        """Stop and start, on the same port, with the same data."""
+        self.stop()
+        self.start()
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        if self.process is not None:
+            how(self.process)
+            self.process.wait(_PATIENCE)
+            self.process = None
+
+
+class RedisServer(Server):
     """A redis-server with its data in `folder`; it ends with the `with` block.
 
     `options` are added to its command line. With `certificates` it speaks TLS only and requires a certificate
@@ -44,17 +101,9 @@ class RedisServer:
         password: str | None = None,
         certificates: Certificates | None = None,
     ) -> None:
+        super().__init__()
         self.folder, self.options, self.appendonly = folder, options, appendonly
         self.password, self.certificates = password, certificates
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "RedisServer":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
     @property
     def url(self) -> str:
@@ -68,43 +117,16 @@ class RedisServer:
             secure = {"ssl_ca_certs": pems.ca, "ssl_certfile": pems.client, "ssl_keyfile": pems.client_key}
         return redis.Redis.from_url(self.url, password=self.password, protocol=2, **secure)
 
-    def start(self) -> None:
-        """Start it unless it runs, and wait until it answers."""
-        if self.process is None:
-            self.process = subprocess.Popen(
-                self._command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        end = time.monotonic() + _PATIENCE
+    def answers(self) -> bool:
+        """Whether it is ready."""
         with self.client() as client:
-            while True:
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    assert self.process.poll() is None, f"redis-server ended at once: {self._command()}"
-                    assert time.monotonic() < end, "redis-server does not answer"
-                    time.sleep(0.01)
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:
+                return False
 
-    def stop(self) -> None:
-        """End it as an operator would: the append-only file is synced first."""
-        self._end(subprocess.Popen.terminate)
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        self._end(subprocess.Popen.kill)
-
-    def restart(self) -> None:
-        """Stop and start, on the same port, with the same data."""
-        self.stop()
-        self.start()
-
-    def _end(self, how: Any) -> None:
-        if self.process is not None:
-            how(self.process)
-            self.process.wait(_PATIENCE)
-            self.process = None
-
-    def _command(self) -> Sequence[str]:
+    def command(self) -> Sequence[str]:
+        """Its command line."""
         words = ["redis-server", "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         words += ["--appendonly", "yes" if self.appendonly else "no", *self.options]
         if self.password:

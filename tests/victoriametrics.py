@@ -1,65 +1,55 @@
 """A real victoria-metrics of one's own, on a free port of this machine, and what it shows."""
 
 import json
-import subprocess
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.servers import free_port
+from tests.servers import Server
 
 _PATIENCE = 20.0
 _CLIENT = httpx.Client(verify=False, trust_env=False, timeout=_PATIENCE)
 
 
-class VictoriaMetricsServer:
-    """A victoria-metrics with its data in `folder`; it ends with the `with` block. `flags` are further
-    words."""
+class VictoriaMetricsServer(Server):
+    """A victoria-metrics with its data in `folder`. `flags` are added to its command line."""
 
     def __init__(self, folder: Path, *flags: str, dedup: str = "5s", retention: str = "100y") -> None:
+        super().__init__()
         self.folder = folder
         self.flags = [*flags, f"-dedup.minScrapeInterval={dedup}", f"-retentionPeriod={retention}"]
-        self.port = free_port()
         self.started = 0
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "VictoriaMetricsServer":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start it where it does not run, and wait until it answers."""
-        if self.process is None:
-            words = [
-                "victoria-metrics",
-                f"-httpListenAddr=127.0.0.1:{self.port}",
-                f"-storageDataPath={self.folder}",
-            ]
-            words += ["-loggerLevel=ERROR", "-memory.allowedBytes=128MB", *self.flags]
-            self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + _PATIENCE
-        while not self._answers():
-            assert self.process.poll() is None, "victoria-metrics ended at once"
-            assert time.monotonic() < end, "victoria-metrics does not answer"
-            time.sleep(0.01)
-        self.started = int(time.time())
+    def command(self) -> Sequence[str]:
+        """Its command line."""
+        return [
+            "victoria-metrics",
+            f"-httpListenAddr=127.0.0.1:{self.port}",
+            f"-storageDataPath={self.folder}",
+            "-loggerLevel=ERROR",
+            "-memory.allowedBytes=128MB",
+            *self.flags,
+        ]
 
-    def kill(self) -> None:
-        """End it as a crash would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(_PATIENCE)
-            self.process = None
+    def answers(self) -> bool:
+        """Whether it is ready."""
+        try:
+            return _CLIENT.get(self.url + "/health", timeout=1.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def start(self) -> None:
+        """Start it unless it runs, and wait until it answers."""
+        super().start()
+        self.started = int(time.time())
 
     def restart(self) -> None:
         """Crash and start, on the same port, with the same data, in a later second: starts are told apart by
@@ -104,9 +94,3 @@ class VictoriaMetricsServer:
             tuple(sorted(one["metric"].items())): {int(at): float(value) for at, value in one["values"]}
             for one in results
         }
-
-    def _answers(self) -> bool:
-        try:
-            return _CLIENT.get(self.url + "/health", timeout=1.0).is_success
-        except httpx.HTTPError:
-            return False

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -31,18 +30,7 @@ from transforms.sinks.parquet.storage import LocalFolder
 MINUTE = 60_000
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(redis: RedisServer) -> RedisServer:
-    """A Redis that holds nothing."""
-    with redis.client() as client:
-        client.flushall()
-    return redis
+pytestmark = pytest.mark.usefixtures("client")  # the server is empty when a test begins
 
 
 def add(server: RedisServer, *entries: dict[str, Any], key: str = "kpi", first: int = 0) -> list[str]:

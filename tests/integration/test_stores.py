@@ -4,10 +4,11 @@ a folder has."""
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from tests.bigquery import Emulator, store
+from tests.bigquery import store
 from tests.integration.archives import Typed, stream, write
 from tests.s3 import S3Server
 
@@ -20,8 +21,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[str]:
             server.make_bucket("bucket")
             yield server.url("bucket", "kpi s")
     else:
-        with Emulator() as emulator:
-            yield store("kpis", emulator).name
+        yield store(f"d{uuid4().hex}", request.getfixturevalue("emulator")).name
 
 
 @pytest.fixture

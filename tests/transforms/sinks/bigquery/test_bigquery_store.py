@@ -1,7 +1,7 @@
 """The store in BigQuery, on an emulator: what it holds after writes is what files hold after the same writes."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,12 +28,6 @@ ALL = (*TABLES.values(), TRIMMED)
 MIDNIGHT = datetime(2025, 10, 22, tzinfo=UTC)
 HOUR = int(MIDNIGHT.timestamp()) // 3600
 DESCRIPTION = {"layout": 1, "schemas": {}, "settings": {"text": 'it\'s \\ "quoted"\n'}}
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    with Emulator() as running:
-        yield running
 
 
 @pytest.fixture

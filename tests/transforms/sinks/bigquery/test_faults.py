@@ -33,12 +33,6 @@ JOBS, RESULTS, APPEND = (
 CONFLICT = Failure(400, "invalidQuery", "Transaction is aborted due to concurrent update against table x")
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[Emulator]:
-    with Emulator() as running:
-        yield running
-
-
 @pytest.fixture
 def way(emulator: Emulator) -> Iterator[Faulty]:
     with Faulty(emulator) as faulty:

@@ -2,7 +2,6 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,18 +36,10 @@ BRIEF = Session(read_ms=20, idle_ms=20, count=4)
 PROVIDER = read_streams._Provider()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
+@pytest.fixture(autouse=True)
+def closed() -> None:
+    """No reader of an earlier test is open."""
     read_streams._opened.cache_clear()
-    with server.client() as client:
-        client.flushall()
-        yield client
 
 
 class Runner:
