@@ -1,4 +1,4 @@
-"""Writes generated messages as an archive, a file an hour, and beside it the truth about every one of them."""
+"""Writes generated messages as an archive, a file an hour, and `truth.json` with their expected fates."""
 
 import gzip
 import json
@@ -18,10 +18,10 @@ from pipelines.failures import RunFailed, WrongUse
 from pipelines.synthetic.columns import HOUR, Columns
 from pipelines.synthetic.dirt import DIRT
 from pipelines.synthetic.fleet import Fleet
-from pipelines.synthetic.injected_outliers import Injected, inject
-from pipelines.synthetic.json_columns import time_texts
-from pipelines.synthetic.messages import Fates, Messages, Mix, deal, lines, send
-from pipelines.synthetic.reports import KpiTestGenerator, Scenario, task_ids
+from pipelines.synthetic.injected_outliers import Injected, inject_outliers
+from pipelines.synthetic.json_columns import format_times
+from pipelines.synthetic.messages import Fates, Messages, Mix, deal_fates, draw_arrivals, format_lines
+from pipelines.synthetic.reports import KpiTestGenerator, Scenario, list_task_ids
 
 Compression = Literal["none", "gz", "zst"]
 TRUTH = "truth.json"
@@ -44,7 +44,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Archive:
-    """Everything that is going to be written; `truth` is what `truth.json` says."""
+    """Everything that will be written. `truth` is the content of `truth.json`."""
 
     messages: Messages
     columns: Columns
@@ -55,47 +55,51 @@ class Archive:
     def hours(self) -> Iterator[tuple[str, range]]:
         """The name of each file and its messages."""
         hours, first = np.unique(self.messages.received // HOUR, return_index=True)
-        names = time_texts(hours * HOUR).to_pylist()
+        names = format_times(hours * HOUR).to_pylist()
         for name, start, end in zip(
             names, first.tolist(), [*first[1:].tolist(), len(self.messages.received)]
         ):
             yield name[:13] + self.form.suffix, range(start, end)
 
 
-def prepare(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form) -> Archive:
+def prepare_archive(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form) -> Archive:
     """Draw every message of an archive.
 
     Raises:
-        ValueError: the scenario cannot be made of so many reports.
+        ValueError: the scenario is not possible with this number of reports.
     """
-    fates = deal(mix, generator.seed, form.bare)
+    fates = deal_fates(mix, generator.seed, form.bare)
     fleet, moments = generator.fleet(scenario), generator.moments(mix.rows, scenario)
     feeding = fates.good & ~fates.late
     asked = mix.count(mix.outliers)
-    injected = inject(generator.columns(fleet, moments), moments, fleet, feeding, asked, generator.seed)
-    messages = send(moments.recorded, fates, mix, generator.seed)
-    truth = account(messages, fates, injected, asked, fleet) | {
-        "settings": _settings(generator, scenario, mix, form)
+    injected = inject_outliers(
+        generator.columns(fleet, moments), moments, fleet, feeding, asked, generator.seed
+    )
+    messages = draw_arrivals(moments.recorded, fates, mix, generator.seed)
+    truth = describe_fates(messages, fates, injected, asked, fleet) | {
+        "settings": _list_settings(generator, scenario, mix, form)
     }
     return Archive(
         messages, injected.columns, fleet, form, {"seed": generator.seed, "scenario": scenario} | truth
     )
 
 
-def account(messages: Messages, fates: Fates, injected: Injected, asked: int, fleet: Fleet) -> dict[str, Any]:
-    """The truth about some messages, the reports that they bring and the outliers among these, of `asked` ones."""
-    return _fates_truth(messages, fates, injected.columns) | {
+def describe_fates(
+    messages: Messages, fates: Fates, injected: Injected, asked: int, fleet: Fleet
+) -> dict[str, Any]:
+    """What `truth.json` says about messages, their reports, and the outliers among these, of `asked` ones."""
+    return _count_fates(messages, fates, injected.columns) | {
         "outliers_asked": asked,
         "outliers": injected.count,
-        "outlier_task_ids": task_ids(injected),
+        "outlier_task_ids": list_task_ids(injected),
         "patterns": {}
         if set(fleet.patterns) == {"steady"}
         else dict(zip(fleet.ids.to_pylist(), fleet.patterns)),
     }
 
 
-def _fates_truth(messages: Messages, fates: Fates, columns: Columns) -> dict[str, Any]:
-    """How many messages end how; `agents` are those that have a good report."""
+def _count_fates(messages: Messages, fates: Fates, columns: Columns) -> dict[str, Any]:
+    """The number of messages of each fate. `agents` are those with a valid report."""
     kinds = messages.by_kind()
     reasons: Counter[str] = Counter()
     for name, count in kinds.items():
@@ -114,31 +118,36 @@ def _fates_truth(messages: Messages, fates: Fates, columns: Columns) -> dict[str
     }
 
 
-def _settings(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form) -> dict[str, Any]:
-    """Everything that was asked for, as JSON types."""
-    span = generator.span_of(mix.rows, scenario)
+def _list_settings(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form) -> dict[str, Any]:
+    """All options of the generation, as JSON types."""
+    span = generator.compute_span(mix.rows, scenario)
     drawn = asdict(generator) | {"start": generator.start.isoformat(), "span_seconds": span.total_seconds()}
     del drawn["span"], drawn["seed"]
     return asdict(mix) | drawn | asdict(form)
 
 
-def write(archive: Archive, folder: Path, on_messages: Callable[[int], None]) -> int:
-    """Write the files, then the truth; the bytes on disk. `on_messages` is told how many messages each step wrote.
+def write_archive(archive: Archive, folder: Path, on_messages: Callable[[int], None]) -> int:
+    """Write the files, then `truth.json`. Returns the bytes on disk.
 
-    An earlier generation in the folder is removed first. Until all is written, `truth.json` says only that it is not complete.
+    `on_messages` gets the number of messages of each step. An earlier generation in the folder is removed
+    first. Until all files are written, `truth.json` only says that the archive is not complete.
 
     Raises:
-        WrongUse: the folder holds something else than a generation, or is no folder.
+        WrongUse: the folder holds other files than those of a generation, or is not a folder.
         RunFailed: the disk is full, or the folder cannot be written.
     """
-    with _disk_failures(folder):
+    with _translate_disk_errors(folder):
         _claim(folder)
         files = {}
         for name, span in archive.hours():
-            with _opened(folder / name, archive.form.compress) as put:
+            with _open_file(folder / name, archive.form.compress) as put:
                 for first in range(span.start, span.stop, _BLOCK):
                     block = slice(first, min(first + _BLOCK, span.stop))
-                    put(lines(archive.messages, block, archive.columns, archive.fleet, archive.form.bare))
+                    put(
+                        format_lines(
+                            archive.messages, block, archive.columns, archive.fleet, archive.form.bare
+                        )
+                    )
                     on_messages(block.stop - block.start)
             files[name] = len(span)
         write_truth(folder / TRUTH, archive.truth | {"complete": True, "files": files})
@@ -151,7 +160,7 @@ def _claim(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / TRUTH).is_file():
         raise WrongUse(
-            f"{folder} is not empty and holds no {TRUTH}, so nothing there is from an earlier generation",
+            f"{folder} is not empty and has no {TRUTH}, so its files are not from an earlier generation",
             "give --output a new or an empty folder",
         )
     write_truth(folder / TRUTH, {"complete": False})
@@ -161,15 +170,15 @@ def _claim(folder: Path) -> None:
 
 
 def write_truth(path: Path, truth: dict[str, Any]) -> None:
-    """Replace a truth file as a whole, so that none is ever half written."""
+    """Replace a truth file atomically."""
     fresh = path.with_name(f".{path.name}.tmp")
     fresh.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
     os.replace(fresh, path)
 
 
 @contextmanager
-def _opened(path: Path, compress: Compression) -> Iterator[Callable[[memoryview], object]]:
-    """Writes to the file, whose bytes depend on what is written alone."""
+def _open_file(path: Path, compress: Compression) -> Iterator[Callable[[memoryview], object]]:
+    """Yields what writes to the file. The bytes depend only on the data, not on time or name."""
     with path.open("wb") as raw:
         if compress == "gz":
             with gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as zipped:
@@ -182,7 +191,7 @@ def _opened(path: Path, compress: Compression) -> Iterator[Callable[[memoryview]
 
 
 @contextmanager
-def _disk_failures(folder: Path) -> Iterator[None]:
+def _translate_disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

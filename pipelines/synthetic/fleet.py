@@ -1,4 +1,4 @@
-"""The agents: who they are, where they run, what is usual for them, and how that changes over time."""
+"""The agents: their ids and machines, their usual levels, and how these change over time."""
 
 import json
 import uuid
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LOG_METRICS = frozenset({"latency", "memory"})
-"""Metrics that vary by a factor; the others vary by a difference."""
+"""Metrics that vary by a factor. The others vary by a difference."""
 CPU_SPREAD = 0.025
 MEMORY_SPREAD = 0.1
 SLOW = 4.0
@@ -22,7 +22,10 @@ _NORMAL_Q3 = 0.6745
 
 @dataclass(frozen=True)
 class Effect:
-    """What a pattern does to the usual level: factors on latency and memory, shifts of accuracy and cpu; each float64[n] or one."""
+    """The change of the usual level: factors of latency and memory, shifts of accuracy and cpu.
+
+    Each is float64[n] or one number.
+    """
 
     latency: Floats | float = 1.0
     accuracy: Floats | float = 0.0
@@ -49,21 +52,25 @@ PATTERNS: dict[str, Pattern] = {
     "slow": lambda progress, hour: Effect(latency=SLOW),
     "improving": lambda progress, hour: Effect(latency=1 - 0.5 * progress, cpu=-0.05 * progress),
 }
-"""Performance patterns by name: the effect at each moment, given the share of the span gone by [0, 1] and the UTC hour [0, 24).
+"""Performance patterns by name: the effect at each moment, from the elapsed share of the span [0, 1] and the
+UTC hour [0, 24).
 
-`degrading` ends at 2.5 times the latency and 0.15 less accuracy; `daily_peak` doubles latency around 14:00; `step_change` has
-1.8 times the latency and 1.5 times the memory from half the span on; `slow` has four times the latency throughout; `improving`
-ends at half the latency.
+`degrading` ends at 2.5 times the latency and 0.15 less accuracy. `daily_peak` doubles latency around 14:00.
+`step_change` has 1.8 times the latency and 1.5 times the memory from half the span on. `slow` always has four
+times the latency. `improving` ends at half the latency.
 """
 LEVEL_PATTERNS = frozenset({"steady", "slow"})
-"""Patterns whose level holds: only there is a far value surely no part of the pattern."""
+"""Patterns with a constant level: only there a far value is certainly not part of the pattern."""
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """One row an agent: `ids` string[a], `contexts` string[a] (the execution_context as JSON), `types` int64[a] (index into
-    `task_types`), `gpu` bool[a], `patterns` str[a]; `levels` by metric float64[a], the median; `spreads` by metric, the standard
-    deviation (of the logarithm for LOG_METRICS) around it."""
+    """One row for each agent.
+
+    `ids` string[a]; `contexts` string[a], the execution_context as JSON; `types` int64[a], index into
+    `task_types`; `gpu` bool[a]; `patterns` str[a]; `levels` by metric float64[a], the median; `spreads` by
+    metric, the standard deviation around it (of the logarithm for LOG_METRICS).
+    """
 
     ids: pa.Array
     contexts: pa.Array
@@ -74,8 +81,8 @@ class Fleet:
     levels: dict[str, Floats]
     spreads: dict[str, float]
 
-    def levels_at(self, agent: NDArray[np.int64], progress: Floats, hour: Floats) -> dict[str, Floats]:
-        """The usual level by metric, float64[n], of these agents at these moments."""
+    def compute_levels(self, agent: NDArray[np.int64], progress: Floats, hour: Floats) -> dict[str, Floats]:
+        """The usual level by metric, float64[n], of these agents at these times."""
         levels = {metric: own[agent] for metric, own in self.levels.items()}
         patterns = np.array(self.patterns)[agent]
         for name in set(self.patterns) - {"steady"}:
@@ -94,8 +101,8 @@ class Fleet:
         return level - reach, level + reach
 
 
-def stream(seed: int, name: str) -> np.random.Generator:
-    """The random stream of one concern: what one draws more or less does not move the others."""
+def make_random(seed: int, name: str) -> np.random.Generator:
+    """A random generator for one purpose, so that a change of one does not change the others."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
@@ -107,8 +114,11 @@ def build_fleet(
     spreads: dict[str, float],
     patterns: list[str],
 ) -> Fleet:
-    """`agents` agents around the medians of latency and accuracy; agent i has pattern i of `patterns`, which repeat."""
-    random = stream(seed, "fleet")
+    """Draw agents around the medians of latency and accuracy.
+
+    Agent i has pattern i of `patterns`, which repeat.
+    """
+    random = make_random(seed, "fleet")
     types = np.arange(agents) % len(task_types)
     gpu = random.random(agents) < 0.2
     latency = medians["latency"] * random.uniform(0.6, 1.6, agents) * (1 + types / len(task_types))
@@ -120,7 +130,7 @@ def build_fleet(
     }
     ids = [str(uuid.UUID(bytes=random.bytes(16), version=4)) for _ in range(agents)]
     cores = random.choice([4, 8, 16, 32, 64], agents)
-    contexts = [_context(i, int(c), bool(g)) for i, (c, g) in enumerate(zip(cores, gpu))]
+    contexts = [_format_context(i, int(c), bool(g)) for i, (c, g) in enumerate(zip(cores, gpu))]
     return Fleet(
         ids=pa.array(ids, pa.string()),
         contexts=pa.array(contexts, pa.string()),
@@ -133,7 +143,7 @@ def build_fleet(
     )
 
 
-def _context(agent: int, cores: int, gpu: bool) -> str:
+def _format_context(agent: int, cores: int, gpu: bool) -> str:
     context: dict[str, object] = {
         "hostname": f"node-{agent:05d}.agents.example",
         "available_cores": cores,

@@ -1,21 +1,25 @@
-"""Outliers on purpose: values far outside an agent's usual spread, in the adverse direction, once its baseline exists."""
+"""Injected outliers: values far outside an agent's usual spread, in the adverse direction, once it has a
+baseline.
+"""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic.columns import SECOND, Columns, Moments, legal
-from pipelines.synthetic.fleet import LEVEL_PATTERNS, Fleet, stream
+from pipelines.synthetic.columns import SECOND, Columns, Moments, clip_to_schema
+from pipelines.synthetic.fleet import LEVEL_PATTERNS, Fleet, make_random
 from schemas.tables import METRICS
 from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES
 
 HISTORY = 40
-"""Reports an agent must have in its baseline before one of its values is pushed out."""
+"""Reports that an agent needs in its baseline before one of its values becomes an outlier."""
 NEAREST, FARTHEST = 9.0, 14.0
 """Distance from the nearer quartile, in interquartile ranges."""
 CROWD = 5
-"""At most one in so many candidates is pushed out: one in twenty a metric, which quartiles do not feel."""
+"""At most one in this many candidates becomes an outlier: one in twenty of a metric, which leaves quartiles
+as they are.
+"""
 ADVERSE = {"latency": 1, "accuracy": -1, "cpu": 1, "memory": 1}
 _WINDOW = (REACH_MINUTES, GAP_MINUTES)
 
@@ -29,11 +33,11 @@ class Injected:
 
     @property
     def count(self) -> int:
-        """Reports that were pushed out, each in one metric."""
+        """Reports with an outlier, each in one metric."""
         return sum(map(len, self.rows.values()))
 
 
-def inject(
+def inject_outliers(
     columns: Columns,
     moments: Moments,
     fleet: Fleet,
@@ -42,14 +46,16 @@ def inject(
     seed: int,
     warm: bool = False,
 ) -> Injected:
-    """Push `asked` of the `feeding` reports (bool[n]) out, spread evenly over the metrics; fewer where history is too thin.
+    """Make outliers of `asked` of the `feeding` reports (bool[n]), evenly over the metrics; fewer if history
+    is short.
 
-    A candidate feeds, its agent's level holds, and its agent has HISTORY feeding reports in minutes [m - 62, m - 2) of its
-    minute m: among these reports or, where `warm` says so, among those of an earlier run.
+    A candidate feeds baselines, its agent has a constant level, and its agent has HISTORY feeding reports in
+    minutes [m - 62, m - 2) before its minute m: among these reports or, if `warm`, among those of an earlier
+    run.
     """
-    random = stream(seed, "outliers")
+    random = make_random(seed, "outliers")
     holds = np.isin(fleet.patterns, list(LEVEL_PATTERNS))[columns.agent]
-    known = warm | (history(columns.agent, columns.recorded, feeding) >= HISTORY)
+    known = warm | (count_history(columns.agent, columns.recorded, feeding) >= HISTORY)
     candidates = np.flatnonzero(feeding & holds & known)
     chosen = random.permutation(candidates)[: min(asked, len(candidates) // CROWD)]
     rows = {metric: np.sort(chosen[i :: len(METRICS)]) for i, metric in enumerate(METRICS)}
@@ -58,16 +64,20 @@ def inject(
         q1, q3 = fleet.quartiles(metric, moments.levels(fleet, at)[metric])
         distance = random.uniform(NEAREST, FARTHEST, len(at)) * (q3 - q1)
         metrics[metric] = metrics[metric].copy()
-        metrics[metric][at] = legal(metric, q3 + distance if ADVERSE[metric] > 0 else q1 - distance)
+        metrics[metric][at] = clip_to_schema(metric, q3 + distance if ADVERSE[metric] > 0 else q1 - distance)
     return Injected(replace(columns, metrics=metrics), rows)
 
 
-def history(
+def count_history(
     agent: NDArray[np.int64], recorded: NDArray[np.int64], feeding: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """int64[n]: feeding reports of the same agent in minutes [m - 62, m - 2), where m is the report's minute."""
+    """The feeding reports of the same agent in minutes [m - 62, m - 2) before each report's minute m,
+    int64[n].
+    """
     minute = recorded // (60 * SECOND)
     minute -= minute.min(initial=0) - _WINDOW[0]
+    # One sorted key of agent and minute: a count of a range of minutes is the distance of two binary
+    # searches.
     key = agent * (int(minute.max(initial=0)) + 1) + minute
     fed = np.sort(key[feeding])
     first, last = (np.searchsorted(fed, key - back) for back in _WINDOW)

@@ -1,7 +1,7 @@
 """Reports sent to a Redis stream at a steady rate: the mix of an archive, recorded when they are sent.
 
-What arrives late was recorded earlier, 61 s to 40 min before it is sent, and a repetition follows within minutes, so that a run
-lasts as long as its reports take at the rate. Who reports, which values and which mistakes depend on the seed; times do not.
+A late report is recorded 61 s to 40 min before it is sent, and a repetition follows within minutes, so a run
+lasts as long as its messages take at the rate. Agents, values and mistakes depend on the seed; times do not.
 """
 
 import time
@@ -14,16 +14,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.synthetic.archive import account
+from pipelines.synthetic.archive import describe_fates
 from pipelines.synthetic.columns import SECOND, Columns, Moments
-from pipelines.synthetic.fleet import Fleet, stream
-from pipelines.synthetic.injected_outliers import Injected, inject
-from pipelines.synthetic.messages import COPY, RESPELLED, Fates, Messages, Mix, deal, payloads, shifted
+from pipelines.synthetic.fleet import Fleet, make_random
+from pipelines.synthetic.injected_outliers import Injected, inject_outliers
+from pipelines.synthetic.messages import (
+    COPY,
+    RESPELLED,
+    Fates,
+    Messages,
+    Mix,
+    deal_fates,
+    format_payloads,
+    shift_times,
+)
 from pipelines.synthetic.reports import KpiTestGenerator, Scenario
 from pipelines.synthetic.sending import Sender
 
 UNLIMITED = 50_000
-"""Reports a second that are reckoned with where no rate is asked for."""
+"""Reports a second that are assumed if no rate is given."""
 _LATE = (61 * SECOND, 2400 * SECOND)
 _MEAN_COPY_GAP, _LONGEST_COPY_GAP = 120, 240
 _OLDEST_COPY = 3300 * SECOND
@@ -38,8 +47,11 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Plan:
-    """m messages in the order they are sent: `row` int64[m] of the columns, `kind` int64[m]. `lag` int64[n]: the microseconds
-    between a report's recorded_at and its sending. `per_minute` is 0 for as fast as possible."""
+    """m messages in the order in which they are sent.
+
+    `row` int64[m] of the columns; `kind` int64[m]; `lag` int64[n]: microseconds from a report's recorded_at
+    until it is sent. `per_minute` is 0 for as fast as possible.
+    """
 
     row: Positions
     kind: Positions
@@ -66,42 +78,54 @@ def plan(
     start: int,
     warm: bool = False,
 ) -> Plan:
-    """Draw everything but the times of a run that starts about `start` (us since 1970); `warm`: see `inject`."""
-    random = stream(generator.seed, "live")
-    fates = deal(mix, generator.seed, bare=False)
+    """Draw a run, except its times. It starts at about `start` (microseconds since 1970).
+
+    `warm`: see `inject_outliers`.
+    """
+    random = make_random(generator.seed, "live")
+    fates = deal_fates(mix, generator.seed, bare=False)
     per_second = per_minute / 60 or UNLIMITED
-    row, kind = _order(fates, mix, per_second, random)
-    interval = SECOND / per_second
-    place: Positions = np.zeros(mix.rows, np.int64)
-    place[row[::-1]] = np.arange(len(row))[::-1]  # of a report's places, the first
-    regular = scenario == "anomaly"
-    agent = (
-        np.arange(mix.rows) % generator.agents if regular else random.integers(0, generator.agents, mix.rows)
-    )
-    moments = Moments(
-        agent, start + (place * interval).astype(np.int64), start, max(1, int(len(row) * interval))
-    )
+    row, kind = _order_messages(fates, mix, per_second, random)
+    moments = _draw_moments(generator, scenario, mix, row, SECOND / per_second, start, random)
     fleet = generator.fleet(scenario)
-    columns = generator.columns(fleet, moments)
-    injected = inject(
-        columns, moments, fleet, fates.good & ~fates.late, mix.count(mix.outliers), generator.seed, warm
-    )
+    columns, feeding = generator.columns(fleet, moments), fates.good & ~fates.late
+    asked = mix.count(mix.outliers)
+    injected = inject_outliers(columns, moments, fleet, feeding, asked, generator.seed, warm)
     delay = np.minimum(2000 + random.exponential(0.2 * SECOND, mix.rows), 2 * SECOND).astype(np.int64)
     lag = np.where(fates.late, random.integers(*_LATE, mix.rows), delay)
-    asked = {
-        "seed": generator.seed,
-        "scenario": scenario,
-        "agents": generator.agents,
-        "rate_per_minute": per_minute,
-    } | asdict(mix)
-    return Plan(row, kind, lag, injected.columns, fleet, fates, injected, mix, per_minute, asked)
+    options: dict[str, Any] = {"seed": generator.seed, "scenario": scenario, "agents": generator.agents}
+    options |= {"rate_per_minute": per_minute, **asdict(mix)}
+    return Plan(row, kind, lag, injected.columns, fleet, fates, injected, mix, per_minute, options)
 
 
-def _order(
+def _draw_moments(
+    generator: KpiTestGenerator,
+    scenario: Scenario,
+    mix: Mix,
+    row: Positions,
+    interval: float,
+    start: int,
+    random: np.random.Generator,
+) -> Moments:
+    """The agent of each report, and the time at which its first message is due, `interval` microseconds
+    apart.
+    """
+    first: Positions = np.zeros(mix.rows, np.int64)
+    first[row[::-1]] = np.arange(len(row))[::-1]  # reversed: the first place is written last
+    agents = generator.agents
+    regular = scenario == "anomaly"
+    agent = np.arange(mix.rows) % agents if regular else random.integers(0, agents, mix.rows)
+    span = max(1, int(len(row) * interval))
+    return Moments(agent, start + (first * interval).astype(np.int64), start, span)
+
+
+def _order_messages(
     fates: Fates, mix: Mix, per_second: float, random: np.random.Generator
 ) -> tuple[Positions, Positions]:
-    """The row and the kind of each message: every report in turn, and its copies after it, two minutes on average if the run has
-    them."""
+    """The row and the kind of each message: every report in turn, and its copies later.
+
+    A copy follows after two minutes on average, or sooner in a run that is shorter.
+    """
     count = mix.rows
     copied = random.choice(np.flatnonzero(fates.good), mix.count(mix.duplicates))
     gap = random.exponential(min(_MEAN_COPY_GAP * per_second, count / 10), len(copied))
@@ -116,13 +140,13 @@ def _order(
 
 @dataclass
 class Pace:
-    """When each message is due: one after the other at `per_second`, or at once where that is 0. Lost time is not made up for."""
+    """When each message is due: `per_second`, or at once if that is 0. Lost time is not made up for."""
 
     per_second: float
     began: float = field(default_factory=time.monotonic)
 
     def due(self, places: Positions) -> NDArray[np.float64]:
-        """The moments (of the monotonic clock) of messages by their places."""
+        """The times (of the monotonic clock) of messages by their places."""
         if not self.per_second:
             return np.full(len(places), time.monotonic())
         behind = time.monotonic() - self.began - float(places[0]) / self.per_second
@@ -131,32 +155,37 @@ class Pace:
         return self.began + places / self.per_second
 
     def at_once(self) -> int:
-        """How many messages make up one step."""
+        """The number of messages of one step."""
         return int(np.clip(self.per_second * _TICK, 1, _AT_ONCE)) if self.per_second else _AT_ONCE
 
     def block(self) -> int:
-        """How many messages are encoded ahead."""
+        """The number of messages that are encoded ahead."""
         return int(np.clip(self.per_second * _BLOCK_SECONDS, 1, _BLOCK)) if self.per_second else _BLOCK
 
 
 class Run:
-    """One run of a plan: `sent` bool[m] tells how far it came, `problem` why it could not go on, `recorded` int64[n] us when each
-    report said it was recorded."""
+    """One run of a plan.
+
+    `sent` bool[m]: which messages are sent. `problem`: why it could not continue. `recorded` int64[n]:
+    recorded_at of each report in microseconds.
+    """
 
     def __init__(self, plan: Plan, sender: Sender, stop: Event) -> None:
         self._plan, self._sender, self._stop = plan, sender, stop
         self._pace = Pace(plan.per_minute / 60)
         self.recorded = plan.columns.recorded.copy()
         self.sent: NDArray[np.bool_] = np.zeros(len(plan.row), bool)
-        self._known: NDArray[np.bool_] = np.zeros(
-            len(plan.lag), bool
-        )  # the reports of which some copy arrived
+        # The reports of which some copy arrived.
+        self._known: NDArray[np.bool_] = np.zeros(len(plan.lag), bool)
         self.complete = False
         self.unsure = 0
         self.problem = ""
 
     def send(self, on_sent: Callable[[int], None]) -> None:
-        """Send all messages at the rate, until it is stopped, or there is a `problem`; `on_sent` is told how many more arrived."""
+        """Send all messages at the rate, until stopped or a `problem` occurs.
+
+        `on_sent` gets the number of messages that arrived in each step.
+        """
         count, size = len(self.sent), self._pace.block()
         for first in range(0, count, size):
             left: Positions = np.arange(first, min(first + size, count))
@@ -167,10 +196,13 @@ class Run:
         self.complete = True
 
     def _send_block(self, places: Positions, on_sent: Callable[[int], None]) -> Positions:
-        """Send these messages; those that must be encoded once more, because Redis was away before they were sent."""
+        """Send these messages.
+
+        Returns those to encode again, because Redis was unavailable before they were sent.
+        """
         due = self._pace.due(places)
-        places, due, texts = self._encoded(places, due)
-        for step in self._steps(due):
+        places, due, texts = self._encode(places, due)
+        for step in self._wait_for_steps(due):
             arrived, unsure, away, self.problem = self._sender.send(texts[step])
             self.sent[places[step]] = arrived
             self._known[self._plan.row[places[step][arrived]]] = True
@@ -181,10 +213,10 @@ class Run:
                 return places[~self.sent[places]]
         return places[:0]
 
-    def _encoded(
+    def _encode(
         self, places: Positions, due: NDArray[np.float64]
     ) -> tuple[Positions, NDArray[np.float64], pa.StringArray]:
-        """The messages' payloads, as of when they are due. A copy of a report that is about to be stale is left out."""
+        """The payloads at the time they are due, without copies of reports that are nearly stale."""
         plan = self._plan
         received = self._sender.now_us() + ((due - time.monotonic()) * SECOND).astype(np.int64)
         row, copy = plan.row[places], plan.is_copy[places]
@@ -194,10 +226,14 @@ class Run:
         places, due, row, received = places[kept], due[kept], row[kept], received[kept]
         kind = plan.kind[places]
         columns = replace(plan.columns.take(row), recorded=self.recorded[row])
-        return places, due, payloads(shifted(columns, kind, received), kind, row, plan.fleet, bare=True)
+        return (
+            places,
+            due,
+            format_payloads(shift_times(columns, kind, received), kind, row, plan.fleet, bare=True),
+        )
 
-    def _steps(self, due: NDArray[np.float64]) -> Iterator[slice]:
-        """Parts of a block, each when its last message is due, until it is stopped."""
+    def _wait_for_steps(self, due: NDArray[np.float64]) -> Iterator[slice]:
+        """Yields the parts of a block, each when its last message is due, until stopped."""
         for first in range(0, len(due), self._pace.at_once()):
             step = slice(first, min(first + self._pace.at_once(), len(due)))
             pause = due[step][-1] - time.monotonic()
@@ -206,7 +242,7 @@ class Run:
             yield step
 
     def truth(self) -> dict[str, Any]:
-        """What must become of the messages that were sent, as `truth.json` of an archive has it."""
+        """The expected fates of the messages that were sent, in the form of an archive's `truth.json`."""
         plan = self._plan
         messages = Messages(
             plan.row[self.sent], plan.kind[self.sent], np.zeros(int(self.sent.sum()), np.int64)
@@ -217,7 +253,7 @@ class Run:
         outliers = {metric: new[at][new[at] >= 0] for metric, at in plan.injected.rows.items()}
         injected = Injected(plan.columns.take(rows), outliers)
         fates = Fates(plan.fates.kind[rows], plan.fates.late[rows])
-        counts = account(messages, fates, injected, plan.mix.count(plan.mix.outliers), plan.fleet)
+        counts = describe_fates(messages, fates, injected, plan.mix.count(plan.mix.outliers), plan.fleet)
         ending = {"complete": self.complete, "unsure": self.unsure}
         return (
             {name: plan.settings[name] for name in ("seed", "scenario")}

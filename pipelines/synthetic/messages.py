@@ -1,4 +1,4 @@
-"""Reports as messages: which are good, late, repeated or spoiled, when each was received, and the line that says so."""
+"""Reports as messages: which are valid, late, repeated or spoiled, when each is received, and its line."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,9 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.synthetic.columns import SECOND, Columns
-from pipelines.synthetic.dirt import DIRT, json_text, kinds, respelled
-from pipelines.synthetic.fleet import Fleet, stream
-from pipelines.synthetic.json_columns import join, replaced, report_texts, time_texts
+from pipelines.synthetic.dirt import DIRT, format_json, list_kinds, respell
+from pipelines.synthetic.fleet import Fleet, make_random
+from pipelines.synthetic.json_columns import format_reports, format_times, join, replace_rows
 
 REPORT, COPY, RESPELLED, FIRST_DIRT = 0, 1, 2, 3
 _DIRT_NAMES = tuple(DIRT)
@@ -22,10 +22,10 @@ _MEAN_COPY_GAP = 120 * SECOND
 
 @dataclass(frozen=True)
 class Mix:
-    """How many messages, and the share of them that is spoiled, repeated, late, or pushed out as an outlier.
+    """The number of messages, and the shares that are spoiled, repeated, late, or outliers.
 
     Raises:
-        ValueError: a share outside [0, 1], shares that leave no ordinary report, or no message at all.
+        ValueError: a share outside [0, 1], shares that leave no ordinary report, or no message.
     """
 
     messages: int
@@ -40,24 +40,27 @@ class Mix:
         shares = {name: getattr(self, name) for name in ("dirty", "duplicates", "late", "outliers")}
         for name, share in shares.items():
             if not 0 <= share <= 1:
-                raise ValueError(f"{name} = {share} is no share; give a number from 0 to 1")
+                raise ValueError(f"{name} = {share} is not a share; give a number from 0 to 1")
         if sum(shares.values()) > 1 - 1e-6:
             said = " + ".join(f"{name} {share}" for name, share in shares.items())
-            raise ValueError(f"{said} leaves no ordinary report; the shares must add up to less than 1")
+            raise ValueError(f"{said} leave no ordinary report; the shares must add up to less than 1")
 
     def count(self, share: float) -> int:
-        """Messages in a share of all; the tiny addend undoes the rounding of products like 0.29 * 100."""
+        """The number of messages of a share.
+
+        The small addend undoes the rounding of products like 0.29 * 100.
+        """
         return int(share * self.messages + 1e-9)
 
     @property
     def rows(self) -> int:
-        """Messages that are not a repetition: the distinct reports, good or spoiled."""
+        """Messages that are not repetitions: the distinct reports, valid or spoiled."""
         return self.messages - self.count(self.duplicates)
 
 
 @dataclass(frozen=True)
 class Fates:
-    """What becomes of each of n reports: `kind` int64[n] (REPORT, or FIRST_DIRT + place in DIRT), `late` bool[n]."""
+    """The fate of n reports: `kind` int64[n] (REPORT, or FIRST_DIRT + place in DIRT), `late` bool[n]."""
 
     kind: NDArray[np.int64]
     late: NDArray[np.bool_]
@@ -70,7 +73,10 @@ class Fates:
 
 @dataclass(frozen=True)
 class Messages:
-    """m messages in order of arrival: `row` int64[m] of the columns, `kind` int64[m], `received` int64[m] us since 1970."""
+    """m messages in order of arrival.
+
+    `row` int64[m] of the columns, `kind` int64[m], `received` int64[m] microseconds since 1970.
+    """
 
     row: NDArray[np.int64]
     kind: NDArray[np.int64]
@@ -78,22 +84,22 @@ class Messages:
 
     @cached_property
     def ids(self) -> pa.StringArray:
-        """string[m] like a Redis stream's: milliseconds of arrival, and a number that counts within the millisecond."""
+        """Ids like those of a Redis stream, string[m]: the millisecond of arrival, and a number within it."""
         millis = self.received // 1000
         _, first, place = np.unique(millis, return_index=True, return_inverse=True)
         return join([pa.array(millis), "-", pa.array(np.arange(len(millis)) - first[place])])
 
     def by_kind(self) -> dict[str, int]:
-        """Spoiled messages by kind of dirt, those that occur."""
+        """The number of spoiled messages of each kind of dirt that occurs."""
         counts = np.bincount(self.kind, minlength=FIRST_DIRT + len(_DIRT_NAMES))[FIRST_DIRT:]
         return {name: int(count) for name, count in zip(_DIRT_NAMES, counts) if count}
 
 
-def deal(mix: Mix, seed: int, bare: bool) -> Fates:
-    """Which of `mix.rows` reports are spoiled, the kinds evenly, and which of the others are late."""
-    random = stream(seed, "fates")
+def deal_fates(mix: Mix, seed: int, bare: bool) -> Fates:
+    """Choose which of `mix.rows` reports are spoiled, all kinds alike, and which of the others are late."""
+    random = make_random(seed, "fates")
     dirty, late = mix.count(mix.dirty), mix.count(mix.late)
-    places = np.array([_DIRT_NAMES.index(name) for name in kinds(bare)])
+    places = np.array([_DIRT_NAMES.index(name) for name in list_kinds(bare)])
     order = random.permutation(mix.rows)
     kind = np.full(mix.rows, REPORT)
     kind[order[:dirty]] = FIRST_DIRT + places[np.arange(dirty) % len(places)]
@@ -102,9 +108,12 @@ def deal(mix: Mix, seed: int, bare: bool) -> Fates:
     return Fates(kind, is_late)
 
 
-def send(recorded: NDArray[np.int64], fates: Fates, mix: Mix, seed: int) -> Messages:
-    """The arrival of each report, milliseconds to 2 s after it was recorded, late ones 61 s to 50 min, and of its copies."""
-    random = stream(seed, "arrival")
+def draw_arrivals(recorded: NDArray[np.int64], fates: Fates, mix: Mix, seed: int) -> Messages:
+    """Draw the arrival of each report and of its copies.
+
+    A report arrives some milliseconds to 2 s after it was recorded, a late one 61 s to 50 min.
+    """
+    random = make_random(seed, "arrival")
     count = len(recorded)
     delay = np.minimum(2000 + random.exponential(0.2 * SECOND, count), 2 * SECOND).astype(np.int64)
     received = recorded + np.where(fates.late, random.integers(*_LATE, count), delay)
@@ -118,50 +127,50 @@ def send(recorded: NDArray[np.int64], fates: Fates, mix: Mix, seed: int) -> Mess
     return Messages(row[order], kind[order], arrival[order])
 
 
-def lines(messages: Messages, block: slice, columns: Columns, fleet: Fleet, bare: bool) -> memoryview:
-    """The messages of a block as newline-delimited JSON: the reports themselves if `bare`, else their envelopes."""
+def format_lines(messages: Messages, block: slice, columns: Columns, fleet: Fleet, bare: bool) -> memoryview:
+    """The messages of a block as newline-delimited JSON: bare reports, or envelopes."""
     kind, received, row = messages.kind[block], messages.received[block], messages.row[block]
-    texts = payloads(shifted(columns.take(row), kind, received), kind, row, fleet, bare)
+    texts = format_payloads(shift_times(columns.take(row), kind, received), kind, row, fleet, bare)
     if bare:
-        return octets(join([texts, "\n"]))
-    head = ['{"message_id":"', messages.ids[block], '","received_at":"', time_texts(received), 'Z","data":']
-    return octets(join([*head, texts, "}\n"]))
+        return view_bytes(join([texts, "\n"]))
+    head = ['{"message_id":"', messages.ids[block], '","received_at":"', format_times(received), 'Z","data":']
+    return view_bytes(join([*head, texts, "}\n"]))
 
 
-def payloads(
+def format_payloads(
     columns: Columns, kind: NDArray[np.int64], row: NDArray[np.int64], fleet: Fleet, bare: bool
 ) -> pa.StringArray:
-    """string[n]: the reports of the columns, repeated or spoiled as their kinds say; `row` picks among variants.
+    """The payloads of the columns, string[n], repeated or spoiled by their kinds; `row` selects a variant.
 
-    Unless they are `bare`, what is no object is the JSON string that holds it.
+    Unless they are `bare`, a payload that is not an object becomes a JSON string.
     """
-    texts = report_texts(columns, fleet)
+    texts = format_reports(columns, fleet)
     unusual = kind > COPY
     if unusual.any():
         triples = zip(
             texts.filter(pa.array(unusual)).to_pylist(), kind[unusual].tolist(), row[unusual].tolist()
         )
-        texts = replaced(texts, unusual, [_payload(*triple, bare) for triple in triples])
+        texts = replace_rows(texts, unusual, [_format_payload(*triple, bare) for triple in triples])
     return texts
 
 
-def shifted(columns: Columns, kind: NDArray[np.int64], received: NDArray[np.int64]) -> Columns:
-    """The columns with recorded_at moved where that is what is wrong."""
+def shift_times(columns: Columns, kind: NDArray[np.int64], received: NDArray[np.int64]) -> Columns:
+    """The columns with recorded_at moved in stale and future reports."""
     shifts = np.array([0] * FIRST_DIRT + [dirt.shift_seconds * SECOND for dirt in DIRT.values()])[kind]
     return replace(columns, recorded=np.where(shifts, received + shifts, columns.recorded))
 
 
-def _payload(report: str, kind: int, number: int, bare: bool) -> str:
-    """The text of a copy or of a spoiled report, as a JSON string where an envelope could not hold it otherwise."""
+def _format_payload(report: str, kind: int, number: int, bare: bool) -> str:
+    """The text of a copy or a spoiled report, as a JSON string if an envelope cannot hold it otherwise."""
     if kind == RESPELLED:
-        return respelled(report)
+        return respell(report)
     payload = DIRT[_DIRT_NAMES[kind - FIRST_DIRT]].spoil(orjson.loads(report), number)
     if isinstance(payload, dict):
-        return json_text(payload)
+        return format_json(payload)
     return payload if bare else orjson.dumps(payload).decode()
 
 
-def octets(texts: pa.StringArray) -> memoryview:
-    """The values of a freshly built array, without a copy."""
+def view_bytes(texts: pa.StringArray) -> memoryview:
+    """The values of a newly built array, without a copy."""
     _, offsets, values = texts.buffers()
     return memoryview(values)[: np.frombuffer(offsets, np.int32)[len(texts)]]

@@ -1,4 +1,4 @@
-"""Payloads into a Redis stream, many at a time, and which of them arrived when the connection breaks."""
+"""Sends payloads to a Redis stream, many at a time, and finds which arrived if the connection breaks."""
 
 import time
 from collections import defaultdict
@@ -13,19 +13,22 @@ import redis
 from numpy.typing import NDArray
 
 from pipelines.synthetic.json_columns import join
-from pipelines.synthetic.messages import octets
+from pipelines.synthetic.messages import view_bytes
 from transforms.redis.connection import Connection
 
 PATIENCE_SECONDS = 600.0
-"""How long Redis may be away."""
+"""How long Redis may be unavailable."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
 _LOOKED_AT = 1000
 
 
 class Sent(NamedTuple):
-    """What became of some payloads: bool[n], those that are in the stream; how many of the others may be there all the same; for
-    how many seconds Redis was away; and why no more can be sent, if so."""
+    """The result of sending n payloads.
+
+    `arrived` bool[n]: those that are in the stream. `unsure`: how many others may be there too. `away`:
+    seconds for which Redis was unavailable. `problem`: why no more can be sent, if so.
+    """
 
     arrived: NDArray[np.bool_]
     unsure: int = 0
@@ -36,16 +39,17 @@ class Sent(NamedTuple):
 class Sender:
     """Adds entries whose `data` is a payload. Redis chooses their ids, which are their times.
 
-    When the connection breaks, it is unknown which of the last payloads were added. The stream tells: after the last id that was
-    confirmed, those that were added are found by their content. The old connection is ended first, or what it still holds could
-    be added later. Entries that Redis confirmed and then lost itself, in a crash, count as sent.
+    When the connection breaks, it is unknown which of the last payloads were added. They are searched by
+    content in the stream, after the last confirmed id. The old connection is closed on the server first, so
+    that nothing it still holds is added later. Entries that Redis confirmed and then lost in a crash count as
+    sent.
     """
 
     def __init__(
         self, connection: Connection, stream: str, stop: Event, patience: float = PATIENCE_SECONDS
     ) -> None:
         """Raises:
-        transforms.redis.connection.RedisUnavailable: it cannot be reached, or the key is no stream's.
+        transforms.redis.connection.RedisUnavailable: it cannot be reached, or the key is not a stream.
         """
         connection.check([stream])
         self._stream, self._stop, self._patience = stream, stop, patience
@@ -67,7 +71,9 @@ class Sender:
         lengths = pc.binary_length(payloads.cast(pa.binary()))
         problem = ""
         try:
-            self._link.send_packed_command([octets(join([self._head, lengths, "\r\n", payloads, "\r\n"]))])
+            self._link.send_packed_command(
+                [view_bytes(join([self._head, lengths, "\r\n", payloads, "\r\n"]))]
+            )
             for place in range(len(payloads)):
                 try:
                     self._last = self._link.read_response()
@@ -75,19 +81,19 @@ class Sender:
                 except redis.ResponseError as error:
                     problem = (
                         problem
-                        or f"Redis at {self._public} does not take entries for {self._stream}: {error}"
+                        or f"Redis at {self._public} does not accept entries for {self._stream}: {error}"
                     )
         except _AWAY:
-            return self._after_a_break(payloads, arrived)
+            return self._recover(payloads, arrived)
         return Sent(arrived, problem=problem)
 
     def close(self) -> None:
-        """Leave Redis."""
+        """Close the connections."""
         self._link.disconnect()
         self._client.close()
 
     def _connect(self) -> None:
-        """A connection of our own, who it is to Redis, and how far its clock is ahead."""
+        """Open a connection, and note its identity and how far the clock of Redis is ahead."""
         seconds, micros = self._client.time()
         self._ahead_us = seconds * 1_000_000 + micros - time.time_ns() // 1000
         self._link: Any = self._client.connection_pool.get_connection()
@@ -95,7 +101,7 @@ class Sender:
         said = dict(pair.split("=", 1) for pair in self._link.read_response().decode().split() if "=" in pair)
         self._known_as = {"_id": said["id"], "addr": said["addr"]}
 
-    def _after_a_break(self, payloads: pa.StringArray, arrived: NDArray[np.bool_]) -> Sent:
+    def _recover(self, payloads: pa.StringArray, arrived: NDArray[np.bool_]) -> Sent:
         began = time.monotonic()
         self._link.disconnect()
         self._client.connection_pool.release(self._link)
@@ -103,24 +109,23 @@ class Sender:
         while not (self._stop.is_set() or problem):
             try:
                 self._end_old_connection()
-                self._find(payloads, arrived)
+                self._mark_arrived(payloads, arrived)
                 self._connect()
                 return Sent(arrived, away=time.monotonic() - began)
             except _AWAY as error:
                 if time.monotonic() - began > self._patience:
-                    problem = f"Redis at {self._public} was away for {self._patience:.0f} s: {error}"
+                    problem = f"Redis at {self._public} was unavailable for {self._patience:.0f} s: {error}"
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         return Sent(arrived, int((~arrived).sum()), time.monotonic() - began, problem)
 
     def _end_old_connection(self) -> None:
-        with suppress(
-            redis.ResponseError
-        ):  # not allowed: then it ends by itself, which only a Redis that hung takes long for
+        # Without permission the connection ends by itself, which takes long only if Redis hung.
+        with suppress(redis.ResponseError):
             self._client.client_kill_filter(**self._known_as)
 
-    def _find(self, payloads: pa.StringArray, arrived: NDArray[np.bool_]) -> None:
-        """Mark those payloads as arrived that are in the stream after the last id."""
+    def _mark_arrived(self, payloads: pa.StringArray, arrived: NDArray[np.bool_]) -> None:
+        """Mark the payloads that are in the stream after the last id as arrived."""
         places: dict[bytes, list[int]] = defaultdict(list)
         for place in np.flatnonzero(~arrived)[::-1].tolist():
             places[payloads[place].as_buffer().to_pybytes()].append(place)

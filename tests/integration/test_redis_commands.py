@@ -182,7 +182,7 @@ def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: T
     with RedisServer(tmp_path, "--maxmemory", "4mb") as own, own.client() as client:
         words = ("--rate", 0, "--reports", 50_000, "--truth", truth)
         code, _, err = typed("generate", "--redis", own.url, "--stream", "kpi", *words)
-        assert (code, "does not take entries" in err, json.loads(truth.read_text())["messages"]) == (
+        assert (code, "does not accept entries" in err, json.loads(truth.read_text())["messages"]) == (
             3,
             True,
             client.xlen("kpi"),
@@ -192,8 +192,8 @@ def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: T
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "nothing says where"),
-        (["--output", "x", "--rate", "1"], "--rate does not go with --output"),
+        ([], "no destination is given"),
+        (["--output", "x", "--rate", "1"], "--rate cannot be used with --output"),
         (
             ["--redis", "redis://localhost", "--stream", "s", "--rate", "1", "--bare", "--span", "1h"],
             "--bare and --span do not",
@@ -201,11 +201,11 @@ def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: T
         (["--redis", "redis://localhost", "--rate", "1"], "--redis needs --stream and --rate"),
         (
             ["--redis", "redis://localhost", "--stream", "s", "t", "--rate", "1"],
-            "2 streams cannot be sent to",
+            "2 streams are given",
         ),
         (
             ["--redis", "redis://localhost", "--stream", "s", "--rate", "-1"],
-            "-1.0 messages a minute cannot be sent",
+            "--rate -1.0 is not possible",
         ),
         (["--redis", "redis://localhost:1", "--stream", "s", "--rate", "1"], "cannot be reached"),
         (["--redis", "nowhere", "--stream", "s", "--rate", "1"], "is no URL of Redis"),

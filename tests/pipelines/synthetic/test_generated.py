@@ -23,10 +23,10 @@ import schemas
 from pipelines.cli import run
 from pipelines.failures import RunFailed
 from pipelines.synthetic import KpiTestGenerator, reports
-from pipelines.synthetic.archive import Form, prepare, write
-from pipelines.synthetic.dirt import DIRT, respelled
-from pipelines.synthetic.json_columns import time_texts, uuid_texts
-from pipelines.synthetic.messages import REPORT, Mix, deal, send
+from pipelines.synthetic.archive import Form, prepare_archive, write_archive
+from pipelines.synthetic.dirt import DIRT, respell
+from pipelines.synthetic.json_columns import format_times, format_uuids
+from pipelines.synthetic.messages import REPORT, Mix, deal_fates, draw_arrivals
 
 ENVELOPE = re.compile(
     r'\{"message_id":"(\d+)-(\d+)","received_at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z","data":(.*)\}'
@@ -204,8 +204,8 @@ def test_late_reports_are_a_minute_to_fifty_late_and_the_others_two_seconds(tmp_
 
 def test_arrivals_fill_their_ranges_to_the_edge_and_stop_there() -> None:
     mix = Mix(200_000, dirty=0, duplicates=0.4, late=0.5, outliers=0)
-    dealt = deal(mix, seed=0, bare=False)
-    sent = send(np.zeros(mix.rows, np.int64), dealt, mix, seed=0)
+    dealt = deal_fates(mix, seed=0, bare=False)
+    sent = draw_arrivals(np.zeros(mix.rows, np.int64), dealt, mix, seed=0)
     seconds = sent.received / 1e6
     late, again = dealt.late[sent.row], sent.kind != REPORT
     assert (late & ~again).sum() == 100_000
@@ -233,7 +233,7 @@ def test_copies_are_byte_equal_or_spelled_anew_and_arrive_later(tmp_path: Path) 
 
 
 def test_respelling_changes_order_and_spaces_at_every_depth() -> None:
-    assert respelled('{"a":1.5,"b":{"c":[{"d":1,"e":2}],"f":null}}') == (
+    assert respell('{"a":1.5,"b":{"c":[{"d":1,"e":2}],"f":null}}') == (
         '{"b" : {"f" : null , "c" : [{"d" : 1 , "e" : 2}]} , "a" : 1.5}'
     )
 
@@ -366,7 +366,7 @@ def test_too_little_history_means_no_outliers_and_says_so(
 ) -> None:
     truth = generated(tmp_path, "--reports", "100")
     assert (truth["outliers"], truth["outliers_asked"]) == (0, 1)
-    assert "1 of 1 outliers left out" in capsys.readouterr().out
+    assert "1 of 1 outliers are missing" in capsys.readouterr().out
 
 
 def bump(hour: np.ndarray) -> np.ndarray:
@@ -432,13 +432,13 @@ def test_an_earlier_generation_is_replaced_and_foreign_files_stay(tmp_path: Path
 
 
 def test_a_generation_cut_short_says_so_and_can_be_replaced(tmp_path: Path) -> None:
-    archive = prepare(KpiTestGenerator(), "normal", Mix(100), Form())
+    archive = prepare_archive(KpiTestGenerator(), "normal", Mix(100), Form())
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(RunFailed, match=r"cannot write .*No space left"):
-        write(archive, tmp_path, full)
+        write_archive(archive, tmp_path, full)
     assert json.loads((tmp_path / "truth.json").read_text()) == {"complete": False}
     assert generated(tmp_path, "--reports", "100")["complete"]
 
@@ -455,9 +455,9 @@ def test_a_folder_with_other_things_is_refused_untouched(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--dirty", "1.5"], "dirty = 1.5 is no share"),
-        (["--late", "-0.1"], "late = -0.1 is no share"),
-        (["--outliers", "nan"], "outliers = nan is no share"),
+        (["--dirty", "1.5"], "dirty = 1.5 is not a share"),
+        (["--late", "-0.1"], "late = -0.1 is not a share"),
+        (["--outliers", "nan"], "outliers = nan is not a share"),
         (["--dirty", "0.6", "--duplicates", "0.4"], "must add up to less than 1"),
         (["--reports", "0"], "ask for 1 or more"),
         (["--agents", "0"], "ask for 1 or more"),
@@ -482,9 +482,9 @@ def test_wrong_use_is_explained(
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"latency_median_ms": 100_000.0}, "outliers of latency would leave"),
-        ({"accuracy_deviation": 0.1}, "outliers of accuracy would leave"),
-        ({"accuracy_median": 1.2}, "outliers of accuracy would leave"),
+        ({"latency_median_ms": 100_000.0}, "outliers of latency would be outside"),
+        ({"accuracy_deviation": 0.1}, "outliers of accuracy would be outside"),
+        ({"accuracy_median": 1.2}, "outliers of accuracy would be outside"),
         ({"latency_sigma": 0.0}, "must be above 0"),
         ({"task_types": ()}, "at least one name"),
         ({"task_types": ("x" * 101,)}, "100 characters"),
@@ -499,13 +499,13 @@ def test_fields_that_cannot_make_legal_reports_are_refused(fields: dict, complai
 @given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=5))
 def test_uuid_texts_are_those_of_the_uuid_module(octets: list[bytes]) -> None:
     array = np.frombuffer(b"".join(octets), np.uint8).reshape(-1, 16)
-    assert uuid_texts(array).to_pylist() == [str(uuid.UUID(bytes=one)) for one in octets]
+    assert format_uuids(array).to_pylist() == [str(uuid.UUID(bytes=one)) for one in octets]
 
 
 @given(st.lists(st.datetimes(datetime(1971, 1, 1), datetime(9000, 1, 1)), min_size=1, max_size=5))
 def test_time_texts_have_six_digits_always(moments: list[datetime]) -> None:
     micros = np.array([(one - datetime(1970, 1, 1)) // timedelta(microseconds=1) for one in moments])
-    assert time_texts(micros).to_pylist() == [one.isoformat(timespec="microseconds") for one in moments]
+    assert format_times(micros).to_pylist() == [one.isoformat(timespec="microseconds") for one in moments]
 
 
 def test_the_example_in_the_documentation_is_true() -> None:

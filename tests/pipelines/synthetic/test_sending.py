@@ -114,7 +114,7 @@ def test_a_full_redis_is_told_with_what_it_took(server: RedisServer) -> None:
     sent = sender.send(texts(10, 10))
     assert (
         sent.arrived.any(),
-        "does not take entries for kpi: " in sent.problem,
+        "does not accept entries for kpi: " in sent.problem,
         "memory" in sent.problem,
     ) == (False, True, True)
     assert len(held(server)) == 10
@@ -125,7 +125,7 @@ def test_a_redis_that_stays_away_ends_the_patience_and_the_rest_is_unsure(server
     sender = Sender(Connection(server.url), "kpi", Event(), patience=0.2)
     server.kill()
     sent = sender.send(texts(0, 10))
-    assert (sent.arrived.any(), sent.unsure, "was away for 0 s" in sent.problem) == (False, 10, True)
+    assert (sent.arrived.any(), sent.unsure, "was unavailable for 0 s" in sent.problem) == (False, 10, True)
 
 
 def test_a_stop_ends_the_wait_for_redis(server: RedisServer) -> None:

@@ -1,0 +1,124 @@
+"""`kpiflow generate --redis`: reports into a Redis stream at a steady rate, until done or interrupted."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from pipelines.assembly import connect_redis
+from pipelines.console import out
+from pipelines.failures import RunFailed, WrongUse
+from pipelines.progress import show_count
+from pipelines.settings import Settings
+from pipelines.synthetic import KpiTestGenerator
+from pipelines.synthetic.archive import write_truth
+from pipelines.synthetic.live import Run, plan
+from pipelines.synthetic.messages import Mix
+from pipelines.synthetic.reports import Scenario
+from pipelines.synthetic.sending import Sender
+from transforms.redis.connection import RedisUnavailable
+
+
+def send(
+    url: str,
+    settings: Settings,
+    streams: Sequence[str],
+    per_minute: float,
+    generator: KpiTestGenerator,
+    scenario: Scenario,
+    mix: Mix,
+    truth: Path | None,
+    warm: bool,
+) -> None:
+    """Send a mix of messages to a stream, and write their expected fates to the file `truth`, if one is
+    given.
+
+    `warm`: the agents already have an hour of history, so outliers are sent from the first minute.
+
+    Raises:
+        WrongUse: a rate below 0, several streams, a file that cannot be written, or Redis cannot be used.
+        RunFailed: Redis was unavailable for too long, or refused an entry.
+        KeyboardInterrupt: interrupted by the user. The truth file has the messages that were sent until then.
+    """
+    if len(streams) != 1:
+        raise WrongUse(f"{len(streams)} streams are given", "give one --stream KEY")
+    if not 0 <= per_minute < float("inf"):
+        raise WrongUse(
+            f"--rate {per_minute} is not possible",
+            "give 0 (as fast as possible) or a positive number",
+        )
+    connection = connect_redis(url, settings)
+    _write_truth(truth, {"complete": False})
+    with _catch_interrupt() as stop:
+        try:
+            sender = Sender(connection, streams[0], stop)
+        except RedisUnavailable as error:
+            raise WrongUse(str(error)) from error
+        try:
+            run = Run(_plan(generator, scenario, mix, per_minute, sender.now_us(), warm), sender, stop)
+            began = time.perf_counter()
+            with show_count("sending", mix.messages, lines=True) as advance:
+                run.send(advance)
+        finally:
+            sender.close()
+    said = run.truth()
+    _write_truth(truth, said)
+    out.print(
+        _describe_result(said, f"{streams[0]} of {connection.public}", time.perf_counter() - began, truth)
+    )
+    if run.problem:
+        raise RunFailed(run.problem, "fix that and send again: what was sent until then is counted above")
+    if stop.is_set():
+        raise KeyboardInterrupt
+
+
+def _plan(
+    generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int, warm: bool
+) -> Any:
+    try:
+        return plan(generator, scenario, mix, per_minute, start, warm)
+    except MemoryError as error:
+        raise RunFailed(
+            f"{mix.messages:,} messages do not fit into memory", "send fewer at a time"
+        ) from error
+
+
+def _write_truth(truth: Path | None, said: dict[str, Any]) -> None:
+    if truth is None:
+        return
+    try:
+        write_truth(truth, said)
+    except OSError as error:
+        raise WrongUse(
+            f"{truth} cannot be written: {error.strerror}", f"its content would be: {json.dumps(said)}"
+        ) from error
+
+
+@contextmanager
+def _catch_interrupt() -> Iterator[Event]:
+    """Yields an event that Ctrl-C sets, so that no entry is interrupted halfway."""
+    stop = Event()
+
+    def interrupted(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _describe_result(said: dict[str, Any], place: str, seconds: float, truth: Path | None) -> str:
+    fates = f"{said['reports']:,} reports, {said['outliers']:,} of them outliers; "
+    fates += f"{said['duplicates']:,} duplicates, {said['quarantined']:,} to quarantine"
+    unsure = f"; {said['unsure']:,} more may have arrived when the connection broke" if said["unsure"] else ""
+    kept = f"; {truth} has the expected fates" if truth else ""
+    rate = 60 * said["messages"] / max(seconds, 1e-9)
+    sent = f"sent {said['messages']:,} messages ({fates}) to {place}"
+    return f"{sent} in {seconds:.1f} s: {rate:,.0f}/min{unsure}{kept}"
