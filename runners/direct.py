@@ -1,4 +1,4 @@
-"""Run a graph in this process, on FnApiRunner by name: `DirectRunner` would choose among three engines by itself."""
+"""Run a graph in this process, on FnApiRunner: Beam's `DirectRunner` would choose among three engines."""
 
 import ctypes
 import gc
@@ -18,12 +18,12 @@ _KEPT_BYTES = 1 << 30
 _ARENAS = 2
 
 
-def settle() -> None:
-    """Set this process up for long work on large arrays. Rows are the same without it, only later.
+def prepare_memory() -> None:
+    """Prepare this process for long work on large arrays. It changes the speed only.
 
-    What is loaded now lives to the end, so the garbage collector need not look at it again. Large arrays come and go with every
-    batch, and a third of a backfill's time went into the page faults of fresh ones: memory that is freed is kept for the next.
-    Arrow is put on the C library's allocator for that, which can be told so where it is glibc.
+    What is loaded now lives to the end, so the garbage collector can skip it. Large arrays come and go with
+    every batch, and a third of a backfill's time went into the page faults of new ones: freed memory is kept
+    for the next. So Arrow uses the C library's allocator, which glibc lets us configure.
     """
     gc.freeze()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -41,26 +41,28 @@ def run(
     beam_options: Sequence[str] = (),
     alone: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> PipelineResult:
-    """Build a pipeline and run it to its end, within `alone` if all of it runs in this process; a DoFn's exception is raised here.
+    """Build a pipeline and run it to its end. A DoFn's exception is raised here.
+
+    All of it runs inside `alone`, unless the Beam options ask for several processes.
 
     Raises:
         TakenOptionError: the Beam options name another runner.
     """
     if any(option.partition("=")[0] == "--runner" for option in beam_options):
         raise TakenOptionError(
-            "the Beam option --runner is taken: this command runs in its own process, on FnApiRunner"
+            "leave out the Beam option --runner: this command always runs in its own process"
         )
-    settle()
+    prepare_memory()
     options = PipelineOptions(list(beam_options))
     several = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     try:
         with nullcontext() if several else alone():
-            return _finished(build, options)
+            return _run_to_end(build, options)
     finally:
-        gc.collect()  # what a pipeline held in circles would otherwise be there, batches and all, while the next one runs
+        gc.collect()  # frees the batches that the pipeline holds in reference cycles before the next run
 
 
-def _finished(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> PipelineResult:
+def _run_to_end(build: Callable[[beam.Pipeline], None], options: PipelineOptions) -> PipelineResult:
     pipeline = make_pipeline(FnApiRunner(), options)
     build(pipeline)
     result = pipeline.run()

@@ -1,23 +1,23 @@
-"""What whoever starts a run is told of it, about once a second."""
+"""How a run does, as reported to its caller about once a second."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How a run does.
+    """How a run does; totals are over all its jobs.
 
     Attributes:
         state: starting, running, restarting (a step failed) or stopping.
-        restored_from: path of the checkpoint that it went on from when it started.
-        checkpoints: how many it has completed.
+        restored_from: path of the checkpoint that its job went on from.
+        checkpoints: how many are complete.
         checkpoint_bytes: size of the newest one.
         checkpoint_age: seconds since the newest one was complete; None without one.
-        checkpoint_seconds: how long the newest one took.
-        restarts: how often Flink has started the job again.
-        renewals: how often the job was stopped with a checkpoint and gone on from it (`Engine.renew_seconds`).
-        failure: why it did last, or why the newest checkpoint failed.
-        left_out: newer checkpoints that it did not go on from, and why: they are damaged, or may be.
+        checkpoint_seconds: duration of the newest one.
+        restarts: how often Flink restarted a job.
+        renewals: how often a job was stopped with a checkpoint and a new one went on from it.
+        failure: why Flink restarted last, or why the newest checkpoint failed.
+        left_out: newer checkpoints that were not used, and why: they are damaged, or may be.
         rest: URL of Flink's REST interface; empty while starting.
     """
 

@@ -25,9 +25,13 @@ from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, healt
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
-from runners.flink import launch
-from runners.flink.checkpoints import remove_other_jobs
-from runners.flink.jars import check_installed
+from runners.direct import TakenOptionError
+from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
+from runners.flink.engine import Engine
+from runners.flink.jars import FlinkMissing, check_installed
+from runners.flink.launch import FlinkFailed, run
+from runners.flink.restore import CheckpointRefused
+from runners.progress import Progress
 from transforms.core.durable_files import replace_file
 from transforms.history.time_rules import MAX_FUTURE_SECONDS
 from transforms.redis.access import LIVE_STREAMS
@@ -36,8 +40,6 @@ from transforms.sinks.archive.stream_archive import WriteArchive
 from transforms.sources.redis.check import refuse_unusable
 from transforms.sources.redis.reader import WATERMARK_DELAY_SECONDS
 
-Progress = launch.Progress
-"""How a run does."""
 _RENEWAL_TIMEOUT_SECONDS = 2.0
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
@@ -86,12 +88,12 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
     except (
         RedisUnavailable,
         GroupTaken,
-        launch.FlinkMissing,
-        launch.TakenOptionError,
-        launch.CheckpointRefused,
+        FlinkMissing,
+        TakenOptionError,
+        CheckpointRefused,
     ) as error:
         raise WrongUse(str(error)) from error
-    except launch.FlinkFailed as error:
+    except FlinkFailed as error:
         raise RunFailed(
             str(error), "run the same command again: it goes on from the newest checkpoint"
         ) from error
@@ -107,7 +109,7 @@ def _run(
     follow: Callable[[Progress], None],
 ) -> None:
     folder = job.home.absolute() / FOLDER
-    engine = launch.Engine(
+    engine = Engine(
         folder,
         settings.checkpoint_seconds,
         settings.parallelism,
@@ -118,7 +120,7 @@ def _run(
         heap_mb=settings.heap_mb,
         renew_seconds=settings.renew_seconds,
         beam_options=job.beam_options,
-        hold=locks,
+        keep_open=locks,
     )
     idle = _Idle(job.home, connection, settle_seconds(settings.flush_seconds, outputs.gather_seconds))
 
@@ -131,9 +133,7 @@ def _run(
             signal.raise_signal(signal.SIGINT)
 
     try:
-        launch.run(
-            lambda root: _build(root, job, outputs, connection, settings, lease.owner), engine, watched
-        )
+        run(lambda root: _build(root, job, outputs, connection, settings, lease.owner), engine, watched)
     except KeyboardInterrupt:
         if not idle.is_reached:
             raise
@@ -218,7 +218,7 @@ def refuse_unready(settings: Settings) -> None:
     for_stream(settings)
     try:
         check_installed()
-    except launch.FlinkMissing as error:
+    except FlinkMissing as error:
         raise WrongUse(str(error)) from error
 
 
@@ -268,7 +268,7 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
     named = "; ".join(
         f"{name} is {now!r} now and was {was!r}" for name, (now, was) in changed.items() if now != was
     )
-    if before and named and not job.fresh and launch.find_newest_checkpoint(folder):
+    if before and named and not job.fresh and find_newest_checkpoint(folder):
         raise WrongUse(
             f"the checkpoints of {job.home} belong to another graph: {named}",
             "run it as it was, or with --fresh: it then begins at the group's place, and nothing is lost",

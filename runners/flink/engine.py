@@ -1,4 +1,4 @@
-"""How a graph is run on Flink: the engine's options, and what Java, Flink and Beam are told because of them."""
+"""How to run a graph on Flink: the engine's options, and those of Java, Flink and Beam that follow."""
 
 import shutil
 import tempfile
@@ -14,9 +14,10 @@ from runners.flink.jars import DEPLOY
 _CHECKPOINT_TIMEOUT_SECONDS = 120
 _JOB_SERVER_SECONDS = 120
 _TAKEN = frozenset({
-    "--runner", "--job_endpoint", "--artifact_endpoint", "--environment_type", "--environment_config", "--environment_options",
-    "--streaming", "--flink_master", "--flink_conf_dir", "--savepoint_path", "--allow_non_restored_state",
-    "--checkpointing_interval", "--parallelism", "--max_parallelism", "--sdk_worker_parallelism", "--job_name",
+    "--runner", "--job_endpoint", "--artifact_endpoint", "--environment_type", "--environment_config",
+    "--environment_options", "--streaming", "--flink_master", "--flink_conf_dir", "--savepoint_path",
+    "--allow_non_restored_state", "--checkpointing_interval", "--parallelism", "--max_parallelism",
+    "--sdk_worker_parallelism", "--job_name",
 })  # fmt: skip
 
 
@@ -25,19 +26,21 @@ class Engine:
     """How to run a graph on Flink.
 
     Attributes:
-        folder: what the run keeps; of one run at a time.
+        folder: where the run keeps its files; for one run at a time.
         checkpoint_seconds: from one checkpoint to the next.
-        parallelism: how many parts each step is cut into. Checkpoints of another parallelism are not gone on from.
+        parallelism: parallel tasks of each step. Checkpoints of another parallelism cannot be used.
         workers: Python processes on each machine; the graph's steps are spread over them.
-        master: `host:port` of a Flink cluster's REST interface; None runs one here. The folder must be one that the cluster shares.
+        master: `host:port` of a Flink cluster's REST interface; None runs Flink here. The folder must be
+            shared with the cluster.
         environment: `host:port` of the worker pool as the cluster's machines reach it; needed with `master`.
-        patience_seconds: how long a step may wait for what it writes to: no checkpoint completes meanwhile, and none is given up.
+        patience_seconds: how long a step may wait for an output. No checkpoint completes meanwhile, and none
+            times out.
         heap_mb: Java's heap, in MB.
-        renew_seconds: after this time the job is stopped with a checkpoint and goes on from it, which takes some seconds. Flink
-            keeps about 2 kB for good of each session of a source that reads in sessions, and only a new start lets it use them
-            again: so this bounds heap and checkpoints.
-        beam_options: more options of Beam; they may not be those that this engine decides.
-        hold: file descriptors that every process of the run inherits.
+        renew_seconds: after this time the job is stopped with a checkpoint and goes on from it, which takes
+            some seconds. Flink never frees about 2 kB for each session of a source that reads in sessions;
+            only a new job does. So this bounds the heap and the checkpoints.
+        beam_options: more options of Beam, except those that this engine decides.
+        keep_open: file descriptors that every process of the run inherits.
         jars: folder of Flink's jars, if not where `make flink` puts them.
     """
 
@@ -51,7 +54,7 @@ class Engine:
     heap_mb: int = 1024
     renew_seconds: float = 1800.0
     beam_options: tuple[str, ...] = ()
-    hold: tuple[int, ...] = ()
+    keep_open: tuple[int, ...] = ()
     jars: Path | None = None
 
 
@@ -60,21 +63,21 @@ def refuse_taken(beam_options: Sequence[str]) -> None:
     taken = sorted({option.partition("=")[0] for option in beam_options} & _TAKEN)
     if taken:
         raise TakenOptionError(
-            f"the engine decides {', '.join(taken)} itself: leave the option out, or use kpiflow's own setting"
+            f"the engine decides {', '.join(taken)} itself: leave it out, or use kpiflow's own setting"
         )
 
 
 @contextmanager
-def folders(folder: Path) -> Iterator[None]:
-    """Make the folders of a run. Temporary files, those of this process too, are below it, and are removed at the end.
+def make_folders(folder: Path) -> Iterator[None]:
+    """Make the folders of a run. Temporary files, those of this process too, are below it until it ends.
 
-    What a run that was killed left there is removed by the next one.
+    What a killed run left there is removed by the next one.
     """
     temporary, before = folder / "tmp", tempfile.tempdir
     shutil.rmtree(temporary, ignore_errors=True)
     for name in ("conf", "logs", temporary.name, FOLDER):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(temporary)  # Beam stages a job's files there, and leaves them
+    tempfile.tempdir = str(temporary)  # Beam stages a job's files there and leaves them
     try:
         yield
     finally:
@@ -82,8 +85,8 @@ def folders(folder: Path) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def configure(engine: Engine, restored: Path | None) -> None:
-    """Write Flink's configuration: kpiflow's defaults and what is this job's."""
+def write_configuration(engine: Engine, restored: Path | None) -> None:
+    """Write Flink's configuration: kpiflow's defaults and the options of this job."""
     own = {
         "state.checkpoints.dir": (engine.folder / FOLDER).as_uri(),
         "io.tmp.dirs": str(engine.folder / "tmp"),
@@ -98,18 +101,18 @@ def configure(engine: Engine, restored: Path | None) -> None:
 
 
 def make_java_arguments(engine: Engine, jars: Path) -> list[str]:
-    """What Java is to run: the job server, on free ports that it tells in its log."""
+    """Java's arguments for the job server, on free ports that it writes to its log."""
     temporary = engine.folder / "tmp"
     opened = [f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in ("lang", "util", "nio", "time")]
     return [
         f"-Xmx{engine.heap_mb}m",
         "-XX:+ExitOnOutOfMemoryError",
-        # What a renewal or a backlog needed for a moment goes back to the machine. Without these the heap only grows.
+        # Heap that a renewal or a backlog needed for a moment goes back to the system; else it only grows.
         "-XX:+UseG1GC",
         "-XX:G1PeriodicGCInterval=60000",
         "-XX:MinHeapFreeRatio=10",
         "-XX:MaxHeapFreeRatio=30",
-        # Java only hands bytes on here: compiling it for speed costs a small machine more, for minutes, than it gains.
+        # Java only passes bytes on here: compiling it for speed costs a small machine minutes and gains less.
         "-XX:TieredStopAtLevel=1",
         f"-Djava.io.tmpdir={temporary}",
         "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -127,7 +130,9 @@ def make_java_arguments(engine: Engine, jars: Path) -> list[str]:
     ]
 
 
-def options(engine: Engine, name: str, job_port: str, pool_port: int, restored: Path | None) -> list[str]:
+def make_beam_options(
+    engine: Engine, name: str, job_port: str, pool_port: int, restored: Path | None
+) -> list[str]:
     """The Beam options of a job of that name, which goes on from the checkpoint `restored`."""
     interval = round(engine.checkpoint_seconds * 1000)
     timeout = round(1000 * engine.patience_seconds) + max(1000 * _CHECKPOINT_TIMEOUT_SECONDS, 10 * interval)
@@ -135,12 +140,12 @@ def options(engine: Engine, name: str, job_port: str, pool_port: int, restored: 
         "--streaming",
         f"--job_name={name}",
         f"--job_endpoint=localhost:{job_port}",
-        f"--job_server_timeout={_JOB_SERVER_SECONDS}",  # so long a Java process that died early would go unnoticed
+        f"--job_server_timeout={_JOB_SERVER_SECONDS}",  # how late an early death of Java is noticed
         "--environment_type=EXTERNAL",
         f"--environment_config={engine.environment or f'localhost:{pool_port}'}",
         f"--sdk_worker_parallelism={engine.workers}",
         f"--parallelism={engine.parallelism}",
-        # Each read session leaves a table of state for each key group behind: with Flink's 128 they fill the heap within hours.
+        # Each read session leaves a table of state per key group: Flink's 128 would fill the heap in hours.
         f"--max_parallelism={engine.parallelism}",
         f"--flink_conf_dir={engine.folder / 'conf'}",
         f"--checkpointing_interval={interval}",
@@ -148,7 +153,8 @@ def options(engine: Engine, name: str, job_port: str, pool_port: int, restored: 
         f"--checkpoint_timeout_millis={timeout}",
         "--externalized_checkpoints_enabled",
         "--retain_externalized_checkpoints_on_cancellation",
-        "--max_bundle_time_mills=20",  # a bundle's rows go on when it ends: Flink's own 1 s would be their latency
+        # A bundle's rows go on when it ends: Flink's default of 1 s would be added to their latency.
+        "--max_bundle_time_mills=20",
         *([f"--savepoint_path={restored.as_uri()}"] if restored and engine.master is not None else []),
         *engine.beam_options,
     ]

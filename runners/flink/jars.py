@@ -1,4 +1,4 @@
-"""Where Java and Flink's jars are. As a program (`python -m runners.flink.jars`, `make flink`) it fetches the jars."""
+"""Find Java and Flink's jars. As a program (`python -m runners.flink.jars`) it fetches the jars."""
 
 import os
 import re
@@ -17,11 +17,11 @@ _OLDEST_JAVA = 11
 
 
 class FlinkMissing(RuntimeError):  # noqa: N818 (a state of the machine)
-    """Java, Maven or Flink's jars are not there; the message names what installs them."""
+    """Java, Maven or Flink's jars are missing; the message says what installs them."""
 
 
 def find_java() -> str:
-    """The Java to run: that of JAVA_HOME, else the one on PATH.
+    """The path of Java: that of JAVA_HOME, else the one on PATH.
 
     Raises:
         FlinkMissing: there is none, or it is older than 11.
@@ -34,65 +34,63 @@ def find_java() -> str:
     said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
     version = re.search(r'version "(?:1\.)?(\d+)', said)
     if version is None or int(version[1]) < _OLDEST_JAVA:
-        raise FlinkMissing(f"{found} is {said.splitlines()[0] if said else 'no Java'}: a stream needs Java 17; apt-get install "
-                           "openjdk-17-jre-headless, or set JAVA_HOME")  # fmt: skip
+        what = said.splitlines()[0] if said else "no Java"
+        fix = "apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
+        raise FlinkMissing(f"{found} is {what}: a stream needs Java 17; {fix}")
     return found
 
 
 def ensure_jars(folder: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """The folder of Flink's jars; they are fetched if they are not there.
+    """The folder of Flink's jars, which are fetched if they are missing.
 
     Args:
-        folder: where they lie; unless given `.flink/lib` beside the sources, or ~/.cache/kpiflow/flink.
-        say: told in a line that they are being fetched.
+        folder: where they are; by default `.flink/lib` beside the sources, or ~/.cache/kpiflow/flink.
+        say: gets a line when they are being fetched.
 
     Raises:
-        FlinkMissing: they are not there and cannot be fetched.
+        FlinkMissing: they are missing and cannot be fetched.
     """
-    if (found := _found(folder)) is not None:
+    if (found := _find_folder(folder)) is not None:
         return found
-    target = _target(folder)
-    maven = _maven(target)
+    target = _choose_target(folder)
+    maven = _find_maven(target)
     say(f"fetching Flink into {target} (150 MB, once) ...")
     _fetch(maven, _POM, target)
     return target
 
 
 def check_installed() -> None:
-    """See that a stream can start here, without fetching anything.
+    """Check that a stream can start here; nothing is fetched.
 
     Raises:
-        FlinkMissing: there is no Java, or Flink's jars are not there and cannot be fetched.
+        FlinkMissing: there is no Java, or Flink's jars are missing and cannot be fetched.
     """
     find_java()
-    if _found() is None:
-        _maven(_target())
+    if _find_folder() is None:
+        _find_maven(_choose_target())
 
 
-def _found(folder: Path | None = None) -> Path | None:
-    """The folder that has Flink's jars, if any has."""
+def _find_folder(folder: Path | None = None) -> Path | None:
+    """The folder that has Flink's jars; None if none has."""
     candidates = [folder] if folder else [_IN_PROJECT, _IN_HOME]
     return next((each for each in candidates if any(each.glob(_JOB_SERVER))), None)
 
 
-def _target(folder: Path | None = None) -> Path:
-    """Where they are fetched to."""
+def _choose_target(folder: Path | None = None) -> Path:
     return folder or (_IN_PROJECT if DEPLOY.is_dir() else _IN_HOME)
 
 
-def _maven(target: Path) -> str:
-    """What fetches them."""
+def _find_maven(target: Path) -> str:
     maven = shutil.which("mvn")
     if maven is None or not _POM.is_file():
-        raise FlinkMissing(
-            f"Flink is not in {target}: `apt-get install maven`, then `make flink` in kpiflow's sources fetches it"
-        )
+        fix = "`apt-get install maven`, then `make flink` in kpiflow's sources fetches it"
+        raise FlinkMissing(f"Flink is not in {target}: {fix}")
     return maven
 
 
 def _fetch(maven: str, pom: Path, target: Path) -> None:
-    """Have Maven copy the jars beside the target, and move them there when all have come."""
-    coming = target.with_name(f"{target.name}.{os.getpid()}")
+    """Let Maven copy the jars beside the target, and move them there when they are complete."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
     command = [
         maven,
         "-q",
@@ -100,18 +98,19 @@ def _fetch(maven: str, pom: Path, target: Path) -> None:
         "-f",
         str(pom),
         "dependency:copy-dependencies",
-        f"-DoutputDirectory={coming}",
+        f"-DoutputDirectory={partial}",
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not any(coming.glob(_JOB_SERVER)):
+        if done.returncode or not any(partial.glob(_JOB_SERVER)):
             errors = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
-            raise FlinkMissing(f"Maven cannot fetch Flink: {errors[0] if errors else done.stdout.strip()}; look at the network and "
-                               "~/.m2/settings.xml, then `make flink`")  # fmt: skip
+            why = errors[0] if errors else done.stdout.strip()
+            fix = "check the network and ~/.m2/settings.xml, then run `make flink`"
+            raise FlinkMissing(f"Maven cannot fetch Flink: {why}; {fix}")
         shutil.rmtree(target, ignore_errors=True)
-        coming.rename(target)
+        partial.rename(target)
     finally:
-        shutil.rmtree(coming, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 if __name__ == "__main__":

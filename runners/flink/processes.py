@@ -1,8 +1,8 @@
-"""Child processes that cannot outlive this one, with their output in logs that cannot grow without end.
+"""Child processes that cannot outlive this one, with their output in logs of bounded size.
 
-A child is started through this module, run as a program: it asks the kernel to be killed when its parent dies, and then becomes the
-command. So whatever ends the parent, be it SIGKILL, leaves nothing running. Children are in a session of their own: Ctrl-C on a
-terminal reaches the parent alone, which ends them in order.
+A child is started through this module, run as a program: it asks the kernel to be killed when its parent
+dies, and then becomes the command. So even a SIGKILL of the parent leaves nothing running. Children have a
+session of their own: Ctrl-C in a terminal reaches only the parent, which ends them in order.
 """
 
 import ctypes
@@ -21,11 +21,11 @@ from typing import IO
 _PR_SET_PDEATHSIG = 1
 _PARENT_DIED = 113
 _FORKER = ThreadPoolExecutor(1, "forker")
-"""Starts all children: the kernel takes the death of the *thread* that forked for the parent's, so that thread must stay."""
+"""Starts all children. To the kernel the parent is the *thread* that forked, so this thread must live on."""
 
 
 class Log:
-    """A file of lines that many threads may write; at `limit` bytes it becomes `<name>.1` and begins anew."""
+    """A file of lines, for many threads; at `limit` bytes it becomes `<name>.1` and a new one begins."""
 
     def __init__(self, path: Path, limit: int = 8 << 20) -> None:
         self.path, self._limit = path, limit
@@ -34,7 +34,7 @@ class Log:
         self._file: IO[bytes] = path.open("ab")
 
     def write(self, line: bytes) -> None:
-        """Append a line; where the disk is full it is lost, and the job goes on."""
+        """Append a line. On a full disk the line is dropped and the job goes on."""
         with self._lock:
             try:
                 self._file.write(line)
@@ -48,13 +48,13 @@ class Log:
 
 
 class Child:
-    """A running command. Its output goes to a log, line by line; what it says of itself is kept by name in `said`."""
+    """A running command. Its output goes to a log; `matches` has what a pattern found in it, by group."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], log: Log, label: str, listen: re.Pattern[bytes] | None
+        self, process: subprocess.Popen[bytes], log: Log, label: str, pattern: re.Pattern[bytes] | None
     ) -> None:
-        self._process, self._log, self._label, self._listen = process, log, label.encode(), listen
-        self.said: dict[str, str] = {}
+        self._process, self._log, self._label, self._pattern = process, log, label.encode(), pattern
+        self.matches: dict[str, str] = {}
         self.last_line = ""
         self._reader = threading.Thread(
             target=self._read, name=f"output of {label or process.pid}", daemon=True
@@ -85,8 +85,8 @@ class Child:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if self._listen is not None and (found := self._listen.search(line)):
-                self.said |= {
+            if self._pattern is not None and (found := self._pattern.search(line)):
+                self.matches |= {
                     name: text.decode() for name, text in found.groupdict().items() if text is not None
                 }
             if text := line.decode(errors="replace").strip():
@@ -99,16 +99,16 @@ def start(
     log: Log,
     *,
     label: str = "",
-    listen: re.Pattern[bytes] | None = None,
-    hold: Sequence[int] = (),
+    pattern: re.Pattern[bytes] | None = None,
+    keep_open: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Child:
     """Start a command that dies with this process.
 
     Args:
         log: gets what it writes to stdout and stderr, each line after `label`.
-        listen: a pattern searched in each line; its named groups are kept in `Child.said`.
-        hold: file descriptors that it inherits, so that locks on them hold as long as it lives.
+        pattern: searched in each line; its named groups are kept in `Child.matches`.
+        keep_open: file descriptors that it inherits, so that locks on them last as long as it lives.
         environment: variables beside those of this process.
     """
     wrapped = [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(os.getpid()), *command]
@@ -118,22 +118,22 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=tuple(hold),
+        pass_fds=tuple(keep_open),
         start_new_session=True,
         env={**os.environ, **(environment or {})},
     ).result()
-    return Child(process, log, label, listen)
+    return Child(process, log, label, pattern)
 
 
 def find_free_port() -> int:
-    """A port of loopback that nothing listens on just now, for programs that cannot choose one and tell it."""
+    """A free port of localhost, for programs that cannot choose one themselves."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])
 
 
 def become(parent: int, command: Sequence[str]) -> None:
-    """Turn this process into a command that is killed when its parent dies. A kernel that is not Linux's does not kill it."""
+    """Turn this process into a command that is killed when its parent dies (on Linux only)."""
     prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

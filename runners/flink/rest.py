@@ -1,4 +1,4 @@
-"""What Flink's REST interface says of a job, in the words of a progress line."""
+"""Flink's REST interface: how a job does, its checkpoints, and the cause of a failure in one line."""
 
 import json
 import re
@@ -6,45 +6,53 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _SECONDS = 5.0
 _GIVEN_UP = "Coordinator is suspending"
-"""Why a checkpoint failed that was on its way when its job did."""
+"""Flink's reason for a checkpoint that failed because its job did."""
 _PYTHON_ERROR = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(?P<error>\S.*)")
 _CAUSE = re.compile(r"^(?:Caused by: )?((?:[\w$]+\.)+[\w$]*(?:Exception|Error|Failure)\b.*)$", re.MULTILINE)
 
 
 class Unreachable(Exception):  # noqa: N818 (a state, not yet an error)
-    """Nothing answers there, or not with what was asked for."""
+    """Flink does not answer, or with an error."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What a job says of its checkpoints."""
+    """The checkpoints of a job, as far as this job manager knows."""
 
     completed: int = 0
     bytes: int = 0
     at: float | None = None
-    """When the newest was complete, in seconds since 1970."""
+    """Completion time of the newest, in seconds since 1970."""
     seconds: float = 0.0
-    """How long the newest took."""
-    restored_from: str | None = None
+    """Duration of the newest."""
     failure: str | None = None
     """Why the newest attempt failed, if it is newer than the newest complete one."""
 
 
+class JobReport(NamedTuple):
+    """How a job does; `trace` is Java's stack trace of its last failure, `restarts` are Flink's own."""
+
+    is_running: bool
+    checkpoints: Checkpoints
+    trace: str | None
+    restarts: int
+
+
 class Rest:
-    """A job manager, asked over HTTP."""
+    """The REST interface of a job manager."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
-        """The JSON that a path answers.
+        """The JSON reply of a path.
 
         Raises:
-            Unreachable: it does not answer, or with an error.
+            Unreachable: there is no reply, or an error.
         """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
@@ -61,35 +69,39 @@ class Rest:
         jobs = [job for job in self.ask("/jobs/overview")["jobs"] if job["name"] == name]
         return max(jobs, key=lambda job: job["start-time"])["jid"] if jobs else None
 
-    def state(self, job: str) -> tuple[str, bool]:
-        """The job's state as Flink calls it, and whether all of its tasks run."""
-        told = self.ask(f"/jobs/{job}")
-        done = all(vertex["status"] in ("RUNNING", "FINISHED") for vertex in told["vertices"])
-        return told["state"], done and told["state"] == "RUNNING"
+    def ask_report(self, job: str) -> JobReport:
+        """How the job does."""
+        state = self.ask_state(job)[1]
+        return JobReport(state, self.ask_checkpoints(job), self.ask_trace(job), self.ask_restarts(job))
 
-    def restarts(self, job: str) -> int:
-        """How often Flink has started the job again by itself."""
-        told = self.ask(f"/jobs/{job}/metrics?get=numRestarts")
-        return int(told[0]["value"]) if told else 0
+    def ask_state(self, job: str) -> tuple[str, bool]:
+        """The job's state in Flink's words, and whether all of its tasks run."""
+        reply = self.ask(f"/jobs/{job}")
+        done = all(vertex["status"] in ("RUNNING", "FINISHED") for vertex in reply["vertices"])
+        return reply["state"], done and reply["state"] == "RUNNING"
 
-    def checkpoints(self, job: str) -> Checkpoints:
-        """The job's checkpoints, as far as this job manager knows."""
-        told = self.ask(f"/jobs/{job}/checkpoints")
-        latest = told["latest"]
-        done, failed, restored = latest.get("completed"), latest.get("failed"), latest.get("restored")
+    def ask_restarts(self, job: str) -> int:
+        """How often Flink has restarted the job by itself."""
+        reply = self.ask(f"/jobs/{job}/metrics?get=numRestarts")
+        return int(reply[0]["value"]) if reply else 0
+
+    def ask_checkpoints(self, job: str) -> Checkpoints:
+        """The job's checkpoints."""
+        reply = self.ask(f"/jobs/{job}/checkpoints")
+        latest = reply["latest"]
+        done, failed = latest.get("completed"), latest.get("failed")
         reason = (failed.get("failure_message") or "no reason given") if failed else ""
         newer = failed is not None and (done is None or failed["id"] > done["id"])
         failure = f"a checkpoint failed: {reason}" if newer and _GIVEN_UP not in reason else None
         return Checkpoints(
-            told["counts"]["completed"],
+            reply["counts"]["completed"],
             done["state_size"] if done else 0,
             done["latest_ack_timestamp"] / 1000 if done else None,
             done["end_to_end_duration"] / 1000 if done else 0.0,
-            restored["external_path"].removeprefix("file:") if restored else None,
             failure,
         )
 
-    def trace(self, job: str) -> str | None:
+    def ask_trace(self, job: str) -> str | None:
         """Java's stack trace of the job's last failure; None if it never failed."""
         entries = (
             self.ask(f"/jobs/{job}/exceptions?maxExceptions=1").get("exceptionHistory", {}).get("entries", [])
@@ -101,9 +113,9 @@ class Rest:
         asked = self.ask(f"/jobs/{job}/checkpoints", {"checkpointType": "FULL"})["request-id"]
         end = time.monotonic() + patience
         while time.monotonic() < end:
-            told = self.ask(f"/jobs/{job}/checkpoints/{asked}")
-            if told["status"]["id"] == "COMPLETED":
-                return "failureCause" not in told.get("operation", {})
+            reply = self.ask(f"/jobs/{job}/checkpoints/{asked}")
+            if reply["status"]["id"] == "COMPLETED":
+                return "failureCause" not in reply.get("operation", {})
             time.sleep(0.05)
         return False
 
@@ -113,7 +125,7 @@ class Rest:
 
 
 def find_root_cause(trace: str) -> str:
-    """The line of a Java stack trace that says why: that of the Python error in it, else its innermost cause."""
+    """The cause in a Java stack trace, in one line: the Python error in it, else the innermost cause."""
     if python := _PYTHON_ERROR.findall(trace):
         return str(python[-1]).strip()
     causes = _CAUSE.findall(trace)

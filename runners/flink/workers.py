@@ -1,7 +1,8 @@
-"""A pool of Python workers: what Flink asks for the processes in which Beam's Python steps run.
+"""A pool of Python workers, the processes in which Beam's Python steps run. Flink asks the pool for them.
 
-Beam's own pool shares one process among all workers, or leaves them behind when it dies. Here each worker is a process, which dies
-with the pool. As a program this module is a pool (`python -m runners.flink.workers --pool PORT`) or one worker.
+Beam's own pool either shares one process among all workers, or leaves them running when it dies. Here each
+worker is a process that dies with the pool. As a program this module is a pool (`python -m
+runners.flink.workers --pool PORT`) or one worker.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from runners.flink.processes import Child, Log, start
 
 _THREADS = 16
 _READY = "worker is connected"
-_LISTEN = re.compile(f"^(?P<ready>{_READY})$".encode())
+_READY_LINE = re.compile(f"^(?P<ready>{_READY})$".encode())
 _START_SECONDS = 120.0
 _TICK = 0.02
 
@@ -38,8 +39,8 @@ _TICK = 0.02
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Starts and stops workers as Flink asks for them. Its methods are called on threads of the server."""
 
-    def __init__(self, log: Log, hold: Sequence[int] = ()) -> None:
-        self._log, self._hold = log, tuple(hold)
+    def __init__(self, log: Log, keep_open: Sequence[int] = ()) -> None:
+        self._log, self._keep_open = log, tuple(keep_open)
         self._lock = threading.Lock()
         self._workers: dict[str, Child] = {}
         self._death: str | None = None
@@ -47,27 +48,27 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def StartWorker(  # noqa: N802 (the protocol's name)
         self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
     ) -> beam_fn_api_pb2.StartWorkerResponse:
-        """Start a process and wait until it has connected to the caller, who would wait for ever for one that cannot."""
+        """Start a process and wait until it is connected: the caller has no time limit of its own."""
         asked = (request.worker_id, request.control_endpoint.url, request.provision_endpoint.url)
         command = [sys.executable, "-m", "runners.flink.workers", "--worker", *asked]
         environment = {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "MALLOC_ARENA_MAX": "2",  # an arena a thread would keep what it once had
+            "MALLOC_ARENA_MAX": "2",  # with an arena per thread, freed memory would stay with the process
         }
         try:
             worker = start(
                 command,
                 self._log,
                 label=f"[{request.worker_id}] ",
-                listen=_LISTEN,
-                hold=self._hold,
+                pattern=_READY_LINE,
+                keep_open=self._keep_open,
                 environment=environment,
             )
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=f"a Python worker cannot be started: {error}")
         with self._lock:
             self._workers[request.worker_id] = worker
-        return beam_fn_api_pb2.StartWorkerResponse(error=_awaited(worker))
+        return beam_fn_api_pb2.StartWorkerResponse(error=_wait_until_ready(worker))
 
     def StopWorker(  # noqa: N802 (the protocol's name)
         self, request: beam_fn_api_pb2.StopWorkerRequest, context: grpc.ServicerContext
@@ -76,19 +77,19 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         with self._lock:
             worker = self._workers.pop(request.worker_id, None)
         if worker is not None:
-            self._notice(request.worker_id, worker)
+            self._note_death(request.worker_id, worker)
             worker.stop()
         return beam_fn_api_pb2.StopWorkerResponse()
 
-    def died(self) -> str | None:
-        """Of the newest worker that ended without being asked: how, and the last line it wrote if it ended by itself."""
+    def find_death(self) -> str | None:
+        """How the newest worker died that was not stopped, with its last line if it exited, or None."""
         with self._lock:
             workers = list(self._workers.items())
         for worker_id, worker in workers:
-            self._notice(worker_id, worker)
+            self._note_death(worker_id, worker)
         return self._death
 
-    def _notice(self, worker_id: str, worker: Child) -> None:
+    def _note_death(self, worker_id: str, worker: Child) -> None:
         if code := worker.exit_code:
             how = (
                 f"was killed by signal {-code}"
@@ -97,8 +98,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             )
             self._death = f"Python worker {worker_id} {how}"
 
-    def pids(self) -> list[int]:
-        """The processes that run."""
+    def list_pids(self) -> list[int]:
+        """The ids of the processes that run."""
         with self._lock:
             return [worker.pid for worker in self._workers.values() if worker.exit_code is None]
 
@@ -110,10 +111,10 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             worker.stop(patience=1.0)
 
 
-def _awaited(worker: Child) -> str:
-    """Wait until a worker is connected; what is wrong if it does not get there, else nothing."""
+def _wait_until_ready(worker: Child) -> str:
+    """Wait until a worker is connected; the error text if it does not get there, else an empty one."""
     end = time.monotonic() + _START_SECONDS
-    while "ready" not in worker.said:
+    while "ready" not in worker.matches:
         if worker.exit_code is not None:
             return f"a Python worker ended before it was connected: {worker.last_line}"
         if time.monotonic() > end:
@@ -125,10 +126,10 @@ def _awaited(worker: Child) -> str:
 
 @contextmanager
 def serve_pool(
-    log: Log, hold: Sequence[int] = (), port: int = 0, host: str = "localhost"
+    log: Log, keep_open: Sequence[int] = (), port: int = 0, host: str = "localhost"
 ) -> Iterator[tuple[WorkerPool, int]]:
-    """A pool and the port it listens on (a free one unless given); its workers end with it."""
-    pool = WorkerPool(log, hold)
+    """Serve a pool; yield it with the port it listens on (a free one by default). Its workers end with it."""
+    pool = WorkerPool(log, keep_open)
     server = grpc.server(ThreadPoolExecutor(_THREADS, "worker-pool"))
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     bound = server.add_insecure_port(f"{host}:{port}")
@@ -141,13 +142,13 @@ def serve_pool(
 
 
 def work(worker_id: str, control: str, provision: str) -> None:
-    """Be a worker until the runner hangs up."""
+    """Work until the runner closes the connection."""
     from apache_beam.runners.worker.sdk_worker_main import create_harness
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     environment = {
         "WORKER_ID": worker_id,
-        "PIPELINE_OPTIONS": _options(worker_id, provision),
+        "PIPELINE_OPTIONS": _ask_options(worker_id, provision),
         "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(
             endpoints_pb2.ApiServiceDescriptor(url=control)
         ),
@@ -157,8 +158,8 @@ def work(worker_id: str, control: str, provision: str) -> None:
     harness.run()
 
 
-def _options(worker_id: str, provision: str) -> str:
-    """The pipeline's options as JSON; the runner hands them out at the provision endpoint."""
+def _ask_options(worker_id: str, provision: str) -> str:
+    """The pipeline's options as JSON, from the runner's provision endpoint."""
     with grpc.insecure_channel(provision) as channel:
         stub = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
         request = beam_provision_api_pb2.GetProvisionInfoRequest()
@@ -177,10 +178,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--worker",
         nargs=3,
         metavar=("ID", "CONTROL", "PROVISION"),
-        help="be a worker (the pool starts these)",
+        help="run one worker (the pool starts these)",
     )
     parser.add_argument("--host", default="localhost", help="the address a pool listens on")
-    parser.add_argument("--log", type=Path, default=Path("workers.log"), help="what the pool's workers say")
+    parser.add_argument("--log", type=Path, default=Path("workers.log"), help="log file of the workers")
     arguments = parser.parse_args(argv)
     if arguments.worker:
         work(*arguments.worker)

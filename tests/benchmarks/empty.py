@@ -61,7 +61,7 @@ def with_beam(files: Files) -> int:
 def without_beam(files: Files) -> int:
     """Read and deal out in a loop that keeps every batch, with memory set up alike: the messages that
     arrive."""
-    direct.settle()
+    direct.prepare_memory()
     shards: dict[int, list[pa.RecordBatch]] = defaultdict(list)
     for block in read(files, BLOCK_BYTES):
         if not isinstance(block, Block):

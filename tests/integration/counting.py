@@ -23,7 +23,9 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from runners.flink.checkpoints import remove_other_jobs
-from runners.flink.launch import Engine, Progress, run
+from runners.flink.engine import Engine
+from runners.flink.launch import run
+from runners.progress import Progress
 
 ENGINE = "_stream"
 _SESSION_SECONDS, _PAUSE_SECONDS = 0.2, 0.02
@@ -114,7 +116,7 @@ def main() -> None:
         environment=asked.environment,
         heap_mb=256,
         renew_seconds=asked.renew,
-        hold=tuple(asked.hold),
+        keep_open=tuple(asked.hold),
     )
 
     if asked.fresh:

@@ -37,7 +37,7 @@ def test_the_runner_is_named_and_the_options_are_beams() -> None:
 
 @pytest.mark.parametrize("options", [["--runner=FlinkRunner"], ["--runner", "DirectRunner"]])
 def test_another_runner_is_refused_before_anything_is_built(options: list[str]) -> None:
-    with pytest.raises(ValueError, match="--runner is taken"):
+    with pytest.raises(ValueError, match="leave out the Beam option --runner"):
         direct.run(lambda root: pytest.fail("was built"), options)
 
 
@@ -53,7 +53,7 @@ def test_what_a_step_raises_is_raised_here() -> None:
     ("mode", "written"), [("in_memory", False), ("multi_threading", False), ("multi_processing", True)]
 )
 def test_batches_are_written_only_for_another_process(mode: str, written: bool, tmp_path: Path) -> None:
-    """A slice that is passed on as it is still has its parent's buffers behind it; one that was written has its own."""
+    """A slice that was not written still has the buffers of its parent; one that was written has its own."""
     size = tmp_path / "size"
     rows = pa.RecordBatch.from_pydict({"agent_id": [f"agent {number}" for number in range(1000)]})
     grouped = beam.Map(lambda _: (0, rows.slice(0, 1))).with_output_types(tuple[int, pa.RecordBatch])

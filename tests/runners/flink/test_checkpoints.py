@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from runners.flink import checkpoints
-from runners.flink.checkpoints import Choice, choose, list_complete_checkpoints, remove_other_jobs, seal
+from runners.flink.checkpoints import (
+    Choice,
+    choose_checkpoints,
+    list_complete_checkpoints,
+    remove_other_jobs,
+    seal,
+)
 
 FILES = ("_metadata", "0a-1b", "2c-3d", "4e-5f")
 
@@ -57,10 +63,10 @@ def test_a_damaged_newest_checkpoint_is_left_out_for_the_one_before(
     tmp_path: Path, file: str, damage: str
 ) -> None:
     before, newest = made(tmp_path, "a/chk-6", at=1000), made(tmp_path, "a/chk-7", at=2000)
-    assert choose(tmp_path) == Choice([newest], True, [])
+    assert choose_checkpoints(tmp_path) == Choice([newest], True, [])
     DAMAGES[damage](newest / file)
-    choice = choose(tmp_path)
-    assert (choice.checkpoints, choice.sealed, len(choice.left_out)) == ([before], True, 1)
+    choice = choose_checkpoints(tmp_path)
+    assert (choice.checkpoints, choice.is_sealed, len(choice.left_out)) == ([before], True, 1)
     assert choice.left_out[0].startswith(f"{newest} is damaged: {file} ")
 
 
@@ -68,8 +74,8 @@ def test_a_damaged_newest_checkpoint_is_left_out_for_the_one_before(
 def test_a_torn_seal_is_none(tmp_path: Path, damage: str) -> None:
     before, newest = made(tmp_path, "a/chk-6", at=1000), made(tmp_path, "a/chk-7", at=2000)
     DAMAGES[damage](newest.with_name("chk-7.seal"))
-    left_out = choose(tmp_path).left_out
-    assert choose(tmp_path)[:2] == ([before], True)
+    left_out = choose_checkpoints(tmp_path).left_out
+    assert choose_checkpoints(tmp_path)[:2] == ([before], True)
     assert (
         left_out == [f"{newest} was not synced to disk before its run ended"] or "is damaged" in left_out[0]
     )
@@ -80,21 +86,21 @@ def test_a_checkpoint_that_was_not_sealed_is_left_out_for_one_that_was_also_of_t
 ) -> None:
     before = made(tmp_path, "old/chk-70", at=1000)
     made(tmp_path, "new/chk-1", at=2000, sealed=False)
-    assert choose(tmp_path)[:2] == ([before], True)
+    assert choose_checkpoints(tmp_path)[:2] == ([before], True)
 
 
 def test_where_none_is_sealed_flink_may_try_each_from_the_newest_on(tmp_path: Path) -> None:
     older, newer = (made(tmp_path, f"a/chk-{n}", at=1000 * n, sealed=False) for n in (1, 2))
-    assert choose(tmp_path) == Choice([newer, older], False, [])
+    assert choose_checkpoints(tmp_path) == Choice([newer, older], False, [])
     seal(newer)
     (newer / FILES[1]).unlink()
-    assert choose(tmp_path)[:2] == ([older], False)
+    assert choose_checkpoints(tmp_path)[:2] == ([older], False)
 
 
 def test_where_all_are_damaged_each_is_named(tmp_path: Path) -> None:
     for n in (1, 2):
         (made(tmp_path, f"a/chk-{n}", at=1000 * n) / "_metadata").unlink()
-    choice = choose(tmp_path)
+    choice = choose_checkpoints(tmp_path)
     assert (choice.checkpoints, ["chk-2" in choice.left_out[0], "chk-1" in choice.left_out[1]]) == (
         [],
         [True, True],
@@ -102,7 +108,7 @@ def test_where_all_are_damaged_each_is_named(tmp_path: Path) -> None:
 
 
 def test_without_checkpoints_there_is_no_choice_and_no_warning(tmp_path: Path) -> None:
-    assert choose(tmp_path) == Choice([], False, [])
+    assert choose_checkpoints(tmp_path) == Choice([], False, [])
 
 
 def test_a_seal_is_written_when_every_file_and_folder_is_synced(
@@ -133,7 +139,7 @@ def test_a_disk_that_fails_leaves_no_seal(tmp_path: Path, monkeypatch: pytest.Mo
         patched.setattr(checkpoints.os, "fsync", lambda descriptor: os.lseek(-1, 0, 0))
         with pytest.raises(OSError, match="Bad file descriptor"):
             seal(path)
-    assert choose(tmp_path) == Choice([path], False, [])
+    assert choose_checkpoints(tmp_path) == Choice([path], False, [])
 
 
 def test_seals_of_retired_checkpoints_go(tmp_path: Path) -> None:
@@ -149,4 +155,4 @@ def test_seals_of_retired_checkpoints_go(tmp_path: Path) -> None:
 def test_a_fresh_run_leaves_no_checkpoint_to_go_back_to(tmp_path: Path) -> None:
     made(tmp_path, "old/chk-1", at=1000)
     remove_other_jobs(tmp_path)
-    assert (list_complete_checkpoints(tmp_path), choose(tmp_path)) == ([], Choice([], False, []))
+    assert (list_complete_checkpoints(tmp_path), choose_checkpoints(tmp_path)) == ([], Choice([], False, []))

@@ -16,17 +16,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from runners.direct import TakenOptionError
 from runners.flink import jars
-from runners.flink.checkpoints import remove_other_jobs
-from runners.flink.engine import configure, folders
-from runners.flink.launch import (
-    Engine,
-    FlinkFailed,
-    FlinkMissing,
-    TakenOptionError,
-    find_newest_checkpoint,
-    run,
-)
+from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
+from runners.flink.engine import Engine, make_folders, write_configuration
+from runners.flink.jars import FlinkMissing
+from runners.flink.launch import FlinkFailed, run
 from runners.flink.processes import Log, start
 from runners.flink.rest import find_root_cause
 from runners.flink.workers import serve_pool
@@ -34,8 +29,8 @@ from runners.pipeline import make_pipeline
 from tests.integration.streaming import children
 
 PYTHON_ERROR = """org.apache.flink.runtime.JobException: Recovery is suppressed
-Caused by: java.util.concurrent.ExecutionException: java.lang.RuntimeException: Error received from SDK harness for 7: \
-Traceback (most recent call last):
+Caused by: java.util.concurrent.ExecutionException: java.lang.RuntimeException: \
+Error received from SDK harness for 7: Traceback (most recent call last):
   File "worker.py", line 1, in run
     self.go()
 
@@ -44,7 +39,8 @@ Traceback (most recent call last):
 KeyError: 7 [while running 'Write']
 
 \tat java.base/java.util.concurrent.CompletableFuture.get(CompletableFuture.java:2073)
-Caused by: java.lang.RuntimeException: Error received from SDK harness for 7: Traceback (most recent call last):
+Caused by: java.lang.RuntimeException: \
+Error received from SDK harness for 7: Traceback (most recent call last):
   File "steps.py", line 2, in go
     raise KeyError(7)
 KeyError: 7 [while running 'Write']
@@ -116,11 +112,11 @@ def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one
     tmp_path: Path,
 ) -> None:
     path = checkpoint(tmp_path, "job/chk-1", at=1000)
-    with folders(tmp_path):
-        configure(Engine(tmp_path), path)
+    with make_folders(tmp_path):
+        write_configuration(Engine(tmp_path), path)
         assert configuration(tmp_path)["execution.savepoint.path"] == path.as_uri()
         assert configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
-        configure(Engine(tmp_path), None)
+        write_configuration(Engine(tmp_path), None)
         assert "execution.savepoint.path" not in configuration(tmp_path)
 
 
@@ -130,7 +126,7 @@ def test_temporary_files_of_a_run_are_below_it_and_end_with_it_however_it_ends(t
     before = tempfile.gettempdir()
 
     def fail() -> None:
-        with folders(tmp_path):
+        with make_folders(tmp_path):
             assert Path(tempfile.mkdtemp()).parent == tmp_path / "tmp"
             assert [path.is_dir() for path in (tmp_path / "tmp").iterdir()] == [True]
             raise FlinkFailed
@@ -186,7 +182,8 @@ def test_jars_are_fetched_whole_or_not_at_all(
         " $d/beam-runners-flink-1.19-2.62.0.jar" if works else "; echo '[ERROR] no network'; exit 1"
     )
     maven.write_text(
-        f"#!/bin/sh\nfor w; do case $w in -DoutputDirectory=*) d=${{w#*=}};; esac; done\nmkdir -p $d\n{made}\n"
+        "#!/bin/sh\nfor w; do case $w in -DoutputDirectory=*) d=${w#*=};; esac; done\n"
+        f"mkdir -p $d\n{made}\n"
     )
     maven.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -205,7 +202,8 @@ def test_jars_are_fetched_whole_or_not_at_all(
 def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from runners.flink.processes import Log, start\n"
-        f"print(start(['sleep', '600'], Log(Path({str(tmp_path / 'log')!r}))).pid, flush=True); time.sleep(600)"
+        f"print(start(['sleep', '600'], Log(Path({str(tmp_path / 'log')!r}))).pid, flush=True)\n"
+        "time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -222,10 +220,10 @@ def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
 def test_a_child_is_heard_logged_and_ended(tmp_path: Path) -> None:
     log = Log(tmp_path / "logs" / "child.log")
     command = ["sh", "-c", "echo port 17; echo done >&2; sleep 600"]
-    child = start(command, log, label="[a] ", listen=re.compile(rb"port (?P<port>\d+)"))
+    child = start(command, log, label="[a] ", pattern=re.compile(rb"port (?P<port>\d+)"))
     while child.last_line != "done":
         time.sleep(0.01)
-    assert (child.said, child.exit_code) == ({"port": "17"}, None)
+    assert (child.matches, child.exit_code) == ({"port": "17"}, None)
     child.stop()
     assert child.exit_code == -signal.SIGTERM
     assert (tmp_path / "logs" / "child.log").read_text() == "[a] port 17\n[a] done\n"
@@ -254,8 +252,8 @@ def test_a_worker_that_cannot_connect_is_an_answer_and_not_a_wait_for_ever(tmp_p
         reply = stub.StartWorker(request)
         assert "ended before it was connected" in reply.error
         stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
-        assert "Python worker 1-1 ended with exit code 1" in (pool.died() or "")
-        assert pool.pids() == []
+        assert "Python worker 1-1 ended with exit code 1" in (pool.find_death() or "")
+        assert pool.list_pids() == []
 
 
 def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -> None:

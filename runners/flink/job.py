@@ -1,0 +1,79 @@
+"""One job on Flink: how it does, its checkpoints, its end."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from runners.flink.checkpoints import list_complete_checkpoints, remove_other_jobs, seal
+from runners.flink.rest import JobReport, Rest, Unreachable
+
+_CHECKPOINT_SECONDS = 30.0
+_CANCEL_SECONDS = 15.0
+_TICK = 0.1
+_ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
+
+
+class FlinkJob:
+    """A job of a unique name, reached over Flink's REST interface once its address is known.
+
+    `has_checkpoint`: a checkpoint of this job is sealed; from then on those of the job before are not needed.
+    """
+
+    def __init__(self, name: str, folder: Path, find_rest: Callable[[], Rest | None]) -> None:
+        self.name = name
+        self.has_checkpoint = False
+        self._folder, self._find_rest = folder, find_rest
+        self._id: str | None = None
+        self._sealed = 0
+
+    def ask_report(self) -> JobReport | None:
+        """How it does; None while Flink does not answer, or does not know it yet."""
+        with suppress(Unreachable):
+            if (rest := self._find_rest()) is not None:
+                self._id = self._id or rest.find_job(self.name)
+                return rest.ask_report(self._id) if self._id else None
+        return None
+
+    def seal_new_checkpoint(self, completed: int) -> None:
+        """Seal the newest checkpoint if more are completed than at the last seal.
+
+        Raises:
+            OSError: it cannot be synced to disk.
+        """
+        if completed > self._sealed and self.seal_newest_checkpoint():
+            self._sealed = completed
+
+    def seal_newest_checkpoint(self) -> bool:
+        """Seal the newest checkpoint of this job and remove those of other jobs; whether there is one.
+
+        Raises:
+            OSError: it cannot be synced to disk.
+        """
+        own = [path for path in list_complete_checkpoints(self._folder) if path.parent.name == self._id]
+        if not own:
+            return False
+        seal(own[-1])
+        if not self.has_checkpoint:
+            self.has_checkpoint = True
+            remove_other_jobs(self._folder, self._id)
+        return True
+
+    def make_checkpoint(self) -> bool:
+        """Make a checkpoint if the job runs; whether it is complete."""
+        with suppress(Unreachable):
+            rest = self._find_rest()
+            if rest is not None and self._id is not None and rest.ask_state(self._id)[1]:
+                return rest.make_checkpoint(self._id, _CHECKPOINT_SECONDS)
+        return False
+
+    def cancel(self) -> None:
+        """End the job; its checkpoints stay."""
+        with suppress(Unreachable):
+            rest = self._find_rest()
+            if rest is None or self._id is None:
+                return
+            rest.cancel(self._id)
+            end = time.monotonic() + _CANCEL_SECONDS
+            while rest.ask_state(self._id)[0] not in _ENDED and time.monotonic() < end:
+                time.sleep(_TICK)
