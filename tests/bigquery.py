@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,9 +16,6 @@ from urllib.parse import urlsplit
 
 import grpc
 import httpx
-import pyarrow as pa
-from google.cloud.bigquery_storage_v1 import types
-from google.rpc.status_pb2 import Status
 
 from tests.servers import Server, free_port
 from transforms.sinks.bigquery.bigquery_store import BigQuery
@@ -97,15 +94,14 @@ class Faults:
 class Faulty:
     """The ports of a server behind which all goes to an emulator, unless `faults` has something for it.
 
-    Requests of REST are called as in `POST /bigquery/v2/...`, those of gRPC by their method. A fault is a
+    Requests of REST are named as in `POST /bigquery/v2/...`, those of gRPC by their method. A fault is a
     Failure (REST) or a StatusCode (gRPC) as the answer, LOST (done, but the connection ends without the
-    answer), CUT (it ends within the answer), SLOW (it begins a second late), or a function of a request of
-    gRPC and the schema of its rows that gives its answer, or None.
+    answer), CUT (it ends within the answer), or SLOW (it begins a second late).
     """
 
     def __init__(self, emulator: Emulator) -> None:
         self.faults, self.emulator = Faults(), emulator
-        # The emulator can come to a standstill when a job and an append reach it at the same moment.
+        # The emulator can come to a standstill when two jobs reach it at the same moment.
         self.one_by_one = threading.Lock()
         self.seen: list[str] = []
         self.grpc = free_port()
@@ -136,6 +132,8 @@ class Faulty:
 
 
 LOST, CUT, SLOW = "lost", "cut", "slow"
+_PASSED = ("Host", "Content-Type", "Content-Encoding", "Content-Range", "X-Upload-Content-Type")
+_RETURNED = ("location", "range")
 
 
 class Failure(NamedTuple):
@@ -160,23 +158,24 @@ def _handler(faulty: Faulty) -> type[BaseHTTPRequestHandler]:
                 self.answer(fault.status, json.dumps({"error": error}).encode())
                 return
             time.sleep(1.0 if fault == SLOW else 0.0)
-            headers = {
-                name: text
-                for name, text in self.headers.items()
-                if name.lower() in ("content-type", "content-encoding")
-            }
+            # With the Host that the client gave, the emulator sends uploads here too.
+            headers = {name: self.headers[name] for name in _PASSED if name in self.headers}
             url = f"http://localhost:{faulty.emulator.rest}{self.path}"
             with faulty.one_by_one:
                 answer = faulty.client.request(self.command, url, content=body, headers=headers)
             if fault == LOST:
                 self.close_connection = True
             else:
-                self.answer(answer.status_code, answer.content, cut=fault == CUT)
+                self.answer(answer.status_code, answer.content, answer.headers, cut=fault == CUT)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = relay  # noqa: N815
 
-        def answer(self, status: int, body: bytes, cut: bool = False) -> None:
+        def answer(
+            self, status: int, body: bytes, headers: Mapping[str, str] | None = None, cut: bool = False
+        ) -> None:
             self.send_response(status)
+            for name in set(_RETURNED) & set(headers or {}):
+                self.send_header(name, (headers or {})[name])
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -207,7 +206,7 @@ class _Relay(grpc.GenericRpcHandler):
             held = list(requests)
             try:
                 with self.faulty.one_by_one:
-                    answers = list(_judged(call, held, fault) if callable(fault) else call(iter(held)))
+                    answers = list(call(iter(held)))
             except grpc.RpcError as error:
                 context.abort(error.code(), error.details())
             if fault == LOST:
@@ -215,38 +214,3 @@ class _Relay(grpc.GenericRpcHandler):
             yield from answers
 
         return grpc.stream_stream_rpc_method_handler(relay)
-
-
-def _judged(call: Any, requests: Sequence[bytes], judge: Callable[[Any, pa.Schema], Any]) -> Iterator[bytes]:
-    """The answer to each request: that of a function, or else the server's."""
-    writer_schema = schema = None
-    for data in requests:
-        request = types.AppendRowsRequest.deserialize(data)
-        if writer_schema is None:
-            writer_schema = request.arrow_rows.writer_schema
-            schema = pa.ipc.read_schema(pa.py_buffer(writer_schema.serialized_schema))
-        answer = judge(request, schema)
-        if answer is None:
-            request.arrow_rows.writer_schema = writer_schema
-            yield from call(iter([types.AppendRowsRequest.serialize(request)]))
-        else:
-            yield types.AppendRowsResponse.serialize(answer)
-
-
-def refusing(
-    wrong: Callable[[dict[str, Any]], bool], message: str = "it is wrong"
-) -> Callable[[Any, pa.Schema], Any]:
-    """A fault: BigQuery's answer to requests in which a row is wrong, of which it then takes none."""
-
-    def judge(request: Any, schema: pa.Schema) -> Any:
-        data = request.arrow_rows.rows.serialized_record_batch
-        rows = pa.ipc.read_record_batch(pa.py_buffer(data), schema).to_pylist()
-        faults = [
-            types.RowError(index=place, code=1, message=message)
-            for place, row in enumerate(rows)
-            if wrong(row)
-        ]
-        error = Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message="rows are wrong")
-        return types.AppendRowsResponse(error=error, row_errors=faults) if faults else None
-
-    return judge

@@ -11,7 +11,7 @@ from schemas.tables import FLEET
 from tests.s3 import wire
 from tests.transforms.sinks.timeseries.test_influxdb import Fake, fleet, influx  # noqa: F401 (a fixture)
 from transforms.core.errors import Refused, Unavailable
-from transforms.sinks.bigquery.errors import judged
+from transforms.sinks.bigquery.errors import as_sink_error
 from transforms.sinks.error_signs import BIGQUERY, INFLUXDB, OBJECTS, VICTORIAMETRICS, Signs
 from transforms.sinks.parquet.object_storage import ObjectStorage
 from transforms.sinks.timeseries.influxdb import InfluxDB
@@ -150,4 +150,4 @@ def test_a_bucket_is_asked_again_by_the_code_of_its_answer(
     ],
 )
 def test_bigquery_is_asked_again_by_what_it_says(error: Exception, kind: type[Exception]) -> None:
-    assert type(judged(error, "bigquery://p/d")) is kind
+    assert type(as_sink_error(error, "bigquery://p/d")) is kind

@@ -14,11 +14,11 @@ from google.cloud import bigquery
 
 from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TABLES, TRIMMED, Table
 from tests.bigquery import Emulator, Faulty, store
-from transforms.core.errors import Refused, Unavailable
+from transforms.core.errors import Refused
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import concat
 from transforms.sinks.bigquery.bigquery_store import BigQuery
-from transforms.sinks.bigquery.dataset_tables import inbox_name
+from transforms.sinks.bigquery.dataset_tables import new_inbox
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.sealed_files import read
 from transforms.sinks.parquet.storage import LocalFolder
@@ -164,7 +164,7 @@ def test_a_displaced_message_comes_to_the_duplicates_as_with_files(place: BigQue
 def test_rows_of_many_days_go_in_merges_of_their_own(
     place: BigQuery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.sinks.bigquery.row_format.PARTITIONS", 2)
+    monkeypatch.setattr("transforms.sinks.bigquery.columns.MERGE_DAYS", 2)
     rows = batch(REPORTS, *(report(number * 1440) for number in range(5)))
     assert place.write(REPORTS, [rows]) == (5, 6)
     compared(place, [(REPORTS, rows)], tmp_path)
@@ -204,7 +204,7 @@ def test_a_copy_is_an_output_of_files(
 
 
 def test_tables_are_partitioned_clustered_and_described(place: BigQuery) -> None:
-    made = {table: place._service.table(place.dataset, table.name) for table in ALL}
+    made = {table: place._client.table(f"{place.dataset}.{table.name}") for table in ALL}
     assert {
         t.name: (m.time_partitioning.type_, m.time_partitioning.field, m.clustering_fields)
         for t, m in made.items()
@@ -217,23 +217,29 @@ def test_tables_are_partitioned_clustered_and_described(place: BigQuery) -> None
     }
     assert all(each.description for each in made.values())
     assert all([each.name for each in m.schema] == t.schema.names for t, m in made.items())
-    inbox = place._service.table(place.dataset, inbox_name(REPORTS))
-    assert (inbox.time_partitioning.field, inbox.time_partitioning.expiration_ms) == ("batch_at", 172_800_000)
+
+
+def test_an_inbox_is_deleted_after_its_merge_and_expires_by_itself(place: BigQuery) -> None:
+    place.write(REPORTS, [batch(REPORTS, report(1))])
+    tables = [table.table_id for table in place._client.rest.list_tables(place.dataset)]
+    assert not [name for name in tables if name.startswith("_kpiflow_inbox_")]
+    days = (new_inbox("p.d", REPORTS).expires - datetime.now(UTC)) / timedelta(days=1)
+    assert 1.9 < days < 2
 
 
 def other(emulator: Emulator, name: str, columns: Sequence[str], kind: str = "STRING") -> BigQuery:
     """A store whose dataset somebody else has begun, with a table."""
     begun = store(f"d{uuid4().hex}", emulator)
-    begun._service.rest.create_dataset(begun.dataset)
+    begun._client.rest.create_dataset(begun.dataset)
     fields = [bigquery.SchemaField(each, kind) for each in columns]
-    begun._service.rest.create_table(bigquery.Table(f"demo.{begun.dataset}.{name}", fields))
+    begun._client.rest.create_table(bigquery.Table(f"demo.{begun.dataset}.{name}", fields))
     return begun
 
 
 def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator, tmp_path: Path) -> None:
     begun = other(emulator, "somebody", ["anything"])
     begun.prepare(DESCRIPTION)
-    query = begun._service.query
+    query = begun._client.query
     query(
         f"CREATE OR REPLACE TABLE `{begun.dataset}.duplicates` (mine STRING, source STRING, message_id STRING)",
         "US",
@@ -251,7 +257,7 @@ def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator,
 def test_a_column_of_another_type_is_refused_by_name(emulator: Emulator) -> None:
     begun = store(f"d{uuid4().hex}", emulator)
     begun.prepare(DESCRIPTION)
-    begun._service.query(
+    begun._client.query(
         f"CREATE OR REPLACE TABLE `{begun.dataset}.quarantine` (source STRING, payload STRING)", "US"
     )
     with pytest.raises(
@@ -266,11 +272,11 @@ def test_a_column_of_another_type_is_refused_by_name(emulator: Emulator) -> None
 
 def test_a_dataset_with_tables_of_ours_but_no_description_is_refused(emulator: Emulator) -> None:
     begun = other(emulator, "kpi_reports", ["report_id"])
-    with pytest.raises(Refused, match="holds kpi_reports but no _kpiflow; name another dataset"):
+    with pytest.raises(Refused, match="has kpi_reports but no _kpiflow; name another dataset"):
         begun.prepare(DESCRIPTION)
 
 
-def test_a_new_place_has_no_description_and_a_described_one_has_what_was_told(emulator: Emulator) -> None:
+def test_a_new_place_has_no_description_and_a_described_one_has_its_own(emulator: Emulator) -> None:
     new = store(f"d{uuid4().hex}", emulator)
     assert new.read_description() is None
     for description in (DESCRIPTION, DESCRIPTION | {"layout": 2}):
@@ -280,16 +286,16 @@ def test_a_new_place_has_no_description_and_a_described_one_has_what_was_told(em
 
 @pytest.mark.parametrize("text", ["'no JSON'", "'[]'", "NULL"])
 def test_a_damaged_description_is_refused(place: BigQuery, text: str) -> None:
-    place._service.query(
+    place._client.query(
         f"CREATE OR REPLACE TABLE `{place.dataset}._kpiflow` AS SELECT {text} AS description", "US"
     )
-    with pytest.raises(Refused, match=r"_kpiflow of bigquery://.* is damaged .*put its one row back"):
+    with pytest.raises(Refused, match=r"_kpiflow of bigquery://.* is damaged .*restore its one row"):
         place.read_description()
 
 
 def test_a_dataset_of_another_region_is_refused_by_name(place: BigQuery, emulator: Emulator) -> None:
     elsewhere = store(place.dataset, emulator, "us-east1")
-    with pytest.raises(Refused, match="lies in EU, not in us-east1; leave location out"):
+    with pytest.raises(Refused, match="is in EU, not in us-east1; leave location out"):
         elsewhere.prepare(DESCRIPTION)
     assert [bool(finding.problem) for finding in elsewhere.check()] == [True]
     assert store(place.dataset, emulator, "eu").read_description() == DESCRIPTION
@@ -297,33 +303,20 @@ def test_a_dataset_of_another_region_is_refused_by_name(place: BigQuery, emulato
 
 def test_the_checks_of_a_sound_place_find_nothing(place: BigQuery, emulator: Emulator) -> None:
     new = store(f"d{uuid4().hex}", emulator)
-    assert [finding.problem for each in (place, new) for finding in each.check()] == [""] * 10
+    assert [finding.problem for each in (place, new) for finding in each.check()] == [""] * 8
     assert new.read_description() is None
 
 
-def test_rows_that_are_not_in_the_inbox_are_noticed(place: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = type(place._service)
-    append = service.append
-    monkeypatch.setattr(
-        service, "append", lambda self, dataset, table, rows: append(self, dataset, table, rows.slice(1))
-    )
-    with pytest.raises(
-        Unavailable, match="rows of this batch are not in the inbox; is the clock of this machine right"
-    ):
-        place.write(REPORTS, [batch(REPORTS, report(1), report(2))])
-    assert not place.has_reports()
-
-
 def test_a_turn_without_its_row_is_refused_since_it_could_hold_nobody_off(place: BigQuery) -> None:
-    place._service.query(f"DELETE FROM `{place.dataset}._kpiflow_turn_kpi_reports` WHERE TRUE", "US")
+    place._client.query(f"DELETE FROM `{place.dataset}._kpiflow_turn_kpi_reports` WHERE TRUE", "US")
     with pytest.raises(
-        Refused, match="_kpiflow_turn_kpi_reports must hold one row; drop it and start the job again"
+        Refused, match="_kpiflow_turn_kpi_reports must have one row; drop it and start the job again"
     ):
         place.write(REPORTS, [batch(REPORTS, report(1))])
     assert not place.has_reports()
 
 
-def test_a_url_says_everything() -> None:
+def test_a_store_is_its_url() -> None:
     text = "bigquery://my-project/My_set?location=EU&endpoint=http://h:1&storage_endpoint=h:2"
     made = BigQuery.from_url(urlsplit(text), 30)
     assert made == BigQuery("my-project", "My_set", "EU", "http://h:1", "h:2", 30)
@@ -346,6 +339,6 @@ def test_a_url_says_everything() -> None:
         "bigquery://p/d?endpoint=http://u:secret@h:1&storage_endpoint=h:2",
     ],
 )
-def test_a_url_that_means_nothing_is_told_with_the_right_form(text: str) -> None:
+def test_a_wrong_url_is_answered_with_the_right_form(text: str) -> None:
     with pytest.raises(ValueError, match=r"bigquery://PROJECT/DATASET|EU|HOST:PORT"):
         BigQuery.from_url(urlsplit(text))
