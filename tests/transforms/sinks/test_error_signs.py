@@ -106,7 +106,7 @@ def test_influxdb_whose_cache_is_full_is_asked_again(
 ) -> None:
     server, place = influx
     server.faults.append((status, {"message": "engine: cache-max-memory-size exceeded"}))
-    with pytest.raises(Unavailable, match="takes nothing just now"):
+    with pytest.raises(Unavailable, match="is unavailable"):
         place.write(FLEET, fleet({"revision": 1}))
 
 

@@ -10,7 +10,7 @@ turns.
 | the process dies | what is there | what the next write of the rows does |
 |---|---|---|
 | before the merge | an inbox, which expires after two days | loads another inbox |
-| while the merge runs, or its answer is lost | the whole batch in its tables, or nothing of it | changes the rest |
+| in the merge, or its answer is lost | the whole batch in its tables, or nothing of it | changes the rest |
 """
 
 import json

@@ -98,7 +98,7 @@ class Client:
         config = bigquery.LoadJobConfig(source_format=bigquery.SourceFormat.PARQUET, parquet_options=parquet)
         with self.sink_errors():
             self.rest.create_table(table, retry=ONCE, timeout=REQUEST_SECONDS)
-            # Without `size` the upload is resumable. It is not tried again here, as it would name the same job.
+            # Without `size` the upload is resumable. It is not repeated, as it would name the same job again.
             once: dict[str, Any] = {"rewind": True, "num_retries": 0, "timeout": REQUEST_SECONDS}
             job = self.rest.load_table_from_file(data, table, location=location, job_config=config, **once)
             job.result(retry=RETRY, timeout=JOB_SECONDS)

@@ -78,15 +78,15 @@ def missing_columns(client: Client, dataset: str, table: Table) -> list[SchemaFi
     if existing.table_type not in (None, "TABLE"):
         kind = existing.table_type.lower()
         raise Refused(
-            f"{table.name} in {client.name} is a {kind} and not a table; move it away, or name another dataset"
+            f"{table.name} in {client.name} is a {kind}, not a table; move it away, or name another dataset"
         )
     types = {column.name: sql_type(column) for column in existing.schema}
     wanted = [schema_field(field) for field in table.schema]
     for column in wanted:
         if types.get(column.name, sql_type(column)) != sql_type(column):
             raise Refused(
-                f"the column {column.name} of {table.name} in {client.name} is {types[column.name]} and should be "
-                f"{sql_type(column)}; move the table away, or name another dataset"
+                f"the column {column.name} of {table.name} in {client.name} is {types[column.name]} "
+                f"and should be {sql_type(column)}; move the table away, or name another dataset"
             )
     return [column for column in wanted if column.name not in types]
 

@@ -7,13 +7,14 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, Tra
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.error_signs import BIGQUERY
 
-LOG_IN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to an account's key file"
+LOG_IN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
+ROLES = "BigQuery Data Editor, BigQuery Job User and BigQuery Read Session User"
 _FIXES = {
     DefaultCredentialsError: LOG_IN,
     GoogleAuthError: LOG_IN,
     Unauthorized: LOG_IN,
-    Forbidden: "give the account the roles BigQuery Data Editor, BigQuery Job User and BigQuery Read Session User",
-    NotFound: "check the names of project and dataset, then start the job again, which creates missing tables",
+    Forbidden: f"give the account the roles {ROLES}",
+    NotFound: "check the project and the dataset, then start the job again, which creates missing tables",
     requests.exceptions.SSLError: "correct the endpoint, or the certificates of this machine",
     Exception: "run `kpiflow doctor`, which checks everything that a job needs there",
 }
@@ -46,7 +47,7 @@ def as_sink_error(error: Exception, name: str) -> Unavailable | Refused:
 
 
 def may_rerun(error: Exception) -> bool:
-    """Whether a failed job changed nothing and may succeed at once: it met another writer, or came too soon."""
+    """Whether a job failed without effect and may succeed soon: another writer, or a limit of the rate."""
     text = str(error).lower()
     return any(
         sign in text for sign in ("concurrent update", "could not serialize access", "exceeded rate limits")

@@ -41,7 +41,7 @@ DECLARE earliest, latest TIMESTAMP;
 BEGIN TRANSACTION;
 {_take_turn(turn)}
 SET has_turn = (
-  SELECT IF(COUNT(*) = 1, TRUE, ERROR('{turn_name(table)} must have one row; drop it and start the job again'))
+  SELECT IF(COUNT(*) = 1, TRUE, ERROR('{turn_name(table)} must have one row; drop it and start the job'))
   FROM {turn}
 );
 -- New rows beside the stored rows with their keys; `place` 1 is the row that is kept.
@@ -95,7 +95,7 @@ def _take_turn(turn: str) -> str:
 
 
 def _order_best_first(table: Table) -> str:
-    """The rule which row is kept (`schemas.tables.KEPT_ROW`); stored rows, which have no number, before new ones."""
+    """The rule `schemas.tables.KEPT_ROW` as SQL; stored rows, which have no number, before new ones."""
     terms = []
     for each in table.preferences:
         if each.is_text:

@@ -1,9 +1,9 @@
 """InfluxDB 2 as a sink: aggregates as points, through its HTTP API.
 
-A point of the same measurement, tags and time replaces the fields of the one before, and a window's point always has the time of
-its start. So a write that is repeated changes nothing, and a revision stands for the one written before it. InfluxDB does not
-compare them: where an older revision is written once more (a stream goes on from a checkpoint), it stands until the newer one has
-come again too.
+A point of the same measurement, tags and time replaces the fields of the one before, and a window's point
+always has the time of its start. So a repeated write changes nothing, and a revision replaces the one written
+before it. InfluxDB does not compare them: where an older revision is written again (a stream goes on from a
+checkpoint), it is shown until the newer one has come again too.
 """
 
 import json
@@ -22,18 +22,20 @@ from schemas.tables import AGGREGATIONS, FLEET, Table
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.error_signs import INFLUXDB
 from transforms.sinks.sink import Written
+from transforms.sinks.timeseries.http_client import (
+    TIMEOUT,
+    describe_answer,
+    parse_http_url,
+    post_lines,
+    send_request,
+)
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
     SERIES,
-    TIMEOUT,
-    answered,
-    bodies,
-    http_url,
-    milliseconds,
-    newest,
-    post_lines,
-    request,
+    format_bodies,
+    keep_newest,
+    to_milliseconds,
 )
 
 _FORM = "influxdb+https://HOST:PORT/BUCKET?org=ORG, and &agent_id=true for series of each agent"
@@ -48,8 +50,8 @@ _log = logging.getLogger(__name__)
 class InfluxDB:
     """A bucket of the organisation `org` on an InfluxDB 2 at `url` (http or https).
 
-    It takes kpi_fleet as the measurement `kpi` with the tags granularity and agent_type; with `agent_id` it takes kpi_aggregations
-    instead, as `kpi_agent` with granularity and agent_id. All fields are floats.
+    It takes kpi_fleet as the measurement `kpi` with the tags granularity and agent_type; with `agent_id` it
+    takes kpi_aggregations instead, as `kpi_agent` with granularity and agent_id. All fields are floats.
     """
 
     url: str
@@ -61,10 +63,10 @@ class InfluxDB:
 
     @classmethod
     def from_url(cls, url: SplitResult, token: str, gather_seconds: int = 5) -> "InfluxDB":
-        """The sink of `influxdb+https://HOST[:PORT][/PATH]/BUCKET?org=ORG[&agent_id=true]`.
+        """Return the sink of `influxdb+https://HOST[:PORT][/PATH]/BUCKET?org=ORG[&agent_id=true]`.
 
         Raises:
-            ValueError: the URL has another form, the message shows the right one; or the token can be none.
+            ValueError: the URL has another form, the message shows the right one; or the token is malformed.
         """
         path, _, bucket = url.path.rpartition("/")
         options = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
@@ -73,7 +75,9 @@ class InfluxDB:
             raise ValueError(f"give {_FORM}")
         if not token or not token.isascii() or not token.isprintable():
             raise ValueError(f"the token is empty, or has characters that no token has; {_TOKEN}")
-        return cls(http_url(url, _FORM) + path, unquote(bucket), org, token, gather_seconds, agents == "true")
+        return cls(
+            parse_http_url(url, _FORM) + path, unquote(bucket), org, token, gather_seconds, agents == "true"
+        )
 
     @property
     def name(self) -> str:
@@ -85,30 +89,30 @@ class InfluxDB:
         return (AGGREGATIONS.name,) if self.agent_id else (FLEET.name,)
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-        """As `Sink.write`. Windows that the server drops, as beyond the bucket's retention, are logged and not counted."""
-        wanted = newest(table, rows)
-        times = milliseconds(wanted["time_window_start"])
+        """As `Sink.write`. Windows older than the bucket's retention are dropped, logged and not counted."""
+        wanted = keep_newest(table, rows)
+        times = to_milliseconds(wanted["time_window_start"])
         requests = dropped = 0
-        for body in bodies(wanted, SERIES[table.name], times, (*FIELDS, REVISION)):
+        for body in format_bodies(wanted, SERIES[table.name], times, (*FIELDS, REVISION)):
             answers = post_lines(self._client, self._place, INFLUXDB, _WRITE, self._params, body)
             requests += len(answers)
-            dropped += sum(map(self._dropped, answers))
+            dropped += sum(map(self._count_dropped, answers))
         if dropped:
             _log.warning(
-                "%s dropped %d windows: they lie beyond its bucket's retention", self._place, dropped
+                "%s dropped %d windows: they are older than its bucket's retention", self._place, dropped
             )
         return Written(wanted.num_rows - dropped, requests)
 
     def check(self) -> Iterator[Finding]:
         """As `Sink.check`."""
         try:
-            request(self._client, self._place, INFLUXDB, "GET", "/ping")
+            send_request(self._client, self._place, INFLUXDB, "GET", "/ping")
             yield Finding(f"{self.url} answers")
-            answer = request(self._client, self._place, INFLUXDB, "POST", _WRITE, self._params, b"")
+            answer = send_request(self._client, self._place, INFLUXDB, "POST", _WRITE, self._params, b"")
             if _NO_POINTS not in answer.text:
-                self._dropped(answer)
+                self._count_dropped(answer)
             yield Finding(f"the bucket {self.bucket} of {self.org} can be written")
-            yield self._retention()
+            yield self._find_retention()
         except Unavailable as error:
             yield Finding(f"{self.url} can be reached", str(error), "start it, or correct the URL")
         except Refused as error:
@@ -128,17 +132,17 @@ class InfluxDB:
     def _client(self) -> httpx.Client:
         return _client(self.url, self.token)
 
-    def _dropped(self, response: httpx.Response) -> int:
-        """How many points a write left out, as beyond the bucket's retention: those the server would have deleted by now.
+    def _count_dropped(self, response: httpx.Response) -> int:
+        """How many points a write left out as older than the bucket's retention.
 
         Raises:
             Refused: it left them out for another reason.
         """
         if response.is_success:
             return 0
-        said = _message(response)
-        if "retention policy" in said and "conflict" not in said:
-            count = re.search(r"dropped[= ](\d+)", said)
+        message = _read_message(response)
+        if "retention policy" in message and "conflict" not in message:
+            count = re.search(r"dropped[= ](\d+)", message)
             return int(count[1]) if count else 0
         fixes = {
             401: _TOKEN,
@@ -150,17 +154,15 @@ class InfluxDB:
         limit = (
             "raise that limit of the server, or write without agent_id, which makes a series of each agent"
         )
-        by_words = next(
-            (fix for sign, fix in (("conflict", fixes[422]), ("max-", limit)) if sign in said), ""
-        )
-        fix = by_words or fixes.get(response.status_code, "see the first line that it names")
+        fix = fixes.get(response.status_code, "see the first line that it names")
+        fix = fixes[422] if "conflict" in message else limit if "max-" in message else fix
         raise Refused(
-            f"{self._place} refuses to write to {self.bucket} ({response.status_code} {said}); {fix}"
+            f"{self._place} refuses to write to {self.bucket} ({response.status_code} {message}); {fix}"
         )
 
-    def _retention(self) -> Finding:
-        """How long the bucket keeps points, where the token may know."""
-        answer = request(
+    def _find_retention(self) -> Finding:
+        """How long the bucket keeps points, if the token may know."""
+        answer = send_request(
             self._client,
             self._place,
             INFLUXDB,
@@ -172,18 +174,18 @@ class InfluxDB:
             rules = answer.json()["buckets"][0]["retentionRules"]
             seconds = sum(rule["everySeconds"] for rule in rules)
         except (ValueError, LookupError, TypeError):
-            return Finding("its retention is not shown to this token; older points are dropped, and logged")
+            return Finding("this token cannot see its retention; older points are dropped, and logged")
         keeps = f"for {seconds / 86400:g} days: older ones are dropped, and logged" if seconds else "for ever"
         return Finding(f"it keeps points {keeps}")
 
 
-def _message(response: httpx.Response) -> str:
-    """What an error's document says, or the answer as it is."""
+def _read_message(response: httpx.Response) -> str:
+    """The message of an error's document, or the answer as it is."""
     try:
         document: Any = json.loads(response.text)
         return " ".join(str(document["message"]).split())[:500]
     except (ValueError, LookupError, TypeError):
-        return answered(response)
+        return describe_answer(response)
 
 
 @cache

@@ -1,23 +1,19 @@
-"""VictoriaMetrics as a sink: aggregates as time series, of which a query shows each window's largest revision.
+"""VictoriaMetrics as a sink: aggregates as time series; a query shows the largest revision of each window.
 
 The server overwrites nothing. Of samples with one time it shows any, and of those in one interval of
-`-dedup.minScrapeInterval` the latest. So the revisions of a window are 1 to 5000 ms after its start, a larger one
-at a later *slot*: with an interval of 5 s, which begins just after the start of a window, the last one is shown.
-The slot of a revision is kept in the store itself, as the metric `<measurement>_revision`. A write
+`-dedup.minScrapeInterval` the latest. So the revisions of a window are 1 to 5000 ms after its start, a larger
+one at a later *slot*: with an interval of 5 s, which begins just after the start of a window, the last one is
+shown. The slot of a revision is kept in the store itself, as the metric `<measurement>_revision`. A write
 
 1. reads the revisions of its windows. A row below what is there is left out, an equal one keeps its slot, a
    larger one gets a later slot;
 2. writes the rows, each with its revision;
-3. makes and deletes a snapshot, which puts them on disk. The server would do so some seconds after its answer,
-   and a crash would lose them. If the server was restarted meanwhile, the write fails as `Unavailable`, to be
-   done again.
+3. makes and deletes a snapshot, which puts them on disk. The server would do so some seconds after its
+   answer, and a crash would lose them. If the server was restarted meanwhile, the write fails as
+   `Unavailable`, to be done again.
 
 If the process dies in between, the next one finds the same slots and writes the same samples.
-
-Why not only closed windows, and the last write wins? A window is closed an hour after its end at the earliest, and
-a backfill or a replay revises it after that; and of two samples with one time the last is shown only until the
-server merges its parts. A slot that follows from the revision alone, without a read, is not enough either: a
-revision counts the history of its reports, so that 5000 slots cannot tell revisions less than 0.5 % apart.
+docs/sinks.md says why a write cannot do without the read.
 """
 
 import logging
@@ -35,16 +31,16 @@ from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, Table
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.grouping import Ints, number_groups
 from transforms.sinks.sink import Written
+from transforms.sinks.timeseries.http_client import parse_http_url
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
     SERIES,
     Series,
-    bodies,
-    http_url,
-    label_texts,
-    milliseconds,
-    newest,
+    escape_labels,
+    format_bodies,
+    keep_newest,
+    to_milliseconds,
 )
 from transforms.sinks.timeseries.victoriametrics_server import NEEDED, SLOTS, WINDOW, Metrics, Server
 
@@ -102,7 +98,7 @@ class VictoriaMetrics:
                 labels[given[1]] = given[2]
             else:
                 raise ValueError(f"{name}={value} is not an option; give {_FORM}")
-        address = http_url(url, _FORM) + url.path.rstrip("/")
+        address = parse_http_url(url, _FORM) + url.path.rstrip("/")
         options = (switches["agent_id"], tuple(labels.items()), switches["snapshots"])
         return cls(address, gather_seconds, *options, user, password, token)
 
@@ -120,7 +116,7 @@ class VictoriaMetrics:
         """As `Sink.write`. Windows that are older than the server's retention are logged and not written."""
         server, series = self._server, SERIES[table.name]
         before = server.metrics()
-        wanted = self._drop_expired(newest(table, rows), before)
+        wanted = self._drop_expired(keep_newest(table, rows), before)
         if not wanted.num_rows:
             return Written(0, 0)
         revision = wanted["revision"].to_numpy()
@@ -128,8 +124,8 @@ class VictoriaMetrics:
         slots = next_slots(revision, stored, slot)
         chosen = np.flatnonzero(slots)
         kept = wanted.take(pa.array(chosen))
-        times = milliseconds(kept["time_window_start"]) + slots[chosen]
-        lines = bodies(kept, series, times, (*FIELDS, REVISION), dict(self.labels))
+        times = to_milliseconds(kept["time_window_start"]) + slots[chosen]
+        lines = format_bodies(kept, series, times, (*FIELDS, REVISION), dict(self.labels))
         requests = sum(map(server.post, lines))
         if requests:
             server.persist(self.snapshots)
@@ -164,12 +160,12 @@ class VictoriaMetrics:
         return Server(self.url, self.user, self.password, self.token)
 
     def _drop_expired(self, rows: pa.RecordBatch, metrics: Metrics) -> pa.RecordBatch:
-        """The rows that the server does not drop as older than its retention; all if it does not tell that."""
+        """The rows that the server does not drop as older than its retention; all if that is not known."""
         period = re.fullmatch(r"(\d+)([hdwMy]?)", metrics.flags.get("retentionPeriod", ""))
         if period is None:
             return rows
         oldest = (time.time() - int(period[1]) * _DAYS[period[2]] * 86_400) * 1000
-        recent = milliseconds(rows["time_window_start"]) >= oldest
+        recent = to_milliseconds(rows["time_window_start"]) >= oldest
         if not recent.all():
             count = np.count_nonzero(~recent)
             _log.warning("%s drops %d windows, older than its -retentionPeriod", self._server.place, count)
@@ -177,8 +173,8 @@ class VictoriaMetrics:
 
     def _read_revisions(self, series: Series, rows: pa.RecordBatch) -> tuple[Ints, Ints]:
         """int64[n] each: the revision that the server shows of each row's window, and its slot; 0: none."""
-        labels = pc.fill_null(label_texts(rows[series.column]), "")
-        starts = pa.array(milliseconds(rows["time_window_start"]))
+        labels = pc.fill_null(escape_labels(rows[series.column]), "")
+        starts = pa.array(to_milliseconds(rows["time_window_start"]))
         windows = pa.RecordBatch.from_arrays([rows["granularity"], labels, starts], names=WINDOW)
         found = [
             self._server.revisions(series, dict(self.labels) | {"granularity": granularity}, first, last)
@@ -199,9 +195,9 @@ class VictoriaMetrics:
 def next_slots(revision: Ints, stored: Ints, slot: Ints) -> Ints:
     """int64[n]: the slot of each row, where the store has the revision `stored` of it at `slot` (0: nothing).
 
-    It is 0 where a larger revision is stored, or no slot is left. The least slot of a revision grows by 64 with each
-    doubling: so the larger of two revisions is later even if two writers do not see each other, unless the two are
-    close, within 2 %, or the window has had many revisions.
+    It is 0 where a larger revision is stored, or no slot is left. The least slot of a revision grows by 64
+    with each doubling: so the larger of two revisions is later even if two writers do not see each other,
+    unless the two are close, within 2 %, or the window has had many revisions.
     """
     later = np.maximum(slot + 1, (64 * np.log2(revision + 1.0)).astype(np.int64))
     slots = np.where((slot == 0) | (revision > stored), later, np.where(revision == stored, slot, 0))

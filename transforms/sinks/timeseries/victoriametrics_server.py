@@ -16,15 +16,16 @@ import pyarrow.json as paj
 
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.error_signs import VICTORIAMETRICS
-from transforms.sinks.timeseries.line_protocol import REVISION, TIMEOUT, Series, answered, post_lines, request
+from transforms.sinks.timeseries.http_client import TIMEOUT, describe_answer, post_lines, send_request
+from transforms.sinks.timeseries.line_protocol import REVISION, Series
 
 SLOTS = 5000
-"""The samples of a window are 1 to 5000 ms after its start: so each tells its window, whatever its granularity."""
+"""The samples of a window are 1 to 5000 ms after its start, so each tells its window, of any granularity."""
 WINDOW = ("granularity", "label", "start")
-"""Columns that name a window: granularity, text of the label (`` for none), start in milliseconds since 1970."""
+"""Columns that name a window: granularity, text of the label (empty for none), start in ms since 1970."""
 NEEDED = (
-    "give a single-node server, or a proxy that passes /write, /api/v1/export, /internal/force_flush, /snapshot/ "
-    "and /metrics"
+    "give a single-node server, or a proxy that passes /write, /api/v1/export, /internal/force_flush, "
+    "/snapshot/ and /metrics"
 )
 
 _AUTHORIZE = "set KPIFLOW_VICTORIAMETRICS_TOKEN, or _USER and _PASSWORD, in the environment"
@@ -54,7 +55,7 @@ class Server:
             "content": urlencode(form or {}).encode(),
             "headers": {"content-type": "application/x-www-form-urlencoded"},
         }
-        return self._accepted(request(_client(self), self.place, VICTORIAMETRICS, "POST", path, **sent))
+        return self._accepted(send_request(_client(self), self.place, VICTORIAMETRICS, "POST", path, **sent))
 
     def post(self, body: bytes) -> int:
         """Write lines whose times are in milliseconds; return the number of requests."""
@@ -102,7 +103,7 @@ class Server:
             answer: dict[str, Any] = response.json()
         except ValueError as error:
             raise Refused(
-                f"{self.place} answers /snapshot/{act} by {answered(response)}; {NEEDED}"
+                f"{self.place} answers /snapshot/{act} by {describe_answer(response)}; {NEEDED}"
             ) from error
         if answer.get("status") != "ok":
             problem = f"{self.place} cannot {act} a snapshot: {answer.get('msg', answer)}"
@@ -113,10 +114,12 @@ class Server:
 
     def _accepted(self, response: httpx.Response) -> httpx.Response:
         if response.status_code in (401, 403):
-            raise Refused(f"{self.place} refuses this user or token ({answered(response)}); {_AUTHORIZE}")
+            raise Refused(
+                f"{self.place} refuses this user or token ({describe_answer(response)}); {_AUTHORIZE}"
+            )
         if not response.is_success:
             raise Refused(
-                f"{self.place} refuses {response.request.url.path} ({answered(response)}); {NEEDED}"
+                f"{self.place} refuses {response.request.url.path} ({describe_answer(response)}); {NEEDED}"
             )
         return response
 

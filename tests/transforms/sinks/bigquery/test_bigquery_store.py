@@ -1,4 +1,5 @@
-"""The store in BigQuery, on an emulator: what it holds after writes is what files hold after the same writes."""
+"""The store in BigQuery, on an emulator: what it holds after writes is what files hold after the same
+writes."""
 
 import random
 from collections.abc import Sequence
@@ -241,7 +242,8 @@ def test_missing_columns_are_added_and_others_are_left_alone(emulator: Emulator,
     begun.prepare(DESCRIPTION)
     query = begun._client.query
     query(
-        f"CREATE OR REPLACE TABLE `{begun.dataset}.duplicates` (mine STRING, source STRING, message_id STRING)",
+        f"CREATE OR REPLACE TABLE `{begun.dataset}.duplicates` "
+        "(mine STRING, source STRING, message_id STRING)",
         "US",
     )
     begun.prepare(DESCRIPTION)
@@ -310,7 +312,7 @@ def test_the_checks_of_a_sound_place_find_nothing(place: BigQuery, emulator: Emu
 def test_a_turn_without_its_row_is_refused_since_it_could_hold_nobody_off(place: BigQuery) -> None:
     place._client.query(f"DELETE FROM `{place.dataset}._kpiflow_turn_kpi_reports` WHERE TRUE", "US")
     with pytest.raises(
-        Refused, match="_kpiflow_turn_kpi_reports must have one row; drop it and start the job again"
+        Refused, match="_kpiflow_turn_kpi_reports must have one row; drop it and start the job"
     ):
         place.write(REPORTS, [batch(REPORTS, report(1))])
     assert not place.has_reports()

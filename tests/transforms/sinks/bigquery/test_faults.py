@@ -149,7 +149,7 @@ def test_a_read_that_fails_on_the_way_can_be_done_again(place: BigQuery, way: Fa
             Failure(401, "authError", "Who are you"),
             "there are no credentials for bigquery://.*; run `gcloud auth",
         ),
-        (JOBS, Failure(404, "notFound", "no dataset"), "no dataset; check the names of project and dataset"),
+        (JOBS, Failure(404, "notFound", "no dataset"), "no dataset; check the project and the dataset"),
         (JOBS, Failure(400, "invalidQuery", "Syntax"), "refuses the request: Syntax"),
         (UPLOAD, Failure(403, "accessDenied"), "refuses the request: .*injected; give the account the roles"),
     ],

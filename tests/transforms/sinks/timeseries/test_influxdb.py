@@ -1,8 +1,8 @@
 """InfluxDB as a sink.
 
-Its protocol is tested on a server of this file's own, which is strict about what the documentation of InfluxDB 2 says of
-authorisation, buckets, points and errors; that lines are read as they are meant, also on VictoriaMetrics, which takes the same
-requests. It has not met an InfluxDB.
+Its protocol is tested on a server of this file's own, which is strict about what the documentation of
+InfluxDB 2 says of authorisation, buckets, points and errors; that lines are read as they are meant, also on
+VictoriaMetrics, which takes the same requests. It has not met an InfluxDB.
 """
 
 import gzip
@@ -35,7 +35,8 @@ Answer = tuple[int, dict[str, Any] | None]
 class Fake(BaseHTTPRequestHandler):
     """A bucket `kpi b` of the organisation `o`: points, by series and time.
 
-    `faults` are what becomes of writes, one each: another answer, or one that is lost, or halved, after the points were taken.
+    `faults` are what becomes of writes, one each: another answer, or one that is lost, or halved, after the
+    points were taken.
     """
 
     protocol_version = "HTTP/1.1"
@@ -85,8 +86,9 @@ class Fake(BaseHTTPRequestHandler):
                     point.fields
                 )
         if old:
-            said = f"failure writing points to database: partial write: points beyond retention policy dropped={old}"
-            return 422, {"code": "unprocessable entity", "message": said}
+            beyond = f"partial write: points beyond retention policy dropped={old}"
+            message = f"failure writing points to database: {beyond}"
+            return 422, {"code": "unprocessable entity", "message": message}
         return 204, None
 
     def asked(self) -> tuple[str, dict[str, str]]:
@@ -179,9 +181,9 @@ def test_agents_are_points_of_their_own_when_they_are_asked_for(influx: tuple[ty
     [
         ("lost", "cannot be reached: Server disconnected"),
         ("halved", "cannot be reached: peer closed connection"),
-        ((500, {"message": "internal error"}), 'takes nothing just now: 500 {"message": "internal error"}'),
-        ((429, None), "takes nothing just now: 429 Too Many Requests"),
-        ((503, None), "takes nothing just now: 503 Service Unavailable"),
+        ((500, {"message": "internal error"}), 'is unavailable: 500 {"message": "internal error"}'),
+        ((429, None), "is unavailable: 429 Too Many Requests"),
+        ((503, None), "is unavailable: 503 Service Unavailable"),
     ],
 )
 def test_a_write_that_failed_for_now_can_be_done_again(
@@ -208,7 +210,7 @@ def test_points_beyond_the_retention_are_logged_and_not_counted(
     )
     assert place.write(FLEET, rows) == Written(2, 1)
     assert len(server.points) == 2
-    assert "dropped 2 windows: they lie beyond its bucket's retention" in caplog.text
+    assert "dropped 2 windows: they are older than its bucket's retention" in caplog.text
 
 
 def test_the_first_influxdb_2_says_500_of_points_beyond_the_retention(
@@ -324,9 +326,16 @@ def test_a_target_is_its_url(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["influxdb+http://host/kpi", "influxdb+http://host?org=o", "influxdb+http:///kpi?org=o", "influxdb+http://host/kpi?org=o&x=1",
-     "influxdb+http://host/kpi?org=o&agent_id=1", "influxdb+http://u:secret@host/kpi?org=o", "influxdb+http://host:x/kpi?org=o"],
-)  # fmt: skip
+    [
+        "influxdb+http://host/kpi",
+        "influxdb+http://host?org=o",
+        "influxdb+http:///kpi?org=o",
+        "influxdb+http://host/kpi?org=o&x=1",
+        "influxdb+http://host/kpi?org=o&agent_id=1",
+        "influxdb+http://u:secret@host/kpi?org=o",
+        "influxdb+http://host:x/kpi?org=o",
+    ],
+)
 def test_a_url_that_means_nothing_is_answered_with_the_right_form(text: str) -> None:
     with pytest.raises(ValueError, match=r"influxdb\+https://HOST:PORT/BUCKET\?org=ORG") as error:
         InfluxDB.from_url(urlsplit(text), TOKEN)
@@ -334,7 +343,7 @@ def test_a_url_that_means_nothing_is_answered_with_the_right_form(text: str) -> 
 
 
 @pytest.mark.parametrize("token", ["", "a\nb", "ä"])
-def test_a_token_that_can_be_none_is_told_without_showing_it(token: str) -> None:
+def test_a_malformed_token_is_refused_without_showing_it(token: str) -> None:
     with pytest.raises(
         ValueError,
         match="the token is empty, or has characters that no token has; set KPIFLOW_INFLUXDB_TOKEN",

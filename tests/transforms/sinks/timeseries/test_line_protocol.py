@@ -21,17 +21,15 @@ from tests.servers import make_certificates
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.record_batches import conform
 from transforms.sinks.error_signs import INFLUXDB
+from transforms.sinks.timeseries.http_client import TIMEOUT, post_lines, send_request
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
     SERIES,
-    TIMEOUT,
-    bodies,
-    label_texts,
-    milliseconds,
-    newest,
-    post_lines,
-    request,
+    escape_labels,
+    format_bodies,
+    keep_newest,
+    to_milliseconds,
 )
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
@@ -49,19 +47,21 @@ class Point(NamedTuple):
 
 
 def fleet(*rows: Row) -> pa.RecordBatch:
-    """Rows of kpi_fleet: windows of a minute from noon unless they say otherwise; columns that are not given are null."""
+    """Rows of kpi_fleet: windows of a minute from noon unless they say otherwise; columns that are not given
+    are null."""
     filled = [{"granularity": "1m", "time_window_start": NOON, "revision": 1, **row} for row in rows]
     return pa.RecordBatch.from_pylist(filled, schema=FLEET.schema)
 
 
 def lines(rows: pa.RecordBatch, **options: Any) -> bytes:
     return b"".join(
-        bodies(rows, SERIES[FLEET.name], milliseconds(rows["time_window_start"]), FIELDS, **options)
+        format_bodies(rows, SERIES[FLEET.name], to_milliseconds(rows["time_window_start"]), FIELDS, **options)
     )
 
 
 def parsed(data: bytes) -> list[Point]:
-    """Lines by the grammar: a backslash takes the meaning of the comma, space or equals sign after it, and is else itself."""
+    """Lines by the grammar: a backslash takes the meaning of the comma, space or equals sign after it, and is
+    else itself."""
     assert not data or data.endswith(b"\n")
     return [_point(line) for line in data.decode().split("\n")[:-1]]
 
@@ -102,17 +102,21 @@ def original(label: str) -> str:
 
 def test_a_window_is_a_line_in_base_units() -> None:
     full = {
-        "target_agent_type": "planner", "task_count": 118, "success_rate": 0.95, "avg_latency_ms": 120.0, "latency_stddev": 30.5,
-        "min_latency_ms": 90.0, "max_latency_ms": 400.0, "latency_p50_ms": 119.0, "latency_p95_ms": 200.25, "latency_p99_ms": 399.0,
-        "avg_accuracy": 0.9, "accuracy_stddev": 0.01, "avg_cpu_usage": 0.5, "avg_memory_mb": 512.5, "total_network_bytes": 1 << 40,
-        "performance_score": 0.8, "efficiency_ratio": 1.5, "latency_outlier_count": 1, "accuracy_outlier_count": 2,
+        "target_agent_type": "planner", "task_count": 118, "success_rate": 0.95,
+        "avg_latency_ms": 120.0, "latency_stddev": 30.5, "min_latency_ms": 90.0, "max_latency_ms": 400.0,
+        "latency_p50_ms": 119.0, "latency_p95_ms": 200.25, "latency_p99_ms": 399.0,
+        "avg_accuracy": 0.9, "accuracy_stddev": 0.01, "avg_cpu_usage": 0.5, "avg_memory_mb": 512.5,
+        "total_network_bytes": 1 << 40, "performance_score": 0.8, "efficiency_ratio": 1.5,
+        "latency_outlier_count": 1, "accuracy_outlier_count": 2,
         "cpu_outlier_count": 3, "memory_outlier_count": 4,
     }  # fmt: skip
     assert lines(fleet(full)).decode() == (
-        "kpi,granularity=1m,agent_type=planner tasks=118,success_ratio=0.95,latency_seconds=0.12,latency_stddev_seconds=0.0305,"
-        "latency_min_seconds=0.09,latency_max_seconds=0.4,latency_p50_seconds=0.119,latency_p95_seconds=0.20025,"
-        "latency_p99_seconds=0.399,accuracy_ratio=0.9,accuracy_stddev_ratio=0.01,cpu_usage_ratio=0.5,memory_bytes=512500000,"
-        "network_bytes=1099511627776,performance_score=0.8,efficiency_ratio=1.5,latency_outliers=1,accuracy_outliers=2,"
+        "kpi,granularity=1m,agent_type=planner tasks=118,success_ratio=0.95,latency_seconds=0.12,"
+        "latency_stddev_seconds=0.0305,latency_min_seconds=0.09,latency_max_seconds=0.4,"
+        "latency_p50_seconds=0.119,latency_p95_seconds=0.20025,latency_p99_seconds=0.399,"
+        "accuracy_ratio=0.9,accuracy_stddev_ratio=0.01,cpu_usage_ratio=0.5,memory_bytes=512500000,"
+        "network_bytes=1099511627776,performance_score=0.8,efficiency_ratio=1.5,"
+        "latency_outliers=1,accuracy_outliers=2,"
         f"cpu_outliers=3,memory_outliers=4 {MS}\n"
     )
 
@@ -146,7 +150,7 @@ def test_an_agent_is_a_tag_of_its_own_measurement() -> None:
         "task_count": 3,
     }
     rows = pa.RecordBatch.from_pylist([row], schema=AGGREGATIONS.schema)
-    (body,) = bodies(rows, SERIES[AGGREGATIONS.name], np.array([MS + 7]), FIELDS)
+    (body,) = format_bodies(rows, SERIES[AGGREGATIONS.name], np.array([MS + 7]), FIELDS)
     assert parsed(body) == [
         Point("kpi_agent", {"granularity": "5s", "agent_id": "a"}, {"tasks": 3.0}, MS + 7)
     ]
@@ -160,7 +164,7 @@ def test_any_text_is_a_tag_that_tells_it(texts: list[str | None]) -> None:
     assert [point.tags.pop("site") for point in points] == ["a b,c=d"] * len(texts)
     labels = [point.tags.get("agent_type") for point in points]
     assert [None if label is None else original(label) for label in labels] == texts
-    assert label_texts(rows["target_agent_type"]).to_pylist() == labels
+    assert escape_labels(rows["target_agent_type"]).to_pylist() == labels
 
 
 @given(
@@ -186,7 +190,11 @@ def test_numbers_come_back_as_they_were(values: list[tuple[float | None, int | N
 @pytest.mark.parametrize("limit", [1, 100, 5000, 1 << 20])
 def test_bodies_are_whole_lines_within_the_limit_whatever_it_is(limit: int) -> None:
     rows = fleet(*({"target_agent_type": "é" * (place % 30), "task_count": place} for place in range(300)))
-    cut = list(bodies(rows, SERIES[FLEET.name], milliseconds(rows["time_window_start"]), FIELDS, limit=limit))
+    cut = list(
+        format_bodies(
+            rows, SERIES[FLEET.name], to_milliseconds(rows["time_window_start"]), FIELDS, limit=limit
+        )
+    )
     assert b"".join(cut) == lines(rows)
     assert all(body.endswith(b"\n") and (len(body) <= limit or body.count(b"\n") == 1) for body in cut)
     assert len(cut) <= max(1, 2 * len(lines(rows)) // limit) or limit == 1
@@ -199,9 +207,9 @@ def test_of_rows_with_one_key_the_largest_revision_is_newest() -> None:
         fleet({"revision": 3, "task_count": 1}, {"revision": 4, **late}),
     )
     wanted = fleet({"revision": 3, "task_count": 1}, {"revision": 5, **late})
-    assert newest(FLEET, [older, newer]).equals(newest(FLEET, [newer, older]))
-    assert newest(FLEET, [older, newer]).to_pylist() == wanted.to_pylist()
-    assert newest(FLEET, []).equals(conform(fleet(), FLEET.schema))
+    assert keep_newest(FLEET, [older, newer]).equals(keep_newest(FLEET, [newer, older]))
+    assert keep_newest(FLEET, [older, newer]).to_pylist() == wanted.to_pylist()
+    assert keep_newest(FLEET, []).equals(conform(fleet(), FLEET.schema))
 
 
 def client(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
@@ -210,20 +218,23 @@ def client(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
 def test_a_server_that_is_busy_or_broken_is_asked_again_later(status: int) -> None:
-    with pytest.raises(Unavailable, match=f"store takes nothing just now: {status} too much"):
-        request(client(lambda _: httpx.Response(status, text="too\nmuch")), "store", INFLUXDB, "GET", "/")
+    with pytest.raises(Unavailable, match=f"store is unavailable: {status} too much"):
+        send_request(
+            client(lambda _: httpx.Response(status, text="too\nmuch")), "store", INFLUXDB, "GET", "/"
+        )
 
 
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 404, 413, 422, 501])
 def test_other_answers_are_the_callers_to_judge(status: int) -> None:
     assert (
-        request(client(lambda _: httpx.Response(status)), "store", INFLUXDB, "GET", "/").status_code == status
+        send_request(client(lambda _: httpx.Response(status)), "store", INFLUXDB, "GET", "/").status_code
+        == status
     )
 
 
 def test_a_server_that_sends_elsewhere_is_refused() -> None:
-    with pytest.raises(Refused, match="sends elsewhere, to http://login; give the URL of the server itself"):
-        request(
+    with pytest.raises(Refused, match="redirects to http://login; give the URL of the server itself"):
+        send_request(
             client(lambda _: httpx.Response(302, headers={"location": "http://login"})),
             "store",
             INFLUXDB,
@@ -266,9 +277,9 @@ def untrusted(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_certificate_of_no_trusted_authority_is_refused_with_the_mend(untrusted: str) -> None:
+def test_a_certificate_of_no_trusted_authority_is_refused_with_the_fix(untrusted: str) -> None:
     with (
         httpx.Client(base_url=untrusted, timeout=TIMEOUT) as real,
         pytest.raises(Refused, match="set SSL_CERT_FILE"),
     ):
-        request(real, "store", INFLUXDB, "GET", "/")
+        send_request(real, "store", INFLUXDB, "GET", "/")

@@ -1,4 +1,5 @@
-"""VictoriaMetrics as a sink, on the real server: what queries show after repetitions, revisions, crashes and cut answers."""
+"""VictoriaMetrics as a sink, on the real server: what queries show after repetitions, revisions, crashes and
+cut answers."""
 
 import pickle
 import re
@@ -67,7 +68,8 @@ def window(place: int, revision: int = 1, **values: Any) -> Row:
 
 
 def shown(server: VictoriaMetricsServer, match: str = "kpi_tasks") -> dict[tuple[str, datetime], float]:
-    """{(agent type, start of the 5 s window): tasks}, of windows that show one sample; others are an error."""
+    """{(agent type, start of the 5 s window): tasks}, of windows that show one sample; others are an
+    error."""
     found = {}
     for labels, samples in server.samples(match).items():
         for time, value in samples.items():
@@ -484,12 +486,18 @@ def test_a_target_is_its_url(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "victoriametrics+http://", "victoriametrics+http://host:port", "victoriametrics+http://host:8428?agent_id=yes",
-        "victoriametrics+http://host?agents=true", "victoriametrics+http://user:secret@host", "victoriametrics+http://host#x",
-        "victoriametrics+http://host?extra_label=granularity=1m", "victoriametrics+http://host?extra_label=a",
-        "victoriametrics+http://host?extra_label=a-b=c", "victoriametrics+http://host?extra_label=a=%0A",
+        "victoriametrics+http://",
+        "victoriametrics+http://host:port",
+        "victoriametrics+http://host:8428?agent_id=yes",
+        "victoriametrics+http://host?agents=true",
+        "victoriametrics+http://user:secret@host",
+        "victoriametrics+http://host#x",
+        "victoriametrics+http://host?extra_label=granularity=1m",
+        "victoriametrics+http://host?extra_label=a",
+        "victoriametrics+http://host?extra_label=a-b=c",
+        "victoriametrics+http://host?extra_label=a=%0A",
     ],
-)  # fmt: skip
+)
 def test_a_url_that_means_nothing_is_answered_with_the_right_form(text: str) -> None:
     with pytest.raises(ValueError, match=r"victoriametrics\+http://HOST:PORT") as error:
         VictoriaMetrics.from_url(urlsplit(text))
@@ -513,7 +521,8 @@ DEVIATION = (
 ACCURACY = """
 sort_desc(
   sum_over_time((
-      last_over_time(kpi_agent_accuracy_ratio{granularity="1h"}[1h]) * last_over_time(kpi_agent_tasks{granularity="1h"}[1h])
+      last_over_time(kpi_agent_accuracy_ratio{granularity="1h"}[1h])
+      * last_over_time(kpi_agent_tasks{granularity="1h"}[1h])
   )[1d:1h]) / sum_over_time(kpi_agent_tasks{granularity="1h"}[1d])
 )
 """
@@ -530,7 +539,8 @@ OFTEN = ' if last_over_time(kpi_agent_tasks{granularity="1h"}[1h]) > 10'
 def day(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[VictoriaMetricsServer, duckdb.DuckDBPyConnection]]:
-    """A server that has the hours of a day's reports of four agents, some hours twice; and a database that has the reports."""
+    """A server that has the hours of a day's reports of four agents, some hours twice; and a database that
+    has the reports."""
     random = np.random.default_rng(5)
     count = 900
     reports = {
@@ -545,9 +555,10 @@ def day(
     database.execute("SET TimeZone = 'UTC'")
     database.register("kpi_reports", pa.table(reports))
     hours = """
-        SELECT '1h' AS granularity, date_trunc('hour', recorded_at) AS time_window_start, agent_id, count(*) AS task_count,
-            avg(latency_ms) AS avg_latency_ms, stddev_samp(latency_ms) AS latency_stddev, avg(accuracy) AS avg_accuracy,
-            count(*) AS revision FROM kpi_reports {} GROUP BY ALL"""
+        SELECT '1h' AS granularity, date_trunc('hour', recorded_at) AS time_window_start, agent_id,
+            count(*) AS task_count, avg(latency_ms) AS avg_latency_ms, avg(accuracy) AS avg_accuracy,
+            stddev_samp(latency_ms) AS latency_stddev, count(*) AS revision
+        FROM kpi_reports {} GROUP BY ALL"""
     with VictoriaMetricsServer(tmp_path_factory.mktemp("day")) as server:
         sink = VictoriaMetrics(server.url, agent_id=True)
         for condition in ("WHERE accuracy < 0.8", "", "WHERE accuracy > 0.6"):
@@ -565,7 +576,8 @@ def test_the_agent_summary_is_that_of_the_reports(
 ) -> None:
     server, database = day
     wanted = database.sql(
-        "SELECT agent_id, avg(latency_ms) / 1000, avg(accuracy), count(*), stddev(latency_ms) / 1000 FROM kpi_reports GROUP BY ALL"
+        "SELECT agent_id, avg(latency_ms) / 1000, avg(accuracy), count(*), stddev(latency_ms) / 1000 "
+        "FROM kpi_reports GROUP BY ALL"
     ).fetchall()
     for column, query in enumerate([LATENCY, ACCURACY, TASKS, DEVIATION], 1):
         assert agents(server.query(query, START + 86_400)) == pytest.approx(
@@ -578,8 +590,9 @@ def test_the_hourly_pattern_is_that_of_the_reports(
 ) -> None:
     server, database = day
     wanted = database.sql(
-        "SELECT agent_id, epoch(date_trunc('hour', recorded_at))::BIGINT AS hour, avg(latency_ms) / 1000 AS avg_latency, "
-        "avg(accuracy) AS avg_accuracy, count(*) AS sample_size FROM kpi_reports GROUP BY ALL HAVING count(*) > 10"
+        "SELECT agent_id, epoch(date_trunc('hour', recorded_at))::BIGINT AS hour, "
+        "avg(latency_ms) / 1000 AS avg_latency, avg(accuracy) AS avg_accuracy, count(*) AS sample_size "
+        "FROM kpi_reports GROUP BY ALL HAVING count(*) > 10"
     ).to_arrow_table().to_pylist()  # fmt: skip
     assert 20 < len(wanted) < 90
     for name, query in HOURLY.items():
