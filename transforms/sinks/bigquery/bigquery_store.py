@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode
 
 import numpy as np
 import pyarrow as pa
@@ -53,21 +53,23 @@ from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
 from transforms.sinks.sink import Written
 
-FORM = "bigquery://PROJECT/DATASET"
+FORM = (
+    "bigquery://PROJECT/DATASET, with ?location=EU, or ?endpoint=http://HOST:PORT&storage_endpoint=HOST:PORT "
+    "for a BigQuery of your own; a project has small letters, digits and hyphens, a dataset letters, digits and _"
+)
 COPY_ROWS, BATCH_ROWS = 500_000, 50_000
 """About how many rows are copied at a time, and how many reports are given back in one batch."""
 MERGE_BYTES = 1 << 30
 """Rows that one job merges, in bytes."""
 
-_PLACE = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{0,61}/[A-Za-z0-9_]{1,1024}")
-_LOCATION = re.compile(r"[A-Za-z0-9-]*")
-_OPTIONS = ("location", "endpoint", "storage_endpoint")
+_PLACE = re.compile(r"((?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{0,61})/([A-Za-z0-9_]{1,1024})")
+_OPTIONS = {"location": "[A-Za-z0-9-]+", "endpoint": "https?://[^@?#]+", "storage_endpoint": "[^@/?#]+"}
+"""What the options of a URL look like. None holds a user or password."""
 
 
 @dataclass(frozen=True)
 class BigQuery:
-    """A store in a dataset, which is created in `location` if missing. The endpoints are those of REST and of
-    gRPC."""
+    """A store in a dataset, created in `location` if missing; the endpoints are those of REST and gRPC."""
 
     project: str
     dataset: str
@@ -78,40 +80,25 @@ class BigQuery:
 
     @classmethod
     def from_url(cls, url: SplitResult, gather_seconds: int = 60) -> "BigQuery":
-        """Return the store of `bigquery://PROJECT/DATASET?location=EU`; its other options name a BigQuery of
-        one's own.
+        """Return the store of `bigquery://PROJECT/DATASET?location=EU`.
+
+        The options `endpoint` and `storage_endpoint` name a BigQuery of one's own.
 
         Raises:
             ValueError: it has another form.
         """
         options = dict(parse_qsl(url.query, keep_blank_values=True))
-        endpoint = urlsplit(options.get("endpoint", ""))
-        place = f"{url.netloc}/{url.path.strip('/')}"
-        unknown = [*sorted(set(options) - set(_OPTIONS)), *filter(None, [url.fragment])]
-        if not _PLACE.fullmatch(place):
-            letters = (
-                "a project has small letters, digits and hyphens, a dataset letters, digits and underscores"
-            )
-            raise ValueError(f"{place} is not the PROJECT/DATASET of {FORM}: {letters}")
-        if unknown:
-            raise ValueError(
-                f"unknown: {', '.join(unknown)}; {FORM} takes ?location=EU, endpoint, storage_endpoint"
-            )
-        if not _LOCATION.fullmatch(options.get("location", "")):
-            raise ValueError(f"location={options['location']} is no location; try EU, US or europe-west3")
-        if endpoint.username or endpoint.scheme not in ("", "http", "https"):
-            raise ValueError("an endpoint is http://HOST:PORT or https://HOST, without a user")
-        if endpoint.scheme == "http" and not options.get("storage_endpoint"):
-            raise ValueError("an endpoint over http:// needs storage_endpoint=HOST:PORT too")
-        project, dataset = place.split("/")
-        return cls(project, dataset, **options, gather_seconds=gather_seconds)
+        place = _PLACE.fullmatch(f"{url.netloc}/{url.path.strip('/')}")
+        fits = all(name in _OPTIONS and re.fullmatch(_OPTIONS[name], text) for name, text in options.items())
+        insecure = options.get("endpoint", "").startswith("http://")
+        if place is None or not fits or url.fragment or (insecure and "storage_endpoint" not in options):
+            raise ValueError(f"it is not {FORM}")
+        return cls(place[1], place[2], **options, gather_seconds=gather_seconds)
 
     @property
     def name(self) -> str:
         given = {option: getattr(self, option) for option in _OPTIONS if getattr(self, option)}
-        return f"bigquery://{self.project}/{self.dataset}" + (
-            f"?{urlencode(given, safe=':/')}" if given else ""
-        )
+        return f"bigquery://{self.project}/{self.dataset}{'?' if given else ''}{urlencode(given, safe=':/')}"
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -121,9 +108,8 @@ class BigQuery:
         """As `Store.write`; a request is a load job or a merge."""
         taken = requests = 0
         filled = (conform(batch, table.schema) for batch in rows if batch.num_rows)
-        for group in group_batches(
-            (part for batch in filled for part in split_by_bytes(batch, table.schema)), MERGE_BYTES
-        ):
+        narrow = (part for batch in filled for part in split_by_bytes(batch, table.schema))
+        for group in group_batches(narrow, MERGE_BYTES):
             for part, on_days in split_by_days(table, drop_superseded(table, concat(group))):
                 inbox = new_inbox(self._place, table)
                 numbers = pa.array(np.arange(part.num_rows))
@@ -156,11 +142,10 @@ class BigQuery:
         """As `Store.read_description`."""
         if self._find_location() is None:
             return None
-        if self._client.table(f"{self.dataset}.{DESCRIPTION}") is None:
-            if present := [name for name in self.tables if self._client.table(f"{self.dataset}.{name}")]:
-                tables = ", ".join(present)
+        if not self._has_table(DESCRIPTION):
+            if present := ", ".join(filter(self._has_table, self.tables)):
                 raise Refused(
-                    f"{self.name} has {tables} but no {DESCRIPTION}; name another dataset as the output"
+                    f"{self.name} has {present} but no {DESCRIPTION}; name another dataset as the output"
                 )
             return None
         texts = {text for (text,) in self._query(f"SELECT description FROM {self._quote(DESCRIPTION)}")}
@@ -247,13 +232,16 @@ class BigQuery:
         if location is None:
             self._client.query("SELECT 1", self.location or None)
             return "seen in full once the dataset is there"
-        present = [name for name in self.tables if self._client.table(f"{self.dataset}.{name}")]
-        for statement in (
-            f"CREATE TABLE {self._quote('_kpiflow_inbox_check')} (number INT64)",
-            *(f"DELETE FROM {self._quote(name)} WHERE FALSE" for name in present),
-        ):
+        statements = [f"CREATE TABLE {self._quote('_kpiflow_inbox_check')} (number INT64)"]
+        statements += [
+            f"DELETE FROM {self._quote(name)} WHERE FALSE" for name in filter(self._has_table, self.tables)
+        ]
+        for statement in statements:
             self._client.query(statement, location, dry_run=True)
         return ""
+
+    def _has_table(self, name: str) -> bool:
+        return self._client.table(f"{self.dataset}.{name}") is not None
 
     def _find_location(self) -> str | None:
         """Where the dataset is; None if there is none."""

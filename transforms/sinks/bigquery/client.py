@@ -110,17 +110,20 @@ class Client:
 
     def table(self, name: str) -> bigquery.Table | None:
         """Return what BigQuery says of DATASET.TABLE; None if there is none."""
-        with self.sink_errors():
-            try:
-                return self.rest.get_table(f"{self.project}.{name}", retry=ONCE, timeout=REQUEST_SECONDS)
-            except NotFound:
-                return None
+        found: bigquery.Table | None = self._find("get_table", name)
+        return found
 
     def dataset(self, name: str) -> bigquery.Dataset | None:
         """Return what BigQuery says of a dataset; None if there is none."""
+        found: bigquery.Dataset | None = self._find("get_dataset", name)
+        return found
+
+    def _find(self, method: str, name: str) -> Any:
         with self.sink_errors():
             try:
-                return self.rest.get_dataset(f"{self.project}.{name}", retry=ONCE, timeout=REQUEST_SECONDS)
+                return getattr(self.rest, method)(
+                    f"{self.project}.{name}", retry=ONCE, timeout=REQUEST_SECONDS
+                )
             except NotFound:
                 return None
 
