@@ -55,7 +55,7 @@ from transforms.sinks.sink import Written
 
 FORM = (
     "bigquery://PROJECT/DATASET, with ?location=EU, or ?endpoint=http://HOST:PORT&storage_endpoint=HOST:PORT "
-    "for a BigQuery of your own; a project has small letters, digits and hyphens, a dataset letters, digits and _"
+    "for your own BigQuery; a project has small letters, digits and hyphens; a dataset letters, digits, _"
 )
 COPY_ROWS, BATCH_ROWS = 500_000, 50_000
 """About how many rows are copied at a time, and how many reports are given back in one batch."""
