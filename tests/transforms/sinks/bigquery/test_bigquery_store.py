@@ -342,5 +342,5 @@ def test_a_store_is_its_url() -> None:
     ],
 )
 def test_a_wrong_url_is_answered_with_the_right_form(text: str) -> None:
-    with pytest.raises(ValueError, match="it is not bigquery://PROJECT/DATASET, with .location=EU"):
+    with pytest.raises(ValueError, match=r"it is not bigquery://PROJECT/DATASET, with \?location=EU"):
         BigQuery.from_url(urlsplit(text))
