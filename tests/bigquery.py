@@ -1,4 +1,4 @@
-"""An emulator of BigQuery of one's own, and faults on the way to it."""
+"""A private BigQuery emulator, and faults on the way to it."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""A real S3 API server of one's own, and a wire to it that breaks as a test wants."""
+"""A private server of the S3 API, and a connection to it that breaks as a test wants."""
 
 import logging
 import threading
@@ -27,7 +27,7 @@ _CODES = {403: "AccessDenied", 501: "NotImplemented", 503: "SlowDown"}
 
 
 class S3Server:
-    """A server with no bucket, of this process; credentials for it stand in the environment while it runs."""
+    """A server without buckets, in this process; the environment has credentials for it while it runs."""
 
     def __enter__(self) -> "S3Server":
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -52,7 +52,7 @@ class S3Server:
         return ObjectStorage("s3", bucket, prefix, endpoint or self.endpoint, "us-east-1", conditions)
 
     def url(self, bucket: str, prefix: str = "") -> str:
-        """As it stands after --output."""
+        """The URL for --output."""
         return self.storage(bucket, prefix).name
 
 

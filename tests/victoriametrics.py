@@ -1,4 +1,4 @@
-"""A real victoria-metrics of one's own, on a free port of this machine, and what it shows."""
+"""A private victoria-metrics server, and what it shows."""
 
 import json
 import time
@@ -52,8 +52,8 @@ class VictoriaMetricsServer(Server):
         self.started = int(time.time())
 
     def restart(self) -> None:
-        """Crash and start, on the same port, with the same data, in a later second: starts are told apart by
-        it."""
+        """Crash and start, on the same port, with the same data, in a later second, which shows the
+        restart."""
         self.kill()
         while int(time.time()) <= self.started:
             time.sleep(0.01)

@@ -27,7 +27,8 @@ DUPLICATES = 0.02
 SPAN_SECONDS = 48 * 3600
 """Time that an archive covers."""
 NOISE = 0.03
-"""A term that is a smaller part than this of each fitted value cannot be told from the runs' own spread."""
+"""A term that is a smaller part than this of each fitted value cannot be distinguished from the runs' own
+spread."""
 START = "start of the process, files of two days"
 _SAME = 1e-12
 Chart = alt.LayerChart | alt.FacetChart
@@ -151,7 +152,7 @@ class Model:
 
     @property
     def left_out(self) -> list[str]:
-        """The names of terms that could not be told from noise."""
+        """The names of terms that could not be distinguished from noise."""
         return [term.name for term in self.terms if term.name not in self.weights]
 
 

@@ -29,7 +29,7 @@ STEPS = {
     "published": "XADD to the live streams",
     "written": "gathering, for 5 s or 64 batches; Parquet, fsync",
 }
-"""The points that a report passes, and what lies between each and the one before; the first comes after
+"""The points that a report passes, and what happens between each and the one before; the first comes after
 XADD."""
 WRITTEN = "written"
 READER, OTHERS = "the worker that reads and validates", "other workers"

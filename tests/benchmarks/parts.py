@@ -303,7 +303,7 @@ def growth(minutes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def each(samples: Sequence[Sample], seconds: float) -> list[Sample]:
-    """The first sample of each so many seconds."""
+    """The first sample of each interval of that many seconds."""
     slots = [int((sample.at - samples[0].at) // seconds) for sample in samples]
     return [sample for place, sample in enumerate(samples) if not place or slots[place] != slots[place - 1]]
 

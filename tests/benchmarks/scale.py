@@ -200,7 +200,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def on(cores: int) -> list[str]:
-    """The words before a command that keep it on so many cores."""
+    """The words before a command that keep it on a number of cores."""
     allowed = sorted(os.sched_getaffinity(0))
     if cores > len(allowed):
         raise SystemExit(f"this needs {cores} cores, and there are {len(allowed)}")
@@ -288,7 +288,7 @@ def _model(model: Costs) -> Iterator[str]:
     for term in model.mib.terms:
         yield _row(term.name, _weight(model.mib, term.name, term.unit))
     shared = f"Both cores share {model.seconds.both:.0%} of the work after the start"
-    yield from ("", f"{shared}. -: not to be told from noise, left out.")
+    yield from ("", f"{shared}. -: not distinguishable from noise, left out.")
 
 
 def _weight(model: Model, name: str, unit: str) -> str:

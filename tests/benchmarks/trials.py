@@ -160,7 +160,7 @@ class Trial:
         return health(self.output, self.client)
 
     def reads(self) -> bool:
-        """Whether the first reader has told of a first read."""
+        """Whether the first reader has reported a first read."""
         return (self.output / FOLDER / READERS / "reader-0.json").exists()
 
     def is_read(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runners.flink.jars import FlinkMissing, ensure_jars, find_java
-from tests.integration.streaming import Scene, ended
+from tests.integration.streaming import Scene, end_runs
 from tests.servers import RedisServer
 
 
@@ -23,7 +23,7 @@ def engine() -> None:
 
 @pytest.fixture
 def scene(engine: None, tmp_path: Path) -> Iterator[Scene]:
-    with RedisServer(tmp_path, appendonly=True) as server, ended(Scene(server, tmp_path)) as scene:
+    with RedisServer(tmp_path, appendonly=True) as server, end_runs(Scene(server, tmp_path)) as scene:
         yield scene
 
 

@@ -1,4 +1,4 @@
-"""What befalls a streaming job in tests: parts that are killed or stand still, changed code; and what to wait
+"""Faults of a streaming job in tests: parts that are killed or stopped, changed code; and what to wait
 for meanwhile."""
 
 import json
@@ -17,25 +17,25 @@ from tests.integration.streaming import INJECT, KEY, ROOT, Scene, children
 PATIENCE = 150.0
 
 
-def injected(faults: Sequence[Mapping[str, object]] = (), **variables: str) -> dict[str, str]:
+def inject(faults: Sequence[Mapping[str, object]] = (), **variables: str) -> dict[str, str]:
     """The environment of runs whose code is changed by tests/chaos/inject."""
     path = os.pathsep.join([str(INJECT), os.environ.get("PYTHONPATH", "")])
     return {"PYTHONPATH": path, "FAULTS": json.dumps(list(faults)), **variables}
 
 
-def killing(folder: Path, point: str, part: str, at: int = 2) -> dict[str, object]:
+def kill_at(folder: Path, point: str, part: str, at: int = 2) -> dict[str, object]:
     """A kill of a part (worker, java, all) the `at`-th time that a worker passes a point."""
     return {"point": point, "kills": part, "at": at, "done": str(folder / f"{part} {point}")}
 
 
-def holding(folder: Path, point: str, at: int = 2) -> dict[str, object]:
-    """A worker that outlives its run: it stands still at a point, once the file `held` is made, until there
+def hold_at(folder: Path, point: str, at: int = 2) -> dict[str, object]:
+    """A worker that outlives its run: it stops at a point, once the file `held` is made, until there
     is one `released`."""
     return {"point": point, "holds": str(folder / "released"), "at": at, "done": str(folder / "held")}
 
 
-def sending(scene: Scene, reports: int, rate: int) -> subprocess.Popen[bytes]:
-    """A producer that sends, so many a minute, while the run dies and comes back."""
+def start_producer(scene: Scene, reports: int, rate: int) -> subprocess.Popen[bytes]:
+    """A producer that sends at a rate a minute, while the run dies and comes back."""
     words = ["--stream", KEY, "--reports", reports, "--rate", rate, "--agents", 20]
     command = [
         sys.executable,
@@ -63,8 +63,8 @@ def processes(run: subprocess.Popen[str], part: str) -> list[int]:
 
 
 @contextmanager
-def stopped(run: subprocess.Popen[str]) -> Iterator[None]:
-    """All workers of a run stand still (SIGSTOP)."""
+def stop_workers(run: subprocess.Popen[str]) -> Iterator[None]:
+    """Stop all workers of a run (SIGSTOP) while the block runs."""
     pids = workers(run)
     assert pids
     for pid in pids:
@@ -98,7 +98,7 @@ def interrupt(scene: Scene) -> None:
     assert scene.runs[-1].wait(PATIENCE) == 130, scene.said()
 
 
-def delivered(scene: Scene, group: str = "kpiflow") -> str:
+def read_offset(scene: Scene, group: str = "kpiflow") -> str:
     """The group's place in the stream."""
     with scene.server.client() as client:
         found = {
@@ -107,7 +107,7 @@ def delivered(scene: Scene, group: str = "kpiflow") -> str:
     return str(found[group])
 
 
-def caught_up(scene: Scene) -> bool:
+def is_caught_up(scene: Scene) -> bool:
     """Whether the group has come to the stream's end: all there is has been read, and is in a checkpoint."""
     with scene.server.client() as client:
-        return delivered(scene) == client.xinfo_stream(KEY)["last-generated-id"].decode()
+        return read_offset(scene) == client.xinfo_stream(KEY)["last-generated-id"].decode()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import PATIENCE, injected, killing, processes, sending, stopped
+from tests.chaos.faults import PATIENCE, inject, kill_at, processes, start_producer, stop_workers
 from tests.integration.streaming import Scene, kill
 
 pytestmark = pytest.mark.slow
@@ -28,8 +28,8 @@ SOME = (("after read", "worker"), ("before rename", "all"), ("after write", "jav
 def survive(scene: Scene, *faults: tuple[str, str]) -> int:
     """Send while a run dies at each point; how often it was started until all was in the tables and
     proven."""
-    producer = sending(scene, reports=9000, rate=12_000)
-    starts = scene.survive(injected([killing(scene.folder, *fault) for fault in faults]))
+    producer = start_producer(scene, reports=9000, rate=12_000)
+    starts = scene.survive(inject([kill_at(scene.folder, *fault) for fault in faults]))
     assert producer.wait(PATIENCE) == 0
     assert [fault for fault in faults if not (scene.folder / f"{fault[1]} {fault[0]}").exists()] == []
     assert scene.prove()["received"] == 9000
@@ -50,11 +50,11 @@ def test_a_kill_at_each_point_loses_nothing_and_counts_nothing_twice(scene: Scen
 
 @pytest.mark.chaos
 def test_a_kill_during_a_checkpoint_leaves_the_one_before_it(scene: Scene) -> None:
-    producer = sending(scene, reports=6000, rate=12_000)
+    producer = start_producer(scene, reports=6000, rate=12_000)
     for part in PARTS:
         before, run = complete(scene), scene.start()
         scene.until(lambda: complete(scene) - before)  # noqa: B023 (called at once)
-        with stopped(run):
+        with stop_workers(run):
             scene.until(lambda: unfinished(scene))
             kill(run, part)
             left = unfinished(scene)
@@ -72,7 +72,7 @@ def test_a_kill_during_a_checkpoint_leaves_the_one_before_it(scene: Scene) -> No
 @pytest.mark.chaos
 def test_ten_kills_in_a_row_of_random_parts_at_random_moments(scene: Scene, seed: int) -> None:
     lot = random.Random(seed)
-    producer = sending(scene, reports=20_000, rate=10_000)
+    producer = start_producer(scene, reports=20_000, rate=10_000)
     told = []
     for _ in range(10):
         if not scene.runs or scene.runs[-1].poll() is not None:

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from tests.builders import payload, report
-from tests.chaos.faults import injected
+from tests.chaos.faults import inject
 from tests.integration.streaming import KEY, Scene
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def reasons(scene: Scene) -> Counter[tuple[str, str]]:
 def test_an_error_of_the_code_and_entries_that_are_no_messages_are_refused_alone(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in injected(POISON="arsenic").items():
+    for name, value in inject(POISON="arsenic").items():
         monkeypatch.setenv(name, value)
     good = [payload(report(number, at=datetime.now(UTC))) for number in range(300)]
     bad = payload(report(300, at=datetime.now(UTC), note="arsenic"))

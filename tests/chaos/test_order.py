@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.chaos.faults import delivered, injected
+from tests.chaos.faults import inject, read_offset
 from tests.integration.streaming import Scene
 
 pytestmark = pytest.mark.slow
@@ -14,11 +14,11 @@ READ = 2000
 
 def assert_the_group_waits_for_a_checkpoint(scene: Scene, **variables: str) -> None:
     """A job that never makes a checkpoint reads all there is, and leaves the group where it was."""
-    scene.start("--checkpoint-seconds", 3600, env=injected(**variables))
+    scene.start("--checkpoint-seconds", 3600, env=inject(**variables))
     scene.until(lambda: scene.read() >= READ)
     time.sleep(3)  # some sessions more, each of which may move the group
     assert list((scene.output / "_stream" / "checkpoints").glob("*/chk-*/_metadata")) == []
-    assert delivered(scene) == "0-0"
+    assert read_offset(scene) == "0-0"
 
 
 def test_nothing_is_committed_before_a_checkpoint(scene: Scene) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import caught_up, delivered, interrupt
+from tests.chaos.faults import interrupt, is_caught_up, read_offset
 from tests.integration.streaming import KEY, Scene
 from transforms.redis.entry_ids import parse_id
 
@@ -52,19 +52,19 @@ def end_of_stream(scene: Scene) -> str:
 def stays_behind(scene: Scene, words: str, before: str) -> None:
     """The job says why it does not get on, and the group has not been moved to what is not in the tables."""
     scene.until(lambda: words in scene.said())
-    assert parse_id(delivered(scene)) <= parse_id(before)
+    assert parse_id(read_offset(scene)) <= parse_id(before)
 
 
 def test_a_full_disk_and_a_folder_that_is_read_only_are_waited_for(scene: Scene, disk: Path) -> None:
     scene.add(1000)
     scene.start()
-    scene.until(lambda: scene.read() >= 1000 and caught_up(scene))
+    scene.until(lambda: scene.read() >= 1000 and is_caught_up(scene))
 
     before, ballast = end_of_stream(scene), fill(disk)
     scene.add(500, seed=2)
     stays_behind(scene, "o space left", before)
     ballast.unlink()
-    scene.until(lambda: caught_up(scene))
+    scene.until(lambda: is_caught_up(scene))
 
     before, tables = end_of_stream(scene), str(disk / "kpi_reports")
     mount("--bind", tables, tables)
@@ -74,7 +74,7 @@ def test_a_full_disk_and_a_folder_that_is_read_only_are_waited_for(scene: Scene,
         stays_behind(scene, "Read-only file system", before)
     finally:
         subprocess.run(["umount", tables], check=True)
-    scene.until(lambda: caught_up(scene))
+    scene.until(lambda: is_caught_up(scene))
 
     interrupt(scene)
     scene.finish()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runners.flink.checkpoints import list_complete_checkpoints
-from tests.chaos.faults import PATIENCE, alive, delivered, sending, until
+from tests.chaos.faults import PATIENCE, alive, read_offset, start_producer, until
 from tests.integration.streaming import KEY, Scene, children, kill
 from transforms.envelopes.envelope_lines import read_line
 from transforms.redis.entry_ids import parse_id
@@ -42,7 +42,7 @@ def test_a_power_cut_loses_nothing(scene: Scene, damage: Callable[[Path], None],
     engine = scene.output / "_stream"
     scene.start("--checkpoint-seconds", 2)
     scene.until(lambda: list_complete_checkpoints(engine))
-    producer = sending(scene, reports=4000, rate=12_000)
+    producer = start_producer(scene, reports=4000, rate=12_000)
     scene.until(lambda: delivered_some(scene))
     parts = children(scene.runs[-1].pid)
     kill(scene.runs[-1], "all")
@@ -66,7 +66,7 @@ def delivered_some(scene: Scene) -> bool:
 def cut_archive(scene: Scene, lot: random.Random) -> None:
     """Cut each file of the archive somewhere after what is committed, as a machine that was started again
     finds it."""
-    place = parse_id(delivered(scene))
+    place = parse_id(read_offset(scene))
     for path in (scene.folder / "archive").rglob("*.ndjson"):
         octets = path.read_bytes()
         lines = octets.splitlines(keepends=True)

@@ -1,18 +1,18 @@
-"""Redis that restarts, hangs up, is away, or lost what it had: whatever it keeps is in the tables once, the
-rest is counted."""
+"""Redis that restarts, hangs up, is unavailable, or lost what it had: whatever it keeps is in the tables
+once, the rest is counted."""
 
 import time
 
 import pytest
 
-from tests.chaos.faults import PATIENCE, caught_up, delivered, interrupt, sending, stopped
+from tests.chaos.faults import PATIENCE, interrupt, is_caught_up, read_offset, start_producer, stop_workers
 from tests.integration.streaming import KEY, Scene
 
 pytestmark = pytest.mark.slow
 
 
 def test_restarts_cut_connections_strange_consumers_and_a_destroyed_group_lose_nothing(scene: Scene) -> None:
-    producer = sending(scene, reports=8000, rate=12_000)
+    producer = start_producer(scene, reports=8000, rate=12_000)
     run = scene.start("--until-idle")
     scene.until(lambda: scene.read() > 0)
     for number in range(5):
@@ -41,7 +41,7 @@ def test_what_left_a_stream_unread_is_counted_and_a_new_stream_under_its_key_is_
     run = scene.start()
     scene.until(lambda: scene.read() == 1000)
     with scene.server.client() as client:
-        with stopped(run):
+        with stop_workers(run):
             scene.add(1500, seed=2)
             client.xtrim(KEY, maxlen=400, approximate=False)
         scene.until(lambda: scene.read() == 1400)
@@ -71,11 +71,11 @@ def test_redis_may_be_away_at_the_start_at_the_end_and_for_longer_than_a_command
     )
     scene.server.start()
     scene.add(1000, seed=2)
-    scene.until(lambda: caught_up(scene), patience=2 * PATIENCE)
-    place = delivered(scene)
+    scene.until(lambda: is_caught_up(scene), patience=2 * PATIENCE)
+    place = read_offset(scene)
     scene.server.stop()
     interrupt(scene)
     scene.server.start()
-    assert delivered(scene) == place
+    assert read_offset(scene) == place
     scene.finish()
     assert scene.prove()["received"] == 2000

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import PATIENCE, sending
+from tests.chaos.faults import PATIENCE, start_producer
 from tests.integration.streaming import Scene
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_stream_goes_on_through_three_renewals_while_messages_come_in(scene: Scene) -> None:
-    producer = sending(scene, reports=6000, rate=6000)
+    producer = start_producer(scene, reports=6000, rate=6000)
     run = scene.start("--renew-seconds", 10, "--live")
     jobs: set[Path] = set()
 

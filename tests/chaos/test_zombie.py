@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import alive, holding, injected, until, workers
+from tests.chaos.faults import alive, hold_at, inject, until, workers
 from tests.integration.streaming import Scene, children
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ def test_a_run_is_alone_and_leaves_nothing_alive(scene: Scene) -> None:
 
 def test_a_forgotten_worker_in_the_middle_of_a_write_keeps_its_successor_out(scene: Scene) -> None:
     scene.add(1000)
-    run = scene.start(env=injected([holding(scene.folder, "before rename")]))
+    run = scene.start(env=inject([hold_at(scene.folder, "before rename")]))
     scene.until((scene.folder / "held").exists)
     held = workers(run)
     try:

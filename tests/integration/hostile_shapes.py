@@ -67,8 +67,8 @@ Shape = Callable[[random.Random, int, bytes], bytes]
 def payloads(
     count: int, seed: int = 0, start: datetime = NOON, largest: int = 9 * LARGEST, stretch: int = STRETCH
 ) -> Iterator[bytes]:
-    """So many payloads of agents that report in turn; those that are hostile have up to `largest` bytes, and
-    hardly any so many."""
+    """`count` payloads of agents that report in turn; hostile ones have at most `largest` bytes, and most
+    have far fewer."""
     draw, shapes = random.Random(seed), list(SHAPES.values())
     for number in range(count):
         text = good(draw, number, start)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 _PATIENCE = 60.0
 
 
-def started(*words: object) -> subprocess.Popen[str]:
+def start_command(*words: object) -> subprocess.Popen[str]:
     """The command, running. It can be interrupted, though this process may be in the background of a shell,
     where none can be."""
     command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
@@ -23,7 +23,7 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def await_(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
     """Wait until something holds while the process runs; an AssertionError if it ends before, or never gets
     there."""
     end = time.monotonic() + _PATIENCE
@@ -33,6 +33,6 @@ def await_(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def files(output: Path) -> int:
+def count_files(output: Path) -> int:
     """How many finished files of tables an output has."""
     return sum(1 for path in output.rglob("*.parquet") if not path.name.startswith("."))

@@ -158,7 +158,7 @@ def kill(process: subprocess.Popen[str], part: str) -> None:
 
 
 @contextmanager
-def ended(scene: Scene) -> Iterator[Scene]:
+def end_runs(scene: Scene) -> Iterator[Scene]:
     """No run outlives its test."""
     try:
         yield scene

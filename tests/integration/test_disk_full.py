@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.cli import run
 from tests.integration.archives import Typed, stream, write
-from tests.integration.processes import files
+from tests.integration.processes import count_files
 from transforms.sinks.parquet.sealed_files import verify
 
 
@@ -55,7 +55,7 @@ def test_a_full_disk_ends_the_run_and_tears_no_file(clean: Path, small_disk: Pat
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes((2 << 20) - 150_000))
     check_full(small_disk / "out", lambda: typed(*command))
-    assert 0 < files(small_disk / "out") < files(clean)
+    assert 0 < count_files(small_disk / "out") < count_files(clean)
     ballast.unlink()
     assert typed(*command)[0] == 0
     assert typed("reconcile", small_disk / "out", "--input", clean.parent / "a.ndjson")[0] == 0
@@ -75,7 +75,7 @@ def test_a_write_that_finds_no_space_half_way_tears_no_file(
 
 
 def full_after(writes: int) -> Callable[[int, bytes], int]:
-    """`os.write` on a disk that takes so many writes and half of the next one."""
+    """`os.write` on a disk that takes a number of writes and half of the next one."""
     write, left = os.write, [writes + 1]
 
     def write_or_fail(descriptor: int, data: bytes) -> int:

@@ -1,4 +1,4 @@
-"""How commands end: the exit code, and a message that names the cause and the mend."""
+"""How commands end: the exit code, and a message that names the cause and the fix."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, stream, write
-from tests.integration.processes import await_, started
+from tests.integration.processes import start_command, wait_until
 from transforms.sinks.parquet.sealed_files import encode, read
 
 LINES = stream(150, seed=21)
@@ -224,8 +224,8 @@ def test_an_interrupted_run_ends_with_130_and_can_be_run_again(
 ) -> None:
     large = write(tmp_path / "large.ndjson", stream(2000, agents=10, seconds=20, seed=23))
     command = ["backfill", "--input", large, "--output", output, "--slice-reports", "1000"]
-    process = started(*command)
-    await_(process, lambda: (output / reached).is_dir())
+    process = start_command(*command)
+    wait_until(process, lambda: (output / reached).is_dir())
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, "Traceback" in err) == (130, False)

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.cli import run
 from tests.integration.archives import Typed, stream, write
-from tests.integration.processes import await_, files, started
+from tests.integration.processes import count_files, start_command, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +34,8 @@ def test_the_same_command_completes_what_a_kill_left(
 ) -> None:
     command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", tmp_path / "out", *SLICED]
     share = random.Random(moment).uniform(moment / 5, (moment + 1) / 5)
-    process = started(*command)
-    await_(process, lambda: files(tmp_path / "out") >= int(share * files(clean)))
+    process = start_command(*command)
+    wait_until(process, lambda: count_files(tmp_path / "out") >= int(share * count_files(clean)))
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -1,5 +1,5 @@
-"""Several outputs of one stream, one of which goes away: the source stays safe, and afterwards all of them
-have everything."""
+"""Several outputs of one stream, one of which becomes unavailable: the source stays safe, and afterwards all
+of them have everything."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 
 from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.bigquery import Emulator, store
-from tests.integration.streaming import KEY, Scene, ended, kill
+from tests.integration.streaming import KEY, Scene, end_runs, kill
 from tests.s3 import S3Server
 from tests.servers import RedisServer
 from tests.victoriametrics import VictoriaMetricsServer
@@ -22,7 +22,7 @@ from tests.victoriametrics import VictoriaMetricsServer
 pytestmark = pytest.mark.slow
 HOUR_MS = 3_600_000
 TENS_OF_SECONDS = int(os.environ.get("OUTAGE_SECONDS", "10")) // 10
-"""How long the output is away; 100 messages come each second of it."""
+"""How long the output is unavailable; 100 messages a second arrive meanwhile."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         ensure_jars()
     except FlinkMissing as missing:
         pytest.skip(str(missing))
-    with RedisServer(tmp_path, appendonly=True) as server, ended(Scene(server, tmp_path)) as scene:
+    with RedisServer(tmp_path, appendonly=True) as server, end_runs(Scene(server, tmp_path)) as scene:
         yield scene
 
 

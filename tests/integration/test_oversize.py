@@ -70,7 +70,7 @@ def test_replay_says_that_an_oversize_message_is_not_kept_and_takes_the_mended_o
             "replay",
             out,
             "--input",
-            write(tmp_path / "mended.ndjson", [envelope(report(1), "long")]),
+            write(tmp_path / "corrected.ndjson", [envelope(report(1), "long")]),
         )[0]
         == 0
     )

@@ -21,7 +21,7 @@ from pipelines.verify.reconcile import GO_ON
 from schemas.tables import METRICS, QUARANTINED, REPORTS, TRIMMED
 from tests.builders import payload, report
 from tests.integration.archives import Typed, fates, on_disk, rows
-from tests.integration.processes import await_, started
+from tests.integration.processes import start_command, wait_until
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
 from transforms.sinks.parquet.parquet_store import ParquetFiles
@@ -139,7 +139,7 @@ def test_a_rate_is_kept_and_reports_are_as_old_as_they_say(server: RedisServer, 
 
 def test_ctrl_c_ends_generation_with_an_exact_truth(server: RedisServer, tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
-    process = started(
+    process = start_command(
         *(
             "generate",
             "--redis",
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_generation_with_an_exact_truth(server: RedisServer, tmp_pat
         )
     )
     with server.client() as client:
-        await_(process, lambda: client.xlen("kpi") > 20)
+        wait_until(process, lambda: client.xlen("kpi") > 20)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
         said = json.loads(truth.read_text())

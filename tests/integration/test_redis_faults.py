@@ -1,4 +1,4 @@
-"""Redis goes away, forgets, hangs up: whatever it keeps is read exactly once, in order."""
+"""Redis becomes unavailable, forgets, hangs up: whatever it keeps is read exactly once, in order."""
 
 import threading
 import time

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.archives import Typed
-from tests.integration.streaming import KEY, ROOT, Scene, ended
+from tests.integration.streaming import KEY, ROOT, Scene, end_runs
 from tests.integration.test_flink import WHY
 from tests.servers import RedisServer
 from tests.transforms.redis.test_access import acl_words
@@ -80,7 +80,7 @@ def test_a_stream_runs_as_a_user_with_its_rights_through_a_unix_socket(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    with ended(Scene(server, tmp_path)) as scene:
+    with end_runs(Scene(server, tmp_path)) as scene:
         scene.add(1000)
         become(server, monkeypatch, "stream", "stream --live")
         scene.finish("--live")

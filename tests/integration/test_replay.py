@@ -1,4 +1,4 @@
-"""Refused messages that are mended and replayed become reports, once, whatever happens in between."""
+"""Refused messages that are corrected and replayed become reports, once, whatever happens in between."""
 
 import json
 import shutil
@@ -45,9 +45,9 @@ def output(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mended(output: Path, typed: Typed) -> Path:
-    """What `quarantine show --export` writes, three messages of it mended."""
-    exported = output.with_name("mended.ndjson")
+def corrected(output: Path, typed: Typed) -> Path:
+    """What `quarantine show --export` writes, three messages of it corrected."""
+    exported = output.with_name("corrected.ndjson")
     assert typed("quarantine", "show", output, "--export", exported)[0] == 0
     lines = [json.loads(line) for line in exported.read_text().splitlines()]
     data = {
@@ -70,10 +70,10 @@ def reconciled(output: Path, typed: Typed) -> dict[str, int]:
 
 
 def test_mended_messages_become_reports_and_the_others_stay_as_they_were(
-    output: Path, mended: Path, typed: Typed
+    output: Path, corrected: Path, typed: Typed
 ) -> None:
     before, refused = reconciled(output, typed), {row["message_id"]: row for row in rows(output, QUARANTINED)}
-    code, out, err = typed("quarantine", "replay", output, "--input", mended)
+    code, out, err = typed("quarantine", "replay", output, "--input", corrected)
     assert (code, "3 replayed" in out, "still rejected: test/hopeless json" in err) == (0, True, True)
     after = reconciled(output, typed)
     assert (after["reports"], after["quarantined"]) == (before["reports"] + 3, before["quarantined"] - 3)
@@ -87,10 +87,10 @@ def test_mended_messages_become_reports_and_the_others_stay_as_they_were(
 
 
 def test_a_replayed_message_keeps_the_time_at_which_it_was_received(
-    output: Path, mended: Path, typed: Typed
+    output: Path, corrected: Path, typed: Typed
 ) -> None:
     received = {row["message_id"]: row["received_at"] for row in rows(output, QUARANTINED)}
-    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+    assert typed("quarantine", "replay", output, "--input", corrected)[0] == 0
     found = {
         row["message_id"]: row["received_at"] for row in rows(output, REPORTS, ["message_id", "received_at"])
     }
@@ -99,10 +99,10 @@ def test_a_replayed_message_keeps_the_time_at_which_it_was_received(
 
 
 def test_replay_gives_what_a_backfill_of_the_mended_archive_gives(
-    output: Path, mended: Path, tmp_path: Path, typed: Typed
+    output: Path, corrected: Path, tmp_path: Path, typed: Typed
 ) -> None:
-    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
-    better = {json.loads(line)["message_id"]: line for line in mended.read_bytes().splitlines()}
+    assert typed("quarantine", "replay", output, "--input", corrected)[0] == 0
+    better = {json.loads(line)["message_id"]: line for line in corrected.read_bytes().splitlines()}
     lines = [better.get(json.loads(line)["message_id"], line) for line in GOOD]
     write(tmp_path / "b.ndjson", [*lines, *(better[name] for name in BROKEN)])
     assert typed("backfill", "--input", tmp_path / "b.ndjson", "--output", tmp_path / "other")[0] == 0
@@ -110,34 +110,34 @@ def test_replay_gives_what_a_backfill_of_the_mended_archive_gives(
     assert (code, "do not hold the same rows: quarantine" in err) == (1, True)
 
 
-def test_a_second_replay_changes_nothing_and_tells_so(output: Path, mended: Path, typed: Typed) -> None:
-    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+def test_a_second_replay_changes_nothing_and_says_so(output: Path, corrected: Path, typed: Typed) -> None:
+    assert typed("quarantine", "replay", output, "--input", corrected)[0] == 0
     before = on_disk(output)
-    code, out, err = typed("quarantine", "replay", output, "--input", mended)
+    code, out, err = typed("quarantine", "replay", output, "--input", corrected)
     assert (code, "0 replayed" in out, "not open in quarantine: test/text" in err) == (1, True, True)
     assert on_disk(output) == before
     assert typed("quarantine", "replay", output)[0] == 0
     assert on_disk(output) == before
 
 
-def test_a_backfill_after_a_replay_opens_nothing_again(output: Path, mended: Path, typed: Typed) -> None:
-    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+def test_a_backfill_after_a_replay_opens_nothing_again(output: Path, corrected: Path, typed: Typed) -> None:
+    assert typed("quarantine", "replay", output, "--input", corrected)[0] == 0
     before = on_disk(output)
     assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", output)[0] == 0
     assert on_disk(output) == before
 
 
 def test_a_replay_that_dies_before_it_closes_its_rows_is_completed_by_another(
-    output: Path, mended: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+    output: Path, corrected: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object) -> None:
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
         patched.setattr("pipelines.jobs.replay._close", die)
-        assert typed("quarantine", "replay", output, "--input", mended)[0] == 3
+        assert typed("quarantine", "replay", output, "--input", corrected)[0] == 3
     half = reconciled(output, typed)
-    code, out, _ = typed("quarantine", "replay", output, "--input", mended)
+    code, out, _ = typed("quarantine", "replay", output, "--input", corrected)
     assert (code, "3 replayed" in out) == (0, True)
     assert reconciled(output, typed) == half
     named = {json.loads(line)["message_id"] for line in GOOD} | set(BROKEN)
@@ -145,12 +145,12 @@ def test_a_replay_that_dies_before_it_closes_its_rows_is_completed_by_another(
 
 
 def test_messages_mended_into_a_report_that_is_there_are_duplicates(
-    output: Path, mended: Path, typed: Typed
+    output: Path, corrected: Path, typed: Typed
 ) -> None:
-    lines = [json.loads(line) | {"data": report(9001)} for line in mended.read_text().splitlines()]
-    write(mended, [json.dumps(line).encode() for line in lines if line["message_id"] in ("text", "range")])
+    lines = [json.loads(line) | {"data": report(9001)} for line in corrected.read_text().splitlines()]
+    write(corrected, [json.dumps(line).encode() for line in lines if line["message_id"] in ("text", "range")])
     before = reconciled(output, typed)
-    assert typed("quarantine", "replay", output, "--input", mended)[0] == 0
+    assert typed("quarantine", "replay", output, "--input", corrected)[0] == 0
     after = reconciled(output, typed)
     changes = {
         name: after[name] - before[name] for name in ("received", "reports", "duplicates", "quarantined")
@@ -158,15 +158,15 @@ def test_messages_mended_into_a_report_that_is_there_are_duplicates(
     assert changes == {"received": 0, "reports": 1, "duplicates": 1, "quarantined": -2}
 
 
-def test_a_message_that_is_mended_twice_is_taken_once(output: Path, mended: Path, typed: Typed) -> None:
+def test_a_message_that_is_mended_twice_is_taken_once(output: Path, corrected: Path, typed: Typed) -> None:
     line = next(
         json.loads(line)
-        for line in mended.read_text().splitlines()
+        for line in corrected.read_text().splitlines()
         if json.loads(line)["message_id"] == "range"
     )
     versions = [line | {"data": report(9002, accuracy=accuracy)} for accuracy in (0.5, 0.6)]
-    write(mended, [json.dumps(version).encode() for version in versions])
-    code, out, err = typed("quarantine", "replay", output, "--input", mended)
+    write(corrected, [json.dumps(version).encode() for version in versions])
+    code, out, err = typed("quarantine", "replay", output, "--input", corrected)
     assert (code, "1 replayed" in out, "test/range" in err) == (1, True, True)
     reconciled(output, typed)
     assert [row["accuracy"] for row in rows(output, REPORTS) if row["message_id"] == "range"] == [0.5]
@@ -193,7 +193,7 @@ def without_hour(output: Path, hour: int, typed: Typed) -> None:
 
 
 @pytest.fixture
-def lost(output: Path, mended: Path, typed: Typed) -> Path:
+def lost(output: Path, corrected: Path, typed: Typed) -> Path:
     """An output whose replayed message, received in the hour after its report was recorded, lost that
     report."""
     refused = report(9100, NOON + timedelta(minutes=59, seconds=58), accuracy=7)
@@ -203,8 +203,8 @@ def lost(output: Path, mended: Path, typed: Typed) -> Path:
     )
     lost = output.with_name("lost")
     assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", lost)[0] == 0
-    write(mended, [envelope(refused | {"accuracy": 0.9}, "across")])
-    assert typed("quarantine", "replay", lost, "--input", mended)[0] == 0
+    write(corrected, [envelope(refused | {"accuracy": 0.9}, "across")])
+    assert typed("quarantine", "replay", lost, "--input", corrected)[0] == 0
     assert (fates(lost)["across"], reconciled(lost, typed)["quarantined"]) == (
         "report",
         len(refusals(lost)) - 1,
@@ -219,7 +219,7 @@ def refusals(output: Path) -> list[dict[str, Any]]:
 
 
 def test_a_replayed_message_whose_report_is_gone_is_missing_and_can_be_replayed_again(
-    lost: Path, mended: Path, typed: Typed
+    lost: Path, corrected: Path, typed: Typed
 ) -> None:
     code, out, _ = typed("reconcile", lost, "--input", lost.with_name("a.ndjson"), "--json")
     assert (code, json.loads(out)["missing"], "test across); run `kpiflow quarantine replay`" in out) == (
@@ -228,7 +228,7 @@ def test_a_replayed_message_whose_report_is_gone_is_missing_and_can_be_replayed_
         True,
     )
     assert "test/across" in typed("quarantine", "show", lost, "across")[1]
-    code, out, _ = typed("quarantine", "replay", lost, "--input", mended)
+    code, out, _ = typed("quarantine", "replay", lost, "--input", corrected)
     assert (code, "1 replayed" in out, fates(lost)["across"]) == (0, True, "report")
     reconciled(lost, typed)
     (row,) = [row for row in refusals(lost) if row["message_id"] == "across"]

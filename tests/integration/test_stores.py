@@ -15,7 +15,7 @@ from tests.s3 import S3Server
 
 @pytest.fixture(scope="module", params=["s3", "bigquery"])
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a store that is yet empty, without the end of its name."""
+    """The URL of an empty store, without the end of its name."""
     if request.param == "s3":
         with S3Server() as server:
             server.make_bucket("bucket")
@@ -66,10 +66,10 @@ def test_what_is_replayed_goes_to_every_output(
 ) -> None:
     folder = tmp_path / "out"
     assert typed("backfill", "--input", *parts, "--output", folder, "--output", place)[0] == 0
-    mended = tmp_path / "mended.ndjson"
-    assert typed("quarantine", "show", folder, "--export", mended)[0] == 0
-    mended.write_text(mended.read_text().replace('\\"accuracy\\": 2', '\\"accuracy\\": 0.9'))
-    code, told, err = typed("quarantine", "replay", folder, "--input", mended, "--also", place)
+    corrected = tmp_path / "corrected.ndjson"
+    assert typed("quarantine", "show", folder, "--export", corrected)[0] == 0
+    corrected.write_text(corrected.read_text().replace('\\"accuracy\\": 2', '\\"accuracy\\": 0.9'))
+    code, told, err = typed("quarantine", "replay", folder, "--input", corrected, "--also", place)
     assert code == 0, err
     assert not told.startswith("0 replayed")
     assert typed("parity", folder, place, "--identity")[0] == 0

@@ -1,7 +1,7 @@
 """Whether a rival's tables say the same as kpiflow's, row by row.
 
 Quartiles are exact with the rivals and of buckets with kpiflow, so these may lie a bucket apart, fences
-seven, and a flag may be another where its value lies that near to its fence. Percentiles may differ by 1 %,
+seven, and a flag may be another where its value is that near to its fence. Percentiles may differ by 1 %,
 sums and means by 1e-9. All else is equal.
 
     python -m tests.benchmarks.rivals.equal KPIFLOWS THEIRS

@@ -1,6 +1,6 @@
 """The job of `kpiflow backfill` in Polars, with kpiflow's default settings.
 
-Columns judge what they can; the few rows that they cannot vouch for go through `strict`, one by one.
+Columns judge what they can; the few rows that they cannot decide go through `strict`, one by one.
 
     python -m tests.benchmarks.rivals.polars_job FOLDER --output FOLDER
 """
@@ -239,13 +239,13 @@ def flagged(reports: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def beyond(column: str, fence: str, below: bool = False) -> pl.Expr:
-    """Whether a value lies outside a fence; without one, not."""
+    """Whether a value is outside a fence; without one, not."""
     outside = pl.col(column) < pl.col(fence) if below else pl.col(column) > pl.col(fence)
     return outside.fill_null(False)
 
 
 def enriched(reports: pl.LazyFrame) -> pl.LazyFrame:
-    """What can be told from a report alone."""
+    """What follows from a report alone."""
     seconds, moved = pl.col("latency_ms") / 1000, pl.col("network_bytes") / 1e6
     memory = pl.min_horizontal(pl.lit(1.0), pl.col("memory_mb") / pl.col("available_memory_mb"))
     use, score = (pl.col("cpu_usage") + memory) / 2, pl.col("accuracy") * 1000 / (1000 + pl.col("latency_ms"))

@@ -40,7 +40,7 @@ RENAME = Path.replace
 PR_SET_PDEATHSIG = 1
 WORKER = "--worker" in sys.orig_argv
 HOLDING = threading.Event()
-"""Whether this worker stands still."""
+"""Whether this worker is stopped."""
 FAULTS: list[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "[]")) if WORKER else []
 
 Edit = Callable[[Any], Any]
@@ -153,10 +153,10 @@ def patch(module: ModuleType) -> None:
 
 
 def die_with(parent: int) -> None:
-    """End this process once its parent has ended, unless it stands still.
+    """End this process once its parent has ended, unless it is stopped.
 
     The kernel does this for every worker. The signal belongs to the thread that asked for it, so it has to be
-    given up at the start, before it is known which worker will stand still.
+    given up at the start, before it is known which worker will be stopped.
     """
     while os.getppid() == parent or HOLDING.is_set():
         time.sleep(0.05)
