@@ -1,4 +1,7 @@
-"""Where tables go: each `--output` is a URL whose scheme chooses the kind of place. Every kind that there is stands in SCHEMES."""
+"""Outputs: each `--output` is a folder or a URL, whose scheme selects the kind of sink.
+
+SCHEMES lists all kinds.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,23 +19,23 @@ from transforms.sinks.parquet.storage import LocalFolder
 from transforms.sinks.sink import Sink, Store
 
 
-def _folder(url: SplitResult, settings: Settings) -> Sink:
+def _make_folder(url: SplitResult, settings: Settings) -> Sink:
     return folder_outputs(Path(unquote(url.path)), settings).main
 
 
-def _objects(url: SplitResult, settings: Settings) -> Sink:
+def _make_objects(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.parquet.object_storage import ObjectStorage
 
     return ParquetFiles(ObjectStorage.from_url(url), settings.file_minutes, settings.flush_seconds)
 
 
-def _bigquery(url: SplitResult, settings: Settings) -> Sink:
+def _make_bigquery(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.bigquery.bigquery_store import BigQuery
 
     return BigQuery.from_url(url, settings.warehouse_seconds)
 
 
-def _victoriametrics(url: SplitResult, settings: Settings) -> Sink:
+def _make_victoriametrics(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics
 
     secrets = (settings.victoriametrics_password, settings.victoriametrics_token)
@@ -42,17 +45,17 @@ def _victoriametrics(url: SplitResult, settings: Settings) -> Sink:
     )
 
 
-def _influxdb(url: SplitResult, settings: Settings) -> Sink:
+def _make_influxdb(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.timeseries.influxdb import InfluxDB
 
     if settings.influxdb_token is None:
-        raise WrongUse("InfluxDB asks for a token", "set KPIFLOW_INFLUXDB_TOKEN in the environment")
+        raise WrongUse("InfluxDB needs a token", "set KPIFLOW_INFLUXDB_TOKEN in the environment")
     return InfluxDB.from_url(url, settings.influxdb_token.get_secret_value(), settings.flush_seconds)
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A kind of place: how its URLs look, what makes a Sink of one, and the extra that brings what it needs."""
+    """A kind of output: the form of its URLs, what makes a sink of one, and the pip extra that it needs."""
 
     form: str
     make: Callable[[SplitResult, Settings], Sink]
@@ -60,23 +63,23 @@ class Scheme:
 
 
 SCHEMES = {
-    "file": Scheme("a folder", _folder),
-    "s3": Scheme("s3://BUCKET/PREFIX", _objects, "objects"),
-    "gs": Scheme("gs://BUCKET/PREFIX", _objects, "objects"),
-    "bigquery": Scheme("bigquery://PROJECT/DATASET", _bigquery, "bigquery"),
-    "victoriametrics+http": Scheme("victoriametrics+http://HOST:PORT", _victoriametrics, "timeseries"),
-    "victoriametrics+https": Scheme("victoriametrics+https://HOST:PORT", _victoriametrics, "timeseries"),
-    "influxdb+http": Scheme("influxdb+http://HOST:PORT/BUCKET?org=ORG", _influxdb, "timeseries"),
-    "influxdb+https": Scheme("influxdb+https://HOST:PORT/BUCKET?org=ORG", _influxdb, "timeseries"),
+    "file": Scheme("a folder", _make_folder),
+    "s3": Scheme("s3://BUCKET/PREFIX", _make_objects, "objects"),
+    "gs": Scheme("gs://BUCKET/PREFIX", _make_objects, "objects"),
+    "bigquery": Scheme("bigquery://PROJECT/DATASET", _make_bigquery, "bigquery"),
+    "victoriametrics+http": Scheme("victoriametrics+http://HOST:PORT", _make_victoriametrics, "timeseries"),
+    "victoriametrics+https": Scheme("victoriametrics+https://HOST:PORT", _make_victoriametrics, "timeseries"),
+    "influxdb+http": Scheme("influxdb+http://HOST:PORT/BUCKET?org=ORG", _make_influxdb, "timeseries"),
+    "influxdb+https": Scheme("influxdb+https://HOST:PORT/BUCKET?org=ORG", _make_influxdb, "timeseries"),
 }
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """All places that a job writes to.
+    """All outputs of a job.
 
-    `main` is the first that keeps tables: a job goes on from what it holds. `folders` are those on this machine, each of which
-    a job holds; what a backfill spools is in the first.
+    `main` is the first store: a job continues from its rows. `folders` are those on this machine: a job locks
+    each of them, and a backfill spools into the first.
     """
 
     sinks: tuple[Sink, ...]
@@ -91,7 +94,7 @@ class Outputs:
 
     @property
     def gather_seconds(self) -> int:
-        """How long rows may be gathered before the slowest sink gets them."""
+        """Seconds for which rows may be collected before the slowest sink gets them."""
         return max(sink.gather_seconds for sink in self.sinks)
 
     @property
@@ -104,36 +107,36 @@ class Outputs:
 
 
 def parse_sink(text: str, settings: Settings) -> Sink:
-    """The sink that an `--output` means; it is not connected to.
+    """The sink that an `--output` means, without connecting to it.
 
     Raises:
-        WrongUse: there is no such kind of place, its URL has another form, or what it needs is not installed.
+        WrongUse: the kind is unknown, the URL has another form, or a package is not installed.
     """
     url = urlsplit(text if "://" in text else Path(text).absolute().as_uri())
     scheme = SCHEMES.get(url.scheme)
     if scheme is None:
         forms = ", ".join(dict.fromkeys(each.form for each in SCHEMES.values()))
-        raise WrongUse(f"--output {text}: no place is called {url.scheme}://", f"one of {forms}")
+        raise WrongUse(f"--output {text}: there is no kind of output {url.scheme}://", f"give one of {forms}")
     try:
         return scheme.make(url, settings)
     except ValueError as error:
         raise WrongUse(f"--output {text}: {error}", f"write it as {scheme.form}") from error
     except ImportError as error:
-        mend = f"pip install 'kpiflow[{scheme.extra}]'"
-        raise WrongUse(f"{url.scheme}:// needs {error.name}, which is not installed", mend) from error
+        fix = f"pip install 'kpiflow[{scheme.extra}]'"
+        raise WrongUse(f"{url.scheme}:// needs {error.name}, which is not installed", fix) from error
 
 
 def parse_outputs(texts: Sequence[str], settings: Settings) -> Outputs:
-    """The places of a job, none of them connected to.
+    """The outputs of a job, without connecting to them.
 
     Raises:
-        WrongUse: a URL means nothing, or no place keeps tables.
+        WrongUse: a URL is invalid, or no output is a store.
     """
     outputs = Outputs(tuple(parse_sink(text, settings) for text in dict.fromkeys(texts)))
     if not any(isinstance(each, Store) for each in outputs.sinks):
         raise WrongUse(
-            f"{outputs} keeps no tables, so that a job could not go on from what it wrote",
-            "give an output that does too: a folder, s3://, gs:// or bigquery://",
+            f"{outputs} keeps no tables, so a job could not continue from what it wrote",
+            "also give an output that does: a folder, s3://, gs:// or bigquery://",
         )
     return outputs
 
@@ -141,48 +144,48 @@ def parse_outputs(texts: Sequence[str], settings: Settings) -> Outputs:
 def open_outputs(
     texts: Sequence[str], settings: Settings, create: bool = True, file_minutes: int = 30
 ) -> tuple[Outputs, Settings]:
-    """The places of a job, each of its stores described and ready; and the settings to write them with.
+    """The outputs of a job, with each store described and ready, and the settings to write them with.
 
     Raises:
-        WrongUse: a URL means nothing, no place keeps tables, or a store cannot be used or was written under other settings.
+        WrongUse: a URL is invalid, no output is a store, or a store cannot be used or has other settings.
     """
     sinks = list(parse_outputs(texts, settings).sinks)
-    fitted = settings
-    for place, each in enumerate(sinks):
+    written_with = settings
+    for number, each in enumerate(sinks):
         if isinstance(each, Store):
-            sinks[place], own = open_store(each, settings, create, file_minutes)
-            fitted = own if fitted is settings else fitted
-    return Outputs(tuple(sinks)), fitted
+            sinks[number], own = open_store(each, settings, create, file_minutes)
+            written_with = own if written_with is settings else written_with
+    return Outputs(tuple(sinks)), written_with
 
 
 def folder_outputs(folder: Path, settings: Settings) -> Outputs:
-    """A folder of this machine as the only output."""
+    """A folder on this machine as the only output."""
     return Outputs((ParquetFiles(LocalFolder(folder), settings.file_minutes, settings.flush_seconds),))
 
 
-def local_folder(place: Sink) -> Path | None:
-    """The folder of this machine that a sink is, if it is one."""
-    if isinstance(place, ParquetFiles) and isinstance(place.storage, LocalFolder):
-        return place.storage.path
+def local_folder(sink: Sink) -> Path | None:
+    """The folder of a sink, if it is a folder on this machine."""
+    if isinstance(sink, ParquetFiles) and isinstance(sink.storage, LocalFolder):
+        return sink.storage.path
     return None
 
 
 @contextmanager
 def open_for_reading(text: str, settings: Settings) -> Iterator[Path]:
-    """An output as a folder of files: itself, whatever it holds, or a copy that lasts as long as the block.
+    """Yields an output as a folder of files: the folder itself, or a temporary copy.
 
     Raises:
-        WrongUse: it is elsewhere, and no output or cannot be read.
+        WrongUse: an output that is not a folder does not exist or cannot be read.
     """
-    place = parse_sink(text, settings)
-    if (folder := local_folder(place)) is not None:
+    sink = parse_sink(text, settings)
+    if (folder := local_folder(sink)) is not None:
         yield folder
         return
-    if not isinstance(place, Store):
-        raise WrongUse(f"{place.name} keeps no tables", "name a folder, s3://, gs:// or bigquery://")
+    if not isinstance(sink, Store):
+        raise WrongUse(f"{sink.name} keeps no tables", "name a folder, s3://, gs:// or bigquery://")
     with TemporaryDirectory(prefix="kpiflow-") as copy:
         with translate_sink_errors():
-            if place.read_description() is None:
-                raise WrongUse(f"there is no output in {place.name}", "`kpiflow backfill --output` makes one")
-            place.copy_to(Path(copy))
+            if sink.read_description() is None:
+                raise WrongUse(f"there is no output in {sink.name}", "`kpiflow backfill --output` makes one")
+            sink.copy_to(Path(copy))
         yield Path(copy)

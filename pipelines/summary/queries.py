@@ -218,7 +218,7 @@ def _join_hours(
 
 
 def _find_example(output: Path, metric: str, by_hour: pa.Table) -> Outlier | None:
-    """The flagged value farthest beyond its fence in the newest hour with a flag, or the smallest report_id."""
+    """The flagged value farthest beyond its fence in the newest hour with a flag, then by report_id."""
     hour = pc.max(by_hour["hour"].filter(pc.greater(by_hour[metric], 0))).as_py()
     value, low, high = METRIC_COLUMNS[metric], f"{metric}_low_fence", f"{metric}_high_fence"
     numbers = [value, low, high, f"{metric}_q1", f"{metric}_q3", "baseline_n"]

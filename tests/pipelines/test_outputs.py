@@ -18,7 +18,7 @@ def test_a_path_is_a_folder_whatever_its_characters(tmp_path: Path) -> None:
 
 
 def test_an_unknown_scheme_lists_the_known_ones() -> None:
-    with pytest.raises(WrongUse, match="no place is called ftp://") as refused:
+    with pytest.raises(WrongUse, match="there is no kind of output ftp://") as refused:
         parse_sink("ftp://host/x", Settings())
     assert all(scheme.form in refused.value.fix for scheme in SCHEMES.values())
 

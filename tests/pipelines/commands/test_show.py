@@ -14,9 +14,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pipelines.cli import run
-from pipelines.commands.show import EIGHTHS, Whisker, pictures, sparkline
 from pipelines.summary.queries import summarise
 from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
+from pipelines.summary.terminal import EIGHTHS, Whisker, draw_sparkline, draw_summary
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import EIGHT, NINE, flagged, hourly, message, report, store
 
@@ -66,7 +66,7 @@ def many_hours(count: int) -> Summary:
 
 def drawn(summary: Summary, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), soft_wrap=True, highlight=False)
-    for part in pictures(summary, width):
+    for part in draw_summary(summary, width):
         console.print(part)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -192,17 +192,17 @@ def at(places: list[int], reports: list[int]) -> list[Hour]:
 
 
 def test_a_sparkline_is_blank_where_nothing_came() -> None:
-    assert sparkline(at([0, 1, 4], [8, 4, 1]), 10) == "█▅  ▂"
+    assert draw_sparkline(at([0, 1, 4], [8, 4, 1]), 10) == "█▅  ▂"
 
 
 def test_a_narrow_sparkline_shows_mean_rates() -> None:
-    assert sparkline(at([0, 1, 2, 3, 4], [1, 1, 1, 1, 1]), 2) == "██"
+    assert draw_sparkline(at([0, 1, 2, 3, 4], [1, 1, 1, 1, 1]), 2) == "██"
 
 
 @given(st.sets(st.integers(0, 500), min_size=1, max_size=40), st.integers(1, 80))
 def test_a_sparkline_has_a_cell_an_hour_as_long_as_they_fit(places: set[int], width: int) -> None:
     span = max(places) - min(places) + 1
-    line = sparkline(at(sorted(places), [1] * len(places)), width)
+    line = draw_sparkline(at(sorted(places), [1] * len(places)), width)
     assert len(line) == min(width, span)
     assert line[0] != " " != line[-1]
 
