@@ -8,15 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from pipelines.connections import connect_redis
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.verify.output_description import open_store, translate_sink_errors
 from schemas.tables import FLEET
+from transforms.redis.connection import SCHEMES as REDIS_SCHEMES
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
 from transforms.sinks.sink import Sink, Store
+
+if TYPE_CHECKING:
+    from transforms.sinks.publish import LiveStreams
 
 
 def _make_folder(url: SplitResult, settings: Settings) -> Sink:
@@ -124,6 +130,19 @@ def parse_sink(text: str, settings: Settings) -> Sink:
     except ImportError as error:
         fix = f"pip install 'kpiflow[{scheme.extra}]'"
         raise WrongUse(f"{url.scheme}:// needs {error.name}, which is not installed", fix) from error
+
+
+def parse_live_streams(url: str, settings: Settings) -> "LiveStreams":
+    """The live streams of `--live`: on the server of the source, which must be Redis. It is not connected to.
+
+    Raises:
+        WrongUse: the source is another one.
+    """
+    from transforms.sinks.publish import LiveStreams
+
+    if urlsplit(url).scheme not in REDIS_SCHEMES:
+        raise WrongUse(f"--live publishes to streams of Redis, and {url} is none", "leave --live out")
+    return LiveStreams(connect_redis(url, settings), settings.live_maxlen)
 
 
 def parse_outputs(texts: Sequence[str], settings: Settings) -> Outputs:

@@ -1,28 +1,30 @@
-"""`kpiflow archive`: what Redis streams hold now, as an archive."""
+"""`kpiflow archive`: what Redis streams contain now, as an archive."""
 
 import time
 from pathlib import Path
 from typing import Annotated
 
-import redis as redis_py
+import redis
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from pipelines.assembly import connect_redis
+from pipelines.connections import connect_redis
 from pipelines.console import err, out
 from pipelines.failures import RunFailed, WrongUse
 from schemas.readers.verdicts import Limits
 from transforms.core.errors import DamagedFile, OutputFull
-from transforms.redis.connection import RedisUnavailable
 from transforms.redis.entry_ids import ZERO, parse_id
+from transforms.redis.errors import RedisUnavailable
 from transforms.sinks.archive.archive_files import REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.stream_archive import ArchiveSync
 from transforms.sources.redis.entries import batches
-from transforms.sources.redis.snapshot import Held, entries, lacks, look
+from transforms.sources.redis.positions import Stream
+from transforms.sources.redis.snapshot import lacks_entry, read_entries
+from transforms.sources.redis.stream_state import read_stream
 from transforms.validation.quarantine_rows import quarantine_misfits
 
-_AGAIN = "run the same command again: it goes on where the archive ends"
+_AGAIN = "run the same command again: it continues where the archive ends"
 
 
 def archive(
@@ -37,12 +39,12 @@ def archive(
         list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")
     ],
     output: Annotated[
-        Path, typer.Option("--output", help="Folder of the archive; made if it is not there.", metavar="DIR")
+        Path, typer.Option("--output", help="Folder of the archive; it is made if needed.", metavar="DIR")
     ],
 ) -> None:
-    """Keep what Redis streams hold now as envelopes, in a file for each hour, for `kpiflow backfill` to read.
+    """Archive what Redis streams contain now: envelopes, in a file for each hour, for `kpiflow backfill` to read.
 
-    Running it again adds what has come since. Nothing is taken out of Redis. A stream's job may write the same archive (--archive).
+    Run it again to add what has come since. Nothing is removed from Redis. A streaming job may write the same archive (--archive).
     """
     if output.exists() and not output.is_dir():
         raise WrongUse(f"{output} is a file", "give --output a folder")
@@ -51,10 +53,10 @@ def archive(
         connection.check(streams)
         with connection.client() as client:
             for stream in dict.fromkeys(streams):
-                _keep(client, stream, ArchiveWriter(output), output)
+                _archive_stream(client, stream, ArchiveWriter(output), output)
     except RedisUnavailable as error:
         raise WrongUse(str(error)) from error
-    except redis_py.RedisError as error:
+    except redis.RedisError as error:
         raise RunFailed(f"Redis at {connection.public} failed: {error}", _AGAIN) from error
     except OutputFull as error:
         raise RunFailed(str(error)) from error
@@ -62,43 +64,42 @@ def archive(
         raise RunFailed(f"cannot write {output}: {error}", _AGAIN) from error
 
 
-def _keep(client: redis_py.Redis, stream: str, writer: ArchiveWriter, output: Path) -> None:
+def _archive_stream(client: redis.Redis, key: str, writer: ArchiveWriter, output: Path) -> None:
     """Archive one stream up to its end as of now."""
-    held = look(client, stream)
-    if held is None:
+    stream = read_stream(client, key)
+    if stream is None:
         raise WrongUse(
-            f"there is no stream {stream}",
+            f"there is no stream {key}",
             "correct --stream, or --redis: a URL ends in the number of its database",
         )
     began = time.perf_counter()
-    added = refused = 0
-    after = writer.find_last(stream) or ZERO
-    if lacks(client, stream, held, after):
+    added = rejected = 0
+    after = writer.find_last(key) or ZERO
+    if lacks_entry(client, key, stream, after):
         err.print(
-            f"{stream} no longer has the entry {after}, the last in the archive: it is read from its beginning"
+            f"{key} no longer has the entry {after}, the last in the archive: it is read from its beginning"
         )
         after = ZERO
-    with Progress(*_columns(stream), console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(stream, total=_left(held, after))
-        for found in entries(client, stream, held.last, after):
-            messages, bad = batches(stream, found)
-            refused += writer.append(
-                quarantine_misfits(bad, Limits()), REFUSED
-            )  # first: the next run goes on after the last message
+    with Progress(*_columns(key), console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(key, total=_count_left(stream, after))
+        for entries in read_entries(client, key, stream.last, after):
+            messages, bad = batches(key, entries)
+            # Rejected entries first: the next run continues after the last message.
+            rejected += writer.append(quarantine_misfits(bad, Limits()), REFUSED)
             added += writer.append(messages)
-            bar.advance(task, len(found))
-    ArchiveSync(output).sync([stream])
-    without = f", {refused:,} of them without data" if refused else ""
+            bar.advance(task, len(entries))
+    ArchiveSync(output).sync([key])
+    without = f", {rejected:,} of them without data" if rejected else ""
     seconds = time.perf_counter() - began
-    out.print(f"{added + refused:,} new entries of {stream}{without} -> {output} in {seconds:.1f} s")
+    out.print(f"{added + rejected:,} new entries of {key}{without} -> {output} in {seconds:.1f} s")
 
 
-def _columns(stream: str) -> tuple[TextColumn, BarColumn, MofNCompleteColumn]:
-    return TextColumn(stream, markup=False), BarColumn(), MofNCompleteColumn()
+def _columns(key: str) -> tuple[TextColumn, BarColumn, MofNCompleteColumn]:
+    return TextColumn(key, markup=False), BarColumn(), MofNCompleteColumn()
 
 
-def _left(held: Held, after: str) -> int | None:
+def _count_left(stream: Stream, after: str) -> int | None:
     """How many entries there are after an id, where that is known."""
-    if held.first is None or parse_id(held.last) <= parse_id(after):
+    if stream.first is None or parse_id(stream.last) <= parse_id(after):
         return 0
-    return held.length if parse_id(after) < parse_id(held.first) else None
+    return stream.length if parse_id(after) < parse_id(stream.first) else None

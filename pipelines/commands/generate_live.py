@@ -10,7 +10,7 @@ from threading import Event
 from types import FrameType
 from typing import Any
 
-from pipelines.assembly import connect_redis
+from pipelines.connections import connect_redis
 from pipelines.console import out
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.progress import show_count
@@ -21,7 +21,7 @@ from pipelines.synthetic.live import Run, plan
 from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.reports import Scenario
 from pipelines.synthetic.sending import Sender
-from transforms.redis.connection import RedisUnavailable
+from transforms.redis.errors import RedisUnavailable
 
 
 def send(

@@ -1,29 +1,28 @@
 """`kpiflow reconcile`: proof that every message has exactly one fate."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import pyarrow as pa
-import redis as redis_py
 import typer
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.assembly import connect_redis
 from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
-from pipelines.inputs import find_archives
 from pipelines.outputs import open_for_reading
+from pipelines.settings import Settings
+from pipelines.sources import Request, parse_live_source, parse_source
 from pipelines.verify.output_description import stored_settings
-from pipelines.verify.reconcile import GO_ON, Messages, Track, Unreadable, Verdict
+from pipelines.verify.reconcile import GO_ON, READ_AGAIN, Messages, Unreadable, Verdict
 from pipelines.verify.reconcile import reconcile as check
-from pipelines.verify.stream_messages import messages as held_messages
-from transforms.redis.connection import Connection, RedisUnavailable
-from transforms.sources.archives.archive_reader import Files, read
-from transforms.sources.archives.archive_reader import Unreadable as UnreadableFile
-from transforms.sources.redis.snapshot import look
+from pipelines.verify.source_messages import read_gaps, read_messages
+from transforms.core.errors import Refused, Unavailable
+from transforms.sources.source import Snapshot, Source
 
 BRING_REST = (
     "for what is missing even then, run `kpiflow archive` into a new folder and a backfill of that folder"
@@ -36,7 +35,7 @@ def reconcile(
     output: Annotated[
         str,
         typer.Argument(
-            metavar="OUT", help="Output that no run is writing to: a folder, s3://, gs:// or bigquery://."
+            metavar="OUT", help="Output that no job is writing to: a folder, s3://, gs:// or bigquery://."
         ),
     ],
     inputs: Annotated[
@@ -46,7 +45,8 @@ def reconcile(
         ),
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--redis", help="The server whose streams were read.", metavar="URL")
+        str | None,
+        typer.Option("--redis", "--source", help="The source whose streams were read.", metavar="URL"),
     ] = None,
     streams: Annotated[
         list[str] | None,
@@ -63,35 +63,40 @@ def reconcile(
         bool, typer.Option("--json", help="Print the counts and the problems as JSON.")
     ] = False,
 ) -> None:
-    """Check that every message is in exactly one table, and that no file was changed, removed or put elsewhere.
+    """Check that every message is in exactly one table, and that no file was changed, removed or moved.
 
-    The tables alone show most of it. With --input or --redis, the source itself is compared: only then can a message that is in no
-    table, and a lost file of quarantined or duplicate messages, be seen. Of a stream that is what it holds now, and what left it.
-    An output that was filled from streams and from archives is compared with both. Messages that a stopped job has not committed
-    and not written are no problem: they are counted, and it goes on with them.
+    The tables alone show most of it. With --input or --redis, they are compared with the source too: only that shows a message that
+    is in no table, and a lost file of quarantined or duplicate messages. A stream is compared by what it contains now and what has
+    left it. If an output was filled from streams and from archives, give both. Messages that a stopped job has not committed and
+    not written are no problem: they are counted, and it goes on with them.
     """
     if bool(url) != bool(streams):
         raise WrongUse(
             "--redis and --stream go together", "give the server and the keys of the streams that were read"
         )
+    settings: Settings = ctx.obj.settings()
     with (
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
-        open_for_reading(output, ctx.obj.settings()) as folder,
+        open_for_reading(output, settings) as folder,
+        ExitStack() as opened,
     ):
 
         def track(sequence: Sequence[Any], what: str) -> Iterable[Any]:
             return bar.track(sequence, description=what)
 
-        archived = (
-            _messages(find_archives(inputs), bar, stored_settings(folder)["max_payload_bytes"])
-            if inputs
-            else None
-        )
+        sources: list[Source] = []
         if url and streams:
-            read_from = _Streams(connect_redis(url, ctx.obj.settings()), list(dict.fromkeys(streams)), group)
-            verdict = _with_streams(folder, read_from, archived, state, bar, track)
-        else:
-            verdict = check(folder, archived, track, home=state)
+            sources.append(parse_live_source(url, streams, group, settings))
+        if inputs:
+            stored = {"max_payload_bytes": stored_settings(folder)["max_payload_bytes"]}
+            sources.append(parse_source(Request(tuple(inputs)), settings.model_copy(update=stored)))
+        snapshots = [_open_snapshot(source, folder, opened) for source in sources]
+        messages = _read_all(snapshots, folder, bar) if snapshots else None
+        read_again = f"{GO_ON}; {BRING_REST}" if streams else READ_AGAIN
+        try:
+            verdict = check(folder, messages, track, streams, read_again, state)
+        except Unavailable as error:
+            raise RunFailed(str(error), "run the same command again") from error
     if as_json:
         print_json(verdict.as_json())
     else:
@@ -101,57 +106,22 @@ def reconcile(
         raise CheckFailed(f"{output} does not reconcile: {count} problem{'s' * (count > 1)}")
 
 
-class _Streams(NamedTuple):
-    """Some streams of a Redis server, and the consumer group of the job that read them."""
-
-    connection: Connection
-    keys: list[str]
-    group: str
-
-
-def _with_streams(
-    output: Path, streams: _Streams, archived: Messages | None, home: Path | None, bar: Progress, track: Track
-) -> Verdict:
-    """Compare with what the streams hold and, where archives were read too, with these."""
-    connection, keys, group = streams
+def _open_snapshot(source: Source, output: Path, opened: ExitStack) -> Snapshot:
     try:
-        connection.check(keys)
-        with connection.client() as client:
-            found = {stream: look(client, stream) for stream in keys}
-            missing = [stream for stream, held in found.items() if held is None]
-            if missing:
-                raise WrongUse(
-                    f"there is no stream {', '.join(missing)}",
-                    "correct --stream, or --redis; an output whose stream was deleted can only be checked by itself",
-                )
-            task = bar.add_task("streams", total=sum(held.length for held in found.values() if held))
-
-            def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
-                yield from held_messages(client, keys, group, output, lambda count: bar.advance(task, count))
-                yield from archived(unreadable) if archived else ()
-
-            return check(output, messages, track, keys, f"{GO_ON}; {BRING_REST}", home)
-    except RedisUnavailable as error:
+        return opened.enter_context(source.snapshot(read_gaps(output)))
+    except (Unavailable, Refused) as error:
         raise WrongUse(str(error)) from error
-    except redis_py.RedisError as error:
-        raise RunFailed(
-            f"Redis at {connection.public} failed: {error}", "run the same command again"
-        ) from error
 
 
-def _messages(files: Files, bar: Progress, payload_bytes: int) -> Messages:
-    def messages(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
-        task = bar.add_task("source", total=files.total_bytes)
-        for block in read(
-            files, on_bytes=lambda count: bar.advance(task, count), payload_bytes=payload_bytes
-        ):
-            if isinstance(block, UnreadableFile):
-                unreadable(block.file, block.reason)
-            else:
-                yield block.raw
-                yield block.bad
+def _read_all(snapshots: Sequence[Snapshot], output: Path, bar: Progress) -> Messages:
+    """What reads the messages of all snapshots, one after the other, and shows how far it is."""
+    tasks = [bar.add_task("source", total=snapshot.size) for snapshot in snapshots]
 
-    return messages
+    def read(unreadable: Unreadable) -> Iterator[pa.RecordBatch]:
+        for snapshot, task in zip(snapshots, tasks):
+            yield from read_messages(snapshot, output, partial(bar.advance, task), unreadable)
+
+    return read
 
 
 def _print(verdict: Verdict) -> None:

@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.commands.status import ago, count, size, written
+from pipelines.commands.status import describe_count, describe_sink, describe_size, describe_time
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, WrongUse
-from pipelines.jobs.job_status import Health, health
+from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import Job, Progress
 from pipelines.jobs.stream import stream as run
 from pipelines.settings import Settings
@@ -199,7 +199,7 @@ def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
     rate = _Rate()
     if err.is_terminal:
         with Live(console=err, refresh_per_second=4, transient=True) as view:
-            yield lambda progress: view.update(_table(progress, health(home), rate))
+            yield lambda progress: view.update(_table(progress, read_health(home), rate))
         return
     told: list[tuple[float, str, str | None]] = []
 
@@ -211,7 +211,7 @@ def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
             or (progress.state, progress.failure) != told[-1][1:]
         ):
             told[:] = [(now, progress.state, progress.failure)]
-            err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, health(home), rate)))
+            err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, read_health(home), rate)))
 
     yield line
 
@@ -242,18 +242,18 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
     for why in progress.left_out:
         yield "warning", f"{why}; went on from {progress.restored_from}"
     yield "read", f"{found.read:,} messages, {rate(found.read):,.0f}/s"
-    yield "lag", count(found.lag)
-    for place in found.places:
-        if place.lost:
-            yield place.stream, f"{place.lost:,} entries were gone before they were read"
+    yield "lag", describe_count(found.lag)
+    for stream in found.streams:
+        if stream.lost:
+            yield stream.stream, f"{stream.lost:,} entries were gone before they were read"
     for sink in found.sinks:
         if sink.waiting_since:
-            yield sink.name, written(sink, found, now)
-    yield "watermark", ago(found.watermark, now)
+            yield sink.name, describe_sink(sink, found, now)
+    yield "watermark", describe_time(found.watermark, now)
     if progress.checkpoints:
         yield (
             "checkpoint",
-            f"{progress.checkpoints}, {size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} "
+            f"{progress.checkpoints}, {describe_size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} "
             f"s old",
         )
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import typer
 from rich.table import Table
 
-from pipelines.assembly import count_bytes
 from pipelines.console import err, out, print_json, style_head
 from pipelines.failures import CheckFailed
 from pipelines.graph import load_report_schema, make_rules
@@ -18,6 +17,7 @@ from pipelines.settings import Settings
 from transforms.core import stage_counters
 from transforms.history.dedup import INPUTS, deduplicate
 from transforms.sources.archives.archive_reader import Files, Unreadable, read
+from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 from transforms.validation.validate import judge_messages
 

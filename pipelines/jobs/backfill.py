@@ -12,19 +12,21 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.assembly import Archives, Spooled, choose_sinks, choose_sources, count_bytes
+from pipelines.assembly import ReadSource, Spooled, choose_sinks, choose_sources
 from pipelines.failures import WrongUse
 from pipelines.graph import build, make_rules
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.time_slices import Spool
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
+from pipelines.sources import archives_of
 from runners import direct
 from transforms.core import stage_counters
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_reader import Files, Unreadable, read
+from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 REPORT_BYTES = 600
@@ -59,7 +61,8 @@ def fill(
 ) -> Results:
     """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
     if _about_rows(files) <= settings.slice_reports:
-        return _run(Archives(files, settings), outputs, settings, span, beam_options)
+        messages = ReadSource(archives_of(files, settings).read(), settings)
+        return _run(messages, outputs, settings, span, beam_options)
     with _spooled(files, next(iter(outputs.folders), None), settings) as (spool, refused, results):
         for paths in spool.slices(settings.slice_reports) or [[]]:
             results += _run(Spooled(paths, refused), outputs, settings, span, beam_options)
@@ -68,7 +71,7 @@ def fill(
 
 
 def _run(
-    messages: Archives | Spooled,
+    messages: ReadSource | Spooled,
     outputs: Outputs,
     settings: Settings,
     span: Span,

@@ -10,14 +10,16 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 
-from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
+from pipelines.assembly import ReadSource, gather_sinks, time_stream
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.stream import for_stream
-from pipelines.outputs import Outputs, open_outputs, parse_outputs
+from pipelines.outputs import Outputs, open_outputs, parse_live_streams, parse_outputs
 from pipelines.settings import Settings
+from pipelines.sources import parse_live_source
 from runners import dataflow
-from transforms.redis.connection import GroupTaken, Lease, RedisUnavailable
+from transforms.core.errors import Unavailable
+from transforms.sources.source import GroupTaken, LiveSource, Reading
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,19 @@ def submit(job: CloudJob, settings: Settings) -> str | None:
     """Start the job and return the URL of its page. None if only a template of it was written.
 
     Raises:
-        WrongUse: `dry_run` finds a problem; Redis or an output cannot be used; another job has the group.
+        WrongUse: `dry_run` finds a problem; the source or an output cannot be used; another job has the group.
         RunFailed: Google Cloud does not accept it.
     """
     flags = _complete_flags(job)
     if problems := dry_run(job, settings):
         raise WrongUse(f"Dataflow cannot run this: {problems[0]}", "`--dry-run` shows every problem")
-    connection = connect_redis(job.url, settings)
+    source = _parse_source(job, settings)
     try:
-        connection.check(job.streams)
+        source.verify_access()
         outputs, settings = open_outputs(job.outputs, _spread(settings, flags), file_minutes=1)
-        name = dataflow.read_option(flags, "job_name")
-        Lease(connection, job.group, job.streams, name).acquire()  # the job's readers renew it from then on
+        source.lease(dataflow.read_option(flags, "job_name")).acquire()  # the job's readers renew it
         return dataflow.submit(_translate(job, outputs, settings, flags), flags)
-    except (RedisUnavailable, GroupTaken) as error:
+    except (Unavailable, GroupTaken) as error:
         raise WrongUse(str(error)) from error
     except dataflow.NotSubmitted as error:
         raise RunFailed(str(error)) from error
@@ -88,15 +89,19 @@ def _translate(job: CloudJob, outputs: Outputs, settings: Settings, flags: list[
     # Dataflow finalizes a bundle as soon as it has stored the rows itself, whether or not they are written.
     # So an entry is committed only when its rows have long been written.
     hold = max(outputs.gather_seconds, settings.patience_seconds)
-    connection = connect_redis(job.url, settings)
-    name = dataflow.read_option(flags, "job_name")
+    reading = Reading(dataflow.read_option(flags, "job_name"), hold_seconds=hold)
+    live = parse_live_streams(job.url, settings) if job.live else None
 
     def wire(root: beam.Pipeline) -> None:
-        messages = Live(connection, job.streams, job.group, settings, name, None, hold)
-        sinks = gather_sinks(outputs, settings, None, connection if job.live else None)
+        messages = ReadSource(_parse_source(job, settings).read(reading), settings)
+        sinks = gather_sinks(outputs, settings, None, live)
         build(root, Sources(messages), sinks, settings, time_stream(outputs, settings))
 
     try:
         return dataflow.translate(wire, flags)
     except dataflow.NotSubmitted as error:
         raise WrongUse(str(error)) from error
+
+
+def _parse_source(job: CloudJob, settings: Settings) -> LiveSource:
+    return parse_live_source(job.url, job.streams, job.group, settings)

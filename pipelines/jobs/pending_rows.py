@@ -1,10 +1,9 @@
 """What a stopped stream still has to write, from what it left below its output.
 
-A stream stops with a checkpoint and does not close its windows, so the newest of them may lag behind their reports until it goes
-on. After a kill the same is true of what it read since its newest checkpoint.
+A stream stops with a checkpoint and does not close its windows, so the newest of them may lag behind their reports until it
+runs again. After a kill the same is true of what it read since its newest checkpoint.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.jobs.job_status import FOLDER, JOB, READERS, reports
+from pipelines.jobs.job_status import FOLDER, READERS, JobDescription, read_reports
 from runners.flink.checkpoints import find_newest_checkpoint
 
 MARGIN_US = 60_000_000
-"""Longer than `settle_seconds` of the job, in which a report gets from its reader to the last of its windows: what is late by
-so much more still waits."""
+"""Added to `settle_seconds` of the job, in which a report gets from its reader to the last of its windows: a row that is even
+later still counts as pending."""
 REPORTED_US = 5_000_000
-"""How far a reader may be ahead of what it said last, which it does about once a second."""
+"""How far a reader may be ahead of its last status file, which it writes about once a second."""
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Reports of `streams` that were received from `since` to `until` (microseconds since 1970) may lack in windows."""
+class PendingRows:
+    """Windows may lack reports of `streams` that were received from `since` to `until` (microseconds since 1970)."""
 
     streams: tuple[str, ...]
     since: int
@@ -38,21 +37,16 @@ class Waiting:
         return own & (received >= self.since) & (received <= self.until)
 
 
-def waiting(home: Path) -> Waiting | None:
+def find_pending_rows(home: Path) -> PendingRows | None:
     """What the stream that keeps its state here still has to write; None where no stream can go on from a checkpoint."""
-    folder = home / FOLDER
+    folder, job = home / FOLDER, JobDescription.read(home)
     checkpoint = find_newest_checkpoint(folder)
-    if checkpoint is None or not (folder / JOB).is_file():
+    readers = list(read_reports(folder / READERS, "**/reader-*.json"))
+    if checkpoint is None or job is None or not readers:
         return None
-    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    readers = list(reports(folder / READERS, "**/reader-*.json"))
-    read = [
-        int(place["position"].partition("-")[0]) for reader in readers for place in reader["streams"].values()
-    ]
-    if not read:
-        return None
+    # Status files of earlier versions lack `newest`; nothing that was read arrived after their `time`.
+    newest = max(reader.get("newest", reader["time"]) or 0 for reader in readers)
     marks = [1000 * reader["watermark"] for reader in readers if reader["watermark"] is not None]
-    since = (
-        min([*marks, checkpoint.stat().st_mtime_ns // 1000]) - 1_000_000 * job["settle_seconds"] - MARGIN_US
-    )
-    return Waiting(tuple(job["depends"]["streams"]), since, 1000 * max(read) + REPORTED_US)
+    start = min([*marks, checkpoint.stat().st_mtime_ns // 1000])
+    since = start - 1_000_000 * job.settle_seconds - MARGIN_US
+    return PendingRows(job.streams, since, 1000 * newest + REPORTED_US)

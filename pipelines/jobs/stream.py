@@ -1,4 +1,4 @@
-"""The streaming job: Redis streams through the graph on Flink, into outputs, until it is stopped.
+"""The streaming job: a live source through the graph on Flink, into outputs, until it is stopped.
 
 All that a run keeps lies in `_stream` below its home, which is its first output folder unless another is given: Flink's
 checkpoints, logs, `job.json`, which says what the checkpoints belong to, and what readers and writers say of their place. The next
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from redis import RedisError
 
-from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
+from pipelines.assembly import ReadSource, gather_sinks, time_stream
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, health
+from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
-from pipelines.outputs import Outputs, open_outputs
+from pipelines.outputs import Outputs, open_outputs, parse_live_streams
 from pipelines.settings import Settings
+from pipelines.sources import parse_live_source
 from runners.direct import TakenOptionError
 from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
 from runners.flink.engine import Engine
@@ -33,14 +33,12 @@ from runners.flink.launch import FlinkFailed, run
 from runners.flink.restore import CheckpointRefused
 from runners.progress import Progress
 from transforms.core.durable_files import replace_file
+from transforms.core.errors import Unavailable
 from transforms.history.time_rules import MAX_FUTURE_SECONDS
-from transforms.redis.access import LIVE_STREAMS
-from transforms.redis.connection import Connection, GroupTaken, Lease, RedisUnavailable
-from transforms.sinks.archive.stream_archive import WriteArchive
-from transforms.sources.redis.check import refuse_unusable
-from transforms.sources.redis.reader import WATERMARK_DELAY_SECONDS
+from transforms.sinks.archive.stream_archive import StreamArchive, WriteArchive
+from transforms.sinks.publish import LiveStreams
+from transforms.sources.source import WATERMARK_DELAY_SECONDS, GroupTaken, Lease, LiveSource, Reading
 
-_RENEWAL_TIMEOUT_SECONDS = 2.0
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
 GRAPH_VERSION = 4
@@ -69,24 +67,27 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
     """Run the job until it is interrupted or, if it should, idle; `follow` is told how it does, about once a second.
 
     Raises:
-        WrongUse: an output or the group is another job's, the checkpoints belong to another graph; an output, or Redis, cannot be
-            used.
+        WrongUse: an output or the group is another job's, the checkpoints belong to another graph; an output, or the source, cannot
+            be used.
         RunFailed: the engine gave up; the same call goes on from the newest checkpoint.
         KeyboardInterrupt: it was interrupted, and a last checkpoint was made.
     """
-    connection = connect_redis(job.url, settings)
+    source = parse_live_source(job.url, job.streams, job.group, settings)
+    live = parse_live_streams(job.url, settings) if job.live else None
     refuse_unready(settings)
     try:
-        refuse_unusable(connection, job.streams, job.group, LIVE_STREAMS if job.live else ())
+        source.verify_access()
+        if live is not None:
+            live.verify_access()
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
         settings = for_stream(settings)
         job.home.mkdir(parents=True, exist_ok=True)
         with lock_folders(job.home, *outputs.folders, patience=PATIENCE) as locks:
-            owner = _described(job, outputs, connection, settings)
-            with _leased(connection, job, owner) as lease:
-                _run(job, outputs, connection, settings, lease, locks, follow)
+            owner = _described(job, outputs, source, settings)
+            with _leased(source, owner) as lease:
+                _run(job, outputs, source, live, settings, lease, locks, follow)
     except (
-        RedisUnavailable,
+        Unavailable,
         GroupTaken,
         FlinkMissing,
         TakenOptionError,
@@ -102,7 +103,8 @@ def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> 
 def _run(
     job: Job,
     outputs: Outputs,
-    connection: Connection,
+    source: LiveSource,
+    live: LiveStreams | None,
     settings: Settings,
     lease: Lease,
     locks: tuple[int, ...],
@@ -122,7 +124,7 @@ def _run(
         beam_options=job.beam_options,
         keep_open=locks,
     )
-    idle = _Idle(job.home, connection, settle_seconds(settings.flush_seconds, outputs.gather_seconds))
+    idle = _Idle(job.home, source, settle_seconds(settings.flush_seconds, outputs.gather_seconds))
 
     renewal = _Renewal(lease)
 
@@ -133,34 +135,38 @@ def _run(
             signal.raise_signal(signal.SIGINT)
 
     try:
-        run(lambda root: _build(root, job, outputs, connection, settings, lease.owner), engine, watched)
+        run(lambda root: _build(root, job, outputs, source, live, settings, lease.owner), engine, watched)
     except KeyboardInterrupt:
         if not idle.is_reached:
             raise
 
 
 def _build(
-    root: beam.Pipeline, job: Job, outputs: Outputs, connection: Connection, settings: Settings, owner: str
+    root: beam.Pipeline,
+    job: Job,
+    outputs: Outputs,
+    source: LiveSource,
+    live: LiveStreams | None,
+    settings: Settings,
+    owner: str,
 ) -> None:
     """Wire the streaming graph. Each renewal calls this again: a transform belongs to one pipeline only."""
     folder = job.home.absolute() / FOLDER
     archive = job.archive and job.archive.absolute()
-    live = Live(
-        connection, job.streams, job.group, settings, owner, folder / READERS, outputs.gather_seconds, archive
-    )
-    sources = Sources(live)
-    sinks = gather_sinks(outputs, settings, folder / SINKS, connection if job.live else None)
+    safe = None if archive is None else StreamArchive(archive)
+    reading = Reading(owner, folder / READERS, outputs.gather_seconds, safe)
+    sources = Sources(ReadSource(source.read(reading), settings))
+    sinks = gather_sinks(outputs, settings, folder / SINKS, live)
     if archive is not None:
         sinks = replace(sinks, archive=WriteArchive(archive))
     build(root, sources, sinks, settings, time_stream(outputs, settings))
 
 
 class _Renewal:
-    """Renews the lease while no reader does: as long as an output is away, or the job starts. Redis may be away too."""
+    """Renews the lease while no reader does: while an output is unavailable, or the job starts. So may be the source."""
 
     def __init__(self, lease: Lease) -> None:
-        quick = replace(lease.connection, timeout=_RENEWAL_TIMEOUT_SECONDS)
-        self._lease, self._client, self._due = lease, quick.client(patience=0), time.monotonic()
+        self._lease, self._due = lease, time.monotonic()
 
     def renew(self) -> None:
         """Renew it if it is time.
@@ -170,8 +176,8 @@ class _Renewal:
         """
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._lease.seconds / 3
-            with suppress(RedisError):
-                self._lease.renew(self._client)
+            with suppress(Unavailable):
+                self._lease.renew()
 
 
 class _Idle:
@@ -180,27 +186,23 @@ class _Idle:
     Rows can be on their way for minutes after the last message was read, where the machine is busy or outputs are slow.
     """
 
-    def __init__(self, home: Path, connection: Connection, needed: float) -> None:
-        self._home, self._needed = home, needed
-        self._client = connection.client(patience=0)  # an interruption must not wait until Redis is back
+    def __init__(self, home: Path, source: LiveSource, needed: float) -> None:
+        self._home, self._source, self._needed = home, source, needed
         self._seen, self._since = (-1, -1), time.monotonic()
         self.is_reached = False
 
     def reached(self, progress: Progress) -> bool:
-        found = health(self._home, self._client)
+        try:
+            found = read_health(self._home, self._source.read_state())
+            is_known = True
+        except Unavailable:  # the lag is what it was
+            found, is_known = read_health(self._home), False
         seen = found.read, sum(sink.rows for sink in found.sinks)
         busy = found.lag != 0 or seen != self._seen or any(sink.waiting_since for sink in found.sinks)
-        if progress.state != "running" or busy or not self._answers():
+        if progress.state != "running" or busy or not is_known:
             self._seen, self._since = seen, time.monotonic()
         self.is_reached = self.is_reached or time.monotonic() - self._since >= self._needed
         return self.is_reached
-
-    def _answers(self) -> bool:
-        """Whether Redis can be asked: else the lag is what it was."""
-        try:
-            return bool(self._client.ping())
-        except RedisError:
-            return False
 
 
 def settle_seconds(flush_seconds: int, gather_seconds: int) -> int:
@@ -243,18 +245,18 @@ def for_stream(settings: Settings) -> Settings:
 
 
 @contextmanager
-def _leased(connection: Connection, job: Job, owner: str) -> Iterator[Lease]:
+def _leased(source: LiveSource, owner: str) -> Iterator[Lease]:
     """Hold the group for this output. The readers renew the lease as they read, and this command where they cannot."""
-    lease = Lease(connection, job.group, job.streams, owner)
+    lease = source.lease(owner)
     lease.acquire()
     try:
         yield lease
     finally:
-        with suppress(RedisError):  # it runs out by itself
+        with suppress(Unavailable):  # it runs out by itself
             lease.release()
 
 
-def _described(job: Job, outputs: Outputs, connection: Connection, settings: Settings) -> str:
+def _described(job: Job, outputs: Outputs, source: LiveSource, settings: Settings) -> str:
     """Keep, or check, what the checkpoints of the job belong to; the job's own name among the owners of a group.
 
     Raises:
@@ -276,7 +278,7 @@ def _described(job: Job, outputs: Outputs, connection: Connection, settings: Set
     owner: str = before.get("owner") or uuid.uuid4().hex
     description = {
         "owner": owner,
-        "redis": connection.public,
+        "source": source.name,
         "archive": job.archive and str(job.archive),
         "settle_seconds": settle_seconds(settings.flush_seconds, outputs.gather_seconds),
         "depends": depends,

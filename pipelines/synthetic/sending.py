@@ -49,7 +49,7 @@ class Sender:
         self, connection: Connection, stream: str, stop: Event, patience: float = PATIENCE_SECONDS
     ) -> None:
         """Raises:
-        transforms.redis.connection.RedisUnavailable: it cannot be reached, or the key is not a stream.
+        transforms.redis.errors.RedisUnavailable: it cannot be reached, or the key is not a stream.
         """
         connection.check([stream])
         self._stream, self._stop, self._patience = stream, stop, patience

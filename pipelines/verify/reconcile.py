@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.jobs.pending_rows import Waiting, waiting
+from pipelines.jobs.pending_rows import PendingRows, find_pending_rows
 from pipelines.verify.fingerprints import Census, Prints, among, census
 from pipelines.verify.output_description import stored_settings
 from pipelines.verify.recount import disagreements, hours
-from pipelines.verify.stream_messages import UNCOMMITTED
 from pipelines.verify.table_scan import load, paths
 from schemas.partitioning import assign_files
 from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
@@ -27,6 +26,7 @@ from transforms.core.errors import DamagedFile
 from transforms.core.grouping import number_groups
 from transforms.core.hashing import fingerprint_rows
 from transforms.sinks.parquet.sealed_files import verify
+from transforms.sources.source import UNCOMMITTED
 
 Unreadable = Callable[[str, str], None]
 """Called with a file of the source that could not be read to its end, and why."""
@@ -137,7 +137,7 @@ def reconcile(
     every = [(table, path) for table in (*TABLES.values(), FLEET, TRIMMED) for path in paths(output, table)]
     for table, path in track(every, "files"):
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
-    left = waiting(home or output)
+    left = find_pending_rows(home or output)
     _check_windows(output, left, prints.damaged, verdict, track)
     dangling = _check_reports(output, prints, verdict, read_again)
     _count_fates(output, prints, dangling, messages, left, verdict, read_again)
@@ -146,7 +146,7 @@ def reconcile(
 
 
 def _check_windows(
-    output: Path, left: Waiting | None, damaged: set[Path], verdict: Verdict, track: Track
+    output: Path, left: PendingRows | None, damaged: set[Path], verdict: Verdict, track: Track
 ) -> None:
     """Count each window again from its reports; what a stopped stream still has to write is no problem."""
     mend = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
@@ -216,7 +216,7 @@ def _count_fates(
     prints: _Prints,
     dangling: Prints,
     messages: Messages | None,
-    left: Waiting | None,
+    left: PendingRows | None,
     verdict: Verdict,
     read_again: str,
 ) -> None:
@@ -254,7 +254,7 @@ def _count_fates(
             verdict.problems.append(f"{len(found)} {text} ({_examples(batches, MESSAGE_KEY, found)}); {mend}")
 
 
-def _source(batches: Iterator[pa.RecordBatch], left: Waiting | None) -> tuple[Prints, Prints]:
+def _source(batches: Iterator[pa.RecordBatch], left: PendingRows | None) -> tuple[Prints, Prints]:
     """Fingerprints of the messages of a source, and of those that lie after what their job has committed: the stream says so
     itself, and of its archive those count that the stopped job may still have to write."""
     every, late = [], []

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.jobs.pending_rows import Waiting
+from pipelines.jobs.pending_rows import PendingRows
 from pipelines.verify.table_scan import load, paths
 from schemas.partitioning import format_window_folder
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
@@ -67,7 +67,7 @@ class Agreement(NamedTuple):
 
 
 def disagreements(
-    output: Path, hour: Hour, damaged: Set[Path] = frozenset(), waiting: Waiting | None = None
+    output: Path, hour: Hour, damaged: Set[Path] = frozenset(), waiting: PendingRows | None = None
 ) -> Agreement:
     """Compare the windows of an hour with its reports. A window waits if its revision is less than that of its reports, and one of
     these is among what is `waiting`."""

@@ -15,10 +15,12 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from pipelines.jobs.job_status import FOLDER, READERS, Health, health
+from pipelines.jobs.job_status import FOLDER, READERS, Health, read_health
 from tests.integration.streaming import children
 from tests.servers import RedisServer
+from transforms.redis.connection import Connection
 from transforms.sources.archives import archive_reader
+from transforms.sources.redis.redis_source import RedisStreams
 
 ROOT = Path(__file__).parents[2]
 STAMPS = Path(__file__).parent / "stamps"
@@ -157,7 +159,8 @@ class Trial:
     @property
     def health(self) -> Health:
         """What `kpiflow status` sees."""
-        return health(self.output, self.client)
+        source = RedisStreams(Connection(self.server.url), self.keys, "kpiflow")
+        return read_health(self.output, source.read_state())
 
     def reads(self) -> bool:
         """Whether the first reader has reported a first read."""

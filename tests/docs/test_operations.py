@@ -12,7 +12,7 @@ from pipelines import cli
 from pipelines.commands import COMMANDS
 from pipelines.settings import Settings
 from schemas.tables import TABLES
-from transforms.redis.access import ACL, rules
+from transforms.redis.access import ACL, make_rules
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -55,12 +55,12 @@ def test_the_acl_of_a_stream_is_the_list_of_the_code() -> None:
     (shown,) = re.findall(
         r"^ACL SETUSER worker reset on >PASSWORD (.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL
     )
-    assert " ".join(shown.split()) == f"{rules('stream')} {rules('stream --live')}"
+    assert " ".join(shown.split()) == f"{make_rules('stream')} {make_rules('stream --live')}"
 
 
 def test_the_rules_of_every_other_command_are_the_list_of_the_code() -> None:
     rows = dict(re.findall(r"^\| `kpiflow (\w+)` \| `([^`]*)` \|$", PAGE, flags=re.MULTILINE))
-    listed = {use: rules(use) for use in ACL if not use.startswith("stream")}
+    listed = {use: make_rules(use) for use in ACL if not use.startswith("stream")}
     assert {use: text.replace("\\|", "|") for use, text in rows.items()} == listed
 
 

@@ -10,9 +10,11 @@ import pytest
 import redis
 
 from tests.servers import Network, RedisServer
-from transforms.redis.connection import Connection, GroupTaken, Lease
+from transforms.redis.connection import Connection
+from transforms.sources.redis.lease import RedisLease
 from transforms.sources.redis.positions import Position
 from transforms.sources.redis.reader import Reader
+from transforms.sources.source import GroupTaken
 
 
 class Reading:
@@ -20,7 +22,7 @@ class Reading:
 
     def __init__(self, server: RedisServer, connection: Connection | None = None) -> None:
         self.reader = Reader((connection or Connection(server.url)).client(patience=20), "g", ["s"])
-        self.positions: dict[str, Position] = self.reader.starting(0)
+        self.positions: dict[str, Position] = self.reader.offsets.start(0)
         self.ids: list[str] = []
         self.lost: list[int] = []
 
@@ -28,7 +30,7 @@ class Reading:
         read = self.reader.read(self.positions, 1000, block_ms)
         self.positions = read.positions
         self.ids += [entry_id for batch in read.messages for entry_id in batch["message_id"].to_pylist()]
-        self.lost += [entries for batch in read.trimmed for entries in batch["entries"].to_pylist()]
+        self.lost += [entries for batch in read.gaps for entries in batch["entries"].to_pylist()]
 
     def until(self, reached: Callable[[], bool]) -> None:
         end = time.monotonic() + 20
@@ -78,7 +80,7 @@ def test_every_entry_is_read_once_through_restarts(tmp_path: Path):
         with meanwhile(restarts) as thread:
             while thread.is_alive():
                 reading.once()
-                reading.reader.commit(reading.positions)
+                reading.reader.offsets.commit(reading.positions)
         reading.until(lambda: len(reading.ids) >= len(sent))
         assert (reading.ids, reading.lost) == (sent, [])
 
@@ -120,9 +122,9 @@ def test_every_entry_is_read_once_through_partitions_that_close_no_connection(tm
         with meanwhile(partitions) as thread:
             while thread.is_alive():
                 reading.once()
-                reading.reader.commit(reading.positions)
+                reading.reader.offsets.commit(reading.positions)
         reading.until(lambda: len(reading.ids) >= len(sent))
-        reading.reader.commit(reading.positions)
+        reading.reader.offsets.commit(reading.positions)
         assert (reading.ids, reading.lost) == (sent, [])
         assert client.xinfo_groups("s")[0]["last-delivered-id"].decode() == sent[-1]
 
@@ -133,12 +135,12 @@ def test_a_stream_whose_ids_were_set_back_after_a_clock_jumped_ahead_is_read_on(
         now = int(time.time() * 1000)
         sent = [client.xadd("s", {"data": "{}"}, id=f"{now + 7_200_000}-0").decode(), *add(client, 3)]
         reading.until(lambda: len(reading.ids) >= len(sent))
-        reading.reader.commit(reading.positions)
+        reading.reader.offsets.commit(reading.positions)
         client.xtrim("s", maxlen=0, approximate=False)
         client.execute_command("XSETID", "s", f"{now}-0")
         sent += add(client, 3)
         reading.until(lambda: len(reading.ids) >= len(sent))
-        reading.reader.commit(reading.positions)
+        reading.reader.offsets.commit(reading.positions)
         assert reading.ids == sent
         assert client.xinfo_groups("s")[0]["last-delivered-id"].decode() == sent[-1]
 
@@ -158,7 +160,7 @@ def test_a_redis_that_forgot_its_newest_entries_goes_on(tmp_path: Path):
         with server.client() as client:
             first = add(client, 20)
             reading.until(lambda: len(reading.ids) >= 20)
-            reading.reader.commit(reading.positions)
+            reading.reader.offsets.commit(reading.positions)
             second = add(client, 20)
         reading.until(lambda: len(reading.ids) >= 40)
         server.stop()
@@ -196,7 +198,7 @@ def test_a_full_redis_is_read_and_committed_until_a_producer_can_trim_it(tmp_pat
     with full(tmp_path) as (server, client, sent):
         reading = Reading(server)
         reading.until(lambda: len(reading.ids) >= len(sent))
-        reading.reader.commit(reading.positions)
+        reading.reader.offsets.commit(reading.positions)
         (group,) = client.xinfo_groups("s")
         assert (reading.ids, reading.lost, group["last-delivered-id"].decode(), group["lag"]) == (
             sent,
@@ -217,7 +219,7 @@ def test_a_group_that_is_missing_in_a_full_redis_is_made(tmp_path: Path):
         client.xgroup_destroy("s", "g")
         reading = Reading(server)
         reading.until(lambda: len(reading.ids) >= len(sent))
-        reading.reader.commit(reading.positions)
+        reading.reader.offsets.commit(reading.positions)
         assert client.xinfo_groups("s")[0]["last-delivered-id"].decode() == sent[-1]
 
 
@@ -235,7 +237,7 @@ def test_a_trim_in_a_full_redis_is_counted(tmp_path: Path):
 
 def test_a_lease_is_taken_kept_and_given_back_in_a_full_redis(tmp_path: Path):
     with full(tmp_path) as (server, client, _):
-        one, two = (Lease(Connection(server.url), "g", ["s"], owner) for owner in ("one", "two"))
+        one, two = (RedisLease(Connection(server.url), "g", ["s"], owner) for owner in ("one", "two"))
         one.acquire()
         one.renew(client)
         with pytest.raises(GroupTaken):
@@ -254,7 +256,7 @@ def _cut(folder: Path, entry_id: bytes) -> None:
 def test_an_outage_that_outlasts_the_patience_is_an_error_that_names_the_server(tmp_path: Path):
     with RedisServer(tmp_path) as server:
         reader = Reader(Connection(server.url).client(patience=0.2), "g", ["s"])
-        positions = reader.starting(0)
+        positions = reader.offsets.start(0)
         server.kill()
         with pytest.raises(redis.ConnectionError, match=f"localhost:{server.port}"):
             reader.read(positions, 10, 10)

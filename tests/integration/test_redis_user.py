@@ -12,7 +12,7 @@ from tests.integration.streaming import KEY, ROOT, Scene, end_runs
 from tests.integration.test_flink import WHY
 from tests.servers import RedisServer
 from tests.transforms.redis.test_access import acl_words
-from transforms.redis.access import LIVE_STREAMS, rules
+from transforms.redis.access import LIVE_STREAMS, make_rules
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def become(server: RedisServer, monkeypatch: pytest.MonkeyPatch, *uses: str) -> 
     """The user of the commands typed from now on may do what some uses need."""
     with server.client() as admin:
         admin.execute_command(
-            "ACL", "SETUSER", "worker", "reset", "on", ">pw", *acl_words(rules(*uses, key=KEY))
+            "ACL", "SETUSER", "worker", "reset", "on", ">pw", *acl_words(make_rules(*uses, key=KEY))
         )
     monkeypatch.setenv("KPIFLOW_REDIS_USER", "worker")
     monkeypatch.setenv("KPIFLOW_REDIS_PASSWORD", "pw")

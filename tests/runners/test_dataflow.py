@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +20,15 @@ from google.api_core.exceptions import PermissionDenied
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from pipelines import graph
-from pipelines.assembly import Live, connect_redis, gather_sinks, time_stream
+from pipelines.assembly import ReadSource, gather_sinks, time_stream
+from pipelines.connections import connect_redis
 from pipelines.outputs import Outputs, parse_sink
 from pipelines.settings import Settings
+from pipelines.sources import parse_live_source
 from runners.dataflow import NotSubmitted, complete_flags, find_secrets, find_unreachable, submit, translate
 from runners.direct import TakenOptionError
-from transforms.sinks.publish import PublishLive
+from transforms.sinks.publish import LiveStreams
+from transforms.sources.source import Reading
 
 IMAGE = "europe-west1-docker.pkg.dev/my-project/kpiflow/worker:1.0"
 NEEDED = ["--project=my-project", "--region=europe-west1", "--temp_location=gs://bucket/temp"]
@@ -72,9 +74,10 @@ def stream(root: beam.Pipeline) -> None:
     """The graph of a stream with all that one can have on Dataflow."""
     texts = ("gs://bucket/kpis", "victoriametrics+http://metrics:8428")
     outputs = Outputs(tuple(parse_sink(text, SETTINGS) for text in texts))
-    connection = connect_redis("rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None}))
-    live = Live(connection, ("eu", "us"), "kpiflow", SETTINGS, "kpiflow", None, outputs.gather_seconds)
-    sinks = replace(gather_sinks(outputs, SETTINGS, None), live=PublishLive(connection, 1000))
+    url, settings = "rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None})
+    source = parse_live_source(url, ("eu", "us"), "kpiflow", settings)
+    live = ReadSource(source.read(Reading("kpiflow", hold_seconds=outputs.gather_seconds)), SETTINGS)
+    sinks = gather_sinks(outputs, SETTINGS, None, LiveStreams(connect_redis(url, settings), 1000))
     graph.build(root, graph.Sources(live), sinks, SETTINGS, time_stream(outputs, SETTINGS))
 
 

@@ -1,6 +1,6 @@
-"""What a user of Redis must be allowed: the one list of commands and keys.
+"""The permissions that a user of Redis needs: the one list of commands and keys.
 
-Docs and messages show this list, and tests run every command of kpiflow under exactly it.
+Docs and messages show this list, and tests run every command of kpiflow under exactly these permissions.
 """
 
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 KEY = "KEY"
 """Stands for the stream that is read or written."""
 LEASES = "kpiflow:*"
-"""The keys that say which job reads a stream for a group (`transforms.redis.connection.Lease`) and what it has committed."""
+"""Keys of a group: which job reads a stream (`transforms.sources.redis.lease`), and what it has committed."""
 LIVE_STREAMS = ("kpi_enriched", "kpi_outliers")
 """The streams of `kpiflow stream --live`."""
 
@@ -21,7 +21,7 @@ class Grant(NamedTuple):
 
 
 _ANY = ("info", "ping", "select")
-_HELD = Grant(("type", "xinfo|stream", "xrange"), (KEY,))
+_CONTENT = Grant(("type", "xinfo|stream", "xrange"), (KEY,))
 
 ACL: dict[str, tuple[Grant, ...]] = {
     "stream": (
@@ -49,25 +49,25 @@ ACL: dict[str, tuple[Grant, ...]] = {
         Grant(("type", "xinfo|groups", "xinfo|stream", "xrange"), (KEY,)),
         Grant(("get",), (LEASES,)),
     ),
-    "archive": (Grant(_ANY), _HELD),
+    "archive": (Grant(_ANY), _CONTENT),
     "generate": (
         Grant((*_ANY, "client|info", "client|kill", "time")),
         Grant(("exists", "type", "xadd", "xinfo|stream", "xrange"), (KEY,)),
     ),
 }
-"""What each command of kpiflow needs; `stream --live` is what --live needs beside `stream`. `doctor` needs what the job does."""
+"""What each command of kpiflow needs; `stream --live` is what --live needs beside `stream`, `doctor` what the job needs."""
 
 
-def rules(*uses: str, key: str = KEY) -> str:
-    """The rules of `ACL SETUSER` for some uses of ACL: one selector for each set of keys, so that no key is open to more."""
+def make_rules(*uses: str, key: str = KEY) -> str:
+    """The rules of `ACL SETUSER` for some keys of ACL: one selector for each set of keys, so no key is open to more."""
     grants: dict[tuple[str, ...], set[str]] = {}
     for use in uses:
         for grant in ACL[use]:
             grants.setdefault(grant.keys, set()).update(grant.commands)
-    return " ".join(_spelled(keys, sorted(commands), key) for keys, commands in sorted(grants.items()))
+    return " ".join(_make_selector(keys, sorted(commands), key) for keys, commands in sorted(grants.items()))
 
 
-def _spelled(keys: tuple[str, ...], commands: list[str], key: str) -> str:
+def _make_selector(keys: tuple[str, ...], commands: list[str], key: str) -> str:
     words = [
         *(f"~{key if pattern == KEY else pattern}" for pattern in keys),
         *(f"+{command}" for command in commands),

@@ -5,6 +5,7 @@ outlier). The tables hold each report once.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -14,9 +15,12 @@ import pyarrow.compute as pc
 import redis
 
 from schemas.tables import METRIC_COLUMNS, METRICS
+from transforms.core.errors import Finding
 from transforms.core.stage_counters import time_stage
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection
+from transforms.redis.errors import RedisUnavailable
+from transforms.redis.probe import find_problem, try_command
 
 ENRICHED, OUTLIERS = LIVE_STREAMS
 """The streams. An entry has `report_id` and `data`, one JSON object: a row of kpi_reports, or an outlier event."""
@@ -49,6 +53,38 @@ def outlier_events(reports: pa.RecordBatch) -> Iterator[Entry]:
 
 def _entry(row: dict[str, Any]) -> Entry:
     return {"report_id": row["report_id"].encode(), "data": orjson.dumps(row, option=orjson.OPT_UTC_Z)}
+
+
+@dataclass(frozen=True)
+class LiveStreams:
+    """The streams ENRICHED and OUTLIERS of a Redis server, each kept at about `maxlen` entries."""
+
+    connection: Connection
+    maxlen: int
+
+    def check(self) -> Iterator[Finding]:
+        """Test that entries can be added, and add none."""
+        what = f"entries may be added to {', '.join(LIVE_STREAMS)}"
+        try:
+            self.verify_access()
+            yield Finding(what)
+        except RedisUnavailable as error:
+            yield find_problem(what, error)
+
+    def verify_access(self) -> None:
+        """Try to add entries, so that adding none is what happens.
+
+        Raises:
+            RedisUnavailable: Redis cannot be reached or used, or it is not allowed.
+        """
+        self.connection.check(LIVE_STREAMS)
+        with self.connection.client(patience=0) as client, self.connection.explain_errors():
+            for stream in LIVE_STREAMS:
+                try_command(client, "XADD", stream, "NOMKSTREAM", "0-0", "probe", "probe")
+
+    def publish(self) -> "PublishLive":
+        """The transform that adds entries."""
+        return PublishLive(self.connection, self.maxlen)
 
 
 class PublishLive(beam.PTransform):

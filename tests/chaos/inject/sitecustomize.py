@@ -33,8 +33,8 @@ POINTS = {
     "after write": ("transforms.sinks.parquet.parquet_store", "write", "after"),
     "before rename": ("pathlib", "Path.replace", "before"),
     "after rename": ("pathlib", "Path.replace", "after"),
-    "before commit": ("transforms.sources.redis.reader", "Reader.commit", "before"),
-    "after commit": ("transforms.sources.redis.reader", "Reader.commit", "after"),
+    "before commit": ("transforms.sources.redis.offsets", "CommittedOffsets.commit", "before"),
+    "after commit": ("transforms.sources.redis.offsets", "CommittedOffsets.commit", "after"),
 }
 RENAME = Path.replace
 PR_SET_PDEATHSIG = 1

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from pipelines.failures import WrongUse
-from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, health
+from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.stream import Job, Progress, _described, _Idle, _leased, _Renewal
 from pipelines.outputs import open_outputs
 from pipelines.settings import Settings
 from tests.servers import RedisServer
-from transforms.redis.connection import Connection, GroupTaken, Lease
+from transforms.redis.connection import Connection
+from transforms.sources.redis.lease import RedisLease
+from transforms.sources.redis.redis_source import RedisStreams
+from transforms.sources.source import GroupTaken
 
 
 def test_an_end_while_redis_is_away_is_told_as_what_it_is(tmp_path: Path) -> None:
@@ -26,7 +29,7 @@ def test_an_end_while_redis_is_away_is_told_as_what_it_is(tmp_path: Path) -> Non
 
 
 def interrupted_without(server: RedisServer, job: Job) -> None:
-    with _leased(Connection(server.url), job, "me"):
+    with _leased(RedisStreams(Connection(server.url), job.streams, job.group), "me"):
         server.kill()
         raise KeyboardInterrupt
 
@@ -50,7 +53,7 @@ def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -
     with RedisServer(tmp_path) as server:
         with server.client() as client:
             client.xadd("s", {"data": "{}"}, id="1-0")
-        idle = _Idle(tmp_path, Connection(server.url), 0.1)
+        idle = _Idle(tmp_path, RedisStreams(Connection(server.url), ("s",), "g"), 0.1)
         for rows in range(5):
             written = {"sink": "out", "table": "kpi_reports", "time": rows, "rows": rows, "newest": None}
             (sinks / "sink-1.json").write_text(json.dumps(written | {"waiting_since": None, "error": None}))
@@ -62,8 +65,8 @@ def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -
 def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path) -> None:
     all_read(tmp_path)
 
-    def idle(connection: Connection) -> bool:
-        told = _Idle(tmp_path, connection, 0.01)
+    def idle(url: str) -> bool:
+        told = _Idle(tmp_path, RedisStreams(Connection(url), ("s",), "g"), 0.01)
         told.reached(Progress("running"))
         time.sleep(0.05)
         return told.reached(Progress("running"))
@@ -71,21 +74,22 @@ def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path) -> No
     with RedisServer(tmp_path) as server:
         with server.client() as client:
             client.xadd("s", {"data": "{}"}, id="1-0")
-        assert idle(Connection(server.url))
+        assert idle(server.url)
         server.kill()
-        assert not idle(Connection(server.url))
+        assert not idle(server.url)
 
 
 def test_a_stream_that_no_reader_has_reported_yet_is_not_read(tmp_path: Path) -> None:
     described(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}})
-    found = health(tmp_path)
-    assert [(place.stream, place.lag) for place in found.places] == [("a", 0), ("b", None)]
+    found = read_health(tmp_path)
+    assert [(each.stream, each.lag) for each in found.streams] == [("a", 0), ("b", None)]
     assert found.lag is None
 
 
 def test_a_stream_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
     described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
-    assert ([place.stream for place in health(tmp_path).places], health(tmp_path).lag) == (["a"], 0)
+    found = read_health(tmp_path)
+    assert ([each.stream for each in found.streams], found.lag) == (["a"], 0)
 
 
 def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stays_for_reconcile(
@@ -143,7 +147,7 @@ def test_every_folder_of_a_job_is_held(tmp_path: Path) -> None:
 
 def test_the_command_renews_the_lease_while_no_reader_does(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
-        lease = Lease(Connection(server.url), "g", ["s"], "me", seconds=3)
+        lease = RedisLease(Connection(server.url), "g", ["s"], "me", seconds=3)
         lease.acquire()
         renewal = _Renewal(lease)
         with server.client() as client:
@@ -171,7 +175,7 @@ def start(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> No
     """What a start of a job keeps at its home."""
     job = Job("redis://h", streams, "g", (str(home),), home, fresh=fresh)
     outputs, shaped = open_outputs(job.outputs, Settings(**settings), file_minutes=1)
-    _described(job, outputs, Connection("redis://h"), shaped)
+    _described(job, outputs, RedisStreams(Connection("redis://h"), streams, "g"), shaped)
 
 
 def described(home: Path, streams: list[str], readers: dict[str, dict[str, int]]) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from pipelines.synthetic.sending import Sender, Sent
 from tests.servers import RedisServer
-from transforms.redis.connection import Connection, RedisUnavailable
+from transforms.redis.connection import Connection
+from transforms.redis.errors import RedisUnavailable
 
 
 @pytest.fixture

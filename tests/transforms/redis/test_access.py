@@ -7,12 +7,19 @@ import pytest
 import redis
 
 from tests.servers import RedisServer
-from transforms.redis.access import ACL, KEY, LEASES, LIVE_STREAMS, rules
-from transforms.redis.connection import Connection, GroupTaken, Lease, RedisUnavailable
+from transforms.redis.access import ACL, KEY, LEASES, LIVE_STREAMS, make_rules
+from transforms.redis.connection import Connection
+from transforms.redis.errors import RedisUnavailable
+from transforms.redis.probe import find_problem
 from transforms.sinks import publish
-from transforms.sources.redis.check import _split, check, refuse_unusable, server_findings
+from transforms.sinks.publish import LiveStreams
+from transforms.sources.redis.check import check_streams, judge_server, verify_access
+from transforms.sources.redis.group import Group
+from transforms.sources.redis.lease import RedisLease
 from transforms.sources.redis.reader import Reader
-from transforms.sources.redis.snapshot import committed, entries, look
+from transforms.sources.redis.snapshot import read_entries
+from transforms.sources.redis.stream_state import read_stream
+from transforms.sources.source import GroupTaken
 
 DATABASE = 1
 
@@ -37,7 +44,9 @@ def permitted(
     server: RedisServer, admin: redis.Redis, *uses: str, key: str = "kpi", user: str = "worker"
 ) -> Connection:
     """A user who may do what some uses need, and nothing else."""
-    admin.execute_command("ACL", "SETUSER", user, "reset", "on", ">pw", *acl_words(rules(*uses, key=key)))
+    admin.execute_command(
+        "ACL", "SETUSER", user, "reset", "on", ">pw", *acl_words(make_rules(*uses, key=key))
+    )
     return Connection(server.url.removesuffix("0") + str(DATABASE), user, "pw")
 
 
@@ -64,17 +73,17 @@ def listed(*uses: str) -> set[str]:
 
 def stream_all(connection: Connection) -> None:
     """Every way of a stream through Redis: start, start again, read, commit, be refused the lease, give it back."""
-    refuse_unusable(connection, ["kpi"], "g")
-    lease = Lease(connection, "g", ["kpi"], "me")
+    verify_access(connection, ["kpi"], "g")
+    lease = RedisLease(connection, "g", ["kpi"], "me")
     lease.acquire()
     with pytest.raises(GroupTaken):
-        Lease(connection, "g", ["kpi"], "another").acquire()
+        RedisLease(connection, "g", ["kpi"], "another").acquire()
     with connection.client(patience=1) as client:
         reader = Reader(client, "g", ["kpi"])
-        reader.starting(0)
-        reader.commit(reader.read(reader.starting(0), 10, 0).positions)
-        read = reader.read(reader.starting(1000), 10, 10)
-        reader.commit(read.positions)
+        reader.offsets.start(0)
+        reader.offsets.commit(reader.read(reader.offsets.start(0), 10, 0).positions)
+        read = reader.read(reader.offsets.start(1000), 10, 10)
+        reader.offsets.commit(read.positions)
         assert client.ping()
     lease.release()
 
@@ -99,9 +108,9 @@ def test_what_is_published_live_needs_its_list_and_no_other(server: RedisServer,
             pipeline.xadd(stream, {"data": "{}"}, maxlen=10, approximate=True)
         pipeline.execute()
     publisher.teardown()
-    refuse_unusable(connection, ["kpi"], "g", LIVE_STREAMS)
+    LiveStreams(connection, 10).verify_access()
     with pytest.raises(RedisUnavailable, match="does not allow a command or key"):
-        refuse_unusable(permitted(server, admin, "stream"), ["kpi"], "g", LIVE_STREAMS)
+        LiveStreams(permitted(server, admin, "stream"), 10).verify_access()
 
 
 @pytest.mark.parametrize("use", ["archive", "reconcile"])
@@ -115,11 +124,11 @@ def test_what_a_stream_holds_is_read_under_the_list_of_its_command(
     connection.check(["kpi"])
     with connection.client(patience=1) as client:
         assert client.ping()
-        held = look(client, "kpi")
+        held = read_stream(client, "kpi")
         assert held is not None
-        assert [len(some) for some in entries(client, "kpi", held.last)] == [1]
+        assert [len(some) for some in read_entries(client, "kpi", held.last)] == [1]
         if use == "reconcile":
-            assert committed(client, "kpi", "g") is None
+            assert Group(client, "g").last_committed("kpi") is None
     assert used(admin) == listed(use)
 
 
@@ -131,17 +140,17 @@ def test_a_start_and_doctor_name_each_command_that_is_not_allowed(
     server: RedisServer, admin: redis.Redis, command: str, key: str
 ) -> None:
     connection = permitted(server, admin, "stream")
-    words = acl_words(rules("stream", key="kpi"))
+    words = acl_words(make_rules("stream", key="kpi"))
     less = [" ".join(part for part in word.split() if part.strip("()") != f"+{command}") for word in words]
     less = [word if not word.startswith("(") or word.endswith(")") else f"{word})" for word in less if word]
     admin.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">pw", *less)
-    (problem,) = [finding.problem for finding in check(connection, ["kpi"], "g") if finding.problem]
+    (problem,) = [finding.problem for finding in check_streams(connection, ["kpi"], "g") if finding.problem]
     assert "does not allow a command or key" in problem
     assert command in problem.lower()
 
 
 def test_the_list_is_as_narrow_as_it_says() -> None:
-    text = rules("stream", "stream --live", key="kpi")
+    text = make_rules("stream", "stream --live", key="kpi")
     assert text.startswith("+exec +info +multi +ping +select +time (")
     assert f"(~{LEASES} +del +eval +get +pttl +set)" in text
     assert KEY not in text
@@ -163,12 +172,12 @@ def test_a_replica_a_full_memory_and_one_that_deletes_are_problems_and_no_aof_is
         ({"rdb_last_bgsave_status": "err"}, "may refuse writes", "its disk"),
         ({"loading": 1}, "still loading", "try again"),
     ]:
-        (found,) = [finding for finding in server_findings(well | change) if finding.problem]
+        (found,) = [finding for finding in judge_server(well | change) if finding.problem]
         assert problem in found.problem
         assert fix in found.fix
-    assert [finding for finding in server_findings(well) if finding.problem or finding.fix] == []
+    assert [finding for finding in judge_server(well) if finding.problem or finding.fix] == []
     (advice,) = [
-        finding for finding in server_findings(well | {"aof_enabled": 0, "maxmemory": 0}) if finding.fix
+        finding for finding in judge_server(well | {"aof_enabled": 0, "maxmemory": 0}) if finding.fix
     ]
     assert (advice.problem, advice.fix) == ("", "set appendonly yes")
 
@@ -177,13 +186,13 @@ def test_doctor_names_a_replica_and_a_full_redis(
     server: RedisServer, tmp_path: Path, admin: redis.Redis
 ) -> None:
     with RedisServer(tmp_path, "--replicaof", f"localhost {server.port}") as replica:
-        found = [finding.problem for finding in check(Connection(replica.url), ["kpi"], "g")]
+        found = [finding.problem for finding in check_streams(Connection(replica.url), ["kpi"], "g")]
         assert next(filter(None, found)).startswith("it is a replica")
         with pytest.raises(RedisUnavailable, match=r"takes no writes .*primary"):
-            refuse_unusable(Connection(replica.url), ["kpi"], "g")
+            verify_access(Connection(replica.url), ["kpi"], "g")
     admin.config_set("maxmemory", 1)
     try:
-        found = [finding.problem for finding in check(Connection(server.url), ["kpi"], "g")]
+        found = [finding.problem for finding in check_streams(Connection(server.url), ["kpi"], "g")]
         assert any("producers cannot add entries" in problem for problem in found)
     finally:
         admin.config_set("maxmemory", 0)
@@ -195,7 +204,10 @@ def test_checking_changes_nothing(server: RedisServer, admin: redis.Redis) -> No
     before = admin.dump("kpi"), admin.keys("*")
     assert [
         finding
-        for finding in check(Connection(server.url), ["kpi", "new"], "g", LIVE_STREAMS)
+        for finding in (
+            *check_streams(Connection(server.url), ["kpi", "new"], "g"),
+            *LiveStreams(Connection(server.url), 10).check(),
+        )
         if finding.problem
     ] == []
     assert (admin.dump("kpi"), admin.keys("*")) == before
@@ -204,23 +216,26 @@ def test_checking_changes_nothing(server: RedisServer, admin: redis.Redis) -> No
 def test_a_group_that_a_job_reads_is_a_problem_that_leaves_its_lease_alone(
     server: RedisServer, admin: redis.Redis
 ) -> None:
-    lease = Lease(Connection(server.url), "g", ["kpi"], "a job")
+    lease = RedisLease(Connection(server.url), "g", ["kpi"], "a job")
     lease.acquire()
-    (found,) = [finding for finding in check(Connection(server.url), ["kpi"], "g") if finding.problem]
+    (found,) = [finding for finding in check_streams(Connection(server.url), ["kpi"], "g") if finding.problem]
     assert "is being read for the group 'g' by another job" in found.problem
-    lease.renew(admin)
+    lease.renew_by(admin)
 
 
 def test_a_message_is_split_before_what_to_do() -> None:
-    taken = "the stream 's' is being read by another job (one; its claim runs for 3 s more); stop that job; or wait"
-    assert _split(taken) == (taken.split("; stop")[0], "stop that job; or wait")
-    assert _split("no advice (x; y)") == ("no advice (x; y)", "")
+    taken = (
+        "the stream 's' is being read by another job (one; its lease lasts 3 s more); stop that job; or wait"
+    )
+    found = find_problem("what", ValueError(taken))
+    assert (found.problem, found.fix) == (taken.split("; stop")[0], "stop that job; or wait")
+    assert find_problem("what", ValueError("no advice (x; y)")).problem == "no advice (x; y)"
 
 
 def test_a_stream_that_is_not_there_is_named_but_no_problem(server: RedisServer, admin: redis.Redis) -> None:
     found = [
         finding
-        for finding in check(Connection(server.url), ["kpi"], "g")
+        for finding in check_streams(Connection(server.url), ["kpi"], "g")
         if finding.what == "not there yet: kpi"
     ]
     assert [(finding.problem, finding.fix != "") for finding in found] == [("", True)]

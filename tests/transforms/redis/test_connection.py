@@ -8,7 +8,10 @@ import pytest
 import redis
 
 from tests.servers import Certificates, RedisServer, free_port, make_certificates
-from transforms.redis.connection import Connection, GroupTaken, Lease, RedisUnavailable
+from transforms.redis.connection import Connection
+from transforms.redis.errors import RedisUnavailable
+from transforms.sources.redis.lease import RedisLease
+from transforms.sources.source import GroupTaken
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +25,8 @@ def secure(tmp_path_factory: pytest.TempPathFactory, pems: Certificates) -> Iter
         yield server
 
 
-def lease(server: RedisServer, owner: str, *streams: str, seconds: float = 30) -> Lease:
-    return Lease(Connection(server.url), "g", streams or ("s",), owner, seconds)
+def lease(server: RedisServer, owner: str, *streams: str, seconds: float = 30) -> RedisLease:
+    return RedisLease(Connection(server.url), "g", streams or ("s",), owner, seconds)
 
 
 def test_no_secret_shows():
@@ -80,7 +83,7 @@ def test_a_unix_socket_is_a_server_as_any_other(tmp_path: Path):
     with RedisServer(tmp_path, "--unixsocket", str(socket)):
         connection = Connection(f"unix:///{str(socket)[1:]}?db=2")
         connection.check(["s"])
-        lease = Lease(connection, "g", ["s"], "me")
+        lease = RedisLease(connection, "g", ["s"], "me")
         lease.acquire()
         lease.release()
         assert connection.public == f"unix://{socket}?db=2"
@@ -138,4 +141,4 @@ def test_a_lease_that_is_not_renewed_runs_out(server):
     time.sleep(0.1)
     lease(server, "two", "c").acquire()
     with server.client() as client, pytest.raises(GroupTaken, match="two"):
-        lease(server, "one", "c").renew(client)
+        lease(server, "one", "c").renew_by(client)

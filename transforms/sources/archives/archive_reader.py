@@ -47,7 +47,7 @@ LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
 NO_ARCHIVE = "truth.json"
 """The generator's account of what it made, which lies beside the archives and is none."""
 
-OnBytes = Callable[[int], None]
+OnBytes = Callable[[int], object]
 T = TypeVar("T")
 
 

@@ -15,41 +15,46 @@ from apache_beam.utils.timestamp import Timestamp
 
 from schemas.readers.verdicts import Limits
 from tests.servers import RedisServer
-from transforms.redis.connection import Connection, GroupTaken, Lease
+from transforms.redis.connection import Connection
 from transforms.sinks.archive.archive_files import REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
+from transforms.sinks.archive.stream_archive import StreamArchive
 from transforms.sources.redis import read_streams
+from transforms.sources.redis.checkpointed_positions import PositionsProvider, PositionsTracker
 from transforms.sources.redis.entries import digest
+from transforms.sources.redis.lease import RedisLease
 from transforms.sources.redis.positions import Position
-from transforms.sources.redis.read_streams import (
-    AsDicts,
-    PositionsTracker,
-    ReadFromRedisStreams,
-    Session,
-    as_dicts,
-    session_reads,
-)
+from transforms.sources.redis.read_streams import AsDicts, ReadFromRedisStreams, as_dicts
 from transforms.sources.redis.reader import Read
+from transforms.sources.redis.session import Session, read_session
+from transforms.sources.source import AHEAD_SECONDS, GroupTaken, Reading
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 BRIEF = Session(read_ms=20, idle_ms=20, count=4)
-PROVIDER = read_streams._Provider()
+PROVIDER = PositionsProvider()
 
 
 @pytest.fixture(autouse=True)
 def closed() -> None:
     """No reader of an earlier test is open."""
-    read_streams._opened.cache_clear()
+    read_streams._open_reader.cache_clear()
 
 
 class Runner:
     """Drives the reading DoFn as a runner does: a session at a time, positions through their coder, callbacks on demand."""
 
-    def __init__(self, server: RedisServer, *streams: str, **options) -> None:
-        source = ReadFromRedisStreams(
-            Connection(server.url), streams or ("s",), "g", session=BRIEF, **options
-        ).source
-        self.read, self.element = read_streams._ReadStreams(source), (0, streams or ("s",))
+    def __init__(
+        self, server: RedisServer, *streams: str, ahead_seconds: float = AHEAD_SECONDS, **reading
+    ) -> None:
+        options = ReadFromRedisStreams(
+            Connection(server.url),
+            streams or ("s",),
+            "g",
+            session=BRIEF,
+            ahead_seconds=ahead_seconds,
+            reading=Reading(**reading),
+        ).options
+        self.read, self.element = read_streams._ReadStreams(options), (0, streams or ("s",))
         self.restriction = PROVIDER.initial_restriction(self.element)
         self.watermark: Timestamp | None = None
         self.finalizer = beam.DoFn.BundleFinalizerParam()
@@ -105,10 +110,10 @@ def test_every_kind_of_output_has_its_tag_and_the_time_of_its_first_row(client, 
     client.xtrim("s", maxlen=2, approximate=False)
     outputs = runner.session()
     found = {getattr(each, "tag", "messages"): each for each in outputs}
-    assert list(found) == ["messages", "bad", "trimmed"]
+    assert list(found) == ["messages", "rejected", "gaps"]
     stamps = {tag: (each.value if tag != "messages" else each).timestamp for tag, each in found.items()}
-    assert stamps | {"trimmed": None} == {"messages": Timestamp(6), "bad": Timestamp(7), "trimmed": None}
-    assert found["trimmed"].value.value["entries"].to_pylist() == [5]
+    assert stamps | {"gaps": None} == {"messages": Timestamp(6), "rejected": Timestamp(7), "gaps": None}
+    assert found["gaps"].value.value["entries"].to_pylist() == [5]
 
 
 def test_the_watermark_never_goes_back(client, server):
@@ -153,7 +158,7 @@ class Archived(Runner):
     """A reader beside an archive, which takes a session's messages and entries without data before the bundle ends."""
 
     def __init__(self, server: RedisServer, folder: Path) -> None:
-        super().__init__(server, archive=folder)
+        super().__init__(server, archive=StreamArchive(folder))
         self.folder = folder
 
     def session(self) -> list:
@@ -161,13 +166,13 @@ class Archived(Runner):
         for each in outputs:
             if isinstance(each, TimestampedValue):
                 ArchiveWriter(self.folder).append(each.value)
-            elif each.tag == "bad":
+            elif each.tag == "rejected":
                 ArchiveWriter(self.folder).append(quarantine_misfits(each.value.value, Limits()), REFUSED)
         return outputs
 
     def restart(self, kept: dict[str, Position]) -> None:
         """Another process goes on from a checkpoint."""
-        read_streams._opened.cache_clear()
+        read_streams._open_reader.cache_clear()
         self.restriction = kept
 
     def lines(self) -> set[str]:
@@ -319,18 +324,18 @@ def test_what_is_read_after_a_split_is_left_to_the_rest(client, server):
 
 
 def test_a_lease_that_another_job_holds_stops_the_reading(client, server):
-    runner = Runner(server, lease_owner="me")
+    runner = Runner(server, owner="me")
     runner.session()
     with pytest.raises(GroupTaken):
-        Lease(Connection(server.url), "g", ["s"], "other").acquire()
-    read_streams._opened.cache_clear()
+        RedisLease(Connection(server.url), "g", ["s"], "other").acquire()
+    read_streams._open_reader.cache_clear()
     client.set("kpiflow:{g}:s:owner", "other")
     with pytest.raises(GroupTaken, match="other"):
         runner.session()
 
 
 def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
-    runner = Runner(server, status=str(tmp_path))
+    runner = Runner(server, status=tmp_path)
     add(client, "1-0", "2-0", "3-0")
     runner.session()
     said = json.loads((tmp_path / "reader-0.json").read_text())
@@ -339,6 +344,7 @@ def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
         "reader": 0,
         "streams": {"s": place},
         "read": 3,
+        "newest": 3,
         "watermark": said["time"] - 10_000,
         "time": said["time"],
     }
@@ -348,25 +354,25 @@ def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
 def test_the_counts_of_a_status_outlive_the_process_and_a_torn_file(
     client, server, tmp_path: Path, torn: str
 ):
-    runner = Runner(server, status=str(tmp_path), ahead_seconds=-1e12)
+    runner = Runner(server, status=tmp_path, ahead_seconds=-1e12)
     file = tmp_path / "reader-0.json"
     add(client, "1-0", "2-0", "3-0")
     runner.session()
     for number, read in ((4, 4), (5, 5)):
-        read_streams._opened.cache_clear()
+        read_streams._open_reader.cache_clear()
         add(client, f"{number}-0")
         runner.session()
         said = json.loads(file.read_text())
         assert (said["read"], said["streams"]["s"]["ahead"]) == (read, read)
     file.write_text(torn)
-    read_streams._opened.cache_clear()
+    read_streams._open_reader.cache_clear()
     add(client, "6-0")
     runner.session()
     assert json.loads(file.read_text())["read"] == 1
 
 
 def test_a_status_that_cannot_be_written_does_not_stop_the_reading(client, server, tmp_path: Path):
-    runner = Runner(server, status=str(tmp_path / "missing"))
+    runner = Runner(server, status=tmp_path / "missing")
     add(client, "1-0")
     assert ids(runner.session()) == ["1-0"]
 
@@ -429,6 +435,6 @@ class _Rows:
 def test_a_session_waits_for_a_first_entry_and_ends_soon_after_it(arrivals, rows, end):
     clock = Clock(arrivals)
     reads = list(
-        session_reads(clock.read, {}, Session(read_ms=100, idle_ms=1000), lambda: clock.now, clock.sleep)
+        read_session(clock.read, {}, Session(read_ms=100, idle_ms=1000), lambda: clock.now, clock.sleep)
     )
     assert ([read.rows for read in reads], round(clock.now, 2)) == (rows, end)

@@ -7,12 +7,14 @@ import pyarrow as pa
 import pytest
 import redis
 
-from pipelines.verify.stream_messages import messages
+from pipelines.verify.source_messages import read_gaps, read_messages
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
+from transforms.redis.connection import Connection
 from transforms.sinks.parquet.parquet_store import ParquetFiles
 from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sources.redis.redis_source import RedisStreams
 
 
 @pytest.fixture
@@ -38,8 +40,11 @@ def store(output: Path, *ids: str, source: str = "s") -> None:
 def held(client: redis.Redis, output: Path, during: Callable[[], object] = lambda: None) -> list[str]:
     """The ids of the stream's messages; something happens once while they are read."""
     once = [during]
-    found = messages(client, ["s"], "g", output, lambda _: once.pop()() if once else None)
-    return sorted({each for rows in found for each in rows["message_id"].to_pylist()})
+    host = client.get_connection_kwargs()
+    source = RedisStreams(Connection(f"redis://localhost:{host['port']}/0"), ("s",), "g")
+    with source.snapshot(read_gaps(output)) as snapshot:
+        found = read_messages(snapshot, output, lambda _: once.pop()() if once else None, lambda *_: None)
+        return sorted({each for rows in found for each in rows["message_id"].to_pylist()})
 
 
 def test_what_a_stream_holds_is_its_source(client: redis.Redis, tmp_path: Path) -> None:

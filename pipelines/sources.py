@@ -1,0 +1,105 @@
+"""Where messages come from: the scheme of a URL chooses the kind of source. All kinds are in SCHEMES.
+
+A kind is a class that offers `transforms.sources.source.Source`, or `LiveSource` if messages keep coming to it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pipelines.failures import WrongUse
+from pipelines.settings import Settings
+from transforms.sources.source import LiveSource, Source
+
+if TYPE_CHECKING:
+    from transforms.sources.archives.archive_reader import Files
+    from transforms.sources.archives.archive_source import Archives
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user says about a source: URLs, or patterns of files; of a live one also the streams and the group."""
+
+    urls: tuple[str, ...]
+    streams: tuple[str, ...] = ()
+    group: str = ""
+
+
+def _archives(request: Request, settings: Settings) -> Source:
+    from pipelines.inputs import find_archives
+
+    return archives_of(find_archives(list(request.urls)), settings)
+
+
+def _redis(request: Request, settings: Settings) -> Source:
+    from pipelines.connections import connect_redis
+    from transforms.sources.redis.redis_source import RedisStreams
+    from transforms.sources.redis.session import Session
+
+    return RedisStreams(
+        connect_redis(request.urls[0], settings),
+        request.streams,
+        request.group,
+        Session(settings.read_ms, settings.idle_ms, settings.read_count),
+        readers=min(settings.parallelism, max(1, len(request.streams))),
+        reread_seconds=settings.reread_seconds,
+        ahead_seconds=settings.future_seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A kind of source: how its URLs look, and what makes one of a request."""
+
+    form: str
+    make: Callable[[Request, Settings], Source]
+
+
+ARCHIVES = "file"
+"""The scheme of everything that is not written as a URL."""
+SCHEMES = {
+    ARCHIVES: Scheme("files, folders or globs of archives", _archives),
+    "redis": Scheme("redis://HOST:PORT/DB", _redis),
+    "rediss": Scheme("rediss://HOST:PORT/DB", _redis),
+    "unix": Scheme("unix:///PATH?db=DB", _redis),
+}
+
+
+def archives_of(files: "Files", settings: Settings) -> "Archives":
+    """Archive files as a source, under the settings."""
+    from transforms.sources.archives.archive_source import Archives
+
+    return Archives(files, settings.block_mb << 20, settings.max_payload_bytes)
+
+
+def parse_source(request: Request, settings: Settings) -> Source:
+    """The source that a user means; it is not connected to.
+
+    Raises:
+        WrongUse: there is no such kind of source, or its URL or pattern means nothing.
+    """
+    name = urlsplit(request.urls[0]).scheme if "://" in request.urls[0] else ARCHIVES
+    scheme = SCHEMES.get(name)
+    if scheme is None:
+        forms = ", ".join(dict.fromkeys(each.form for each in SCHEMES.values()))
+        raise WrongUse(f"no source is called {name}://", f"give one of {forms}")
+    try:
+        return scheme.make(request, settings)
+    except ValueError as error:
+        raise WrongUse(str(error), f"give {scheme.form}") from error
+
+
+def parse_live_source(url: str, streams: Sequence[str], group: str, settings: Settings) -> LiveSource:
+    """The streams that a user means, read for a group; they are not connected to.
+
+    Raises:
+        WrongUse: there is no such kind of source, or it is read once and not live.
+    """
+    if "://" not in url:
+        forms = ", ".join(each.form for name, each in SCHEMES.items() if name != ARCHIVES)
+        raise WrongUse(f"{url!r} is no URL of a source", f"give one of {forms}")
+    source = parse_source(Request((url,), tuple(dict.fromkeys(streams)), group), settings)
+    if not isinstance(source, LiveSource):
+        raise WrongUse(f"messages do not keep coming to {url}", "`kpiflow backfill --input` reads it")
+    return source

@@ -1,0 +1,107 @@
+"""Archive files as a source of kpiflow (`transforms.sources.source.Source`)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from transforms.core import stage_counters
+from transforms.core.errors import Finding
+from transforms.core.run_metrics import count_incomplete
+from transforms.sources.archives.archive_reader import BLOCK_BYTES, Files, ReadArchives, Unreadable, read
+from transforms.sources.archives.decompression import PAYLOAD_BYTES
+from transforms.sources.source import Gathered, OnProgress, OnUnreadable
+
+
+@dataclass(frozen=True)
+class Archives:
+    """Archive files. `block_bytes` and `payload_bytes` are options of `archive_reader.read_blocks`."""
+
+    files: Files
+    block_bytes: int = BLOCK_BYTES
+    payload_bytes: int = PAYLOAD_BYTES
+
+    @property
+    def name(self) -> str:
+        """How many files, and the first of them."""
+        more = f" and {len(self.files) - 1:,} more files" if len(self.files) > 1 else ""
+        return f"{next(iter(self.files), 'no file')}{more}"
+
+    def check(self) -> Iterator[Finding]:
+        """Open each file."""
+        unreadable = [finding for path in self.files if (finding := _try_open(path))]
+        yield from unreadable
+        if not unreadable:
+            yield Finding(f"{len(self.files):,} files, {self.files.total_bytes / 1e6:,.1f} MB, can be opened")
+
+    def read(self) -> beam.PTransform:
+        """The transform that reads the files."""
+        return ReadMessages(self)
+
+    @contextmanager
+    def snapshot(self, gaps: pa.RecordBatch) -> Iterator["ArchivesSnapshot"]:
+        """What the files contain; an archive has no gaps."""
+        yield ArchivesSnapshot(self)
+
+
+class ReadMessages(beam.PTransform):
+    """The root -> `Gathered` from archives. Files that cannot be read to their end are counted in the run's results."""
+
+    def __init__(self, archives: Archives) -> None:
+        super().__init__()
+        self.archives = archives
+
+    def expand(self, root: beam.pvalue.PBegin) -> Gathered:
+        files, options = (
+            self.archives.files,
+            (self.archives.block_bytes, count_bytes, 1, self.archives.payload_bytes),
+        )
+        found = root | ReadArchives(files, *options)
+        _ = found.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
+        return Gathered(found.raw, found.bad)
+
+
+@dataclass(frozen=True)
+class ArchivesSnapshot:
+    """The messages of archive files (`transforms.sources.source.Snapshot`): all that was in them still is."""
+
+    archives: Archives
+    can_lose = False
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.archives.files.total_bytes
+
+    def messages(self, on_progress: OnProgress, on_unreadable: OnUnreadable) -> Iterator[pa.RecordBatch]:
+        """The messages of each file."""
+        options = self.archives
+        for block in read(options.files, options.block_bytes, on_progress, options.payload_bytes):
+            if isinstance(block, Unreadable):
+                on_unreadable(block.file, block.reason)
+            else:
+                yield block.raw
+                yield block.bad
+
+    def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
+        """bool[n]: none."""
+        return np.zeros(messages.num_rows, np.bool_)
+
+
+def count_bytes(number: int) -> None:
+    """Count bytes of input as read."""
+    stage_counters.add("read", bytes=number)
+
+
+def _try_open(path: str) -> Finding | None:
+    try:
+        with open(path, "rb"):
+            return None
+    except OSError as error:
+        return Finding(
+            path, f"cannot be opened ({error.strerror or error})", "correct its path or permissions"
+        )
