@@ -41,7 +41,7 @@ from transforms.sources.source import WATERMARK_DELAY_SECONDS, GroupTaken, Lease
 
 PATIENCE = 15.0
 """Seconds in which the processes of a run that was killed can end."""
-GRAPH_VERSION = 4
+GRAPH_VERSION = 5
 """Raised when what checkpoints hold changes, so that older ones are refused. A test asks for it."""
 
 

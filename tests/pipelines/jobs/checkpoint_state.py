@@ -22,13 +22,13 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from google.protobuf.json_format import MessageToDict
 
 from pipelines.jobs import stream
-from pipelines.outputs import open_outputs
+from pipelines.outputs import open_outputs, parse_live_streams
 from pipelines.settings import Settings
+from pipelines.sources import parse_live_source
 from runners.pipeline import make_pipeline
 from schemas.tables import FLEET, TABLES, TRIMMED
 from transforms.aggregation.statistics import PARTIAL
 from transforms.history import state_codec
-from transforms.redis.connection import Connection
 from transforms.sources.redis.positions import Position
 
 RECORDED = Path(__file__).with_name("checkpoint_state.txt")
@@ -52,8 +52,11 @@ def translate_stream(home: Path) -> protos.Pipeline:
     texts = (str(home / "out"), "victoriametrics+http://localhost:8428")
     job = stream.Job("redis://h", ("a", "b"), "g", texts, home, archive=home / "archive", live=True)
     outputs, settings = open_outputs(job.outputs, Settings(parallelism=2), file_minutes=1)
+    settings = stream.for_stream(settings)
+    source = parse_live_source(job.url, job.streams, job.group, settings)
+    live = parse_live_streams(job.url, settings)
     pipeline = make_pipeline(FnApiRunner(), PipelineOptions(["--streaming"]))
-    stream._build(pipeline, job, outputs, Connection(job.url), stream.for_stream(settings), "owner")
+    stream._build(pipeline, job, outputs, source, live, settings, "owner")
     return pipeline.to_runner_api()
 
 
