@@ -19,7 +19,7 @@ import numpy as np
 import vl_convert
 from numpy.typing import NDArray
 
-from pipelines.summary.page import BLUE, GREY, GRID, INK, RED
+from pipelines.summary.charts import BLUE, GREY, GRID, INK, RED
 from schemas.tables import GRANULARITIES
 
 DUPLICATES = 0.02
