@@ -17,7 +17,7 @@ from transforms.history.recall import Recall, RecallShard
 from transforms.history.stream_history import StreamHistory
 from transforms.history.time_rules import LATE_SECONDS
 from transforms.sinks.publish import LiveStreams
-from transforms.sinks.write_tables import Write, WriteGathered, WriteTables
+from transforms.sinks.write_tables import WriteGathered, WriteOptions, WriteTables
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 
@@ -66,7 +66,9 @@ def choose_sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> S
 
 def choose_sinks(outputs: Outputs, settings: Settings) -> Sinks:
     """Every table to its sinks, a bundle at a time."""
-    return Sinks(WriteTables(Write(outputs.sinks, settings.patience_seconds)), fleet=outputs.takes_fleet)
+    return Sinks(
+        WriteTables(WriteOptions(outputs.sinks, settings.patience_seconds)), fleet=outputs.takes_fleet
+    )
 
 
 def time_stream(outputs: Outputs, settings: Settings) -> Timing:
@@ -81,6 +83,6 @@ def gather_sinks(
     outputs: Outputs, settings: Settings, status: Path | None, live: LiveStreams | None = None
 ) -> Sinks:
     """Every table to its sinks, gathered first; and reports to live streams, if there are any."""
-    write = Write(outputs.sinks, settings.patience_seconds, status)
+    write = WriteOptions(outputs.sinks, settings.patience_seconds, status)
     tables = WriteGathered(write, settings.file_minutes, settings.parallelism)
     return Sinks(tables, live=None if live is None else live.publish(), fleet=outputs.takes_fleet)

@@ -17,8 +17,8 @@ from pipelines.settings import Settings
 from pipelines.verify.output_description import open_store, translate_sink_errors
 from schemas.tables import FLEET
 from transforms.redis.connection import SCHEMES as REDIS_SCHEMES
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Sink, Store
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _make_folder(url: SplitResult, settings: Settings) -> Sink:
 def _make_objects(url: SplitResult, settings: Settings) -> Sink:
     from transforms.sinks.parquet.object_storage import ObjectStorage
 
-    return ParquetFiles(ObjectStorage.from_url(url), settings.file_minutes, settings.flush_seconds)
+    return ParquetStore(ObjectStorage.from_url(url), settings.file_minutes, settings.flush_seconds)
 
 
 def _make_bigquery(url: SplitResult, settings: Settings) -> Sink:
@@ -179,12 +179,12 @@ def open_outputs(
 
 def folder_outputs(folder: Path, settings: Settings) -> Outputs:
     """A folder on this machine as the only output."""
-    return Outputs((ParquetFiles(LocalFolder(folder), settings.file_minutes, settings.flush_seconds),))
+    return Outputs((ParquetStore(LocalFolder(folder), settings.file_minutes, settings.flush_seconds),))
 
 
 def local_folder(sink: Sink) -> Path | None:
     """The folder of a sink, if it is a folder on this machine."""
-    if isinstance(sink, ParquetFiles) and isinstance(sink.storage, LocalFolder):
+    if isinstance(sink, ParquetStore) and isinstance(sink.storage, LocalFolder):
         return sink.storage.path
     return None
 

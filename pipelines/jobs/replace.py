@@ -37,7 +37,7 @@ from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.history.recall import recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, REACH_HOURS
-from transforms.sinks.parquet.sealed_files import damaged, encode, verify
+from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store
 from transforms.sources.archives.archive_reader import Files
@@ -158,8 +158,8 @@ def _changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
             kept = keep(load(output / file, table, columns)) if file in stored else np.zeros(0, bool)
             if kept.all() and file not in staged:
                 continue
-            if file in stored and (problem := verify(output / file)):
-                raise damaged(output / file, problem)
+            if file in stored and (problem := verify_file(output / file)):
+                raise describe_damage(output / file, problem)
             yield _Change(table, file, kept)
 
 
@@ -174,7 +174,7 @@ def _rewrite(change: _Change, output: Path, staging: Path) -> None:
         if not merged.rows.num_rows:
             remove_file(path)
         elif merged.taken or not kept.all():
-            replace_file(path, encode(merged.rows))
+            replace_file(path, encode_file(merged.rows))
 
 
 def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:

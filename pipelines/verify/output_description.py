@@ -14,8 +14,8 @@ from pipelines.settings import Settings
 from schemas.registry import list_versions
 from schemas.tables import LAYOUT_VERSION
 from transforms.core.errors import OutputFull, Refused, Unavailable
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
 
 SCHEMAS = ("kpi_report",)
@@ -38,7 +38,7 @@ def open_store(
     with translate_sink_errors():
         found = store.read_description()
         settings = _fitted(store.name, found, settings, file_minutes)
-        if isinstance(store, ParquetFiles):
+        if isinstance(store, ParquetStore):
             store = replace(store, file_minutes=settings.file_minutes)
         if found is None and not create:
             raise _no_output(store.name)
@@ -68,7 +68,7 @@ def check_description(store: Store, settings: Settings) -> None:
 
 def open_output(path: Path, settings: Settings, create: bool, file_minutes: int = 30) -> Settings:
     """`open_store` of a folder of this machine: the settings to write it with."""
-    return open_store(ParquetFiles(LocalFolder(path), settings.file_minutes), settings, create, file_minutes)[
+    return open_store(ParquetStore(LocalFolder(path), settings.file_minutes), settings, create, file_minutes)[
         1
     ]
 
@@ -117,7 +117,7 @@ def _fitted(name: str, found: dict[str, Any] | None, settings: Settings, file_mi
 
 def _described(path: Path) -> dict[str, Any]:
     with translate_sink_errors():
-        found = ParquetFiles(LocalFolder(path)).read_description()
+        found = ParquetStore(LocalFolder(path)).read_description()
     if found is None:
         raise _no_output(str(path))
     return _whole(str(path), found)
@@ -159,7 +159,7 @@ def _check(store: Store, description: dict[str, Any], settings: Settings) -> Non
 def _shaped(store: Store, settings: Settings) -> dict[str, Any]:
     """The settings that shape the rows of a store; how they are cut into files is a matter of files."""
     shaping = settings.row_settings()
-    if not isinstance(store, ParquetFiles):
+    if not isinstance(store, ParquetStore):
         del shaping["file_minutes"]
     return shaping
 

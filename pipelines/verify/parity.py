@@ -92,7 +92,7 @@ def compare_outputs(
 
     Raises:
         WrongUse: one of them is no output.
-        transforms.sinks.parquet.sealed_files.DamagedFile: a file cannot be read.
+        transforms.core.errors.DamagedFile: a file cannot be read.
     """
     outputs = (existing_output(a), existing_output(b))
     compared = {}

@@ -25,7 +25,7 @@ from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, RE
 from transforms.core.errors import DamagedFile
 from transforms.core.grouping import number_groups
 from transforms.core.hashing import fingerprint_rows
-from transforms.sinks.parquet.sealed_files import verify
+from transforms.sinks.parquet.sealed_files import verify_file
 from transforms.sources.source import UNCOMMITTED
 
 Unreadable = Callable[[str, str], None]
@@ -161,7 +161,7 @@ def _inspect(
 ) -> None:
     """Check one file by itself, and gather the fingerprints of its rows."""
     name = path.relative_to(output).as_posix()
-    if problem := verify(path):
+    if problem := verify_file(path):
         problems.append(f"{name} {problem}; move it away, then {REBUILD}")
         prints.damaged.add(path)
         return

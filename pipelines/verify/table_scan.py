@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from schemas.tables import Table
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.sealed_files import damaged, read
+from transforms.sinks.parquet.sealed_files import describe_damage, read_file
 
 
 def paths(output: Path, table: Table) -> list[Path]:
@@ -21,13 +21,13 @@ def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.R
     """The rows of a file in the table's columns, or in the named ones; a column that the file does not have is null.
 
     Raises:
-        transforms.sinks.parquet.sealed_files.DamagedFile: it is no readable Parquet file, or not one of this table.
+        transforms.core.errors.DamagedFile: it is no readable Parquet file, or not one of this table.
     """
     schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
     try:
-        return conform(read(path, schema.names), schema)
+        return conform(read_file(path, schema.names), schema)
     except pa.ArrowException as error:
-        raise damaged(path, f"does not hold {table.name}: {error}") from error
+        raise describe_damage(path, f"does not hold {table.name}: {error}") from error
 
 
 def scan(output: Path, table: Table, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -30,8 +30,8 @@ from tests.benchmarks import plain
 from tests.bigquery import Emulator, store
 from tests.s3 import S3Server
 from tests.victoriametrics import VictoriaMetricsServer
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Sink
 from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics
 
@@ -158,7 +158,7 @@ def _cpu_seconds() -> float:
 
 def _folder(folder: Path, servers: ExitStack) -> Iterator[Contest]:
     def sink(place: int) -> Sink:
-        return ParquetFiles(LocalFolder(folder / f"own-{place}"))
+        return ParquetStore(LocalFolder(folder / f"own-{place}"))
 
     def rival(place: int) -> Insert:
         return lambda rows: plain.dataset(REPORTS, rows, str(folder / f"plain-{place}"), None)
@@ -171,7 +171,7 @@ def _objects(folder: Path, servers: ExitStack) -> Iterator[Contest]:
     server.make_bucket("bucket")
 
     def sink(place: int) -> Sink:
-        return ParquetFiles(server.storage("bucket", f"own-{place}"))
+        return ParquetStore(server.storage("bucket", f"own-{place}"))
 
     def rival(place: int) -> Insert:
         return lambda rows: plain.dataset(REPORTS, rows, f"bucket/plain-{place}", plain.s3(server.endpoint))

@@ -12,7 +12,7 @@ import pytest
 from pipelines.cli import run
 from tests.integration.archives import Typed, stream, write
 from tests.integration.processes import count_files
-from transforms.sinks.parquet.sealed_files import verify
+from transforms.sinks.parquet.sealed_files import verify_file
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def check_full(output: Path, typed: Callable[[], tuple[int, str, str]]) -> None:
         True,
         False,
     )
-    assert [(path, verify(path)) for path in output.rglob("*.parquet") if verify(path)] == []
+    assert [(path, verify_file(path)) for path in output.rglob("*.parquet") if verify_file(path)] == []
 
 
 def test_a_full_disk_ends_the_run_and_tears_no_file(clean: Path, small_disk: Path, typed: Typed) -> None:

@@ -15,7 +15,7 @@ from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, stream, write
 from tests.integration.processes import start_command, wait_until
-from transforms.sinks.parquet.sealed_files import encode, read
+from transforms.sinks.parquet.sealed_files import encode_file, read_file
 
 LINES = stream(150, seed=21)
 
@@ -160,8 +160,8 @@ def test_an_output_without_the_newest_columns_is_read_and_added_to(
         (QUARANTINED, "resolution"),
     ):
         for path in paths(done, table):
-            rows = read(path)
-            path.write_bytes(encode(rows.select([name for name in rows.schema.names if name != column])))
+            rows = read_file(path)
+            path.write_bytes(encode_file(rows.select([name for name in rows.schema.names if name != column])))
     assert typed("reconcile", done, "--input", archive)[0] == 0
     assert typed("show", done)[0] == 0
     assert typed("quarantine", "list", done)[0] == 0
@@ -237,7 +237,7 @@ def test_a_damaged_file_is_named_with_the_mend(
     archive: Path, done: Path, typed: Typed, tmp_path: Path
 ) -> None:
     path = paths(done, REPORTS)[0]
-    path.write_bytes(encode(read(path))[:-9] + b"tampered!")
+    path.write_bytes(encode_file(read_file(path))[:-9] + b"tampered!")
     more = write(tmp_path / "more.ndjson", stream(10, seed=24))
     code, _, err = typed("backfill", "--input", more, "--output", done)
     assert (code, path.name in err, "--replace" in err, "Traceback" in err) == (3, True, True, False)

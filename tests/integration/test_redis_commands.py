@@ -24,8 +24,8 @@ from tests.integration.archives import Typed, fates, on_disk, rows
 from tests.integration.processes import start_command, wait_until
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 
 MINUTE = 60_000
 
@@ -352,7 +352,7 @@ def test_a_fate_that_no_entry_ever_had_is_surplus(server: RedisServer, output: P
     }
     row = pa.RecordBatch.from_pylist([foreign | {"payload": b"x", "reason": "json", "revision": 1}])
     minutes = Settings.model_construct().file_minutes
-    ParquetFiles(LocalFolder(output), minutes).write(QUARANTINED, [conform(row, QUARANTINED.schema)])
+    ParquetStore(LocalFolder(output), minutes).write(QUARANTINED, [conform(row, QUARANTINED.schema)])
     code, verdict = reconciled(server, output, typed)
     assert (code, verdict["surplus"]) == (1, 1)
     assert (
@@ -383,7 +383,7 @@ def test_what_was_read_of_a_stream_before_it_went_back_is_no_surplus(
         "reason": "reset",
         "revision": 1,
     }
-    store = ParquetFiles(LocalFolder(output), Settings.model_construct().file_minutes)
+    store = ParquetStore(LocalFolder(output), Settings.model_construct().file_minutes)
     store.write(QUARANTINED, [conform(pa.RecordBatch.from_pylist([row]), QUARANTINED.schema)])
     code, verdict = reconciled(server, output, typed)
     assert (code, verdict["surplus"]) == (1, 1)
@@ -421,7 +421,7 @@ def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed:
         [gap | {"after": "1-0", "entries": 5}, gap | {"after": "2-0", "entries": None}]
     )
     minutes = Settings.model_construct().file_minutes
-    ParquetFiles(LocalFolder(output), minutes).write(TRIMMED, [conform(gaps, TRIMMED.schema)])
+    ParquetStore(LocalFolder(output), minutes).write(TRIMMED, [conform(gaps, TRIMMED.schema)])
     assert reconciled(server, output, typed) == (0, WHOLE | {"trimmed": 5})
     code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi")
     assert (

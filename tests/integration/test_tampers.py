@@ -14,7 +14,7 @@ from pipelines.cli import run
 from pipelines.verify.table_scan import paths
 from schemas.tables import TABLES, Table
 from tests.integration.archives import stream, write
-from transforms.sinks.parquet.sealed_files import encode
+from transforms.sinks.parquet.sealed_files import encode_file
 
 Rows = Callable[[Table, pa.RecordBatch, random.Random], pa.RecordBatch]
 Seal = Callable[[Path, pa.RecordBatch], None]
@@ -61,7 +61,7 @@ def stale_seal(path: Path, rows: pa.RecordBatch) -> None:
 
 
 def own_seal(path: Path, rows: pa.RecordBatch) -> None:
-    path.write_bytes(encode(rows))
+    path.write_bytes(encode_file(rows))
 
 
 REWRITES: list[tuple[Rows, Seal]] = [

@@ -20,7 +20,7 @@ from transforms.history.batch_history import apply_history
 from transforms.history.shard_memory import ShardMemory
 from transforms.history.time_rules import find_affected_hours
 from transforms.outliers import flag_outliers
-from transforms.sinks.parquet.sealed_files import encode, read
+from transforms.sinks.parquet.sealed_files import encode_file, read_file
 from transforms.sinks.row_merge import merge_rows
 from transforms.validation.validate import Rules, judge_block
 
@@ -90,7 +90,10 @@ def _stored_and_counted(enriched: pa.RecordBatch) -> None:
     written = conform(enriched, REPORTS.schema)
     codes, names = assign_files(REPORTS, written, 10)
     assert (len(codes), len(names)) == (written.num_rows, len(set(names)))
-    assert read(bytes(encode(merge_rows(REPORTS, written[:0], written).rows))).num_rows == written.num_rows
+    assert (
+        read_file(bytes(encode_file(merge_rows(REPORTS, written[:0], written).rows))).num_rows
+        == written.num_rows
+    )
     partial = make_partials(enriched)
     for granularity in GRANULARITIES:
         for table, together in ((AGGREGATIONS, merge_by_agent), (FLEET, merge_by_type)):

@@ -1,7 +1,7 @@
-"""Writing tables: every row goes to each sink that takes its table, a bundle or a gathering at a time.
+"""Writing tables: every row goes to each sink that takes its table, by the bundle or gathered for some seconds first.
 
-A sink that is away holds its writer up, which tries on with growing pauses; so the runner reads no further, completes no
-checkpoint, and nothing is committed to the source before every sink has the rows.
+While a sink is unavailable, its writer retries with growing pauses. The runner then reads no further and completes no
+checkpoint, so nothing is committed to the source before every sink has the rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,178 +24,179 @@ from transforms.core.record_batches import concat, conform, split_by_rows
 from transforms.core.retry import retry_while_unavailable
 from transforms.core.stage_counters import time_stage
 from transforms.sinks.sink import Sink, Written
-from transforms.sinks.sink_status import Status
+from transforms.sinks.sink_status import SinkStatus
 from transforms.validation.quarantine_rows import bisect_faults, quarantine_unwritten
 
 FLUSH_BYTES = 1 << 30
-"""Rows of a bundle are held back up to this many bytes."""
+"""A bundle's rows are written before its end once they have so many bytes."""
 PATIENCE_SECONDS = 3600
-"""How long a write is tried again while a sink is away."""
-_SPREAD_MINUTES = 60
+"""How long a write is retried while a sink is unavailable."""
+_FILE_MINUTES = 60
+_ROW_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, ValueError, TypeError, LookupError)
+"""What a kernel raises for a row that it cannot take. Sinks raise OSError, Unavailable or Refused."""
 
 
 @dataclass(frozen=True)
-class Write:
-    """How to write to some sinks: for how many seconds an absent one is waited for, and the folder where each writer says how it
-    does (`transforms.sinks.sink_status`), if any."""
+class WriteOptions:
+    """The sinks of a job, for how long a write is retried, and the folder of status files, if any."""
 
     sinks: tuple[Sink, ...]
-    patience: float = PATIENCE_SECONDS
-    status: Path | None = None
+    patience_seconds: float = PATIENCE_SECONDS
+    status_folder: Path | None = None
 
-    def steps(self, name: str, rows: beam.PCollection, sinks: Sequence[Sink]) -> list[beam.PCollection]:
-        """The rows of the table `name` -> those of `sinks` that take it."""
+    def write_to(self, sinks: Sequence[Sink], name: str, rows: beam.PCollection) -> list[beam.PCollection]:
+        """The rows of the table `name` -> those of `sinks` that take it, a step each."""
         takers = [(self.sinks.index(sink), sink) for sink in sinks if name in sink.tables]
         return [
             rows
             | f"Write {name} to {place}"
-            >> beam.ParDo(_Write(name, sink, self.patience, Status(self.status, place, name)))
+            >> beam.ParDo(
+                _WriteFn(name, sink, self.patience_seconds, SinkStatus(self.status_folder, place, name))
+            )
             for place, sink in takers
         ]
 
 
 @dataclass(eq=False)
 class WriteTables(beam.PTransform):
-    """{name of a table: its rows} -> the sinks, where each bundle's rows are safe when the bundle is done.
+    """{name of a table: its rows} -> the sinks; a bundle's rows are safe there when the bundle is done.
 
-    Counters, in the namespace `sink`: `rows_written` (new, or standing for an older row) and `requests`.
+    Counters, in the namespace `sink`: `rows_written` (new, or replacing an older row) and `requests`.
     """
 
-    write: Write
+    options: WriteOptions
 
     def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
-        return [
-            step for name, rows in tables.items() for step in self.write.steps(name, rows, self.write.sinks)
-        ]
+        steps = (self.options.write_to(self.options.sinks, name, rows) for name, rows in tables.items())
+        return [step for of_table in steps for step in of_table]
 
 
 @dataclass(eq=False)
 class WriteGathered(beam.PTransform):
-    """{name of a table: its rows} -> the sinks, each at most about its `gather_seconds` after the rows came.
+    """{name of a table: its rows} -> the sinks, each about its `gather_seconds` after the rows came at the latest.
 
-    All tables of one pace are gathered in one step: each step of a stream costs its runner time, rows or not. `writers` is how many
-    workers may write at once; rows of one file (of `file_minutes`) always have the same one.
+    All tables of one pace are gathered in one step, since each step of a stream costs its runner time, rows or not.
+    `writers` is how many workers may write at once; rows of one file (of `file_minutes`) always have the same one.
     """
 
-    write: Write
-    file_minutes: int = _SPREAD_MINUTES
+    options: WriteOptions
+    file_minutes: int = _FILE_MINUTES
     writers: int = 1
 
     def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
-        paces = dict.fromkeys(sink.gather_seconds for sink in self.write.sinks)
-        return [step for pace in paces for step in self._at_pace(pace, tables)]
+        paces = dict.fromkeys(sink.gather_seconds for sink in self.options.sinks)
+        return [step for pace in paces for step in self._write_at_pace(pace, tables)]
 
-    def _at_pace(self, seconds: int, tables: Mapping[str, beam.PCollection]) -> Iterator[beam.PCollection]:
-        sinks = [sink for sink in self.write.sinks if sink.gather_seconds == seconds]
+    def _write_at_pace(
+        self, seconds: int, tables: Mapping[str, beam.PCollection]
+    ) -> Iterator[beam.PCollection]:
+        sinks = [sink for sink in self.options.sinks if sink.gather_seconds == seconds]
         names = [name for name in tables if any(name in sink.tables for sink in sinks)]
         keyed = [
             tables[name]
             | f"By writer {name}, {seconds} s"
-            >> beam.FlatMap(by_writer, name, place, self.file_minutes, self.writers).with_output_types(
+            >> beam.FlatMap(key_by_writer, name, place, self.file_minutes, self.writers).with_output_types(
                 tuple[int, pa.RecordBatch]
             )
             for place, name in enumerate(names)
         ]
         gathered = keyed | f"All, {seconds} s" >> beam.Flatten() | f"Gather {seconds} s" >> Gather(seconds)
-        parted = beam.FlatMap(part_by_table, names, self.writers).with_output_types(
+        tag = beam.FlatMap(tag_by_table, names, self.writers).with_output_types(
             pa.RecordBatch, **dict.fromkeys(names, pa.RecordBatch)
         )
-        rows = gathered | f"By table, {seconds} s" >> parted.with_outputs(*names)
+        rows = gathered | f"By table, {seconds} s" >> tag.with_outputs(*names)
         for name in names:
-            yield from self.write.steps(name, rows[name], sinks)
+            yield from self.options.write_to(sinks, name, rows[name])
 
 
-def by_writer(
+def key_by_writer(
     batch: pa.RecordBatch, table: str, place: int, file_minutes: int, writers: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of each writer of the table at `place`, under place * writers + writer; a file's path alone decides its writer."""
+    """The rows of each writer, keyed place * writers + writer; `place` is that of the table among the tables.
+
+    A file's path alone decides its writer, so no two workers write to one file.
+    """
     parts: Iterable[tuple[int, pa.RecordBatch]] = [(place, batch)]
     if writers > 1:
         codes, paths = assign_files(find_table(table), batch, file_minutes)
-        parts = split_rows(
-            batch, np.array([place * writers + crc32(path.encode()) % writers for path in paths])[codes]
-        )
+        keys = np.array([place * writers + crc32(path.encode()) % writers for path in paths])
+        parts = split_rows(batch, keys[codes])
     for key, rows in parts:
-        for portion in split_by_rows(rows, MOST_ROWS):
-            yield key, portion
+        for part in split_by_rows(rows, MOST_ROWS):
+            yield key, part
 
 
-def part_by_table(
+def tag_by_table(
     gathered: tuple[int, Iterable[pa.RecordBatch]], names: list[str], writers: int
 ) -> Iterator[beam.pvalue.TaggedOutput]:
-    """The batches of a group, each under the tag of its table."""
+    """The batches of a key of `key_by_writer`, each tagged with the name of its table."""
     key, batches = gathered
     for batch in batches:
         yield beam.pvalue.TaggedOutput(names[key // writers], batch)
 
 
-def write_apart(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-    """Write rows of a table; a row of a message at which the write raises goes to this sink's quarantine alone, as `refused`.
+def write_or_quarantine(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+    """Write rows of a table. A row of a message at which the write raises goes to this sink's quarantine, as `refused`.
 
     Raises:
         Unavailable, Refused: as `Sink.write`.
-        Exception: every row raises, or rows that are of no message: the fault is not that of a row.
+        Exception: every row raises, or the rows are not of messages: the fault is not that of one row.
     """
     try:
         return sink.write(table, rows)
     except MemoryError:
         raise
-    except _OF_A_ROW:
+    except _ROW_ERRORS:
         if table.name == QUARANTINED.name or "message_id" not in table.schema.names:
             raise
         gathered = concat([conform(batch, table.schema) for batch in rows])
-        written, faults = bisect_faults(lambda part: sink.write(table, [part]), gathered, _OF_A_ROW)
+        written, faults = bisect_faults(lambda part: sink.write(table, [part]), gathered, _ROW_ERRORS)
         if not written and gathered.num_rows > 1:
             raise
     rejections = [Rejection("refused", why.message, None, "write") for _, why in faults]
-    written.append(
-        sink.write(QUARANTINED, [quarantine_unwritten(concat([row for row, _ in faults]), rejections)])
-    )
+    refused = quarantine_unwritten(concat([row for row, _ in faults]), rejections)
+    written.append(sink.write(QUARANTINED, [refused]))
     return Written(sum(each.rows for each in written), sum(each.requests for each in written))
 
 
-_OF_A_ROW = (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, ValueError, TypeError, LookupError)
-"""What a kernel raises at a row that it cannot take; what places raise is an OSError, Unavailable or Refused."""
+class _WriteFn(beam.DoFn):
+    """Collects a bundle's rows, and writes them at its end or when they have FLUSH_BYTES."""
 
-
-class _Write(beam.DoFn):
-    """Gathers a bundle's rows and writes them at its end, or when they are many."""
-
-    def __init__(self, table: str, sink: Sink, patience: float, status: Status) -> None:
-        self.table, self.sink, self.patience, self.status = table, sink, patience, status
+    def __init__(self, table: str, sink: Sink, patience_seconds: float, status: SinkStatus) -> None:
+        self.table, self.sink, self.patience_seconds, self.status = table, sink, patience_seconds, status
         self.rows_written = Metrics.counter("sink", "rows_written")
         self.requests = Metrics.counter("sink", "requests")
 
     def start_bundle(self) -> None:
-        self.held: list[pa.RecordBatch] = []
-        self.held_bytes = 0
+        self.batches: list[pa.RecordBatch] = []
+        self.bytes = 0
 
     def process(self, batch: pa.RecordBatch) -> None:
-        self.held.append(batch)
-        self.held_bytes += batch.nbytes
-        if self.held_bytes >= FLUSH_BYTES:
+        self.batches.append(batch)
+        self.bytes += batch.nbytes
+        if self.bytes >= FLUSH_BYTES:
             self._flush()
 
     def finish_bundle(self) -> None:
         self._flush()
 
     def _flush(self) -> None:
-        if self.held:
-            with time_stage(f"write {self.table}", sum(batch.num_rows for batch in self.held)):
-                written = self._written()
+        if self.batches:
+            with time_stage(f"write {self.table}", sum(batch.num_rows for batch in self.batches)):
+                written = self._write()
             self.rows_written.inc(written.rows)
             self.requests.inc(written.requests)
         self.start_bundle()
 
-    def _written(self) -> Written:
-        """Write what is held, again and again while the sink is unavailable."""
-        for attempt in retry_while_unavailable(self.patience):
+    def _write(self) -> Written:
+        """Write the collected rows; retry while the sink is unavailable."""
+        for attempt in retry_while_unavailable(self.patience_seconds):
             with attempt:
                 try:
-                    written = write_apart(self.sink, find_table(self.table), self.held)
+                    written = write_or_quarantine(self.sink, find_table(self.table), self.batches)
                 except (Unavailable, Refused) as error:
-                    self.status.waits(self.sink.name, str(error))
+                    self.status.report_waiting(self.sink.name, str(error))
                     raise
-                self.status.wrote(self.sink.name, written.rows, self.held)
+                self.status.report_written(self.sink.name, written.rows, self.batches)
                 return written
-        raise AssertionError("a retry ends by a result or an error")
+        raise AssertionError("a retry ends with a result or an error")

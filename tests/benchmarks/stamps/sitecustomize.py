@@ -18,7 +18,7 @@ def watch(folder: str) -> None:
     """Have the steps of the graph note in that folder what passes them."""
     from transforms.history.stream_history import _StreamHistoryFn
     from transforms.sinks.publish import _Publish
-    from transforms.sinks.write_tables import _Write
+    from transforms.sinks.write_tables import _WriteFn
     from transforms.sources.redis.reader import Reader
     from transforms.validation.validate import _ValidateFn
 
@@ -37,7 +37,9 @@ def watch(folder: str) -> None:
     _note_before(_Publish, "process", lambda step, reports: note("enriched", [reports]))
     _note_after(_Publish, "process", lambda _, step, reports: note("published", [reports]))
     _note_after(
-        _Write, "_written", lambda _, step: note("written", step.held if step.table == "kpi_reports" else ())
+        _WriteFn,
+        "_write",
+        lambda _, step: note("written", step.batches if step.table == "kpi_reports" else ()),
     )
 
 

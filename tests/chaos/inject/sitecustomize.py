@@ -29,8 +29,8 @@ from typing import Any
 
 POINTS = {
     "after read": ("transforms.sources.redis.reader", "Reader.read", "after"),
-    "before write": ("transforms.sinks.parquet.parquet_store", "write", "before"),
-    "after write": ("transforms.sinks.parquet.parquet_store", "write", "after"),
+    "before write": ("transforms.sinks.parquet.parquet_store", "write_rows", "before"),
+    "after write": ("transforms.sinks.parquet.parquet_store", "write_rows", "after"),
     "before rename": ("pathlib", "Path.replace", "before"),
     "after rename": ("pathlib", "Path.replace", "after"),
     "before commit": ("transforms.sources.redis.offsets", "CommittedOffsets.commit", "before"),

@@ -17,9 +17,9 @@ from pipelines.verify.parity import Comparison, Difference, compare_outputs
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import encode, read
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.sinks.parquet.sealed_files import encode_file, read_file
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 NAN = float("nan")
@@ -82,7 +82,7 @@ def output(path: Path, tables: dict[str, list[Row]] | None = None, file_minutes:
     )
     for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES):
         if rows[table.name]:
-            ParquetFiles(LocalFolder(path), file_minutes).write(table, [batch(table, rows[table.name])])
+            ParquetStore(LocalFolder(path), file_minutes).write(table, [batch(table, rows[table.name])])
     return path
 
 
@@ -132,8 +132,10 @@ def test_the_cut_of_files_and_the_order_of_rows_do_not_matter(plain: Path, tmp_p
     rows = [report(number) for number in np.random.default_rng(3).permutation(12).tolist()]
     other = output(tmp_path / "other", {"kpi_reports": rows}, file_minutes=60)
     for path in (other / "kpi_reports").rglob("*.parquet"):
-        stored = read(path)
-        path.write_bytes(encode(stored.take(pa.array(np.random.default_rng(4).permutation(stored.num_rows)))))
+        stored = read_file(path)
+        path.write_bytes(
+            encode_file(stored.take(pa.array(np.random.default_rng(4).permutation(stored.num_rows))))
+        )
     assert differing(compare_outputs(plain, other, identity=True)) == {}
 
 
@@ -270,8 +272,8 @@ def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path)
 def test_a_key_that_a_table_holds_twice_is_two_rows(plain: Path, tmp_path: Path) -> None:
     other = output(tmp_path / "other")
     path = sorted((other / "kpi_reports").rglob("*.parquet"))[0]
-    stored = read(path)
-    path.write_bytes(encode(pa.concat_batches([stored, stored.slice(0, 1)])))
+    stored = read_file(path)
+    path.write_bytes(encode_file(pa.concat_batches([stored, stored.slice(0, 1)])))
     counts = compare_outputs(plain, other, identity=False)["kpi_reports"]
     assert (counts.equal, counts.only_a, counts.only_b) == (12, 0, 1)
 
@@ -294,7 +296,7 @@ def test_columns_are_compared_in_groups_when_there_are_many_rows(
 def test_a_column_that_an_older_file_lacks_is_null(plain: Path, tmp_path: Path) -> None:
     other = output(tmp_path / "other")
     for path in (other / "kpi_reports").rglob("*.parquet"):
-        path.write_bytes(encode(read(path).drop_columns(["priority"])))
+        path.write_bytes(encode_file(read_file(path).drop_columns(["priority"])))
     assert differing(compare_outputs(plain, other, identity=True)) == {}
 
 

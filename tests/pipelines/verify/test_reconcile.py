@@ -28,9 +28,9 @@ from schemas.tables import (
     Table,
 )
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import encode, read
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.sinks.parquet.sealed_files import encode_file, read_file
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 TEN_MINUTES = Settings.model_construct().model_copy(update={"file_minutes": 10})
@@ -92,7 +92,7 @@ def windows(reports: list[Row]) -> list[Row]:
 
 def put(output: Path, table: Table, rows: list[Row]) -> None:
     if rows:
-        ParquetFiles(LocalFolder(output), 10).write(table, [batch(table, rows)])
+        ParquetStore(LocalFolder(output), 10).write(table, [batch(table, rows)])
 
 
 GOOD = [report(number, second) for number, second in enumerate((0, 1, 2, 3, 7, 61, 700, 701, 702))]
@@ -442,20 +442,20 @@ def test_a_stream_that_left_no_checkpoint_has_nothing_that_waits(output: Path) -
 
 def test_a_file_of_an_older_schema_is_no_problem(output: Path) -> None:
     for path in (output / "kpi_reports").rglob("*.parquet"):
-        path.write_bytes(encode(read(path).drop_columns(["priority", "is_memory_outlier"])))
+        path.write_bytes(encode_file(read_file(path).drop_columns(["priority", "is_memory_outlier"])))
     assert reconcile(output).problems == []
 
 
 def test_a_file_of_another_table_is_a_problem(output: Path) -> None:
     rows = pa.RecordBatch.from_pydict({name: ["x"] for name in REPORTS.schema.names})
-    (output / "kpi_reports" / "date=2025-10-22" / "hour=12" / "1200.parquet").write_bytes(encode(rows))
+    (output / "kpi_reports" / "date=2025-10-22" / "hour=12" / "1200.parquet").write_bytes(encode_file(rows))
     assert any("1200.parquet does not hold kpi_reports" in problem for problem in reconcile(output).problems)
 
 
 def test_a_damaged_file_whose_values_make_no_sense_is_a_problem_and_gives_no_fate(output: Path) -> None:
     path = output / "quarantine" / "date=2025-10-22" / "hour=12" / "1200.parquet"
     senseless = pa.array([2**63 - 1, -(2**63)]).cast(QUARANTINED.schema.field("received_at").type)
-    rows = pa.Table.from_batches([read(path)]).set_column(2, "received_at", senseless)
+    rows = pa.Table.from_batches([read_file(path)]).set_column(2, "received_at", senseless)
     pq.write_table(rows, path)
     verdict = reconcile(output, source(*ALL))
     assert counts(verdict) == {**WHOLE, "quarantined": 1, "missing": 2}
@@ -473,7 +473,7 @@ def rewritten(change: Callable[[pa.Table, random.Random], pa.Table], seal: str) 
             table, metadata = file.read(), file.metadata.metadata
         table = change(table, chance).replace_schema_metadata()
         if seal == "sealed":
-            path.write_bytes(encode(pa.concat_batches(table.to_batches())))
+            path.write_bytes(encode_file(pa.concat_batches(table.to_batches())))
         else:
             del metadata[b"ARROW:schema"]
             pq.write_table(table.replace_schema_metadata(metadata if seal == "stale" else None), path)

@@ -12,8 +12,8 @@ from schemas.tables import DUPLICATES, QUARANTINED
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
 from transforms.redis.connection import Connection
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sources.redis.redis_source import RedisStreams
 
 
@@ -34,7 +34,7 @@ def store(output: Path, *ids: str, source: str = "s") -> None:
     for table, part in ((QUARANTINED, ids[::2]), (DUPLICATES, ids[1::2])):
         rows = [{"source": source, "message_id": each, "revision": 1} for each in part]
         batches = [conform(pa.RecordBatch.from_pylist(rows), table.schema)] if rows else []
-        ParquetFiles(LocalFolder(output), 10).write(table, batches)
+        ParquetStore(LocalFolder(output), 10).write(table, batches)
 
 
 def held(client: redis.Redis, output: Path, during: Callable[[], object] = lambda: None) -> list[str]:

@@ -21,8 +21,8 @@ from transforms.core.record_batches import REPORT_BATCH, conform, make_empty, sp
 from transforms.core.sharding import assign_shards
 from transforms.history.recall import Recall, RecallShard, recall_hours
 from transforms.history.time_rules import find_affected_hours
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
 from transforms.validation.validate import Rules, judge_block
 
@@ -46,12 +46,12 @@ def touched(*minutes: float) -> list[int]:
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> ParquetFiles:
+def output(tmp_path: Path) -> ParquetStore:
     """A report every ten minutes, from three hours before noon to three after it, and at the edges of
     context.
     """
     stored = reports(*range(-180, 190, 10), -62, -63, -0.001)
-    store = ParquetFiles(LocalFolder(tmp_path), 30)
+    store = ParquetStore(LocalFolder(tmp_path), 30)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
     return store
 
@@ -94,7 +94,7 @@ def test_a_report_before_1970_touches_hours_before_1970() -> None:
 
 
 def test_a_touched_hour_comes_back_whole_and_the_62_minutes_before_it_as_context(
-    output: ParquetFiles,
+    output: ParquetStore,
 ) -> None:
     assert minutes_of(recall_hours(output, {HOUR}), context=False) == [0, 10, 20, 30, 40, 50]
     assert minutes_of(recall_hours(output, {HOUR}), context=True) == [
@@ -109,18 +109,18 @@ def test_a_touched_hour_comes_back_whole_and_the_62_minutes_before_it_as_context
     ]
 
 
-def test_what_one_hour_needs_as_context_and_another_whole_comes_whole(output: ParquetFiles) -> None:
+def test_what_one_hour_needs_as_context_and_another_whole_comes_whole(output: ParquetStore) -> None:
     found = list(recall_hours(output, {HOUR, HOUR + 1}))
     assert minutes_of(iter(found), context=False) == [*range(0, 120, 10)]
     assert max(minutes_of(iter(found), context=True)) < 0
 
 
-def test_hours_apart_have_a_context_each(output: ParquetFiles) -> None:
+def test_hours_apart_have_a_context_each(output: ParquetStore) -> None:
     found = minutes_of(recall_hours(output, {HOUR - 1, HOUR + 2}), context=True)
     assert found == [-120, -110, -100, -90, -80, -70, -63, -62, 60, 70, 80, 90, 100, 110]
 
 
-def test_what_is_recalled_is_what_was_stored(output: ParquetFiles) -> None:
+def test_what_is_recalled_is_what_was_stored(output: ParquetStore) -> None:
     (whole,) = [batch for batch in recall_hours(output, {HOUR + 3}) if not batch["context"][0].as_py()]
     assert whole.schema == REPORT_BATCH
     (row,) = whole.to_pylist()
@@ -131,12 +131,12 @@ def test_what_is_recalled_is_what_was_stored(output: ParquetFiles) -> None:
     }
 
 
-def test_an_hour_without_reports_gives_nothing(output: ParquetFiles, tmp_path: Path) -> None:
+def test_an_hour_without_reports_gives_nothing(output: ParquetStore, tmp_path: Path) -> None:
     assert list(recall_hours(output, {HOUR + 100})) == []
-    assert list(recall_hours(ParquetFiles(LocalFolder(tmp_path / "gone")), {HOUR})) == []
+    assert list(recall_hours(ParquetStore(LocalFolder(tmp_path / "gone")), {HOUR})) == []
 
 
-def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: ParquetFiles) -> None:
+def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: ParquetStore) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         new = pipeline | beam.Create([reports(181), reports(182, 185)], reshuffle=False)
         rows = (
@@ -148,13 +148,13 @@ def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: Parque
         assert_that(rows, equal_to([*context, (after(180), False)]))
 
 
-def test_nothing_new_recalls_nothing(output: ParquetFiles) -> None:
+def test_nothing_new_recalls_nothing(output: ParquetStore) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         none = pipeline | beam.Create([make_empty(REPORT_BATCH)], reshuffle=False)
         assert_that(none | Recall(output), equal_to([]))
 
 
-def test_a_shard_recalls_hours_whole_with_the_62_minutes_before_them_or_without(output: ParquetFiles) -> None:
+def test_a_shard_recalls_hours_whole_with_the_62_minutes_before_them_or_without(output: ParquetStore) -> None:
     recall = RecallShard(output, shards=1)
     hours = range(HOUR, HOUR + 2)
     assert minutes_of(recall(0, hours, True), context=False) == [*range(0, 120, 10)]
@@ -167,7 +167,7 @@ def test_a_shard_recalls_hours_whole_with_the_62_minutes_before_them_or_without(
 def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) -> None:
     documents = [report(number, at=after(number), agent_id=agent(number)) for number in range(60)]
     stored = judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
-    store = ParquetFiles(LocalFolder(tmp_path), 10)
+    store = ParquetStore(LocalFolder(tmp_path), 10)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
     shard_of = assign_shards(stored["agent_id"], 3)
     for shard in range(3):
@@ -181,7 +181,7 @@ def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) ->
 class Faltering:
     """A store that breaks off after some batches of an hour, and cuts them in another way each time."""
 
-    store: ParquetFiles
+    store: ParquetStore
     breaks: list[int]
 
     def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
@@ -202,7 +202,7 @@ def test_a_store_that_breaks_off_is_asked_again_for_what_is_missing(
     tmp_path: Path, breaks: list[int]
 ) -> None:
     stored = reports(*(number // 2 for number in range(60)))
-    store = ParquetFiles(LocalFolder(tmp_path), 1)
+    store = ParquetStore(LocalFolder(tmp_path), 1)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
     whole, faltering = list(recall_hours(store, {HOUR})), Faltering(store, breaks)
     with stamina.set_testing(True, attempts=100):
@@ -211,6 +211,6 @@ def test_a_store_that_breaks_off_is_asked_again_for_what_is_missing(
     assert pa.Table.from_batches(given).equals(pa.Table.from_batches(whole))
 
 
-def test_a_store_that_stays_away_is_given_up(output: ParquetFiles) -> None:
+def test_a_store_that_stays_away_is_given_up(output: ParquetStore) -> None:
     with stamina.set_testing(True, attempts=3), pytest.raises(Unavailable, match="away"):
         list(recall_hours(cast(Store, Faltering(output, [0] * 10)), {HOUR}))

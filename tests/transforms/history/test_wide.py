@@ -22,7 +22,8 @@ from transforms.core.record_batches import (
     widen_type,
 )
 from transforms.sinks.parquet import parquet_store
-from transforms.sinks.parquet.sealed_files import encode, read, verify
+from transforms.sinks.parquet.parquet_store import split_by_time
+from transforms.sinks.parquet.sealed_files import encode_file, read_file, verify_file
 from transforms.sinks.row_merge import merge_rows
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
@@ -90,10 +91,10 @@ def test_a_union_and_its_file_do_not_depend_on_how_wide_their_columns_are(
         merged = merge_rows(
             REPORTS, widened(stored) if wide_stored else stored, widened(new) if wide_new else new
         )
-        data = encode(merged.rows)
-    assert bytes(encode(merged.rows)) == bytes(encode(expected.rows))
+        data = encode_file(merged.rows)
+    assert bytes(encode_file(merged.rows)) == bytes(encode_file(expected.rows))
     assert (merged.taken, merged.displaced.to_pylist()) == (expected.taken, expected.displaced.to_pylist())
-    assert (read(bytes(data)), verify(bytes(data))) == (expected.rows, None)
+    assert (read_file(bytes(data)), verify_file(bytes(data))) == (expected.rows, None)
 
 
 @settings(deadline=None, max_examples=40)
@@ -102,7 +103,7 @@ def test_stored_reports_are_given_back_in_batches_that_ascend_in_time(
     rows: pa.RecordBatch, octets: int
 ) -> None:
     with bounded(0, octets):
-        parts = [part for part in parquet_store.by_time(widened(rows)) if part.num_rows]
+        parts = [part for part in split_by_time(widened(rows)) if part.num_rows]
     times = [part["recorded_at"].to_pylist() for part in parts]
     assert all(max(one) <= min(other) for one, other in zip(times, times[1:]))
     given_back = [row for part in parts for row in part.to_pylist()]
@@ -147,8 +148,8 @@ def test_a_file_of_more_than_2_gib_of_one_text_is_merged_written_and_read() -> N
         ]
         return join_columns(columns, REPORTS.schema)
 
-    data = bytes(encode(merge_rows(REPORTS, rows(0, count), rows(count, count)).rows))
-    found = read(data, ["report_id", "execution_context"])
+    data = bytes(encode_file(merge_rows(REPORTS, rows(0, count), rows(count, count)).rows))
+    found = read_file(data, ["report_id", "execution_context"])
     assert found["execution_context"].nbytes > record_batches.TEXT_BYTES
     assert found["report_id"].to_pylist() == [f"{number:05}" for number in range(2 * count)]
     assert set(

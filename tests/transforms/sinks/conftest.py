@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.s3 import S3Server
-from transforms.sinks.parquet.storage import LocalFolder, Storage
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.storage import Storage
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,14 @@ from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.record_batches import build_batch
 from transforms.sinks import write_tables
 from transforms.sinks.sink import Sink, Written
-from transforms.sinks.sink_status import Status
+from transforms.sinks.sink_status import SinkStatus
 from transforms.sinks.write_tables import (
-    Write,
     WriteGathered,
+    WriteOptions,
     WriteTables,
-    by_writer,
-    part_by_table,
-    write_apart,
+    key_by_writer,
+    tag_by_table,
+    write_or_quarantine,
 )
 from transforms.validation.quarantine_rows import quarantine_unwritten
 
@@ -46,19 +46,21 @@ def duplicates(count: int) -> pa.RecordBatch:
 @pytest.mark.parametrize("writers", [1, 3])
 def test_gathered_batches_find_their_table_again(writers: int) -> None:
     batch = duplicates(5)
-    for key, rows in by_writer(batch, DUPLICATES.name, NAMES.index(DUPLICATES.name), 1, writers):
-        (found,) = part_by_table((key, [rows]), NAMES, writers)
+    for key, rows in key_by_writer(batch, DUPLICATES.name, NAMES.index(DUPLICATES.name), 1, writers):
+        (found,) = tag_by_table((key, [rows]), NAMES, writers)
         assert (found.tag, found.value) == (DUPLICATES.name, batch)
 
 
 def test_a_file_has_one_writer_in_all_batches() -> None:
-    keys = {key for _ in range(3) for key, _ in by_writer(duplicates(7), DUPLICATES.name, 2, 1, writers=5)}
+    keys = {
+        key for _ in range(3) for key, _ in key_by_writer(duplicates(7), DUPLICATES.name, 2, 1, writers=5)
+    }
     assert len(keys) == 1
     assert keys.pop() // 5 == 2
 
 
 def test_a_large_batch_is_gathered_in_parts() -> None:
-    parts = [rows for _, rows in by_writer(duplicates(5000), DUPLICATES.name, 2, 1, writers=1)]
+    parts = [rows for _, rows in key_by_writer(duplicates(5000), DUPLICATES.name, 2, 1, writers=1)]
     assert [rows.num_rows for rows in parts] == [2048, 2048, 904]
     assert pa.Table.from_batches(parts).equals(pa.Table.from_batches([duplicates(5000)]))
 
@@ -117,14 +119,14 @@ def test_each_target_gets_the_tables_that_it_takes(
     )  # this engine knows no processing time
     both, slow = Ledger(tmp_path / "a"), Ledger(tmp_path / "c", gather_seconds=2)
     other = Ledger(tmp_path / "b", (QUARANTINED.name,))
-    written(transform(Write((both, other, slow))))
+    written(transform(WriteOptions((both, other, slow))))
     assert both.lines(DUPLICATES.name) == slow.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
     assert both.lines(QUARANTINED.name) == other.lines(DUPLICATES.name) == other.lines(QUARANTINED.name) == []
 
 
 def test_what_is_written_is_counted(tmp_path: Path) -> None:
     counters = (
-        written(WriteTables(Write((Ledger(tmp_path / "a"),))))
+        written(WriteTables(WriteOptions((Ledger(tmp_path / "a"),))))
         .metrics()
         .query(MetricsFilter().with_namespace("sink"))
     )
@@ -139,10 +141,12 @@ def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     said: list[str] = []
-    waits = Status.waits
-    monkeypatch.setattr(Status, "waits", lambda status, *told: said.append(told[1]) or waits(status, *told))
+    report = SinkStatus.report_waiting
+    monkeypatch.setattr(
+        SinkStatus, "report_waiting", lambda status, *told: said.append(told[1]) or report(status, *told)
+    )
     ledger = Ledger(tmp_path / "a", away=3)
-    written(WriteTables(Write((ledger,), patience=60, status=tmp_path)))
+    written(WriteTables(WriteOptions((ledger,), patience_seconds=60, status_folder=tmp_path)))
     assert said == ["the ledger is elsewhere"] * 3
     assert ledger.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
     told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
@@ -156,7 +160,13 @@ def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(
 def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     with pytest.raises(Unavailable, match="the ledger is elsewhere"):
-        written(WriteTables(Write((Ledger(tmp_path / "a", away=1_000_000),), patience=0.2, status=tmp_path)))
+        written(
+            WriteTables(
+                WriteOptions(
+                    (Ledger(tmp_path / "a", away=1_000_000),), patience_seconds=0.2, status_folder=tmp_path
+                )
+            )
+        )
     told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
     assert told["error"] == "the ledger is elsewhere"
     assert 0 < told["waiting_since"] <= time.time() * 1000
@@ -164,7 +174,7 @@ def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_a_target_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="the ledger is closed: open it"):
-        written(WriteTables(Write((Ledger(tmp_path / "a", refuses=True),), status=tmp_path)))
+        written(WriteTables(WriteOptions((Ledger(tmp_path / "a", refuses=True),), status_folder=tmp_path)))
     assert (
         json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())["error"]
         == "the ledger is closed: open it"
@@ -176,7 +186,7 @@ def test_many_bytes_are_written_before_the_bundle_ends(
 ) -> None:
     monkeypatch.setattr(write_tables, "FLUSH_BYTES", 1)
     ledger = Ledger(tmp_path / "a")
-    writer = write_tables._Write(DUPLICATES.name, ledger, 1, Status(None, 0, DUPLICATES.name))
+    writer = write_tables._WriteFn(DUPLICATES.name, ledger, 1, SinkStatus(None, 0, DUPLICATES.name))
     writer.start_bundle()
     writer.process(duplicates(2))
     assert ledger.lines(DUPLICATES.name) == ["m0", "m1"]
@@ -199,7 +209,7 @@ class Picky:
 
 def test_a_row_at_which_a_write_raises_is_refused_there_and_its_neighbours_are_written() -> None:
     sink = Picky(frozenset({"m2", "m5"}), {})
-    assert write_apart(cast(Sink, sink), DUPLICATES, [duplicates(4), duplicates(7)]).rows == 11
+    assert write_or_quarantine(cast(Sink, sink), DUPLICATES, [duplicates(4), duplicates(7)]).rows == 11
     assert {table: sorted(set(names)) for table, names in sink.kept.items()} == {
         "duplicates": ["m0", "m1", "m3", "m4", "m6"], "quarantine": ["m2", "m5"],
     }  # fmt: skip
@@ -207,7 +217,9 @@ def test_a_row_at_which_a_write_raises_is_refused_there_and_its_neighbours_are_w
 
 def test_a_fault_that_is_no_rows_is_raised() -> None:
     with pytest.raises(OverflowError):
-        write_apart(cast(Sink, Picky(frozenset(f"m{i}" for i in range(4)), {})), DUPLICATES, [duplicates(4)])
+        write_or_quarantine(
+            cast(Sink, Picky(frozenset(f"m{i}" for i in range(4)), {})), DUPLICATES, [duplicates(4)]
+        )
 
 
 def test_a_refused_row_is_kept_as_json_with_the_error() -> None:

@@ -49,8 +49,8 @@ from transforms.sinks.bigquery.dataset_tables import (
     new_inbox,
 )
 from transforms.sinks.bigquery.merge import ROW, merge_script
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Written
 
 FORM = (
@@ -192,7 +192,7 @@ class BigQuery:
 
     def copy_to(self, folder: Path) -> None:
         """As `Store.copy_to`."""
-        files = ParquetFiles(LocalFolder(folder))
+        files = ParquetStore(LocalFolder(folder))
         if (description := self.read_description()) is not None:
             files.prepare(description)
         for table in ALL:

@@ -1,7 +1,8 @@
-"""Sealed Parquet files, as bytes or on this machine: a change of any byte is noticed by `verify`.
+"""Sealed Parquet files: `verify_file` notices a change of any byte.
 
-The footer's key-value metadata holds `kpiflow.rows`, the number of rows; `kpiflow.digest`, the BLAKE2b-128 of every byte before
-the footer; and `kpiflow.footer`, the BLAKE2b-128 of the footer itself with this value as zeros. Digests are 32 hex digits.
+The footer's key-value metadata holds `kpiflow.rows`, the number of rows; `kpiflow.digest`, the BLAKE2b-128 of every byte
+before the footer; and `kpiflow.footer`, the BLAKE2b-128 of the footer itself with zeros in place of this value. Digests are
+32 hex digits.
 """
 
 from collections.abc import Sequence
@@ -19,85 +20,73 @@ ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
 ROW_GROUP = 1 << 17
 """Rows of a row group: a reader that wants one agent skips the others of a large file."""
 
-REPEATING = ["granularity", "agent_id", "source", "source_layer", "target_agent_type", "execution_context.hostname",
-             "execution_context.gpu_info", "reason", "field", "rule", "resolution",
-             "dismissed_because",
-             *(f"{metric}_baseline_state" for metric in METRICS)]  # fmt: skip
-"""Leaf columns written with a dictionary: elsewhere it made files of 100k reports 15 % larger and 60 % slower to write."""
-SEARCHED = [
-    "agent_id",
-    "recorded_at",
-    "time_window_start",
-    "received_at",
-    "report_id",
-    "task_id",
-    "source",
-    "message_id",
-]
-"""Columns with statistics."""
+DICTIONARY_COLUMNS = ["granularity", "agent_id", "source", "source_layer", "target_agent_type",
+                      "execution_context.hostname", "execution_context.gpu_info", "reason", "field", "rule",
+                      "resolution", "dismissed_because",
+                      *(f"{metric}_baseline_state" for metric in METRICS)]  # fmt: skip
+"""Leaf columns with a dictionary. On the others it made files of 100k reports 15 % larger and 60 % slower to write."""
+STATISTICS_COLUMNS = ["agent_id", "recorded_at", "time_window_start", "received_at", "report_id", "task_id",
+                      "source", "message_id"]  # fmt: skip
+"""Columns with statistics: those that queries filter by."""
 
 _BLANK = b"0" * 32
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 
 
-def encode(rows: pa.RecordBatch) -> bytearray:
-    """The rows as a sealed Parquet file (zstd, level 1), in the plain types.
+def encode_file(rows: pa.RecordBatch) -> bytearray:
+    """The rows as a sealed Parquet file (zstd, level 1), in types with 32-bit offsets.
 
-    A row group has at most ROW_GROUP rows and PIECE_BYTES, so that every reader can hold it, and a page, in arrays of plain types.
+    A row group has at most ROW_GROUP rows and PIECE_BYTES, so every reader can hold it, and a page, in plain arrays.
     """
-    schema = pa.schema(
-        [
-            field if narrow_type(field.type) == field.type else field.with_type(narrow_type(field.type))
-            for field in rows.schema
-        ]
-    )
+    schema = pa.schema([field.with_type(narrow_type(field.type)) for field in rows.schema])
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
         schema,
         compression="zstd",
         compression_level=1,
-        use_dictionary=REPEATING,
-        write_statistics=SEARCHED,
+        use_dictionary=DICTIONARY_COLUMNS,
+        write_statistics=STATISTICS_COLUMNS,
     ) as writer:
-        for portion in split_by_rows(rows, ROW_GROUP):
-            for piece in split_by_bytes(portion, schema):
+        for part in split_by_rows(rows, ROW_GROUP):
+            for piece in split_by_bytes(part, schema):
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
         writer.add_key_value_metadata({ROWS: str(rows.num_rows), DIGEST: _BLANK, FOOTER: _BLANK})
     data = bytearray(sink.getvalue())
-    start = _footer_start(data)
+    start = _find_footer(data)
     _fill(data, start, DIGEST, _BLANK, _hash(data, 0, start))
     _fill(data, start, FOOTER, _BLANK, _hash(data, start))
     return data
 
 
-def verify(file: Path | bytes) -> str | None:
-    """What is wrong with a file of the output, in words; None when it is exactly as it was written."""
+def verify_file(file: Path | bytes) -> str | None:
+    """What is wrong with a file of an output, in words; None if it is exactly as it was written."""
     try:
         data = file.read_bytes() if isinstance(file, Path) else file
         metadata = pq.read_metadata(pa.BufferReader(data))
     except _UNREADABLE as error:
-        return _unreadable(error)
-    named = metadata.metadata or {}
-    if not {ROWS, DIGEST, FOOTER} <= set(named):
+        return _explain_unreadable(error)
+    values = metadata.metadata or {}
+    if not {ROWS, DIGEST, FOOTER} <= set(values):
         return "has no digest: it was written by another program"
-    start = _footer_start(data)
-    if _hash(data, 0, start) != named[DIGEST]:
+    start = _find_footer(data)
+    if _hash(data, 0, start) != values[DIGEST]:
         return "does not match its digest: its rows were changed after it was written"
     footer = bytearray(data[start:])
-    _fill(footer, 0, FOOTER, named[FOOTER], _BLANK)
-    if _hash(footer, 0) != named[FOOTER] or named[ROWS] != str(metadata.num_rows).encode():
+    _fill(footer, 0, FOOTER, values[FOOTER], _BLANK)
+    if _hash(footer, 0) != values[FOOTER] or values[ROWS] != str(metadata.num_rows).encode():
         return "does not match the digest of its footer: it was changed after it was written"
     return None
 
 
-def read(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "") -> pa.RecordBatch:
-    """The rows of a file, in all columns it has or in those of `columns` that it has; columns of more than 2 GiB are wide
-    (`transforms.core.record_batches`). `name` is that of bytes, for the error.
+def read_file(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "") -> pa.RecordBatch:
+    """The rows of a file, in all its columns or in those of `columns` that it has.
+
+    Columns of more than 2 GiB are wide (`transforms.core.record_batches`). `name`: how to call bytes in an error.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFile: it is no readable Parquet file.
+        DamagedFile: it is not a readable Parquet file.
     """
     try:
         with pq.ParquetFile(file if isinstance(file, Path) else pa.BufferReader(file)) as parquet:
@@ -113,28 +102,27 @@ def read(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
-        raise damaged(file if isinstance(file, Path) else name, _unreadable(error)) from error
+        raise describe_damage(file if isinstance(file, Path) else name, _explain_unreadable(error)) from error
     return concat(batches) if batches else make_empty(schema)
 
 
-def damaged(file: Path | str, problem: str) -> DamagedFile:
-    """The error of a file with a problem, with its fix."""
-    return DamagedFile(
-        f"{file} {problem}; move it away, then run `kpiflow backfill --replace` over the messages of its hour"
-    )
+def describe_damage(file: Path | str, problem: str) -> DamagedFile:
+    """The error to raise for a file with a problem, as `verify_file` says it; with the fix."""
+    fix = "move it away, then run `kpiflow backfill --replace` over the messages of its hour"
+    return DamagedFile(f"{file} {problem}; {fix}")
 
 
-def _unreadable(error: Exception) -> str:
+def _explain_unreadable(error: Exception) -> str:
     return f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 
-def _footer_start(data: bytes | bytearray) -> int:
-    """Where the footer begins: before the four bytes of its length and the closing `PAR1`."""
+def _find_footer(data: bytes | bytearray) -> int:
+    """The offset of the footer: it ends before four bytes with its length and the closing `PAR1`."""
     return len(data) - 8 - int.from_bytes(data[-8:-4], "little")
 
 
 def _fill(data: bytearray, start: int, name: bytes, old: bytes, new: bytes) -> None:
-    """Put another value, of the same length, into the footer's metadata."""
+    """Replace a value in the footer's metadata by another of the same length."""
     place = data.index(old, data.index(name, start))
     data[place : place + len(old)] = new
 

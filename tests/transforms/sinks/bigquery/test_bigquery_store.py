@@ -20,9 +20,9 @@ from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import concat
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 from transforms.sinks.bigquery.dataset_tables import new_inbox
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import read
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.sinks.parquet.sealed_files import read_file
 from transforms.sinks.sink import Store
 
 ALL = (*TABLES.values(), TRIMMED)
@@ -105,7 +105,7 @@ def held(place: Store, folder: Path) -> dict[str, list[dict]]:
     place.copy_to(folder)
     tables = {}
     for table in ALL:
-        parts = [read(path) for path in folder.glob(f"{table.name}/**/*.parquet")]
+        parts = [read_file(path) for path in folder.glob(f"{table.name}/**/*.parquet")]
         rows = concat(parts) if parts else batch(table)
         tables[table.name] = rows.take(pa.array(sort_by_columns(rows, table.key))).to_pylist()
     return tables
@@ -113,7 +113,7 @@ def held(place: Store, folder: Path) -> dict[str, list[dict]]:
 
 def compared(place: BigQuery, writes: Sequence[tuple[Table, pa.RecordBatch]], folder: Path) -> None:
     """That a store holds what files hold after the same writes."""
-    files = ParquetFiles(LocalFolder(folder / "files"))
+    files = ParquetStore(LocalFolder(folder / "files"))
     for table, rows in writes:
         files.write(table, [rows])
     assert held(place, folder / "copy") == held(files, folder / "same")
@@ -201,7 +201,7 @@ def test_a_copy_is_an_output_of_files(
         "r180",
         "r240",
     ]
-    assert ParquetFiles(LocalFolder(tmp_path)).read_description() == DESCRIPTION
+    assert ParquetStore(LocalFolder(tmp_path)).read_description() == DESCRIPTION
 
 
 def test_tables_are_partitioned_clustered_and_described(place: BigQuery) -> None:

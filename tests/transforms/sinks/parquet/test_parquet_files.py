@@ -9,9 +9,10 @@ import pytest
 from schemas.tables import REPORTS, TRIMMED
 from transforms.core.errors import DamagedFile, Refused
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.parquet_store import DESCRIPTION, ParquetFiles
-from transforms.sinks.parquet.sealed_files import encode, read, verify
-from transforms.sinks.parquet.storage import LocalFolder, Storage
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import DESCRIPTION, ParquetStore
+from transforms.sinks.parquet.sealed_files import encode_file, read_file, verify_file
+from transforms.sinks.parquet.storage import Storage
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store, Written
 
@@ -21,9 +22,9 @@ FILE = "kpi_reports/date=2025-10-22/hour=12/1200.parquet"
 
 
 @pytest.fixture
-def store(storage: Storage) -> ParquetFiles:
+def store(storage: Storage) -> ParquetStore:
     """An empty one, of files of ten minutes."""
-    return ParquetFiles(storage, 10)
+    return ParquetStore(storage, 10)
 
 
 def reports(*minutes: int, message: str = "1-0") -> pa.RecordBatch:
@@ -42,10 +43,10 @@ def reports(*minutes: int, message: str = "1-0") -> pa.RecordBatch:
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
-    return {name: stored.data for name in storage.names("") if (stored := storage.get(name))}
+    return {name: stored.data for name in storage.list_files("") if (stored := storage.get(name))}
 
 
-def test_it_is_a_store_and_takes_every_table_that_messages_end_in(store: ParquetFiles) -> None:
+def test_it_is_a_store_and_takes_every_table_that_messages_end_in(store: ParquetStore) -> None:
     assert isinstance(store, Store)
     assert set(store.tables) == {
         "kpi_reports",
@@ -57,22 +58,22 @@ def test_it_is_a_store_and_takes_every_table_that_messages_end_in(store: Parquet
     }
 
 
-def test_rows_are_merged_with_what_is_there_and_the_same_rows_change_nothing(store: ParquetFiles) -> None:
+def test_rows_are_merged_with_what_is_there_and_the_same_rows_change_nothing(store: ParquetStore) -> None:
     assert store.write(REPORTS, [reports(0, 1)]) == Written(2, 1)
     assert store.write(REPORTS, [reports(1, 2), reports(10)]) == Written(2, 2)
     before = contents(store.storage)
     assert store.write(REPORTS, [reports(0, 1, 2, 10)]) == Written(0, 0)
     assert contents(store.storage) == before
     merged = merge_rows(REPORTS, reports(0, 1), reports(2)).rows
-    assert (read(before[FILE]).equals(merged), verify(before[FILE])) == (True, None)
+    assert (read_file(before[FILE]).equals(merged), verify_file(before[FILE])) == (True, None)
 
 
-def test_nothing_writes_nothing(store: ParquetFiles) -> None:
+def test_nothing_writes_nothing(store: ParquetStore) -> None:
     assert (store.write(REPORTS, []), store.write(REPORTS, [reports()])) == (Written(0, 0), Written(0, 0))
-    assert list(store.storage.entries()) == []
+    assert list(store.storage.list_top()) == []
 
 
-def test_a_file_that_was_changed_is_not_merged_and_is_named(store: ParquetFiles) -> None:
+def test_a_file_that_was_changed_is_not_merged_and_is_named(store: ParquetStore) -> None:
     store.write(REPORTS, [reports(0)])
     stored = store.storage.get(FILE)
     assert stored is not None
@@ -83,7 +84,7 @@ def test_a_file_that_was_changed_is_not_merged_and_is_named(store: ParquetFiles)
         list(store.read_reports(HOUR))
 
 
-def test_the_reports_of_an_hour_come_back_in_the_order_of_time(store: ParquetFiles) -> None:
+def test_the_reports_of_an_hour_come_back_in_the_order_of_time(store: ParquetStore) -> None:
     store.write(REPORTS, [reports(*range(-60, 120, 7))])
     batches = list(store.read_reports(HOUR))
     assert (
@@ -96,7 +97,7 @@ def test_the_reports_of_an_hour_come_back_in_the_order_of_time(store: ParquetFil
     assert all(max(before) < min(after) for before, after in zip(spans, spans[1:]))
 
 
-def test_an_hour_without_reports_has_none(store: ParquetFiles) -> None:
+def test_an_hour_without_reports_has_none(store: ParquetStore) -> None:
     assert (list(store.read_reports(HOUR)), store.has_reports()) == ([], False)
     store.write(
         TRIMMED,
@@ -107,24 +108,24 @@ def test_an_hour_without_reports_has_none(store: ParquetFiles) -> None:
     assert (list(store.read_reports(HOUR + 1)), store.has_reports()) == ([], True)
 
 
-def test_a_file_of_an_older_version_comes_back_in_the_columns_of_this_one(store: ParquetFiles) -> None:
-    store.storage.put(FILE, encode(reports(0).drop_columns(["memory_q3"])), None)
+def test_a_file_of_an_older_version_comes_back_in_the_columns_of_this_one(store: ParquetStore) -> None:
+    store.storage.put(FILE, encode_file(reports(0).drop_columns(["memory_q3"])), None)
     (batch,) = store.read_reports(HOUR)
     assert batch.equals(reports(0))
 
 
-def test_a_new_place_has_no_description_and_then_the_one_that_was_kept(store: ParquetFiles) -> None:
+def test_a_new_place_has_no_description_and_then_the_one_that_was_kept(store: ParquetStore) -> None:
     assert store.read_description() is None
     description = {"layout": 1, "schemas": {"kpi_report": 1}}
     for _ in range(2):
         store.prepare(description)
         assert store.read_description() == description
-    with pytest.raises(Refused, match=r"another job has begun .* otherwise"):
+    with pytest.raises(Refused, match=r"another job prepared .* with other settings"):
         store.prepare({"layout": 2, "schemas": {}})
-    assert list(store.storage.entries()) == [DESCRIPTION]
+    assert list(store.storage.list_top()) == [DESCRIPTION]
 
 
-def test_a_place_that_holds_something_else_is_refused_and_stays_as_it_is(store: ParquetFiles) -> None:
+def test_a_place_that_holds_something_else_is_refused_and_stays_as_it_is(store: ParquetStore) -> None:
     for name in ("thesis.tex", "music/a.flac", "_lock", ".hidden"):
         store.storage.put(name, b"mine", None)
     before = contents(store.storage)
@@ -139,14 +140,14 @@ def test_a_place_that_holds_something_else_is_refused_and_stays_as_it_is(store: 
     assert contents(store.storage) == before
 
 
-def test_what_a_job_or_a_disk_keeps_beside_the_tables_is_nothing_else(store: ParquetFiles) -> None:
+def test_what_a_job_or_a_disk_keeps_beside_the_tables_is_nothing_else(store: ParquetStore) -> None:
     for name in ("_stream/job.json", "_lock", "lost+found/1"):
         store.storage.put(name, b"", None)
     assert store.read_description() is None
 
 
 @pytest.mark.parametrize("text", [b"{", b"[]", b"\xff"])
-def test_a_damaged_description_is_named(store: ParquetFiles, text: bytes) -> None:
+def test_a_damaged_description_is_named(store: ParquetStore, text: bytes) -> None:
     store.storage.put(DESCRIPTION, text, None)
     for attempt in (store.read_description, lambda: store.prepare({})):
         with pytest.raises(Refused, match=r"_kpiflow\.json is damaged.*; put it back from a copy"):
@@ -154,7 +155,7 @@ def test_a_damaged_description_is_named(store: ParquetFiles, text: bytes) -> Non
 
 
 def test_of_two_jobs_that_begin_a_place_at_once_the_second_is_refused_unless_they_agree(
-    store: ParquetFiles, monkeypatch: pytest.MonkeyPatch
+    store: ParquetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.prepare({"settings": 1})
     monkeypatch.setattr(type(store.storage), "get", late(type(store.storage).get))
@@ -176,7 +177,7 @@ def late(get):  # type: ignore[no-untyped-def]
 
 
 def test_a_copy_holds_the_description_and_the_tables_byte_by_byte_and_nothing_else(
-    store: ParquetFiles, tmp_path: Path
+    store: ParquetStore, tmp_path: Path
 ) -> None:
     store.prepare({"layout": 1})
     store.write(REPORTS, [reports(*range(0, 180, 7)), reports(1, message="2-")])

@@ -20,9 +20,9 @@ from transforms.core.durable_files import replace_file
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import conform
 from transforms.sinks.parquet import parquet_store
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import read, verify
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.sinks.parquet.sealed_files import encode_file, read_file, verify_file
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written
 
@@ -53,7 +53,7 @@ def report(number: int, message: int | None = None, minute: int = 0, **values: A
 
 
 def write(table: Table, output: Path, rows: list[pa.RecordBatch], file_minutes: int) -> Written:
-    return ParquetFiles(LocalFolder(output), file_minutes).write(table, rows)
+    return ParquetStore(LocalFolder(output), file_minutes).write(table, rows)
 
 
 def reports(*rows: Row) -> pa.RecordBatch:
@@ -67,8 +67,8 @@ def stored(output: Path) -> dict[str, list[Row]]:
     """The rows of every file below the output, by its relative path; every file must verify."""
     found = {}
     for path in sorted(output.rglob("*.parquet")):
-        assert verify(path) is None
-        found[str(path.relative_to(output))] = read(path).to_pylist()
+        assert verify_file(path) is None
+        found[str(path.relative_to(output))] = read_file(path).to_pylist()
     return found
 
 
@@ -97,7 +97,7 @@ def test_batches_of_other_column_orders_and_of_further_columns_are_written_as_th
     names = [*reversed(rows.schema.names)]
     shuffled = rows.select(names).append_column("context", pa.array([False, True]))
     assert write(REPORTS, tmp_path, [shuffled, rows.slice(0, 0)], 10) == Written(2, 1)
-    assert read(next(tmp_path.rglob("*.parquet"))).equals(rows)
+    assert read_file(next(tmp_path.rglob("*.parquet"))).equals(rows)
 
 
 def test_the_result_does_not_depend_on_how_rows_were_gathered(tmp_path: Path) -> None:
@@ -134,15 +134,15 @@ def test_a_message_whose_report_another_message_is_goes_to_the_duplicates(tmp_pa
 def test_a_file_of_an_older_schema_gains_the_new_columns(tmp_path: Path) -> None:
     write(REPORTS, tmp_path, [reports(report(1))], 10)
     path = next(tmp_path.rglob("*.parquet"))
-    path.write_bytes(parquet_store.encode(read(path).drop_columns(["priority", "extra"])))
+    path.write_bytes(encode_file(read_file(path).drop_columns(["priority", "extra"])))
     write(REPORTS, tmp_path, [reports(report(2, priority=3))], 10)
-    assert read(path).equals(reports(report(1), report(2, priority=3)))
+    assert read_file(path).equals(reports(report(1), report(2, priority=3)))
 
 
 def test_a_changed_file_is_not_merged_and_sealed_anew(tmp_path: Path) -> None:
     write(REPORTS, tmp_path, [reports(report(1), report(2))], 10)
     path = next(tmp_path.rglob("*.parquet"))
-    pq.write_table(pa.Table.from_batches([read(path)]).slice(1), path)
+    pq.write_table(pa.Table.from_batches([read_file(path)]).slice(1), path)
     with pytest.raises(DamagedFile, match=f"{path} has no digest.*move it away"):
         write(REPORTS, tmp_path, [reports(report(3))], 10)
 
@@ -171,7 +171,9 @@ def killed_at(step: int) -> Iterator[list[str]]:
 
 def messages(output: Path) -> set[str]:
     paths = [path for name in ("kpi_reports", "duplicates") for path in (output / name).rglob("*.parquet")]
-    return {message for path in paths for message in read(path, ["message_id"])["message_id"].to_pylist()}
+    return {
+        message for path in paths for message in read_file(path, ["message_id"])["message_id"].to_pylist()
+    }
 
 
 def contents(output: Path) -> dict[str, bytes]:
@@ -213,7 +215,7 @@ def test_displaced_messages_are_on_disk_before_the_report_that_displaces_them(
             raise Killed
         replace_file(path, data)
 
-    monkeypatch.setattr("transforms.sinks.parquet.storage.replace_file", watched)
+    monkeypatch.setattr("transforms.sinks.parquet.local_folder.replace_file", watched)
     with pytest.raises(Killed):
         write(REPORTS, tmp_path, [reports(report(1, message=1))], 10)
     assert [row["message_id"] for row in rows_of(tmp_path, "duplicates")] == ["2-0"]
@@ -233,7 +235,7 @@ def test_a_full_disk_is_told_with_the_folder_and_the_mend(
         write(REPORTS, tmp_path, [reports(report(1))], 10)
 
 
-@pytest.mark.parametrize("name", ParquetFiles(LocalFolder(Path())).tables)
+@pytest.mark.parametrize("name", ParquetStore(LocalFolder(Path())).tables)
 def test_every_table_is_written(name: str, tmp_path: Path) -> None:
     table = find_table(name)
     key = {name: "k" for name in table.key if name != "time_window_start"} | {
@@ -249,12 +251,12 @@ import sys
 from pathlib import Path
 import pyarrow as pa
 from schemas.tables import DUPLICATES
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.storage import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.sinks.parquet.local_folder import LocalFolder
 for i in range(12):
     row = {"source": sys.argv[2], "message_id": f"{i}-0", "received_at": 1_761_134_400_000_000, "report_id": "r", "revision": 1}
     rows = [pa.RecordBatch.from_pylist([row], schema=DUPLICATES.schema)]
-    ParquetFiles(LocalFolder(Path(sys.argv[1])), 10).write(DUPLICATES, rows)
+    ParquetStore(LocalFolder(Path(sys.argv[1])), 10).write(DUPLICATES, rows)
 """
 
 
@@ -275,7 +277,7 @@ def test_the_bytes_of_a_file_do_not_depend_on_the_way_to_it(tmp_path: Path) -> N
     write(REPORTS, tmp_path / "two", [b], 10)
     write(REPORTS, tmp_path / "two", [a], 10)
     one, two = (next((tmp_path / name).rglob("*.parquet")).read_bytes() for name in ("one", "two"))
-    assert one == two == bytes(parquet_store.encode(merge_rows(REPORTS, a, b).rows))
+    assert one == two == bytes(encode_file(merge_rows(REPORTS, a, b).rows))
 
 
 def test_a_duplicate_without_a_time_goes_to_the_file_of_its_key(tmp_path: Path) -> None:

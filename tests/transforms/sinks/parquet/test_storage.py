@@ -9,12 +9,13 @@ import pytest
 
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.errors import OutputFull, Refused, Unavailable
-from transforms.sinks.parquet.storage import Conflict, LocalFolder, Storage
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.storage import Conflict, Storage
 
 
 def put(storage: Storage, name: str, data: bytes) -> None:
     """Whatever is there."""
-    with storage.locked(name.rpartition("/")[0]):
+    with storage.lock(name.rpartition("/")[0]):
         stored = storage.get(name)
         storage.put(name, data, stored and stored.version)
 
@@ -61,7 +62,7 @@ def test_a_removed_file_may_be_removed_again(storage: Storage) -> None:
     put(storage, "a/b", b"one")
     storage.remove("a/b")
     storage.remove("a/b")
-    assert (storage.get("a/b"), list(storage.names(""))) == (None, [])
+    assert (storage.get("a/b"), list(storage.list_files(""))) == (None, [])
 
 
 UNSAFE = ["a b/date=2025-10-22/c%20d.parquet", "a b/%2E%2F", "a b/+&?#;.x", "ä/日本 語.parquet", "a b/~'()!*"]
@@ -70,31 +71,31 @@ UNSAFE = ["a b/date=2025-10-22/c%20d.parquet", "a b/%2E%2F", "a b/+&?#;.x", "ä/
 def test_names_with_unsafe_characters_stay_what_they_are(storage: Storage) -> None:
     for name in UNSAFE:
         put(storage, name, name.encode())
-    assert {name: content(storage, name) for name in storage.names("")} == {
+    assert {name: content(storage, name) for name in storage.list_files("")} == {
         name: name.encode() for name in UNSAFE
     }
-    assert sorted(storage.names("a b")) == sorted(name for name in UNSAFE if name.startswith("a b/"))
-    assert sorted(storage.entries()) == ["a b", "ä"]
+    assert sorted(storage.list_files("a b")) == sorted(name for name in UNSAFE if name.startswith("a b/"))
+    assert sorted(storage.list_top()) == ["a b", "ä"]
 
 
 def test_a_folder_holds_its_own_files_and_not_those_of_a_folder_with_a_longer_name(storage: Storage) -> None:
     for name in ("a/1", "a/b/2", "ab/3", "a.b"):
         put(storage, name, b"x")
-    assert sorted(storage.names("a")) == ["a/1", "a/b/2"]
-    assert list(storage.names("gone")) == []
-    assert sorted(storage.entries()) == ["a", "a.b", "ab"]
+    assert sorted(storage.list_files("a")) == ["a/1", "a/b/2"]
+    assert list(storage.list_files("gone")) == []
+    assert sorted(storage.list_top()) == ["a", "a.b", "ab"]
 
 
 def test_a_place_that_is_new_holds_nothing(storage: Storage) -> None:
-    assert (list(storage.names("")), list(storage.entries()), storage.get("a")) == ([], [], None)
+    assert (list(storage.list_files("")), list(storage.list_top()), storage.get("a")) == ([], [], None)
 
 
 def test_a_check_finds_all_well_and_leaves_nothing(storage: Storage) -> None:
-    before = list(storage.entries())
+    before = list(storage.list_top())
     findings = list(storage.check())
     assert len(findings) > 1
     assert [finding.problem for finding in findings] == [""] * len(findings)
-    assert list(storage.entries()) == before
+    assert list(storage.list_top()) == before
 
 
 def test_a_check_of_a_folder_that_is_there_writes_and_takes_it_back(tmp_path: Path) -> None:
@@ -120,8 +121,8 @@ def test_a_file_where_a_folder_should_be_is_refused_with_the_mend(tmp_path: Path
     [
         (errno.EACCES, Refused, "Permission denied.*change its permissions"),
         (errno.EROFS, Refused, "Read-only file system"),
-        (errno.ESTALE, Unavailable, "cannot be used just now"),
-        (errno.EIO, Unavailable, "cannot be used just now"),
+        (errno.ESTALE, Unavailable, "cannot be used now"),
+        (errno.EIO, Unavailable, "cannot be used now"),
     ],
 )
 def test_what_a_file_system_says_is_told_as_a_target_does(
@@ -136,7 +137,7 @@ def test_what_a_file_system_says_is_told_as_a_target_does(
 
 
 def test_little_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.sinks.parquet.storage.LEAST_FREE", 1 << 60)
+    monkeypatch.setattr("transforms.sinks.parquet.local_folder.LEAST_FREE", 1 << 60)
     (finding,) = [finding for finding in LocalFolder(tmp_path).check() if finding.problem]
     assert (finding.what, finding.fix) == ("free space", "free some, or name an output on another disk")
 

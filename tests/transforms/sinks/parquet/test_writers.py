@@ -17,10 +17,11 @@ import pytest
 from schemas.tables import DUPLICATES, REPORTS, Table
 from tests.s3 import S3Server
 from transforms.core.errors import Unavailable
-from transforms.sinks.parquet import parquet_store
-from transforms.sinks.parquet.parquet_store import ParquetFiles
-from transforms.sinks.parquet.sealed_files import read, verify
-from transforms.sinks.parquet.storage import LocalFolder, Storage, Stored
+from transforms.sinks.parquet import file_merge
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.sinks.parquet.sealed_files import read_file, verify_file
+from transforms.sinks.parquet.storage import Storage, Stored
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 COLUMNS = ("report_id", "agent_id", "recorded_at", "source", "message_id", "received_at", "revision")
@@ -32,14 +33,14 @@ Message = tuple[int, int]
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_store, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(file_merge, "_FIRST_PAUSE", 0.0)
 
 
 @dataclass(frozen=True)
 class Unlocked(LocalFolder):
     """A folder that no lock guards, only the version of each file."""
 
-    def locked(self, folder: str) -> AbstractContextManager[None]:
+    def lock(self, folder: str) -> AbstractContextManager[None]:
         return nullcontext()
 
 
@@ -110,11 +111,11 @@ def rows(messages: Sequence[Message]) -> pa.RecordBatch:
 def held(storage: Storage, table: Table) -> set[tuple[str, str]]:
     """(report_id, message_id) of the rows of a table, none of which may stand twice."""
     found: list[tuple[str, str]] = []
-    for name in storage.names(table.name):
+    for name in storage.list_files(table.name):
         stored = storage.get(name)
         assert stored is not None
-        assert verify(stored.data) is None
-        batch = read(stored.data)
+        assert verify_file(stored.data) is None
+        batch = read_file(stored.data)
         found += zip(batch["report_id"].to_pylist(), batch["message_id"].to_pylist())
     assert len(set(found)) == len(found)
     return set(found)
@@ -130,7 +131,7 @@ def expected(messages: Sequence[Message]) -> tuple[set[tuple[str, str]], set[tup
     return named[0], named[1]
 
 
-def patient(store: ParquetFiles, batches: Sequence[pa.RecordBatch]) -> None:
+def patient(store: ParquetStore, batches: Sequence[pa.RecordBatch]) -> None:
     """Write batches one after the other, each again until it is taken."""
     for batch in batches:
         for _ in range(100):
@@ -152,7 +153,7 @@ def check_interleaved(storage: Storage, seed: int) -> None:
     ]
     jobs = [
         lambda step, part=part: patient(
-            ParquetFiles(Watched(storage, step, lambda: chance.random() < 0.2), 10),
+            ParquetStore(Watched(storage, step, lambda: chance.random() < 0.2), 10),
             [rows(messages) for messages in part],
         )
         for part in parts
@@ -205,7 +206,7 @@ def test_real_threads_lose_nothing(place: str, server: S3Server, tmp_path: Path)
     with ThreadPoolExecutor(len(parts)) as pool:
         list(
             pool.map(
-                lambda part: patient(ParquetFiles(storage, 10), [rows(messages) for messages in part]), parts
+                lambda part: patient(ParquetStore(storage, 10), [rows(messages) for messages in part]), parts
             )
         )
     everything = [message for part in parts for messages in part for message in messages]
@@ -217,7 +218,7 @@ class Killed(BaseException):
 
 
 def contents(storage: Storage) -> dict[str, bytes]:
-    return {name: stored.data for name in storage.names("") if (stored := storage.get(name))}
+    return {name: stored.data for name in storage.list_files("") if (stored := storage.get(name))}
 
 
 def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_write_then_converges(
@@ -226,7 +227,7 @@ def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_wri
     before, after = rows([(0, 5), (1, 2), (2, 3)]), rows([(0, 1), (1, 7), (3, 4)])
     calm = server.storage("bucket", "calm")
     for batch in (before, after):
-        ParquetFiles(calm, 10).write(SLIM, [batch])
+        ParquetStore(calm, 10).write(SLIM, [batch])
 
     def dies(storage: Storage, calls: int) -> bool:
         left = iter(range(calls))
@@ -236,21 +237,21 @@ def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_wri
                 raise Killed
 
         try:
-            ParquetFiles(Watched(storage, step), 10).write(SLIM, [after])
+            ParquetStore(Watched(storage, step), 10).write(SLIM, [after])
         except Killed:
             return True
         return False
 
     for calls in range(100):
         storage = server.storage("bucket", f"dies/{calls}")
-        ParquetFiles(storage, 10).write(SLIM, [before])
+        ParquetStore(storage, 10).write(SLIM, [before])
         died = dies(storage, calls)
         assert {message for table in (REPORTS, DUPLICATES) for _, message in held(storage, table)} >= {
             "5-0",
             "2-0",
             "3-0",
         }
-        ParquetFiles(storage, 10).write(SLIM, [after])
+        ParquetStore(storage, 10).write(SLIM, [after])
         assert contents(storage) == contents(calm)
         if not died:
             break
@@ -262,9 +263,9 @@ def test_a_writer_that_others_overtake_time_and_again_gives_up_for_now(server: S
     numbers = iter(range(1000))
 
     def overtake() -> None:
-        ParquetFiles(storage, 10).write(SLIM, [rows([(2 * (number := next(numbers)) + 2, number)])])
+        ParquetStore(storage, 10).write(SLIM, [rows([(2 * (number := next(numbers)) + 2, number)])])
 
-    store = ParquetFiles(Watched(storage, overtake), 10)
+    store = ParquetStore(Watched(storage, overtake), 10)
     with pytest.raises(
         Unavailable, match=r"1200\.parquet was changed by other writers 10 times .*; let fewer write"
     ):

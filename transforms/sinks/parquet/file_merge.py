@@ -1,0 +1,154 @@
+"""Adding rows to the files of a table: each file becomes the merged set of its rows and the new ones."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.partitioning import assign_files
+from schemas.tables import DUPLICATES, Table
+from transforms.core.errors import Unavailable
+from transforms.core.grouping import Ints, sort_by_columns
+from transforms.core.record_batches import concat, conform, make_empty
+from transforms.core.retry import back_off
+from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, read_file, verify_file
+from transforms.sinks.parquet.storage import Conflict, Storage, Stored
+from transforms.sinks.row_merge import merge_rows
+from transforms.sinks.sink import Written
+
+ATTEMPTS = 10
+"""How often a file is merged again because another writer changed it; each time one of the writers succeeds."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+
+
+class _Part(NamedTuple):
+    """A file, and the numbers of the rows that belong to it."""
+
+    name: str
+    rows: Ints
+
+
+class _Merged(NamedTuple):
+    """What a file holds (`stored`) and is to hold (`data`, empty if it does not change).
+
+    `taken`: the new rows in it; `displaced` (DUPLICATE): the messages that lose their place to another message.
+    """
+
+    part: _Part
+    stored: Stored | None
+    data: bytes | bytearray
+    taken: int
+    displaced: pa.RecordBatch
+
+
+def write_rows(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_minutes: int) -> Written:
+    """Add rows to the files of a table; on return they are safe. `Written.requests` counts the files replaced.
+
+    Batches have the table's columns in any order; others are ignored. Each file is replaced at most once, and not at all if
+    nothing in it changes. Messages that lose their place to another message of the same report go to the duplicates table
+    *before* the reports are replaced: a crash in between leaves a message in two tables, of which reconcile counts one,
+    never in none.
+
+    Raises:
+        OutputFull: no space is left. The files written so far are complete; the same call again does the rest.
+        DamagedFile: a file to merge with is not as it was written.
+        Unavailable: the storage does not answer, or other writers changed a file again and again.
+        Refused: the storage will not take files.
+    """
+    if not sum(batch.num_rows for batch in rows):
+        return Written(0, 0)
+    gathered = concat([conform(batch, table.schema) for batch in rows])
+    folders: dict[str, list[_Part]] = defaultdict(list)
+    for part in _split_by_file(table, gathered, file_minutes):
+        folders[part.name.rpartition("/")[0]].append(part)
+    threads = min(len(folders), storage.threads)
+    merge = _FileMerge(table, storage, gathered, file_minutes, storage.threads // threads)
+    with _open_map(threads) as map_threads:
+        taken = list(map_threads(merge.merge_folder, folders, folders.values()))
+    counts = [count for folder in taken for count in folder]
+    return Written(sum(counts), len(counts))
+
+
+def _split_by_file(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[_Part]:
+    """The rows of each file, in the order in which they came."""
+    codes, names = assign_files(table, rows, file_minutes)
+    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
+    narrow = codes.astype(np.min_scalar_type(len(names)))  # numpy sorts integers of 16 bits in linear time
+    yield from map(_Part, names, np.split(np.argsort(narrow, kind="stable"), ends[:-1]))
+
+
+@contextmanager
+def _open_map(threads: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map` over a pool of threads; the plain `map` if one thread is enough."""
+    if threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
+
+
+@dataclass(frozen=True, eq=False)
+class _FileMerge:
+    """Rows on their way into the files of a table; the files of one folder share `threads`."""
+
+    table: Table
+    storage: Storage
+    rows: pa.RecordBatch
+    file_minutes: int
+    threads: int
+
+    def merge_folder(self, folder: str, parts: Sequence[_Part]) -> list[int]:
+        """Merge rows into the files of a folder; the number of new rows in each file that changed."""
+        taken: list[int] = []
+        with self.storage.lock(folder), _open_map(min(len(parts), self.threads)) as map_threads:
+            for _ in back_off(ATTEMPTS, _FIRST_PAUSE, _LONGEST_PAUSE):
+                merged = list(map_threads(self._merge, parts))
+                self._write_displaced(merged)
+                changed = [one for one in merged if one.taken]
+                is_put = list(map_threads(self._put, changed))
+                taken += [one.taken for one, done in zip(changed, is_put) if done]
+                parts = [one.part for one, done in zip(changed, is_put) if not done]
+                if not parts:
+                    return taken
+        where = self.storage.locate(parts[0].name)
+        raise Unavailable(
+            f"{where} was changed by other writers {ATTEMPTS} times while it was merged; "
+            "let fewer write to one output"
+        )
+
+    def _merge(self, part: _Part) -> _Merged:
+        """Merge the rows of a part with the file, if there is one."""
+        old, stored = make_empty(self.table.schema), self.storage.get(part.name)
+        if stored is not None:
+            where = self.storage.locate(part.name)
+            if problem := verify_file(stored.data):
+                raise describe_damage(where, problem)
+            old = read_file(stored.data, name=where)
+        merged = merge_rows(self.table, old, self._sort(part.rows), sorted_new=True)
+        data = encode_file(merged.rows) if merged.taken else b""
+        return _Merged(part, stored, data, merged.taken, merged.displaced)
+
+    def _sort(self, numbers: Ints) -> pa.RecordBatch:
+        """These rows in the order of a file. They are sorted before they are gathered: one copy of the wide columns."""
+        names = self.table.file_order
+        order = sort_by_columns(self.rows.select(names).take(pa.array(numbers)), names)
+        return self.rows.take(pa.array(numbers[order]))
+
+    def _write_displaced(self, merged: Sequence[_Merged]) -> None:
+        displaced = concat([one.displaced for one in merged])
+        if displaced.num_rows:
+            write_rows(DUPLICATES, self.storage, [displaced], self.file_minutes)
+
+    def _put(self, merged: _Merged) -> bool:
+        """Replace the file; False if another writer has changed it since it was read."""
+        version = merged.stored.version if merged.stored else None
+        try:
+            self.storage.put(merged.part.name, merged.data, version)
+        except Conflict:
+            return False
+        return True
