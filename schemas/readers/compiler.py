@@ -91,6 +91,12 @@ class Node:
         """Those of them that are structs themselves."""
         return {name: child for name, child in self.by_name.items() if child.kind == "struct"}
 
+    @cached_property
+    def depth(self) -> int:
+        """Brackets that are open at once, at most, in a value that the schema describes in full."""
+        own = self.kind in ("struct", "map", "array")
+        return own + max((child.depth for child in self.children), default=0)
+
     @property
     def inferred(self) -> bool:
         """Whether the values have no Arrow type of their own, so that a parser must infer one per block."""

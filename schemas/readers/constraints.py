@@ -1,15 +1,18 @@
-"""Compiled rules applied to columns: which rows of a leaf's values satisfy its schema.
+"""The column of a leaf, and compiled rules applied to it: which rows' values satisfy the schema.
 
-A leaf's *column* is what both readers (`schemas.readers.fast_reader`, `schemas.readers.strict_reader`) produce: float64 for numbers and integers, string,
-bool, map<string, scalar>, list<scalar>, and, for places that may hold any JSON, its canonical text as string. Null means that no
-value of the right type stands there; whether that is allowed is the reader's to judge, since only it can tell why.
+Both readers (`schemas.readers.fast_reader`, `schemas.readers.strict_reader`) make the same columns: float64 for numbers and
+integers, string, bool, map<string, scalar>, list<scalar>, and the canonical text as string where any JSON may be. Null means
+that there is no value of the right type. Only the reader can tell why, so it decides whether that is allowed.
 """
+
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.readers import numbers
 from schemas.readers.compiler import SCALARS, Node
 
 
@@ -22,23 +25,29 @@ def choose_column_type(leaf: Node) -> pa.DataType:
     return SCALARS.get(leaf.kind, pa.string())
 
 
+def write_text(leaf: Node, value: Any) -> str | None:
+    """The canonical text of a value where any JSON, or any object, may be; None if it may not be there."""
+    return numbers.dumps(value) if leaf.kind == "any" or type(value) is dict else None
+
+
 def check_rules(leaf: Node, column: pa.Array) -> NDArray[np.bool_]:
-    """bool[n]: the rows whose value keeps every rule of the leaf; null rows do."""
+    """bool[n]: the rows whose value satisfies every rule of the leaf; null rows do."""
     if leaf.kind == "map":
-        own = _each(leaf, column.keys)
-        return _all_of(column, own & _elements(leaf.children[0], column.items))
+        own = _check_each(leaf, column.keys)
+        return _gather_rows(column, own & _check_elements(leaf.children[0], column.items))
     if leaf.kind == "array":
-        return _all_of(column, _elements(leaf.children[0], column.values))
-    return _each(leaf, column)
+        return _gather_rows(column, _check_elements(leaf.children[0], column.values))
+    return _check_each(leaf, column)
 
 
-def _elements(child: Node, values: pa.Array) -> NDArray[np.bool_]:
-    """bool[n]: the elements of a map or list that may stand there."""
-    ok = _each(child, values)
+def _check_elements(child: Node, values: pa.Array) -> NDArray[np.bool_]:
+    """bool[n]: the elements of a map or list that are allowed."""
+    ok = _check_each(child, values)
     return ok if child.nullable or not values.null_count else ok & np.asarray(values.is_valid())
 
 
-def _each(node: Node, values: pa.Array) -> NDArray[np.bool_]:
+def _check_each(node: Node, values: pa.Array) -> NDArray[np.bool_]:
+    """bool[n]: the values that satisfy the node's own rules; nulls do."""
     ok = np.ones(len(values), dtype=bool)
     if not node.rules or not len(values):
         return ok
@@ -52,10 +61,11 @@ def _each(node: Node, values: pa.Array) -> NDArray[np.bool_]:
     return ok
 
 
-def _all_of(nested: pa.Array, ok: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """bool[n]: the rows of a map or list array none of whose elements is not ok."""
+def _gather_rows(nested: pa.Array, ok: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool[n]: the rows of a map or list array all of whose elements are ok."""
     if ok.all():
         return np.ones(len(nested), dtype=bool)
+    # Wrong elements so far, at each row's two ends: equal if the row has none.
     wrong = np.concatenate([[0], np.cumsum(~ok)])
     offsets = nested.offsets.to_numpy()
     clean = wrong[offsets[1:]] == wrong[offsets[:-1]]

@@ -223,12 +223,12 @@ def verdicts(name: str, lines: list[bytes]) -> list[Rejection | None]:
     """What the two readers say together, as Validate uses them."""
     root = load(name).root
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted = fast_reader.read_block(root, payload, Limits())
+    accepted, distinct = fast_reader.read_block(root, payload, Limits())
     found: list[Rejection | None] = [Rejection("undecided", "")] * len(lines)
     for row in accepted.rows.tolist():
         found[row] = None
     for row in set(range(len(lines))) - set(accepted.rows.tolist()):
-        document = strict_reader.decode(lines[row], Limits(), bool(accepted.distinct[row]))
+        document = strict_reader.decode(lines[row], Limits(), bool(distinct[row]))
         if isinstance(document, Rejection):
             found[row] = document
             continue
@@ -259,7 +259,7 @@ def test_both_readers_make_the_same_columns_of_a_valid_document(data: st.DataObj
     schema = load("kpi_report")
     lines = data.draw(st.lists(texts(schema.document), min_size=1, max_size=8))
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted = fast_reader.read_block(schema.root, payload, Limits())
+    accepted, _ = fast_reader.read_block(schema.root, payload, Limits())
     kept = [strict_reader.decode(lines[row], Limits()) for row in accepted.rows.tolist()]
     strict, failing = strict_reader.read_columns(schema.root, kept)  # type: ignore[arg-type]
     assert (failing == -1).all()

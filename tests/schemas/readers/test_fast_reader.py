@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.readers import fast_reader, numbers, strict_reader
 from schemas.readers.compiler import compile_schema
-from schemas.readers.fast_reader import Accepted
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import Accepted, Limits
 from schemas.registry import load
 from tests.builders import payload, report
 
@@ -26,7 +25,7 @@ def block(*written: Any) -> pa.Array:
 
 
 def read(*written: Any, limits: Limits | None = None) -> Accepted:
-    return fast_reader.read_block(ROOT, block(*written), limits or Limits())
+    return fast_reader.read_block(ROOT, block(*written), limits or Limits()).accepted
 
 
 def accepted(*written: Any) -> list[int]:
@@ -84,21 +83,22 @@ def test_a_foreign_name_in_every_row_stays_on_the_fast_path() -> None:
     assert found.extra[4].as_py() == '{"build":{"id":4},"execution_context":{"rack":4},"zone":"z1"}'
 
 
-def test_an_explicit_null_under_an_unknown_name_is_kept() -> None:
-    found = read(report(1, zone=None), report(2), report(3, zone="a"), report(4, note="null"))
-    assert found.rows.tolist() == [0, 1, 2, 3]
-    assert found.extra.to_pylist() == ['{"zone":null}', None, '{"zone":"a"}', '{"note":"null"}']
+def test_an_explicit_null_under_an_unknown_name_is_left_to_the_strict_reader() -> None:
+    found = read(report(1, zone=None), report(2), report(3, zone="a"), report(4, note="x"))
+    assert found.rows.tolist() == [1, 2, 3]
+    assert found.extra.to_pylist() == [None, '{"zone":"a"}', '{"note":"x"}']
 
 
 def test_a_value_that_may_lack_but_not_be_null_is_vouched_for_only_where_no_null_can_hide() -> None:
     root = compile_schema(
         {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}}
     )
-    found = fast_reader.read_block(
-        root, block("{}", '{"a":null}', '{"b":"x"}', '{"a":1,"b":"null"}'), Limits()
-    )
-    assert found.rows.tolist() == [0, 2, 3]
-    assert fast_reader.read_block(root, block('{"b":"null"}', '{"a":2}'), Limits()).rows.tolist() == [1]
+
+    def accepted_by_it(*written: str) -> list[int]:
+        return fast_reader.read_block(root, block(*written), Limits()).accepted.rows.tolist()
+
+    assert accepted_by_it("{}", '{"a":null}', '{"b":"x"}', '{"a":1,"b":"null"}') == [0, 2, 3]
+    assert accepted_by_it('{"b":"null"}', '{"a":2}') == [1]
 
 
 def test_values_of_varying_types_under_one_name_are_never_taken_for_each_other() -> None:
@@ -117,7 +117,9 @@ def test_of_names_without_end_only_the_frequent_ones_become_columns(inside: str)
     assert len(accepted(*odd)) < 256
     assert accepted(*odd[:5]) == [0, 1, 2, 3, 4]
     usual = [report(i, custom_metrics={"a": i}) for i in range(2000)]
-    assert accepted(*usual, *odd[:100], *usual) == list(range(4100))
+    found = accepted(*usual, *odd[:100], *usual)
+    foreign = inside in ("top", "execution_context")  # more names of no schema than are cut
+    assert found == [*range(2000), *([] if foreign else range(2000, 2100)), *range(2100, 4100)]
 
 
 def test_a_few_rows_of_many_names_are_left_to_the_strict_reader() -> None:
@@ -142,12 +144,8 @@ def test_rows_that_break_the_parser_are_found_among_a_thousand() -> None:
 
 
 def test_rows_that_were_parsed_are_known_to_repeat_no_name() -> None:
-    assert read(report(), report(accuracy=2), twice("accuracy"), "{").distinct.tolist() == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    written = block(report(), report(accuracy=2), twice("accuracy"), "{")
+    assert fast_reader.read_block(ROOT, written, Limits()).distinct.tolist() == [True, True, False, False]
 
 
 def test_a_row_that_is_oversize_is_not_parsed() -> None:
@@ -155,18 +153,24 @@ def test_a_row_that_is_oversize_is_not_parsed() -> None:
     assert read(report(), report(odd="x"), limits=Limits(payload_bytes=length)).rows.tolist() == [0]
 
 
+def test_no_row_is_accepted_under_a_limit_of_depth_that_the_schema_itself_exceeds() -> None:
+    assert ROOT.depth == 3
+    assert read(report(), limits=Limits(depth=3)).rows.tolist() == [0]
+    assert read(report(), limits=Limits(depth=2)).rows.tolist() == []
+
+
 def test_an_empty_block_has_the_columns_of_one_that_is_not() -> None:
     found = read()
-    assert (len(found.rows), len(found.extra), found.distinct.tolist()) == (0, 0, [])
+    assert (len(found.rows), len(found.extra)) == (0, 0)
     assert [column.type for column in found.columns] == [column.type for column in read(report()).columns]
 
 
 def test_a_slice_of_a_block_is_read_like_a_block_of_its_own() -> None:
     whole = block(*(report(i, zone=i) for i in range(10)), "{", report(10))
-    assert rows(fast_reader.read_block(ROOT, whole[3:9], Limits())) == rows(
+    assert rows(fast_reader.read_block(ROOT, whole[3:9], Limits()).accepted) == rows(
         read(*(report(i, zone=i) for i in range(3, 9)))
     )
-    assert fast_reader.read_block(ROOT, whole[9:], Limits()).rows.tolist() == [0, 2]
+    assert fast_reader.read_block(ROOT, whole[9:], Limits()).accepted.rows.tolist() == [0, 2]
 
 
 POOL = [
@@ -208,7 +212,7 @@ def test_what_stands_beside_a_row_does_not_change_what_it_holds(
     start = data.draw(st.integers(0, len(places) - 1))
     end = data.draw(st.integers(start + 1, len(places)))
     whole = block(*(POOL[place] for place in places))
-    for place, cells, extra in rows(fast_reader.read_block(ROOT, whole[start:end], Limits())):
+    for place, cells, extra in rows(fast_reader.read_block(ROOT, whole[start:end], Limits()).accepted):
         alone = read(POOL[places[start + place]])
         assert rows(alone) == [(0, cells, extra)]
 
@@ -224,5 +228,5 @@ def test_a_row_that_is_accepted_holds_what_the_strict_reader_finds(written: Any)
         assert strict_reader.write_extra(ROOT, document) == extra
 
 
-def test_most_of_the_pool_is_accepted() -> None:
-    assert len(np.concatenate([read(each).rows for each in POOL])) > len(POOL) // 2
+def test_many_of_the_pool_are_accepted() -> None:
+    assert len(np.concatenate([read(each).rows for each in POOL])) > len(POOL) // 3

@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.readers import fast_reader, numbers
-from schemas.readers.verdicts import Limits
+from schemas.readers import fast_reader, numbers, strict_reader
+from schemas.readers.verdicts import Limits, join_accepted
 from schemas.registry import load
 from tests.builders import payload, report
 
@@ -15,14 +16,63 @@ ROOT = load("kpi_report").root
 CONTEXT = report()["execution_context"]
 
 
+def block(*written: Any) -> pa.Array:
+    return pa.array([payload(each) + b"\n" for each in written], pa.large_binary())
+
+
 def held(*written: Any) -> list[tuple[str | None, str | None, str | None]]:
-    """error_details, gpu_info and extra of each row; all rows must be accepted."""
-    found = fast_reader.read_block(
-        ROOT, pa.array([payload(each) + b"\n" for each in written], pa.large_binary()), Limits()
-    )
-    assert found.rows.tolist() == list(range(len(written)))
+    """error_details, gpu_info and extra of each row, by both readers; all rows must be accepted."""
+    payloads = block(*written)
+    fast, distinct = fast_reader.read_block(ROOT, payloads, Limits())
+    left = np.setdiff1d(np.arange(len(written)), fast.rows)
+    strict, rejected = strict_reader.read_rows(ROOT, payloads, left, Limits(), distinct)
+    assert rejected.rejections == []
+    found = join_accepted(ROOT, [fast, strict])
     columns = {leaf.name: column.to_pylist() for leaf, column in zip(ROOT.leaves(), found.columns)}
-    return list(zip(columns["error_details"], columns["gpu_info"], found.extra.to_pylist()))
+    texts = zip(columns["error_details"], columns["gpu_info"], found.extra.to_pylist())
+    return [text for _, text in sorted(zip(found.rows.tolist(), texts), key=lambda row: row[0])]
+
+
+def accepted(*written: Any) -> list[int]:
+    """The rows of which the fast reader cuts the texts."""
+    return fast_reader.read_block(ROOT, block(*written), Limits()).accepted.rows.tolist()
+
+
+def test_usual_values_are_cut_and_unusual_ones_left_to_the_strict_reader() -> None:
+    usual = [1, -1.5e-7, True, "x", [], [1, 2], {}, {"a": [1]}]
+    unusual = ["\\", {"a": {}}, {"a": "}"}, [{}], None]
+    for name in ("error_details", "odd"):
+        for value in usual:
+            assert accepted(report(**{name: value})) == [0], (name, value)
+        for value in unusual[: 5 if name == "odd" else 4]:
+            assert accepted(report(**{name: value}), report(1, **{name: value})) == [], (name, value)
+    assert accepted(report(error_details=None)) == [0]
+
+
+def test_names_that_are_many_or_long_or_in_two_places_are_left_to_the_strict_reader() -> None:
+    assert accepted(report(**{f"n{place}": 1 for place in range(16)})) == [0]
+    assert accepted(report(**{f"n{place}": 1 for place in range(17)}), report(1)) == [1]
+    assert accepted(report(**{"n" * 101: 1}), report(1)) == [1]
+    assert accepted(report(rack=1, execution_context=CONTEXT | {"rack": 2}), report(1)) == [1]
+
+
+@pytest.mark.parametrize("name", ["error_details", "odd"])
+def test_what_may_be_nested_too_deep_is_left_to_the_strict_reader(name: str) -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        return {"a": json.loads("[" * depth + "]" * depth)}
+
+    assert accepted(report(**{name: nested(30)})) == [0]
+    assert accepted(report(**{name: nested(31)})) == []
+
+
+def test_a_null_is_left_to_the_strict_reader_only_where_it_may_be_under_a_foreign_name() -> None:
+    null = report(priority=None, gpu_utilization=None, execution_context=CONTEXT | {"gpu_info": None})
+    assert accepted(null, report(zone="a")) == [0, 1]
+    assert accepted(null, report(zone=None), report(zone="a")) == [0, 2]
+    assert accepted(null | {"zone": "null"}, null | {"note": {"a": None}}) == []
+    # A name of the schema, but in another place.
+    assert accepted(report(hostname=None), null, report(hostname="a")) == [1]
+    assert held(report(hostname=None), report(hostname="a"))[0][2] == '{"hostname":null}'
 
 
 @pytest.mark.parametrize(
@@ -122,6 +172,14 @@ def test_many_foreign_names_come_in_order_with_their_nulls() -> None:
     text = "{" + ",".join(f'"n{i:02}":{i}' for i in range(12)) + "}"
     assert held(report(1, **names), report(2, n03=None))[0][2] == text
     assert held(report(1, **names), report(2, n03=None))[1][2] == '{"n03":null}'
+
+
+def test_foreign_names_inside_of_a_struct_are_cut_too() -> None:
+    inside = [report(i, execution_context=CONTEXT | {"rack": i, "Bay": "x"}, zone="z", a=[i]) for i in (1, 2)]
+    assert accepted(*inside, report(3)) == [0, 1, 2]
+    assert [row[2] for row in held(*inside, report(3))] == [
+        f'{{"a":[{i}],"execution_context":{{"Bay":"x","rack":{i}}},"zone":"z"}}' for i in (1, 2)
+    ] + [None]
 
 
 def test_foreign_names_inside_of_a_struct_are_joined_with_those_beside_it() -> None:
