@@ -1,8 +1,8 @@
 #!/bin/sh
-# The whole product in about three minutes: two hours of history, then a live stream through Flink that is killed in the middle and
-# resumed, reconciled, and certified by a backfill of all of it. Where Flink cannot run, a backfill alone is shown.
+# A tour of about three minutes: two hours of history, then a live stream through Flink that is killed in the
+# middle, resumed, reconciled, and compared to a backfill of everything. Without Flink only a backfill is shown.
 #
-#   deploy/demo.sh FOLDER      FOLDER is made anew; needs .venv (make setup)
+#   deploy/demo.sh FOLDER      FOLDER is emptied first; needs .venv (make setup)
 set -eu
 cd "$(dirname "$0")/.."
 demo=$1

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Install the programs that a command needs and this machine lacks, from Debian's packages.
+# Install the programs that a command needs from Debian's packages, if they are missing.
 #
 #   deploy/install.sh PROGRAM...      python3-venv, redis-server, victoria-metrics, java or mvn
 #
-# Where it may not install (no root, no apt-get), one line names the packages, and the exit code is 2.
+# Without root or apt-get, one line names the missing packages and the exit code is 2.
 set -eu
 
 package_of() {

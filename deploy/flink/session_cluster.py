@@ -1,9 +1,9 @@
-"""A Flink cluster on this machine without Docker: a JobManager, TaskManagers and a pool of Python workers, until Ctrl-C.
+"""A Flink cluster on this machine without Docker: JobManager, TaskManagers and Python workers, until Ctrl-C.
 
     .venv/bin/python deploy/flink/session_cluster.py
 
-It prints where a stream finds it. Flink comes from PyPI (apache-flink-libraries, 230 MB, fetched once) and must be of the line that
-the job server's jars are of.
+It prints the options that a stream needs to use it. Flink comes from PyPI (apache-flink-libraries, 230 MB,
+fetched once); its version must match the job server's jars.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from runners.flink.jars import find_java  # noqa: E402 (the script stands outside the packages)
+from runners.flink.jars import find_java  # noqa: E402 (a script outside the packages)
 from runners.flink.processes import Child, Log, find_free_port, start  # noqa: E402
 from runners.flink.rest import Rest, Unreachable  # noqa: E402
 from runners.flink.workers import serve_pool  # noqa: E402
@@ -39,7 +39,7 @@ OPENED = [
 
 
 def fetch(folder: Path) -> Path:
-    """The folder of Flink's jars, taken out of the package from PyPI if they are not there."""
+    """The folder of Flink's jars, which are taken from the package of PyPI if they are missing."""
     lib = folder / "lib"
     if any(lib.glob("flink-dist-*.jar")):
         return lib
@@ -59,8 +59,8 @@ def fetch(folder: Path) -> Path:
     return lib
 
 
-def configure(folder: Path, ports: tuple[int, int], slots: int) -> None:
-    """Write the cluster's configuration: small, on loopback."""
+def write_configuration(folder: Path, ports: tuple[int, int], slots: int) -> None:
+    """Write the cluster's configuration: little memory, on localhost only."""
     rest, rpc = ports
     own = {
         "rest.address": "localhost",
@@ -86,11 +86,11 @@ def configure(folder: Path, ports: tuple[int, int], slots: int) -> None:
     )
 
 
-def role(folder: Path, lib: Path, name: str, main: str, memory: list[str], options: list[str]) -> Child:
+def start_java(folder: Path, lib: Path, name: str, main: str, words: list[str], options: list[str]) -> Child:
     """Start one of the cluster's Java processes."""
     command = [
         find_java(),
-        *memory,
+        *words,
         *OPENED,
         "-cp",
         f"{lib}/*",
@@ -102,8 +102,8 @@ def role(folder: Path, lib: Path, name: str, main: str, memory: list[str], optio
     return start(command, Log(folder / "logs" / f"{name}.log"))
 
 
-def task_manager_options() -> list[str]:
-    """The memory of a TaskManager, part by part: its start script would work that out."""
+def make_task_manager_options() -> list[str]:
+    """The memory of a TaskManager, part by part, as its start script would compute it."""
     parts = {
         "taskmanager.memory.framework.heap.size": "128m",
         "taskmanager.memory.framework.off-heap.size": "128m",
@@ -120,8 +120,8 @@ def task_manager_options() -> list[str]:
     return [word for name, value in parts.items() for word in ("-D", f"{name}={value}")]
 
 
-def await_slots(rest: Rest, wanted: int, children: list[Child]) -> None:
-    """Wait until the JobManager has all slots; SystemExit if a process ends before."""
+def wait_for_slots(rest: Rest, wanted: int, children: list[Child]) -> None:
+    """Wait until the JobManager has all slots; SystemExit if a process ends first."""
     end = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -135,7 +135,7 @@ def await_slots(rest: Rest, wanted: int, children: list[Child]) -> None:
 
 
 def main() -> None:
-    """Start it, say where it is, and stay until a signal."""
+    """Start the cluster, print how to use it, and keep it until a signal."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=HOME, help="for its configuration and logs")
     parser.add_argument("--taskmanagers", type=int, default=2)
@@ -146,11 +146,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     lib, rest = fetch(HOME), find_free_port()
-    configure(folder, (rest, find_free_port()), asked.slots)
+    write_configuration(folder, (rest, find_free_port()), asked.slots)
     with ExitStack() as stack:
         _, pool = stack.enter_context(serve_pool(Log(folder / "logs" / "workers.log")))
         children = [
-            role(
+            start_java(
                 folder,
                 lib,
                 "jobmanager",
@@ -162,9 +162,10 @@ def main() -> None:
         stack.callback(lambda: [child.stop() for child in children])
         names = [f"taskmanager-{number}" for number in range(asked.taskmanagers)]
         children += [
-            role(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], task_manager_options()) for name in names
+            start_java(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], make_task_manager_options())
+            for name in names
         ]
-        await_slots(Rest(f"http://localhost:{rest}"), asked.taskmanagers * asked.slots, children)
+        wait_for_slots(Rest(f"http://localhost:{rest}"), asked.taskmanagers * asked.slots, children)
         print(f"--flink-master localhost:{rest} --environment localhost:{pool}", flush=True)
         while not stopped.wait(1.0):
             if ended := [child.last_line for child in children if child.exit_code is not None]:

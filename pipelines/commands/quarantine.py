@@ -19,7 +19,8 @@ from pipelines.failures import CheckFailed, WrongUse
 from pipelines.graph import make_rules
 from pipelines.inputs import find_archives
 from pipelines.jobs.dismiss import dismiss
-from pipelines.jobs.replay import open_rows, replay
+from pipelines.jobs.quarantine import read_open_rows
+from pipelines.jobs.replay import replay
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.verify.output_description import existing_output
@@ -64,7 +65,7 @@ def _count_causes(output: Path) -> tuple[Counter[tuple[str, ...]], dict[tuple[st
     """Open messages by CAUSE, and one row of each."""
     counts: Counter[tuple[str, ...]] = Counter()
     examples: dict[tuple[str, ...], dict[str, Any]] = {}
-    for rows in open_rows(output):
+    for rows in read_open_rows(output):
         for row in rows.select(["message_id", *CAUSE, "message"]).to_pylist():
             cause = tuple(row[name] or "" for name in CAUSE)
             counts[cause] += 1
@@ -92,7 +93,7 @@ def show(
     with open_for_reading(output, ctx.obj.settings()) as folder:
         rows = [
             row
-            for part in open_rows(existing_output(folder), reason or ())
+            for part in read_open_rows(existing_output(folder), reason or ())
             for row in _filter_ids(part, messages).to_pylist()
         ]
     if export is not None:

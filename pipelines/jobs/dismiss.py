@@ -1,7 +1,7 @@
-"""Dismissal: quarantine rows closed because their messages were corrected, or given up, where they came from.
+"""Dismissal: quarantine rows are closed because their messages were corrected at their source, or given up.
 
-The first output is written first. A run that dies after that can be run again: it finds what was dismissed there, with the reason
-and the time, and writes the same rows to the other outputs.
+The first output is written first. A run that dies after that can be run again: it finds there what was
+dismissed, with the reason and the time, and writes the same rows to the other outputs.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -11,7 +11,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.jobs.replay import open_rows, opened, write_rows
+from pipelines.jobs.quarantine import open_quarantine, read_open_rows, write_rows
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import scan
 from schemas.tables import DISMISSED, QUARANTINED, TIME
@@ -30,41 +30,45 @@ class Dismissal:
 def dismiss(
     texts: Sequence[str], settings: Settings, names: Collection[str], reason: str, at: datetime
 ) -> Dismissal:
-    """Close the open rows of the messages of these names (`SOURCE/MESSAGE_ID`), in every output. A row keeps the reason and the
-    time of its first dismissal.
+    """Close the open rows of messages (`SOURCE/MESSAGE_ID`) in every output.
+
+    A row keeps the reason and the time of its first dismissal.
 
     Raises:
-        WrongUse: the first output is no folder, another job holds it, or one was made with other settings.
+        WrongUse: the first output is no folder, another job is writing to one, or one was made with other
+            settings.
     """
-    with opened(texts, settings) as (outputs, _, output):
+    with open_quarantine(texts, settings) as (outputs, _, output):
         wanted = pa.array(sorted(set(names)), pa.string())
-        was_open = _named(open_rows(output), wanted)
-        already = _named((rows.filter(_is_dismissed(rows)) for rows in scan(output, QUARANTINED)), wanted)
-        closed = {
-            "resolution": pa.repeat(DISMISSED, was_open.num_rows),
-            "dismissed_because": pa.repeat(reason, was_open.num_rows),
-            "dismissed_at": pa.repeat(pa.scalar(at, TIME), was_open.num_rows),
-            "revision": pc.add(was_open["revision"], 1),
-        }
-        columns = {name: closed.get(name, was_open[name]) for name in QUARANTINED.schema.names}
-        write_rows(outputs, concat([build_batch(columns, QUARANTINED.schema, was_open.num_rows), already]))
-        found = {*_names(was_open).to_pylist(), *_names(already).to_pylist()}
-        return Dismissal(
-            was_open.num_rows, already.num_rows, [name for name in wanted.to_pylist() if name not in found]
-        )
+        was_open = _filter(read_open_rows(output), wanted)
+        already = _filter((rows.filter(_are_dismissed(rows)) for rows in scan(output, QUARANTINED)), wanted)
+        write_rows(outputs, concat([_dismiss_rows(was_open, reason, at), already]))
+        found = {*_join_names(was_open).to_pylist(), *_join_names(already).to_pylist()}
+        unknown = [name for name in wanted.to_pylist() if name not in found]
+        return Dismissal(was_open.num_rows, already.num_rows, unknown)
 
 
-def _is_dismissed(rows: pa.RecordBatch) -> pa.Array:
+def _dismiss_rows(rows: pa.RecordBatch, reason: str, at: datetime) -> pa.RecordBatch:
+    closed = {
+        "resolution": pa.repeat(DISMISSED, rows.num_rows),
+        "dismissed_because": pa.repeat(reason, rows.num_rows),
+        "dismissed_at": pa.repeat(pa.scalar(at, TIME), rows.num_rows),
+        "revision": pc.add(rows["revision"], 1),
+    }
+    columns = {name: closed.get(name, rows[name]) for name in QUARANTINED.schema.names}
+    return build_batch(columns, QUARANTINED.schema, rows.num_rows)
+
+
+def _are_dismissed(rows: pa.RecordBatch) -> pa.Array:
     return pc.fill_null(pc.equal(rows["resolution"], DISMISSED), False)
 
 
-def _named(parts: Iterable[pa.RecordBatch], wanted: pa.Array) -> pa.RecordBatch:
+def _filter(parts: Iterable[pa.RecordBatch], wanted: pa.Array) -> pa.RecordBatch:
     """The rows of the messages of these names."""
-    return concat(
-        [make_empty(QUARANTINED.schema), *(rows.filter(pc.is_in(_names(rows), wanted)) for rows in parts)]
-    )
+    named = [rows.filter(pc.is_in(_join_names(rows), wanted)) for rows in parts]
+    return concat([make_empty(QUARANTINED.schema), *named])
 
 
-def _names(rows: pa.RecordBatch) -> pa.Array:
+def _join_names(rows: pa.RecordBatch) -> pa.Array:
     """string[n]: `SOURCE/MESSAGE_ID` of each row."""
     return pc.binary_join_element_wise(rows["source"], rows["message_id"], "/")

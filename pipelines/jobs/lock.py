@@ -1,7 +1,8 @@
 """The job's lock: one job at a time writes to a folder of this machine.
 
-The lock is the kernel's (`flock` on OUT/_lock), so it ends with the last process that has the file open, however that process ends.
-A stream's workers inherit the open file: as long as one of them lives, no other job can start.
+The lock is the kernel's (`flock` on OUT/_lock), so it ends with the last process that has the file open,
+however that process ends. A stream's workers inherit the open file: as long as one of them lives, no other
+job can start.
 """
 
 import fcntl
@@ -18,10 +19,11 @@ _RETRY_SECONDS = 0.1
 
 @contextmanager
 def lock_folders(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, ...]]:
-    """Lock folders for this job and yield the open file descriptors; a process that inherits them keeps the locks.
+    """Lock folders for this job and yield the file descriptors; a process that inherits them keeps the locks.
 
     Raises:
-        WrongUse: another job still has one after `patience` seconds, in which the processes of a killed job can end.
+        WrongUse: another job still has one after `patience` seconds, in which the processes of a killed job
+            can end.
     """
     deadline = time.monotonic() + patience
     with ExitStack() as stack:

@@ -1,9 +1,9 @@
-"""Replace: a span of time rewritten from its input alone, `kpiflow backfill --replace`.
+"""Replace: a span of time is rewritten from its input alone, `kpiflow backfill --replace`.
 
-The span and its surroundings are first built in a folder of their own: the stored reports around the span are laid there as not
-yet judged, a plain backfill runs over them, and the hours after the span, whose baselines reach into it, are judged again. Only
-when all of that is done are the output's files rewritten, one by one. What that folder holds depends on nothing that the
-rewriting changes, so after a kill at any point the same command ends at the same output.
+The span is first built in a staging folder. The stored reports around the span are copied there without their
+flags, a plain backfill runs over them, and the hours after the span, whose baselines reach into it, are
+flagged again. Only then are the output's files rewritten, one by one. The staging folder depends on nothing
+that rewriting changes, so after a kill at any point the same command gives the same output.
 """
 
 import shutil
@@ -44,72 +44,61 @@ from transforms.sources.archives.archive_reader import Files
 
 Kept = NDArray[np.bool_]
 Keep = Callable[[pa.RecordBatch], Kept]
-"""Which of a table's stored rows (bool[n]) stay."""
+"""Tells which of a table's stored rows (bool[n]) stay."""
 
 UNJUDGED = -1
-"""The revision of a report that is yet to be judged: any judgement supersedes it."""
+"""The revision of a report without flags: one with flags supersedes it."""
 _STAGING = "_replacing"
 
 
 def replace_span(
     files: Files, texts: Sequence[str], settings: Settings, span: Span, beam_options: Sequence[str] = ()
 ) -> Results:
-    """Drop what an output folder holds about reports recorded in the span, and write what the archives hold for it instead.
+    """Replace what an output folder holds of reports recorded in the span by what the archives hold.
 
-    Returns how many messages there were, and which files are incomplete; if any is, the output stays as it was.
+    Returns the number of messages and the incomplete files; if there are any, the output stays as it was.
 
     Raises:
-        WrongUse: the span is not from one full hour (UTC) to another; the output is no folder of this machine, is another job's, or
-            was made with other settings.
+        WrongUse: the span is not from one full hour (UTC) to another; the output is no folder of this
+            machine, is being written by another job, or was made with other settings.
         OutputFull: no space is left; the same call again completes the work.
-        DamagedFile: a file that must be rewritten is not as it was written; no file was.
+        DamagedFile: a file that must be rewritten has changed since it was written; none was rewritten.
     """
-    first, end = _hours(span)
+    first, end = _read_hours(span)
     stage_counters.reset()
     outputs, settings = open_outputs(texts, settings)
     if len(outputs.sinks) > 1 or not outputs.folders:
-        raise WrongUse(
-            f"--replace rewrites one folder of files, not {outputs}",
-            "elsewhere delete the span, then backfill it",
-        )
+        fix = "elsewhere delete the span, then backfill it"
+        raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", fix)
     (output,) = outputs.folders
-    with lock_folders(output), _staging(output) as staging:
+    with lock_folders(output), _make_staging(output) as staging:
         staged = folder_outputs(staging, settings)
         after = set(range(end, end + REACH_HOURS))
-        _lay_around(outputs, staged, {*range(first - REACH_HOURS, first), *after})
+        _stage_around(outputs, staged, {*range(first - REACH_HOURS, first), *after})
         results = fill(files, staged, settings, span, beam_options)
         if not results.incomplete:
-            again = Sources(Spooled([], []), _Again(staged.main, after))
-            direct.run(
-                lambda root: build(root, again, choose_sinks(staged, settings), settings),
-                beam_options,
-                pass_by_reference,
-            )
-            for change in list(_changes(output, staging, span)):
+            _flag_again(staged, after, settings, beam_options)
+            for change in list(_list_changes(output, staging, span)):
                 _rewrite(change, output, staging)
     return results
 
 
-def _hours(span: Span) -> tuple[int, int]:
+def _read_hours(span: Span) -> tuple[int, int]:
     """The first hour (since 1970) of the span, and the first after it."""
     if span.start is None or span.end is None:
-        raise WrongUse(
-            "--replace rewrites a span of time", "say which with --from and --to, both on full hours"
-        )
+        raise WrongUse("--replace rewrites a span of time", "give --from and --to, both on full hours")
     first, end = int(span.start.timestamp()) // HOUR_SECONDS, -int(-span.end.timestamp() // HOUR_SECONDS)
     whole = [datetime.fromtimestamp(hour * HOUR_SECONDS, UTC) for hour in (first, end)]
     if whole != [span.start, span.end]:
         start, stop = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in whole)
-        raise WrongUse(
-            "--replace rewrites full hours (UTC)",
-            f"say --from {start} --to {stop}, with input for all of that time",
-        )
+        fix = f"give --from {start} --to {stop}, with input for all of that time"
+        raise WrongUse("--replace rewrites full hours (UTC)", fix)
     return first, end
 
 
 @contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    """A new folder in the output that goes when it is done with; what a killed run left is removed first."""
+def _make_staging(output: Path) -> Iterator[Path]:
+    """Make a folder in the output, and remove it at the end. What a killed run left is removed first."""
     place = output / _STAGING
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
@@ -119,16 +108,26 @@ def _staging(output: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _lay_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
-    """Lay the stored reports of some hours into `staged`, as not yet judged."""
+def _stage_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
+    """Copy the stored reports of some hours into `staged`, without flags."""
     for reports in recall_hours(outputs.main, hours):
         own = reports.filter(pc.invert(reports["context"]))
         revision = pa.array(np.full(own.num_rows, UNJUDGED))
         staged.main.write(REPORTS, [own.append_column("revision", revision)])
 
 
-class _Again(beam.PTransform):
-    """The stored reports of some hours, with their context, whatever is new."""
+def _flag_again(staged: Outputs, hours: set[int], settings: Settings, beam_options: Sequence[str]) -> None:
+    """Run the graph over the staged reports of some hours, with no new messages."""
+    sources = Sources(Spooled([], []), _RecallHours(staged.main, hours))
+
+    def wire(root: beam.Pipeline) -> None:
+        build(root, sources, choose_sinks(staged, settings), settings)
+
+    direct.run(wire, beam_options, pass_by_reference)
+
+
+class _RecallHours(beam.PTransform):
+    """The stored reports of some hours, with their context, whatever new reports there are."""
 
     def __init__(self, store: Store, hours: set[int]) -> None:
         super().__init__()
@@ -142,16 +141,16 @@ class _Again(beam.PTransform):
 
 
 class _Change(NamedTuple):
-    """A file to rewrite, relative to the output, and which of its rows stay."""
+    """A file to rewrite, by its path in the output, and which of its rows stay."""
 
     table: Table
     file: Path
     kept: Kept
 
 
-def _changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
-    """What is to be rewritten; reports come last, since they tell which duplicates go."""
-    for table, columns, keep in _rules(output, staging, span):
+def _list_changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
+    """The files to rewrite; reports come last, since they tell which duplicates go."""
+    for table, columns, keep in _choose_rows(output, staging, span):
         stored = {path.relative_to(output) for path in paths(output, table)}
         staged = {path.relative_to(staging) for path in paths(staging, table)}
         for file in sorted(stored | staged):
@@ -164,7 +163,7 @@ def _changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
 
 
 def _rewrite(change: _Change, output: Path, staging: Path) -> None:
-    """Make a file of the output hold the rows that stay and the staged ones."""
+    """Rewrite a file of the output: the rows that stay, and the staged ones."""
     table, file, kept = change
     path = output / file
     with lock_folder(path.parent):
@@ -177,23 +176,25 @@ def _rewrite(change: _Change, output: Path, staging: Path) -> None:
             replace_file(path, encode_file(merged.rows))
 
 
-def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:
-    """The tables in the order in which they are rewritten: which rows of each stay, and the columns that tell."""
+def _choose_rows(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:
+    """The tables in the order of rewriting, the columns that tell which rows stay, and the rule."""
     assert span.end is not None
     rewritten = Span(span.start, span.end + timedelta(hours=REACH_HOURS))
-    renewed = _renewed(output, staging, span)
-    inside, outside = _reports_of_duplicates(output, span)
+    renewed = _find_renewed(output, staging, span)
+    inside, outside = _find_reports_of_duplicates(output, span)
 
-    def undone(rows: pa.RecordBatch) -> Kept:
+    def is_undone(rows: pa.RecordBatch) -> Kept:
         received = span.contains(rows["received_at"]) & np.asarray(rows["received_at"].is_valid())
-        return received | _among(_names(rows), renewed)
+        return received | _are_among(_join_names(rows), renewed)
 
-    def duplicate(rows: pa.RecordBatch) -> Kept:
-        return _among(rows["report_id"], outside) | ~(_among(rows["report_id"], inside) | undone(rows))
+    def keep_duplicates(rows: pa.RecordBatch) -> Kept:
+        return _are_among(rows["report_id"], outside) | ~(
+            _are_among(rows["report_id"], inside) | is_undone(rows)
+        )
 
     return [
-        (DUPLICATES, [*_MESSAGE, "received_at", "report_id"], duplicate),
-        (QUARANTINED, [*_MESSAGE, "received_at"], lambda rows: ~undone(rows)),
+        (DUPLICATES, [*_MESSAGE, "received_at", "report_id"], keep_duplicates),
+        (QUARANTINED, [*_MESSAGE, "received_at"], lambda rows: ~is_undone(rows)),
         *(
             (table, [table.time], lambda rows: ~rewritten.contains(rows["time_window_start"]))
             for table in (AGGREGATIONS, FLEET)
@@ -205,26 +206,30 @@ def _rules(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[st
 _MESSAGE = ["source", "message_id"]
 
 
-def _names(rows: pa.RecordBatch) -> pa.Array:
+def _join_names(rows: pa.RecordBatch) -> pa.Array:
     return pc.binary_join_element_wise(rows["source"], rows["message_id"], "\0")
 
 
-def _among(values: pa.Array, known: pa.Array) -> Kept:
+def _are_among(values: pa.Array, known: pa.Array) -> Kept:
     return np.asarray(pc.is_in(values, known))
 
 
-def _renewed(output: Path, staging: Path, span: Span) -> pa.Array:
+def _find_renewed(output: Path, staging: Path, span: Span) -> pa.Array:
     """The names of refused and duplicate messages of the output to which the input gives a fate."""
-    stored = [_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(output, table, _MESSAGE)]
+    stored = [
+        _join_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(output, table, _MESSAGE)
+    ]
     known = pa.chunked_array(stored, pa.string()).combine_chunks()
-    staged = [_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(staging, table, _MESSAGE)]
+    staged = [
+        _join_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(staging, table, _MESSAGE)
+    ]
     reports = scan(staging, REPORTS, [*_MESSAGE, REPORTS.time])
-    staged += [_names(rows.filter(pa.array(span.contains(rows[REPORTS.time])))) for rows in reports]
+    staged += [_join_names(rows.filter(pa.array(span.contains(rows[REPORTS.time])))) for rows in reports]
     found = [names.filter(pc.is_in(names, known)) for names in staged]
     return pa.chunked_array(found, pa.string()).combine_chunks()
 
 
-def _reports_of_duplicates(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
+def _find_reports_of_duplicates(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
     """The ids of stored reports that have duplicates: those recorded in the span, and the others."""
     stored = [rows["report_id"] for rows in scan(output, DUPLICATES, ["report_id"])]
     known = pa.chunked_array(stored, pa.string()).combine_chunks()

@@ -1,8 +1,9 @@
 """Time slices: how a backfill larger than memory is cut.
 
-The messages are first sorted into one file per hour, by the hour that their bytes name as recorded_at (or else by received_at),
-and the graph then runs over a few hours at a time, each run recalling the stored reports that it touches. Since runs that follow
-one another give what one run would, the cut only needs to be roughly right: it bounds memory, never the result.
+The messages are first sorted into one file per hour, by the hour that their bytes name as recorded_at (or
+else by received_at), and the graph then runs over a few hours at a time, each run recalling the stored
+reports that it touches. Since runs that follow one another give what one run would, the cut only needs to be
+roughly right: it bounds memory, never the result.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,7 @@ class Spool:
             entry.rows += rows.num_rows
 
     def slices(self, rows: int) -> list[list[Path]]:
-        """The files of consecutive hours, in order, at most about `rows` messages together (one hour is never cut)."""
+        """The files of consecutive hours, in order, of at most about `rows` messages; no hour is cut."""
         found: list[list[Path]] = []
         held = rows
         for hour in sorted(self._hours):

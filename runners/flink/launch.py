@@ -124,12 +124,13 @@ class _Run:
                 self._run_job(job, build, pool_port)
             except CheckpointUnreadable as error:
                 job.cancel()
+                self._progress = replace(self._progress, state="starting")
                 why = f"{self._choice.newest} cannot be read: {error}"
                 self._go_on_from(self._choice.without_newest(why))
             else:
-                self._progress = replace(self._progress, renewals=self._progress.renewals + 1, left_out=())
+                renewals = self._progress.renewals + 1
+                self._progress = replace(self._progress, state="starting", renewals=renewals, left_out=())
                 self._go_on_from(choose_checkpoints(self._engine.folder))
-            self._progress = replace(self._progress, state="starting")
 
     def _go_on_from(self, choice: Choice) -> None:
         """Set the checkpoint to go on from, and warn of newer ones that cannot be used.

@@ -63,7 +63,7 @@ def test_replay_says_that_an_oversize_message_is_not_kept_and_takes_the_mended_o
     assert typed("backfill", "--input", tmp_path / "in.ndjson", "--output", out)[0] == 0
     code, said, warned = typed("quarantine", "replay", out)
     assert (code, "0 replayed, 1 still rejected" in said) == (0, True)
-    assert "only its beginning is kept: give it mended with --input" in " ".join(warned.split())
+    assert "only its beginning is kept: give it corrected with --input" in " ".join(warned.split())
     assert (
         typed(
             "quarantine",

@@ -134,7 +134,7 @@ def test_a_replay_that_dies_before_it_closes_its_rows_is_completed_by_another(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.jobs.replay._close", die)
+        patched.setattr("pipelines.jobs.replay.close_rows", die)
         assert typed("quarantine", "replay", output, "--input", corrected)[0] == 3
     half = reconciled(output, typed)
     code, out, _ = typed("quarantine", "replay", output, "--input", corrected)

@@ -38,7 +38,7 @@ def message(name: str, received_at: datetime | None, data: Any) -> Message:
 def each_minute(
     name: str, start: datetime, minutes: Iterable[int], latency_ms: float = 100.0
 ) -> list[Message]:
-    """A report a minute, each a second on its way, of slowly varying latency; every 20th takes three times as long."""
+    """A report a minute, received a second later, of slowly varying latency; every 20th takes thrice that."""
     recorded = {minute: start + timedelta(minutes=minute) for minute in minutes}
     spread = {minute: 1 + minute * 7 % 20 / 100 if minute % 20 else 3 for minute in minutes}
     documents = {

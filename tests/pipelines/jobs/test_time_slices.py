@@ -39,9 +39,8 @@ def sizes(slices: list[list[Path]]) -> list[list[int]]:
 
 
 def test_a_message_belongs_to_the_hour_that_its_bytes_name() -> None:
-    assert hours(at(0), at(0.99), at(1), at(-1), '{"recorded_at" :\t"2025-10-22t15:', b'\xff"recorded_at":"2025-10-22T16:\xff') == [
-        0, 0, 1, -1, 3, 4,
-    ]  # fmt: skip
+    odd = ('{"recorded_at" :\t"2025-10-22t15:', b'\xff"recorded_at":"2025-10-22T16:\xff')
+    assert hours(at(0), at(0.99), at(1), at(-1), *odd) == [0, 0, 1, -1, 3, 4]
 
 
 def test_an_offset_from_utc_counts() -> None:
