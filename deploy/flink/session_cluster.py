@@ -134,13 +134,28 @@ def wait_for_slots(rest: Rest, wanted: int, children: list[Child]) -> None:
         time.sleep(0.2)
 
 
-def main() -> None:
-    """Start the cluster, print how to use it, and keep it until a signal."""
+def start_all(folder: Path, lib: Path, task_managers: int) -> list[Child]:
+    """Start the JobManager and the TaskManagers."""
+    options = ["-D", "jobmanager.memory.heap.size=448m"]
+    children = [start_java(folder, lib, "jobmanager", JOB_MANAGER, ["-Xmx448m"], options)]
+    for number in range(task_managers):
+        name, options = f"taskmanager-{number}", make_task_manager_options()
+        children.append(start_java(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], options))
+    return children
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command's options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=HOME, help="for its configuration and logs")
     parser.add_argument("--taskmanagers", type=int, default=2)
     parser.add_argument("--slots", type=int, default=2, help="of each TaskManager")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Start the cluster, print how to use it, and keep it until a signal."""
+    asked = parse_arguments()
     folder: Path = asked.folder.absolute()
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -149,29 +164,14 @@ def main() -> None:
     write_configuration(folder, (rest, find_free_port()), asked.slots)
     with ExitStack() as stack:
         _, pool = stack.enter_context(serve_pool(Log(folder / "logs" / "workers.log")))
-        children = [
-            start_java(
-                folder,
-                lib,
-                "jobmanager",
-                JOB_MANAGER,
-                ["-Xmx448m"],
-                ["-D", "jobmanager.memory.heap.size=448m"],
-            )
-        ]
+        children = start_all(folder, lib, asked.taskmanagers)
         stack.callback(lambda: [child.stop() for child in children])
-        names = [f"taskmanager-{number}" for number in range(asked.taskmanagers)]
-        children += [
-            start_java(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], make_task_manager_options())
-            for name in names
-        ]
         wait_for_slots(Rest(f"http://localhost:{rest}"), asked.taskmanagers * asked.slots, children)
         print(f"--flink-master localhost:{rest} --environment localhost:{pool}", flush=True)
         while not stopped.wait(1.0):
             if ended := [child.last_line for child in children if child.exit_code is not None]:
-                raise SystemExit(
-                    f"a process of the cluster ended: {ended[0]}; its log is in {folder / 'logs'}"
-                )
+                logs = folder / "logs"
+                raise SystemExit(f"a process of the cluster ended: {ended[0]}; its log is in {logs}")
 
 
 if __name__ == "__main__":
