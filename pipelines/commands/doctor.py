@@ -8,7 +8,7 @@ import typer
 from pipelines.console import out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.lock import is_locked
-from pipelines.jobs.stream import refuse_unready
+from pipelines.jobs.stream import check_readiness
 from pipelines.outputs import local_folder, parse_live_streams, parse_sink
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source
@@ -98,7 +98,7 @@ def _check_live_source(source: LiveSource, url: str, live: bool, settings: Setti
     """What a stream needs besides its outputs: settings that suit it, Java and Flink on this machine, and its source."""
     what = "the settings suit a stream, and Java and Flink are here or can be fetched"
     try:
-        refuse_unready(settings)
+        check_readiness(settings)
         yield Finding(what)
     except WrongUse as error:
         yield Finding(what, str(error), error.fix)

@@ -17,9 +17,10 @@ from pipelines.commands.status import describe_count, describe_sink, describe_si
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.job_status import Health, read_health
-from pipelines.jobs.stream import Job, Progress
 from pipelines.jobs.stream import stream as run
+from pipelines.jobs.stream_job import StreamJob
 from pipelines.settings import Settings
+from runners.progress import Progress
 
 _LINE_SECONDS = 10.0
 
@@ -134,7 +135,7 @@ def stream(
             "--dry-run is for Dataflow",
             "give --runner dataflow too; `kpiflow doctor` checks what a job on this machine needs",
         )
-    job = Job(
+    job = StreamJob(
         url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
         master, environment if master else None, ctx.obj.beam_options,
     )  # fmt: skip

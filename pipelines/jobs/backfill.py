@@ -1,6 +1,7 @@
-"""The batch job: archives through the graph into an output folder, in time slices where they are many.
+"""The batch job: archives through the graph into outputs, in time slices if there are many messages.
 
-A run that dies can be run again as it was: what it wrote are whole files of rows with keys, and writing them again changes nothing.
+A run that dies can be run again: it has written whole files of rows with keys, and writing them again changes
+nothing.
 """
 
 import shutil
@@ -30,40 +31,40 @@ from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 REPORT_BYTES = 600
-"""About the size of an archived report in its envelope, to tell before reading whether an archive needs slices."""
+"""About the size of an archived report in its envelope: tells before reading whether slices are needed."""
 COMPRESSION = 8
-"""About how much smaller a compressed archive is."""
+"""About the ratio of a compressed archive."""
 _SPOOL = "_spool"
 
 
-def backfill(
+def backfill_outputs(
     files: Files,
     texts: Sequence[str],
     settings: Settings,
     span: Span | None = None,
     beam_options: Sequence[str] = (),
 ) -> Results:
-    """Run the graph over archives into outputs; returns how many messages there were, and which files are incomplete.
+    """Run the graph over archives into outputs; the number of messages, and the files that are incomplete.
 
     Raises:
-        WrongUse: an output cannot be used, is another job's, or was made with other settings.
-        OutputFull: no space is left; what is written is whole.
-        Unavailable, Refused: an output did not take the rows; what is written is whole.
+        WrongUse: an output cannot be used, is being written by another job, or was made with other settings.
+        OutputFull: no space is left; what was written is whole.
+        Unavailable, Refused: an output did not accept rows; what was written is whole.
     """
     stage_counters.reset()
     outputs, settings = open_outputs(texts, settings)
     with lock_folders(*outputs.folders):
-        return fill(files, outputs, settings, span or Span(), beam_options)
+        return fill_outputs(files, outputs, settings, span or Span(), beam_options)
 
 
-def fill(
+def fill_outputs(
     files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]
 ) -> Results:
-    """Run the graph over archives into outputs that this job holds, in time slices where the archives are many."""
-    if _about_rows(files) <= settings.slice_reports:
+    """Run the graph over archives into outputs that this job has locked, in time slices if need be."""
+    if _estimate_rows(files) <= settings.slice_reports:
         messages = ReadSource(archives_of(files, settings).read(), settings)
         return _run(messages, outputs, settings, span, beam_options)
-    with _spooled(files, next(iter(outputs.folders), None), settings) as (spool, refused, results):
+    with _spool_by_hour(files, next(iter(outputs.folders), None), settings) as (spool, refused, results):
         for paths in spool.slices(settings.slice_reports) or [[]]:
             results += _run(Spooled(paths, refused), outputs, settings, span, beam_options)
             refused = []
@@ -77,25 +78,28 @@ def _run(
     span: Span,
     beam_options: Sequence[str],
 ) -> Results:
-    def wired(root: beam.Pipeline) -> None:
+    def wire(root: beam.Pipeline) -> None:
         build(root, choose_sources(messages, outputs, span), choose_sinks(outputs, settings), settings)
 
     try:
-        return Results.of(direct.run(wired, beam_options, pass_by_reference))
+        return Results.of(direct.run(wire, beam_options, pass_by_reference))
     except direct.TakenOptionError as error:
         raise WrongUse(str(error), "leave the option out") from error
 
 
-def _about_rows(files: Files) -> int:
+def _estimate_rows(files: Files) -> int:
     plain = Files(tuple(path for path in files if path.endswith(("json", "jsonl")))).total_bytes
     return (plain + (files.total_bytes - plain) * COMPRESSION) // REPORT_BYTES
 
 
 @contextmanager
-def _spooled(
+def _spool_by_hour(
     files: Files, folder: Path | None, settings: Settings
 ) -> Iterator[tuple[Spool, list[pa.RecordBatch], Results]]:
-    """The archives' messages by hour in a folder that goes when they are done with, and what was refused or failed at reading."""
+    """Sort the archives' messages by hour into a folder that is removed at the end.
+
+    Yields the spool, QUARANTINE rows of what was rejected, and which files are incomplete.
+    """
     place = folder / _SPOOL if folder else Path(tempfile.mkdtemp(prefix="kpiflow-"))
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()

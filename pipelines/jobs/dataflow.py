@@ -13,7 +13,7 @@ from apache_beam.portability.api import beam_runner_api_pb2 as protos
 from pipelines.assembly import ReadSource, gather_sinks, time_stream
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.stream import for_stream
+from pipelines.jobs.stream_job import fit_settings
 from pipelines.outputs import Outputs, open_outputs, parse_live_streams, parse_outputs
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
@@ -52,7 +52,7 @@ def submit(job: CloudJob, settings: Settings) -> str | None:
     """Start the job and return the URL of its page. None if only a template of it was written.
 
     Raises:
-        WrongUse: `dry_run` finds a problem; the source or an output cannot be used; another job has the group.
+        WrongUse: `dry_run` finds a problem; the source or an output cannot be used, or another job has it.
         RunFailed: Google Cloud does not accept it.
     """
     flags = _complete_flags(job)
@@ -82,7 +82,7 @@ def _spread(settings: Settings, flags: list[str]) -> Settings:
     """Settings whose shards give every worker something to do."""
     if "parallelism" not in settings.model_fields_set:
         settings = settings.model_copy(update={"parallelism": dataflow.read_option(flags, "max_num_workers")})
-    return for_stream(settings)
+    return fit_settings(settings)
 
 
 def _translate(job: CloudJob, outputs: Outputs, settings: Settings, flags: list[str]) -> protos.Pipeline:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipelines.assembly import Spooled, choose_sinks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.backfill import fill
+from pipelines.jobs.backfill import fill_outputs
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, folder_outputs, open_outputs
 from pipelines.settings import Settings
@@ -75,7 +75,7 @@ def replace_span(
         staged = folder_outputs(staging, settings)
         after = set(range(end, end + REACH_HOURS))
         _stage_around(outputs, staged, {*range(first - REACH_HOURS, first), *after})
-        results = fill(files, staged, settings, span, beam_options)
+        results = fill_outputs(files, staged, settings, span, beam_options)
         if not results.incomplete:
             _flag_again(staged, after, settings, beam_options)
             for change in list(_list_changes(output, staging, span)):

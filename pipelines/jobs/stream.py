@@ -1,118 +1,135 @@
 """The streaming job: a live source through the graph on Flink, into outputs, until it is stopped.
 
-All that a run keeps lies in `_stream` below its home, which is its first output folder unless another is given: Flink's
-checkpoints, logs, `job.json`, which says what the checkpoints belong to, and what readers and writers say of their place. The next
+Everything that a run keeps is in `_stream` below the job's home, which is its first output folder unless
+another is given: Flink's checkpoints, logs, `job.json`, and the status files of readers and sinks. The next
 run goes on from the newest checkpoint.
 """
 
-import json
 import signal
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 
 from pipelines.assembly import ReadSource, gather_sinks, time_stream
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, read_health
+from pipelines.jobs.job_status import READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
+from pipelines.jobs.stream_job import StreamJob, compute_settle_seconds, fit_settings, prepare_home
 from pipelines.outputs import Outputs, open_outputs, parse_live_streams
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
 from runners.direct import TakenOptionError
-from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
 from runners.flink.engine import Engine
 from runners.flink.jars import FlinkMissing, check_installed
 from runners.flink.launch import FlinkFailed, run
 from runners.flink.restore import CheckpointRefused
 from runners.progress import Progress
-from transforms.core.durable_files import replace_file
 from transforms.core.errors import Unavailable
-from transforms.history.time_rules import MAX_FUTURE_SECONDS
 from transforms.sinks.archive.stream_archive import StreamArchive, WriteArchive
 from transforms.sinks.publish import LiveStreams
-from transforms.sources.source import WATERMARK_DELAY_SECONDS, GroupTaken, Lease, LiveSource, Reading
+from transforms.sources.source import GroupTaken, Lease, LiveSource, Reading
 
 PATIENCE = 15.0
-"""Seconds in which the processes of a run that was killed can end."""
-GRAPH_VERSION = 5
-"""Raised when what checkpoints hold changes, so that older ones are refused. A test asks for it."""
+"""Seconds in which the processes of a killed run can end."""
+
+_REFUSALS = (Unavailable, GroupTaken, FlinkMissing, TakenOptionError, CheckpointRefused)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a streaming job is asked to do, beside the settings."""
-
-    url: str
-    streams: tuple[str, ...]
-    group: str
-    outputs: tuple[str, ...]
-    home: Path
-    archive: Path | None = None
-    live: bool = False
-    fresh: bool = False
-    until_idle: bool = False
-    master: str | None = None
-    environment: str | None = None
-    beam_options: tuple[str, ...] = ()
-
-
-def stream(job: Job, settings: Settings, follow: Callable[[Progress], None]) -> None:
-    """Run the job until it is interrupted or, if it should, idle; `follow` is told how it does, about once a second.
+def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None]) -> None:
+    """Run the job until it is interrupted, or idle if `until_idle`; `follow` gets the progress each second.
 
     Raises:
-        WrongUse: an output or the group is another job's, the checkpoints belong to another graph; an output, or the source, cannot
-            be used.
+        WrongUse: an output or the source cannot be used, or another job uses it; the checkpoints belong to
+            another graph.
         RunFailed: the engine gave up; the same call goes on from the newest checkpoint.
         KeyboardInterrupt: it was interrupted, and a last checkpoint was made.
     """
     source = parse_live_source(job.url, job.streams, job.group, settings)
     live = parse_live_streams(job.url, settings) if job.live else None
-    refuse_unready(settings)
+    check_readiness(settings)
     try:
         source.verify_access()
         if live is not None:
             live.verify_access()
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
-        settings = for_stream(settings)
+        settings = fit_settings(settings)
         job.home.mkdir(parents=True, exist_ok=True)
         with lock_folders(job.home, *outputs.folders, patience=PATIENCE) as locks:
-            owner = _described(job, outputs, source, settings)
-            with _leased(source, owner) as lease:
-                _run(job, outputs, source, live, settings, lease, locks, follow)
-    except (
-        Unavailable,
-        GroupTaken,
-        FlinkMissing,
-        TakenOptionError,
-        CheckpointRefused,
-    ) as error:
+            owner = prepare_home(job, outputs, source.name, settings)
+            with hold_lease(source.lease(owner)) as lease:
+                _run(StreamGraph(job, outputs, source, live, settings, owner), lease, locks, follow)
+    except _REFUSALS as error:
         raise WrongUse(str(error)) from error
     except FlinkFailed as error:
-        raise RunFailed(
-            str(error), "run the same command again: it goes on from the newest checkpoint"
-        ) from error
+        fix = "run the same command again: it goes on from the newest checkpoint"
+        raise RunFailed(str(error), fix) from error
+
+
+def check_readiness(settings: Settings) -> None:
+    """Check that the settings suit a stream, and that Java and Flink are installed or can be.
+
+    Raises:
+        WrongUse: they do not, or are not.
+    """
+    fit_settings(settings)
+    try:
+        check_installed()
+    except FlinkMissing as error:
+        raise WrongUse(str(error)) from error
+
+
+@dataclass(frozen=True)
+class StreamGraph:
+    """The graph of a streaming job, as `wire` builds it."""
+
+    job: StreamJob
+    outputs: Outputs
+    source: LiveSource
+    live: LiveStreams | None
+    settings: Settings
+    owner: str
+
+    def wire(self, root: beam.Pipeline) -> None:
+        """Wire the graph. Each renewal calls this again: a transform belongs to one pipeline only."""
+        folder, outputs, settings = self.job.folder, self.outputs, self.settings
+        archive = self.job.archive and self.job.archive.absolute()
+        safe = None if archive is None else StreamArchive(archive)
+        reading = Reading(self.owner, folder / READERS, outputs.gather_seconds, safe)
+        sources = Sources(ReadSource(self.source.read(reading), settings))
+        sinks = gather_sinks(outputs, settings, folder / SINKS, self.live)
+        if archive is not None:
+            sinks = replace(sinks, archive=WriteArchive(archive))
+        build(root, sources, sinks, settings, time_stream(outputs, settings))
 
 
 def _run(
-    job: Job,
-    outputs: Outputs,
-    source: LiveSource,
-    live: LiveStreams | None,
-    settings: Settings,
-    lease: Lease,
-    locks: tuple[int, ...],
-    follow: Callable[[Progress], None],
+    graph: StreamGraph, lease: Lease, locks: tuple[int, ...], follow: Callable[[Progress], None]
 ) -> None:
-    folder = job.home.absolute() / FOLDER
-    engine = Engine(
-        folder,
+    job = graph.job
+    idle = IdleWatch(job.home, graph.source, compute_settle_seconds(graph.settings, graph.outputs))
+    renewal = LeaseRenewal(lease)
+
+    def follow_all(progress: Progress) -> None:
+        follow(progress)
+        renewal.renew()
+        if job.until_idle and idle.is_reached(progress):
+            signal.raise_signal(signal.SIGINT)
+
+    try:
+        run(graph.wire, _choose_engine(job, graph.settings, locks), follow_all)
+    except KeyboardInterrupt:
+        if not idle.was_reached:
+            raise
+
+
+def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -> Engine:
+    return Engine(
+        job.folder,
         settings.checkpoint_seconds,
         settings.parallelism,
         settings.workers,
@@ -124,52 +141,27 @@ def _run(
         beam_options=job.beam_options,
         keep_open=locks,
     )
-    idle = _Idle(job.home, source, settle_seconds(settings.flush_seconds, outputs.gather_seconds))
 
-    renewal = _Renewal(lease)
 
-    def watched(progress: Progress) -> None:
-        follow(progress)
-        renewal.renew()
-        if job.until_idle and idle.reached(progress):
-            signal.raise_signal(signal.SIGINT)
-
+@contextmanager
+def hold_lease(lease: Lease) -> Iterator[Lease]:
+    """Hold the source's group for this job. Readers renew the lease as they read; LeaseRenewal does else."""
+    lease.acquire()
     try:
-        run(lambda root: _build(root, job, outputs, source, live, settings, lease.owner), engine, watched)
-    except KeyboardInterrupt:
-        if not idle.is_reached:
-            raise
+        yield lease
+    finally:
+        with suppress(Unavailable):  # it expires by itself
+            lease.release()
 
 
-def _build(
-    root: beam.Pipeline,
-    job: Job,
-    outputs: Outputs,
-    source: LiveSource,
-    live: LiveStreams | None,
-    settings: Settings,
-    owner: str,
-) -> None:
-    """Wire the streaming graph. Each renewal calls this again: a transform belongs to one pipeline only."""
-    folder = job.home.absolute() / FOLDER
-    archive = job.archive and job.archive.absolute()
-    safe = None if archive is None else StreamArchive(archive)
-    reading = Reading(owner, folder / READERS, outputs.gather_seconds, safe)
-    sources = Sources(ReadSource(source.read(reading), settings))
-    sinks = gather_sinks(outputs, settings, folder / SINKS, live)
-    if archive is not None:
-        sinks = replace(sinks, archive=WriteArchive(archive))
-    build(root, sources, sinks, settings, time_stream(outputs, settings))
-
-
-class _Renewal:
-    """Renews the lease while no reader does: while an output is unavailable, or the job starts. So may be the source."""
+class LeaseRenewal:
+    """Renews the lease while no reader does: while an output is unavailable or the job starts."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease, self._due = lease, time.monotonic()
 
     def renew(self) -> None:
-        """Renew it if it is time.
+        """Renew it if it is time; not while the source is unavailable.
 
         Raises:
             GroupTaken: another job has it.
@@ -180,138 +172,28 @@ class _Renewal:
                 self._lease.renew()
 
 
-class _Idle:
-    """Finds out when all that came is in the tables: for some seconds nothing was left to read and no output wrote a row.
+class IdleWatch:
+    """Finds out when everything is in the tables: nothing left to read and nothing written for some seconds.
 
-    Rows can be on their way for minutes after the last message was read, where the machine is busy or outputs are slow.
+    Rows can be on their way for minutes after the last message was read, if the machine is busy or outputs
+    are slow.
     """
 
     def __init__(self, home: Path, source: LiveSource, needed: float) -> None:
         self._home, self._source, self._needed = home, source, needed
         self._seen, self._since = (-1, -1), time.monotonic()
-        self.is_reached = False
+        self.was_reached = False
 
-    def reached(self, progress: Progress) -> bool:
+    def is_reached(self, progress: Progress) -> bool:
+        """Look at the job's health; whether it has been idle for long enough, now or before."""
         try:
             found = read_health(self._home, self._source.read_state())
             is_known = True
         except Unavailable:  # the lag is what it was
             found, is_known = read_health(self._home), False
         seen = found.read, sum(sink.rows for sink in found.sinks)
-        busy = found.lag != 0 or seen != self._seen or any(sink.waiting_since for sink in found.sinks)
-        if progress.state != "running" or busy or not is_known:
+        is_busy = found.lag != 0 or seen != self._seen or any(sink.waiting_since for sink in found.sinks)
+        if progress.state != "running" or is_busy or not is_known:
             self._seen, self._since = seen, time.monotonic()
-        self.is_reached = self.is_reached or time.monotonic() - self._since >= self._needed
-        return self.is_reached
-
-
-def settle_seconds(flush_seconds: int, gather_seconds: int) -> int:
-    """How long after the last message all tables hold it: a 5 s window ends and is gathered, an hour's early pane is due, and the
-    slowest output gathers."""
-    return max(WATERMARK_DELAY_SECONDS + 5 + flush_seconds, 3 * flush_seconds + 1) + gather_seconds + 5
-
-
-def refuse_unready(settings: Settings) -> None:
-    """What a stream asks of the settings and of this machine.
-
-    Raises:
-        WrongUse: a setting does not suit a stream, or there is no Java, or no Flink.
-    """
-    for_stream(settings)
-    try:
-        check_installed()
-    except FlinkMissing as error:
-        raise WrongUse(str(error)) from error
-
-
-def for_stream(settings: Settings) -> Settings:
-    """The settings of a stream.
-
-    One shard keeps batches whole where one task does all; more tasks need some shards each to be evenly loaded.
-
-    Raises:
-        WrongUse: a setting would make baselines inexact.
-    """
-    if settings.future_seconds > MAX_FUTURE_SECONDS:
-        raise WrongUse(
-            f"future_seconds is {settings.future_seconds}: the baselines of a stream are exact up to {MAX_FUTURE_SECONDS}",
-            f"give a stream at most --future-seconds {MAX_FUTURE_SECONDS}",
-        )
-    if "shards" in settings.model_fields_set:
-        return settings
-    return settings.model_copy(
-        update={"shards": 1 if settings.parallelism == 1 else 4 * settings.parallelism}
-    )
-
-
-@contextmanager
-def _leased(source: LiveSource, owner: str) -> Iterator[Lease]:
-    """Hold the group for this output. The readers renew the lease as they read, and this command where they cannot."""
-    lease = source.lease(owner)
-    lease.acquire()
-    try:
-        yield lease
-    finally:
-        with suppress(Unavailable):  # it runs out by itself
-            lease.release()
-
-
-def _described(job: Job, outputs: Outputs, source: LiveSource, settings: Settings) -> str:
-    """Keep, or check, what the checkpoints of the job belong to; the job's own name among the owners of a group.
-
-    Raises:
-        WrongUse: there are checkpoints of a job that differs in what they depend on.
-    """
-    folder = job.home / FOLDER
-    file = folder / JOB
-    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    depends = _depends(job, outputs, settings)
-    changed = {name: (now, before.get("depends", {}).get(name)) for name, now in depends.items()}
-    named = "; ".join(
-        f"{name} is {now!r} now and was {was!r}" for name, (now, was) in changed.items() if now != was
-    )
-    if before and named and not job.fresh and find_newest_checkpoint(folder):
-        raise WrongUse(
-            f"the checkpoints of {job.home} belong to another graph: {named}",
-            "run it as it was, or with --fresh: it then begins at the group's place, and nothing is lost",
-        )
-    owner: str = before.get("owner") or uuid.uuid4().hex
-    description = {
-        "owner": owner,
-        "source": source.name,
-        "archive": job.archive and str(job.archive),
-        "settle_seconds": settle_seconds(settings.flush_seconds, outputs.gather_seconds),
-        "depends": depends,
-    }
-    if job.fresh:  # before the description, which must never vouch for another job's checkpoints
-        remove_other_jobs(folder)
-    replace_file(file, (json.dumps(description, indent=2) + "\n").encode())
-    _set_aside(folder)
-    return owner
-
-
-def _set_aside(folder: Path) -> None:
-    """Let nothing that readers and writers said in earlier runs count as said in this one."""
-    before = folder / READERS / BEFORE
-    before.mkdir(parents=True, exist_ok=True)
-    (folder / SINKS).mkdir(exist_ok=True)
-    for path in (folder / READERS).glob("reader-*.json"):
-        path.replace(before / path.name)
-    for path in (folder / SINKS).glob("sink-*.json"):
-        path.unlink()
-
-
-def _depends(job: Job, outputs: Outputs, settings: Settings) -> dict[str, Any]:
-    """All that a checkpoint's state depends on."""
-    return {
-        "graph": GRAPH_VERSION,
-        "streams": sorted(job.streams),
-        "group": job.group,
-        "outputs": [sink.name for sink in outputs.sinks],
-        "shards": settings.shards,
-        "parallelism": settings.parallelism,
-        "flush_seconds": settings.flush_seconds,
-        "gather_seconds": [sink.gather_seconds for sink in outputs.sinks],
-        "archive": job.archive is not None,
-        "live": job.live,
-    }
+        self.was_reached = self.was_reached or time.monotonic() - self._since >= self._needed
+        return self.was_reached

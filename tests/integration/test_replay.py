@@ -311,7 +311,7 @@ def test_a_backfill_of_the_archive_and_the_same_waiver_give_the_same_rows(
     assert typed("parity", late, tmp_path / "other", "--identity")[0] == 0
 
 
-@pytest.mark.parametrize("step", ["direct.run", "_close"])
+@pytest.mark.parametrize("step", ["direct.run", "close_rows"])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_waiver_that_dies_is_completed_by_the_same_command(
     late: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch, step: str, done: bool

@@ -21,7 +21,8 @@ from apache_beam.runners.pipeline_context import PipelineContext
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from google.protobuf.json_format import MessageToDict
 
-from pipelines.jobs import stream
+from pipelines.jobs.stream import StreamGraph
+from pipelines.jobs.stream_job import GRAPH_VERSION, StreamJob, fit_settings
 from pipelines.outputs import open_outputs, parse_live_streams
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
@@ -33,7 +34,7 @@ from transforms.sources.redis.positions import Position
 
 RECORDED = Path(__file__).with_name("checkpoint_state.txt")
 FIX = """What checkpoints hold has changed: Flink would refuse older ones, or misread them. Undo it, or
-1. raise GRAPH_VERSION in pipelines/jobs/stream.py: with older checkpoints a job then asks for --fresh;
+1. raise GRAPH_VERSION in pipelines/jobs/stream_job.py: with older checkpoints a job then asks for --fresh;
 2. run `python -m tests.pipelines.jobs.checkpoint_state`;
 3. note in CHANGELOG.md that a running stream must be started with --fresh."""
 
@@ -50,13 +51,13 @@ def record(file: Path, version: int, lines: list[str]) -> None:
 def translate_stream(home: Path) -> protos.Pipeline:
     """The graph of a streaming job with everything that one can have."""
     texts = (str(home / "out"), "victoriametrics+http://localhost:8428")
-    job = stream.Job("redis://h", ("a", "b"), "g", texts, home, archive=home / "archive", live=True)
+    job = StreamJob("redis://h", ("a", "b"), "g", texts, home, archive=home / "archive", live=True)
     outputs, settings = open_outputs(job.outputs, Settings(parallelism=2), file_minutes=1)
-    settings = stream.for_stream(settings)
+    settings = fit_settings(settings)
     source = parse_live_source(job.url, job.streams, job.group, settings)
     live = parse_live_streams(job.url, settings)
     pipeline = make_pipeline(FnApiRunner(), PipelineOptions(["--streaming"]))
-    stream._build(pipeline, job, outputs, source, live, settings, "owner")
+    StreamGraph(job, outputs, source, live, settings, "owner").wire(pipeline)
     return pipeline.to_runner_api()
 
 
@@ -132,4 +133,4 @@ def _describe_windows(windowing: protos.WindowingStrategy) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        record(RECORDED, stream.GRAPH_VERSION, list(describe_state(translate_stream(Path(folder)))))
+        record(RECORDED, GRAPH_VERSION, list(describe_state(translate_stream(Path(folder)))))

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec
 
-from pipelines.jobs.stream import GRAPH_VERSION
+from pipelines.jobs.stream_job import GRAPH_VERSION
 from runners.pipeline import make_pipeline
 from tests.pipelines.jobs.checkpoint_state import (
     FIX,

@@ -1,4 +1,4 @@
-"""The streaming job around its engine: what it takes it gives back, and it ends by itself only when it knows that all is read."""
+"""The streaming job around its engine: it releases what it acquires and ends by itself when all is read."""
 
 import json
 import time
@@ -11,9 +11,11 @@ import pytest
 from pipelines.failures import WrongUse
 from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
-from pipelines.jobs.stream import Job, Progress, _described, _Idle, _leased, _Renewal
+from pipelines.jobs.stream import IdleWatch, LeaseRenewal, hold_lease
+from pipelines.jobs.stream_job import StreamJob, prepare_home
 from pipelines.outputs import open_outputs
 from pipelines.settings import Settings
+from runners.progress import Progress
 from tests.servers import RedisServer
 from transforms.redis.connection import Connection
 from transforms.sources.redis.lease import RedisLease
@@ -23,13 +25,13 @@ from transforms.sources.source import GroupTaken
 
 def test_an_end_while_redis_is_away_is_told_as_what_it_is(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
-        job = Job(server.url, ("s",), "g", (str(tmp_path / "out"),), tmp_path / "out")
+        job = StreamJob(server.url, ("s",), "g", (str(tmp_path / "out"),), tmp_path / "out")
         with pytest.raises(KeyboardInterrupt):
             interrupted_without(server, job)
 
 
-def interrupted_without(server: RedisServer, job: Job) -> None:
-    with _leased(RedisStreams(Connection(server.url), job.streams, job.group), "me"):
+def interrupted_without(server: RedisServer, job: StreamJob) -> None:
+    with hold_lease(RedisStreams(Connection(server.url), job.streams, job.group).lease("me")):
         server.kill()
         raise KeyboardInterrupt
 
@@ -53,23 +55,23 @@ def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -
     with RedisServer(tmp_path) as server:
         with server.client() as client:
             client.xadd("s", {"data": "{}"}, id="1-0")
-        idle = _Idle(tmp_path, RedisStreams(Connection(server.url), ("s",), "g"), 0.1)
+        idle = IdleWatch(tmp_path, RedisStreams(Connection(server.url), ("s",), "g"), 0.1)
         for rows in range(5):
             written = {"sink": "out", "table": "kpi_reports", "time": rows, "rows": rows, "newest": None}
             (sinks / "sink-1.json").write_text(json.dumps(written | {"waiting_since": None, "error": None}))
-            assert not idle.reached(Progress("running"))
+            assert not idle.is_reached(Progress("running"))
             time.sleep(0.15)
-        assert idle.reached(Progress("running"))
+        assert idle.is_reached(Progress("running"))
 
 
 def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path) -> None:
     all_read(tmp_path)
 
     def idle(url: str) -> bool:
-        told = _Idle(tmp_path, RedisStreams(Connection(url), ("s",), "g"), 0.01)
-        told.reached(Progress("running"))
+        told = IdleWatch(tmp_path, RedisStreams(Connection(url), ("s",), "g"), 0.01)
+        told.is_reached(Progress("running"))
         time.sleep(0.05)
-        return told.reached(Progress("running"))
+        return told.is_reached(Progress("running"))
 
     with RedisServer(tmp_path) as server:
         with server.client() as client:
@@ -149,7 +151,7 @@ def test_the_command_renews_the_lease_while_no_reader_does(tmp_path: Path) -> No
     with RedisServer(tmp_path) as server:
         lease = RedisLease(Connection(server.url), "g", ["s"], "me", seconds=3)
         lease.acquire()
-        renewal = _Renewal(lease)
+        renewal = LeaseRenewal(lease)
         with server.client() as client:
             client.pexpire("kpiflow:{g}:s:owner", 500)
             renewal.renew()
@@ -173,13 +175,13 @@ def checkpointed(home: Path) -> Path:
 
 def start(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> None:
     """What a start of a job keeps at its home."""
-    job = Job("redis://h", streams, "g", (str(home),), home, fresh=fresh)
+    job = StreamJob("redis://h", streams, "g", (str(home),), home, fresh=fresh)
     outputs, shaped = open_outputs(job.outputs, Settings(**settings), file_minutes=1)
-    _described(job, outputs, RedisStreams(Connection("redis://h"), streams, "g"), shaped)
+    prepare_home(job, outputs, "redis://h", shaped)
 
 
 def described(home: Path, streams: list[str], readers: dict[str, dict[str, int]]) -> None:
-    """What a job leaves at home: the streams it reads, and which entries (all there are) each reader has read of which stream."""
+    """What a job leaves at home: its streams, and how many entries (all there are) each reader has read."""
     folder = home / FOLDER / READERS
     folder.mkdir(parents=True, exist_ok=True)
     depends = {"group": "g", "outputs": [], "streams": streams}
