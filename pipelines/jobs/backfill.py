@@ -37,7 +37,7 @@ COMPRESSION = 8
 _SPOOL = "_spool"
 
 
-def backfill_outputs(
+def backfill(
     files: Files,
     texts: Sequence[str],
     settings: Settings,

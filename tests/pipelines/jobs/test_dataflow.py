@@ -40,23 +40,23 @@ def test_a_dry_run_translates_the_whole_job_and_can_draw_it(capsys: Capture, tmp
 def test_what_workers_cannot_reach_is_a_problem(capsys: Capture) -> None:
     local = [word.replace("10.0.0.3", "localhost") for word in JOB]
     assert run([*local, "--dry-run", *OUTPUTS, "--output", "/tmp/tables", *OPTIONS]) == 1
-    told = capsys.readouterr()
-    assert "redis://localhost is this machine" in told.out
-    assert "/tmp/tables is a file of this machine" in told.out
-    assert "2 problems" in told.err
+    printed = capsys.readouterr()
+    assert "redis://localhost is this machine" in printed.out
+    assert "/tmp/tables is a file of this machine" in printed.out
+    assert "2 problems" in printed.err
 
 
-def test_a_secret_in_the_graph_is_a_problem_and_is_not_told(
+def test_a_secret_in_the_graph_is_a_problem_and_is_not_printed(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KPIFLOW_REDIS_PASSWORD", "open sesame")
     assert run([*JOB, "--dry-run", *OUTPUTS, *OPTIONS]) == 1
-    told = capsys.readouterr()
-    assert "secret" in told.out
-    assert "open sesame" not in told.out + told.err
+    printed = capsys.readouterr()
+    assert "secret" in printed.out
+    assert "open sesame" not in printed.out + printed.err
 
 
-def test_a_job_that_dataflow_cannot_run_is_not_begun(capsys: Capture) -> None:
+def test_a_job_that_dataflow_cannot_run_is_not_started(capsys: Capture) -> None:
     assert run([*JOB, "--output", "/tmp/tables", *OPTIONS]) == 2
     assert "Dataflow cannot run this" in capsys.readouterr().err
 

@@ -35,7 +35,7 @@ def message(name: str, received_at: datetime | None, data: Any) -> Message:
     return {"message_id": name, "received_at": received_at.isoformat() if received_at else None, "data": data}
 
 
-def each_minute(
+def report_each_minute(
     name: str, start: datetime, minutes: Iterable[int], latency_ms: float = 100.0
 ) -> list[Message]:
     """A report a minute, received a second later, of slowly varying latency; every 20th takes thrice that."""
@@ -50,57 +50,59 @@ def each_minute(
     ]
 
 
-def again(name: str, original: Message, seconds: int) -> Message:
+def repeat(name: str, original: Message, seconds: int) -> Message:
     """The same report in another message, so much later."""
     return message(
         name, datetime.fromisoformat(original["received_at"]) + timedelta(seconds=seconds), original["data"]
     )
 
 
-BEFORE = each_minute("before", NOON - HOUR, range(60))
-INSIDE = each_minute("inside", NOON, range(60))
-AFTER = each_minute("after", NOON + HOUR, range(180))
+BEFORE = report_each_minute("before", NOON - HOUR, range(60))
+INSIDE = report_each_minute("inside", NOON, range(60))
+AFTER = report_each_minute("after", NOON + HOUR, range(180))
 OUTSIDE = [
-    *BEFORE, again("twice before", BEFORE[59], 60),
+    *BEFORE, repeat("twice before", BEFORE[59], 60),
     *AFTER, message("broken after", NOON + 1.5 * HOUR, "{"), message("broken sometime", None, "{"),
 ]  # fmt: skip
 STORED = [
-    *OUTSIDE, *INSIDE, again("twice inside", INSIDE[10], 600), again("twice and late", INSIDE[59], 60),
+    *OUTSIDE, *INSIDE, repeat("twice inside", INSIDE[10], 600), repeat("twice and late", INSIDE[59], 60),
     message("broken inside", NOON + HOUR / 2, "{"), message("known", None, "{broken"),
 ]  # fmt: skip
-FRESH = each_minute("fresh", NOON, range(0, 60, 3), latency_ms=1000.0)
+FRESH = report_each_minute("fresh", NOON, range(0, 60, 3), latency_ms=1000.0)
 FRESH += [
-    again("fresh twice", FRESH[3], 30),
+    repeat("fresh twice", FRESH[3], 30),
     message("fresh broken", NOON + HOUR / 2, "]"),
     message("known", None, "[broken"),
 ]
 
 
-def filled(output: Path, messages: list[Message], span: Span | None = None) -> Path:
+def fill(output: Path, messages: list[Message], span: Span | None = None) -> Path:
     """An output made from the messages."""
-    backfill(find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], SETTINGS, span)
+    backfill(
+        find([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], SETTINGS, span
+    )
     return output
 
 
-def archive(path: Path, messages: list[Message]) -> Path:
+def write_archive(path: Path, messages: list[Message]) -> Path:
     path.write_text("".join(json.dumps(each) + "\n" for each in messages))
     return path
 
 
-def replaced(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
+def replace(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
     """The output, with a span of it replaced by the messages."""
     results = replace_span(
-        find([str(archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span
+        find([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span
     )
     assert not results.incomplete
     return output
 
 
-def same(a: Path, b: Path) -> bool:
+def are_same(a: Path, b: Path) -> bool:
     return all(table.same for table in compare_outputs(a, b, identity=True).values())
 
 
-def ids(output: Path, table: Table) -> set[str]:
+def read_ids(output: Path, table: Table) -> set[str]:
     return {name for rows in scan(output, table) for name in rows["message_id"].to_pylist()}
 
 
@@ -108,8 +110,8 @@ def ids(output: Path, table: Table) -> set[str]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output of the stored messages, and the one that should come of replacing its span."""
     folder = tmp_path_factory.mktemp("made")
-    filled(folder / "stored", STORED)
-    filled(folder / "expected", OUTSIDE + FRESH)
+    fill(folder / "stored", STORED)
+    fill(folder / "expected", OUTSIDE + FRESH)
     return folder
 
 
@@ -119,13 +121,13 @@ def output(made: Path, tmp_path: Path) -> Path:
 
 
 def test_the_output_is_as_if_the_input_had_always_been_there_instead(output: Path, made: Path) -> None:
-    assert not same(output, made / "expected")
-    assert same(replaced(output, FRESH), made / "expected")
+    assert not are_same(output, made / "expected")
+    assert are_same(replace(output, FRESH), made / "expected")
     assert not (output / "_replacing").exists()
 
 
 def test_flags_of_the_next_hour_follow_even_where_less_is_known_of_the_hour_before(output: Path) -> None:
-    def judged() -> list[tuple[int, bool]]:
+    def read_flags() -> list[tuple[int, bool]]:
         columns = ["recorded_at", "baseline_n", "is_latency_outlier"]
         rows = [row for batch in scan(output, REPORTS, columns) for row in batch.to_pylist()]
         return next(
@@ -134,42 +136,44 @@ def test_flags_of_the_next_hour_follow_even_where_less_is_known_of_the_hour_befo
             if row["recorded_at"] == NOON + HOUR * 4 / 3
         )
 
-    before = judged()
-    replaced(output, FRESH)
-    assert (before, judged()) == ((60, True), (32, False))
+    before = read_flags()
+    replace(output, FRESH)
+    assert (before, read_flags()) == ((60, True), (32, False))
 
 
 def test_what_the_input_holds_outside_of_the_span_is_left_out(output: Path, made: Path) -> None:
-    strangers = each_minute("stranger", NOON + 2 * HOUR, range(1, 60, 5), latency_ms=7.0)
-    assert same(replaced(output, FRESH + strangers), made / "expected")
+    strangers = report_each_minute("stranger", NOON + 2 * HOUR, range(1, 60, 5), latency_ms=7.0)
+    assert are_same(replace(output, FRESH + strangers), made / "expected")
 
 
 def test_duplicates_go_with_their_report_and_refused_messages_by_when_they_came(output: Path) -> None:
-    replaced(output, FRESH)
-    assert ids(output, DUPLICATES) == {"twice before", "fresh twice"}
-    assert ids(output, QUARANTINED) == {"broken after", "broken sometime", "fresh broken", "known"}
+    replace(output, FRESH)
+    assert read_ids(output, DUPLICATES) == {"twice before", "fresh twice"}
+    assert read_ids(output, QUARANTINED) == {"broken after", "broken sometime", "fresh broken", "known"}
 
 
 def test_an_hour_of_which_nothing_came_is_empty_and_its_neighbours_stay(output: Path, tmp_path: Path) -> None:
-    replaced(output, [])
+    replace(output, [])
     assert not any("hour=12" in str(path) for path in paths(output, REPORTS) + paths(output, AGGREGATIONS))
     known = message("known", None, "{broken")
-    assert same(output, filled(tmp_path / "expected", [*OUTSIDE, known]))
+    assert are_same(output, fill(tmp_path / "expected", [*OUTSIDE, known]))
 
 
 def test_where_nothing_is_stored_it_is_a_backfill_of_the_span(tmp_path: Path) -> None:
-    assert same(replaced(tmp_path / "new", STORED), filled(tmp_path / "plain", STORED, SPAN))
+    assert are_same(replace(tmp_path / "new", STORED), fill(tmp_path / "plain", STORED, SPAN))
 
 
 def test_time_slices_give_what_one_run_gives(
     output: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.jobs.backfill.REPORT_BYTES", 1)
-    assert same(replaced(output, FRESH, SETTINGS.model_copy(update={"slice_reports": 5})), made / "expected")
+    assert are_same(
+        replace(output, FRESH, SETTINGS.model_copy(update={"slice_reports": 5})), made / "expected"
+    )
 
 
 @contextmanager
-def death_after(rewritten: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def die_after(rewritten: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The run is killed when it has rewritten so many files."""
     rewrite, left = replacing._rewrite, iter(range(rewritten))
 
@@ -187,21 +191,21 @@ def death_after(rewritten: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_a_run_that_died_is_completed_by_the_same_command(
     rewritten: int, output: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with death_after(rewritten, monkeypatch), pytest.raises(KeyboardInterrupt):
-        replaced(output, FRESH)
+    with die_after(rewritten, monkeypatch), pytest.raises(KeyboardInterrupt):
+        replace(output, FRESH)
     left = output / "_replacing" / "kpi_reports" / "date=2025-10-22" / "hour=12" / "1200.parquet"
     left.parent.mkdir(parents=True)
     left.write_text("half a file")
-    assert same(replaced(output, FRESH), made / "expected")
+    assert are_same(replace(output, FRESH), made / "expected")
 
 
 def test_replacing_twice_changes_nothing(output: Path) -> None:
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for table in TABLES.values() for path in paths(output, table)}
 
-    replaced(output, FRESH)
+    replace(output, FRESH)
     once = contents()
-    replaced(output, FRESH)
+    replace(output, FRESH)
     assert contents() == once
 
 
@@ -213,7 +217,7 @@ def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(
     paths = ["--input", str(tmp_path / "cut.ndjson.gz"), "--output", str(output)]
     assert run(["backfill", "--replace", *paths, *span.split()]) == 1
     assert "nothing was replaced" in capsys.readouterr().err
-    assert same(output, made / "stored")
+    assert are_same(output, made / "stored")
 
 
 def test_a_changed_file_stops_it_before_anything_is_rewritten(output: Path, made: Path) -> None:
@@ -224,15 +228,15 @@ def test_a_changed_file_stops_it_before_anything_is_rewritten(output: Path, made
     data[4] ^= 1
     changed.write_bytes(data)
     with pytest.raises(DamagedFile, match="window_size=1h"):
-        replaced(output, FRESH)
+        replace(output, FRESH)
     shutil.copy(made / "stored" / changed.relative_to(output), changed)
-    assert same(output, made / "stored")
+    assert are_same(output, made / "stored")
 
 
 @pytest.mark.parametrize("span", [Span(), Span(NOON), Span(None, NOON)])
 def test_a_span_without_an_end_is_refused(span: Span, tmp_path: Path) -> None:
     with pytest.raises(WrongUse) as refused:
-        replaced(tmp_path / "out", FRESH, span=span)
+        replace(tmp_path / "out", FRESH, span=span)
     assert "--from and --to" in refused.value.fix
     assert not (tmp_path / "out").exists()
 
@@ -241,16 +245,16 @@ def test_a_span_of_parts_of_hours_is_refused_with_the_hours_around_it(tmp_path: 
     india = timezone(timedelta(hours=5, minutes=30))
     for start in (NOON + timedelta(microseconds=1), datetime(2025, 10, 22, 18, 0, tzinfo=india)):
         with pytest.raises(WrongUse) as refused:
-            replaced(tmp_path / "out", FRESH, span=Span(start, NOON + 1.25 * HOUR))
+            replace(tmp_path / "out", FRESH, span=Span(start, NOON + 1.25 * HOUR))
         assert "--from 2025-10-22T12:00:00Z --to 2025-10-22T14:00:00Z" in refused.value.fix
 
 
 def test_a_full_hour_may_be_written_in_any_zone(output: Path, made: Path) -> None:
     berlin = timezone(2 * HOUR)
     span = Span(NOON.astimezone(berlin), (NOON + HOUR).astimezone(UTC))
-    assert same(replaced(output, FRESH, span=span), made / "expected")
+    assert are_same(replace(output, FRESH, span=span), made / "expected")
 
 
-def test_an_output_that_another_job_holds_is_left_alone(output: Path) -> None:
+def test_an_output_that_another_job_writes_to_is_left_alone(output: Path) -> None:
     with lock_folders(output), pytest.raises(WrongUse, match="another job"):
-        replaced(output, FRESH)
+        replace(output, FRESH)

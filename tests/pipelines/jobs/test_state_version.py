@@ -46,7 +46,7 @@ def test_a_changed_state_is_not_recorded_under_the_same_version(tmp_path: Path) 
     assert file.read_text() == "version 5\nb\n"
 
 
-def stateful(name: str, spec: Any, coder: Coder, element: type = bytes) -> set[str]:
+def describe_stateful(name: str, spec: Any, coder: Coder, element: type = bytes) -> set[str]:
     """What is recorded of a graph with one step that keeps state."""
     kept = beam.DoFn.StateParam(spec("rows", coder))
 
@@ -66,16 +66,16 @@ class Other(Coder):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda: stateful("Keep all", BagStateSpec, BytesCoder()),
-        lambda: stateful("Keep", ReadModifyWriteStateSpec, BytesCoder()),
-        lambda: stateful("Keep", BagStateSpec, VarIntCoder()),
-        lambda: stateful("Keep", BagStateSpec, Other()),
-        lambda: stateful("Keep", BagStateSpec, BytesCoder(), str),
+        lambda: describe_stateful("Keep all", BagStateSpec, BytesCoder()),
+        lambda: describe_stateful("Keep", ReadModifyWriteStateSpec, BytesCoder()),
+        lambda: describe_stateful("Keep", BagStateSpec, VarIntCoder()),
+        lambda: describe_stateful("Keep", BagStateSpec, Other()),
+        lambda: describe_stateful("Keep", BagStateSpec, BytesCoder(), str),
     ],
     ids=["step", "kind", "coder", "class", "element"],
 )
 def test_a_change_of_state_is_seen(change: Callable[[], set[str]]) -> None:
-    before = stateful("Keep", BagStateSpec, BytesCoder())
+    before = describe_stateful("Keep", BagStateSpec, BytesCoder())
     assert "state Keep rows: bag of Bytes" in before
-    assert stateful("Keep", BagStateSpec, BytesCoder()) == before
+    assert describe_stateful("Keep", BagStateSpec, BytesCoder()) == before
     assert change() != before

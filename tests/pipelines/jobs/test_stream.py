@@ -23,20 +23,20 @@ from transforms.sources.redis.redis_source import RedisStreams
 from transforms.sources.source import GroupTaken
 
 
-def test_an_end_while_redis_is_away_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_an_interruption_while_redis_is_unavailable_is_an_interruption(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         job = StreamJob(server.url, ("s",), "g", (str(tmp_path / "out"),), tmp_path / "out")
         with pytest.raises(KeyboardInterrupt):
-            interrupted_without(server, job)
+            interrupt_without(server, job)
 
 
-def interrupted_without(server: RedisServer, job: StreamJob) -> None:
+def interrupt_without(server: RedisServer, job: StreamJob) -> None:
     with hold_lease(RedisStreams(Connection(server.url), job.streams, job.group).lease("me")):
         server.kill()
         raise KeyboardInterrupt
 
 
-def all_read(home: Path, outputs: Sequence[str] = ()) -> None:
+def write_all_read(home: Path, outputs: Sequence[str] = ()) -> None:
     """A job whose one message is read."""
     readers = home / FOLDER / READERS
     readers.mkdir(parents=True)
@@ -49,7 +49,7 @@ def all_read(home: Path, outputs: Sequence[str] = ()) -> None:
 
 
 def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -> None:
-    all_read(tmp_path, ["out"])
+    write_all_read(tmp_path, ["out"])
     sinks = tmp_path / FOLDER / SINKS
     sinks.mkdir()
     with RedisServer(tmp_path) as server:
@@ -64,32 +64,32 @@ def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -
         assert idle.is_reached(Progress("running"))
 
 
-def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path) -> None:
-    all_read(tmp_path)
+def test_nobody_knows_that_all_is_read_while_redis_is_unavailable(tmp_path: Path) -> None:
+    write_all_read(tmp_path)
 
-    def idle(url: str) -> bool:
-        told = IdleWatch(tmp_path, RedisStreams(Connection(url), ("s",), "g"), 0.01)
-        told.is_reached(Progress("running"))
+    def watch(url: str) -> bool:
+        idle = IdleWatch(tmp_path, RedisStreams(Connection(url), ("s",), "g"), 0.01)
+        idle.is_reached(Progress("running"))
         time.sleep(0.05)
-        return told.is_reached(Progress("running"))
+        return idle.is_reached(Progress("running"))
 
     with RedisServer(tmp_path) as server:
         with server.client() as client:
             client.xadd("s", {"data": "{}"}, id="1-0")
-        assert idle(server.url)
+        assert watch(server.url)
         server.kill()
-        assert not idle(server.url)
+        assert not watch(server.url)
 
 
 def test_a_stream_that_no_reader_has_reported_yet_is_not_read(tmp_path: Path) -> None:
-    described(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}})
+    write_status(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}})
     found = read_health(tmp_path)
     assert [(each.stream, each.lag) for each in found.streams] == [("a", 0), ("b", None)]
     assert found.lag is None
 
 
 def test_a_stream_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
-    described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
+    write_status(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
     found = read_health(tmp_path)
     assert ([each.stream for each in found.streams], found.lag) == (["a"], 0)
 
@@ -97,10 +97,10 @@ def test_a_stream_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
 def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stays_for_reconcile(
     tmp_path: Path,
 ) -> None:
-    described(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
+    write_status(tmp_path, streams=["a", "b"], readers={"reader-0": {"a": 3}, "reader-1": {"b": 5}})
     (tmp_path / FOLDER / SINKS).mkdir()
     (tmp_path / FOLDER / SINKS / "sink-x.json").write_text("{}")
-    start(tmp_path, "a", fresh=True)
+    prepare(tmp_path, "a", fresh=True)
     assert [path.name for path in (tmp_path / FOLDER).glob("*/*.json")] == []
     assert sorted(path.name for path in (tmp_path / FOLDER / READERS / BEFORE).iterdir()) == [
         "reader-0.json",
@@ -109,32 +109,32 @@ def test_what_readers_and_writers_of_the_run_before_said_does_not_count_but_stay
 
 
 def test_a_fresh_start_leaves_no_checkpoint_that_its_description_would_vouch_for(tmp_path: Path) -> None:
-    start(tmp_path, "a")
-    checkpoint = checkpointed(tmp_path)
+    prepare(tmp_path, "a")
+    checkpoint = leave_checkpoint(tmp_path)
     with pytest.raises(WrongUse, match="belong to another graph: streams"):
-        start(tmp_path, "b")
+        prepare(tmp_path, "b")
     assert checkpoint.exists()
-    start(tmp_path, "b", fresh=True)
+    prepare(tmp_path, "b", fresh=True)
     assert not checkpoint.exists()
 
 
 def test_a_changed_flush_interval_is_another_graph(tmp_path: Path) -> None:
-    start(tmp_path, "a")
-    checkpointed(tmp_path)
+    prepare(tmp_path, "a")
+    leave_checkpoint(tmp_path)
     with pytest.raises(WrongUse, match="flush_seconds is 7 now and was 5"):
-        start(tmp_path, "a", flush_seconds=7)
+        prepare(tmp_path, "a", flush_seconds=7)
 
 
 def test_a_refused_start_changes_nothing(tmp_path: Path) -> None:
-    start(tmp_path, "a")
-    described(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}})
-    checkpointed(tmp_path)
+    prepare(tmp_path, "a")
+    write_status(tmp_path, streams=["a"], readers={"reader-0": {"a": 3}})
+    leave_checkpoint(tmp_path)
     with pytest.raises(WrongUse):
-        start(tmp_path, "b")
+        prepare(tmp_path, "b")
     assert (tmp_path / FOLDER / READERS / "reader-0.json").exists()
 
 
-def test_every_folder_of_a_job_is_held(tmp_path: Path) -> None:
+def test_every_folder_of_a_job_is_locked(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     with lock_folders(tmp_path / "one", tmp_path / "two", tmp_path / "one") as locks:
@@ -165,7 +165,7 @@ def test_the_command_renews_the_lease_while_no_reader_does(tmp_path: Path) -> No
         renewal.renew()
 
 
-def checkpointed(home: Path) -> Path:
+def leave_checkpoint(home: Path) -> Path:
     """A complete checkpoint that a job has left at home."""
     checkpoint = home / FOLDER / "checkpoints" / "job" / "chk-1"
     checkpoint.mkdir(parents=True)
@@ -173,14 +173,14 @@ def checkpointed(home: Path) -> Path:
     return checkpoint
 
 
-def start(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> None:
+def prepare(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> None:
     """What a start of a job keeps at its home."""
     job = StreamJob("redis://h", streams, "g", (str(home),), home, fresh=fresh)
     outputs, shaped = open_outputs(job.outputs, Settings(**settings), file_minutes=1)
     prepare_home(job, outputs, "redis://h", shaped)
 
 
-def described(home: Path, streams: list[str], readers: dict[str, dict[str, int]]) -> None:
+def write_status(home: Path, streams: list[str], readers: dict[str, dict[str, int]]) -> None:
     """What a job leaves at home: its streams, and how many entries (all there are) each reader has read."""
     folder = home / FOLDER / READERS
     folder.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ KeyError: 7 [while running 'Write']
 """
 
 
-def checkpoint(folder: Path, name: str, at: int, complete: bool = True) -> Path:
+def make_checkpoint(folder: Path, name: str, at: int, complete: bool = True) -> Path:
     path = folder / "checkpoints" / name
     path.mkdir(parents=True)
     if complete:
@@ -57,7 +57,7 @@ def checkpoint(folder: Path, name: str, at: int, complete: bool = True) -> Path:
     return path
 
 
-def configuration(folder: Path) -> dict[str, str]:
+def read_configuration(folder: Path) -> dict[str, str]:
     lines = (folder / "conf" / "flink-conf.yaml").read_text().splitlines()
     return dict(line.split(": ", 1) for line in lines if line and not line.startswith("#"))
 
@@ -81,16 +81,16 @@ def test_the_cause_is_the_python_error_else_the_innermost_of_java(trace: str, ca
 
 def test_the_newest_checkpoint_is_the_last_complete_one_of_any_job(tmp_path: Path) -> None:
     assert find_newest_checkpoint(tmp_path) is None
-    checkpoint(tmp_path, "old/chk-900", at=1000)
-    newest = checkpoint(tmp_path, "new/chk-10", at=2000)
-    checkpoint(tmp_path, "new/chk-9", at=2000)
-    checkpoint(tmp_path, "new/chk-11", at=3000, complete=False)
+    make_checkpoint(tmp_path, "old/chk-900", at=1000)
+    newest = make_checkpoint(tmp_path, "new/chk-10", at=2000)
+    make_checkpoint(tmp_path, "new/chk-9", at=2000)
+    make_checkpoint(tmp_path, "new/chk-11", at=3000, complete=False)
     assert find_newest_checkpoint(tmp_path) == newest
 
 
-def test_other_jobs_are_forgotten_with_all_their_checkpoints(tmp_path: Path) -> None:
-    checkpoint(tmp_path, "old/chk-1", at=3000)
-    kept = checkpoint(tmp_path, "new/chk-1", at=1000)
+def test_other_jobs_are_removed_with_all_their_checkpoints(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "old/chk-1", at=3000)
+    kept = make_checkpoint(tmp_path, "new/chk-1", at=1000)
     remove_other_jobs(tmp_path, "new")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["new"]
     assert find_newest_checkpoint(tmp_path) == kept
@@ -104,20 +104,20 @@ def test_an_option_that_the_engine_decides_is_refused_before_anything_is_made(
 ) -> None:
     engine = Engine(tmp_path / "run", beam_options=(option, "--max_bundle_size=10"))
     with pytest.raises(TakenOptionError, match=f"decides {option.partition('=')[0]} itself"):
-        run(lambda root: pytest.fail("was built"), engine, lambda progress: pytest.fail("was told"))
+        run(lambda root: pytest.fail("was built"), engine, lambda progress: pytest.fail("was reported"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one_does_not(
     tmp_path: Path,
 ) -> None:
-    path = checkpoint(tmp_path, "job/chk-1", at=1000)
+    path = make_checkpoint(tmp_path, "job/chk-1", at=1000)
     with make_folders(tmp_path):
         write_configuration(Engine(tmp_path), path)
-        assert configuration(tmp_path)["execution.savepoint.path"] == path.as_uri()
-        assert configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
+        assert read_configuration(tmp_path)["execution.savepoint.path"] == path.as_uri()
+        assert read_configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
         write_configuration(Engine(tmp_path), None)
-        assert "execution.savepoint.path" not in configuration(tmp_path)
+        assert "execution.savepoint.path" not in read_configuration(tmp_path)
 
 
 def test_temporary_files_of_a_run_are_below_it_and_end_with_it_however_it_ends(tmp_path: Path) -> None:
@@ -145,15 +145,17 @@ def test_a_graph_that_cannot_be_wired_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("home", "mend"), [("/nowhere", "JAVA_HOME is /nowhere"), (None, "no java on PATH")])
+@pytest.mark.parametrize(
+    ("home", "cause"), [("/nowhere", "JAVA_HOME is /nowhere"), (None, "no java on PATH")]
+)
 def test_where_java_is_missing_the_package_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None, mend: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str | None, cause: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     if home:
         monkeypatch.setenv("JAVA_HOME", home)
-    with pytest.raises(FlinkMissing, match=f"{mend}.*apt-get install openjdk-17-jre-headless"):
+    with pytest.raises(FlinkMissing, match=f"{cause}.*apt-get install openjdk-17-jre-headless"):
         jars.find_java()
 
 
@@ -285,7 +287,7 @@ def test_a_java_that_dies_while_it_is_given_the_job_is_named(
         run(lambda root: None, Engine(tmp_path, heap_mb=256), lambda progress: None)
 
 
-def test_where_flink_is_neither_there_nor_can_be_fetched_that_is_said(
+def test_flink_that_is_missing_and_cannot_be_fetched_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jars, "find_java", lambda: "java")
