@@ -62,7 +62,7 @@ class Timing:
 
     Attributes:
         history: BatchHistory or StreamHistory.
-        windows: when aggregates come out.
+        windows: when aggregates are emitted.
     """
 
     history: beam.PTransform

@@ -1,22 +1,23 @@
 """The steps of kpiflow's graph as Beam transforms that can be used on their own.
 
-Elements are Arrow record batches (`transforms.core.record_batches` has their schemas). From KeyByShard to Aggregate they are keyed by
-shard. A step that can reject rows has an output `quarantine` beside `reports`.
+Elements are Arrow record batches (`transforms.core.record_batches` has their schemas). From KeyByShard to
+Aggregate they are keyed by shard. A step that can reject rows has an output `quarantine` beside `reports`.
 
 | transform | from | to |
 |---|---|---|
 | `transforms.sources.archives.archive_reader.ReadArchives` | root | messages of archive files |
 | `transforms.validation.validate.Validate` | messages (RAW) | `reports` (REPORT_BATCH), `quarantine` |
 | `transforms.core.sharding.KeyByShard` | reports | (shard, reports) |
-| `transforms.history.batch_history.BatchHistory` | (shard, reports) | `reports` (shard, BASELINED), `duplicates`, `quarantine` |
-| `transforms.history.stream_history.StreamHistory` | (shard, reports), unbounded | the same, batch by batch |
-| `transforms.outliers.FlagOutliers` | (shard, BASELINED) | `reports`, with FLAGS at their end, `quarantine` |
-| `transforms.enrich.Enrich` | (shard, reports) | `reports`, with ENRICHMENT at their end, `quarantine` |
-| `transforms.aggregation.aggregate.Aggregate` | (shard, enriched reports) | `rows` (AGGREGATION), `fleet` (FLEET) |
+| `transforms.history.batch_history.BatchHistory` | (shard, reports) | `reports`, `duplicates`, `quarantine` |
+| `transforms.history.stream_history.StreamHistory` | (shard, reports) | the same, batch by batch |
+| `transforms.outliers.FlagOutliers` | (shard, reports) | `reports` with FLAGS, `quarantine` |
+| `transforms.enrich.Enrich` | (shard, reports) | `reports` with ENRICHMENT, `quarantine` |
+| `transforms.aggregation.aggregate.Aggregate` | (shard, reports) | `rows`, `fleet` |
 | `transforms.sinks.write_tables.WriteTables` | {name of a table: its rows} | files, warehouse, time series |
 
-Each transform only wires a function of record batches, which is public too and needs no Beam: `apply_history`, `compute_baselines`,
-`flag_outliers`, `compute_fences`, `enrich`, `make_partials`, `merge_partials`, `finish`.
+Each transform only wires a function of record batches, which is public too and needs no Beam:
+`apply_history`, `compute_baselines`, `flag_outliers`, `compute_fences`, `enrich`, `make_partials`,
+`merge_partials`, `finish`.
 
 This program flags the reports of an archive:
 

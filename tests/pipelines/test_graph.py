@@ -126,10 +126,10 @@ def test_what_a_source_refuses_joins_what_validation_refuses() -> None:
 def test_a_report_is_measured_by_its_agents_past_hour(run: Run) -> None:
     slow, other = report(99, latency_ms=500.0), report(98, agent_id=agent(1), latency_ms=500.0)
     tables = run(messages([slow, other, *steady(50)], received_at=None))
-    judged, stranger = (row for row in tables["kpi_reports"] if row["latency_ms"] == 500)
-    if judged["agent_id"] == agent(1):
-        judged, stranger = stranger, judged
-    assert (judged["baseline_n"], judged["latency_baseline_state"], judged["is_latency_anomaly"]) == (
+    known, stranger = (row for row in tables["kpi_reports"] if row["latency_ms"] == 500)
+    if known["agent_id"] == agent(1):
+        known, stranger = stranger, known
+    assert (known["baseline_n"], known["latency_baseline_state"], known["is_latency_anomaly"]) == (
         50,
         "ready",
         True,
@@ -139,8 +139,8 @@ def test_a_report_is_measured_by_its_agents_past_hour(run: Run) -> None:
         "warmup",
         False,
     )
-    assert judged["revision"] == 50
-    assert 100 < judged["latency_q1"] < judged["latency_q3"] < judged["latency_high_fence"] < 500
+    assert known["revision"] == 50
+    assert 100 < known["latency_q1"] < known["latency_q3"] < known["latency_high_fence"] < 500
 
 
 def test_enriched_reports_are_aggregated_over_5_s_1_min_and_1_h(run: Run) -> None:
@@ -170,10 +170,13 @@ def test_enriched_reports_are_aggregated_over_5_s_1_min_and_1_h(run: Run) -> Non
 
 
 FLEET_OF_REPORTS = """
-    SELECT target_agent_type, time_bucket(INTERVAL 1 HOUR, recorded_at) AS time_window_start, count(*) AS task_count,
-        avg(latency_ms) AS avg_latency_ms, stddev_samp(latency_ms) AS latency_stddev, max(latency_ms) AS max_latency_ms,
+    SELECT target_agent_type, time_bucket(INTERVAL 1 HOUR, recorded_at) AS time_window_start,
+        count(*) AS task_count,
+        avg(latency_ms) AS avg_latency_ms, stddev_samp(latency_ms) AS latency_stddev,
+        max(latency_ms) AS max_latency_ms,
         quantile_disc(latency_ms, 0.5) AS latency_p50_ms, quantile_disc(latency_ms, 0.95) AS latency_p95_ms,
-        avg(performance_score) AS performance_score, sum(is_latency_outlier::INT)::BIGINT AS latency_outlier_count,
+        avg(performance_score) AS performance_score,
+        sum(is_latency_outlier::INT)::BIGINT AS latency_outlier_count,
         sum(1 + revision)::BIGINT AS revision
     FROM reports GROUP BY ALL ORDER BY target_agent_type NULLS LAST, time_window_start
 """
@@ -231,7 +234,7 @@ def test_context_feeds_baselines_and_is_written_nowhere(run: Run) -> None:
     assert {row["task_count"] for row in tables["kpi_aggregations"]} == {1}
 
 
-def test_recalled_reports_are_judged_and_aggregated_with_the_new_ones(run: Run) -> None:
+def test_recalled_reports_have_baselines_and_are_aggregated_with_the_new_ones(run: Run) -> None:
     tables = run(
         messages([report(98, at=NOON + timedelta(minutes=10))], None),
         Stored(stored([report(99)], context=False)),
@@ -264,9 +267,9 @@ def test_a_span_keeps_refused_messages_by_when_they_were_received(run: Run) -> N
 def test_settings_reach_the_step_that_they_are_for(run: Run) -> None:
     slow = messages([report(99, latency_ms=500.0), *steady(6)], received_at=None)
     tables = run(slow, min_samples=4, iqr_factor=1000, reference_latency_ms=500)
-    (judged,) = (row for row in tables["kpi_reports"] if row["latency_ms"] == 500)
-    assert (judged["latency_baseline_state"], judged["is_latency_outlier"]) == ("ready", False)
-    assert judged["performance_score"] == pytest.approx(judged["accuracy"] / 2)
+    (known,) = (row for row in tables["kpi_reports"] if row["latency_ms"] == 500)
+    assert (known["latency_baseline_state"], known["is_latency_outlier"]) == ("ready", False)
+    assert known["performance_score"] == pytest.approx(known["accuracy"] / 2)
 
 
 def test_the_rules_of_a_message_are_those_of_the_settings() -> None:

@@ -55,7 +55,7 @@ SHARDS = st.lists(REPORTS, min_size=12, max_size=40).map(delivered)
 """Rows of two agents over an hour and a half: some late, some of one report, some of one message."""
 
 
-def judged(rows: list[dict], cuts: tuple[int, ...] = ()) -> tuple[pa.Table, pa.Table]:
+def apply_to(rows: list[dict], cuts: tuple[int, ...] = ()) -> tuple[pa.Table, pa.Table]:
     """The reports and the duplicates of the rows, given in batches cut at `cuts`, each sorted by its key."""
     whole = pa.RecordBatch.from_pylist(rows, REPORT_BATCH)
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
@@ -76,13 +76,13 @@ def fates(rows: list[dict]) -> tuple[dict[str, dict], list[dict]]:
     deliveries: dict[str, dict[tuple, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=_order):
         deliveries[row["report_id"]][row["source"], row["message_id"]].append(row)
-    standing, lost = {}, []
+    kept_rows, lost = {}, []
     for report, messages in deliveries.items():
         kept, *others = messages.values()
         context = all(row["context"] for copies in messages.values() for row in copies)
-        standing[report] = kept[0] | {"context": context}
+        kept_rows[report] = kept[0] | {"context": context}
         lost += [copies[0] for copies in others if not all(row["context"] for row in copies)]
-    return standing, sorted(lost, key=lambda row: (row["source"], row["message_id"]))
+    return kept_rows, sorted(lost, key=lambda row: (row["source"], row["message_id"]))
 
 
 def _order(row: dict) -> tuple:
@@ -90,13 +90,13 @@ def _order(row: dict) -> tuple:
     return received is not None, received or NOON, row["source"], row["message_id"]
 
 
-def window(row: dict, standing: dict[str, dict]) -> list[dict]:
-    """The reports that row is judged by."""
+def window(row: dict, kept_rows: dict[str, dict]) -> list[dict]:
+    """The reports that row is compared with."""
     minute = row["recorded_at"].replace(second=0, microsecond=0)
     first, end = minute - timedelta(minutes=62), minute - timedelta(minutes=2)
     return [
         other
-        for other in standing.values()
+        for other in kept_rows.values()
         if other["agent_id"] == row["agent_id"]
         and first <= other["recorded_at"] < end
         and (
@@ -115,10 +115,10 @@ def width(metric: str, value: float) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(SHARDS)
-def test_every_message_stands_for_its_report_or_is_its_duplicate_or_was_there_before(rows):
-    reports, duplicates = judged(rows)
-    standing, lost = fates(rows)
-    kept = [standing[report] for report in sorted(standing) if not standing[report]["context"]]
+def test_every_message_is_kept_for_its_report_or_is_its_duplicate_or_was_there_before(rows):
+    reports, duplicates = apply_to(rows)
+    kept_rows, lost = fates(rows)
+    kept = [kept_rows[report] for report in sorted(kept_rows) if not kept_rows[report]["context"]]
     names = ["report_id", "source", "message_id", "received_at"]
     assert reports.select(names).to_pylist() == _columns(kept, names)
     assert duplicates.select(names).to_pylist() == _columns(lost, names)
@@ -132,16 +132,16 @@ def _columns(rows: list[dict], names: list[str]) -> list[dict]:
 @given(SHARDS, st.randoms(use_true_random=False), st.lists(st.integers(0, 80), max_size=3))
 def test_neither_order_nor_batches_change_what_leaves(rows, random, cuts):
     shuffled = random.sample(rows, len(rows))
-    assert judged(shuffled, tuple(cuts)) == judged(rows)
+    assert apply_to(shuffled, tuple(cuts)) == apply_to(rows)
 
 
 @settings(max_examples=25, deadline=None)
 @given(SHARDS)
 def test_baselines_are_those_of_a_loop_over_windows_to_a_bucket(rows):
-    reports, _ = judged(rows)
-    standing, _ = fates(rows)
+    reports, _ = apply_to(rows)
+    kept_rows, _ = fates(rows)
     for row in reports.to_pylist():
-        past = window(row, standing)
+        past = window(row, kept_rows)
         assert row["baseline_n"] == row["revision"] == len(past)
         for metric, column in METRIC_COLUMNS.items():
             state, q1, q3 = (row[f"{metric}_{name}"] for name in ("baseline_state", "q1", "q3"))
@@ -178,11 +178,11 @@ def _check_scores(row: dict, past: list[dict]) -> None:
 @settings(max_examples=25, deadline=None)
 @given(SHARDS)
 def test_flags_are_those_of_exact_fences_but_within_a_bucket_of_one(rows):
-    reports, _ = judged(rows)
-    standing, _ = fates(rows)
+    reports, _ = apply_to(rows)
+    kept_rows, _ = fates(rows)
     for batch in reports.to_batches():
         for row in flag_outliers(batch, IQR_FACTOR, FLAT_MARGIN).to_pylist():
-            past = window(row, standing)
+            past = window(row, kept_rows)
             for metric in METRICS:
                 _check_flag(metric, row, [other[METRIC_COLUMNS[metric]] for other in past])
 

@@ -1,4 +1,4 @@
-"""History batch by batch, from memory that is evicted, saved and loaded, gives what it gives of all at once."""
+"""Batch by batch, with memory that is evicted, saved and loaded, gives what it gives of all at once."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ STALES = st.sampled_from([60, 600, 3600])
 
 
 def arrived(arrivals: list[tuple], stale: int) -> list[dict]:
-    """The rows in the order in which they came: new reports, copies of reports, and messages that come again."""
+    """The rows in the order they came in: new reports, copies of reports, and messages that come again."""
     rows: list[dict] = []
     second = 0
     for number, (gap, delay, report, kind, back) in enumerate(arrivals):

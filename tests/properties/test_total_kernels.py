@@ -45,7 +45,10 @@ REPORT = st.fixed_dictionaries(
                 "available_cores": st.sampled_from([1, 65536]),
                 "available_memory_mb": st.sampled_from([5e-324, 1, 1e9]),
             },
-            optional={"gpu_info": st.sampled_from([{}, {"a": [None, {"é": 1e308}]}]), "network_interfaces": INTERFACES},
+            optional={
+                "gpu_info": st.sampled_from([{}, {"a": [None, {"é": 1e308}]}]),
+                "network_interfaces": INTERFACES,
+            },
         ),
     },
     optional={
@@ -58,7 +61,7 @@ REPORT = st.fixed_dictionaries(
         "priority": st.sampled_from([1, 100]),
         "odd": st.sampled_from([0, "", {"x": [1e22]}]),
     },
-)  # fmt: skip
+)
 ZONES = st.sampled_from(["UTC", "Pacific/Kiritimati", "America/New_York", "Etc/GMT+12"])
 
 

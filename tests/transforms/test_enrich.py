@@ -28,7 +28,7 @@ ROW = {
 
 
 def reports(*rows: dict) -> pa.RecordBatch:
-    """Reports that differ from ROW as told."""
+    """Reports that differ from ROW in some fields."""
     whole = [ROW | row for row in rows]
     types = {"recorded_at": TIME, "network_bytes": pa.int64()}
     columns = {

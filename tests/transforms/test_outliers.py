@@ -15,7 +15,7 @@ ANOMALIES = ["is_latency_anomaly", "is_accuracy_anomaly", "is_resource_anomaly"]
 
 
 def report(quartiles: dict | None = None, **values: float) -> pa.RecordBatch:
-    """One report that lies inside its fences, but for the `values` and `quartiles` told."""
+    """One report inside its fences, but for the given `values` and `quartiles`."""
     row = {METRIC_COLUMNS[metric]: value for metric, value in (INSIDE | values).items()}
     for metric, (q1, q3) in (QUARTILES | (quartiles or {})).items():
         row |= {f"{metric}_q1": q1, f"{metric}_q3": q3}

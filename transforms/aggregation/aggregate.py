@@ -91,7 +91,7 @@ def _merge_windows(partials: beam.PCollection, windows: Windows) -> beam.PCollec
 
 
 def _merge_shards(merged: beam.PCollection, windows: Windows) -> beam.PCollection:
-    """(shard, PARTIAL), a table per shard and pane -> (ALL_SHARDS, PARTIAL), a row for all agents of a type."""
+    """(shard, PARTIAL), a table per shard and pane -> (ALL_SHARDS, PARTIAL), all agents as one."""
     name = " ".join(windows.granularities)
     by_type = beam.Map(_merge_by_type, windows.granularities[0]).with_output_types(Keyed)
     partials = merged | f"By type {name}" >> by_type

@@ -1,6 +1,6 @@
-"""When aggregates come out: granularities, their Beam windows, and the triggers of these.
+"""When aggregates are emitted: granularities, their Beam windows, and the triggers of these.
 
-The granularity is a column of an aggregate, so a Beam window decides only when its rows come out.
+The granularity is a column of an aggregate, so a Beam window decides only when its rows are emitted.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from apache_beam.utils.timestamp import Duration
 from schemas.tables import GRANULARITIES
 
 LATE_PANE_SECONDS = 10
-"""Late reports of a window come out in one pane, this long after the first of them."""
+"""Late reports of a window are emitted in one pane, this long after the first of them."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Granularities that come out at the same time.
+    """Granularities that are emitted at the same time.
 
     Attributes: granularities: their names, finest first. into: fixed windows of the last granularity's
     length, accumulating; None keeps the windows that the reports are in. gather_seconds: how long partials
@@ -36,9 +36,9 @@ BATCH = (Windows(tuple(GRANULARITIES)),)
 
 
 def make_stream_windows(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]:
-    """Each granularity in windows of its own, which come out when the watermark passes their end.
+    """Each granularity in windows of its own, which are emitted when the watermark passes their end.
 
-    Windows of 1 min and 1 h also come out before their end, so that the running hour can be seen. Late
+    Windows of 1 min and 1 h are also emitted before their end, so that the running hour can be seen. Late
     reports, up to `lateness_seconds` after the window's end, make a further pane, which supersedes the ones
     before.
     """

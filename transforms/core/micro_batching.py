@@ -22,7 +22,7 @@ MOST_ROWS = 2048
 class Gather(beam.PTransform):
     """(key, RecordBatch) -> (key, RecordBatches).
 
-    A group comes out `seconds` after its first batch, or once it has MOST_BATCHES.
+    A group is emitted `seconds` after its first batch, or once it has MOST_BATCHES.
 
     Windows become global. Batches should be small (MOST_ROWS), so that the runner's memory holds many groups.
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.tables import BASELINE, METRIC_COLUMNS, METRICS
+from transforms.core.grouping import group_rows, sort_rows
 from transforms.core.histogram_scales import SCALES, Scale
 from transforms.core.record_batches import build_batch, make_empty
 from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES, find_minutes, mark_late
@@ -102,11 +103,12 @@ def _find_windows(reports: pa.Table) -> Windows:
     key = agent * (minute.max() + 1) + minute
 
     feeding = np.flatnonzero(~mark_late(reports))
-    feeding = feeding[np.argsort(key[feeding])]
-    asked, of_row = np.unique(key, return_inverse=True)
+    feeding = feeding[sort_rows(key[feeding])]
+    distinct = group_rows(key)
+    asked = key[distinct.picks]
     bounds = (asked - REACH_MINUTES, asked - GAP_MINUTES)
     first, end = (np.searchsorted(key[feeding], bound).astype(np.int32) for bound in bounds)
-    return Windows(feeding, first, end, of_row)
+    return Windows(feeding, first, end, distinct.ids)
 
 
 def _compute_metric(

@@ -31,7 +31,7 @@ _ID_LENGTH = 32
 class Deduplicated:
     """The result of deduplication.
 
-    `rows` (int64[k], ascending) are the rows that are kept, one for each report_id; `context` (bool[k]) tells
+    `rows` (int64[k], ascending) are the rows that are kept, one for each report_id; `context` (bool[k]) says
     which reports were context in every copy; `duplicates` has the schema `schemas.tables.DUPLICATE`.
     """
 

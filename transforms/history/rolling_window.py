@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.tables import METRIC_COLUMNS, METRICS
-from transforms.core.grouping import iterate_groups
+from transforms.core.grouping import group_rows, iterate_groups
 from transforms.core.histogram_scales import SCALES
 from transforms.history.baseline import (
     FLAT,
@@ -172,9 +172,11 @@ class RollingWindow:
 
     def compute_baselines(self, asked: Asked, min_samples: int) -> dict[str, pa.Array]:
         """The BASELINE columns of each report, as of `transforms.history.baseline.compute_baselines`."""
-        # Minute and agent in one integer, so that one np.unique finds the distinct windows.
-        pairs, of_row = np.unique((asked.minute << 32) + asked.agent, return_inverse=True)
-        baselines = _Baselines(asked, of_row, len(pairs), min_samples)
+        # Minute and agent in one integer, so that one sort finds the distinct windows.
+        key = (asked.minute << 32) + asked.agent
+        distinct = group_rows(key)
+        pairs = key[distinct.picks]
+        baselines = _Baselines(asked, distinct.ids, len(pairs), min_samples)
         minutes, agents = pairs >> 32, pairs & 0xFFFFFFFF
         self._newest = max(self._newest, int(minutes.max(initial=self._newest)))
         recent = minutes > self._newest - KEPT_WINDOWS

@@ -33,7 +33,7 @@ class StreamHistory(beam.PTransform):
     """(shard, ReportBatch) -> the outputs of BatchHistory, at the time of their batch.
 
     An agent's reports must come in the order in which they were received, and be stamped no earlier than the
-    watermark. With `recall`, the stored reports of each affected hour come out again before the first report
+    watermark. With `recall`, the stored reports of each affected hour are emitted again before the first report
     of that hour, so that its windows hold them too. They are compared with what is stored and what came
     before, not again with what comes after them.
 
@@ -47,8 +47,8 @@ class StreamHistory(beam.PTransform):
         super().__init__()
         if future_seconds > MAX_FUTURE_SECONDS:
             raise ValueError(
-                f"future_seconds is {future_seconds}; a stream allows at most {MAX_FUTURE_SECONDS}, because its "
-                f"baselines leave out only the newest {GAP_MINUTES} minutes for reports that are still on their way"
+                f"future_seconds is {future_seconds}; a stream allows at most {MAX_FUTURE_SECONDS}, "
+                f"because its baselines leave out only the newest {GAP_MINUTES} minutes"
             )
         self.min_samples, self.stale_seconds, self.recall = min_samples, stale_seconds, recall
 

@@ -128,11 +128,11 @@ def test_a_late_row_revises_its_minute():
 def test_an_accumulator_holds_few_tables_and_loses_no_row():
     combine = MergePartials()
     parts = [make_partials(reports(*range(count, count + count % 7))) for count in range(3 * MOST_TABLES)]
-    gathered = combine.create_accumulator()
+    tables = combine.create_accumulator()
     for part in parts:
-        gathered = combine.add_input(gathered, part)
-        assert len(gathered) < MOST_TABLES
-    halves = combine.merge_accumulators([gathered[:1], combine.compact(gathered[1:])])
+        tables = combine.add_input(tables, part)
+        assert len(tables) < MOST_TABLES
+    halves = combine.merge_accumulators([tables[:1], combine.compact(tables[1:])])
     expected = merge_partials(parts)
     assert combine.extract_output(halves)["task_count"] == expected["task_count"]
     assert combine.extract_output(halves)["latency_counts"] == expected["latency_counts"]
@@ -169,12 +169,12 @@ def fleet_at_every_granularity(*batches: pa.RecordBatch) -> list[pa.RecordBatch]
     return [of_fleet(whole, granularity) for granularity in GRANULARITIES]
 
 
-def stands(*expected: pa.RecordBatch):
+def keeps(*expected: pa.RecordBatch):
     """A check that these rows of a PCollection of FLEET batches are kept by the rule of revisions."""
 
     def check(batches: list[pa.RecordBatch]) -> None:
-        standing = merge_rows(FLEET, make_empty(FLEET.schema), pa.concat_batches(batches)).rows
-        pd.testing.assert_frame_equal(table([standing]), table(list(expected)), rtol=1e-9)
+        kept = merge_rows(FLEET, make_empty(FLEET.schema), pa.concat_batches(batches)).rows
+        pd.testing.assert_frame_equal(table([kept]), table(list(expected)), rtol=1e-9)
 
     return check
 
@@ -214,7 +214,7 @@ def test_the_fleet_of_a_stream_counts_every_report_once_however_often_panes_come
         BundleBasedDirectRunner(), beam.options.pipeline_options.PipelineOptions(streaming=True)
     ) as pipeline:
         aggregated = pipeline | stream.advance_watermark_to_infinity() | Aggregate(windows, fleet=True)
-        assert_that(aggregated.fleet, stands(*fleet_at_every_granularity(*CROWD, *LATE)))
+        assert_that(aggregated.fleet, keeps(*fleet_at_every_granularity(*CROWD, *LATE)))
 
 
 def test_a_late_row_revises_the_fleet_beside_the_other_shards():
@@ -254,14 +254,14 @@ def panes(shard: int) -> list[tuple[int, pa.RecordBatch]]:
 
 
 @given(order=st.permutations([pane for shard in range(3) for pane in panes(shard)]))
-def test_the_newest_pane_of_each_shard_stands_in_whatever_order_they_come(
+def test_the_newest_pane_of_each_shard_is_kept_in_whatever_order_they_come(
     order: list[tuple[int, pa.RecordBatch]],
 ):
-    held = None
+    known = None
     for shard, partial in order:
-        kept = keep_newest(held, shard, partial)
-        held = held if kept is None else kept
-        assert keep_newest(held, shard, partial) is None
-    assert merge_partials([held.select(PARTIAL.names)]) == merge_partials(
+        kept = keep_newest(known, shard, partial)
+        known = known if kept is None else kept
+        assert keep_newest(known, shard, partial) is None
+    assert merge_partials([known.select(PARTIAL.names)]) == merge_partials(
         [panes(shard)[-1][1] for shard in range(3)]
     )

@@ -42,7 +42,7 @@ ROW = {
 
 
 def reports(*rows: dict) -> pa.RecordBatch:
-    """Enriched reports that differ from ROW as told."""
+    """Enriched reports that differ from ROW in some fields."""
     return pa.RecordBatch.from_pylist([ROW | row for row in rows], schema=ENRICHED)
 
 
@@ -310,7 +310,7 @@ def fleet_hours(*batches: pa.RecordBatch) -> dict[tuple, dict]:
     return {tuple(row[name] for name in FLEET.key): row for row in rows}
 
 
-def test_the_smallest_type_that_an_agent_names_stands_for_its_window():
+def test_a_window_has_the_smallest_type_that_its_agent_names():
     types = [{"target_agent_type": name} for name in (None, "planner", "gpu", None, "Worker")]
     ((row,), (none,)) = (aggregated(reports(*rows)) for rows in (types, [types[0], types[3]]))
     assert (row["target_agent_type"], row["task_count"]) == ("Worker", 5)

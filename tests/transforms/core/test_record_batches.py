@@ -23,7 +23,7 @@ def test_a_column_that_is_not_given_is_null_and_one_too_many_is_left_out() -> No
     ]
 
 
-def test_further_columns_stand_at_the_end() -> None:
+def test_columns_are_appended_at_the_end() -> None:
     batch = append_columns(ROWS[:2], [(pa.field("n", pa.int64()), pa.array(np.arange(2)))])
     assert (batch.schema.names, batch["n"].to_pylist()) == (["text", "list", "n"], [0, 1])
 

@@ -51,7 +51,7 @@ def test_a_window_reaches_over_a_leap_day():
     assert samples(reports([0, 3599, 3600], leap), reports([3720, 86400 + 3720], leap)) == [0, 1, 1, 2, 0]
 
 
-def test_a_report_later_than_a_minute_feeds_no_baseline_but_is_judged():
+def test_a_report_later_than_a_minute_feeds_no_baseline_but_has_one():
     prompt, late = reports([0], delay=60), reports([10], delay=60.000001)
     assert samples(prompt, late, reports([600], delay=3000)) == [0, 0, 1]
 
@@ -60,7 +60,7 @@ def test_a_report_without_received_at_feeds():
     assert samples(reports([0], delay=None), reports([600], delay=None)) == [0, 1]
 
 
-def test_an_agent_is_judged_by_its_own_reports_only():
+def test_an_agent_is_compared_with_its_own_reports_only():
     first, last = reports([0, 3600], agent="a"), reports([0, 3600], agent="c")
     assert samples(first, reports([0, 300], agent="b"), last) == [0, 1, 0, 1, 0, 1]
 
@@ -70,14 +70,14 @@ def test_no_reports_have_no_baselines():
 
 
 def test_a_window_short_of_samples_is_in_warm_up():
-    judged = compute_baselines(pa.concat_tables([reports(range(29)), reports([300])]), min_samples=30)
+    baselines = compute_baselines(pa.concat_tables([reports(range(29)), reports([300])]), min_samples=30)
     states = {f"{metric}_baseline_state": "warmup" for metric in METRICS}
-    assert judged.to_pylist()[-1] == dict.fromkeys(BASELINE.names) | states | {"baseline_n": 29}
-    assert judged.schema == BASELINE
+    assert baselines.to_pylist()[-1] == dict.fromkeys(BASELINE.names) | states | {"baseline_n": 29}
+    assert baselines.schema == BASELINE
 
 
 def test_equal_values_are_flat_and_both_quartiles_the_middle_of_their_bucket():
-    judged = compute_baselines(
+    baselines = compute_baselines(
         pa.concat_tables([reports(range(30)), reports([300], latency=5000.0)]), min_samples=30
     ).to_pylist()[-1]
     given = {"latency": 100.0, "accuracy": 0.9, "cpu": 0.5, "memory": 512.0}
@@ -85,34 +85,34 @@ def test_equal_values_are_flat_and_both_quartiles_the_middle_of_their_bucket():
     for metric, value in given.items():
         middle = sum(bucket_of(metric, value)) / 2
         expected |= {f"{metric}_baseline_state": "flat", f"{metric}_q1": middle, f"{metric}_q3": middle}
-    assert judged == expected
+    assert baselines == expected
 
 
 def test_quartiles_are_the_values_of_rank_a_quarter_and_three_quarters_of_n():
     fractions = (np.arange(10) * 100 + 50.5) / 2000
     past = reports(range(10), accuracy=fractions[::-1], cpu=fractions / 2 + 0.5)
-    judged = compute_baselines(pa.concat_tables([past, reports([300])]), min_samples=10).to_pylist()[-1]
-    assert (judged["accuracy_q1"], judged["accuracy_q3"]) == pytest.approx((fractions[2], fractions[7]))
-    assert judged["cpu_baseline_state"] == "ready"
+    baselines = compute_baselines(pa.concat_tables([past, reports([300])]), min_samples=10).to_pylist()[-1]
+    assert (baselines["accuracy_q1"], baselines["accuracy_q3"]) == pytest.approx((fractions[2], fractions[7]))
+    assert baselines["cpu_baseline_state"] == "ready"
 
 
-def test_a_quartile_lies_at_its_rank_within_a_crowded_bucket():
+def test_a_quartile_is_at_its_rank_within_a_crowded_bucket():
     crowded = [0.9] * 10 + [0.1] * 10
-    judged = compute_baselines(
+    baselines = compute_baselines(
         pa.concat_tables([reports(range(20), cpu=crowded), reports([300])]), min_samples=20
     ).to_pylist()[-1]
     (low, low_end), (high, high_end) = bucket_of("cpu", 0.1), bucket_of("cpu", 0.9)
-    assert judged["cpu_q1"] == pytest.approx(low + (low_end - low) * 0.45)
-    assert judged["cpu_q3"] == pytest.approx(high + (high_end - high) * 0.45)
+    assert baselines["cpu_q1"] == pytest.approx(low + (low_end - low) * 0.45)
+    assert baselines["cpu_q3"] == pytest.approx(high + (high_end - high) * 0.45)
 
 
 def test_the_z_score_is_the_distance_from_the_median_in_robust_deviations():
     latency = np.linspace(100, 200, 101)
     asking = reports([300, 301], latency=[150.0, 250.0])
-    judged = compute_baselines(
+    baselines = compute_baselines(
         pa.concat_tables([reports(range(101), latency=latency), asking]), min_samples=30
     ).to_pylist()
-    assert [row["latency_zscore"] for row in judged[-2:]] == pytest.approx(
+    assert [row["latency_zscore"] for row in baselines[-2:]] == pytest.approx(
         [0.0, 100 / (50 / 1.349)], abs=0.05
     )
 
@@ -120,5 +120,5 @@ def test_the_z_score_is_the_distance_from_the_median_in_robust_deviations():
 def test_the_percentile_counts_half_of_the_equals():
     past = reports(range(4), accuracy=[0.1, 0.5, 0.5, 0.9])
     asking = reports([300] * 5, accuracy=[0.0, 0.1, 0.5, 0.9, 1.0])
-    judged = compute_baselines(pa.concat_tables([past, asking]), min_samples=4)
-    assert judged["accuracy_percentile"].to_pylist() == [None] * 4 + [0.0, 12.5, 50.0, 87.5, 100.0]
+    baselines = compute_baselines(pa.concat_tables([past, asking]), min_samples=4)
+    assert baselines["accuracy_percentile"].to_pylist() == [None] * 4 + [0.0, 12.5, 50.0, 87.5, 100.0]

@@ -19,23 +19,23 @@ def copies(*rows) -> pa.Table:
 
 
 def outcome(table: pa.Table) -> tuple[list, list, list]:
-    """The rows that stand, which of them are context, and the duplicates' message ids."""
+    """The rows that are kept, which of them are context, and the duplicates' message ids."""
     done = deduplicate(table)
     return done.rows.tolist(), done.context.tolist(), sorted(done.duplicates["message_id"].to_pylist())
 
 
-def test_reports_that_came_once_all_stand():
+def test_reports_that_came_once_are_all_kept():
     assert outcome(copies((A, "s", "1", 0, False), (B, "s", "2", 0, True))) == ([0, 1], [False, True], [])
 
 
-def test_the_message_received_first_stands_and_the_others_are_duplicates():
+def test_the_message_received_first_is_kept_and_the_others_are_duplicates():
     table = copies(
         (A, "s", "2", 9, False), (B, "s", "3", 0, False), (A, "t", "1", 5, False), (A, "s", "4", 7, False)
     )
     assert outcome(table) == ([1, 2], [False, False], ["2", "4"])
 
 
-def test_a_message_of_unknown_time_stands_before_all_others():
+def test_a_message_of_unknown_time_is_kept_before_all_others():
     table = copies((A, "s", "1", 0, False), (A, "t", "2", None, False))
     assert outcome(table) == ([1], [False], ["1"])
 
@@ -91,7 +91,7 @@ def test_a_duplicate_is_given_if_one_of_its_deliveries_was_no_context():
     assert outcome(table) == ([0], [False], ["2"])
 
 
-def test_ids_of_any_length_are_told_apart():
+def test_ids_of_any_length_are_distinguished():
     table = copies(
         ("", "s", "1", 0, False),
         ("x", "s", "2", 0, False),

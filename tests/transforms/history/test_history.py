@@ -53,13 +53,13 @@ def _identified(id: str, at: float, message: str = "", delay: float = 1, **field
     )
 
 
-def judged(*batches: pa.RecordBatch, min_samples: int = 2) -> tuple[pa.Table, pa.RecordBatch]:
+def apply_to(*batches: pa.RecordBatch, min_samples: int = 2) -> tuple[pa.Table, pa.RecordBatch]:
     reports, duplicates = apply_history(batches, min_samples)
     return pa.Table.from_batches(reports, BASELINED), duplicates
 
 
 def test_a_report_leaves_with_its_baseline_and_the_size_of_it_as_revision():
-    reports, duplicates = judged(batch({"id": "1", "at": 0}, {"id": "2", "at": 60}, {"id": "3", "at": 240}))
+    reports, duplicates = apply_to(batch({"id": "1", "at": 0}, {"id": "2", "at": 60}, {"id": "3", "at": 240}))
     assert reports["baseline_n"].to_pylist() == reports["revision"].to_pylist() == [0, 0, 2]
     assert reports["latency_baseline_state"].to_pylist() == ["warmup", "warmup", "flat"]
     assert reports["custom_metrics"].to_pylist() == [[("turns", 0.0)], [("turns", 60.0)], [("turns", 240.0)]]
@@ -68,7 +68,7 @@ def test_a_report_leaves_with_its_baseline_and_the_size_of_it_as_revision():
 
 def test_a_duplicate_feeds_no_baseline():
     again = {"id": "1", "at": 0, "message": "y", "delay": 9}
-    reports, duplicates = judged(
+    reports, duplicates = apply_to(
         batch(again, {"id": "1", "at": 0, "message": "x"}), batch({"id": "2", "at": 200})
     )
     assert reports.select(["message_id", "baseline_n"]).to_pylist() == [
@@ -86,13 +86,13 @@ def test_a_duplicate_feeds_no_baseline():
 
 
 def test_context_feeds_baselines_but_does_not_come_out():
-    reports, _ = judged(batch({"id": "1", "at": 0, "context": True}), batch({"id": "2", "at": 200}))
+    reports, _ = apply_to(batch({"id": "1", "at": 0, "context": True}), batch({"id": "2", "at": 200}))
     assert reports.select(["message_id", "baseline_n"]).to_pylist() == [{"message_id": "2", "baseline_n": 1}]
 
 
 def test_only_context_gives_nothing():
     stored = {"id": "1", "at": 0, "context": True}
-    reports, duplicates = judged(batch(stored, stored | {"message": "2"}))
+    reports, duplicates = apply_to(batch(stored, stored | {"message": "2"}))
     assert (reports.num_rows, duplicates.num_rows) == (0, 0)
 
 
@@ -104,7 +104,7 @@ def test_what_leaves_is_the_same_in_portions_of_any_size(portion, octets, monkey
         {"id": "13579bdf02468ace"[i], "at": 40 * i, "context": i in (2, 3), "latency_ms": 90.0 + i}
         for i in range(10)
     ]
-    whole, _ = judged(batch(*rows))
+    whole, _ = apply_to(batch(*rows))
     monkeypatch.setattr(batch_history, "OUTPUT_ROWS", portion)
     monkeypatch.setattr(batch_history, "PIECE_BYTES", octets)
     portions = list(apply_history([batch(*rows[:4]), batch(*rows[4:])], 2)[0])
@@ -113,7 +113,7 @@ def test_what_leaves_is_the_same_in_portions_of_any_size(portion, octets, monkey
 
 
 def test_nothing_gives_nothing():
-    reports, duplicates = judged(batch())
+    reports, duplicates = apply_to(batch())
     assert (reports.num_rows, duplicates.num_rows) == (0, 0)
 
 
@@ -139,10 +139,17 @@ MINUTE = 60
 def reports(*minutes: float, agents: int = 2, delay: float = 1, first: int = 0) -> pa.RecordBatch:
     """A report of each minute after noon, of agents in turn; report i is in message i."""
     rows = [
-        {"id": "0", "report_id": f"{number:032x}", "message": f"{number:04}", "agent_id": agent(number % agents),
-         "at": MINUTE * minute, "delay": delay, "latency_ms": 90.0 + number}
+        {
+            "id": "0",
+            "report_id": f"{number:032x}",
+            "message": f"{number:04}",
+            "agent_id": agent(number % agents),
+            "at": MINUTE * minute,
+            "delay": delay,
+            "latency_ms": 90.0 + number,
+        }
         for number, minute in enumerate(minutes, first)
-    ]  # fmt: skip
+    ]
     return batch(*rows)
 
 
@@ -188,9 +195,9 @@ def runs_to(
         assert_that(named, equal_to(list(refused)), "quarantine")
 
 
-def judged_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
+def apply_by_message(*batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
     """What `apply_history` gives of the batches together."""
-    rows, lost = judged(*batches)
+    rows, lost = apply_to(*batches)
     return rows.sort_by("message_id"), pa.Table.from_batches([lost]).sort_by("message_id")
 
 
@@ -209,24 +216,24 @@ def evictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def test_the_watermark_evicts_each_minute_in_its_time_and_then_rests(evictions):
     early, late = reports(0, 0.5, 1), reports(59.9, first=9)
-    runs_to(judged_by_message(early, late), (0, early), 60.5, (61, late))
+    runs_to(apply_by_message(early, late), (0, early), 60.5, (61, late))
     assert evictions == [(61, 4), (62, 4), (120, 4), (123, 2), (124, 1), (182, 0)]
 
 
 class Forgetful(stream_history._Cache):
-    """Nothing is held from one batch to the next."""
+    """Nothing is cached from one batch to the next."""
 
-    def __setitem__(self, shard: int, held: stream_history._Cached) -> None: ...
+    def __setitem__(self, shard: int, cached: stream_history._Cached) -> None: ...
 
 
 class Outdated(stream_history._Cache):
-    """A process that holds only what it held at first."""
+    """A process that always has only its first memory."""
 
     def pop(self, shard: int, default: Any = None) -> Any:
         return deepcopy(self.get(shard, default))
 
-    def __setitem__(self, shard: int, held: stream_history._Cached) -> None:
-        self.setdefault(shard, deepcopy(held))
+    def __setitem__(self, shard: int, cached: stream_history._Cached) -> None:
+        self.setdefault(shard, deepcopy(cached))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +246,7 @@ def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memo
     steps = [step for number, each in enumerate(batches) for step in (12.0 * number, (12.0 * number, each))]
     monkeypatch.setattr("transforms.history.shard_memory.MOST_DELTAS", pieces)
     monkeypatch.setattr(stream_history, "_Cache", memory)
-    runs_to(judged_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
+    runs_to(apply_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
 
 
 FAULTY = {"latency_ms": 7.5, "execution_context": {"hostname": "node"}}
@@ -256,7 +263,7 @@ def at(latency: float) -> Callable[[pa.RecordBatch], None]:
 
 
 @pytest.mark.parametrize("pieces", [1000, 2])
-def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(
+def test_a_report_at_which_history_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(
     pieces, monkeypatch
 ):
     fails, baselined = at(FAULTY["latency_ms"]), ShardMemory._attach_baselines
@@ -271,10 +278,10 @@ def test_a_report_at_which_judging_raises_in_a_stream_is_refused_and_leaves_noth
     wrong = batch({"id": "f", "at": 12.5 * MINUTE, "message": "bad", "agent_id": agent(0), **FAULTY})
     bad = pa.concat_batches([batches[1].slice(0, 1), wrong, batches[1].slice(1)])
     steps[3] = (12.0, bad)
-    runs_to(judged_by_message(*batches), *steps, refused=["bad"])
+    runs_to(apply_by_message(*batches), *steps, refused=["bad"])
 
 
-def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_stored(monkeypatch):
+def test_a_report_at_which_history_raises_in_a_batch_is_refused_unless_it_is_stored(monkeypatch):
     fails, baseline = at(FAULTY["latency_ms"]), batch_history.baseline.compute_baselines
     monkeypatch.setattr(
         batch_history.baseline,
@@ -292,7 +299,7 @@ def test_a_report_at_which_judging_raises_in_a_batch_is_refused_unless_it_is_sto
             each | f"{name}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
             for name, each in (("reports", out.reports | beam.Values()), ("quarantine", out.quarantine))
         ]
-        assert_that(rows[0], equal_to(["1", "2", "3"]), "judged")
+        assert_that(rows[0], equal_to(["1", "2", "3"]), "reports")
         assert_that(rows[1], equal_to(["4"]), "refused")
 
 
@@ -333,11 +340,11 @@ def test_a_stream_bears_no_reports_from_far_in_the_future():
 
 
 def hours(*minutes: float) -> list[int]:
-    """The hours touched by reports of these minutes, counted from noon."""
+    """The hours affected by reports of these minutes, counted from noon."""
     return [hour - int(NOON.timestamp()) // 3600 for hour in find_needed_hours(reports(*minutes))]
 
 
-def test_a_batch_touches_the_hours_from_its_first_report_to_its_last_baseline():
+def test_a_batch_needs_the_hours_from_its_first_report_to_its_last_baseline():
     assert hours(0) == [0, 1]
     assert hours(57.99) == [0, 1]
     assert hours(58) == hours(58, 1) == [0, 1, 2]
@@ -356,7 +363,7 @@ def test_a_batch_touches_the_hours_from_its_first_report_to_its_last_baseline():
         (range(9, 11), range(5, 7), [(range(9, 11), True)], range(9, 11)),
     ],
 )
-def test_hours_are_recalled_once_and_what_lies_far_ahead_anew(wanted, known, parts, then):
+def test_hours_are_recalled_once_and_what_is_far_ahead_anew(wanted, known, parts, then):
     assert find_missing_hours(wanted, known) == parts
     assert merge_hours(wanted, known) == then
 
@@ -386,11 +393,11 @@ STORED = reports(*range(-135, 20, 5))
 
 def from_hour(hour: int, *batches: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
     """What `apply_history` gives of stored reports and batches, but for reports before an hour after noon."""
-    rows, lost = judged_by_message(STORED, *batches)
+    rows, lost = apply_by_message(STORED, *batches)
     return rows.filter(pc.greater_equal(rows["recorded_at"], NOON + timedelta(hours=hour))), lost
 
 
-def test_stored_reports_of_the_hours_that_are_touched_come_out_before_new_ones():
+def test_stored_reports_of_affected_hours_are_emitted_before_new_ones():
     new, later = reports(20.5, 21, first=900), reports(50, 62, first=910)
     runs_to(from_hour(0, new, later), (20, new), (62, later), recall=Kept(STORED))
 

@@ -40,8 +40,8 @@ def reports(*minutes: float) -> pa.RecordBatch:
     return judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
 
 
-def touched(*minutes: float) -> list[int]:
-    """The hours that reports touch, counted from that of noon."""
+def affected(*minutes: float) -> list[int]:
+    """The hours that reports affect, counted from that of noon."""
     return sorted(hour - HOUR for hour in find_affected_hours(reports(*minutes)))
 
 
@@ -73,18 +73,18 @@ def minutes_of(batches: Iterator[pa.RecordBatch], context: bool) -> list[float]:
         (-2.001, [-1, 0]),
     ],
 )
-def test_a_report_touches_every_hour_from_its_own_to_that_of_the_last_baseline_it_feeds(
+def test_a_report_affects_every_hour_from_its_own_to_that_of_the_last_baseline_it_feeds(
     minute: float, hours: list[int]
 ) -> None:
-    assert touched(minute) == hours
+    assert affected(minute) == hours
 
 
-def test_reports_touch_what_each_of_them_touches() -> None:
-    assert touched(0, 58, 600) == [0, 1, 2, 10, 11]
-    assert touched() == []
+def test_reports_affect_what_each_of_them_affects() -> None:
+    assert affected(0, 58, 600) == [0, 1, 2, 10, 11]
+    assert affected() == []
 
 
-def test_a_report_before_1970_touches_hours_before_1970() -> None:
+def test_a_report_before_1970_affects_hours_before_1970() -> None:
     old = judge_block(
         messages([report(at=datetime(1969, 12, 31, 23, 30, tzinfo=NOON.tzinfo))], None),
         load("kpi_report"),
@@ -93,7 +93,7 @@ def test_a_report_before_1970_touches_hours_before_1970() -> None:
     assert find_affected_hours(old) == {-1, 0}
 
 
-def test_a_touched_hour_comes_back_whole_and_the_62_minutes_before_it_as_context(
+def test_an_affected_hour_comes_back_whole_and_the_62_minutes_before_it_as_context(
     output: ParquetStore,
 ) -> None:
     assert minutes_of(recall_hours(output, {HOUR}), context=False) == [0, 10, 20, 30, 40, 50]

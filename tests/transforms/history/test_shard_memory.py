@@ -25,10 +25,18 @@ def row(id: int, at: float, message: str = "", delay: float = 1, **fields) -> di
     """Report `id`, recorded so many minutes after noon and received so many seconds later."""
     recorded = NOON + timedelta(minutes=at)
     return {
-        "report_id": f"{id:032x}", "source": "s", "message_id": message or f"m{id}", "agent_id": agent(), "recorded_at": recorded,
-        "received_at": recorded + timedelta(seconds=delay), "latency_ms": 100.0, "accuracy": 0.9, "cpu_usage": 0.5,
-        "memory_mb": 512.0, "context": False,
-    } | fields  # fmt: skip
+        "report_id": f"{id:032x}",
+        "source": "s",
+        "message_id": message or f"m{id}",
+        "agent_id": agent(),
+        "recorded_at": recorded,
+        "received_at": recorded + timedelta(seconds=delay),
+        "latency_ms": 100.0,
+        "accuracy": 0.9,
+        "cpu_usage": 0.5,
+        "memory_mb": 512.0,
+        "context": False,
+    } | fields
 
 
 def admit(memory: ShardMemory, *rows: dict) -> Admitted:
@@ -46,10 +54,10 @@ def memory() -> ShardMemory:
     return ShardMemory(min_samples=2, stale_seconds=3600)
 
 
-def test_a_report_is_judged_by_the_batches_before_it(memory: ShardMemory) -> None:
+def test_a_report_is_compared_with_the_batches_before_it(memory: ShardMemory) -> None:
     assert fates(admit(memory, row(1, 0), row(2, 0.5))) == ([("m1", 0), ("m2", 0)], [])
-    judged = admit(memory, row(3, 3)).reports
-    assert judged.select(["baseline_n", "revision", "latency_baseline_state"]).to_pylist() == [
+    reports = admit(memory, row(3, 3)).reports
+    assert reports.select(["baseline_n", "revision", "latency_baseline_state"]).to_pylist() == [
         {"baseline_n": 2, "revision": 2, "latency_baseline_state": "flat"}
     ]
 
@@ -89,7 +97,7 @@ def test_agents_have_a_window_each(memory: ShardMemory) -> None:
     ]
 
 
-def test_an_agent_whose_messages_lag_behind_those_of_others_is_judged_by_all_of_its_own(
+def test_an_agent_whose_messages_lag_behind_those_of_others_is_compared_with_all_of_its_own(
     memory: ShardMemory,
 ) -> None:
     admit(memory, row(1, 0), row(2, 3))

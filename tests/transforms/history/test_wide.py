@@ -37,14 +37,25 @@ def reports(*rows: dict[str, Any]) -> pa.RecordBatch:
 @st.composite
 def drawn(draw: st.DrawFn) -> pa.RecordBatch:
     """Reports of a few ids, with texts in plain, nested and map columns."""
-    return reports(*(
-        {"report_id": f"r{draw(st.integers(0, 9))}", "agent_id": draw(st.sampled_from("ab")), "source": "s",
-         "message_id": f"{draw(st.integers(0, 9))}-0", "revision": draw(st.integers(0, 2)), "error_details": draw(TEXTS),
-         "recorded_at": NOON + timedelta(seconds=draw(st.integers(0, 9))), "received_at": NOON,
-         "custom_metrics": draw(st.sampled_from([None, [], [("tokens", 1.0), ("é", 2.0)]])),
-         "execution_context": draw(st.one_of(st.none(), st.builds(lambda text: {"gpu_info": text}, TEXTS)))}
-        for _ in range(draw(st.integers(0, 12)))
-    ))  # fmt: skip
+    return reports(
+        *(
+            {
+                "report_id": f"r{draw(st.integers(0, 9))}",
+                "agent_id": draw(st.sampled_from("ab")),
+                "source": "s",
+                "message_id": f"{draw(st.integers(0, 9))}-0",
+                "revision": draw(st.integers(0, 2)),
+                "error_details": draw(TEXTS),
+                "recorded_at": NOON + timedelta(seconds=draw(st.integers(0, 9))),
+                "received_at": NOON,
+                "custom_metrics": draw(st.sampled_from([None, [], [("tokens", 1.0), ("é", 2.0)]])),
+                "execution_context": draw(
+                    st.one_of(st.none(), st.builds(lambda text: {"gpu_info": text}, TEXTS))
+                ),
+            }
+            for _ in range(draw(st.integers(0, 12)))
+        )
+    )
 
 
 def widened(rows: pa.RecordBatch) -> pa.RecordBatch:
