@@ -19,7 +19,7 @@ from pipelines.verify.fingerprints import among, census
 from pipelines.verify.output_description import existing_output
 from pipelines.verify.table_scan import load, partitions, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
-from transforms.core.grouping import number_groups
+from transforms.core.grouping import number_groups, number_repeats
 from transforms.core.hashing import fingerprint_rows
 from transforms.core.record_batches import concat, make_empty, widen_type
 
@@ -159,7 +159,7 @@ def _paired(
     both = concat(keys)
     groups = number_groups(both, table.key)
     split = len(keys[0])
-    numbered = [_numbered(groups[:split]), _numbered(groups[split:])]
+    numbered = [number_repeats(groups[:split]), number_repeats(groups[split:])]
     width = int(max((each.max(initial=0) for each in numbered), default=0)) + 1
     a, b = groups[:split] * width + numbered[0], groups[split:] * width + numbered[1]
     _, in_a, in_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
@@ -168,15 +168,6 @@ def _paired(
         for rows, paired in zip(keys, (in_a, in_b))
     ]
     return np.stack([in_a, in_b]), alone
-
-
-def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64[n]: 0 for the first row of each group, 1 for the second, and so on."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    numbers = np.empty_like(groups)
-    numbers[order] = np.arange(len(groups)) - np.repeat(starts, np.diff([*starts, len(groups)]))
-    return numbers
 
 
 def _unequal(

@@ -85,6 +85,14 @@ def sort_rows(keys: Ints) -> Ints:
     return np.sort(keys << bits | np.arange(len(keys))) & ((1 << bits) - 1)
 
 
+def number_repeats(keys: Ints) -> Ints:
+    """int64[n]: 0 for the first row of each key (int64[n]), 1 for the second, and so on."""
+    order, starts = _sort_into_runs(keys)
+    numbers = np.empty(len(keys), dtype=np.int64)
+    numbers[order] = np.arange(len(keys)) - np.repeat(starts, np.diff([*starts, len(keys)]))
+    return numbers
+
+
 def _sort_into_runs(keys: Ints) -> tuple[Ints, Ints]:
     """The rows ascending by key, and where in that order each distinct key starts."""
     order = sort_rows(keys)

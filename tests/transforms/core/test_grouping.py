@@ -5,7 +5,14 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transforms.core.grouping import group_rows, iterate_groups, rank_texts, sort_rows, split_rows
+from transforms.core.grouping import (
+    group_rows,
+    iterate_groups,
+    number_repeats,
+    rank_texts,
+    sort_rows,
+    split_rows,
+)
 
 
 @given(
@@ -42,6 +49,13 @@ def test_each_key_comes_with_its_rows_in_their_order(keys):
     groups = {key: np.arange(len(keys))[found].tolist() for key, found in iterate_groups(numbers)}
     parts = {key: part["row"].to_pylist() for key, part in split_rows(rows, numbers)}
     assert list(groups.items()) == list(parts.items()) == list(expected.items())
+
+
+@given(keys=st.lists(st.sampled_from([-3, 0, 4])))
+def test_the_rows_of_each_key_are_numbered_in_their_order(keys):
+    assert number_repeats(np.array(keys, np.int64)).tolist() == [
+        keys[:row].count(each) for row, each in enumerate(keys)
+    ]
 
 
 def test_no_rows_make_no_groups():
