@@ -1,7 +1,9 @@
+"""History of a stream gives what history of a batch gives, whatever is lost or comes late."""
+
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import apache_beam as beam
@@ -10,147 +12,17 @@ import pyarrow.compute as pc
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing import test_stream as streams
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import TimestampedValue
 
-from schemas.tables import DUPLICATE
 from tests.builders import agent
-from transforms.core.record_batches import BASELINED, REPORT_BATCH
-from transforms.history import batch_history, stream_history
-from transforms.history.batch_history import BatchHistory, apply_history
+from tests.transforms.history.builders import FAULTY, MINUTE, NOON, apply_to, batch, fail_at, reports
+from transforms.core.record_batches import REPORT_BATCH
+from transforms.history import stream_history
 from transforms.history.recall import find_missing_hours, find_needed_hours, merge_hours
 from transforms.history.shard_memory import ShardMemory
 from transforms.history.stream_history import StreamHistory
-
-NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
-
-
-def batch(*rows: dict) -> pa.RecordBatch:
-    """Reports that differ from a plain one.
-
-    `at` is their second after noon, `id` their report and message.
-    """
-    plain = {
-        "agent_id": "a",
-        "latency_ms": 100.0,
-        "accuracy": 0.9,
-        "cpu_usage": 0.5,
-        "memory_mb": 512.0,
-        "context": False,
-    }
-    return pa.RecordBatch.from_pylist([plain | _identified(**row) for row in rows], REPORT_BATCH)
-
-
-def _identified(id: str, at: float, message: str = "", delay: float = 1, **fields) -> dict:
-    recorded = NOON + timedelta(seconds=at)
-    times = {"recorded_at": recorded, "received_at": recorded + timedelta(seconds=delay)}
-    return (
-        times
-        | {"report_id": id * 32, "source": "s", "message_id": message or id, "custom_metrics": {"turns": at}}
-        | fields
-    )
-
-
-def apply_to(*batches: pa.RecordBatch, min_samples: int = 2) -> tuple[pa.Table, pa.RecordBatch]:
-    reports, duplicates = apply_history(batches, min_samples)
-    return pa.Table.from_batches(reports, BASELINED), duplicates
-
-
-def test_a_report_leaves_with_its_baseline_and_the_size_of_it_as_revision():
-    reports, duplicates = apply_to(batch({"id": "1", "at": 0}, {"id": "2", "at": 60}, {"id": "3", "at": 240}))
-    assert reports["baseline_n"].to_pylist() == reports["revision"].to_pylist() == [0, 0, 2]
-    assert reports["latency_baseline_state"].to_pylist() == ["warmup", "warmup", "flat"]
-    assert reports["custom_metrics"].to_pylist() == [[("turns", 0.0)], [("turns", 60.0)], [("turns", 240.0)]]
-    assert duplicates == pa.RecordBatch.from_pylist([], DUPLICATE)
-
-
-def test_a_duplicate_feeds_no_baseline():
-    again = {"id": "1", "at": 0, "message": "y", "delay": 9}
-    reports, duplicates = apply_to(
-        batch(again, {"id": "1", "at": 0, "message": "x"}), batch({"id": "2", "at": 200})
-    )
-    assert reports.select(["message_id", "baseline_n"]).to_pylist() == [
-        {"message_id": "x", "baseline_n": 0},
-        {"message_id": "2", "baseline_n": 1},
-    ]
-    lost = {
-        "source": "s",
-        "message_id": "y",
-        "received_at": NOON + timedelta(seconds=9),
-        "report_id": "1" * 32,
-        "revision": 1,
-    }
-    assert duplicates.to_pylist() == [lost]
-
-
-def test_context_feeds_baselines_but_does_not_come_out():
-    reports, _ = apply_to(batch({"id": "1", "at": 0, "context": True}), batch({"id": "2", "at": 200}))
-    assert reports.select(["message_id", "baseline_n"]).to_pylist() == [{"message_id": "2", "baseline_n": 1}]
-
-
-def test_only_context_gives_nothing():
-    stored = {"id": "1", "at": 0, "context": True}
-    reports, duplicates = apply_to(batch(stored, stored | {"message": "2"}))
-    assert (reports.num_rows, duplicates.num_rows) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("portion", "octets"), [(1, 1 << 28), (2, 1 << 28), (3, 1), (100, 1 << 28), (100, 2000)]
-)
-def test_what_leaves_is_the_same_in_portions_of_any_size(portion, octets, monkeypatch):
-    rows = [
-        {"id": "13579bdf02468ace"[i], "at": 40 * i, "context": i in (2, 3), "latency_ms": 90.0 + i}
-        for i in range(10)
-    ]
-    whole, _ = apply_to(batch(*rows))
-    monkeypatch.setattr(batch_history, "OUTPUT_ROWS", portion)
-    monkeypatch.setattr(batch_history, "PIECE_BYTES", octets)
-    portions = list(apply_history([batch(*rows[:4]), batch(*rows[4:])], 2)[0])
-    assert pa.Table.from_batches(portions) == whole
-    assert all(0 < part.num_rows <= portion for part in portions)
-
-
-def test_nothing_gives_nothing():
-    reports, duplicates = apply_to(batch())
-    assert (reports.num_rows, duplicates.num_rows) == (0, 0)
-
-
-def test_the_transform_gathers_a_shard_from_all_its_batches():
-    again = {"id": "1", "at": 200, "message": "3"}
-    shards = [(0, batch({"id": "1", "at": 0})), (1, batch({"id": "2", "at": 0})), (0, batch(again))]
-    with beam.Pipeline(FnApiRunner()) as pipeline:
-        typed = beam.Create(shards).with_output_types(tuple[int, pa.RecordBatch])
-        out = pipeline | typed | BatchHistory(min_samples=2)
-        reports = out.reports | "message ids" >> beam.FlatMapTuple(
-            lambda shard, rows: [(shard, each) for each in rows["message_id"].to_pylist()]
-        )
-        duplicates = out.duplicates | "lost ids" >> beam.FlatMap(lambda rows: rows["message_id"].to_pylist())
-        assert_that(reports, equal_to([(0, "1"), (1, "2")]), "reports")
-        assert_that(duplicates, equal_to(["3"]), "duplicates")
-        assert out.reports.element_type == beam.typehints.Tuple[int, pa.RecordBatch]
-        assert out.duplicates.element_type is pa.RecordBatch
-
-
-MINUTE = 60
-
-
-def reports(*minutes: float, agents: int = 2, delay: float = 1, first: int = 0) -> pa.RecordBatch:
-    """A report of each minute after noon, of agents in turn; report i is in message i."""
-    rows = [
-        {
-            "id": "0",
-            "report_id": f"{number:032x}",
-            "message": f"{number:04}",
-            "agent_id": agent(number % agents),
-            "at": MINUTE * minute,
-            "delay": delay,
-            "latency_ms": 90.0 + number,
-        }
-        for number, minute in enumerate(minutes, first)
-    ]
-    return batch(*rows)
 
 
 def streamed(*steps: tuple[float, pa.RecordBatch] | float) -> streams.TestStream:
@@ -249,24 +121,11 @@ def test_batch_by_batch_gives_what_all_at_once_gives_even_if_memory_is_lost(memo
     runs_to(apply_by_message(*batches, copied), *steps[:12], (60, copied), *steps[12:])
 
 
-FAULTY = {"latency_ms": 7.5, "execution_context": {"hostname": "node"}}
-
-
-def at(latency: float) -> Callable[[pa.RecordBatch], None]:
-    """What raises where a report has this latency."""
-
-    def check(rows: pa.RecordBatch) -> None:
-        if latency in rows["latency_ms"].to_pylist():
-            raise OverflowError("value out of range")
-
-    return check
-
-
 @pytest.mark.parametrize("pieces", [1000, 2])
 def test_a_report_at_which_history_raises_in_a_stream_is_refused_and_leaves_nothing_in_memory(
     pieces, monkeypatch
 ):
-    fails, baselined = at(FAULTY["latency_ms"]), ShardMemory._attach_baselines
+    fails, baselined = fail_at(FAULTY["latency_ms"]), ShardMemory._attach_baselines
     monkeypatch.setattr(
         ShardMemory,
         "_attach_baselines",
@@ -279,40 +138,6 @@ def test_a_report_at_which_history_raises_in_a_stream_is_refused_and_leaves_noth
     bad = pa.concat_batches([batches[1].slice(0, 1), wrong, batches[1].slice(1)])
     steps[3] = (12.0, bad)
     runs_to(apply_by_message(*batches), *steps, refused=["bad"])
-
-
-def test_a_report_at_which_history_raises_in_a_batch_is_refused_unless_it_is_stored(monkeypatch):
-    fails, baseline = at(FAULTY["latency_ms"]), batch_history.baseline.compute_baselines
-    monkeypatch.setattr(
-        batch_history.baseline,
-        "compute_baselines",
-        lambda rows, samples: fails(rows) or baseline(rows, samples),
-    )
-    sound = [batch({"id": "1", "at": 0}), batch({"id": "2", "at": 200}), batch({"id": "3", "at": 400})]
-    bad = batch({"id": "4", "at": 1, **FAULTY}, {"id": "5", "at": 2, "context": True, **FAULTY})
-    with beam.Pipeline(FnApiRunner()) as pipeline:
-        shards = beam.Create([(0, each) for each in (*sound, bad)]).with_output_types(
-            tuple[int, pa.RecordBatch]
-        )
-        out = pipeline | shards | BatchHistory(min_samples=2)
-        rows = [
-            each | f"{name}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
-            for name, each in (("reports", out.reports | beam.Values()), ("quarantine", out.quarantine))
-        ]
-        assert_that(rows[0], equal_to(["1", "2", "3"]), "reports")
-        assert_that(rows[1], equal_to(["4"]), "refused")
-
-
-@pytest.mark.parametrize("error", [MemoryError, OverflowError])
-def test_what_raises_at_no_report_alone_ends_the_run(error, monkeypatch):
-    def fails(rows: pa.Table, _: int) -> None:
-        if rows.num_rows > 1:
-            raise error
-
-    monkeypatch.setattr(batch_history.baseline, "compute_baselines", fails)
-    monkeypatch.setattr(batch_history, "_attach_baselines", lambda *_: iter([]))
-    with pytest.raises(error):
-        list(batch_history._apply_to_shard((0, [reports(0), reports(1, first=1)]), 2))
 
 
 def test_an_error_leaves_no_memory_that_is_ahead_of_the_state():
