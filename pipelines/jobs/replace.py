@@ -36,7 +36,7 @@ from transforms.core.record_batches import make_empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.history.recall import recall_hours
-from transforms.history.time_rules import HOUR_SECONDS, REACH_HOURS
+from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
 from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store
@@ -73,8 +73,8 @@ def replace_span(
     (output,) = outputs.folders
     with lock_folders(output), _make_staging(output) as staging:
         staged = folder_outputs(staging, settings)
-        after = set(range(end, end + REACH_HOURS))
-        _stage_around(outputs, staged, {*range(first - REACH_HOURS, first), *after})
+        after = set(range(end, end + LOOKBACK_HOURS))
+        _stage_around(outputs, staged, {*range(first - LOOKBACK_HOURS, first), *after})
         results = fill_outputs(files, staged, settings, span, beam_options)
         if not results.incomplete:
             _flag_again(staged, after, settings, beam_options)
@@ -179,7 +179,7 @@ def _rewrite(change: _Change, output: Path, staging: Path) -> None:
 def _choose_rows(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:
     """The tables in the order of rewriting, the columns that tell which rows stay, and the rule."""
     assert span.end is not None
-    rewritten = Span(span.start, span.end + timedelta(hours=REACH_HOURS))
+    rewritten = Span(span.start, span.end + timedelta(hours=LOOKBACK_HOURS))
     renewed = _find_renewed(output, staging, span)
     inside, outside = _find_reports_of_duplicates(output, span)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines.synthetic.columns import SECOND, Columns, Moments, clip_to_schema
 from pipelines.synthetic.fleet import LEVEL_PATTERNS, Fleet, make_random
 from schemas.tables import METRICS
-from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES
+from transforms.history.time_rules import GAP_MINUTES, LOOKBACK_MINUTES
 
 HISTORY = 40
 """Reports that an agent needs in its baseline before one of its values becomes an outlier."""
@@ -21,7 +21,7 @@ CROWD = 5
 as they are.
 """
 ADVERSE = {"latency": 1, "accuracy": -1, "cpu": 1, "memory": 1}
-_WINDOW = (REACH_MINUTES, GAP_MINUTES)
+_WINDOW = (LOOKBACK_MINUTES, GAP_MINUTES)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from schemas.tables import BASELINE, METRIC_COLUMNS, METRICS
 from transforms.core.grouping import group_rows, sort_rows
 from transforms.core.histogram_scales import SCALES, Scale
 from transforms.core.record_batches import build_batch, make_empty
-from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES, find_minutes, mark_late
+from transforms.history.time_rules import GAP_MINUTES, LOOKBACK_MINUTES, find_minutes, mark_late
 from transforms.history.wavelet_matrix import Found, Ints, WaveletMatrix
 
 THREADS = 2
@@ -97,7 +97,7 @@ def _find_windows(reports: pa.Table) -> Windows:
     """The windows of the reports' own minutes, over the reports that feed."""
     agent = reports["agent_id"].dictionary_encode().combine_chunks().indices.to_numpy()
     minute = find_minutes(reports)
-    minute -= minute.min() - REACH_MINUTES
+    minute -= minute.min() - LOOKBACK_MINUTES
     # Agent and minute in one integer, with room below each agent's first minute: a window is a range of keys,
     # of its agent only.
     key = agent * (minute.max() + 1) + minute
@@ -106,7 +106,7 @@ def _find_windows(reports: pa.Table) -> Windows:
     feeding = feeding[sort_rows(key[feeding])]
     distinct = group_rows(key)
     asked = key[distinct.picks]
-    bounds = (asked - REACH_MINUTES, asked - GAP_MINUTES)
+    bounds = (asked - LOOKBACK_MINUTES, asked - GAP_MINUTES)
     first, end = (np.searchsorted(key[feeding], bound).astype(np.int32) for bound in bounds)
     return Windows(feeding, first, end, distinct.ids)
 

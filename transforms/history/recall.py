@@ -1,8 +1,8 @@
 """Recall: stored reports that go through the graph again because new reports affect them.
 
 The stored reports of every affected hour (`transforms.history.time_rules.find_affected_hours`) are recalled
-whole, to be compared and aggregated with the new ones. The REACH_MINUTES before an affected hour are recalled
-as *context*: they feed its baselines and are written nowhere.
+whole, to be compared and aggregated with the new ones. The LOOKBACK_MINUTES before an affected hour are
+recalled as *context*: they feed its baselines and are written nowhere.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,8 +22,8 @@ from transforms.core.sharding import assign_shards
 from transforms.history.time_rules import (
     HOUR_MINUTES,
     HOUR_SECONDS,
-    REACH_HOURS,
-    REACH_MINUTES,
+    LOOKBACK_HOURS,
+    LOOKBACK_MINUTES,
     SECOND_US,
     find_affected_hours,
     find_minutes,
@@ -76,7 +76,7 @@ class RecallShard:
 
 def recall_hours(store: Store, hours: set[int]) -> Iterator[pa.RecordBatch]:
     """REPORT_BATCHes of the stored reports of some hours and of the context of each, ascending by hour."""
-    for hour in sorted({each - back for each in hours for back in range(REACH_HOURS + 1)}):
+    for hour in sorted({each - back for each in hours for back in range(LOOKBACK_HOURS + 1)}):
         for batch in _read_hour(store, hour, context=hour not in hours):
             if hour not in hours:
                 batch = batch.filter(_is_context(batch, hours))
@@ -176,12 +176,12 @@ def _as_reports(stored: pa.RecordBatch, context: bool) -> pa.RecordBatch:
 
 
 def _is_context(reports: pa.RecordBatch, hours: Iterable[int]) -> pa.Array:
-    """bool[n]: which reports are within REACH_MINUTES before one of the hours."""
+    """bool[n]: which reports are within LOOKBACK_MINUTES before one of the hours."""
     minutes = find_minutes(reports)
     context = np.zeros(reports.num_rows, dtype=bool)
     for hour in hours:
         first = hour * HOUR_MINUTES
-        context |= (minutes >= first - REACH_MINUTES) & (minutes < first)
+        context |= (minutes >= first - LOOKBACK_MINUTES) & (minutes < first)
     return pa.array(context)
 
 

@@ -27,7 +27,7 @@ from transforms.history.baseline import (
     compute_quartiles,
     interpolate,
 )
-from transforms.history.time_rules import GAP_MINUTES, REACH_MINUTES
+from transforms.history.time_rules import GAP_MINUTES, LOOKBACK_MINUTES
 from transforms.history.wavelet_matrix import Counted, Found
 
 Longs = NDArray[np.int64]
@@ -161,7 +161,7 @@ class RollingWindow:
             self._windows = {
                 minute: window
                 for minute, window in self._windows.items()
-                if minute - REACH_MINUTES >= minutes.stop or minute - GAP_MINUTES <= minutes.start
+                if minute - LOOKBACK_MINUTES >= minutes.stop or minute - GAP_MINUTES <= minutes.start
             }
 
     def renumber(self, codes: Longs) -> None:
@@ -190,8 +190,8 @@ class RollingWindow:
 
     def _window_of_all(self, minute: int) -> Window:
         """The window of a minute, of all agents, whose codes number the groups."""
-        reach = range(minute - REACH_MINUTES, minute - GAP_MINUTES)
-        parts = [self.minutes[each] for each in reach if each in self.minutes]
+        window_minutes = range(minute - LOOKBACK_MINUTES, minute - GAP_MINUTES)
+        parts = [self.minutes[each] for each in window_minutes if each in self.minutes]
         window = self._windows.get(minute)
         if window is None or len(window) != sum(map(len, parts)):
             window = Window(FeedingReports.concat(parts))
@@ -208,7 +208,7 @@ class RollingWindow:
         found = []
         for minute, reports in self.minutes.items():
             # The pairs whose window holds this minute are neighbours, since minutes ascend.
-            bounds = (minute + GAP_MINUTES, minute + REACH_MINUTES)
+            bounds = (minute + GAP_MINUTES, minute + LOOKBACK_MINUTES)
             start, stop = np.searchsorted(minutes, bounds, "right").tolist()
             if start == stop:
                 continue

@@ -30,7 +30,7 @@ from transforms.history.dedup import INPUTS, deduplicate, make_duplicates
 from transforms.history.rolling_window import Asked, FeedingReports, RollingWindow, find_buckets
 from transforms.history.seen_reports import SeenReports
 from transforms.history.state_codec import AGENT, FEEDING, SEEN, Contents, decode_deltas, encode_deltas
-from transforms.history.time_rules import MINUTE_US, REACH_MINUTES, find_minutes, mark_late
+from transforms.history.time_rules import LOOKBACK_MINUTES, MINUTE_US, find_minutes, mark_late
 
 Longs = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -120,7 +120,7 @@ class ShardMemory:
         """Forget what no report that was received at or after the watermark can need."""
         oldest = (watermark_us - self.stale_us) // MINUTE_US
         self.seen = {minute: seen for minute, seen in self.seen.items() if minute >= oldest}
-        self.window.forget(range(min(self.window.minutes, default=oldest), oldest - REACH_MINUTES))
+        self.window.forget(range(min(self.window.minutes, default=oldest), oldest - LOOKBACK_MINUTES))
 
     def forget(self, minutes: range) -> None:
         """Forget all reports of some minutes (since 1970)."""
@@ -155,7 +155,7 @@ class ShardMemory:
     def expires_us(self) -> int | None:
         """The watermark at which the next minute can be evicted (us); None if nothing is remembered."""
         due = [min(self.seen)] if self.seen else []
-        due += [min(self.window.minutes) + REACH_MINUTES] if self.window.minutes else []
+        due += [min(self.window.minutes) + LOOKBACK_MINUTES] if self.window.minutes else []
         return (min(due) + 1) * MINUTE_US + self.stale_us if due else None
 
     def _find_known(self, seen: SeenReports, minute: Longs) -> tuple[Mask, Mask]:

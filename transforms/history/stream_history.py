@@ -21,7 +21,7 @@ from transforms.core.stage_counters import time_stage
 from transforms.history.history_outputs import OUTPUT_ROWS, TAGS, Fault, quarantine_faults
 from transforms.history.recall import find_missing_hours, find_needed_hours, merge_hours
 from transforms.history.shard_memory import Admitted, ShardMemory
-from transforms.history.time_rules import GAP_MINUTES, HOUR_MINUTES, MAX_FUTURE_SECONDS, REACH_MINUTES
+from transforms.history.time_rules import GAP_MINUTES, HOUR_MINUTES, LOOKBACK_MINUTES, MAX_FUTURE_SECONDS
 from transforms.validation.quarantine_rows import bisect_faults
 
 RecallHours = Callable[[int, range, bool], Iterable[pa.RecordBatch]]
@@ -33,9 +33,9 @@ class StreamHistory(beam.PTransform):
     """(shard, ReportBatch) -> the outputs of BatchHistory, at the time of their batch.
 
     An agent's reports must come in the order in which they were received, and be stamped no earlier than the
-    watermark. With `recall`, the stored reports of each affected hour are emitted again before the first report
-    of that hour, so that its windows hold them too. They are compared with what is stored and what came
-    before, not again with what comes after them.
+    watermark. With `recall`, the stored reports of each affected hour are emitted again before the first
+    report of that hour, so that its windows hold them too. They are compared with what is stored and what
+    came before, not again with what comes after them.
 
     Raises:
         ValueError: `future_seconds` is more than MAX_FUTURE_SECONDS.
@@ -199,7 +199,7 @@ class _StreamHistoryFn(beam.DoFn):
         for hours, context in find_missing_hours(needed, known):
             if known and hours.start < known.start:
                 first = HOUR_MINUTES * known.start
-                memory.forget(range(first - REACH_MINUTES, first))
+                memory.forget(range(first - LOOKBACK_MINUTES, first))
             yield from self.recall(shard, hours, context)
 
 

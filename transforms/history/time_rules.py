@@ -1,9 +1,9 @@
 """The rules of history about time: which reports feed a baseline, and which hours a report affects.
 
-They are decided here and nowhere else; batch, stream, recall and `backfill --replace` call them.
+Batch, stream, recall and `backfill --replace` use them from here, so that each is decided once.
 
-- A report of minute m (floor of recorded_at / 60 s) is compared with its agent's reports of the minutes [m -
-  62, m - 2).
+- A report of minute m (floor of recorded_at / 60 s) is compared with its agent's reports of the minutes
+  [m - 62, m - 2).
 - The newest two minutes are left out, because reports of them may still be on their way.
 - A *late* report, received more than 60 s after it was recorded, feeds no baseline, for the same reason.
 
@@ -20,13 +20,10 @@ MINUTE_US = 60 * SECOND_US
 HOUR_MINUTES = 60
 HOUR_SECONDS = 3600
 
-REACH_MINUTES = 62
-"""How many minutes back a baseline reaches: the window of minute m is [m - REACH_MINUTES, m - GAP_MINUTES).
-"""
-GAP_MINUTES = 2
-"""The newest minutes, which no baseline holds."""
-REACH_HOURS = -(-REACH_MINUTES // HOUR_MINUTES)
-"""How many hours before its own a report's baseline can reach into, and after its own a report can affect."""
+LOOKBACK_MINUTES, GAP_MINUTES = 62, 2
+"""The window of minute m is [m - LOOKBACK_MINUTES, m - GAP_MINUTES)."""
+LOOKBACK_HOURS = -(-LOOKBACK_MINUTES // HOUR_MINUTES)
+"""How many hours before its own a report's baseline can begin, and how many after its own it can affect."""
 LATE_SECONDS = 60
 """A report that was received longer after its recorded_at is late."""
 MAX_FUTURE_SECONDS = 60 * GAP_MINUTES - LATE_SECONDS
@@ -55,14 +52,14 @@ def find_minutes(reports: pa.Table | pa.RecordBatch) -> NDArray[np.int64]:
 def find_affected_hours(reports: pa.RecordBatch) -> set[int]:
     """The hours (since 1970) whose rows may change because of these reports.
 
-    A report of minute m is in the aggregates of its own hour and in baselines up to minute m + REACH_MINUTES.
-    So every hour from that of m to that of m + REACH_MINUTES is affected: three hours if m is 58 or 59
+    A report of minute m is in the aggregates of its own hour and in baselines up to m + LOOKBACK_MINUTES.
+    So every hour from that of m to that of m + LOOKBACK_MINUTES is affected: three hours if m is 58 or 59
     minutes past the hour.
     """
     minutes = np.unique(find_minutes(reports))
-    first, last = minutes // HOUR_MINUTES, (minutes + REACH_MINUTES) // HOUR_MINUTES
+    first, last = minutes // HOUR_MINUTES, (minutes + LOOKBACK_MINUTES) // HOUR_MINUTES
     return {
         hour
-        for ahead in range(REACH_HOURS + 1)
+        for ahead in range(LOOKBACK_HOURS + 1)
         for hour in np.unique(np.minimum(first + ahead, last)).tolist()
     }

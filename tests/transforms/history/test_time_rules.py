@@ -11,9 +11,9 @@ from schemas.tables import TIME
 from transforms.history.time_rules import (
     GAP_MINUTES,
     LATE_SECONDS,
+    LOOKBACK_HOURS,
+    LOOKBACK_MINUTES,
     MAX_FUTURE_SECONDS,
-    REACH_HOURS,
-    REACH_MINUTES,
     find_affected_hours,
     find_minutes,
     mark_late,
@@ -46,7 +46,7 @@ def test_minutes_are_floors_before_1970_too() -> None:
 
 def last_window(minute: int) -> int:
     """The last minute whose window [n - 62, n - 2) holds a minute."""
-    return max(n for n in range(minute, minute + 100) if n - REACH_MINUTES <= minute < n - GAP_MINUTES)
+    return max(n for n in range(minute, minute + 100) if n - LOOKBACK_MINUTES <= minute < n - GAP_MINUTES)
 
 
 @given(st.lists(st.integers(-10_000, 10_000), max_size=4))
@@ -56,8 +56,8 @@ def test_every_hour_from_a_report_to_the_last_baseline_it_feeds_is_affected(minu
 
 
 @pytest.mark.parametrize("minute", range(60))
-def test_no_hour_farther_than_the_reach_is_affected(minute: int) -> None:
-    assert max(find_affected_hours(reports((60 * minute, 1)))) <= REACH_HOURS
+def test_no_hour_after_the_lookback_is_affected(minute: int) -> None:
+    assert max(find_affected_hours(reports((60 * minute, 1)))) <= LOOKBACK_HOURS
 
 
 def test_what_feeds_a_window_was_received_before_a_report_of_its_minute_can_be() -> None:
