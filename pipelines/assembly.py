@@ -1,4 +1,7 @@
-"""What differs between jobs: which transforms read the messages and write the tables of the graph."""
+"""What differs between jobs: the sources, sinks and timing that the graph is built with.
+
+A batch takes `make_sources` and `make_batch_sinks`; a stream `make_stream_sinks` and `make_stream_timing`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +25,13 @@ from transforms.validation.quarantine_rows import quarantine_misfits
 
 
 class Read(NamedTuple):
-    """What a source gives the graph: messages (RAW), what is refused before it is one (QUARANTINE), what it lost (TRIMMED)."""
+    """What a source gives the graph.
+
+    Attributes:
+        messages: RAW.
+        quarantine: QUARANTINE rows of what is no message.
+        trimmed: TRIMMED rows of what the source lost; None of a source that loses nothing.
+    """
 
     messages: beam.PCollection
     quarantine: beam.PCollection
@@ -46,7 +55,7 @@ class ReadSource(beam.PTransform):
 
 
 class Spooled(beam.PTransform):
-    """The messages of some spool files, and QUARANTINE rows that are at hand already."""
+    """The messages of some spool files, and QUARANTINE rows that were made when these were written."""
 
     def __init__(self, paths: Sequence[Path], refused: Sequence[pa.RecordBatch]) -> None:
         super().__init__()
@@ -59,30 +68,29 @@ class Spooled(beam.PTransform):
         return Read(root | ReadSpool(self.paths), refused)
 
 
-def choose_sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:
-    """The sources of a job: stored reports are recalled from its main output if that has any."""
+def make_sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:
+    """The sources of a job; stored reports are recalled from its main output if that has any."""
     return Sources(messages, Recall(outputs.main) if outputs.main.has_reports() else None, span)
 
 
-def choose_sinks(outputs: Outputs, settings: Settings) -> Sinks:
-    """Every table to its sinks, a bundle at a time."""
-    return Sinks(
-        WriteTables(WriteOptions(outputs.sinks, settings.patience_seconds)), fleet=outputs.takes_fleet
-    )
+def make_batch_sinks(outputs: Outputs, settings: Settings) -> Sinks:
+    """Write every table to its sinks, a bundle at a time."""
+    options = WriteOptions(outputs.sinks, settings.patience_seconds)
+    return Sinks(WriteTables(options), fleet=outputs.takes_fleet)
 
 
-def time_stream(outputs: Outputs, settings: Settings) -> Timing:
-    """What makes the graph a stream: history that remembers from batch to batch, windows with triggers."""
+def make_stream_timing(outputs: Outputs, settings: Settings) -> Timing:
+    """What makes the graph a stream: history that keeps state, and windows with triggers."""
     recall = RecallShard(outputs.main, settings.shards)
     history = StreamHistory(settings.min_samples, settings.stale_seconds, settings.future_seconds, recall)
     lateness = settings.stale_seconds + LATE_SECONDS
     return Timing(history, make_stream_windows(settings.flush_seconds, lateness))
 
 
-def gather_sinks(
+def make_stream_sinks(
     outputs: Outputs, settings: Settings, status: Path | None, live: LiveStreams | None = None
 ) -> Sinks:
-    """Every table to its sinks, gathered first; and reports to live streams, if there are any."""
-    write = WriteOptions(outputs.sinks, settings.patience_seconds, status)
-    tables = WriteGathered(write, settings.file_minutes, settings.parallelism)
+    """Gather the rows of some seconds, then write them to their sinks; publish reports to `live` streams."""
+    options = WriteOptions(outputs.sinks, settings.patience_seconds, status)
+    tables = WriteGathered(options, settings.file_minutes, settings.parallelism)
     return Sinks(tables, live=None if live is None else live.publish(), fleet=outputs.takes_fleet)

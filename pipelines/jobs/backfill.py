@@ -13,7 +13,7 @@ from pathlib import Path
 import apache_beam as beam
 import pyarrow as pa
 
-from pipelines.assembly import ReadSource, Spooled, choose_sinks, choose_sources
+from pipelines.assembly import ReadSource, Spooled, make_batch_sinks, make_sources
 from pipelines.failures import WrongUse
 from pipelines.graph import build, make_rules
 from pipelines.jobs.lock import lock_folders
@@ -79,7 +79,7 @@ def _run(
     beam_options: Sequence[str],
 ) -> Results:
     def wire(root: beam.Pipeline) -> None:
-        build(root, choose_sources(messages, outputs, span), choose_sinks(outputs, settings), settings)
+        build(root, make_sources(messages, outputs, span), make_batch_sinks(outputs, settings), settings)
 
     try:
         return Results.of(direct.run(wire, beam_options, pass_by_reference))

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 
-from pipelines.assembly import ReadSource, gather_sinks, time_stream
+from pipelines.assembly import ReadSource, make_stream_sinks, make_stream_timing
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.stream_job import fit_settings
@@ -94,8 +94,8 @@ def _translate(job: CloudJob, outputs: Outputs, settings: Settings, flags: list[
 
     def wire(root: beam.Pipeline) -> None:
         messages = ReadSource(_parse_source(job, settings).read(reading), settings)
-        sinks = gather_sinks(outputs, settings, None, live)
-        build(root, Sources(messages), sinks, settings, time_stream(outputs, settings))
+        sinks = make_stream_sinks(outputs, settings, None, live)
+        build(root, Sources(messages), sinks, settings, make_stream_timing(outputs, settings))
 
     try:
         return dataflow.translate(wire, flags)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.assembly import Spooled, choose_sinks
+from pipelines.assembly import Spooled, make_batch_sinks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.backfill import fill_outputs
@@ -121,7 +121,7 @@ def _flag_again(staged: Outputs, hours: set[int], settings: Settings, beam_optio
     sources = Sources(Spooled([], []), _RecallHours(staged.main, hours))
 
     def wire(root: beam.Pipeline) -> None:
-        build(root, sources, choose_sinks(staged, settings), settings)
+        build(root, sources, make_batch_sinks(staged, settings), settings)
 
     direct.run(wire, beam_options, pass_by_reference)
 

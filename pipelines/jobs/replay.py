@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.assembly import Read, choose_sinks, choose_sources
+from pipelines.assembly import Read, make_batch_sinks, make_sources
 from pipelines.graph import build, load_report_schema, make_rules
 from pipelines.jobs.quarantine import (
     are_among,
@@ -127,11 +127,11 @@ def _run_graph(judged: _Judged, outputs: Outputs, output: Path, settings: Settin
     new = accepted.filter(pa.array(~have_fate(output, accepted)))
     if not new.num_rows:
         return
-    sources = choose_sources(_Messages(list(split_by_bytes(new, RAW))), outputs, Span())
+    sources = make_sources(_Messages(list(split_by_bytes(new, RAW))), outputs, Span())
     settings = _waive_recency(settings) if judged.waived.num_rows else settings
 
     def wire(root: beam.Pipeline) -> None:
-        build(root, sources, choose_sinks(outputs, settings), settings)
+        build(root, sources, make_batch_sinks(outputs, settings), settings)
 
     direct.run(wire, alone=pass_by_reference)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from pipelines.assembly import ReadSource, gather_sinks, time_stream
+from pipelines.assembly import ReadSource, make_stream_sinks, make_stream_timing
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.job_status import READERS, SINKS, read_health
@@ -101,10 +101,10 @@ class StreamGraph:
         safe = None if archive is None else StreamArchive(archive)
         reading = Reading(self.owner, folder / READERS, outputs.gather_seconds, safe)
         sources = Sources(ReadSource(self.source.read(reading), settings))
-        sinks = gather_sinks(outputs, settings, folder / SINKS, self.live)
+        sinks = make_stream_sinks(outputs, settings, folder / SINKS, self.live)
         if archive is not None:
             sinks = replace(sinks, archive=WriteArchive(archive))
-        build(root, sources, sinks, settings, time_stream(outputs, settings))
+        build(root, sources, sinks, settings, make_stream_timing(outputs, settings))
 
 
 def _run(

@@ -20,7 +20,7 @@ from google.api_core.exceptions import PermissionDenied
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 
 from pipelines import graph
-from pipelines.assembly import ReadSource, gather_sinks, time_stream
+from pipelines.assembly import ReadSource, make_stream_sinks, make_stream_timing
 from pipelines.connections import connect_redis
 from pipelines.outputs import Outputs, parse_sink
 from pipelines.settings import Settings
@@ -77,8 +77,8 @@ def stream(root: beam.Pipeline) -> None:
     url, settings = "rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None})
     source = parse_live_source(url, ("eu", "us"), "kpiflow", settings)
     live = ReadSource(source.read(Reading("kpiflow", hold_seconds=outputs.gather_seconds)), SETTINGS)
-    sinks = gather_sinks(outputs, SETTINGS, None, LiveStreams(connect_redis(url, settings), 1000))
-    graph.build(root, graph.Sources(live), sinks, SETTINGS, time_stream(outputs, SETTINGS))
+    sinks = make_stream_sinks(outputs, SETTINGS, None, LiveStreams(connect_redis(url, settings), 1000))
+    graph.build(root, graph.Sources(live), sinks, SETTINGS, make_stream_timing(outputs, SETTINGS))
 
 
 def one_step(root: beam.Pipeline) -> None:
