@@ -142,8 +142,13 @@ MARK = b"\xef\xbb\xbf"
         ("a.ndjson", BARE.replace(b"\n", b"\r\n")),
         ("a.ndjson", BARE.removesuffix(b"\n")),
         ("a.ndjson", MARK + BARE),
-        ("a.ndjson.gz", gzip.compress(BARE[:9]) + gzip.compress(BARE[9:])),
-        ("a.ndjson.gz", gzip.compress(MARK[:1]) + gzip.compress(MARK[1:]) + gzip.compress(BARE)),
+        ("a.ndjson.gz", gzip.compress(BARE[:9], mtime=0) + gzip.compress(BARE[9:], mtime=0)),
+        (
+            "a.ndjson.gz",
+            gzip.compress(MARK[:1], mtime=0)
+            + gzip.compress(MARK[1:], mtime=0)
+            + gzip.compress(BARE, mtime=0),
+        ),
         ("a.ndjson.zst", zstandard.compress(MARK + BARE)),
     ],
 )
