@@ -27,10 +27,10 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def assign_files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple[np.ndarray, list[str]]:
-    """The file of each row: `(codes, paths)`, where row i belongs to `paths[codes[i]]`, relative to the output.
+    """The file of each row: `(codes, paths)`, where row i belongs to `paths[codes[i]]`, below the output.
 
-    `file_minutes` (a divisor of 60) is the span of a file; tables of windows of a minute and more have a file an hour. A row
-    without a time belongs to one of UNTIMED_FILES, which its key alone decides.
+    `file_minutes` (a divisor of 60) is the span of a file; tables of windows of a minute and more have a file
+    an hour. A row without a time belongs to one of UNTIMED_FILES, which its key alone decides.
     """
     places, names = _assign_places(table, rows)
     spans = np.array([_span_seconds(name, file_minutes) for name in names], dtype=np.int64)
@@ -60,10 +60,10 @@ def format_window_folder(granularity: str) -> str:
 
 
 def escape_name(text: str) -> str:
-    """`text` as the name of a file or folder: letters, digits, `-` and `_` stay, every other byte becomes `%XX`.
+    """`text` as the name of a file or folder: letters, digits, `-` and `_` stay, other bytes become `%XX`.
 
-    A name of more than NAME_LENGTH characters is cut, and ends in `~` and the BLAKE2b-128 of the text in hex, so that no two
-    texts have one name.
+    A name of more than NAME_LENGTH characters is cut, and ends in `~` and the BLAKE2b-128 of the text in hex,
+    so that no two texts have one name.
     """
     keep = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
     octets = text.encode()
@@ -74,7 +74,7 @@ def escape_name(text: str) -> str:
 
 
 def _assign_places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
-    """What decides a row's folder beside its time, as (codes, names): the granularity; the key if the time is unknown."""
+    """The part of each row's path that its time does not decide, as (codes, names)."""
     if "granularity" in table.schema.names:
         encoded = rows["granularity"].dictionary_encode()
         return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()

@@ -1,4 +1,4 @@
-"""Every table of the output, once: its columns and Arrow types, its key, and which of two rows with one key is kept.
+"""Every table of an output, once: its columns and Arrow types, its key, and which of two rows is kept.
 
 `schemas.partitioning` says which file a row belongs to. A file is a set of rows with distinct keys:
 `transforms.sinks.row_merge` makes it, `pipelines.verify.table_scan` reads it.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 LAYOUT_VERSION = 2
-"""Raised when folders, keys or the meaning of stored columns change; a newer layout is refused by older code."""
+"""Raised when folders, keys or the meaning of stored columns change; older code refuses a newer layout."""
 
 TIME = pa.timestamp("us", tz="UTC")
 GRANULARITIES = {"5s": 5, "1m": 60, "1h": 3600}
@@ -150,14 +150,14 @@ LOST = pa.schema(
         ("revision", pa.int64()),
     ]
 )
-"""Entries that left a stream before they were read: `entries` of them, or an unknown number. All are newer than `after`, the
-last entry that had been read. `message_id` is the first entry that could be read again, or the stream's last; received_at is
-the time of `after`."""
+"""Entries that left a stream before they were read: `entries` of them, or an unknown number. All are newer
+than `after`, the last entry that had been read. `message_id` is the first entry that could be read again, or
+the stream's last; received_at is the time of `after`."""
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One term of the rule which of several rows with one key is kept: those with the smallest, or `largest`, value of a column.
+    """A term of the rule which row of a key is kept: the smallest, or `largest`, value of a column.
 
     A null is smaller than any value. Texts compare by their length in bytes first: `5-9` is before `5-10`.
     """
@@ -173,16 +173,17 @@ KEPT_ROW = (
     Preference("source", is_text=True),
     Preference("message_id", is_text=True),
 )
-"""Which of several rows with one key is kept; a term counts where the terms before it are equal. A table that lacks a
-column skips its term. Parquet files, BigQuery and history follow this rule, so the order of writes does not matter."""
+"""Which of several rows with one key is kept; a term counts where the terms before it are equal. A table that
+lacks a column skips its term. Parquet files, BigQuery and history follow this rule, so the order of writes
+does not matter."""
 
 
 @dataclass(frozen=True)
 class Table:
     """One table of the output.
 
-    `key`: the columns that identify a row. `order`: the first columns by which the rows of a file are sorted. `time`: the
-    column that decides which file a row belongs to.
+    `key`: the columns that identify a row. `order`: the first columns by which the rows of a file are sorted.
+    `time`: the column that decides which file a row belongs to.
     """
 
     name: str
@@ -193,7 +194,8 @@ class Table:
 
     @property
     def file_order(self) -> tuple[str, ...]:
-        """The columns by which the rows of a file are sorted. They contain the key, so equal sets of rows are equal files."""
+        """The columns by which the rows of a file are sorted. They contain the key, so equal sets of rows are
+        equal files."""
         return (*self.order, *(name for name in self.key if name not in self.order))
 
     @property
@@ -230,7 +232,7 @@ QUARANTINED = Table(
 )
 REPLAYED, WAIVED = "replayed", "recency waived"
 CLOSED = (REPLAYED, WAIVED)
-"""Resolutions of a quarantine row whose message became a report or a duplicate: it counts there, no longer here."""
+"""Resolutions of a quarantine row whose message counts as a report or a duplicate instead."""
 DISMISSED = "dismissed"
 """The resolution of a quarantine row whose message was corrected or given up by its producer."""
 DUPLICATES = Table(
@@ -243,9 +245,9 @@ TRIMMED = Table(
     order=("source", "after", "reason"),
     time="received_at",
 )
-"""Entries that left a stream before they were read. Not in TABLES, since its rows are not messages. A gap that is found again
-after a restart may have grown: its key and file stay the same, and its revision is the number of entries, of a reset its
-end, so the larger row is kept."""
+"""Entries that left a stream before they were read. Not in TABLES, since its rows are not messages. A gap
+that is found again after a restart may have grown: its key and file stay the same, and its revision is the
+number of entries, of a reset its end, so the larger row is kept."""
 FLEET = Table(
     "kpi_fleet",
     pa.schema([field for field in AGGREGATION if field.name != "agent_id"]),
@@ -253,8 +255,8 @@ FLEET = Table(
     order=("target_agent_type", "time_window_start"),
     time="time_window_start",
 )
-"""The windows of AGGREGATIONS over all agents of a type. Not in TABLES, since it is made only for sinks that take it. A report
-counts under its own type and never moves, so a row's revision only grows."""
+"""The windows of AGGREGATIONS over all agents of a type. Not in TABLES, since it is made only for sinks that
+take it. A report counts under its own type and never moves, so a row's revision only grows."""
 TABLES = {table.name: table for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)}
 
 

@@ -60,7 +60,7 @@ def recorded(*texts: str, file_minutes: int = 30) -> list[str]:
         ("2025-10-22T00:30:00+02:00", "date=2025-10-21/hour=22/2230.parquet"),
     ],
 )
-def test_a_report_lies_in_the_half_hour_in_which_it_was_recorded(at: str, path: str) -> None:
+def test_a_report_is_in_the_file_of_the_half_hour_in_which_it_was_recorded(at: str, path: str) -> None:
     assert recorded(at) == [path]
 
 

@@ -1,7 +1,8 @@
 """Local files that survive a crash: each holds all of its old or all of its new bytes, whenever power fails.
 
-The order of a replacement is: write a file with a temporary name, fsync it, rename it, fsync the folder. A folder's lock
-(flock on the folder itself) keeps other writers out; it ends with the process and leaves no file.
+The order of a replacement is: write a file with a temporary name, fsync it, rename it, fsync the folder. A
+folder's lock (flock on the folder itself) keeps other writers out; it ends with the process and leaves no
+file.
 """
 
 import errno
@@ -46,7 +47,7 @@ def remove_file(path: Path) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; wait for it first. The folder is created if needed, and leftovers of killed writers are removed.
+    """Wait for a folder's lock and hold it. Creates the folder; removes leftovers of killed writers.
 
     Raises:
         OutputFull: the folder cannot be created because the disk is full.
@@ -96,9 +97,8 @@ def explain_full(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise OutputFull(
-            f"no space left for {folder}; free some and run the same command again: what was written is complete"
-        ) from error
+        fix = "free some and run the same command again: what was written is complete"
+        raise OutputFull(f"no space left for {folder}; {fix}") from error
 
 
 def _write_new(path: Path, data: bytes | bytearray) -> None:

@@ -1,17 +1,17 @@
-"""What a file system, a service or a damaged file can do to a job, in four exceptions, and what a check found.
+"""The errors of file systems and services, in place of those of client libraries; and what a check found.
 
-Sources, sinks and history raise these in place of the exceptions of client libraries. A message is `problem; fix`.
+A message is `problem; fix`.
 """
 
 from dataclasses import dataclass
 
 
 class Unavailable(Exception):  # noqa: N818 (a state, not only an error)
-    """The service cannot be reached or is busy now; the same call may succeed later. The message names the service."""
+    """The service cannot be reached or is busy now; the same call may succeed later. It names the service."""
 
 
 class Refused(Exception):  # noqa: N818 (an end, not only an error)
-    """The same call can never succeed: no permission, no such bucket, another schema. The message names the fix."""
+    """The same call can never succeed: no permission, no such bucket, another schema. It names the fix."""
 
 
 class OutputFull(Refused):

@@ -1,7 +1,7 @@
 """Retries with growing, random pauses. Every loop of kpiflow that tries again uses one of these two.
 
-An unavailable service is retried by `stamina`, which logs each attempt: an operator should see the outage. A conflict
-with another writer is normal and short, so `back_off` is silent.
+An unavailable service is retried by `stamina`, which logs each attempt: an operator should see the outage. A
+conflict with another writer is normal and short, so `back_off` is silent.
 """
 
 import random
@@ -15,13 +15,13 @@ import stamina
 from transforms.core.errors import Unavailable
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-"""Seconds between attempts to use an unavailable service: the first pause, and the limit of the growing ones."""
+"""Seconds before the second attempt to use an unavailable service, and at most before later ones."""
 
 
 def retry_while_unavailable(seconds: float) -> Iterable[Any]:
     """Attempts, each a context manager: `for attempt in retry_while_unavailable(60): with attempt: ...`.
 
-    An attempt that raises `Unavailable` is repeated until `seconds` have passed; then the exception leaves the loop.
+    An attempt that raises `Unavailable` is repeated until `seconds` have passed; then it is raised.
     """
     return stamina.retry_context(
         on=Unavailable, attempts=None, timeout=seconds, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE
@@ -31,8 +31,9 @@ def retry_while_unavailable(seconds: float) -> Iterable[Any]:
 def back_off(attempts: int | None, first: float, longest: float) -> Iterator[int]:
     """The number of each attempt, from 0, after a pause; without end if `attempts` is None.
 
-    There is no pause before attempt 0. The others are `first`, 2 `first`, 4 `first` ... seconds, at most `longest`, each
-    times a random factor of 0.5 to 1: two writers that collide do not collide again at the same time.
+    There is no pause before attempt 0. The others are `first`, 2 `first`, 4 `first` ... seconds, at most
+    `longest`, each times a random factor of 0.5 to 1: two writers that collide do not collide again at the
+    same time.
     """
     for number in count() if attempts is None else range(attempts):
         if number:

@@ -1,7 +1,8 @@
-"""Status files: small JSON files in which a running process reports its state, for `kpiflow status` and the job.
+"""Status files: small JSON files in which a running process reports its state, for `kpiflow status` and the
+job.
 
-A status file is replaced as a whole, so a reader never sees half of one. It is not synced to disk: after a power cut it
-may be old or missing, and the process writes it again within seconds.
+A status file is replaced as a whole, so a reader never sees half of one. It is not synced to disk: after a
+power cut it may be old or missing, and the process writes it again within seconds.
 """
 
 import json

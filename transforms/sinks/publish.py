@@ -1,7 +1,7 @@
-"""Live output: reports with their flags and scores, and an event for each outlier, as entries of two Redis streams.
+"""Live streams: reports with their flags and scores, and an event for each outlier, in two Redis streams.
 
-Delivery is at least once: after a restart some entries come again, and consumers tell them by `report_id` (with `metric`, for an
-outlier). The tables hold each report once.
+Delivery is at least once: after a restart some entries come again, and consumers recognise them by
+`report_id` (with `metric`, for an outlier). The tables have each report once.
 """
 
 from collections.abc import Iterator
@@ -23,23 +23,24 @@ from transforms.redis.errors import RedisUnavailable
 from transforms.redis.probe import find_problem, try_command
 
 ENRICHED, OUTLIERS = LIVE_STREAMS
-"""The streams. An entry has `report_id` and `data`, one JSON object: a row of kpi_reports, or an outlier event."""
+"""The streams. An entry has `report_id` and `data`, one JSON object: a row of kpi_reports, or an outlier
+event."""
 _EVENT = ("report_id", "task_id", "agent_id", "recorded_at", "source", "message_id", "baseline_n")
 _OF_METRIC = ("low_fence", "high_fence", "q1", "q3", "baseline_state")
 
 Entry = dict[Any, Any]
 
 
-def enriched_entries(reports: pa.RecordBatch) -> Iterator[Entry]:
+def format_reports(reports: pa.RecordBatch) -> Iterator[Entry]:
     """Each row of kpi_reports as an entry: times in RFC 3339 (UTC), maps as objects."""
     maps = [field.name for field in reports.schema if pa.types.is_map(field.type)]
     for row in reports.to_pylist():
         row |= {name: row[name] and dict(row[name]) for name in maps}
-        yield _entry(row)
+        yield _format_entry(row)
 
 
-def outlier_events(reports: pa.RecordBatch) -> Iterator[Entry]:
-    """An entry for each flagged metric: the report's identity, metric, value, and the fences and quartiles that explain it."""
+def format_outliers(reports: pa.RecordBatch) -> Iterator[Entry]:
+    """An entry for each flagged metric: identity, value, and the fences and quartiles that explain it."""
     for metric in METRICS:
         flagged = reports.filter(pc.fill_null(reports[f"is_{metric}_outlier"], False))
         names = [*_EVENT, METRIC_COLUMNS[metric], *(f"{metric}_{name}" for name in _OF_METRIC)]
@@ -48,10 +49,10 @@ def outlier_events(reports: pa.RecordBatch) -> Iterator[Entry]:
                 "metric": metric,
                 "value": row[METRIC_COLUMNS[metric]],
             }
-            yield _entry(event | {name: row[f"{metric}_{name}"] for name in _OF_METRIC})
+            yield _format_entry(event | {name: row[f"{metric}_{name}"] for name in _OF_METRIC})
 
 
-def _entry(row: dict[str, Any]) -> Entry:
+def _format_entry(row: dict[str, Any]) -> Entry:
     return {"report_id": row["report_id"].encode(), "data": orjson.dumps(row, option=orjson.OPT_UTC_Z)}
 
 
@@ -111,8 +112,8 @@ class _Publish(beam.DoFn):
     def process(self, reports: pa.RecordBatch) -> None:
         with time_stage("publish", reports.num_rows), self.client.pipeline(transaction=False) as pipeline:
             for stream, entries in (
-                (ENRICHED, enriched_entries(reports)),
-                (OUTLIERS, outlier_events(reports)),
+                (ENRICHED, format_reports(reports)),
+                (OUTLIERS, format_outliers(reports)),
             ):
                 for entry in entries:
                     pipeline.xadd(stream, entry, maxlen=self.maxlen, approximate=True)

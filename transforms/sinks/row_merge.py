@@ -18,9 +18,9 @@ from transforms.core.record_batches import build_batch, concat, conform, join_co
 class MergedRows:
     """Stored and new rows as one set.
 
-    `rows` has the table's columns (wide ones where they are that large), in `Table.file_order`, each key once. `taken` counts
-    the new rows among them: 0 means that nothing changed. `displaced` (DUPLICATE) are the messages that no row of the set
-    names any more, because another message with the same report is kept.
+    `rows` has the table's columns (wide ones where they are that large), in `Table.file_order`, each key
+    once. `taken` counts the new rows among them: 0 means that nothing changed. `displaced` (DUPLICATE) are
+    the messages that no row of the set names any more, because another message with the same report is kept.
     """
 
     rows: pa.RecordBatch
@@ -33,8 +33,9 @@ def merge_rows(
 ) -> MergedRows:
     """Merge rows of `table`. Columns may come in any order; missing ones are null, unknown ones are ignored.
 
-    `sorted_new` says that the new rows are in `Table.file_order`: they need not be sorted if none are stored. Of rows that the
-    rule cannot tell apart a stored one is kept: they are the same row, up to the rounding of a sum.
+    `sorted_new` says that the new rows are in `Table.file_order`: they need not be sorted if none are stored.
+    Of rows that the rule cannot tell apart a stored one is kept: they are the same row, up to the rounding of
+    a sum.
     """
     both = conform(new, table.schema)
     if stored.num_rows:
@@ -56,7 +57,8 @@ def merge_rows(
 
 
 def _find_displaced(rows: pa.RecordBatch, groups: Ints, losers: Ints, kept: Ints) -> pa.RecordBatch:
-    """The messages of `losers` that are not the message of the row kept of their group, each once, as rows of DUPLICATE."""
+    """The messages of `losers` that are not the message of the row kept of their group, each once, as rows of
+    DUPLICATE."""
     keeper = np.empty(int(groups.max()) + 1, dtype=np.int64)
     keeper[groups[kept]] = kept
     named = rows.select([*(name for name, _ in MESSAGE), "report_id"])

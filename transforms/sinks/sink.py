@@ -1,7 +1,8 @@
-"""What a sink offers: the interface between the graph and a folder, a bucket, a warehouse or a time-series database.
+"""What a sink offers: the interface between the graph and a folder, a bucket, a warehouse or a time-series
+database.
 
-A *sink* takes rows. A *store* is a sink that keeps every table and gives reports back, so that a job can continue from what
-it holds. A new kind is one module beside this one, and one line in `pipelines.outputs`.
+A *sink* takes rows. A *store* is a sink that keeps every table and gives reports back, so that a job can
+continue from what it holds. A new kind is one module beside this one, and one line in `pipelines.outputs`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,16 @@ from transforms.core.errors import Finding
 
 
 class Written(NamedTuple):
-    """What a write did: rows that are new in the sink or replaced an older one, and requests (files, calls, jobs)."""
+    """What a write did: rows that are new in the sink or replaced an older one, and requests (files, calls,
+    jobs)."""
 
     rows: int
     requests: int
 
 
 class Sink(Protocol):
-    """Takes rows of tables. A frozen dataclass of options: it is pickled, and connects in the process that writes."""
+    """Takes rows of tables. A frozen dataclass of options: it is pickled, and connects in the process that
+    writes."""
 
     @property
     def name(self) -> str:
@@ -39,9 +42,9 @@ class Sink(Protocol):
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
         """Write rows of a table; on return they are safe.
 
-        `rows` are some thousand to some hundred thousand rows, in the table's columns in any order; other columns are
-        ignored. Writing the same rows again changes nothing, whatever happened to the first attempt. Of rows with one key
-        the one is kept that `schemas.tables.KEPT_ROW` says.
+        `rows` are some thousand to some hundred thousand rows, in the table's columns in any order; other
+        columns are ignored. Writing the same rows again changes nothing, whatever happened to the first
+        attempt. Of rows with one key the one is kept that `schemas.tables.KEPT_ROW` says.
 
         Raises:
             Unavailable: try again; a part may have been written.
@@ -49,7 +52,8 @@ class Sink(Protocol):
         """
 
     def check(self) -> Iterator[Finding]:
-        """Test everything that a job needs here, in that order, without changing anything that a job would not."""
+        """Test everything that a job needs here, in that order, without changing anything that a job would
+        not."""
 
 
 @runtime_checkable
@@ -74,7 +78,8 @@ class Store(Sink, Protocol):
         """Whether kpi_reports has any row; cheap."""
 
     def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
-        """The stored rows of kpi_reports recorded in an hour (counted from 1970), ascending in time from batch to batch."""
+        """The stored rows of kpi_reports recorded in an hour (counted from 1970), ascending in time from
+        batch to batch."""
 
     def copy_to(self, folder: Path) -> None:
         """Copy all tables into an empty folder, as an output of Parquet files."""

@@ -15,11 +15,12 @@ from transforms.core.status_files import write_status
 
 @dataclass(frozen=True)
 class SinkStatus:
-    """Keeps `sink-<place>-<table>.json` in a folder; does nothing without a folder. Times are milliseconds since 1970.
+    """Keeps `sink-<place>-<table>.json` in a folder; does nothing without a folder. Times are milliseconds
+    since 1970.
 
-    The file has `sink`, its name; `table`; `time`, when it was written; `rows` written since this process started;
-    `newest`, the latest time of a written row (received_at, if the table has it); `waiting_since` and `error`, since when
-    a write is being retried, and why (null otherwise).
+    The file has `sink`, its name; `table`; `time`, when it was written; `rows` written since this process
+    started; `newest`, the latest time of a written row (received_at, if the table has it); `waiting_since`
+    and `error`, since when a write is being retried, and why (null otherwise).
     """
 
     folder: Path | None

@@ -1,7 +1,8 @@
-"""Writing tables: every row goes to each sink that takes its table, by the bundle or gathered for some seconds first.
+"""Writing tables: every row goes to each sink that takes its table, by the bundle or gathered for some
+seconds first.
 
-While a sink is unavailable, its writer retries with growing pauses. The runner then reads no further and completes no
-checkpoint, so nothing is committed to the source before every sink has the rows.
+While a sink is unavailable, its writer retries with growing pauses. The runner then reads no further and
+completes no checkpoint, so nothing is committed to the source before every sink has the rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,10 +74,12 @@ class WriteTables(beam.PTransform):
 
 @dataclass(eq=False)
 class WriteGathered(beam.PTransform):
-    """{name of a table: its rows} -> the sinks, each about its `gather_seconds` after the rows came at the latest.
+    """{name of a table: its rows} -> the sinks, each about its `gather_seconds` after the rows came at the
+    latest.
 
-    All tables of one pace are gathered in one step, since each step of a stream costs its runner time, rows or not.
-    `writers` is how many workers may write at once; rows of one file (of `file_minutes`) always have the same one.
+    All tables of one pace are gathered in one step, since each step of a stream costs its runner time, rows
+    or not. `writers` is how many workers may write at once; rows of one file (of `file_minutes`) always have
+    the same one.
     """
 
     options: WriteOptions
@@ -136,7 +139,8 @@ def tag_by_table(
 
 
 def write_or_quarantine(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
-    """Write rows of a table. A row of a message at which the write raises goes to this sink's quarantine, as `refused`.
+    """Write rows of a table. A row of a message at which the write raises goes to this sink's quarantine, as
+    `refused`.
 
     Raises:
         Unavailable, Refused: as `Sink.write`.

@@ -1,4 +1,5 @@
-"""What an answer says decides whether it passes, whatever its status; the status counts where nothing is said."""
+"""What an answer says decides whether it passes, whatever its status; the status counts where nothing is
+said."""
 
 from collections.abc import Callable
 from itertools import product

@@ -1,4 +1,4 @@
-"""What consumers of the live streams are told of a report."""
+"""What consumers of the live streams learn of a report."""
 
 import json
 from datetime import timedelta
@@ -12,7 +12,7 @@ from tests.builders import NOON, agent, messages, report
 from transforms.enrich import EnrichOptions, enrich
 from transforms.history.batch_history import apply_history
 from transforms.outliers import flag_outliers
-from transforms.sinks.publish import enriched_entries, outlier_events
+from transforms.sinks.publish import format_outliers, format_reports
 from transforms.validation.validate import Rules, judge_block
 
 
@@ -34,7 +34,7 @@ def enriched() -> pa.RecordBatch:
 
 def test_an_entry_is_a_whole_row_of_kpi_reports() -> None:
     rows = enriched()
-    entries = list(enriched_entries(rows))
+    entries = list(format_reports(rows))
     assert len(entries) == 41
     last = json.loads(entries[-1]["data"])
     assert set(last) == set(REPORTS.schema.names) == set(rows.schema.names)
@@ -43,7 +43,7 @@ def test_an_entry_is_a_whole_row_of_kpi_reports() -> None:
 
 
 def test_an_outlier_event_explains_itself() -> None:
-    (entry,) = outlier_events(enriched())
+    (entry,) = format_outliers(enriched())
     event = json.loads(entry["data"])
     assert (event["agent_id"], event["metric"], event["value"]) == (agent(), "latency", 9000.0)
     assert event["q1"] <= event["q3"] < event["high_fence"] < event["value"]

@@ -1,4 +1,4 @@
-"""The union of two sets of rows: which row stands, what is displaced, and the laws of a union."""
+"""The union of two sets of rows: which row is kept, what is displaced, and the laws of a union."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def report(report_id: str, message_id: str | None = "1-0", **values: Any) -> Row
     return {"report_id": report_id, "message_id": message_id, "source": "s", "revision": 0, **values}
 
 
-def standing(table: Table, stored: list[Row], new: list[Row]) -> list[Row]:
+def keep(table: Table, stored: list[Row], new: list[Row]) -> list[Row]:
     return merge_rows(table, batch(table, *stored), batch(table, *new)).rows.to_pylist()
 
 
@@ -35,51 +35,46 @@ def displaced(stored: list[Row], new: list[Row]) -> list[tuple[str, str]]:
     return [(row["message_id"], row["report_id"]) for row in rows]
 
 
-def test_rows_of_distinct_keys_all_stand_in_the_tables_order() -> None:
+def test_rows_of_distinct_keys_are_all_kept_in_the_tables_order() -> None:
     rows = [
         report(i, agent_id=agent, recorded_at=at)
         for i, agent, at in (("c", "a", 2), ("a", "b", 1), ("b", "a", 1))
     ]
-    assert [row["report_id"] for row in standing(REPORTS, rows[:1], rows[1:])] == ["b", "c", "a"]
+    assert [row["report_id"] for row in keep(REPORTS, rows[:1], rows[1:])] == ["b", "c", "a"]
 
 
-def test_the_larger_revision_stands_whichever_side_it_comes_from() -> None:
+def test_the_larger_revision_is_kept_whichever_side_it_comes_from() -> None:
     old, new = report("x", revision=1, latency_ms=1.0), report("x", revision=2, latency_ms=2.0)
-    assert (
-        standing(REPORTS, [old], [new]) == standing(REPORTS, [new], [old]) == batch(REPORTS, new).to_pylist()
-    )
+    assert keep(REPORTS, [old], [new]) == keep(REPORTS, [new], [old]) == batch(REPORTS, new).to_pylist()
 
 
-def test_of_entries_of_one_millisecond_the_smaller_number_stands() -> None:
+def test_of_entries_of_one_millisecond_the_smaller_number_is_kept() -> None:
     ninth, tenth = report("x", "5-9"), report("x", "5-10")
     assert (
-        standing(REPORTS, [tenth], [ninth])
-        == standing(REPORTS, [ninth], [tenth])
+        keep(REPORTS, [tenth], [ninth])
+        == keep(REPORTS, [ninth], [tenth])
         == batch(REPORTS, ninth).to_pylist()
     )
     assert displaced([tenth], [ninth]) == [("5-10", "x")]
 
 
 def test_a_row_without_a_revision_gives_way() -> None:
-    assert standing(REPORTS, [report("x", revision=None)], [report("x", revision=-5)])[0]["revision"] == -5
+    assert keep(REPORTS, [report("x", revision=None)], [report("x", revision=-5)])[0]["revision"] == -5
 
 
 @pytest.mark.parametrize("column", ["received_at", "source", "message_id"])
-def test_of_equal_revisions_the_smallest_message_stands_and_null_is_smallest(column: str) -> None:
+def test_of_equal_revisions_the_smallest_message_is_kept_and_null_is_smallest(column: str) -> None:
     values = [None, 7, 9] if column == "received_at" else [None, "a", "b"]
     rows = [report("x", **{"message_id": "1-0", "source": "s", column: value}) for value in reversed(values)]
-    assert (
-        standing(REPORTS, rows[:1], rows[1:])
-        == batch(REPORTS, report("x", **{column: values[0]})).to_pylist()
-    )
-    assert standing(REPORTS, [], rows[:2]) == batch(REPORTS, report("x", **{column: values[1]})).to_pylist()
+    assert keep(REPORTS, rows[:1], rows[1:]) == batch(REPORTS, report("x", **{column: values[0]})).to_pylist()
+    assert keep(REPORTS, [], rows[:2]) == batch(REPORTS, report("x", **{column: values[1]})).to_pylist()
 
 
 def test_an_aggregate_of_more_reports_revises_its_window() -> None:
     key = {"granularity": "5s", "agent_id": "a", "time_window_start": 0}
     first, later = {**key, "task_count": 1, "revision": 1}, {**key, "task_count": 2, "revision": 2}
     other = {**key, "granularity": "1m", "task_count": 9, "revision": 9}
-    assert standing(AGGREGATIONS, [first, other], [later]) == sorted(
+    assert keep(AGGREGATIONS, [first, other], [later]) == sorted(
         batch(AGGREGATIONS, later, other).to_pylist(), key=lambda row: row["granularity"]
     )
 
@@ -126,7 +121,8 @@ def test_the_union_of_nothing_is_nothing(table: Table) -> None:
 reports_ = st.builds(
     lambda id_, source, message, at, revision, agent: {
         "report_id": id_, "source": source, "message_id": message, "received_at": at, "revision": revision,
-        "agent_id": agent, "recorded_at": ord(id_), "latency_ms": float(hash((message, revision, source, at)) % 97),
+        "agent_id": agent, "recorded_at": ord(id_),
+        "latency_ms": float(hash((message, revision, source, at)) % 97),
     },
     st.sampled_from("abc"), st.sampled_from(["s", "t"]), st.sampled_from(["1-0", "2-0", "3-0", None]),
     st.sampled_from([1, 2, None]), st.integers(0, 2), st.just("agent"),
@@ -210,4 +206,4 @@ def test_many_keys_of_four_columns_do_not_overflow() -> None:
 def test_quarantine_rows_of_one_message_keep_the_newest_resolution() -> None:
     first = {"source": "s", "message_id": "1-0", "reason": "json", "revision": 1}
     later = {**first, "resolution": "replayed", "revision": 2}
-    assert standing(QUARANTINED, [first], [later]) == batch(QUARANTINED, later).to_pylist()
+    assert keep(QUARANTINED, [first], [later]) == batch(QUARANTINED, later).to_pylist()

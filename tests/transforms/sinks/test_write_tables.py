@@ -1,4 +1,5 @@
-"""Rows of each table find the sinks that take it, gathered or by the bundle, and wait for a sink that is away."""
+"""Rows of each table find the sinks that take it, gathered or by the bundle, and wait for an unavailable
+sink."""
 
 import json
 import time
@@ -72,7 +73,7 @@ class Ledger:
     folder: Path
     tables: tuple[str, ...] = tuple(NAMES)
     gather_seconds: int = 1
-    away: int = 0
+    fails: int = 0
     refuses: bool = False
 
     @property
@@ -86,7 +87,7 @@ class Ledger:
         tries = self.folder / "tries"
         with tries.open("a") as file:
             file.write("x")
-        if tries.stat().st_size <= self.away:
+        if tries.stat().st_size <= self.fails:
             raise Unavailable("the ledger is elsewhere")
         with (self.folder / table.name).open("a") as file:
             file.writelines(f"{each}\n" for batch in rows for each in batch["message_id"].to_pylist())
@@ -111,7 +112,7 @@ def written(write: beam.PTransform) -> beam.runners.runner.PipelineResult:
 
 
 @pytest.mark.parametrize("transform", [WriteTables, WriteGathered])
-def test_each_target_gets_the_tables_that_it_takes(
+def test_each_sink_gets_the_tables_that_it_takes(
     transform: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -136,43 +137,43 @@ def test_what_is_written_is_counted(tmp_path: Path) -> None:
     }
 
 
-def test_a_target_that_is_away_is_waited_for_and_its_status_says_so(
+def test_an_unavailable_sink_is_retried_and_its_status_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     said: list[str] = []
     report = SinkStatus.report_waiting
     monkeypatch.setattr(
-        SinkStatus, "report_waiting", lambda status, *told: said.append(told[1]) or report(status, *told)
+        SinkStatus, "report_waiting", lambda status, *words: said.append(words[1]) or report(status, *words)
     )
-    ledger = Ledger(tmp_path / "a", away=3)
+    ledger = Ledger(tmp_path / "a", fails=3)
     written(WriteTables(WriteOptions((ledger,), patience_seconds=60, status_folder=tmp_path)))
     assert said == ["the ledger is elsewhere"] * 3
     assert ledger.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
-    told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
+    status = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
     received = int(NOON.timestamp() * 1000)
-    assert told | {"time": 0} == {
+    assert status | {"time": 0} == {
         "sink": "ledger a", "table": DUPLICATES.name, "time": 0, "rows": 5,
         "newest": received, "waiting_since": None, "error": None,
     }  # fmt: skip
 
 
-def test_the_patience_with_a_target_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_with_a_sink_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
     with pytest.raises(Unavailable, match="the ledger is elsewhere"):
         written(
             WriteTables(
                 WriteOptions(
-                    (Ledger(tmp_path / "a", away=1_000_000),), patience_seconds=0.2, status_folder=tmp_path
+                    (Ledger(tmp_path / "a", fails=1_000_000),), patience_seconds=0.2, status_folder=tmp_path
                 )
             )
         )
-    told = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
-    assert told["error"] == "the ledger is elsewhere"
-    assert 0 < told["waiting_since"] <= time.time() * 1000
+    status = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
+    assert status["error"] == "the ledger is elsewhere"
+    assert 0 < status["waiting_since"] <= time.time() * 1000
 
 
-def test_what_a_target_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
+def test_what_a_sink_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="the ledger is closed: open it"):
         written(WriteTables(WriteOptions((Ledger(tmp_path / "a", refuses=True),), status_folder=tmp_path)))
     assert (

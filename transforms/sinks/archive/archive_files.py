@@ -1,8 +1,9 @@
 """How an archive is laid out: a folder for each source, and in it a file of lines for each hour.
 
-    ARCHIVE/<source>/2025-10-22T12.ndjson            entries with data, as envelopes (`transforms.envelopes.envelope_lines`)
-    ARCHIVE/<source>/2025-10-22T12.refused.ndjson    entries without data: `fields` in its place
-    ARCHIVE/<source>/2025-10-22T12.late.ndjson       entries that came after entries with larger ids were archived
+    ARCHIVE/<source>/2025-10-22T12.ndjson            entries with data, as envelopes
+    (`transforms.envelopes.envelope_lines`) ARCHIVE/<source>/2025-10-22T12.refused.ndjson    entries without
+    data: `fields` in its place ARCHIVE/<source>/2025-10-22T12.late.ndjson       entries that came after
+    entries with larger ids were archived
 
 The hour (UTC) is that of the entry's id, which is when the stream received it.
 """
@@ -60,7 +61,7 @@ class SourceFiles:
 
 
 def split_by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, slice]]:
-    """The hours of consecutive rows, in order, each with the slice of its rows: `2025-10-22T12`, or UNKNOWN."""
+    """The hours of consecutive rows (`2025-10-22T12`, or UNKNOWN), each with the slice of its rows."""
     hours = pc.strftime(rows["received_at"], "%Y-%m-%dT%H").fill_null(UNKNOWN).to_pylist()
     start = 0
     for hour, of_hour in groupby(hours):
@@ -72,7 +73,8 @@ def split_by_hour(rows: pa.RecordBatch) -> Iterator[tuple[str, slice]]:
 def format_lines(rows: pa.RecordBatch, kind: str) -> bytes:
     """The lines that archive the rows, each with its newline.
 
-    Of MESSAGES, `payload` is the data of an entry with one newline at its end (RAW); of REFUSED it is the line itself.
+    Of MESSAGES, `payload` is the data of an entry with one newline at its end (RAW); of REFUSED it is the
+    line itself.
     """
     if kind == REFUSED:
         lines = rows["payload"].to_pylist()

@@ -1,13 +1,13 @@
 """Appending the entries of streams to an archive (`transforms.sinks.archive.archive_files` has its layout).
 
-A backfill of the archive gives the rows that the stream gave. Files only grow, in the order of the entries' ids. An entry
-whose id is not above the last one of its kind is looked up in the files of its hour: what a restart reads again is
-archived once, and what a stream got after it went back (a failover, a stream made again) goes to the `late` file. Older
-files may be compressed or moved away; the newest tells where the archive ends, and what a restart reads again of the
-others is archived again, as `late`.
+A backfill of the archive gives the rows that the stream gave. Files only grow, in the order of the entries'
+ids. An entry whose id is not above the last one of its kind is looked up in the files of its hour: what a
+restart reads again is archived once, and what a stream got after it went back (a failover, a stream made
+again) goes to the `late` file. Older files may be compressed or moved away; the newest tells where the
+archive ends, and what a restart reads again of the others is archived again, as `late`.
 
-Appended lines are in the files at once and survive the death of the process. `transforms.sinks.archive.stream_archive`
-makes them survive a power cut.
+Appended lines are in the files at once and survive the death of the process.
+`transforms.sinks.archive.stream_archive` makes them survive a power cut.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,9 @@ class ArchiveWriter:
     def append(self, rows: pa.RecordBatch, kind: str = MESSAGES) -> int:
         """Archive those of the rows that are new; the number of these.
 
-        `rows` has the columns source, message_id, received_at and payload: the data of each entry (RAW) or, where `kind` is
-        REFUSED, the line that archives it. The rows of one source are in the order of their ids.
+        `rows` has the columns source, message_id, received_at and payload: the data of each entry (RAW) or,
+        where `kind` is REFUSED, the line that archives it. The rows of one source are in the order of their
+        ids.
 
         Raises:
             ValueError: a message_id is not an entry's id, or the ids are not in order.
@@ -69,9 +70,8 @@ class ArchiveWriter:
     def _append_source(self, source: str, rows: pa.RecordBatch, kind: str) -> int:
         ids = [parse_entry_id(text) for text in rows["message_id"].to_pylist()]
         if any(after <= before for before, after in zip(ids, ids[1:])):
-            raise ValueError(
-                f"entries of {source} are not in the order of their ids: an archive takes one reader for each stream"
-            )
+            fix = "an archive takes one reader for each stream"
+            raise ValueError(f"entries of {source} are not in the order of their ids: {fix}")
         series = self._find_series(source, kind)
         with lock_folder(series.files.folder), explain_full(self._folder):
             series.refresh()
@@ -94,8 +94,8 @@ class _LateFile:
 class _Series:
     """The files of one source and kind, and where they ended when this process looked last.
 
-    `path`, `size` and `last` are the newest file, its size, and the id of the last entry. Hold the lock of the folder to
-    call a method.
+    `path`, `size` and `last` are the newest file, its size, and the id of the last entry. Hold the lock of
+    the folder to call a method.
     """
 
     files: SourceFiles
@@ -127,7 +127,8 @@ class _Series:
             self.last = ids[part.stop - 1]
 
     def append_late(self, rows: pa.RecordBatch, ids: Sequence[EntryId]) -> int:
-        """Append those of the rows that the files of their hours do not hold to the `late` files; the number of these."""
+        """Append those of the rows that the files of their hours do not hold to the `late` files; the number
+        of these."""
         added = 0
         for hour, part in split_by_hour(rows):
             late = self._read_late(self.files.name_file(hour, self.kind, late=True))
@@ -151,7 +152,8 @@ class _Series:
         return self.late
 
     def _append_lines(self, path: Path, data: bytes) -> None:
-        """Append whole lines, or leave the file as it was. A file is begun once the one before it is safe on disk."""
+        """Append whole lines, or leave the file as it was. A file is begun once the one before it is safe on
+        disk."""
         before, size = self.path, self.size if path == self.path else 0
         self.path = None  # if this fails, the next call looks again where the files end
         if before is not None and before != path:

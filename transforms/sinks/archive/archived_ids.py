@@ -43,14 +43,14 @@ def read_last_id(path: Path) -> EntryId | None:
     if (line := read_last_line(path)) is None:
         return None
     if (found := read_id(line)) is None:
-        raise DamagedFile(
-            f"{path} does not end in an entry's envelope, so where the archive ends is unknown; move the file away"
-        )
+        problem = "does not end in an entry's envelope, so where the archive ends is unknown"
+        raise DamagedFile(f"{path} {problem}; move the file away")
     return found
 
 
 def find_ids(path: Path, first: EntryId, last: EntryId) -> set[EntryId]:
-    """The ids from `first` to `last`, both included, in a file that is in the order of ids; none if it is missing.
+    """The ids from `first` to `last`, both included, in a file that is in the order of ids; none if it is
+    missing.
 
     Reads the lines between them, and a few to find where they start.
     """

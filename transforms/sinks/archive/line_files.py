@@ -34,8 +34,8 @@ def append_lines(path: Path, size: int, data: bytes) -> None:
 def cut_torn_end(path: Path) -> int:
     """Cut a file after its last whole line; its size then.
 
-    A killed writer can leave a torn line, a power cut also zeros in place of lines. What follows such zeros is not
-    committed either, so it is cut with them and read from the stream again.
+    A killed writer can leave a torn line, a power cut also zeros in place of lines. What follows such zeros
+    is not committed either, so it is cut with them and read from the stream again.
     """
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)

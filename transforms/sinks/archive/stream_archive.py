@@ -1,7 +1,8 @@
 """The archive that a streaming job keeps of what it reads: safe on disk before an offset is committed.
 
-A live source calls `sync` before it commits, so what the group's offset covers is always on disk. What came after it may
-be lost in a power cut, although it was appended: `may_lack` tells, and the source reads it again.
+A live source calls `sync` before it commits, so what the group's offset covers is always on disk. What came
+after it may be lost in a power cut, although it was appended: `may_lack` tells, and the source reads it
+again.
 """
 
 from collections.abc import Iterable
@@ -32,8 +33,8 @@ class StreamArchive:
     def sync(self, sources: Iterable[str]) -> None:
         """Make all that is archived of the sources safe on disk, whichever process wrote it.
 
-        Only a reader that has archived, or archived again, all that it read may call this: afterwards the archive counts as
-        complete since the machine's start.
+        Only a reader that has archived, or archived again, all that it read may call this: afterwards the
+        archive counts as complete since the machine's start.
 
         Raises:
             OSError: it cannot be synced.
@@ -51,8 +52,8 @@ class StreamArchive:
     def may_lack(self, source: str, message_id: str) -> bool:
         """Whether entries up to an id may be missing although they were appended.
 
-        That is so if the machine was started, or is another one, since `sync`: the end of any file may be lost. It is so
-        too if the archive ends before the id, or has no file that could tell.
+        That is so if the machine was started, or is another one, since `sync`: the end of any file may be
+        lost. It is so too if the archive ends before the id, or has no file that could tell.
         """
         boot = _read_boot(_BOOT_ID)
         if not boot or _read_boot(SourceFiles.of(self.folder, source).folder / BOOT) != boot:
@@ -90,10 +91,11 @@ class ArchiveSync:
 
 
 class WriteArchive(beam.PTransform):
-    """(messages (RAW), refused entries (QUARANTINE)) of Redis streams -> an archive in `folder`, a writer for each stream.
+    """(messages (RAW), refused entries (QUARANTINE)) of Redis streams -> an archive in `folder`, a writer for
+    each stream.
 
-    Put it beside the source, before anything that regroups: the entries of a stream must come in the order of their ids.
-    Give the source its `StreamArchive`: it then commits nothing that is not synced.
+    Put it beside the source, before anything that regroups: the entries of a stream must come in the order of
+    their ids. Give the source its `StreamArchive`: it then commits nothing that is not synced.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -22,7 +22,8 @@ from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written
 
 ATTEMPTS = 10
-"""How often a file is merged again because another writer changed it; each time one of the writers succeeds."""
+"""How often a file is merged again because another writer changed it; each time one of the writers succeeds.
+"""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
 
@@ -36,7 +37,8 @@ class _Part(NamedTuple):
 class _Merged(NamedTuple):
     """What a file holds (`stored`) and is to hold (`data`, empty if it does not change).
 
-    `taken`: the new rows in it; `displaced` (DUPLICATE): the messages that lose their place to another message.
+    `taken`: the new rows in it; `displaced` (DUPLICATE): the messages that lose their place to another
+    message.
     """
 
     part: _Part
@@ -47,15 +49,17 @@ class _Merged(NamedTuple):
 
 
 def write_rows(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_minutes: int) -> Written:
-    """Add rows to the files of a table; on return they are safe. `Written.requests` counts the files replaced.
+    """Add rows to the files of a table; on return they are safe. `Written.requests` counts the files
+    replaced.
 
-    Batches have the table's columns in any order; others are ignored. Each file is replaced at most once, and not at all if
-    nothing in it changes. Messages that lose their place to another message of the same report go to the duplicates table
-    *before* the reports are replaced: a crash in between leaves a message in two tables, of which reconcile counts one,
-    never in none.
+    Batches have the table's columns in any order; others are ignored. Each file is replaced at most once, and
+    not at all if nothing in it changes. Messages that lose their place to another message of the same report
+    go to the duplicates table *before* the reports are replaced: a crash in between leaves a message in two
+    tables, of which reconcile counts one, never in none.
 
     Raises:
-        OutputFull: no space is left. The files written so far are complete; the same call again does the rest.
+        OutputFull: no space is left. The files written so far are complete; the same call again does the
+        rest.
         DamagedFile: a file to merge with is not as it was written.
         Unavailable: the storage does not answer, or other writers changed a file again and again.
         Refused: the storage will not take files.
@@ -134,7 +138,8 @@ class _FileMerge:
         return _Merged(part, stored, data, merged.taken, merged.displaced)
 
     def _sort(self, numbers: Ints) -> pa.RecordBatch:
-        """These rows in the order of a file. They are sorted before they are gathered: one copy of the wide columns."""
+        """These rows in the order of a file. They are sorted before they are gathered: one copy of the wide
+        columns."""
         names = self.table.file_order
         order = sort_by_columns(self.rows.select(names).take(pa.array(numbers)), names)
         return self.rows.take(pa.array(numbers[order]))

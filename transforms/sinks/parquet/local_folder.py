@@ -32,8 +32,8 @@ _PASSING = (
 class LocalFolder:
     """A `Storage`; the folder is created by the first write.
 
-    After a crash at any point a file holds all of its old or all of its new bytes. Hold the folder's lock to put: the
-    version is compared before the file is replaced, not in one step with it.
+    After a crash at any point a file holds all of its old or all of its new bytes. Hold the folder's lock to
+    put: the version is compared before the file is replaced, not in one step with it.
     """
 
     path: Path

@@ -1,6 +1,7 @@
 """What an error of an object store means: try again, or give up; with its cause and its fix.
 
-The client library (obstore) gives an error as text: that of the request, of the HTTP answer, or of the network.
+The client library (obstore) gives an error as text: that of the request, of the HTTP answer, or of the
+network.
 """
 
 import re
@@ -19,7 +20,8 @@ CREDENTIALS = {
 }
 """The fix if credentials are missing or wrong, by the scheme of the URL."""
 _PERMISSIONS = {
-    "s3": "allow s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
+    "s3": "allow s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject and s3:DeleteObject on its "
+    "objects",
     "gs": "grant roles/storage.objectUser on the bucket",
 }
 _CREDENTIAL_CODES = (
@@ -32,7 +34,8 @@ _CREDENTIAL_CODES = (
 _PERMISSION_CODES = ("AccessDenied", "AllAccessDisabled")
 _REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect")
 _ISSUERS = re.compile(
-    r"https?://(169\.254\.|sts\.|oauth2\.|iamcredentials\.)|/latest/api/token|/latest/meta-data/|token request"
+    r"https?://(169\.254\.|sts\.|oauth2\.|iamcredentials\.)"
+    r"|/latest/api/token|/latest/meta-data/|token request"
 )
 """Signs that credentials were requested, and nothing of the bucket yet."""
 _NETWORK = {
@@ -53,8 +56,8 @@ class Bucket(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An error of the client: its text, the HTTP status (0 if nothing was answered), the server's own code, and a
-    sentence about it that holds no credentials and no name of an object."""
+    """An error of the client: its text, the HTTP status (0 if nothing was answered), the server's own code,
+    and a sentence about it that holds no credentials and no name of an object."""
 
     text: str
     status: int

@@ -1,7 +1,8 @@
-"""Files on object storage: s3:// (Amazon's, and servers that speak its protocol) and gs:// (Google Cloud Storage).
+"""Files on object storage: s3:// (Amazon's, and servers that speak its protocol) and gs:// (Google Cloud
+Storage).
 
-A file is an object. It is put on the condition that it still is what was read (If-None-Match, If-Match, on Google its
-generation). So writers need no lock, and none can lose another's rows.
+A file is an object. It is put on the condition that it still is what was read (If-None-Match, If-Match, on
+Google its generation). So writers need no lock, and none can lose another's rows.
 """
 
 import os
@@ -33,7 +34,8 @@ CONNECT_SECONDS = 10.0
 _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=60)}
 """Retries of a request by the client if the server is busy, before the whole write counts as failed."""
 _CREDENTIAL_MINUTES = 5
-"""How long credentials of boto3 are used before it is asked again: it renews them ten minutes before they end."""
+"""How long credentials of boto3 are used before it is asked again: it renews them ten minutes before they
+end."""
 _ANSWERED: set["ObjectStorage"] = set()
 """Storages that have answered this process: they had credentials."""
 
@@ -42,8 +44,9 @@ _ANSWERED: set["ObjectStorage"] = set()
 class ObjectStorage:
     """The objects of a bucket whose names begin with `prefix/` (all, if it is empty): a `Storage`.
 
-    Credentials come from the environment, and so do `endpoint` and `region` if they are empty. `conditions` says whether
-    the server honours conditional puts; if not, writers use locks of this machine, and no other machine may write.
+    Credentials come from the environment, and so do `endpoint` and `region` if they are empty. `conditions`
+    says whether the server honours conditional puts; if not, writers use locks of this machine, and no other
+    machine may write.
     """
 
     scheme: str
@@ -55,7 +58,8 @@ class ObjectStorage:
 
     @classmethod
     def from_url(cls, url: SplitResult) -> "ObjectStorage":
-        """The storage of `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`; the prefix is taken as it is written, %XX too.
+        """The storage of `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`; the prefix is taken as it is written,
+        %XX too.
 
         Raises:
             ValueError: the URL has another form.
@@ -180,7 +184,8 @@ class ObjectStorage:
 
     @contextmanager
     def _connect(self) -> Iterator[Any]:
-        """The client. Its errors are raised as a sink's, without the answer itself, which may hold credentials."""
+        """The client. Its errors are raised as a sink's, without the answer itself, which may hold
+        credentials."""
         try:
             yield _get_client(self)
         except (BaseError, FileNotFoundError, ValueError) as error:
@@ -231,7 +236,8 @@ def _get_client(storage: ObjectStorage) -> S3Store | GCSStore:
 
 
 def _find_profile(storage: ObjectStorage) -> Any:
-    """Credentials as boto3 finds them (profiles, single sign-on), if it is installed and the environment has none."""
+    """Credentials as boto3 finds them (profiles, single sign-on), if it is installed and the environment has
+    none."""
     if {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & set(os.environ):
         return None
     try:

@@ -1,7 +1,7 @@
 """A store of Parquet files, in a folder or on object storage.
 
-`schemas.partitioning` names the files. Beside them is `_kpiflow.json`, the description of the output: the layout's version,
-the schemas and the settings that decide its rows.
+`schemas.partitioning` names the files. Beside them is `_kpiflow.json`, the description of the output: the
+layout's version, the schemas and the settings that decide its rows.
 """
 
 import json
@@ -87,9 +87,8 @@ class ParquetStore:
                 except Conflict:
                     known = self.read_description()
             if known is not None and known != description:
-                raise Refused(
-                    f"another job prepared {self.name} with other settings at the same time; run this one again"
-                )
+                problem = f"another job prepared {self.name} with other settings at the same time"
+                raise Refused(f"{problem}; run this one again")
 
     def has_reports(self) -> bool:
         return any(True for _ in self._list_parquet(REPORTS.name))
@@ -125,7 +124,8 @@ class ParquetStore:
         return (name for name in self.storage.list_files(folder) if name.endswith(".parquet"))
 
     def _fetch(self, names: Sequence[str]) -> Iterator[tuple[str, Stored]]:
-        """Files in the order of `names`, except those that are gone by now. The next ones are read ahead by threads."""
+        """Files in the order of `names`, except those that are gone by now. The next ones are read ahead by
+        threads."""
         get, left = self.storage.get, iter(names)
         with ThreadPoolExecutor(self.storage.threads) as pool:
             ahead = deque((name, pool.submit(get, name)) for name in islice(left, self.storage.threads))

@@ -1,8 +1,8 @@
 """Sealed Parquet files: `verify_file` notices a change of any byte.
 
-The footer's key-value metadata holds `kpiflow.rows`, the number of rows; `kpiflow.digest`, the BLAKE2b-128 of every byte
-before the footer; and `kpiflow.footer`, the BLAKE2b-128 of the footer itself with zeros in place of this value. Digests are
-32 hex digits.
+The footer's key-value metadata holds `kpiflow.rows`, the number of rows; `kpiflow.digest`, the BLAKE2b-128 of
+every byte before the footer; and `kpiflow.footer`, the BLAKE2b-128 of the footer itself with zeros in place
+of this value. Digests are 32 hex digits.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ DICTIONARY_COLUMNS = ["granularity", "agent_id", "source", "source_layer", "targ
                       "execution_context.hostname", "execution_context.gpu_info", "reason", "field", "rule",
                       "resolution", "dismissed_because",
                       *(f"{metric}_baseline_state" for metric in METRICS)]  # fmt: skip
-"""Leaf columns with a dictionary. On the others it made files of 100k reports 15 % larger and 60 % slower to write."""
+"""Leaf columns with a dictionary. On the others it made files of 100k reports 15 % larger and 60 % slower to
+write."""
 STATISTICS_COLUMNS = ["agent_id", "recorded_at", "time_window_start", "received_at", "report_id", "task_id",
                       "source", "message_id"]  # fmt: skip
 """Columns with statistics: those that queries filter by."""
@@ -36,7 +37,8 @@ _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 def encode_file(rows: pa.RecordBatch) -> bytearray:
     """The rows as a sealed Parquet file (zstd, level 1), in types with 32-bit offsets.
 
-    A row group has at most ROW_GROUP rows and PIECE_BYTES, so every reader can hold it, and a page, in plain arrays.
+    A row group has at most ROW_GROUP rows and PIECE_BYTES, so every reader can hold it, and a page, in plain
+    arrays.
     """
     schema = pa.schema([field.with_type(narrow_type(field.type)) for field in rows.schema])
     sink = pa.BufferOutputStream()
@@ -82,7 +84,8 @@ def verify_file(file: Path | bytes) -> str | None:
 def read_file(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "") -> pa.RecordBatch:
     """The rows of a file, in all its columns or in those of `columns` that it has.
 
-    Columns of more than 2 GiB are wide (`transforms.core.record_batches`). `name`: how to call bytes in an error.
+    Columns of more than 2 GiB are wide (`transforms.core.record_batches`). `name`: how to call bytes in an
+    error.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,7 +1,8 @@
 """Where files are kept: the few operations that a place must offer so that tables can be stored there.
 
-`LocalFolder` and `ObjectStorage` implement them. A name is relative to the place, with slashes between its parts. A file is
-put as a whole, on the condition that it still is what was read: of two writers at once one puts, and the other merges again.
+`LocalFolder` and `ObjectStorage` implement them. A name is relative to the place, with slashes between its
+parts. A file is put as a whole, on the condition that it still is what was read: of two writers at once one
+puts, and the other merges again.
 """
 
 from collections.abc import Hashable, Iterator
@@ -23,7 +24,8 @@ class Conflict(Exception):  # noqa: N818 (an answer, not only an error)
 
 
 class Storage(Protocol):
-    """A place for files. A frozen dataclass of options, as a sink is. Any call may raise `Unavailable` or `Refused`."""
+    """A place for files. A frozen dataclass of options, as a sink is. Any call may raise `Unavailable` or
+    `Refused`."""
 
     @property
     def name(self) -> str:
@@ -43,8 +45,9 @@ class Storage(Protocol):
         """Replace a file by `data`, atomically; on return it is safe.
 
         Raises:
-            Conflict: the file is no longer at `version`, or exists although `version` is None. A put whose answer was lost
-                and that is sent again may conflict with itself; who then merges again finds nothing left to put.
+            Conflict: the file is no longer at `version`, or exists although `version` is None. A put whose
+                answer was lost and that is sent again may conflict with itself; who then merges again finds
+                nothing left to put.
         """
 
     def list_files(self, folder: str) -> Iterator[str]:
@@ -57,7 +60,7 @@ class Storage(Protocol):
         """Remove a file, if it is there."""
 
     def lock(self, folder: str) -> AbstractContextManager[None]:
-        """Keep out other writers of the files of a folder (not of folders below it), if the place has locks."""
+        """Keep out other writers of the files of a folder, not of folders below it, if there are locks."""
 
     def check(self) -> Iterator[Finding]:
         """Test whether files can be kept here; the first problem ends it."""

@@ -38,7 +38,7 @@ octets = st.binary(max_size=40) | st.text(max_size=20).map(str.encode)
 
 
 def raw(ids: Sequence[str], data: Sequence[bytes] | None = None, source: str = "kpi") -> pa.RecordBatch:
-    """RAW messages of a stream as its source gives them; the data is the id, unless told."""
+    """RAW messages of a stream as its source gives them; the data is the id unless given."""
     times = [NOON + timedelta(milliseconds=int(each.split("-")[0]) - NOON_MS) for each in ids]
     payloads = [each + b"\n" for each in data or [each.encode() for each in ids]]
     columns = [[source] * len(ids), list(ids), times, payloads]
@@ -149,7 +149,7 @@ def test_a_last_line_longer_than_what_is_read_at_a_time_is_found(tmp_path: Path)
     assert stored(tmp_path)[0].equals(rows)
 
 
-def test_an_archive_that_ends_in_something_else_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_an_archive_that_ends_in_something_else_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "kpi").mkdir()
     (tmp_path / "kpi" / "2025-10-22T12.ndjson").write_text('{"task_id":"t"}\n')
     with pytest.raises(DamagedFile, match=r"does not end in an entry's envelope.*move the file away"):
@@ -226,10 +226,13 @@ def test_a_full_disk_leaves_whole_lines_and_the_next_attempt_goes_on(
 
 def test_a_writer_killed_at_any_moment_is_followed_by_one_that_completes_its_work(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from transforms.sinks.archive.archive_writer import ArchiveWriter\n"
+        "import sys; from pathlib import Path\n"
+        "from transforms.sinks.archive.archive_writer import ArchiveWriter\n"
         "from tests.transforms.sinks.archive.test_archive_writer import MANY, ids, raw\n"
         "writer = ArchiveWriter(Path(sys.argv[1]))\n"
-        "for first in range(0, len(MANY), 100): writer.append(raw(ids(MANY[first : first + 100]))); print('on', flush=True)"
+        "for first in range(0, len(MANY), 100):\n"
+        "    writer.append(raw(ids(MANY[first : first + 100])))\n"
+        "    print('on', flush=True)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[4]

@@ -1,4 +1,5 @@
-"""Object storage: its URLs, what its answers mean, and what comes of answers that are wrong, lost, late or cut."""
+"""Object storage: its URLs, what its answers mean, and what comes of answers that are wrong, lost, late or
+cut."""
 
 import json
 import pickle
@@ -23,7 +24,8 @@ from transforms.sinks.parquet.storage import Conflict
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> list[Fault]:
-    """What becomes of the next requests, one after the other; all later ones are answered. A request is sent once."""
+    """What becomes of the next requests, one after the other; all later ones are answered. A request is sent
+    once."""
     monkeypatch.setattr(object_storage, "_RETRIES", {"max_retries": 0})
     monkeypatch.setattr(object_storage, "SECONDS", 0.5)
     return []
@@ -200,7 +202,7 @@ def test_a_bucket_that_is_not_there_is_refused(
         (418, "hidden", "answers 418;"),
     ],
 )
-def test_an_answer_that_will_not_change_is_refused_with_its_mend_and_without_secrets(
+def test_an_answer_that_will_not_change_is_refused_with_its_fix_and_without_secrets(
     status: int, body: str, words: str
 ) -> None:
     with (

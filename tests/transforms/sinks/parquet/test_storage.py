@@ -1,4 +1,5 @@
-"""Where files lie: the same promises of a folder and of object storage, and what a folder keeps through crashes and full disks."""
+"""Where files are kept: the same promises of a folder and of object storage, and what a folder keeps through
+crashes and full disks."""
 
 import errno
 import os
@@ -104,7 +105,7 @@ def test_a_check_of_a_folder_that_is_there_writes_and_takes_it_back(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_folder_should_be_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_should_be_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for folder in (LocalFolder(tmp_path / "file"), LocalFolder(tmp_path / "file" / "below")):
         with pytest.raises(Refused, match=r"is a file.*; name a folder"):
@@ -125,7 +126,7 @@ def test_a_file_where_a_folder_should_be_is_refused_with_the_mend(tmp_path: Path
         (errno.EIO, Unavailable, "cannot be used now"),
     ],
 )
-def test_what_a_file_system_says_is_told_as_a_target_does(
+def test_errors_of_a_file_system_become_those_of_a_sink(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], words: str
 ) -> None:
     def failing(*_: object) -> None:
@@ -136,7 +137,7 @@ def test_what_a_file_system_says_is_told_as_a_target_does(
         LocalFolder(tmp_path).put("a", b"x", None)
 
 
-def test_little_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_space_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transforms.sinks.parquet.local_folder.LEAST_FREE", 1 << 60)
     (finding,) = [finding for finding in LocalFolder(tmp_path).check() if finding.problem]
     assert (finding.what, finding.fix) == ("free space", "free some, or name an output on another disk")

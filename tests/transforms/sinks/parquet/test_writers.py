@@ -1,4 +1,5 @@
-"""Several writers of the same files, whose calls fall between each other's in every way: no row is lost, whatever answers are."""
+"""Several writers of the same files, whose calls fall between each other's in every way: no row is lost,
+whatever answers are."""
 
 import random
 import threading
@@ -46,7 +47,7 @@ class Unlocked(LocalFolder):
 
 @dataclass(frozen=True)
 class Watched:
-    """A storage that lets others go first before each call, and loses the answer to some puts that were done."""
+    """A storage that lets others go first before each call, and loses some answers."""
 
     storage: Storage
     step: Callable[[], None]
@@ -108,8 +109,8 @@ def rows(messages: Sequence[Message]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, SLIM.schema)
 
 
-def held(storage: Storage, table: Table) -> set[tuple[str, str]]:
-    """(report_id, message_id) of the rows of a table, none of which may stand twice."""
+def read_keys(storage: Storage, table: Table) -> set[tuple[str, str]]:
+    """(report_id, message_id) of the rows of a table, each once."""
     found: list[tuple[str, str]] = []
     for name in storage.list_files(table.name):
         stored = storage.get(name)
@@ -145,7 +146,8 @@ def patient(store: ParquetStore, batches: Sequence[pa.RecordBatch]) -> None:
 
 
 def check_interleaved(storage: Storage, seed: int) -> None:
-    """Two writers of reports that they partly share, some answers lost; then the tables are those of all messages."""
+    """Two writers of reports that they partly share, some answers lost; then the tables are those of all
+    messages."""
     chance = random.Random(seed)
     parts = [
         [[(chance.randrange(4), chance.randrange(1000)) for _ in range(2)] for _ in range(2)]
@@ -160,7 +162,7 @@ def check_interleaved(storage: Storage, seed: int) -> None:
     ]
     interleaved(chance, jobs)
     everything = [message for part in parts for messages in part for message in messages]
-    assert (held(storage, REPORTS), held(storage, DUPLICATES)) == expected(everything)
+    assert (read_keys(storage, REPORTS), read_keys(storage, DUPLICATES)) == expected(everything)
 
 
 @pytest.mark.slow
@@ -210,7 +212,7 @@ def test_real_threads_lose_nothing(place: str, server: S3Server, tmp_path: Path)
             )
         )
     everything = [message for part in parts for messages in part for message in messages]
-    assert (held(storage, REPORTS), held(storage, DUPLICATES)) == expected(everything)
+    assert (read_keys(storage, REPORTS), read_keys(storage, DUPLICATES)) == expected(everything)
 
 
 class Killed(BaseException):
@@ -246,7 +248,7 @@ def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_wri
         storage = server.storage("bucket", f"dies/{calls}")
         ParquetStore(storage, 10).write(SLIM, [before])
         died = dies(storage, calls)
-        assert {message for table in (REPORTS, DUPLICATES) for _, message in held(storage, table)} >= {
+        assert {message for table in (REPORTS, DUPLICATES) for _, message in read_keys(storage, table)} >= {
             "5-0",
             "2-0",
             "3-0",
@@ -270,4 +272,4 @@ def test_a_writer_that_others_overtake_time_and_again_gives_up_for_now(server: S
         Unavailable, match=r"1200\.parquet was changed by other writers 10 times .*; let fewer write"
     ):
         store.write(SLIM, [rows([(0, 0)])])
-    assert len(held(storage, REPORTS)) == next(numbers)
+    assert len(read_keys(storage, REPORTS)) == next(numbers)
