@@ -23,7 +23,7 @@ from pipelines.jobs.quarantine import read_open_rows
 from pipelines.jobs.replay import replay
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
-from pipelines.verify.output_description import existing_output
+from pipelines.verify.output_description import require_output
 from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read
 from transforms.validation.quarantine_rows import quarantine_misfits
@@ -44,7 +44,7 @@ def list_(
 ) -> None:
     """Count open messages by reason, field and rule."""
     with open_for_reading(output, ctx.obj.settings()) as folder:
-        counts, examples = _count_causes(existing_output(folder))
+        counts, examples = _count_causes(require_output(folder))
     if as_json:
         listed = [
             {**dict(zip(CAUSE, cause)), "messages": count, "example": examples[cause]["message"]}
@@ -93,7 +93,7 @@ def show(
     with open_for_reading(output, ctx.obj.settings()) as folder:
         rows = [
             row
-            for part in read_open_rows(existing_output(folder), reason or ())
+            for part in read_open_rows(require_output(folder), reason or ())
             for row in _filter_ids(part, messages).to_pylist()
         ]
     if export is not None:

@@ -17,7 +17,7 @@ from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source
-from pipelines.verify.output_description import stored_settings
+from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.reconcile import GO_ON, READ_AGAIN, Messages, Unreadable, Verdict
 from pipelines.verify.reconcile import reconcile as check
 from pipelines.verify.source_messages import read_gaps, read_messages
@@ -88,7 +88,7 @@ def reconcile(
         if url and streams:
             sources.append(parse_live_source(url, streams, group, settings))
         if inputs:
-            stored = {"max_payload_bytes": stored_settings(folder)["max_payload_bytes"]}
+            stored = {"max_payload_bytes": read_row_settings(folder)["max_payload_bytes"]}
             sources.append(parse_source(Request(tuple(inputs)), settings.model_copy(update=stored)))
         snapshots = [_open_snapshot(source, folder, opened) for source in sources]
         messages = _read_all(snapshots, folder, bar) if snapshots else None

@@ -15,7 +15,7 @@ from pipelines.outputs import open_for_reading
 from pipelines.summary.queries import summarise
 from pipelines.summary.summary import Summary
 from pipelines.summary.terminal import draw_summary
-from pipelines.verify.output_description import existing_output
+from pipelines.verify.output_description import require_output
 from transforms.sinks.parquet.parquet_store import DESCRIPTION
 
 
@@ -36,7 +36,7 @@ def show(
     make_page = _load_page(html) if html else None
     with open_for_reading(output, ctx.obj.settings()) as folder:
         if (folder / DESCRIPTION).is_file():
-            existing_output(folder)
+            require_output(folder)
         summary = replace(summarise(folder), output=output)
     if html and make_page:
         _write_page(html, make_page(summary))

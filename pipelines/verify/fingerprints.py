@@ -1,6 +1,7 @@
-"""128-bit fingerprints of rows, and counts of them: how millions of identities are compared in little memory.
+"""Counts of 128-bit fingerprints of rows, which compare millions of identities in little memory.
 
-`transforms.core.hashing.fingerprint_rows` makes them. They are only compared within one run of one command, never stored.
+`transforms.core.hashing.fingerprint_rows` makes the fingerprints. They are compared within one run and never
+stored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,20 +15,20 @@ _SHIFT = np.uint64(60)
 
 
 class Census(NamedTuple):
-    """Distinct fingerprints, uint64[n, 2], and how often each is in every set that was counted, int64[n, sets]."""
+    """Distinct fingerprints, uint64[n, 2], and how often each occurs in each set, int64[n, sets]."""
 
     prints: Prints
     counts: NDArray[np.int64]
 
 
-def census(sets: Sequence[Prints]) -> Iterator[Census]:
-    """Count fingerprints over several sets, in sixteen parts, so that only a sixteenth is sorted at a time."""
+def count_fingerprints(sets: Sequence[Prints]) -> Iterator[Census]:
+    """Count fingerprints over several sets, in sixteen parts: only a sixteenth is sorted at a time."""
     parts = [(prints[:, 0] >> _SHIFT).astype(np.uint8) for prints in sets]
     for part in range(16):
         chosen = [prints[where == part] for prints, where in zip(sets, parts)]
         prints = np.concatenate(chosen)
         of = np.repeat(np.arange(len(sets)), [len(each) for each in chosen])
-        order = _grouping(prints)
+        order = _order_equal(prints)
         prints, of = prints[order], of[order]
         starts = np.ones(len(prints), dtype=bool)
         starts[1:] = (prints[1:] != prints[:-1]).any(axis=1)
@@ -37,8 +38,11 @@ def census(sets: Sequence[Prints]) -> Iterator[Census]:
         yield Census(distinct, np.stack(counts, axis=1))
 
 
-def _grouping(prints: Prints) -> NDArray[np.int64]:
-    """int64[n]: an order in which equal fingerprints are neighbours; the second word is sorted only if a first one collides."""
+def _order_equal(prints: Prints) -> NDArray[np.int64]:
+    """An order in which equal fingerprints are neighbours, int64[n].
+
+    The second word is only sorted if two different fingerprints share the first, which is rare.
+    """
     order = np.argsort(prints[:, 0])
     first, second = prints[order].T
     if ((first[1:] == first[:-1]) & (second[1:] != second[:-1])).any():
@@ -46,6 +50,6 @@ def _grouping(prints: Prints) -> NDArray[np.int64]:
     return order
 
 
-def among(prints: Prints, wanted: Prints) -> NDArray[np.bool_]:
-    """bool[n]: which fingerprints are among a few wanted ones."""
+def find_among(prints: Prints, wanted: Prints) -> NDArray[np.bool_]:
+    """Which fingerprints may be among a few wanted ones, bool[n]. Each word is compared on its own."""
     return np.isin(prints[:, 0], wanted[:, 0]) & np.isin(prints[:, 1], wanted[:, 1])

@@ -1,6 +1,7 @@
 """An output's own description: layout and schema versions, and the settings that shape its rows.
 
-Rows written under other settings would mean something else, so a run whose settings differ is refused before it writes.
+Rows written under other settings have another meaning, so a run with different settings is refused before it
+writes.
 """
 
 from collections.abc import Iterator
@@ -19,43 +20,44 @@ from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
 
 SCHEMAS = ("kpi_report",)
-"""The schemas whose version decides what a stored row holds."""
+"""The schemas whose version decides the content of a stored row."""
 
 
 def open_store(
     store: Store, settings: Settings, create: bool, file_minutes: int = 30
 ) -> tuple[Store, Settings]:
-    """Make a store ready to be written; it is made, and described, when it is new and `create` is set.
+    """Prepare a store for writing. A new store is created and described if `create` is set.
 
-    Returns the store, and the settings to write it with. `file_minutes`, unless the settings were given it, is as the store has it,
-    and in a new one what the argument says.
+    Returns the store, and the settings to write it with. If `file_minutes` is not set in the settings, a
+    store keeps its own value, and a new store gets the argument.
 
-    Raises:
-        WrongUse: no output is there and `create` is not set; the place holds something else, or cannot be used; a newer kpiflow
-            wrote it; it has an older layout; or it was written with other settings, each of which is named.
-        OutputFull: no space is left to describe it.
+    Raises: WrongUse: there is no output and `create` is not set; the store holds something else or cannot be
+        used; a newer kpiflow
+            wrote it; it has an older layout; or it was written with other settings, which are named.
+        OutputFull: there is no space for the description.
     """
     with translate_sink_errors():
         found = store.read_description()
-        settings = _fitted(store.name, found, settings, file_minutes)
+        settings = _fit_file_minutes(store.name, found, settings, file_minutes)
         if isinstance(store, ParquetStore):
             store = replace(store, file_minutes=settings.file_minutes)
         if found is None and not create:
-            raise _no_output(store.name)
+            raise _make_missing_error(store.name)
         if found is not None:
-            _check(store, _whole(store.name, found), settings)
+            _check_compatible(store, _check_parts(store.name, found), settings)
         if create:
             new = {
                 "layout": LAYOUT_VERSION,
-                "schemas": _current_schemas(),
-                "settings": _shaped(store, settings),
+                "schemas": _list_schema_versions(),
+                "settings": _select_row_settings(store, settings),
             }
             store.prepare(found or new)
     return store, settings
 
 
 def check_description(store: Store, settings: Settings) -> None:
-    """That a job with these settings may write a store: it is new, or holds rows of this version that were shaped alike.
+    """Check that a job with these settings may write a store: it is new, or has this layout and the same row
+    settings.
 
     Raises:
         WrongUse: it may not.
@@ -63,88 +65,93 @@ def check_description(store: Store, settings: Settings) -> None:
     with translate_sink_errors():
         found = store.read_description()
     if found is not None:
-        _check(store, _whole(store.name, found), _fitted(store.name, found, settings, settings.file_minutes))
+        _check_compatible(
+            store,
+            _check_parts(store.name, found),
+            _fit_file_minutes(store.name, found, settings, settings.file_minutes),
+        )
 
 
 def open_output(path: Path, settings: Settings, create: bool, file_minutes: int = 30) -> Settings:
-    """`open_store` of a folder of this machine: the settings to write it with."""
-    return open_store(ParquetStore(LocalFolder(path), settings.file_minutes), settings, create, file_minutes)[
-        1
-    ]
+    """`open_store` of a folder on this machine: the settings to write it with."""
+    store = ParquetStore(LocalFolder(path), settings.file_minutes)
+    return open_store(store, settings, create, file_minutes)[1]
 
 
 @contextmanager
 def translate_sink_errors() -> Iterator[None]:
-    """What a place has against its use before a job has begun, as the user's to mend."""
+    """Turn errors of a sink before a job has started into WrongUse: the user has to fix them."""
     try:
         yield
     except OutputFull:
         raise
     except (Refused, Unavailable) as error:
         raise WrongUse(
-            str(error), "`kpiflow doctor --output OUT` looks at everything that a job needs there"
+            str(error), "`kpiflow doctor --output OUT` checks everything that a job needs there"
         ) from error
 
 
-def existing_output(path: Path) -> Path:
-    """The folder `path`, to be read by this version.
+def require_output(path: Path) -> Path:
+    """Check that the folder `path` is an output that this version can read, and return it.
 
     Raises:
-        WrongUse: it is no output, or a newer kpiflow wrote it.
+        WrongUse: it is not an output, or a newer kpiflow wrote it.
     """
-    _check_versions(str(path), _described(path))
+    _check_versions(str(path), _read_description(path))
     return path
 
 
-def stored_settings(path: Path) -> dict[str, Any]:
-    """The settings that shaped the rows of an existing output of the present layout, by name.
+def read_row_settings(path: Path) -> dict[str, Any]:
+    """The settings that shaped the rows of an output of the current layout, by name.
 
     Raises:
-        WrongUse: it is no output, or a newer or an older kpiflow wrote it.
+        WrongUse: it is not an output, or a newer or an older kpiflow wrote it.
     """
-    description = _described(existing_output(path))
+    description = _read_description(require_output(path))
     _check_layout(str(path), description, "reconciled")
-    return _shaping(description)
+    return _list_row_settings(description)
 
 
-def _fitted(name: str, found: dict[str, Any] | None, settings: Settings, file_minutes: int) -> Settings:
+def _fit_file_minutes(
+    name: str, found: dict[str, Any] | None, settings: Settings, file_minutes: int
+) -> Settings:
     if "file_minutes" in settings.model_fields_set:
         return settings
     if found is not None:
-        file_minutes = _shaping(_whole(name, found))["file_minutes"]
+        file_minutes = _list_row_settings(_check_parts(name, found))["file_minutes"]
     return settings.model_copy(update={"file_minutes": file_minutes})
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _read_description(path: Path) -> dict[str, Any]:
     with translate_sink_errors():
         found = ParquetStore(LocalFolder(path)).read_description()
     if found is None:
-        raise _no_output(str(path))
-    return _whole(str(path), found)
+        raise _make_missing_error(str(path))
+    return _check_parts(str(path), found)
 
 
-def _no_output(name: str) -> WrongUse:
+def _make_missing_error(name: str) -> WrongUse:
     what = "there is no output in" if "://" in name or Path(name).exists() else "there is no folder"
     return WrongUse(f"{what} {name}", f"`kpiflow backfill --input FILES --output {name}` makes one")
 
 
-def _whole(name: str, description: dict[str, Any]) -> dict[str, Any]:
-    """A description that has all its parts."""
+def _check_parts(name: str, description: dict[str, Any]) -> dict[str, Any]:
+    """The description, if it has all its parts."""
     for part, kind in (("layout", int), ("schemas", dict), ("settings", dict)):
         if not isinstance(description.get(part), kind):
             problem = f"the description of {name} is damaged: it has no {part}"
-            raise WrongUse(problem, "put it back from a copy, or name another output")
+            raise WrongUse(problem, "restore it from a copy, or name another output")
     return description
 
 
-def _check(store: Store, description: dict[str, Any], settings: Settings) -> None:
-    """That rows under `settings` may join the rows of the store."""
+def _check_compatible(store: Store, description: dict[str, Any], settings: Settings) -> None:
+    """Check that rows under `settings` may be added to a store."""
     _check_versions(store.name, description)
     _check_layout(store.name, description, "written to")
-    before = _shaping(description)
+    before = _list_row_settings(description)
     differing = {
         name: (value, before[name])
-        for name, value in _shaped(store, settings).items()
+        for name, value in _select_row_settings(store, settings).items()
         if value != before[name]
     }
     if differing:
@@ -156,22 +163,22 @@ def _check(store: Store, description: dict[str, Any], settings: Settings) -> Non
         )
 
 
-def _shaped(store: Store, settings: Settings) -> dict[str, Any]:
-    """The settings that shape the rows of a store; how they are cut into files is a matter of files."""
-    shaping = settings.row_settings()
+def _select_row_settings(store: Store, settings: Settings) -> dict[str, Any]:
+    """The settings that shape the rows of a store. `file_minutes` counts only for files."""
+    values = settings.row_settings()
     if not isinstance(store, ParquetStore):
-        del shaping["file_minutes"]
-    return shaping
+        del values["file_minutes"]
+    return values
 
 
-def _shaping(description: dict[str, Any]) -> dict[str, Any]:
-    """The shaping settings of an output; one that is younger than the output has the default, which is how it was before."""
+def _list_row_settings(description: dict[str, Any]) -> dict[str, Any]:
+    """The row settings of an output. A setting that did not exist when it was written has its default."""
     return Settings.model_construct().row_settings() | description["settings"]
 
 
 def _check_versions(name: str, description: dict[str, Any]) -> None:
     newer = [f"layout {description['layout']}"] if description["layout"] > LAYOUT_VERSION else []
-    current = _current_schemas()
+    current = _list_schema_versions()
     newer += [
         f"{schema} v{version}"
         for schema, version in description["schemas"].items()
@@ -188,14 +195,16 @@ def _check_versions(name: str, description: dict[str, Any]) -> None:
 
 
 def _check_layout(name: str, description: dict[str, Any], use: str) -> None:
-    """That an output has the present layout: an older one can be read, but not `use`."""
+    """Check that an output has the current layout: an older one can be read, but not `use`."""
     if description["layout"] < LAYOUT_VERSION:
         raise WrongUse(
-            f"{name} has layout {description['layout']} and can only be read: layout {LAYOUT_VERSION} can be {use}",
-            "`kpiflow show` and `kpiflow parity` read it, `reconcile` knows only the paths of the present one; make a new output "
-            "of the same messages: `kpiflow backfill --input ARCHIVE --output NEW`",
+            f"{name} has layout {description['layout']} and can only be read: layout {LAYOUT_VERSION} can be "
+            f"{use}",
+            "`kpiflow show` and `kpiflow parity` can read it, `reconcile` only knows the paths of the "
+            "current layout; "
+            "make a new output of the same messages: `kpiflow backfill --input ARCHIVE --output NEW`",
         )
 
 
-def _current_schemas() -> dict[str, int]:
+def _list_schema_versions() -> dict[str, int]:
     return {name: max(list_versions()[name]) for name in SCHEMAS}

@@ -1,8 +1,9 @@
-"""Whether two outputs hold the same rows, table by table, whatever way the rows came there and however files were cut.
+"""Compares two outputs row by row, however the rows got there and however they are cut into files.
 
-Rows are paired by key within the same span of time; a key that a table holds several times is several rows. Strings, counts, flags,
-minima, maxima and what comes of histograms must be equal. Sums of floats differ in their last bits when the same values are
-added in another order, so what derives from them (`SUMMED`) may differ by `TOLERANCE`.
+Rows are paired by key within the same span of time. If a table has a key several times, its rows are paired
+in order. Strings, counts, flags, minima, maxima and percentiles must be equal. Sums of floats differ in their
+last bits when the same values are added in another order, so values derived from them (`SUMMED`) may differ
+by `TOLERANCE`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.verify.fingerprints import among, census
-from pipelines.verify.output_description import existing_output
+from pipelines.verify.fingerprints import count_fingerprints, find_among
+from pipelines.verify.output_description import require_output
 from pipelines.verify.table_scan import load, partitions, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
 from transforms.core.grouping import number_groups, number_repeats
@@ -27,25 +28,32 @@ Bools = NDArray[np.bool_]
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 
 TOLERANCE = 1e-9
-"""Relative to the larger of two values, or, for a deviation, to the mean of the same values where that is larger still."""
+"""Relative to the larger of two values or, for a deviation, to the mean of the same values if that is larger.
+"""
 SUMMED = {
     REPORTS.name: {"latency_zscore"},
-    AGGREGATIONS.name: {"avg_latency_ms", "latency_stddev", "avg_accuracy", "accuracy_stddev", "avg_cpu_usage", "avg_memory_mb",
-                        "performance_score", "efficiency_ratio"},
-}  # fmt: skip
+    AGGREGATIONS.name: {
+        *("avg_latency_ms", "latency_stddev", "avg_accuracy", "accuracy_stddev", "avg_cpu_usage"),
+        *("avg_memory_mb", "performance_score", "efficiency_ratio"),
+    },
+}
 MEANS = {"latency_stddev": "avg_latency_ms", "accuracy_stddev": "avg_accuracy"}
-"""The mean beside a deviation: of equal values it is 0 up to the rounding of the mean."""
+"""The mean for each deviation. The deviation of equal values is 0 only up to the rounding of their mean."""
 
 ROWS = "rows"
-"""What stands for a column where the count of equal rows differs."""
+"""Stands for a column if the number of equal rows differs."""
 EXAMPLES = 5
 CELLS = 16_000_000
-"""Values of one output that are held at a time."""
+"""Values of one output that are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A row, by its key, that is in one output only (`column` is empty), or a value that differs, or the number of equal `ROWS`."""
+    """A difference at the row with a key.
+
+    The row is in one output only (`column` is empty), a column differs, or the number of equal `ROWS`
+    differs.
+    """
 
     key: dict[str, str | None]
     column: str
@@ -61,7 +69,10 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """How the rows of a table compare: `equal` and `different` are pairs of one key; the first few differences, explained."""
+    """The comparison of a table.
+
+    `equal` and `different` count pairs with one key; `differences` are the first few.
+    """
 
     rows_a: int = 0
     rows_b: int = 0
@@ -77,7 +88,7 @@ class Comparison:
         return not (self.different or self.only_a or self.only_b)
 
     def explain(self, difference: Difference) -> None:
-        """Keep a difference if few are kept so far."""
+        """Keep a difference, up to EXAMPLES."""
         if len(self.differences) < EXAMPLES:
             self.differences.append(difference)
 
@@ -85,26 +96,27 @@ class Comparison:
 def compare_outputs(
     a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: sequence, empty_is_null: bool = False
 ) -> dict[str, Comparison]:
-    """Compare two outputs that no run is writing to; with `identity` also which message a row came from, and its revision.
+    """Compare two outputs to which no run is writing. With `identity`, the message of each row and its
+    revision count too.
 
-    Without it, quarantine and duplicates are compared as multisets of their other columns over all time. `empty_is_null` takes a
-    missing list for an empty one.
+    Without it, quarantine and duplicates are compared as multisets of their other columns over all time. With
+    `empty_is_null` a missing list equals an empty one.
 
     Raises:
-        WrongUse: one of them is no output.
+        WrongUse: one of them is not an output.
         transforms.core.errors.DamagedFile: a file cannot be read.
     """
-    outputs = (existing_output(a), existing_output(b))
+    outputs = (require_output(a), require_output(b))
     compared = {}
     for name, table in TABLES.items():
         if table in (QUARANTINED, DUPLICATES) and not identity:
-            compared[name] = _multisets(outputs, table)
+            compared[name] = _compare_multisets(outputs, table)
         else:
-            compared[name] = _by_key(outputs, table, identity, track, empty_is_null)
+            compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null)
     return compared
 
 
-def _by_key(
+def _compare_by_key(
     outputs: tuple[Path, Path], table: Table, identity: bool, track: Track, empty_is_null: bool
 ) -> Comparison:
     files = [partitions(output, table) for output in outputs]
@@ -112,11 +124,11 @@ def _by_key(
     ignored = {*table.key, *(() if identity else table.identity)}
     columns = [name for name in table.schema.names if name not in ignored]
     for partition in track(sorted({*files[0], *files[1]}), table.name):
-        _compare(table, [each.get(partition, []) for each in files], columns, result, empty_is_null)
+        _compare_span(table, [each.get(partition, []) for each in files], columns, result, empty_is_null)
     return result
 
 
-def _compare(
+def _compare_span(
     table: Table,
     files: Sequence[Sequence[Path]],
     columns: Sequence[str],
@@ -124,25 +136,25 @@ def _compare(
     empty_is_null: bool,
 ) -> None:
     """Add the rows of one span of time to the result."""
-    keys = [_loaded(paths, table, table.key) for paths in files]
-    pairs, alone = _paired(table, keys)
+    keys = [_load_rows(paths, table, table.key) for paths in files]
+    pairs, alone = _pair_rows(table, keys)
     for side, (rows, single) in enumerate(zip(keys, alone)):
         for row in rows.take(pa.array(single[:EXAMPLES])).to_pylist():
             present: list[str | None] = ["present" if side == each else None for each in (0, 1)]
-            result.explain(Difference(_texts(row), "", *present))
+            result.explain(Difference(_format_row(row), "", *present))
     differs = np.zeros(pairs.shape[1], dtype=bool)
-    for group in _groups(columns, max(len(rows) for rows in keys)):
+    for group in _split_columns(columns, max(len(rows) for rows in keys)):
         wanted = dict.fromkeys([*group, *(MEANS[name] for name in group if name in MEANS)])
         left, right = (
-            _loaded(paths, table, tuple(wanted)).take(pa.array(at)) for paths, at in zip(files, pairs)
+            _load_rows(paths, table, tuple(wanted)).take(pa.array(at)) for paths, at in zip(files, pairs)
         )
         for name in group:
-            unequal = _unequal(table, name, left, right, empty_is_null)
+            unequal = _find_unequal(table, name, left, right, empty_is_null)
             differs |= unequal
             for at in np.flatnonzero(unequal)[:EXAMPLES].tolist():
-                key = _texts(keys[0].slice(int(pairs[0, at]), 1).to_pylist()[0])
+                key = _format_row(keys[0].slice(int(pairs[0, at]), 1).to_pylist()[0])
                 result.explain(
-                    Difference(key, name, *(_text(rows[name][at].as_py()) for rows in (left, right)))
+                    Difference(key, name, *(_format_value(rows[name][at].as_py()) for rows in (left, right)))
                 )
     result.rows_a += len(keys[0])
     result.rows_b += len(keys[1])
@@ -152,10 +164,13 @@ def _compare(
     result.equal += int((~differs).sum())
 
 
-def _paired(
+def _pair_rows(
     table: Table, keys: Sequence[pa.RecordBatch]
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """int64[2, n]: the rows of A and B that are one; and the rows of A, and of B, that are alone. Equal keys pair up in order."""
+    """The rows of A and B with the same key, int64[2, n], and the unpaired rows of A and of B.
+
+    Rows with equal keys are paired in order.
+    """
     both = concat(keys)
     groups = number_groups(both, table.key)
     split = len(keys[0])
@@ -170,17 +185,17 @@ def _paired(
     return np.stack([in_a, in_b]), alone
 
 
-def _unequal(
+def _find_unequal(
     table: Table, name: str, left: pa.RecordBatch, right: pa.RecordBatch, empty_is_null: bool
 ) -> Bools:
-    """bool[n]: where a column differs; null equals null, NaN equals NaN."""
+    """Where a column differs, bool[n]. Null equals null, NaN equals NaN."""
     a, b = left[name], right[name]
     if a.type != b.type:
         a, b = (column.cast(widen_type(column.type)) for column in (a, b))
     if a.equals(b):
         return np.zeros(len(a), dtype=bool)
     if pa.types.is_nested(a.type):
-        return _unequal_nested(a, b, empty_is_null)
+        return _find_unequal_nested(a, b, empty_is_null)
     if pa.types.is_floating(a.type):
         x, y = (pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False) for column in (a, b))
         unequal = (x != y) & ~(np.isnan(x) & np.isnan(y))
@@ -196,8 +211,8 @@ def _unequal(
     return unequal | (np.asarray(a.is_valid()) != np.asarray(b.is_valid()))
 
 
-def _unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools:
-    """bool[n]: where two nested columns differ, found by halving the spans that are unequal."""
+def _find_unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools:
+    """Where two nested columns differ, bool[n], found by halving the spans that are not equal."""
     unequal = np.zeros(len(a), dtype=bool)
     spans = [(0, len(a))]
     while spans:
@@ -205,22 +220,24 @@ def _unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools:
         if a.slice(start, length).equals(b.slice(start, length)):
             continue
         if length == 1:
-            unequal[start] = not empty_is_null or _filled(a[start].as_py()) != _filled(b[start].as_py())
+            unequal[start] = not empty_is_null or _drop_empty_lists(a[start].as_py()) != _drop_empty_lists(
+                b[start].as_py()
+            )
         else:
             half = length // 2
             spans += [(start, half), (start + half, length - half)]
     return unequal
 
 
-def _filled(value: Any) -> Any:
-    """A nested value with null in the place of every empty list."""
+def _drop_empty_lists(value: Any) -> Any:
+    """A nested value with null in place of every empty list."""
     if isinstance(value, dict):
-        return {name: _filled(each) for name, each in value.items()}
+        return {name: _drop_empty_lists(each) for name, each in value.items()}
     return value or None if isinstance(value, list) else value
 
 
-def _multisets(outputs: Sequence[Path], table: Table) -> Comparison:
-    """Compare the whole table as a multiset of its columns other than identity."""
+def _compare_multisets(outputs: Sequence[Path], table: Table) -> Comparison:
+    """Compare a whole table as a multiset of its columns except those of identity."""
     columns = [name for name in table.schema.names if name not in table.identity]
     sets = []
     for output in outputs:
@@ -228,7 +245,7 @@ def _multisets(outputs: Sequence[Path], table: Table) -> Comparison:
         sets.append(np.concatenate([np.zeros((0, 2), np.uint64), *prints]))
     result = Comparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
     unequal: dict[tuple[int, int], tuple[str, str]] = {}
-    for distinct, counts in census(sets):
+    for distinct, counts in count_fingerprints(sets):
         surplus = counts[:, 0] - counts[:, 1]
         result.equal += int(counts.min(axis=1).sum())
         result.only_a += int(surplus[surplus > 0].sum())
@@ -244,34 +261,30 @@ def _multisets(outputs: Sequence[Path], table: Table) -> Comparison:
 def _explain_counts(
     rows: pa.RecordBatch, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison
 ) -> None:
-    """Explain, and take out, those of the fingerprints that are among the rows: how often each output holds the row."""
+    """Explain the unequal fingerprints that are among the rows, and remove them."""
     prints = fingerprint_rows(rows.columns)
-    for row in np.flatnonzero(among(prints, np.array([*unequal, (0, 0)], dtype=np.uint64))).tolist():
+    for row in np.flatnonzero(find_among(prints, np.array([*unequal, (0, 0)], dtype=np.uint64))).tolist():
         if counts := unequal.pop(tuple(prints[row].tolist()), None):
-            result.explain(Difference(_texts(rows.slice(row, 1).to_pylist()[0]), ROWS, *counts))
+            result.explain(Difference(_format_row(rows.slice(row, 1).to_pylist()[0]), ROWS, *counts))
 
 
-def _loaded(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> pa.RecordBatch:
+def _load_rows(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> pa.RecordBatch:
     nothing = make_empty(pa.schema([table.schema.field(name) for name in columns]))
     return concat([nothing, *(load(path, table, columns) for path in paths)])
 
 
-def _groups(columns: Sequence[str], rows: int) -> Iterator[Sequence[str]]:
-    """The columns, as many at a time as fit into memory."""
+def _split_columns(columns: Sequence[str], rows: int) -> Iterator[Sequence[str]]:
+    """The columns in groups that fit into memory."""
     size = max(1, CELLS // max(rows, 1))
     for start in range(0, len(columns), size):
         yield columns[start : start + size]
 
 
-def _texts(row: dict[str, Any]) -> dict[str, str | None]:
-    return {name: _text(value) for name, value in row.items()}
+def _format_row(row: dict[str, Any]) -> dict[str, str | None]:
+    return {name: _format_value(value) for name, value in row.items()}
 
 
-def _text(value: Any) -> str | None:
-    return (
-        value
-        if value is None
-        else value.decode(errors="backslashreplace")
-        if isinstance(value, bytes)
-        else str(value)
-    )
+def _format_value(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return None if value is None else str(value)

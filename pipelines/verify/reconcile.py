@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.jobs.pending_rows import PendingRows, find_pending_rows
-from pipelines.verify.fingerprints import Census, Prints, among, census
-from pipelines.verify.output_description import stored_settings
+from pipelines.verify.fingerprints import Census, Prints, count_fingerprints, find_among
+from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.recount import disagreements, hours
 from pipelines.verify.table_scan import load, paths
 from schemas.partitioning import assign_files
@@ -133,7 +133,7 @@ def reconcile(
         WrongUse: there is no output, or a newer kpiflow wrote it.
     """
     verdict, prints = Verdict(), _Prints()
-    file_minutes = stored_settings(output)["file_minutes"]
+    file_minutes = read_row_settings(output)["file_minutes"]
     every = [(table, path) for table in (*TABLES.values(), FLEET, TRIMMED) for path in paths(output, table)]
     for table, path in track(every, "files"):
         _inspect(output, table, path, file_minutes, verdict.problems, prints)
@@ -190,7 +190,7 @@ def _check_reports(output: Path, prints: _Prints, verdict: Verdict, read_again: 
     """Each report_id is one report of one file, and each duplicate is one of a report; returns the report_ids of duplicates that
     are not."""
     twice, dangling = [], []
-    for distinct, counts in census([_joined(prints.reports[table.name]) for table in (REPORTS, DUPLICATES)]):
+    for distinct, counts in count_fingerprints([_joined(prints.reports[table.name]) for table in (REPORTS, DUPLICATES)]):
         twice.append(distinct[counts[:, 0] > 1])
         dangling.append(distinct[(counts[:, 0] == 0) & (counts[:, 1] > 0)])
     for found, table, text, mend in (
@@ -223,7 +223,7 @@ def _count_fates(
     """Fill in the counts, and name messages that have no fate, more than one, or no source."""
     unreadable: dict[str, str] = {}
     sets = [_joined(prints.messages[table.name]) for table in FATES]
-    vain = among(_joined(prints.reports[DUPLICATES.name]), dangling)
+    vain = find_among(_joined(prints.reports[DUPLICATES.name]), dangling)
     repeated = sets[FATES.index(DUPLICATES)]
     sets[FATES.index(DUPLICATES)] = repeated[~vain]
     sets += [_joined(prints.closed), repeated[vain], _joined(prints.dismissed)]
@@ -231,9 +231,9 @@ def _count_fates(
     if messages is not None:
         source, uncommitted = _source(messages(unreadable.__setitem__), left)
         sets.append(source)
-    odd = [_odd_ones(part, verdict, sourced=messages is not None) for part in census(sets)]
+    odd = [_odd_ones(part, verdict, sourced=messages is not None) for part in count_fingerprints(sets)]
     missing, gone, orphans, *several = (_joined(found) for found in zip(*odd))
-    to_come = among(missing, uncommitted)
+    to_come = find_among(missing, uncommitted)
     verdict.uncommitted, missing = int(to_come.sum()), missing[~to_come]
     verdict.missing -= verdict.uncommitted
     verdict.unreadable = len(unreadable)
@@ -300,7 +300,7 @@ def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: P
     found: dict[str, None] = {}
     for rows in batches:
         hits = rows.select(names).filter(
-            pa.array(among(fingerprint_rows([rows[name] for name in names]), wanted))
+            pa.array(find_among(fingerprint_rows([rows[name] for name in names]), wanted))
         )
         found |= dict.fromkeys(" ".join(str(value) for value in row.values()) for row in hits.to_pylist())
         if len(found) == len(wanted):

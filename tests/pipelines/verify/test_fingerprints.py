@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.verify.fingerprints import among, census
+from pipelines.verify.fingerprints import count_fingerprints, find_among
 from transforms.core.hashing import fingerprint_rows
 
 texts = st.none() | st.text(st.sampled_from("ab\0é"), max_size=20)
@@ -25,7 +25,7 @@ def test_a_census_counts_each_distinct_row_in_each_set(
 ) -> None:
     in_a, in_b = Counter(a), Counter(b)
     expected = Counter((in_a[row], in_b[row]) for row in {*a, *b})
-    parts = list(census([prints(a), prints(b)]))
+    parts = list(count_fingerprints([prints(a), prints(b)]))
     assert Counter(tuple(row) for part in parts for row in part.counts.tolist()) == expected
     found = {tuple(row) for part in parts for row in part.prints.tolist()}
     assert found == {tuple(row) for row in prints([*a, *b]).tolist()}
@@ -33,7 +33,7 @@ def test_a_census_counts_each_distinct_row_in_each_set(
 
 def test_rows_that_share_the_first_word_are_told_by_the_second() -> None:
     same_first = np.array([[5, 2], [5, 1], [5, 2], [7, 1], [5, 1]], dtype=np.uint64)
-    (part,) = [part for part in census([same_first]) if len(part.prints)]
+    (part,) = [part for part in count_fingerprints([same_first]) if len(part.prints)]
     assert dict(zip(map(tuple, part.prints.tolist()), part.counts[:, 0].tolist())) == {
         (5, 1): 2,
         (5, 2): 2,
@@ -43,4 +43,4 @@ def test_rows_that_share_the_first_word_are_told_by_the_second() -> None:
 
 def test_among_finds_the_wanted_rows() -> None:
     some = prints([("a", "b"), ("c", "d"), ("a", "d")])
-    assert among(some, some[[2, 0]]).tolist() == [True, False, True]
+    assert find_among(some, some[[2, 0]]).tolist() == [True, False, True]

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
-from pipelines.verify.output_description import existing_output, open_output, stored_settings
+from pipelines.verify.output_description import open_output, read_row_settings, require_output
 
 PLAIN = Settings.model_construct().model_copy(update={"file_minutes": 10})
 
@@ -32,7 +32,7 @@ def test_a_new_output_is_described_once_and_opens_again(tmp_path: Path) -> None:
     assert description == {"layout": 2, "schemas": {"kpi_report": 1}, "settings": PLAIN.row_settings()}
     assert [entry.name for entry in path.iterdir()] == ["_kpiflow.json"]
     assert open_output(path, PLAIN, create=True) == open_output(path, PLAIN, create=False) == PLAIN
-    assert existing_output(path) == path
+    assert require_output(path) == path
 
 
 def test_files_span_what_a_new_output_should_have_and_afterwards_what_it_has(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_settings_that_shape_rows_are_refused_by_name_with_both_values_and_the_m
 def test_a_setting_younger_than_the_output_counts_as_its_default(tmp_path: Path) -> None:
     path = edited(tmp_path, settings={"file_minutes": 10})
     assert open_output(path, PLAIN, create=False) == PLAIN
-    assert stored_settings(path) == PLAIN.row_settings()
+    assert read_row_settings(path) == PLAIN.row_settings()
     with pytest.raises(WrongUse, match="min_samples is 40 now and was 30"):
         open_output(path, settings(min_samples=40), create=False)
 
@@ -80,7 +80,7 @@ def test_what_a_newer_version_wrote_is_refused_to_writers_and_readers(
     tmp_path: Path, parts: dict[str, Any], named: str
 ) -> None:
     path = edited(tmp_path, **parts)
-    for opened in (lambda: existing_output(path), lambda: open_output(path, PLAIN, create=True)):
+    for opened in (lambda: require_output(path), lambda: open_output(path, PLAIN, create=True)):
         with pytest.raises(WrongUse, match=f"written by a newer kpiflow.*{named}") as refused:
             opened()
         assert "upgrade" in refused.value.fix
@@ -88,8 +88,8 @@ def test_what_a_newer_version_wrote_is_refused_to_writers_and_readers(
 
 def test_an_older_layout_is_read_and_not_written_to(tmp_path: Path) -> None:
     path = edited(tmp_path, layout=1)
-    assert existing_output(path) == path
-    for refused in (lambda: open_output(path, PLAIN, create=True), lambda: stored_settings(path)):
+    assert require_output(path) == path
+    for refused in (lambda: open_output(path, PLAIN, create=True), lambda: read_row_settings(path)):
         with pytest.raises(WrongUse, match=r"has layout 1 and can only be read: layout 2") as caught:
             refused()
         assert all(
@@ -115,18 +115,18 @@ def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
     open_output(tmp_path, PLAIN, create=True)
     (tmp_path / "_kpiflow.json").write_text(text)
     with pytest.raises(WrongUse, match="is damaged"):
-        existing_output(tmp_path)
+        require_output(tmp_path)
 
 
 def test_reading_needs_an_output_and_says_how_to_make_one(tmp_path: Path) -> None:
     for path, what in ((tmp_path / "gone", "there is no folder"), (tmp_path, "there is no output in")):
         with pytest.raises(WrongUse, match=what) as refused:
-            existing_output(path)
+            require_output(path)
         assert f"kpiflow backfill --input FILES --output {path}" in refused.value.fix
         with pytest.raises(WrongUse, match=what):
             open_output(path, PLAIN, create=False)
     (tmp_path / "file").touch()
     with pytest.raises(WrongUse, match="is no output of kpiflow: it holds file"):
-        existing_output(tmp_path)
+        require_output(tmp_path)
     with pytest.raises(WrongUse, match="is a file"):
         open_output(tmp_path / "file", PLAIN, create=True)
