@@ -190,7 +190,9 @@ def _check_reports(output: Path, prints: _Prints, verdict: Verdict, read_again: 
     """Each report_id is one report of one file, and each duplicate is one of a report; returns the report_ids of duplicates that
     are not."""
     twice, dangling = [], []
-    for distinct, counts in count_fingerprints([_joined(prints.reports[table.name]) for table in (REPORTS, DUPLICATES)]):
+    for distinct, counts in count_fingerprints(
+        [_joined(prints.reports[table.name]) for table in (REPORTS, DUPLICATES)]
+    ):
         twice.append(distinct[counts[:, 0] > 1])
         dangling.append(distinct[(counts[:, 0] == 0) & (counts[:, 1] > 0)])
     for found, table, text, mend in (
