@@ -99,12 +99,12 @@ class KpiTestGenerator:
         `outliers`.
 
         An outlier is a latency spike, an accuracy drop, or a surge of cpu or memory, 9 to 14 interquartile
-        ranges outside the agent's usual quartiles. It needs 40 reports of the agent in minutes [m - 62, m -
-        2) before its minute m. At most one in five reports with such a history becomes an outlier.
+        ranges outside the agent's usual quartiles. It needs 40 reports of the agent in minutes
+        [m - 62, m - 2) before its minute m. At most one in five reports with such a history becomes an outlier.
         `anomaly_task_ids` lists them.
 
-        Raises: ValueError: too few reports for such a history, a span that makes them too sparse, or a share
-            outside [0, 1].
+        Raises:
+            ValueError: too few reports for such a history, reports too far apart, or a share outside [0, 1].
         """
         return self._make_documents(count, "anomaly", outliers)
 

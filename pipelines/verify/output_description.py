@@ -31,9 +31,9 @@ def open_store(
     Returns the store, and the settings to write it with. If `file_minutes` is not set in the settings, a
     store keeps its own value, and a new store gets the argument.
 
-    Raises: WrongUse: there is no output and `create` is not set; the store holds something else or cannot be
-        used; a newer kpiflow
-            wrote it; it has an older layout; or it was written with other settings, which are named.
+    Raises:
+        WrongUse: there is no output and `create` is not set; the store holds something else or cannot be
+            used; a newer kpiflow wrote it; it has an older layout; or it was written with other settings.
         OutputFull: there is no space for the description.
     """
     with translate_sink_errors():
