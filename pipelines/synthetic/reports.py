@@ -100,7 +100,7 @@ class KpiTestGenerator:
 
         An outlier is a latency spike, an accuracy drop, or a surge of cpu or memory, 9 to 14 interquartile
         ranges outside the agent's usual quartiles. It needs 40 reports of the agent in minutes
-        [m - 62, m - 2) before its minute m. At most one in five reports with such a history becomes an outlier.
+        [m - 62, m - 2) before its minute m. At most one in five of such reports becomes an outlier.
         `anomaly_task_ids` lists them.
 
         Raises:
