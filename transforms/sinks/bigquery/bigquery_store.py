@@ -48,7 +48,7 @@ from transforms.sinks.bigquery.dataset_tables import (
     missing_columns,
     new_inbox,
 )
-from transforms.sinks.bigquery.merge import ROW, merge_script
+from transforms.sinks.bigquery.merge import ROW, Merge
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Written
@@ -114,7 +114,7 @@ class BigQuery:
                 inbox = new_inbox(self._place, table)
                 numbers = pa.array(np.arange(part.num_rows))
                 self._client.load(inbox, maps_as_lists(part).append_column(ROW, numbers), _location(self))
-                ((merged,),) = self._query(merge_script(self._place, table, inbox.table_id, on_days))
+                ((merged,),) = self._query(Merge(self._place, table, inbox.table_id, on_days).script())
                 taken, requests = taken + merged, requests + 2
                 with suppress(Unavailable, Refused):  # then it expires
                     self._client.delete(inbox)

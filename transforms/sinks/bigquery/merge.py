@@ -6,6 +6,7 @@ transactions that change one table, BigQuery rolls one back.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from schemas.tables import DUPLICATES, REPORTS, Table
 
@@ -18,80 +19,103 @@ def turn_name(table: Table) -> str:
     return f"_kpiflow_turn_{table.name}"
 
 
-def merge_script(dataset: str, table: Table, inbox: str, on_days: str) -> str:
-    """Return the script; its result is the number of rows that are new in the table or replace an older one.
+@dataclass(frozen=True)
+class Merge:
+    """A batch of rows in the table `inbox` of `dataset` (PROJECT.DATASET), at most one a key.
 
-    Args:
-        dataset: PROJECT.DATASET. inbox: the table of the batch, with at most one row a key (of reports: a key
-        and message); it is dropped. on_days: a condition on `t` that all stored rows with these keys meet.
+    Of reports it may have one a key and message. `on_days` is a condition on `t` that all rows of the table
+    with these keys meet.
     """
-    into, source, turn = (f"`{dataset}.{name}`" for name in (table.name, inbox, turn_name(table)))
-    contest = f"`{inbox}_contest`"
-    identity = [each.column for each in table.preferences]
-    contested = list(dict.fromkeys([*table.key, *identity]))
-    message = [name for name in ("source", "message_id") if name in identity]
-    winner = "".join(f", FIRST_VALUE({name}) OVER best AS won_{name}" for name in message)
-    same_key = " AND ".join(f"t.`{name}` = s.`{name}`" for name in table.key)
-    names = table.schema.names
-    changes = ", ".join(f"`{name}` = s.`{name}`" for name in names if name not in table.key)
-    return f"""\
+
+    dataset: str
+    table: Table
+    inbox: str
+    on_days: str
+
+    def script(self) -> str:
+        """Return the script; its result is the number of rows that are new or replace an older one."""
+        turn = turn_name(self.table)
+        wrong = f"{turn} must have one row; drop it and start the job"
+        return f"""\
 DECLARE has_turn BOOL;
 DECLARE taken INT64;
 DECLARE earliest, latest TIMESTAMP;
 BEGIN TRANSACTION;
-{_take_turn(turn)}
-SET has_turn = (
-  SELECT IF(COUNT(*) = 1, TRUE, ERROR('{turn_name(table)} must have one row; drop it and start the job'))
-  FROM {turn}
-);
--- New rows beside the stored rows with their keys; `place` 1 is the row that is kept.
-CREATE TEMP TABLE {contest} AS
-SELECT *, ROW_NUMBER() OVER best AS place{winner}
-FROM (
-  SELECT {_list(contested, "s.")}, s.{ROW} FROM {source} AS s
-  UNION ALL
-  SELECT {_list(contested, "t.")}, CAST(NULL AS INT64) AS {ROW} FROM {into} AS t
-  WHERE {on_days} AND EXISTS (SELECT 1 FROM {source} AS s WHERE {same_key})
-)
-WINDOW best AS (PARTITION BY {_list(table.key)} ORDER BY {_order_best_first(table)});
-SET taken = (SELECT COUNT(*) FROM {contest} WHERE place = 1 AND {ROW} IS NOT NULL);
-{_displace(dataset, contest) if table.name == REPORTS.name else ""}
+{self._take_turn(self.table)}
+SET has_turn = (SELECT IF(COUNT(*) = 1, TRUE, ERROR('{wrong}')) FROM {self._quote(turn)});
+{self._hold_contest()}
+SET taken = (SELECT COUNT(*) FROM {self._contest} WHERE place = 1 AND {ROW} IS NOT NULL);
+{self._displace() if self.table.name == REPORTS.name else ""}
 IF taken > 0 THEN
-  MERGE {into} AS t
-  USING (SELECT * FROM {source} WHERE {ROW} IN (SELECT {ROW} FROM {contest} WHERE place = 1)) AS s
-  ON {same_key} AND {on_days}
-  WHEN MATCHED THEN UPDATE SET {changes}
-  WHEN NOT MATCHED THEN INSERT ({_list(names)}) VALUES ({_list(names, "s.")});
+{self._merge()}
 END IF;
-DROP TABLE {contest};
+DROP TABLE {self._contest};
 COMMIT TRANSACTION;
 SELECT taken;
 """
 
+    def _hold_contest(self) -> str:
+        """Put new rows beside the stored rows with their keys; `place` 1 is the row that is kept."""
+        columns = list(dict.fromkeys([*self.table.key, *(each.column for each in self.table.preferences)]))
+        message = [name for name in ("source", "message_id") if name in columns]
+        winner = "".join(f", FIRST_VALUE({name}) OVER best AS won_{name}" for name in message)
+        inbox = f"{self._quote(self.inbox)} AS s"
+        return f"""\
+CREATE TEMP TABLE {self._contest} AS
+SELECT *, ROW_NUMBER() OVER best AS place{winner}
+FROM (
+  SELECT {_list(columns, "s.")}, s.{ROW} FROM {inbox}
+  UNION ALL
+  SELECT {_list(columns, "t.")}, CAST(NULL AS INT64) AS {ROW} FROM {self._quote(self.table.name)} AS t
+  WHERE {self.on_days} AND EXISTS (SELECT 1 FROM {inbox} WHERE {_same_key(self.table)})
+)
+WINDOW best AS (PARTITION BY {_list(self.table.key)} ORDER BY {_order_best_first(self.table)});"""
 
-def _displace(dataset: str, contest: str) -> str:
-    """Put the messages whose report is another message's into the duplicates."""
-    names = DUPLICATES.schema.names
-    values = ", ".join("1" if name == "revision" else f"s.`{name}`" for name in names)
-    same_key = " AND ".join(f"t.`{name}` = s.`{name}`" for name in DUPLICATES.key)
-    lost = f"{contest} WHERE source != won_source OR message_id != won_message_id"
-    return f"""\
+    def _merge(self) -> str:
+        """Write the new rows that are kept."""
+        names = self.table.schema.names
+        changes = ", ".join(f"`{name}` = s.`{name}`" for name in names if name not in self.table.key)
+        kept = f"{ROW} IN (SELECT {ROW} FROM {self._contest} WHERE place = 1)"
+        return f"""\
+MERGE {self._quote(self.table.name)} AS t
+USING (SELECT * FROM {self._quote(self.inbox)} WHERE {kept}) AS s
+ON {_same_key(self.table)} AND {self.on_days}
+WHEN MATCHED THEN UPDATE SET {changes}
+WHEN NOT MATCHED THEN INSERT ({_list(names)}) VALUES ({_list(names, "s.")});"""
+
+    def _displace(self) -> str:
+        """Write the messages whose report is another message's to the duplicates."""
+        names = DUPLICATES.schema.names
+        values = ", ".join("1" if name == "revision" else f"s.`{name}`" for name in names)
+        lost = f"{self._contest} WHERE source != won_source OR message_id != won_message_id"
+        return f"""\
 IF EXISTS (SELECT 1 FROM {lost}) THEN
   SET earliest = (SELECT MIN(received_at) FROM {lost});
   SET latest = (SELECT MAX(received_at) FROM {lost});
-  {_take_turn(f"`{dataset}.{turn_name(DUPLICATES)}`")}
-  MERGE `{dataset}.{DUPLICATES.name}` AS t
+  {self._take_turn(DUPLICATES)}
+  MERGE {self._quote(DUPLICATES.name)} AS t
   USING (
     SELECT source, message_id, received_at, report_id FROM {lost}
     QUALIFY ROW_NUMBER() OVER (PARTITION BY source, message_id ORDER BY report_id) = 1
   ) AS s
-  ON {same_key} AND (t.received_at BETWEEN earliest AND latest OR t.received_at IS NULL)
+  ON {_same_key(DUPLICATES)} AND (t.received_at BETWEEN earliest AND latest OR t.received_at IS NULL)
   WHEN NOT MATCHED THEN INSERT ({_list(names)}) VALUES ({values});
 END IF;"""
 
+    def _take_turn(self, table: Table) -> str:
+        turn = self._quote(turn_name(table))
+        return f"UPDATE {turn} SET merges = merges + 1, merged_at = CURRENT_TIMESTAMP() WHERE TRUE;"
 
-def _take_turn(turn: str) -> str:
-    return f"UPDATE {turn} SET merges = merges + 1, merged_at = CURRENT_TIMESTAMP() WHERE TRUE;"
+    @property
+    def _contest(self) -> str:
+        return f"`{self.inbox}_contest`"
+
+    def _quote(self, name: str) -> str:
+        return f"`{self.dataset}.{name}`"
+
+
+def _same_key(table: Table) -> str:
+    return " AND ".join(f"t.`{name}` = s.`{name}`" for name in table.key)
 
 
 def _order_best_first(table: Table) -> str:

@@ -1,9 +1,10 @@
-"""HTTP requests to a time-series store: how its URL is given, and what answers and broken connections
-mean."""
+"""HTTP requests to a time-series store: the form of its URL, and what answers and broken connections mean."""
 
 import gzip
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult
 
 import httpx
@@ -21,9 +22,7 @@ def parse_http_url(url: SplitResult, form: str) -> str:
         ValueError: there is no host, the port is not a number, or a user or password is in it.
     """
     if url.username is not None or url.password is not None:
-        raise ValueError(
-            f"user and password must not be in the URL; give them in the environment, and {form}"
-        )
+        raise ValueError(f"user and password are not given in the URL but in the environment; give {form}")
     if not url.hostname or url.fragment:
         raise ValueError(f"give {form}")
     try:
@@ -34,62 +33,56 @@ def parse_http_url(url: SplitResult, form: str) -> str:
     return f"{url.scheme.partition('+')[2]}://{host}{port}"
 
 
-def send_request(
-    client: httpx.Client,
-    place: str,
-    signs: Signs,
-    method: str,
-    path: str,
-    params: Mapping[str, str] | None = None,
-    content: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> httpx.Response:
-    """Return the whole answer if it is final: success, or an error that will not pass, for the caller to
-    judge.
+@dataclass(frozen=True)
+class HttpServer:
+    """A server that `client` talks to; errors name it `place`, and `signs` say which of its errors pass."""
 
-    `place` is how errors name the server, `signs` what its errors mean.
+    client: httpx.Client
+    place: str
+    signs: Signs
 
-    Raises:
-        Unavailable: no connection, no answer in time, half an answer, or an error that passes.
-        Refused: the certificate is not trusted, or the server redirects.
-    """
-    try:
-        response = client.request(method, path, params=params, content=content, headers=headers)
-    except httpx.RequestError as error:
-        if _has_untrusted_certificate(error):
-            raise Refused(
-                f"{place} has a certificate of no trusted authority ({error}); set SSL_CERT_FILE"
-            ) from error
-        raise Unavailable(f"{place} cannot be reached: {str(error) or type(error).__name__}") from error
-    if response.is_error and signs.passes(response.status_code, response.text):
-        raise Unavailable(f"{place} is unavailable: {describe_answer(response)}")
-    if response.is_redirect:
-        raise Refused(
-            f"{place} redirects to {response.headers.get('location')}; give the URL of the server itself"
-        )
-    return response
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Return the whole answer if it is final: success, or an error that will not pass, for the caller to
+        judge.
+
+        Raises:
+            Unavailable: no connection, no answer in time, half an answer, or an error that passes.
+            Refused: the certificate is not trusted, or the server redirects.
+        """
+        try:
+            response = self.client.request(method, path, **options)
+        except httpx.RequestError as error:
+            if _has_untrusted_certificate(error):
+                problem = f"{self.place} has a certificate of no trusted authority ({error})"
+                raise Refused(f"{problem}; set SSL_CERT_FILE") from error
+            problem = f"{self.place} cannot be reached: {str(error) or type(error).__name__}"
+            raise Unavailable(problem) from error
+        if response.is_error and self.signs.passes(response.status_code, response.text):
+            raise Unavailable(f"{self.place} is unavailable: {describe_answer(response)}")
+        if response.is_redirect:
+            redirect = f"{self.place} redirects to {response.headers.get('location')}"
+            raise Refused(f"{redirect}; give the URL of the server itself")
+        return response
+
+    def post_lines(self, path: str, params: Mapping[str, str], body: bytes) -> list[httpx.Response]:
+        """Send lines, compressed; in halves if the server finds them too large. Return each answer.
+
+        Raises:
+            Unavailable, Refused: as `send`.
+        """
+        headers = {"content-encoding": "gzip", "content-type": "text/plain; charset=utf-8"}
+        content = gzip.compress(body, 1)
+        response = self.send("POST", path, params=params, content=content, headers=headers)
+        middle = body.find(b"\n", len(body) // 2) + 1
+        if response.status_code != 413 or not 0 < middle < len(body):
+            return [response]
+        halves = (body[:middle], body[middle:])
+        return [answer for half in halves for answer in self.post_lines(path, params, half)]
 
 
 def describe_answer(response: httpx.Response) -> str:
     """Return the status of an answer and its first words."""
     return f"{response.status_code} {' '.join(response.text.split())[:500] or response.reason_phrase}"
-
-
-def post_lines(
-    client: httpx.Client, place: str, signs: Signs, path: str, params: Mapping[str, str], body: bytes
-) -> list[httpx.Response]:
-    """Send lines, compressed; in halves if the server finds them too large. Return each answer.
-
-    Raises:
-        Unavailable, Refused: as `send_request`.
-    """
-    headers = {"content-encoding": "gzip", "content-type": "text/plain; charset=utf-8"}
-    response = send_request(client, place, signs, "POST", path, params, gzip.compress(body, 1), headers)
-    middle = body.find(b"\n", len(body) // 2) + 1
-    if response.status_code != 413 or not 0 < middle < len(body):
-        return [response]
-    halves = (body[:middle], body[middle:])
-    return [answer for half in halves for answer in post_lines(client, place, signs, path, params, half)]
 
 
 def _has_untrusted_certificate(error: BaseException | None) -> bool:

@@ -22,13 +22,7 @@ from schemas.tables import AGGREGATIONS, FLEET, Table
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.error_signs import INFLUXDB
 from transforms.sinks.sink import Written
-from transforms.sinks.timeseries.http_client import (
-    TIMEOUT,
-    describe_answer,
-    parse_http_url,
-    post_lines,
-    send_request,
-)
+from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer, describe_answer, parse_http_url
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
@@ -94,7 +88,7 @@ class InfluxDB:
         times = to_milliseconds(wanted["time_window_start"])
         requests = dropped = 0
         for body in format_bodies(wanted, SERIES[table.name], times, (*FIELDS, REVISION)):
-            answers = post_lines(self._client, self._place, INFLUXDB, _WRITE, self._params, body)
+            answers = self._server.post_lines(_WRITE, self._params, body)
             requests += len(answers)
             dropped += sum(map(self._count_dropped, answers))
         if dropped:
@@ -106,9 +100,9 @@ class InfluxDB:
     def check(self) -> Iterator[Finding]:
         """As `Sink.check`."""
         try:
-            send_request(self._client, self._place, INFLUXDB, "GET", "/ping")
+            self._server.send("GET", "/ping")
             yield Finding(f"{self.url} answers")
-            answer = send_request(self._client, self._place, INFLUXDB, "POST", _WRITE, self._params, b"")
+            answer = self._server.send("POST", _WRITE, params=self._params, content=b"")
             if _NO_POINTS not in answer.text:
                 self._count_dropped(answer)
             yield Finding(f"the bucket {self.bucket} of {self.org} can be written")
@@ -129,8 +123,8 @@ class InfluxDB:
         return {"org": self.org, "bucket": self.bucket, "precision": "ms"}
 
     @property
-    def _client(self) -> httpx.Client:
-        return _client(self.url, self.token)
+    def _server(self) -> HttpServer:
+        return HttpServer(_client(self.url, self.token), self._place, INFLUXDB)
 
     def _count_dropped(self, response: httpx.Response) -> int:
         """How many points a write left out as older than the bucket's retention.
@@ -162,14 +156,7 @@ class InfluxDB:
 
     def _find_retention(self) -> Finding:
         """How long the bucket keeps points, if the token may know."""
-        answer = send_request(
-            self._client,
-            self._place,
-            INFLUXDB,
-            "GET",
-            "/api/v2/buckets",
-            {"org": self.org, "name": self.bucket},
-        )
+        answer = self._server.send("GET", "/api/v2/buckets", params={"org": self.org, "name": self.bucket})
         try:
             rules = answer.json()["buckets"][0]["retentionRules"]
             seconds = sum(rule["everySeconds"] for rule in rules)

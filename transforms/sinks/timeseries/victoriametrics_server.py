@@ -16,7 +16,7 @@ import pyarrow.json as paj
 
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.error_signs import VICTORIAMETRICS
-from transforms.sinks.timeseries.http_client import TIMEOUT, describe_answer, post_lines, send_request
+from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer, describe_answer
 from transforms.sinks.timeseries.line_protocol import REVISION, Series
 
 SLOTS = 5000
@@ -49,17 +49,19 @@ class Server:
         """How errors name it."""
         return f"VictoriaMetrics at {self.url}"
 
+    @property
+    def _server(self) -> HttpServer:
+        return HttpServer(_client(self), self.place, VICTORIAMETRICS)
+
     def ask(self, path: str, form: Mapping[str, str] | None = None) -> httpx.Response:
         """Return the answer to a form."""
-        sent: dict[str, Any] = {
-            "content": urlencode(form or {}).encode(),
-            "headers": {"content-type": "application/x-www-form-urlencoded"},
-        }
-        return self._accepted(send_request(_client(self), self.place, VICTORIAMETRICS, "POST", path, **sent))
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        content = urlencode(form or {}).encode()
+        return self._accepted(self._server.send("POST", path, content=content, headers=headers))
 
     def post(self, body: bytes) -> int:
         """Write lines whose times are in milliseconds; return the number of requests."""
-        answers = post_lines(_client(self), self.place, VICTORIAMETRICS, "/write", {"precision": "ms"}, body)
+        answers = self._server.post_lines("/write", {"precision": "ms"}, body)
         return len([self._accepted(answer) for answer in answers])
 
     def metrics(self) -> "Metrics":

@@ -21,7 +21,7 @@ from tests.servers import make_certificates
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.record_batches import conform
 from transforms.sinks.error_signs import INFLUXDB
-from transforms.sinks.timeseries.http_client import TIMEOUT, post_lines, send_request
+from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,
     REVISION,
@@ -212,35 +212,27 @@ def test_of_rows_with_one_key_the_largest_revision_is_newest() -> None:
     assert keep_newest(FLEET, []).equals(conform(fleet(), FLEET.schema))
 
 
-def client(answer: Callable[[httpx.Request], httpx.Response]) -> httpx.Client:
-    return httpx.Client(base_url="http://store", transport=httpx.MockTransport(answer))
+def server(answer: Callable[[httpx.Request], httpx.Response]) -> HttpServer:
+    client = httpx.Client(base_url="http://store", transport=httpx.MockTransport(answer))
+    return HttpServer(client, "store", INFLUXDB)
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
 def test_a_server_that_is_busy_or_broken_is_asked_again_later(status: int) -> None:
+    busy = server(lambda _: httpx.Response(status, text="too\nmuch"))
     with pytest.raises(Unavailable, match=f"store is unavailable: {status} too much"):
-        send_request(
-            client(lambda _: httpx.Response(status, text="too\nmuch")), "store", INFLUXDB, "GET", "/"
-        )
+        busy.send("GET", "/")
 
 
 @pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 404, 413, 422, 501])
 def test_other_answers_are_the_callers_to_judge(status: int) -> None:
-    assert (
-        send_request(client(lambda _: httpx.Response(status)), "store", INFLUXDB, "GET", "/").status_code
-        == status
-    )
+    assert server(lambda _: httpx.Response(status)).send("GET", "/").status_code == status
 
 
-def test_a_server_that_sends_elsewhere_is_refused() -> None:
+def test_a_server_that_redirects_is_refused() -> None:
+    elsewhere = server(lambda _: httpx.Response(302, headers={"location": "http://login"}))
     with pytest.raises(Refused, match="redirects to http://login; give the URL of the server itself"):
-        send_request(
-            client(lambda _: httpx.Response(302, headers={"location": "http://login"})),
-            "store",
-            INFLUXDB,
-            "GET",
-            "/",
-        )
+        elsewhere.send("GET", "/")
 
 
 def test_lines_that_are_too_many_for_one_request_go_in_halves() -> None:
@@ -254,13 +246,11 @@ def test_lines_that_are_too_many_for_one_request_go_in_halves() -> None:
         return httpx.Response(204)
 
     body = b"".join(b"kpi x=%d 1\n" % number for number in range(9))
-    answers = post_lines(client(small), "store", INFLUXDB, "/write", {}, body)
+    answers = server(small).post_lines("/write", {}, body)
     assert [answer.status_code for answer in answers] == [204] * len(taken)
     assert b"".join(taken) == body
-    assert [
-        answer.status_code
-        for answer in post_lines(client(small), "store", INFLUXDB, "/write", {}, b"k" * 30 + b"\n")
-    ] == [413]
+    (answer,) = server(small).post_lines("/write", {}, b"k" * 30 + b"\n")
+    assert answer.status_code == 413
 
 
 @pytest.fixture
@@ -282,4 +272,4 @@ def test_a_certificate_of_no_trusted_authority_is_refused_with_the_fix(untrusted
         httpx.Client(base_url=untrusted, timeout=TIMEOUT) as real,
         pytest.raises(Refused, match="set SSL_CERT_FILE"),
     ):
-        send_request(real, "store", INFLUXDB, "GET", "/")
+        HttpServer(real, "store", INFLUXDB).send("GET", "/")
