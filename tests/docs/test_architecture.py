@@ -19,6 +19,15 @@ MAY_IMPORT = {
     "runners": {"runners"},
     "pipelines": {"schemas", "transforms", "pipelines", "runners"},
 }
+ROOMS: dict[str, set[str]] = {
+    "core": set(),
+    "envelopes": {"core"},
+    "redis": {"core"},
+    "validation": {"core"},
+    "sources": {"core", "envelopes", "redis", "validation"},
+    "sinks": {"core", "envelopes", "redis", "validation"},
+}
+"""Rooms of transforms, and what each may import beside itself. Sources and sinks do not know each other."""
 WIRING = {"pipelines/graph.py", "pipelines/assembly.py", "pipelines/settings.py"}
 
 
@@ -46,6 +55,18 @@ def test_imports_go_one_way(package: str) -> None:
     }
     assert modules(package)
     assert {pair for pair in found if pair[1].partition(".")[0] not in MAY_IMPORT[package]} == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_is_below_it(room: str) -> None:
+    found = {
+        (module, name)
+        for module in modules(f"transforms/{room}")
+        for name in imported(module)
+        if name.startswith("transforms.")
+    }
+    assert modules(f"transforms/{room}")
+    assert {pair for pair in found if pair[1].split(".")[1] not in ROOMS[room] | {room}} == set()
 
 
 def test_schemas_are_free_of_beam() -> None:

@@ -1,6 +1,5 @@
 """How long a Redis client tries a command again."""
 
-import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +8,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError
 from redis.retry import Retry
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 3.0
+from transforms.core.retry import back_off
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 
 
 class Patience(Retry):
-    """Retries for some seconds in all, with pauses that double up to a limit, each times a random factor of 0.5 to 1.
+    """Retries for some seconds in all, with the pauses of `transforms.core.retry`.
 
-    redis-py retries inside of retries (a command, its connection): a limit in seconds holds for all of them together, which
-    a number of attempts would not. That is why neither its own back-offs nor `transforms.core.retry` serve here.
+    redis-py retries inside of retries (a command, its connection). A limit in seconds holds for all of them
+    together; a number of attempts, as its own back-offs count, would not.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -32,16 +33,13 @@ class Patience(Retry):
     ) -> Any:
         """The result of `do`; `fail` is called after each failure that another attempt may overcome."""
         end = time.monotonic() + self.seconds
-        failures = 0
-        while True:
+        for attempt in back_off(None, _FIRST_PAUSE, _LONGEST_PAUSE):
             try:
                 return do()
             except self._supported_errors as error:
                 if is_retryable and not is_retryable(error):
                     raise
-                failures += 1
-                fail(error, failures) if with_failure_count else fail(error)
+                fail(error, attempt + 1) if with_failure_count else fail(error)
                 if isinstance(error, AuthenticationError | AuthorizationError) or time.monotonic() >= end:
                     raise
-                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(failures, 10))
-                time.sleep(pause * random.uniform(0.5, 1))
+        raise AssertionError("attempts have no end")
