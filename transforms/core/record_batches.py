@@ -21,12 +21,10 @@ values buffer of a block is newline-delimited JSON and can be parsed without a c
 the original bytes."""
 
 REPORT_BATCH = pa.schema([*REPORT, ("context", pa.bool_())])
-"""A ReportBatch: valid reports. `context` marks stored reports that only feed baselines and are never
-written."""
+"""A ReportBatch: valid reports. `context` marks stored ones that only feed baselines and are not written."""
 
 BASELINED = pa.schema([*REPORT, ("revision", pa.int64()), *BASELINE])
-"""Reports after history: each report once, with its agent's baseline. Flags and enrichment append their
-columns."""
+"""Reports after history: each once, with its agent's baseline. Later steps append columns."""
 
 
 TEXT_BYTES = (1 << 31) - 1

@@ -31,8 +31,7 @@ STATES = pa.array(["warmup", "flat", "ready"])
 """Too few values for quartiles; both quartiles in one bucket; quartiles apart."""
 WARMUP, FLAT, READY = range(3)
 NORMAL_IQR = 1.349
-"""Interquartile range of a normal distribution, in standard deviations: it makes a robust z comparable to a
-plain one."""
+"""Interquartile range of a normal distribution, in standard deviations: scales a robust z to a plain one."""
 
 Floats = NDArray[np.float64]
 

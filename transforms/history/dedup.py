@@ -41,12 +41,10 @@ class Deduplicated:
 
 
 def deduplicate(reports: pa.Table) -> Deduplicated:
-    """Which rows of `reports` are kept, and the duplicates. It has the columns INPUTS.
+    """Which rows of `reports` are kept, and the duplicates.
 
-    Only received_at may be null.
-
-    A report counts as context if all its copies do. A duplicate whose deliveries were all context is not
-    given again.
+    `reports` has the columns INPUTS; only received_at may be null. A report counts as context if all its
+    copies do. A duplicate whose deliveries were all context is not given again.
     """
     context = np.array(reports["context"])
     suspects = _find_suspects(reports["report_id"])

@@ -38,8 +38,7 @@ Mask = NDArray[np.bool_]
 MOST_DELTAS = 1000
 """Deltas beyond which a snapshot is due."""
 OUTDATED_BYTES = 1 << 20
-"""Bytes of deltas that may be out of date before a snapshot is due, beside a quarter of what is remembered.
-"""
+"""Bytes of deltas that may be out of date before a snapshot is due, beside a quarter of what is kept."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ AGENT = np.dtype("V16")
 SEEN = np.dtype([("minute", "<i8"), ("first", "<u8"), ("second", "<u8"), ("message", "<u8")])
 FEEDING = np.dtype([("minute", "<i8"), ("agent", "<u4"), ("buckets", "<i2", (4,))])
 DELTA_REPORTS = 1 << 13
-"""Most reports of one delta, which is then no larger than 0.6 MB: a runner carries it as one element of
-state."""
+"""Most reports of one delta, which then has at most 0.6 MB: it is one element of the runner's state."""
 
 Longs = NDArray[np.int64]
 
