@@ -92,7 +92,7 @@ def merge_by_agent(partial: pa.RecordBatch, granularity: str) -> pa.RecordBatch:
     if merged is rows:
         return rows
     place, types = rank_texts(rows["target_agent_type"])
-    smallest = types.take(pa.array(groups.extreme(np.minimum, place)))
+    smallest = types.take(pa.array(groups.reduce(np.minimum, place)))
     return _replace_column(merged, "target_agent_type", smallest)
 
 
@@ -231,8 +231,8 @@ def _reduce(rows: pa.RecordBatch, groups: Groups) -> dict[str, NDArray]:
         means, m2s = numbers[f"{name}_mean"], numbers[f"{name}_m2"]
         mean, m2 = _merge_moments(numbers["task_count"], means, m2s, groups)
         reduced |= {f"{name}_mean": mean, f"{name}_m2": m2}
-    reduced["latency_min"] = groups.extreme(np.minimum, numbers["latency_min"])
-    reduced["latency_max"] = groups.extreme(np.maximum, numbers["latency_max"])
+    reduced["latency_min"] = groups.reduce(np.minimum, numbers["latency_min"])
+    reduced["latency_max"] = groups.reduce(np.maximum, numbers["latency_max"])
     return reduced
 
 

@@ -33,7 +33,7 @@ class Groups(NamedTuple):
         np.add.at(totals, self.ids, values)
         return totals
 
-    def extreme(self, least: np.ufunc, values: NDArray) -> NDArray:
+    def reduce(self, least: np.ufunc, values: NDArray) -> NDArray:
         """The `np.minimum` or `np.maximum` over each group; `values` has a value for each row."""
         found = values[self.picks]
         least.at(found, self.ids, values)

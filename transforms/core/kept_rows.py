@@ -34,11 +34,11 @@ def _find_best(values: pa.Array, groups: Ints, preference: Preference) -> NDArra
     """bool[n]: which values are the best of their group, all of them if they are equal."""
     best = np.ones(len(values), dtype=bool)
     numbers, of = encode_values(values), group_rows(groups)
-    is_mixed = of.extreme(np.minimum, numbers) != of.extreme(np.maximum, numbers)
+    is_mixed = of.reduce(np.minimum, numbers) != of.reduce(np.maximum, numbers)
     mixed = np.flatnonzero(is_mixed[of.ids])  # ranking is dear, and most groups agree on most columns
     if len(mixed):
         ranks = rank_values(values.take(pa.array(mixed)), null=_SMALLEST)
         ranks = -ranks if preference.largest else ranks
         of = group_rows(groups[mixed])
-        best[mixed] = ranks == of.extreme(np.minimum, ranks)[of.ids]
+        best[mixed] = ranks == of.reduce(np.minimum, ranks)[of.ids]
     return best

@@ -186,7 +186,7 @@ class RollingWindow:
         if not recent.all():
             older = np.flatnonzero(~recent)
             baselines.fill(older, np.arange(len(older)), self._window_of_pairs(minutes[older], agents[older]))
-        return baselines.columns()
+        return baselines.build_columns()
 
     def _window_of_all(self, minute: int) -> Window:
         """The window of a minute, of all agents, whose codes number the groups."""
@@ -273,7 +273,7 @@ class _Baselines:
         counted = window.rank(accuracy, groups[place], first[place], buckets)
         self.percentiles[rows] = 100 * (counted.smaller + counted.equals / 2) / self.samples[pairs[place]]
 
-    def columns(self) -> dict[str, pa.Array]:
+    def build_columns(self) -> dict[str, pa.Array]:
         """The columns of BASELINE, a row for each report asked for."""
         floats: dict[str, Floats] = {"accuracy_percentile": self.percentiles}
         for metric in METRICS:

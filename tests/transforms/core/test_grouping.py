@@ -33,7 +33,7 @@ def test_groups_add_up_and_know_their_extremes(pairs):
     }
     assert keys[groups.picks].tolist() == list(expected)
     assert groups.total(values).tolist() == [sum(each) for each in expected.values()]
-    assert groups.extreme(np.minimum, values).tolist() == [min(each) for each in expected.values()]
+    assert groups.reduce(np.minimum, values).tolist() == [min(each) for each in expected.values()]
 
 
 def test_texts_are_ranked_in_ascending_order_with_null_last():
