@@ -69,7 +69,7 @@ FROM (
   SELECT {_list(columns, "t.")}, CAST(NULL AS INT64) AS {ROW} FROM {self._quote(self.table.name)} AS t
   WHERE {self.on_days} AND EXISTS (SELECT 1 FROM {inbox} WHERE {_same_key(self.table)})
 )
-WINDOW best AS (PARTITION BY {_list(self.table.key)} ORDER BY {_order_best_first(self.table)});"""
+WINDOW best AS (PARTITION BY {_list(self.table.key)} ORDER BY {order_best_first(self.table)});"""
 
     def _merge(self) -> str:
         """Write the new rows that are kept."""
@@ -118,7 +118,7 @@ def _same_key(table: Table) -> str:
     return " AND ".join(f"t.`{name}` = s.`{name}`" for name in table.key)
 
 
-def _order_best_first(table: Table) -> str:
+def order_best_first(table: Table) -> str:
     """The rule `schemas.tables.KEPT_ROW` as SQL; stored rows, which have no number, before new ones."""
     terms = []
     for each in table.preferences:
