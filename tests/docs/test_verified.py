@@ -36,4 +36,4 @@ def test_every_file_that_is_named_exists() -> None:
 
 def test_the_readme_and_the_outputs_lead_to_the_page() -> None:
     assert "docs/verified.md" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "(verified.md)" in (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
+    assert "(verified.md)" in (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")

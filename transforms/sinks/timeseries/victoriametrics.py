@@ -13,7 +13,7 @@ shown. The slot of a revision is kept in the store itself, as the metric `<measu
    `Unavailable`, to be done again.
 
 If the process dies in between, the next one finds the same slots and writes the same samples.
-docs/sinks.md says why a write cannot do without the read.
+docs/outputs.md says why a write cannot do without the read.
 """
 
 import logging

@@ -9,7 +9,7 @@ from pipelines.settings import PREFIX, Settings
 from tests.transforms.sinks.timeseries import test_victoriametrics as queries
 from transforms.sinks.timeseries.line_protocol import FIELDS, REVISION
 
-PAGE = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
 FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
