@@ -1,4 +1,4 @@
-"""The schemas by name and version; a version is a file `<name>.v<version>.json` beside this module and never changes."""
+"""The schemas by name and version: files `<name>.v<version>.json` beside this module, which never change."""
 
 import json
 from copy import deepcopy
@@ -20,7 +20,7 @@ class Schema:
     root: Node
 
     def bounded(self, custom_metric_limit: float) -> "Schema":
-        """This schema, in which the absolute value of a custom metric, if it has these, is at most the limit (below 2**53)."""
+        """This schema with a limit, below 2**53, for the absolute value of each custom metric, if any."""
         document = deepcopy(self.document)
         metrics = document.get("properties", {}).get("custom_metrics")
         if metrics is None:
@@ -47,7 +47,7 @@ def list_versions() -> dict[str, tuple[int, ...]]:
 
 @cache
 def load(name: str, version: int | None = None) -> Schema:
-    """The schema of a name, in its newest version unless told.
+    """The schema of a name, in its newest version unless one is given.
 
     Raises:
         UnknownSchema: no such schema.

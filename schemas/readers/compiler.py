@@ -1,8 +1,8 @@
-"""From a JSON Schema (2020-12) to a tree of nodes, each with the Arrow type of its values and its rules as vectorised checks.
+"""Compile a JSON Schema (2020-12) to a tree of nodes with Arrow types, their rules as vectorised checks.
 
-Only keywords whose whole meaning is compiled are taken; any other is an error at load time that names its place, never ignored.
-Numbers are read as float64, and an `integer` is a number without a fraction, as JSON Schema says, so 8.0 is one. Bounds must lie
-within 2**53, where float64 is exact.
+A keyword is accepted only if its whole meaning is compiled. Any other is an error at load that names its
+place; none is ignored. Numbers are read as float64, and an `integer` is a number without a fraction, as JSON
+Schema says, so 8.0 is one. Bounds must be within 2**53, where float64 is exact.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,16 +56,17 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class UnsupportedKeyword(ValueError):  # noqa: N818 (named for what is wrong)
-    """A schema uses a keyword, or a value of one, that is not compiled; `str()` names it and its JSON pointer."""
+    """A schema uses a keyword, or a value of one, that is not compiled; `str()` names its JSON pointer."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One place in a document: what may stand there.
+    """One place in a document: what may be there.
 
-    `required` is what its parent says; `nullable` that null may stand in for a value. `rules` are (keyword, check) pairs: a check
-    takes an array of the node's values without nulls (a map's keys) and returns bool[n]. `children` are a struct's properties, or
-    the one node of a map's values or an array's items.
+    `required` is what its parent says; `nullable` says that null may take the place of a value. `rules` are
+    (keyword, check) pairs: a check takes an array of the node's values without nulls (a map's keys) and
+    returns bool[n]. `children` are a struct's properties, or the one node of a map's values or an array's
+    items.
     """
 
     path: tuple[str, ...]
@@ -120,7 +121,7 @@ def compile_schema(schema: Mapping[str, Any]) -> Node:
         UnsupportedKeyword: for anything that is not compiled, with its JSON pointer.
     """
     _refuse_invalid(schema)
-    root = _node(schema, (), "#", required=True)
+    root = _compile_node(schema, (), "#", required=True)
     if root.kind != "struct":
         raise UnsupportedKeyword("the top of a schema must be an object with `properties`, at #")
     return root
@@ -151,20 +152,28 @@ def make_arrow_type(node: Node) -> pa.DataType:
     return SCALARS[node.kind]
 
 
-def _node(schema: Mapping[str, Any], path: tuple[str, ...], pointer: str, required: bool = False) -> Node:
+def _compile_node(
+    schema: Mapping[str, Any], path: tuple[str, ...], pointer: str, required: bool = False
+) -> Node:
     if not isinstance(schema, Mapping):
         raise UnsupportedKeyword(f"a boolean schema, at {pointer}")
-    kind, nullable = _kind(schema, pointer)
+    kind, nullable = _find_kind(schema, pointer)
     for keyword in schema:
         if keyword != "type" and keyword not in ANNOTATIONS and keyword not in KEYWORDS[kind]:
             raise UnsupportedKeyword(f"keyword `{keyword}` of a {kind}, at {pointer}/{keyword}")
-    children = _children(kind, schema, path, pointer)
+    children = _compile_children(kind, schema, path, pointer)
     return Node(
-        path, kind, schema, required, nullable, tuple(_rules(kind, nullable, schema, pointer)), children
+        path,
+        kind,
+        schema,
+        required,
+        nullable,
+        tuple(_compile_rules(kind, nullable, schema, pointer)),
+        children,
     )
 
 
-def _kind(schema: Mapping[str, Any], pointer: str) -> tuple[Kind, bool]:
+def _find_kind(schema: Mapping[str, Any], pointer: str) -> tuple[Kind, bool]:
     types = schema.get("type")
     if types is None:
         if set(schema) - ANNOTATIONS:
@@ -182,13 +191,15 @@ def _kind(schema: Mapping[str, Any], pointer: str) -> tuple[Kind, bool]:
     return kind, len(plain) < len(named)
 
 
-def _children(kind: Kind, schema: Mapping[str, Any], path: tuple[str, ...], pointer: str) -> tuple[Node, ...]:
+def _compile_children(
+    kind: Kind, schema: Mapping[str, Any], path: tuple[str, ...], pointer: str
+) -> tuple[Node, ...]:
     if kind == "struct":
         properties, required = schema["properties"], set(schema.get("required", ()))
         if unknown := sorted(required - set(properties)):
             raise UnsupportedKeyword(f"required names without a property: {unknown}, at {pointer}/required")
         nodes = (
-            _node(child, (*path, name), f"{pointer}/properties/{name}", name in required)
+            _compile_node(child, (*path, name), f"{pointer}/properties/{name}", name in required)
             for name, child in properties.items()
         )
         return tuple(nodes)
@@ -196,24 +207,26 @@ def _children(kind: Kind, schema: Mapping[str, Any], path: tuple[str, ...], poin
         raise UnsupportedKeyword(f"an array without `items`, at {pointer}")
     if kind in ("map", "array"):
         keyword = "items" if kind == "array" else "additionalProperties"
-        child = _node(schema[keyword], (*path, "*"), f"{pointer}/{keyword}", required=True)
+        child = _compile_node(schema[keyword], (*path, "*"), f"{pointer}/{keyword}", required=True)
         if child.kind not in SCALARS:
             raise UnsupportedKeyword(f"a {child.kind} inside a {kind}, at {pointer}/{keyword}")
         return (child,)
     return ()
 
 
-def _rules(kind: Kind, nullable: bool, schema: Mapping[str, Any], pointer: str) -> list[tuple[str, Check]]:
+def _compile_rules(
+    kind: Kind, nullable: bool, schema: Mapping[str, Any], pointer: str
+) -> list[tuple[str, Check]]:
     rules: list[tuple[str, Check]] = []
     if kind in ("number", "integer"):
-        rules.append(("type", _finite if kind == "number" else _integral))
+        rules.append(("type", _is_finite if kind == "number" else _is_integral))
     for keyword in schema:
         if keyword in _COMPARE:
-            rules.append((keyword, _comparison(keyword, schema[keyword], pointer)))
+            rules.append((keyword, _compile_comparison(keyword, schema[keyword], pointer)))
         elif keyword in ("minLength", "maxLength"):
-            rules.append((keyword, _length(keyword, schema[keyword])))
+            rules.append((keyword, _compile_length(keyword, schema[keyword])))
         elif keyword == "enum":
-            rules.append((keyword, _membership(kind, nullable, schema[keyword], pointer)))
+            rules.append((keyword, _compile_membership(kind, nullable, schema[keyword], pointer)))
         elif keyword == "format":
             if schema[keyword] not in FORMATS:
                 raise UnsupportedKeyword(
@@ -221,7 +234,7 @@ def _rules(kind: Kind, nullable: bool, schema: Mapping[str, Any], pointer: str) 
                 )
             rules.append((keyword, FORMATS[schema[keyword]]))
         elif keyword == "propertyNames":
-            rules.append((keyword, _key_length(schema[keyword], f"{pointer}/{keyword}")))
+            rules.append((keyword, _compile_name_length(schema[keyword], f"{pointer}/{keyword}")))
     return rules
 
 
@@ -233,28 +246,28 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _comparison(keyword: str, bound: float, pointer: str) -> Check:
+def _compile_comparison(keyword: str, bound: float, pointer: str) -> Check:
     if not abs(bound) < _EXACT:
         raise UnsupportedKeyword(f"bound {bound} outside of 2**53, at {pointer}/{keyword}")
     compare = _COMPARE[keyword]
     return lambda values: np.asarray(compare(np.asarray(values), bound))
 
 
-def _finite(values: pa.Array) -> NDArray[np.bool_]:
+def _is_finite(values: pa.Array) -> NDArray[np.bool_]:
     return np.isfinite(np.asarray(values))
 
 
-def _integral(values: pa.Array) -> NDArray[np.bool_]:
+def _is_integral(values: pa.Array) -> NDArray[np.bool_]:
     numbers = np.asarray(values)
     return np.asarray(np.isfinite(numbers) & (np.floor(numbers) == numbers))
 
 
-def _length(keyword: str, bound: int) -> Check:
+def _compile_length(keyword: str, bound: int) -> Check:
     compare = np.greater_equal if keyword == "minLength" else np.less_equal
     return lambda values: np.asarray(compare(np.asarray(pc.utf8_length(values)), bound))
 
 
-def _membership(kind: Kind, nullable: bool, allowed: list[Any], pointer: str) -> Check:
+def _compile_membership(kind: Kind, nullable: bool, allowed: list[Any], pointer: str) -> Check:
     if nullable and None not in allowed:
         raise UnsupportedKeyword(
             f"an enum without null beside a type with null (say the same in both), at {pointer}/enum"
@@ -269,7 +282,7 @@ def _membership(kind: Kind, nullable: bool, allowed: list[Any], pointer: str) ->
     return lambda array: np.asarray(pc.is_in(array, known))
 
 
-def _key_length(schema: Mapping[str, Any], pointer: str) -> Check:
+def _compile_name_length(schema: Mapping[str, Any], pointer: str) -> Check:
     if set(schema) != {"maxLength"}:
         raise UnsupportedKeyword(f"other rules than `maxLength` on names, at {pointer}")
-    return _length("maxLength", schema["maxLength"])
+    return _compile_length("maxLength", schema["maxLength"])

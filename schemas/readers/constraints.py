@@ -1,8 +1,9 @@
 """The column of a leaf, and compiled rules applied to it: which rows' values satisfy the schema.
 
-Both readers (`schemas.readers.fast_reader`, `schemas.readers.strict_reader`) make the same columns: float64 for numbers and
-integers, string, bool, map<string, scalar>, list<scalar>, and the canonical text as string where any JSON may be. Null means
-that there is no value of the right type. Only the reader can tell why, so it decides whether that is allowed.
+Both readers (`schemas.readers.fast_reader`, `schemas.readers.strict_reader`) make the same columns: float64
+for numbers and integers, string, bool, map<string, scalar>, list<scalar>, and the canonical text as string
+where any JSON may be. Null means that there is no value of the right type. Only the reader can tell why, so
+it decides whether that is allowed.
 """
 
 from typing import Any

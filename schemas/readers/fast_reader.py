@@ -1,7 +1,8 @@
 """The fast reader: many documents at once, read by Arrow's JSON parser. It only ever *accepts*.
 
-A row that it returns is valid, and its columns are what the strict reader would have made. Every other row (it may be
-invalid, ambiguous, or merely written in an unusual way) is left to `schemas.readers.strict_reader`, which decides.
+A row that it returns is valid, and its columns are what the strict reader would have made. Every other row
+(it may be invalid, ambiguous, or merely written in an unusual way) is left to
+`schemas.readers.strict_reader`, which decides.
 
     payloads of a block
         |  parse: here, all rows at once or in few parts
@@ -30,13 +31,13 @@ from schemas.readers.raw_text import cut_texts
 from schemas.readers.verdicts import Accepted, Limits, Mask, Rows, join_accepted
 
 _SAMPLES = (128, 2048)
-"""Rows from which the names and types of a block are taken; the larger sample where the smaller one missed some."""
+"""Rows from which the names and types of a block are taken; more if the first sample missed some names."""
 _STRETCH = 256
 """Rows that are parsed again behind a row that breaks the parser, at most."""
 _MOST_BREAKS = 16
 """Breaking rows of a stretch that are found one by one."""
 _ODD_SHARE = 8
-"""Rows that are not written as most are get a parse of their own if they are more than this part of the block."""
+"""Rows that are not written as most are get their own parse if they are more than this part of a block."""
 _MOST_BYTES = 1 << 30
 _PARSER_ERRORS = (pa.ArrowException, ValueError)
 _BREAKING_ROW = re.compile(r"in row (\d+)$")
@@ -52,14 +53,13 @@ class FastReading(NamedTuple):
 def read_block(root: Node, payload: pa.Array, limits: Limits) -> FastReading:
     """The rows of a block that are valid for certain.
 
-    `payload` is large_binary[n], each one JSON text and a newline: its values buffer is newline-delimited JSON.
+    `payload` is large_binary[n], each a JSON text and a newline: its values buffer is newline-delimited JSON.
     """
     distinct = np.zeros(len(payload), dtype=bool)
     accepted = []
-    # Arrow does not count brackets: if the schema's own are too many, the strict reader does it for every row.
-    plain = (
-        np.flatnonzero(find_plain(payload, limits)) if root.depth <= limits.depth else np.zeros(0, np.int64)
-    )
+    plain = np.flatnonzero(find_plain(payload, limits))
+    if root.depth > limits.depth:  # Arrow does not count brackets: all rows are left to the strict reader
+        plain = plain[:0]
     for part in _parse_parts(root, payload, plain):
         distinct[part.rows] = True
         columns, extra, valid = cut_texts(root, read_leaves(root, part.struct, part.payload), limits)
@@ -95,8 +95,8 @@ def _parse_parts(root: Node, payload: pa.Array, rows: Rows) -> Iterator[_Part]:
 def _parse_usual(root: Node, payload: pa.Array, rows: Rows) -> Iterator[_Part]:
     """The rows as Arrow parses them, without those that break it.
 
-    If no single row breaks it, the rows do not fit together (what no schema describes is a number here, a text there):
-    they are parsed in halves.
+    If no single row breaks it, the rows do not fit together (what no schema describes is a number here, a
+    text there): they are parsed in halves.
     """
     if not len(rows):
         return
@@ -113,11 +113,12 @@ def _parse_usual(root: Node, payload: pa.Array, rows: Rows) -> Iterator[_Part]:
 
 
 def _parse_as_one(root: Node, payload: pa.Array, rows: Rows, broken_sample: bool) -> _Part | None:
-    """All rows in one parse; None if something breaks the parser. With `broken_sample` it goes on if a sample breaks it.
+    """All rows in one parse; None if something breaks the parser.
 
-    Arrow's parser makes a column for each name, as long as the block. So it is given the names of a sample only. Where rows
-    have names beyond those of the large sample, it gets the rows that have only the most frequent names of the block, and the
-    other rows are left out.
+    A sample is parsed first. If that breaks the parser, the answer is None at once, unless `broken_sample`.
+    Arrow's parser makes a column for each name, as long as the block. So it is given the names of a sample
+    only. Where rows have names beyond those of the large sample, it gets the rows that have only the most
+    frequent names of the block, and the other rows are left out.
     """
     for size in _SAMPLES:
         type_ = _infer_type(root, _take_sample(payload, rows, size))
@@ -168,7 +169,7 @@ def _infer_type(root: Node, sample: pa.Array) -> pa.StructType | None:
 
 
 def _widen_type(type_: pa.DataType) -> pa.DataType:
-    """The type with float64 for integers and strings for times, for the values of rows that it was not inferred from."""
+    """The type with float64 for integers and strings for times: other rows may have such values."""
     if pa.types.is_struct(type_):
         return pa.struct([field.with_type(_widen_type(field.type)) for field in type_])
     if pa.types.is_list(type_):
@@ -179,8 +180,9 @@ def _widen_type(type_: pa.DataType) -> pa.DataType:
 
 
 def _parse(root: Node, payload: pa.Array, type_: pa.StructType | None = None) -> pa.StructArray | None:
-    """What Arrow reads, if it reads an object for each row: none holds less than one, since each starts and ends with a brace.
+    """What Arrow reads, if it reads one object for each row, else None.
 
+    A row cannot hold less than one object, since it starts and ends with a brace.
     With a type, None also if a row has a name that the type does not have.
     """
     try:
@@ -208,10 +210,11 @@ def _parse_json(root: Node, payload: pa.Array, type_: pa.StructType | None = Non
 
 
 def _find_breaking(root: Node, payload: pa.Array) -> list[int]:
-    """Rows at which the parser stops: each is found by going on behind the one before, a short stretch at a time.
+    """Rows at which the parser stops: each is found by going on behind the one before, in short stretches.
 
-    What follows _MOST_BREAKS of them in a stretch is given up with them: parsing it again and again costs more than reading it
-    row by row. So is a whole stretch in which some row holds two objects, since the parser's row numbers are then wrong.
+    What follows _MOST_BREAKS of them in a stretch is given up with them: parsing it again and again costs
+    more than reading it row by row. So is a whole stretch in which some row holds two objects, since the
+    parser's row numbers are then wrong.
     """
     stretches = range(0, len(payload), _STRETCH)
     return [row for start in stretches for row in _find_breaking_in(root, payload, start)]

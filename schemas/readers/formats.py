@@ -1,7 +1,8 @@
-"""The string formats that a schema may ask for: each as one vectorised parser, and as a check of one string for jsonschema.
+"""The string formats that a schema may name: each as a vectorised parser, and as a check of one string.
 
-`date-time` is RFC 3339 with any offset and up to nine fraction digits, read to the microsecond (further digits are cut), in the
-years 1 to 9999 of UTC and without leap seconds. `uuid` is the 36-character form of RFC 9562, in either case.
+`date-time` is RFC 3339 with any offset and up to nine fraction digits, read to the microsecond (further
+digits are cut), in the years 1 to 9999 of UTC and without leap seconds. `uuid` is the 36-character form of
+RFC 9562, in either case.
 """
 
 import re
@@ -29,10 +30,10 @@ for _digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
 
 def parse_date_time(strings: pa.Array) -> pa.Array:
     """timestamp[us, UTC][n] of string[n]; null where the string is null or no date-time."""
-    text, starts, lengths = _bytes(strings)
+    text, starts, lengths = _view_bytes(strings)
     if not len(starts):
         return pa.array([], TIME)
-    head = _columns(text, starts, 19)
+    head = _view_columns(text, starts, 19)
     last = text[np.minimum(starts + np.maximum(lengths - 1, 0), len(text) - 1)]
     zulu = (last == ord("Z")) | (last == ord("z"))
     fraction = lengths - 19 - np.where(zulu, 1, 6)
@@ -42,15 +43,15 @@ def parse_date_time(strings: pa.Array) -> pa.Array:
     valid &= (head[:, 10] | 0x20) == ord("t")
     digits = head[:, _DIGITS] - np.uint8(_ZERO)
     valid &= (digits <= 9).all(axis=1)
-    seconds, real = _civil(digits.astype(np.int64))
-    micros, numeric = _fraction(text, starts + 19, fraction)
-    offset, known = _offset(text, starts + lengths - 6, zulu)
+    seconds, real = _count_seconds(digits.astype(np.int64))
+    micros, numeric = _read_fraction(text, starts + 19, fraction)
+    offset, known = _read_offset(text, starts + lengths - 6, zulu)
     instant = (seconds - offset) * 1_000_000 + micros
     valid &= real & numeric & known & (instant >= FIRST_US) & (instant <= LAST_US)
     return pa.array(instant, mask=~valid).cast(TIME)
 
 
-def _civil(digits: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _count_seconds(digits: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Seconds since 1970 of `YYYYMMDDhhmmss` digits, and whether such a moment exists."""
     century, years, month, day, hour, minute, second = (
         digits[:, i] * 10 + digits[:, i + 1] for i in range(0, 14, 2)
@@ -71,7 +72,7 @@ def _civil(digits: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.boo
     return (first + day - 1) * 86400 + hour * 3600 + minute * 60 + second, real
 
 
-def _fraction(
+def _read_fraction(
     text: NDArray[np.uint8], dots: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Microseconds of `.ddd` at `dots`, and whether it is made of digits."""
@@ -86,13 +87,13 @@ def _fraction(
     return micros, numeric
 
 
-def _offset(
+def _read_offset(
     text: NDArray[np.uint8], starts: NDArray[np.int64], zulu: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Seconds east of UTC of `+hh:mm` at `starts`, 0 where `zulu`, and whether it is an offset."""
     if zulu.all():
         return np.zeros(len(zulu), np.int64), zulu
-    zone = _columns(text, np.maximum(starts, 0), 6).astype(np.int64)
+    zone = _view_columns(text, np.maximum(starts, 0), 6).astype(np.int64)
     digits = zone[:, [1, 2, 4, 5]] - _ZERO
     hours, minutes = digits[:, :2] @ np.array([10, 1]), digits[:, 2:] @ np.array([10, 1])
     known = np.isin(zone[:, 0], [ord("+"), ord("-")]) & (zone[:, 3] == ord(":"))
@@ -102,11 +103,11 @@ def _offset(
 
 
 def parse_uuid(strings: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """uint64[n, 2], the big-endian halves of each UUID (0 where there is none), and bool[n], whether the string is one."""
-    text, starts, lengths = _bytes(strings)
+    """uint64[n, 2], the big-endian halves of each UUID (else 0), and bool[n]: which strings are UUIDs."""
+    text, starts, lengths = _view_bytes(strings)
     if not len(starts):
         return np.zeros((0, 2), np.uint64), np.zeros(0, bool)
-    chars = _columns(text, starts, 36)
+    chars = _view_columns(text, starts, 36)
     nibbles = _NIBBLE[chars[:, _HEX]]
     valid = (lengths == 36) & (chars[:, _DASHES] == ord("-")).all(axis=1) & (nibbles < 16).all(axis=1)
     octets = (nibbles[:, 0::2] << 4) | (nibbles[:, 1::2] & 15)
@@ -129,9 +130,9 @@ FORMATS: dict[str, Callable[[pa.Array], NDArray[np.bool_]]] = {"date-time": is_d
 
 
 def make_format_checker() -> FormatChecker:
-    """The same formats, one string at a time, for jsonschema (anything that is no string passes, as JSON Schema says)."""
+    """The same formats, for one string at a time in jsonschema. What is no string passes."""
     checker = FormatChecker(formats=())
-    one = {"date-time": _one_date_time, "uuid": lambda text: _UUID.fullmatch(text) is not None}
+    one = {"date-time": _is_one_date_time, "uuid": lambda text: _UUID.fullmatch(text) is not None}
     for name, check in one.items():
         checker.checks(name, (ValueError, OverflowError))(
             lambda value, check=check: not isinstance(value, str) or check(value)
@@ -145,14 +146,14 @@ _DATE_TIME = re.compile(
 )
 
 
-def _one_date_time(text: str) -> bool:
+def _is_one_date_time(text: str) -> bool:
     parts = _DATE_TIME.fullmatch(text)
     return parts is not None and bool(
         datetime.fromisoformat(parts[1].upper() + parts[3].upper()).astimezone(UTC)
     )
 
 
-def _bytes(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+def _view_bytes(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """The UTF-8 bytes of a string array, and each string's start and length (0 for null)."""
     wide = strings.cast(pa.large_string())
     _, offsets, values = wide.buffers()
@@ -164,7 +165,7 @@ def _bytes(strings: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDA
     return text, ends[:-1], lengths
 
 
-def _columns(text: NDArray[np.uint8], starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-    """uint8[n, width]: the bytes from each start on; of a start too near to the buffer's end, the buffer's last bytes."""
+def _view_columns(text: NDArray[np.uint8], starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+    """uint8[n, width]: the bytes from each start on; at the end of the buffer, its last bytes."""
     padded = text if len(text) >= width else np.pad(text, (0, width - len(text)))
     return sliding_window_view(padded, width)[np.minimum(starts, len(padded) - width)]

@@ -1,7 +1,7 @@
-"""Second step of the fast reader: from what Arrow parsed to the columns of a schema's leaves, with the rules checked.
+"""Second step of the fast reader: the columns of a schema's leaves from what Arrow parsed, rules checked.
 
-Arrow gives null both for a name that is absent and for one that is `null`. Where the schema takes both alike, nothing is
-lost. Where it does not, a row counts as valid only if its bytes show that it holds no `null` there.
+Arrow gives null both for a name that is absent and for one that is `null`. Where the schema takes both alike,
+nothing is lost. Where it does not, a row counts as valid only if its bytes show that it has no `null` there.
 """
 
 import re
@@ -22,7 +22,7 @@ from schemas.readers.verdicts import Mask, Rows
 class Place:
     """Where values are that no schema describes, and Arrow's array for them, of any type.
 
-    `leaf` is the schema's node if it has the name (any JSON, or any object); None for a name that it does not have.
+    `leaf` is the schema's node for any JSON, or any object; None for a name that the schema does not have.
     """
 
     path: tuple[str, ...]
@@ -43,9 +43,10 @@ class Place:
 class Leaves(NamedTuple):
     """Rows that Arrow parsed together, as columns.
 
-    `payload` is large_binary[n]. `columns` has one for each leaf of the schema; those of `places` are null, since their texts
-    are not yet known. `inner_names` are the names inside of undescribed values. `has_null` is bool[n], rows with the word
-    `null` anywhere in their bytes; `valid` is bool[n], rows that break no rule so far.
+    `payload` is large_binary[n]. `columns` has one for each leaf of the schema; those of `places` are null,
+    since their texts are not yet known. `inner_names` are the names inside of undescribed values. `has_null`
+    is bool[n], rows with the word `null` anywhere in their bytes; `valid` is bool[n], rows that break no rule
+    so far.
     """
 
     payload: pa.Array
@@ -57,7 +58,7 @@ class Leaves(NamedTuple):
 
 
 def read_leaves(root: Node, struct: pa.StructArray, payload: pa.Array) -> Leaves:
-    """The columns of the root's leaves, given rows as Arrow parsed them, and their bytes (large_binary[n])."""
+    """The columns of the root's leaves, from rows as Arrow parsed them and their bytes (large_binary[n])."""
     valid = np.ones(len(struct), dtype=bool)
     found = list(_find_leaves(root, struct, np.ones(len(struct), dtype=bool), valid))
     foreign = list(_find_foreign(root, struct))
@@ -170,7 +171,7 @@ def _unsign_zero(values: pa.Array) -> pa.Array:
 
 
 def _may_hold_null(leaf: Node, text: _Bytes, doubtful: Rows) -> Mask:
-    """bool[m]: which of the rows may have a map that holds null for a value, which Arrow shows like an absent name.
+    """bool[m]: which rows may have a map with null for a value, which Arrow shows like an absent name.
 
     A map written with nothing but numbers holds none. To find it by its name, the name must be nowhere else.
     """

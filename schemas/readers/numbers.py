@@ -1,6 +1,7 @@
-"""The numbers of JSON text by their value: however a number is spelt, equal values have one text, and different ones two.
+"""The numbers of JSON text by their value: equal values have one text, however they are spelt.
 
-`loads` keeps each value, as `Exact` where float64 has not digits enough; `dumps` writes it. A number beyond float64 is an error.
+`loads` keeps each value, as `Exact` if float64 has not enough digits; `dumps` writes it. A number beyond the
+range of float64 is an error.
 """
 
 import json
@@ -11,13 +12,15 @@ from typing import Any
 import orjson
 
 _ZEROS = 21
-"""An integer with at most so many zeros at its end is written out, a larger one with an exponent: `1e300` is not 301 digits."""
+"""An integer with at most so many zeros at its end is written out, a larger one with an exponent."""
 _WRITTEN_OUT = 10.0 ** (17 + _ZEROS + 1)
 """No float from here on is written out: it has at most 17 digits before its zeros."""
 _INT64_DIGITS = 18
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 _DOUBTFUL = re.compile(rb"[:,\[ \t\r\n]-?[0-9](?:[0-9.]{15}|[0-9.]*[eE])[-+0-9.eE]*")
-"""A number with more digits than every float64 keeps, or with an exponent, and the byte before it. In a string it means nothing."""
+"""A number with an exponent, or more digits than every float64 keeps, and the byte before it.
+
+It may be part of a string."""
 _LONG = bytes.maketrans(b"123456789.", b"0000000000")
 _SHORT = bytes.maketrans(b",[ \t\r\nE", b"::::::e")
 """How `_perhaps_doubtful` looks at bytes."""
@@ -44,7 +47,7 @@ NUMBERS = (int, float, Exact)
 
 
 def loads(text: bytes) -> Any:
-    """The value of strict JSON text: a number is an int within 64 bits, a float whose shortest text is its value, or Exact.
+    """The value of strict JSON text: a number is an int of 64 bits, a float that is exact, or Exact.
 
     Raises:
         ValueError: not JSON, or a number beyond float64.
@@ -104,7 +107,10 @@ def _parts(token: str) -> tuple[str, str, int]:
 
 
 def _perhaps_doubtful(text: bytes) -> bool:
-    """False where _DOUBTFUL finds nothing in a text, at half its cost: without digits, an exponent follows a separator."""
+    """False if _DOUBTFUL finds nothing in a text, at half its cost.
+
+    Once digits are deleted, an exponent is right behind a separator.
+    """
     return b"0" * 16 in text.translate(_LONG) or b":e" in (b":" + text).translate(_SHORT, b"-.0123456789")
 
 

@@ -1,7 +1,8 @@
-"""How the documents of a block are written, as a regular expression: what finds the odd ones among many that break a parser.
+"""A pattern of how the documents of a block are written: it finds the odd ones that may break Arrow's parser.
 
-A document fits when each name stands at most once, in the order that the block's own documents show, with a value of its type. To
-fit is no proof of anything and not to fit no fault; it only decides which rows are worth parsing together.
+A document matches if it has each name at most once, in the order that the block's own documents have, with a
+value of its type. A match proves nothing, and a document without one may be valid: the pattern only decides
+which rows are parsed together.
 """
 
 import re
@@ -22,22 +23,22 @@ _SCALARS = {"number": _NUMBER, "integer": _NUMBER, "string": _STRING, "boolean":
 
 
 def build_pattern(root: Node, samples: Iterable[Mapping[str, Any]]) -> str:
-    """A pattern (RE2) for documents of the schema that are written as the samples are, with a newline behind."""
-    return f"^{_struct(root, list(samples))}\\n$"
+    """A pattern (RE2) for documents that are written as the samples are, with a newline at the end."""
+    return f"^{_match_struct(root, list(samples))}\\n$"
 
 
-def _struct(node: Node, samples: list[Mapping[str, Any]]) -> str:
+def _match_struct(node: Node, samples: list[Mapping[str, Any]]) -> str:
     members = []
-    names = _in_order(node, samples)
+    names = _order_names(node, samples)
     for name in names:
         inner = [each[name] for each in samples if isinstance(each.get(name), dict)]
-        value = _value(node.by_name[name], inner) if name in node.by_name else _OPAQUE
-        members.append(f'(?:,? *"{_beginning(name, names)}" *: *(?:null|{value}) *)?')
+        value = _match_value(node.by_name[name], inner) if name in node.by_name else _OPAQUE
+        members.append(f'(?:,? *"{_shorten_name(name, names)}" *: *(?:null|{value}) *)?')
     return rf"\{{ *{''.join(members)}\}}"
 
 
-def _in_order(node: Node, samples: list[Mapping[str, Any]]) -> list[str]:
-    """A struct's names and those that the samples have beside them, in an order that as many samples as possible keep."""
+def _order_names(node: Node, samples: list[Mapping[str, Any]]) -> list[str]:
+    """A struct's names and others that samples have, in the order of as many samples as possible."""
     seen = Counter(
         name
         for document in samples
@@ -60,8 +61,8 @@ def _in_order(node: Node, samples: list[Mapping[str, Any]]) -> list[str]:
     return order
 
 
-def _beginning(name: str, names: Iterable[str]) -> str:
-    """The name up to the letter that tells it from the others: each further one would cost the matcher a state."""
+def _shorten_name(name: str, names: Iterable[str]) -> str:
+    """The name up to the letter that distinguishes it: each further letter costs the matcher a state."""
     others = [other for other in names if other != name]
     for length in range(1, len(name) + 1):
         if not any(other.startswith(name[:length]) for other in others):
@@ -69,15 +70,15 @@ def _beginning(name: str, names: Iterable[str]) -> str:
     return re.escape(name)
 
 
-def _value(node: Node, samples: list[Mapping[str, Any]]) -> str:
+def _match_value(node: Node, samples: list[Mapping[str, Any]]) -> str:
     if node.kind == "struct":
-        return _struct(node, samples)
+        return _match_struct(node, samples)
     if node.kind == "array":
-        return rf"\[{_listed(_value(node.children[0], []))}\]"
+        return rf"\[{_match_list(_match_value(node.children[0], []))}\]"
     if node.kind == "map":
-        return rf"\{{{_listed(f'{_STRING} *: *(?:{_value(node.children[0], [])})')}\}}"
+        return rf"\{{{_match_list(f'{_STRING} *: *(?:{_match_value(node.children[0], [])})')}\}}"
     return _SCALARS.get(node.kind, _OPAQUE)
 
 
-def _listed(item: str) -> str:
+def _match_list(item: str) -> str:
     return f" *(?:(?:{item}) *(?:, *(?:{item}) *)*)?"

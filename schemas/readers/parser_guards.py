@@ -1,6 +1,6 @@
 """Which rows of a block Arrow's parser can take without harm, from their bytes alone.
 
-The parser makes a column for each name, as long as the block, and one row that it cannot read ends it for all.
+The parser makes a column for each name, as long as the block. One row that it cannot read ends it for all.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from schemas.readers.verdicts import Limits, Mask, Rows
 
 _LONG_ROW = 1 << 14
-"""Longer rows, in bytes, are left to the strict reader: it is as fast on them, and their size cannot slow others down."""
+"""Longer rows, in bytes, are left to the strict reader: it is as fast on them, and others are not slowed."""
 _MOST_NAMES = 256
 """Names that may become columns."""
 _MOST_BACKSLASHES = 8
@@ -47,8 +47,8 @@ def find_bounds(payload: pa.Array) -> tuple[NDArray[np.uint8], Rows, Rows]:
 def find_few_names(payload: pa.Array) -> Mask:
     """bool[n]: the rows all of whose names are among the most frequent _MOST_NAMES of them all.
 
-    What is between two quotes before a colon or a space is taken for a name, so a text may be taken for one too. Rows with a
-    quote behind _MOST_BACKSLASHES of them, which may be escaped or not, do not count.
+    What is between two quotes before a colon or a space is taken for a name, so a text may be taken for one
+    too. Rows with a quote behind _MOST_BACKSLASHES of them, which may be escaped or not, do not count.
     """
     text, starts, ends = find_bounds(payload)
     start = int(starts[0]) if len(starts) else 0
@@ -72,7 +72,7 @@ def find_few_names(payload: pa.Array) -> Mask:
 
 
 def _find_quotes(text: NDArray[np.uint8]) -> tuple[Rows, Rows]:
-    """The places of quotes that are not escaped, and of those behind _MOST_BACKSLASHES backslashes, which may be."""
+    """The places of quotes that are not escaped, and of those behind so many backslashes that they may be."""
     quotes = np.flatnonzero(text == _QUOTE)
     after = np.minimum(np.flatnonzero(text == _BACKSLASH) + 1, len(text) - 1)
     behind = np.searchsorted(quotes, after[text[after] == _QUOTE])

@@ -1,8 +1,8 @@
 """Third step of the fast reader: the JSON texts of what no schema describes, cut from the bytes of each row.
 
-These are values where any JSON may be, and names that the schema does not have, which are kept as `extra`. A value is cut by
-a pattern, and each distinct spelling is written canonically once. A row for which that is not safe is not valid for certain:
-the strict reader reads it.
+These are values where any JSON may be, and names that the schema does not have, which are kept as `extra`. A
+value is cut by a pattern, and each distinct spelling is written canonically once. A row for which that is not
+safe is not valid for certain: the strict reader reads it.
 """
 
 import re
@@ -23,7 +23,7 @@ from schemas.readers.verdicts import Limits, Mask, Rows
 Path = tuple[str, ...]
 
 _MOST_FOREIGN = 16
-"""Names that the schema does not have and that are cut, at most: each costs a pass over the rows that have it."""
+"""Names beside the schema's that are cut, at most: each costs a pass over the rows that have it."""
 _LONG_NAME = 100
 """A longer name, in characters, is not made part of a pattern, whose size is limited."""
 _VALUE = r'(?P<value>\{[^{}]*\}|\[[^\[\]{}]*\]|"[^"\\]*"|-?[0-9][-+0-9.eE]*|true|false)'
@@ -31,7 +31,7 @@ _VALUE = r'(?P<value>\{[^{}]*\}|\[[^\[\]{}]*\]|"[^"\\]*"|-?[0-9][-+0-9.eE]*|true
 
 
 def cut_texts(root: Node, leaves: Leaves, limits: Limits) -> tuple[list[pa.Array], pa.Array, Mask]:
-    """The columns of all leaves, the texts of `extra` (string[n]), and bool[n]: the rows that are valid for certain."""
+    """The columns of all leaves, `extra` (string[n]), and bool[n]: the rows that are valid for certain."""
     foreign = [place for place in leaves.places if place.leaf is None]
     names = Counter(node.name for node in root.nodes()) + Counter(place.name for place in foreign)
     valid = leaves.valid & ~_find_foreign_nulls(root, leaves, foreign)
@@ -52,7 +52,7 @@ def cut_texts(root: Node, leaves: Leaves, limits: Limits) -> tuple[list[pa.Array
 
 
 def _find_foreign_nulls(root: Node, leaves: Leaves, foreign: Sequence[Place]) -> Mask:
-    """bool[n]: rows that may have null for a value under a foreign name, which Arrow shows like an absent name.
+    """bool[n]: rows that may have null under a foreign name, which Arrow shows like an absent name.
 
     These are rows that have the word `null` more often than as the value of one of the schema's own names.
     """
@@ -70,7 +70,7 @@ def _find_foreign_nulls(root: Node, leaves: Leaves, foreign: Sequence[Place]) ->
 
 
 def _cut(payload: pa.Array, place: Place, rows: Rows, limits: Limits) -> tuple[pa.Array, Rows]:
-    """string[n]: the canonical text of the value in each of `rows`, null elsewhere; and the rows where it cannot be cut."""
+    """string[n]: the canonical text of the value in each of `rows`; and rows where it cannot be cut."""
     found = pc.extract_regex(payload.take(pa.array(rows)), rf'"{re.escape(place.name)}"\s*:\s*{_VALUE}')
     spellings = pc.struct_field(found, "value").dictionary_encode()
     canonical = [_write_canonical(text, place, limits) for text in spellings.dictionary.to_pylist()]
@@ -83,7 +83,7 @@ def _cut(payload: pa.Array, place: Place, rows: Rows, limits: Limits) -> tuple[p
 
 
 def _write_canonical(spelling: bytes, place: Place, limits: Limits) -> str | None:
-    """The canonical text of a value; None for what is no JSON, not what the leaf may be, or perhaps nested too deep."""
+    """The canonical text of a value; None if it is no JSON, not allowed, or perhaps nested too deep."""
     if len(place.path) + spelling.count(b"[") + spelling.count(b"{") > limits.depth:
         return None
     try:
@@ -98,7 +98,8 @@ def _join_members(
 ) -> pa.Array:
     """string[n]: the canonical text of objects that hold these places, if there is a value; else null.
 
-    `texts` has the values, string[n], by path. Places that share the first name beyond `depth` are in one inner object.
+    `texts` has the values, string[n], by path. Places that share the first name beyond `depth` are in one
+    inner object.
     """
     if not places:
         return pa.nulls(rows, pa.string())

@@ -1,7 +1,8 @@
-"""The strict reader: one document at a time. It judges exactly, keeps what a column cannot, and explains what is wrong.
+"""The strict reader: one document at a time. It judges exactly and explains what is wrong.
 
-`read_rows` is what it does with a block: `decode` turns bytes into a document or a Rejection, `read_columns` turns documents
-into the columns of a schema's leaves, `explain` asks the jsonschema library why a document is not valid.
+`read_rows` is what it does with a block: `decode` turns bytes into a document or a Rejection, `read_columns`
+turns documents into the columns of a schema's leaves, `explain` asks the jsonschema library why a document is
+not valid.
 """
 
 import json
@@ -24,7 +25,8 @@ from schemas.readers.numbers import NUMBERS
 from schemas.readers.verdicts import Accepted, Limits, Mask, Rejected, Rejection, Rows
 
 _STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"?', re.DOTALL)
-"""A string, or the beginning of one at the end of a cut-off text: it always matches to the end, so no byte is read twice."""
+"""A string, or the beginning of one at the end of a cut-off text: it always matches to the end, so no byte is
+read twice."""
 _SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _BRACKETS = np.zeros(256, dtype=np.int64)
 _BRACKETS[[ord("{"), ord("[")]] = 1
@@ -32,7 +34,7 @@ _BRACKETS[[ord("}"), ord("]")]] = -1
 _PYTHON = {"number": NUMBERS, "integer": NUMBERS, "string": (str,), "boolean": (bool,)}
 _MESSAGE_LENGTH = 400
 _FEW_ENTRIES = 16
-"""Of a map with so few entries jsonschema finds the wrong one sooner than a column of them does."""
+"""In a map with so few entries jsonschema finds the wrong one faster than a column of them does."""
 
 
 def read_rows(
@@ -67,8 +69,9 @@ def read_rows(
 def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[str, Any] | Rejection:
     """The document of a payload, or why there is none.
 
-    `distinct_keys`: it is known that no object in it repeats a key. The reason is the first of these that applies: `oversize`,
-    `depth`, `utf8`, `json` (also NaN, infinities and numbers beyond float64), `duplicate_key`, `not_object`.
+    `distinct_keys`: it is known that no object in it repeats a key. The reason is the first of these that
+    applies: `oversize`, `depth`, `utf8`, `json` (also NaN, infinities and numbers beyond float64),
+    `duplicate_key`, `not_object`.
     """
     if oversize := limits.oversize(len(payload)):
         return oversize
@@ -102,7 +105,7 @@ def is_too_deep(payload: bytes, limits: Limits) -> bool:
 
 
 def write_extra(root: Node, document: Mapping[str, Any]) -> str | None:
-    """Canonical text of what a document holds beside the schema's properties, structs included; None where there is nothing."""
+    """The canonical text of what a document has beside the schema's properties, in structs too; or None."""
     found = _find_extra(root, document)
     return numbers.dumps(found) if found else None
 
@@ -118,13 +121,13 @@ def _find_extra(node: Node, value: Mapping[str, Any]) -> dict[str, Any]:
 
 _ABSENT = object()
 _UNREACHED = object()
-"""Stands for a place whose parent is not there, so that nothing is to be judged."""
+"""The value at a place whose parent is absent: there is nothing to judge."""
 
 
 def read_columns(
     root: Node, documents: Sequence[Mapping[str, Any]]
 ) -> tuple[list[pa.Array], NDArray[np.int64]]:
-    """The columns of the root's leaves, and int64[n]: the first leaf at which each document fails, -1 where it is valid."""
+    """The columns of the root's leaves, and int64[n]: the first wrong leaf of each document, else -1."""
     arrays: list[pa.Array] = []
     failing = np.full(len(documents), -1, dtype=np.int64)
     _read_node(root, list(documents), arrays, failing)
@@ -220,7 +223,10 @@ def explain(root: Node, document: Mapping[str, Any], leaf: Node) -> Rejection:
 
 
 def _find_wrong_entry(leaf: Node, value: dict[str, Any]) -> dict[str, Any]:
-    """The first entry of a map that breaks a rule, alone: jsonschema takes microseconds an entry, and there may be 100,000."""
+    """The first entry of a map that breaks a rule, alone.
+
+    jsonschema takes microseconds for an entry, and there may be 100,000.
+    """
     entries = [{name: item} for name, item in value.items()]
     if len(entries) <= _FEW_ENTRIES:
         rule = _make_validator(orjson.dumps(leaf.schema))
@@ -240,7 +246,10 @@ def _make_validator(schema: bytes) -> Draft202012Validator:
 
 
 def _is_plainly_distinct(payload: bytes, document: Any) -> bool:
-    """Whether no name is repeated for certain: without escapes, and spaces before a colon, each name in the bytes ends in `":`."""
+    """Whether it is certain that no name is repeated.
+
+    Without escapes, and spaces before a colon, each name in the bytes ends in `":`: they are counted.
+    """
     if b"\\" in payload or _SPACED_COLON.search(payload):
         return False
     return payload.count(b'":') == orjson.dumps(document, default=float).count(b'":')
@@ -254,7 +263,10 @@ def _build_distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
-        raise _RepeatedNameError(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+        for name, _ in pairs:
+            if name in seen:
+                raise _RepeatedNameError(name)
+            seen.add(name)
     return found
 
 

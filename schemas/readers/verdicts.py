@@ -1,4 +1,4 @@
-"""What a document may be at most, and what the readers find: valid rows as columns, other rows with the reason."""
+"""The limits of documents, and what the readers find: valid rows as columns, other rows with the reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a document is not valid: a reason (one word), the field and the rule if there are any, a message for people."""
+    """Why a document is not valid: a reason (one word), a message for people, the field and rule if any."""
 
     reason: str
     message: str
@@ -44,7 +44,7 @@ class Limits:
 
 
 class Accepted(NamedTuple):
-    """Valid rows of a block: their places, a column for each leaf of the schema, and the text of `extra` (string[m])."""
+    """Valid rows of a block: their places, a column for each leaf of the schema, and `extra` (string[m])."""
 
     rows: Rows
     columns: list[pa.Array]

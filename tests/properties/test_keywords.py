@@ -1,4 +1,5 @@
-"""Every keyword on its own: a small schema is refused at load, or judges every value as the jsonschema library does."""
+"""Every keyword on its own: a small schema is refused at load, or judges every value as the jsonschema
+library does."""
 
 import itertools
 import json

@@ -175,7 +175,9 @@ def mutate(draw: st.DrawFn, document: dict[str, Any]) -> None:
 
 
 def oracle(schema: dict[str, Any], text: bytes) -> set[tuple[str, str]] | None:
-    """None for a valid document, else the (field, rule) of every error jsonschema finds; empty where there is no such document."""
+    """None for a valid document, else the (field, rule) of every error jsonschema finds; empty where there is
+    no such document.
+    """
     try:
         document = json.loads(
             text.decode(), parse_constant=fail, parse_float=finite, object_pairs_hook=distinct

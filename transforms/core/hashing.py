@@ -10,9 +10,9 @@
 | `hash_ids` | one word of each report_id | finding reports that may be equal | |
 | `fingerprint_rows` | two words of each row | comparing tables (`reconcile`, `parity`) | |
 
-Each value depends on its text or number alone: it is the same on every platform, in every run and in every batch. What is stored
-must never change; `tests/transforms/core/test_hashing.py` holds test vectors. Sums and products are modulo 2**64. Digests of
-whole files and of single messages are `hashlib`'s, where they are needed.
+Each value depends on its text or number alone: it is the same on every platform, in every run and in every
+batch. What is stored must never change; `tests/transforms/core/test_hashing.py` has test vectors. Sums and
+products are modulo 2**64. Digests of whole files and of single messages are `hashlib`'s, where they are used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,7 +50,9 @@ def mix(words: Words) -> Words:
 def combine_words(columns: Iterable[Words], rows: int) -> Words:
     """uint64[n, 2]: one identity of the words, uint64[n] each, that a row has in some columns.
 
-    With x[slot] = mix(word + KEY * (slot + 1)): first = mix(sum of x), second = mix(sum of x * (2 * slot + MULTIPLIER)).
+    With x[slot] = mix(word + KEY * (slot + 1)):
+
+        first = mix(sum of x)        second = mix(sum of x * (2 * slot + MULTIPLIER))
     """
     first, second = np.zeros((2, rows), dtype=np.uint64)
     for slot, words in enumerate(columns):
@@ -86,7 +88,7 @@ def hash_texts(texts: pa.Array) -> Words:
 
 
 def hash_uuids(uuids: pa.Array) -> Words:
-    """uint64[n], below 2**48: a hash of each UUID of string[n], in either case; (first ^ second * KEY) >> 16."""
+    """uint64[n], below 2**48: a hash of each UUID of string[n], (first ^ second * KEY) >> 16."""
     words, _ = parse_uuid(uuids)
     return (words[:, 0] ^ (words[:, 1] * KEY)) >> np.uint64(16)
 
@@ -100,7 +102,8 @@ def hash_ids(ids: pa.Array) -> Words:
 def fingerprint_rows(columns: Sequence[pa.Array]) -> Words:
     """uint64[n, 2]: 128 bits for each row of string, binary or integer columns; null is a value of its own.
 
-    Each value is absorbed eight bytes at a time, and then its length: lengths keep ("ab", "c") and ("a", "bc") apart.
+    Each value is absorbed eight bytes at a time, and then its length: lengths keep ("ab", "c") and ("a",
+    "bc") apart.
     """
     lanes = [np.full(len(columns[0]), seed) for seed in _SEEDS]
     for column in columns:

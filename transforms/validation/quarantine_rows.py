@@ -1,4 +1,4 @@
-"""Quarantine rows, all built here: the original bytes of a message, why it is refused, and where."""
+"""Quarantine rows, all built here: the original bytes of a message, why it is rejected, and where."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -36,40 +36,36 @@ def quarantine_messages(messages: pa.RecordBatch, rejections: Sequence[Rejection
 
 
 def quarantine_unwritten(rows: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
-    """A QUARANTINE row for each row of a table (MESSAGE columns among others); its payload is the row as JSON."""
+    """A QUARANTINE row for each row of a table with MESSAGE columns; its payload is the row as JSON."""
     payloads = [orjson.dumps(row, default=str) for row in rows.to_pylist(maps_as_pydicts="lossy")]
     messages = {name: rows[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
     return quarantine_messages(build_batch(messages, RAW, rows.num_rows), rejections)
 
 
 def quarantine_failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
-    """A QUARANTINE row for each report (REPORT columns among others) at which a kernel raised after validation.
+    """A QUARANTINE row for each report (REPORT columns among others) at which a kernel raised later.
 
-    The payload is the report as a document that validates to the same columns and report_id; not the bytes that were received.
+    The payload is not what was received, but a document that validates to the same columns and report_id.
     """
-    payloads = [
-        json.dumps(_document(row)).encode()
-        for row in reports.select(REPORT.names).to_pylist(maps_as_pydicts="lossy")
-    ]
-    messages = {name: reports[name] for name, _ in MESSAGE} | {
-        "payload": pa.array(payloads, pa.large_binary())
-    }
+    rows = reports.select(REPORT.names).to_pylist(maps_as_pydicts="lossy")
+    payloads = pa.array([json.dumps(_restore_document(row)).encode() for row in rows], pa.large_binary())
+    messages = {name: reports[name] for name, _ in MESSAGE} | {"payload": payloads}
     return quarantine_messages(build_batch(messages, RAW, reports.num_rows), rejections)
 
 
-def _document(row: dict[str, Any]) -> dict[str, Any]:
+def _restore_document(row: dict[str, Any]) -> dict[str, Any]:
     """The report of a row of REPORT."""
-    context = _given(row["execution_context"])
+    context = _drop_nulls(row["execution_context"])
     for holder in (row, context):
         holder |= {name: json.loads(holder[name]) for name in _JSON if holder.get(name) is not None}
     own = {name: value for name, value in row.items() if name not in _ADDED}
     extra = json.loads(row["extra"]) if row["extra"] else {}
     context |= extra.pop("execution_context", {})
     recorded = row["recorded_at"].isoformat().replace("+00:00", "Z")
-    return _given(own) | {"recorded_at": recorded, "execution_context": context} | extra
+    return _drop_nulls(own) | {"recorded_at": recorded, "execution_context": context} | extra
 
 
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
+def _drop_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -82,9 +78,12 @@ def bisect_faults(
     rows: pa.RecordBatch,
     faults: tuple[type[Exception], ...] = (Exception,),
 ) -> tuple[list[Result], list[tuple[pa.RecordBatch, Rejection]]]:
-    """The kernel's results over the rows, but for those at which it raises: these alone, each with an `error` rejection.
+    """The kernel's results over the rows without those at which it raises; and these, each with a rejection.
 
-    Errors that are none of `faults` are raised, and so is MemoryError.
+    The rows are halved until each row at fault is alone; its reason is `error`.
+
+    Raises:
+        MemoryError, and errors that are none of `faults`.
     """
     try:
         return [kernel(rows)], []
@@ -100,7 +99,7 @@ def bisect_faults(
 
 
 class RowWise(beam.PTransform):
-    """(shard, batch of reports) -> `reports`, each shard with the kernel's result, and `quarantine`, rows at which it raises.
+    """(shard, reports) -> `reports`, (shard, the kernel's result), and `quarantine`, rows at which it raises.
 
     The kernel takes a batch and `options`, gives a batch, and treats each row by itself.
     """
@@ -110,13 +109,13 @@ class RowWise(beam.PTransform):
         self.kernel, self.options = count_stage(name, kernel), options
 
     def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of any other type for tagged outputs
-        guarded = beam.FlatMap(_guarded, self.kernel, self.options).with_output_types(
+        guarded = beam.FlatMap(_run_guarded, self.kernel, self.options).with_output_types(
             tuple[int, pa.RecordBatch], quarantine=pa.RecordBatch
         )
         return reports | guarded.with_outputs("quarantine", main="reports")
 
 
-def _guarded(
+def _run_guarded(
     keyed: tuple[int, pa.RecordBatch], kernel: Callable[..., Any], options: Sequence[Any]
 ) -> Iterator[Any]:
     shard, batch = keyed
@@ -128,18 +127,14 @@ def _guarded(
 
 
 def quarantine_misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
-    """QUARANTINE rows of what is no message (`transforms.sources.archives.envelope_blocks.BAD`): `oversize`, or else `envelope`."""
+    """QUARANTINE rows of what is no message (BAD of the archives): `oversize`, or else `envelope`."""
     lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
-    told = zip(bad["message"].to_pylist(), lengths)
-    rows = quarantine_messages(
-        bad, [limits.oversize(length) or Rejection("envelope", message) for message, length in told]
-    )
-    names = ("payload_bytes", "payload_sha256")
-    return build_batch(
-        {name: rows[name] for name in QUARANTINE.names} | {name: bad[name] for name in names},
-        QUARANTINE,
-        rows.num_rows,
-    )
+    problems = zip(bad["message"].to_pylist(), lengths)
+    rejections = [limits.oversize(length) or Rejection("envelope", problem) for problem, length in problems]
+    rows = quarantine_messages(bad, rejections)
+    columns = {name: rows[name] for name in QUARANTINE.names}
+    columns |= {name: bad[name] for name in ("payload_bytes", "payload_sha256")}
+    return build_batch(columns, QUARANTINE, rows.num_rows)
 
 
 def shorten_oversize(rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -147,9 +142,8 @@ def shorten_oversize(rows: pa.RecordBatch) -> pa.RecordBatch:
     long = pc.equal(rows["reason"], OVERSIZE)
     if not pc.any(long).as_py():
         return rows
-    here = pc.and_(
-        long, rows["payload_bytes"].is_null()
-    )  # else it was too long to be held, and is an excerpt already
+    # A row that has a length already is an excerpt: its message was too long for memory.
+    here = pc.and_(long, rows["payload_bytes"].is_null())
     found = [Excerpt(payload) for payload in rows["payload"].filter(here).to_pylist()]
     values = {
         "payload": pa.array([each.head for each in found], rows["payload"].type),

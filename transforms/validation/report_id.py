@@ -1,11 +1,13 @@
 """report_id: what makes two messages the same report; line_ids: what makes two bare lines the same message.
 
-A report_id is `combine_words` (`transforms.core.hashing`) of the typed columns of a report, as 32 hex digits. It is independent
-of batch, process, platform, key order and spacing. The columns contribute words in the order of `COLUMNS`:
+A report_id is `combine_words` (`transforms.core.hashing`) of the typed columns of a report, as 32 hex digits.
+It is independent of batch, process, platform, key order and spacing. The columns contribute words in the
+order of `COLUMNS`:
 
 - a float its IEEE bits (-0.0 as 0.0), an integer and a time (us) two's complement;
 - a UUID two words, a text the two big-endian words of its BLAKE2b-128;
-- a map its length and the sum over its entries of mix(mix(k1) + k2 + mix(value)): the order of names does not matter;
+- a map its length and the sum over its entries of mix(mix(k1) + k2 + mix(value)): the order of names does not
+  matter;
 - a list its length and the sum over its items of mix(mix(t1) + t2 + KEY * position);
 - a null NULL.
 
@@ -26,47 +28,51 @@ NULL = np.uint64(0x7FF80000DEADBEEF)
 """The word of a null: a NaN that no report can hold."""
 
 COLUMNS = (
-    "task_id", "agent_id", "recorded_at", "latency_ms", "accuracy", "cpu_usage", "memory_mb", "network_bytes", "custom_metrics",
-    "execution_context", "gpu_utilization", "error_details", "source_layer", "target_agent_type", "priority", "extra",
+    "task_id", "agent_id", "recorded_at", "latency_ms", "accuracy", "cpu_usage", "memory_mb", "network_bytes",
+    "custom_metrics", "execution_context", "gpu_utilization", "error_details", "source_layer",
+    "target_agent_type", "priority", "extra",
 )  # fmt: skip
 """The columns of `schemas.tables.REPORT` that make a report what it is, in the order of their slots."""
 
 
 def compute_report_ids(reports: pa.RecordBatch) -> pa.Array:
     """string[n]: the report_id of each row, from `COLUMNS`."""
-    words = (each for name in COLUMNS for each in _words(name, reports[name]))
+    words = (each for name in COLUMNS for each in _list_words(name, reports[name]))
     return write_hex(combine_words(words, reports.num_rows))
 
 
 def compute_line_ids(numbers: NDArray[np.int64], lines: Iterable[bytes | memoryview]) -> pa.Array:
-    """string[n]: the message_id of each line: `<number of the line, from 1>-<BLAKE2b-128 of its bytes, 32 hex digits>`."""
+    """string[n]: the message_id of each line: `<its number, from 1>-<BLAKE2b-128 of its bytes, 32 hex digits>`."""
     digests = write_hex(digest_texts(lines))
     return pc.binary_join_element_wise(pa.array(numbers).cast(pa.string()), digests, "-")
 
 
-def _words(name: str, column: pa.Array) -> Iterator[Words]:
+def _list_words(name: str, column: pa.Array) -> Iterator[Words]:
     """The words of a column, each uint64[n]."""
     if name in ("task_id", "agent_id"):
         yield from parse_uuid(column)[0].T
     elif pa.types.is_struct(column.type):
         for place in range(column.type.num_fields):
-            yield from _words("", column.field(place))
+            yield from _list_words("", column.field(place))
     elif pa.types.is_map(column.type):
-        keys, values = _texts(column.keys), _numbers(column.items)
-        yield from _nested(column, mix(mix(keys[:, 0]) + keys[:, 1] + mix(values)))
+        keys, values = _encode_texts(column.keys), _encode_numbers(column.items)
+        yield from _sum_elements(column, mix(mix(keys[:, 0]) + keys[:, 1] + mix(values)))
     elif pa.types.is_list(column.type):
-        texts = _texts(column.values)
+        texts = _encode_texts(column.values)
         positions = np.arange(len(texts)) - np.repeat(
             column.offsets.to_numpy()[:-1], np.diff(column.offsets.to_numpy())
         )
-        yield from _nested(column, mix(mix(texts[:, 0]) + texts[:, 1] + KEY * positions.astype(np.uint64)))
+        yield from _sum_elements(
+            column, mix(mix(texts[:, 0]) + texts[:, 1] + KEY * positions.astype(np.uint64))
+        )
     elif pa.types.is_string(column.type):
-        yield from _texts(column).T
+        yield from _encode_texts(column).T
     else:
-        yield _numbers(column)
+        yield _encode_numbers(column)
 
 
-def _numbers(column: pa.Array) -> Words:
+def _encode_numbers(column: pa.Array) -> Words:
+    """uint64[n]: the word of each number, time or boolean."""
     if pa.types.is_floating(column.type):
         words = (pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False) + 0.0).view(np.uint64)
     else:
@@ -74,7 +80,7 @@ def _numbers(column: pa.Array) -> Words:
     return np.where(np.asarray(column.is_valid()), words, NULL) if column.null_count else words
 
 
-def _texts(column: pa.Array) -> Words:
+def _encode_texts(column: pa.Array) -> Words:
     """uint64[n, 2]: the words of each text; equal texts are hashed once."""
     encoded = column.dictionary_encode()
     words = np.concatenate(
@@ -83,7 +89,7 @@ def _texts(column: pa.Array) -> Words:
     return words[pc.fill_null(encoded.indices, len(words) - 1).to_numpy(zero_copy_only=False)]
 
 
-def _nested(column: pa.Array, elements: Words) -> Iterator[Words]:
+def _sum_elements(column: pa.Array, elements: Words) -> Iterator[Words]:
     """Length and sum of the elements of each row."""
     offsets = column.offsets.to_numpy()
     lengths = np.diff(offsets).astype(np.uint64)

@@ -1,7 +1,7 @@
-"""Report rows: the leaves' columns of valid documents with the types of REPORT, beside the messages that they came in.
+"""Report rows: valid documents with the types of REPORT, beside the messages that they came in.
 
-Recency is measured between a report's recorded_at and its own message's received_at, never against the wall clock, so that a
-backfill judges as the stream did.
+Recency is measured between a report's recorded_at and its own message's received_at, never against the wall
+clock, so that a backfill judges as the stream did.
 """
 
 from datetime import timedelta
@@ -48,7 +48,7 @@ def make_reports(messages: pa.RecordBatch, schema: Schema, accepted: Accepted) -
 def find_untimely(
     reports: pa.RecordBatch, stale_seconds: int, future_seconds: int
 ) -> tuple[Mask, list[Rejection]]:
-    """bool[n]: reports recorded too long before, or after, their message was received; and a rejection for each of them.
+    """bool[n]: reports recorded too long before, or after, their message was received; and why, for each.
 
     A message without a time is never untimely.
     """

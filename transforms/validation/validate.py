@@ -14,8 +14,8 @@ A block of messages passes these modules, each once, and a row at most six of th
        |  Accepted                             |  Rejected
     report_rows: types, report_id, recency     quarantine_rows: the bytes, and why
 
-The kernels that they call (`constraints`, `formats`, `numbers`, `object_pattern`, `report_id`) see columns or texts, never the
-block.
+The kernels that they call (`constraints`, `formats`, `numbers`, `object_pattern`, `report_id`) see columns or
+texts, never the block.
 """
 
 from collections import deque
@@ -44,9 +44,9 @@ from transforms.validation.quarantine_rows import bisect_faults, quarantine_mess
 from transforms.validation.report_rows import find_untimely, make_reports
 
 THREADS = 2
-"""Batches that are judged at once: most of the work is Arrow's and numpy's, outside of the interpreter's lock."""
+"""Batches that are judged at once: most of the work is Arrow's and numpy's, without the interpreter's lock."""
 SMALL = 4096
-"""A batch of fewer rows is judged in the calling thread, and its rows come out at once: a stream that keeps up wants that."""
+"""Rows of a batch that is judged in the calling thread, so that its rows come out at once, at most."""
 
 
 class Judged(NamedTuple):
@@ -58,7 +58,7 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """What is required of a message beside its schema: size, nesting, recency in seconds, the most a custom metric may be."""
+    """What is required of a message beside its schema: size, nesting, recency, bounds of custom metrics."""
 
     limits: Limits = field(default_factory=Limits)
     stale_seconds: int = 3600
@@ -109,9 +109,11 @@ class Validate(beam.PTransform):
 
 
 class _ValidateFn(beam.DoFn):
-    """Judges batches in threads, some at a time: a batch's rows come out with those of a later one, or at the bundle's end.
+    """Judges batches in threads, THREADS at a time.
 
-    Those of a small batch come out at once.
+    The rows of a batch come out with those of a later one, or at the bundle's end.
+
+    Those of a SMALL batch come out at once.
     """
 
     def __init__(self, rules: Rules, schema: str, version: int | None) -> None:

@@ -60,11 +60,12 @@ def test_valid_reports_are_accepted_with_their_columns() -> None:
     [
         "{", "", "[]", "null", '{"a":1}{"b":2}', b'{"a":"\xff"}', '{"a":NaN}', "{}",
         twice("accuracy"), twice("odd"), json.dumps(report(odd={"x": 1}))[:-2] + ', "x": 2}}',
-        report(accuracy=1.5), report(accuracy="1"), report(accuracy=True), report(accuracy=None), report(accuracy=...),
-        report(network_bytes=1.5), report(task_id="x"), report(execution_context=None), report(execution_context=[CONTEXT]),
-        report(execution_context=CONTEXT | {"hostname": None}), report(execution_context=CONTEXT | {"gpu_info": "text"}),
-        report(custom_metrics={"k": None}), report(custom_metrics={"k": "1"}), report(custom_metrics=[1]),
-        report(odd=json.loads("[" * 40 + "]" * 40)), report(error_details=json.loads("[" * 40 + "]" * 40)),
+        report(accuracy=1.5), report(accuracy="1"), report(accuracy=True), report(accuracy=None),
+        report(accuracy=...), report(network_bytes=1.5), report(task_id="x"), report(execution_context=None),
+        report(execution_context=[CONTEXT]), report(execution_context=CONTEXT | {"hostname": None}),
+        report(execution_context=CONTEXT | {"gpu_info": "text"}), report(custom_metrics={"k": None}),
+        report(custom_metrics={"k": "1"}), report(custom_metrics=[1]), report(odd=json.loads("[" * 40 + "]" *
+        40)), report(error_details=json.loads("[" * 40 + "]" * 40)),
     ],
 )  # fmt: skip
 def test_what_is_not_valid_is_never_accepted_and_costs_no_neighbour(wrong: Any) -> None:
@@ -112,7 +113,8 @@ def test_values_of_varying_types_under_one_name_are_never_taken_for_each_other()
 @pytest.mark.parametrize("inside", ["top", "custom_metrics", "odd", "error_details", "execution_context"])
 def test_of_names_without_end_only_the_frequent_ones_become_columns(inside: str) -> None:
     names = [{f"job_{i}_ms": 1} for i in range(2000)]
-    odd = [report(i, **(own if inside == "top" else {inside: (CONTEXT if inside == "execution_context" else {}) | own}))
+    odd = [report(i, **(own if inside == "top" else {inside: (CONTEXT if inside == "execution_context" else
+    {}) | own}))
            for i, own in enumerate(names)]  # fmt: skip
     assert len(accepted(*odd)) < 256
     assert accepted(*odd[:5]) == [0, 1, 2, 3, 4]

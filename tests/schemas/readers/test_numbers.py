@@ -1,4 +1,5 @@
-"""Numbers by their value: one spelling for each, whatever the digits, the exponent and the zeros it was written with."""
+"""Numbers by their value: one spelling for each, whatever the digits, the exponent and the zeros it was
+written with."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""The pattern that finds documents written as most are: it decides what is parsed together, never what is valid."""
+"""The pattern that finds documents written as most are: it decides what is parsed together, never what is
+valid."""
 
 import json
 from typing import Any

@@ -1,4 +1,5 @@
-"""Texts of what no schema describes: cut from the bytes where that is safe, and the same as reading the whole document."""
+"""Texts of what no schema describes: cut from the bytes where that is safe, and the same as reading the whole
+document."""
 
 import json
 from typing import Any

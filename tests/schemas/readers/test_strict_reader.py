@@ -1,4 +1,5 @@
-"""The strict reader: limits, the one canonical text, and documents that a float or a quick look would get wrong."""
+"""The strict reader: limits, the one canonical text, and documents that a float or a quick look would get
+wrong."""
 
 import json
 import time
