@@ -42,7 +42,7 @@ def compute_report_ids(reports: pa.RecordBatch) -> pa.Array:
 
 
 def compute_line_ids(numbers: NDArray[np.int64], lines: Iterable[bytes | memoryview]) -> pa.Array:
-    """string[n]: the message_id of each line: `<its number, from 1>-<BLAKE2b-128 of its bytes, 32 hex digits>`."""
+    """string[n]: the message_id of each line: `<number, from 1>-<BLAKE2b-128 of its bytes, in hex>`."""
     digests = write_hex(digest_texts(lines))
     return pc.binary_join_element_wise(pa.array(numbers).cast(pa.string()), digests, "-")
 

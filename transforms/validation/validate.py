@@ -44,7 +44,7 @@ from transforms.validation.quarantine_rows import bisect_faults, quarantine_mess
 from transforms.validation.report_rows import find_untimely, make_reports
 
 THREADS = 2
-"""Batches that are judged at once: most of the work is Arrow's and numpy's, without the interpreter's lock."""
+"""Batches that are judged at once: most of the work is Arrow's and numpy's, without Python's lock."""
 SMALL = 4096
 """Rows of a batch that is judged in the calling thread, so that its rows come out at once, at most."""
 
