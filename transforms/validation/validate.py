@@ -81,7 +81,7 @@ def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judge
 
 
 def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
-    """`judge_block`, but a row at which it raises is quarantined with reason `error`, and the others go on."""
+    """`judge_block`, but a row at which it raises is quarantined as `error`, and the others go on."""
     results, faults = bisect_faults(lambda part: judge_block(part, schema, rules), messages)
     wrong = [quarantine_messages(row, [why]) for row, why in faults]
     return Judged(
