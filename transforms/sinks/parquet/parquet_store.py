@@ -87,7 +87,7 @@ class ParquetStore:
                 except Conflict:
                     known = self.read_description()
             if known is not None and known != description:
-                problem = f"another job prepared {self.name} with other settings at the same time"
+                problem = f"another job has begun {self.name} with other settings at the same time"
                 raise Refused(f"{problem}; run this one again")
 
     def has_reports(self) -> bool:

@@ -122,7 +122,7 @@ def test_a_new_place_has_no_description_and_then_the_one_that_was_kept(store: Pa
     for _ in range(2):
         store.prepare(description)
         assert store.read_description() == description
-    with pytest.raises(Refused, match=r"another job prepared .* with other settings"):
+    with pytest.raises(Refused, match=r"another job has begun .* with other settings"):
         store.prepare({"layout": 2, "schemas": {}})
     assert list(store.storage.list_top()) == [DESCRIPTION]
 
