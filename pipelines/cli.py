@@ -236,7 +236,7 @@ def _load_command(name: str) -> typer.Typer | Callable[..., None]:
 
 
 def _do_nothing() -> None:
-    """Stands for a command that is not loaded."""
+    """The placeholder of a command that is not loaded."""
 
 
 def _print_version(asked: bool) -> None:

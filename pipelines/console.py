@@ -1,7 +1,8 @@
 """Where commands write: results on stdout, progress and complaints on stderr.
 
-Text is shown, never obeyed, whoever wrote it: no string is parsed as markup, what a terminal would act on is shown as its code, and
-the password of a URL is masked. So a command prints a string as it is, and gives it a style with `Text` alone.
+Text is shown, never obeyed, whatever its origin: no string is parsed as markup, what a terminal would act on
+is shown as its code, and the password of a URL is masked. So a command prints a string as it is, and gives it
+a style with `Text` alone.
 """
 
 import json
@@ -25,7 +26,8 @@ def mask_secrets(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    """`text` on one line: what does not print (line ends, escape codes, marks of direction) is shown as its code."""
+    """`text` on one line: what does not print (line ends, escape codes, marks of direction) is shown as its
+    code."""
     return (
         text
         if text.isprintable()

@@ -45,7 +45,7 @@ def show_reading(total_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def show_count(doing: str, total: int, lines: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many more messages are done, and shows the sum and the rate a
+    """Yield a function that takes how many more messages are done, and shows the sum and the rate a
     minute.
 
     Without a terminal nothing is shown unless `lines` is set.

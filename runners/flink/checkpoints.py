@@ -27,7 +27,7 @@ Contents = dict[str, tuple[int, str]]
 class Choice(NamedTuple):
     """Checkpoints to go on from, newest first, and why newer ones are left out.
 
-    One that `is_sealed` stands alone and is known to be whole. Of others only Flink can tell, when it reads
+    One that `is_sealed` needs no other and is known to be whole. Of others only Flink can tell, when it reads
     them.
     """
 

@@ -53,7 +53,7 @@ def make_stream_windows(gather_seconds: int, lateness_seconds: int) -> tuple[Win
 
 
 def _make_fixed_windows(seconds: int, early: int | None, lateness_seconds: int) -> beam.WindowInto:
-    """Windows of so many seconds.
+    """Windows of a number of seconds.
 
     `early`: seconds of processing time between panes before the window's end.
     """

@@ -82,7 +82,7 @@ class BigQuery:
     def from_url(cls, url: SplitResult, gather_seconds: int = 60) -> "BigQuery":
         """Return the store of `bigquery://PROJECT/DATASET?location=EU`.
 
-        The options `endpoint` and `storage_endpoint` name a BigQuery of one's own.
+        The options `endpoint` and `storage_endpoint` name another server than Google's.
 
         Raises:
             ValueError: it has another form.

@@ -1,7 +1,7 @@
 """BigQuery as this store uses it: load jobs and queries over REST, reads over gRPC.
 
 Google's clients retry a request that fails on its way. What still fails is raised as `Unavailable` or
-`Refused`, and whoever writes starts over. Every request has a time-out.
+`Refused`, and the writer starts over. Every request has a time-out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ REQUEST_SECONDS, JOB_SECONDS, STREAM_SECONDS = 60.0, 600.0, 300.0
 RETRY = DEFAULT_RETRY.with_timeout(REQUEST_SECONDS)
 """Of requests about a job: a repeated one names the same job."""
 ONCE = Retry(predicate=if_exception_type())
-"""Of requests that whoever writes repeats."""
+"""Of requests that the writer repeats."""
 RERUN = Retry(predicate=may_rerun, initial=0.5, maximum=8.0, timeout=REQUEST_SECONDS)
 """Of jobs that have changed nothing: another writer was in the way, or the table was changed too often."""
 
@@ -49,7 +49,7 @@ _ERRORS = (
 
 @dataclass(frozen=True)
 class Client:
-    """BigQuery at Google, or at two endpoints of one's own; an endpoint over http:// gets no credentials.
+    """BigQuery at Google, or at two other endpoints; an endpoint over http:// gets no credentials.
 
     Every method may raise Unavailable or Refused; `name` is how their messages call the output.
     """
