@@ -1,13 +1,16 @@
-"""Whether every message has exactly one fate, proved from the tables and, if given, from the source the messages came from.
+"""Proves that every message has exactly one fate, from the tables and, if given, from the source of the
+messages.
 
-A message that is in several tables has the fate of the first of reports, duplicates, quarantine: what a replay or a restart left
-in a later one counts as no fate. A row that only points to a report is no fate without it: a quarantine row that a replay closed,
-and a duplicate whose report is not stored. Such a message is missing, whether or not the source is given. A quarantine row that was
-dismissed is a fate as long as the source has its message, and after that it counts for nothing but `dismissed`.
+A message in several tables has the fate of the first of reports, duplicates, quarantine; a replay or a
+restart can leave a row in a later one. A row that only points to a report is no fate if that report is not
+stored: a quarantine row that a replay closed, or a duplicate. Its message is missing, whether the source is
+given or not. A dismissed quarantine row is a fate as long as the source has its message. After that it only
+counts as `dismissed`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +19,61 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.jobs.pending_rows import PendingRows, find_pending_rows
+from pipelines.verify.file_checks import (
+    FATES,
+    MESSAGE_KEY,
+    REBUILD,
+    StoredPrints,
+    check_file,
+    join_prints,
+    load_undamaged,
+)
 from pipelines.verify.fingerprints import Census, Prints, count_fingerprints, find_among
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.recount import disagreements, hours
-from pipelines.verify.table_scan import load, paths
-from schemas.partitioning import assign_files
-from schemas.tables import CLOSED, DISMISSED, DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
-from transforms.core.errors import DamagedFile
-from transforms.core.grouping import number_groups
+from pipelines.verify.table_scan import paths
+from schemas.tables import DUPLICATES, FLEET, QUARANTINED, REPORTS, TABLES, TRIMMED
 from transforms.core.hashing import fingerprint_rows
-from transforms.sinks.parquet.sealed_files import verify_file
 from transforms.sources.source import UNCOMMITTED
 
 Unreadable = Callable[[str, str], None]
-"""Called with a file of the source that could not be read to its end, and why."""
+"""Called with each file of the source that could not be read to its end, and the reason."""
 Messages = Callable[[Unreadable], Iterator[pa.RecordBatch]]
-"""Reads the source from its beginning: batches with (at least) columns `source`, `message_id`, and where the source is a stream the
-boolean column `uncommitted`, else `received_at`."""
+"""Reads the source from its beginning, as batches with at least the columns `source` and `message_id`, and
+for a stream the boolean column `uncommitted`, else `received_at`.
+"""
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Walks through a sequence and may show how far it is, as `rich.progress.track` does."""
+"""Iterates over a sequence and may show progress, like `rich.progress.track`."""
 
-MESSAGE_KEY = ("source", "message_id")
-FATES = (REPORTS, DUPLICATES, QUARANTINED)
-"""The tables that decide a fate, the first before the others."""
 EXAMPLES = 3
-GIVE_ALL = "give as the source all that was read; `kpiflow quarantine dismiss` closes refused ones that were corrected there"
+GIVE_ALL = (
+    "give everything that was read as the source; `kpiflow quarantine dismiss` closes rejected messages that "
+    "were "
+    "corrected there"
+)
 OPEN_AGAIN = (
-    "run `kpiflow quarantine replay`: it opens them again, and accepts them with --input as they were mended"
+    "run `kpiflow quarantine replay`: it opens them again, and accepts them with --input as they were "
+    "corrected"
 )
 READ_AGAIN = "run `kpiflow backfill` over the source again"
 GO_ON = "run `kpiflow stream` as before, with --until-idle if it is to end by itself"
-REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 
 
 @dataclass
 class Verdict:
-    """Counts of messages, and what is wrong. received = reports + quarantined + duplicates + missing + uncommitted - surplus.
+    """Counts of messages, and the problems.
 
-    `dismissed` are refused messages that were dismissed and that the source no longer has (without one: all dismissed ones);
-    they count neither as received nor as quarantined.
-    `uncommitted` are messages of a stream that have no fate yet and lie after what the job has committed: it goes on with them.
-    `missing` are other messages without a fate, whether the source has them or only a row that points to a report that is gone;
-    `surplus` fates without a message of the source, and further reports of a message that has one; `trimmed` entries that left
-    their stream before they were read, and `gaps` where it is unknown how many did; `unreadable` files of the source that could
-    not be read to their end; `waiting` windows, not messages, that lag behind their newest reports until the stream goes on.
+    received = reports + quarantined + duplicates + missing + uncommitted - surplus.
+
+    - dismissed: dismissed messages that the source no longer has (without a source: all dismissed ones). They
+      count neither as received nor as quarantined.
+    - uncommitted: messages of a stream without a fate after the committed offset: the job continues with
+    them.
+    - missing: other messages without a fate. The source has them, or a row points to a report that is gone.
+    - surplus: fates without a message in the source, and further reports of one message.
+    - trimmed: entries that left their stream before they were read; gaps: how often their number is unknown.
+    - unreadable: files of the source that could not be read to their end.
+    - waiting: windows, not messages, that lack their newest reports until the stream continues.
     """
 
     reports: int = 0
@@ -77,43 +91,28 @@ class Verdict:
 
     @property
     def received(self) -> int:
-        """Distinct messages of the source; without one, as many as the tables say."""
+        """Distinct messages of the source. Without a source, as many as the tables say."""
         return (
             self.reports + self.quarantined + self.duplicates + self.missing + self.uncommitted - self.surplus
         )
+
+    def add_problem(
+        self,
+        found: Prints,
+        batches: Iterable[pa.RecordBatch],
+        text: str,
+        fix: str,
+        names: Sequence[str] = MESSAGE_KEY,
+    ) -> None:
+        """Report fingerprints that were found, if any, with examples from the rows of `batches`."""
+        if len(found):
+            self.problems.append(f"{len(found)} {text} ({_quote_examples(batches, names, found)}); {fix}")
 
     def as_json(self) -> dict[str, Any]:
         """The counts in the order of the command's documentation, then the problems."""
         counts = {"received": self.received} | asdict(self)
         del counts["gaps"]
         return counts
-
-
-@dataclass
-class _Prints:
-    """Fingerprints gathered from the files: of each table's messages, of those in quarantine rows that a replay closed or that
-    were dismissed, and of the report_ids of reports and duplicates.
-
-    Files that are `damaged` prove nothing: nobody has a fate in them.
-    """
-
-    damaged: set[Path] = field(default_factory=set)
-
-    closed: list[Prints] = field(default_factory=list)
-    dismissed: list[Prints] = field(default_factory=list)
-    messages: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
-    reports: dict[str, list[Prints]] = field(default_factory=lambda: {table.name: [] for table in FATES})
-
-    def add(self, table: Table, rows: pa.RecordBatch) -> None:
-        prints = fingerprint_rows([rows[name] for name in MESSAGE_KEY])
-        if table == QUARANTINED:
-            closed = np.asarray(pc.is_in(rows["resolution"], pa.array(CLOSED)))
-            self.closed.append(prints[closed])
-            self.dismissed.append(prints[np.asarray(pc.is_in(rows["resolution"], pa.array([DISMISSED])))])
-            prints = prints[~closed]
-        self.messages[table.name].append(prints)
-        if "report_id" in rows.schema.names:
-            self.reports[table.name].append(fingerprint_rows([rows["report_id"]]))
 
 
 def reconcile(
@@ -124,19 +123,20 @@ def reconcile(
     read_again: str = READ_AGAIN,
     home: Path | None = None,
 ) -> Verdict:
-    """Check an output that no run is writing to, against itself and against the source that `messages` reads.
+    """Check an output to which no run is writing, against itself and against the source that `messages`
+    reads.
 
-    `home` is where the stream that wrote it keeps its state, if not in the output. Of the streams that lost entries, `streams`
-    count, or all. `read_again` says how to go on where messages have no fate.
+    `home` is the folder with the state of the stream that wrote it, if not the output. Lost entries are
+    counted of `streams`, or of all. `read_again` is the fix for messages without a fate.
 
     Raises:
         WrongUse: there is no output, or a newer kpiflow wrote it.
     """
-    verdict, prints = Verdict(), _Prints()
+    verdict, prints = Verdict(), StoredPrints()
     file_minutes = read_row_settings(output)["file_minutes"]
     every = [(table, path) for table in (*TABLES.values(), FLEET, TRIMMED) for path in paths(output, table)]
     for table, path in track(every, "files"):
-        _inspect(output, table, path, file_minutes, verdict.problems, prints)
+        check_file(output, table, path, file_minutes, verdict.problems, prints)
     left = find_pending_rows(home or output)
     _check_windows(output, left, prints.damaged, verdict, track)
     dangling = _check_reports(output, prints, verdict, read_again)
@@ -148,65 +148,43 @@ def reconcile(
 def _check_windows(
     output: Path, left: PendingRows | None, damaged: set[Path], verdict: Verdict, track: Track
 ) -> None:
-    """Count each window again from its reports; what a stopped stream still has to write is no problem."""
-    mend = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
+    """Count each window again from its reports. What a stopped stream still has to write is not a problem."""
+    fix = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
     for hour in track(hours(output, damaged), "hours"):
         found = disagreements(output, hour, damaged, left)
-        verdict.problems += [f"{line}; {mend}" for line in found.differences]
+        verdict.problems += [f"{line}; {fix}" for line in found.differences]
         verdict.waiting += found.waiting
 
 
-def _inspect(
-    output: Path, table: Table, path: Path, file_minutes: int, problems: list[str], prints: _Prints
-) -> None:
-    """Check one file by itself, and gather the fingerprints of its rows."""
-    name = path.relative_to(output).as_posix()
-    if problem := verify_file(path):
-        problems.append(f"{name} {problem}; move it away, then {REBUILD}")
-        prints.damaged.add(path)
-        return
-    wanted = {*table.key, table.time, *MESSAGE_KEY, "report_id", "resolution"}
-    try:
-        rows = load(path, table, [column for column in table.schema.names if column in wanted])
-    except DamagedFile as error:
-        problems.append(str(error))
-        prints.damaged.add(path)
-        return
-    codes, places = assign_files(table, rows, file_minutes)
-    if strays := int((np.array([place != name for place in places], dtype=bool)[codes]).sum()):
-        first = next(place for place in places if place != name)
-        problems.append(
-            f"{name} holds {strays} rows that belong elsewhere, first into {first}; move it away, then {REBUILD}"
-        )
-    if repeats := rows.num_rows - len(np.unique(number_groups(rows, table.key))):
-        problems.append(
-            f"{name} holds {repeats} rows whose key another row has; move it away, then {REBUILD}"
-        )
-    if table in FATES:
-        prints.add(table, rows)
+def _check_reports(output: Path, prints: StoredPrints, verdict: Verdict, read_again: str) -> Prints:
+    """Check that each report_id is stored once, and that each duplicate has its report.
 
-
-def _check_reports(output: Path, prints: _Prints, verdict: Verdict, read_again: str) -> Prints:
-    """Each report_id is one report of one file, and each duplicate is one of a report; returns the report_ids of duplicates that
-    are not."""
+    Returns the report_ids of duplicates without one.
+    """
     twice, dangling = [], []
     for distinct, counts in count_fingerprints(
-        [_joined(prints.reports[table.name]) for table in (REPORTS, DUPLICATES)]
+        [join_prints(prints.reports[table.name]) for table in (REPORTS, DUPLICATES)]
     ):
         twice.append(distinct[counts[:, 0] > 1])
         dangling.append(distinct[(counts[:, 0] == 0) & (counts[:, 1] > 0)])
-    for found, table, text, mend in (
-        (_joined(twice), REPORTS, "report_ids are in kpi_reports more than once", REBUILD),
-        (_joined(dangling), DUPLICATES, "report_ids are in duplicates but not in kpi_reports", read_again),
+    for found, table, text, fix in (
+        (join_prints(twice), REPORTS, "report_ids are in kpi_reports more than once", REBUILD),
+        (
+            join_prints(dangling),
+            DUPLICATES,
+            "report_ids are in duplicates but not in kpi_reports",
+            read_again,
+        ),
     ):
-        if len(found):
-            examples = _examples(_whole(output, table, ["report_id"], prints.damaged), ("report_id",), found)
-            verdict.problems.append(f"{len(found)} {text} ({examples}); {mend}")
-    return _joined(dangling)
+        rows = load_undamaged(output, table, ["report_id"], prints.damaged)
+        verdict.add_problem(found, rows, text, fix, ("report_id",))
+    return join_prints(dangling)
 
 
-def _count_trimmed(output: Path, prints: _Prints, streams: Sequence[str] | None, verdict: Verdict) -> None:
-    for rows in _whole(output, TRIMMED, ["source", "entries"], prints.damaged):
+def _count_trimmed(
+    output: Path, prints: StoredPrints, streams: Sequence[str] | None, verdict: Verdict
+) -> None:
+    for rows in load_undamaged(output, TRIMMED, ["source", "entries"], prints.damaged):
         if streams is not None:
             rows = rows.filter(pc.is_in(rows["source"], pa.array(streams, pa.string())))
         verdict.trimmed += pc.sum(rows["entries"]).as_py() or 0
@@ -215,7 +193,7 @@ def _count_trimmed(output: Path, prints: _Prints, streams: Sequence[str] | None,
 
 def _count_fates(
     output: Path,
-    prints: _Prints,
+    prints: StoredPrints,
     dangling: Prints,
     messages: Messages | None,
     left: PendingRows | None,
@@ -224,41 +202,44 @@ def _count_fates(
 ) -> None:
     """Fill in the counts, and name messages that have no fate, more than one, or no source."""
     unreadable: dict[str, str] = {}
-    sets = [_joined(prints.messages[table.name]) for table in FATES]
-    vain = find_among(_joined(prints.reports[DUPLICATES.name]), dangling)
-    repeated = sets[FATES.index(DUPLICATES)]
-    sets[FATES.index(DUPLICATES)] = repeated[~vain]
-    sets += [_joined(prints.closed), repeated[vain], _joined(prints.dismissed)]
-    uncommitted = _joined([])
+    sets, uncommitted = _list_sets(prints, dangling), join_prints([])
     if messages is not None:
-        source, uncommitted = _source(messages(unreadable.__setitem__), left)
+        source, uncommitted = _read_source(messages(unreadable.__setitem__), left)
         sets.append(source)
-    odd = [_odd_ones(part, verdict, sourced=messages is not None) for part in count_fingerprints(sets)]
-    missing, gone, orphans, *several = (_joined(found) for found in zip(*odd))
-    to_come = find_among(missing, uncommitted)
-    verdict.uncommitted, missing = int(to_come.sum()), missing[~to_come]
+    odd = [_find_odd(part, verdict, sourced=messages is not None) for part in count_fingerprints(sets)]
+    missing, gone, orphans, *several = (join_prints(found) for found in zip(*odd))
+    pending = find_among(missing, uncommitted)
+    verdict.uncommitted, missing = int(pending.sum()), missing[~pending]
     verdict.missing -= verdict.uncommitted
     verdict.unreadable = len(unreadable)
     verdict.problems += [
         f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()
     ]
-
-    stored = (rows for table in FATES for rows in _whole(output, table, MESSAGE_KEY, prints.damaged))
-    for found, batches, text, mend in (
-        (missing, _reread(messages), "messages of the source have no fate", read_again),
-        (gone, _whole(output, QUARANTINED, MESSAGE_KEY, prints.damaged),
-         "messages left quarantine by a replay, but their reports are gone", OPEN_AGAIN),
-        (orphans, stored, "messages have a fate but are not in the source", GIVE_ALL),
-        *((found, _whole(output, table, MESSAGE_KEY, prints.damaged), f"messages are in {table.name} more than once", REBUILD)
-          for found, table in zip(several, FATES)),
-    ):  # fmt: skip
-        if len(found):
-            verdict.problems.append(f"{len(found)} {text} ({_examples(batches, MESSAGE_KEY, found)}); {mend}")
+    stored = [load_undamaged(output, table, MESSAGE_KEY, prints.damaged) for table in FATES]
+    quarantined = load_undamaged(output, QUARANTINED, MESSAGE_KEY, prints.damaged)
+    replayed = "messages left quarantine by a replay, but their reports are gone"
+    verdict.add_problem(missing, _read_again(messages), "messages of the source have no fate", read_again)
+    verdict.add_problem(gone, quarantined, replayed, OPEN_AGAIN)
+    verdict.add_problem(orphans, chain(*stored), "messages have a fate but are not in the source", GIVE_ALL)
+    for found, table in zip(several, FATES):
+        rows = load_undamaged(output, table, MESSAGE_KEY, prints.damaged)
+        verdict.add_problem(found, rows, f"messages are in {table.name} more than once", REBUILD)
 
 
-def _source(batches: Iterator[pa.RecordBatch], left: PendingRows | None) -> tuple[Prints, Prints]:
-    """Fingerprints of the messages of a source, and of those that lie after what their job has committed: the stream says so
-    itself, and of its archive those count that the stopped job may still have to write."""
+def _list_sets(prints: StoredPrints, dangling: Prints) -> list[Prints]:
+    """Messages of FATES without dangling duplicates, then those of closed, dangling and dismissed rows."""
+    reports, duplicates, quarantined = (join_prints(prints.messages[table.name]) for table in FATES)
+    dangles = find_among(join_prints(prints.reports[DUPLICATES.name]), dangling)
+    closed, dismissed = join_prints(prints.closed), join_prints(prints.dismissed)
+    return [reports, duplicates[~dangles], quarantined, closed, duplicates[dangles], dismissed]
+
+
+def _read_source(batches: Iterator[pa.RecordBatch], left: PendingRows | None) -> tuple[Prints, Prints]:
+    """Fingerprints of the messages of a source, and of those after the committed offset.
+
+    A stream tells which these are. Of its archive they are the ones that the stopped job may still have to
+    write.
+    """
     every, late = [], []
     for rows in batches:
         every.append(fingerprint_rows([rows[name] for name in MESSAGE_KEY]))
@@ -266,12 +247,15 @@ def _source(batches: Iterator[pa.RecordBatch], left: PendingRows | None) -> tupl
             late.append(every[-1][np.asarray(rows[UNCOMMITTED])])
         elif left is not None:
             late.append(every[-1][left.among(rows)])
-    return _joined(every), _joined(late)
+    return join_prints(every), join_prints(late)
 
 
-def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
-    """Add a part of the messages to the counts; those of the source without a fate, those whose replayed report is gone, those
-    without a source, and those in each table more than once."""
+def _find_odd(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
+    """Add a part of the messages to the counts, and return those with a problem.
+
+    First those of the source without a fate, then those whose replayed report is gone, those without a
+    source, and those that are more than once in each table of FATES.
+    """
     prints, counts = part
     reported, duplicate, refused, closed, dangling, dismissed = (
         counts[:, kind] > 0 for kind in range(len(FATES) + 3)
@@ -296,8 +280,8 @@ def _odd_ones(part: Census, verdict: Verdict, sourced: bool) -> list[Prints]:
     ]
 
 
-def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: Prints) -> str:
-    """A few of the wanted rows, in words."""
+def _quote_examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: Prints) -> str:
+    """A few of the wanted rows, as text."""
     wanted = wanted[:EXAMPLES]
     found: dict[str, None] = {}
     for rows in batches:
@@ -310,18 +294,5 @@ def _examples(batches: Iterable[pa.RecordBatch], names: Sequence[str], wanted: P
     return "e.g. " + ", ".join(found)
 
 
-def _reread(messages: Messages | None) -> Iterator[pa.RecordBatch]:
+def _read_again(messages: Messages | None) -> Iterator[pa.RecordBatch]:
     yield from messages(lambda file, why: None) if messages else ()
-
-
-def _whole(
-    output: Path, table: Table, columns: Sequence[str], damaged: set[Path]
-) -> Iterator[pa.RecordBatch]:
-    """The named columns of the files of a table that are not damaged."""
-    for path in paths(output, table):
-        if path not in damaged:
-            yield load(path, table, columns)
-
-
-def _joined(prints: Sequence[Prints]) -> Prints:
-    return np.concatenate([np.zeros((0, 2), np.uint64), *prints])
