@@ -51,10 +51,7 @@ GIVE_ALL = (
     "were "
     "corrected there"
 )
-OPEN_AGAIN = (
-    "run `kpiflow quarantine replay`: it opens them again, and accepts them with --input as they were "
-    "corrected"
-)
+OPEN_AGAIN = "run `kpiflow quarantine replay`: it opens them again, and accepts corrected ones with --input"
 READ_AGAIN = "run `kpiflow backfill` over the source again"
 GO_ON = "run `kpiflow stream` as before, with --until-idle if it is to end by itself"
 
@@ -67,8 +64,7 @@ class Verdict:
 
     - dismissed: dismissed messages that the source no longer has (without a source: all dismissed ones). They
       count neither as received nor as quarantined.
-    - uncommitted: messages of a stream without a fate after the committed offset: the job continues with
-    them.
+    - uncommitted: messages of a stream without a fate after the committed offset; the job continues there.
     - missing: other messages without a fate. The source has them, or a row points to a report that is gone.
     - surplus: fates without a message in the source, and further reports of one message.
     - trimmed: entries that left their stream before they were read; gaps: how often their number is unknown.

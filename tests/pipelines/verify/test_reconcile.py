@@ -251,7 +251,7 @@ def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) 
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
         assert verdict.problems == [
             "1 messages left quarantine by a replay, but their reports are gone (e.g. s 50-0); run `kpiflow quarantine replay`: "
-            "it opens them again, and accepts them with --input as they were corrected"
+            "it opens them again, and accepts corrected ones with --input"
         ]
 
 
