@@ -350,9 +350,11 @@ def stopped(output: Path, watermark: datetime, read: datetime) -> None:
     (folder / "checkpoints" / "job" / "chk-3").mkdir(parents=True)
     (folder / "checkpoints" / "job" / "chk-3" / "_metadata").touch()
     (folder / "readers").mkdir()
-    (folder / "job.json").write_text(json.dumps({"settle_seconds": 0, "depends": {"streams": ["s"]}}))
+    depends = {"streams": ["s"], "outputs": [], "group": "kpiflow"}
+    (folder / "job.json").write_text(json.dumps({"settle_seconds": 0, "depends": depends}))
     at, position = (int(each.timestamp() * 1000) for each in (watermark, read))
-    reader = {"watermark": at, "streams": {"s": {"position": f"{position}-5"}}}
+    streams = {"s": {"position": f"{position}-5"}}
+    reader = {"watermark": at, "newest": position, "time": position, "streams": streams}
     (folder / "readers" / "reader-0.json").write_text(json.dumps(reader))
 
 
