@@ -14,8 +14,8 @@ A block of messages passes these modules, each once, and a row at most six of th
        |  Accepted                             |  Rejected
     report_rows: types, report_id, recency     quarantine_rows: the bytes, and why
 
-The kernels that they call (`constraints`, `formats`, `numbers`, `object_pattern`, `report_id`) see columns or
-texts, never the block.
+The kernels that they call (`parser_guards`, `object_pattern`, `constraints`, `formats`, `numbers`,
+`report_id`) call none of these modules.
 """
 
 from collections import deque
