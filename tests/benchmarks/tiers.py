@@ -73,7 +73,7 @@ TIERS = (
     Tier(
         "envelope prefixes (envelope_prefixes)",
         "each line is read by Python",
-        lambda: mock.patch.object(envelope_blocks, "heads", _find_no_prefixes),
+        lambda: mock.patch.object(envelope_blocks, envelope_prefixes.heads.__name__, _find_no_prefixes),
     ),
     Tier(
         "layouts of envelopes (envelope_prefixes)",
