@@ -36,7 +36,7 @@ def escape_line(text: str) -> str:
 
 
 def escape_text(text: str) -> str:
-    """The text, of one line or several, as a terminal may get it."""
+    """The text, of one line or several, safe for a terminal."""
     return "\n".join(map(escape_line, mask_secrets(text).split("\n")))
 
 
@@ -54,10 +54,10 @@ def _mask(value: Any) -> Any:
 
 
 class SafeConsole(Console):
-    """A console to which any string can be given."""
+    """A console that is safe for any string."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A string as Text: before it is laid out, so that columns are as wide as what is shown."""
+        """A string as escaped Text. Escaped before the layout, so that columns get the right width."""
         return super().render_str(escape_text(text), **options)
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
@@ -72,7 +72,7 @@ def style_head(style: str, head: str, rest: str) -> Text:
 
 
 class SafeFormatter(logging.Formatter):
-    """A record of a log as a terminal may get it."""
+    """Formats log records safely for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return escape_text(super().format(record))

@@ -252,11 +252,8 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
             yield sink.name, describe_sink(sink, found, now)
     yield "watermark", describe_time(found.watermark, now)
     if progress.checkpoints:
-        yield (
-            "checkpoint",
-            f"{progress.checkpoints}, {describe_size(progress.checkpoint_bytes)}, {progress.checkpoint_age or 0:.0f} "
-            f"s old",
-        )
+        size, age = describe_size(progress.checkpoint_bytes), progress.checkpoint_age or 0
+        yield "checkpoint", f"{progress.checkpoints}, {size}, {age:.0f} s old"
 
 
 def _table(progress: Progress, found: Health, rate: _Rate) -> Table:

@@ -1,4 +1,4 @@
-"""Whether kpi_aggregations say what kpi_reports give: each window counted again from its reports, an hour at a time."""
+"""Checks kpi_aggregations against kpi_reports: counts each window again, an hour at a time."""
 
 import re
 from collections.abc import Set
@@ -33,17 +33,17 @@ _WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN, "revision")
 
 @dataclass(frozen=True)
 class Hour:
-    """An hour of UTC, as file names spell it."""
+    """An hour of UTC, in the form of file names."""
 
     date: str
     hour: str
 
     def folder(self, table: str) -> str:
-        """Where the files of this hour lie, below a table's folder or that of a window size."""
+        """The folder of this hour's files, below that of a table or a window size."""
         return f"{table}/date={self.date}/hour={self.hour}"
 
     def windows(self, granularity: str) -> str:
-        """Where the files of this hour's windows lie."""
+        """The folder of this hour's windows."""
         return self.folder(f"{AGGREGATIONS.name}/{format_window_folder(granularity)}")
 
 
@@ -59,8 +59,11 @@ def hours(output: Path, damaged: Set[Path] = frozenset()) -> list[Hour]:
 
 
 class Agreement(NamedTuple):
-    """A line for each granularity whose windows are not those of their reports, with the first such window; and how many windows
-    more will be so once a stopped stream goes on."""
+    """A line for each granularity whose windows do not agree with their reports, naming the first such
+    window.
+
+    `waiting` is the number of windows that will agree once a stopped stream continues.
+    """
 
     differences: list[str]
     waiting: int
@@ -69,8 +72,11 @@ class Agreement(NamedTuple):
 def disagreements(
     output: Path, hour: Hour, damaged: Set[Path] = frozenset(), waiting: PendingRows | None = None
 ) -> Agreement:
-    """Compare the windows of an hour with its reports. A window waits if its revision is less than that of its reports, and one of
-    these is among what is `waiting`."""
+    """Compare the windows of an hour with its reports.
+
+    A window waits if its revision is less than that of its reports, and one of these is among the `waiting`
+    rows.
+    """
     reports = _loaded(_files(output / hour.folder(REPORTS.name)) - damaged, REPORTS, _REPORT_COLUMNS)
     waits = waiting.among(reports) if waiting else np.zeros(reports.num_rows, bool)
     differences, count = [], 0
@@ -94,8 +100,10 @@ def disagreements(
 def _behind(
     expected: pa.RecordBatch, found: pa.RecordBatch, newest: pa.RecordBatch
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """bool[n] and bool[m]: the windows that are expected, and those that are found, which are among the `newest` and whose
-    revision is less than expected."""
+    """The expected windows, bool[n], and the found windows, bool[m], that are behind.
+
+    They are among the `newest`, and the found revision is less than the expected one.
+    """
     parts = (expected, found, newest)
     groups = number_groups(pa.concat_batches([part.select(WINDOW) for part in parts]), WINDOW)
     of_expected, of_found, of_newest = np.split(groups, np.cumsum([part.num_rows for part in parts])[:-1])
@@ -106,8 +114,10 @@ def _behind(
 
 
 def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
-    """The windows of `seconds` that reports give: agent_id, time_window_start, task_count, outlier counts, avg_latency_ms and
-    revision."""
+    """Count the windows of `seconds` from reports.
+
+    Columns: agent_id, time_window_start, task_count, outlier counts, avg_latency_ms and revision.
+    """
     width = seconds * 1_000_000
     starts = reports["recorded_at"].cast(pa.int64()).to_numpy(zero_copy_only=False) // width * width
     times = pa.array(starts).cast(AGGREGATIONS.schema.field("time_window_start").type)
@@ -128,7 +138,7 @@ def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
 
 
 def _difference(expected: pa.RecordBatch, found: pa.RecordBatch) -> str:
-    """How many windows differ, and how the first does; empty when none does."""
+    """The number of windows that differ, and how the first differs; empty if none does."""
     groups = number_groups(pa.concat_batches([expected.select(WINDOW), found.select(WINDOW)]), WINDOW)
     place = np.full((2, int(groups.max(initial=-1)) + 1), -1)
     place[0, groups[: expected.num_rows]] = np.arange(expected.num_rows)
@@ -145,12 +155,13 @@ def _difference(expected: pa.RecordBatch, found: pa.RecordBatch) -> str:
         first = f"a window of {_named(found, unexpected[0])}, which has no report"
     elif count:
         name, (left, right) = next((name, cells[:, 0]) for name, cells in differing.items() if cells.shape[1])
-        first = f"{name} of {_named(expected, left)} is {found[name][right]}, its reports give {expected[name][left]}"
+        stored, given = found[name][right], expected[name][left]
+        first = f"{name} of {_named(expected, left)} is {stored}, its reports give {given}"
     return f"{count} differences, first {first}" if count else ""
 
 
 def _differ(name: str, expected: pa.Array, found: pa.Array, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """bool[n]: which pairs of rows differ in a column."""
+    """The pairs of rows that differ in a column, bool[n]."""
     left, right = (_floats(column)[rows] for column, rows in zip((expected, found), pairs))
     allowed = TOLERANCE * np.maximum(np.abs(left), np.abs(right)) if name == MEAN else 0.0
     return ~(np.abs(left - right) <= allowed)

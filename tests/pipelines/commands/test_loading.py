@@ -13,7 +13,8 @@ HEAVY = ("apache_beam", "pyarrow", "pandas")
 
 def loaded(*words: str) -> set[str]:
     """What a new process has loaded of commands and HEAVY packages after a command."""
-    code = f"import sys; from pipelines.cli import run; run({list(words)!r}); print(*sys.modules, file=sys.stderr)"
+    code = f"import sys; from pipelines.cli import run; run({list(words)!r}); "
+    code += "print(*sys.modules, file=sys.stderr)"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stderr.split()

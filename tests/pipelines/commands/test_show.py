@@ -26,7 +26,9 @@ NO_FLAGS = dict.fromkeys(METRICS, 0)
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Four reports of two hours, one of them failed and one flagged; a duplicate, two quarantined messages, two percentiles."""
+    """Four reports of two hours, one of them failed and one flagged; a duplicate, two quarantined messages,
+    two percentiles.
+    """
     out = tmp_path / "out"
     reports = [report(1, failed=True), report(2), report(3), flagged(4, NINE, 8123.0, agent_id=AGENT)]
     store(out, REPORTS, reports)

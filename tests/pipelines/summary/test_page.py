@@ -1,4 +1,4 @@
-"""The page stands alone, is well formed whatever the data say, and its charts have the marks of the numbers."""
+"""The page needs nothing else, is well formed whatever the data are, and its charts show the numbers."""
 
 import re
 import shutil
@@ -48,7 +48,9 @@ def a_summary(hours: tuple[Hour, ...], text: str = "plain") -> Summary:
 
 
 class Reading(HTMLParser):
-    """What a browser would see: tags in order, attributes, texts; raises where a tag is not closed as it was opened."""
+    """What a browser would see: tags in order, attributes, texts; raises where a tag is not closed as it was
+    opened.
+    """
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -161,9 +163,10 @@ def test_a_page_on_nothing_names_backfill() -> None:
 
 
 WIDE = """<script>
-const wide = [...document.querySelectorAll("body, .wide, td, th, dd, h1")].filter(each => each.scrollWidth > each.clientWidth + 1
-  && getComputedStyle(each).display != "inline");
-document.title = `${document.documentElement.scrollWidth - document.documentElement.clientWidth} ${wide.length}`;
+const root = document.documentElement;
+const wide = [...document.querySelectorAll("body, .wide, td, th, dd, h1")].filter(
+  each => each.scrollWidth > each.clientWidth + 1 && getComputedStyle(each).display != "inline");
+document.title = `${root.scrollWidth - root.clientWidth} ${wide.length}`;
 </script>"""
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

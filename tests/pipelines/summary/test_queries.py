@@ -170,12 +170,15 @@ def by_sql(rows: dict[Table, list[dict[str, Any]]]) -> dict[str, Any]:
         CREATE VIEW d AS FROM duplicates WHERE message_id NOT IN (SELECT message_id FROM r);
         CREATE VIEW q AS FROM quarantine WHERE message_id NOT IN
             (SELECT message_id FROM r UNION SELECT message_id FROM duplicates);
-        CREATE VIEW of_agents AS SELECT agent_id, count(*) AS n, count(error_details) AS failed, {flags} FROM r GROUP BY ALL;
+        CREATE VIEW of_agents AS
+            SELECT agent_id, count(*) AS n, count(error_details) AS failed, {flags} FROM r GROUP BY ALL;
         CREATE VIEW of_hours AS
             SELECT date_trunc('hour', recorded_at) AS h, count(*) AS n, count(error_details) AS failed, {flags}
             FROM r GROUP BY ALL;
-        CREATE VIEW dh AS SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM d WHERE h IS NOT NULL GROUP BY ALL;
-        CREATE VIEW qh AS SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM q WHERE h IS NOT NULL GROUP BY ALL;
+        CREATE VIEW dh AS
+            SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM d WHERE h IS NOT NULL GROUP BY ALL;
+        CREATE VIEW qh AS
+            SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM q WHERE h IS NOT NULL GROUP BY ALL;
         """
     )
     zeros = ", ".join(f"coalesce({metric}, 0)" for metric in METRICS)

@@ -26,7 +26,9 @@ MIX = Mix(2000, dirty=0.1, duplicates=0.05, late=0.05, outliers=0.02)
 
 
 class Recorder(Sender):
-    """Takes payloads as a stream does, at a clock that stands still; `breaks` counts down to steps of which half arrives."""
+    """Takes payloads as a stream does, at a clock that stands still; `breaks` counts down to steps of which
+    half arrives.
+    """
 
     def __init__(
         self, breaks: tuple[int, ...] = (), refuses_at: int = -1, stop: Event | None = None, stop_at: int = -1

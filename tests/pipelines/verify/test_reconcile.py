@@ -250,7 +250,8 @@ def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) 
         verdict = reconcile(output, messages)
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
         assert verdict.problems == [
-            "1 messages left quarantine by a replay, but their reports are gone (e.g. s 50-0); run `kpiflow quarantine replay`: "
+            "1 messages left quarantine by a replay, but their reports are gone (e.g. s 50-0); run `kpiflow "
+            "quarantine replay`: "
             "it opens them again, and accepts corrected ones with --input"
         ]
 
@@ -279,7 +280,8 @@ def test_a_duplicate_whose_report_is_gone_is_no_fate(output: Path) -> None:
         verdict = reconcile(output, messages)
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
         assert verdict.problems == [
-            "1 report_ids are in duplicates but not in kpi_reports (e.g. r99); run `kpiflow backfill` over the source again"
+            "1 report_ids are in duplicates but not in kpi_reports (e.g. r99); run `kpiflow backfill` over "
+            "the source again"
         ]
     put(output, QUARANTINED, [refused(32)])
     assert counts(reconcile(output, source(*ALL, 32))) == {**WHOLE, "received": 15, "quarantined": 4}
@@ -345,7 +347,9 @@ def test_windows_without_reports_and_reports_without_windows_are_named(output: P
 
 
 def stopped(output: Path, watermark: datetime, read: datetime) -> None:
-    """Leave what a stream leaves that read the stream `s`: job.json, a reader's status, a complete checkpoint."""
+    """Leave what a stream leaves that read the stream `s`: job.json, a reader's status, a complete
+    checkpoint.
+    """
     folder = output / "_stream"
     (folder / "checkpoints" / "job" / "chk-3").mkdir(parents=True)
     (folder / "checkpoints" / "job" / "chk-3" / "_metadata").touch()
@@ -387,7 +391,8 @@ def test_a_difference_of_older_reports_is_found_after_a_stop_too(output: Path) -
     verdict = reconcile(output)
     assert (verdict.waiting, len(verdict.problems)) == (0, 3)
     assert verdict.problems[0].endswith(
-        "run `kpiflow stream` as before, with --until-idle if it is to end by itself; if it still differs then, "
+        "run `kpiflow stream` as before, with --until-idle if it is to end by itself; if it still differs "
+        "then, "
         "run `kpiflow backfill --replace` over the messages of that hour"
     )
 
