@@ -37,7 +37,7 @@ class Limits:
     depth: int = 32
 
     def oversize(self, length: int) -> Rejection | None:
-        """Why a payload of so many bytes is rejected; None if it is not."""
+        """Why a payload of that length is rejected; None if it is not."""
         if length <= self.payload_bytes:
             return None
         return Rejection(OVERSIZE, f"{length} bytes are more than {self.payload_bytes}")
