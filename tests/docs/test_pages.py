@@ -62,6 +62,7 @@ def inside(tour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", TYPED)
 def test_every_command_prints_what_the_page_shows(
     page: str, inside: None, capfd: pytest.CaptureFixture[str]
@@ -87,6 +88,7 @@ def test_the_pages_type_the_commands_of_a_first_hour() -> None:
     assert {"generate", "backfill", "reconcile", "show", "validate", "parity", "quarantine"} <= words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", TYPED)
 def test_every_python_example_runs(page: str, inside: None, capfd: pytest.CaptureFixture[str]) -> None:
     for code in fenced(page, "python"):
