@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import requests
 from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import GoogleAPIError, NotFound
+from google.api_core.exceptions import BadRequest, GoogleAPIError, NotFound
 from google.api_core.retry import Retry, if_exception_type
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
@@ -45,6 +45,10 @@ _ERRORS = (
     ConnectionError,
     TimeoutError,
 )
+
+
+class NotLoadedError(ValueError):
+    """BigQuery does not take a row of a load job. The writer finds the row by loading parts of the batch."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ class Client:
             return RERUN(run)()
 
     def load(self, table: bigquery.Table, rows: pa.Table, location: str) -> None:
-        """Create a table, which no one else may know yet, and load rows into it."""
+        """Create a table, which no one else may know yet, and load rows into it.
+
+        Raises:
+            NotLoadedError: BigQuery does not take at least one of the rows; none is loaded.
+        """
         data = BytesIO()
         pq.write_table(rows, data, compression="zstd")
         parquet = bigquery.ParquetOptions()
@@ -101,7 +109,10 @@ class Client:
             # Without `size` the upload is resumable. It is not repeated, as it would name the same job again.
             once: dict[str, Any] = {"rewind": True, "num_retries": 0, "timeout": REQUEST_SECONDS}
             job = self.rest.load_table_from_file(data, table, location=location, job_config=config, **once)
-            job.result(retry=RETRY, timeout=JOB_SECONDS)
+            try:
+                job.result(retry=RETRY, timeout=JOB_SECONDS)
+            except BadRequest as error:
+                raise NotLoadedError(error.message) from error
 
     def delete(self, table: bigquery.Table) -> None:
         """Delete a table; it need not be there."""

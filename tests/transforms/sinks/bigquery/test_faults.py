@@ -14,7 +14,7 @@ from google.api_core import exceptions
 from google.auth.credentials import Credentials
 from google.auth.exceptions import RefreshError, TransportError
 
-from schemas.tables import REPORTS, Table
+from schemas.tables import QUARANTINED, REPORTS, Table
 from tests.bigquery import CUT, LOST, SLOW, Emulator, Failure, Faulty, store
 from tests.servers import free_port
 from transforms.core.errors import Refused, Unavailable
@@ -22,6 +22,7 @@ from transforms.sinks.bigquery import client
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 from transforms.sinks.bigquery.dataset_tables import new_inbox
 from transforms.sinks.bigquery.errors import as_sink_error
+from transforms.sinks.write_tables import write_or_quarantine
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
 JOBS, RESULTS = "POST /bigquery/v2/projects/demo/jobs", "GET /bigquery/v2/projects/demo/queries"
@@ -167,11 +168,28 @@ def test_an_inbox_that_cannot_be_deleted_is_left_to_expire(place: BigQuery, way:
     assert place.write(REPORTS, [reports(1)]).rows == 1
 
 
-def test_rows_that_bigquery_refuses_end_the_run_with_its_words(place: BigQuery) -> None:
-    """Times beyond the year 9999 pass no validation; they stand here for whatever BigQuery does not load."""
+def test_rows_that_bigquery_does_not_load_are_a_fault_of_the_rows(place: BigQuery) -> None:
     rows = pa.table({"report_id": ["r1"], "recorded_at": ["no time"]})
-    with pytest.raises(Refused, match=r"refuses the request: .*; run `kpiflow doctor`"):
+    with pytest.raises(client.NotLoadedError):
         place._client.load(new_inbox(place._place, REPORTS), rows, "US")
+
+
+def test_a_row_that_bigquery_does_not_load_is_refused_and_its_neighbours_are_stored(
+    place: BigQuery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = client.Client.load
+
+    def load_all_but_r2(self: client.Client, table: Any, rows: pa.Table, location: str) -> None:
+        if "custom_metrics" in rows.column_names and "r2" in rows["report_id"].to_pylist():
+            raise client.NotLoadedError("this row is too odd")
+        load(self, table, rows, location)
+
+    monkeypatch.setattr(client.Client, "load", load_all_but_r2)
+    assert write_or_quarantine(place, REPORTS, [reports(1, 2, 3)]).rows == 3
+    assert {row["report_id"] for row in stored(place, REPORTS)} == {"r1", "r3"}
+    assert [(row["message_id"], row["reason"], row["message"]) for row in stored(place, QUARANTINED)] == [
+        ("2-0", "refused", "NotLoadedError: this row is too odd")
+    ]
 
 
 def test_a_table_that_is_gone_is_refused(place: BigQuery) -> None:
