@@ -1,6 +1,7 @@
 """Where messages come from: the scheme of a URL chooses the kind of source. All kinds are in SCHEMES.
 
-A kind is a class that offers `transforms.sources.source.Source`, or `LiveSource` if messages keep coming to it.
+A kind is a class that offers `transforms.sources.source.Source`, or `LiveSource` if messages keep coming to
+it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user says about a source: URLs, or patterns of files; of a live one also the streams and the group."""
+    """What a user says about a source: URLs, or patterns of files; of a live one also the streams and the
+    group."""
 
     urls: tuple[str, ...]
     streams: tuple[str, ...] = ()

@@ -42,9 +42,11 @@ def archive(
         Path, typer.Option("--output", help="Folder of the archive; it is made if needed.", metavar="DIR")
     ],
 ) -> None:
-    """Archive what Redis streams contain now: envelopes, in a file for each hour, for `kpiflow backfill` to read.
+    """Archive what Redis streams contain now: envelopes, in a file for each hour, for `kpiflow backfill` to
+    read.
 
-    Run it again to add what has come since. Nothing is removed from Redis. A streaming job may write the same archive (--archive).
+    Run it again to add what has come since. Nothing is removed from Redis. A streaming job may write the same
+    archive (--archive).
     """
     if output.exists() and not output.is_dir():
         raise WrongUse(f"{output} is a file", "give --output a folder")

@@ -44,11 +44,12 @@ def doctor(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
-    """Check everything that a job needs at its source and its outputs: reachable, permitted, with a schema that fits.
+    """Check everything that a job needs at its source and its outputs: reachable, permitted, with a schema
+    that fits.
 
-    It uses what the job uses: with --redis, each command that a stream needs is tried as the given user, and a lease is taken and
-    given back. Nothing else is changed, except a probe that is removed again where only that shows a permission. Exit code 1 if
-    something is wrong.
+    It uses what the job uses: with --redis, each command that a stream needs is tried as the given user, and
+    a lease is taken and given back. Nothing else is changed, except a probe that is removed again where only
+    that shows a permission. Exit code 1 if something is wrong.
     """
     settings: Settings = ctx.obj.settings()
     if not (outputs or inputs or url):
@@ -73,7 +74,8 @@ def doctor(
 
 
 def _check_output(text: str, settings: Settings) -> Iterator[Finding]:
-    """What an output finds itself and, if all is well, whether this version and these settings fit what it contains."""
+    """What an output finds itself and, if all is well, whether this version and these settings fit what it
+    contains."""
     well, what = True, "its URL and its requirements"
     try:
         sink = parse_sink(text, settings)
@@ -95,7 +97,8 @@ def _check_output(text: str, settings: Settings) -> Iterator[Finding]:
 
 
 def _check_live_source(source: LiveSource, url: str, live: bool, settings: Settings) -> Iterator[Finding]:
-    """What a stream needs besides its outputs: settings that suit it, Java and Flink on this machine, and its source."""
+    """What a stream needs besides its outputs: settings that suit it, Java and Flink on this machine, and its
+    source."""
     what = "the settings suit a stream, and Java and Flink are here or can be fetched"
     try:
         check_readiness(settings)

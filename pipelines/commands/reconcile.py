@@ -65,10 +65,11 @@ def reconcile(
 ) -> None:
     """Check that every message is in exactly one table, and that no file was changed, removed or moved.
 
-    The tables alone show most of it. With --input or --redis, they are compared with the source too: only that shows a message that
-    is in no table, and a lost file of quarantined or duplicate messages. A stream is compared by what it contains now and what has
-    left it. If an output was filled from streams and from archives, give both. Messages that a stopped job has not committed and
-    not written are no problem: they are counted, and it goes on with them.
+    The tables alone show most of it. With --input or --redis, they are compared with the source too: only
+    that shows a message that is in no table, and a lost file of quarantined or duplicate messages. A stream
+    is compared by what it contains now and what has left it. If an output was filled from streams and from
+    archives, give both. Messages that a stopped job has not committed and not written are no problem: they
+    are counted, and it goes on with them.
     """
     if bool(url) != bool(streams):
         raise WrongUse(
@@ -136,12 +137,11 @@ def _print(verdict: Verdict) -> None:
         out.print(Text(f"- {escape_line(problem)}"))
     if verdict.trimmed or verdict.gaps:
         more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
-        out.print(
-            f"{verdict.trimmed:,} entries{more} left their stream before they were read: see the table `trimmed`"
-        )
+        left = f"{verdict.trimmed:,} entries{more} left their stream before they were read"
+        out.print(f"{left}: see the table `trimmed`")
     if verdict.uncommitted:
-        out.print(f"{verdict.uncommitted:,} messages after the offset that the job has committed are not in a table yet: {GO_ON}",
-                  soft_wrap=True)  # fmt: skip
+        late = f"{verdict.uncommitted:,} messages after the offset that the job has committed"
+        out.print(f"{late} are not in a table yet: {GO_ON}", soft_wrap=True)
     if verdict.waiting:
         out.print(
             f"{verdict.waiting:,} windows will hold their newest reports once the stream goes on: {GO_ON}",

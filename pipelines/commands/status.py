@@ -74,18 +74,19 @@ def describe_warnings(stream: StreamHealth) -> Iterator[str]:
         yield f"{stream.lost:,} lost before they were read: see the table `trimmed`"
     if stream.went_back:
         yield (
-            f"went back to an older state {stream.went_back} times (a failover?): it was read again from the "
-            "committed offset"
+            f"went back to an older state {stream.went_back} times (a failover?): it was read again "
+            "from the committed offset"
         )
     if stream.moved:
         yield (
-            f"another client moved the group {stream.moved} times: it was moved back; give that client a group "
-            "of its own"
+            f"another client moved the group {stream.moved} times: it was moved back; give that client "
+            "a group of its own"
         )
     if stream.ahead_seconds > AHEAD_SECONDS or stream.ahead:
+        count = f"{stream.ahead:,} entries so far"
         yield (
-            f"ids are {stream.ahead_seconds:,.0f} s ahead of the clock of the source ({stream.ahead:,} entries so "
-            "far): reports may be rejected as stale; see `A clock that jumped ahead` in docs/operations.md"
+            f"ids are {stream.ahead_seconds:,.0f} s ahead of the clock of the source ({count}): "
+            "reports may be rejected as stale; see `A clock that jumped ahead` in docs/operations.md"
         )
 
 

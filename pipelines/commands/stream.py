@@ -37,7 +37,10 @@ def stream(
     url: Annotated[
         str,
         typer.Option(
-            "--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL"
+            "--redis",
+            "--source",
+            help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.",
+            metavar="URL",
         ),
     ],
     streams: Annotated[

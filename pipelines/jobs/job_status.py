@@ -1,4 +1,5 @@
-"""How a streaming job does, or did when it ended: from what it left below its home, and from what its source says now."""
+"""How a streaming job does, or did when it ended: from what it left below its home, and from what its source
+says now."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,8 @@ from transforms.core.status_files import read_status
 from transforms.sources.source import Memory, SourceState, StreamState
 
 FOLDER = "_stream"
-"""Below a job's home, which is an output unless another folder is given: everything that a streaming job keeps for itself."""
+"""Below a job's home, which is an output unless another folder is given: everything that a streaming job
+keeps for itself."""
 JOB, READERS, SINKS = "job.json", "readers", "sinks"
 BEFORE = "before"
 """Below READERS: the last status files of the readers of the run before."""
@@ -48,10 +50,12 @@ class JobDescription:
 
 @dataclass(frozen=True)
 class StreamHealth:
-    """How far a stream is read: `index` messages of the `added` that were ever added to it; `lost` of them were gone unread.
+    """How far a stream is read: `index` messages of the `added` that were ever added to it; `lost` of them
+    were gone unread.
 
-    Since the run began, the stream `went_back` to an older state so often, another client `moved` its group, and the ids of so many
-    messages were `ahead` of the source's clock; the newest id is `ahead_seconds` ahead of it now.
+    Since the run began, the stream `went_back` to an older state so often, another client `moved` its group,
+    and the ids of so many messages were `ahead` of the source's clock; the newest id is `ahead_seconds` ahead
+    of it now.
     """
 
     stream: str
@@ -72,8 +76,8 @@ class StreamHealth:
 
 @dataclass(frozen=True)
 class SinkHealth:
-    """How an output does: rows written by the processes that write now; the latest received_at of a row that it has; when it
-    was written last; and since when a write is tried again, and why."""
+    """How an output does: rows written by the processes that write now; the latest received_at of a row that
+    it has; when it was written last; and since when a write is tried again, and why."""
 
     name: str
     rows: int
@@ -100,8 +104,8 @@ class Checkpoint:
 class Health:
     """A job at a moment.
 
-    `read` counts messages since the run began; `newest` is when the newest of them arrived; `reported` is when a reader last
-    wrote its status. `memory` and `warnings` are the source's.
+    `read` counts messages since the run began; `newest` is when the newest of them arrived; `reported` is
+    when a reader last wrote its status. `memory` and `warnings` are the source's.
     """
 
     running: bool
@@ -124,10 +128,13 @@ class Health:
         return None if not lags or None in lags else sum(lag for lag in lags if lag is not None)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON's types. The source is called `redis`, as when that was the only kind: users read this key."""
+        """The same as JSON's types. The source is called `redis`, as when that was the only kind: users read
+        this key."""
         checkpoint = self.checkpoint and {
-            "at": self.checkpoint.at.isoformat(), "bytes": self.checkpoint.bytes, "path": str(self.checkpoint.path)
-        }  # fmt: skip
+            "at": self.checkpoint.at.isoformat(),
+            "bytes": self.checkpoint.bytes,
+            "path": str(self.checkpoint.path),
+        }
         return {
             "running": self.running,
             "group": self.group,
@@ -175,7 +182,8 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
 
 
 def read_reports(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
-    """The status files of readers or writers whose names match a pattern. One that a power cut has torn is left out."""
+    """The status files of readers or writers whose names match a pattern. One that a power cut has torn is
+    left out."""
     for path in sorted(folder.glob(pattern)):
         if (status := read_status(path)) is not None:
             yield status

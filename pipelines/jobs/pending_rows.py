@@ -1,7 +1,7 @@
 """What a stopped stream still has to write, from what it left below its output.
 
-A stream stops with a checkpoint and does not close its windows, so the newest of them may lag behind their reports until it
-runs again. After a kill the same is true of what it read since its newest checkpoint.
+A stream stops with a checkpoint and does not close its windows, so the newest of them may lag behind their
+reports until it runs again. After a kill the same is true of what it read since its newest checkpoint.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ from pipelines.jobs.job_status import FOLDER, READERS, JobDescription, read_repo
 from runners.flink.checkpoints import find_newest_checkpoint
 
 MARGIN_US = 60_000_000
-"""Added to `settle_seconds` of the job, in which a report gets from its reader to the last of its windows: a row that is even
-later still counts as pending."""
+"""Added to `settle_seconds` of the job, in which a report gets from its reader to the last of its windows: a
+row that is even later still counts as pending."""
 REPORTED_US = 5_000_000
 """How far a reader may be ahead of its last status file, which it writes about once a second."""
 
 
 @dataclass(frozen=True)
 class PendingRows:
-    """Windows may lack reports of `streams` that were received from `since` to `until` (microseconds since 1970)."""
+    """Windows may lack reports of `streams` that were received from `since` to `until` (microseconds since
+    1970)."""
 
     streams: tuple[str, ...]
     since: int
@@ -38,7 +39,8 @@ class PendingRows:
 
 
 def find_pending_rows(home: Path) -> PendingRows | None:
-    """What the stream that keeps its state here still has to write; None where no stream can go on from a checkpoint."""
+    """What the stream that keeps its state here still has to write; None where no stream can go on from a
+    checkpoint."""
     folder, job = home / FOLDER, JobDescription.read(home)
     checkpoint = find_newest_checkpoint(folder)
     readers = list(read_reports(folder / READERS, "**/reader-*.json"))

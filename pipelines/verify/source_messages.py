@@ -1,4 +1,5 @@
-"""The messages that an output is compared with: what a source contains, and what it contained but need not contain any more."""
+"""The messages that an output is compared with: what a source contains, and what it contained but need not
+contain any more."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,8 +22,8 @@ def read_messages(
 ) -> Iterator[pa.RecordBatch]:
     """The messages of a source, as `Snapshot.messages` gives them.
 
-    After them come messages of the output that have left the source since they were read. What was trimmed after it was read is
-    thus part of the source.
+    After them come messages of the output that have left the source since they were read. What was trimmed
+    after it was read is thus part of the source.
     """
     yield from snapshot.messages(on_progress, on_unreadable)
     if snapshot.can_lose:
@@ -32,7 +33,8 @@ def read_messages(
 
 
 def read_gaps(output: Path) -> pa.RecordBatch:
-    """What an output says was lost before it was read: rows of LOST. Damaged files are for others to report."""
+    """What an output says was lost before it was read: rows of LOST. Damaged files are for others to
+    report."""
     found = []
     for path in paths(output, TRIMMED):
         with suppress(DamagedFile):

@@ -88,6 +88,59 @@ def test_runners_are_used_where_jobs_start_and_nowhere_in_the_wiring() -> None:
     assert not users & WIRING
 
 
+SHARED = ("core", "envelopes", "redis")
+"""Rooms of transforms that sources and sinks both use: what they import is imported by both."""
+
+
+@pytest.mark.parametrize(
+    ("room", "other"),
+    [
+        ("sources", "sinks"),
+        ("sinks", "sources"),
+        *((room, kind) for room in SHARED for kind in ("sources", "sinks")),
+    ],
+)
+def test_sources_and_sinks_do_not_import_each_other(room: str, other: str) -> None:
+    """Not by way of a shared room either."""
+    own = modules(f"transforms/{room}")
+    found = {(module, name) for module in own for name in imported(module)}
+    assert own
+    assert {pair for pair in found if f"{pair[1]}.".startswith(f"transforms.{other}.")} == set()
+
+
+GENERIC = (
+    "pipelines/assembly.py",
+    "pipelines/graph.py",
+    "pipelines/commands/doctor.py",
+    "pipelines/commands/reconcile.py",
+    "pipelines/commands/status.py",
+    "pipelines/commands/stream.py",
+    "pipelines/jobs/dataflow.py",
+    "pipelines/jobs/job_status.py",
+    "pipelines/jobs/pending_rows.py",
+    "pipelines/jobs/stream.py",
+    "pipelines/verify/reconcile.py",
+    "pipelines/verify/source_messages.py",
+    "transforms/sources/reader_status.py",
+    "transforms/sources/source.py",
+)
+"""Modules that use any source: only by its protocol, made by the list in pipelines/sources.py."""
+
+
+@pytest.mark.parametrize("module", GENERIC)
+def test_what_uses_any_source_knows_no_kind_of_source(module: str) -> None:
+    kinds = {
+        f"transforms.sources.{path.name}"
+        for path in (ROOT / "transforms" / "sources").iterdir()
+        if path.is_dir()
+    }
+    assert "transforms.sources.redis" in kinds
+    kinds |= {"redis", "transforms.redis", "pipelines.connections"}
+    assert [
+        name for name in imported(module) if any(f"{name}.".startswith(f"{kind}.") for kind in kinds)
+    ] == []
+
+
 def test_every_file_that_is_named_exists() -> None:
     named = re.findall(r"`((?:schemas|transforms|pipelines|runners|tests|docs)/[\w./]+)`", PAGE)
     assert len(named) > 10

@@ -476,7 +476,7 @@ def test_status_names_what_is_wrong_with_a_stream_and_with_redis(tmp_path: Path,
         "2 lost before they were read",
         "went back to an older state 1 times",
         "another client moved the group 3 times",
-        "ahead of the clock of Redis (4 entries so far)",
+        "ahead of the clock of the source (4 entries so far)",
         "full, producers are refused",
         "XTRIM KEY MINID",
     ):

@@ -1,12 +1,13 @@
-"""One line of an archive: the rule that tells an envelope, which says where its report came from, from a bare report.
+"""One line of an archive: the rule that tells an envelope, which says where its report came from, from a bare
+report.
 
-An envelope is a JSON object with exactly the keys `message_id`, `received_at`, `data` and, if it likes, `source`. Its `data` is
-the report: an object, whose bytes are kept as they are, or a JSON string that holds the report's bytes (an escape `\\udc80` to
-`\\udcff` stands for one byte that is not UTF-8, as in Python's `surrogateescape`). An envelope is recognised from outside; what
-its `data` holds is for validation to judge.
+An envelope is a JSON object with exactly the keys `message_id`, `received_at`, `data` and, if it likes,
+`source`. Its `data` is the report: an object, whose bytes are kept as they are, or a JSON string that holds
+the report's bytes (an escape `\\udc80` to `\\udcff` stands for one byte that is not UTF-8, as in Python's
+`surrogateescape`). An envelope is recognised from outside; what its `data` holds is for validation to judge.
 
-An entry of a stream without the field `data` is archived with all it has under `fields`, in place of `data`: such a line is
-refused (NO_DATA), but as the message it says it is.
+An entry of a stream without the field `data` is archived with all it has under `fields`, in place of `data`:
+such a line is refused (NO_DATA), but as the message it says it is.
 """
 
 import json
@@ -26,9 +27,11 @@ CANONICAL = (
     rf'^\{{ ?"(?:source": ?"(?P<source>{_TEXT}+)", ?")?message_id": ?"(?P<message_id>{_TEXT}*)", ?'
     rf'"received_at": ?(?:"(?P<received_at>{_TEXT}+)"|null), ?"data": ?(?P<data>[{{"])'
 )
-"""How envelopes are written as a rule: keys in order, printable ASCII without escapes, after a mark one space or none.
+"""How envelopes are written as a rule: keys in order, printable ASCII without escapes, after a mark one space
+or none.
 
-A pattern for both RE2 and `re`; the key's quote stands before the optional source, which lets RE2 decide at each byte.
+A pattern for both RE2 and `re`; the key's quote stands before the optional source, which lets RE2 decide at
+each byte.
 """
 
 ONE_CANONICAL = re.compile(CANONICAL.encode())
@@ -48,7 +51,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Envelope(NamedTuple):
-    """What an envelope says or, where `problem` is not empty, what is wrong with it. `received_at` is not parsed yet.
+    """What an envelope says or, where `problem` is not empty, what is wrong with it. `received_at` is not
+    parsed yet.
 
     With the problem NO_DATA it says where the entry came from all the same.
     """
@@ -61,9 +65,11 @@ class Envelope(NamedTuple):
 
 
 def entry_line(source: str, message_id: str, received_ms: int, fields: Mapping[bytes, bytes]) -> bytes:
-    """The line, without a newline, that an archive holds for an entry of a stream, received at these milliseconds since 1970.
+    """The line, without a newline, that an archive holds for an entry of a stream, received at these
+    milliseconds since 1970.
 
-    Its `data` is a string, or its `fields` are, for an entry that has no field `data`. A time after the year 9999 is null.
+    Its `data` is a string, or its `fields` are, for an entry that has no field `data`. A time after the year
+    9999 is null.
     """
     received_at = _time_text(received_ms)
     if b"data" in fields:
@@ -106,9 +112,9 @@ def is_blank(line: bytes) -> bool:
 def read_line(line: bytes) -> Envelope | None:
     """The envelope that a line (without its newline) is, or None where it is a bare report, or anything else.
 
-    A line is one if its outermost object has exactly the keys, in any order. Where no such object can be seen, since brackets or
-    quotes do not match, a line that begins as CANONICAL says, with an object for data, and ends in `}` is one too: what lies
-    between is its data, which is no JSON.
+    A line is one if its outermost object has exactly the keys, in any order. Where no such object can be
+    seen, since brackets or quotes do not match, a line that begins as CANONICAL says, with an object for
+    data, and ends in `}` is one too: what lies between is its data, which is no JSON.
     """
     line = line.strip(SPACES)
     members = _members(line)
@@ -169,7 +175,8 @@ def _members(line: bytes) -> dict[str | None, bytes] | None:
 
 
 def _outer_marks(line: bytes) -> list[int] | None:
-    """Where the colons and commas of the object `line` itself are, not those of what it holds; None where it is no object."""
+    """Where the colons and commas of the object `line` itself are, not those of what it holds; None where it
+    is no object."""
     if not (line.startswith(b"{") and line.endswith(b"}")):
         return None
     marks: list[int] = []

@@ -55,11 +55,13 @@ ACL: dict[str, tuple[Grant, ...]] = {
         Grant(("exists", "type", "xadd", "xinfo|stream", "xrange"), (KEY,)),
     ),
 }
-"""What each command of kpiflow needs; `stream --live` is what --live needs beside `stream`, `doctor` what the job needs."""
+"""What each command of kpiflow needs; `stream --live` is what --live needs beside `stream`, `doctor` what the
+job needs."""
 
 
 def make_rules(*uses: str, key: str = KEY) -> str:
-    """The rules of `ACL SETUSER` for some keys of ACL: one selector for each set of keys, so no key is open to more."""
+    """The rules of `ACL SETUSER` for some keys of ACL: one selector for each set of keys, so no key is open
+    to more."""
     grants: dict[tuple[str, ...], set[str]] = {}
     for use in uses:
         for grant in ACL[use]:

@@ -1,4 +1,5 @@
-"""How to connect to a Redis server, and to see whether it can be used. Sources, sinks and the generator use it."""
+"""How to connect to a Redis server, and to see whether it can be used. Sources, sinks and the generator use
+it."""
 
 import os
 import ssl
@@ -30,9 +31,10 @@ _SECRET = ("password", "username", "credential", "token")
 class Connection:
     """How to reach a Redis server. Pickles; neither `repr` nor `public` holds a secret.
 
-    `url` is `redis://HOST:PORT/DB`, `rediss://` for TLS 1.3 (`?ssl_min_version=771` allows 1.2), or `unix:///PATH?db=DB`.
-    User and password may be in it; those given apart win. `ca`, `certificate` and `key` are PEM files: whom to trust, and
-    who this client is. A connection on which a reply takes longer than `timeout` seconds counts as lost.
+    `url` is `redis://HOST:PORT/DB`, `rediss://` for TLS 1.3 (`?ssl_min_version=771` allows 1.2), or
+    `unix:///PATH?db=DB`. User and password may be in it; those given apart win. `ca`, `certificate` and `key`
+    are PEM files: whom to trust, and who this client is. A connection on which a reply takes longer than
+    `timeout` seconds counts as lost.
     """
 
     url: str
@@ -62,8 +64,9 @@ class Connection:
     def client(self, patience: float = PATIENCE_SECONDS) -> redis.Redis:
         """A client, thread-safe, of bytes, that connects when it is used.
 
-        A command is tried again for `patience` seconds while connections are refused, lost or silent. A command that was under
-        way when its connection broke is sent again: what is not idempotent may then be done twice.
+        A command is tried again for `patience` seconds while connections are refused, lost or silent. A
+        command that was under way when its connection broke is sent again: what is not idempotent may then be
+        done twice.
 
         Raises:
             RedisUnavailable: the URL is not one of Redis.
@@ -98,7 +101,8 @@ class Connection:
         """Connect once, and see that each of the streams is one, or does not exist yet.
 
         Raises:
-            RedisUnavailable: it cannot be reached, refuses this client, is too old, or a key holds something else.
+            RedisUnavailable: it cannot be reached, refuses this client, is too old, or a key holds something
+            else.
         """
         for path in (self.ca, self.certificate, self.key):
             if path and not os.path.isfile(path):

@@ -1,4 +1,5 @@
-"""Ids of entries of Redis streams: `<milliseconds since 1970>-<sequence>`, which order the entries of a stream."""
+"""Ids of entries of Redis streams: `<milliseconds since 1970>-<sequence>`, which order the entries of a
+stream."""
 
 ZERO = "0-0"
 """Before every entry."""

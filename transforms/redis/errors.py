@@ -31,7 +31,10 @@ def explain_error(error: redis.RedisError) -> str:
     if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith(
         ("NOAUTH", "WRONGPASS")
     ):
-        return f"refuses this user or password ({text}); set redis_user and redis_password (KPIFLOW_REDIS_PASSWORD)"
+        return (
+            f"refuses this user or password ({text}); set redis_user and redis_password "
+            "(KPIFLOW_REDIS_PASSWORD)"
+        )
     if isinstance(error, NoPermissionError) or any(sign in text for sign in _NOT_ALLOWED):
         return (
             f"does not allow a command or key ({text}); give the user the ACL that a stream needs: "
@@ -51,7 +54,10 @@ def explain_error(error: redis.RedisError) -> str:
             "and redis_certificate with redis_key if it asks for them"
         )
     if "closed by server" in text or "reset by peer" in text:
-        return f"hangs up ({text}); a port that speaks TLS needs rediss://, and a server may be full (maxclients)"
+        return (
+            f"closes the connection ({text}); a port that speaks TLS needs rediss://, "
+            "and a server may be full (maxclients)"
+        )
     return (
         f"cannot be reached ({text}); start it, or correct the host and port; "
         "rediss:// is for a port that speaks TLS"

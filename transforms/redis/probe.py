@@ -1,4 +1,5 @@
-"""Trying a command of Redis so that it changes nothing, to see whether it is allowed; and what a refusal says."""
+"""Trying a command of Redis so that it changes nothing, to see whether it is allowed; and what a refusal
+says."""
 
 import re
 from typing import Any
@@ -34,6 +35,7 @@ def try_command(client: Any, *words: str) -> None:
 
 
 def find_problem(what: str, error: Exception) -> Finding:
-    """The finding for an error: its message is `problem; fix`, split at the first semicolon outside brackets."""
+    """The finding for an error: its message is `problem; fix`, split at the first semicolon outside
+    brackets."""
     problem, *fix = re.split(r"; (?![^(]*\))", str(error), maxsplit=1)
     return Finding(what, problem, "".join(fix))

@@ -22,9 +22,9 @@ return replies
 def transact(client: redis.Redis, keys: Sequence[str], commands: Iterable[Sequence[Any]]) -> list[Any]:
     """The replies to commands on some keys, run at one moment; an error is a reply.
 
-    It works while Redis is over its maxmemory too. There, Redis before 8.0 refuses every command of a MULTI, even those that
-    read, and every version those that write. A script may declare that it runs all the same. It is slower, so it is used
-    only then; what it writes must be small.
+    It works while Redis is over its maxmemory too. There, Redis before 8.0 refuses every command of a MULTI,
+    even those that read, and every version those that write. A script may declare that it runs all the same.
+    It is slower, so it is used only then; what it writes must be small.
 
     Raises:
         redis.RedisError: Redis cannot be reached, or refuses the whole.

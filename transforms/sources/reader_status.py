@@ -1,4 +1,5 @@
-"""The status file of a live source's reader: how far it has read, for `kpiflow status`. Rewritten about once a second."""
+"""The status file of a live source's reader: how far it has read, for `kpiflow status`. Rewritten about once
+a second."""
 
 import time
 from collections import Counter
@@ -15,7 +16,8 @@ SECONDS = 1.0
 class Notices(NamedTuple):
     """What a reader has noticed about a stream. Counts:
 
-    `went_back`: it returned to an older state; `moved`: another client moved the group's offset ahead of what was committed;
+    `went_back`: it returned to an older state; `moved`: another client moved the group's offset ahead of what
+    was committed;
     `ahead`: messages whose ids were ahead of the source's clock.
     """
 
@@ -30,7 +32,8 @@ class Notices(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """How far a stream is read: the id of the last message, and `index` messages of the `added` that it ever had.
+    """How far a stream is read: the id of the last message, and `index` messages of the `added` that it ever
+    had.
 
     `index` and `added` are None where the source cannot tell.
     """
@@ -42,9 +45,9 @@ class Place:
 
 @dataclass(frozen=True)
 class ReaderReport:
-    """What one read did. `places`: each stream afterwards; `rows`: messages of all streams; `lost`: messages of a stream that
-    were gone unread; `notices`: all since this process began. `newest`: when the newest message read so far arrived; `now`:
-    the source's time. Both are milliseconds since 1970.
+    """What one read did. `places`: each stream afterwards; `rows`: messages of all streams; `lost`: messages
+    of a stream that were gone unread; `notices`: all since this process began. `newest`: when the newest
+    message read so far arrived; `now`: the source's time. Both are milliseconds since 1970.
     """
 
     places: Mapping[str, Place]
@@ -58,8 +61,8 @@ class ReaderReport:
 class ReaderStatus:
     """`reader-<n>.json` in a folder, or nothing where there is no folder. Times are milliseconds since 1970.
 
-    `read`, and of each stream `lost` and the `Notices`, continue the counts of the file that a process before this one left.
-    A file that cannot be read counts as none.
+    `read`, and of each stream `lost` and the `Notices`, continue the counts of the file that a process before
+    this one left. A file that cannot be read counts as none.
     """
 
     def __init__(self, folder: Path | None, number: int) -> None:
@@ -94,7 +97,8 @@ class ReaderStatus:
 
 
 def _read_counts(path: Path | None) -> tuple[int, Counter[str], dict[str, Notices]]:
-    """Messages read, and lost messages and notices of each stream, from a status file; none if there is no complete one."""
+    """Messages read, and lost messages and notices of each stream, from a status file; none if there is no
+    complete one."""
     status = path and read_status(path)
     try:
         streams = (status or {"streams": {}})["streams"]

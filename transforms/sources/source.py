@@ -1,8 +1,10 @@
-"""The interface between kpiflow and any source of messages: what the graph, the jobs and the commands need of one.
+"""The interface between kpiflow and any source of messages: what the graph, the jobs and the commands need of
+one.
 
-A *source* is read from its beginning to its end: archives are the first kind. A *live source* is one that messages keep
-coming to: it is read by a group, from the group's committed offset on, and never ends; Redis streams are the first kind.
-A new kind is one module beside this one, one line in `pipelines.sources`, its docs and its tests.
+A *source* is read from its beginning to its end: archives are the first kind. A *live source* is one that
+messages keep coming to: it is read by a group, from the group's committed offset on, and never ends; Redis
+streams are the first kind. A new kind is one module beside this one, one line in `pipelines.sources`, its
+docs and its tests.
 
 Sources are frozen dataclasses of options. They pickle, and connect in the process that reads.
 """
@@ -29,7 +31,8 @@ OnProgress = Callable[[int], object]
 OnUnreadable = Callable[[str, str], object]
 """Called with the name of a part of the source that could not be read to its end, and the reason."""
 UNCOMMITTED = "uncommitted"
-"""bool: whether a message of a snapshot is after the committed offset of its group, and so may have no fate yet."""
+"""bool: whether a message of a snapshot is after the committed offset of its group, and so may have no fate
+yet."""
 
 
 AHEAD_SECONDS = 60
@@ -39,11 +42,13 @@ WATERMARK_DELAY_SECONDS = 10
 
 
 class GroupTaken(Exception):  # noqa: N818 (a state, and its reason)
-    """Another job reads these streams for this group. The message says which, and until when it holds them."""
+    """Another job reads these streams for this group. The message says which, and until when it holds
+    them."""
 
 
 class Gathered(NamedTuple):
-    """What reading a source gives: messages (RAW), what is rejected because it is no message (BAD), and gaps (LOST)."""
+    """What reading a source gives: messages (RAW), what is rejected because it is no message (BAD), and gaps
+    (LOST)."""
 
     messages: beam.PCollection
     rejected: beam.PCollection
@@ -64,15 +69,16 @@ class Snapshot(Protocol):
     def messages(self, on_progress: OnProgress, on_unreadable: OnUnreadable) -> Iterator[pa.RecordBatch]:
         """All messages, rejected ones too: batches with at least the columns source and message_id.
 
-        A live source also gives UNCOMMITTED, and reads up to the end that it has when this begins. Every other source
-        gives received_at.
+        A live source also gives UNCOMMITTED, and reads up to the end that it has when this begins. Every
+        other source gives received_at.
         """
 
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
-        """bool[n]: which of these stored messages (source, message_id) were in the source once and need not be now.
+        """bool[n]: which of these stored messages (source, message_id) were in the source once and need not
+        be now.
 
-        For example: trimmed after they were read. Messages that arrived after `messages` began count too. Call it after
-        `messages` has ended.
+        For example: trimmed after they were read. Messages that arrived after `messages` began count too.
+        Call it after `messages` has ended.
         """
 
 
@@ -90,7 +96,8 @@ class Source(Protocol):
         """A transform from the pipeline's root to `Gathered`."""
 
     def snapshot(self, gaps: pa.RecordBatch) -> AbstractContextManager[Snapshot]:
-        """What the source contains now; `gaps` are rows of the table `trimmed` that its readers have reported.
+        """What the source contains now; `gaps` are rows of the table `trimmed` that its readers have
+        reported.
 
         Raises:
             Unavailable: it cannot be reached.
@@ -99,7 +106,8 @@ class Source(Protocol):
 
 
 class Lease(Protocol):
-    """The right to read a live source's streams for its group. It ends after `seconds` unless it is renewed."""
+    """The right to read a live source's streams for its group. It ends after `seconds` unless it is
+    renewed."""
 
     @property
     def owner(self) -> str:
@@ -145,7 +153,8 @@ class MessageArchive(Protocol):
         """
 
     def may_lack(self, stream: str, message_id: str) -> bool:
-        """Whether messages up to this one may be missing although they were archived: lost in a power cut, for example."""
+        """Whether messages up to this one may be missing although they were archived: lost in a power cut,
+        for example."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +162,8 @@ class Reading:
     """How a job has a live source read.
 
     `owner`: readers renew this owner's lease. `status`: folder of the readers' status files
-    (`transforms.sources.reader_status`). `hold_seconds`: how long rows may be gathered before they are written; an offset is
-    committed no earlier.
+    (`transforms.sources.reader_status`). `hold_seconds`: how long rows may be gathered before they are
+    written; an offset is committed no earlier.
     """
 
     owner: str | None = None
@@ -164,7 +173,8 @@ class Reading:
 
 
 class StreamState(NamedTuple):
-    """A stream as the source has it: messages ever added, and how far the newest id is ahead of the source's clock."""
+    """A stream as the source has it: messages ever added, and how far the newest id is ahead of the source's
+    clock."""
 
     added: int
     ahead_seconds: float
@@ -188,7 +198,8 @@ NEARLY_FULL = 0.9
 
 
 class SourceState(NamedTuple):
-    """What a live source says of itself now. `streams` has those that exist; `warnings` are texts, each with a fix."""
+    """What a live source says of itself now. `streams` has those that exist; `warnings` are texts, each with
+    a fix."""
 
     streams: Mapping[str, StreamState]
     memory: Memory | None = None
@@ -210,7 +221,8 @@ class LiveSource(Source, Protocol):
     def read(self, reading: Reading = ...) -> beam.PTransform:
         """A transform from the pipeline's root to `Gathered`, all of it unbounded.
 
-        Positions are part of the runner's checkpoint. Without a checkpoint, reading begins at the committed offset or before.
+        Positions are part of the runner's checkpoint. Without a checkpoint, reading begins at the committed
+        offset or before.
         """
 
     def verify_access(self) -> None:

@@ -1,4 +1,5 @@
-"""The rule of one line: what is an envelope, what is a bare report, what is an envelope that breaks the rule."""
+"""The rule of one line: what is an envelope, what is a bare report, what is an envelope that breaks the
+rule."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""A job runs under exactly the ACL that the code lists and the docs show: every command is used, and none is missing."""
+"""A job runs under exactly the ACL that the code lists and the docs show: every command is used, and none is
+missing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,8 @@ def acl_words(text: str) -> list[str]:
 
 
 def used(admin: redis.Redis) -> set[str]:
-    """The commands that Redis has run, as an ACL names them, without those that its administrator or redis-py itself gave."""
+    """The commands that Redis has run, as an ACL names them, without those that its administrator or redis-py
+    itself gave."""
     ignored = {"acl|setuser", "config|resetstat", "flushall", "auth", "hello", "client|setinfo"}
     return {name.removeprefix("cmdstat_") for name in admin.info("commandstats")} - ignored
 
@@ -72,7 +74,8 @@ def listed(*uses: str) -> set[str]:
 
 
 def stream_all(connection: Connection) -> None:
-    """Every way of a stream through Redis: start, start again, read, commit, be refused the lease, give it back."""
+    """Every way of a stream through Redis: start, start again, read, commit, be refused the lease, give it
+    back."""
     verify_access(connection, ["kpi"], "g")
     lease = RedisLease(connection, "g", ["kpi"], "me")
     lease.acquire()

@@ -1,11 +1,13 @@
-"""Archives -> messages: files of reports or envelopes, as NDJSON (plain, gzip, zstd) or Parquet. Usable on its own.
+"""Archives -> messages: files of reports or envelopes, as NDJSON (plain, gzip, zstd) or Parquet. Usable on
+its own.
 
     archives = pipeline | ReadArchives(find(["archive/**/*.ndjson.gz"]))
     archives.raw         # RecordBatches of the schema RAW: source, message_id, received_at, payload
     archives.bad         # RecordBatches of the schema BAD: envelopes that break the rule, and why
     archives.unreadable  # (file, reason)
 
-What a line or a row means is said in `transforms.envelopes.envelope_lines` and `transforms.sources.archives.parquet_files`.
+What a line or a row means is said in `transforms.envelopes.envelope_lines` and
+`transforms.sources.archives.parquet_files`.
 """
 
 import glob
@@ -81,7 +83,8 @@ class Block(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A file that cannot be read, or not to its end, and why. What could be read of it is in blocks, which may come later."""
+    """A file that cannot be read, or not to its end, and why. What could be read of it is in blocks, which
+    may come later."""
 
     file: str
     reason: str
@@ -130,10 +133,12 @@ def read_blocks(
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
 ) -> Iterator[Block | Unreadable]:
-    """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be read further.
+    """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be
+    read further.
 
-    `on_bytes` is told how many more bytes of the file on disk have been worked off. `payload_bytes`: how long a payload may be; of
-    a line that cannot hold such a one, a part is read (`transforms.sources.archives.long_lines`).
+    `on_bytes` is told how many more bytes of the file on disk have been worked off. `payload_bytes`: how long
+    a payload may be; of a line that cannot hold such a one, a part is read
+    (`transforms.sources.archives.long_lines`).
     """
     is_parquet = path.lower().endswith(PARQUET)
     parts = _row_blocks(path, block_bytes) if is_parquet else _line_blocks(path, block_bytes, payload_bytes)
@@ -179,13 +184,15 @@ def read(
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
 ) -> Iterator[Block | Unreadable]:
-    """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the caller works on one."""
+    """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the
+    caller works on one."""
     blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths)
     return ahead(_together(blocks, block_bytes // _SMALL))
 
 
 def _together(blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
-    """The same messages in blocks of at least so many bytes, but for the last: each batch that goes on has a cost of its own."""
+    """The same messages in blocks of at least so many bytes, but for the last: each batch that goes on has a
+    cost of its own."""
     held: list[Block] = []
     size = 0
     for block in blocks:
@@ -217,9 +224,10 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 class ReadArchives(beam.PTransform):
     """Nothing -> `raw` (RecordBatches, RAW), `bad` (RecordBatches, BAD) and `unreadable` (file, reason).
 
-    `on_bytes` is pickled with the transform: give it a function of a module, or leave it. `readers` is how many workers can read at
-    once: as many as there are files, unless told; each reads its files one after the other, a block ahead. `payload_bytes`: see
-    `read_blocks`.
+    `on_bytes` is pickled with the transform: give it a function of a module, or leave it. `readers` is how
+    many workers can read at
+    once: as many as there are files, unless told; each reads its files one after the other, a block ahead.
+    `payload_bytes`: see `read_blocks`.
     """
 
     def __init__(

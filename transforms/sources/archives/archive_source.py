@@ -49,7 +49,8 @@ class Archives:
 
 
 class ReadMessages(beam.PTransform):
-    """The root -> `Gathered` from archives. Files that cannot be read to their end are counted in the run's results."""
+    """The root -> `Gathered` from archives. Files that cannot be read to their end are counted in the run's
+    results."""
 
     def __init__(self, archives: Archives) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The bytes of a file, decompressed while they are read, and cut into blocks of whole lines.
 
-A compressed file is any number of gzip members or zstd frames, one after another; zeros may pad it. What can be decompressed
-of a damaged file comes out before the error.
+A compressed file is any number of gzip members or zstd frames, one after another; zeros may pad it. What can
+be decompressed of a damaged file comes out before the error.
 """
 
 import zlib
@@ -17,10 +17,12 @@ READ_BYTES = 1 << 20
 """How much of a plain file is read at a time."""
 
 COMPRESSED_BYTES = 1 << 10
-"""How much of a compressed file is decompressed at a time: three bytes of zstd can stand for 128 KiB, so this for 44 MB."""
+"""How much of a compressed file is decompressed at a time: three bytes of zstd can stand for 128 KiB, so this
+for 44 MB."""
 
 LONGEST_WINDOW = 1 << 27
-"""The largest zstd window that is accepted, in bytes: that of `zstd --long=27`, beyond which zstd itself asks before it reads."""
+"""The largest zstd window that is accepted, in bytes: that of `zstd --long=27`, beyond which zstd itself asks
+before it reads."""
 
 MOST_LINES = 1 << 16
 """A block of more lines is cut though it is small: each line has a cost of its own."""
@@ -108,7 +110,8 @@ def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Ite
 def _salvaged(
     file: BinaryIO, member: Member, begin: int, good: int, produced: int
 ) -> Generator[bytes, None, int]:
-    """What a member that began at `begin` still gives after its first `produced` bytes, and where in the file it fails.
+    """What a member that began at `begin` still gives after its first `produced` bytes, and where in the file
+    it fails.
 
     It is decompressed once more: to byte `good` without a fault, from there on byte by byte.
     """
@@ -135,11 +138,12 @@ def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
 def blocks(
     chunks: Iterable[bytes], block_bytes: int, payload_bytes: int = PAYLOAD_BYTES
 ) -> Iterator[tuple[int, bytes | LongLine]]:
-    """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES; each with the number of its first line, from 1.
+    """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES; each with the number of its
+    first line, from 1.
 
-    A line that is too long to hold a payload of `payload_bytes` comes alone, as a LongLine. Long runs of blank lines are left out,
-    and so is a UTF-8 byte order mark at the very beginning; a last newline is added.
-    An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
+    A line that is too long to hold a payload of `payload_bytes` comes alone, as a LongLine. Long runs of
+    blank lines are left out, and so is a UTF-8 byte order mark at the very beginning; a last newline is
+    added. An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
     """
     longest = longest_line(payload_bytes)
     pieces = _whole_lines(_at_most(_unmarked(chunks), min(block_bytes, _CHUNK_BYTES, longest)), longest)
@@ -171,7 +175,8 @@ def blocks(
 
 
 def _whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
-    """The chunks, none of more than `longest` bytes, as pieces of whole lines, with a newline at the end of the last one too.
+    """The chunks, none of more than `longest` bytes, as pieces of whole lines, with a newline at the end of
+    the last one too.
 
     A line of more than `longest` bytes is a LongLine.
     """

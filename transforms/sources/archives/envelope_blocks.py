@@ -1,7 +1,9 @@
-"""Lines of an archive -> messages: the rule of `transforms.envelopes.envelope_lines` for a whole block at once.
+"""Lines of an archive -> messages: the rule of `transforms.envelopes.envelope_lines` for a whole block at
+once.
 
-Most lines are decided by their first bytes (`transforms.sources.archives.envelope_prefixes`). What that leaves open goes through `read_line`, one by
-one, with the same verdict: a message depends on its line alone, never on the block that the line lies in.
+Most lines are decided by their first bytes (`transforms.sources.archives.envelope_prefixes`). What that
+leaves open goes through `read_line`, one by one, with the same verdict: a message depends on its line alone,
+never on the block that the line lies in.
 """
 
 from itertools import compress
@@ -28,9 +30,10 @@ from transforms.validation.report_id import compute_line_ids
 BAD = pa.schema(
     [*RAW, ("message", pa.string()), ("payload_bytes", pa.int64()), ("payload_sha256", pa.string())]
 )
-"""Envelopes that break the rule: the whole line, known as a bare line is, and what is wrong with it. An archived entry
-without data (NO_DATA) is under its own source, id and time. `payload_bytes` and `payload_sha256` are those of a message that was
-too long to be held (`transforms.sources.archives.long_lines`), whose payload is its beginning; else they are null."""
+"""Envelopes that break the rule: the whole line, known as a bare line is, and what is wrong with it. An
+archived entry without data (NO_DATA) is under its own source, id and time. `payload_bytes` and
+`payload_sha256` are those of a message that was too long to be held
+(`transforms.sources.archives.long_lines`), whose payload is its beginning; else they are null."""
 
 _OPEN = ord("{")
 _NOTHING, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
@@ -40,7 +43,8 @@ Part = tuple[Positions, pa.RecordBatch]
 
 
 class Decoded(NamedTuple):
-    """The messages of a block in the order of its lines, `raw` (RAW) and `bad` (BAD), and how many lines it has."""
+    """The messages of a block in the order of its lines, `raw` (RAW) and `bad` (BAD), and how many lines it
+    has."""
 
     raw: pa.RecordBatch
     bad: pa.RecordBatch
@@ -48,10 +52,12 @@ class Decoded(NamedTuple):
 
 
 def decode(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
-    """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of its file.
+    """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of its
+    file.
 
-    A bare line is a message of the source `archive` without a time, known by its number and bytes (`compute_line_ids`); where all lines
-    are bare, the payloads are the block itself. A blank line is no message.
+    A bare line is a message of the source `archive` without a time, known by its number and bytes
+    (`compute_line_ids`); where all lines are bare, the payloads are the block itself. A blank line is no
+    message.
     """
     lines = Lines.of(block)
     written, bare = heads(lines)
@@ -92,7 +98,8 @@ def ended(data: pa.Array) -> pa.Array:
 
 
 def _objects(lines: Lines, written: Heads) -> Part:
-    """Envelopes whose data is an object: a payload is its bytes and, side by side with them, the line's newline."""
+    """Envelopes whose data is an object: a payload is its bytes and, side by side with them, the line's
+    newline."""
     newlines = lines.ends[written.rows]
     starts = np.stack([written.data, newlines], axis=1).ravel()
     ends = np.stack([written.close, newlines + 1], axis=1).ravel()
@@ -101,7 +108,8 @@ def _objects(lines: Lines, written: Heads) -> Part:
 
 
 def _strings(lines: Lines, written: Heads) -> Part:
-    """Envelopes whose data is a string: what it unescapes to, and a newline, is the payload. Broken strings are left out.
+    """Envelopes whose data is a string: what it unescapes to, and a newline, is the payload. Broken strings
+    are left out.
 
     orjson is as fast string by string as with all of them in one list.
     """
@@ -115,7 +123,8 @@ def _messages(written: Heads, payload: pa.Array) -> Part:
 
 
 def _one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, pa.RecordBatch]:
-    """The rows that only `read_line` can tell: their messages, and the envelopes that break the rule (BAD)."""
+    """The rows that only `read_line` can tell: their messages, and the envelopes that break the rule
+    (BAD)."""
     texts = lines.cut(lines.starts[rows], lines.ends[rows]).to_pylist()
     spoken = [not is_blank(text) for text in texts]
     rows, texts = rows[np.array(spoken, bool)], list(compress(texts, spoken))

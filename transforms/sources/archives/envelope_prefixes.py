@@ -1,8 +1,9 @@
-"""Which lines of a block begin as envelopes are written (`transforms.envelopes.envelope_lines.CANONICAL`), and what they begin with.
+"""Which lines of a block begin as envelopes are written (`transforms.envelopes.envelope_lines.CANONICAL`),
+and what they begin with.
 
-The lines of a file are mostly alike: the same keys, ids and times of the same length. So lines are compared, as rows of a
-matrix, with one that is known to be canonical; only what has another layout is left to a regular expression, for the same
-verdict at three times the cost.
+The lines of a file are mostly alike: the same keys, ids and times of the same length. So lines are compared,
+as rows of a matrix, with one that is known to be canonical; only what has another layout is left to a regular
+expression, for the same verdict at three times the cost.
 """
 
 import re
@@ -22,7 +23,8 @@ HEAD_BYTES = 200
 """How much of a line is looked at."""
 
 LAYOUTS = 8
-"""How many lines are taken as samples of a layout, as long as each layout fits a quarter of the lines that are left."""
+"""How many lines are taken as samples of a layout, as long as each layout fits a quarter of the lines that
+are left."""
 
 _PERHAPS = (
     r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|fields"|[^"]*\\|[^"]*$)))'
@@ -82,8 +84,8 @@ def pieces(text: NDArray[np.uint8] | pa.Buffer, edges: Positions) -> pa.Array:
 class Heads(NamedTuple):
     """Lines that begin as envelopes are written, whose time is one, and that close with `}`.
 
-    `origins` holds the columns source, message_id and received_at (timestamp[us, UTC]) of each of the `rows`; in the block, its
-    data begins at `data`, and at `close` is the `}`.
+    `origins` holds the columns source, message_id and received_at (timestamp[us, UTC]) of each of the `rows`;
+    in the block, its data begins at `data`, and at `close` is the `}`.
     """
 
     rows: Positions
@@ -101,7 +103,8 @@ class Heads(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Rows that are CANONICAL, where the data of each begins in the block, and its values as they are written (_WORDS)."""
+    """Rows that are CANONICAL, where the data of each begins in the block, and its values as they are written
+    (_WORDS)."""
 
     rows: Positions
     data: Positions
@@ -109,7 +112,8 @@ class _Found(NamedTuple):
 
 
 def heads(lines: Lines) -> tuple[Heads, Positions]:
-    """The lines that begin as envelopes are written, and the rows that are surely bare. The other rows are open."""
+    """The lines that begin as envelopes are written, and the rows that are surely bare. The other rows are
+    open."""
     undecided = np.ones(len(lines.ends), bool)
     rest = np.flatnonzero(undecided)
     found: list[_Found] = []
@@ -131,9 +135,9 @@ def heads(lines: Lines) -> tuple[Heads, Positions]:
 def one_object(lines: Lines, written: Heads) -> NDArray[np.bool_]:
     """bool[n]: where the data, which begins with `{`, surely is one object that ends where the envelope does.
 
-    Braces are counted, in strings too: those of an object in a string balance each other. Another `{` in a string is known by
-    what follows it: neither `}` nor a name. There, and where the braces do not balance, the answer is no. It is exact where the
-    line is JSON.
+    Braces are counted, in strings too: those of an object in a string balance each other. Another `{` in a
+    string is known by what follows it: neither `}` nor a name. There, and where the braces do not balance,
+    the answer is no. It is exact where the line is JSON.
     """
     text = lines.text
     braces = np.flatnonzero((text - np.uint8(_OPEN)) & np.uint8(253) == 0)
@@ -180,7 +184,8 @@ def _like(lines: Lines, rows: Positions, sample: re.Match[bytes]) -> _Found:
 def _alike(
     chars: NDArray[np.uint8], sample: NDArray[np.uint8], spans: list[tuple[int, int]]
 ) -> NDArray[np.bool_]:
-    """bool[n]: which rows of uint8[n, width] equal the sample outside the spans, and are plain characters within them."""
+    """bool[n]: which rows of uint8[n, width] equal the sample outside the spans, and are plain characters
+    within them."""
     varies = np.zeros(len(sample), bool)
     for begin, end in spans:
         varies[max(begin, 0) : max(end, 0)] = True
@@ -210,7 +215,8 @@ def _by_pattern(lines: Lines, rows: Positions, begins: pa.Array) -> _Found:
 
 
 def _edges(spans: pa.Array, starts: Positions) -> tuple[Positions, Positions]:
-    """Where a group begins and ends in the block, given (begin, length) within each line; an absent one is empty."""
+    """Where a group begins and ends in the block, given (begin, length) within each line; an absent one is
+    empty."""
     pairs = spans.values.fill_null(0).to_numpy().reshape(-1, 2)
     begins = starts + pairs[:, 0]
     return begins, begins + pairs[:, 1]

@@ -1,8 +1,9 @@
 """Lines longer than any line that holds a payload of the allowed size: they are read past, and never held.
 
-Such a line is `oversize`, and an excerpt is all that is kept of it. It is an envelope if its first KEPT_BYTES name all keys of one,
-`data` (or `fields`) as the last, and if it ends behind one string or, where an object begins there, in a brace. Else it is a bare
-line. Its id, time and excerpt are those that a shorter line of the kind has, which is decoded whole.
+Such a line is `oversize`, and an excerpt is all that is kept of it. It is an envelope if its first KEPT_BYTES
+name all keys of one, `data` (or `fields`) as the last, and if it ends behind one string or, where an object
+begins there, in a brace. Else it is a bare line. Its id, time and excerpt are those that a shorter line of
+the kind has, which is decoded whole.
 """
 
 import hashlib
@@ -30,17 +31,20 @@ _HEAD = re.compile(
 _WHOLE_ESCAPES = re.compile(
     rb'(?:[^"\\]++|\\u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|(?![dD][89abAB])[0-9a-fA-F]{4})|\\[^u])*+'
 )
-"""A JSON string up to its end, or up to an escape or a pair of surrogates that is wrong, or not there to its end."""
+"""A JSON string up to its end, or up to an escape or a pair of surrogates that is wrong, or not there to its
+end."""
 _LONGEST_ESCAPE = 12
 
 
 def longest_line(payload_bytes: int) -> int:
-    """How long a line may be, in bytes, to be held whole: the data of a longer one is more than `payload_bytes`."""
+    """How long a line may be, in bytes, to be held whole: the data of a longer one is more than
+    `payload_bytes`."""
     return ESCAPE * payload_bytes + 2 * KEPT_BYTES
 
 
 class _Origin(NamedTuple):
-    """What an envelope says of its message, `received_at` as timestamp[us, UTC][1], and which key its payload is."""
+    """What an envelope says of its message, `received_at` as timestamp[us, UTC][1], and which key its payload
+    is."""
 
     source: str
     message_id: str
@@ -91,7 +95,8 @@ class _String:
 
 
 class LongLine:
-    """A line, without its newline, that comes in pieces: `first`, of more than KEPT_BYTES, and then others."""
+    """A line, without its newline, that comes in pieces: `first`, of more than KEPT_BYTES, and then
+    others."""
 
     def __init__(self, first: bytes) -> None:
         self.is_blank = True
@@ -108,7 +113,8 @@ class LongLine:
             self._data.add(piece)
 
     def message(self, number: int) -> pa.RecordBatch:
-        """The line, number `number` of its file, as a row of BAD: its payload is what is kept of it, and a newline."""
+        """The line, number `number` of its file, as a row of BAD: its payload is what is kept of it, and a
+        newline."""
         origin, found = (
             _Origin(ARCHIVE, f"{number}-{self._digest.hexdigest()}", pa.nulls(1, TIME), b""),
             self._line,
@@ -141,7 +147,8 @@ class LongLine:
 
 
 def _head(first: bytes) -> tuple[_Origin | None, int]:
-    """What a line that begins so says as an envelope, and where its data begins; None, and its length, if it is none."""
+    """What a line that begins so says as an envelope, and where its data begins; None, and its length, if it
+    is none."""
     head = _HEAD.match(first, 0, KEPT_BYTES)
     try:
         said = orjson.loads(b"{" + head["members"].rstrip(SPACES + b",") + b"}") if head else {}

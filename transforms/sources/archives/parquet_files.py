@@ -1,7 +1,8 @@
 """Parquet files of envelopes -> messages: a row is a message, with the columns of an envelope.
 
-`message_id` is a string; `received_at` a timestamp (without a zone: in UTC) or an RFC 3339 date-time, or null; `data`, a string
-or bytes, the report; `source`, a string, may be missing or null. Other columns are left alone.
+`message_id` is a string; `received_at` a timestamp (without a zone: in UTC) or an RFC 3339 date-time, or
+null; `data`, a string or bytes, the report; `source`, a string, may be missing or null. Other columns are
+left alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -49,14 +50,16 @@ COLUMNS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
 ROWS = 1024
 """Rows that are read at once, at most: each may be as long as a message."""
 ROWS_OF_PREFIXES = 16
-"""The same of a file with texts that are written as prefixes (DELTA_BYTE_ARRAY): no dictionary says how long they are."""
+"""The same of a file with texts that are written as prefixes (DELTA_BYTE_ARRAY): no dictionary says how long
+they are."""
 _FIXED_BYTES = 40
 """What a row takes beside its texts."""
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
-    """The file's rows with COLUMNS, about `block_bytes` of them at a time, and the share of the rows read so far.
+    """The file's rows with COLUMNS, about `block_bytes` of them at a time, and the share of the rows read so
+    far.
 
     Raises:
         DamagedError: it is no Parquet, corrupt, or lacks a column; after the rows that can be read.
@@ -80,7 +83,8 @@ def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float
 
 
 def _rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
-    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a block in as many."""
+    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a block in as
+    many."""
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     total = sum(group.total_byte_size for group in groups)
     most = ROWS_OF_PREFIXES if _written_as_prefixes(meta) else ROWS
@@ -88,7 +92,8 @@ def _rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
 
 
 def _written_as_prefixes(meta: pq.FileMetaData) -> set[str]:
-    """The columns in which a text can be written as the beginning of the one before; they cannot be read as dictionaries."""
+    """The columns in which a text can be written as the beginning of the one before; they cannot be read as
+    dictionaries."""
     places = ((group, i) for group in range(meta.num_row_groups) for i in range(meta.num_columns))
     columns = (meta.row_group(group).column(i) for group, i in places)
     return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
@@ -97,7 +102,8 @@ def _written_as_prefixes(meta: pq.FileMetaData) -> set[str]:
 def _gathered(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
     """The rows, decoded, in batches of about `block_bytes` or of one row.
 
-    Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how long it is.
+    Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how
+    long it is.
     """
     held: list[pa.RecordBatch] = []
     size = 0
@@ -152,7 +158,8 @@ def _columns(schema: pa.Schema) -> list[str]:
 def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     """The messages of a batch with COLUMNS, the first of them row `first_row` of its file.
 
-    A row without an id or data, or with a wrong time, is bad: it is known by its number and by what its columns hold.
+    A row without an id or data, or with a wrong time, is bad: it is known by its number and by what its
+    columns hold.
     """
     rows = batch.num_rows
     said = {each: _decoded(batch[each]) for each in batch.schema.names}
@@ -179,7 +186,8 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
 
 
 def _row_text(row: dict[str, Any]) -> bytes:
-    """What the columns of a row hold, as one text: the same whether they are text or bytes, plain or dictionaries."""
+    """What the columns of a row hold, as one text: the same whether they are text or bytes, plain or
+    dictionaries."""
     return repr([row.get(name) for name in COLUMNS]).encode()
 
 
@@ -193,7 +201,8 @@ def _decoded(array: pa.Array) -> pa.Array:
 
 
 def _times(said: pa.Array) -> pa.Array:
-    """received_at as timestamp[us, UTC]; nanoseconds are cut, and a time outside of the years 1 to 9999 is null."""
+    """received_at as timestamp[us, UTC]; nanoseconds are cut, and a time outside of the years 1 to 9999 is
+    null."""
     if _is_text(said.type):
         return parse_date_time(said)
     if pa.types.is_timestamp(said.type):

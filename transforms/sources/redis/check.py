@@ -1,4 +1,5 @@
-"""Whether a job can read Redis streams as the user it is given: its commands are tried, and nothing is changed."""
+"""Whether a job can read Redis streams as the user it is given: its commands are tried, and nothing is
+changed."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ _LEASE_SECONDS = 5.0
 
 
 def check_streams(connection: Connection, streams: Sequence[str], group: str) -> Iterator[Finding]:
-    """Everything that a job needs of Redis, in the order in which it needs it. Only a lease is taken, and given back."""
+    """Everything that a job needs of Redis, in the order in which it needs it. Only a lease is taken, and
+    given back."""
     what = "Redis answers, and its version"
     try:
         connection.check(streams)
@@ -45,7 +47,8 @@ def check_streams(connection: Connection, streams: Sequence[str], group: str) ->
 
 
 def verify_access(connection: Connection, streams: Sequence[str], group: str) -> None:
-    """Try each command of a job before it starts, so that one that is not allowed ends it here and not once it runs.
+    """Try each command of a job before it starts, so that one that is not allowed ends it here and not once
+    it runs.
 
     Raises:
         RedisUnavailable: Redis cannot be reached or used, or a command is not allowed.
@@ -56,7 +59,8 @@ def verify_access(connection: Connection, streams: Sequence[str], group: str) ->
 
 
 def judge_server(info: Mapping[str, Any]) -> Iterator[Finding]:
-    """What the answer to INFO means for a job: role, memory, persistence. A `fix` without a problem is advice."""
+    """What the answer to INFO means for a job: role, memory, persistence. A `fix` without a problem is
+    advice."""
     if info.get("role") in ("slave", "replica"):
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         yield Finding(

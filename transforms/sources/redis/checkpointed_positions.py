@@ -14,7 +14,8 @@ Positions = Mapping[str, Position]
 
 
 class PositionsTracker(RestrictionTracker):
-    """A restriction that never ends: the positions so far. A split takes all that is left, which is what comes after them."""
+    """A restriction that never ends: the positions so far. A split takes all that is left, which is what
+    comes after them."""
 
     def __init__(self, positions: Positions) -> None:
         self.positions = dict(positions)

@@ -1,18 +1,22 @@
 """When a reader's position may be committed: when it is in two completed checkpoints.
 
-A runner calls a bundle back once a checkpoint has completed. It may call back bundles too that ended after that checkpoint's
-barrier; only the next checkpoint is sure to hold them. And a power cut may tear the newest checkpoint, so that the job goes on from
-the one before. So positions are committed two rounds of callbacks late:
+A runner calls a bundle back once a checkpoint has completed. It may call back bundles too that ended after
+that checkpoint's barrier; only the next checkpoint is sure to hold them. And a power cut may tear the newest
+checkpoint, so that the job goes on from the one before. So positions are committed two rounds of callbacks
+late:
 
-    position P called back  ->  checkpoint C completes: it holds P  ->  checkpoint D completes: it holds P too, P is committed
+    position P called back  ->  checkpoint C completes: it holds P  ->  checkpoint D completes: it holds P
+    too, P is committed
 
-A bundle's round is one more than the newest round that had been called back when it ended. A checkpoint completed between two
-rounds, and one is complete before the next one's barrier. So when round r is called back, the newest two checkpoints hold what was
-called back up to round r - 2, and going on from either of them reads from the committed offset or before it.
+A bundle's round is one more than the newest round that had been called back when it ended. A checkpoint
+completed between two rounds, and one is complete before the next one's barrier. So when round r is called
+back, the newest two checkpoints hold what was called back up to round r - 2, and going on from either of them
+reads from the committed offset or before it.
 
-A checkpoint holds rows too that are gathered and not yet written. A position is committed only when its rows have left the
-gathering: when it was called back at least `hold_seconds` before. A write that waits for an absent output lets no checkpoint
-complete, so the next callback shows that the rows are written.
+A checkpoint holds rows too that are gathered and not yet written. A position is committed only when its rows
+have left the
+gathering: when it was called back at least `hold_seconds` before. A write that waits for an absent output
+lets no checkpoint complete, so the next callback shows that the rows are written.
 
 A bundle that waits for its callback keeps a whole chain of steps in memory: one waits at a time.
 """
@@ -46,7 +50,8 @@ class Commits:
         self._asked: float | None = None
 
     def begin(self, positions: Positions) -> bool:
-        """A session begins; whether elsewhere than the last one ended. That means that a checkpoint was restored, or a first
+        """A session begins; whether elsewhere than the last one ended. That means that a checkpoint was
+        restored, or a first
         session: what was called back since then may not be in it."""
         with self._lock:
             if restored := positions != self._left:
@@ -75,7 +80,8 @@ class Commits:
         return lambda: self._finalize(number, round_, safe, positions)
 
     def _is_safe(self, called_back: int, at: float, round_: int, now: float) -> bool:
-        """Whether a position is in two checkpoints, and its rows are written, once a bundle of this round is called back."""
+        """Whether a position is in two checkpoints, and its rows are written, once a bundle of this round is
+        called back."""
         return called_back <= round_ - 2 and at <= now - self._hold
 
     def _finalize(self, number: int, round_: int, safe: Positions | None, positions: Positions) -> None:

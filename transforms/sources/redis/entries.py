@@ -1,4 +1,5 @@
-"""Entries of a Redis stream as record batches: messages, entries that are none, and what was lost before it was read."""
+"""Entries of a Redis stream as record batches: messages, entries that are none, and what was lost before it
+was read."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -24,9 +25,11 @@ Entry = tuple[bytes, list[bytes]]
 
 
 def batches(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """The messages (RAW) of a stream's entries, in their order, and the entries that have no field `data` (BAD).
+    """The messages (RAW) of a stream's entries, in their order, and the entries that have no field `data`
+    (BAD).
 
-    The id is the message's id, its milliseconds the time at which it was received. Of two fields `data` the last counts.
+    The id is the message's id, its milliseconds the time at which it was received. Of two fields `data` the
+    last counts.
     """
     data = [fields[1] if len(fields) == 2 and fields[0] == DATA else _data(fields) for _, fields in entries]
     ids = [entry_id for entry_id, _ in entries]

@@ -1,8 +1,9 @@
-"""A consumer group of Redis streams as kpiflow uses it: not to read by, but to keep a committed offset that operators see.
+"""A consumer group of Redis streams as kpiflow uses it: not to read by, but to keep a committed offset that
+operators see.
 
-The committed position itself is in a key of kpiflow's own, `kpiflow:{GROUP}:STREAM:committed`, which no consumer of the group can
-move. All answers of one call are of one moment (MULTI, or a script where the memory of Redis is full), so that entries and
-counts agree.
+The committed position itself is in a key of kpiflow's own, `kpiflow:{GROUP}:STREAM:committed`, which no
+consumer of the group can move. All answers of one call are of one moment (MULTI, or a script where the memory
+of Redis is full), so that entries and counts agree.
 """
 
 import json
@@ -22,7 +23,8 @@ _log = logging.getLogger(__name__)
 
 
 class Moment(NamedTuple):
-    """Streams at one moment: the server's time (ms), the entries after the positions, and each stream (None: no key)."""
+    """Streams at one moment: the server's time (ms), the entries after the positions, and each stream (None:
+    no key)."""
 
     now: int
     entries: dict[str, list[Entry]]
@@ -30,7 +32,8 @@ class Moment(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """Where a group is: its last delivered id, its oldest pending one, its lag, and how many entries it has read.
+    """Where a group is: its last delivered id, its oldest pending one, its lag, and how many entries it has
+    read.
 
     The last two are None where Redis cannot tell.
     """
@@ -50,7 +53,8 @@ class Group:
             client.set_response_callback(command, lambda reply, **_: reply)
 
     def read(self, positions: Mapping[str, Position], count: int) -> Moment:
-        """At most `count` entries of each stream after its position, and the streams, marked where the positions are.
+        """At most `count` entries of each stream after its position, and the streams, marked where the
+        positions are.
 
         Raises:
             RedisUnavailable: a key is not a stream.
@@ -92,7 +96,8 @@ class Group:
         return {key: decode(text) for key, text in kept.items() if text is not None}
 
     def last_committed(self, key: str) -> str | None:
-        """The id of the committed position; without one, the last that the group has delivered; without a group, None."""
+        """The id of the committed position; without one, the last that the group has delivered; without a
+        group, None."""
         kept: Any = self.client.get(committed_key(self.name, key))
         if kept is not None:
             return decode(kept).last

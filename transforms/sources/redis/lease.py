@@ -1,4 +1,5 @@
-"""Who may read a group's streams: a key for each stream, `kpiflow:{GROUP}:STREAM:owner`, that expires unless it is renewed."""
+"""Who may read a group's streams: a key for each stream, `kpiflow:{GROUP}:STREAM:owner`, that expires unless
+it is renewed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +70,8 @@ class RedisLease:
                 left = max(0, int(client.pttl(self._key(stream)))) / 1000
                 raise GroupTaken(
                     f"the stream {stream!r} is being read for the group {self.group!r} by another job "
-                    f"({other}; its lease lasts {left:.0f} s more); stop that job and wait, or use another --group"
+                    f"({other}; its lease lasts {left:.0f} s more); "
+                    "stop that job and wait, or use another --group"
                 )
 
     def release(self) -> None:
@@ -90,6 +92,7 @@ class RedisLease:
         return f"kpiflow:{{{self.group}}}:{stream}:owner"
 
     def _set_if_ours(self, client: redis.Redis, stream: str, milliseconds: int) -> str | None:
-        """Keep a stream's key for some time (0: delete it) unless another owner has it, whose name is returned."""
+        """Keep a stream's key for some time (0: delete it) unless another owner has it, whose name is
+        returned."""
         other: Any = client.eval(_IF_OURS, 1, self._key(stream), self.owner, milliseconds)
         return None if other is None else str(other.decode(errors="replace"))

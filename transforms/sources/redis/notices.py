@@ -11,7 +11,8 @@ _log = logging.getLogger(__name__)
 
 
 class StreamNotices:
-    """The notices of some streams since this reader was opened. `counts` is never changed: each notice makes a new one."""
+    """The notices of some streams since this reader was opened. `counts` is never changed: each notice makes
+    a new one."""
 
     def __init__(self, streams: Iterable[str]) -> None:
         self.counts: Mapping[str, Notices] = {key: Notices() for key in streams}

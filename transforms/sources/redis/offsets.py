@@ -1,7 +1,8 @@
 """Committed offsets: where a reader begins, what it commits, and where it goes back to. Free of Beam.
 
-What is committed is a position in a key of kpiflow's own; the group is moved along, so that operators see its lag in XINFO GROUPS
-and a producer may XTRIM MINID up to its last-delivered-id. Neither is trusted: other clients may move or destroy the group.
+What is committed is a position in a key of kpiflow's own; the group is moved along, so that operators see its
+lag in XINFO GROUPS and a producer may XTRIM MINID up to its last-delivered-id. Neither is trusted: other
+clients may move or destroy the group.
 """
 
 import logging
@@ -27,9 +28,10 @@ class CommittedOffsets:
     def start(self, reread_ms: int) -> dict[str, Position]:
         """Where to begin without a checkpoint; makes the group where it is missing.
 
-        A new group begins at its stream's beginning. A used one begins `reread_ms` before what was committed last, or before the
-        group's last delivered or oldest pending entry where one of these is older: what came after may be in no output. A group
-        that another client moved ahead, or destroyed, takes nothing away.
+        A new group begins at its stream's beginning. A used one begins `reread_ms` before what was committed
+        last, or before the group's last delivered or oldest pending entry where one of these is older: what
+        came after may be in no output. A group that another client moved ahead, or destroyed, takes nothing
+        away.
         """
         committed = self.group.read_committed(self.streams)
         return {key: self._start(key, committed.get(key), reread_ms) for key in self.streams}
@@ -37,9 +39,10 @@ class CommittedOffsets:
     def commit(self, positions: Positions) -> None:
         """Keep these positions as committed and move the group there; make it again if it was destroyed.
 
-        What was committed later is not taken back. A group that another client moved ahead is moved back: what lies between is not
-        read yet. A stream that has none of these positions is left alone: it is new, and reading it makes its group. So is one that
-        is read again: the group is ahead, or its count belongs to a later place.
+        What was committed later is not taken back. A group that another client moved ahead is moved back:
+        what lies between is not read yet. A stream that has none of these positions is left alone: it is new,
+        and reading it makes its group. So is one that is read again: the group is ahead, or its count belongs
+        to a later place.
         """
         committed = self.group.read_committed(positions)
         streams = self.group.read_streams({key: position.last for key, position in positions.items()})
@@ -58,7 +61,8 @@ class CommittedOffsets:
                 self._put_group(key, position, stream)
 
     def rewind(self, positions: Positions) -> dict[str, Position]:
-        """The positions moved back to what is committed. From there entries are read again, and not counted again."""
+        """The positions moved back to what is committed. From there entries are read again, and not counted
+        again."""
         committed = self.group.read_committed(positions)
         streams = self.group.read_streams({key: position.last for key, position in positions.items()})
         return {

@@ -1,17 +1,21 @@
-"""Where a reader is in a Redis stream, and what left the stream before it came there. Free of Redis and of Beam.
+"""Where a reader is in a Redis stream, and what left the stream before it came there. Free of Redis and of
+Beam.
 
-Redis counts the entries ever added to a stream (`entries-added`) and knows how many it holds. A position has an index in the same
+Redis counts the entries ever added to a stream (`entries-added`) and knows how many it holds. A position has
+an index in the same
 count: how many entries are accounted for, as read or as lost. From that follow, exactly,
 
-- when the stream's front is past the position: all it holds is unread, so added - length - index entries are lost;
+- when the stream's front is past the position: all it holds is unread, so added - length - index entries are
+lost;
 - when the stream was read to its end: what was added beyond the index and was not read now is lost.
 
-Between these two moments entries that were deleted one by one from the middle are not seen; the next of the two tells them.
+Between these two moments entries that were deleted one by one from the middle are not seen; the next of the
+two tells them.
 
-A stream may go back: after a failover, or restored from a copy, it lacks its newest entries, and those that it gets
-next may have ids below a position that was reached before. So a position also holds a digest of its last entry. A stream
-that does not have this entry any more, although neither trimming nor deletion explains it, is not the one that was read
-(`is_replaced`).
+A stream may go back: after a failover, or restored from a copy, it lacks its newest entries, and those that
+it gets next may have ids below a position that was reached before. So a position also holds a digest of its
+last entry. A stream that does not have this entry any more, although neither trimming nor deletion explains
+it, is not the one that was read (`is_replaced`).
 """
 
 from collections.abc import Sequence
@@ -21,16 +25,17 @@ from typing import NamedTuple
 from transforms.redis.entry_ids import ZERO, parse_id
 
 TRIMMED, DELETED, RESET = "trimmed", "deleted", "reset"
-"""Reasons of a loss: the stream's front was trimmed; entries were deleted by their ids, or the stream as a whole; the
-stream went back to an older state, so entries after `after` up to `until` may be gone."""
+"""Reasons of a loss: the stream's front was trimmed; entries were deleted by their ids, or the stream as a
+whole; the stream went back to an older state, so entries after `after` up to `until` may be gone."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """All entries up to the id `last` are read. `index` of the `added` entries known then are those up to the id `counted`.
+    """All entries up to the id `last` are read. `index` of the `added` entries known then are those up to the
+    id `counted`.
 
-    `counted` is ahead of `last` only while a used group's entries are read again. `index` is None where Redis cannot tell it.
-    `mark` is the digest of the entry `last`, empty if that is no entry that was read.
+    `counted` is ahead of `last` only while a used group's entries are read again. `index` is None where Redis
+    cannot tell it. `mark` is the digest of the entry `last`, empty if that is no entry that was read.
     """
 
     last: str = ZERO
@@ -41,7 +46,8 @@ class Position:
 
 
 class Stream(NamedTuple):
-    """A stream at a moment, as XINFO STREAM has it: `first` is None where it holds nothing; `group` is the group's last id.
+    """A stream at a moment, as XINFO STREAM has it: `first` is None where it holds nothing; `group` is the
+    group's last id.
 
     `mark` is the digest of the entry that it has where some position is, empty if it has none there.
     """
@@ -61,7 +67,8 @@ class Stream(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Entries after the id `after` that could not be read, how many (None: unknown), before `until`, and why."""
+    """Entries after the id `after` that could not be read, how many (None: unknown), before `until`, and
+    why."""
 
     after: str
     until: str
@@ -79,10 +86,11 @@ class Found(NamedTuple):
 def found(
     before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool, mark: str = ""
 ) -> Found | None:
-    """Account for the entries `ids` that a stream gave after a position; `at_end` says that they are all it has.
+    """Account for the entries `ids` that a stream gave after a position; `at_end` says that they are all it
+    has.
 
-    `mark` is the digest of the last of them. None where the stream is not the one that the position was reached in, or went back to
-    an older state.
+    `mark` is the digest of the last of them. None where the stream is not the one that the position was
+    reached in, or went back to an older state.
     """
     fresh = _newer(ids, before.counted)
     gone = _is_gone(before, stream)
@@ -113,9 +121,11 @@ def found(
 
 
 def is_replaced(before: Position, stream: Stream) -> bool:
-    """Whether a stream cannot be the one that a position was reached in, or has gone back to an older state since.
+    """Whether a stream cannot be the one that a position was reached in, or has gone back to an older state
+    since.
 
-    `stream.mark` must be that of the position's last id. False also where that cannot be seen, because the entry was deleted.
+    `stream.mark` must be that of the position's last id. False also where that cannot be seen, because the
+    entry was deleted.
     """
     if stream.added < before.added or parse_id(stream.last) < parse_id(before.counted):
         return True
@@ -129,8 +139,8 @@ def is_replaced(before: Position, stream: Stream) -> bool:
 
 
 def is_sure(before: Position, stream: Stream) -> bool:
-    """Whether all that a stream holds after a position is unread, and all before it is read: it has the position's last entry, or
-    nothing that is as old."""
+    """Whether all that a stream holds after a position is unread, and all before it is read: it has the
+    position's last entry, or nothing that is as old."""
     if is_replaced(before, stream):
         return False
     return _has_mark(before, stream) or (
@@ -139,8 +149,8 @@ def is_sure(before: Position, stream: Stream) -> bool:
 
 
 def is_made_again(committed: Position, stream: Stream) -> bool:
-    """Whether a stream that is not what it was is another one: its group is gone with the old one, and it lacks the committed
-    position's last entry, of which `stream.mark` must be the digest.
+    """Whether a stream that is not what it was is another one: its group is gone with the old one, and it
+    lacks the committed position's last entry, of which `stream.mark` must be the digest.
 
     Where the committed index is unknown, the stream had gone back before, and is no other one.
     """
@@ -148,13 +158,14 @@ def is_made_again(committed: Position, stream: Stream) -> bool:
 
 
 def reset_to(before: Position, to: Position, now_ms: int) -> Found:
-    """A position from which a stream that went back is read again, and a loss of unknown size: up to the place left or, since the
-    job may have read more after its checkpoint, up to now."""
+    """A position from which a stream that went back is read again, and a loss of unknown size: up to the
+    place left or, since the job may have read more after its checkpoint, up to now."""
     return Found(to, Loss(to.last, max(before.counted, f"{now_ms}-0", key=parse_id), None, RESET))
 
 
 def restarted(before: Position, until: str | None = None) -> Found:
-    """The beginning of the stream that took a deleted one's place, and what is known to have been unread in the old one."""
+    """The beginning of the stream that took a deleted one's place, and what is known to have been unread in
+    the old one."""
     unread = 0 if before.index is None else max(0, before.added - before.index)
     if before.counted == ZERO and not unread:
         return Found(Position())
@@ -164,7 +175,8 @@ def restarted(before: Position, until: str | None = None) -> Found:
 def fresh_start(stream: Stream, read: int | None, delivered: str, oldest: str, reread_ms: int) -> Position:
     """Where to begin without a checkpoint on a group that has `read` entries up to the id `delivered`.
 
-    That is `reread_ms` before its `oldest` entry of interest. What is counted as lost begins after `delivered`.
+    That is `reread_ms` before its `oldest` entry of interest. What is counted as lost begins after
+    `delivered`.
     """
     if delivered == ZERO:
         return Position(ZERO, read, ZERO, stream.added)

@@ -6,7 +6,8 @@
     streams.gaps                 # of the schema LOST: what left a stream before it was read, and how much
     streams.messages | AsDicts() # {"source", "message_id", "received_at", "data"}, one a message
 
-A reader's position is part of the runner's checkpoint, so a restart goes on exactly where the checkpoint was. The group follows
+A reader's position is part of the runner's checkpoint, so a restart goes on exactly where the checkpoint was.
+The group follows
 behind: it is moved up to what two completed checkpoints contain (`transforms.sources.redis.commits`).
 """
 
@@ -42,7 +43,8 @@ _MESSAGES, _REJECTED, _GAPS = "messages", "rejected", "gaps"
 
 @dataclass(frozen=True)
 class _Options:
-    """All that a reader's process needs to know; one of these and a reader's number make one open reader in a process."""
+    """All that a reader's process needs to know; one of these and a reader's number make one open reader in a
+    process."""
 
     connection: Connection
     group: str
@@ -53,16 +55,18 @@ class _Options:
 
 
 class ReadFromRedisStreams(beam.PTransform):
-    """The root -> what some Redis streams contain and what comes in, for a group: `messages`, `rejected` and `gaps`.
+    """The root -> what some Redis streams contain and what comes in, for a group: `messages`, `rejected` and
+    `gaps`.
 
-    These are batches of RAW, of BAD and of LOST, each stamped with the time of its first row. The streams are dealt to `readers`,
-    which read side by side where the runner has room. Without a checkpoint a new group begins at its stream's beginning, a used one
-    `reread_seconds` before its committed offset, since what came after may be in no output yet.
+    These are batches of RAW, of BAD and of LOST, each stamped with the time of its first row. The streams are
+    dealt to `readers`, which read side by side where the runner has room. Without a checkpoint a new group
+    begins at its stream's beginning, a used one `reread_seconds` before its committed offset, since what came
+    after may be in no output yet.
 
-    `reading` says how a job has them read (`transforms.sources.source.Reading`). With an owner the readers renew the lease and
-    raise GroupTaken where another owner has it. An archive is synced to disk before an offset is committed, and what it may lack
-    after a restart is read again from the committed offset. `ahead_seconds`: ids of entries that are further ahead of the clock
-    of Redis are counted and reported.
+    `reading` says how a job has them read (`transforms.sources.source.Reading`). With an owner the readers
+    renew the lease and raise GroupTaken where another owner has it. An archive is synced to disk before an
+    offset is committed, and what it may lack after a restart is read again from the committed offset.
+    `ahead_seconds`: ids of entries that are further ahead of the clock of Redis are counted and reported.
     """
 
     def __init__(
@@ -100,7 +104,8 @@ class ReadFromRedisStreams(beam.PTransform):
 
 
 class AsDicts(beam.PTransform):
-    """Batches of RAW -> a dict for each message: source, message_id, received_at (datetime or None) and data (bytes)."""
+    """Batches of RAW -> a dict for each message: source, message_id, received_at (datetime or None) and data
+    (bytes)."""
 
     def expand(self, messages: beam.PCollection) -> beam.PCollection:
         return messages | beam.FlatMap(as_dicts)
@@ -114,7 +119,8 @@ def as_dicts(messages: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 class _OpenReader:
-    """A reader of this process. Runners make a DoFn for each bundle that waits for its checkpoint; its Redis is opened once."""
+    """A reader of this process. Runners make a DoFn for each bundle that waits for its checkpoint; its Redis
+    is opened once."""
 
     def __init__(self, options: _Options, number: int, streams: tuple[str, ...]) -> None:
         self.options, reading = options, options.reading
@@ -129,8 +135,8 @@ class _OpenReader:
     def begin(self, kept: dict[str, Position]) -> dict[str, Position]:
         """Where a session begins that was to go on from `kept`.
 
-        It is earlier where a checkpoint was restored and the archive may lack what that counts as read. Up to the committed
-        offset the archive is on disk, so it is never earlier than that.
+        It is earlier where a checkpoint was restored and the archive may lack what that counts as read. Up to
+        the committed offset the archive is on disk, so it is never earlier than that.
         """
         positions = kept or self.reader.offsets.start(self.options.reread_seconds * 1000)
         restored = self.commits.begin(positions)

@@ -5,8 +5,8 @@
     read = reader.read(positions, count=1000, block_ms=1000)   # read.messages, .rejected, .gaps, .positions
     reader.offsets.commit(read.positions)                      # once what was read is safe
 
-The positions are the reader's own: other clients cannot take entries from it, and nothing is pending in Redis. The group only
-says how far reading is safe (`transforms.sources.redis.offsets`).
+The positions are the reader's own: other clients cannot take entries from it, and nothing is pending in
+Redis. The group only says how far reading is safe (`transforms.sources.redis.offsets`).
 """
 
 import gc
@@ -46,10 +46,12 @@ _log = logging.getLogger(__name__)
 
 
 class Read(NamedTuple):
-    """What one read gave: batches of messages (RAW), of rejected entries (BAD) and of gaps (LOST), and where it led.
+    """What one read gave: batches of messages (RAW), of rejected entries (BAD) and of gaps (LOST), and where
+    it led.
 
-    `watermark` (milliseconds): no entry that is still to be read is older, except in streams whose ids are set by hand; None
-    where it is unknown. `now`: the time of Redis. `to_end`: whether every stream was read to its end.
+    `watermark` (milliseconds): no entry that is still to be read is older, except in streams whose ids are
+    set by hand; None where it is unknown. `now`: the time of Redis. `to_end`: whether every stream was read
+    to its end.
     """
 
     messages: list[pa.RecordBatch]
@@ -75,7 +77,8 @@ class Read(NamedTuple):
 
 
 class Reader:
-    """Reads some streams together, for a group; keeps no positions. A Redis Cluster must hold the streams in one slot."""
+    """Reads some streams together, for a group; keeps no positions. A Redis Cluster must hold the streams in
+    one slot."""
 
     def __init__(
         self, client: redis.Redis, group: str, streams: Sequence[str], ahead_seconds: float = AHEAD_SECONDS
@@ -87,10 +90,12 @@ class Reader:
         self._count = _FIRST_COUNT
 
     def read(self, positions: Positions, count: int, block_ms: int) -> Read:
-        """At most `count` entries of each stream after its position, waiting up to `block_ms` for a first one of any.
+        """At most `count` entries of each stream after its position, waiting up to `block_ms` for a first one
+        of any.
 
-        Entries, counts and the streams' bounds are of one moment. A stream that was deleted is begun again; one that went back to
-        an older state (a failover, a restored copy) is read again from what was committed, or from its beginning.
+        Entries, counts and the streams' bounds are of one moment. A stream that was deleted is begun again;
+        one that went back to an older state (a failover, a restored copy) is read again from what was
+        committed, or from its beginning.
 
         Raises:
             RedisUnavailable: a key is not a stream.
@@ -129,7 +134,8 @@ class Reader:
     def _account(
         self, key: str, before: Position, moment: Moment, limit: int
     ) -> tuple[Found, Sequence[Entry], bool]:
-        """Where the entries of a stream lead, the entries that count, and whether they are all that the stream has."""
+        """Where the entries of a stream lead, the entries that count, and whether they are all that the
+        stream has."""
         entries, stream = moment.entries.get(key, []), moment.streams[key]
         at_end = len(entries) < limit
         ids = [entry_id for entry_id, _ in entries]
@@ -141,8 +147,9 @@ class Reader:
     def _go_back(self, key: str, before: Position, now_ms: int) -> Found:
         """Where to read again in a stream that is not what it was.
 
-        Another stream, or one that does not exist yet, begins at its beginning. One that went back is read from what is committed:
-        up to there both histories are the same if the stream still has that entry. Else it is read from its beginning.
+        Another stream, or one that does not exist yet, begins at its beginning. One that went back is read
+        from what is committed: up to there both histories are the same if the stream still has that entry.
+        Else it is read from its beginning.
         """
         committed = self.group.read_committed([key]).get(key, Position())
         stream = self.group.read_streams({key: committed.last})[key]
@@ -165,7 +172,8 @@ class Reader:
             return
         number = len(entries) - bisect_right(entries, latest, key=lambda entry: parse_id(entry[0])[0])
         seconds = (parse_id(entries[-1][0])[0] - now) / 1000
-        text = f"ids of {key} are {seconds:,.0f} s ahead of the clock of Redis: its reports may be refused as stale"
+        where = f"ids of {key} are {seconds:,.0f} s ahead of the clock of Redis"
+        text = f"{where}: its reports may be rejected as stale"
         self.notices.warn(key, Notices(ahead=number), text)
 
     def _adapt(self, read: Read, limit: int) -> None:
@@ -186,7 +194,8 @@ def _reached(entries: Sequence[Entry], at_end: bool, now: int) -> int | None:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Without garbage collection: entries are lists without cycles, and looking for some takes as long as reading them."""
+    """Without garbage collection: entries are lists without cycles, and looking for some takes as long as
+    reading them."""
     was = gc.isenabled()
     gc.disable()
     try:

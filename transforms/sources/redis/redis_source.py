@@ -78,8 +78,9 @@ class RedisStreams:
             snapshot = RedisSnapshot(self.connection, client, self.group, self.streams, gaps)
             if snapshot.missing:
                 raise Refused(
-                    f"there is no stream {', '.join(snapshot.missing)}; correct --stream, or the URL, which ends in the "
-                    "number of a database; an output whose stream was deleted can only be checked by itself"
+                    f"there is no stream {', '.join(snapshot.missing)}; correct --stream, or the URL, which "
+                    "ends in the number of a database; an output whose stream was deleted can only be "
+                    "checked by itself"
                 )
             yield snapshot
 

@@ -9,14 +9,15 @@ from transforms.sources.redis.offsets import Positions
 from transforms.sources.redis.reader import Read
 
 _PACE_SECONDS = 0.01
-"""Least time between two reads of entries that come in one by one: each read costs the graph as much as one of many rows."""
+"""Least time between two reads of entries that come in one by one: each read costs the graph as much as one
+of many rows."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """How a reader reads: it waits up to `idle_ms` for a first entry, reads on for `read_ms`, at most `count` entries of a stream
-    at a time, and then hands its position to the runner. Entries cross a shuffle, and the watermark moves, only between
-    sessions."""
+    """How a reader reads: it waits up to `idle_ms` for a first entry, reads on for `read_ms`, at most `count`
+    entries of a stream at a time, and then hands its position to the runner. Entries cross a shuffle, and the
+    watermark moves, only between sessions."""
 
     read_ms: int = 100
     idle_ms: int = 1000

@@ -1,4 +1,5 @@
-"""What Redis streams contain at a moment, without waiting and without a lease: for `reconcile` and `archive`. Free of Beam."""
+"""What Redis streams contain at a moment, without waiting and without a lease: for `reconcile` and `archive`.
+Free of Beam."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -55,7 +56,8 @@ class RedisSnapshot:
         return sum(stream.length for stream in self._begun.values() if stream)
 
     def messages(self, on_progress: OnProgress, on_unreadable: OnUnreadable) -> Iterator[pa.RecordBatch]:
-        """The messages up to the last entry that each stream has when this begins: source, message_id and `uncommitted`."""
+        """The messages up to the last entry that each stream has when this begins: source, message_id and
+        `uncommitted`."""
         with self._connection.explain_errors():
             self._begun = {key: read_stream(self._client, key) for key in self._begun}
             for key, stream in self._begun.items():
@@ -71,8 +73,9 @@ class RedisSnapshot:
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         """bool[n]: which of these (source, message_id) a stream has had, and need not have now.
 
-        Their ids are older than a stream's first entry, not newer than its newest deleted one, of an entry that came in since
-        `messages` began, or between the two ends of a reset, when the stream went back to an older state.
+        Their ids are older than a stream's first entry, not newer than its newest deleted one, of an entry
+        that came in since `messages` began, or between the two ends of a reset, when the stream went back to
+        an older state.
         """
         left = np.zeros(messages.num_rows, np.bool_)
         is_id = pc.match_substring_regex(messages["message_id"], _ID)

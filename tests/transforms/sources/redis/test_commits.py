@@ -42,8 +42,9 @@ def test_a_position_is_told_two_rounds_after_its_bundle_was_called_back():
 
 @pytest.mark.parametrize("seed", range(200))
 def test_the_group_is_never_ahead_of_the_checkpoint_before_the_newest(seed: int):
-    """Sessions and checkpoints in any order. A completed checkpoint calls back all bundles that have ended, also those that ended
-    after its barrier; some callbacks never come; now and then the job goes on from one of the newest two checkpoints."""
+    """Sessions and checkpoints in any order. A completed checkpoint calls back all bundles that have ended,
+    also those that ended after its barrier; some callbacks never come; now and then the job goes on from one
+    of the newest two checkpoints."""
     lot, now, read, told = random.Random(seed), [0.0], 0, []
     commits = Commits(lambda positions: told.append(positions["s"].index), clock=lambda: now[0])
     kept, barrier, waiting = [0, 0], None, []

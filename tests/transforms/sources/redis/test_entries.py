@@ -1,4 +1,5 @@
-"""What streams lost, as rows of `trimmed`: a row for each gap and reason, and no row takes the place of one that tells more."""
+"""What streams lost, as rows of `trimmed`: a row for each gap and reason, and no row takes the place of one
+that tells more."""
 
 import pytest
 

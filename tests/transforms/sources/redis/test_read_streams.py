@@ -41,7 +41,8 @@ def closed() -> None:
 
 
 class Runner:
-    """Drives the reading DoFn as a runner does: a session at a time, positions through their coder, callbacks on demand."""
+    """Drives the reading DoFn as a runner does: a session at a time, positions through their coder, callbacks
+    on demand."""
 
     def __init__(
         self, server: RedisServer, *streams: str, ahead_seconds: float = AHEAD_SECONDS, **reading
@@ -155,7 +156,8 @@ def test_a_restored_checkpoint_reads_again_what_came_after_it_and_the_group_is_n
 
 
 class Archived(Runner):
-    """A reader beside an archive, which takes a session's messages and entries without data before the bundle ends."""
+    """A reader beside an archive, which takes a session's messages and entries without data before the bundle
+    ends."""
 
     def __init__(self, server: RedisServer, folder: Path) -> None:
         super().__init__(server, archive=StreamArchive(folder))
@@ -185,7 +187,8 @@ class Archived(Runner):
 
 
 def written(client: redis.Redis, runner: Archived, numbers: range, checkpoints: bool = True) -> None:
-    """Entries that are read and archived one by one, every fifth of them without data, with a checkpoint after each."""
+    """Entries that are read and archived one by one, every fifth of them without data, with a checkpoint
+    after each."""
     for number in numbers:
         client.xadd("s", {"data" if number % 5 else "none": str(number)}, id=f"{number}-0")
         runner.session()
@@ -233,7 +236,8 @@ def test_entries_that_left_the_stream_before_they_could_be_archived_again_are_re
 def test_what_an_archive_lost_after_the_committed_place_is_archived_again(
     client, server, tmp_path: Path, seed: int
 ):
-    """A power cut takes what was not synced yet: the ends of files, or whole ones; and people move and compress older files."""
+    """A power cut takes what was not synced yet: the ends of files, or whole ones; and people move and
+    compress older files."""
     lot = random.Random(seed)
     runner = Archived(server, tmp_path)
     written(client, runner, range(1, lot.randrange(4, 14)))

@@ -91,7 +91,8 @@ def test_an_entry_without_data_is_bad_and_its_neighbours_are_not(client, reader)
     add(client, "3-0")
     read = reader.read(reader.offsets.start(0), 10, 0)
     assert ids(read) == ["1-0", "3-0"]
-    line = b'{"source":"s","message_id":"2-0","received_at":"1970-01-01T00:00:00.002000Z","fields":{"x":"\\udcff"}}\n'
+    line = b'{"source":"s","message_id":"2-0","received_at":"1970-01-01T00:00:00.002000Z",'
+    line += b'"fields":{"x":"\\udcff"}}\n'
     time = datetime(1970, 1, 1, 0, 0, 0, 2000, UTC)
     row = {"source": "s", "message_id": "2-0", "received_at": time, "payload": line, "message": NO_DATA}
     assert [batch.to_pylist() for batch in read.rejected] == [
@@ -228,7 +229,8 @@ def meddle(client: redis.Redis, step: str, size: int) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 12)), max_size=40))
 def test_every_entry_is_read_in_order_or_counted_as_lost(server, client, steps):
-    """Whatever is added, trimmed, deleted, however often the reader starts anew, and whatever others do with its group."""
+    """Whatever is added, trimmed, deleted, however often the reader starts anew, and whatever others do with
+    its group."""
     client.flushall()
     reader = reader_of(server, "s")
     positions, number, added = reader.offsets.start(0), count(1), []
@@ -269,7 +271,8 @@ Seen = tuple[frozenset[tuple[str, bytes]], Losses]
 
 
 class History:
-    """A stream whose primaries fail over to older copies and whose clock goes back, and a reader that must miss nothing of it."""
+    """A stream whose primaries fail over to older copies and whose clock goes back, and a reader that must
+    miss nothing of it."""
 
     def __init__(self, client: redis.Redis, reader: Reader) -> None:
         self.client, self.reader = client, reader
@@ -349,7 +352,8 @@ class History:
 def test_whatever_a_stream_goes_back_to_all_that_it_holds_is_read_and_the_rest_is_counted(
     server, client, steps
 ):
-    """Failovers to older copies with clocks behind, foreign consumers, trims, deletions, restored checkpoints, fresh starts."""
+    """Failovers to older copies with clocks behind, foreign consumers, trims, deletions, restored
+    checkpoints, fresh starts."""
     client.flushall()
     history = History(client, reader_of(server, "s"))
     for name, size in chain.from_iterable(steps):
