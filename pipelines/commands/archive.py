@@ -18,7 +18,7 @@ from transforms.redis.errors import RedisUnavailable
 from transforms.sinks.archive.archive_files import REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.stream_archive import ArchiveSync
-from transforms.sources.redis.entries import batches
+from transforms.sources.redis.entries import split_entries
 from transforms.sources.redis.positions import Stream
 from transforms.sources.redis.snapshot import lacks_entry, read_entries
 from transforms.sources.redis.stream_state import read_stream
@@ -85,7 +85,7 @@ def _archive_stream(client: redis.Redis, key: str, writer: ArchiveWriter, output
     with Progress(*_columns(key), console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(key, total=_count_left(stream, after))
         for entries in read_entries(client, key, stream.last, after):
-            messages, bad = batches(key, entries)
+            messages, bad = split_entries(key, entries)
             # Rejected entries first: the next run continues after the last message.
             rejected += writer.append(quarantine_misfits(bad, Limits()), REFUSED)
             added += writer.append(messages)

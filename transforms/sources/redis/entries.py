@@ -24,7 +24,7 @@ Entry = tuple[bytes, list[bytes]]
 """An id, and names and values in turn, as Redis has them on the wire."""
 
 
-def batches(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+def split_entries(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The messages (RAW) of a stream's entries, in their order, and the entries that have no field `data`
     (BAD).
 
@@ -41,20 +41,20 @@ def batches(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch, pa.R
     return _messages(source, good, present), _without_data(source, bad)
 
 
-def digest(entry: Entry) -> str:
+def digest_entry(entry: Entry) -> str:
     """16 hex digits that tell an entry from another one with the same id."""
     entry_id, fields = entry
     return blake2b(b"\0".join([entry_id, *fields]), digest_size=8).hexdigest()
 
 
-def losses(lost: Sequence[tuple[str, Loss]]) -> pa.RecordBatch:
+def build_gaps(lost: Sequence[tuple[str, Loss]]) -> pa.RecordBatch:
     """Losses of streams as rows of `trimmed`; their time is that of the entry read last before."""
     after = [each.after for _, each in lost]
     times = [None if entry_id == ZERO else entry_id for entry_id in after]
     columns = [
         pa.array([source for source, _ in lost], pa.string()),
         pa.array([each.until for _, each in lost], pa.string()),
-        received_at(pa.array(times, pa.string())),
+        parse_times(pa.array(times, pa.string())),
         pa.array(after, pa.string()),
         pa.array([each.entries for _, each in lost], pa.int64()),
         pa.array([each.reason for _, each in lost], pa.string()),
@@ -63,7 +63,7 @@ def losses(lost: Sequence[tuple[str, Loss]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=LOST)
 
 
-def received_at(ids: pa.Array) -> pa.Array:
+def parse_times(ids: pa.Array) -> pa.Array:
     """timestamp[us, UTC][n]: the time of each id, string[n]; null beyond the year 9999."""
     millis = pc.replace_substring_regex(ids, "-.*", "").cast(pa.uint64())
     known = pc.if_else(pc.less_equal(millis, pa.scalar(LAST_MILLIS, pa.uint64())), millis, None)
@@ -89,7 +89,7 @@ def _as_mapping(fields: Sequence[bytes]) -> Mapping[bytes, bytes]:
 def _messages(source: str, ids: list[bytes], data: list[bytes]) -> pa.RecordBatch:
     names = pa.array(ids, pa.binary()).cast(pa.string())
     return pa.RecordBatch.from_arrays(
-        [pa.repeat(pa.scalar(source, pa.string()), len(ids)), names, received_at(names), _payloads(data)],
+        [pa.repeat(pa.scalar(source, pa.string()), len(ids)), names, parse_times(names), _payloads(data)],
         schema=RAW,
     )
 

@@ -13,7 +13,7 @@ from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.reader_status import Notices
 from transforms.sources.redis.group import Group
 from transforms.sources.redis.notices import StreamNotices
-from transforms.sources.redis.positions import Position, Stream, fresh_start, is_replaced
+from transforms.sources.redis.positions import Position, Stream, choose_start, is_replaced
 
 Positions = Mapping[str, Position]
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class CommittedOffsets:
         elif is_older(committed.last, stream.group):
             self._notice_move(key, stream)
             self.group.move(key, committed)
-        return fresh_start(stream, committed.index, committed.last, oldest, reread_ms)
+        return choose_start(stream, committed.index, committed.last, oldest, reread_ms)
 
     def _start_at_group(self, key: str, stream: Stream, reread_ms: int) -> Position:
         """Where to begin on a group that has no committed position: another program has used it."""
@@ -114,7 +114,7 @@ class CommittedOffsets:
         if index is None and found.lag is not None and is_counted:
             index = stream.added - found.lag
         self.group.keep_committed(key, Position(delivered, index, delivered, stream.added))
-        return fresh_start(stream, index, delivered, self._oldest(key, delivered), reread_ms)
+        return choose_start(stream, index, delivered, self._oldest(key, delivered), reread_ms)
 
     def _oldest(self, key: str, committed: str) -> str:
         """The oldest of what is committed, and what the group has delivered and still has as pending."""

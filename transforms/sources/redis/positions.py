@@ -76,16 +76,16 @@ class Loss(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
+class Account(NamedTuple):
     """What a read of a stream found after a position: where it leads, and what was lost."""
 
     position: Position
     loss: Loss | None = None
 
 
-def found(
+def account_entries(
     before: Position, stream: Stream, ids: Sequence[bytes], at_end: bool, mark: str = ""
-) -> Found | None:
+) -> Account | None:
     """Account for the entries `ids` that a stream gave after a position; `at_end` says that they are all it
     has.
 
@@ -117,7 +117,9 @@ def found(
     if at_end and not ids:
         last = max(last, stream.last, key=parse_id)
     mark = mark if ids else before.mark if last == before.last else ""
-    return Found(Position(last, new_index, max(before.counted, last, key=parse_id), stream.added, mark), loss)
+    return Account(
+        Position(last, new_index, max(before.counted, last, key=parse_id), stream.added, mark), loss
+    )
 
 
 def is_replaced(before: Position, stream: Stream) -> bool:
@@ -157,22 +159,22 @@ def is_made_again(committed: Position, stream: Stream) -> bool:
     return stream.group is None and committed.index is not None and not _has_mark(committed, stream)
 
 
-def reset_to(before: Position, to: Position, now_ms: int) -> Found:
+def reset_position(before: Position, to: Position, now_ms: int) -> Account:
     """A position from which a stream that went back is read again, and a loss of unknown size: up to the
     place left or, since the job may have read more after its checkpoint, up to now."""
-    return Found(to, Loss(to.last, max(before.counted, f"{now_ms}-0", key=parse_id), None, RESET))
+    return Account(to, Loss(to.last, max(before.counted, f"{now_ms}-0", key=parse_id), None, RESET))
 
 
-def restarted(before: Position, until: str | None = None) -> Found:
+def restart_position(before: Position, until: str | None = None) -> Account:
     """The beginning of the stream that took a deleted one's place, and what is known to have been unread in
     the old one."""
     unread = 0 if before.index is None else max(0, before.added - before.index)
     if before.counted == ZERO and not unread:
-        return Found(Position())
-    return Found(Position(), Loss(before.counted, until or before.counted, unread, DELETED))
+        return Account(Position())
+    return Account(Position(), Loss(before.counted, until or before.counted, unread, DELETED))
 
 
-def fresh_start(stream: Stream, read: int | None, delivered: str, oldest: str, reread_ms: int) -> Position:
+def choose_start(stream: Stream, read: int | None, delivered: str, oldest: str, reread_ms: int) -> Position:
     """Where to begin without a checkpoint on a group that has `read` entries up to the id `delivered`.
 
     That is `reread_ms` before its `oldest` entry of interest. What is counted as lost begins after

@@ -22,19 +22,19 @@ import redis
 from transforms.redis.connection import TIMEOUT_SECONDS
 from transforms.redis.entry_ids import parse_id
 from transforms.sources.reader_status import Notices
-from transforms.sources.redis.entries import Entry, batches, digest, losses
+from transforms.sources.redis.entries import Entry, build_gaps, digest_entry, split_entries
 from transforms.sources.redis.group import Group, Moment
 from transforms.sources.redis.notices import StreamNotices
 from transforms.sources.redis.offsets import CommittedOffsets, Positions, is_older
 from transforms.sources.redis.positions import (
-    Found,
+    Account,
     Loss,
     Position,
-    found,
+    account_entries,
     is_made_again,
     is_sure,
-    reset_to,
-    restarted,
+    reset_position,
+    restart_position,
 )
 from transforms.sources.source import AHEAD_SECONDS, WATERMARK_DELAY_SECONDS
 
@@ -71,7 +71,7 @@ class Read(NamedTuple):
     def add(self, key: str, entries: Sequence[Entry]) -> None:
         """Take in the entries of a stream."""
         if entries:
-            messages, rejected = batches(key, entries)
+            messages, rejected = split_entries(key, entries)
             self.messages.extend([messages] if messages.num_rows else [])
             self.rejected.extend([rejected] if rejected.num_rows else [])
 
@@ -123,7 +123,7 @@ class Reader:
             result.add(key, entries)
             self._look_ahead(key, entries, moment.now)
         if lost:
-            result.gaps.append(losses(lost))
+            result.gaps.append(build_gaps(lost))
             _log.warning("entries were lost before they were read: %s", lost)
         self._adapt(result, limit)
         times = [each for each in reached if each is not None]
@@ -133,18 +133,20 @@ class Reader:
 
     def _account(
         self, key: str, before: Position, moment: Moment, limit: int
-    ) -> tuple[Found, Sequence[Entry], bool]:
+    ) -> tuple[Account, Sequence[Entry], bool]:
         """Where the entries of a stream lead, the entries that count, and whether they are all that the
         stream has."""
         entries, stream = moment.entries.get(key, []), moment.streams[key]
         at_end = len(entries) < limit
         ids = [entry_id for entry_id, _ in entries]
-        after = stream and found(before, stream, ids, at_end, digest(entries[-1]) if entries else "")
+        after = stream and account_entries(
+            before, stream, ids, at_end, digest_entry(entries[-1]) if entries else ""
+        )
         if after is None:  # another stream, or another history of it, which is read next
             return self._go_back(key, before, moment.now), [], False
         return after, entries, at_end
 
-    def _go_back(self, key: str, before: Position, now_ms: int) -> Found:
+    def _go_back(self, key: str, before: Position, now_ms: int) -> Account:
         """Where to read again in a stream that is not what it was.
 
         Another stream, or one that does not exist yet, begins at its beginning. One that went back is read
@@ -155,7 +157,7 @@ class Reader:
         stream = self.group.read_streams({key: committed.last})[key]
         if stream is None or is_made_again(committed, stream):
             self.offsets.begin(key, Position(), stream)
-            return restarted(before, stream.first if stream else None)
+            return restart_position(before, stream.first if stream else None)
         to = committed
         if not is_sure(committed, stream) or not is_older(committed.last, before.last):
             to = Position(index=None, added=stream.added)
@@ -163,7 +165,7 @@ class Reader:
         self.notices.count(key, Notices(went_back=1))
         text = "the stream %s went back to an older state, before %s: it is read again from %s"
         _log.warning(text, key, before.last, to.last)
-        return reset_to(before, to, now_ms)
+        return reset_position(before, to, now_ms)
 
     def _look_ahead(self, key: str, entries: Sequence[Entry], now: int) -> None:
         """Count the entries whose ids are ahead of the clock: reports in them look older than they are."""

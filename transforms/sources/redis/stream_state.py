@@ -5,7 +5,7 @@ from typing import Any
 import redis
 
 from transforms.redis.connection import refuse_other_types
-from transforms.sources.redis.entries import digest
+from transforms.sources.redis.entries import digest_entry
 from transforms.sources.redis.positions import Stream
 
 NO_KEY = "no such key"
@@ -58,7 +58,7 @@ def parse_answers(
         raise info
     found = find_group(groups, group)
     delivered = None if found is None else found["last-delivered-id"].decode()
-    return parse_stream(info, delivered, digest(entry[0]) if entry else "")
+    return parse_stream(info, delivered, digest_entry(entry[0]) if entry else "")
 
 
 def find_group(groups: Any, name: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import pytest
 from schemas.tables import LOST, TRIMMED
 from transforms.core.record_batches import make_empty
 from transforms.sinks.row_merge import merge_rows
-from transforms.sources.redis.entries import losses
+from transforms.sources.redis.entries import build_gaps
 from transforms.sources.redis.positions import DELETED, RESET, Loss
 from transforms.sources.redis.positions import TRIMMED as FRONT
 
@@ -15,7 +15,7 @@ def stored(*gaps: Loss) -> list[Loss]:
     """The gaps that a table holds after these have been written, one after the other."""
     rows = make_empty(LOST)
     for gap in gaps:
-        rows = merge_rows(TRIMMED, rows, losses([("s", gap)])).rows
+        rows = merge_rows(TRIMMED, rows, build_gaps([("s", gap)])).rows
     return [Loss(row["after"], row["message_id"], row["entries"], row["reason"]) for row in rows.to_pylist()]
 
 
@@ -37,5 +37,5 @@ def test_of_a_gap_that_is_found_again_the_larger_is_kept() -> None:
 
 
 def test_the_revision_of_a_reset_fits_its_column() -> None:
-    rows = losses([("s", Loss("1-0", f"{2**64 - 1}-{2**64 - 1}", None, RESET))])
+    rows = build_gaps([("s", Loss("1-0", f"{2**64 - 1}-{2**64 - 1}", None, RESET))])
     assert rows["revision"].to_pylist() == [2**63 - 1]

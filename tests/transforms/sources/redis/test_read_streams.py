@@ -21,7 +21,7 @@ from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.stream_archive import StreamArchive
 from transforms.sources.redis import read_streams
 from transforms.sources.redis.checkpointed_positions import PositionsProvider, PositionsTracker
-from transforms.sources.redis.entries import digest
+from transforms.sources.redis.entries import digest_entry
 from transforms.sources.redis.lease import RedisLease
 from transforms.sources.redis.positions import Position
 from transforms.sources.redis.read_streams import AsDicts, ReadFromRedisStreams, as_dicts
@@ -100,7 +100,9 @@ def test_each_session_goes_on_where_the_last_one_ended(client, server):
     assert ids(runner.session()) == []
     add(client, "6-0")
     assert ids(runner.session()) == ["6-0"]
-    assert runner.restriction == {"s": Position("6-0", 6, "6-0", 6, digest((b"6-0", [b"data", b"6-0"])))}
+    assert runner.restriction == {
+        "s": Position("6-0", 6, "6-0", 6, digest_entry((b"6-0", [b"data", b"6-0"])))
+    }
 
 
 def test_every_kind_of_output_has_its_tag_and_the_time_of_its_first_row(client, server):
