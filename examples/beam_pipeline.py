@@ -3,11 +3,11 @@
 import apache_beam as beam
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from transforms.sources.archives.archive_reader import ReadArchives, find
+from transforms.sources.archives.archive_reader import ReadArchives, find_files
 from transforms.validation.validate import Validate
 
 with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-    archives = pipeline | ReadArchives(find(["tour/archive"]))
-    validated = archives.raw | Validate()
+    archives = pipeline | ReadArchives(find_files(["tour/archive"]))
+    validated = archives.messages | Validate()
     reasons = validated.quarantine | beam.FlatMap(lambda rows: rows["reason"].to_pylist())
     _ = reasons | beam.combiners.Count.PerElement() | beam.Map(print)

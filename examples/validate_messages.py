@@ -1,15 +1,15 @@
 """Validate archived messages without Beam: count those of each reason, with an example."""
 
 from schemas.registry import load
-from transforms.sources.archives.archive_reader import find, read
+from transforms.sources.archives.archive_reader import find_files, read_files
 from transforms.validation.validate import Rules, judge_block
 
 SCHEMA, RULES = load("kpi_report"), Rules()
 
 valid = 0
 examples: dict[str, str] = {}
-for block in read(find(["tour/archive"])):
-    reports, rejected = judge_block(block.raw, SCHEMA, RULES)
+for block in read_files(find_files(["tour/archive"])):
+    reports, rejected = judge_block(block.messages, SCHEMA, RULES)
     valid += len(reports)
     for row in rejected.to_pylist():
         examples.setdefault(row["reason"], f"{row['message_id']}: {row['message']}")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from pipelines.failures import WrongUse
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import Files, NoArchiveError, find
+from transforms.sources.archives.archive_reader import Files, NoArchiveError, find_files
 
 
 def find_archives(patterns: list[str]) -> Files:
@@ -14,7 +14,7 @@ def find_archives(patterns: list[str]) -> Files:
         WrongUse: a pattern matches no file.
     """
     try:
-        return find(patterns)
+        return find_files(patterns)
     except NoArchiveError as error:
         fix = "check the path; put a glob in quotes if the shell must not expand it"
         raise WrongUse(str(error), fix) from error

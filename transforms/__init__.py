@@ -23,7 +23,7 @@ This program flags the reports of an archive:
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         messages = pipeline | ReadArchives(["reports.ndjson"])
-        validated = messages.raw | Validate()
+        validated = messages.messages | Validate()
         history = validated.reports | KeyByShard(8) | BatchHistory(min_samples=30)
         flagged = history.reports | FlagOutliers(iqr_factor=1.5, flat_margin=0.1)
         _ = flagged.reports | beam.MapTuple(lambda shard, rows: print(rows.num_rows, "reports"))

@@ -25,7 +25,7 @@ from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.verify.output_description import require_output
 from transforms.core.record_batches import concat
-from transforms.sources.archives.archive_reader import Unreadable, read
+from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 quarantine = typer.Typer(help="List, show, replay and dismiss quarantined messages.", no_args_is_help=True)
@@ -225,15 +225,15 @@ def _read_envelopes(inputs: list[str], settings: Settings) -> pa.RecordBatch | N
         WrongUse: a file cannot be read to its end, or a line is not an envelope.
     """
     parts = []
-    for block in read(find_archives(inputs), payload_bytes=settings.max_payload_bytes):
+    for block in read_files(find_archives(inputs), payload_bytes=settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
-        if block.bad.num_rows:
-            wrong = quarantine_misfits(block.bad, make_rules(settings).limits)
+        if block.rejected.num_rows:
+            wrong = quarantine_misfits(block.rejected, make_rules(settings).limits)
             raise WrongUse(
                 f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "correct the envelope"
             )
-        parts.append(block.raw)
+        parts.append(block.messages)
     return concat(parts) if parts else None
 
 

@@ -16,7 +16,7 @@ from pipelines.progress import show_reading
 from pipelines.settings import Settings
 from transforms.core import stage_counters
 from transforms.history.dedup import INPUTS, deduplicate
-from transforms.sources.archives.archive_reader import Files, Unreadable, read
+from transforms.sources.archives.archive_reader import Files, Unreadable, read_files
 from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 from transforms.validation.validate import judge_messages
@@ -78,14 +78,14 @@ def _judge_archives(archives: Files, settings: Settings) -> Fates:
     stage_counters.reset()
     fates, kept = Fates(), []
     schema, rules = load_report_schema(settings), make_rules(settings)
-    for block in read(archives, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
+    for block in read_files(archives, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             fates.unreadable.append(f"{block.file} {block.reason}")
             continue
-        with stage_counters.time_stage("validate", block.raw.num_rows):
-            reports, rejected = judge_messages(block.raw, schema, rules)
+        with stage_counters.time_stage("validate", block.messages.num_rows):
+            reports, rejected = judge_messages(block.messages, schema, rules)
         fates.reject(rejected)
-        fates.reject(quarantine_misfits(block.bad, rules.limits))
+        fates.reject(quarantine_misfits(block.rejected, rules.limits))
         kept.append(reports.select(INPUTS))
     if kept:
         unique = deduplicate(pa.Table.from_batches(kept))

@@ -26,7 +26,7 @@ from transforms.core import stage_counters
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import Files, Unreadable, read
+from transforms.sources.archives.archive_reader import Files, Unreadable, read_files
 from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 
@@ -107,14 +107,14 @@ def _spool_by_hour(
         spool = Spool(place)
         refused: list[pa.RecordBatch] = []
         results = Results()
-        for block in read(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
+        for block in read_files(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
             if isinstance(block, Unreadable):
                 results += Results(incomplete=(f"{block.file} {block.reason}",))
                 continue
-            with stage_counters.time_stage("spool", block.raw.num_rows):
-                spool.add(block.raw)
-            if block.bad.num_rows:
-                refused.append(quarantine_misfits(block.bad, make_rules(settings).limits))
+            with stage_counters.time_stage("spool", block.messages.num_rows):
+                spool.add(block.messages)
+            if block.rejected.num_rows:
+                refused.append(quarantine_misfits(block.rejected, make_rules(settings).limits))
         yield spool, refused, results
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -19,7 +19,7 @@ from runners import direct
 from transforms.core import stage_counters
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.grouping import split_rows
-from transforms.sources.archives.archive_reader import Block, Files, ReadArchives, find, read
+from transforms.sources.archives.archive_reader import Block, Files, ReadArchives, find_files, read_files
 
 SETTINGS = load()[0]
 BLOCK_BYTES = SETTINGS.block_mb << 20
@@ -47,7 +47,7 @@ def with_beam(files: Files) -> int:
     """Read, key, group, key and group on the runner of a backfill: the messages that arrive."""
 
     def build(root: beam.Pipeline) -> None:
-        messages = (root | "Read" >> ReadArchives(files, BLOCK_BYTES, readers=1)).raw
+        messages = (root | "Read" >> ReadArchives(files, BLOCK_BYTES, readers=1)).messages
         keyed = messages | "Key" >> beam.FlatMap(by_row).with_output_types(Keyed)
         grouped = keyed | "Group" >> beam.GroupByKey()
         rekeyed = grouped | "Key again" >> beam.FlatMap(again).with_output_types(Keyed)
@@ -63,10 +63,10 @@ def without_beam(files: Files) -> int:
     arrive."""
     direct.prepare_memory()
     shards: dict[int, list[pa.RecordBatch]] = defaultdict(list)
-    for block in read(files, BLOCK_BYTES):
+    for block in read_files(files, BLOCK_BYTES):
         if not isinstance(block, Block):
             raise SystemExit(f"{block.file} {block.reason}")
-        for shard, rows in by_row(block.raw):
+        for shard, rows in by_row(block.messages):
             shards[shard].append(rows)
     return sum(batch.num_rows for batches in shards.values() for batch in batches)
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--without-beam", action="store_true", help="the same as a plain loop")
     arguments = parser.parse_args()
     start = time.perf_counter()
-    messages = (without_beam if arguments.without_beam else with_beam)(find([arguments.source]))
+    messages = (without_beam if arguments.without_beam else with_beam)(find_files([arguments.source]))
     print(json.dumps({"seconds": time.perf_counter() - start, "messages": messages}))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.registry import load
 from tests.builders import messages
-from transforms.sources.archives.envelope_blocks import decode
+from transforms.sources.archives.envelope_blocks import decode_lines
 from transforms.validation.validate import Rules, judge_block
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/report-id.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def defined(programs: dict[str, Any]) -> Definition:
 
 def test_the_program_and_the_reader_know_a_bare_line_by_the_same_id(programs: dict[str, Any]) -> None:
     lines = [b'{"task_id": "t"}', b"no JSON \xff", b'{"task_id": "t"}']
-    read = decode(b"\r\n".join([*lines, b""]), 5).raw
+    read = decode_lines(b"\r\n".join([*lines, b""]), 5).messages
     assert read["message_id"].to_pylist() == [
         programs["line_id"](number, line) for number, line in enumerate(lines, 5)
     ]

@@ -35,8 +35,8 @@ from tests.builders import NOON
 from tests.integration.archives import write
 from tests.integration.hostile_shapes import STEP, mutated, payloads
 from transforms.core.record_batches import split_by_rows
-from transforms.envelopes.envelope_lines import envelope_line, is_blank
-from transforms.sources.archives.archive_reader import Block, find, read
+from transforms.envelopes.envelope_lines import is_blank, write_envelope
+from transforms.sources.archives.archive_reader import Block, find_files, read_files
 from transforms.validation.validate import Judged, Rules, judge_messages
 
 FEW = 6
@@ -78,7 +78,7 @@ def write_archive(folder: Path, messages: Iterable[bytes], seed: int = 0) -> int
         if kind <= 1 and b"\n" not in line and not is_blank(line):
             mixed.append(line)
         elif kind <= 2:
-            strings.append(envelope_line("hostile", message_id, said, payload))
+            strings.append(write_envelope("hostile", message_id, said, payload))
         else:
             rows.append((message_id, received, payload))
     write(folder / "mixed.ndjson.zst", mixed)
@@ -109,10 +109,10 @@ def differences(folder: Path) -> Iterator[tuple[str, str]]:
     Whole blocks are judged, and a FEW at a time: the fast reader leaves to the strict one what is odd beside
     its neighbours.
     """
-    for block in read(find([str(folder)])):
+    for block in read_files(find_files([str(folder)])):
         if isinstance(block, Block):
-            strict = _by_id([judged_strictly(block.raw)])
-            for parts in ([block.raw], split_by_rows(block.raw, FEW)):
+            strict = _by_id([judged_strictly(block.messages)])
+            for parts in ([block.messages], split_by_rows(block.messages, FEW)):
                 found = _by_id([judge_messages(part, load("kpi_report"), Rules()) for part in parts])
                 yield from (
                     name for name in found.keys() | strict.keys() if found.get(name) != strict.get(name)
@@ -161,7 +161,10 @@ def run(folder: Path, count: int, seed: int) -> list[str]:
         fates[name] = json.loads(cost.out) if "--json" in options and not cost.code else {}
     read, kept = fates["validate"], fates["reconcile"]
     if read and kept:
-        said = (read["reports"] + read["duplicates"] + sum(read["refused"].values()), kept["received"])
+        said = (
+            read["reports"] + read["duplicates"] + sum(read["refused"].values()),
+            kept["received"],
+        )
         problems += (
             [f"{expected} messages, but (validate, reconcile) have {said}"]
             if said != (expected, expected)

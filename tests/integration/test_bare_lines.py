@@ -14,7 +14,7 @@ from pipelines.verify.reconcile import reconcile
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.builders import NOON, payload
 from tests.integration.archives import Typed, rows, stream, write
-from transforms.sources.archives.archive_reader import Block, find, read
+from transforms.sources.archives.archive_reader import Block, find_files, read_files
 
 SETTINGS = Settings(min_samples=4, shards=2, file_minutes=60)
 
@@ -30,7 +30,7 @@ def day(draw: random.Random, seed: int) -> list[bytes]:
 def filled(output: Path, *runs: list[Path]) -> Path:
     """An output after a backfill of each of these inputs."""
     for files in runs:
-        backfill(find([str(file) for file in files]), [str(output)], SETTINGS)
+        backfill(find_files([str(file) for file in files]), [str(output)], SETTINGS)
     return output
 
 
@@ -41,7 +41,9 @@ def assert_same_rows(one: Path, other: Path) -> None:
 
 
 def assert_reconciled(output: Path, *files: Path) -> None:
-    blocks = [block for block in read(find([str(file) for file in files])) if isinstance(block, Block)]
+    blocks = [
+        block for block in read_files(find_files([str(file) for file in files])) if isinstance(block, Block)
+    ]
     verdict = reconcile(output, lambda _: iter([part for block in blocks for part in block]))
     assert verdict.problems == []
     assert verdict.received == verdict.reports + verdict.quarantined + verdict.duplicates

@@ -9,7 +9,7 @@ from schemas.tables import QUARANTINED
 from tests.builders import line_id, payload, report
 from tests.integration.archives import Typed, envelope, fates, rows, write
 from transforms.core.excerpt import KEPT_BYTES
-from transforms.envelopes.envelope_lines import NO_DATA, entry_line, envelope_line
+from transforms.envelopes.envelope_lines import NO_DATA, write_entry, write_envelope
 
 LIMIT = 1 << 20
 MOMENT = "2025-10-22T12:00:00.000000Z"
@@ -19,11 +19,11 @@ LONG = payload(report(1, notes="n" * LIMIT))
 
 def archive(folder: Path) -> dict[str, bytes]:
     """An archive of all kinds of files; the oversize messages by their ids."""
-    bare, entry = bytes(9 * LIMIT), entry_line("kpi", "2-0", 1761134400000, {b"note": NULS})
+    bare, entry = bytes(9 * LIMIT), write_entry("kpi", "2-0", 1761134400000, {b"note": NULS})
     write(folder / "bare.ndjson.zst", [payload(report(2)), bare, LONG])
     both = [envelope(LONG, "text"), envelope(json.loads(LONG), "object")]
     write(folder / "envelopes.ndjson.gz", [*both, envelope(report(3), "good")])
-    write(folder / "stream.ndjson", [envelope_line("kpi", "1-0", MOMENT, NULS)])
+    write(folder / "stream.ndjson", [write_envelope("kpi", "1-0", MOMENT, NULS)])
     write(folder / "stream.refused.ndjson", [entry])
     write(folder / "rows.parquet", [envelope(LONG.decode(), "row")])
     named = {"text": LONG, "object": LONG, "row": LONG, "1-0": NULS, "2-0": entry}

@@ -9,6 +9,8 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 
 from pipelines import cli, sources
 from pipelines.commands import doctor
@@ -16,7 +18,7 @@ from pipelines.failures import WrongUse
 from pipelines.jobs import stream
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source
-from runners import direct
+from runners.pipeline import make_pipeline
 from runners.progress import Progress
 from tests.builders import report
 from tests.pipelines import memory_source
@@ -47,7 +49,9 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     stderr."""
 
     def run_here(build: Callable[[beam.Pipeline], None], engine: object, follow: Callable[..., None]) -> None:
-        direct.run(build)
+        pipeline = make_pipeline(BundleBasedDirectRunner(), PipelineOptions(["--streaming"]))
+        build(pipeline)
+        pipeline.run().wait_until_finish()
         while True:  # until the job itself interrupts
             follow(Progress("running"))
 

@@ -64,28 +64,28 @@ class Envelope(NamedTuple):
     problem: str = ""
 
 
-def entry_line(source: str, message_id: str, received_ms: int, fields: Mapping[bytes, bytes]) -> bytes:
+def write_entry(source: str, message_id: str, received_ms: int, fields: Mapping[bytes, bytes]) -> bytes:
     """The line, without a newline, that an archive holds for an entry of a stream, received at these
     milliseconds since 1970.
 
     Its `data` is a string, or its `fields` are, for an entry that has no field `data`. A time after the year
     9999 is null.
     """
-    received_at = _time_text(received_ms)
+    received_at = _format_time(received_ms)
     if b"data" in fields:
-        return envelope_line(source, message_id, received_at, fields[b"data"])
+        return write_envelope(source, message_id, received_at, fields[b"data"])
     texts = {_text(name): _text(value) for name, value in fields.items()}
-    return _encoded({"source": source, "message_id": message_id, "received_at": received_at, "fields": texts})
+    return _encode({"source": source, "message_id": message_id, "received_at": received_at, "fields": texts})
 
 
-def envelope_line(source: str, message_id: str, received_at: str | None, data: bytes) -> bytes:
+def write_envelope(source: str, message_id: str, received_at: str | None, data: bytes) -> bytes:
     """An envelope's line, without a newline, for a report's bytes; `received_at` in RFC 3339."""
-    return _encoded(
+    return _encode(
         {"source": source, "message_id": message_id, "received_at": received_at, "data": _text(data)}
     )
 
 
-def _encoded(envelope: dict[str, object]) -> bytes:
+def _encode(envelope: dict[str, object]) -> bytes:
     try:
         return orjson.dumps(envelope)
     except orjson.JSONEncodeError:  # it cannot write what stands for bytes that are not UTF-8
@@ -96,7 +96,7 @@ def _text(octets: bytes) -> str:
     return octets.decode(errors="surrogateescape")
 
 
-def _time_text(millis: int) -> str | None:
+def _format_time(millis: int) -> str | None:
     try:
         moment = _EPOCH + timedelta(milliseconds=millis)
     except OverflowError:
@@ -117,15 +117,15 @@ def read_line(line: bytes) -> Envelope | None:
     data, and ends in `}` is one too: what lies between is its data, which is no JSON.
     """
     line = line.strip(SPACES)
-    members = _members(line)
+    members = _split_members(line)
     if members is None:
-        return _broken(line)
+        return _read_broken(line)
     if members.keys() - {"source"} not in (_KEYS, _KEYS_WITHOUT_DATA):
         return None
-    return _envelope(members)
+    return _make_envelope(members)
 
 
-def _broken(line: bytes) -> Envelope | None:
+def _read_broken(line: bytes) -> Envelope | None:
     head = ONE_CANONICAL.match(line)
     if not (head and head["data"] == b"{" and line.endswith(b"}")):
         return None
@@ -142,7 +142,7 @@ def read_string(text: bytes) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _envelope(members: dict[str | None, bytes]) -> Envelope:
+def _make_envelope(members: dict[str | None, bytes]) -> Envelope:
     """The envelope whose members have these JSON texts."""
     source = read_string(members.get("source", b'"archive"'))
     if source is None:
@@ -162,19 +162,19 @@ def _envelope(members: dict[str | None, bytes]) -> Envelope:
     return Envelope(source, message_id, received_at, data)
 
 
-def _members(line: bytes) -> dict[str | None, bytes] | None:
+def _split_members(line: bytes) -> dict[str | None, bytes] | None:
     """The JSON text of each member of the object `line`, seen from outside; None where it is no object.
 
     A member whose name is no string is None's, and of two with one name the last stands.
     """
-    marks = _outer_marks(line)
+    marks = _find_outer_marks(line)
     if marks is None or any(line[at] != mark for at, mark in zip(marks, cycle(b":,"))) or len(marks) % 2 == 0:
         return None
     texts = [line[before + 1 : after].strip(SPACES) for before, after in pairwise([0, *marks, len(line) - 1])]
     return {read_string(name): value for name, value in zip(texts[::2], texts[1::2])}
 
 
-def _outer_marks(line: bytes) -> list[int] | None:
+def _find_outer_marks(line: bytes) -> list[int] | None:
     """Where the colons and commas of the object `line` itself are, not those of what it holds; None where it
     is no object."""
     if not (line.startswith(b"{") and line.endswith(b"}")):

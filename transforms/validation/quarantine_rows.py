@@ -127,7 +127,7 @@ def _run_guarded(
 
 
 def quarantine_misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
-    """QUARANTINE rows of what is no message (BAD of the archives): `oversize`, or else `envelope`."""
+    """QUARANTINE rows of what is no message (REJECTED of the sources): `oversize`, or else `envelope`."""
     lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
     problems = zip(bad["message"].to_pylist(), lengths)
     rejections = [limits.oversize(length) or Rejection("envelope", problem) for problem, length in problems]

@@ -23,7 +23,7 @@ from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLE
 from tests.builders import NOON, report
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import find
+from transforms.sources.archives.archive_reader import find_files
 
 SETTINGS = Settings.model_construct().model_copy(update={"shards": 1, "file_minutes": 60})
 HOUR = timedelta(hours=1)
@@ -79,7 +79,7 @@ FRESH += [
 def fill(output: Path, messages: list[Message], span: Span | None = None) -> Path:
     """An output made from the messages."""
     backfill(
-        find([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], SETTINGS, span
+        find_files([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], SETTINGS, span
     )
     return output
 
@@ -92,7 +92,7 @@ def write_archive(path: Path, messages: list[Message]) -> Path:
 def replace(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
     """The output, with a span of it replaced by the messages."""
     results = replace_span(
-        find([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span
+        find_files([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span
     )
     assert not results.incomplete
     return output

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from transforms.envelopes.envelope_lines import NO_DATA, Envelope, entry_line, is_blank, read_line
+from transforms.envelopes.envelope_lines import NO_DATA, Envelope, is_blank, read_line, write_entry
 
 REPORT = b'{"task_id": "t", "latency_ms": 1.50}'
 
@@ -130,17 +130,17 @@ def test_a_long_line_that_is_no_json_is_decided_in_one_pass(text: bytes) -> None
 
 @pytest.mark.parametrize("octets", [b'{"a":1}', b"\xff\x00\xc3\n", "\ud800 ü".encode(errors="surrogatepass")])
 def test_the_line_of_an_entry_holds_its_data_to_the_byte(octets: bytes) -> None:
-    line = entry_line("ü", "1761134400007-3", 1_761_134_400_007, {b"more": b"1", b"data": octets})
+    line = write_entry("ü", "1761134400007-3", 1_761_134_400_007, {b"more": b"1", b"data": octets})
     assert read_line(line) == Envelope("ü", "1761134400007-3", "2025-10-22T12:00:00.007000Z", octets)
 
 
 def test_the_line_of_an_entry_without_data_says_what_it_had_and_whose_it_is() -> None:
-    line = entry_line("s", "1-0", 1, {b"a": b"\xff", b'"': b""})
+    line = write_entry("s", "1-0", 1, {b"a": b"\xff", b'"': b""})
     assert json.loads(line)["fields"] == {"a": "\udcff", '"': ""}
     assert read_line(line) == Envelope("s", "1-0", "1970-01-01T00:00:00.001000Z", problem=NO_DATA)
 
 
 def test_an_entry_of_a_time_after_every_calendar_has_none() -> None:
-    assert read_line(entry_line("s", f"{2**63}-0", 2**63, {b"data": b"{}"})) == Envelope(
+    assert read_line(write_entry("s", f"{2**63}-0", 2**63, {b"data": b"{}"})) == Envelope(
         "s", f"{2**63}-0", None, b"{}"
     )

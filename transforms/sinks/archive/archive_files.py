@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.partitioning import escape_name
-from transforms.envelopes.envelope_lines import envelope_line
+from transforms.envelopes.envelope_lines import write_envelope
 
 MESSAGES, REFUSED = ".ndjson", ".refused.ndjson"
 """The two kinds of files: suffixes after the hour."""
@@ -83,6 +83,6 @@ def format_lines(rows: pa.RecordBatch, kind: str) -> bytes:
         payloads = pc.binary_slice(rows["payload"], 0, -1).to_pylist()
         # Row by row: orjson escapes three times as fast as Arrow's string kernels do.
         lines = list(
-            map(envelope_line, rows["source"].to_pylist(), rows["message_id"].to_pylist(), times, payloads)
+            map(write_envelope, rows["source"].to_pylist(), rows["message_id"].to_pylist(), times, payloads)
         )
     return b"\n".join([*lines, b""])

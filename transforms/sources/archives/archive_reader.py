@@ -1,9 +1,9 @@
 """Archives -> messages: files of reports or envelopes, as NDJSON (plain, gzip, zstd) or Parquet. Usable on
 its own.
 
-    archives = pipeline | ReadArchives(find(["archive/**/*.ndjson.gz"]))
-    archives.raw         # RecordBatches of the schema RAW: source, message_id, received_at, payload
-    archives.bad         # RecordBatches of the schema BAD: envelopes that break the rule, and why
+    archives = pipeline | ReadArchives(find_files(["archive/**/*.ndjson.gz"]))
+    archives.messages         # RecordBatches of the schema RAW: source, message_id, received_at, payload
+    archives.rejected         # RecordBatches of the schema REJECTED: envelopes that break the rule, and why
     archives.unreadable  # (file, reason)
 
 What a line or a row means is said in `transforms.envelopes.envelope_lines` and
@@ -26,22 +26,22 @@ from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.sources.archives.decompression import (
     PAYLOAD_BYTES,
     DamagedError,
-    blocks,
+    cut_blocks,
     gunzip,
-    plain,
+    read_plain,
     unzstd,
 )
-from transforms.sources.archives.envelope_blocks import decode
+from transforms.sources.archives.envelope_blocks import decode_lines
 from transforms.sources.archives.long_lines import LongLine
-from transforms.sources.archives.parquet_files import batches, decode_rows
+from transforms.sources.archives.parquet_files import decode_rows, read_rows
 
 BLOCK_BYTES = 16 << 20
 _SMALL = 4
 """A block is small below this part of the size that is asked for."""
 PARQUET = ".parquet"
 LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
-    text + ending: read
-    for ending, read in (("", plain), (".gz", gunzip), (".zst", unzstd))
+    text + ending: read_files
+    for ending, read_files in (("", read_plain), (".gz", gunzip), (".zst", unzstd))
     for text in (".ndjson", ".jsonl", ".json")
 }
 """How to read a file of lines, by the end of its name."""
@@ -76,10 +76,10 @@ class Files:
 
 
 class Block(NamedTuple):
-    """Messages of a part of a file, or of several small files: `raw` (RAW) and `bad` (BAD)."""
+    """Messages of a part of a file, or of several small files: `messages` (RAW) and `rejected` (REJECTED)."""
 
-    raw: pa.RecordBatch
-    bad: pa.RecordBatch
+    messages: pa.RecordBatch
+    rejected: pa.RecordBatch
 
 
 class Unreadable(NamedTuple):
@@ -90,7 +90,7 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-def find(patterns: Sequence[str]) -> Files:
+def find_files(patterns: Sequence[str]) -> Files:
     """The archives that any of the patterns means, each file once.
 
     A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`.
@@ -99,12 +99,12 @@ def find(patterns: Sequence[str]) -> Files:
         NoArchiveError: a pattern matches no archive.
     """
     paths: dict[str, str] = {}
-    for path in sorted({path for pattern in patterns for path in _matches(pattern)}):
+    for path in sorted({path for pattern in patterns for path in _match_pattern(pattern)}):
         paths.setdefault(os.path.realpath(path), path)
     return Files(tuple(paths.values()))
 
 
-def _matches(pattern: str) -> Iterable[str]:
+def _match_pattern(pattern: str) -> Iterable[str]:
     found = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
     folders = [path for path in found if os.path.isdir(path)]
     below = (glob.glob(os.path.join(glob.escape(folder), "**"), recursive=True) for folder in folders)
@@ -141,7 +141,11 @@ def read_blocks(
     (`transforms.sources.archives.long_lines`).
     """
     is_parquet = path.lower().endswith(PARQUET)
-    parts = _row_blocks(path, block_bytes) if is_parquet else _line_blocks(path, block_bytes, payload_bytes)
+    parts = (
+        _read_row_blocks(path, block_bytes)
+        if is_parquet
+        else _read_line_blocks(path, block_bytes, payload_bytes)
+    )
     reported = 0
     try:
         for block, position in parts:
@@ -155,30 +159,30 @@ def read_blocks(
         yield Unreadable(_printable(path), f"cannot be read ({error.strerror or error})")
 
 
-def _line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tuple[Block, int]]:
+def _read_line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tuple[Block, int]]:
     """The file's blocks, and how far into it each reaches."""
-    read = next(read for end, read in LINES.items() if path.lower().endswith(end))
+    read_files = next(read_files for end, read_files in LINES.items() if path.lower().endswith(end))
     with open(path, "rb") as file:
-        for number, text in blocks(read(file), block_bytes, payload_bytes):
+        for number, text in cut_blocks(read_files(file), block_bytes, payload_bytes):
             raw, bad = (
                 (make_empty(RAW), text.message(number))
                 if isinstance(text, LongLine)
-                else decode(text, number)[:2]
+                else decode_lines(text, number)[:2]
             )
             yield Block(raw, bad), file.tell()
 
 
-def _row_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
+def _read_row_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
     """The file's blocks, and how far into it each reaches."""
     size = os.path.getsize(path)
     first_row = 1
-    for batch, share in batches(path, block_bytes):
+    for batch, share in read_rows(path, block_bytes):
         raw, bad, rows = decode_rows(batch, first_row)
         first_row += rows
         yield Block(raw, bad), int(size * share)
 
 
-def read(
+def read_files(
     paths: Iterable[str],
     block_bytes: int = BLOCK_BYTES,
     on_bytes: OnBytes | None = None,
@@ -186,33 +190,37 @@ def read(
 ) -> Iterator[Block | Unreadable]:
     """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the
     caller works on one."""
-    blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths)
-    return ahead(_together(blocks, block_bytes // _SMALL))
+    cut_blocks = chain.from_iterable(
+        read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths
+    )
+    return read_ahead(_merge_small(cut_blocks, block_bytes // _SMALL))
 
 
-def _together(blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
+def _merge_small(cut_blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
     """The same messages in blocks of at least so many bytes, but for the last: each batch that goes on has a
     cost of its own."""
     held: list[Block] = []
     size = 0
-    for block in blocks:
+    for block in cut_blocks:
         if isinstance(block, Unreadable):
             yield block
             continue
         held.append(block)
-        size += block.raw.nbytes + block.bad.nbytes
+        size += block.messages.nbytes + block.rejected.nbytes
         if size >= least_bytes:
-            yield _one(held)
+            yield _merge_blocks(held)
             held, size = [], 0
     if held:
-        yield _one(held)
+        yield _merge_blocks(held)
 
 
-def _one(blocks: Sequence[Block]) -> Block:
-    return Block(concat([block.raw for block in blocks]), concat([block.bad for block in blocks]))
+def _merge_blocks(cut_blocks: Sequence[Block]) -> Block:
+    return Block(
+        concat([block.messages for block in cut_blocks]), concat([block.rejected for block in cut_blocks])
+    )
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
     """The items (none is None), each of them made by a thread while the caller works on the one before."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, items, None)
@@ -222,12 +230,11 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 class ReadArchives(beam.PTransform):
-    """Nothing -> `raw` (RecordBatches, RAW), `bad` (RecordBatches, BAD) and `unreadable` (file, reason).
+    """Nothing -> `messages` (RAW), `rejected` (REJECTED) and `unreadable` (file, reason).
 
-    `on_bytes` is pickled with the transform: give it a function of a module, or leave it. `readers` is how
-    many workers can read at
-    once: as many as there are files, unless told; each reads its files one after the other, a block ahead.
-    `payload_bytes`: see `read_blocks`.
+    `on_bytes` is pickled with the transform, so it must be a function of a module. `readers`: how many workers
+    can read at once, by default as many as there are files; each reads its files one after the other, a block
+    ahead. `payload_bytes`: see `read_blocks`.
     """
 
     def __init__(
@@ -247,11 +254,13 @@ class ReadArchives(beam.PTransform):
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
         outputs = beam.ParDo(_Read(self.block_bytes, self.on_bytes, self.payload_bytes)).with_output_types(
-            pa.RecordBatch, bad=pa.RecordBatch, unreadable=tuple[str, str]
+            pa.RecordBatch, rejected=pa.RecordBatch, unreadable=tuple[str, str]
         )
         parts = [self.files[reader :: self.readers] for reader in range(self.readers)]
         return (
-            root | beam.Create(parts, reshuffle=False) | outputs.with_outputs("bad", "unreadable", main="raw")
+            root
+            | beam.Create(parts, reshuffle=False)
+            | outputs.with_outputs("rejected", "unreadable", main="messages")
         )
 
 
@@ -260,11 +269,11 @@ class _Read(beam.DoFn):
         self.block_bytes, self.on_bytes, self.payload_bytes = block_bytes, on_bytes, payload_bytes
 
     def process(self, files: Sequence[str]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        for block in read(files, self.block_bytes, self.on_bytes, self.payload_bytes):
+        for block in read_files(files, self.block_bytes, self.on_bytes, self.payload_bytes):
             if isinstance(block, Unreadable):
                 yield beam.pvalue.TaggedOutput("unreadable", tuple(block))
                 continue
-            if block.raw.num_rows:
-                yield block.raw
-            if block.bad.num_rows:
-                yield beam.pvalue.TaggedOutput("bad", block.bad)
+            if block.messages.num_rows:
+                yield block.messages
+            if block.rejected.num_rows:
+                yield beam.pvalue.TaggedOutput("rejected", block.rejected)

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from transforms.core import stage_counters
 from transforms.core.errors import Finding
 from transforms.core.run_metrics import count_incomplete
-from transforms.sources.archives.archive_reader import BLOCK_BYTES, Files, ReadArchives, Unreadable, read
+from transforms.sources.archives.archive_reader import (
+    BLOCK_BYTES,
+    Files,
+    ReadArchives,
+    Unreadable,
+    read_files,
+)
 from transforms.sources.archives.decompression import PAYLOAD_BYTES
 from transforms.sources.source import Gathered, OnProgress, OnUnreadable
 
@@ -63,7 +69,7 @@ class ReadMessages(beam.PTransform):
         )
         found = root | ReadArchives(files, *options)
         _ = found.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
-        return Gathered(found.raw, found.bad)
+        return Gathered(found.messages, found.rejected)
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,12 @@ class ArchivesSnapshot:
     def messages(self, on_progress: OnProgress, on_unreadable: OnUnreadable) -> Iterator[pa.RecordBatch]:
         """The messages of each file."""
         options = self.archives
-        for block in read(options.files, options.block_bytes, on_progress, options.payload_bytes):
+        for block in read_files(options.files, options.block_bytes, on_progress, options.payload_bytes):
             if isinstance(block, Unreadable):
                 on_unreadable(block.file, block.reason)
             else:
-                yield block.raw
-                yield block.bad
+                yield block.messages
+                yield block.rejected
 
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         """bool[n]: none."""

@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 import zstandard
 
-from transforms.sources.archives.long_lines import LongLine, longest_line
+from transforms.sources.archives.long_lines import LongLine, compute_longest_line
 
 READ_BYTES = 1 << 20
 """How much of a plain file is read at a time."""
@@ -54,7 +54,7 @@ class Member(Protocol):
         """What its next bytes hold."""
 
 
-def plain(file: BinaryIO) -> Iterator[bytes]:
+def read_plain(file: BinaryIO) -> Iterator[bytes]:
     """The file's bytes, a chunk at a time."""
     while chunk := file.read(READ_BYTES):
         yield chunk
@@ -66,7 +66,7 @@ def gunzip(file: BinaryIO) -> Iterator[bytes]:
     Raises:
         DamagedError: it is no gzip, cut short, corrupt or followed by something else.
     """
-    return _decompressed(file, "gzip", partial(zlib.decompressobj, wbits=31))
+    return _decompress(file, "gzip", partial(zlib.decompressobj, wbits=31))
 
 
 def unzstd(file: BinaryIO) -> Iterator[bytes]:
@@ -75,12 +75,10 @@ def unzstd(file: BinaryIO) -> Iterator[bytes]:
     Raises:
         DamagedError: it is no zstd, cut short, corrupt or followed by something else.
     """
-    return _decompressed(
-        file, "zstd", zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj
-    )
+    return _decompress(file, "zstd", zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj)
 
 
-def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Iterator[bytes]:
+def _decompress(file: BinaryIO, name: str, start: Callable[[], Member]) -> Iterator[bytes]:
     rest = file.read(COMPRESSED_BYTES)
     while rest:
         member = start()
@@ -99,15 +97,15 @@ def _decompressed(file: BinaryIO, name: str, start: Callable[[], Member]) -> Ite
                 ) from error
             if "memory" in str(error):
                 raise MemoryError(str(error)) from error
-            fault = yield from _salvaged(file, start(), begin, file.tell() - len(rest), produced)
+            fault = yield from _salvage(file, start(), begin, file.tell() - len(rest), produced)
             what = f"no {name} from byte {begin} on" if fault < begin + 5 else f"corrupt at byte {fault}"
             raise DamagedError(f"{what} ({error})") from error
         if not member.eof:
             raise DamagedError(f"cut short (its {name} data ends too early)")
-        rest = _after_padding(file, rest)
+        rest = _skip_padding(file, rest)
 
 
-def _salvaged(
+def _salvage(
     file: BinaryIO, member: Member, begin: int, good: int, produced: int
 ) -> Generator[bytes, None, int]:
     """What a member that began at `begin` still gives after its first `produced` bytes, and where in the file
@@ -127,7 +125,7 @@ def _salvaged(
     return file.tell() - 1
 
 
-def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
+def _skip_padding(file: BinaryIO, rest: bytes) -> bytes:
     """What follows the zeros that `rest` and the file go on with."""
     rest = rest.lstrip(b"\0")
     while not rest and (piece := file.read(COMPRESSED_BYTES)):
@@ -135,7 +133,7 @@ def _after_padding(file: BinaryIO, rest: bytes) -> bytes:
     return rest
 
 
-def blocks(
+def cut_blocks(
     chunks: Iterable[bytes], block_bytes: int, payload_bytes: int = PAYLOAD_BYTES
 ) -> Iterator[tuple[int, bytes | LongLine]]:
     """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES; each with the number of its
@@ -145,8 +143,10 @@ def blocks(
     blank lines are left out, and so is a UTF-8 byte order mark at the very beginning; a last newline is
     added. An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
     """
-    longest = longest_line(payload_bytes)
-    pieces = _whole_lines(_at_most(_unmarked(chunks), min(block_bytes, _CHUNK_BYTES, longest)), longest)
+    longest = compute_longest_line(payload_bytes)
+    pieces = _cut_whole_lines(
+        _limit_size(_drop_mark(chunks), min(block_bytes, _CHUNK_BYTES, longest)), longest
+    )
     held: list[bytes] = []
     number, size, lines = 1, 0, 0
     fault: Exception | None = None
@@ -174,7 +174,7 @@ def blocks(
         raise fault
 
 
-def _whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
+def _cut_whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
     """The chunks, none of more than `longest` bytes, as pieces of whole lines, with a newline at the end of
     the last one too.
 
@@ -208,7 +208,7 @@ def _whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | Long
         yield b"".join([*begun, b"\n"])
 
 
-def _unmarked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _drop_mark(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The chunks without a byte order mark before all of them."""
     begin: bytes | None = b""
     for chunk in chunks:
@@ -222,7 +222,7 @@ def _unmarked(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield begin
 
 
-def _at_most(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+def _limit_size(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
     for chunk in chunks:
         for start in range(0, len(chunk), size):
             yield chunk[start : start + size]

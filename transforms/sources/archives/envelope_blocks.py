@@ -24,10 +24,17 @@ from transforms.envelopes.envelope_lines import (
     read_line,
     read_string,
 )
-from transforms.sources.archives.envelope_prefixes import Heads, Lines, Positions, heads, one_object, pieces
+from transforms.sources.archives.envelope_prefixes import (
+    Heads,
+    Lines,
+    Positions,
+    find_heads,
+    find_single_objects,
+    view_pieces,
+)
 from transforms.validation.report_id import compute_line_ids
 
-BAD = pa.schema(
+REJECTED = pa.schema(
     [*RAW, ("message", pa.string()), ("payload_bytes", pa.int64()), ("payload_sha256", pa.string())]
 )
 """Envelopes that break the rule: the whole line, known as a bare line is, and what is wrong with it. An
@@ -43,15 +50,15 @@ Part = tuple[Positions, pa.RecordBatch]
 
 
 class Decoded(NamedTuple):
-    """The messages of a block in the order of its lines, `raw` (RAW) and `bad` (BAD), and how many lines it
-    has."""
+    """The messages of a block in the order of its lines, `messages` (RAW) and `rejected` (REJECTED), and how
+    many lines it has."""
 
-    raw: pa.RecordBatch
-    bad: pa.RecordBatch
+    messages: pa.RecordBatch
+    rejected: pa.RecordBatch
     lines: int
 
 
-def decode(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
+def decode_lines(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
     """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of its
     file.
 
@@ -60,20 +67,20 @@ def decode(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
     message.
     """
     lines = Lines.of(block)
-    written, bare = heads(lines)
+    written, bare = find_heads(lines)
     is_object = lines.text[written.data] == _OPEN
     whole = written.where(is_object)
-    objects = _objects(lines, whole.where(one_object(lines, whole)))
-    strings = _strings(lines, written.where(~is_object))
+    objects = _read_objects(lines, whole.where(find_single_objects(lines, whole)))
+    strings = _read_strings(lines, written.where(~is_object))
     undecided = np.ones(len(lines.ends), bool)
     for rows in (objects[0], strings[0], bare):
         undecided[rows] = False
-    unnamed = bare, _bare(lines, bare, first_line)
-    exact, bad = _one_by_one(lines, np.flatnonzero(undecided), first_line)
-    return Decoded(_in_order([objects, strings, unnamed, exact]), bad, len(lines.ends))
+    unnamed = bare, _read_bare(lines, bare, first_line)
+    exact, bad = _read_one_by_one(lines, np.flatnonzero(undecided), first_line)
+    return Decoded(_merge_in_order([objects, strings, unnamed, exact]), bad, len(lines.ends))
 
 
-def unnamed_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch:
+def make_bare_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch:
     """Messages (RAW) of the source `archive`, without a time, under the ids that were found for them."""
     rows = len(payload)
     return build_batch(
@@ -81,33 +88,33 @@ def unnamed_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch
     )
 
 
-def misfit(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBatch:
-    """Messages (RAW) as rows of BAD, with what is wrong with each."""
+def reject_messages(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBatch:
+    """Messages (RAW) as rows of REJECTED, with what is wrong with each."""
     columns = {name: messages[name] for name in RAW.names} | {"message": problems}
-    return build_batch(columns, BAD, messages.num_rows)
+    return build_batch(columns, REJECTED, messages.num_rows)
 
 
-def _bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
+def _read_bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
     """Some lines as messages (RAW) that are whole lines."""
-    return unnamed_messages(lines.whole(rows), compute_line_ids(rows + first_line, lines.contents(rows)))
+    return make_bare_messages(lines.whole(rows), compute_line_ids(rows + first_line, lines.contents(rows)))
 
 
-def ended(data: pa.Array) -> pa.Array:
+def end_payloads(data: pa.Array) -> pa.Array:
     """Strings or bytes as payloads: large_binary[n], with a newline after each, empty where there is none."""
     return pc.binary_join_element_wise(data.cast(pa.large_binary()).fill_null(_NOTHING), _NOTHING, _NEWLINE)
 
 
-def _objects(lines: Lines, written: Heads) -> Part:
+def _read_objects(lines: Lines, written: Heads) -> Part:
     """Envelopes whose data is an object: a payload is its bytes and, side by side with them, the line's
     newline."""
     newlines = lines.ends[written.rows]
     starts = np.stack([written.data, newlines], axis=1).ravel()
     ends = np.stack([written.close, newlines + 1], axis=1).ravel()
     _, edges, text = lines.cut(starts, ends).buffers()
-    return _messages(written, pieces(text, np.frombuffer(edges, np.int64)[: len(starts) + 1 : 2]))
+    return _make_part(written, view_pieces(text, np.frombuffer(edges, np.int64)[: len(starts) + 1 : 2]))
 
 
-def _strings(lines: Lines, written: Heads) -> Part:
+def _read_strings(lines: Lines, written: Heads) -> Part:
     """Envelopes whose data is a string: what it unescapes to, and a newline, is the payload. Broken strings
     are left out.
 
@@ -115,20 +122,20 @@ def _strings(lines: Lines, written: Heads) -> Part:
     """
     texts = lines.cut(written.data, written.close).to_pylist()
     strings = pa.array([read_string(text) for text in texts], pa.large_string())
-    return _messages(written.where(np.asarray(strings.is_valid())), ended(strings.drop_null()))
+    return _make_part(written.where(np.asarray(strings.is_valid())), end_payloads(strings.drop_null()))
 
 
-def _messages(written: Heads, payload: pa.Array) -> Part:
+def _make_part(written: Heads, payload: pa.Array) -> Part:
     return written.rows, pa.RecordBatch.from_arrays([*written.origins.columns, payload], schema=RAW)
 
 
-def _one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, pa.RecordBatch]:
+def _read_one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, pa.RecordBatch]:
     """The rows that only `read_line` can tell: their messages, and the envelopes that break the rule
-    (BAD)."""
+    (REJECTED)."""
     texts = lines.cut(lines.starts[rows], lines.ends[rows]).to_pylist()
     spoken = [not is_blank(text) for text in texts]
     rows, texts = rows[np.array(spoken, bool)], list(compress(texts, spoken))
-    bare = _bare(lines, rows, first_line)
+    bare = _read_bare(lines, rows, first_line)
     ids = bare["message_id"].to_pylist()
     read = [read_line(text) or Envelope(message_id=id_, data=text) for id_, text in zip(ids, texts)]
     times = parse_date_time(pa.array([line.received_at for line in read], pa.string()))
@@ -146,13 +153,13 @@ def _one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, p
     ]
     good, named = pc.equal(problems, ""), pc.equal(problems, NO_DATA)
     origins = [pc.if_else(named, said, as_bare) for said, as_bare in zip(columns[:3], bare.columns)]
-    bad = misfit(pa.RecordBatch.from_arrays([*origins, bare["payload"]], schema=RAW), problems).filter(
-        pc.invert(good)
-    )
+    bad = reject_messages(
+        pa.RecordBatch.from_arrays([*origins, bare["payload"]], schema=RAW), problems
+    ).filter(pc.invert(good))
     return (rows[np.asarray(good)], pa.RecordBatch.from_arrays(columns, schema=RAW).filter(good)), bad
 
 
-def _in_order(parts: list[Part]) -> pa.RecordBatch:
+def _merge_in_order(parts: list[Part]) -> pa.RecordBatch:
     """The messages of all parts, in the order of their rows."""
     some = [part for part in parts if len(part[0])]
     if not some:

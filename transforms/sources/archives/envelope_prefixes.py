@@ -56,7 +56,7 @@ class Lines(NamedTuple):
     def whole(self, rows: Positions) -> pa.Array:
         """Some lines with their newlines, large_binary; without a copy where these are all lines."""
         if len(rows) == len(self.ends):
-            return pieces(self.text, np.append(self.starts, len(self.text)))
+            return view_pieces(self.text, np.append(self.starts, len(self.text)))
         return self.cut(self.starts[rows], self.ends[rows] + 1)
 
     def contents(self, rows: Positions) -> Iterator[memoryview]:
@@ -72,10 +72,10 @@ class Lines(NamedTuple):
     def cut(self, starts: Positions, ends: Positions) -> pa.Array:
         """The bytes from each start to its end, ascending and apart, copied side by side: large_binary."""
         edges = np.stack([starts, ends], axis=1).ravel()
-        return pieces(self.text, edges).take(pa.array(np.arange(0, len(edges), 2)))
+        return view_pieces(self.text, edges).take(pa.array(np.arange(0, len(edges), 2)))
 
 
-def pieces(text: NDArray[np.uint8] | pa.Buffer, edges: Positions) -> pa.Array:
+def view_pieces(text: NDArray[np.uint8] | pa.Buffer, edges: Positions) -> pa.Array:
     """The bytes between each two edges as large_binary, without a copy."""
     buffers = [None, pa.py_buffer(np.ascontiguousarray(edges)), pa.py_buffer(text)]
     return pa.Array.from_buffers(pa.large_binary(), max(len(edges) - 1, 0), buffers)
@@ -111,28 +111,28 @@ class _Found(NamedTuple):
     words: pa.RecordBatch
 
 
-def heads(lines: Lines) -> tuple[Heads, Positions]:
+def find_heads(lines: Lines) -> tuple[Heads, Positions]:
     """The lines that begin as envelopes are written, and the rows that are surely bare. The other rows are
     open."""
     undecided = np.ones(len(lines.ends), bool)
     rest = np.flatnonzero(undecided)
     found: list[_Found] = []
     for attempt in range(LAYOUTS):
-        sample = _canonical(lines, rest[len(rest) * attempt // LAYOUTS]) if len(rest) else None
+        sample = _match_canonical(lines, rest[len(rest) * attempt // LAYOUTS]) if len(rest) else None
         if sample is not None:
             before = len(rest)
-            found.append(_like(lines, rest, sample))
+            found.append(_match_layout(lines, rest, sample))
             undecided[found[-1].rows] = False
             rest = np.flatnonzero(undecided)
             if (before - len(rest)) * 4 < before:
                 break
     begins = lines.begins(rest)
     perhaps = pc.match_substring_regex(begins, _PERHAPS)
-    found.append(_by_pattern(lines, rest[np.asarray(perhaps)], begins.filter(perhaps)))
-    return _closed_and_timed(lines, _in_order(found)), rest[~np.asarray(perhaps)]
+    found.append(_match_pattern(lines, rest[np.asarray(perhaps)], begins.filter(perhaps)))
+    return _check_close_and_time(lines, _merge_in_order(found)), rest[~np.asarray(perhaps)]
 
 
-def one_object(lines: Lines, written: Heads) -> NDArray[np.bool_]:
+def find_single_objects(lines: Lines, written: Heads) -> NDArray[np.bool_]:
     """bool[n]: where the data, which begins with `{`, surely is one object that ends where the envelope does.
 
     Braces are counted, in strings too: those of an object in a string balance each other. Another `{` in a
@@ -159,29 +159,29 @@ def one_object(lines: Lines, written: Heads) -> NDArray[np.bool_]:
     return whole & (braces[after - 1] == written.close - 1)
 
 
-def _canonical(lines: Lines, row: int) -> re.Match[bytes] | None:
+def _match_canonical(lines: Lines, row: int) -> re.Match[bytes] | None:
     """How the line begins, if it is canonical."""
     begin = lines.starts[row]
     return ONE_CANONICAL.match(lines.text[begin : min(begin + HEAD_BYTES, lines.ends[row])].tobytes())
 
 
-def _like(lines: Lines, rows: Positions, sample: re.Match[bytes]) -> _Found:
+def _match_layout(lines: Lines, rows: Positions, sample: re.Match[bytes]) -> _Found:
     """Those of the rows that are canonical because they have the layout of one that is."""
     width = sample.end()
     rows = rows[lines.ends[rows] - lines.starts[rows] >= width]
     octets = lines.cut(lines.starts[rows], lines.starts[rows] + width).buffers()[2]
     chars = np.frombuffer(octets, np.uint8, len(rows) * width).reshape(-1, width)
     spans = [sample.span(name) for name in _WORDS.names]
-    alike = _alike(chars, np.frombuffer(sample[0], np.uint8), spans)
+    alike = _match_sample(chars, np.frombuffer(sample[0], np.uint8), spans)
     if not alike.all():
         rows, chars = rows[alike], chars[alike]
-    words = [_column(chars, *span) for span in spans]
+    words = [_take_column(chars, *span) for span in spans]
     return _Found(
         rows, lines.starts[rows] + sample.start("data"), pa.RecordBatch.from_arrays(words, schema=_WORDS)
     )
 
 
-def _alike(
+def _match_sample(
     chars: NDArray[np.uint8], sample: NDArray[np.uint8], spans: list[tuple[int, int]]
 ) -> NDArray[np.bool_]:
     """bool[n]: which rows of uint8[n, width] equal the sample outside the spans, and are plain characters
@@ -195,26 +195,26 @@ def _alike(
     return alike & ~odd.any(axis=1) if odd.any() else alike
 
 
-def _column(chars: NDArray[np.uint8], begin: int, end: int) -> pa.Array:
+def _take_column(chars: NDArray[np.uint8], begin: int, end: int) -> pa.Array:
     """Columns `begin` to `end` of uint8[n, width] as string[n]; nulls where `begin` is -1."""
     if begin < 0:
         return pa.nulls(len(chars), pa.string())
     edges = np.arange(len(chars) + 1) * (end - begin)
-    return pieces(np.ascontiguousarray(chars[:, begin:end]), edges).cast(pa.string())
+    return view_pieces(np.ascontiguousarray(chars[:, begin:end]), edges).cast(pa.string())
 
 
-def _by_pattern(lines: Lines, rows: Positions, begins: pa.Array) -> _Found:
+def _match_pattern(lines: Lines, rows: Positions, begins: pa.Array) -> _Found:
     """Those of the rows that are canonical because their first bytes, `begins`, match the pattern."""
     spans = pc.extract_regex_span(begins, CANONICAL)
     canonical = np.flatnonzero(np.asarray(spans.is_valid()))
     rows, spans = rows[canonical], spans.take(pa.array(canonical))
-    *values, data = (_edges(spans.field(i), lines.starts[rows]) for i in range(4))
+    *values, data = (_find_edges(spans.field(i), lines.starts[rows]) for i in range(4))
     texts = [lines.cut(*edges).cast(pa.string()) for edges in values]
     words = [pc.if_else(spans.field(i).is_valid(), text, None) for i, text in enumerate(texts)]
     return _Found(rows, data[0], pa.RecordBatch.from_arrays(words, schema=_WORDS))
 
 
-def _edges(spans: pa.Array, starts: Positions) -> tuple[Positions, Positions]:
+def _find_edges(spans: pa.Array, starts: Positions) -> tuple[Positions, Positions]:
     """Where a group begins and ends in the block, given (begin, length) within each line; an absent one is
     empty."""
     pairs = spans.values.fill_null(0).to_numpy().reshape(-1, 2)
@@ -222,7 +222,7 @@ def _edges(spans: pa.Array, starts: Positions) -> tuple[Positions, Positions]:
     return begins, begins + pairs[:, 1]
 
 
-def _in_order(found: list[_Found]) -> _Found:
+def _merge_in_order(found: list[_Found]) -> _Found:
     """All that was found, in the order of the rows."""
     some = [each for each in found if len(each.rows)] or found[-1:]
     if len(some) == 1:
@@ -232,7 +232,7 @@ def _in_order(found: list[_Found]) -> _Found:
     return _Found(rows[order], data[order], concat([each.words for each in some]).take(pa.array(order)))
 
 
-def _closed_and_timed(lines: Lines, found: _Found) -> Heads:
+def _check_close_and_time(lines: Lines, found: _Found) -> Heads:
     close = lines.ends[found.rows] - 1
     close -= lines.text[close] == _RETURN
     source, message_id, said = found.words.columns

@@ -17,7 +17,7 @@ from schemas.readers.formats import parse_date_time
 from schemas.tables import TIME
 from transforms.core.excerpt import KEPT_BYTES, Excerpt
 from transforms.envelopes.envelope_lines import ARCHIVE, SPACES, is_blank, read_data
-from transforms.sources.archives.envelope_blocks import BAD
+from transforms.sources.archives.envelope_blocks import REJECTED
 
 ESCAPE = 6
 """The most bytes of a line that one byte of a payload takes: as `\\u0000` does."""
@@ -36,7 +36,7 @@ end."""
 _LONGEST_ESCAPE = 12
 
 
-def longest_line(payload_bytes: int) -> int:
+def compute_longest_line(payload_bytes: int) -> int:
     """How long a line may be, in bytes, to be held whole: the data of a longer one is more than
     `payload_bytes`."""
     return ESCAPE * payload_bytes + 2 * KEPT_BYTES
@@ -101,7 +101,7 @@ class LongLine:
     def __init__(self, first: bytes) -> None:
         self.is_blank = True
         self._line, self._digest, self._return = Excerpt(), hashlib.blake2b(digest_size=16), b""
-        self._origin, start = _head(first)
+        self._origin, start = _parse_head(first)
         self._data = _String() if first[start : start + 1] == b'"' else _Object()
         self._take(first)
         self._data.add(first[start:])
@@ -113,7 +113,7 @@ class LongLine:
             self._data.add(piece)
 
     def message(self, number: int) -> pa.RecordBatch:
-        """The line, number `number` of its file, as a row of BAD: its payload is what is kept of it, and a
+        """The line, number `number` of its file, as a row of REJECTED: its payload is what is kept of it, and a
         newline."""
         origin, found = (
             _Origin(ARCHIVE, f"{number}-{self._digest.hexdigest()}", pa.nulls(1, TIME), b""),
@@ -132,9 +132,9 @@ class LongLine:
         ]
         arrays = [
             each if isinstance(each, pa.Array) else pa.array(each, field.type)
-            for each, field in zip(columns, BAD)
+            for each, field in zip(columns, REJECTED)
         ]
-        return pa.RecordBatch.from_arrays(arrays, schema=BAD)
+        return pa.RecordBatch.from_arrays(arrays, schema=REJECTED)
 
     def _take(self, piece: bytes) -> None:
         self._line.add(piece)
@@ -146,7 +146,7 @@ class LongLine:
         self._digest.update(piece.removesuffix(b"\r"))
 
 
-def _head(first: bytes) -> tuple[_Origin | None, int]:
+def _parse_head(first: bytes) -> tuple[_Origin | None, int]:
     """What a line that begins so says as an envelope, and where its data begins; None, and its length, if it
     is none."""
     head = _HEAD.match(first, 0, KEPT_BYTES)

@@ -19,7 +19,13 @@ from schemas.tables import TIME
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import ARCHIVE, WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
-from transforms.sources.archives.envelope_blocks import BAD, Decoded, ended, misfit, unnamed_messages
+from transforms.sources.archives.envelope_blocks import (
+    REJECTED,
+    Decoded,
+    end_payloads,
+    make_bare_messages,
+    reject_messages,
+)
 from transforms.validation.report_id import compute_line_ids
 
 
@@ -57,7 +63,7 @@ _FIXED_BYTES = 40
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
+def read_rows(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
     """The file's rows with COLUMNS, about `block_bytes` of them at a time, and the share of the rows read so
     far.
 
@@ -66,13 +72,13 @@ def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float
     """
     try:
         with pq.ParquetFile(path) as file:
-            meta, names = file.metadata, _columns(file.schema_arrow)
+            meta, names = file.metadata, _find_columns(file.schema_arrow)
             texts = {name for name in names if _is_bytes(file.schema_arrow.field(name).type)}
-        encoded = sorted(texts - _written_as_prefixes(meta))
+        encoded = sorted(texts - _find_prefix_columns(meta))
         with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
             done = 0
-            for rows in _gathered(
-                file.iter_batches(_rows_at_once(meta, block_bytes), columns=names), block_bytes
+            for rows in _group_rows(
+                file.iter_batches(_count_rows_at_once(meta, block_bytes), columns=names), block_bytes
             ):
                 done += rows.num_rows
                 yield rows, done / meta.num_rows
@@ -82,16 +88,16 @@ def batches(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float
         raise DamagedError(f"no Parquet, or corrupt ({error})") from error
 
 
-def _rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
+def _count_rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
     """How many rows to read at a time: at most ROWS, fewer where a file holds more than a block in as
     many."""
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     total = sum(group.total_byte_size for group in groups)
-    most = ROWS_OF_PREFIXES if _written_as_prefixes(meta) else ROWS
+    most = ROWS_OF_PREFIXES if _find_prefix_columns(meta) else ROWS
     return max(1, min(most, block_bytes * meta.num_rows // max(total, 1)))
 
 
-def _written_as_prefixes(meta: pq.FileMetaData) -> set[str]:
+def _find_prefix_columns(meta: pq.FileMetaData) -> set[str]:
     """The columns in which a text can be written as the beginning of the one before; they cannot be read as
     dictionaries."""
     places = ((group, i) for group in range(meta.num_row_groups) for i in range(meta.num_columns))
@@ -99,7 +105,7 @@ def _written_as_prefixes(meta: pq.FileMetaData) -> set[str]:
     return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
 
 
-def _gathered(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
+def _group_rows(read_rows: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
     """The rows, decoded, in batches of about `block_bytes` or of one row.
 
     Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how
@@ -107,15 +113,15 @@ def _gathered(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[p
     """
     held: list[pa.RecordBatch] = []
     size = 0
-    for batch in batches:
-        before = np.concatenate([[0], np.cumsum(_row_bytes(batch))])
+    for batch in read_rows:
+        before = np.concatenate([[0], np.cumsum(_count_row_bytes(batch))])
         start = 0
         while start < batch.num_rows:
             limit = before[start] + max(block_bytes - size, 0)
             end = max(start + 1, int(np.searchsorted(before, limit, side="right")) - 1)
             part = batch.slice(start, end - start)
             held.append(
-                pa.RecordBatch.from_arrays(list(map(_decoded, part.columns)), names=part.schema.names)
+                pa.RecordBatch.from_arrays(list(map(_decode_column, part.columns)), names=part.schema.names)
             )
             size += int(before[end] - before[start])
             start = end
@@ -126,7 +132,7 @@ def _gathered(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[p
         yield concat(held)
 
 
-def _row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
+def _count_row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
     """int64[n]: how many bytes each row's texts have."""
     total = np.full(batch.num_rows, _FIXED_BYTES, dtype=np.int64)
     for column in batch.columns:
@@ -142,7 +148,7 @@ def _row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
     return total
 
 
-def _columns(schema: pa.Schema) -> list[str]:
+def _find_columns(schema: pa.Schema) -> list[str]:
     """The names of COLUMNS that the file has."""
     for name, (wanted, fits) in COLUMNS.items():
         kind = schema.field(name).type if name in schema.names else None
@@ -162,11 +168,11 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     columns hold.
     """
     rows = batch.num_rows
-    said = {each: _decoded(batch[each]) for each in batch.schema.names}
-    source, garbled_source = _as_text(said.get("source", pa.nulls(rows, pa.string())))
-    message_id, garbled_id = _as_text(said["message_id"])
-    times = _times(said["received_at"])
-    payload = ended(said["data"])
+    said = {each: _decode_column(batch[each]) for each in batch.schema.names}
+    source, garbled_source = _decode_texts(said.get("source", pa.nulls(rows, pa.string())))
+    message_id, garbled_id = _decode_texts(said["message_id"])
+    times = _parse_times(said["received_at"])
+    payload = end_payloads(said["data"])
     wrong = pc.and_(said["received_at"].is_valid(), times.is_null())
     problems = pc.if_else(wrong, WRONG_TIME, "")
     problems = pc.if_else(said["data"].is_null(), "data must not be null", problems)
@@ -175,14 +181,14 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     raw = pa.RecordBatch.from_arrays([source.fill_null(ARCHIVE), message_id, times, payload], schema=RAW)
     good = pc.equal(problems, "")
     if pc.all(good).as_py():
-        return Decoded(raw, make_empty(BAD), rows)
+        return Decoded(raw, make_empty(REJECTED), rows)
     wrong_rows = np.flatnonzero(~np.asarray(good))
     plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
     written = pa.RecordBatch.from_pydict(plain).to_pylist()
-    unnamed = unnamed_messages(
+    unnamed = make_bare_messages(
         payload.take(pa.array(wrong_rows)), compute_line_ids(wrong_rows + first_row, map(_row_text, written))
     )
-    return Decoded(raw.filter(good), misfit(unnamed, problems.filter(pc.invert(good))), rows)
+    return Decoded(raw.filter(good), reject_messages(unnamed, problems.filter(pc.invert(good))), rows)
 
 
 def _row_text(row: dict[str, Any]) -> bytes:
@@ -196,11 +202,11 @@ def _plain(array: pa.Array) -> pa.Array:
     return array.cast(pa.large_binary() if _is_bytes(array.type) else pa.int64())
 
 
-def _decoded(array: pa.Array) -> pa.Array:
+def _decode_column(array: pa.Array) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _times(said: pa.Array) -> pa.Array:
+def _parse_times(said: pa.Array) -> pa.Array:
     """received_at as timestamp[us, UTC]; nanoseconds are cut, and a time outside of the years 1 to 9999 is
     null."""
     if _is_text(said.type):
@@ -214,19 +220,19 @@ def _times(said: pa.Array) -> pa.Array:
     return said.cast(TIME, safe=False)
 
 
-def _as_text(said: pa.Array) -> tuple[pa.Array, pa.Array]:
+def _decode_texts(said: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Texts as string[n], null where they are not UTF-8; and bool[n], where that is so."""
     data = said.cast(pa.large_binary())
     try:
         return data.cast(pa.string()), pa.repeat(False, len(data))
     except pa.ArrowInvalid:
         texts = pa.array(
-            [None if each is None else _decoded_text(each) for each in data.to_pylist()], pa.string()
+            [None if each is None else _decode_text(each) for each in data.to_pylist()], pa.string()
         )
         return texts, pc.and_(data.is_valid(), texts.is_null())
 
 
-def _decoded_text(octets: bytes) -> str | None:
+def _decode_text(octets: bytes) -> str | None:
     try:
         return octets.decode()
     except UnicodeDecodeError:

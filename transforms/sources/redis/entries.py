@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from schemas.tables import LOST, TIME
 from transforms.core.record_batches import RAW, make_empty
-from transforms.envelopes.envelope_lines import NO_DATA, entry_line
+from transforms.envelopes.envelope_lines import NO_DATA, write_entry
 from transforms.redis.entry_ids import ZERO, parse_id
-from transforms.sources.archives.envelope_blocks import BAD, misfit
+from transforms.sources.archives.envelope_blocks import REJECTED, reject_messages
 from transforms.sources.redis.positions import RESET, Loss
 
 DATA = b"data"
@@ -26,7 +26,7 @@ Entry = tuple[bytes, list[bytes]]
 
 def split_entries(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The messages (RAW) of a stream's entries, in their order, and the entries that have no field `data`
-    (BAD).
+    (REJECTED).
 
     The id is the message's id, its milliseconds the time at which it was received. Of two fields `data` the
     last counts.
@@ -35,7 +35,7 @@ def split_entries(source: str, entries: Sequence[Entry]) -> tuple[pa.RecordBatch
     ids = [entry_id for entry_id, _ in entries]
     present = [each for each in data if each is not None]
     if len(present) == len(data):
-        return _messages(source, ids, present), make_empty(BAD)
+        return _messages(source, ids, present), make_empty(REJECTED)
     good = [entry_id for entry_id, each in zip(ids, data) if each is not None]
     bad = [entry for entry, each in zip(entries, data) if each is None]
     return _messages(source, good, present), _without_data(source, bad)
@@ -108,8 +108,8 @@ def _payloads(data: list[bytes]) -> pa.Array:
 
 def _without_data(source: str, entries: Sequence[Entry]) -> pa.RecordBatch:
     lines = [
-        entry_line(source, entry_id.decode(), int(entry_id.partition(b"-")[0]), _as_mapping(fields))
+        write_entry(source, entry_id.decode(), int(entry_id.partition(b"-")[0]), _as_mapping(fields))
         for entry_id, fields in entries
     ]
     raw = _messages(source, [entry_id for entry_id, _ in entries], lines)
-    return misfit(raw, pa.repeat(NO_DATA, len(lines)))
+    return reject_messages(raw, pa.repeat(NO_DATA, len(lines)))

@@ -2,7 +2,7 @@
 
     streams = pipeline | ReadFromRedisStreams(Connection("redis://localhost:6379"), ["reports"], group="mine")
     streams.messages             # RecordBatches of the schema RAW: source, message_id, received_at, payload
-    streams.rejected             # of the schema BAD: entries that have no field `data`
+    streams.rejected             # of the schema REJECTED: entries that have no field `data`
     streams.gaps                 # of the schema LOST: what left a stream before it was read, and how much
     streams.messages | AsDicts() # {"source", "message_id", "received_at", "data"}, one a message
 
@@ -58,7 +58,7 @@ class ReadFromRedisStreams(beam.PTransform):
     """The root -> what some Redis streams contain and what comes in, for a group: `messages`, `rejected` and
     `gaps`.
 
-    These are batches of RAW, of BAD and of LOST, each stamped with the time of its first row. The streams are
+    These are batches of RAW, of REJECTED and of LOST, each stamped with the time of its first row. The streams are
     dealt to `readers`, which read side by side where the runner has room. Without a checkpoint a new group
     begins at its stream's beginning, a used one `reread_seconds` before its committed offset, since what came
     after may be in no output yet.

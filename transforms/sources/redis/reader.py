@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class Read(NamedTuple):
-    """What one read gave: batches of messages (RAW), of rejected entries (BAD) and of gaps (LOST), and where
+    """What one read gave: batches of messages (RAW), of rejected entries (REJECTED) and of gaps (LOST), and where
     it led.
 
     `watermark` (milliseconds): no entry that is still to be read is older, except in streams whose ids are

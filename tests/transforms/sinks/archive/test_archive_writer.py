@@ -20,14 +20,14 @@ from runners import direct
 from schemas.readers.verdicts import Limits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import RAW, concat, make_empty
-from transforms.envelopes.envelope_lines import NO_DATA, entry_line
+from transforms.envelopes.envelope_lines import NO_DATA, write_entry
 from transforms.sinks.archive import archive_writer, stream_archive
 from transforms.sinks.archive.archive_files import MESSAGES, REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.archived_ids import parse_entry_id, read_ids
 from transforms.sinks.archive.stream_archive import ArchiveSync, WriteArchive
-from transforms.sources.archives.archive_reader import Block, find, read
-from transforms.sources.archives.envelope_blocks import BAD, misfit
+from transforms.sources.archives.archive_reader import Block, find_files, read_files
+from transforms.sources.archives.envelope_blocks import REJECTED, reject_messages
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
@@ -52,10 +52,10 @@ def ids(numbers: Sequence[int]) -> list[str]:
 
 
 def stored(folder: Path) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Messages (RAW) and bad ones (BAD) of an archive, as a backfill reads them."""
-    blocks = [block for block in read(find([str(folder)])) if isinstance(block, Block)]
-    return concat([block.raw for block in blocks] or [make_empty(RAW)]), concat(
-        [block.bad for block in blocks] or [make_empty(BAD)]
+    """Messages (RAW) and rejected ones (REJECTED) of an archive, as a backfill reads them."""
+    blocks = [block for block in read_files(find_files([str(folder)])) if isinstance(block, Block)]
+    return concat([block.messages for block in blocks] or [make_empty(RAW)]), concat(
+        [block.rejected for block in blocks] or [make_empty(REJECTED)]
     )
 
 
@@ -165,8 +165,10 @@ def test_messages_that_are_no_entries_in_order_are_an_error(tmp_path: Path, wron
 
 def refused_entry(number: int, fields: dict[bytes, bytes]) -> pa.RecordBatch:
     """The QUARANTINE row of an entry without data, as a stream makes it."""
-    line = entry_line("kpi", f"{NOON_MS + number}-0", NOON_MS + number, fields)
-    return quarantine_misfits(misfit(raw([f"{NOON_MS + number}-0"], [line]), pa.array([NO_DATA])), Limits())
+    line = write_entry("kpi", f"{NOON_MS + number}-0", NOON_MS + number, fields)
+    return quarantine_misfits(
+        reject_messages(raw([f"{NOON_MS + number}-0"], [line]), pa.array([NO_DATA])), Limits()
+    )
 
 
 @settings(max_examples=40, deadline=None)

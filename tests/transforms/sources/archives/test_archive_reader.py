@@ -20,10 +20,10 @@ from transforms.sources.archives.archive_reader import (
     NoArchiveError,
     ReadArchives,
     Unreadable,
-    ahead,
-    find,
-    read,
+    find_files,
+    read_ahead,
     read_blocks,
+    read_files,
 )
 
 ENVELOPE = b'{"message_id":"%d-0","received_at":null,"data":{"i":%d}}\n'
@@ -37,13 +37,16 @@ def payloads(blocks: Iterable[Block | Unreadable]) -> list[bytes]:
         payload
         for block in blocks
         if isinstance(block, Block)
-        for payload in block.raw["payload"].to_pylist()
+        for payload in block.messages["payload"].to_pylist()
     ]
 
 
 def ids(blocks: Iterable[Block | Unreadable]) -> list[str]:
     return [
-        id_ for block in blocks if isinstance(block, Block) for id_ in block.raw["message_id"].to_pylist()
+        id_
+        for block in blocks
+        if isinstance(block, Block)
+        for id_ in block.messages["message_id"].to_pylist()
     ]
 
 
@@ -61,7 +64,7 @@ def touch(folder: Path, *names: str) -> None:
 def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """The paths of what patterns below an own folder mean."""
     monkeypatch.chdir(tmp_path)
-    return lambda *patterns: list(find(patterns))
+    return lambda *patterns: list(find_files(patterns))
 
 
 def test_a_folder_means_every_archive_below_it(found: Callable, tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ def test_a_pattern_that_matches_no_archive_is_named(found: Callable, tmp_path: P
 def test_the_size_of_the_files_is_known(tmp_path: Path) -> None:
     touch(tmp_path, "a.ndjson", "b.ndjson")
     (tmp_path / "c.ndjson").symlink_to("gone")
-    assert find([str(tmp_path)]).total_bytes == 6
+    assert find_files([str(tmp_path)]).total_bytes == 6
 
 
 def write(folder: Path) -> list[str]:
@@ -128,7 +131,9 @@ def test_lines_are_counted_across_blocks(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(b"{}\n\n" * 100 + WRONG + b"{}")
     blocks = [*read_blocks(str(tmp_path / "a.ndjson"), 10)]
     assert ids(blocks) == [line_id(number, b"{}") for number in [*range(1, 200, 2), 202]]
-    assert [id_ for block in blocks for id_ in block.bad["message_id"].to_pylist()] == [line_id(201, WRONG)]
+    assert [id_ for block in blocks for id_ in block.rejected["message_id"].to_pylist()] == [
+        line_id(201, WRONG)
+    ]
 
 
 BARE = b'{"i":1}\n{"i":2}\n{"i":2}\n'
@@ -197,7 +202,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_the_others_are_read(tmp_path
     (tmp_path / "b1.parquet").write_bytes(b"")
     (tmp_path / "d0.ndjson.gz").write_bytes(TEXT)
     (tmp_path / "e0.ndjson.zst").write_bytes(TEXT)
-    blocks = list(read(find([str(tmp_path)])))
+    blocks = list(read_files(find_files([str(tmp_path)])))
     assert payloads(blocks) == PAYLOADS * 5
     assert [(file, reason[:20]) for file, reason in problems(blocks)] == [
         ("a0.ndjson", "cannot be read (No s"),
@@ -211,25 +216,28 @@ def test_small_files_come_together_and_one_that_cannot_be_read_does_not_part_the
     for number in range(5):
         (tmp_path / f"{number}.ndjson").write_bytes(TEXT if number != 2 else WRONG)
     (tmp_path / "3.ndjson.gz").write_bytes(b"no gzip")
-    found = list(read(find([str(tmp_path)])))
+    found = list(read_files(find_files([str(tmp_path)])))
     (block,) = (block for block in found if isinstance(block, Block))
-    assert block.raw["payload"].to_pylist() == 4 * PAYLOADS
-    assert block.bad.num_rows == 1
+    assert block.messages["payload"].to_pylist() == 4 * PAYLOADS
+    assert block.rejected.num_rows == 1
     assert [file for file, _ in problems(found)] == ["3.ndjson.gz"]
-    assert len([block for block in read(find([str(tmp_path)]), 2000) if isinstance(block, Block)]) > 8
+    assert (
+        len([block for block in read_files(find_files([str(tmp_path)]), 2000) if isinstance(block, Block)])
+        > 8
+    )
 
 
 def test_blocks_of_nothing_but_bad_lines_do_not_heap_up(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(WRONG * 1000)
-    found = [block for block in read(find([str(tmp_path)]), 2000) if isinstance(block, Block)]
-    assert sum(block.bad.num_rows for block in found) == 1000
-    assert max(block.bad.nbytes for block in found) < 20_000
+    found = [block for block in read_files(find_files([str(tmp_path)]), 2000) if isinstance(block, Block)]
+    assert sum(block.rejected.num_rows for block in found) == 1000
+    assert max(block.rejected.nbytes for block in found) < 20_000
 
 
 def test_of_a_file_that_is_cut_short_the_whole_lines_are_kept(tmp_path: Path) -> None:
     packed = gzip.compress(TEXT)
     (tmp_path / "a.ndjson.gz").write_bytes(packed[: len(packed) // 2])
-    blocks = list(read(find([str(tmp_path)])))
+    blocks = list(read_files(find_files([str(tmp_path)])))
     kept = payloads(blocks)
     assert kept == PAYLOADS[: len(kept)]
     assert len(kept) > 100
@@ -238,12 +246,12 @@ def test_of_a_file_that_is_cut_short_the_whole_lines_are_kept(tmp_path: Path) ->
 
 def test_a_file_name_that_is_not_utf_8_can_be_read(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.ndjson")).write_bytes(b"{}\n")
-    assert ids(read(find([str(tmp_path)]))) == [line_id(1, b"{}")]
+    assert ids(read_files(find_files([str(tmp_path)]))) == [line_id(1, b"{}")]
 
 
 @given(st.lists(st.integers()))
 def test_reading_ahead_changes_nothing(items: list[int]) -> None:
-    assert list(ahead(iter(items))) == items
+    assert list(read_ahead(iter(items))) == items
 
 
 def test_reading_ahead_makes_no_more_than_one_item_beyond() -> None:
@@ -254,7 +262,7 @@ def test_reading_ahead_makes_no_more_than_one_item_beyond() -> None:
             made.append(item)
             yield item
 
-    reader = ahead(items())
+    reader = read_ahead(items())
     assert next(reader) == 0
     reader.close()
     assert made in ([0], [0, 1])
@@ -265,7 +273,7 @@ def test_an_error_while_reading_ahead_reaches_the_reader() -> None:
         yield 1
         raise RuntimeError("torn")
 
-    reader = ahead(items())
+    reader = read_ahead(items())
     assert next(reader) == 1
     with pytest.raises(RuntimeError, match="torn"):
         next(reader)
@@ -275,11 +283,11 @@ def test_a_pipeline_reads_archives(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(TEXT + WRONG)
     (tmp_path / "b.ndjson.gz").write_bytes(b"no gzip")
     with beam.Pipeline("FnApiRunner") as pipeline:
-        archives = pipeline | ReadArchives(find([str(tmp_path)]), block_bytes=1000)
-        found = archives.raw | beam.FlatMap(lambda batch: batch["payload"].to_pylist())
-        broken = archives.bad | beam.FlatMap(lambda batch: batch["message"].to_pylist())
+        archives = pipeline | ReadArchives(find_files([str(tmp_path)]), block_bytes=1000)
+        found = archives.messages | beam.FlatMap(lambda batch: batch["payload"].to_pylist())
+        broken = archives.rejected | beam.FlatMap(lambda batch: batch["message"].to_pylist())
         reasons = archives.unreadable | beam.MapTuple(lambda file, reason: (Path(file).name, reason[:7]))
         assert_that(found, equal_to(PAYLOADS), "raw")
         assert_that(broken, equal_to(["message_id must be a string"]), "bad")
         assert_that(reasons, equal_to([("b.ndjson.gz", "no gzip")]), "unreadable")
-        assert [archives.raw.element_type, archives.bad.element_type] == [pa.RecordBatch] * 2
+        assert [archives.messages.element_type, archives.rejected.element_type] == [pa.RecordBatch] * 2

@@ -14,9 +14,9 @@ from transforms.sources.archives.decompression import (
     COMPRESSED_BYTES,
     MOST_LINES,
     DamagedError,
-    blocks,
+    cut_blocks,
     gunzip,
-    plain,
+    read_plain,
     unzstd,
 )
 
@@ -116,7 +116,7 @@ def test_a_skippable_zstd_frame_is_skipped() -> None:
 
 
 def test_a_plain_file_is_its_bytes() -> None:
-    assert read(plain(io.BytesIO(TEXT * 9))) == (TEXT * 9, "")
+    assert read(read_plain(io.BytesIO(TEXT * 9))) == (TEXT * 9, "")
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bcd", b" \n\r\n", b"e\nf"])), st.integers(1, 9))
@@ -124,7 +124,7 @@ def test_blocks_are_whole_lines_with_their_numbers_and_without_some_blank_ones(
     chunks: list[bytes], block_bytes: int
 ) -> None:
     lines = (text := b"".join(chunks)).split(b"\n")
-    cut = [(number, block) for number, block in blocks(chunks, block_bytes) if isinstance(block, bytes)]
+    cut = [(number, block) for number, block in cut_blocks(chunks, block_bytes) if isinstance(block, bytes)]
     assert all(block.endswith(b"\n") for _, block in cut)
     found = {number + i: line for number, block in cut for i, line in enumerate(block.split(b"\n")[:-1])}
     assert {number: line for number, line in found.items() if line.strip()} == {
@@ -138,11 +138,11 @@ def test_blocks_are_whole_lines_with_their_numbers_and_without_some_blank_ones(
 def test_a_line_longer_than_a_block_is_not_cut() -> None:
     line = b"x" * 5_000_000 + b"\n"
     chunks = [b"a\n", *(line[i : i + 1000] for i in range(0, len(line), 1000)), b"b\n"]
-    assert list(blocks(chunks, 1000)) == [(1, b"a\n" + line), (3, b"b\n")]
+    assert list(cut_blocks(chunks, 1000)) == [(1, b"a\n" + line), (3, b"b\n")]
 
 
 def test_gigabytes_of_blank_lines_are_passed_over_and_counted() -> None:
-    assert list(blocks([b"a\n", *[b"\n" * (1 << 20)] * 8, b"\r\n \t\nb"], 16 << 20)) == [
+    assert list(cut_blocks([b"a\n", *[b"\n" * (1 << 20)] * 8, b"\r\n \t\nb"], 16 << 20)) == [
         (1, b"a\n"),
         ((8 << 20) + 4, b"b\n"),
     ]
@@ -153,7 +153,7 @@ def test_an_error_comes_after_the_whole_lines_before_it() -> None:
         yield b"a\nb\nc"
         raise DamagedError("torn")
 
-    cut = blocks(chunks(), 100)
+    cut = cut_blocks(chunks(), 100)
     assert next(cut) == (1, b"a\nb\n")
     with pytest.raises(DamagedError, match="torn"):
         next(cut)
@@ -171,7 +171,7 @@ def test_a_few_bytes_that_stand_for_gigabytes_come_in_pieces() -> None:
 
 
 def test_a_block_has_a_limited_number_of_lines() -> None:
-    found = [text for _, text in blocks([b"a\n" * (1 << 19)] * 8, 16 << 20) if isinstance(text, bytes)]
+    found = [text for _, text in cut_blocks([b"a\n" * (1 << 19)] * 8, 16 << 20) if isinstance(text, bytes)]
     assert sum(map(len, found)) == 8 << 20
     assert max(text.count(b"\n") for text in found) <= MOST_LINES + (1 << 17)
 

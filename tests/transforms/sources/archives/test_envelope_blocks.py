@@ -13,7 +13,7 @@ from schemas.readers.formats import parse_date_time
 from tests.builders import line_id
 from transforms.core.record_batches import RAW, build_batch
 from transforms.envelopes.envelope_lines import NO_DATA, is_blank, read_line
-from transforms.sources.archives.envelope_blocks import BAD, decode
+from transforms.sources.archives.envelope_blocks import REJECTED, decode_lines
 from transforms.sources.archives.envelope_prefixes import HEAD_BYTES
 
 TIME = "2026-01-01T00:00:00.000001Z"
@@ -33,8 +33,10 @@ def bad(rows: Sequence[tuple[str, bytes, str]]) -> pa.RecordBatch:
 
 
 def refused(messages: Sequence[tuple[str, str, datetime | None, bytes, str]]) -> pa.RecordBatch:
-    columns = [pa.array([message[i] for message in messages], kind) for i, kind in enumerate(BAD.types[:-2])]
-    return build_batch(dict(zip(BAD.names, columns)), BAD, len(messages))
+    columns = [
+        pa.array([message[i] for message in messages], kind) for i, kind in enumerate(REJECTED.types[:-2])
+    ]
+    return build_batch(dict(zip(REJECTED.names, columns)), REJECTED, len(messages))
 
 
 def one_by_one(block: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:
@@ -79,8 +81,8 @@ def test_every_kind_of_line_becomes_its_message_in_the_order_of_the_file() -> No
         b"no JSON \x00\xff\r\n",
         ENVELOPE.replace(b"\n", b"\r\n") % b'{"a":6}',
     ]
-    decoded = decode(b"".join(lines), 11)
-    assert decoded.raw == raw(
+    decoded = decode_lines(b"".join(lines), 11)
+    assert decoded.messages == raw(
         [
             ("archive", line_id(11, BARE), None, BARE),
             ("s", "1-0", AT, b'{"a":1}\n'),
@@ -90,7 +92,7 @@ def test_every_kind_of_line_becomes_its_message_in_the_order_of_the_file() -> No
             ("s", "1-0", AT, b'{"a":6}\n'),
         ]
     )
-    assert decoded.bad == bad(
+    assert decoded.rejected == bad(
         [
             (line_id(16, lines[5]), lines[5], "message_id must be a string"),
             (line_id(17, lines[6]), lines[6], "received_at must be an RFC 3339 date-time or null"),
@@ -100,36 +102,39 @@ def test_every_kind_of_line_becomes_its_message_in_the_order_of_the_file() -> No
 
 
 def test_no_lines_are_no_messages() -> None:
-    decoded = decode(b"")
-    assert (decoded.raw, decoded.bad, decoded.lines) == (raw([]), bad([]), 0)
+    decoded = decode_lines(b"")
+    assert (decoded.messages, decoded.rejected, decoded.lines) == (raw([]), bad([]), 0)
 
 
 def test_blank_lines_are_no_messages_but_count() -> None:
-    assert decode(b"\n \n" + BARE).raw == raw([("archive", line_id(3, BARE), None, BARE)])
+    assert decode_lines(b"\n \n" + BARE).messages == raw([("archive", line_id(3, BARE), None, BARE)])
 
 
 def test_the_end_of_a_line_is_no_part_of_what_it_is_known_by() -> None:
-    ids = [decode(line, 7).raw["message_id"].to_pylist() for line in (BARE, BARE.replace(b"\n", b"\r\n"))]
+    ids = [
+        decode_lines(line, 7).messages["message_id"].to_pylist()
+        for line in (BARE, BARE.replace(b"\n", b"\r\n"))
+    ]
     assert ids == [[line_id(7, BARE)]] * 2
 
 
 def test_the_payloads_of_bare_lines_are_the_block_itself() -> None:
     block = pa.py_buffer(BARE * 3)
-    payload = decode(block).raw["payload"]
+    payload = decode_lines(block).messages["payload"]
     assert payload.buffers()[2].address == block.address
 
 
 def test_the_block_is_left_as_it_was() -> None:
     block = bytearray(ENVELOPE % b"{}" + BARE)
-    decode(block)
+    decode_lines(block)
     assert block == ENVELOPE % b"{}" + BARE
 
 
 def test_one_broken_string_leaves_its_neighbours_alone() -> None:
     texts = [b"a", b"\\ud800", b'x","y', b'x",["y', b"\\udcff", b"z"]
-    decoded = decode(b"".join(STRING % text for text in texts))
-    assert decoded.raw["payload"].to_pylist()[0] == b"a\n"
-    assert (decoded.raw, decoded.bad) == one_by_one(b"".join(STRING % text for text in texts))
+    decoded = decode_lines(b"".join(STRING % text for text in texts))
+    assert decoded.messages["payload"].to_pylist()[0] == b"a\n"
+    assert (decoded.messages, decoded.rejected) == one_by_one(b"".join(STRING % text for text in texts))
 
 
 def test_lines_of_several_layouts_keep_their_order() -> None:
@@ -137,7 +142,7 @@ def test_lines_of_several_layouts_keep_their_order() -> None:
     strings = [STRING % b"", STRING.replace(b":", b": ") % b"x"]
     for lines in (objects, strings, objects + strings):
         block = b"".join(lines * 3 + lines[::-1] * 3)
-        assert decode(block).raw == one_by_one(block)[0]
+        assert decode_lines(block).messages == one_by_one(block)[0]
 
 
 def test_an_entry_without_data_is_bad_under_its_own_name() -> None:
@@ -146,19 +151,19 @@ def test_an_entry_without_data_is_bad_under_its_own_name() -> None:
     places = [("s", "1-0", AT), *(("archive", line_id(number, lines[number - 1]), None) for number in (2, 3))]
     problems = [NO_DATA, "fields must be an object", "received_at must be an RFC 3339 date-time or null"]
     told = [(*place, line, problem) for place, line, problem in zip(places, lines, problems)]
-    assert decode(b"".join(lines)).bad == refused(told)
+    assert decode_lines(b"".join(lines)).rejected == refused(told)
 
 
 def test_a_line_of_megabytes_is_one_message() -> None:
     data = b'{"a":"%b"}' % (b"x" * 5_000_000)
     said = [("s", "1-0", AT, data + b"\n"), ("archive", line_id(2, BARE), None, BARE)]
-    assert decode(ENVELOPE % data + BARE).raw == raw(said)
+    assert decode_lines(ENVELOPE % data + BARE).messages == raw(said)
 
 
 def test_a_long_head_is_read_like_a_short_one() -> None:
     for length in range(HEAD_BYTES - 100, HEAD_BYTES + 20):
         line = ENVELOPE.replace(b'"1-0"', b'"%b"' % (b"i" * length)) % b"{}"
-        assert decode(line).raw == raw([("s", "i" * length, AT, b"{}\n")])
+        assert decode_lines(line).messages == raw([("s", "i" * length, AT, b"{}\n")])
 
 
 printable = st.text(
@@ -199,8 +204,8 @@ def canonical(draw: st.DrawFn) -> tuple[bytes, tuple[str, str, datetime | None, 
 
 @given(st.lists(canonical(), max_size=12))
 def test_canonical_envelopes_say_what_was_written(lines: list[tuple[bytes, Any]]) -> None:
-    decoded = decode(b"".join(line for line, _ in lines))
-    assert (decoded.raw, decoded.bad, decoded.lines) == (
+    decoded = decode_lines(b"".join(line for line, _ in lines))
+    assert (decoded.messages, decoded.rejected, decoded.lines) == (
         raw([said for _, said in lines]),
         bad([]),
         len(lines),
@@ -240,8 +245,8 @@ hostile = pieces | objects_of_members | canonical().map(lambda pair: pair[0][:-1
 @given(st.lists(hostile, max_size=12))
 def test_a_block_is_read_as_its_lines_one_by_one_are(lines: list[bytes]) -> None:
     block = b"".join(line + b"\n" for line in lines)
-    decoded = decode(block)
-    assert (decoded.raw, decoded.bad) == one_by_one(block)
+    decoded = decode_lines(block)
+    assert (decoded.messages, decoded.rejected) == one_by_one(block)
     assert decoded.lines == len(lines)
 
 
@@ -252,15 +257,15 @@ def test_lines_that_differ_in_one_byte_are_judged_each_for_itself(
     line = said[0]
     changed = [line[: at % len(line)] + byte + line[at % len(line) + 1 :] for at, byte in changes]
     block = b"".join([line, line, *changed]).removesuffix(b"\n") + b"\n"
-    decoded = decode(block)
-    assert (decoded.raw, decoded.bad) == one_by_one(block)
+    decoded = decode_lines(block)
+    assert (decoded.messages, decoded.rejected) == one_by_one(block)
 
 
 @given(st.lists(hostile, min_size=1, max_size=8), st.integers(0, 8))
 def test_where_a_block_is_cut_makes_no_difference(lines: list[bytes], cut: int) -> None:
     ended = [line + b"\n" for line in lines]
-    whole = decode(b"".join(ended))
-    first = decode(b"".join(ended[:cut]))
-    second = decode(b"".join(ended[cut:]), first.lines + 1)
-    assert pa.concat_batches([first.raw, second.raw]) == whole.raw
-    assert pa.concat_batches([first.bad, second.bad]) == whole.bad
+    whole = decode_lines(b"".join(ended))
+    first = decode_lines(b"".join(ended[:cut]))
+    second = decode_lines(b"".join(ended[cut:]), first.lines + 1)
+    assert pa.concat_batches([first.messages, second.messages]) == whole.messages
+    assert pa.concat_batches([first.rejected, second.rejected]) == whole.rejected

@@ -14,15 +14,15 @@ from tests.builders import line_id
 from tests.integration.hostile_shapes import TEXTS
 from transforms.core.excerpt import KEPT_BYTES
 from transforms.core.record_batches import concat
-from transforms.envelopes.envelope_lines import entry_line, envelope_line
-from transforms.sources.archives.decompression import blocks
-from transforms.sources.archives.envelope_blocks import decode
-from transforms.sources.archives.long_lines import LongLine, longest_line
+from transforms.envelopes.envelope_lines import write_entry, write_envelope
+from transforms.sources.archives.decompression import cut_blocks
+from transforms.sources.archives.envelope_blocks import decode_lines
+from transforms.sources.archives.long_lines import LongLine, compute_longest_line
 from transforms.validation.quarantine_rows import quarantine_misfits, shorten_oversize
 from transforms.validation.validate import Rules, judge_messages
 
 LIMITS = Limits(payload_bytes=1024)
-SIZE = longest_line(LIMITS.payload_bytes)
+SIZE = compute_longest_line(LIMITS.payload_bytes)
 SOURCES = ["kpi", "berichte-\u00fc", 'a "quoted" key', "\u202e"]
 
 
@@ -33,7 +33,11 @@ def quarantine(
     text = b"\n".join(lines)
     chunks = [text[i : i + chunk_bytes] for i in range(0, len(text), chunk_bytes)]
     return concat(
-        [shorten_oversize(rows) for found in blocks(chunks, 1 << 16, held_bytes) for rows in refused(*found)]
+        [
+            shorten_oversize(rows)
+            for found in cut_blocks(chunks, 1 << 16, held_bytes)
+            for rows in refused(*found)
+        ]
     )
 
 
@@ -41,7 +45,7 @@ def refused(number: int, text: bytes | LongLine) -> Iterator[pa.RecordBatch]:
     if isinstance(text, LongLine):
         yield quarantine_misfits(text.message(number), LIMITS)
         return
-    raw, bad, _ = decode(text, number)
+    raw, bad, _ = decode_lines(text, number)
     yield judge_messages(raw, load("kpi_report"), Rules(LIMITS))[1]
     yield quarantine_misfits(bad, LIMITS)
 
@@ -59,11 +63,11 @@ def test_a_long_line_has_the_row_that_it_would_have_if_it_were_held(seed: int) -
     message = f"{seed}-0"
     head = b' {"received_at":null, "source" : "s","message_id":"%b\\u00e9" ,"data": ' % message.encode()
     lines = [
-        envelope_line(draw.choice(SOURCES), message, draw.choice([None, moment]), data),
-        entry_line(draw.choice(SOURCES), message, 1761134400000, {b"note": data, b"\xff": b""}),
+        write_envelope(draw.choice(SOURCES), message, draw.choice([None, moment]), data),
+        write_entry(draw.choice(SOURCES), message, 1761134400000, {b"note": data, b"\xff": b""}),
         head + json.dumps({"a": {"}": data.decode(errors="replace")}}).encode() + b"} \r",
         data + draw.choice([b"", b"\r", b"\r\r"]),
-        envelope_line("kpi", message, "noon", data),
+        write_envelope("kpi", message, "noon", data),
         b"{}" + data,
     ]
     short = quarantine(lines, held_bytes=1 << 20)

@@ -13,8 +13,8 @@ from tests.builders import line_id
 from transforms.core.record_batches import RAW
 from transforms.envelopes.envelope_lines import WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
-from transforms.sources.archives.envelope_blocks import BAD
-from transforms.sources.archives.parquet_files import batches, decode_rows
+from transforms.sources.archives.envelope_blocks import REJECTED
+from transforms.sources.archives.parquet_files import decode_rows, read_rows
 
 AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
 GOOD = {
@@ -39,7 +39,7 @@ def table(**columns: object) -> pa.RecordBatch:
 
 def test_a_row_is_a_message_and_its_data_the_payload() -> None:
     decoded = decode_rows(table())
-    assert (decoded.raw, decoded.bad.num_rows, decoded.lines) == (MESSAGES, 0, 2)
+    assert (decoded.messages, decoded.rejected.num_rows, decoded.lines) == (MESSAGES, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_a_row_is_a_message_and_its_data_the_payload() -> None:
     ],
 )
 def test_a_time_may_be_written_in_any_usual_way(received_at: pa.Array) -> None:
-    assert decode_rows(table(received_at=received_at)).raw == MESSAGES
+    assert decode_rows(table(received_at=received_at)).messages == MESSAGES
 
 
 @pytest.mark.parametrize(
     "kind", [pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int8(), pa.string())]
 )
 def test_data_may_be_text_or_bytes(kind: pa.DataType) -> None:
-    assert decode_rows(table(data=pa.array(GOOD["data"]).cast(kind))).raw == MESSAGES
+    assert decode_rows(table(data=pa.array(GOOD["data"]).cast(kind))).messages == MESSAGES
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
@@ -75,9 +75,9 @@ def test_a_time_outside_of_the_years_1_to_9999_is_wrong(unit: str) -> None:
         }
     )
     decoded = decode_rows(rows)
-    assert decoded.raw["message_id"].to_pylist() == ["a", "c"]
-    assert [str(at)[:4] for at in decoded.raw["received_at"].to_pylist()] == ["9999", "0001"]
-    assert set(decoded.bad["message"].to_pylist()) == {WRONG_TIME}
+    assert decoded.messages["message_id"].to_pylist() == ["a", "c"]
+    assert [str(at)[:4] for at in decoded.messages["received_at"].to_pylist()] == ["9999", "0001"]
+    assert set(decoded.rejected["message"].to_pylist()) == {WRONG_TIME}
 
 
 @pytest.mark.parametrize("name", ["message_id", "source"])
@@ -86,16 +86,16 @@ def test_a_name_that_is_not_utf_8_is_no_name(name: str) -> None:
         2, pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"1\xff\xfe")
     )
     decoded = decode_rows(table(**{name: garbled}))
-    assert decoded.raw[name].to_pylist() == ["1"]
-    assert decoded.bad["message"].to_pylist() == ["message_id and source must be UTF-8"]
+    assert decoded.messages[name].to_pylist() == ["1"]
+    assert decoded.rejected["message"].to_pylist() == ["message_id and source must be UTF-8"]
 
 
 def test_bytes_that_are_not_utf_8_pass_through() -> None:
-    assert decode_rows(table(data=[b"\xff", b""])).raw["payload"].to_pylist() == [b"\xff\n", b"\n"]
+    assert decode_rows(table(data=[b"\xff", b""])).messages["payload"].to_pylist() == [b"\xff\n", b"\n"]
 
 
 def test_a_source_may_be_given_for_some_rows() -> None:
-    assert decode_rows(table(source=["s", None])).raw["source"].to_pylist() == ["s", "archive"]
+    assert decode_rows(table(source=["s", None])).messages["source"].to_pylist() == ["s", "archive"]
 
 
 WRITTEN = [b"[None, None, None, b'b']", b"[None, b'3-0', b'noon', b'c']", b"[None, b'4-0', None, None]"]
@@ -111,8 +111,8 @@ def test_a_row_that_is_no_message_is_known_by_its_number_and_what_it_holds() -> 
         }
     )
     decoded = decode_rows(rows, 10)
-    assert decoded.raw["message_id"].to_pylist() == ["1-0"]
-    assert decoded.bad == pa.RecordBatch.from_pydict(
+    assert decoded.messages["message_id"].to_pylist() == ["1-0"]
+    assert decoded.rejected == pa.RecordBatch.from_pydict(
         {
             "source": ["archive"] * 3,
             "message_id": [line_id(11 + i, text) for i, text in enumerate(WRITTEN)],
@@ -126,7 +126,7 @@ def test_a_row_that_is_no_message_is_known_by_its_number_and_what_it_holds() -> 
             "payload_bytes": [None] * 3,
             "payload_sha256": [None] * 3,
         },
-        schema=BAD,
+        schema=REJECTED,
     )
 
 
@@ -136,7 +136,7 @@ def test_a_file_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path) -> 
     pq.write_table(
         whole.append_column("more", pa.array(range(5000))), tmp_path / "f.parquet", row_group_size=1000
     )
-    parts = list(batches(str(tmp_path / "f.parquet"), 4096))
+    parts = list(read_rows(str(tmp_path / "f.parquet"), 4096))
     assert pa.Table.from_batches([batch for batch, _ in parts]).equals(
         whole.select(["message_id", "received_at", "data"])
     )
@@ -164,18 +164,18 @@ def test_a_file_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path) -> 
 def test_a_file_without_the_columns_says_which_it_lacks(tmp_path: Path, columns: dict, reason: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "f.parquet")
     with pytest.raises(DamagedError, match=reason):
-        list(batches(str(tmp_path / "f.parquet"), 4096))
+        list(read_rows(str(tmp_path / "f.parquet"), 4096))
 
 
 def test_a_file_without_rows_has_no_batches(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_batches([table()]).slice(0, 0), tmp_path / "f.parquet")
-    assert list(batches(str(tmp_path / "f.parquet"), 4096)) == []
+    assert list(read_rows(str(tmp_path / "f.parquet"), 4096)) == []
 
 
 def test_a_file_that_is_no_parquet_says_so(tmp_path: Path) -> None:
     (tmp_path / "f.parquet").write_bytes(b"PAR1 and more PAR1")
     with pytest.raises(DamagedError, match="no Parquet, or corrupt"):
-        list(batches(str(tmp_path / "f.parquet"), 4096))
+        list(read_rows(str(tmp_path / "f.parquet"), 4096))
 
 
 @pytest.mark.parametrize("encoding", ["dictionary", "DELTA_BYTE_ARRAY", "long at the end"])
@@ -197,7 +197,7 @@ def test_a_small_file_of_long_rows_is_read_in_parts_of_about_the_size_asked_for(
         use_dictionary=columns is None,
     )
     assert (tmp_path / "a.parquet").stat().st_size < 1 << 20
-    found = [batch for batch, _ in batches(str(tmp_path / "a.parquet"), 4 << 20)]
+    found = [batch for batch, _ in read_rows(str(tmp_path / "a.parquet"), 4 << 20)]
     assert max(batch.nbytes for batch in found) < 5 << 20
     assert sum(batch.num_rows for batch in found) == len(data)
     assert found[-1]["data"][-1].as_py() == data[-1]
