@@ -79,7 +79,10 @@ FRESH += [
 def fill(output: Path, messages: list[Message], span: Span | None = None) -> Path:
     """An output made from the messages."""
     backfill(
-        find_files([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], SETTINGS, span
+        find_files([str(write_archive(output.with_suffix(".ndjson"), messages))]),
+        [str(output)],
+        SETTINGS,
+        span,
     )
     return output
 
@@ -92,7 +95,10 @@ def write_archive(path: Path, messages: list[Message]) -> Path:
 def replace(output: Path, messages: list[Message], settings: Settings = SETTINGS, span: Span = SPAN) -> Path:
     """The output, with a span of it replaced by the messages."""
     results = replace_span(
-        find_files([str(write_archive(output.with_suffix(".ndjson"), messages))]), [str(output)], settings, span
+        find_files([str(write_archive(output.with_suffix(".ndjson"), messages))]),
+        [str(output)],
+        settings,
+        span,
     )
     assert not results.incomplete
     return output
