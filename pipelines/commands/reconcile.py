@@ -69,7 +69,7 @@ def reconcile(
     that shows a message that is in no table, and a lost file of quarantined or duplicate messages. A stream
     is compared by what it contains now and what has left it. If an output was filled from streams and from
     archives, give both. Messages that a stopped job has not committed and not written are no problem: they
-    are counted, and it goes on with them.
+    are counted, and its next run writes them.
     """
     if bool(url) != bool(streams):
         raise WrongUse(
@@ -144,7 +144,7 @@ def _print(verdict: Verdict) -> None:
         out.print(f"{late} are not in a table yet: {GO_ON}", soft_wrap=True)
     if verdict.waiting:
         out.print(
-            f"{verdict.waiting:,} windows will hold their newest reports once the stream goes on: {GO_ON}",
+            f"{verdict.waiting:,} windows will contain their newest reports after the next run: {GO_ON}",
             soft_wrap=True,
         )
     if not verdict.problems:

@@ -3,11 +3,11 @@ report.
 
 An envelope is a JSON object with exactly the keys `message_id`, `received_at`, `data` and, if it likes,
 `source`. Its `data` is the report: an object, whose bytes are kept as they are, or a JSON string that holds
-the report's bytes (an escape `\\udc80` to `\\udcff` stands for one byte that is not UTF-8, as in Python's
+the report's bytes (an escape `\\udc80` to `\\udcff` is one byte that is not UTF-8, as in Python's
 `surrogateescape`). An envelope is recognised from outside; what its `data` holds is for validation to judge.
 
 An entry of a stream without the field `data` is archived with all it has under `fields`, in place of `data`:
-such a line is refused (NO_DATA), but as the message it says it is.
+such a line is rejected (NO_DATA), under the source and the id that it names.
 """
 
 import json
@@ -44,7 +44,7 @@ _STRING = rb'"(?:[^"\\]+|\\.)*+"?'
 _OUTER_MARK = re.compile(rb'(?:[^][{}:,"]+|%b)*+[][{}:,]' % _STRING, re.DOTALL)
 _INNER_MARK = re.compile(rb'(?:[^][{}"]+|%b)*+[][{}]' % _STRING, re.DOTALL)
 SPACES = b" \t\r"
-"""What may stand between the tokens of a line."""
+"""What may be between the tokens of a line."""
 _KEYS = {"message_id", "received_at", "data"}
 _KEYS_WITHOUT_DATA = {"message_id", "received_at", "fields"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -88,7 +88,7 @@ def write_envelope(source: str, message_id: str, received_at: str | None, data: 
 def _encode(envelope: dict[str, object]) -> bytes:
     try:
         return orjson.dumps(envelope)
-    except orjson.JSONEncodeError:  # it cannot write what stands for bytes that are not UTF-8
+    except orjson.JSONEncodeError:  # it cannot write the escapes of bytes that are not UTF-8
         return json.dumps(envelope, separators=(",", ":")).encode()
 
 
@@ -114,7 +114,7 @@ def read_line(line: bytes) -> Envelope | None:
 
     A line is one if its outermost object has exactly the keys, in any order. Where no such object can be
     seen, since brackets or quotes do not match, a line that begins as CANONICAL says, with an object for
-    data, and ends in `}` is one too: what lies between is its data, which is no JSON.
+    data, and ends in `}` is one too: what is between is its data, which is no JSON.
     """
     line = line.strip(SPACES)
     members = _split_members(line)
@@ -165,7 +165,7 @@ def _make_envelope(members: dict[str | None, bytes]) -> Envelope:
 def _split_members(line: bytes) -> dict[str | None, bytes] | None:
     """The JSON text of each member of the object `line`, seen from outside; None where it is no object.
 
-    A member whose name is no string is None's, and of two with one name the last stands.
+    A member whose name is not a string is under None; of two with one name the last counts.
     """
     marks = _find_outer_marks(line)
     if marks is None or any(line[at] != mark for at, mark in zip(marks, cycle(b":,"))) or len(marks) % 2 == 0:

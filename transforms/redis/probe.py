@@ -18,7 +18,7 @@ _HARMLESS = (
     "requires the key to exist",
     "must be greater than 0-0",
 )
-"""Parts of the errors that probes provoke. Another harmless one is that memory is full: reading goes on."""
+"""Parts of the errors that probes provoke. Another harmless one is that memory is full: reading continues."""
 
 
 def try_command(client: Any, *words: str) -> None:

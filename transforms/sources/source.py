@@ -47,8 +47,8 @@ class GroupTaken(Exception):  # noqa: N818 (a state, and its reason)
 
 
 class Gathered(NamedTuple):
-    """What reading a source gives: messages (RAW), what is rejected because it is no message (REJECTED), and gaps
-    (LOST)."""
+    """What reading a source gives: messages (RAW), what is rejected because it is no message (REJECTED), and
+    gaps (LOST)."""
 
     messages: beam.PCollection
     rejected: beam.PCollection

@@ -6,7 +6,7 @@ its own.
     archives.rejected         # RecordBatches of the schema REJECTED: envelopes that break the rule, and why
     archives.unreadable  # (file, reason)
 
-What a line or a row means is said in `transforms.envelopes.envelope_lines` and
+The meaning of a line or a row is defined in `transforms.envelopes.envelope_lines` and
 `transforms.sources.archives.parquet_files`.
 """
 
@@ -40,14 +40,14 @@ _SMALL = 4
 """A block is small below this part of the size that is asked for."""
 PARQUET = ".parquet"
 LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
-    text + ending: read_files
-    for ending, read_files in (("", read_plain), (".gz", gunzip), (".zst", unzstd))
+    text + ending: read
+    for ending, read in (("", read_plain), (".gz", gunzip), (".zst", unzstd))
     for text in (".ndjson", ".jsonl", ".json")
 }
 """How to read a file of lines, by the end of its name."""
 
 NO_ARCHIVE = "truth.json"
-"""The generator's account of what it made, which lies beside the archives and is none."""
+"""The generator's record of the expected fates; it is beside the archives, and is not one."""
 
 OnBytes = Callable[[int], object]
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def read_blocks(
     """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be
     read further.
 
-    `on_bytes` is told how many more bytes of the file on disk have been worked off. `payload_bytes`: how long
+    `on_bytes` is called with how many more bytes of the file on disk are done. `payload_bytes`: how long
     a payload may be; of a line that cannot hold such a one, a part is read
     (`transforms.sources.archives.long_lines`).
     """
@@ -161,9 +161,9 @@ def read_blocks(
 
 def _read_line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tuple[Block, int]]:
     """The file's blocks, and how far into it each reaches."""
-    read_files = next(read_files for end, read_files in LINES.items() if path.lower().endswith(end))
+    read = next(read for end, read in LINES.items() if path.lower().endswith(end))
     with open(path, "rb") as file:
-        for number, text in cut_blocks(read_files(file), block_bytes, payload_bytes):
+        for number, text in cut_blocks(read(file), block_bytes, payload_bytes):
             raw, bad = (
                 (make_empty(RAW), text.message(number))
                 if isinstance(text, LongLine)
@@ -190,34 +190,30 @@ def read_files(
 ) -> Iterator[Block | Unreadable]:
     """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the
     caller works on one."""
-    cut_blocks = chain.from_iterable(
-        read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths
-    )
-    return read_ahead(_merge_small(cut_blocks, block_bytes // _SMALL))
+    blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths)
+    return read_ahead(_merge_small(blocks, block_bytes // _SMALL))
 
 
-def _merge_small(cut_blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
-    """The same messages in blocks of at least so many bytes, but for the last: each batch that goes on has a
-    cost of its own."""
-    held: list[Block] = []
+def _merge_small(blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
+    """The same messages in blocks of at least so many bytes, but for the last: each batch has a cost
+    of its own."""
+    parts: list[Block] = []
     size = 0
-    for block in cut_blocks:
+    for block in blocks:
         if isinstance(block, Unreadable):
             yield block
             continue
-        held.append(block)
+        parts.append(block)
         size += block.messages.nbytes + block.rejected.nbytes
         if size >= least_bytes:
-            yield _merge_blocks(held)
-            held, size = [], 0
-    if held:
-        yield _merge_blocks(held)
+            yield _merge_blocks(parts)
+            parts, size = [], 0
+    if parts:
+        yield _merge_blocks(parts)
 
 
-def _merge_blocks(cut_blocks: Sequence[Block]) -> Block:
-    return Block(
-        concat([block.messages for block in cut_blocks]), concat([block.rejected for block in cut_blocks])
-    )
+def _merge_blocks(blocks: Sequence[Block]) -> Block:
+    return Block(concat([block.messages for block in blocks]), concat([block.rejected for block in blocks]))
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
@@ -232,9 +228,9 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
 class ReadArchives(beam.PTransform):
     """Nothing -> `messages` (RAW), `rejected` (REJECTED) and `unreadable` (file, reason).
 
-    `on_bytes` is pickled with the transform, so it must be a function of a module. `readers`: how many workers
-    can read at once, by default as many as there are files; each reads its files one after the other, a block
-    ahead. `payload_bytes`: see `read_blocks`.
+    `on_bytes` is pickled with the transform, so it must be a function of a module. `readers`: how many
+    workers can read at once, by default as many as there are files; each reads its files one after the other,
+    a block ahead. `payload_bytes`: see `read_blocks`.
     """
 
     def __init__(

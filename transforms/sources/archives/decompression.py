@@ -27,7 +27,7 @@ before it reads."""
 MOST_LINES = 1 << 16
 """A block of more lines is cut though it is small: each line has a cost of its own."""
 PAYLOAD_BYTES = 1 << 20
-"""How long a payload may be where nothing else is said."""
+"""How long a payload may be by default."""
 _CHUNK_BYTES = 1 << 18
 _BLANK = b" \t\r\n"
 

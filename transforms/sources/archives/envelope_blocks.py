@@ -3,7 +3,7 @@ once.
 
 Most lines are decided by their first bytes (`transforms.sources.archives.envelope_prefixes`). What that
 leaves open goes through `read_line`, one by one, with the same verdict: a message depends on its line alone,
-never on the block that the line lies in.
+never on the block that the line is in.
 """
 
 from itertools import compress
@@ -39,7 +39,7 @@ REJECTED = pa.schema(
 )
 """Envelopes that break the rule: the whole line, known as a bare line is, and what is wrong with it. An
 archived entry without data (NO_DATA) is under its own source, id and time. `payload_bytes` and
-`payload_sha256` are those of a message that was too long to be held
+`payload_sha256` are those of a message that was too long to be read whole
 (`transforms.sources.archives.long_lines`), whose payload is its beginning; else they are null."""
 
 _OPEN = ord("{")
@@ -152,7 +152,7 @@ def _read_one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Pa
         pa.array([line.data + b"\n" for line in read], pa.large_binary()),
     ]
     good, named = pc.equal(problems, ""), pc.equal(problems, NO_DATA)
-    origins = [pc.if_else(named, said, as_bare) for said, as_bare in zip(columns[:3], bare.columns)]
+    origins = [pc.if_else(named, own, as_bare) for own, as_bare in zip(columns[:3], bare.columns)]
     bad = reject_messages(
         pa.RecordBatch.from_arrays([*origins, bare["payload"]], schema=RAW), problems
     ).filter(pc.invert(good))

@@ -20,7 +20,7 @@ from transforms.core.record_batches import concat
 from transforms.envelopes.envelope_lines import ARCHIVE, CANONICAL, ONE_CANONICAL
 
 HEAD_BYTES = 200
-"""How much of a line is looked at."""
+"""How many bytes of a line are examined."""
 
 LAYOUTS = 8
 """How many lines are taken as samples of a layout, as long as each layout fits a quarter of the lines that
@@ -235,8 +235,8 @@ def _merge_in_order(found: list[_Found]) -> _Found:
 def _check_close_and_time(lines: Lines, found: _Found) -> Heads:
     close = lines.ends[found.rows] - 1
     close -= lines.text[close] == _RETURN
-    source, message_id, said = found.words.columns
-    times = parse_date_time(said)
+    source, message_id, received_at = found.words.columns
+    times = parse_date_time(received_at)
     origins = pa.RecordBatch.from_arrays([source.fill_null(ARCHIVE), message_id, times], names=_WORDS.names)
-    timed = np.asarray(pc.or_(times.is_valid(), said.is_null()))
+    timed = np.asarray(pc.or_(times.is_valid(), received_at.is_null()))
     return Heads(found.rows, origins, found.data, close).where(timed & (lines.text[close] == _CLOSE))

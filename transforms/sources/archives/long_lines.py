@@ -1,4 +1,5 @@
-"""Lines longer than any line that holds a payload of the allowed size: they are read past, and never held.
+"""Lines longer than any line that holds a payload of the allowed size: they are skipped, and never in memory
+whole.
 
 Such a line is `oversize`, and an excerpt is all that is kept of it. It is an envelope if its first KEPT_BYTES
 name all keys of one, `data` (or `fields`) as the last, and if it ends behind one string or, where an object
@@ -37,7 +38,7 @@ _LONGEST_ESCAPE = 12
 
 
 def compute_longest_line(payload_bytes: int) -> int:
-    """How long a line may be, in bytes, to be held whole: the data of a longer one is more than
+    """How long a line may be, in bytes, to be read whole: the data of a longer one is more than
     `payload_bytes`."""
     return ESCAPE * payload_bytes + 2 * KEPT_BYTES
 
@@ -113,8 +114,8 @@ class LongLine:
             self._data.add(piece)
 
     def message(self, number: int) -> pa.RecordBatch:
-        """The line, number `number` of its file, as a row of REJECTED: its payload is what is kept of it, and a
-        newline."""
+        """The line, number `number` of its file, as a row of REJECTED: its payload is what is kept of it, and
+        a newline."""
         origin, found = (
             _Origin(ARCHIVE, f"{number}-{self._digest.hexdigest()}", pa.nulls(1, TIME), b""),
             self._line,
@@ -151,16 +152,16 @@ def _parse_head(first: bytes) -> tuple[_Origin | None, int]:
     is none."""
     head = _HEAD.match(first, 0, KEPT_BYTES)
     try:
-        said = orjson.loads(b"{" + head["members"].rstrip(SPACES + b",") + b"}") if head else {}
+        members = orjson.loads(b"{" + head["members"].rstrip(SPACES + b",") + b"}") if head else {}
     except orjson.JSONDecodeError:
-        said = {}
+        members = {}
     if (
         head is None
-        or said.keys() - {"source"} != _NAMES
+        or members.keys() - {"source"} != _NAMES
         or (head["name"] == b"fields" and head["mark"] == b'"')
     ):
         return None, len(first)
-    source, message_id, moment = said.get("source", ARCHIVE), said["message_id"], said["received_at"]
+    source, message_id, moment = members.get("source", ARCHIVE), members["message_id"], members["received_at"]
     times = parse_date_time(pa.array([moment], pa.string()))
     if source is None or message_id is None or (moment is not None and times.null_count):
         return None, len(first)

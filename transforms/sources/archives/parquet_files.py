@@ -105,31 +105,31 @@ def _find_prefix_columns(meta: pq.FileMetaData) -> set[str]:
     return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
 
 
-def _group_rows(read_rows: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
+def _group_rows(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
     """The rows, decoded, in batches of about `block_bytes` or of one row.
 
     Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how
     long it is.
     """
-    held: list[pa.RecordBatch] = []
+    parts: list[pa.RecordBatch] = []
     size = 0
-    for batch in read_rows:
+    for batch in batches:
         before = np.concatenate([[0], np.cumsum(_count_row_bytes(batch))])
         start = 0
         while start < batch.num_rows:
             limit = before[start] + max(block_bytes - size, 0)
             end = max(start + 1, int(np.searchsorted(before, limit, side="right")) - 1)
             part = batch.slice(start, end - start)
-            held.append(
+            parts.append(
                 pa.RecordBatch.from_arrays(list(map(_decode_column, part.columns)), names=part.schema.names)
             )
             size += int(before[end] - before[start])
             start = end
             if size >= block_bytes or start < batch.num_rows:
-                yield concat(held)
-                held, size = [], 0
-    if held:
-        yield concat(held)
+                yield concat(parts)
+                parts, size = [], 0
+    if parts:
+        yield concat(parts)
 
 
 def _count_row_bytes(batch: pa.RecordBatch) -> NDArray[np.int64]:
@@ -168,14 +168,14 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     columns hold.
     """
     rows = batch.num_rows
-    said = {each: _decode_column(batch[each]) for each in batch.schema.names}
-    source, garbled_source = _decode_texts(said.get("source", pa.nulls(rows, pa.string())))
-    message_id, garbled_id = _decode_texts(said["message_id"])
-    times = _parse_times(said["received_at"])
-    payload = end_payloads(said["data"])
-    wrong = pc.and_(said["received_at"].is_valid(), times.is_null())
+    found = {each: _decode_column(batch[each]) for each in batch.schema.names}
+    source, garbled_source = _decode_texts(found.get("source", pa.nulls(rows, pa.string())))
+    message_id, garbled_id = _decode_texts(found["message_id"])
+    times = _parse_times(found["received_at"])
+    payload = end_payloads(found["data"])
+    wrong = pc.and_(found["received_at"].is_valid(), times.is_null())
     problems = pc.if_else(wrong, WRONG_TIME, "")
-    problems = pc.if_else(said["data"].is_null(), "data must not be null", problems)
+    problems = pc.if_else(found["data"].is_null(), "data must not be null", problems)
     problems = pc.if_else(message_id.is_null(), "message_id must not be null", problems)
     problems = pc.if_else(pc.or_(garbled_id, garbled_source), "message_id and source must be UTF-8", problems)
     raw = pa.RecordBatch.from_arrays([source.fill_null(ARCHIVE), message_id, times, payload], schema=RAW)
@@ -183,7 +183,7 @@ def decode_rows(batch: pa.RecordBatch, first_row: int = 1) -> Decoded:
     if pc.all(good).as_py():
         return Decoded(raw, make_empty(REJECTED), rows)
     wrong_rows = np.flatnonzero(~np.asarray(good))
-    plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in said.items()}
+    plain = {each: _plain(column.take(pa.array(wrong_rows))) for each, column in found.items()}
     written = pa.RecordBatch.from_pydict(plain).to_pylist()
     unnamed = make_bare_messages(
         payload.take(pa.array(wrong_rows)), compute_line_ids(wrong_rows + first_row, map(_row_text, written))
@@ -206,23 +206,23 @@ def _decode_column(array: pa.Array) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _parse_times(said: pa.Array) -> pa.Array:
+def _parse_times(column: pa.Array) -> pa.Array:
     """received_at as timestamp[us, UTC]; nanoseconds are cut, and a time outside of the years 1 to 9999 is
     null."""
-    if _is_text(said.type):
-        return parse_date_time(said)
-    if pa.types.is_timestamp(said.type):
-        per_second = _PER_SECOND[said.type.unit]
+    if _is_text(column.type):
+        return parse_date_time(column)
+    if pa.types.is_timestamp(column.type):
+        per_second = _PER_SECOND[column.type.unit]
         first, last = (moment // 1_000_000 * per_second for moment in (FIRST_US, LAST_US + 1))
-        ticks = said.cast(pa.int64())
+        ticks = column.cast(pa.int64())
         inside = pc.and_(pc.greater_equal(ticks, first), pc.less(ticks, last)) if per_second < 10**9 else True
-        said = pc.if_else(inside, said, pa.scalar(None, said.type))
-    return said.cast(TIME, safe=False)
+        column = pc.if_else(inside, column, pa.scalar(None, column.type))
+    return column.cast(TIME, safe=False)
 
 
-def _decode_texts(said: pa.Array) -> tuple[pa.Array, pa.Array]:
+def _decode_texts(column: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Texts as string[n], null where they are not UTF-8; and bool[n], where that is so."""
-    data = said.cast(pa.large_binary())
+    data = column.cast(pa.large_binary())
     try:
         return data.cast(pa.string()), pa.repeat(False, len(data))
     except pa.ArrowInvalid:

@@ -2,7 +2,7 @@
 
 A runner calls a bundle back once a checkpoint has completed. It may call back bundles too that ended after
 that checkpoint's barrier; only the next checkpoint is sure to hold them. And a power cut may tear the newest
-checkpoint, so that the job goes on from the one before. So positions are committed two rounds of callbacks
+checkpoint, so that the job continues from the one before. So positions are committed two rounds of callbacks
 late:
 
     position P called back  ->  checkpoint C completes: it holds P  ->  checkpoint D completes: it holds P

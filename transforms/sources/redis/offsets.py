@@ -40,7 +40,7 @@ class CommittedOffsets:
         """Keep these positions as committed and move the group there; make it again if it was destroyed.
 
         What was committed later is not taken back. A group that another client moved ahead is moved back:
-        what lies between is not read yet. A stream that has none of these positions is left alone: it is new,
+        what is between is not read yet. A stream that has none of these positions is left alone: it is new,
         and reading it makes its group. So is one that is read again: the group is ahead, or its count belongs
         to a later place.
         """

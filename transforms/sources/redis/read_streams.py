@@ -6,7 +6,7 @@
     streams.gaps                 # of the schema LOST: what left a stream before it was read, and how much
     streams.messages | AsDicts() # {"source", "message_id", "received_at", "data"}, one a message
 
-A reader's position is part of the runner's checkpoint, so a restart goes on exactly where the checkpoint was.
+A reader's position is part of the runner's checkpoint, so a restart continues exactly at the checkpoint.
 The group follows
 behind: it is moved up to what two completed checkpoints contain (`transforms.sources.redis.commits`).
 """
@@ -58,10 +58,10 @@ class ReadFromRedisStreams(beam.PTransform):
     """The root -> what some Redis streams contain and what comes in, for a group: `messages`, `rejected` and
     `gaps`.
 
-    These are batches of RAW, of REJECTED and of LOST, each stamped with the time of its first row. The streams are
-    dealt to `readers`, which read side by side where the runner has room. Without a checkpoint a new group
-    begins at its stream's beginning, a used one `reread_seconds` before its committed offset, since what came
-    after may be in no output yet.
+    These are batches of RAW, of REJECTED and of LOST, each stamped with the time of its first row. The
+    streams are dealt to `readers`, which read side by side where the runner has room. Without a checkpoint a
+    new group begins at its stream's beginning, a used one `reread_seconds` before its committed offset, since
+    what came after may be in no output yet.
 
     `reading` says how a job has them read (`transforms.sources.source.Reading`). With an owner the readers
     renew the lease and raise GroupTaken where another owner has it. An archive is synced to disk before an

@@ -46,8 +46,8 @@ _log = logging.getLogger(__name__)
 
 
 class Read(NamedTuple):
-    """What one read gave: batches of messages (RAW), of rejected entries (REJECTED) and of gaps (LOST), and where
-    it led.
+    """What one read gave: batches of messages (RAW), of rejected entries (REJECTED) and of gaps (LOST), and
+    where it led.
 
     `watermark` (milliseconds): no entry that is still to be read is older, except in streams whose ids are
     set by hand; None where it is unknown. `now`: the time of Redis. `to_end`: whether every stream was read
