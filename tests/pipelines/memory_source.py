@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms.window import TimestampedValue
 from numpy.typing import NDArray
 
@@ -153,19 +152,8 @@ class ReadMemory(beam.PTransform):
 
     def expand(self, root: beam.pvalue.PBegin) -> Gathered:
         read = beam.ParDo(_Read(self.source, self.reading)).with_output_types(pa.RecordBatch)
-        messages = root | "Streams" >> come_and_end(self.source.streams) | "Read" >> read
+        messages = root | "Streams" >> beam.Create([self.source.streams]) | "Read" >> read
         return Gathered(messages, _no_rows(root, "Rejected"), _no_rows(root, "Gaps"))
-
-
-def come_and_end(streams: tuple[str, ...]) -> TestStream:
-    """The streams at the beginning of time; then so much time passes that all that is gathered is written."""
-    return (
-        TestStream()
-        .advance_watermark_to(0)
-        .add_elements([streams])
-        .advance_processing_time(3600)
-        .advance_watermark_to_infinity()
-    )
 
 
 class _Read(beam.DoFn):

@@ -9,8 +9,8 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from apache_beam.testing.test_stream import TestClock
+from apache_beam.transforms import trigger
 
 from pipelines import cli, sources
 from pipelines.commands import doctor
@@ -18,7 +18,7 @@ from pipelines.failures import WrongUse
 from pipelines.jobs import stream
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source
-from runners.pipeline import make_pipeline
+from runners import direct
 from runners.progress import Progress
 from tests.builders import report
 from tests.pipelines import memory_source
@@ -49,12 +49,16 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     stderr."""
 
     def run_here(build: Callable[[beam.Pipeline], None], engine: object, follow: Callable[..., None]) -> None:
-        pipeline = make_pipeline(BundleBasedDirectRunner(), PipelineOptions(["--streaming"]))
-        build(pipeline)
-        pipeline.run().wait_until_finish()
+        direct.run(build)
         while True:  # until the job itself interrupts
             follow(Progress("running"))
 
+    def drive(windowing: object, is_batch: bool = False, **options: object) -> trigger.TriggerDriver:
+        """What decides when panes come out; Beam gives it no clock in a batch, and a stream's triggers need one."""
+        return create_driver(windowing, is_batch, clock=TestClock(), **options)
+
+    create_driver = trigger.create_trigger_driver
+    monkeypatch.setattr(trigger, "create_trigger_driver", drive)
     monkeypatch.setattr(stream, "run", run_here)
     monkeypatch.setattr(stream, "settle_seconds", lambda *_: 0)
     for module in (stream, doctor):
