@@ -9,7 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.testing.test_stream import TestClock
+from apache_beam.runners.direct.clock import TestClock
 from apache_beam.transforms import trigger
 
 from pipelines import cli, sources
