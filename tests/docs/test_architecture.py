@@ -119,6 +119,7 @@ GENERIC = (
     "pipelines/jobs/job_status.py",
     "pipelines/jobs/pending_rows.py",
     "pipelines/jobs/stream.py",
+    "pipelines/jobs/stream_job.py",
     "pipelines/verify/reconcile.py",
     "pipelines/verify/source_messages.py",
     "transforms/sources/reader_status.py",

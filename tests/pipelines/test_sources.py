@@ -10,7 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.runners.direct.clock import TestClock
+from apache_beam.runners.direct import clock
 from apache_beam.transforms import trigger
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
@@ -58,7 +58,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     create_driver, state = trigger.create_trigger_driver, trigger.InMemoryUnmergedState
 
     def drive(windowing: object, is_batch: bool = False, **options: object) -> trigger.TriggerDriver:
-        return create_driver(windowing, is_batch, clock=TestClock(), **options)
+        return create_driver(windowing, is_batch, clock=clock.TestClock(), **options)
 
     def take_timers(self: Any, watermark: object = MAX_TIMESTAMP) -> object:
         return self.get_timers(clear=True, watermark=watermark, processing_time=math.inf)[0]
@@ -67,9 +67,9 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setattr(trigger, "create_trigger_driver", drive)
     monkeypatch.setattr(state, "get_and_clear_timers", take_timers)
     monkeypatch.setattr(stream, "run", run_here)
-    monkeypatch.setattr(stream, "settle_seconds", lambda *_: 0)
+    monkeypatch.setattr(stream, "compute_settle_seconds", lambda *_: 0)
     for module in (stream, doctor):
-        monkeypatch.setattr(module, "refuse_unready", lambda settings: None)
+        monkeypatch.setattr(module, "check_readiness", lambda settings: None)
 
     def ask_(*words: object) -> tuple[int, Any, str]:
         capsys.readouterr()
