@@ -88,26 +88,6 @@ def test_runners_are_used_where_jobs_start_and_nowhere_in_the_wiring() -> None:
     assert not users & WIRING
 
 
-SHARED = ("core", "envelopes", "redis")
-"""Rooms of transforms that sources and sinks both use: what they import is imported by both."""
-
-
-@pytest.mark.parametrize(
-    ("room", "other"),
-    [
-        ("sources", "sinks"),
-        ("sinks", "sources"),
-        *((room, kind) for room in SHARED for kind in ("sources", "sinks")),
-    ],
-)
-def test_sources_and_sinks_do_not_import_each_other(room: str, other: str) -> None:
-    """Not by way of a shared room either."""
-    own = modules(f"transforms/{room}")
-    found = {(module, name) for module in own for name in imported(module)}
-    assert own
-    assert {pair for pair in found if f"{pair[1]}.".startswith(f"transforms.{other}.")} == set()
-
-
 GENERIC = (
     "pipelines/assembly.py",
     "pipelines/graph.py",
