@@ -69,7 +69,7 @@ def envelopes(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def near_envelopes(draw: st.DrawFn) -> bytes:
-    """An object of an envelope's keys, some of them missing, repeated, of another type, or beside keys of others."""
+    """An object with an envelope's keys; some are missing, repeated, of another type; others are added."""
     head = draw(
         st.sampled_from(
             [[], ["message_id", "received_at", "data"], ["source", "message_id", "received_at", "data"]]
@@ -84,7 +84,7 @@ HELD = ("data", "fields")
 
 
 def oracle(line: bytes) -> Envelope | str | None:
-    """The envelope of a line that is JSON, by `json.loads` alone: None for a bare line, a text for what breaks the rule."""
+    """The envelope of a JSON line, by `json.loads` alone: None for a bare line, a text for a broken rule."""
     said = json.loads(line)
     if not isinstance(said, dict) or said.keys() - {"source"} not in [
         {"message_id", "received_at", held} for held in HELD

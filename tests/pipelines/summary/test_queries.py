@@ -173,16 +173,20 @@ def by_sql(rows: dict[Table, list[dict[str, Any]]]) -> dict[str, Any]:
         CREATE VIEW of_agents AS
             SELECT agent_id, count(*) AS n, count(error_details) AS failed, {flags} FROM r GROUP BY ALL;
         CREATE VIEW of_hours AS
-            SELECT date_trunc('hour', recorded_at) AS h, count(*) AS n, count(error_details) AS failed, {flags}
+            SELECT date_trunc('hour', recorded_at) AS h, count(*) AS n,
+            count(error_details) AS failed, {flags}
             FROM r GROUP BY ALL;
         CREATE VIEW dh AS
-            SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM d WHERE h IS NOT NULL GROUP BY ALL;
+            SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM d
+            WHERE h IS NOT NULL GROUP BY ALL;
         CREATE VIEW qh AS
-            SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM q WHERE h IS NOT NULL GROUP BY ALL;
+            SELECT date_trunc('hour', received_at) AS h, count(*) AS n FROM q
+            WHERE h IS NOT NULL GROUP BY ALL;
         """
     )
     zeros = ", ".join(f"coalesce({metric}, 0)" for metric in METRICS)
-    hours = f"""SELECT h, coalesce(of_hours.n, 0), coalesce(failed, 0), coalesce(dh.n, 0), coalesce(qh.n, 0), {zeros}
+    hours = f"""SELECT h, coalesce(of_hours.n, 0), coalesce(failed, 0),
+            coalesce(dh.n, 0), coalesce(qh.n, 0), {zeros}
         FROM of_hours FULL JOIN dh USING (h) FULL JOIN qh USING (h)"""
     total = """SELECT count(*), count(error_details), (SELECT count(*) FROM d), (SELECT count(*) FROM q),
         count(DISTINCT agent_id), min(recorded_at), max(recorded_at) FROM r"""

@@ -36,8 +36,10 @@ def report(number: int, **values: Any) -> Row:
     return {
         "report_id": f"r{number}", "agent_id": "a", "recorded_at": NOON + timedelta(minutes=3 * number),
         "latency_ms": float(number),
-        "custom_metrics": [("tokens", number / 3)], "execution_context": context, "source": "s", "message_id": f"{number}-0",
-        "received_at": NOON, "revision": 0, "accuracy": NAN if number == 1 else 0.5, "extra": None if number == 2 else "{}",
+        "custom_metrics": [("tokens", number / 3)], "execution_context": context, "source": "s",
+        "message_id": f"{number}-0",
+        "received_at": NOON, "revision": 0, "accuracy": NAN if number == 1 else 0.5,
+        "extra": None if number == 2 else "{}",
         "is_cpu_outlier": number == 3, "latency_zscore": 1.0, "schema_version": 1, **values,
     }  # fmt: skip
 
@@ -91,8 +93,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output(tmp_path_factory.mktemp("plain"))
 
 
+HOUR_FILE = "kpi_aggregations/window_size=1h/date=2025-10-22/hour=13/1300.parquet"
 OLDER = {
-    "kpi_aggregations/window_size=1h/date=2025-10-22/hour=13/1300.parquet": "kpi_aggregations/granularity=1h/2025-10-22.parquet",
+    HOUR_FILE: "kpi_aggregations/granularity=1h/2025-10-22.parquet",
     "quarantine/date=unknown/hour=unknown/49.parquet": "quarantine/date=unknown/s.parquet",
 }
 
@@ -123,7 +126,8 @@ def differing(compared: dict[str, Comparison]) -> dict[str, list[str]]:
 def test_an_output_is_the_same_as_itself_with_every_row_counted(plain: Path, identity: bool) -> None:
     compared = compare_outputs(plain, plain, identity)
     assert {name: (each.rows_a, each.rows_b, each.equal) for name, each in compared.items()} == {
-        "kpi_reports": (12, 12, 12), "kpi_aggregations": (3, 3, 3), "quarantine": (3, 3, 3), "duplicates": (2, 2, 2),
+        "kpi_reports": (12, 12, 12), "kpi_aggregations": (3, 3, 3),
+        "quarantine": (3, 3, 3), "duplicates": (2, 2, 2),
     }  # fmt: skip
     assert differing(compared) == {}
 

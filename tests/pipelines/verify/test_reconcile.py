@@ -100,7 +100,7 @@ GOOD = [report(number, second) for number, second in enumerate((0, 1, 2, 3, 7, 6
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine reports in two files, three quarantined messages, one of them without a time, and two duplicates."""
+    """Nine reports in two files, three quarantined messages (one without a time) and two duplicates."""
     path = tmp_path_factory.mktemp("made")
     open_output(path, TEN_MINUTES, create=True)
     put(path, REPORTS, GOOD)
@@ -473,7 +473,7 @@ Tamper = Callable[[Path, random.Random], object]
 
 
 def rewritten(change: Callable[[pa.Table, random.Random], pa.Table], seal: str) -> Tamper:
-    """Rewrite a file with another program: without a digest, with the old digest, or with a digest that fits."""
+    """Rewrite a file with another program: with no digest, with the old one, or with one that fits."""
 
     def tamper(path: Path, chance: random.Random) -> None:
         with pq.ParquetFile(path) as file:
