@@ -73,7 +73,7 @@ TIERS = (
     Tier(
         "envelope prefixes (envelope_prefixes)",
         "each line is read by Python",
-        lambda: mock.patch.object(envelope_blocks, envelope_prefixes.heads.__name__, _find_no_prefixes),
+        lambda: mock.patch.object(envelope_blocks, envelope_prefixes.find_heads.__name__, _find_no_prefixes),
     ),
     Tier(
         "layouts of envelopes (envelope_prefixes)",
@@ -109,7 +109,7 @@ def judge(blocks: Sequence[bytes], schema: Schema) -> tuple[float, Counts]:
     """Seconds of the processor to decode and judge all lines, and what became of them."""
     begun, reports, rejected = time.process_time(), 0, 0
     for block in blocks:
-        judged = judge_messages(envelope_blocks.decode(block).raw, schema, Rules())
+        judged = judge_messages(envelope_blocks.decode_lines(block).messages, schema, Rules())
         reports, rejected = reports + judged.reports.num_rows, rejected + judged.quarantine.num_rows
     return time.process_time() - begun, (reports, rejected)
 
