@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := demo
 BENCH := bench
 SCALE := 1
-WORKERS := 3
+WORKERS ?= 3
 SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
 .PHONY: help setup flink servers demo check test lint docs bench bench-quick bench-scale bench-stream bench-sinks chaos clean
@@ -57,13 +57,13 @@ bench: setup ## The whole graph on 1M and 3M reports, beside DuckDB, Polars and 
 bench-quick: setup ## The same on a tenth of the reports
 	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH) --scale 0.1
 
-bench-scale: setup ## Time and memory by reports, agents, cores, dirt and order, as curves (twenty minutes; SCALE=0.1 for a short one)
+bench-scale: setup ## Time and memory by reports, agents, cores, dirt and order, as curves (15 minutes; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.scale --folder $(BENCH) --scale $(SCALE)
 
-bench-stream: setup flink servers ## The live stream: latency, drain, a half hour's memory, recovery (an hour; SCALE=0.1 for a short one)
+bench-stream: setup flink servers ## The live stream: latency, drain, a half hour's memory, recovery (80 minutes; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.stream --folder $(BENCH) --scale $(SCALE)
 
-bench-sinks: setup servers ## Rows a second into each kind of output, beside its plain client library (ten minutes)
+bench-sinks: setup servers ## Rows a second into each kind of output, beside its plain client library (two minutes)
 	$(BIN)/python -m tests.benchmarks.sinks --folder $(BENCH) --scale $(SCALE)
 
 clean: ## Remove what demo, bench, flink and setup made
