@@ -143,8 +143,8 @@ def app(loaded: Collection[str] = frozenset(COMMANDS)) -> typer.Typer:
     """The program; commands that are not in `loaded` are only listed."""
     program = typer.Typer(
         help="KPI reports of agents: validated, flagged, enriched and aggregated by one Apache Beam graph.",
-        epilog=f"Every setting is a flag of every command, {PREFIX}<NAME>, or a line of --config FILE: "
-        "see `kpiflow settings`.",
+        epilog=f"Every setting is a flag of every command, {PREFIX}<NAME>, or a line of --config FILE; "
+        "passwords and tokens are not flags. See `kpiflow settings`.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -219,7 +219,10 @@ class EngineSettings(SettingsGroup):
     )
     workers: int = Field(3, ge=1, le=64, description="Python processes of a stream on this machine.")
     renew_seconds: int = Field(
-        1800, ge=10, description="Seconds after which the embedded Flink is restarted from a checkpoint."
+        1800,
+        ge=10,
+        description="Seconds after which the Flink job is stopped with a checkpoint, and a new job "
+        "is started from it.",
     )
     heap_mb: int = Field(2048, ge=256, description="MB of heap of the embedded Flink.")
 

@@ -40,6 +40,7 @@ OPTIONS_LEFT_OUT = {
     "config": "it is a file of this machine",
     "runner": "a template is Dataflow's",
     "dry_run": "a template starts a job",
+    "source": "it is another name of redis",
     **dict.fromkeys(("state", "fresh", "until_idle", "flink_master", "environment"), OF_FLINK),
 }
 """The same for the other options of the command."""

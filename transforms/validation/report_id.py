@@ -11,7 +11,7 @@ order of `COLUMNS`:
 - a list its length and the sum over its items of mix(mix(t1) + t2 + KEY * position);
 - a null NULL.
 
-A change of any of this is a new schema version: `docs/architecture.md` has test vectors.
+A change of any of this is a new schema version: `docs/reference/report-id.md` has test vectors.
 """
 
 from collections.abc import Iterable, Iterator

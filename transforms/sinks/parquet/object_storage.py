@@ -103,7 +103,7 @@ class ObjectStorage:
     def put(self, name: str, data: bytes | bytearray, version: Hashable | None) -> None:
         with self._connect() as client:
             try:
-                obstore.put(client, name, data, mode=self._choose_mode(version), use_multipart=False)
+                obstore.put(client, name, data, mode=self._choose_condition(version), use_multipart=False)
             except (AlreadyExistsError, PreconditionError) as error:
                 if "NoSuchBucket" in str(error):
                     raise
@@ -175,7 +175,7 @@ class ObjectStorage:
             return Finding(what, problem, ONE_MACHINE)
         return Finding(what)
 
-    def _choose_mode(self, version: Hashable | None) -> Any:
+    def _choose_condition(self, version: Hashable | None) -> Any:
         if not self.conditions:
             return "overwrite"
         if not isinstance(version, tuple):

@@ -8,15 +8,16 @@ late:
     position P called back  ->  checkpoint C completes: it holds P  ->  checkpoint D completes: it holds P
     too, P is committed
 
+This module says when an offset is committed, `offsets` what is committed, `group` how.
+
 A bundle's round is one more than the newest round that had been called back when it ended. A checkpoint
 completed between two rounds, and one is complete before the next one's barrier. So when round r is called
 back, the newest two checkpoints hold what was called back up to round r - 2, and going on from either of them
 reads from the committed offset or before it.
 
 A checkpoint holds rows too that are gathered and not yet written. A position is committed only when its rows
-have left the
-gathering: when it was called back at least `hold_seconds` before. A write that waits for an absent output
-lets no checkpoint complete, so the next callback shows that the rows are written.
+have left the gathering: when it was called back at least `hold_seconds` before. A write that waits for an
+absent output lets no checkpoint complete, so the next callback shows that the rows are written.
 
 A bundle that waits for its callback keeps a whole chain of steps in memory: one waits at a time.
 """
@@ -51,8 +52,7 @@ class Commits:
 
     def begin(self, positions: Positions) -> bool:
         """A session begins; whether elsewhere than the last one ended. That means that a checkpoint was
-        restored, or a first
-        session: what was called back since then may not be in it."""
+        restored, or a first session: what was called back since then may not be in it."""
         with self._lock:
             if restored := positions != self._left:
                 self._safe = self._asked = None

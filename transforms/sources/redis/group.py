@@ -4,6 +4,8 @@ operators see.
 The committed position itself is in a key of kpiflow's own, `kpiflow:{GROUP}:STREAM:committed`, which no
 consumer of the group can move. All answers of one call are of one moment (MULTI, or a script where the memory
 of Redis is full), so that entries and counts agree.
+
+This module says how an offset is committed, `commits` when, `offsets` what.
 """
 
 import json

@@ -3,6 +3,8 @@
 What is committed is a position in a key of kpiflow's own; the group is moved along, so that operators see its
 lag in XINFO GROUPS and a producer may XTRIM MINID up to its last-delivered-id. Neither is trusted: other
 clients may move or destroy the group.
+
+This module says what is committed as the offset, `commits` when, `group` how.
 """
 
 import logging
