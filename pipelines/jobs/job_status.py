@@ -200,7 +200,8 @@ def _sink_healths(folder: Path, names: tuple[str, ...]) -> Iterator[SinkHealth]:
     """The outputs of the job in their order, each from the status files of its tables' writers."""
     writers = list(read_reports(folder, "sink-*.json"))
     for name in names:
-        own = [each for each in writers if each.get("sink") == name]  # earlier versions: "target"
+        # Earlier versions wrote "target".
+        own = [each for each in writers if each.get("sink", each.get("target")) == name]
         waiting = min(
             (each for each in own if each["waiting_since"]),
             key=lambda each: each["waiting_since"],

@@ -55,7 +55,7 @@ def described(output: Path, **parts: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | parts))
 
 
-@pytest.mark.parametrize("command", [["backfill", "--output", "out"], ["reconcile", "out"], ["validate"]])
+@pytest.mark.parametrize("command", [["backfill", "--output", "out"], ["validate"]])
 def test_a_glob_without_an_archive_is_wrong_use(
     tmp_path: Path, typed: Typed, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +63,11 @@ def test_a_glob_without_an_archive_is_wrong_use(
     code, _, err = typed(*command, *([] if command == ["validate"] else ["--input"]), "none/*.ndjson")
     assert (code, "'none/*.ndjson' matches no archive" in err, "check the path" in err) == (2, True, True)
     assert not (tmp_path / "out").exists()
+
+
+def test_reconcile_with_a_glob_without_an_archive_is_wrong_use(made: Path, typed: Typed) -> None:
+    code, _, err = typed("reconcile", made / "out", "--input", "none/*.ndjson")
+    assert (code, "'none/*.ndjson' matches no archive" in err, "check the path" in err) == (2, True, True)
 
 
 def test_what_comes_before_the_cut_of_a_truncated_archive_is_kept(

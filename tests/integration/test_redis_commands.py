@@ -196,7 +196,7 @@ def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: T
         (["--output", "x", "--rate", "1"], "--rate cannot be used with --output"),
         (
             ["--redis", "redis://localhost", "--stream", "s", "--rate", "1", "--bare", "--span", "1h"],
-            "--bare and --span do not",
+            "--bare and --span cannot be used with --redis",
         ),
         (["--redis", "redis://localhost", "--rate", "1"], "--redis needs --stream and --rate"),
         (

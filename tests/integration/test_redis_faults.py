@@ -236,10 +236,10 @@ def test_a_trim_in_a_full_redis_is_counted(tmp_path: Path):
 
 
 def test_a_lease_is_taken_kept_and_given_back_in_a_full_redis(tmp_path: Path):
-    with full(tmp_path) as (server, client, _):
+    with full(tmp_path) as (server, _, _):
         one, two = (RedisLease(Connection(server.url), "g", ["s"], owner) for owner in ("one", "two"))
         one.acquire()
-        one.renew(client)
+        one.renew()
         with pytest.raises(GroupTaken):
             two.acquire()
         one.release()

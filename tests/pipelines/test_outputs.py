@@ -80,7 +80,7 @@ def test_doctor_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(["doctor", "--output", str(tmp_path / "new"), "--output", str(foreign)]) == 1
     told = capsys.readouterr()
     assert "no output of kpiflow: it holds precious" in " ".join(told.out.split())
-    assert "1 thing would keep a job from working" in " ".join(told.err.split())
+    assert "1 problem would keep a job from working" in " ".join(told.err.split())
     assert not (tmp_path / "new").exists()
 
 

@@ -27,6 +27,15 @@ PATIENCE_SECONDS = 60.0
 _SECRET = ("password", "username", "credential", "token")
 
 
+class _PatientPool(redis.ConnectionPool):
+    """Retries also while it takes a connection: redis-py's own retry begins after that."""
+
+    def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
+        take = super().get_connection
+        retry = self.connection_kwargs["retry"]
+        return retry.call_with_retry(take, lambda _: None)
+
+
 @dataclass(frozen=True)
 class Connection:
     """How to reach a Redis server. Pickles; neither `repr` nor `public` holds a secret.
@@ -74,7 +83,7 @@ class Connection:
         if self.url.startswith("unix:") and urlsplit(self.url).hostname:
             raise RedisUnavailable(f"{self.public!r} has a host where its path should begin; give {FORMS}")
         try:
-            pool = redis.ConnectionPool.from_url(
+            pool = _PatientPool.from_url(
                 self.url,
                 protocol=2,
                 socket_timeout=self.timeout,

@@ -35,6 +35,8 @@ PATIENCE_SECONDS = 3600
 _FILE_MINUTES = 60
 _ROW_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, ArithmeticError, ValueError, TypeError, LookupError)
 """What a kernel raises for a row that it cannot take. Sinks raise OSError, Unavailable or Refused."""
+MOST_REFUSALS = 200
+"""Parts of a batch that a service may refuse before the batch is given up: enough to find a dozen rows."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,19 @@ def write_or_quarantine(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]
         if table.name == QUARANTINED.name or "message_id" not in table.schema.names:
             raise
         gathered = concat([conform(batch, table.schema) for batch in rows])
-        written, faults = bisect_faults(lambda part: sink.write(table, [part]), gathered, _ROW_ERRORS)
+        failures = 0
+
+        def write_part(part: pa.RecordBatch) -> Written:
+            nonlocal failures
+            try:
+                return sink.write(table, [part])
+            except _ROW_ERRORS as error:
+                failures += 1
+                if failures > MOST_REFUSALS and isinstance(error, Refused):
+                    raise Refused(str(error)) from error  # each attempt is a request: find no more rows
+                raise
+
+        written, faults = bisect_faults(write_part, gathered, _ROW_ERRORS)
         if not written and gathered.num_rows > 1:
             raise
     rejections = [Rejection("refused", why.message, None, "write") for _, why in faults]

@@ -26,6 +26,7 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient, types
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 
+from transforms.core.errors import Refused
 from transforms.sinks.bigquery.errors import as_sink_error, may_rerun
 
 REQUEST_SECONDS, JOB_SECONDS, STREAM_SECONDS = 60.0, 600.0, 300.0
@@ -37,6 +38,9 @@ ONCE = Retry(predicate=if_exception_type())
 RERUN = Retry(predicate=may_rerun, initial=0.5, maximum=8.0, timeout=REQUEST_SECONDS)
 """Of jobs that have changed nothing: another writer was in the way, or the table was changed too often."""
 
+INVALID = "invalid"
+"""The reason of a load job that fails because of the rows."""
+
 _ERRORS = (
     GoogleAPIError,
     GoogleAuthError,
@@ -47,8 +51,11 @@ _ERRORS = (
 )
 
 
-class NotLoadedError(ValueError):
-    """BigQuery does not take a row of a load job. The writer finds the row by loading parts of the batch."""
+class NotLoadedError(Refused, ValueError):
+    """BigQuery does not take a row of a load job. The writer finds the row by loading parts of the batch.
+
+    As a `ValueError` it is a fault of a row; where no row can be found, it is the output that refuses.
+    """
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,9 @@ class Client:
             try:
                 job.result(retry=RETRY, timeout=JOB_SECONDS)
             except BadRequest as error:
-                raise NotLoadedError(error.message) from error
+                if any(each.get("reason") != INVALID for each in error.errors or ({},)):
+                    raise  # a table that is unavailable, say: no fault of a row
+                raise NotLoadedError(str(as_sink_error(error, self.name))) from error
 
     def delete(self, table: bigquery.Table) -> None:
         """Delete a table; it need not be there."""

@@ -185,7 +185,7 @@ class VictoriaMetrics:
         revision, slot = (
             np.concatenate([part[name].to_numpy() for part in found]) for name in ("revision", "slot")
         )
-        ascending = np.argsort(slot)
+        ascending = np.lexsort((revision, slot))
         last_revision, last_slot = np.zeros((2, len(groups)), np.int64)
         # Assigned in ascending order, the latest sample of a window remains.
         last_revision[theirs[ascending]], last_slot[theirs[ascending]] = revision[ascending], slot[ascending]

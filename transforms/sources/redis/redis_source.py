@@ -104,7 +104,10 @@ class RedisStreams:
 
 
 def _read_state(client: redis.Redis, key: str, now: float) -> StreamState | None:
-    stream = read_stream(client, key)
+    try:
+        stream = read_stream(client, key)
+    except redis.ResponseError:  # the key is not a stream: the others have their state
+        stream = None
     if stream is None:
         return None
     ahead = parse_id(stream.last)[0] / 1000 - now

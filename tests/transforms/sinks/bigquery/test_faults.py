@@ -13,8 +13,9 @@ import requests
 from google.api_core import exceptions
 from google.auth.credentials import Credentials
 from google.auth.exceptions import RefreshError, TransportError
+from google.cloud.bigquery import LoadJob
 
-from schemas.tables import QUARANTINED, REPORTS, Table
+from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS, Table
 from tests.bigquery import CUT, LOST, SLOW, Emulator, Failure, Faulty, store
 from tests.servers import free_port
 from transforms.core.errors import Refused, Unavailable
@@ -174,6 +175,22 @@ def test_rows_that_bigquery_does_not_load_are_a_fault_of_the_rows(place: BigQuer
         place._client.load(new_inbox(place._place, REPORTS), rows, "US")
 
 
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [("invalid", client.NotLoadedError), ("tableUnavailable", Unavailable), ("resourcesExceeded", Refused)],
+)
+def test_a_load_job_that_fails_for_another_reason_is_no_fault_of_a_row(
+    place: BigQuery, monkeypatch: pytest.MonkeyPatch, reason: str, error: type
+) -> None:
+    def fail(self: Any, **_: Any) -> None:
+        raise exceptions.BadRequest("the job failed", errors=[{"reason": reason, "message": "it failed"}])
+
+    monkeypatch.setattr(LoadJob, "result", fail)
+    with pytest.raises(error) as caught:
+        place.write(REPORTS, [reports(1)])
+    assert isinstance(caught.value, client.NotLoadedError) == (reason == "invalid")
+
+
 def test_a_row_that_bigquery_does_not_load_is_refused_and_its_neighbours_are_stored(
     place: BigQuery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +207,33 @@ def test_a_row_that_bigquery_does_not_load_is_refused_and_its_neighbours_are_sto
     assert [(row["message_id"], row["reason"], row["message"]) for row in stored(place, QUARANTINED)] == [
         ("2-0", "refused", "NotLoadedError: this row is too odd")
     ]
+
+
+def test_rows_of_no_message_that_bigquery_does_not_load_are_refused_by_the_output(
+    place: BigQuery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: client.Client, table: Any, rows: pa.Table, location: str) -> None:
+        raise client.NotLoadedError("these rows are too odd")
+
+    monkeypatch.setattr(client.Client, "load", load)
+    window = {"granularity": "5s", "agent_id": "a", "time_window_start": NOON, "revision": 1}
+    with pytest.raises(Refused, match="too odd"):
+        write_or_quarantine(place, AGGREGATIONS, [batch(AGGREGATIONS, window)])
+
+
+def test_a_service_that_refuses_every_row_is_not_asked_for_each(
+    place: BigQuery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(self: client.Client, table: Any, rows: pa.Table, location: str) -> None:
+        asked.append(rows.num_rows)
+        raise client.NotLoadedError("these rows are too odd")
+
+    monkeypatch.setattr(client.Client, "load", load)
+    with pytest.raises(Refused, match="too odd"):
+        write_or_quarantine(place, REPORTS, [reports(*range(1000))])
+    assert len(asked) < 250
 
 
 def test_a_table_that_is_gone_is_refused(place: BigQuery) -> None:

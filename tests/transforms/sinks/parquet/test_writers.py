@@ -188,7 +188,7 @@ def test_the_scheduler_finds_the_rows_that_are_lost_without_versions(server: S3S
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            "transforms.sinks.parquet.object_storage.ObjectStorage.locked", lambda *_: nullcontext()
+            "transforms.sinks.parquet.object_storage.ObjectStorage.lock", lambda *_: nullcontext()
         )
         assert len(list(losing())) > 1
 
