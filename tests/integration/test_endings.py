@@ -66,7 +66,7 @@ def test_a_glob_without_an_archive_is_wrong_use(
 
 
 def test_reconcile_with_a_glob_without_an_archive_is_wrong_use(made: Path, typed: Typed) -> None:
-    code, _, err = typed("reconcile", made / "out", "--input", "none/*.ndjson")
+    code, _, err = typed("reconcile", made, "--input", "none/*.ndjson")
     assert (code, "'none/*.ndjson' matches no archive" in err, "check the path" in err) == (2, True, True)
 
 

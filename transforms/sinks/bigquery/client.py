@@ -119,7 +119,8 @@ class Client:
             try:
                 job.result(retry=RETRY, timeout=JOB_SECONDS)
             except BadRequest as error:
-                if any(each.get("reason") != INVALID for each in error.errors or ({},)):
+                reasons = {each.get("reason") for each in error.errors or ()}
+                if reasons != {INVALID}:
                     raise  # a table that is unavailable, say: no fault of a row
                 raise NotLoadedError(str(as_sink_error(error, self.name))) from error
 
