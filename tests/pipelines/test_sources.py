@@ -3,6 +3,7 @@ source."""
 
 import json
 import math
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,8 +53,12 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run_here(build: Callable[[beam.Pipeline], None], engine: object, follow: Callable[..., None]) -> None:
         direct.run(build)
-        while True:  # until the job itself interrupts
-            follow(Progress("running"))
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # the engine handles it too
+        try:
+            while True:  # until the job itself interrupts
+                follow(Progress("running"))
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     create_driver, state = trigger.create_trigger_driver, trigger.InMemoryUnmergedState
 
