@@ -1,10 +1,14 @@
 """The way of reports, and what it costs, from what was noted on the way."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.benchmarks.journey import READER, STEPS, Cost, costs_of, costs_table, journeys_of, paper_table, steps
-from tests.benchmarks.trials import Passed
+from tests.benchmarks.trials import ROOT, Passed
 
 POINTS = list(STEPS)
 
@@ -59,3 +63,28 @@ def test_a_cluster_is_bound_by_cores_by_a_reader_by_redis_and_by_its_network() -
     cells = [[cell.strip() for cell in line.split("|")] for line in paper_table(COSTS, shuffled=500.0, nodes=10, cores=2)][2:]
     rates = [int(row[3].replace(",", "")) for row in cells]
     assert rates == pytest.approx([10_000, 200_000, 20_000, 200_000, 10 * 1.25e9 / 450], rel=1e-3)
+
+
+PROGRAM = """
+import sys
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from schemas.registry import load
+from tests.benchmarks.stamps.sitecustomize import watch
+from tests.builders import NOON, payload, report
+from transforms.batches import RAW
+watch(sys.argv[1])
+from transforms.history import RunningHistory
+from transforms.shard import KeyByShard
+from transforms.validate import Rules, Validate
+with beam.Pipeline(FnApiRunner()) as pipeline:
+    message = {"source": "kpi", "message_id": "1-0", "received_at": NOON, "payload": payload(report())}
+    raw = pipeline | beam.Create([pa.RecordBatch.from_pylist([message], schema=RAW)])
+    _ = (raw | Validate(Rules())).reports | KeyByShard(1) | RunningHistory(30, 3600, 60)
+"""
+
+
+def test_what_is_noted_are_steps_that_messages_pass(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True, cwd=ROOT)
+    assert {path.name.split(".")[1] for path in tmp_path.iterdir()} == {"validated", "shuffled", "remembered"}

@@ -15,7 +15,7 @@ from typing import Any
 
 def watch(folder: str) -> None:
     """Have the steps of the graph note in that folder what passes them."""
-    from transforms import history
+    from transforms.history import _RunningFn
     from transforms.sinks.live import _Publish
     from transforms.sinks.tables import _Write
     from transforms.sources.reader import Reader
@@ -29,8 +29,8 @@ def watch(folder: str) -> None:
 
     _note_after(Reader, "read", lambda result, *_: note("read", result.messages))
     _note_after(_ValidateFn, "_judged", lambda _, step, messages: note("validated", [messages]))
-    _note_before(history, "_admitted", lambda recent, batch: note("shuffled", [batch]))
-    _note_after(history, "_admitted", lambda _, recent, batch: note("remembered", [batch]))
+    _note_before(_RunningFn, "_admitted", lambda step, held, batch, *_: note("shuffled", [batch]))
+    _note_after(_RunningFn, "_admitted", lambda _, step, held, batch, *__: note("remembered", [batch]))
     _note_before(_Publish, "process", lambda step, reports: note("enriched", [reports]))
     _note_after(_Publish, "process", lambda _, step, reports: note("published", [reports]))
     _note_after(_Write, "_written", lambda _, step: note("written", step.held if step.table == "kpi_reports" else ()))
