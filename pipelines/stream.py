@@ -161,19 +161,23 @@ class _Renewal:
 
 
 class _Idle:
-    """Tells when all that came is in the tables: nothing was left to read while rows are gathered and windows held open."""
+    """Finds out when all that came is in the tables: for some seconds nothing was left to read and no output wrote a row.
+
+    Rows can be on their way for minutes after the last message was read, where the machine is busy or outputs are slow.
+    """
 
     def __init__(self, home: Path, connection: Connection, needed: float) -> None:
         self._home, self._needed = home, needed
         self._client = connection.client(patience=0)  # an interruption must not wait until Redis is back
-        self._read, self._since = -1, time.monotonic()
+        self._seen, self._since = (-1, -1), time.monotonic()
         self.is_reached = False
 
     def reached(self, progress: Progress) -> bool:
         found = health(self._home, self._client)
-        busy = found.lag != 0 or found.read != self._read or any(sink.waiting_since for sink in found.sinks)
+        seen = found.read, sum(sink.rows for sink in found.sinks)
+        busy = found.lag != 0 or seen != self._seen or any(sink.waiting_since for sink in found.sinks)
         if progress.state != "running" or busy or not self._answers():
-            self._read, self._since = found.read, time.monotonic()
+            self._seen, self._since = seen, time.monotonic()
         self.is_reached = self.is_reached or time.monotonic() - self._since >= self._needed
         return self.is_reached
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,34 @@ def interrupted_without(server: RedisServer, job: Job) -> None:
         raise KeyboardInterrupt
 
 
-def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readers = tmp_path / FOLDER / READERS
+def all_read(home: Path, outputs: Sequence[str] = ()) -> None:
+    """A job whose one message is read."""
+    readers = home / FOLDER / READERS
     readers.mkdir(parents=True)
-    (tmp_path / FOLDER / JOB).write_text(json.dumps({"redis": "", "depends": {"group": "g", "outputs": [], "streams": ["s"]}}))
+    depends = {"group": "g", "outputs": [*outputs], "streams": ["s"]}
+    (home / FOLDER / JOB).write_text(json.dumps({"redis": "", "depends": depends}))
     place = {"position": "1-0", "index": 1, "added": 1, "lost": 0}
     (readers / "reader-0.json").write_text(json.dumps({"streams": {"s": place}, "read": 1, "watermark": None, "time": None}))
+
+
+def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -> None:
+    all_read(tmp_path, ["out"])
+    sinks = tmp_path / FOLDER / SINKS
+    sinks.mkdir()
+    with RedisServer(tmp_path) as server:
+        with server.client() as client:
+            client.xadd("s", {"data": "{}"}, id="1-0")
+        idle = _Idle(tmp_path, Connection(server.url), 0.1)
+        for rows in range(5):
+            written = {"target": "out", "table": "kpi_reports", "time": rows, "rows": rows, "newest": None}
+            (sinks / "sink-1.json").write_text(json.dumps(written | {"waiting_since": None, "error": None}))
+            assert not idle.reached(Progress("running"))
+            time.sleep(0.15)
+        assert idle.reached(Progress("running"))
+
+
+def test_nobody_knows_that_all_is_read_while_redis_is_away(tmp_path: Path) -> None:
+    all_read(tmp_path)
 
     def idle(connection: Connection) -> bool:
         told = _Idle(tmp_path, connection, 0.01)
