@@ -34,7 +34,7 @@ demo: setup ## A live stream, killed and resumed, reconciled, and certified by a
 	@deploy/demo.sh $(DEMO)
 
 check: lint ## ruff, mypy and the unit tests: Python only, under two minutes
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile -m "not (server or slow or chaos)"
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile -m "not (server or slow or chaos)" --ignore tests/integration --ignore tests/chaos --ignore tests/benchmarks
 
 test: setup flink servers lint ## Every check and test except the long ones of `make chaos` (installs what it needs)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder

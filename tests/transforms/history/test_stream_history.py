@@ -108,6 +108,7 @@ class Outdated(stream_history._Cache):
         self.setdefault(shard, deepcopy(cached))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("memory", "pieces"),
     [(stream_history._Cache, 1000), (stream_history._Cache, 2), (Forgetful, 2), (Outdated, 1000)],
