@@ -33,7 +33,7 @@ servers: ## Install the servers that tests use
 demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
 	@deploy/demo.sh $(DEMO)
 
-check: lint ## ruff, mypy and the unit tests: Python only, under two minutes
+check: lint ## ruff, mypy and the unit tests: Python only, two and a half minutes
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile -m "not (server or slow or chaos)" --ignore tests/integration --ignore tests/chaos --ignore tests/benchmarks
 
 test: setup flink servers lint ## Every check and test except the long ones of `make chaos` (installs what it needs)
