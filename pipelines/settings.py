@@ -94,8 +94,7 @@ class OutlierSettings(SettingsGroup):
         gt=0,
         lt=1,
         description="Distance of a fence where both quartiles are equal: relative for latency and memory, "
-        "absolute for "
-        "fractions.",
+        "absolute for fractions.",
     )
 
 
@@ -129,8 +128,7 @@ class TableFileSettings(SettingsGroup):
         ge=1,
         le=60,
         description="Minutes of one <HHMM>.parquet; divides 60. If not given, an existing output keeps its "
-        "own value; "
-        "a new one gets 30, or 1 if a stream creates it.",
+        "own value; a new one gets 30, or 1 if a stream creates it.",
     )
 
 
@@ -157,8 +155,7 @@ class SourceSettings(SettingsGroup):
         ge=10,
         le=10_000,
         description="Milliseconds that a read session lasts once entries arrive. Longer sessions cost "
-        "latency and save "
-        "overhead.",
+        "latency and save overhead.",
     )
     idle_ms: int = Field(
         1000, ge=10, le=10_000, description="Milliseconds that a read session waits for a first entry."

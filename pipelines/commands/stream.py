@@ -205,16 +205,16 @@ def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
         with Live(console=err, refresh_per_second=4, transient=True) as view:
             yield lambda progress: view.update(_table(progress, read_health(home), rate))
         return
-    told: list[tuple[float, str, str | None]] = []
+    shown: list[tuple[float, str, str | None]] = []
 
     def line(progress: Progress) -> None:
         now = time.monotonic()
         if (
-            not told
-            or now - told[-1][0] >= _LINE_SECONDS
-            or (progress.state, progress.failure) != told[-1][1:]
+            not shown
+            or now - shown[-1][0] >= _LINE_SECONDS
+            or (progress.state, progress.failure) != shown[-1][1:]
         ):
-            told[:] = [(now, progress.state, progress.failure)]
+            shown[:] = [(now, progress.state, progress.failure)]
             err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, read_health(home), rate)))
 
     yield line

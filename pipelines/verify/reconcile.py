@@ -48,8 +48,7 @@ Track = Callable[[Sequence[Any], str], Iterable[Any]]
 EXAMPLES = 3
 GIVE_ALL = (
     "give everything that was read as the source; `kpiflow quarantine dismiss` closes rejected messages that "
-    "were "
-    "corrected there"
+    "were corrected there"
 )
 OPEN_AGAIN = "run `kpiflow quarantine replay`: it opens them again, and accepts corrected ones with --input"
 READ_AGAIN = "run `kpiflow backfill` over the source again"

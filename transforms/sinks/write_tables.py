@@ -5,8 +5,9 @@ While a sink is unavailable, its writer retries with growing pauses. The runner 
 completes no checkpoint, so nothing is committed to the source before every sink has the rows.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from zlib import crc32
 
@@ -156,18 +157,7 @@ def write_or_quarantine(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]
         if table.name == QUARANTINED.name or "message_id" not in table.schema.names:
             raise
         gathered = concat([conform(batch, table.schema) for batch in rows])
-        failures = 0
-
-        def write_part(part: pa.RecordBatch) -> Written:
-            nonlocal failures
-            try:
-                return sink.write(table, [part])
-            except _ROW_ERRORS as error:
-                failures += 1
-                if failures > MOST_REFUSALS and isinstance(error, Refused):
-                    raise Refused(str(error)) from error  # each attempt is a request: find no more rows
-                raise
-
+        write_part = _limit_refusals(lambda part: sink.write(table, [part]))
         written, faults = bisect_faults(write_part, gathered, _ROW_ERRORS)
         if not written and gathered.num_rows > 1:
             raise
@@ -175,6 +165,24 @@ def write_or_quarantine(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]
     refused = quarantine_unwritten(concat([row for row, _ in faults]), rejections)
     written.append(sink.write(QUARANTINED, [refused]))
     return Written(sum(each.rows for each in written), sum(each.requests for each in written))
+
+
+def _limit_refusals(write: Callable[[pa.RecordBatch], Written]) -> Callable[[pa.RecordBatch], Written]:
+    """`write`, until a service has refused more than MOST_REFUSALS parts: each of them is a request.
+
+    The refusal after that is no longer a fault of a row, so a search for the rows ends there.
+    """
+    refusals = count(1)
+
+    def write_part(part: pa.RecordBatch) -> Written:
+        try:
+            return write(part)
+        except Refused as error:
+            if next(refusals) > MOST_REFUSALS:
+                raise Refused(str(error)) from error
+            raise
+
+    return write_part
 
 
 class _WriteFn(beam.DoFn):
