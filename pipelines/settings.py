@@ -137,9 +137,7 @@ class SourceSettings(SettingsGroup):
 
     title: ClassVar[str] = "Sources"
 
-    block_mb: int = Field(
-        16, ge=1, le=256, description="MB of an archive that are read and parsed at a time."
-    )
+    read_mb: int = Field(16, ge=1, le=256, description="MB of an archive that are read and parsed at a time.")
     slice_reports: int = Field(
         1_000_000, ge=1000, description="Reports of one time slice of a larger backfill."
     )
@@ -214,7 +212,7 @@ class EngineSettings(SettingsGroup):
         le=1024,
         description="Flink's parallelism of a stream. To change it for an existing job, give --fresh.",
     )
-    workers: int = Field(3, ge=1, le=64, description="Python processes of a stream on this machine.")
+    stream_workers: int = Field(3, ge=1, le=64, description="Python processes of a stream on this machine.")
     renew_seconds: int = Field(
         1800,
         ge=10,

@@ -72,7 +72,7 @@ def archives_of(files: "Files", settings: Settings) -> "Archives":
     """Archive files as a source, under the settings."""
     from transforms.sources.archives.archive_source import Archives
 
-    return Archives(files, settings.block_mb << 20, settings.max_payload_bytes)
+    return Archives(files, settings.read_mb << 20, settings.max_payload_bytes)
 
 
 def parse_source(request: Request, settings: Settings) -> Source:

@@ -78,7 +78,7 @@ def _judge_archives(archives: Files, settings: Settings) -> Fates:
     stage_counters.reset()
     fates, kept = Fates(), []
     schema, rules = load_report_schema(settings), make_rules(settings)
-    for block in read_files(archives, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
+    for block in read_files(archives, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
         if isinstance(block, Unreadable):
             fates.unreadable.append(f"{block.file} {block.reason}")
             continue

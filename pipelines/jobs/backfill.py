@@ -107,7 +107,7 @@ def _spool_by_hour(
         spool = Spool(place)
         refused: list[pa.RecordBatch] = []
         results = Results()
-        for block in read_files(files, settings.block_mb << 20, count_bytes, settings.max_payload_bytes):
+        for block in read_files(files, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
             if isinstance(block, Unreadable):
                 results += Results(incomplete=(f"{block.file} {block.reason}",))
                 continue

@@ -132,7 +132,7 @@ def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -
         job.folder,
         settings.checkpoint_seconds,
         settings.parallelism,
-        settings.workers,
+        settings.stream_workers,
         job.master,
         job.environment,
         patience_seconds=settings.patience_seconds,

@@ -22,7 +22,7 @@ from transforms.core.grouping import split_rows
 from transforms.sources.archives.archive_reader import Block, Files, ReadArchives, find_files, read_files
 
 SETTINGS = load()[0]
-BLOCK_BYTES = SETTINGS.block_mb << 20
+BLOCK_BYTES = SETTINGS.read_mb << 20
 COUNTED = "counted"
 Keyed = tuple[int, pa.RecordBatch]
 

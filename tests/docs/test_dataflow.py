@@ -27,8 +27,8 @@ OF_FLINK = "it is about Flink"
 OF_A_BACKFILL = "a backfill has it"
 SECRET = "it is a secret, and the console shows parameters"
 LEFT_OUT = {
-    **dict.fromkeys(("workers", "checkpoint_seconds", "renew_seconds", "heap_mb"), OF_FLINK),
-    **dict.fromkeys(("block_mb", "slice_reports"), OF_A_BACKFILL),
+    **dict.fromkeys(("stream_workers", "checkpoint_seconds", "renew_seconds", "heap_mb"), OF_FLINK),
+    **dict.fromkeys(("read_mb", "slice_reports"), OF_A_BACKFILL),
     **dict.fromkeys(
         ("redis_password", "influxdb_token", "victoriametrics_password", "victoriametrics_token"), SECRET
     ),

@@ -83,7 +83,7 @@ def test_the_table_of_settings_names_most_of_those_of_a_stream() -> None:
         "idle_ms",
         "flush_seconds",
         "checkpoint_seconds",
-        "workers",
+        "stream_workers",
         "renew_seconds",
         "reread_seconds",
     } <= named

@@ -44,7 +44,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def output(archive: Path) -> Path:
     out = archive.parent / "out"
-    assert run(["backfill", "--input", str(archive), "--output", str(out), "--block-mb", "1"]) == 0
+    assert run(["backfill", "--input", str(archive), "--output", str(out), "--read-mb", "1"]) == 0
     return out
 
 
@@ -126,7 +126,7 @@ def test_the_order_of_lines_and_the_size_of_blocks_change_nothing(tmp_path: Path
                 tmp_path / name,
                 "--output",
                 tmp_path / f"{name}.out",
-                "--block-mb",
+                "--read-mb",
                 size,
             )[0]
             == 0

@@ -58,7 +58,7 @@ def test_the_cut_and_the_order_of_an_archive_change_no_byte(
     plain: Path, shuffled: list[bytes], tmp_path: Path
 ) -> None:
     files = ["a.ndjson.gz", "b.json.zst", "c/d.parquet", "d.jsonl"]
-    other = backfilled(tmp_path / "out", shuffled, files, "--shards 3 --block-mb 1")
+    other = backfilled(tmp_path / "out", shuffled, files, "--shards 3 --read-mb 1")
     assert digests(other) == digests(plain)
 
 

@@ -95,7 +95,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, place: str) -> None:
         ("file_minutes", 120),
         ("shards", 0),
         ("shards", 1.5),
-        ("block_mb", 0),
+        ("read_mb", 0),
         ("slice_reports", 999),
     ],
 )

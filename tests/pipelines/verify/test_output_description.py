@@ -45,7 +45,7 @@ def test_files_span_what_a_new_output_should_have_and_afterwards_what_it_has(tmp
 
 def test_settings_that_only_shape_the_work_may_differ(tmp_path: Path) -> None:
     open_output(tmp_path, PLAIN, create=True)
-    open_output(tmp_path, settings(shards=3, block_mb=1), create=True)
+    open_output(tmp_path, settings(shards=3, read_mb=1), create=True)
 
 
 @pytest.mark.parametrize("create", [True, False])
