@@ -1,9 +1,9 @@
 """What differs between jobs: the sources, sinks and timing that the graph is built with.
 
-A batch takes `make_sources` and `make_batch_sinks`; a stream `make_stream_sinks` and `make_stream_timing`.
+A batch takes `make_sources`, `make_batch_sinks` and `make_batch_timing`; a stream `make_stream_sinks` and
+`make_stream_timing`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +11,14 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.graph import Sinks, Sources, Timing, make_rules
-from pipelines.jobs.time_slices import ReadSpool
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
-from transforms.aggregation.windows import make_stream_windows
+from schemas.tables import AGGREGATIONS, FLEET, REPORTS
+from transforms.aggregation.windows import make_batch_windows, make_stream_windows
+from transforms.core.sharding import KeyByShard
 from transforms.core.time_range import Span
+from transforms.history.batch_history import BatchHistory
+from transforms.history.blocks import Blocks, KeyByBlock
 from transforms.history.recall import Recall, RecallShard
 from transforms.history.stream_history import StreamHistory
 from transforms.history.time_rules import LATE_SECONDS
@@ -54,29 +57,39 @@ class ReadSource(beam.PTransform):
         return Read(found.messages, found.rejected | "Misfits" >> misfit, found.gaps)
 
 
-class Spooled(beam.PTransform):
-    """The messages of some spool files, and QUARANTINE rows that were made when these were written."""
-
-    def __init__(self, paths: Sequence[Path], refused: Sequence[pa.RecordBatch]) -> None:
-        super().__init__()
-        self.paths, self.refused = paths, refused
+class NoMessages(beam.PTransform):
+    """A source without messages: of a run over stored reports only."""
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
-        refused = root | "Refused" >> beam.Create(self.refused, reshuffle=False).with_output_types(
-            pa.RecordBatch
-        )
-        return Read(root | ReadSpool(self.paths), refused)
+        none = root | beam.Create([]).with_output_types(pa.RecordBatch)
+        return Read(none, none)
 
 
-def make_sources(messages: beam.PTransform, outputs: Outputs, span: Span) -> Sources:
-    """The sources of a job; stored reports are recalled from its main output if that has any."""
-    return Sources(messages, Recall(outputs.main) if outputs.main.has_reports() else None, span)
+def make_blocks(settings: Settings) -> Blocks:
+    """The blocks of a batch; a day each if nothing says how many hours fit into memory."""
+    return Blocks(settings.block_hours or 24, settings.shards)
+
+
+def make_sources(messages: beam.PTransform, outputs: Outputs, settings: Settings, span: Span) -> Sources:
+    """The sources of a batch; stored reports are recalled from its main output if that has any."""
+    recall = Recall(outputs.main, make_blocks(settings)) if outputs.main.has_reports() else None
+    return Sources(messages, recall, span)
+
+
+def make_batch_timing(settings: Settings) -> Timing:
+    """What makes the graph a batch: history by block, and windows that are emitted once."""
+    blocks = make_blocks(settings)
+    return Timing(KeyByBlock(blocks), BatchHistory(settings.min_samples), make_batch_windows(blocks.shards))
 
 
 def make_batch_sinks(outputs: Outputs, settings: Settings) -> Sinks:
-    """Write every table to its sinks, a bundle at a time."""
+    """Write every table to its sinks, a bundle at a time.
+
+    The rows of an hour come together, and so whole files, unless its agents are divided among shards.
+    """
     options = WriteOptions(outputs.sinks, settings.patience_seconds)
-    return Sinks(WriteTables(options), fleet=outputs.takes_fleet)
+    whole = (REPORTS.name, AGGREGATIONS.name) if settings.shards == 1 else ()
+    return Sinks(WriteTables(options, settings.file_minutes, (*whole, FLEET.name)), fleet=outputs.takes_fleet)
 
 
 def make_stream_timing(outputs: Outputs, settings: Settings) -> Timing:
@@ -84,7 +97,8 @@ def make_stream_timing(outputs: Outputs, settings: Settings) -> Timing:
     recall = RecallShard(outputs.main, settings.shards)
     history = StreamHistory(settings.min_samples, settings.stale_seconds, settings.future_seconds, recall)
     lateness = settings.stale_seconds + LATE_SECONDS
-    return Timing(history, make_stream_windows(settings.flush_seconds, lateness))
+    windows = make_stream_windows(settings.flush_seconds, lateness)
+    return Timing(KeyByShard(settings.shards), history, windows)
 
 
 def make_stream_sinks(

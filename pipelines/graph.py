@@ -6,8 +6,8 @@ archive | Redis stream ------------> archive, trimmed
        |
    validate ------------------------> quarantine
        |   reports
+  key by block (batch) or shard (stream)
        |<--- recall: stored reports that the new ones affect
- key by shard
        |
    history: dedup + baseline -------> duplicates
        |
@@ -19,8 +19,8 @@ archive | Redis stream ------------> archive, trimmed
        |
        '------------------------> kpi_aggregations, kpi_fleet
 
-Each element is an Arrow record batch. From `key by shard` to `aggregate` it is keyed by its shard, which is
-decided once: all reports of an agent are on one shard.
+Each element is an Arrow record batch. From the key to `aggregate` it is keyed by what history needs at once:
+in a batch by its block, which is some hours of all agents, in a stream by its shard, which is some agents.
 """
 
 from dataclasses import dataclass, field
@@ -32,11 +32,9 @@ from pipelines.settings import Settings
 from schemas.registry import Schema, load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, TRIMMED
 from transforms.aggregation.aggregate import Aggregate
-from transforms.aggregation.windows import BATCH, Windows
-from transforms.core.sharding import KeyByShard
+from transforms.aggregation.windows import Windows
 from transforms.core.time_range import KeepWithin, Span
 from transforms.enrich import Enrich, EnrichOptions
-from transforms.history.batch_history import BatchHistory
 from transforms.outliers import FlagOutliers
 from transforms.validation.quarantine_rows import shorten_oversize
 from transforms.validation.validate import Limits, Rules, Validate
@@ -47,8 +45,9 @@ class Sources:
     """Where messages come from.
 
     Attributes: messages: gives `messages` (RAW), `quarantine` (QUARANTINE) and `trimmed` (TRIMMED or None)
-    from the pipeline's root. recall: from new reports, the stored reports that they affect; None where
-    nothing is stored yet. span: the time that is asked for.
+    from the pipeline's root. recall: from new reports, the stored reports that they affect, with their keys;
+    None where nothing is stored yet, and in a stream, whose history recalls by itself. span: the time that is
+    asked for.
     """
 
     messages: beam.PTransform
@@ -61,12 +60,14 @@ class Timing:
     """What differs between a batch and a stream.
 
     Attributes:
+        key: KeyByBlock or KeyByShard.
         history: BatchHistory or StreamHistory.
         windows: when aggregates are emitted.
     """
 
+    key: beam.PTransform
     history: beam.PTransform
-    windows: tuple[Windows, ...] = BATCH
+    windows: tuple[Windows, ...]
 
 
 @dataclass(frozen=True)
@@ -86,24 +87,20 @@ class Sinks:
     fleet: bool = False
 
 
-def build(
-    root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing | None = None
-) -> None:
-    """Wire the graph of this module's picture, for a batch unless `timing` is given."""
-    timing = timing or Timing(BatchHistory(settings.min_samples))
-
+def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing) -> None:
+    """Wire the graph of this module's picture."""
     read = root | "Read" >> sources.messages
     validated = read.messages | "Validate" >> Validate(make_rules(settings))
     reports = validated.reports | "Keep reports in span" >> KeepWithin(sources.span, "recorded_at")
+    keyed = reports | "Key" >> timing.key
     if sources.recall is not None:
-        stored = reports | "Recall" >> sources.recall
-        reports = (reports, stored) | "Add stored reports" >> beam.Flatten()
+        keyed = (keyed, reports | "Recall" >> sources.recall) | "Add stored reports" >> beam.Flatten()
 
-    history = reports | "Key by shard" >> KeyByShard(settings.shards) | "History" >> timing.history
+    history = keyed | "History" >> timing.history
     flagged = history.reports | "Flag outliers" >> FlagOutliers(settings.iqr_factor, settings.flat_margin)
     enriched = flagged.reports | "Enrich" >> Enrich(make_enrich_options(settings))
     aggregated = enriched.reports | "Aggregate" >> Aggregate(timing.windows, sinks.fleet)
-    rows = enriched.reports | "Drop shard" >> beam.Values()
+    rows = enriched.reports | "Drop key" >> beam.Values()
 
     steps = (read, validated, history, flagged, enriched)
     rejected = [step.quarantine for step in steps] | "Quarantine" >> beam.Flatten()

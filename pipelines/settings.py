@@ -31,6 +31,12 @@ def _check_divides_hour(minutes: int) -> int:
     return minutes
 
 
+def _check_divides_day(hours: int) -> int:
+    if hours and 24 % hours:
+        raise ValueError("must divide 24 (1, 2, 3, 4, 6, 8, 12 or 24)")
+    return hours
+
+
 def _check_time_zone(name: str) -> str:
     try:
         ZoneInfo(name)
@@ -138,9 +144,6 @@ class SourceSettings(SettingsGroup):
     title: ClassVar[str] = "Sources"
 
     read_mb: int = Field(16, ge=1, le=256, description="MB of an archive that are read and parsed at a time.")
-    slice_reports: int = Field(
-        1_000_000, ge=1000, description="Reports of one time slice of a larger backfill."
-    )
     redis_user: str | None = Field(None, description="User of Redis, if the URL names none.")
     redis_password: SecretStr | None = Field(None, description="Password of Redis.")
     redis_ca: FilePath | None = Field(None, description="Certificate authority of a rediss:// server (PEM).")
@@ -197,11 +200,27 @@ class EngineSettings(SettingsGroup):
 
     title: ClassVar[str] = "Engine"
 
+    workers: int = Field(
+        0, ge=0, le=1024, description="Processes of a batch on this machine. 0: as many as there are cores."
+    )
+    block_reports: int = Field(
+        500_000,
+        ge=1000,
+        description="Reports of a block of a batch, about and at most: the unit of its work.",
+    )
+    block_hours: Annotated[int, AfterValidator(_check_divides_day)] = Field(
+        0,
+        ge=0,
+        le=24,
+        description="Hours of a block; divides 24. 0: as many as have `block_reports`, as a look into the "
+        "input estimates.",
+    )
     shards: int = Field(
-        8,
+        1,
         ge=1,
         le=1024,
-        description="Number of shards that agents are divided into: the unit of parallel work.",
+        description="Shards that agents are divided into. If not given, 4 for each parallel task of a "
+        "stream, and in a batch as many as an hour of more than `block_reports` needs.",
     )
     checkpoint_seconds: float = Field(
         10.0, ge=0.5, le=3600, description="Seconds from one checkpoint of a stream to the next."

@@ -10,10 +10,12 @@ from pipelines.console import err, out, style_head
 from pipelines.failures import CheckFailed, Failure, RunFailed
 from pipelines.inputs import find_archives, parse_span
 from pipelines.jobs.backfill import backfill as backfill_span
+from pipelines.jobs.backfill import count_cores
+from pipelines.jobs.engines import open_local_engine
 from pipelines.jobs.replace import replace_span
 from pipelines.progress import show_reading
-from transforms.core import stage_counters
 from transforms.core.errors import DamagedFile, OutputFull, Refused, Unavailable
+from transforms.core.run_metrics import Results
 
 
 def backfill(
@@ -53,16 +55,20 @@ def backfill(
     """
     settings = ctx.obj.settings()
     files = find_archives(inputs)
+    span = parse_span(start, end)
     began = time.perf_counter()
     try:
-        with show_reading(files.total_bytes):
+        with (
+            open_local_engine(settings.workers or count_cores(), ctx.obj.beam_options) as engine,
+            show_reading(files.total_bytes),
+        ):
             run = replace_span if replace else backfill_span
-            results = run(files, outputs, settings, parse_span(start, end), ctx.obj.beam_options)
+            results = run(files, outputs, settings, span, engine)
     except Exception as error:
         raise as_failure(error) from error
     seconds = time.perf_counter() - began
     if timings:
-        out.print(_tabulate_timings())
+        out.print(_tabulate_timings(results))
     rows, names = results.messages, ", ".join(outputs)
     out.print(
         f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {names}"
@@ -108,13 +114,11 @@ def _list_causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _tabulate_timings() -> Table:
+def _tabulate_timings(results: Results) -> Table:
     table = Table(box=None, header_style="bold")
     for title in ("stage", "rows", "seconds", "rows/s"):
         table.add_column(title, justify="left" if title == "stage" else "right")
-    for name, stage in stage_counters.snapshot().items():
-        rows = f"{stage.rows:,}" if stage.rows else ""
-        seconds = f"{stage.seconds:.2f}" if stage.seconds else ""
-        rate = f"{stage.rows / stage.seconds:,.0f}" if stage.rows and stage.seconds else ""
-        table.add_row(name, rows, seconds, rate)
+    for name, (rows, seconds) in results.stages.items():
+        rate = f"{rows / seconds:,.0f}" if rows and seconds else ""
+        table.add_row(name, f"{rows:,}" if rows else "", f"{seconds:.2f}" if seconds else "", rate)
     return table

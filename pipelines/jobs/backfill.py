@@ -1,120 +1,70 @@
-"""The batch job: archives through the graph into outputs, in time slices if there are many messages.
+"""The batch job: archives through the graph into outputs.
 
 A run that dies can be run again: it has written whole files of rows with keys, and writing them again changes
 nothing.
 """
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+import os
+from collections.abc import Sequence
 
 import apache_beam as beam
-import pyarrow as pa
 
-from pipelines.assembly import ReadSource, Spooled, make_batch_sinks, make_sources
-from pipelines.failures import WrongUse
-from pipelines.graph import build, make_rules
+from pipelines.assembly import ReadSource, make_batch_sinks, make_batch_timing, make_sources
+from pipelines.graph import build
+from pipelines.jobs.block_plan import estimate_reports, plan_blocks
+from pipelines.jobs.engines import Engine
 from pipelines.jobs.lock import lock_folders
-from pipelines.jobs.time_slices import Spool
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from pipelines.sources import archives_of
-from runners import direct
 from transforms.core import stage_counters
-from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import Files, Unreadable, read_files
-from transforms.sources.archives.archive_source import count_bytes
-from transforms.validation.quarantine_rows import quarantine_misfits
-
-REPORT_BYTES = 600
-"""About the size of an archived report in its envelope: tells before reading whether slices are needed."""
-COMPRESSION = 8
-"""About the ratio of a compressed archive."""
-_SPOOL = "_spool"
+from transforms.sources.archives.archive_reader import Files
 
 
-def backfill(
-    files: Files,
-    texts: Sequence[str],
-    settings: Settings,
-    span: Span | None = None,
-    beam_options: Sequence[str] = (),
-) -> Results:
+def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span, engine: Engine) -> Results:
     """Run the graph over archives into outputs; the number of messages, and the files that are incomplete.
 
     Raises:
         WrongUse: an output cannot be used, is being written by another job, or was made with other settings.
         OutputFull: no space is left; what was written is whole.
         Unavailable, Refused: an output did not accept rows; what was written is whole.
+        RunFailed: the engine gave up; what was written is whole.
     """
     stage_counters.reset()
-    outputs, settings = open_outputs(texts, settings)
+    settings, file_minutes = fit_settings(files, settings)
+    outputs, settings = open_outputs(texts, settings, file_minutes=file_minutes)
     with lock_folders(*outputs.folders):
-        return fill_outputs(files, outputs, settings, span or Span(), beam_options)
+        return fill_outputs(files, outputs, settings, span, engine)
 
 
-def fill_outputs(
-    files: Files, outputs: Outputs, settings: Settings, span: Span, beam_options: Sequence[str]
-) -> Results:
-    """Run the graph over archives into outputs that this job has locked, in time slices if need be."""
-    if _estimate_rows(files) <= settings.slice_reports:
-        messages = ReadSource(archives_of(files, settings).read(), settings)
-        return _run(messages, outputs, settings, span, beam_options)
-    with _spool_by_hour(files, next(iter(outputs.folders), None), settings) as (spool, refused, results):
-        for paths in spool.slices(settings.slice_reports) or [[]]:
-            results += _run(Spooled(paths, refused), outputs, settings, span, beam_options)
-            refused = []
-    return results
+def fit_settings(files: Files, settings: Settings) -> tuple[Settings, int]:
+    """The settings with the blocks that suit the archives, unless they are given.
 
-
-def _run(
-    messages: ReadSource | Spooled,
-    outputs: Outputs,
-    settings: Settings,
-    span: Span,
-    beam_options: Sequence[str],
-) -> Results:
-    def wire(root: beam.Pipeline) -> None:
-        build(root, make_sources(messages, outputs, span), make_batch_sinks(outputs, settings), settings)
-
-    try:
-        return Results.of(direct.run(wire, beam_options, pass_by_reference))
-    except direct.TakenOptionError as error:
-        raise WrongUse(str(error), "leave the option out") from error
-
-
-def _estimate_rows(files: Files) -> int:
-    plain = Files(tuple(path for path in files if path.endswith(("json", "jsonl")))).total_bytes
-    return (plain + (files.total_bytes - plain) * COMPRESSION) // REPORT_BYTES
-
-
-@contextmanager
-def _spool_by_hour(
-    files: Files, folder: Path | None, settings: Settings
-) -> Iterator[tuple[Spool, list[pa.RecordBatch], Results]]:
-    """Sort the archives' messages by hour into a folder that is removed at the end.
-
-    Yields the spool, QUARANTINE rows of what was rejected, and which files are incomplete.
+    And how many minutes a file of a new output should have.
     """
-    place = folder / _SPOOL if folder else Path(tempfile.mkdtemp(prefix="kpiflow-"))
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    try:
-        spool = Spool(place)
-        refused: list[pa.RecordBatch] = []
-        results = Results()
-        for block in read_files(files, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
-            if isinstance(block, Unreadable):
-                results += Results(incomplete=(f"{block.file} {block.reason}",))
-                continue
-            with stage_counters.time_stage("spool", block.messages.num_rows):
-                spool.add(block.messages)
-            if block.rejected.num_rows:
-                refused.append(quarantine_misfits(block.rejected, make_rules(settings).limits))
-        yield spool, refused, results
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    workers = settings.workers or count_cores()
+    plan = plan_blocks(estimate_reports(files), workers, settings.block_reports)
+    fitting = {"workers": workers}
+    if not settings.block_hours:
+        fitting["block_hours"] = plan.blocks.hours
+    if "shards" not in settings.model_fields_set:
+        fitting["shards"] = plan.blocks.shards
+    return settings.model_copy(update=fitting), plan.file_minutes
+
+
+def count_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fill_outputs(files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine) -> Results:
+    """Run the graph over archives into outputs that this job has locked."""
+
+    def wire(root: beam.Pipeline) -> None:
+        messages = ReadSource(archives_of(files, settings).read(), settings)
+        sources = make_sources(messages, outputs, settings, span)
+        build(root, sources, make_batch_sinks(outputs, settings), settings, make_batch_timing(settings))
+
+    return engine.run(wire, next(iter(outputs.folders), None))

@@ -19,23 +19,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.assembly import Spooled, make_batch_sinks
+from pipelines.assembly import NoMessages, make_batch_sinks, make_batch_timing, make_blocks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.backfill import fill_outputs
+from pipelines.jobs.backfill import fill_outputs, fit_settings
+from pipelines.jobs.engines import Engine
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, folder_outputs, open_outputs
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import load, paths, scan
-from runners import direct
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, Table
 from transforms.core import stage_counters
-from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.record_batches import make_empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
-from transforms.history.recall import recall_hours
+from transforms.history.blocks import Blocks
+from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
 from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import merge_rows
@@ -52,7 +52,7 @@ _STAGING = "_replacing"
 
 
 def replace_span(
-    files: Files, texts: Sequence[str], settings: Settings, span: Span, beam_options: Sequence[str] = ()
+    files: Files, texts: Sequence[str], settings: Settings, span: Span, engine: Engine
 ) -> Results:
     """Replace what an output folder holds of reports recorded in the span by what the archives hold.
 
@@ -66,7 +66,8 @@ def replace_span(
     """
     first, end = _read_hours(span)
     stage_counters.reset()
-    outputs, settings = open_outputs(texts, settings)
+    settings, file_minutes = fit_settings(files, settings)
+    outputs, settings = open_outputs(texts, settings, file_minutes=file_minutes)
     if len(outputs.sinks) > 1 or not outputs.folders:
         fix = "elsewhere delete the span, then backfill it"
         raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", fix)
@@ -75,9 +76,9 @@ def replace_span(
         staged = folder_outputs(staging, settings)
         after = set(range(end, end + LOOKBACK_HOURS))
         _stage_around(outputs, staged, {*range(first - LOOKBACK_HOURS, first), *after})
-        results = fill_outputs(files, staged, settings, span, beam_options)
+        results = fill_outputs(files, staged, settings, span, engine)
         if not results.incomplete:
-            _flag_again(staged, after, settings, beam_options)
+            _flag_again(staged, after, settings, engine)
             for change in list(_list_changes(output, staging, span)):
                 _rewrite(change, output, staging)
     return results
@@ -116,28 +117,27 @@ def _stage_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
         staged.main.write(REPORTS, [own.append_column("revision", revision)])
 
 
-def _flag_again(staged: Outputs, hours: set[int], settings: Settings, beam_options: Sequence[str]) -> None:
+def _flag_again(staged: Outputs, hours: set[int], settings: Settings, engine: Engine) -> None:
     """Run the graph over the staged reports of some hours, with no new messages."""
-    sources = Sources(Spooled([], []), _RecallHours(staged.main, hours))
 
     def wire(root: beam.Pipeline) -> None:
-        build(root, sources, make_batch_sinks(staged, settings), settings)
+        recall = _RecallHours(staged.main, make_blocks(settings), hours)
+        sources = Sources(NoMessages(), recall)
+        build(root, sources, make_batch_sinks(staged, settings), settings, make_batch_timing(settings))
 
-    direct.run(wire, beam_options, pass_by_reference)
+    engine.run(wire, staged.folders[0])
 
 
 class _RecallHours(beam.PTransform):
-    """The stored reports of some hours, with their context, whatever new reports there are."""
+    """The stored reports of some hours, with their lookback, whatever new reports there are."""
 
-    def __init__(self, store: Store, hours: set[int]) -> None:
+    def __init__(self, store: Store, blocks: Blocks, hours: set[int]) -> None:
         super().__init__()
-        self.store, self.hours = store, hours
+        self.store, self.blocks, self.hours = store, blocks, hours
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        hours = reports.pipeline | "Hours" >> beam.Create([self.hours], reshuffle=False)
-        return hours | beam.FlatMap(
-            lambda each, store: recall_hours(store, each), self.store
-        ).with_output_types(pa.RecordBatch)
+        hours = reports.pipeline | "Hours" >> beam.Create(list_hours_to_read(sorted(self.hours)))
+        return hours | "Read" >> ReadHours(self.store, self.blocks)
 
 
 class _Change(NamedTuple):

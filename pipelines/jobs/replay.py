@@ -14,8 +14,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.assembly import Read, make_batch_sinks, make_sources
+from pipelines.assembly import Read, make_batch_sinks, make_batch_timing, make_sources
 from pipelines.graph import build, load_report_schema, make_rules
+from pipelines.jobs.engines import LocalEngine
 from pipelines.jobs.quarantine import (
     are_among,
     close_rows,
@@ -27,9 +28,7 @@ from pipelines.jobs.quarantine import (
 )
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
-from runners import direct
 from schemas.tables import QUARANTINED, REPLAYED, WAIVED
-from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.record_batches import RAW, concat, make_empty, split_by_bytes
 from transforms.core.time_range import Span
 from transforms.validation.validate import judge_messages
@@ -127,13 +126,14 @@ def _run_graph(judged: _Judged, outputs: Outputs, output: Path, settings: Settin
     new = accepted.filter(pa.array(~have_fate(output, accepted)))
     if not new.num_rows:
         return
-    sources = make_sources(_Messages(list(split_by_bytes(new, RAW))), outputs, Span())
+    messages = _Messages(list(split_by_bytes(new, RAW)))
     settings = _waive_recency(settings) if judged.waived.num_rows else settings
 
     def wire(root: beam.Pipeline) -> None:
-        build(root, sources, make_batch_sinks(outputs, settings), settings)
+        sources = make_sources(messages, outputs, settings, Span())
+        build(root, sources, make_batch_sinks(outputs, settings), settings, make_batch_timing(settings))
 
-    direct.run(wire, alone=pass_by_reference)
+    LocalEngine().run(wire, output)
 
 
 class _Messages(beam.PTransform):

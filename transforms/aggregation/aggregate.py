@@ -1,7 +1,7 @@
 """Aggregates over 5 s, 1 min and 1 h: the Beam side of `transforms.aggregation.statistics`.
 
-A batch needs no windows: one table per shard gathers everything. A stream gives each granularity fixed
-windows with triggers of its own, and a pane supersedes the one before it.
+In a batch each element has all reports of some hours, so its windows are complete. A stream gives each
+granularity fixed windows with triggers of its own, and a pane supersedes the one before it.
 
     reports -> partials -> merged, a table per shard and pane ---------------> rows of AGGREGATION
                               |
@@ -27,7 +27,7 @@ from transforms.aggregation.statistics import (
     merge_by_type,
     merge_partials,
 )
-from transforms.aggregation.windows import BATCH, Windows
+from transforms.aggregation.windows import Windows, make_batch_windows
 from transforms.core.grouping import split_rows
 from transforms.core.micro_batching import Gather
 from transforms.core.stage_counters import time_stage
@@ -44,18 +44,18 @@ class Aggregated(NamedTuple):
 
 
 class Aggregate(beam.PTransform):
-    """(shard, enriched reports) -> AGGREGATION batches, and with `fleet` FLEET batches.
+    """(key, enriched reports) -> AGGREGATION batches, and with `fleet` FLEET batches.
 
-    All reports of an agent are on one shard.
+    The key is the block in a batch, and the shard in a stream: all reports of an agent are on one shard.
 
     An accumulating window gives all its rows again in each pane; the revision grows with every report in
     them. A fleet row comes again with each newer pane of any shard, and holds what is known of all shards by
     then; the last one holds every report.
     """
 
-    def __init__(self, windows: tuple[Windows, ...] = BATCH, fleet: bool = False) -> None:
+    def __init__(self, windows: tuple[Windows, ...] | None = None, fleet: bool = False) -> None:
         super().__init__()
-        self.windows, self.fleet = windows, fleet
+        self.windows, self.fleet = windows or make_batch_windows(), fleet
 
     def expand(self, reports: beam.PCollection) -> Any:  # Beam warns of Aggregated
         partials = reports | "Partials" >> beam.MapTuple(_make_partials).with_output_types(Keyed)
@@ -82,23 +82,27 @@ def _gather(partials: beam.PCollection, seconds: int) -> beam.PCollection:
 
 
 def _merge_windows(partials: beam.PCollection, windows: Windows) -> beam.PCollection:
-    """(shard, PARTIAL) -> the same, a table per shard and pane."""
+    """(key, PARTIAL) -> the same, a table per shard and pane, or as they are if they are complete."""
+    if windows.into is None:
+        return partials
     name = " ".join(windows.granularities)
-    if windows.into is not None:
-        split = beam.FlatMap(_split_by_window, windows.granularities).with_output_types(Keyed)
-        partials = partials | f"Split {name}" >> split | f"Window {name}" >> windows.into
+    split = beam.FlatMap(_split_by_window, windows.granularities).with_output_types(Keyed)
+    partials = partials | f"Split {name}" >> split | f"Window {name}" >> windows.into
     return partials | f"Merge {name}" >> beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
 
 
 def _merge_shards(merged: beam.PCollection, windows: Windows) -> beam.PCollection:
-    """(shard, PARTIAL), a table per shard and pane -> (ALL_SHARDS, PARTIAL), all agents as one."""
+    """(key, PARTIAL) of `_merge_windows` -> (key, PARTIAL), all agents as one."""
     name = " ".join(windows.granularities)
     by_type = beam.Map(_merge_by_type, windows.granularities[0]).with_output_types(Keyed)
     partials = merged | f"By type {name}" >> by_type
+    if windows.into is None and windows.shards == 1:
+        return partials
     if windows.into is None:
-        one_key = beam.MapTuple(lambda shard, partial: (ALL_SHARDS, partial)).with_output_types(Keyed)
+        same_hours = beam.MapTuple(lambda block, partial: (block // windows.shards, partial))
         combine = beam.CombinePerKey(MergePartials()).with_output_types(Keyed)
-        return partials | f"All shards {name}" >> one_key | f"Merge shards {name}" >> combine
+        keyed = partials | f"Same hours {name}" >> same_hours.with_output_types(Keyed)
+        return keyed | f"Merge shards {name}" >> combine
     one_key = beam.Map(lambda keyed: (ALL_SHARDS, keyed)).with_output_types(tuple[int, Keyed])
     newest = beam.ParDo(MergeNewest()).with_output_types(Keyed)
     return partials | f"All shards {name}" >> one_key | f"Merge newest {name}" >> newest

@@ -23,16 +23,18 @@ class Windows:
     Attributes: granularities: their names, finest first. into: fixed windows of the last granularity's
     length, accumulating; None keeps the windows that the reports are in. gather_seconds: how long partials
     are gathered and merged before they enter the windows, because each pane reads all of its window again;
-    None for not at all.
+    None for not at all. shards: of a batch, how many blocks the agents of the same hours are divided into.
     """
 
     granularities: tuple[str, ...]
     into: beam.WindowInto | None = None
     gather_seconds: int | None = None
+    shards: int = 1
 
 
-BATCH = (Windows(tuple(GRANULARITIES)),)
-"""Every granularity, once, at the end of a bounded input."""
+def make_batch_windows(shards: int = 1) -> tuple[Windows, ...]:
+    """Every granularity, once: a batch of reports has all reports of some hours, of a shard at least."""
+    return (Windows(tuple(GRANULARITIES), shards=shards),)
 
 
 def make_stream_windows(gather_seconds: int, lateness_seconds: int) -> tuple[Windows, ...]:

@@ -5,36 +5,33 @@ Importing this module registers it: a module whose transforms give batches impor
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
 
-_lent: dict[bytes, pa.RecordBatch] | None = None
-_numbers = count()
+from transforms.core.batch_spool import BatchSpool
+
+_spool: BatchSpool | None = None
 
 
 class BatchCoder(beam.coders.Coder):
     """A RecordBatch as an Arrow IPC stream, which holds only the rows of a slice.
 
-    Pickle would write the whole parent.
-
-    See also `pass_by_reference`.
+    Pickle would write the whole parent. Within `pass_by_reference` it is a reference into a spool.
     """
 
     def encode(self, batch: pa.RecordBatch) -> bytes:
-        if _lent is not None:
-            number = b"%d" % next(_numbers)
-            _lent[number] = batch
-            return number
+        if _spool is not None:
+            return _spool.write(batch)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch)
         return sink.getvalue().to_pybytes()
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
-        if _lent is not None:
-            return _lent[encoded]
+        if _spool is not None:
+            return _spool.read(encoded)
         with pa.ipc.open_stream(pa.py_buffer(encoded)) as reader:
             return reader.read_next_batch()
 
@@ -46,18 +43,18 @@ class BatchCoder(beam.coders.Coder):
 
 
 @contextmanager
-def pass_by_reference() -> Iterator[None]:
-    """Within the context a batch is encoded as a number: for a runner whose stages are all in this process.
+def pass_by_reference(folder: Path) -> Iterator[None]:
+    """Within the context a batch is encoded as a reference into a spool in `folder`, which exists.
 
-    A batch may be decoded any number of times, so all are kept until the context ends. It is process-wide:
-    one run at a time.
+    For a run whose processes are all on this machine and within such a context: only references then pass
+    through the runner, and batches between stages need no memory.
     """
-    global _lent
-    before, _lent = _lent, {}
+    global _spool
+    before, _spool = _spool, BatchSpool(folder)
     try:
         yield
     finally:
-        _lent = before
+        _spool = before
 
 
 beam.coders.registry.register_coder(pa.RecordBatch, BatchCoder)

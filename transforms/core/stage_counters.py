@@ -1,7 +1,8 @@
 """How many rows passed each stage of this process, and how long they took, for progress bars and benchmarks.
 
 A runner shows its metrics only when a job has ended. These counts can be read at any time, but only within
-one process. What a command reports at its end comes from `transforms.core.run_metrics`.
+one process, to which its worker processes pass theirs on. What a command reports at its end comes from
+`transforms.core.run_metrics`.
 """
 
 import threading
@@ -13,6 +14,8 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import pyarrow as pa
+
+from transforms.core.run_metrics import count_in_run
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -38,7 +41,9 @@ def time_stage(name: str, rows: int = 0) -> Iterator[None]:
     try:
         yield
     finally:
-        add(name, rows=rows, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        add(name, rows=rows, seconds=seconds)
+        count_in_run(name, rows, seconds)
 
 
 def count_stage(
@@ -67,6 +72,20 @@ def snapshot() -> dict[str, Stage]:
     """A copy of the counts of every stage so far, in the order in which the stages began."""
     with _lock:
         return {name: Stage(stage.rows, stage.bytes, stage.seconds) for name, stage in _stages.items()}
+
+
+def take() -> dict[str, Stage]:
+    """The counts of every stage so far, which begin again at 0: a worker process passes them on."""
+    global _stages
+    with _lock:
+        taken, _stages = _stages, {}
+    return taken
+
+
+def add_stages(stages: dict[str, Stage]) -> None:
+    """Add the counts that `take` gave in a worker process."""
+    for name, stage in stages.items():
+        add(name, stage.rows, stage.bytes, stage.seconds)
 
 
 def reset() -> None:

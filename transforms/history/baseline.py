@@ -7,7 +7,6 @@ values is the one of rank ceil(p n) (inverse of the empirical distribution funct
 definition 1), read as if the values of a bucket were spread evenly over it.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +19,6 @@ from transforms.core.histogram_scales import SCALES, Scale
 from transforms.core.record_batches import build_batch, make_empty
 from transforms.history.time_rules import GAP_MINUTES, LOOKBACK_MINUTES, find_minutes, mark_late
 from transforms.history.wavelet_matrix import Found, Ints, WaveletMatrix
-
-THREADS = 2
-"""Metrics worked on at a time: numpy releases the interpreter lock in sorts and look-ups."""
 
 INPUTS = ("agent_id", "recorded_at", "received_at", *METRIC_COLUMNS.values())
 """The report columns that a baseline is computed from."""
@@ -38,12 +34,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Windows:
-    """The distinct windows that are asked for, one for each (agent, minute).
-
-    They are ranges of the feeding reports.
+    """The distinct windows that are asked for, one for each (agent, minute): ranges of the feeding reports.
 
     `feeding` (int64[f]) are the rows of the feeding reports, by agent and minute; `first` and `end`
-    (int32[w]) index into it; `of_row` (int64[n]) is the window of each report.
+    (int32[w]) index into it; `of_row` (int64[n]) is the window of each report that asks.
     """
 
     feeding: NDArray[np.int64]
@@ -57,25 +51,30 @@ class Windows:
         return self.end - self.first
 
 
-def compute_baselines(reports: pa.Table, min_samples: int) -> pa.RecordBatch:
+def compute_baselines(reports: pa.Table, lookback: pa.Table, min_samples: int) -> pa.RecordBatch:
     """The BASELINE columns of the reports, row for row.
 
-    `reports` has the columns INPUTS, each report once, in any order; only received_at may be null. With fewer
-    than `min_samples` (at least 1) values the state is `warmup` and the quartiles are null.
+    `reports` has the columns INPUTS, each report once, in any order; only received_at may be null. `lookback`
+    (`transforms.history.blocks.LOOKBACK`) are other reports that feed, each once. With fewer than
+    `min_samples` (at least 1) values the state is `warmup` and the quartiles are null.
     """
     if not reports.num_rows:
         return make_empty(BASELINE)
-    windows = _find_windows(reports)
+    windows = _find_windows(reports, lookback)
     enough = windows.samples >= min_samples
-
-    def compute(metric: str) -> dict[str, pa.Array]:
-        return _compute_metric(metric, reports[METRIC_COLUMNS[metric]].to_numpy(), windows, enough)
-
     columns = {"baseline_n": pa.array(windows.samples.astype(np.int64)[windows.of_row])}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for of_metric in pool.map(compute, METRICS):
-            columns |= of_metric
+    for metric in METRICS:
+        values = reports[METRIC_COLUMNS[metric]].to_numpy()
+        buckets = np.concatenate([SCALES[metric].index(values), lookback[f"{metric}_bucket"].to_numpy()])
+        columns |= _compute_metric(metric, values, buckets.astype(np.int32), windows, enough)
     return build_batch(columns, BASELINE, reports.num_rows)
+
+
+def find_buckets(reports: pa.Table | pa.RecordBatch) -> tuple[dict[str, Floats], NDArray[np.int16]]:
+    """The metrics of reports, float64[n] each, and their buckets, int16[n, 4] in the order of METRICS."""
+    values = {metric: reports[METRIC_COLUMNS[metric]].to_numpy() for metric in METRICS}
+    buckets = [SCALES[metric].index(values[metric]).astype(np.int16) for metric in METRICS]
+    return values, np.stack(buckets, axis=1)
 
 
 def interpolate(scale: Scale, found: Found) -> Floats:
@@ -92,18 +91,20 @@ def compute_quartiles(scale: Scale, first: Found, third: Found) -> tuple[Floats,
     return q1, q3, flat
 
 
-def _find_windows(reports: pa.Table) -> Windows:
-    """The windows of the reports' own minutes, over the reports that feed."""
-    agent = reports["agent_id"].dictionary_encode().combine_chunks().indices.to_numpy()
-    minute = find_minutes(reports)
+def _find_windows(reports: pa.Table, lookback: pa.Table) -> Windows:
+    """The windows of the reports' own minutes, over those that feed: rows of both, one after the other."""
+    agents = pa.chunked_array([*reports["agent_id"].chunks, *lookback["agent_id"].chunks])
+    agent = agents.dictionary_encode().combine_chunks().indices.to_numpy()
+    minute = np.concatenate([find_minutes(reports), lookback["minute"].to_numpy()])
     minute -= minute.min() - LOOKBACK_MINUTES
     # Agent and minute in one integer, with room below each agent's first minute: a window is a range of keys,
     # of its agent only.
     key = agent * (minute.max() + 1) + minute
 
-    feeding = np.flatnonzero(~mark_late(reports))
+    late = mark_late(reports)
+    feeding = np.flatnonzero(~np.concatenate([late, np.zeros(lookback.num_rows, bool)]))
     feeding = feeding[sort_rows(key[feeding])]
-    distinct = group_rows(key)
+    distinct = group_rows(key[: reports.num_rows])
     asked = key[distinct.picks]
     bounds = (asked - LOOKBACK_MINUTES, asked - GAP_MINUTES)
     first, end = (np.searchsorted(key[feeding], bound).astype(np.int32) for bound in bounds)
@@ -111,14 +112,14 @@ def _find_windows(reports: pa.Table) -> Windows:
 
 
 def _compute_metric(
-    metric: str, values: Floats, windows: Windows, enough: NDArray[np.bool_]
+    metric: str, values: Floats, buckets: Ints, windows: Windows, enough: NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
-    """The columns of one metric, whose `values` are float64[n].
+    """The columns of one metric.
 
-    `enough` (bool[w]) are the windows out of warm-up.
+    `values` (float64[n]) are those of the reports that ask, `buckets` (int32[n + l]) of these and then of the
+    lookback; `enough` (bool[w]) are the windows out of warm-up.
     """
     scale = SCALES[metric]
-    buckets = scale.index(values).astype(np.int32)
     matrix = WaveletMatrix(buckets[windows.feeding], scale.size)
     first, end, samples = (column[enough] for column in (windows.first, windows.end, windows.samples))
 
@@ -139,7 +140,7 @@ def _compute_metric(
         median = interpolate(scale, find_quarter(2))
         columns["zscore"] = (values - spread_to_rows(median)) / spread_to_rows(sigma)
     if metric == "accuracy":
-        columns["percentile"] = _compute_percentiles(matrix, buckets, windows, enough)
+        columns["percentile"] = _compute_percentiles(matrix, buckets[: len(values)], windows, enough)
     named = {f"{metric}_{name}": pa.array(column, from_pandas=True) for name, column in columns.items()}
     return named | {f"{metric}_baseline_state": STATES.take(pa.array(state[windows.of_row]))}
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.tables import DUPLICATE
-from transforms.core.grouping import number_groups
+from transforms.core.grouping import group_rows, number_groups
 from transforms.core.hashing import hash_ids
 from transforms.core.kept_rows import find_kept
 from transforms.core.record_batches import build_batch, concat, make_empty
@@ -65,6 +65,18 @@ def deduplicate(reports: pa.Table) -> Deduplicated:
     stays[suspects[~kept]] = False
     duplicates = make_duplicates(copies.filter(pa.array(lost)))
     return Deduplicated(np.flatnonzero(stays), context[stays], duplicates)
+
+
+def drop_repeats(rows: pa.Table) -> pa.Table:
+    """One row of each report_id; it does not matter which one."""
+    suspects = _find_suspects(rows["report_id"])
+    if not len(suspects):
+        return rows
+    stays = np.ones(rows.num_rows, np.bool_)
+    stays[suspects] = False
+    report = number_groups(_take(rows.select(["report_id"]), suspects), ("report_id",))
+    stays[suspects[group_rows(report).picks]] = True
+    return rows.filter(pa.array(stays))
 
 
 def make_duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:

@@ -19,6 +19,7 @@ from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.record_batches import REPORT_BATCH, conform
 from transforms.core.retry import retry_while_unavailable
 from transforms.core.sharding import assign_shards
+from transforms.history.blocks import Blocks
 from transforms.history.time_rules import (
     HOUR_MINUTES,
     HOUR_SECONDS,
@@ -37,21 +38,55 @@ PATIENCE_SECONDS = 3600.0
 
 
 class Recall(beam.PTransform):
-    """New ReportBatches -> the stored ReportBatches that they affect (not the new ones)."""
+    """New ReportBatches -> (block, ReportBatch or LOOKBACK) of the stored reports that they affect."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, blocks: Blocks) -> None:
         super().__init__()
-        self.store = store
+        self.store, self.blocks = store, blocks
 
     def expand(self, reports: beam.PCollection) -> beam.PCollection:
-        hours = (
-            reports
-            | "Affected hours" >> beam.Map(find_affected_hours)
-            | beam.CombineGlobally(_unite).without_defaults()
+        hours = reports | "Affected hours" >> beam.FlatMap(
+            lambda batch: list_hours_to_read(find_affected_hours(batch))
+        ).with_output_types(tuple[int, int])
+        return hours | "Read" >> ReadHours(self.store, self.blocks)
+
+
+class ReadHours(beam.PTransform):
+    """`list_hours_to_read` -> (block, ReportBatch or LOOKBACK) of stored reports; each hour is read once."""
+
+    def __init__(self, store: Store, blocks: Blocks) -> None:
+        super().__init__()
+        self.store, self.blocks = store, blocks
+
+    def expand(self, hours: beam.PCollection) -> beam.PCollection:
+        read = beam.FlatMap(
+            lambda keyed, store, blocks: _read_for_blocks(store, blocks, *keyed), self.store, self.blocks
         )
-        return hours | "Recall" >> beam.FlatMap(
-            lambda each, store: recall_hours(store, each), self.store
-        ).with_output_types(pa.RecordBatch)
+        return hours | beam.GroupByKey() | "Read hour" >> read.with_output_types(tuple[int, pa.RecordBatch])
+
+
+def list_hours_to_read(affected: Iterable[int]) -> list[tuple[int, int]]:
+    """(hour, distance) of each hour to read, where `distance` hours after it is an affected one."""
+    return [(hour - back, back) for hour in affected for back in range(LOOKBACK_HOURS + 1)]
+
+
+def _read_for_blocks(
+    store: Store, blocks: Blocks, hour: int, distances: Iterable[int]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The stored reports of an hour: all, if it is affected, else as lookback for the affected hours."""
+    found = set(distances)
+    if 0 in found:
+        for batch in _read_hour(store, hour, context=False):
+            yield from blocks.split(batch)
+        return
+    # A block that needs this hour for two of its hours gets it once, for the first of them: that needs more.
+    nearest = {(hour + back) // blocks.hours: back for back in sorted(found, reverse=True)}
+    for batch in _read_hour(store, hour, context=True):
+        minutes = find_minutes(batch)
+        for number, back in nearest.items():
+            rows = np.flatnonzero(minutes >= (hour + back) * HOUR_MINUTES - LOOKBACK_MINUTES)
+            if len(rows):
+                yield from blocks.split_lookback(batch.take(pa.array(rows)), np.full(len(rows), number))
 
 
 @dataclass(frozen=True)
@@ -183,7 +218,3 @@ def _is_context(reports: pa.RecordBatch, hours: Iterable[int]) -> pa.Array:
         first = hour * HOUR_MINUTES
         context |= (minutes >= first - LOOKBACK_MINUTES) & (minutes < first)
     return pa.array(context)
-
-
-def _unite(sets: Iterable[set[int]]) -> set[int]:
-    return set().union(*sets)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.tables import METRIC_COLUMNS, METRICS
+from schemas.tables import METRICS
 from transforms.core.grouping import group_rows, iterate_groups
 from transforms.core.histogram_scales import SCALES
 from transforms.history.baseline import (
@@ -287,10 +287,3 @@ class _Baselines:
             for metric in METRICS
         }
         return columns | states | {"baseline_n": pa.array(self.samples[self.of_row])}
-
-
-def find_buckets(reports: pa.Table | pa.RecordBatch) -> tuple[dict[str, Floats], NDArray[np.int16]]:
-    """The metrics of reports, float64[n] each, and their buckets, int16[n, 4] in the order of METRICS."""
-    values = {metric: reports[METRIC_COLUMNS[metric]].to_numpy() for metric in METRICS}
-    buckets = [SCALES[metric].index(values[metric]).astype(np.int16) for metric in METRICS]
-    return values, np.stack(buckets, axis=1)

@@ -5,7 +5,7 @@ While a sink is unavailable, its writer retries with growing pauses. The runner 
 completes no checkpoint, so nothing is committed to the source before every sink has the rows.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,7 @@ from transforms.sinks.sink import Sink, Written
 from transforms.sinks.sink_status import SinkStatus
 from transforms.validation.quarantine_rows import bisect_faults, quarantine_unwritten
 
-FLUSH_BYTES = 1 << 30
+FLUSH_BYTES = 1 << 28
 """A bundle's rows are written before its end once they have so many bytes."""
 PATIENCE_SECONDS = 3600
 """How long a write is retried while a sink is unavailable."""
@@ -65,14 +65,38 @@ class WriteOptions:
 class WriteTables(beam.PTransform):
     """{name of a table: its rows} -> the sinks; a bundle's rows are safe there when the bundle is done.
 
+    `whole` are the tables whose rows come in batches of whole files: they are written as they come. The rows
+    of a file of another table are grouped first, or parallel writers would replace each other's files.
+
     Counters, in the namespace `sink`: `rows_written` (new, or replacing an older row) and `requests`.
     """
 
     options: WriteOptions
+    file_minutes: int
+    whole: Collection[str] = ()
 
     def expand(self, tables: Mapping[str, beam.PCollection]) -> list[beam.PCollection]:
-        steps = (self.options.write_to(self.options.sinks, name, rows) for name, rows in tables.items())
-        return [step for of_table in steps for step in of_table]
+        written = []
+        for name, rows in tables.items():
+            if name not in self.whole:
+                rows = rows | f"Group {name} by file" >> _GroupByFile(find_table(name), self.file_minutes)
+            written += self.options.write_to(self.options.sinks, name, rows)
+        return written
+
+
+class _GroupByFile(beam.PTransform):
+    """Rows of a table -> the same rows, those of a file one after the other and in one bundle."""
+
+    def __init__(self, table: Table, file_minutes: int) -> None:
+        super().__init__()
+        self.table, self.file_minutes = table, file_minutes
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        by_file = beam.FlatMap(split_by_file, self.table, self.file_minutes).with_output_types(
+            tuple[str, pa.RecordBatch]
+        )
+        all_rows = beam.FlatMapTuple(lambda _, batches: batches).with_output_types(pa.RecordBatch)
+        return rows | "By file" >> by_file | beam.GroupByKey() | "All rows" >> all_rows
 
 
 @dataclass(eq=False)
@@ -113,6 +137,15 @@ class WriteGathered(beam.PTransform):
         rows = gathered | f"By table, {seconds} s" >> tag.with_outputs(*names)
         for name in names:
             yield from self.options.write_to(sinks, name, rows[name])
+
+
+def split_by_file(
+    batch: pa.RecordBatch, table: Table, file_minutes: int
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of each file, keyed by its path."""
+    codes, paths = assign_files(table, batch, file_minutes)
+    for code, rows in split_rows(batch, codes.astype(np.int64)):
+        yield paths[code], rows
 
 
 def key_by_writer(

@@ -18,17 +18,13 @@ The kernels that they call (`parser_guards`, `object_pattern`, `constraints`, `f
 `report_id`) call none of these modules.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.utils.timestamp import Timestamp
-from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.readers import fast_reader, strict_reader
 from schemas.readers.verdicts import Limits, join_accepted
@@ -42,11 +38,6 @@ from transforms.core.record_batches import REPORT_BATCH, concat, make_empty
 from transforms.core.run_metrics import MESSAGES
 from transforms.validation.quarantine_rows import bisect_faults, quarantine_messages
 from transforms.validation.report_rows import find_untimely, make_reports
-
-THREADS = 2
-"""Batches that are judged at once: most of the work is Arrow's and numpy's, without Python's lock."""
-SMALL = 4096
-"""Rows of a batch that is judged in the calling thread, so that its rows come out at once, at most."""
 
 
 class Judged(NamedTuple):
@@ -109,57 +100,17 @@ class Validate(beam.PTransform):
 
 
 class _ValidateFn(beam.DoFn):
-    """Judges batches in threads, THREADS at a time.
-
-    The rows of a batch come out with those of a later one, or at the bundle's end.
-
-    Those of a SMALL batch come out at once.
-    """
-
     def __init__(self, rules: Rules, schema: str, version: int | None) -> None:
         self.rules, self.name, self.version = rules, schema, version
 
     def setup(self) -> None:
         self.schema = load(self.name, self.version).bounded(self.rules.custom_metric_limit)
-        self.pool = ThreadPoolExecutor(THREADS)
 
-    def teardown(self) -> None:
-        self.pool.shutdown()
-
-    def start_bundle(self) -> None:
-        self.pending: deque[tuple[Future[Judged], Timestamp, Any]] = deque()
-
-    def process(
-        self,
-        messages: pa.RecordBatch,
-        timestamp: Any = beam.DoFn.TimestampParam,
-        window: Any = beam.DoFn.WindowParam,
-    ) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
+    def process(self, messages: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         MESSAGES.inc(messages.num_rows)
-        if messages.num_rows < SMALL and not self.pending:
-            yield from _tag_rows(self._judge(messages), timestamp, window)
-            return
-        self.pending.append((self.pool.submit(self._judge, messages), timestamp, window))
-        if len(self.pending) > THREADS:
-            yield from self._take_first()
-
-    def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
-        while self.pending:
-            yield from self._take_first()
-
-    def _take_first(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
-        future, timestamp, window = self.pending.popleft()
-        yield from _tag_rows(future.result(), timestamp, window)
-
-    def _judge(self, messages: pa.RecordBatch) -> Judged:
         with stage_counters.time_stage("validate", messages.num_rows):
-            return judge_messages(messages, self.schema, self.rules)
-
-
-def _tag_rows(
-    found: Judged, timestamp: Timestamp, window: Any
-) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
-    if found.quarantine.num_rows:
-        yield beam.pvalue.TaggedOutput("quarantine", WindowedValue(found.quarantine, timestamp, (window,)))
-    if found.reports.num_rows:
-        yield WindowedValue(found.reports, timestamp, (window,))
+            found = judge_messages(messages, self.schema, self.rules)
+        if found.quarantine.num_rows:
+            yield beam.pvalue.TaggedOutput("quarantine", found.quarantine)
+        if found.reports.num_rows:
+            yield found.reports

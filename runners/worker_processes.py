@@ -1,0 +1,132 @@
+"""Worker processes of this machine: forked copies of this process, which run bundles of a graph.
+
+A fork does not copy threads, and so breaks what depends on them. Fork workers first, before the process opens
+connections or begins long work. A worker has every module already, so it starts within milliseconds. It ends
+with this process.
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, NoReturn, TypeVar
+
+Result = TypeVar("Result")
+State = dict[str, Any]
+"""What a worker keeps from one call to the next."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerDied(RuntimeError):  # noqa: N818 (an end, not only an error)
+    """A worker process ended in the middle of a run, for example because memory ran out."""
+
+
+class WorkerProcess:
+    """A worker, and this process's end of the pipe to it. One call at a time."""
+
+    def __init__(self) -> None:
+        self._pipe, theirs = Pipe()
+        parent = os.getpid()
+        self.process = os.fork()
+        if not self.process:
+            self._pipe.close()
+            _serve(theirs, parent)
+        theirs.close()
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """The result of `function(state, *arguments)` in the worker, or the exception that it raises.
+
+        The function, the arguments and the result are pickled.
+
+        Raises:
+            WorkerDied: the worker ended before it answered.
+        """
+        try:
+            self._pipe.send((function, arguments))
+            has_failed, answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerDied(f"worker process {self.process} {self._describe_end()}") from error
+        if has_failed:
+            raise _restore_errors(answer)
+        result: Result = answer
+        return result
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._pipe.close()
+        if self.process:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+            self.process = 0
+
+    def _describe_end(self) -> str:
+        _, status = os.waitpid(self.process, 0)
+        self.process = 0
+        code = os.waitstatus_to_exitcode(status)
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+@contextmanager
+def fork_workers(count: int) -> Iterator[Sequence[WorkerProcess]]:
+    """Yields `count` workers, which are killed at the end; none if `count` is 1: this process is enough."""
+    with ExitStack() as stack:
+        workers = []
+        for _ in range(count if count > 1 else 0):
+            workers.append(WorkerProcess())
+            stack.callback(workers[-1].kill)
+        yield workers
+
+
+def _serve(pipe: Connection, parent: int) -> NoReturn:
+    """Answer calls until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: one decides
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    state: State = {}
+    while os.getppid() == parent:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            break
+        try:
+            answer = False, function(state, *arguments)
+        except BaseException as error:
+            answer = True, _save_errors(error)
+        pipe.send(answer)
+    os._exit(0)
+
+
+def _save_errors(error: BaseException | None) -> list[tuple[bytes | None, str]]:
+    """The error, what caused it, what caused that, ...: each pickled if it can be, with its trace."""
+    saved: list[tuple[bytes | None, str]] = []
+    known: set[int] = set()
+    while error is not None and id(error) not in known:
+        known.add(id(error))
+        trace = "".join(traceback.format_exception(error, chain=False))
+        try:
+            pickle.loads(whole := pickle.dumps(error))
+        except Exception:
+            whole = None
+        saved.append((whole, trace))
+        error = error.__cause__ or error.__context__
+    return saved
+
+
+def _restore_errors(saved: list[tuple[bytes | None, str]]) -> BaseException:
+    """The errors of `_save_errors`, each the cause of the one before; the trace in the worker is a note."""
+    cause: BaseException | None = None
+    for whole, trace in reversed(saved):
+        error: BaseException = RuntimeError(trace.strip().splitlines()[-1])
+        if whole is not None:
+            error = pickle.loads(whole)
+        error.add_note(f"in a worker process:\n{trace}")
+        error.__cause__ = cause
+        cause = error
+    assert cause is not None
+    return cause
