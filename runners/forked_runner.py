@@ -6,10 +6,11 @@ the largest first, until none is left. What passes through this process should t
 to batches, see `transforms.core.arrow_coder`.
 """
 
+import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,14 @@ from apache_beam.portability.api import beam_fn_api_pb2 as protos
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
 from apache_beam.runners.portability.fn_api_runner.fn_runner import BundleManager
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import ControlFuture, WorkerHandler
-from apache_beam.runners.runner import PipelineResult
 from apache_beam.runners.worker import data_plane, sdk_worker
 from apache_beam.transforms.environments import Environment, python_sdk_capabilities
 
-from runners.worker_processes import State, WorkerProcess
+from runners.memory import prepare_memory
+from runners.worker_processes import State, WorkerDied, WorkerProcess
 
 _URN = "kpiflow:env:forked:v1"
+_REPORT_SECONDS = 0.5
 _PARTS = 64
 """Parts of a stage's input, at most: several for each worker, so that all are busy to the end."""
 
@@ -41,7 +43,8 @@ class InWorker:
 
     Attributes:
         within: makes a context that is entered before the first bundle.
-        report: called after each bundle; its result goes to `receive` in the launching process.
+        report: called now and then and after each bundle; its results go to `receive` in the launching
+            process.
         receive: takes what `report` returned.
     """
 
@@ -57,7 +60,7 @@ class ForkedRunner(FnApiRunner):
         super().__init__(default_environment=_ForkedEnvironment(capabilities=python_sdk_capabilities()))
         self._workers, self._job = workers, job
 
-    def run_pipeline(self, pipeline: Pipeline, options: PipelineOptions) -> PipelineResult:
+    def run_pipeline(self, pipeline: Pipeline, options: PipelineOptions) -> Any:
         direct = options.view_as(DirectOptions)
         direct.direct_num_workers, direct.direct_running_mode = len(self._workers), "forked"
         free = iter(self._workers)
@@ -77,13 +80,14 @@ class _ForkedEnvironment(Environment):
         return _URN, b""
 
 
-class _ForkedWorker(WorkerHandler):  # type: ignore[misc]
+class _ForkedWorker(WorkerHandler):
     """A worker process as FnApiRunner sees it: `push` runs a bundle whose input is in `data_conn`."""
 
     def __init__(self, worker: WorkerProcess, job: InWorker, state: Any, provision: Any, server: Any) -> None:
-        channel = data_plane.InMemoryDataChannel()
+        channel: Any = data_plane.InMemoryDataChannel()
         super().__init__(self, channel, state, provision)
-        self.control_conn, self.data_conn = self, channel
+        this: Any = self
+        self.control_conn, self.data_conn = this, channel
         self._worker, self._job, self._server = worker, job, server
         self._known: set[str] = set()
 
@@ -91,7 +95,10 @@ class _ForkedWorker(WorkerHandler):  # type: ignore[misc]
         self._worker.call(_begin_run, self._job.within, self._job.report)
 
     def stop_worker(self) -> None:
-        if self._worker.process:
+        if self._worker.is_busy:  # another bundle has failed, or the run is interrupted
+            self._worker.kill()
+            return
+        with suppress(WorkerDied):
             self._worker.call(_end_run)
 
     def data_api_service_descriptor(self) -> None:
@@ -103,12 +110,10 @@ class _ForkedWorker(WorkerHandler):  # type: ignore[misc]
         name = request.process_bundle.process_bundle_descriptor_id
         descriptor = b"" if name in self._known else self._find_descriptor(name)
         sent = _take(self.data_conn.inverse(), request.instruction_id)
-        response, given, report = self._worker.call(
-            _run_bundle, descriptor, request.SerializeToString(), sent
-        )
+        arguments = descriptor, request.SerializeToString(), sent
+        response, given = self._worker.call(_run_bundle, *arguments, on_news=self._job.receive)
         self._known.add(name)
         _put(self.data_conn.inverse(), given)
-        self._job.receive(report)
         return ControlFuture(request.instruction_id, protos.InstructionResponse.FromString(response))
 
     def _find_descriptor(self, name: str) -> bytes:
@@ -117,12 +122,12 @@ class _ForkedWorker(WorkerHandler):  # type: ignore[misc]
         return found
 
 
-class _DealtBundles(BundleManager):  # type: ignore[misc]
+class _DealtBundles(BundleManager):
     """Runs the parts of a stage's input on all workers, each of which takes the next part when it is done."""
 
     def process_bundle(
         self,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, Any],
         expected_outputs: Any,
         fired_timers: Any,
         expected_output_timers: Any,
@@ -131,7 +136,8 @@ class _DealtBundles(BundleManager):  # type: ignore[misc]
         parts = deque(_cut(inputs))
 
         def work(worker: WorkerHandler) -> list[protos.InstructionResponse]:
-            bundles = BundleManager(_StageOnWorker(self.bundle_context_manager, worker))
+            stage: Any = _StageOnWorker(self.bundle_context_manager, worker)
+            bundles = BundleManager(stage)
             done = []
             while parts:
                 try:
@@ -166,7 +172,7 @@ class _StageOnWorker:
         return getattr(self._stage, name)
 
 
-def _cut(inputs: dict[str, Any]) -> list[dict[str, list[bytes]]]:
+def _cut(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Parts of the input of a stage, the largest first; at least one, so that every stage runs."""
     cut = {name: buffer.partition(_PARTS) for name, buffer in inputs.items()}
     parts = [{name: of_input[place] for name, of_input in cut.items()} for place in range(_PARTS)]
@@ -197,6 +203,7 @@ def _take(channel: data_plane.InMemoryDataChannel, instruction: str) -> list[byt
 
 def _begin_run(state: State, within: Callable[[], Any], report: Callable[[], Any]) -> None:
     """Get ready for the bundles of a run, in the worker."""
+    prepare_memory()
     state["within"] = within()
     state["within"].__enter__()
     channel = data_plane.InMemoryDataChannel()
@@ -216,8 +223,8 @@ def _begin_run(state: State, within: Callable[[], Any], report: Callable[[], Any
 
 def _run_bundle(
     state: State, descriptor: bytes, request: bytes, elements: Sequence[bytes]
-) -> tuple[bytes, list[bytes], Any]:
-    """The response to the request, the elements of output, and the worker's report.
+) -> tuple[bytes, list[bytes]]:
+    """The response to the request, and the elements of output.
 
     Messages are in bytes: Beam's classes of messages cannot be pickled. `descriptor` is empty if it was sent
     before.
@@ -226,11 +233,32 @@ def _run_bundle(
         state["cache"].register(protos.ProcessBundleDescriptor.FromString(descriptor))
     asked = protos.InstructionRequest.FromString(request)
     _put(state["channel"], elements)
-    response = state["worker"].do_instruction(asked)
-    return response.SerializeToString(), _take(state["channel"], asked.instruction_id), state["report"]()
+    with _report_often(state):
+        response = state["worker"].do_instruction(asked)
+    return response.SerializeToString(), _take(state["channel"], asked.instruction_id)
+
+
+@contextmanager
+def _report_often(state: State) -> Iterator[None]:
+    """Send the worker's report as news while the block runs, and at its end."""
+    done = threading.Event()
+
+    def send_reports() -> None:
+        while not done.wait(_REPORT_SECONDS):
+            state["send_news"](state["report"]())
+
+    thread = threading.Thread(target=send_reports, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        state["send_news"](state["report"]())
 
 
 def _end_run(state: State) -> None:
     state["cache"].shutdown()
     state["within"].__exit__(None, None, None)
-    state.clear()
+    for name in ("cache", "channel", "report", "within", "worker"):
+        del state[name]

@@ -9,16 +9,20 @@ import ctypes
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn, TypeVar
 
 Result = TypeVar("Result")
 State = dict[str, Any]
-"""What a worker keeps from one call to the next."""
+"""What a worker keeps from one call to the next. `send_news` in it sends news of the call to the caller."""
 
+_NEWS, _RESULT, _ERRORS = "news", "result", "errors"
+"""What a message of a worker contains."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -27,9 +31,10 @@ class WorkerDied(RuntimeError):  # noqa: N818 (an end, not only an error)
 
 
 class WorkerProcess:
-    """A worker, and this process's end of the pipe to it. One call at a time."""
+    """A worker, and this process's end of the pipe to it."""
 
     def __init__(self) -> None:
+        self._calling = threading.Lock()
         self._pipe, theirs = Pipe()
         parent = os.getpid()
         self.process = os.fork()
@@ -38,37 +43,53 @@ class WorkerProcess:
             _serve(theirs, parent)
         theirs.close()
 
-    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    def call(
+        self, function: Callable[..., Result], *arguments: Any, on_news: Callable[[Any], object] = id
+    ) -> Result:
         """The result of `function(state, *arguments)` in the worker, or the exception that it raises.
 
-        The function, the arguments and the result are pickled.
+        The function, the arguments and the result are pickled. Calls of several threads follow one another.
+        `on_news` is called with each object that the function gives to `state["send_news"]`.
 
         Raises:
             WorkerDied: the worker ended before it answered.
         """
-        try:
-            self._pipe.send((function, arguments))
-            has_failed, answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise WorkerDied(f"worker process {self.process} {self._describe_end()}") from error
-        if has_failed:
+        with self._calling:
+            try:
+                self._pipe.send((function, arguments))
+                while (message := self._pipe.recv())[0] == _NEWS:
+                    on_news(message[1])
+            except (EOFError, OSError) as error:
+                raise WorkerDied(self._describe_end()) from error
+        kind, answer = message
+        if kind == _ERRORS:
             raise _restore_errors(answer)
         result: Result = answer
         return result
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is not answered yet."""
+        return self._calling.locked()
+
     def kill(self) -> None:
-        """End the worker at once."""
-        self._pipe.close()
-        if self.process:
+        """End the worker at once. A call that is not answered yet raises WorkerDied."""
+        with suppress(ProcessLookupError):
             os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
-            self.process = 0
+        self._wait()
+
+    def _wait(self) -> int | None:
+        """Wait for the end of the worker; its exit code, or None if this is known elsewhere only."""
+        with suppress(ChildProcessError):
+            return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        return None
 
     def _describe_end(self) -> str:
-        _, status = os.waitpid(self.process, 0)
-        self.process = 0
-        code = os.waitstatus_to_exitcode(status)
-        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        code = self._wait()
+        how = "ended" if code is None else f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by signal {-code}"
+        return f"worker process {self.process} {how}"
 
 
 @contextmanager
@@ -88,17 +109,22 @@ def _serve(pipe: Connection, parent: int) -> NoReturn:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    state: State = {}
+    sending = threading.Lock()
+
+    def send(kind: str, content: Any) -> None:
+        with sending:
+            pipe.send((kind, content))
+
+    state: State = {"send_news": partial(send, _NEWS)}
     while os.getppid() == parent:
         try:
             function, arguments = pipe.recv()
         except EOFError:
             break
         try:
-            answer = False, function(state, *arguments)
+            send(_RESULT, function(state, *arguments))
         except BaseException as error:
-            answer = True, _save_errors(error)
-        pipe.send(answer)
+            send(_ERRORS, _save_errors(error))
     os._exit(0)
 
 

@@ -4,7 +4,7 @@ Importing this module registers it: a module whose transforms give batches impor
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apache_beam as beam
@@ -52,7 +52,8 @@ def pass_by_reference(folder: Path) -> Iterator[None]:
     global _spool
     before, _spool = _spool, BatchSpool(folder)
     try:
-        yield
+        with closing(_spool):
+            yield
     finally:
         _spool = before
 

@@ -59,6 +59,13 @@ class BatchSpool:
         with pa.ipc.open_stream(pa.py_buffer(_read_all(file, size, start))) as stream:
             return stream.read_next_batch()
 
+    def close(self) -> None:
+        """Close the files that this process has opened."""
+        files = [*self._opened.values(), *([self._own[1]] if self._own else [])]
+        self._own, self._opened = None, {}
+        for file in files:
+            os.close(file)
+
     def _find_own(self) -> tuple[int, int, int]:
         if self._own is None or self._own[0] != os.getpid():  # a forked process begins a file of its own
             process = os.getpid()

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from apache_beam.metrics import Metrics
 from apache_beam.runners.runner import PipelineResult
 
-MESSAGES = Metrics.counter("kpiflow", "messages")
+_NAMESPACE, _MESSAGES = "kpiflow", "messages"
+MESSAGES = Metrics.counter(_NAMESPACE, _MESSAGES)
 _ROWS, _MICROSECONDS = "kpiflow.stage.rows", "kpiflow.stage.microseconds"
 """Namespaces of counters that are named by the stages of the graph."""
 _INCOMPLETE = "kpiflow.incomplete"
@@ -40,7 +41,7 @@ class Results:
             counted[each.key.metric.namespace][each.key.metric.name] += each.result
         rows, microseconds = counted[_ROWS], counted[_MICROSECONDS]
         stages = {name: (rows[name], microseconds[name] / 1e6) for name in rows}
-        messages = counted[MESSAGES.metric_name.namespace][MESSAGES.metric_name.name]
+        messages = counted[_NAMESPACE][_MESSAGES]
         return cls(messages, tuple(sorted(counted[_INCOMPLETE])), stages)
 
 
