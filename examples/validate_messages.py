@@ -8,8 +8,8 @@ SCHEMA, RULES = load("kpi_report"), Rules()
 
 valid = 0
 examples: dict[str, str] = {}
-for block in read_files(find_files(["tour/archive"])):
-    reports, rejected = judge_block(block.messages, SCHEMA, RULES)
+for chunk in read_files(find_files(["tour/archive"])):
+    reports, rejected = judge_block(chunk.messages, SCHEMA, RULES)
     valid += len(reports)
     for row in rejected.to_pylist():
         examples.setdefault(row["reason"], f"{row['message_id']}: {row['message']}")

@@ -107,14 +107,14 @@ def _spool_by_hour(
         spool = Spool(place)
         refused: list[pa.RecordBatch] = []
         results = Results()
-        for block in read_files(files, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
-            if isinstance(block, Unreadable):
-                results += Results(incomplete=(f"{block.file} {block.reason}",))
+        for chunk in read_files(files, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
+            if isinstance(chunk, Unreadable):
+                results += Results(incomplete=(f"{chunk.file} {chunk.reason}",))
                 continue
-            with stage_counters.time_stage("spool", block.messages.num_rows):
-                spool.add(block.messages)
-            if block.rejected.num_rows:
-                refused.append(quarantine_misfits(block.rejected, make_rules(settings).limits))
+            with stage_counters.time_stage("spool", chunk.messages.num_rows):
+                spool.add(chunk.messages)
+            if chunk.rejected.num_rows:
+                refused.append(quarantine_misfits(chunk.rejected, make_rules(settings).limits))
         yield spool, refused, results
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -26,18 +26,18 @@ from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.sources.archives.decompression import (
     PAYLOAD_BYTES,
     DamagedError,
-    cut_blocks,
+    cut_chunks,
     gunzip,
     read_plain,
     unzstd,
 )
-from transforms.sources.archives.envelope_blocks import decode_lines
+from transforms.sources.archives.envelope_chunks import decode_lines
 from transforms.sources.archives.long_lines import LongLine
 from transforms.sources.archives.parquet_files import decode_rows, read_rows
 
-BLOCK_BYTES = 16 << 20
+CHUNK_BYTES = 16 << 20
 _SMALL = 4
-"""A block is small below this part of the size that is asked for."""
+"""A chunk is small below this part of the size that is asked for."""
 PARQUET = ".parquet"
 LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
     text + ending: read
@@ -75,7 +75,7 @@ class Files:
         return sum(os.path.getsize(path) for path in self if os.path.exists(path))
 
 
-class Block(NamedTuple):
+class Chunk(NamedTuple):
     """Messages of a part of a file, or of several small files: `messages` (RAW) and `rejected` (REJECTED)."""
 
     messages: pa.RecordBatch
@@ -83,7 +83,7 @@ class Block(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A file that cannot be read, or not to its end, and why. What could be read of it is in blocks, which
+    """A file that cannot be read, or not to its end, and why. What could be read of it is in chunks, which
     may come later."""
 
     file: str
@@ -127,13 +127,13 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def read_blocks(
+def read_chunks(
     path: str,
-    block_bytes: int = BLOCK_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
-) -> Iterator[Block | Unreadable]:
-    """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be
+) -> Iterator[Chunk | Unreadable]:
+    """The messages of one file, about `chunk_bytes` of it at a time and in its order; last, why it cannot be
     read further.
 
     `on_bytes` is called with how many more bytes of the file on disk are done. `payload_bytes`: how long
@@ -142,78 +142,78 @@ def read_blocks(
     """
     is_parquet = path.lower().endswith(PARQUET)
     parts = (
-        _read_row_blocks(path, block_bytes)
+        _read_row_chunks(path, chunk_bytes)
         if is_parquet
-        else _read_line_blocks(path, block_bytes, payload_bytes)
+        else _read_line_chunks(path, chunk_bytes, payload_bytes)
     )
     reported = 0
     try:
-        for block, position in parts:
+        for chunk, position in parts:
             if on_bytes and position > reported:
                 on_bytes(position - reported)
                 reported = position
-            yield block
+            yield chunk
     except DamagedError as error:
         yield Unreadable(_printable(path), str(error))
     except OSError as error:
         yield Unreadable(_printable(path), f"cannot be read ({error.strerror or error})")
 
 
-def _read_line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tuple[Block, int]]:
-    """The file's blocks, and how far into it each reaches."""
+def _read_line_chunks(path: str, chunk_bytes: int, payload_bytes: int) -> Iterator[tuple[Chunk, int]]:
+    """The file's chunks, and how far into it each reaches."""
     read = next(read for end, read in LINES.items() if path.lower().endswith(end))
     with open(path, "rb") as file:
-        for number, text in cut_blocks(read(file), block_bytes, payload_bytes):
+        for number, text in cut_chunks(read(file), chunk_bytes, payload_bytes):
             raw, bad = (
                 (make_empty(RAW), text.message(number))
                 if isinstance(text, LongLine)
                 else decode_lines(text, number)[:2]
             )
-            yield Block(raw, bad), file.tell()
+            yield Chunk(raw, bad), file.tell()
 
 
-def _read_row_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
-    """The file's blocks, and how far into it each reaches."""
+def _read_row_chunks(path: str, chunk_bytes: int) -> Iterator[tuple[Chunk, int]]:
+    """The file's chunks, and how far into it each reaches."""
     size = os.path.getsize(path)
     first_row = 1
-    for batch, share in read_rows(path, block_bytes):
+    for batch, share in read_rows(path, chunk_bytes):
         raw, bad, rows = decode_rows(batch, first_row)
         first_row += rows
-        yield Block(raw, bad), int(size * share)
+        yield Chunk(raw, bad), int(size * share)
 
 
 def read_files(
     paths: Iterable[str],
-    block_bytes: int = BLOCK_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
-) -> Iterator[Block | Unreadable]:
-    """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the
+) -> Iterator[Chunk | Unreadable]:
+    """`read_chunks` of each file in turn, those of small files together; a thread reads the next while the
     caller works on one."""
-    blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths)
-    return read_ahead(_merge_small(blocks, block_bytes // _SMALL))
+    chunks = chain.from_iterable(read_chunks(path, chunk_bytes, on_bytes, payload_bytes) for path in paths)
+    return read_ahead(_merge_small(chunks, chunk_bytes // _SMALL))
 
 
-def _merge_small(blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
-    """The same messages in blocks of at least so many bytes, but for the last: each batch has a cost
+def _merge_small(chunks: Iterable[Chunk | Unreadable], least_bytes: int) -> Iterator[Chunk | Unreadable]:
+    """The same messages in chunks of at least so many bytes, but for the last: each batch has a cost
     of its own."""
-    parts: list[Block] = []
+    parts: list[Chunk] = []
     size = 0
-    for block in blocks:
-        if isinstance(block, Unreadable):
-            yield block
+    for chunk in chunks:
+        if isinstance(chunk, Unreadable):
+            yield chunk
             continue
-        parts.append(block)
-        size += block.messages.nbytes + block.rejected.nbytes
+        parts.append(chunk)
+        size += chunk.messages.nbytes + chunk.rejected.nbytes
         if size >= least_bytes:
-            yield _merge_blocks(parts)
+            yield _merge_chunks(parts)
             parts, size = [], 0
     if parts:
-        yield _merge_blocks(parts)
+        yield _merge_chunks(parts)
 
 
-def _merge_blocks(blocks: Sequence[Block]) -> Block:
-    return Block(concat([block.messages for block in blocks]), concat([block.rejected for block in blocks]))
+def _merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    return Chunk(concat([chunk.messages for chunk in chunks]), concat([chunk.rejected for chunk in chunks]))
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
@@ -230,13 +230,13 @@ class ReadArchives(beam.PTransform):
 
     `on_bytes` is pickled with the transform, so it must be a function of a module. `readers`: how many
     workers can read at once, by default as many as there are files; each reads its files one after the other,
-    a block ahead. `payload_bytes`: see `read_blocks`.
+    a chunk ahead. `payload_bytes`: see `read_chunks`.
     """
 
     def __init__(
         self,
         files: Iterable[str],
-        block_bytes: int = BLOCK_BYTES,
+        chunk_bytes: int = CHUNK_BYTES,
         on_bytes: OnBytes | None = None,
         readers: int | None = None,
         payload_bytes: int = PAYLOAD_BYTES,
@@ -244,12 +244,12 @@ class ReadArchives(beam.PTransform):
         super().__init__()
         self.files = tuple(files)
         self.readers = readers or len(self.files)
-        self.block_bytes = block_bytes
+        self.chunk_bytes = chunk_bytes
         self.on_bytes = on_bytes
         self.payload_bytes = payload_bytes
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
-        outputs = beam.ParDo(_Read(self.block_bytes, self.on_bytes, self.payload_bytes)).with_output_types(
+        outputs = beam.ParDo(_Read(self.chunk_bytes, self.on_bytes, self.payload_bytes)).with_output_types(
             pa.RecordBatch, rejected=pa.RecordBatch, unreadable=tuple[str, str]
         )
         parts = [self.files[reader :: self.readers] for reader in range(self.readers)]
@@ -261,15 +261,15 @@ class ReadArchives(beam.PTransform):
 
 
 class _Read(beam.DoFn):
-    def __init__(self, block_bytes: int, on_bytes: OnBytes | None, payload_bytes: int) -> None:
-        self.block_bytes, self.on_bytes, self.payload_bytes = block_bytes, on_bytes, payload_bytes
+    def __init__(self, chunk_bytes: int, on_bytes: OnBytes | None, payload_bytes: int) -> None:
+        self.chunk_bytes, self.on_bytes, self.payload_bytes = chunk_bytes, on_bytes, payload_bytes
 
     def process(self, files: Sequence[str]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        for block in read_files(files, self.block_bytes, self.on_bytes, self.payload_bytes):
-            if isinstance(block, Unreadable):
-                yield beam.pvalue.TaggedOutput("unreadable", tuple(block))
+        for chunk in read_files(files, self.chunk_bytes, self.on_bytes, self.payload_bytes):
+            if isinstance(chunk, Unreadable):
+                yield beam.pvalue.TaggedOutput("unreadable", tuple(chunk))
                 continue
-            if block.messages.num_rows:
-                yield block.messages
-            if block.rejected.num_rows:
-                yield beam.pvalue.TaggedOutput("rejected", block.rejected)
+            if chunk.messages.num_rows:
+                yield chunk.messages
+            if chunk.rejected.num_rows:
+                yield beam.pvalue.TaggedOutput("rejected", chunk.rejected)

@@ -13,7 +13,7 @@ from transforms.core import stage_counters
 from transforms.core.errors import Finding
 from transforms.core.run_metrics import count_incomplete
 from transforms.sources.archives.archive_reader import (
-    BLOCK_BYTES,
+    CHUNK_BYTES,
     Files,
     ReadArchives,
     Unreadable,
@@ -25,10 +25,10 @@ from transforms.sources.source import Gathered, OnProgress, OnUnreadable
 
 @dataclass(frozen=True)
 class Archives:
-    """Archive files. `block_bytes` and `payload_bytes` are options of `archive_reader.read_blocks`."""
+    """Archive files. `chunk_bytes` and `payload_bytes` are options of `archive_reader.read_chunks`."""
 
     files: Files
-    block_bytes: int = BLOCK_BYTES
+    chunk_bytes: int = CHUNK_BYTES
     payload_bytes: int = PAYLOAD_BYTES
 
     @property
@@ -65,7 +65,7 @@ class ReadMessages(beam.PTransform):
     def expand(self, root: beam.pvalue.PBegin) -> Gathered:
         files, options = (
             self.archives.files,
-            (self.archives.block_bytes, count_bytes, 1, self.archives.payload_bytes),
+            (self.archives.chunk_bytes, count_bytes, 1, self.archives.payload_bytes),
         )
         found = root | ReadArchives(files, *options)
         _ = found.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
@@ -87,12 +87,12 @@ class ArchivesSnapshot:
     def messages(self, on_progress: OnProgress, on_unreadable: OnUnreadable) -> Iterator[pa.RecordBatch]:
         """The messages of each file."""
         options = self.archives
-        for block in read_files(options.files, options.block_bytes, on_progress, options.payload_bytes):
-            if isinstance(block, Unreadable):
-                on_unreadable(block.file, block.reason)
+        for chunk in read_files(options.files, options.chunk_bytes, on_progress, options.payload_bytes):
+            if isinstance(chunk, Unreadable):
+                on_unreadable(chunk.file, chunk.reason)
             else:
-                yield block.messages
-                yield block.rejected
+                yield chunk.messages
+                yield chunk.rejected
 
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         """bool[n]: none."""

@@ -18,7 +18,7 @@ from schemas.readers.formats import parse_date_time
 from schemas.tables import TIME
 from transforms.core.excerpt import KEPT_BYTES, Excerpt
 from transforms.envelopes.envelope_lines import ARCHIVE, SPACES, is_blank, read_data
-from transforms.sources.archives.envelope_blocks import REJECTED
+from transforms.sources.archives.envelope_chunks import REJECTED
 
 ESCAPE = 6
 """The most bytes of a line that one byte of a payload takes: as `\\u0000` does."""

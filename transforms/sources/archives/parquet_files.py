@@ -19,7 +19,7 @@ from schemas.tables import TIME
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import ARCHIVE, WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
-from transforms.sources.archives.envelope_blocks import (
+from transforms.sources.archives.envelope_chunks import (
     REJECTED,
     Decoded,
     end_payloads,
@@ -63,8 +63,8 @@ _FIXED_BYTES = 40
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def read_rows(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
-    """The file's rows with COLUMNS, about `block_bytes` of them at a time, and the share of the rows read so
+def read_rows(path: str, chunk_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """The file's rows with COLUMNS, about `chunk_bytes` of them at a time, and the share of the rows read so
     far.
 
     Raises:
@@ -78,7 +78,7 @@ def read_rows(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, flo
         with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
             done = 0
             for rows in _group_rows(
-                file.iter_batches(_count_rows_at_once(meta, block_bytes), columns=names), block_bytes
+                file.iter_batches(_count_rows_at_once(meta, chunk_bytes), columns=names), chunk_bytes
             ):
                 done += rows.num_rows
                 yield rows, done / meta.num_rows
@@ -88,13 +88,13 @@ def read_rows(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, flo
         raise DamagedError(f"no Parquet, or corrupt ({error})") from error
 
 
-def _count_rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
-    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a block in as
+def _count_rows_at_once(meta: pq.FileMetaData, chunk_bytes: int) -> int:
+    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a chunk in as
     many."""
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     total = sum(group.total_byte_size for group in groups)
     most = ROWS_OF_PREFIXES if _find_prefix_columns(meta) else ROWS
-    return max(1, min(most, block_bytes * meta.num_rows // max(total, 1)))
+    return max(1, min(most, chunk_bytes * meta.num_rows // max(total, 1)))
 
 
 def _find_prefix_columns(meta: pq.FileMetaData) -> set[str]:
@@ -105,8 +105,8 @@ def _find_prefix_columns(meta: pq.FileMetaData) -> set[str]:
     return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
 
 
-def _group_rows(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
-    """The rows, decoded, in batches of about `block_bytes` or of one row.
+def _group_rows(batches: Iterable[pa.RecordBatch], chunk_bytes: int) -> Iterator[pa.RecordBatch]:
+    """The rows, decoded, in batches of about `chunk_bytes` or of one row.
 
     Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how
     long it is.
@@ -117,7 +117,7 @@ def _group_rows(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator
         before = np.concatenate([[0], np.cumsum(_count_row_bytes(batch))])
         start = 0
         while start < batch.num_rows:
-            limit = before[start] + max(block_bytes - size, 0)
+            limit = before[start] + max(chunk_bytes - size, 0)
             end = max(start + 1, int(np.searchsorted(before, limit, side="right")) - 1)
             part = batch.slice(start, end - start)
             parts.append(
@@ -125,7 +125,7 @@ def _group_rows(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator
             )
             size += int(before[end] - before[start])
             start = end
-            if size >= block_bytes or start < batch.num_rows:
+            if size >= chunk_bytes or start < batch.num_rows:
                 yield concat(parts)
                 parts, size = [], 0
     if parts:

@@ -13,7 +13,7 @@ from tests.builders import line_id
 from transforms.core.record_batches import RAW
 from transforms.envelopes.envelope_lines import WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
-from transforms.sources.archives.envelope_blocks import REJECTED
+from transforms.sources.archives.envelope_chunks import REJECTED
 from transforms.sources.archives.parquet_files import decode_rows, read_rows
 
 AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)

@@ -1,9 +1,9 @@
-"""Lines of an archive -> messages: the rule of `transforms.envelopes.envelope_lines` for a whole block at
+"""Lines of an archive -> messages: the rule of `transforms.envelopes.envelope_lines` for a whole chunk at
 once.
 
 Most lines are decided by their first bytes (`transforms.sources.archives.envelope_prefixes`). What that
 leaves open goes through `read_line`, one by one, with the same verdict: a message depends on its line alone,
-never on the block that the line is in.
+never on the chunk that the line is in.
 """
 
 from itertools import compress
@@ -46,11 +46,11 @@ _OPEN = ord("{")
 _NOTHING, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
 
 Part = tuple[Positions, pa.RecordBatch]
-"""Some rows of a block, ascending, and their messages (RAW)."""
+"""Some rows of a chunk, ascending, and their messages (RAW)."""
 
 
 class Decoded(NamedTuple):
-    """The messages of a block in the order of its lines, `messages` (RAW) and `rejected` (REJECTED), and how
+    """The messages of a chunk in the order of its lines, `messages` (RAW) and `rejected` (REJECTED), and how
     many lines it has."""
 
     messages: pa.RecordBatch
@@ -58,15 +58,15 @@ class Decoded(NamedTuple):
     lines: int
 
 
-def decode_lines(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
-    """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of its
+def decode_lines(chunk: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
+    """The messages of `chunk`: lines that each end in a newline, the first of them line `first_line` of its
     file.
 
     A bare line is a message of the source `archive` without a time, known by its number and bytes
-    (`compute_line_ids`); where all lines are bare, the payloads are the block itself. A blank line is no
+    (`compute_line_ids`); where all lines are bare, the payloads are the chunk itself. A blank line is no
     message.
     """
-    lines = Lines.of(block)
+    lines = Lines.of(chunk)
     written, bare = find_heads(lines)
     is_object = lines.text[written.data] == _OPEN
     whole = written.where(is_object)
