@@ -1,7 +1,8 @@
 """Validate archived messages without Beam: count those of each reason, with an example."""
 
 from schemas.registry import load
-from transforms.sources.archives.archive_reader import find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import read_files
 from transforms.validation.validate import Rules, judge_block
 
 SCHEMA, RULES = load("kpi_report"), Rules()

@@ -16,7 +16,8 @@ from pipelines.progress import show_reading
 from pipelines.settings import Settings
 from transforms.core import stage_counters
 from transforms.history.dedup import INPUTS, deduplicate
-from transforms.sources.archives.archive_reader import Files, Unreadable, read_files
+from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 from transforms.validation.validate import judge_messages

@@ -26,7 +26,8 @@ from transforms.core import stage_counters
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import Files, Unreadable, read_files
+from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 

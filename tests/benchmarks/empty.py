@@ -19,7 +19,8 @@ from runners import direct
 from transforms.core import stage_counters
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.grouping import split_rows
-from transforms.sources.archives.archive_reader import Chunk, Files, ReadArchives, find_files, read_files
+from transforms.sources.archives.archive_files import Files, find_files
+from transforms.sources.archives.archive_reader import Chunk, ReadArchives, read_files
 
 SETTINGS = load()[0]
 CHUNK_BYTES = SETTINGS.read_mb << 20

@@ -17,7 +17,8 @@ from tests.benchmarks import bench
 from tests.benchmarks.parts import BACKLOG, BACKLOG_PER_MINUTE, RATES, WARM_SECONDS, Outcome, Plan, settled
 from tests.benchmarks.trials import KPIFLOW, Passed, Spent, Trial, received_us
 from transforms.core.arrow_coder import BatchCoder
-from transforms.sources.archives.archive_reader import Chunk, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.validation.validate import Rules, judge_block
 
 STEPS = {

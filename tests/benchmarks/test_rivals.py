@@ -17,7 +17,8 @@ from schemas.registry import load
 from tests.benchmarks.rivals import duckdb_job, polars_job
 from tests.benchmarks.rivals.equal import UnequalError, likeness
 from tests.builders import NOON, report
-from transforms.sources.archives.archive_reader import Chunk, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.validation.validate import Rules, judge_block
 
 ROOT = Path(__file__).parents[2]

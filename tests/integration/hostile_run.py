@@ -36,7 +36,8 @@ from tests.integration.archives import write
 from tests.integration.hostile_shapes import STEP, mutated, payloads
 from transforms.core.record_batches import split_by_rows
 from transforms.envelopes.envelope_lines import is_blank, write_envelope
-from transforms.sources.archives.archive_reader import Chunk, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.validation.validate import Judged, Rules, judge_messages
 
 FEW = 6

@@ -14,7 +14,8 @@ from pipelines.verify.reconcile import reconcile
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.builders import NOON, payload
 from tests.integration.archives import Typed, rows, stream, write
-from transforms.sources.archives.archive_reader import Chunk, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 
 SETTINGS = Settings(min_samples=4, shards=2, file_minutes=60)
 

@@ -12,24 +12,20 @@ from numpy.typing import NDArray
 from transforms.core import stage_counters
 from transforms.core.errors import Finding
 from transforms.core.run_metrics import count_incomplete
-from transforms.sources.archives.archive_reader import (
-    CHUNK_BYTES,
-    Files,
-    ReadArchives,
-    Unreadable,
-    read_files,
-)
+from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_reader import CHUNK_BYTES, ReadArchives, Unreadable, read_files
 from transforms.sources.archives.decompression import PAYLOAD_BYTES
 from transforms.sources.source import Gathered, OnProgress, OnUnreadable
 
 
 @dataclass(frozen=True)
 class Archives:
-    """Archive files. `chunk_bytes` and `payload_bytes` are options of `archive_reader.read_chunks`."""
+    """Archive files. The other fields are options of `archive_reader.ReadArchives`."""
 
     files: Files
     chunk_bytes: int = CHUNK_BYTES
     payload_bytes: int = PAYLOAD_BYTES
+    readers: int | None = 1
 
     @property
     def name(self) -> str:
@@ -63,11 +59,9 @@ class ReadMessages(beam.PTransform):
         self.archives = archives
 
     def expand(self, root: beam.pvalue.PBegin) -> Gathered:
-        files, options = (
-            self.archives.files,
-            (self.archives.chunk_bytes, count_bytes, 1, self.archives.payload_bytes),
-        )
-        found = root | ReadArchives(files, *options)
+        given = self.archives
+        options = (given.chunk_bytes, count_bytes, given.readers, given.payload_bytes)
+        found = root | ReadArchives(given.files, *options)
         _ = found.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
         return Gathered(found.messages, found.rejected)
 

@@ -140,13 +140,11 @@ def cut_chunks(
     first line, from 1.
 
     A line that is too long to hold a payload of `payload_bytes` comes alone, as a LongLine. Long runs of
-    blank lines are left out, and so is a UTF-8 byte order mark at the very beginning; a last newline is
-    added. An error of the pieces comes after the whole lines before it; the line that it cuts off is dropped.
+    blank lines are left out; a last newline is added. An error of the pieces comes after the whole lines
+    before it; the line that it cuts off is dropped.
     """
     longest = compute_longest_line(payload_bytes)
-    texts = _cut_whole_lines(
-        _limit_size(_drop_mark(pieces), min(chunk_bytes, _PIECE_BYTES, longest)), longest
-    )
+    texts = _cut_whole_lines(_limit_size(pieces, min(chunk_bytes, _PIECE_BYTES, longest)), longest)
     held: list[bytes] = []
     number, size, lines = 1, 0, 0
     fault: Exception | None = None
@@ -208,8 +206,8 @@ def _cut_whole_lines(pieces: Iterable[bytes], longest: int) -> Iterator[bytes | 
         yield b"".join([*begun, b"\n"])
 
 
-def _drop_mark(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces without a byte order mark before all of them."""
+def drop_mark(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces without a UTF-8 byte order mark before all of them."""
     begin: bytes | None = b""
     for piece in pieces:
         if begin is not None:

@@ -7,7 +7,7 @@ never on the chunk that the line is in.
 """
 
 from itertools import compress
-from typing import NamedTuple
+from typing import NamedTuple, SupportsInt
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ class Decoded(NamedTuple):
     lines: int
 
 
-def decode_lines(chunk: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
+def decode_lines(chunk: pa.Buffer | bytes, first_line: SupportsInt = 1) -> Decoded:
     """The messages of `chunk`: lines that each end in a newline, the first of them line `first_line` of its
     file.
 
@@ -94,9 +94,12 @@ def reject_messages(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBa
     return build_batch(columns, REJECTED, messages.num_rows)
 
 
-def _read_bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
+def _read_bare(lines: Lines, rows: Positions, first_line: SupportsInt) -> pa.RecordBatch:
     """Some lines as messages (RAW) that are whole lines."""
-    return make_bare_messages(lines.whole(rows), compute_line_ids(rows + first_line, lines.contents(rows)))
+    if not len(rows):
+        return make_empty(RAW)  # the number of the first line may cost something
+    ids = compute_line_ids(rows + int(first_line), lines.contents(rows))
+    return make_bare_messages(lines.whole(rows), ids)
 
 
 def end_payloads(data: pa.Array) -> pa.Array:
@@ -129,7 +132,7 @@ def _make_part(written: Heads, payload: pa.Array) -> Part:
     return written.rows, pa.RecordBatch.from_arrays([*written.origins.columns, payload], schema=RAW)
 
 
-def _read_one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, pa.RecordBatch]:
+def _read_one_by_one(lines: Lines, rows: Positions, first_line: SupportsInt) -> tuple[Part, pa.RecordBatch]:
     """The rows that only `read_line` can tell: their messages, and the envelopes that break the rule
     (REJECTED)."""
     texts = lines.cut(lines.starts[rows], lines.ends[rows]).to_pylist()

@@ -6,6 +6,7 @@ left alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,14 @@ _FIXED_BYTES = 40
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def read_rows(path: str, chunk_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
-    """The file's rows with COLUMNS, about `chunk_bytes` of them at a time, and the share of the rows read so
-    far.
+def read_rows(
+    path: str, chunk_bytes: int, start: int = 0, end: int | None = None
+) -> Iterator[tuple[int, pa.RecordBatch, float]]:
+    """The rows with COLUMNS of the row groups that begin at byte `start` of the file or later and before
+    `end`, about `chunk_bytes` of them at a time.
+
+    Each batch comes with the number of its first row in the file, from 1, and with the share of the rows that
+    are read by then.
 
     Raises:
         DamagedError: it is no Parquet, corrupt, or lacks a column; after the rows that can be read.
@@ -74,18 +80,38 @@ def read_rows(path: str, chunk_bytes: int) -> Iterator[tuple[pa.RecordBatch, flo
         with pq.ParquetFile(path) as file:
             meta, names = file.metadata, _find_columns(file.schema_arrow)
             texts = {name for name in names if _is_bytes(file.schema_arrow.field(name).type)}
+        groups, row = _find_groups(meta, start, end)
+        total = sum(meta.row_group(group).num_rows for group in groups)
         encoded = sorted(texts - _find_prefix_columns(meta))
         with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
+            at_once = _count_rows_at_once(meta, chunk_bytes)
             done = 0
-            for rows in _group_rows(
-                file.iter_batches(_count_rows_at_once(meta, chunk_bytes), columns=names), chunk_bytes
-            ):
-                done += rows.num_rows
-                yield rows, done / meta.num_rows
+            for rows in _group_rows(file.iter_batches(at_once, groups, names), chunk_bytes):
+                first, done = row + done, done + rows.num_rows
+                yield first, rows, done / total
     except MemoryError:
         raise
     except pa.ArrowException as error:
         raise DamagedError(f"no Parquet, or corrupt ({error})") from error
+
+
+def _find_groups(meta: pq.FileMetaData, start: int, end: int | None) -> tuple[list[int], int]:
+    """The row groups that begin in a range of the file's bytes, and the number of their first row."""
+    groups, row = [], 1
+    starts = [_find_start(meta.row_group(group)) for group in range(meta.num_row_groups)]
+    for group, place in enumerate(accumulate(starts, max)):  # so groups in any order are in one range each
+        if place < start:
+            row += meta.row_group(group).num_rows
+        elif end is None or place < end:
+            groups.append(group)
+    return groups, row
+
+
+def _find_start(group: pq.RowGroupMetaData) -> int:
+    """Where a group of rows begins in its file."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    pages = [each.dictionary_page_offset or each.data_page_offset for each in columns]
+    return max(0, min(pages))
 
 
 def _count_rows_at_once(meta: pq.FileMetaData, chunk_bytes: int) -> int:

@@ -26,7 +26,8 @@ from transforms.sinks.archive.archive_files import MESSAGES, REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.archived_ids import parse_entry_id, read_ids
 from transforms.sinks.archive.stream_archive import ArchiveSync, WriteArchive
-from transforms.sources.archives.archive_reader import Chunk, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.sources.archives.envelope_chunks import REJECTED, reject_messages
 from transforms.validation.quarantine_rows import quarantine_misfits
 

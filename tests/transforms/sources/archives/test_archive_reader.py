@@ -15,12 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import line_id
+from transforms.sources.archives.archive_files import NoArchiveError, find_files
 from transforms.sources.archives.archive_reader import (
     Chunk,
-    NoArchiveError,
     ReadArchives,
     Unreadable,
-    find_files,
     read_ahead,
     read_chunks,
     read_files,
