@@ -3,7 +3,8 @@
 import apache_beam as beam
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from transforms.sources.archives.archive_reader import ReadArchives, find_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import ReadArchives
 from transforms.validation.validate import Validate
 
 with beam.Pipeline(runner=FnApiRunner()) as pipeline:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from pipelines.failures import WrongUse
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import Files, NoArchiveError, find_files
+from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files
 
 
 def find_archives(patterns: list[str]) -> Files:

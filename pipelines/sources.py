@@ -14,7 +14,7 @@ from pipelines.settings import Settings
 from transforms.sources.source import LiveSource, Source
 
 if TYPE_CHECKING:
-    from transforms.sources.archives.archive_reader import Files
+    from transforms.sources.archives.archive_files import Files
     from transforms.sources.archives.archive_source import Archives
 
 

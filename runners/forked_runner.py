@@ -88,6 +88,7 @@ class _ForkedWorker(WorkerHandler):
         super().__init__(self, channel, state, provision)
         this: Any = self
         self.control_conn, self.data_conn = this, channel
+        self._sent = channel.inverse()
         self._worker, self._job, self._server = worker, job, server
         self._known: set[str] = set()
 
@@ -109,11 +110,11 @@ class _ForkedWorker(WorkerHandler):
     def push(self, request: protos.InstructionRequest) -> ControlFuture:
         name = request.process_bundle.process_bundle_descriptor_id
         descriptor = b"" if name in self._known else self._find_descriptor(name)
-        sent = _take(self.data_conn.inverse(), request.instruction_id)
+        sent = _take(self._sent, request.instruction_id)
         arguments = descriptor, request.SerializeToString(), sent
         response, given = self._worker.call(_run_bundle, *arguments, on_news=self._job.receive)
         self._known.add(name)
-        _put(self.data_conn.inverse(), given)
+        _put(self._sent, given)
         return ControlFuture(request.instruction_id, protos.InstructionResponse.FromString(response))
 
     def _find_descriptor(self, name: str) -> bytes:

@@ -225,15 +225,15 @@ def _read_envelopes(inputs: list[str], settings: Settings) -> pa.RecordBatch | N
         WrongUse: a file cannot be read to its end, or a line is not an envelope.
     """
     parts = []
-    for block in read_files(find_archives(inputs), payload_bytes=settings.max_payload_bytes):
-        if isinstance(block, Unreadable):
-            raise WrongUse(f"{block.file} {block.reason}", "give files that can be read to their end")
-        if block.rejected.num_rows:
-            wrong = quarantine_misfits(block.rejected, make_rules(settings).limits)
+    for chunk in read_files(find_archives(inputs), payload_bytes=settings.max_payload_bytes):
+        if isinstance(chunk, Unreadable):
+            raise WrongUse(f"{chunk.file} {chunk.reason}", "give files that can be read to their end")
+        if chunk.rejected.num_rows:
+            wrong = quarantine_misfits(chunk.rejected, make_rules(settings).limits)
             raise WrongUse(
                 f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "correct the envelope"
             )
-        parts.append(block.messages)
+        parts.append(chunk.messages)
     return concat(parts) if parts else None
 
 

@@ -16,7 +16,8 @@ from pipelines.progress import show_reading
 from pipelines.settings import Settings
 from transforms.core import stage_counters
 from transforms.history.dedup import INPUTS, deduplicate
-from transforms.sources.archives.archive_reader import Files, Unreadable, read_files
+from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.quarantine_rows import quarantine_misfits
 from transforms.validation.validate import judge_messages
@@ -78,14 +79,14 @@ def _judge_archives(archives: Files, settings: Settings) -> Fates:
     stage_counters.reset()
     fates, kept = Fates(), []
     schema, rules = load_report_schema(settings), make_rules(settings)
-    for block in read_files(archives, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
-        if isinstance(block, Unreadable):
-            fates.unreadable.append(f"{block.file} {block.reason}")
+    for chunk in read_files(archives, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
+        if isinstance(chunk, Unreadable):
+            fates.unreadable.append(f"{chunk.file} {chunk.reason}")
             continue
-        with stage_counters.time_stage("validate", block.messages.num_rows):
-            reports, rejected = judge_messages(block.messages, schema, rules)
+        with stage_counters.time_stage("validate", chunk.messages.num_rows):
+            reports, rejected = judge_messages(chunk.messages, schema, rules)
         fates.reject(rejected)
-        fates.reject(quarantine_misfits(block.rejected, rules.limits))
+        fates.reject(quarantine_misfits(chunk.rejected, rules.limits))
         kept.append(reports.select(INPUTS))
     if kept:
         unique = deduplicate(pa.Table.from_batches(kept))

@@ -20,7 +20,7 @@ from pipelines.sources import archives_of
 from transforms.core import stage_counters
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import Files
+from transforms.sources.archives.archive_files import Files
 
 
 def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span, engine: Engine) -> Results:

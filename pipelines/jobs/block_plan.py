@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transforms.history.blocks import Blocks
-from transforms.sources.archives.archive_reader import Block, Files, read_blocks
+from transforms.sources.archives.archive_files import Files, measure_file
+from transforms.sources.archives.archive_reader import Chunk, read_chunks
+from transforms.sources.archives.parts import COMPRESSION, cut_parts, is_plain
 
 SAMPLE_BYTES = 1 << 16
 """How much is read of a part of the archives."""
@@ -24,8 +26,6 @@ FILE_REPORTS = 250_000
 """Reports of a file of tables, about and at most, since a file is written as a whole."""
 BLOCK_HOURS = (24, 12, 8, 6, 4, 3, 2, 1)
 _FILE_MINUTES = (30, 20, 15, 12, 10, 6, 5, 4, 3, 2, 1)
-_COMPRESSION = 8
-"""About the ratio of a compressed archive."""
 _BLOCKS_PER_WORKER = 4
 """So many blocks for each worker keep all of them busy to the end."""
 
@@ -70,18 +70,16 @@ def _fits(reports: Reports, hours: int, workers: int, block_reports: int) -> boo
 
 def estimate_reports(files: Files) -> Reports:
     """About how many messages of the archives were recorded in which hour."""
-    paths = list(files)
-    chosen = paths[:: -(-len(paths) // MOST_SAMPLES)] if paths else []
+    parts = cut_parts((path, measure_file(path)) for path in files)
+    ranges = [each for part in parts for each in part]
+    step = max(1, len(ranges) // MOST_SAMPLES)
     estimate: Counter[int] = Counter()
-    for path in chosen:
-        first = next(iter(read_blocks(path, SAMPLE_BYTES)), None)
-        if isinstance(first, Block) and first.messages.num_rows:
-            _add_sample(estimate, first.messages, Files((path,)).total_bytes * _expand(path))
-    return {hour: count * len(paths) / len(chosen) for hour, count in estimate.items()}
-
-
-def _expand(path: str) -> int:
-    return 1 if path.lower().endswith(("json", "jsonl")) else _COMPRESSION
+    for each in ranges[::step]:
+        first = next(iter(read_chunks(each, SAMPLE_BYTES)), None)
+        if isinstance(first, Chunk) and first.messages.num_rows:
+            octets = (each.size if each.end is None else each.end) - each.start
+            _add_sample(estimate, first.messages, octets * (1 if is_plain(each.path) else COMPRESSION))
+    return {hour: count * step for hour, count in estimate.items()}
 
 
 def _add_sample(estimate: Counter[int], messages: pa.RecordBatch, octets: int) -> None:

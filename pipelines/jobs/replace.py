@@ -40,7 +40,7 @@ from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
 from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store
-from transforms.sources.archives.archive_reader import Files
+from transforms.sources.archives.archive_files import Files
 
 Kept = NDArray[np.bool_]
 Keep = Callable[[pa.RecordBatch], Kept]

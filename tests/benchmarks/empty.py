@@ -19,10 +19,11 @@ from runners import direct
 from transforms.core import stage_counters
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.grouping import split_rows
-from transforms.sources.archives.archive_reader import Block, Files, ReadArchives, find_files, read_files
+from transforms.sources.archives.archive_files import Files, find_files
+from transforms.sources.archives.archive_reader import Chunk, ReadArchives, read_files
 
 SETTINGS = load()[0]
-BLOCK_BYTES = SETTINGS.read_mb << 20
+CHUNK_BYTES = SETTINGS.read_mb << 20
 COUNTED = "counted"
 Keyed = tuple[int, pa.RecordBatch]
 
@@ -47,7 +48,7 @@ def with_beam(files: Files) -> int:
     """Read, key, group, key and group on the runner of a backfill: the messages that arrive."""
 
     def build(root: beam.Pipeline) -> None:
-        messages = (root | "Read" >> ReadArchives(files, BLOCK_BYTES, readers=1)).messages
+        messages = (root | "Read" >> ReadArchives(files, CHUNK_BYTES, readers=1)).messages
         keyed = messages | "Key" >> beam.FlatMap(by_row).with_output_types(Keyed)
         grouped = keyed | "Group" >> beam.GroupByKey()
         rekeyed = grouped | "Key again" >> beam.FlatMap(again).with_output_types(Keyed)
@@ -63,10 +64,10 @@ def without_beam(files: Files) -> int:
     arrive."""
     direct.prepare_memory()
     shards: dict[int, list[pa.RecordBatch]] = defaultdict(list)
-    for block in read_files(files, BLOCK_BYTES):
-        if not isinstance(block, Block):
-            raise SystemExit(f"{block.file} {block.reason}")
-        for shard, rows in by_row(block.messages):
+    for chunk in read_files(files, CHUNK_BYTES):
+        if not isinstance(chunk, Chunk):
+            raise SystemExit(f"{chunk.file} {chunk.reason}")
+        for shard, rows in by_row(chunk.messages):
             shards[shard].append(rows)
     return sum(batch.num_rows for batches in shards.values() for batch in batches)
 

@@ -17,7 +17,8 @@ from tests.benchmarks import bench
 from tests.benchmarks.parts import BACKLOG, BACKLOG_PER_MINUTE, RATES, WARM_SECONDS, Outcome, Plan, settled
 from tests.benchmarks.trials import KPIFLOW, Passed, Spent, Trial, received_us
 from transforms.core.arrow_coder import BatchCoder
-from transforms.sources.archives.archive_reader import Block, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.validation.validate import Rules, judge_block
 
 STEPS = {
@@ -207,8 +208,8 @@ def _backfilled(archive: Path, folder: Path, messages: int) -> float:
     first = next(archive.rglob("*.ndjson*"))
     single = folder / "single" / "one.ndjson"
     single.parent.mkdir()
-    block = next(block for block in read_files(find_files([str(first)])) if isinstance(block, Block))
-    single.write_bytes(block.messages["payload"][0].as_py())
+    chunk = next(chunk for chunk in read_files(find_files([str(first)])) if isinstance(chunk, Chunk))
+    single.write_bytes(chunk.messages["payload"][0].as_py())
     cpu = []
     for source in (archive, single):
         output = folder / "backfilled"
@@ -219,10 +220,10 @@ def _backfilled(archive: Path, folder: Path, messages: int) -> float:
 
 def _shuffled_bytes(archive: Path) -> float:
     """Bytes of a report as it is sent from validation to history, by its first few thousand."""
-    blocks = itertools.islice(
-        (block for block in read_files(find_files([str(archive)]), 1 << 20) if isinstance(block, Block)), 4
+    chunks = itertools.islice(
+        (chunk for chunk in read_files(find_files([str(archive)]), 1 << 20) if isinstance(chunk, Chunk)), 4
     )
-    reports = [judge_block(block.messages, load("kpi_report"), Rules())[0] for block in blocks]
+    reports = [judge_block(chunk.messages, load("kpi_report"), Rules())[0] for chunk in chunks]
     return sum(len(BatchCoder().encode(batch)) for batch in reports) / sum(
         batch.num_rows for batch in reports
     )

@@ -17,7 +17,8 @@ from schemas.registry import load
 from tests.benchmarks.rivals import duckdb_job, polars_job
 from tests.benchmarks.rivals.equal import UnequalError, likeness
 from tests.builders import NOON, report
-from transforms.sources.archives.archive_reader import Block, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.validation.validate import Rules, judge_block
 
 ROOT = Path(__file__).parents[2]
@@ -187,8 +188,8 @@ def judged(output: Path) -> dict[str, str]:
 
 def expected(source: Path) -> dict[str, str]:
     """The same by kpiflow."""
-    (block,) = read_files(find_files([str(source)]))
-    assert isinstance(block, Block)
-    reports, wrong = judge_block(block.messages, load("kpi_report"), Rules())
+    (chunk,) = read_files(find_files([str(source)]))
+    assert isinstance(chunk, Chunk)
+    reports, wrong = judge_block(chunk.messages, load("kpi_report"), Rules())
     refused = zip(wrong["message_id"].to_pylist(), wrong["reason"].to_pylist())
     return dict.fromkeys(reports["message_id"].to_pylist(), "") | dict(refused)

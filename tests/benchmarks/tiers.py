@@ -22,8 +22,8 @@ import pyarrow as pa
 from schemas.readers import fast_reader, raw_text
 from schemas.registry import Schema, load
 from tests.benchmarks.bench import AGENTS, archive, machine
-from transforms.sources.archives import envelope_blocks, envelope_prefixes
-from transforms.sources.archives.archive_reader import BLOCK_BYTES
+from transforms.sources.archives import envelope_chunks, envelope_prefixes
+from transforms.sources.archives.archive_reader import CHUNK_BYTES
 from transforms.validation.validate import Rules, judge_messages
 
 DIRTY = (0.0, 0.05, 0.2)
@@ -73,7 +73,7 @@ TIERS = (
     Tier(
         "envelope prefixes (envelope_prefixes)",
         "each line is read by Python",
-        lambda: mock.patch.object(envelope_blocks, envelope_prefixes.find_heads.__name__, _find_no_prefixes),
+        lambda: mock.patch.object(envelope_chunks, envelope_prefixes.find_heads.__name__, _find_no_prefixes),
     ),
     Tier(
         "layouts of envelopes (envelope_prefixes)",
@@ -93,36 +93,36 @@ class Gain:
     rate_without: float
 
 
-def read_blocks(folder: Path) -> list[bytes]:
-    """The lines of an archive's plain files, in blocks as a backfill reads them."""
+def read_chunks(folder: Path) -> list[bytes]:
+    """The lines of an archive's plain files, in chunks as a backfill reads them."""
     text = b"".join(path.read_bytes() for path in sorted(folder.glob("*.ndjson")))
-    blocks, start = [], 0
+    chunks, start = [], 0
     while start < len(text):
-        end = start + BLOCK_BYTES
+        end = start + CHUNK_BYTES
         end = len(text) if end >= len(text) else text.rindex(b"\n", start, end) + 1
-        blocks.append(text[start:end])
+        chunks.append(text[start:end])
         start = end
-    return blocks
+    return chunks
 
 
-def judge(blocks: Sequence[bytes], schema: Schema) -> tuple[float, Counts]:
+def judge(chunks: Sequence[bytes], schema: Schema) -> tuple[float, Counts]:
     """Seconds of the processor to decode and judge all lines, and what became of them."""
     begun, reports, rejected = time.process_time(), 0, 0
-    for block in blocks:
-        judged = judge_messages(envelope_blocks.decode_lines(block).messages, schema, Rules())
+    for chunk in chunks:
+        judged = judge_messages(envelope_chunks.decode_lines(chunk).messages, schema, Rules())
         reports, rejected = reports + judged.reports.num_rows, rejected + judged.quarantine.num_rows
     return time.process_time() - begun, (reports, rejected)
 
 
-def measure(blocks: Sequence[bytes], dirty: float, turns: int = TURNS) -> Iterator[Gain]:
+def measure(chunks: Sequence[bytes], dirty: float, turns: int = TURNS) -> Iterator[Gain]:
     """The gain of each tier."""
     schema = load("kpi_report").bounded(Rules().custom_metric_limit)
-    _, expected = judge(blocks, schema)
+    _, expected = judge(chunks, schema)
     for tier in TIERS:
         best = [np.inf, np.inf]
         for turn in range(2 * turns):
             with tier.without() if turn % 2 else nullcontext():
-                seconds, counts = judge(blocks, schema)
+                seconds, counts = judge(chunks, schema)
             if counts != expected:
                 raise AssertionError(f"{tier.name} changes verdicts: {counts} instead of {expected}")
             best[turn % 2] = min(best[turn % 2], seconds)
@@ -151,8 +151,8 @@ def main() -> None:
     asked = parser.parse_args()
     gains = []
     for dirty in DIRTY:
-        blocks = read_blocks(archive(asked.folder, asked.messages, AGENTS, dirty))
-        gains += measure(blocks, dirty, asked.turns)
+        chunks = read_chunks(archive(asked.folder, asked.messages, AGENTS, dirty))
+        gains += measure(chunks, dirty, asked.turns)
     print(f"{machine()}; {asked.messages:,} messages, best of {asked.turns} turns, one thread\n")
     order = [tier.name for tier in TIERS]
     print(*write_table(sorted(gains, key=lambda gain: order.index(gain.tier.name))), sep="\n")

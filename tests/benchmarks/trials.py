@@ -19,7 +19,7 @@ from pipelines.jobs.job_status import FOLDER, READERS, Health, read_health
 from tests.integration.streaming import children
 from tests.servers import RedisServer
 from transforms.redis.connection import Connection
-from transforms.sources.archives import archive_reader
+from transforms.sources.archives import archive_files, archive_reader
 from transforms.sources.redis.redis_source import RedisStreams
 
 ROOT = Path(__file__).parents[2]
@@ -224,10 +224,10 @@ class Trial:
         span = ["--reports", messages, "--agents", 50, "--seed", 1, "--start", start, "--span", f"{minutes}m"]
         backlog = self.folder / "backlog"
         self.ends_well(self._start("generate", "--output", backlog, *span, *words))
-        for block in archive_reader.read_files(archive_reader.find_files([str(backlog)])):
-            assert isinstance(block, archive_reader.Block), block
-            assert not block.rejected.num_rows, block.rejected
-            ids, payloads = block.messages["message_id"].to_pylist(), block.messages["payload"].to_pylist()
+        for chunk in archive_reader.read_files(archive_files.find_files([str(backlog)])):
+            assert isinstance(chunk, archive_reader.Chunk), chunk
+            assert not chunk.rejected.num_rows, chunk.rejected
+            ids, payloads = chunk.messages["message_id"].to_pylist(), chunk.messages["payload"].to_pylist()
             for first in range(0, len(ids), _AT_ONCE):
                 with self.client.pipeline(transaction=False) as pipeline:
                     for message_id, payload in zip(

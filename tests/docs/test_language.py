@@ -21,7 +21,7 @@ IDIOM = re.compile(
 OLD_WORDS = {
     "transforms/envelopes/envelope_lines.py",
     "transforms/sources/archives/archive_reader.py",
-    "transforms/sources/archives/envelope_blocks.py",
+    "transforms/sources/archives/envelope_chunks.py",
     "transforms/sources/redis/offsets.py",
 }
 """Files that still have such words."""

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.registry import load
 from tests.builders import messages
-from transforms.sources.archives.envelope_blocks import decode_lines
+from transforms.sources.archives.envelope_chunks import decode_lines
 from transforms.validation.validate import Rules, judge_block
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/report-id.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ whether each has one fate.
     python -m tests.integration.hostile_run --messages 200000 --folder DIR [--seed N]
     python -m tests.integration.hostile_run --messages 20000 --redis URL --stream KEY [--seed N]
 
-The first also judges every block by the strict reader alone and compares verdicts and columns with those of
+The first also judges every chunk by the strict reader alone and compares verdicts and columns with those of
 both readers together. The second only sends; run `kpiflow stream --until-idle --archive`, `reconcile
 --redis`, a backfill of the archive and `parity`.
 """
@@ -36,7 +36,8 @@ from tests.integration.archives import write
 from tests.integration.hostile_shapes import STEP, mutated, payloads
 from transforms.core.record_batches import split_by_rows
 from transforms.envelopes.envelope_lines import is_blank, write_envelope
-from transforms.sources.archives.archive_reader import Block, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.validation.validate import Judged, Rules, judge_messages
 
 FEW = 6
@@ -106,13 +107,13 @@ def differences(folder: Path) -> Iterator[tuple[str, str]]:
     """Messages that both readers together judge otherwise than the strict one, or of which they make other
     columns.
 
-    Whole blocks are judged, and a FEW at a time: the fast reader leaves to the strict one what is odd beside
+    Whole chunks are judged, and a FEW at a time: the fast reader leaves to the strict one what is odd beside
     its neighbours.
     """
-    for block in read_files(find_files([str(folder)])):
-        if isinstance(block, Block):
-            strict = _by_id([judged_strictly(block.messages)])
-            for parts in ([block.messages], split_by_rows(block.messages, FEW)):
+    for chunk in read_files(find_files([str(folder)])):
+        if isinstance(chunk, Chunk):
+            strict = _by_id([judged_strictly(chunk.messages)])
+            for parts in ([chunk.messages], split_by_rows(chunk.messages, FEW)):
                 found = _by_id([judge_messages(part, load("kpi_report"), Rules()) for part in parts])
                 yield from (
                     name for name in found.keys() | strict.keys() if found.get(name) != strict.get(name)

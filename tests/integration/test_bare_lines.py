@@ -14,7 +14,8 @@ from pipelines.verify.reconcile import reconcile
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.builders import NOON, payload
 from tests.integration.archives import Typed, rows, stream, write
-from transforms.sources.archives.archive_reader import Block, find_files, read_files
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
 
 SETTINGS = Settings(min_samples=4, shards=2, file_minutes=60)
 
@@ -41,10 +42,10 @@ def assert_same_rows(one: Path, other: Path) -> None:
 
 
 def assert_reconciled(output: Path, *files: Path) -> None:
-    blocks = [
-        block for block in read_files(find_files([str(file) for file in files])) if isinstance(block, Block)
+    chunks = [
+        chunk for chunk in read_files(find_files([str(file) for file in files])) if isinstance(chunk, Chunk)
     ]
-    verdict = reconcile(output, lambda _: iter([part for block in blocks for part in block]))
+    verdict = reconcile(output, lambda _: iter([part for chunk in chunks for part in chunk]))
     assert verdict.problems == []
     assert verdict.received == verdict.reports + verdict.quarantined + verdict.duplicates
 

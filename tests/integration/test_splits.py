@@ -18,7 +18,7 @@ from pipelines.settings import Settings
 from pipelines.verify.parity import compare_outputs
 from tests.builders import NOON, agent, report
 from tests.integration.archives import envelope, stream, write
-from transforms.sources.archives.archive_reader import find_files
+from transforms.sources.archives.archive_files import find_files
 
 pytestmark = pytest.mark.slow
 

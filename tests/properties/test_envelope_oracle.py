@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemas.readers.formats import parse_date_time
 from tests.builders import line_id
 from transforms.envelopes.envelope_lines import Envelope, read_line
-from transforms.sources.archives.envelope_blocks import decode_lines
+from transforms.sources.archives.envelope_chunks import decode_lines
 
 texts = st.sampled_from(
     ["", "s", "1-0", "ü", 'a"b', "\\", "{", "}", "{}", '{"', ": {", "},", " {", "]", '{ "x']

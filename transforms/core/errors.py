@@ -3,6 +3,7 @@
 A message is `problem; fix`.
 """
 
+import re
 from dataclasses import dataclass
 
 
@@ -35,3 +36,23 @@ class Finding:
         """The finding for an error whose message is `problem; fix`."""
         problem, _, fix = str(error).partition("; ")
         return cls(what, problem, fix)
+
+
+def find_error(text: str) -> Refused | Unavailable | None:
+    """The first error of this module, or of a class derived from one of it, in a text with Python tracebacks.
+
+    An engine reports what a step raised in another process as text only. In a traceback the cause comes
+    first. The name of the step, which Beam adds to the message, is left out. Only classes that this process
+    has imported are found.
+    """
+    classes = {f"{each.__module__}.{each.__qualname__}": each for each in _list_classes(Refused, Unavailable)}
+    names = "|".join(map(re.escape, classes))
+    # A message may have several lines. It ends where Beam names the step, at an empty line, at Java's stack.
+    error = rf"^(?P<name>{names}): (?P<message>.+(?:\n.+)*?)(?= \[while running '|\n\s*\n|\n\tat |\s*\Z)"
+    found = re.search(error, text, re.MULTILINE)
+    return classes[found["name"]](found["message"]) if found else None
+
+
+def _list_classes(*classes: type[Refused | Unavailable]) -> list[type[Refused | Unavailable]]:
+    """The classes and all that are derived from them."""
+    return [each for one in classes for each in (one, *_list_classes(*one.__subclasses__()))]

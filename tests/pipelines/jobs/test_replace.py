@@ -23,7 +23,7 @@ from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLE
 from tests.builders import NOON, report
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_reader import find_files
+from transforms.sources.archives.archive_files import find_files
 
 SETTINGS = Settings.model_construct().model_copy(update={"shards": 1, "file_minutes": 60})
 HOUR = timedelta(hours=1)

@@ -10,72 +10,34 @@ The meaning of a line or a row is defined in `transforms.envelopes.envelope_line
 `transforms.sources.archives.parquet_files`.
 """
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import NamedTuple, SupportsInt, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
 
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.record_batches import RAW, concat, make_empty
-from transforms.sources.archives.decompression import (
-    PAYLOAD_BYTES,
-    DamagedError,
-    cut_blocks,
-    gunzip,
-    read_plain,
-    unzstd,
-)
-from transforms.sources.archives.envelope_blocks import decode_lines
+from transforms.sources.archives.archive_files import choose_reader, is_parquet, measure_file
+from transforms.sources.archives.decompression import PAYLOAD_BYTES, DamagedError, cut_chunks, drop_mark
+from transforms.sources.archives.envelope_chunks import decode_lines
+from transforms.sources.archives.line_ranges import LineNumber, count_lines_before, read_range
 from transforms.sources.archives.long_lines import LongLine
 from transforms.sources.archives.parquet_files import decode_rows, read_rows
+from transforms.sources.archives.parts import PART_BYTES, FileRange, Part, cut_parts, deal_parts
 
-BLOCK_BYTES = 16 << 20
+CHUNK_BYTES = 16 << 20
 _SMALL = 4
-"""A block is small below this part of the size that is asked for."""
-PARQUET = ".parquet"
-LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
-    text + ending: read
-    for ending, read in (("", read_plain), (".gz", gunzip), (".zst", unzstd))
-    for text in (".ndjson", ".jsonl", ".json")
-}
-"""How to read a file of lines, by the end of its name."""
-
-NO_ARCHIVE = "truth.json"
-"""The generator's record of the expected fates; it is beside the archives, and is not one."""
-
+"""A chunk is small below this part of the size that is asked for."""
 OnBytes = Callable[[int], object]
 T = TypeVar("T")
 
 
-class NoArchiveError(ValueError):
-    """A pattern that matches no archive."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """The paths of a run's files, sorted."""
-
-    paths: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def total_bytes(self) -> int:
-        """Their size on disk; what cannot be read counts as nothing."""
-        return sum(os.path.getsize(path) for path in self if os.path.exists(path))
-
-
-class Block(NamedTuple):
+class Chunk(NamedTuple):
     """Messages of a part of a file, or of several small files: `messages` (RAW) and `rejected` (REJECTED)."""
 
     messages: pa.RecordBatch
@@ -83,43 +45,11 @@ class Block(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A file that cannot be read, or not to its end, and why. What could be read of it is in blocks, which
+    """A file that cannot be read, or not to its end, and why. What could be read of it is in chunks, which
     may come later."""
 
     file: str
     reason: str
-
-
-def find_files(patterns: Sequence[str]) -> Files:
-    """The archives that any of the patterns means, each file once.
-
-    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`.
-
-    Raises:
-        NoArchiveError: a pattern matches no archive.
-    """
-    paths: dict[str, str] = {}
-    for path in sorted({path for pattern in patterns for path in _match_pattern(pattern)}):
-        paths.setdefault(os.path.realpath(path), path)
-    return Files(tuple(paths.values()))
-
-
-def _match_pattern(pattern: str) -> Iterable[str]:
-    found = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
-    folders = [path for path in found if os.path.isdir(path)]
-    below = (glob.glob(os.path.join(glob.escape(folder), "**"), recursive=True) for folder in folders)
-    archives = {os.path.normpath(path) for path in chain(found, *below) if _is_archive(path)}
-    if not archives:
-        known = ", ".join([*LINES, PARQUET])
-        raise NoArchiveError(
-            f"{pattern!r} matches no archive; an archive is a file whose name ends in {known}"
-        )
-    return archives
-
-
-def _is_archive(path: str) -> bool:
-    name = os.path.basename(path).lower()
-    return name.endswith((*LINES, PARQUET)) and name != NO_ARCHIVE and not os.path.isdir(path)
 
 
 def _printable(path: str) -> str:
@@ -127,93 +57,105 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def read_blocks(
-    path: str,
-    block_bytes: int = BLOCK_BYTES,
+def read_chunks(
+    file: str | FileRange,
+    chunk_bytes: int = CHUNK_BYTES,
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
-) -> Iterator[Block | Unreadable]:
-    """The messages of one file, about `block_bytes` of it at a time and in its order; last, why it cannot be
-    read further.
+) -> Iterator[Chunk | Unreadable]:
+    """The messages of a file, or of a range of it, about `chunk_bytes` at a time and in its order; last, why
+    it cannot be read further.
 
     `on_bytes` is called with how many more bytes of the file on disk are done. `payload_bytes`: how long
     a payload may be; of a line that cannot hold such a one, a part is read
     (`transforms.sources.archives.long_lines`).
     """
-    is_parquet = path.lower().endswith(PARQUET)
-    parts = (
-        _read_row_blocks(path, block_bytes)
-        if is_parquet
-        else _read_line_blocks(path, block_bytes, payload_bytes)
-    )
-    reported = 0
+    read = FileRange(file) if isinstance(file, str) else file
+    last = read.size if read.end is None else read.end
+    done = read.start
     try:
-        for block, position in parts:
-            if on_bytes and position > reported:
-                on_bytes(position - reported)
-                reported = position
-            yield block
+        chunks = _read_rows if is_parquet(read.path) else partial(_read_lines, payload_bytes=payload_bytes)
+        for chunk, place in chunks(read, chunk_bytes):
+            place = min(place, last) if read.is_cut else place
+            if on_bytes and place > done:
+                on_bytes(place - done)
+                done = place
+            yield chunk
+        if on_bytes and done < last:
+            on_bytes(last - done)
     except DamagedError as error:
-        yield Unreadable(_printable(path), str(error))
+        yield Unreadable(_printable(read.path), str(error))
     except OSError as error:
-        yield Unreadable(_printable(path), f"cannot be read ({error.strerror or error})")
+        yield Unreadable(_printable(read.path), f"cannot be read ({error.strerror or error})")
 
 
-def _read_line_blocks(path: str, block_bytes: int, payload_bytes: int) -> Iterator[tuple[Block, int]]:
-    """The file's blocks, and how far into it each reaches."""
-    read = next(read for end, read in LINES.items() if path.lower().endswith(end))
-    with open(path, "rb") as file:
-        for number, text in cut_blocks(read(file), block_bytes, payload_bytes):
-            raw, bad = (
-                (make_empty(RAW), text.message(number))
-                if isinstance(text, LongLine)
-                else decode_lines(text, number)[:2]
-            )
-            yield Block(raw, bad), file.tell()
+def _read_lines(read: FileRange, chunk_bytes: int, payload_bytes: int) -> Iterator[tuple[Chunk, int]]:
+    """The chunks of a file of lines, and how far into the file each reaches."""
+    with open(read.path, "rb") as file:
+        if os.fstat(file.fileno()).st_size < read.size:
+            raise DamagedError("is shorter than it was when the run began")
+        pieces = choose_reader(read.path)(file) if not read.is_cut else read_range(file, read.start, read.end)
+        count_before = cache(partial(_count_lines_before, read))
+        for number, text in cut_chunks(
+            pieces if read.start else drop_mark(pieces), chunk_bytes, payload_bytes
+        ):
+            line = LineNumber(count_before, number) if read.start else number
+            yield _decode(text, line), file.tell()
 
 
-def _read_row_blocks(path: str, block_bytes: int) -> Iterator[tuple[Block, int]]:
-    """The file's blocks, and how far into it each reaches."""
-    size = os.path.getsize(path)
-    first_row = 1
-    for batch, share in read_rows(path, block_bytes):
-        raw, bad, rows = decode_rows(batch, first_row)
-        first_row += rows
-        yield Block(raw, bad), int(size * share)
+def _decode(text: bytes | LongLine, number: SupportsInt) -> Chunk:
+    if isinstance(text, LongLine):
+        return Chunk(make_empty(RAW), text.message(number))
+    return Chunk(*decode_lines(text, number)[:2])
+
+
+def _count_lines_before(read: FileRange) -> int:
+    with open(read.path, "rb") as file:
+        found = os.fstat(file.fileno())
+        version = (read.path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return count_lines_before(file, read.start, version)
+
+
+def _read_rows(read: FileRange, chunk_bytes: int) -> Iterator[tuple[Chunk, int]]:
+    """The chunks of a Parquet file, and how far into the file each reaches."""
+    size = (read.size or os.path.getsize(read.path)) if read.end is None else read.end
+    for first_row, batch, share in read_rows(read.path, chunk_bytes, read.start, read.end):
+        raw, bad, _ = decode_rows(batch, first_row)
+        yield Chunk(raw, bad), read.start + int((size - read.start) * share)
 
 
 def read_files(
-    paths: Iterable[str],
-    block_bytes: int = BLOCK_BYTES,
+    files: Iterable[str | FileRange],
+    chunk_bytes: int = CHUNK_BYTES,
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
-) -> Iterator[Block | Unreadable]:
-    """`read_blocks` of each file in turn, those of small files together; a thread reads the next while the
+) -> Iterator[Chunk | Unreadable]:
+    """`read_chunks` of each file in turn, those of small files together; a thread reads the next while the
     caller works on one."""
-    blocks = chain.from_iterable(read_blocks(path, block_bytes, on_bytes, payload_bytes) for path in paths)
-    return read_ahead(_merge_small(blocks, block_bytes // _SMALL))
+    chunks = chain.from_iterable(read_chunks(file, chunk_bytes, on_bytes, payload_bytes) for file in files)
+    return read_ahead(_merge_small(chunks, chunk_bytes // _SMALL))
 
 
-def _merge_small(blocks: Iterable[Block | Unreadable], least_bytes: int) -> Iterator[Block | Unreadable]:
-    """The same messages in blocks of at least so many bytes, but for the last: each batch has a cost
+def _merge_small(chunks: Iterable[Chunk | Unreadable], least_bytes: int) -> Iterator[Chunk | Unreadable]:
+    """The same messages in chunks of at least so many bytes, but for the last: each batch has a cost
     of its own."""
-    parts: list[Block] = []
+    parts: list[Chunk] = []
     size = 0
-    for block in blocks:
-        if isinstance(block, Unreadable):
-            yield block
+    for chunk in chunks:
+        if isinstance(chunk, Unreadable):
+            yield chunk
             continue
-        parts.append(block)
-        size += block.messages.nbytes + block.rejected.nbytes
+        parts.append(chunk)
+        size += chunk.messages.nbytes + chunk.rejected.nbytes
         if size >= least_bytes:
-            yield _merge_blocks(parts)
+            yield _merge_chunks(parts)
             parts, size = [], 0
     if parts:
-        yield _merge_blocks(parts)
+        yield _merge_chunks(parts)
 
 
-def _merge_blocks(blocks: Sequence[Block]) -> Block:
-    return Block(concat([block.messages for block in blocks]), concat([block.rejected for block in blocks]))
+def _merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    return Chunk(concat([chunk.messages for chunk in chunks]), concat([chunk.rejected for chunk in chunks]))
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
@@ -225,51 +167,72 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
+class Archived(NamedTuple):
+    """What `ReadArchives` gives."""
+
+    messages: beam.PCollection
+    rejected: beam.PCollection
+    unreadable: beam.PCollection
+
+
 class ReadArchives(beam.PTransform):
-    """Nothing -> `messages` (RAW), `rejected` (REJECTED) and `unreadable` (file, reason).
+    """Nothing -> `messages` (RAW), `rejected` (REJECTED) and `unreadable` (file, reason), each file once.
 
     `on_bytes` is pickled with the transform, so it must be a function of a module. `readers`: how many
-    workers can read at once, by default as many as there are files; each reads its files one after the other,
-    a block ahead. `payload_bytes`: see `read_blocks`.
+    workers read at once, by default as many as the engine gives; one reads whole files in their order. A
+    reader reads a chunk ahead. `payload_bytes`: see `read_chunks`.
     """
 
     def __init__(
         self,
         files: Iterable[str],
-        block_bytes: int = BLOCK_BYTES,
+        chunk_bytes: int = CHUNK_BYTES,
         on_bytes: OnBytes | None = None,
         readers: int | None = None,
         payload_bytes: int = PAYLOAD_BYTES,
+        part_bytes: int = PART_BYTES,
     ) -> None:
         super().__init__()
         self.files = tuple(files)
-        self.readers = readers or len(self.files)
-        self.block_bytes = block_bytes
+        self.readers = readers
+        self.part_bytes = part_bytes
+        self.chunk_bytes = chunk_bytes
         self.on_bytes = on_bytes
         self.payload_bytes = payload_bytes
 
-    def expand(self, root: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
-        outputs = beam.ParDo(_Read(self.block_bytes, self.on_bytes, self.payload_bytes)).with_output_types(
+    def expand(self, root: beam.pvalue.PBegin) -> Archived:
+        outputs = beam.ParDo(_Read(self.chunk_bytes, self.on_bytes, self.payload_bytes)).with_output_types(
             pa.RecordBatch, rejected=pa.RecordBatch, unreadable=tuple[str, str]
         )
-        parts = [self.files[reader :: self.readers] for reader in range(self.readers)]
-        return (
-            root
-            | beam.Create(parts, reshuffle=False)
-            | outputs.with_outputs("rejected", "unreadable", main="messages")
-        )
+        # Parts are tiny, so dealing them to workers costs nothing.
+        parts = root | beam.Create(self._cut(), reshuffle=True)
+        found = parts | outputs.with_outputs("rejected", "unreadable", main="messages")
+        by_file = found.unreadable | "By file" >> beam.GroupByKey()
+        # Several parts of a file can meet the same fault.
+        unreadable = by_file | "Once" >> beam.MapTuple(_take_one_reason).with_output_types(tuple[str, str])
+        return Archived(found.messages, found.rejected, unreadable)
+
+    def _cut(self) -> list[Part]:
+        if self.readers == 1:
+            return [tuple(map(FileRange, self.files))]
+        parts = cut_parts([(path, measure_file(path)) for path in self.files], self.part_bytes)
+        return parts if self.readers is None else deal_parts(parts, self.readers)
+
+
+def _take_one_reason(file: str, reasons: Iterable[str]) -> tuple[str, str]:
+    return file, min(reasons)
 
 
 class _Read(beam.DoFn):
-    def __init__(self, block_bytes: int, on_bytes: OnBytes | None, payload_bytes: int) -> None:
-        self.block_bytes, self.on_bytes, self.payload_bytes = block_bytes, on_bytes, payload_bytes
+    def __init__(self, chunk_bytes: int, on_bytes: OnBytes | None, payload_bytes: int) -> None:
+        self.chunk_bytes, self.on_bytes, self.payload_bytes = chunk_bytes, on_bytes, payload_bytes
 
-    def process(self, files: Sequence[str]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        for block in read_files(files, self.block_bytes, self.on_bytes, self.payload_bytes):
-            if isinstance(block, Unreadable):
-                yield beam.pvalue.TaggedOutput("unreadable", tuple(block))
+    def process(self, part: Part) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        for chunk in read_files(part, self.chunk_bytes, self.on_bytes, self.payload_bytes):
+            if isinstance(chunk, Unreadable):
+                yield beam.pvalue.TaggedOutput("unreadable", tuple(chunk))
                 continue
-            if block.messages.num_rows:
-                yield block.messages
-            if block.rejected.num_rows:
-                yield beam.pvalue.TaggedOutput("rejected", block.rejected)
+            if chunk.messages.num_rows:
+                yield chunk.messages
+            if chunk.rejected.num_rows:
+                yield beam.pvalue.TaggedOutput("rejected", chunk.rejected)

@@ -12,24 +12,20 @@ from numpy.typing import NDArray
 from transforms.core import stage_counters
 from transforms.core.errors import Finding
 from transforms.core.run_metrics import count_incomplete
-from transforms.sources.archives.archive_reader import (
-    BLOCK_BYTES,
-    Files,
-    ReadArchives,
-    Unreadable,
-    read_files,
-)
+from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_reader import CHUNK_BYTES, ReadArchives, Unreadable, read_files
 from transforms.sources.archives.decompression import PAYLOAD_BYTES
 from transforms.sources.source import Gathered, OnProgress, OnUnreadable
 
 
 @dataclass(frozen=True)
 class Archives:
-    """Archive files. `block_bytes` and `payload_bytes` are options of `archive_reader.read_blocks`."""
+    """Archive files. The other fields are options of `archive_reader.ReadArchives`."""
 
     files: Files
-    block_bytes: int = BLOCK_BYTES
+    chunk_bytes: int = CHUNK_BYTES
     payload_bytes: int = PAYLOAD_BYTES
+    readers: int | None = None
 
     @property
     def name(self) -> str:
@@ -63,11 +59,9 @@ class ReadMessages(beam.PTransform):
         self.archives = archives
 
     def expand(self, root: beam.pvalue.PBegin) -> Gathered:
-        files, options = (
-            self.archives.files,
-            (self.archives.block_bytes, count_bytes, 1, self.archives.payload_bytes),
-        )
-        found = root | ReadArchives(files, *options)
+        given = self.archives
+        options = (given.chunk_bytes, count_bytes, given.readers, given.payload_bytes)
+        found = root | ReadArchives(given.files, *options)
         _ = found.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
         return Gathered(found.messages, found.rejected)
 
@@ -87,12 +81,12 @@ class ArchivesSnapshot:
     def messages(self, on_progress: OnProgress, on_unreadable: OnUnreadable) -> Iterator[pa.RecordBatch]:
         """The messages of each file."""
         options = self.archives
-        for block in read_files(options.files, options.block_bytes, on_progress, options.payload_bytes):
-            if isinstance(block, Unreadable):
-                on_unreadable(block.file, block.reason)
+        for chunk in read_files(options.files, options.chunk_bytes, on_progress, options.payload_bytes):
+            if isinstance(chunk, Unreadable):
+                on_unreadable(chunk.file, chunk.reason)
             else:
-                yield block.messages
-                yield block.rejected
+                yield chunk.messages
+                yield chunk.rejected
 
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         """bool[n]: none."""

@@ -1,4 +1,4 @@
-"""The bytes of a file, decompressed while they are read, and cut into blocks of whole lines.
+"""The bytes of a file, decompressed while they are read, and cut into chunks of whole lines.
 
 A compressed file is any number of gzip members or zstd frames, one after another; zeros may pad it. What can
 be decompressed of a damaged file comes out before the error.
@@ -25,10 +25,10 @@ LONGEST_WINDOW = 1 << 27
 before it reads."""
 
 MOST_LINES = 1 << 16
-"""A block of more lines is cut though it is small: each line has a cost of its own."""
+"""A chunk of more lines is cut though it is small: each line has a cost of its own."""
 PAYLOAD_BYTES = 1 << 20
 """How long a payload may be by default."""
-_CHUNK_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 18
 _BLANK = b" \t\r\n"
 
 
@@ -55,13 +55,13 @@ class Member(Protocol):
 
 
 def read_plain(file: BinaryIO) -> Iterator[bytes]:
-    """The file's bytes, a chunk at a time."""
-    while chunk := file.read(READ_BYTES):
-        yield chunk
+    """The file's bytes, a piece at a time."""
+    while piece := file.read(READ_BYTES):
+        yield piece
 
 
 def gunzip(file: BinaryIO) -> Iterator[bytes]:
-    """The decompressed bytes of a gzip file, a chunk at a time.
+    """The decompressed bytes of a gzip file, a piece at a time.
 
     Raises:
         DamagedError: it is no gzip, cut short, corrupt or followed by something else.
@@ -70,7 +70,7 @@ def gunzip(file: BinaryIO) -> Iterator[bytes]:
 
 
 def unzstd(file: BinaryIO) -> Iterator[bytes]:
-    """The decompressed bytes of a zstd file, a chunk at a time.
+    """The decompressed bytes of a zstd file, a piece at a time.
 
     Raises:
         DamagedError: it is no zstd, cut short, corrupt or followed by something else.
@@ -86,9 +86,9 @@ def _decompress(file: BinaryIO, name: str, start: Callable[[], Member]) -> Itera
         produced = 0
         try:
             while rest and not member.eof:
-                chunk = member.decompress(rest)
-                yield chunk
-                produced += len(chunk)
+                piece = member.decompress(rest)
+                yield piece
+                produced += len(piece)
                 rest = member.unused_data if member.eof else file.read(COMPRESSED_BYTES)
         except (zlib.error, zstandard.ZstdError) as error:
             if "too much memory" in str(error):
@@ -117,9 +117,9 @@ def _salvage(
     seen = 0
     try:
         while piece := file.read(min(COMPRESSED_BYTES, max(good - file.tell(), 1))):
-            chunk = member.decompress(piece)
-            yield chunk[max(produced - seen, 0) :]
-            seen += len(chunk)
+            octets = member.decompress(piece)
+            yield octets[max(produced - seen, 0) :]
+            seen += len(octets)
     except (zlib.error, zstandard.ZstdError):
         pass
     return file.tell() - 1
@@ -133,49 +133,47 @@ def _skip_padding(file: BinaryIO, rest: bytes) -> bytes:
     return rest
 
 
-def cut_blocks(
-    chunks: Iterable[bytes], block_bytes: int, payload_bytes: int = PAYLOAD_BYTES
+def cut_chunks(
+    pieces: Iterable[bytes], chunk_bytes: int, payload_bytes: int = PAYLOAD_BYTES
 ) -> Iterator[tuple[int, bytes | LongLine]]:
-    """The chunks as blocks of whole lines, of about `block_bytes`, or MOST_LINES; each with the number of its
+    """The pieces as chunks of whole lines, of about `chunk_bytes`, or MOST_LINES; each with the number of its
     first line, from 1.
 
     A line that is too long to hold a payload of `payload_bytes` comes alone, as a LongLine. Long runs of
-    blank lines are left out, and so is a UTF-8 byte order mark at the very beginning; a last newline is
-    added. An error of the chunks comes after the whole lines before it; the line that it cuts off is dropped.
+    blank lines are left out; a last newline is added. An error of the pieces comes after the whole lines
+    before it; the line that it cuts off is dropped.
     """
     longest = compute_longest_line(payload_bytes)
-    pieces = _cut_whole_lines(
-        _limit_size(_drop_mark(chunks), min(block_bytes, _CHUNK_BYTES, longest)), longest
-    )
+    texts = _cut_whole_lines(_limit_size(pieces, min(chunk_bytes, _PIECE_BYTES, longest)), longest)
     held: list[bytes] = []
     number, size, lines = 1, 0, 0
     fault: Exception | None = None
-    piece: bytes | LongLine | None = b""
-    while piece is not None:
+    text: bytes | LongLine | None = b""
+    while text is not None:
         try:
-            piece = next(pieces, None)
+            text = next(texts, None)
         except (DamagedError, OSError) as error:
-            piece, fault = None, error
-        apart = not isinstance(piece, bytes) or not piece.lstrip(_BLANK)
-        if held and (apart or size >= block_bytes or lines >= MOST_LINES):
+            text, fault = None, error
+        apart = not isinstance(text, bytes) or not text.lstrip(_BLANK)
+        if held and (apart or size >= chunk_bytes or lines >= MOST_LINES):
             yield number, b"".join(held)
             held, number, size, lines = [], number + lines, 0, 0
-        if isinstance(piece, LongLine):
-            if not piece.is_blank:
-                yield number, piece
+        if isinstance(text, LongLine):
+            if not text.is_blank:
+                yield number, text
             number += 1
-        elif piece and apart:
-            number += piece.count(b"\n")
-        elif piece:
-            held.append(piece)
-            size += len(piece)
-            lines += piece.count(b"\n")
+        elif text and apart:
+            number += text.count(b"\n")
+        elif text:
+            held.append(text)
+            size += len(text)
+            lines += text.count(b"\n")
     if fault:
         raise fault
 
 
-def _cut_whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
-    """The chunks, none of more than `longest` bytes, as pieces of whole lines, with a newline at the end of
+def _cut_whole_lines(pieces: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
+    """The pieces, none of more than `longest` bytes, as texts of whole lines, with a newline at the end of
     the last one too.
 
     A line of more than `longest` bytes is a LongLine.
@@ -183,9 +181,9 @@ def _cut_whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | 
     begun: list[bytes] = []
     size = 0
     long: LongLine | None = None
-    for chunk in chunks:
-        end = chunk.find(b"\n")
-        rest = chunk if end < 0 else chunk[:end]
+    for piece in pieces:
+        end = piece.find(b"\n")
+        rest = piece if end < 0 else piece[:end]
         if long:
             long.add(rest)
         elif size + len(rest) > longest:
@@ -195,34 +193,34 @@ def _cut_whole_lines(chunks: Iterable[bytes], longest: int) -> Iterator[bytes | 
             if end < 0:
                 continue
             yield long
-            long, chunk = None, chunk[end + 1 :]
-        if last := chunk.rfind(b"\n") + 1:
-            yield b"".join([*begun, chunk[:last]])
+            long, piece = None, piece[end + 1 :]
+        if last := piece.rfind(b"\n") + 1:
+            yield b"".join([*begun, piece[:last]])
             begun, size = [], 0
-        if len(chunk) > last:
-            begun.append(chunk[last:])
-            size += len(chunk) - last
+        if len(piece) > last:
+            begun.append(piece[last:])
+            size += len(piece) - last
     if long:
         yield long
     elif begun:
         yield b"".join([*begun, b"\n"])
 
 
-def _drop_mark(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks without a byte order mark before all of them."""
+def drop_mark(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces without a UTF-8 byte order mark before all of them."""
     begin: bytes | None = b""
-    for chunk in chunks:
+    for piece in pieces:
         if begin is not None:
-            begin += chunk
+            begin += piece
             if begin != _BYTE_ORDER_MARK and _BYTE_ORDER_MARK.startswith(begin):
                 continue
-            chunk, begin = begin.removeprefix(_BYTE_ORDER_MARK), None
-        yield chunk
+            piece, begin = begin.removeprefix(_BYTE_ORDER_MARK), None
+        yield piece
     if begin:
         yield begin
 
 
-def _limit_size(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    for chunk in chunks:
-        for start in range(0, len(chunk), size):
-            yield chunk[start : start + size]
+def _limit_size(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    for piece in pieces:
+        for start in range(0, len(piece), size):
+            yield piece[start : start + size]

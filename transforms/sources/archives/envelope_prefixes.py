@@ -1,4 +1,4 @@
-"""Which lines of a block begin as envelopes are written (`transforms.envelopes.envelope_lines.CANONICAL`),
+"""Which lines of a chunk begin as envelopes are written (`transforms.envelopes.envelope_lines.CANONICAL`),
 and what they begin with.
 
 The lines of a file are mostly alike: the same keys, ids and times of the same length. So lines are compared,
@@ -40,16 +40,16 @@ Positions = NDArray[np.int64]
 
 
 class Lines(NamedTuple):
-    """A block's bytes, uint8, and where each of its n lines begins and ends (at its newline), int64[n]."""
+    """A chunk's bytes, uint8, and where each of its n lines begins and ends (at its newline), int64[n]."""
 
     text: NDArray[np.uint8]
     starts: Positions
     ends: Positions
 
     @staticmethod
-    def of(block: pa.Buffer | bytes) -> "Lines":
-        """The lines of a block, each of which ends in a newline."""
-        text = np.frombuffer(block, np.uint8)
+    def of(chunk: pa.Buffer | bytes) -> "Lines":
+        """The lines of a chunk, each of which ends in a newline."""
+        text = np.frombuffer(chunk, np.uint8)
         ends = np.flatnonzero(text == _NEWLINE)
         return Lines(text, np.append(0, ends + 1)[: len(ends)], ends)
 
@@ -85,7 +85,7 @@ class Heads(NamedTuple):
     """Lines that begin as envelopes are written, whose time is one, and that close with `}`.
 
     `origins` holds the columns source, message_id and received_at (timestamp[us, UTC]) of each of the `rows`;
-    in the block, its data begins at `data`, and at `close` is the `}`.
+    in the chunk, its data begins at `data`, and at `close` is the `}`.
     """
 
     rows: Positions
@@ -103,7 +103,7 @@ class Heads(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Rows that are CANONICAL, where the data of each begins in the block, and its values as they are written
+    """Rows that are CANONICAL, where the data of each begins in the chunk, and its values as they are written
     (_WORDS)."""
 
     rows: Positions
@@ -215,7 +215,7 @@ def _match_pattern(lines: Lines, rows: Positions, begins: pa.Array) -> _Found:
 
 
 def _find_edges(spans: pa.Array, starts: Positions) -> tuple[Positions, Positions]:
-    """Where a group begins and ends in the block, given (begin, length) within each line; an absent one is
+    """Where a group begins and ends in the chunk, given (begin, length) within each line; an absent one is
     empty."""
     pairs = spans.values.fill_null(0).to_numpy().reshape(-1, 2)
     begins = starts + pairs[:, 0]

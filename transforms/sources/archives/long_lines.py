@@ -9,7 +9,7 @@ the kind has, which is decoded whole.
 
 import hashlib
 import re
-from typing import NamedTuple
+from typing import NamedTuple, SupportsInt
 
 import orjson
 import pyarrow as pa
@@ -18,7 +18,7 @@ from schemas.readers.formats import parse_date_time
 from schemas.tables import TIME
 from transforms.core.excerpt import KEPT_BYTES, Excerpt
 from transforms.envelopes.envelope_lines import ARCHIVE, SPACES, is_blank, read_data
-from transforms.sources.archives.envelope_blocks import REJECTED
+from transforms.sources.archives.envelope_chunks import REJECTED
 
 ESCAPE = 6
 """The most bytes of a line that one byte of a payload takes: as `\\u0000` does."""
@@ -113,15 +113,14 @@ class LongLine:
         if self._origin:
             self._data.add(piece)
 
-    def message(self, number: int) -> pa.RecordBatch:
+    def message(self, number: SupportsInt) -> pa.RecordBatch:
         """The line, number `number` of its file, as a row of REJECTED: its payload is what is kept of it, and
         a newline."""
-        origin, found = (
-            _Origin(ARCHIVE, f"{number}-{self._digest.hexdigest()}", pa.nulls(1, TIME), b""),
-            self._line,
-        )
         if self._origin and self._data.is_whole():
             origin, found = self._origin, self._line if self._origin.name == b"fields" else self._data.excerpt
+        else:
+            message_id = f"{int(number)}-{self._digest.hexdigest()}"
+            origin, found = _Origin(ARCHIVE, message_id, pa.nulls(1, TIME), b""), self._line
         columns = [
             [origin.source],
             [origin.message_id],

@@ -6,6 +6,7 @@ left alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from schemas.tables import TIME
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import ARCHIVE, WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
-from transforms.sources.archives.envelope_blocks import (
+from transforms.sources.archives.envelope_chunks import (
     REJECTED,
     Decoded,
     end_payloads,
@@ -63,9 +64,14 @@ _FIXED_BYTES = 40
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def read_rows(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, float]]:
-    """The file's rows with COLUMNS, about `block_bytes` of them at a time, and the share of the rows read so
-    far.
+def read_rows(
+    path: str, chunk_bytes: int, start: int = 0, end: int | None = None
+) -> Iterator[tuple[int, pa.RecordBatch, float]]:
+    """The rows with COLUMNS of the row groups that begin at byte `start` of the file or later and before
+    `end`, about `chunk_bytes` of them at a time.
+
+    Each batch comes with the number of its first row in the file, from 1, and with the share of the rows that
+    are read by then.
 
     Raises:
         DamagedError: it is no Parquet, corrupt, or lacks a column; after the rows that can be read.
@@ -74,27 +80,47 @@ def read_rows(path: str, block_bytes: int) -> Iterator[tuple[pa.RecordBatch, flo
         with pq.ParquetFile(path) as file:
             meta, names = file.metadata, _find_columns(file.schema_arrow)
             texts = {name for name in names if _is_bytes(file.schema_arrow.field(name).type)}
+        groups, row = _find_groups(meta, start, end)
+        total = sum(meta.row_group(group).num_rows for group in groups)
         encoded = sorted(texts - _find_prefix_columns(meta))
         with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
+            at_once = _count_rows_at_once(meta, chunk_bytes)
             done = 0
-            for rows in _group_rows(
-                file.iter_batches(_count_rows_at_once(meta, block_bytes), columns=names), block_bytes
-            ):
-                done += rows.num_rows
-                yield rows, done / meta.num_rows
+            for rows in _group_rows(file.iter_batches(at_once, groups, names), chunk_bytes):
+                first, done = row + done, done + rows.num_rows
+                yield first, rows, done / total
     except MemoryError:
         raise
     except pa.ArrowException as error:
         raise DamagedError(f"no Parquet, or corrupt ({error})") from error
 
 
-def _count_rows_at_once(meta: pq.FileMetaData, block_bytes: int) -> int:
-    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a block in as
+def _find_groups(meta: pq.FileMetaData, start: int, end: int | None) -> tuple[list[int], int]:
+    """The row groups that begin in a range of the file's bytes, and the number of their first row."""
+    groups, row = [], 1
+    starts = [_find_start(meta.row_group(group)) for group in range(meta.num_row_groups)]
+    for group, place in enumerate(accumulate(starts, max)):  # so groups in any order are in one range each
+        if place < start:
+            row += meta.row_group(group).num_rows
+        elif end is None or place < end:
+            groups.append(group)
+    return groups, row
+
+
+def _find_start(group: pq.RowGroupMetaData) -> int:
+    """Where a group of rows begins in its file."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    pages = [each.dictionary_page_offset or each.data_page_offset for each in columns]
+    return max(0, min(pages))
+
+
+def _count_rows_at_once(meta: pq.FileMetaData, chunk_bytes: int) -> int:
+    """How many rows to read at a time: at most ROWS, fewer where a file holds more than a chunk in as
     many."""
     groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
     total = sum(group.total_byte_size for group in groups)
     most = ROWS_OF_PREFIXES if _find_prefix_columns(meta) else ROWS
-    return max(1, min(most, block_bytes * meta.num_rows // max(total, 1)))
+    return max(1, min(most, chunk_bytes * meta.num_rows // max(total, 1)))
 
 
 def _find_prefix_columns(meta: pq.FileMetaData) -> set[str]:
@@ -105,8 +131,8 @@ def _find_prefix_columns(meta: pq.FileMetaData) -> set[str]:
     return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
 
 
-def _group_rows(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator[pa.RecordBatch]:
-    """The rows, decoded, in batches of about `block_bytes` or of one row.
+def _group_rows(batches: Iterable[pa.RecordBatch], chunk_bytes: int) -> Iterator[pa.RecordBatch]:
+    """The rows, decoded, in batches of about `chunk_bytes` or of one row.
 
     Their texts come as dictionaries, so that one that many rows share is not repeated before it is known how
     long it is.
@@ -117,7 +143,7 @@ def _group_rows(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator
         before = np.concatenate([[0], np.cumsum(_count_row_bytes(batch))])
         start = 0
         while start < batch.num_rows:
-            limit = before[start] + max(block_bytes - size, 0)
+            limit = before[start] + max(chunk_bytes - size, 0)
             end = max(start + 1, int(np.searchsorted(before, limit, side="right")) - 1)
             part = batch.slice(start, end - start)
             parts.append(
@@ -125,7 +151,7 @@ def _group_rows(batches: Iterable[pa.RecordBatch], block_bytes: int) -> Iterator
             )
             size += int(before[end] - before[start])
             start = end
-            if size >= block_bytes or start < batch.num_rows:
+            if size >= chunk_bytes or start < batch.num_rows:
                 yield concat(parts)
                 parts, size = [], 0
     if parts:

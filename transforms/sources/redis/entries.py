@@ -12,7 +12,7 @@ from schemas.tables import LOST, TIME
 from transforms.core.record_batches import RAW, make_empty
 from transforms.envelopes.envelope_lines import NO_DATA, write_entry
 from transforms.redis.entry_ids import ZERO, parse_id
-from transforms.sources.archives.envelope_blocks import REJECTED, reject_messages
+from transforms.sources.archives.envelope_chunks import REJECTED, reject_messages
 from transforms.sources.redis.positions import RESET, Loss
 
 DATA = b"data"

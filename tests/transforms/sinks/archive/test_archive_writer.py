@@ -26,8 +26,9 @@ from transforms.sinks.archive.archive_files import MESSAGES, REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.archived_ids import parse_entry_id, read_ids
 from transforms.sinks.archive.stream_archive import ArchiveSync, WriteArchive
-from transforms.sources.archives.archive_reader import Block, find_files, read_files
-from transforms.sources.archives.envelope_blocks import REJECTED, reject_messages
+from transforms.sources.archives.archive_files import find_files
+from transforms.sources.archives.archive_reader import Chunk, read_files
+from transforms.sources.archives.envelope_chunks import REJECTED, reject_messages
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)
@@ -53,9 +54,9 @@ def ids(numbers: Sequence[int]) -> list[str]:
 
 def stored(folder: Path) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Messages (RAW) and rejected ones (REJECTED) of an archive, as a backfill reads them."""
-    blocks = [block for block in read_files(find_files([str(folder)])) if isinstance(block, Block)]
-    return concat([block.messages for block in blocks] or [make_empty(RAW)]), concat(
-        [block.rejected for block in blocks] or [make_empty(REJECTED)]
+    chunks = [chunk for chunk in read_files(find_files([str(folder)])) if isinstance(chunk, Chunk)]
+    return concat([chunk.messages for chunk in chunks] or [make_empty(RAW)]), concat(
+        [chunk.rejected for chunk in chunks] or [make_empty(REJECTED)]
     )
 
 

@@ -15,14 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import line_id
+from transforms.sources.archives.archive_files import NoArchiveError, find_files
 from transforms.sources.archives.archive_reader import (
-    Block,
-    NoArchiveError,
+    Chunk,
     ReadArchives,
     Unreadable,
-    find_files,
     read_ahead,
-    read_blocks,
+    read_chunks,
     read_files,
 )
 
@@ -32,26 +31,26 @@ TEXT = b"".join(ENVELOPE % (i, i) for i in range(500))
 PAYLOADS = [b'{"i":%d}\n' % i for i in range(500)]
 
 
-def payloads(blocks: Iterable[Block | Unreadable]) -> list[bytes]:
+def payloads(chunks: Iterable[Chunk | Unreadable]) -> list[bytes]:
     return [
         payload
-        for block in blocks
-        if isinstance(block, Block)
-        for payload in block.messages["payload"].to_pylist()
+        for chunk in chunks
+        if isinstance(chunk, Chunk)
+        for payload in chunk.messages["payload"].to_pylist()
     ]
 
 
-def ids(blocks: Iterable[Block | Unreadable]) -> list[str]:
+def ids(chunks: Iterable[Chunk | Unreadable]) -> list[str]:
     return [
         id_
-        for block in blocks
-        if isinstance(block, Block)
-        for id_ in block.messages["message_id"].to_pylist()
+        for chunk in chunks
+        if isinstance(chunk, Chunk)
+        for id_ in chunk.messages["message_id"].to_pylist()
     ]
 
 
-def problems(blocks: Iterable[Block | Unreadable]) -> list[tuple[str, str]]:
-    return [(Path(block.file).name, block.reason) for block in blocks if isinstance(block, Unreadable)]
+def problems(chunks: Iterable[Chunk | Unreadable]) -> list[tuple[str, str]]:
+    return [(Path(chunk.file).name, chunk.reason) for chunk in chunks if isinstance(chunk, Unreadable)]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -118,20 +117,20 @@ def write(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("block_bytes", [50, 1000, 1 << 20])
-def test_every_format_gives_the_same_messages_in_blocks_of_any_size(tmp_path: Path, block_bytes: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [50, 1000, 1 << 20])
+def test_every_format_gives_the_same_messages_in_chunks_of_any_size(tmp_path: Path, chunk_bytes: int) -> None:
     for path in write(tmp_path):
-        blocks = list(read_blocks(path, block_bytes))
-        assert payloads(blocks) == PAYLOADS
-        assert ids(blocks) == [f"{i}-0" for i in range(500)]
-        assert problems(blocks) == []
+        chunks = list(read_chunks(path, chunk_bytes))
+        assert payloads(chunks) == PAYLOADS
+        assert ids(chunks) == [f"{i}-0" for i in range(500)]
+        assert problems(chunks) == []
 
 
-def test_lines_are_counted_across_blocks(tmp_path: Path) -> None:
+def test_lines_are_counted_across_chunks(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(b"{}\n\n" * 100 + WRONG + b"{}")
-    blocks = [*read_blocks(str(tmp_path / "a.ndjson"), 10)]
-    assert ids(blocks) == [line_id(number, b"{}") for number in [*range(1, 200, 2), 202]]
-    assert [id_ for block in blocks for id_ in block.rejected["message_id"].to_pylist()] == [
+    chunks = [*read_chunks(str(tmp_path / "a.ndjson"), 10)]
+    assert ids(chunks) == [line_id(number, b"{}") for number in [*range(1, 200, 2), 202]]
+    assert [id_ for chunk in chunks for id_ in chunk.rejected["message_id"].to_pylist()] == [
         line_id(201, WRONG)
     ]
 
@@ -163,33 +162,33 @@ def test_a_copy_of_a_file_holds_the_same_messages_however_it_is_kept(
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(octets)
     expected = [line_id(number, line) for number, line in enumerate(BARE.splitlines(), 1)]
-    assert ids(read_blocks(str(tmp_path / name))) == expected
+    assert ids(read_chunks(str(tmp_path / name))) == expected
     assert len(set(expected)) == 3
 
 
 def test_a_file_that_grew_holds_what_it_held(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(BARE)
-    before = ids(read_blocks(str(tmp_path / "a.ndjson")))
+    before = ids(read_chunks(str(tmp_path / "a.ndjson")))
     (tmp_path / "a.ndjson").write_bytes(BARE + BARE)
-    assert ids(read_blocks(str(tmp_path / "a.ndjson")))[:3] == before
+    assert ids(read_chunks(str(tmp_path / "a.ndjson")))[:3] == before
 
 
 def test_a_line_that_was_changed_is_another_message_and_its_neighbours_are_not(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(BARE)
     (tmp_path / "b.ndjson").write_bytes(BARE.replace(b'{"i":2}', b'{"i":20}', 1))
-    first, second = (ids(read_blocks(str(tmp_path / name))) for name in ("a.ndjson", "b.ndjson"))
+    first, second = (ids(read_chunks(str(tmp_path / name))) for name in ("a.ndjson", "b.ndjson"))
     assert [one == other for one, other in zip(first, second)] == [True, False, True]
 
 
 def test_a_byte_order_mark_before_an_envelope_leaves_it_one(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(MARK + TEXT)
-    assert ids(read_blocks(str(tmp_path / "a.ndjson"))) == [f"{i}-0" for i in range(500)]
+    assert ids(read_chunks(str(tmp_path / "a.ndjson"))) == [f"{i}-0" for i in range(500)]
 
 
 def test_the_bytes_worked_off_add_up_to_the_file(tmp_path: Path) -> None:
     for path in write(tmp_path):
         told: list[int] = []
-        assert len(list(read_blocks(path, 5000, told.append))) > 1
+        assert len(list(read_chunks(path, 5000, told.append))) > 1
         assert sum(told) == os.path.getsize(path)
         assert min(told) > 0
 
@@ -202,9 +201,9 @@ def test_a_file_that_cannot_be_read_is_reported_and_the_others_are_read(tmp_path
     (tmp_path / "b1.parquet").write_bytes(b"")
     (tmp_path / "d0.ndjson.gz").write_bytes(TEXT)
     (tmp_path / "e0.ndjson.zst").write_bytes(TEXT)
-    blocks = list(read_files(find_files([str(tmp_path)])))
-    assert payloads(blocks) == PAYLOADS * 5
-    assert [(file, reason[:20]) for file, reason in problems(blocks)] == [
+    chunks = list(read_files(find_files([str(tmp_path)])))
+    assert payloads(chunks) == PAYLOADS * 5
+    assert [(file, reason[:20]) for file, reason in problems(chunks)] == [
         ("a0.ndjson", "cannot be read (No s"),
         ("b1.parquet", "no Parquet, or corru"),
         ("d0.ndjson.gz", "no gzip from byte 0 "),
@@ -217,31 +216,31 @@ def test_small_files_come_together_and_one_that_cannot_be_read_does_not_part_the
         (tmp_path / f"{number}.ndjson").write_bytes(TEXT if number != 2 else WRONG)
     (tmp_path / "3.ndjson.gz").write_bytes(b"no gzip")
     found = list(read_files(find_files([str(tmp_path)])))
-    (block,) = (block for block in found if isinstance(block, Block))
-    assert block.messages["payload"].to_pylist() == 4 * PAYLOADS
-    assert block.rejected.num_rows == 1
+    (chunk,) = (chunk for chunk in found if isinstance(chunk, Chunk))
+    assert chunk.messages["payload"].to_pylist() == 4 * PAYLOADS
+    assert chunk.rejected.num_rows == 1
     assert [file for file, _ in problems(found)] == ["3.ndjson.gz"]
     assert (
-        len([block for block in read_files(find_files([str(tmp_path)]), 2000) if isinstance(block, Block)])
+        len([chunk for chunk in read_files(find_files([str(tmp_path)]), 2000) if isinstance(chunk, Chunk)])
         > 8
     )
 
 
-def test_blocks_of_nothing_but_bad_lines_do_not_heap_up(tmp_path: Path) -> None:
+def test_chunks_of_nothing_but_bad_lines_do_not_heap_up(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(WRONG * 1000)
-    found = [block for block in read_files(find_files([str(tmp_path)]), 2000) if isinstance(block, Block)]
-    assert sum(block.rejected.num_rows for block in found) == 1000
-    assert max(block.rejected.nbytes for block in found) < 20_000
+    found = [chunk for chunk in read_files(find_files([str(tmp_path)]), 2000) if isinstance(chunk, Chunk)]
+    assert sum(chunk.rejected.num_rows for chunk in found) == 1000
+    assert max(chunk.rejected.nbytes for chunk in found) < 20_000
 
 
 def test_of_a_file_that_is_cut_short_the_whole_lines_are_kept(tmp_path: Path) -> None:
     packed = gzip.compress(TEXT)
     (tmp_path / "a.ndjson.gz").write_bytes(packed[: len(packed) // 2])
-    blocks = list(read_files(find_files([str(tmp_path)])))
-    kept = payloads(blocks)
+    chunks = list(read_files(find_files([str(tmp_path)])))
+    kept = payloads(chunks)
     assert kept == PAYLOADS[: len(kept)]
     assert len(kept) > 100
-    assert problems(blocks) == [("a.ndjson.gz", "cut short (its gzip data ends too early)")]
+    assert problems(chunks) == [("a.ndjson.gz", "cut short (its gzip data ends too early)")]
 
 
 def test_a_file_name_that_is_not_utf_8_can_be_read(tmp_path: Path) -> None:
@@ -283,7 +282,7 @@ def test_a_pipeline_reads_archives(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_bytes(TEXT + WRONG)
     (tmp_path / "b.ndjson.gz").write_bytes(b"no gzip")
     with beam.Pipeline("FnApiRunner") as pipeline:
-        archives = pipeline | ReadArchives(find_files([str(tmp_path)]), block_bytes=1000)
+        archives = pipeline | ReadArchives(find_files([str(tmp_path)]), chunk_bytes=1000)
         found = archives.messages | beam.FlatMap(lambda batch: batch["payload"].to_pylist())
         broken = archives.rejected | beam.FlatMap(lambda batch: batch["message"].to_pylist())
         reasons = archives.unreadable | beam.MapTuple(lambda file, reason: (Path(file).name, reason[:7]))

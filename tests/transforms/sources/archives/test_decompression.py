@@ -1,4 +1,4 @@
-"""Decompressing while reading, whatever state the file is in, and cutting into blocks of whole lines."""
+"""Decompressing while reading, whatever state the file is in, and cutting into chunks of whole lines."""
 
 import gzip
 import io
@@ -14,7 +14,7 @@ from transforms.sources.archives.decompression import (
     COMPRESSED_BYTES,
     MOST_LINES,
     DamagedError,
-    cut_blocks,
+    cut_chunks,
     gunzip,
     read_plain,
     unzstd,
@@ -38,12 +38,12 @@ CODECS: list[Codec] = [(gzip.compress, gunzip, "gzip"), (zstd, unzstd, "zstd")]
 every_codec = pytest.mark.parametrize(("pack", "unpack", "name"), CODECS, ids=["gzip", "zstd"])
 
 
-def read(chunks: Iterator[bytes]) -> tuple[bytes, str]:
+def read(pieces: Iterator[bytes]) -> tuple[bytes, str]:
     """All that comes out, and the reason why no more does."""
     text = bytearray()
     try:
-        for chunk in chunks:
-            text += chunk
+        for piece in pieces:
+            text += piece
     except DamagedError as error:
         return bytes(text), str(error)
     return bytes(text), ""
@@ -120,40 +120,40 @@ def test_a_plain_file_is_its_bytes() -> None:
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bcd", b" \n\r\n", b"e\nf"])), st.integers(1, 9))
-def test_blocks_are_whole_lines_with_their_numbers_and_without_some_blank_ones(
-    chunks: list[bytes], block_bytes: int
+def test_chunks_are_whole_lines_with_their_numbers_and_without_some_blank_ones(
+    pieces: list[bytes], chunk_bytes: int
 ) -> None:
-    lines = (text := b"".join(chunks)).split(b"\n")
-    cut = [(number, block) for number, block in cut_blocks(chunks, block_bytes) if isinstance(block, bytes)]
-    assert all(block.endswith(b"\n") for _, block in cut)
-    found = {number + i: line for number, block in cut for i, line in enumerate(block.split(b"\n")[:-1])}
+    lines = (text := b"".join(pieces)).split(b"\n")
+    cut = [(number, chunk) for number, chunk in cut_chunks(pieces, chunk_bytes) if isinstance(chunk, bytes)]
+    assert all(chunk.endswith(b"\n") for _, chunk in cut)
+    found = {number + i: line for number, chunk in cut for i, line in enumerate(chunk.split(b"\n")[:-1])}
     assert {number: line for number, line in found.items() if line.strip()} == {
         i: x for i, x in enumerate(lines, 1) if x.strip()
     }
     assert found.items() <= dict(enumerate(lines, 1)).items()
     longest = max(map(len, text.split(b"\n"))) + 1
-    assert all(len(block) < 2 * block_bytes + longest for _, block in cut)
+    assert all(len(chunk) < 2 * chunk_bytes + longest for _, chunk in cut)
 
 
-def test_a_line_longer_than_a_block_is_not_cut() -> None:
+def test_a_line_longer_than_a_chunk_is_not_cut() -> None:
     line = b"x" * 5_000_000 + b"\n"
-    chunks = [b"a\n", *(line[i : i + 1000] for i in range(0, len(line), 1000)), b"b\n"]
-    assert list(cut_blocks(chunks, 1000)) == [(1, b"a\n" + line), (3, b"b\n")]
+    pieces = [b"a\n", *(line[i : i + 1000] for i in range(0, len(line), 1000)), b"b\n"]
+    assert list(cut_chunks(pieces, 1000)) == [(1, b"a\n" + line), (3, b"b\n")]
 
 
 def test_gigabytes_of_blank_lines_are_passed_over_and_counted() -> None:
-    assert list(cut_blocks([b"a\n", *[b"\n" * (1 << 20)] * 8, b"\r\n \t\nb"], 16 << 20)) == [
+    assert list(cut_chunks([b"a\n", *[b"\n" * (1 << 20)] * 8, b"\r\n \t\nb"], 16 << 20)) == [
         (1, b"a\n"),
         ((8 << 20) + 4, b"b\n"),
     ]
 
 
 def test_an_error_comes_after_the_whole_lines_before_it() -> None:
-    def chunks() -> Iterator[bytes]:
+    def pieces() -> Iterator[bytes]:
         yield b"a\nb\nc"
         raise DamagedError("torn")
 
-    cut = cut_blocks(chunks(), 100)
+    cut = cut_chunks(pieces(), 100)
     assert next(cut) == (1, b"a\nb\n")
     with pytest.raises(DamagedError, match="torn"):
         next(cut)
@@ -170,8 +170,8 @@ def test_a_few_bytes_that_stand_for_gigabytes_come_in_pieces() -> None:
     assert longest(gzip.compress(bytes(100 << 20)), gunzip) < 64 << 20
 
 
-def test_a_block_has_a_limited_number_of_lines() -> None:
-    found = [text for _, text in cut_blocks([b"a\n" * (1 << 19)] * 8, 16 << 20) if isinstance(text, bytes)]
+def test_a_chunk_has_a_limited_number_of_lines() -> None:
+    found = [text for _, text in cut_chunks([b"a\n" * (1 << 19)] * 8, 16 << 20) if isinstance(text, bytes)]
     assert sum(map(len, found)) == 8 << 20
     assert max(text.count(b"\n") for text in found) <= MOST_LINES + (1 << 17)
 

@@ -15,8 +15,8 @@ from tests.integration.hostile_shapes import TEXTS
 from transforms.core.excerpt import KEPT_BYTES
 from transforms.core.record_batches import concat
 from transforms.envelopes.envelope_lines import write_entry, write_envelope
-from transforms.sources.archives.decompression import cut_blocks
-from transforms.sources.archives.envelope_blocks import decode_lines
+from transforms.sources.archives.decompression import cut_chunks
+from transforms.sources.archives.envelope_chunks import decode_lines
 from transforms.sources.archives.long_lines import LongLine, compute_longest_line
 from transforms.validation.quarantine_rows import quarantine_misfits, shorten_oversize
 from transforms.validation.validate import Rules, judge_messages
@@ -27,15 +27,15 @@ SOURCES = ["kpi", "berichte-\u00fc", 'a "quoted" key', "\u202e"]
 
 
 def quarantine(
-    lines: list[bytes], chunk_bytes: int = 1 << 16, held_bytes: int = LIMITS.payload_bytes
+    lines: list[bytes], piece_bytes: int = 1 << 16, held_bytes: int = LIMITS.payload_bytes
 ) -> pa.RecordBatch:
     """The rows of an archive's lines, which are held if they may have a payload of `held_bytes`."""
     text = b"\n".join(lines)
-    chunks = [text[i : i + chunk_bytes] for i in range(0, len(text), chunk_bytes)]
+    pieces = [text[i : i + piece_bytes] for i in range(0, len(text), piece_bytes)]
     return concat(
         [
             shorten_oversize(rows)
-            for found in cut_blocks(chunks, 1 << 16, held_bytes)
+            for found in cut_chunks(pieces, 1 << 16, held_bytes)
             for rows in refused(*found)
         ]
     )
@@ -71,8 +71,8 @@ def test_a_long_line_has_the_row_that_it_would_have_if_it_were_held(seed: int) -
         b"{}" + data,
     ]
     short = quarantine(lines, held_bytes=1 << 20)
-    for chunk_bytes in (7001, 1 << 16, 1 << 20):
-        assert quarantine(lines, chunk_bytes) == short
+    for piece_bytes in (7001, 1 << 16, 1 << 20):
+        assert quarantine(lines, piece_bytes) == short
     assert set(short["reason"].to_pylist()) == {"oversize"}
     assert short["message_id"].to_pylist()[:2] == [message, message]
 

@@ -13,7 +13,7 @@ from tests.builders import line_id
 from transforms.core.record_batches import RAW
 from transforms.envelopes.envelope_lines import WRONG_TIME
 from transforms.sources.archives.decompression import DamagedError
-from transforms.sources.archives.envelope_blocks import REJECTED
+from transforms.sources.archives.envelope_chunks import REJECTED
 from transforms.sources.archives.parquet_files import decode_rows, read_rows
 
 AT = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
@@ -137,11 +137,11 @@ def test_a_file_is_read_in_parts_of_about_the_size_asked_for(tmp_path: Path) -> 
         whole.append_column("more", pa.array(range(5000))), tmp_path / "f.parquet", row_group_size=1000
     )
     parts = list(read_rows(str(tmp_path / "f.parquet"), 4096))
-    assert pa.Table.from_batches([batch for batch, _ in parts]).equals(
+    assert pa.Table.from_batches([batch for _, batch, _ in parts]).equals(
         whole.select(["message_id", "received_at", "data"])
     )
     assert len(parts) > 5
-    assert parts[-1][1] == 1.0
+    assert parts[-1][2] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_small_file_of_long_rows_is_read_in_parts_of_about_the_size_asked_for(
         use_dictionary=columns is None,
     )
     assert (tmp_path / "a.parquet").stat().st_size < 1 << 20
-    found = [batch for batch, _ in read_rows(str(tmp_path / "a.parquet"), 4 << 20)]
+    found = [batch for _, batch, _ in read_rows(str(tmp_path / "a.parquet"), 4 << 20)]
     assert max(batch.nbytes for batch in found) < 5 << 20
     assert sum(batch.num_rows for batch in found) == len(data)
     assert found[-1]["data"][-1].as_py() == data[-1]

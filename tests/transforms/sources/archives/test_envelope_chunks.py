@@ -1,4 +1,4 @@
-"""Blocks of lines -> messages: the same messages as line by line, wherever blocks are cut."""
+"""Chunks of lines -> messages: the same messages as line by line, wherever chunks are cut."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from schemas.readers.formats import parse_date_time
 from tests.builders import line_id
 from transforms.core.record_batches import RAW, build_batch
 from transforms.envelopes.envelope_lines import NO_DATA, is_blank, read_line
-from transforms.sources.archives.envelope_blocks import REJECTED, decode_lines
+from transforms.sources.archives.envelope_chunks import REJECTED, decode_lines
 from transforms.sources.archives.envelope_prefixes import HEAD_BYTES
 
 TIME = "2026-01-01T00:00:00.000001Z"
@@ -39,10 +39,10 @@ def refused(messages: Sequence[tuple[str, str, datetime | None, bytes, str]]) ->
     return build_batch(dict(zip(REJECTED.names, columns)), REJECTED, len(messages))
 
 
-def one_by_one(block: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+def one_by_one(chunk: bytes) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The rule of a line, applied to each."""
     good, broken = [], []
-    for number, line in enumerate(block.split(b"\n")[:-1], 1):
+    for number, line in enumerate(chunk.split(b"\n")[:-1], 1):
         as_bare, envelope = line_id(number, line), read_line(line)
         if is_blank(line):
             continue
@@ -118,16 +118,16 @@ def test_the_end_of_a_line_is_no_part_of_what_it_is_known_by() -> None:
     assert ids == [[line_id(7, BARE)]] * 2
 
 
-def test_the_payloads_of_bare_lines_are_the_block_itself() -> None:
-    block = pa.py_buffer(BARE * 3)
-    payload = decode_lines(block).messages["payload"]
-    assert payload.buffers()[2].address == block.address
+def test_the_payloads_of_bare_lines_are_the_chunk_itself() -> None:
+    chunk = pa.py_buffer(BARE * 3)
+    payload = decode_lines(chunk).messages["payload"]
+    assert payload.buffers()[2].address == chunk.address
 
 
-def test_the_block_is_left_as_it_was() -> None:
-    block = bytearray(ENVELOPE % b"{}" + BARE)
-    decode_lines(block)
-    assert block == ENVELOPE % b"{}" + BARE
+def test_the_chunk_is_left_as_it_was() -> None:
+    chunk = bytearray(ENVELOPE % b"{}" + BARE)
+    decode_lines(chunk)
+    assert chunk == ENVELOPE % b"{}" + BARE
 
 
 def test_one_broken_string_leaves_its_neighbours_alone() -> None:
@@ -141,8 +141,8 @@ def test_lines_of_several_layouts_keep_their_order() -> None:
     objects = [ENVELOPE % b"{}", ENVELOPE.replace(b'"s"', b'"long"') % b'{"a":1}']
     strings = [STRING % b"", STRING.replace(b":", b": ") % b"x"]
     for lines in (objects, strings, objects + strings):
-        block = b"".join(lines * 3 + lines[::-1] * 3)
-        assert decode_lines(block).messages == one_by_one(block)[0]
+        chunk = b"".join(lines * 3 + lines[::-1] * 3)
+        assert decode_lines(chunk).messages == one_by_one(chunk)[0]
 
 
 def test_an_entry_without_data_is_bad_under_its_own_name() -> None:
@@ -243,10 +243,10 @@ hostile = pieces | objects_of_members | canonical().map(lambda pair: pair[0][:-1
 
 
 @given(st.lists(hostile, max_size=12))
-def test_a_block_is_read_as_its_lines_one_by_one_are(lines: list[bytes]) -> None:
-    block = b"".join(line + b"\n" for line in lines)
-    decoded = decode_lines(block)
-    assert (decoded.messages, decoded.rejected) == one_by_one(block)
+def test_a_chunk_is_read_as_its_lines_one_by_one_are(lines: list[bytes]) -> None:
+    chunk = b"".join(line + b"\n" for line in lines)
+    decoded = decode_lines(chunk)
+    assert (decoded.messages, decoded.rejected) == one_by_one(chunk)
     assert decoded.lines == len(lines)
 
 
@@ -256,13 +256,13 @@ def test_lines_that_differ_in_one_byte_are_judged_each_for_itself(
 ) -> None:
     line = said[0]
     changed = [line[: at % len(line)] + byte + line[at % len(line) + 1 :] for at, byte in changes]
-    block = b"".join([line, line, *changed]).removesuffix(b"\n") + b"\n"
-    decoded = decode_lines(block)
-    assert (decoded.messages, decoded.rejected) == one_by_one(block)
+    chunk = b"".join([line, line, *changed]).removesuffix(b"\n") + b"\n"
+    decoded = decode_lines(chunk)
+    assert (decoded.messages, decoded.rejected) == one_by_one(chunk)
 
 
 @given(st.lists(hostile, min_size=1, max_size=8), st.integers(0, 8))
-def test_where_a_block_is_cut_makes_no_difference(lines: list[bytes], cut: int) -> None:
+def test_where_a_chunk_is_cut_makes_no_difference(lines: list[bytes], cut: int) -> None:
     ended = [line + b"\n" for line in lines]
     whole = decode_lines(b"".join(ended))
     first = decode_lines(b"".join(ended[:cut]))

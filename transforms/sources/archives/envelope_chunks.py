@@ -1,13 +1,13 @@
-"""Lines of an archive -> messages: the rule of `transforms.envelopes.envelope_lines` for a whole block at
+"""Lines of an archive -> messages: the rule of `transforms.envelopes.envelope_lines` for a whole chunk at
 once.
 
 Most lines are decided by their first bytes (`transforms.sources.archives.envelope_prefixes`). What that
 leaves open goes through `read_line`, one by one, with the same verdict: a message depends on its line alone,
-never on the block that the line is in.
+never on the chunk that the line is in.
 """
 
 from itertools import compress
-from typing import NamedTuple
+from typing import NamedTuple, SupportsInt
 
 import numpy as np
 import pyarrow as pa
@@ -46,11 +46,11 @@ _OPEN = ord("{")
 _NOTHING, _NEWLINE = (pa.scalar(octets, pa.large_binary()) for octets in (b"", b"\n"))
 
 Part = tuple[Positions, pa.RecordBatch]
-"""Some rows of a block, ascending, and their messages (RAW)."""
+"""Some rows of a chunk, ascending, and their messages (RAW)."""
 
 
 class Decoded(NamedTuple):
-    """The messages of a block in the order of its lines, `messages` (RAW) and `rejected` (REJECTED), and how
+    """The messages of a chunk in the order of its lines, `messages` (RAW) and `rejected` (REJECTED), and how
     many lines it has."""
 
     messages: pa.RecordBatch
@@ -58,15 +58,15 @@ class Decoded(NamedTuple):
     lines: int
 
 
-def decode_lines(block: pa.Buffer | bytes, first_line: int = 1) -> Decoded:
-    """The messages of `block`: lines that each end in a newline, the first of them line `first_line` of its
+def decode_lines(chunk: pa.Buffer | bytes, first_line: SupportsInt = 1) -> Decoded:
+    """The messages of `chunk`: lines that each end in a newline, the first of them line `first_line` of its
     file.
 
     A bare line is a message of the source `archive` without a time, known by its number and bytes
-    (`compute_line_ids`); where all lines are bare, the payloads are the block itself. A blank line is no
+    (`compute_line_ids`); where all lines are bare, the payloads are the chunk itself. A blank line is no
     message.
     """
-    lines = Lines.of(block)
+    lines = Lines.of(chunk)
     written, bare = find_heads(lines)
     is_object = lines.text[written.data] == _OPEN
     whole = written.where(is_object)
@@ -94,9 +94,12 @@ def reject_messages(messages: pa.RecordBatch, problems: pa.Array) -> pa.RecordBa
     return build_batch(columns, REJECTED, messages.num_rows)
 
 
-def _read_bare(lines: Lines, rows: Positions, first_line: int) -> pa.RecordBatch:
+def _read_bare(lines: Lines, rows: Positions, first_line: SupportsInt) -> pa.RecordBatch:
     """Some lines as messages (RAW) that are whole lines."""
-    return make_bare_messages(lines.whole(rows), compute_line_ids(rows + first_line, lines.contents(rows)))
+    if not len(rows):
+        return make_empty(RAW)  # the number of the first line may cost something
+    ids = compute_line_ids(rows + int(first_line), lines.contents(rows))
+    return make_bare_messages(lines.whole(rows), ids)
 
 
 def end_payloads(data: pa.Array) -> pa.Array:
@@ -129,7 +132,7 @@ def _make_part(written: Heads, payload: pa.Array) -> Part:
     return written.rows, pa.RecordBatch.from_arrays([*written.origins.columns, payload], schema=RAW)
 
 
-def _read_one_by_one(lines: Lines, rows: Positions, first_line: int) -> tuple[Part, pa.RecordBatch]:
+def _read_one_by_one(lines: Lines, rows: Positions, first_line: SupportsInt) -> tuple[Part, pa.RecordBatch]:
     """The rows that only `read_line` can tell: their messages, and the envelopes that break the rule
     (REJECTED)."""
     texts = lines.cut(lines.starts[rows], lines.ends[rows]).to_pylist()
