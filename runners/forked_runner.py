@@ -91,8 +91,10 @@ class _ForkedWorker(WorkerHandler):  # type: ignore[misc]
         self._worker.call(_begin_run, self._job.within, self._job.report)
 
     def stop_worker(self) -> None:
-        if self._worker.process:
+        if self._worker.is_idle:
             self._worker.call(_end_run)
+        else:
+            self._worker.kill()  # the run failed or was interrupted: nobody waits for its bundles
 
     def data_api_service_descriptor(self) -> None:
         return None
@@ -197,6 +199,7 @@ def _take(channel: data_plane.InMemoryDataChannel, instruction: str) -> list[byt
 
 def _begin_run(state: State, within: Callable[[], Any], report: Callable[[], Any]) -> None:
     """Get ready for the bundles of a run, in the worker."""
+    report()  # what was counted before the fork is none of this worker's
     state["within"] = within()
     state["within"].__enter__()
     channel = data_plane.InMemoryDataChannel()

@@ -9,9 +9,10 @@ import ctypes
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn, TypeVar
 
@@ -27,16 +28,27 @@ class WorkerDied(RuntimeError):  # noqa: N818 (an end, not only an error)
 
 
 class WorkerProcess:
-    """A worker, and this process's end of the pipe to it. One call at a time."""
+    """A worker, and this process's end of the pipe to it. One call at a time.
+
+    Attributes:
+        process: the number of the process, also after its end.
+    """
 
     def __init__(self) -> None:
         self._pipe, theirs = Pipe()
+        self._calling, self._ending = threading.Lock(), threading.Lock()
+        self._end = ""
         parent = os.getpid()
         self.process = os.fork()
         if not self.process:
             self._pipe.close()
             _serve(theirs, parent)
         theirs.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the worker lives and answers no call: after an error or an interrupt it may."""
+        return not self._end and not self._calling.locked()
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """The result of `function(state, *arguments)` in the worker, or the exception that it raises.
@@ -46,29 +58,40 @@ class WorkerProcess:
         Raises:
             WorkerDied: the worker ended before it answered.
         """
-        try:
-            self._pipe.send((function, arguments))
-            has_failed, answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise WorkerDied(f"worker process {self.process} {self._describe_end()}") from error
+        with self._calling:
+            try:
+                self._pipe.send((function, arguments))
+                has_failed, answer = self._pipe.recv()
+            except (EOFError, OSError) as error:
+                raise WorkerDied(f"worker process {self.process} {self._wait_for_end()}") from error
         if has_failed:
             raise _restore_errors(answer)
         result: Result = answer
         return result
 
     def kill(self) -> None:
-        """End the worker at once."""
-        self._pipe.close()
-        if self.process:
-            os.kill(self.process, signal.SIGKILL)
-            os.waitpid(self.process, 0)
-            self.process = 0
+        """End the worker at once, even in the middle of a call, which then raises WorkerDied."""
+        if not self._end:
+            with suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGKILL)
+            self._wait_for_end()
+        with self._calling:  # a call of another thread has the pipe until it sees the end
+            self._pipe.close()
 
-    def _describe_end(self) -> str:
-        _, status = os.waitpid(self.process, 0)
-        self.process = 0
-        code = os.waitstatus_to_exitcode(status)
-        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    def _wait_for_end(self) -> str:
+        """How the worker ended."""
+        with self._ending:
+            if not self._end:
+                try:
+                    _, status = os.waitpid(self.process, 0)
+                except ChildProcessError:  # SIGCHLD is ignored: the system waits itself, and does not say
+                    self._end = "ended"
+                else:
+                    code = os.waitstatus_to_exitcode(status)
+                    self._end = (
+                        f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                    )
+            return self._end
 
 
 @contextmanager
