@@ -7,7 +7,7 @@ to batches, see `transforms.core.arrow_coder`.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,9 +18,8 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.pipeline import Pipeline
 from apache_beam.portability.api import beam_fn_api_pb2 as protos
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
-from apache_beam.runners.portability.fn_api_runner.fn_runner import BundleManager
+from apache_beam.runners.portability.fn_api_runner.fn_runner import BundleManager, RunnerResult
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import ControlFuture, WorkerHandler
-from apache_beam.runners.runner import PipelineResult
 from apache_beam.runners.worker import data_plane, sdk_worker
 from apache_beam.transforms.environments import Environment, python_sdk_capabilities
 
@@ -57,7 +56,7 @@ class ForkedRunner(FnApiRunner):
         super().__init__(default_environment=_ForkedEnvironment(capabilities=python_sdk_capabilities()))
         self._workers, self._job = workers, job
 
-    def run_pipeline(self, pipeline: Pipeline, options: PipelineOptions) -> PipelineResult:
+    def run_pipeline(self, pipeline: Pipeline, options: PipelineOptions) -> RunnerResult:
         direct = options.view_as(DirectOptions)
         direct.direct_num_workers, direct.direct_running_mode = len(self._workers), "forked"
         free = iter(self._workers)
@@ -77,13 +76,14 @@ class _ForkedEnvironment(Environment):
         return _URN, b""
 
 
-class _ForkedWorker(WorkerHandler):  # type: ignore[misc]
+class _ForkedWorker(WorkerHandler):
     """A worker process as FnApiRunner sees it: `push` runs a bundle whose input is in `data_conn`."""
 
     def __init__(self, worker: WorkerProcess, job: InWorker, state: Any, provision: Any, server: Any) -> None:
-        channel = data_plane.InMemoryDataChannel()
+        channel: Any = data_plane.InMemoryDataChannel()
         super().__init__(self, channel, state, provision)
-        self.control_conn, self.data_conn = self, channel
+        self.control_conn: Any = self
+        self.data_conn: Any = channel
         self._worker, self._job, self._server = worker, job, server
         self._known: set[str] = set()
 
@@ -119,12 +119,12 @@ class _ForkedWorker(WorkerHandler):  # type: ignore[misc]
         return found
 
 
-class _DealtBundles(BundleManager):  # type: ignore[misc]
+class _DealtBundles(BundleManager):
     """Runs the parts of a stage's input on all workers, each of which takes the next part when it is done."""
 
     def process_bundle(
         self,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, Any],
         expected_outputs: Any,
         fired_timers: Any,
         expected_output_timers: Any,
@@ -133,7 +133,8 @@ class _DealtBundles(BundleManager):  # type: ignore[misc]
         parts = deque(_cut(inputs))
 
         def work(worker: WorkerHandler) -> list[protos.InstructionResponse]:
-            bundles = BundleManager(_StageOnWorker(self.bundle_context_manager, worker))
+            stage: Any = _StageOnWorker(self.bundle_context_manager, worker)
+            bundles = BundleManager(stage)
             done = []
             while parts:
                 try:
@@ -168,7 +169,7 @@ class _StageOnWorker:
         return getattr(self._stage, name)
 
 
-def _cut(inputs: dict[str, Any]) -> list[dict[str, list[bytes]]]:
+def _cut(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Parts of the input of a stage, the largest first; at least one, so that every stage runs."""
     cut = {name: buffer.partition(_PARTS) for name, buffer in inputs.items()}
     parts = [{name: of_input[place] for name, of_input in cut.items()} for place in range(_PARTS)]

@@ -37,10 +37,10 @@ class Results:
         """The results of a run that has ended."""
         counted: dict[str, Counter[str]] = defaultdict(Counter)
         for each in result.metrics().query()["counters"]:
-            counted[each.key.metric.namespace][each.key.metric.name] += each.result
+            counted[str(each.key.metric.namespace)][str(each.key.metric.name)] += each.result
         rows, microseconds = counted[_ROWS], counted[_MICROSECONDS]
         stages = {name: (rows[name], microseconds[name] / 1e6) for name in rows}
-        messages = counted[MESSAGES.metric_name.namespace][MESSAGES.metric_name.name]
+        messages = counted[str(MESSAGES.metric_name.namespace)][str(MESSAGES.metric_name.name)]
         return cls(messages, tuple(sorted(counted[_INCOMPLETE])), stages)
 
 
