@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,13 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.pipeline import Pipeline
 from apache_beam.portability.api import beam_fn_api_pb2 as protos
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
-from apache_beam.runners.portability.fn_api_runner.fn_runner import BundleManager
+from apache_beam.runners.portability.fn_api_runner.fn_runner import BundleManager, RunnerResult
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import ControlFuture, WorkerHandler
 from apache_beam.runners.worker import data_plane, sdk_worker
 from apache_beam.transforms.environments import Environment, python_sdk_capabilities
 
 from runners.memory import prepare_memory
-from runners.worker_processes import State, WorkerDied, WorkerProcess
+from runners.worker_processes import State, WorkerProcess
 
 _URN = "kpiflow:env:forked:v1"
 _REPORT_SECONDS = 0.5
@@ -60,7 +60,7 @@ class ForkedRunner(FnApiRunner):
         super().__init__(default_environment=_ForkedEnvironment(capabilities=python_sdk_capabilities()))
         self._workers, self._job = workers, job
 
-    def run_pipeline(self, pipeline: Pipeline, options: PipelineOptions) -> Any:
+    def run_pipeline(self, pipeline: Pipeline, options: PipelineOptions) -> RunnerResult:
         direct = options.view_as(DirectOptions)
         direct.direct_num_workers, direct.direct_running_mode = len(self._workers), "forked"
         free = iter(self._workers)
@@ -86,9 +86,8 @@ class _ForkedWorker(WorkerHandler):
     def __init__(self, worker: WorkerProcess, job: InWorker, state: Any, provision: Any, server: Any) -> None:
         channel: Any = data_plane.InMemoryDataChannel()
         super().__init__(self, channel, state, provision)
-        this: Any = self
-        self.control_conn, self.data_conn = this, channel
-        self._sent = channel.inverse()
+        self.control_conn: Any = self
+        self.data_conn: Any = channel
         self._worker, self._job, self._server = worker, job, server
         self._known: set[str] = set()
 
@@ -96,11 +95,10 @@ class _ForkedWorker(WorkerHandler):
         self._worker.call(_begin_run, self._job.within, self._job.report)
 
     def stop_worker(self) -> None:
-        if self._worker.is_busy:  # another bundle has failed, or the run is interrupted
-            self._worker.kill()
-            return
-        with suppress(WorkerDied):
+        if self._worker.is_idle:
             self._worker.call(_end_run)
+        else:
+            self._worker.kill()  # the run failed or was interrupted: nobody waits for its bundles
 
     def data_api_service_descriptor(self) -> None:
         return None
@@ -110,11 +108,11 @@ class _ForkedWorker(WorkerHandler):
     def push(self, request: protos.InstructionRequest) -> ControlFuture:
         name = request.process_bundle.process_bundle_descriptor_id
         descriptor = b"" if name in self._known else self._find_descriptor(name)
-        sent = _take(self._sent, request.instruction_id)
+        sent = _take(self.data_conn.inverse(), request.instruction_id)
         arguments = descriptor, request.SerializeToString(), sent
         response, given = self._worker.call(_run_bundle, *arguments, on_news=self._job.receive)
         self._known.add(name)
-        _put(self._sent, given)
+        _put(self.data_conn.inverse(), given)
         return ControlFuture(request.instruction_id, protos.InstructionResponse.FromString(response))
 
     def _find_descriptor(self, name: str) -> bytes:
@@ -205,6 +203,7 @@ def _take(channel: data_plane.InMemoryDataChannel, instruction: str) -> list[byt
 def _begin_run(state: State, within: Callable[[], Any], report: Callable[[], Any]) -> None:
     """Get ready for the bundles of a run, in the worker."""
     prepare_memory()
+    report()  # what was counted before the fork is none of this worker's
     state["within"] = within()
     state["within"].__enter__()
     channel = data_plane.InMemoryDataChannel()

@@ -31,11 +31,16 @@ class WorkerDied(RuntimeError):  # noqa: N818 (an end, not only an error)
 
 
 class WorkerProcess:
-    """A worker, and this process's end of the pipe to it."""
+    """A worker, and this process's end of the pipe to it. One call at a time.
+
+    Attributes:
+        process: the number of the process, also after its end.
+    """
 
     def __init__(self) -> None:
-        self._calling = threading.Lock()
         self._pipe, theirs = Pipe()
+        self._calling, self._ending = threading.Lock(), threading.Lock()
+        self._end = ""
         parent = os.getpid()
         self.process = os.fork()
         if not self.process:
@@ -43,13 +48,18 @@ class WorkerProcess:
             _serve(theirs, parent)
         theirs.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the worker lives and answers no call: after an error or an interrupt it may."""
+        return not self._end and not self._calling.locked()
+
     def call(
         self, function: Callable[..., Result], *arguments: Any, on_news: Callable[[Any], object] = id
     ) -> Result:
         """The result of `function(state, *arguments)` in the worker, or the exception that it raises.
 
-        The function, the arguments and the result are pickled. Calls of several threads follow one another.
-        `on_news` is called with each object that the function gives to `state["send_news"]`.
+        The function, the arguments and the result are pickled. `on_news` is called with each object that the
+        function gives to `state["send_news"]`.
 
         Raises:
             WorkerDied: the worker ended before it answered.
@@ -60,36 +70,36 @@ class WorkerProcess:
                 while (message := self._pipe.recv())[0] == _NEWS:
                     on_news(message[1])
             except (EOFError, OSError) as error:
-                raise WorkerDied(self._describe_end()) from error
+                raise WorkerDied(f"worker process {self.process} {self._wait_for_end()}") from error
         kind, answer = message
         if kind == _ERRORS:
             raise _restore_errors(answer)
         result: Result = answer
         return result
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a call is not answered yet."""
-        return self._calling.locked()
-
     def kill(self) -> None:
-        """End the worker at once. A call that is not answered yet raises WorkerDied."""
-        with suppress(ProcessLookupError):
-            os.kill(self.process, signal.SIGKILL)
-        self._wait()
+        """End the worker at once, even in the middle of a call, which then raises WorkerDied."""
+        if not self._end:
+            with suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGKILL)
+            self._wait_for_end()
+        with self._calling:  # a call of another thread has the pipe until it sees the end
+            self._pipe.close()
 
-    def _wait(self) -> int | None:
-        """Wait for the end of the worker; its exit code, or None if this is known elsewhere only."""
-        with suppress(ChildProcessError):
-            return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
-        return None
-
-    def _describe_end(self) -> str:
-        code = self._wait()
-        how = "ended" if code is None else f"ended with exit code {code}"
-        if code is not None and code < 0:
-            how = f"was killed by signal {-code}"
-        return f"worker process {self.process} {how}"
+    def _wait_for_end(self) -> str:
+        """How the worker ended."""
+        with self._ending:
+            if not self._end:
+                try:
+                    _, status = os.waitpid(self.process, 0)
+                except ChildProcessError:  # SIGCHLD is ignored: the system waits itself, and does not say
+                    self._end = "ended"
+                else:
+                    code = os.waitstatus_to_exitcode(status)
+                    self._end = (
+                        f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                    )
+            return self._end
 
 
 @contextmanager

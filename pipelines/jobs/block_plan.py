@@ -72,14 +72,14 @@ def estimate_reports(files: Files) -> Reports:
     """About how many messages of the archives were recorded in which hour."""
     parts = cut_parts((path, measure_file(path)) for path in files)
     ranges = [each for part in parts for each in part]
-    step = max(1, len(ranges) // MOST_SAMPLES)
+    chosen = ranges[:: max(1, -(-len(ranges) // MOST_SAMPLES))]
     estimate: Counter[int] = Counter()
-    for each in ranges[::step]:
+    for each in chosen:
         first = next(iter(read_chunks(each, SAMPLE_BYTES)), None)
         if isinstance(first, Chunk) and first.messages.num_rows:
             octets = (each.size if each.end is None else each.end) - each.start
             _add_sample(estimate, first.messages, octets * (1 if is_plain(each.path) else COMPRESSION))
-    return {hour: count * step for hour, count in estimate.items()}
+    return {hour: count * len(ranges) / len(chosen) for hour, count in estimate.items()}
 
 
 def _add_sample(estimate: Counter[int], messages: pa.RecordBatch, octets: int) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.jobs.backfill import backfill
+from pipelines.jobs.engines import LocalEngine
 from pipelines.settings import Settings
 from pipelines.verify.parity import compare_outputs
 from pipelines.verify.reconcile import reconcile
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.builders import NOON, payload
 from tests.integration.archives import Typed, rows, stream, write
+from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import find_files
 from transforms.sources.archives.archive_reader import Chunk, read_files
 
@@ -31,7 +33,7 @@ def day(draw: random.Random, seed: int) -> list[bytes]:
 def filled(output: Path, *runs: list[Path]) -> Path:
     """An output after a backfill of each of these inputs."""
     for files in runs:
-        backfill(find_files([str(file) for file in files]), [str(output)], SETTINGS)
+        backfill(find_files([str(file) for file in files]), [str(output)], SETTINGS, Span(), LocalEngine())
     return output
 
 

@@ -12,7 +12,7 @@ from tests.integration.processes import count_files, start_command, wait_until
 
 pytestmark = pytest.mark.slow
 
-SLICED = ["--slice-reports", "1000"]
+WORKERS = ["--workers", "2", "--block-hours", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random.Random(11).shuffle(lines)
     write(folder / "a.ndjson", lines)
     assert (
-        run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out"), *SLICED]) == 0
+        run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out"), *WORKERS]) == 0
     )
     return folder / "out"
 
@@ -32,7 +32,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_command_completes_what_a_kill_left(
     clean: Path, tmp_path: Path, moment: int, typed: Typed
 ) -> None:
-    command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", tmp_path / "out", *SLICED]
+    command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", tmp_path / "out", *WORKERS]
     share = random.Random(moment).uniform(moment / 5, (moment + 1) / 5)
     process = start_command(*command)
     wait_until(process, lambda: count_files(tmp_path / "out") >= int(share * count_files(clean)))

@@ -311,14 +311,14 @@ def test_a_backfill_of_the_archive_and_the_same_waiver_give_the_same_rows(
     assert typed("parity", late, tmp_path / "other", "--identity")[0] == 0
 
 
-@pytest.mark.parametrize("step", ["direct.run", "close_rows"])
+@pytest.mark.parametrize("step", ["LocalEngine.run", "close_rows"])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_waiver_that_dies_is_completed_by_the_same_command(
     late: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch, step: str, done: bool
 ) -> None:
     whole = shutil.copytree(late, late.with_name("whole"))
     assert typed("quarantine", "replay", whole, "--waive-recency")[0] == 0
-    target = replay_module.direct if step == "direct.run" else replay_module
+    target: Any = replay_module.LocalEngine if step == "LocalEngine.run" else replay_module
     real = getattr(target, step.rpartition(".")[2])
 
     def die(*words: Any, **named: Any) -> None:

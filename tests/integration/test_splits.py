@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.jobs.backfill import backfill
+from pipelines.jobs.engines import LocalEngine
 from pipelines.settings import Settings
 from pipelines.verify.parity import compare_outputs
 from tests.builders import NOON, agent, report
 from tests.integration.archives import envelope, stream, write
+from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import find_files
 
 pytestmark = pytest.mark.slow
@@ -129,7 +131,8 @@ def assert_parts_give_the_whole(
     for name, lines in (("whole", whole), ("first", first), ("second", second)):
         write(tmp_path / f"{name}.ndjson", lines)
     for output, name in (("all", "whole"), ("parts", "first"), ("parts", "second")):
-        backfill(find_files([str(tmp_path / f"{name}.ndjson")]), [str(tmp_path / output)], SETTINGS)
+        files = find_files([str(tmp_path / f"{name}.ndjson")])
+        backfill(files, [str(tmp_path / output)], SETTINGS, Span(), LocalEngine())
     compared = compare_outputs(tmp_path / "all", tmp_path / "parts", identity=True)
     assert [str(each) for comparison in compared.values() for each in comparison.differences] == []
     assert all(comparison.same for comparison in compared.values())

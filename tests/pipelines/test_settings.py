@@ -96,7 +96,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, place: str) -> None:
         ("shards", 0),
         ("shards", 1.5),
         ("read_mb", 0),
-        ("slice_reports", 999),
+        ("block_reports", 999),
+        ("block_hours", 5),
+        ("block_hours", 48),
+        ("block_hours", -1),
+        ("workers", -1),
+        ("workers", 1025),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_name(name: str, value: Any) -> None:

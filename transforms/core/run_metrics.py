@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from apache_beam.metrics import Metrics
 from apache_beam.runners.runner import PipelineResult
 
-_NAMESPACE, _MESSAGES = "kpiflow", "messages"
-MESSAGES = Metrics.counter(_NAMESPACE, _MESSAGES)
+MESSAGES = Metrics.counter("kpiflow", "messages")
 _ROWS, _MICROSECONDS = "kpiflow.stage.rows", "kpiflow.stage.microseconds"
 """Namespaces of counters that are named by the stages of the graph."""
 _INCOMPLETE = "kpiflow.incomplete"
@@ -38,10 +37,10 @@ class Results:
         """The results of a run that has ended."""
         counted: dict[str, Counter[str]] = defaultdict(Counter)
         for each in result.metrics().query()["counters"]:
-            counted[each.key.metric.namespace][each.key.metric.name] += each.result
+            counted[str(each.key.metric.namespace)][str(each.key.metric.name)] += each.result
         rows, microseconds = counted[_ROWS], counted[_MICROSECONDS]
         stages = {name: (rows[name], microseconds[name] / 1e6) for name in rows}
-        messages = counted[_NAMESPACE][_MESSAGES]
+        messages = counted[str(MESSAGES.metric_name.namespace)][str(MESSAGES.metric_name.name)]
         return cls(messages, tuple(sorted(counted[_INCOMPLETE])), stages)
 
 

@@ -59,6 +59,15 @@ def test_no_count_of_several_threads_is_lost() -> None:
     assert stage_counters.snapshot()["read"].rows == 4000
 
 
+def test_what_is_taken_begins_again_and_can_be_added_elsewhere() -> None:
+    stage_counters.add("read", rows=2, bytes=10, seconds=0.5)
+    taken = stage_counters.take()
+    assert stage_counters.snapshot() == {}
+    stage_counters.add("read", rows=1, bytes=5)
+    stage_counters.add_stages(taken)
+    assert stage_counters.snapshot() == {"read": stage_counters.Stage(3, 15, 0.5)}
+
+
 def test_reset_forgets_counts() -> None:
     stage_counters.add("read", rows=1)
     stage_counters.reset()
