@@ -10,6 +10,7 @@ from pathlib import Path
 from runners.direct import TakenOptionError
 from runners.flink.checkpoints import FOLDER
 from runners.flink.jars import DEPLOY
+from runners.flink.workers import Within
 
 _CHECKPOINT_TIMEOUT_SECONDS = 120
 _JOB_SERVER_SECONDS = 120
@@ -76,10 +77,12 @@ class BatchEngine(Engine):
     """How to run a bounded graph to its end.
 
     Attributes:
+        within: makes a context in which each worker works, if Flink runs here; it is pickled.
         managed_mb: memory in MB outside of Java's heap in which the embedded Flink sorts and groups; what
             does not fit is spilled to disk.
     """
 
+    within: Within | None = None
     managed_mb: int = 512
 
 

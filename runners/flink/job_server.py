@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -26,7 +25,7 @@ from runners.flink.jars import ensure_jars, find_java
 from runners.flink.processes import Child, Log, start
 from runners.flink.rest import Rest, find_root_cause
 from runners.flink.submission import Submission, submit
-from runners.flink.workers import WorkerPool, serve_pool
+from runners.flink.workers import Within, WorkerPool, serve_pool
 
 Build = Callable[[beam.Pipeline], None]
 
@@ -126,8 +125,8 @@ class JobServer:
 
 
 @contextmanager
-def start_job_server(engine: Engine) -> Iterator[JobServer]:
-    """Start the processes, and end them with the block.
+def start_job_server(engine: Engine, within: Within | None = None) -> Iterator[JobServer]:
+    """Start the processes, and end them with the block; the Python workers work in the context `within`.
 
     Raises:
         FlinkMissing: Java or Flink's jars are missing.
@@ -137,12 +136,11 @@ def start_job_server(engine: Engine) -> Iterator[JobServer]:
     refuse_taken(engine.beam_options)
     java = find_java()
     jars = ensure_jars(engine.jars, lambda line: print(line, file=sys.stderr))
-    engine = replace(engine, folder=engine.folder.absolute())
     logs = engine.folder / "logs"
     with (
         make_folders(engine.folder),
         _catch_interruption() as interrupted,
-        serve_pool(Log(logs / "workers.log"), engine.keep_open) as (pool, port),
+        serve_pool(Log(logs / "workers.log"), engine.keep_open, within) as (pool, port),
     ):
         command, log = [java, *make_java_arguments(engine, jars)], Log(logs / "flink.log")
         child = start(command, log, pattern=_PORTS, keep_open=engine.keep_open)
