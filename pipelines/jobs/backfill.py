@@ -35,8 +35,8 @@ def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span,
     stage_counters.reset()
     settings, file_minutes = fit_settings(files, settings)
     outputs, settings = open_outputs(texts, settings, file_minutes=file_minutes)
-    with lock_folders(*outputs.folders):
-        return fill_outputs(files, outputs, settings, span, engine)
+    with lock_folders(*outputs.folders) as locks:
+        return fill_outputs(files, outputs, settings, span, engine, locks)
 
 
 def fit_settings(files: Files, settings: Settings) -> tuple[Settings, int]:
@@ -59,7 +59,9 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fill_outputs(files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine) -> Results:
+def fill_outputs(
+    files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine, locks: tuple[int, ...]
+) -> Results:
     """Run the graph over archives into outputs that this job has locked."""
 
     def wire(root: beam.Pipeline) -> None:
@@ -67,4 +69,4 @@ def fill_outputs(files: Files, outputs: Outputs, settings: Settings, span: Span,
         sources = make_sources(messages, outputs, settings, span)
         build(root, sources, make_batch_sinks(outputs, settings), settings, make_batch_timing(settings))
 
-    return engine.run(wire, next(iter(outputs.folders), None))
+    return engine.run(wire, next(iter(outputs.folders), None), locks)
