@@ -2,7 +2,7 @@
 reference.
 
 Every process appends to a file of its own and reads all files. A reference is the number of a file, the
-offset and the length. The files are never changed or synced: they are of no use after the run that wrote them.
+offset and the length. The files are never changed or synced: they are of no use after their run.
 """
 
 import os
