@@ -89,7 +89,7 @@ def _run(
 
 
 def _estimate_rows(files: Files) -> int:
-    plain = Files(tuple(path for path in files if path.endswith(("json", "jsonl")))).total_bytes
+    plain = sum(file.size for file in files.whole if file.path.endswith(("json", "jsonl")))
     return (plain + (files.total_bytes - plain) * COMPRESSION) // REPORT_BYTES
 
 
