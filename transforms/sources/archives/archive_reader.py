@@ -21,6 +21,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
+from transforms.core.reach import get_machine, verify_reach
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.sources.archives.archive_files import (
     FileRange,
@@ -236,8 +237,12 @@ def _take_one_reason(file: str, reasons: Iterable[str]) -> tuple[str, str]:
 class _Read(beam.DoFn):
     def __init__(self, chunk_bytes: int, on_bytes: OnBytes | None, payload_bytes: int) -> None:
         self.chunk_bytes, self.on_bytes, self.payload_bytes = chunk_bytes, on_bytes, payload_bytes
+        self.launcher = get_machine()
 
     def process(self, part: Part) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        for file in part:
+            if not is_object(file.path):
+                verify_reach(file.path, self.launcher, "input")
         for chunk in read_files(part, self.chunk_bytes, self.on_bytes, self.payload_bytes):
             if isinstance(chunk, Unreadable):
                 yield beam.pvalue.TaggedOutput("unreadable", tuple(chunk))

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import line_id
+from transforms.core import reach
+from transforms.core.errors import Refused
 from transforms.core.excerpt import KEPT_BYTES
 from transforms.core.record_batches import RAW, concat, make_empty
-from transforms.sources.archives import line_ranges
+from transforms.sources.archives import archive_reader, line_ranges
 from transforms.sources.archives.archive_files import FileRange, locate_file
 from transforms.sources.archives.archive_reader import (
     Chunk,
@@ -177,3 +179,22 @@ def test_a_file_that_became_shorter_is_incomplete_and_one_that_grew_is_read_to_i
     }
     path.write_bytes(b"\n".join([BARE] * 200))
     assert gather(read_files(ranges))[0].num_rows == 200
+
+
+def test_a_worker_on_another_machine_without_the_file_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(BARE)
+    read = archive_reader._Read(1 << 20, None, PAYLOAD_BYTES)
+    part = (locate_file(str(path)),)
+    monkeypatch.setattr(reach, "gethostname", lambda: "worker-7")
+    assert [batch.num_rows for batch in read.process(part)] == [1]
+    reach.verify_reach.cache_clear()
+    path.unlink()
+    with pytest.raises(
+        Refused, match=f"the worker on worker-7 cannot read {path}; put the input in a folder"
+    ):
+        list(read.process(part))
+    monkeypatch.undo()
+    assert [output.tag for output in read.process(part)] == ["unreadable"]
