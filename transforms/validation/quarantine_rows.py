@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from schemas.readers.verdicts import OVERSIZE, Limits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.core.excerpt import Excerpt
-from transforms.core.record_batches import RAW, build_batch, concat, fit_column
+from transforms.core.record_batches import RAW, build_batch, fit_column
 from transforms.core.stage_counters import count_stage
 
 Result = TypeVar("Result")
@@ -99,10 +99,9 @@ def bisect_faults(
 
 
 class RowWise(beam.PTransform):
-    """(key, reports) -> `reports`, (key, the kernel's result), and `quarantine`, rows at which it raises.
+    """(shard, reports) -> `reports`, (shard, the kernel's result), and `quarantine`, rows at which it raises.
 
-    The kernel takes a batch and `options`, gives a batch, and treats each row by itself. A batch stays one
-    batch.
+    The kernel takes a batch and `options`, gives a batch, and treats each row by itself.
     """
 
     def __init__(self, name: str, kernel: Callable[..., Any], *options: Any) -> None:
@@ -119,10 +118,10 @@ class RowWise(beam.PTransform):
 def _run_guarded(
     keyed: tuple[int, pa.RecordBatch], kernel: Callable[..., Any], options: Sequence[Any]
 ) -> Iterator[Any]:
-    key, batch = keyed
+    shard, batch = keyed
     results, faults = bisect_faults(lambda part: kernel(part, *options), batch)
-    if results:
-        yield key, concat(results)  # one batch again: in a batch job it has all reports of its hours
+    for part in results:
+        yield shard, part
     for row, why in faults:
         yield beam.pvalue.TaggedOutput("quarantine", quarantine_failed(row, [why]))
 
