@@ -70,10 +70,11 @@ def make_blocks(settings: Settings) -> Blocks:
     return Blocks(settings.block_hours or 24, settings.shards)
 
 
-def make_sources(messages: beam.PTransform, outputs: Outputs, settings: Settings, span: Span) -> Sources:
-    """The sources of a batch; stored reports are recalled from its main output if that has any."""
-    recall = Recall(outputs.main, make_blocks(settings)) if outputs.main.has_reports() else None
-    return Sources(messages, recall, span)
+def make_sources(
+    messages: beam.PTransform, outputs: Outputs, settings: Settings, span: Span, recall: bool
+) -> Sources:
+    """The sources of a batch. `recall`: whether its main output may have reports, to be recalled."""
+    return Sources(messages, Recall(outputs.main, make_blocks(settings)) if recall else None, span)
 
 
 def make_batch_timing(settings: Settings) -> Timing:

@@ -1,6 +1,6 @@
-"""Run a streaming graph on Google Cloud Dataflow, by Beam's own DataflowRunner.
+"""Run a graph on Google Cloud Dataflow, by Beam's own DataflowRunner.
 
-    flags = complete_flags(["--project=P", "--region=R", "--temp_location=gs://B/temp", ...])
+    flags = complete_flags(["--project=P", "--region=R", "--temp_location=gs://B/temp", ...], STREAM)
     graph = translate(build, flags)     # Beam's dry run: no network, no credentials
     submit(graph, flags)
 
@@ -15,6 +15,7 @@ import zlib
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,16 +28,38 @@ from apache_beam.runners.render import RenderOptions, RenderRunner
 from runners.direct import TakenOptionError
 from runners.pipeline import make_pipeline
 
+_ONE_PROCESS, _SEVERAL_PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a job runs.
+
+    Attributes:
+        defaults: options that the caller's replace.
+        decided: options that the caller cannot set.
+        one_process: whether a worker runs one Python process, and not one per vCPU.
+    """
+
+    defaults: tuple[str, ...]
+    decided: tuple[str, ...] = ()
+    one_process: bool = False
+
+
+STREAM = Mode(("--job_name=kpiflow",), ("--streaming",), one_process=True)
+"""Runs until it is drained. What a step keeps in memory of a key is there when the key comes again, since one
+process has it."""
+BATCH = Mode(("--job_name=kpiflow-backfill", "--number_of_worker_harness_threads=1"))
+"""Ends with its input. A process works on one key at a time: a key is as much as should be in memory."""
 DEFAULTS = (
-    "--job_name=kpiflow",
     "--machine_type=n2-standard-2",
     "--num_workers=1",
     "--max_num_workers=4",
     "--autoscaling_algorithm=THROUGHPUT_BASED",
 )
-"""Job options that the caller's replace."""
-DECIDED = ("--runner=DataflowRunner", "--streaming", "--no_save_main_session")
-"""Job options that the caller cannot set."""
+"""Options of every job that the caller's replace."""
+DECIDED = ("--runner=DataflowRunner", "--no_save_main_session")
+"""Options of every job that the caller cannot set."""
 NEEDED = {
     "project": (r".+", "my-project"),
     "region": (r".+", "europe-west1"),
@@ -51,7 +74,7 @@ NEEDED = {
 Beam checks the other options. Without a valid temp_location it would create a bucket. An image needs a tag
 or a digest, since workers that start later must run the same code.
 """
-_ONE_PROCESS, _SEVERAL_PROCESSES = "no_use_multiple_sdk_containers", "use_multiple_sdk_containers"
+_TAKEN = (*DECIDED, *STREAM.decided, "--dry_run")
 _AT_LEAST_ONCE = "streaming_mode_at_least_once"
 _PICKLE = re.compile(rb"(?:QlpoO|eJ|eN)[A-Za-z0-9+/]+")
 """Base64 text of bz2 or zlib data, as which Beam's pickler keeps everything."""
@@ -61,21 +84,21 @@ class NotSubmitted(RuntimeError):  # noqa: N818 (an end, not only an error)
     """The graph cannot be translated, a library is missing, or Google Cloud refuses."""
 
 
-def complete_flags(flags: Sequence[str]) -> list[str]:
+def complete_flags(flags: Sequence[str], mode: Mode) -> list[str]:
     """A job's options with kpiflow's defaults.
 
-    A worker runs one Python process, not one per vCPU: what a step keeps in memory of a key is then there
-    when the key comes again. `--experiments=use_multiple_sdk_containers` changes that.
+    `--experiments=use_multiple_sdk_containers` gives every job a Python process per vCPU.
 
     Raises:
         ValueError: a needed option is missing or has another form, or the mode would count reports twice.
         TakenOptionError: an option that is decided here.
     """
-    given, fixed = ({flag.partition("=")[0] for flag in each} for each in (flags, (*DECIDED, "--dry_run")))
+    given, fixed = ({flag.partition("=")[0] for flag in each} for each in (flags, _TAKEN))
     if taken := sorted(given & fixed):
         raise TakenOptionError(f"the Beam options {', '.join(taken)} are decided by kpiflow: leave them out")
-    several = f"--experiments={_SEVERAL_PROCESSES}" in flags
-    complete = [*DEFAULTS, *([] if several else [f"--experiments={_ONE_PROCESS}"]), *flags, *DECIDED]
+    one_process = mode.one_process and f"--experiments={_SEVERAL_PROCESSES}" not in flags
+    processes = [f"--experiments={_ONE_PROCESS}"] if one_process else []
+    complete = [*DEFAULTS, *mode.defaults, *processes, *flags, *DECIDED, *mode.decided]
     options = _parse(complete).get_all_options()
     for name, (form, example) in NEEDED.items():
         value = options[name]

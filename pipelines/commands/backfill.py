@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pipelines.commands.engines import Runner, reject_options, start_on_dataflow
 from pipelines.console import err, out, style_head
-from pipelines.failures import CheckFailed, Failure, RunFailed
+from pipelines.failures import CheckFailed, Failure, RunFailed, WrongUse
 from pipelines.inputs import find_archives, parse_span
 from pipelines.jobs.backfill import backfill as backfill_span
 from pipelines.jobs.backfill import count_cores
@@ -46,6 +47,17 @@ def backfill(
     timings: Annotated[
         bool, typer.Option("--timings", help="Print the rows and the time of each stage at the end.")
     ] = False,
+    runner: Annotated[
+        Runner, typer.Option("--runner", help="Engine of the job. Dataflow's own options follow `--`.")
+    ] = Runner.direct,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Dataflow only: translate the job and report what would keep it from running; start "
+            "nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
 
@@ -54,8 +66,18 @@ def backfill(
     it.
     """
     settings = ctx.obj.settings()
-    files = find_archives(inputs)
     span = parse_span(start, end)
+    reject_options(runner, {"--dry-run": dry, "--replace": replace, "--timings": timings})
+    if runner is Runner.flink:
+        raise WrongUse("a backfill does not run on Flink", "give --runner direct or --runner dataflow")
+    if runner is Runner.dataflow:
+        # Takes half a second, which no other job needs.
+        from pipelines.jobs.dataflow_backfill import CloudBackfill
+
+        cloud = CloudBackfill(tuple(inputs), tuple(outputs), ctx.obj.beam_options, span)
+        start_on_dataflow(cloud, settings, dry, "the job ends with its input")
+        return
+    files = find_archives(inputs)
     began = time.perf_counter()
     try:
         with (

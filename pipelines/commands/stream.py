@@ -4,18 +4,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum, auto
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.commands.engines import Runner, reject_options, start_on_dataflow
 from pipelines.commands.status import describe_count, describe_sink, describe_size, describe_time
 from pipelines.console import err, out
-from pipelines.failures import CheckFailed, WrongUse
+from pipelines.failures import WrongUse
 from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import stream as run
 from pipelines.jobs.stream_job import StreamJob
@@ -23,13 +23,6 @@ from pipelines.settings import Settings
 from runners.progress import Progress
 
 _LINE_SECONDS = 10.0
-
-
-class Engine(StrEnum):
-    """The engine of a job."""
-
-    flink = auto()
-    dataflow = auto()
 
 
 def stream(
@@ -90,8 +83,13 @@ def stream(
         ),
     ] = False,
     runner: Annotated[
-        Engine, typer.Option("--runner", help="Engine of the job. Dataflow's own options follow `--`.")
-    ] = Engine.flink,
+        Runner,
+        typer.Option(
+            "--runner",
+            help="Engine of the job. Dataflow's own options follow `--`.",
+            metavar="flink|dataflow",
+        ),
+    ] = Runner.flink,
     dry: Annotated[
         bool,
         typer.Option(
@@ -121,23 +119,17 @@ def stream(
     """
     settings: Settings = ctx.obj.settings()
     keys = tuple(dict.fromkeys(streams))
-    if runner is Engine.dataflow:
-        _reject_local_options(
-            {
-                "--archive": archive,
-                "--state": state,
-                "--fresh": fresh,
-                "--until-idle": until_idle,
-                "--flink-master": master,
-            }
-        )
-        _start_on_dataflow(settings, dry, url, keys, group, tuple(outputs), ctx.obj.beam_options, live)
+    if runner is Runner.direct:
+        raise WrongUse("--runner direct runs only what ends", "a stream runs on flink or dataflow")
+    local = {"--archive": archive, "--state": state, "--fresh": fresh, "--until-idle": until_idle}
+    reject_options(runner, {**local, "--flink-master": master, "--dry-run": dry})
+    if runner is Runner.dataflow:
+        # Takes half a second, which no other job needs.
+        from pipelines.jobs.dataflow_stream import CloudStream
+
+        cloud = CloudStream(url, keys, group, tuple(outputs), ctx.obj.beam_options, live)
+        start_on_dataflow(cloud, settings, dry, "the job runs until it is drained")
         return
-    if dry:
-        raise WrongUse(
-            "--dry-run is for Dataflow",
-            "give --runner dataflow too; `kpiflow doctor` checks what a job on this machine needs",
-        )
     job = StreamJob(
         url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
         master, environment if master else None, ctx.obj.beam_options,
@@ -152,34 +144,6 @@ def stream(
             )
             raise
     out.print(f"all messages are read and in the tables: {', '.join(outputs)}")
-
-
-def _reject_local_options(options: dict[str, object]) -> None:
-    """Raise WrongUse if an option is given that refers to this machine."""
-    if given := [name for name, value in options.items() if value]:
-        raise WrongUse(
-            f"{', '.join(given)} cannot be used with --runner dataflow, which has no folders of this machine",
-            "leave it out",
-        )
-
-
-def _start_on_dataflow(settings: Settings, dry: bool, *job_options: Any) -> None:
-    """Start a job on Dataflow, or report what it does not support."""
-    # Takes half a second, which no other job needs.
-    from pipelines.jobs.dataflow import CloudJob, dry_run, submit
-
-    job = CloudJob(*job_options)
-    if not dry:
-        page = submit(job, settings)
-        out.print(f"the job runs until it is drained: {page}" if page else "the template is written")
-        return
-    problems = dry_run(job, settings)
-    for problem in problems:
-        out.print(f"problem: {problem}", style="bold red")
-    if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise CheckFailed(f"Dataflow cannot run this: {count}")
-    out.print("Beam's DataflowRunner translates the job; nothing was started")
 
 
 def choose_home(outputs: list[str], state: Path | None) -> Path:

@@ -12,7 +12,7 @@ import apache_beam as beam
 from pipelines.assembly import ReadSource, make_batch_sinks, make_batch_timing, make_sources
 from pipelines.graph import build
 from pipelines.jobs.block_plan import estimate_reports, plan_blocks
-from pipelines.jobs.engines import Engine
+from pipelines.jobs.engines import Engine, Wire
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
@@ -63,10 +63,16 @@ def fill_outputs(
     files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine, locks: tuple[int, ...]
 ) -> Results:
     """Run the graph over archives into outputs that this job has locked."""
+    wire = wire_batch(files, outputs, settings, span, recall=outputs.main.has_reports())
+    return engine.run(wire, next(iter(outputs.folders), None), locks)
+
+
+def wire_batch(files: Files, outputs: Outputs, settings: Settings, span: Span, recall: bool) -> Wire:
+    """The graph over archives. `recall`: whether the main output may have reports already."""
 
     def wire(root: beam.Pipeline) -> None:
         messages = ReadSource(archives_of(files, settings).read(), settings)
-        sources = make_sources(messages, outputs, settings, span)
+        sources = make_sources(messages, outputs, settings, span, recall)
         build(root, sources, make_batch_sinks(outputs, settings), settings, make_batch_timing(settings))
 
-    return engine.run(wire, next(iter(outputs.folders), None), locks)
+    return wire

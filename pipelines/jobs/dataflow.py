@@ -1,37 +1,48 @@
-"""The streaming job on Google Cloud Dataflow: the same graph, translated, checked, and handed to the service.
+"""Jobs on Google Cloud Dataflow: a graph is translated, checked, and handed to the service.
 
 Nothing of this machine takes part: no folder, no lock, no status files. `deploy/dataflow/README.md` says
-which guarantees remain.
+which guarantees remain. The jobs are `dataflow_stream.CloudStream` and `dataflow_backfill.CloudBackfill`.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
-import apache_beam as beam
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 
-from pipelines.assembly import ReadSource, make_stream_sinks, make_stream_timing
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.graph import Sources, build
-from pipelines.jobs.stream_job import fit_settings
-from pipelines.outputs import Outputs, open_outputs, parse_live_streams, parse_outputs
+from pipelines.jobs.engines import Wire
 from pipelines.settings import Settings
-from pipelines.sources import parse_live_source
 from runners import dataflow
-from transforms.core.errors import Unavailable
-from transforms.sources.source import GroupTaken, LiveSource, Reading
+from transforms.core.errors import Refused, Unavailable
+from transforms.sources.source import GroupTaken
 
 
-@dataclass(frozen=True)
-class CloudJob:
-    """What a streaming job on Dataflow is asked to do, beside the settings; `options` are Beam's."""
+class CloudJob(Protocol):
+    """What a job on Dataflow is asked to do, beside the settings; `options` are Beam's."""
 
-    url: str
-    streams: tuple[str, ...]
-    group: str
-    outputs: tuple[str, ...]
-    options: tuple[str, ...]
-    live: bool = False
+    mode: ClassVar[dataflow.Mode]
+
+    @property
+    def options(self) -> Sequence[str]: ...
+
+    def list_places(self) -> list[str]:
+        """The URLs and paths of what the job reads and writes: the workers must reach all of them."""
+
+    def plan(self, settings: Settings, flags: Sequence[str]) -> Wire:
+        """The job's graph, as far as it is known without a connection.
+
+        Raises:
+            WrongUse: the URL of a source or an output has another form.
+        """
+
+    def open(self, settings: Settings, flags: Sequence[str]) -> Wire:
+        """The job's graph, with inputs that were found and outputs that were described and are ready.
+
+        Raises:
+            WrongUse: an input or an output cannot be used.
+            Refused, Unavailable: a server does not give what it is asked for, or does not answer.
+            GroupTaken: another job reads for the same group.
+        """
 
 
 def dry_run(job: CloudJob, settings: Settings) -> list[str]:
@@ -41,30 +52,25 @@ def dry_run(job: CloudJob, settings: Settings) -> list[str]:
         WrongUse: an option is missing or has another form; the graph cannot be translated.
     """
     flags = _complete_flags(job)
-    graph = _translate(job, parse_outputs(job.outputs, settings), _spread(settings, flags), flags)
+    graph = _translate(job.plan(settings, flags), flags)
     given: list[Any] = [getattr(settings, name) for name in Settings.secrets()]
     secrets = [secret.get_secret_value() for secret in given if secret is not None]
-    unreachable = dataflow.find_unreachable([job.url, *job.outputs])
-    return [*unreachable, *dataflow.find_secrets(graph, secrets)]
+    return [*dataflow.find_unreachable(job.list_places()), *dataflow.find_secrets(graph, secrets)]
 
 
 def submit(job: CloudJob, settings: Settings) -> str | None:
     """Start the job and return the URL of its page. None if only a template of it was written.
 
     Raises:
-        WrongUse: `dry_run` finds a problem; the source or an output cannot be used, or another job has it.
+        WrongUse: `dry_run` finds a problem; an input or output cannot be used, or another job has it.
         RunFailed: Google Cloud does not accept it.
     """
     flags = _complete_flags(job)
     if problems := dry_run(job, settings):
         raise WrongUse(f"Dataflow cannot run this: {problems[0]}", "`--dry-run` shows every problem")
-    source = _parse_source(job, settings)
     try:
-        source.verify_access()
-        outputs, settings = open_outputs(job.outputs, _spread(settings, flags), file_minutes=1)
-        source.lease(dataflow.read_option(flags, "job_name")).acquire()  # the job's readers renew it
-        return dataflow.submit(_translate(job, outputs, settings, flags), flags)
-    except (Unavailable, GroupTaken) as error:
+        return dataflow.submit(_translate(job.open(settings, flags), flags), flags)
+    except (Refused, Unavailable, GroupTaken) as error:
         raise WrongUse(str(error)) from error
     except dataflow.NotSubmitted as error:
         raise RunFailed(str(error)) from error
@@ -72,36 +78,14 @@ def submit(job: CloudJob, settings: Settings) -> str | None:
 
 def _complete_flags(job: CloudJob) -> list[str]:
     try:
-        return dataflow.complete_flags(job.options)
+        return dataflow.complete_flags(job.options, job.mode)
     except (ValueError, dataflow.TakenOptionError) as error:
-        fix = "they follow `--`: kpiflow stream --runner dataflow ... -- --project=P ..."
+        fix = "they follow `--`: kpiflow COMMAND --runner dataflow ... -- --project=P ..."
         raise WrongUse(str(error), fix) from error
 
 
-def _spread(settings: Settings, flags: list[str]) -> Settings:
-    """Settings whose shards give every worker something to do."""
-    if "parallelism" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"parallelism": dataflow.read_option(flags, "max_num_workers")})
-    return fit_settings(settings)
-
-
-def _translate(job: CloudJob, outputs: Outputs, settings: Settings, flags: list[str]) -> protos.Pipeline:
-    # Dataflow finalizes a bundle as soon as it has stored the rows itself, whether or not they are written.
-    # So an entry is committed only when its rows have long been written.
-    hold = max(outputs.gather_seconds, settings.patience_seconds)
-    reading = Reading(dataflow.read_option(flags, "job_name"), hold_seconds=hold)
-    live = parse_live_streams(job.url, settings) if job.live else None
-
-    def wire(root: beam.Pipeline) -> None:
-        messages = ReadSource(_parse_source(job, settings).read(reading), settings)
-        sinks = make_stream_sinks(outputs, settings, None, live)
-        build(root, Sources(messages), sinks, settings, make_stream_timing(outputs, settings))
-
+def _translate(wire: Wire, flags: Sequence[str]) -> protos.Pipeline:
     try:
         return dataflow.translate(wire, flags)
     except dataflow.NotSubmitted as error:
         raise WrongUse(str(error)) from error
-
-
-def _parse_source(job: CloudJob, settings: Settings) -> LiveSource:
-    return parse_live_source(job.url, job.streams, job.group, settings)

@@ -130,7 +130,7 @@ def _run_graph(judged: _Judged, outputs: Outputs, output: Path, settings: Settin
     settings = _waive_recency(settings) if judged.waived.num_rows else settings
 
     def wire(root: beam.Pipeline) -> None:
-        sources = make_sources(messages, outputs, settings, Span())
+        sources = make_sources(messages, outputs, settings, Span(), outputs.main.has_reports())
         build(root, sources, make_batch_sinks(outputs, settings), settings, make_batch_timing(settings))
 
     LocalEngine().run(wire, output)

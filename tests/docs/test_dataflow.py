@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipelines import cli
 from pipelines.outputs import SCHEMES
 from pipelines.settings import Settings
-from runners.dataflow import NEEDED, complete_flags
+from runners.dataflow import NEEDED, STREAM, complete_flags
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "dataflow"
 METADATA: dict[str, Any] = json.loads((FOLDER / "metadata.json").read_text(encoding="utf-8"))
@@ -202,7 +202,7 @@ def test_what_the_launcher_adds_becomes_the_options_of_beam(template: Any) -> No
     ]  # fmt: skip
     words = template.make_command(["--runner=DataflowRunner", "--streaming", "--group=g", *added])
     assert words[2:] == ["--group=g", "--", *added]
-    flags = complete_flags([*added, "--region=europe-west1", "--sdk_container_image=a.dev/p/w:1"])
+    flags = complete_flags([*added, "--region=europe-west1", "--sdk_container_image=a.dev/p/w:1"], STREAM)
     options = PipelineOptions(flags).get_all_options()
     read = [
         options[name] for name in ("job_name", "max_num_workers", "machine_type", "use_public_ips", "update")

@@ -1,4 +1,4 @@
-"""What Dataflow would get: the options of a job and the translated stream; and the errors without a job."""
+"""What Dataflow would get: a job's options, the translated stream and backfill; the errors without a job."""
 
 import re
 import sys
@@ -22,10 +22,21 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from pipelines import graph
 from pipelines.assembly import ReadSource, make_stream_sinks, make_stream_timing
 from pipelines.connections import connect_redis
-from pipelines.outputs import Outputs, parse_sink
+from pipelines.jobs.dataflow_backfill import CloudBackfill
+from pipelines.outputs import parse_outputs
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
-from runners.dataflow import NotSubmitted, complete_flags, find_secrets, find_unreachable, submit, translate
+from runners.dataflow import (
+    BATCH,
+    STREAM,
+    Mode,
+    NotSubmitted,
+    complete_flags,
+    find_secrets,
+    find_unreachable,
+    submit,
+    translate,
+)
 from runners.direct import TakenOptionError
 from transforms.sinks.publish import LiveStreams
 from transforms.sources.source import Reading
@@ -33,7 +44,7 @@ from transforms.sources.source import Reading
 IMAGE = "europe-west1-docker.pkg.dev/my-project/kpiflow/worker:1.0"
 NEEDED = ["--project=my-project", "--region=europe-west1", "--temp_location=gs://bucket/temp"]
 NEEDED += [f"--sdk_container_image={IMAGE}"]
-FLAGS = complete_flags(NEEDED)
+FLAGS, BATCH_FLAGS = complete_flags(NEEDED, STREAM), complete_flags(NEEDED, BATCH)
 SETTINGS = Settings(redis_password="open sesame", parallelism=2, shards=8)
 APICLIENT = "apache_beam.runners.dataflow.internal.apiclient"
 INSTALLED = find_spec("google.cloud.dataflow_v1beta3") is not None
@@ -70,15 +81,21 @@ def install(monkeypatch: pytest.MonkeyPatch, client: Any) -> None:
     monkeypatch.setattr(internal, "apiclient", client, raising=False)
 
 
+NAMES = ("gs://bucket/kpis", "victoriametrics+http://metrics:8428")
+
+
 def stream(root: beam.Pipeline) -> None:
     """The graph of a stream with all that one can have on Dataflow."""
-    texts = ("gs://bucket/kpis", "victoriametrics+http://metrics:8428")
-    outputs = Outputs(tuple(parse_sink(text, SETTINGS) for text in texts))
+    outputs = parse_outputs(NAMES, SETTINGS)
     url, settings = "rediss://10.0.0.3:6379", SETTINGS.model_copy(update={"redis_password": None})
     source = parse_live_source(url, ("eu", "us"), "kpiflow", settings)
     live = ReadSource(source.read(Reading("kpiflow", hold_seconds=outputs.gather_seconds)), SETTINGS)
     sinks = make_stream_sinks(outputs, SETTINGS, None, LiveStreams(connect_redis(url, settings), 1000))
     graph.build(root, graph.Sources(live), sinks, SETTINGS, make_stream_timing(outputs, SETTINGS))
+
+
+backfill = CloudBackfill(("gs://bucket/archive",), NAMES, ()).plan(SETTINGS, BATCH_FLAGS)
+"""The graph of a backfill into an output that may have reports."""
 
 
 def one_step(root: beam.Pipeline) -> None:
@@ -97,6 +114,21 @@ def test_the_stream_asks_for_nothing_but_what_dataflow_is_known_to_meet() -> Non
     dofns = [protos.ParDoPayload.FromString(step.spec.payload) for step in steps]
     kinds = {spec.WhichOneof("spec") for dofn in dofns for spec in dofn.state_specs.values()}
     assert kinds == {"bag_spec", "read_modify_write_spec"}
+
+
+def test_no_step_of_a_backfill_is_of_a_stream() -> None:
+    translated = translate(backfill, BATCH_FLAGS)
+    assert list(translated.requirements) == []  # neither state nor timers
+    parts = translated.components
+    unbounded = protos.IsBounded.UNBOUNDED
+    assert [name for name, rows in parts.pcollections.items() if rows.is_bounded == unbounded] == []
+    windows = {
+        (each.window_fn.urn, each.trigger.WhichOneof("trigger"))
+        for each in parts.windowing_strategies.values()
+    }
+    assert windows == {("beam:window_fn:global_windows:v1", "default")}
+    names = {step.unique_name for step in parts.transforms.values()}
+    assert {"Recall", "History", "Write/Write kpi_reports to 0", "Write/Write kpi_fleet to 1"} <= names
 
 
 @pytest.mark.skipif(not INSTALLED, reason="apache-beam[gcp] is not installed")
@@ -125,6 +157,7 @@ def test_a_secret_in_the_graph_is_found_with_its_step() -> None:
     assert "Tell holds a secret in clear" in found[0]
     assert "open sesame" not in str(found)
     assert find_secrets(translate(stream, FLAGS), ["open sesame", ""]) == []
+    assert find_secrets(translate(backfill, BATCH_FLAGS), ["open sesame", ""]) == []
 
 
 def group_batches(root: beam.Pipeline) -> None:
@@ -148,7 +181,7 @@ def test_a_graph_that_beam_cannot_translate_is_an_error_with_the_cause(
 
 def test_options_of_the_caller_replace_the_defaults() -> None:
     given = ["--job_name=kpis", "--max_num_workers=9", "--no_use_public_ips", "--labels=team=kpi"]
-    options = PipelineOptions(complete_flags([*NEEDED, *given])).get_all_options()
+    options = PipelineOptions(complete_flags([*NEEDED, *given], STREAM)).get_all_options()
     names = (
         "job_name",
         "num_workers",
@@ -163,8 +196,18 @@ def test_options_of_the_caller_replace_the_defaults() -> None:
     ]  # fmt: skip
 
 
-def test_several_processes_a_worker_can_be_asked_for() -> None:
-    flags = complete_flags([*NEEDED, "--experiments=use_multiple_sdk_containers"])
+def test_a_backfill_is_no_stream_and_has_a_process_for_each_core_with_one_key_at_a_time() -> None:
+    options = PipelineOptions(BATCH_FLAGS).get_all_options()
+    names = ("streaming", "job_name", "experiments", "number_of_worker_harness_threads")
+    assert [options[name] for name in names] == [False, "kpiflow-backfill", None, 1]
+    given = [*NEEDED, "--job_name=kpis", "--number_of_worker_harness_threads=2"]
+    options = PipelineOptions(complete_flags(given, BATCH)).get_all_options()
+    assert [options[name] for name in names] == [False, "kpis", None, 2]
+
+
+@pytest.mark.parametrize("mode", [STREAM, BATCH], ids=["stream", "batch"])
+def test_several_processes_a_worker_can_be_asked_for(mode: Mode) -> None:
+    flags = complete_flags([*NEEDED, "--experiments=use_multiple_sdk_containers"], mode)
     assert PipelineOptions(flags).get_all_options()["experiments"] == ["use_multiple_sdk_containers"]
 
 
@@ -181,9 +224,12 @@ def test_several_processes_a_worker_can_be_asked_for() -> None:
         ([*NEEDED, "--num_workers=many"], "Beam does not understand an option"),
     ],
 )
-def test_options_that_cannot_be_are_refused_with_an_example(flags: list[str], problem: str) -> None:
+@pytest.mark.parametrize("mode", [STREAM, BATCH], ids=["stream", "batch"])
+def test_options_that_cannot_be_are_refused_with_an_example(
+    flags: list[str], problem: str, mode: Mode
+) -> None:
     with pytest.raises((ValueError, TakenOptionError), match=re.escape(problem)):
-        complete_flags(flags)
+        complete_flags(flags, mode)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +238,7 @@ def test_options_that_cannot_be_are_refused_with_an_example(flags: list[str], pr
 )
 def test_what_beam_finds_wrong_with_options_is_passed_on(flag: str, problem: str) -> None:
     with pytest.raises(NotSubmitted, match=problem):
-        translate(one_step, complete_flags([*NEEDED, flag]))
+        translate(one_step, complete_flags([*NEEDED, flag], STREAM))
 
 
 @pytest.mark.parametrize(
@@ -220,15 +266,21 @@ def test_what_workers_can_reach_is_no_problem() -> None:
     assert find_unreachable(names) == []
 
 
-def test_a_job_is_submitted_as_it_was_translated(service: SimpleNamespace) -> None:
-    translated = translate(stream, FLAGS)
-    assert submit(translated, FLAGS) == (
+@pytest.mark.parametrize(
+    ("build", "flags"), [(stream, FLAGS), (backfill, BATCH_FLAGS)], ids=["stream", "backfill"]
+)
+def test_a_job_is_submitted_as_it_was_translated(
+    build: Callable[[beam.Pipeline], None], flags: list[str], service: SimpleNamespace
+) -> None:
+    translated = translate(build, flags)
+    assert submit(translated, flags) == (
         "https://console.cloud.google.com/dataflow/jobs/europe-west1/2026-01-02_03_04_05-6?project=my-project"
     )
     (job,) = service.jobs
     assert job.graph.components.transforms == translated.components.transforms
     options = job.options.get_all_options()
-    assert "enable_streaming_engine" in options["experiments"]
+    assert ("enable_streaming_engine" in options["experiments"]) is (build is stream)
+    assert options["streaming"] is (build is stream)
     assert not options["save_main_session"]
 
 
@@ -236,7 +288,7 @@ def test_a_template_has_no_job(service: SimpleNamespace) -> None:
     service.client.DataflowApplicationClient = lambda options, root: SimpleNamespace(
         create_job=lambda job: None
     )
-    flags = complete_flags([*NEEDED, "--template_location=gs://bucket/template"])
+    flags = complete_flags([*NEEDED, "--template_location=gs://bucket/template"], STREAM)
     assert submit(translate(one_step, flags), flags) is None
 
 

@@ -1,0 +1,64 @@
+"""Engines as commands name them: `--runner`, the options that an engine does not take, a job on Dataflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum, auto
+from typing import TYPE_CHECKING
+
+from pipelines.console import out
+from pipelines.failures import CheckFailed, WrongUse
+from pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.jobs.dataflow import CloudJob
+
+
+class Runner(StrEnum):
+    """The engine of a job."""
+
+    direct = auto()
+    flink = auto()
+    dataflow = auto()
+
+
+_DRY_RUN = {"--dry-run": "only Dataflow has one; `kpiflow doctor` checks what a job on this machine needs"}
+_NO_FOLDERS = "the job has no folders of this machine"
+NOT_TAKEN = {
+    Runner.direct: _DRY_RUN,
+    Runner.flink: _DRY_RUN,
+    Runner.dataflow: {
+        "--archive": _NO_FOLDERS,
+        "--state": _NO_FOLDERS,
+        "--fresh": "the job keeps no checkpoints on this machine",
+        "--until-idle": "drain the job instead",
+        "--flink-master": "it is of Flink",
+        "--replace": "it rewrites a folder of this machine",
+        "--timings": "the job is not waited for; its page shows the counters of each stage",
+    },
+}
+"""The options that an engine does not take, with the reason."""
+
+
+def reject_options(runner: Runner, given: Mapping[str, object]) -> None:
+    """Raise WrongUse if one of the given options (with a value that is true) is not for this engine."""
+    refused = [f"{name} ({reason})" for name, reason in NOT_TAKEN[runner].items() if given.get(name)]
+    if refused:
+        raise WrongUse(f"--runner {runner} does not take {', '.join(refused)}", "leave it out")
+
+
+def start_on_dataflow(job: CloudJob, settings: Settings, dry: bool, started: str) -> None:
+    """Start a job on Dataflow and print `started`, or report what Dataflow does not support."""
+    from pipelines.jobs.dataflow import dry_run, submit
+
+    if not dry:
+        page = submit(job, settings)
+        out.print(f"{started}: {page}" if page else "the template is written")
+        return
+    problems = dry_run(job, settings)
+    for problem in problems:
+        out.print(f"problem: {problem}", style="bold red")
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise CheckFailed(f"Dataflow cannot run this: {count}")
+    out.print("Beam's DataflowRunner translates the job; nothing was started")
