@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from pipelines.failures import WrongUse
+from pipelines.failures import RunFailed, WrongUse
+from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files
 
@@ -11,13 +12,22 @@ def find_archives(patterns: list[str]) -> Files:
     """The archive files that some patterns match.
 
     Raises:
-        WrongUse: a pattern matches no file.
+        WrongUse: a pattern matches no file, a URL has another form, or its bucket cannot be used.
+        RunFailed: its server is unavailable.
     """
     try:
         return find_files(patterns)
     except NoArchiveError as error:
         fix = "check the path; put a glob in quotes if the shell must not expand it"
         raise WrongUse(str(error), fix) from error
+    except (Refused, ValueError) as error:
+        problem, _, fix = str(error).partition("; ")
+        raise WrongUse(problem, fix) from error
+    except Unavailable as error:
+        raise RunFailed(str(error), "run the same command again") from error
+    except ImportError as error:
+        fix = "pip install 'kpiflow[objects]'"
+        raise WrongUse(f"object storage needs {error.name}, which is not installed", fix) from error
 
 
 def parse_span(start: str | None, end: str | None) -> Span:

@@ -62,6 +62,8 @@ ARCHIVES = "file"
 """The scheme of everything that is not written as a URL."""
 SCHEMES = {
     ARCHIVES: Scheme("files, folders or globs of archives", _archives),
+    "s3": Scheme("s3://BUCKET/PATTERN", _archives),
+    "gs": Scheme("gs://BUCKET/PATTERN", _archives),
     "redis": Scheme("redis://HOST:PORT/DB", _redis),
     "rediss": Scheme("rediss://HOST:PORT/DB", _redis),
     "unix": Scheme("unix:///PATH?db=DB", _redis),
@@ -99,7 +101,7 @@ def parse_live_source(url: str, streams: Sequence[str], group: str, settings: Se
         WrongUse: there is no such kind of source, or it is read once and not live.
     """
     if "://" not in url:
-        forms = ", ".join(each.form for name, each in SCHEMES.items() if name != ARCHIVES)
+        forms = ", ".join(each.form for name, each in SCHEMES.items() if each.make is not _archives)
         raise WrongUse(f"{url!r} is no URL of a source", f"give one of {forms}")
     source = parse_source(Request((url,), tuple(dict.fromkeys(streams)), group), settings)
     if not isinstance(source, LiveSource):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
@@ -192,9 +192,14 @@ def find_unreachable(names: Iterable[str]) -> list[str]:
         url = urlsplit(name)
         if "://" not in name or url.scheme in ("file", "unix"):
             found.append(f"{name} is a file of this machine; use a bucket or a server")
-        elif _is_loopback(url.hostname or ""):
-            fix = "give the host's name or address in the workers' network"
-            found.append(f"{url.scheme}://{url.hostname} is this machine; {fix}")
+            continue
+        servers = [url, *map(urlsplit, parse_qs(url.query).get("endpoint", []))]
+        fix = "give the host's name or address in the workers' network"
+        found += [
+            f"{each.scheme}://{each.hostname} is this machine; {fix}"
+            for each in servers
+            if _is_loopback(each.hostname or "")
+        ]
     return found
 
 

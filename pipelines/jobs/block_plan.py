@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transforms.history.blocks import Blocks
-from transforms.sources.archives.archive_files import Files, measure_file
+from transforms.sources.archives.archive_files import Files
 from transforms.sources.archives.archive_reader import Chunk, read_chunks
 from transforms.sources.archives.parts import COMPRESSION, cut_parts, is_plain
 
@@ -70,7 +70,7 @@ def _fits(reports: Reports, hours: int, workers: int, block_reports: int) -> boo
 
 def estimate_reports(files: Files) -> Reports:
     """About how many messages of the archives were recorded in which hour."""
-    parts = cut_parts((path, measure_file(path)) for path in files)
+    parts = cut_parts(files.whole)
     ranges = [each for part in parts for each in part]
     chosen = ranges[:: max(1, -(-len(ranges) // MOST_SAMPLES))]
     estimate: Counter[int] = Counter()

@@ -244,6 +244,7 @@ def test_what_beam_finds_wrong_with_options_is_passed_on(flag: str, problem: str
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
+        ("s3://bucket/kpis?endpoint=http://127.0.0.1:9000", "http://127.0.0.1 is this machine"),
         ("/data/tables", "is a file of this machine"),
         ("tables", "is a file of this machine"),
         ("file:///data", "is a file of this machine"),

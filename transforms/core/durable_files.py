@@ -82,7 +82,7 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def append_bytes(descriptor: int, data: bytes | bytearray) -> None:
+def append_bytes(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Write all of `data` to an open file; `os.write` may write less."""
     left = memoryview(data)
     while left:

@@ -11,9 +11,9 @@ from google.api_core import exceptions
 from schemas.tables import FLEET
 from tests.s3 import wire
 from tests.transforms.sinks.timeseries.test_influxdb import Fake, fleet, influx  # noqa: F401 (a fixture)
+from transforms.core.error_signs import BIGQUERY, INFLUXDB, OBJECTS, VICTORIAMETRICS, Signs
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.bigquery.errors import as_sink_error
-from transforms.sinks.error_signs import BIGQUERY, INFLUXDB, OBJECTS, VICTORIAMETRICS, Signs
 from transforms.sinks.parquet.object_storage import ObjectStorage
 from transforms.sinks.timeseries.influxdb import InfluxDB
 
@@ -127,7 +127,7 @@ def test_a_bucket_is_asked_again_by_the_code_of_its_answer(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setattr("transforms.sinks.parquet.object_storage._RETRIES", {"max_retries": 0})
+    monkeypatch.setattr("transforms.objects.place._RETRIES", {"max_retries": 0})
     answer: Callable[[str, str], Any] = lambda *_: (status, f"<Error><Code>{code}</Code></Error>")  # noqa: E731
     with wire("http://127.0.0.1:1", answer) as endpoint, pytest.raises(kind, match=words):
         ObjectStorage("s3", "b", f"{code}{status}", endpoint, "us-east-1").put("x", b"", None)

@@ -16,14 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from transforms.core.durable_files import explain_full, lock_folder, sync_path
 from transforms.redis.entry_ids import EntryId
 from transforms.sinks.archive.archive_files import MESSAGES, SourceFiles, format_lines, split_by_hour
-from transforms.sinks.archive.archived_ids import find_ids, parse_entry_id, read_ids, read_last_id
+from transforms.sinks.archive.archived_ids import find_ids, parse_entry_ids, read_ids, read_last_id
 from transforms.sinks.archive.line_files import append_lines, cut_torn_end
 
 _NO_ID: EntryId = (-1, -1)
+EntryIds = NDArray[np.uint64]
+"""uint64[n, 2]: ids as (milliseconds, sequence)."""
 
 
 class ArchiveWriter:
@@ -68,15 +71,15 @@ class ArchiveWriter:
         return self._series.setdefault((source, kind), new)
 
     def _append_source(self, source: str, rows: pa.RecordBatch, kind: str) -> int:
-        ids = [parse_entry_id(text) for text in rows["message_id"].to_pylist()]
-        if any(after <= before for before, after in zip(ids, ids[1:])):
+        ids = parse_entry_ids(rows["message_id"])
+        if not _is_above(ids[1:], ids[:-1]).all():
             fix = "an archive takes one reader for each stream"
             raise ValueError(f"entries of {source} are not in the order of their ids: {fix}")
         series = self._find_series(source, kind)
         with lock_folder(series.files.folder), explain_full(self._folder):
             series.refresh()
-            past = int(np.sum([each <= series.last for each in ids]))
-            late = series.append_late(rows.slice(0, past), ids[:past])
+            past = 0 if series.last == _NO_ID else int(np.sum(~_is_above(ids, _as_ids([series.last]))))
+            late = series.append_late(rows.slice(0, past), _as_tuples(ids[:past])) if past else 0
             series.append_new(rows.slice(past), ids[past:])
         return late + len(ids) - past
 
@@ -119,12 +122,12 @@ class _Series:
                 self.last = last
                 break
 
-    def append_new(self, rows: pa.RecordBatch, ids: Sequence[EntryId]) -> None:
+    def append_new(self, rows: pa.RecordBatch, ids: EntryIds) -> None:
         """Append rows whose ids are above `last`, hour by hour."""
         for hour, part in split_by_hour(rows):
             lines = format_lines(rows.slice(part.start, part.stop - part.start), self.kind)
             self._append_lines(self.files.name_file(hour, self.kind), lines)
-            self.last = ids[part.stop - 1]
+            (self.last,) = _as_tuples(ids[part.stop - 1 : part.stop])
 
     def append_late(self, rows: pa.RecordBatch, ids: Sequence[EntryId]) -> int:
         """Append those of the rows that the files of their hours do not hold to the `late` files; the number
@@ -151,7 +154,7 @@ class _Series:
             self.late = _LateFile(path, size, read_ids(path))
         return self.late
 
-    def _append_lines(self, path: Path, data: bytes) -> None:
+    def _append_lines(self, path: Path, data: memoryview) -> None:
         """Append whole lines, or leave the file as it was. A file is begun once the one before it is safe on
         disk."""
         before, size = self.path, self.size if path == self.path else 0
@@ -161,6 +164,20 @@ class _Series:
             sync_if_present(before.parent)
         append_lines(path, size, data)
         self.path, self.size = path, size + len(data)
+
+
+def _is_above(ids: EntryIds, others: EntryIds) -> NDArray[np.bool_]:
+    """bool[n]: whether each id is above the other one."""
+    millis, other = ids[:, 0], others[:, 0]
+    return (millis > other) | ((millis == other) & (ids[:, 1] > others[:, 1]))
+
+
+def _as_ids(ids: Sequence[EntryId]) -> EntryIds:
+    return np.array(ids, np.uint64).reshape(-1, 2)
+
+
+def _as_tuples(ids: EntryIds) -> list[EntryId]:
+    return [(millis, number) for millis, number in ids.tolist()]
 
 
 def sync_if_present(path: Path) -> None:

@@ -3,6 +3,11 @@
 import mmap
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from transforms.core.errors import DamagedFile
 from transforms.envelopes.envelope_lines import NO_DATA, read_line
 from transforms.redis.entry_ids import EntryId, parse_id
@@ -21,6 +26,21 @@ def parse_entry_id(text: str) -> EntryId:
         raise ValueError(
             f"{text!r} is no id of a stream's entry, such as 1761134400000-0: only streams are archived"
         ) from None
+
+
+def parse_entry_ids(texts: pa.Array) -> NDArray[np.uint64]:
+    """uint64[n, 2]: the ids that string[n] are, as (milliseconds, sequence).
+
+    Raises:
+        ValueError: one of them is not the id of a stream's entry.
+    """
+    if not len(texts):
+        return np.empty((0, 2), np.uint64)
+    try:
+        parts = pc.split_pattern(texts, "-", max_splits=1)
+        return pc.list_flatten(parts).cast(pa.uint64()).to_numpy().reshape(len(texts), 2)
+    except (pa.ArrowInvalid, ValueError):
+        return np.array([parse_entry_id(text) for text in texts.to_pylist()], np.uint64)
 
 
 def read_id(line: bytes) -> EntryId | None:

@@ -15,7 +15,7 @@ _UNSYNCED = 1 << 28
 """At most so many bytes at the end of a file may not be on disk yet."""
 
 
-def append_lines(path: Path, size: int, data: bytes) -> None:
+def append_lines(path: Path, size: int, data: memoryview) -> None:
     """Append lines to a file of `size` bytes. If that fails, the file has its old size again.
 
     Raises:

@@ -4,8 +4,8 @@ import requests
 from google.api_core.exceptions import Aborted, Forbidden, NotFound, RetryError, Unauthorized, Unknown
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 
+from transforms.core.error_signs import BIGQUERY
 from transforms.core.errors import Refused, Unavailable
-from transforms.sinks.error_signs import BIGQUERY
 
 LOG_IN = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
 ROLES = "BigQuery Data Editor, BigQuery Job User and BigQuery Read Session User"

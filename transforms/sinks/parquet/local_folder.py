@@ -6,11 +6,12 @@ import secrets
 import shutil
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transforms.core.durable_files import explain_full, lock_folder, remove_file, replace_file
 from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.core.reach import get_machine, verify_reach
 from transforms.sinks.parquet.storage import Conflict, Stored
 
 LEAST_FREE = 100 << 20
@@ -33,10 +34,12 @@ class LocalFolder:
     """A `Storage`; the folder is created by the first write.
 
     After a crash at any point a file holds all of its old or all of its new bytes. Hold the folder's lock to
-    put: the version is compared before the file is replaced, not in one step with it.
+    put: the version is compared before the file is replaced, not in one step with it. `launcher`: the machine
+    on which the folder was named.
     """
 
     path: Path
+    launcher: str = field(default_factory=get_machine, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -48,6 +51,9 @@ class LocalFolder:
 
     def locate(self, name: str) -> str:
         return str(self.path / name)
+
+    def verify_reach(self, name: str) -> None:
+        verify_reach(self.locate(name), self.launcher, "output")
 
     def get(self, name: str) -> Stored | None:
         with as_sink_error(self.path):

@@ -50,6 +50,7 @@ class ParquetStore:
         return (*TABLES, FLEET.name, TRIMMED.name)
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+        self.storage.verify_reach(DESCRIPTION)
         return write_rows(table, self.storage, rows, self.file_minutes)
 
     def check(self) -> Iterator[Finding]:
@@ -94,6 +95,7 @@ class ParquetStore:
         return any(True for _ in self._list_parquet(REPORTS.name))
 
     def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+        self.storage.verify_reach(DESCRIPTION)
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
         names = sorted(self._list_parquet(f"{REPORTS.name}/{format_hour_folder(start)}"))
         for name, stored in self._fetch(names):

@@ -38,6 +38,13 @@ class Storage(Protocol):
     def locate(self, name: str) -> str:
         """The path or URL of a file, for messages."""
 
+    def verify_reach(self, name: str) -> None:
+        """Check, once in a process, that this is the place in which the job's launcher put a file.
+
+        Raises:
+            Refused: this is another machine, whose folder of that name is another one.
+        """
+
     def get(self, name: str) -> Stored | None:
         """A file; None if there is none."""
 

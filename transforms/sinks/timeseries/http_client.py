@@ -9,8 +9,8 @@ from urllib.parse import SplitResult
 
 import httpx
 
+from transforms.core.error_signs import Signs
 from transforms.core.errors import Refused, Unavailable
-from transforms.sinks.error_signs import Signs
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 

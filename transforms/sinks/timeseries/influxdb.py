@@ -19,8 +19,8 @@ import httpx
 import pyarrow as pa
 
 from schemas.tables import AGGREGATIONS, FLEET, Table
+from transforms.core.error_signs import INFLUXDB
 from transforms.core.errors import Finding, Refused, Unavailable
-from transforms.sinks.error_signs import INFLUXDB
 from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer, describe_answer, parse_http_url
 from transforms.sinks.timeseries.line_protocol import (

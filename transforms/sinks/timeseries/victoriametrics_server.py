@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as paj
 
+from transforms.core.error_signs import VICTORIAMETRICS
 from transforms.core.errors import Refused, Unavailable
-from transforms.sinks.error_signs import VICTORIAMETRICS
 from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer, describe_answer
 from transforms.sinks.timeseries.line_protocol import REVISION, Series
 

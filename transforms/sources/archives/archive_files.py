@@ -1,11 +1,12 @@
 """Which files are archives, and how they are found."""
 
 import glob
+import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, cast
 
 from transforms.sources.archives.decompression import gunzip, read_plain, unzstd
 
@@ -17,6 +18,9 @@ LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
 }
 """How to read a file of lines, by the end of its name."""
 
+OBJECT_BYTES = 8 << 20
+"""How much of an object is read with one request."""
+
 NO_ARCHIVE = "truth.json"
 """The generator's record of the expected fates; it is beside the archives, and is not one."""
 
@@ -25,25 +29,76 @@ class NoArchiveError(ValueError):
     """A pattern that matches no archive."""
 
 
+class FileRange(NamedTuple):
+    """What of a file begins at byte `start` or later, and before byte `end` (None: to the file's end).
+
+    `size`: the file's bytes when it was found; 0 if unknown. `version`: of an object, what identifies its
+    content; None if unknown.
+    """
+
+    path: str
+    start: int = 0
+    end: int | None = None
+    size: int = 0
+    version: str | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the rest of the file is in other ranges."""
+        return self.start > 0 or self.end is not None
+
+
 @dataclass(frozen=True)
 class Files:
-    """The paths of a run's files, sorted."""
+    """The whole files of a run, by path."""
 
-    paths: tuple[str, ...]
+    whole: tuple[FileRange, ...]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.paths)
+        return (file.path for file in self.whole)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.whole)
 
     @property
     def total_bytes(self) -> int:
         """Their size on disk; what cannot be read counts as nothing."""
-        return sum(map(measure_file, self))
+        return sum(file.size for file in self.whole)
+
+    @property
+    def local(self) -> list[str]:
+        """The paths of this machine, or of folders that it shares: objects are reached from everywhere."""
+        return [path for path in self if not is_object(path)]
 
 
-def measure_file(path: str) -> int:
+def find_files(patterns: Sequence[str]) -> Files:
+    """The archives that any of the patterns means, each file once.
+
+    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`; or a URL
+    of objects (`transforms.sources.archives.object_files.find_objects`).
+
+    Raises:
+        NoArchiveError: a pattern matches no archive.
+        ValueError: a URL has another form.
+        Refused, Unavailable: a bucket cannot be listed.
+    """
+    found: dict[str, FileRange] = {}
+    for file in sorted({file for pattern in patterns for file in _match_pattern(pattern)}):
+        found.setdefault(file.path if is_object(file.path) else os.path.realpath(file.path), file)
+    return Files(tuple(found.values()))
+
+
+def locate_file(path: str) -> FileRange:
+    """A whole file, under its path or URL."""
+    return FileRange(path) if is_object(path) else FileRange(path, size=_measure_file(path))
+
+
+def make_absolute(file: FileRange) -> FileRange:
+    """The same file under a path that does not depend on the working folder."""
+    return file if is_object(file.path) else file._replace(path=os.path.abspath(file.path))
+
+
+def _measure_file(path: str) -> int:
     """The size of a file in bytes; 0 if it cannot be found out."""
     try:
         return os.path.getsize(path)
@@ -51,25 +106,8 @@ def measure_file(path: str) -> int:
         return 0
 
 
-def find_files(patterns: Sequence[str]) -> Files:
-    """The archives that any of the patterns means, each file once.
-
-    A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`.
-
-    Raises:
-        NoArchiveError: a pattern matches no archive.
-    """
-    paths: dict[str, str] = {}
-    for path in sorted({path for pattern in patterns for path in _match_pattern(pattern)}):
-        paths.setdefault(os.path.realpath(path), path)
-    return Files(tuple(paths.values()))
-
-
-def _match_pattern(pattern: str) -> Iterable[str]:
-    found = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
-    folders = [path for path in found if os.path.isdir(path)]
-    below = (glob.glob(os.path.join(glob.escape(folder), "**"), recursive=True) for folder in folders)
-    archives = {os.path.normpath(path) for path in chain(found, *below) if _is_archive(path)}
+def _match_pattern(pattern: str) -> list[FileRange]:
+    archives = _match_objects(pattern) if is_object(pattern) else _match_paths(pattern)
     if not archives:
         known = ", ".join([*LINES, PARQUET])
         raise NoArchiveError(
@@ -78,16 +116,65 @@ def _match_pattern(pattern: str) -> Iterable[str]:
     return archives
 
 
+def _match_objects(pattern: str) -> list[FileRange]:
+    from transforms.sources.archives.object_files import find_objects
+
+    found = (FileRange(url, size=size, version=version) for url, size, version in find_objects(pattern))
+    return [file for file in found if _is_archive(file.path)]
+
+
+def _match_paths(pattern: str) -> list[FileRange]:
+    found = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+    folders = [path for path in found if os.path.isdir(path)]
+    below = (glob.glob(os.path.join(glob.escape(folder), "**"), recursive=True) for folder in folders)
+    archives = (os.path.normpath(path) for path in chain(found, *below))
+    return [locate_file(path) for path in archives if _is_archive(path) and not os.path.isdir(path)]
+
+
+def is_object(path: str) -> bool:
+    """Whether a path is the URL of an object."""
+    return path.startswith(("s3://", "gs://"))
+
+
+def _get_name(path: str) -> str:
+    """The end of a file's path, in lower case: without the options of a URL."""
+    name = os.path.basename(path.rpartition("?")[0] if is_object(path) and "?" in path else path)
+    return name.lower()
+
+
 def _is_archive(path: str) -> bool:
-    name = os.path.basename(path).lower()
-    return name.endswith((*LINES, PARQUET)) and name != NO_ARCHIVE and not os.path.isdir(path)
+    name = _get_name(path)
+    return name.endswith((*LINES, PARQUET)) and name != NO_ARCHIVE
+
+
+def open_file(file: FileRange) -> BinaryIO:
+    """The file, to be read from its beginning. `tell` and `seek` work if they do for what it is.
+
+    Raises:
+        OSError: it cannot be opened, is not there any more or, of an object, is another one.
+        Refused, Unavailable: the object store cannot be used.
+    """
+    if not is_object(file.path):
+        return open(file.path, "rb")
+    from transforms.sources.archives.object_files import ObjectReader
+
+    reader = ObjectReader(file.path, file.size, file.version)
+    return cast(BinaryIO, io.BufferedReader(reader, OBJECT_BYTES))
+
+
+def identify_content(file: FileRange, opened: BinaryIO) -> Hashable:
+    """What an opened file has in common with no other content: to keep what was found out of it."""
+    if is_object(file.path):
+        return file.path, file.version
+    found = os.fstat(opened.fileno())
+    return file.path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def is_parquet(path: str) -> bool:
     """Whether an archive holds rows, and not lines."""
-    return path.lower().endswith(PARQUET)
+    return _get_name(path).endswith(PARQUET)
 
 
 def choose_reader(path: str) -> Callable[[BinaryIO], Iterator[bytes]]:
     """How to read an archive of lines."""
-    return next(read for end, read in LINES.items() if path.lower().endswith(end))
+    return next(read for end, read in LINES.items() if _get_name(path).endswith(end))

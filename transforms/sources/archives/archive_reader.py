@@ -21,14 +21,25 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
+from transforms.core.reach import get_machine, verify_reach
 from transforms.core.record_batches import RAW, concat, make_empty
-from transforms.sources.archives.archive_files import choose_reader, is_parquet, measure_file
+from transforms.sources.archives.archive_files import (
+    FileRange,
+    Files,
+    choose_reader,
+    identify_content,
+    is_object,
+    is_parquet,
+    locate_file,
+    make_absolute,
+    open_file,
+)
 from transforms.sources.archives.decompression import PAYLOAD_BYTES, DamagedError, cut_chunks, drop_mark
 from transforms.sources.archives.envelope_chunks import decode_lines
 from transforms.sources.archives.line_ranges import LineNumber, count_lines_before, read_range
 from transforms.sources.archives.long_lines import LongLine
 from transforms.sources.archives.parquet_files import decode_rows, read_rows
-from transforms.sources.archives.parts import PART_BYTES, FileRange, Part, cut_parts, deal_parts
+from transforms.sources.archives.parts import PART_BYTES, Part, cut_parts, deal_parts
 
 CHUNK_BYTES = 16 << 20
 _SMALL = 4
@@ -70,7 +81,7 @@ def read_chunks(
     a payload may be; of a line that cannot hold such a one, a part is read
     (`transforms.sources.archives.long_lines`).
     """
-    read = FileRange(file) if isinstance(file, str) else file
+    read = locate_file(file) if isinstance(file, str) else file
     last = read.size if read.end is None else read.end
     done = read.start
     try:
@@ -91,8 +102,8 @@ def read_chunks(
 
 def _read_lines(read: FileRange, chunk_bytes: int, payload_bytes: int) -> Iterator[tuple[Chunk, int]]:
     """The chunks of a file of lines, and how far into the file each reaches."""
-    with open(read.path, "rb") as file:
-        if os.fstat(file.fileno()).st_size < read.size:
+    with open_file(read) as file:
+        if read.is_cut and file.seek(0, os.SEEK_END) < read.size:
             raise DamagedError("is shorter than it was when the run began")
         pieces = choose_reader(read.path)(file) if not read.is_cut else read_range(file, read.start, read.end)
         count_before = cache(partial(_count_lines_before, read))
@@ -110,29 +121,30 @@ def _decode(text: bytes | LongLine, number: SupportsInt) -> Chunk:
 
 
 def _count_lines_before(read: FileRange) -> int:
-    with open(read.path, "rb") as file:
-        found = os.fstat(file.fileno())
-        version = (read.path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        return count_lines_before(file, read.start, version)
+    with open_file(read) as file:
+        return count_lines_before(file, read.start, identify_content(read, file))
 
 
 def _read_rows(read: FileRange, chunk_bytes: int) -> Iterator[tuple[Chunk, int]]:
     """The chunks of a Parquet file, and how far into the file each reaches."""
-    size = (read.size or os.path.getsize(read.path)) if read.end is None else read.end
-    for first_row, batch, share in read_rows(read.path, chunk_bytes, read.start, read.end):
-        raw, bad, _ = decode_rows(batch, first_row)
-        yield Chunk(raw, bad), read.start + int((size - read.start) * share)
+    with open_file(read) as file:
+        last = file.seek(0, os.SEEK_END) if read.end is None else read.end
+        source = file if is_object(read.path) else read.path  # Arrow reads a path faster
+        for first_row, batch, share in read_rows(source, chunk_bytes, read.start, read.end):
+            raw, bad, _ = decode_rows(batch, first_row)
+            yield Chunk(raw, bad), read.start + int((last - read.start) * share)
 
 
 def read_files(
-    files: Iterable[str | FileRange],
+    files: Files | Iterable[str | FileRange],
     chunk_bytes: int = CHUNK_BYTES,
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
 ) -> Iterator[Chunk | Unreadable]:
     """`read_chunks` of each file in turn, those of small files together; a thread reads the next while the
     caller works on one."""
-    chunks = chain.from_iterable(read_chunks(file, chunk_bytes, on_bytes, payload_bytes) for file in files)
+    ranges = files.whole if isinstance(files, Files) else files
+    chunks = chain.from_iterable(read_chunks(each, chunk_bytes, on_bytes, payload_bytes) for each in ranges)
     return read_ahead(_merge_small(chunks, chunk_bytes // _SMALL))
 
 
@@ -193,7 +205,8 @@ class ReadArchives(beam.PTransform):
         part_bytes: int = PART_BYTES,
     ) -> None:
         super().__init__()
-        self.files = tuple(files)
+        whole = files.whole if isinstance(files, Files) else map(locate_file, files)
+        self.files = tuple(map(make_absolute, whole))  # a worker runs in another folder
         self.readers = readers
         self.part_bytes = part_bytes
         self.chunk_bytes = chunk_bytes
@@ -214,8 +227,8 @@ class ReadArchives(beam.PTransform):
 
     def _cut(self) -> list[Part]:
         if self.readers == 1:
-            return [tuple(map(FileRange, self.files))]
-        parts = cut_parts([(path, measure_file(path)) for path in self.files], self.part_bytes)
+            return [self.files]
+        parts = cut_parts(self.files, self.part_bytes)
         return parts if self.readers is None else deal_parts(parts, self.readers)
 
 
@@ -226,8 +239,12 @@ def _take_one_reason(file: str, reasons: Iterable[str]) -> tuple[str, str]:
 class _Read(beam.DoFn):
     def __init__(self, chunk_bytes: int, on_bytes: OnBytes | None, payload_bytes: int) -> None:
         self.chunk_bytes, self.on_bytes, self.payload_bytes = chunk_bytes, on_bytes, payload_bytes
+        self.launcher = get_machine()
 
     def process(self, part: Part) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        for file in part:
+            if not is_object(file.path):
+                verify_reach(file.path, self.launcher, "input")
         for chunk in read_files(part, self.chunk_bytes, self.on_bytes, self.payload_bytes):
             if isinstance(chunk, Unreadable):
                 yield beam.pvalue.TaggedOutput("unreadable", tuple(chunk))

@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from transforms.core import stage_counters
-from transforms.core.errors import Finding
+from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.run_metrics import count_incomplete
-from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_files import FileRange, Files, open_file
 from transforms.sources.archives.archive_reader import CHUNK_BYTES, ReadArchives, Unreadable, read_files
 from transforms.sources.archives.decompression import PAYLOAD_BYTES
 from transforms.sources.source import Gathered, OnProgress, OnUnreadable
@@ -35,7 +35,7 @@ class Archives:
 
     def check(self) -> Iterator[Finding]:
         """Open each file."""
-        unreadable = [finding for path in self.files if (finding := _try_open(path))]
+        unreadable = [finding for file in self.files.whole if (finding := _try_open(file))]
         yield from unreadable
         if not unreadable:
             yield Finding(f"{len(self.files):,} files, {self.files.total_bytes / 1e6:,.1f} MB, can be opened")
@@ -98,11 +98,12 @@ def count_bytes(number: int) -> None:
     stage_counters.add("read", bytes=number)
 
 
-def _try_open(path: str) -> Finding | None:
+def _try_open(file: FileRange) -> Finding | None:
     try:
-        with open(path, "rb"):
-            return None
+        open_file(file._replace(version=None)).close()
+        return None
     except OSError as error:
-        return Finding(
-            path, f"cannot be opened ({error.strerror or error})", "correct its path or permissions"
-        )
+        problem = f"cannot be opened ({error.strerror or error})"
+        return Finding(file.path, problem, "correct its path or permissions")
+    except (Refused, Unavailable) as error:
+        return Finding.of(file.path, error)

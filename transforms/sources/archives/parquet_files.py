@@ -7,7 +7,7 @@ left alone.
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +65,7 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def read_rows(
-    path: str, chunk_bytes: int, start: int = 0, end: int | None = None
+    source: str | BinaryIO, chunk_bytes: int, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch, float]]:
     """The rows with COLUMNS of the row groups that begin at byte `start` of the file or later and before
     `end`, about `chunk_bytes` of them at a time.
@@ -77,13 +77,13 @@ def read_rows(
         DamagedError: it is no Parquet, corrupt, or lacks a column; after the rows that can be read.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(source) as file:
             meta, names = file.metadata, _find_columns(file.schema_arrow)
             texts = {name for name in names if _is_bytes(file.schema_arrow.field(name).type)}
         groups, row = _find_groups(meta, start, end)
         total = sum(meta.row_group(group).num_rows for group in groups)
         encoded = sorted(texts - _find_prefix_columns(meta))
-        with pq.ParquetFile(path, metadata=meta, read_dictionary=encoded) as file:
+        with pq.ParquetFile(source, metadata=meta, read_dictionary=encoded) as file:
             at_once = _count_rows_at_once(meta, chunk_bytes)
             done = 0
             for rows in _group_rows(file.iter_batches(at_once, groups, names), chunk_bytes):

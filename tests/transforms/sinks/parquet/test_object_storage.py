@@ -17,7 +17,7 @@ import pytest
 from tests.s3 import Fault, S3Server, wire
 from tests.servers import free_port, make_certificates
 from transforms.core.errors import Refused, Unavailable
-from transforms.sinks.parquet import object_storage
+from transforms.objects import place
 from transforms.sinks.parquet.object_storage import ObjectStorage
 from transforms.sinks.parquet.storage import Conflict
 
@@ -26,8 +26,8 @@ from transforms.sinks.parquet.storage import Conflict
 def faults(monkeypatch: pytest.MonkeyPatch) -> list[Fault]:
     """What becomes of the next requests, one after the other; all later ones are answered. A request is sent
     once."""
-    monkeypatch.setattr(object_storage, "_RETRIES", {"max_retries": 0})
-    monkeypatch.setattr(object_storage, "SECONDS", 0.5)
+    monkeypatch.setattr(place, "_RETRIES", {"max_retries": 0})
+    monkeypatch.setattr(place, "SECONDS", 0.5)
     return []
 
 

@@ -1,6 +1,7 @@
 """Tables as files in any storage: what is kept, given back, described and copied, in a folder and on object
 storage."""
 
+import pickle
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.tables import REPORTS, TRIMMED
+from transforms.core import reach
 from transforms.core.errors import DamagedFile, Refused
 from transforms.core.record_batches import conform
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -191,3 +193,19 @@ def test_a_copy_holds_the_description_and_the_tables_byte_by_byte_and_nothing_el
     (tmp_path / "copy").mkdir()
     store.copy_to(tmp_path / "copy")
     assert contents(LocalFolder(tmp_path / "copy")) == kept
+
+
+def test_a_worker_on_another_machine_does_not_begin_a_second_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pickle.loads(pickle.dumps(ParquetStore(LocalFolder(tmp_path / "out"))))
+    monkeypatch.setattr(reach, "gethostname", lambda: "worker-7")
+    text = f"the worker on worker-7 cannot read {tmp_path}/out/_kpiflow.json; put the output in a folder"
+    with pytest.raises(Refused, match=text):
+        store.write(REPORTS, [])
+    with pytest.raises(Refused, match=text):
+        list(store.read_reports(0))
+    assert not (tmp_path / "out").exists()
+    store.prepare({"settings": {}})  # as the launcher does, in a folder that is shared
+    store.write(REPORTS, [])
+    assert list(store.read_reports(0)) == []

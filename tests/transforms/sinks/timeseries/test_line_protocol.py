@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, FLEET
 from tests.servers import make_certificates
+from transforms.core.error_signs import INFLUXDB
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.record_batches import conform
-from transforms.sinks.error_signs import INFLUXDB
 from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer
 from transforms.sinks.timeseries.line_protocol import (
     FIELDS,

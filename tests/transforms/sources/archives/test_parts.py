@@ -13,9 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import line_id
+from transforms.core import reach
+from transforms.core.errors import Refused
 from transforms.core.excerpt import KEPT_BYTES
 from transforms.core.record_batches import RAW, concat, make_empty
-from transforms.sources.archives import line_ranges
+from transforms.sources.archives import archive_reader, line_ranges
+from transforms.sources.archives.archive_files import FileRange, locate_file
 from transforms.sources.archives.archive_reader import (
     Chunk,
     ReadArchives,
@@ -24,7 +27,7 @@ from transforms.sources.archives.archive_reader import (
     read_files,
 )
 from transforms.sources.archives.envelope_chunks import REJECTED
-from transforms.sources.archives.parts import FileRange, cut_file, cut_parts, deal_parts
+from transforms.sources.archives.parts import cut_file, cut_parts, deal_parts
 
 ENVELOPE = b'{"message_id":"%d-0","received_at":null,"data":{"i":%d}}'
 MARK = b"\xef\xbb\xbf"
@@ -65,7 +68,7 @@ def test_the_ranges_of_a_file_have_exactly_the_messages_of_the_file(
     path.write_bytes(text)
     line_ranges._COUNTED.clear()  # files of one size that are written at one moment look like one version
     whole = gather(read_chunks(str(path), payload_bytes=PAYLOAD_BYTES))
-    ranges = cut_file(str(path), len(text), count)
+    ranges = cut_file(FileRange(str(path), size=len(text)), count)
     done: list[int] = []
     parts = [gather(read_chunks(each, chunk_bytes, done.append, PAYLOAD_BYTES)) for each in ranges]
     assert tuple(map(concat, zip(*parts))) == whole
@@ -76,7 +79,7 @@ def test_the_ranges_are_the_same_in_any_order_and_when_a_line_fills_several(path
     text = b"\n".join([BARE, BARE, b"z" * 5_000_000, WRONG, BARE])
     path.write_bytes(text)
     whole = gather(read_chunks(str(path)))
-    ranges = cut_file(str(path), len(text), 9)
+    ranges = cut_file(FileRange(str(path), size=len(text)), 9)
     parts = {each: gather(read_chunks(each)) for each in reversed(ranges)}
     assert tuple(map(concat, zip(*(parts[each] for each in ranges)))) == whole
     assert sum(part[0].num_rows > 0 for part in parts.values()) == 2
@@ -85,7 +88,7 @@ def test_the_ranges_are_the_same_in_any_order_and_when_a_line_fills_several(path
 def test_a_range_of_envelopes_counts_no_lines_before_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"".join(ENVELOPE % (i, i) + b"\n" for i in range(500)))
     monkeypatch.setattr(line_ranges, "_count_newlines", None)
-    ranges = cut_file(str(path), path.stat().st_size, 5)
+    ranges = cut_file(locate_file(str(path)), 5)
     assert gather(read_files(ranges))[0]["message_id"].to_pylist() == [f"{i}-0" for i in range(500)]
 
 
@@ -103,12 +106,13 @@ def test_the_groups_of_a_parquet_file_are_each_in_one_range(tmp_path: Path, coun
     texts = [str(i) for i in range(5000)]
     columns = {"message_id": [None, *texts[1:-1], None], "received_at": pa.nulls(5000), "data": texts}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=500)
-    path, size = str(tmp_path / "a.parquet"), (tmp_path / "a.parquet").stat().st_size
+    path = str(tmp_path / "a.parquet")
+    file = locate_file(path)
     done: list[int] = []
-    parts = [gather(read_chunks(each, 4096, done.append)) for each in cut_file(path, size, count)]
+    parts = [gather(read_chunks(each, 4096, done.append)) for each in cut_file(file, count)]
     assert tuple(map(concat, zip(*parts))) == gather(read_chunks(path))
     assert 1 < sum(part[0].num_rows > 0 for part in parts) <= 10
-    assert sum(done) == size
+    assert sum(done) == file.size
 
 
 def test_small_files_share_a_part_and_large_plain_ones_are_cut() -> None:
@@ -119,7 +123,7 @@ def test_small_files_share_a_part_and_large_plain_ones_are_cut() -> None:
         ("d.json", 10),
         ("e.zst.jsonl.zst", 900),
     ]
-    assert cut_parts(sizes, 100) == [
+    assert cut_parts([FileRange(path, size=size) for path, size in sizes], 100) == [
         (FileRange("e.zst.jsonl.zst", size=900),),
         (FileRange("a.ndjson", size=40), FileRange("c.ndjson.gz", size=5), FileRange("d.json", size=10)),
         (FileRange("b.ndjson", 0, 83, 250),),
@@ -137,7 +141,7 @@ def test_every_byte_of_every_file_is_in_one_part(
     sizes: list[tuple[str, int]], part: int, readers: int
 ) -> None:
     files = [(f"{number}/{name}", size) for number, (name, size) in enumerate(sizes)]
-    parts = cut_parts(files, part)
+    parts = cut_parts([FileRange(path, size=size) for path, size in files], part)
     assert sorted(each for dealt in deal_parts(parts, readers) for each in dealt) == sorted(sum(parts, ()))
     for path, size in files:
         ranges = sorted(each for cut in parts for each in cut if each.path == path)
@@ -168,10 +172,29 @@ def test_a_file_that_became_shorter_is_incomplete_and_one_that_grew_is_read_to_i
 ) -> None:
     path = tmp_path / "a.ndjson"
     path.write_bytes(BARE * 100)
-    ranges = cut_file(str(path), 1500, 3)
+    ranges = cut_file(FileRange(str(path), size=1500), 3)
     path.write_bytes(b"\n".join([BARE] * 50))
     assert {each.reason for each in read_files(ranges) if isinstance(each, Unreadable)} == {
         "is shorter than it was when the run began"
     }
     path.write_bytes(b"\n".join([BARE] * 200))
     assert gather(read_files(ranges))[0].num_rows == 200
+
+
+def test_a_worker_on_another_machine_without_the_file_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(BARE)
+    read = archive_reader._Read(1 << 20, None, PAYLOAD_BYTES)
+    part = (locate_file(str(path)),)
+    monkeypatch.setattr(reach, "gethostname", lambda: "worker-7")
+    assert [batch.num_rows for batch in read.process(part)] == [1]
+    reach.verify_reach.cache_clear()
+    path.unlink()
+    with pytest.raises(
+        Refused, match=f"the worker on worker-7 cannot read {path}; put the input in a folder"
+    ):
+        list(read.process(part))
+    monkeypatch.undo()
+    assert [output.tag for output in read.process(part)] == ["unreadable"]

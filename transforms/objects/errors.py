@@ -7,8 +7,8 @@ network.
 import re
 from typing import NamedTuple
 
+from transforms.core.error_signs import OBJECTS
 from transforms.core.errors import Refused, Unavailable
-from transforms.sinks.error_signs import OBJECTS
 
 ONE_MACHINE = "let a single machine write there, and add ?conditions=no to the URL"
 """The fix if a server does not honour conditional puts."""
