@@ -1,10 +1,14 @@
-"""The program of a Flex Template: it turns the template's parameters into a command line and runs that.
+"""The program of the Flex Templates: it turns a template's parameters into a command line and runs that.
 
     python template.py --redis=redis://10.0.0.3:6379 --stream="eu us" --output=bigquery://p/k --job_name=kpis
     kpiflow stream --runner=dataflow --redis=... --stream=eu --stream=us --output=... -- --job_name=kpis
 
-Google's launcher passes the parameters of metadata.json and options of Beam, which follow the `--`. It needs
-this program to end once the job is submitted, as `kpiflow stream` does on Dataflow.
+    python template.py --input=gs://b/archive --output=bigquery://p/k --job_name=kpis
+    kpiflow backfill --runner=dataflow --input=gs://b/archive --output=... -- --job_name=kpis
+
+Google's launcher passes the parameters of metadata-stream.json or metadata-backfill.json and options of Beam,
+which follow the `--`. It needs this program to end once the job is submitted, as both commands do on
+Dataflow.
 """
 
 import sys
@@ -13,9 +17,12 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.settings import Settings
 
-COMMAND_OPTIONS = ("redis", "stream", "output", "group", "live")
-"""Parameters that are options of `kpiflow stream`."""
-LISTS = ("stream", "output")
+COMMAND_OPTIONS = {
+    "stream": ("redis", "stream", "output", "group", "live"),
+    "backfill": ("input", "output", "from", "to"),
+}
+"""Parameters that are options of each command. Only a backfill has `input`."""
+LISTS = ("stream", "input", "output")
 """Parameters that hold several values, separated by spaces."""
 _DECIDED = ("runner", "streaming")
 
@@ -26,10 +33,11 @@ def make_command(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: `live` is neither true nor false.
     """
-    own, for_beam = ["stream", "--runner=dataflow"], []
-    for argument in arguments:
-        name, _, value = argument.removeprefix("--").partition("=")
-        if name in COMMAND_OPTIONS or name in Settings.model_fields:
+    given = [argument.removeprefix("--").partition("=")[::2] for argument in arguments]
+    command = "backfill" if any(name == "input" for name, _ in given) else "stream"
+    own, for_beam = [command, "--runner=dataflow"], []
+    for argument, (name, value) in zip(arguments, given):
+        if name in COMMAND_OPTIONS[command] or name in Settings.model_fields:
             own += _make_flags(name, value)
         elif name not in _DECIDED:
             for_beam.append(argument)
