@@ -11,9 +11,9 @@ from pipelines.outputs import open_outputs, parse_outputs
 from pipelines.settings import Settings
 from runners.dataflow import BATCH, Mode, read_option
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_files import FileRange, Files
 
-_SOME_ARCHIVE = Files(("gs://BUCKET/ARCHIVE.ndjson",))
+_SOME_ARCHIVE = Files((FileRange("gs://BUCKET/ARCHIVE.ndjson"),))
 
 
 @dataclass(frozen=True)
