@@ -35,8 +35,8 @@ def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span,
     stage_counters.reset()
     settings, file_minutes = fit_settings(files, settings)
     outputs, settings = open_outputs(texts, settings, file_minutes=file_minutes)
-    with lock_folders(*outputs.folders):
-        return fill_outputs(files, outputs, settings, span, engine)
+    with lock_folders(*outputs.folders) as locks:
+        return fill_outputs(files, outputs, settings, span, engine, locks)
 
 
 def fit_settings(files: Files, settings: Settings) -> tuple[Settings, int]:
@@ -59,10 +59,12 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def fill_outputs(files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine) -> Results:
+def fill_outputs(
+    files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine, locks: tuple[int, ...]
+) -> Results:
     """Run the graph over archives into outputs that this job has locked."""
     wire = wire_batch(files, outputs, settings, span, recall=outputs.main.has_reports())
-    return engine.run(wire, next(iter(outputs.folders), None))
+    return engine.run(wire, next(iter(outputs.folders), None), locks)
 
 
 def wire_batch(files: Files, outputs: Outputs, settings: Settings, span: Span, recall: bool) -> Wire:

@@ -27,8 +27,11 @@ _SPOOL = "_spool"
 class Engine(Protocol):
     """Runs graphs of a batch, one after the other."""
 
-    def run(self, wire: Wire, near: Path | None) -> Results:
-        """Run a graph to its end. The run may keep files in the folder `near`, which it removes.
+    def run(self, wire: Wire, near: Path | None, locks: tuple[int, ...] = ()) -> Results:
+        """Run a graph to its end.
+
+        The run may keep files of its own in the folder `near`. Processes that may live longer than this one
+        keep the descriptors `locks` open.
 
         Raises:
             WrongUse: an option of Beam is not for this engine.
@@ -43,7 +46,7 @@ class LocalEngine:
     workers: Sequence[WorkerProcess] = ()
     beam_options: Sequence[str] = ()
 
-    def run(self, wire: Wire, near: Path | None) -> Results:
+    def run(self, wire: Wire, near: Path | None, locks: tuple[int, ...] = ()) -> Results:
         with _make_spool(near) as spool:
             in_worker = InWorker(
                 partial(pass_by_reference, spool), stage_counters.take, stage_counters.add_stages

@@ -72,13 +72,13 @@ def replace_span(
         fix = "elsewhere delete the span, then backfill it"
         raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", fix)
     (output,) = outputs.folders
-    with lock_folders(output), _make_staging(output) as staging:
+    with lock_folders(output) as locks, _make_staging(output) as staging:
         staged = folder_outputs(staging, settings)
         after = set(range(end, end + LOOKBACK_HOURS))
         _stage_around(outputs, staged, {*range(first - LOOKBACK_HOURS, first), *after})
-        results = fill_outputs(files, staged, settings, span, engine)
+        results = fill_outputs(files, staged, settings, span, engine, locks)
         if not results.incomplete:
-            _flag_again(staged, after, settings, engine)
+            _flag_again(staged, after, settings, engine, locks)
             for change in list(_list_changes(output, staging, span)):
                 _rewrite(change, output, staging)
     return results
@@ -117,7 +117,9 @@ def _stage_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
         staged.main.write(REPORTS, [own.append_column("revision", revision)])
 
 
-def _flag_again(staged: Outputs, hours: set[int], settings: Settings, engine: Engine) -> None:
+def _flag_again(
+    staged: Outputs, hours: set[int], settings: Settings, engine: Engine, locks: tuple[int, ...]
+) -> None:
     """Run the graph over the staged reports of some hours, with no new messages."""
 
     def wire(root: beam.Pipeline) -> None:
@@ -125,7 +127,7 @@ def _flag_again(staged: Outputs, hours: set[int], settings: Settings, engine: En
         sources = Sources(NoMessages(), recall)
         build(root, sources, make_batch_sinks(staged, settings), settings, make_batch_timing(settings))
 
-    engine.run(wire, staged.folders[0])
+    engine.run(wire, staged.folders[0], locks)
 
 
 class _RecallHours(beam.PTransform):

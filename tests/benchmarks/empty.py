@@ -14,10 +14,10 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from pipelines.jobs.engines import LocalEngine
 from pipelines.settings import load
 from runners import direct
 from transforms.core import stage_counters
-from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.grouping import split_rows
 from transforms.sources.archives.archive_files import Files, find_files
 from transforms.sources.archives.archive_reader import Chunk, ReadArchives, read_files
@@ -25,12 +25,13 @@ from transforms.sources.archives.archive_reader import Chunk, ReadArchives, read
 SETTINGS = load()[0]
 CHUNK_BYTES = SETTINGS.read_mb << 20
 COUNTED = "counted"
+KEYS = 8
 Keyed = tuple[int, pa.RecordBatch]
 
 
 def by_row(batch: pa.RecordBatch) -> Iterator[Keyed]:
-    """The batch dealt out over as many shards as the graph has, by row number."""
-    return split_rows(batch, np.arange(batch.num_rows) % SETTINGS.shards)
+    """The batch dealt out over some keys, by row number."""
+    return split_rows(batch, np.arange(batch.num_rows) % KEYS)
 
 
 def again(shard: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[Keyed]:
@@ -55,7 +56,7 @@ def with_beam(files: Files) -> int:
         _ = rekeyed | "Group again" >> beam.GroupByKey() | "Count" >> beam.Map(count)
 
     stage_counters.reset()
-    direct.run(build, alone=pass_by_reference)
+    LocalEngine().run(build, None)
     return stage_counters.snapshot()[COUNTED].rows
 
 

@@ -152,7 +152,7 @@ def backfill(point: Point, folder: Path, outputs: Path, proven: bool) -> Run:
         str(found),
         "--output",
         str(output),
-        "--slice-reports",
+        "--block-reports",
         str(point.slice_messages),
         "--timings",
     ]

@@ -23,7 +23,7 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from runners.flink.checkpoints import remove_other_jobs
-from runners.flink.engine import Engine
+from runners.flink.engine import StreamEngine
 from runners.flink.launch import run
 from runners.progress import Progress
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--master")
     parser.add_argument("--environment")
     asked = parser.parse_args()
-    engine = Engine(
+    engine = StreamEngine(
         asked.folder / ENGINE,
         checkpoint_seconds=0.5,
         master=asked.master,

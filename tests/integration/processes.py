@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -36,3 +37,30 @@ def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> N
 def count_files(output: Path) -> int:
     """How many finished files of tables an output has."""
     return sum(1 for path in output.rglob("*.parquet") if not path.name.startswith("."))
+
+
+def list_children(process: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == process and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def wait_for_ends(processes: Iterable[int], seconds: float) -> None:
+    """Wait until the processes run no more; an AssertionError if one still does after so many seconds."""
+    end = time.monotonic() + seconds
+    while left := [each for each in processes if _is_running(each)]:
+        assert time.monotonic() < end, f"still running after {seconds} s: {left}"
+        time.sleep(0.01)
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process is there and is no zombie: nobody may wait for orphans in a container."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

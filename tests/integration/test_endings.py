@@ -2,8 +2,8 @@
 
 import gzip
 import json
+import re
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, stream, write
-from tests.integration.processes import start_command, wait_until
 from transforms.sinks.parquet.sealed_files import encode_file, read_file
 
 LINES = stream(150, seed=21)
@@ -90,14 +89,16 @@ def test_what_comes_before_the_cut_of_a_truncated_archive_is_kept(
     assert typed("reconcile", output, "--input", tmp_path / "cut.ndjson.gz")[0] == 0
 
 
-@pytest.mark.parametrize("slices", [[], ["--slice-reports", "1000"]])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_unreadable_file_is_named_and_costs_the_others_nothing(
-    tmp_path: Path, output: Path, typed: Typed, slices: list[str]
+    tmp_path: Path, output: Path, typed: Typed, workers: int
 ) -> None:
     write(tmp_path / "in" / "a.ndjson", LINES * 10)
     (tmp_path / "in" / "lost.ndjson").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in" / "text.parquet").write_text("no Parquet")
-    code, _, err = typed("backfill", "--input", tmp_path / "in", "--output", output, *slices)
+    code, _, err = typed(
+        "backfill", "--input", tmp_path / "in", "--output", output, "--workers", workers, "--block-hours", 1
+    )
     assert (code, "lost.ndjson cannot be read" in err, "text.parquet no Parquet" in err, "2 of 3" in err) == (
         1,
         True,
@@ -107,18 +108,28 @@ def test_an_unreadable_file_is_named_and_costs_the_others_nothing(
     assert len(fates(output)) == len(LINES)
 
 
-@pytest.mark.parametrize("mode", ["in_memory", "multi_threading", "multi_processing"])
-def test_the_results_of_a_run_are_the_same_in_every_mode_of_beam(
-    tmp_path: Path, output: Path, typed: Typed, mode: str
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_results_of_a_run_are_the_same_with_any_number_of_workers(
+    tmp_path: Path, output: Path, typed: Typed, workers: int
 ) -> None:
     whole = gzip.compress(b"".join(line + b"\n" for line in LINES))
     for name in ("cut", "short"):
         (tmp_path / "in" / f"{name}.ndjson.gz").parent.mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.ndjson.gz").write_bytes(whole[: len(whole) // 2])
-    beam = ["--", f"--direct_running_mode={mode}", "--direct_num_workers=2"]
-    code, out, err = typed("backfill", "--input", tmp_path / "in", "--output", output, *beam)
+    words = ["--workers", workers, "--timings"]
+    code, out, err = typed("backfill", "--input", tmp_path / "in", "--output", output, *words)
     assert (code, err.count(".ndjson.gz cut short"), "2 of 2 input files" in err) == (1, 2, True)
-    assert out.startswith(f"{2 * len(fates(output))} messages of 2 files")
+    messages = 2 * len(fates(output))
+    assert f"{messages} messages of 2 files" in out
+    assert re.search(rf"^ *validate +{messages} ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("option", ["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
+def test_an_option_of_beam_that_the_engine_decides_is_wrong_use(
+    archive: Path, output: Path, typed: Typed, option: str
+) -> None:
+    code, _, err = typed("backfill", "--input", archive, "--output", output, "--", option)
+    assert (code, option.partition("=")[0] in err, "--workers" in err) == (2, True, True)
 
 
 @pytest.mark.parametrize(
@@ -221,21 +232,6 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     code, _, err = typed("backfill", "--input", archive, "--output", tmp_path)
     assert (code, "is no output of kpiflow" in err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.ndjson"]
-
-
-@pytest.mark.parametrize("reached", ["_spool", "kpi_reports"])
-def test_an_interrupted_run_ends_with_130_and_can_be_run_again(
-    tmp_path: Path, output: Path, typed: Typed, reached: str
-) -> None:
-    large = write(tmp_path / "large.ndjson", stream(2000, agents=10, seconds=20, seed=23))
-    command = ["backfill", "--input", large, "--output", output, "--slice-reports", "1000"]
-    process = start_command(*command)
-    wait_until(process, lambda: (output / reached).is_dir())
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert (process.returncode, "Traceback" in err) == (130, False)
-    assert typed(*command)[0] == 0
-    assert typed("reconcile", output, "--input", large)[0] == 0
 
 
 def test_a_damaged_file_is_named_with_the_mend(

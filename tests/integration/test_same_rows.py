@@ -1,4 +1,4 @@
-"""However messages are cut, ordered, packed and sliced, the same messages give the same rows."""
+"""However messages are cut, ordered, packed and divided, the same messages give the same rows."""
 
 import json
 import random
@@ -10,7 +10,6 @@ import pytest
 from pipelines.cli import run
 from tests.builders import payload
 from tests.integration.archives import Typed, on_disk, stream, write
-from transforms.core import stage_counters
 
 LINES = stream(900, agents=3, seconds=30, seed=5)
 """Nearly three hours of three agents."""
@@ -97,16 +96,37 @@ def test_a_changed_report_is_a_difference_that_is_explained(
     assert "9999.5 in B" in out
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "--workers 1 --block-hours 1",
+        "--workers 2 --block-hours 1",
+        "--workers 3 --block-hours 4",
+        "--workers 2 --block-hours 24 --shards 3",
+        "--workers 2 --block-hours 1 --shards 2 --read-mb 1",
+        "--workers 2 --block-reports 1000",
+    ],
+)
+def test_workers_blocks_and_shards_change_no_row(
+    plain: Path, shuffled: list[bytes], tmp_path: Path, typed: Typed, settings: str
+) -> None:
+    other = backfilled(tmp_path / "out", shuffled, ["a.ndjson", "b.ndjson.gz"], settings)
+    assert typed("parity", plain, other, "--identity")[0] == 0
+    assert typed("reconcile", other, "--input", f"{other}.in")[0] == 0
+    assert not (other / "_spool").exists()
+
+
 @pytest.mark.slow
-def test_time_slices_give_what_one_run_gives(tmp_path: Path, typed: Typed) -> None:
+def test_many_blocks_give_what_one_gives(tmp_path: Path, typed: Typed) -> None:
     lines = stream(5200, agents=20, seconds=60, seed=7)
-    whole = backfilled(tmp_path / "whole", lines)
-    for name, order in (("sliced", lines), ("shuffled", random.Random(8).sample(lines, len(lines)))):
-        sliced = backfilled(tmp_path / name, order, ["a.ndjson", "b.ndjson.gz"], "--slice-reports 1000")
-        assert stage_counters.snapshot()["spool"].rows == len(lines)
-        assert typed("parity", whole, sliced, "--identity")[0] == 0
-        assert typed("reconcile", sliced, "--input", f"{sliced}.in")[0] == 0
-        assert not (sliced / "_spool").exists()
+    whole = backfilled(tmp_path / "whole", lines, settings="--workers 1 --block-hours 24")
+    for workers, order in ((1, lines), (2, random.Random(8).sample(lines, len(lines)))):
+        names = ["a.ndjson", "b.ndjson.gz"]
+        blocks = backfilled(
+            tmp_path / f"of-{workers}", order, names, f"--workers {workers} --block-reports 1000"
+        )
+        assert typed("parity", whole, blocks, "--identity")[0] == 0
+        assert typed("reconcile", blocks, "--input", f"{blocks}.in")[0] == 0
 
 
 def test_three_spans_of_time_give_what_one_run_gives(plain: Path, tmp_path: Path, typed: Typed) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import apache_beam as beam
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipelines.assembly import Read
+from pipelines.assembly import Read, make_batch_timing, make_blocks
 from pipelines.graph import Sinks, Sources, build, make_rules
 from pipelines.settings import Settings
 from runners import direct
@@ -46,16 +47,17 @@ class Given(beam.PTransform):
 
 
 class Stored(beam.PTransform):
-    """A recall: whatever is new, these reports come back."""
+    """A recall: whatever is new, these reports come back, whole or as lookback of the block of noon."""
 
-    def __init__(self, reports: pa.RecordBatch) -> None:
+    def __init__(self, reports: pa.RecordBatch, lookback: bool = False) -> None:
         super().__init__()
-        self.reports = reports
+        blocks = make_blocks(Settings())
+        numbers = np.full(reports.num_rows, blocks.number(np.array([NOON.timestamp() // 60], np.int64))[0])
+        self.keyed = list(blocks.split_lookback(reports, numbers) if lookback else blocks.split(reports))
 
     def expand(self, new: beam.PCollection) -> beam.PCollection:
-        return new.pipeline | "stored" >> beam.Create([self.reports], reshuffle=False).with_output_types(
-            pa.RecordBatch
-        )
+        stored = beam.Create(self.keyed, reshuffle=False).with_output_types(tuple[int, pa.RecordBatch])
+        return new.pipeline | "stored" >> stored
 
 
 class Keep(beam.PTransform):
@@ -67,6 +69,12 @@ class Keep(beam.PTransform):
 
 def keep(batch: pa.RecordBatch, table: str) -> None:
     KEPT[table].extend(batch.to_pylist())
+
+
+def build_batch(sources: Sources, settings: Settings, fleet: bool = False) -> None:
+    """Run the graph as a batch, into KEPT."""
+    timing = make_batch_timing(settings)
+    direct.run(lambda root: build(root, sources, Sinks(Keep(), fleet=fleet), settings, timing))
 
 
 Run = Callable[..., Tables]
@@ -84,8 +92,7 @@ def run() -> Run:
         **settings: Any,
     ) -> Tables:
         KEPT.clear()
-        sources = Sources(Given(messages), recall, span or Span())
-        direct.run(lambda root: build(root, sources, Sinks(Keep(), fleet=fleet), Settings(**settings)))
+        build_batch(Sources(Given(messages), recall, span or Span()), Settings(**settings), fleet)
         return KEPT
 
     return run_
@@ -119,7 +126,7 @@ def test_a_row_has_every_column_of_its_table(run: Run) -> None:
 def test_what_a_source_refuses_joins_what_validation_refuses() -> None:
     KEPT.clear()
     misfit = quarantine_messages(messages(["[]"]), [Rejection("envelope", "no message_id")])
-    direct.run(lambda root: build(root, Sources(Given(messages(["{"]), [misfit])), Sinks(Keep()), Settings()))
+    build_batch(Sources(Given(messages(["{"]), [misfit])), Settings())
     assert sorted(row["reason"] for row in KEPT["quarantine"]) == ["envelope", "json"]
 
 
@@ -218,18 +225,16 @@ def test_duplicates_and_refused_messages_are_in_no_window(run: Run) -> None:
     assert [row["task_count"] for row in tables["kpi_aggregations"]] == [1, 1, 1]
 
 
-def stored(documents: list[Row], context: bool) -> pa.RecordBatch:
+def stored(documents: list[Row]) -> pa.RecordBatch:
     """Reports as an output holds them, under messages of a source of their own."""
     reports, _ = judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())
-    columns = {name: reports[name] for name in reports.schema.names} | {
-        "context": pa.array([context] * reports.num_rows)
-    }
+    columns = {name: reports[name] for name in reports.schema.names}
     columns["source"] = pa.array(["past"] * reports.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=reports.schema)
 
 
-def test_context_feeds_baselines_and_is_written_nowhere(run: Run) -> None:
-    tables = run(messages([report(99)], None), Stored(stored(steady(40), context=True)))
+def test_lookback_feeds_baselines_and_is_written_nowhere(run: Run) -> None:
+    tables = run(messages([report(99)], None), Stored(stored(steady(40)), lookback=True))
     assert [(row["message_id"], row["baseline_n"]) for row in tables["kpi_reports"]] == [("m0", 40)]
     assert {row["task_count"] for row in tables["kpi_aggregations"]} == {1}
 
@@ -237,7 +242,7 @@ def test_context_feeds_baselines_and_is_written_nowhere(run: Run) -> None:
 def test_recalled_reports_have_baselines_and_are_aggregated_with_the_new_ones(run: Run) -> None:
     tables = run(
         messages([report(98, at=NOON + timedelta(minutes=10))], None),
-        Stored(stored([report(99)], context=False)),
+        Stored(stored([report(99)])),
     )
     assert sorted((row["source"], row["baseline_n"]) for row in tables["kpi_reports"]) == [
         ("past", 0),
@@ -247,7 +252,7 @@ def test_recalled_reports_have_baselines_and_are_aggregated_with_the_new_ones(ru
 
 
 def test_a_new_copy_of_a_recalled_report_is_a_duplicate(run: Run) -> None:
-    tables = run(messages([report(99)], None), Stored(stored([report(99)], context=True)))
+    tables = run(messages([report(99)], None), Stored(stored([report(99)])))
     assert [(row["source"], row["message_id"]) for row in tables["kpi_reports"]] == [("past", "m0")]
     assert [(row["source"], row["message_id"]) for row in tables["duplicates"]] == [("test", "m0")]
 
@@ -278,15 +283,25 @@ def test_the_rules_of_a_message_are_those_of_the_settings() -> None:
     assert make_rules(Settings()) == Rules()
 
 
-def test_shards_decide_who_does_the_work_and_nothing_else(run: Run) -> None:
+@pytest.mark.parametrize("division", [{"shards": 16}, {"block_hours": 1}, {"block_hours": 1, "shards": 3}])
+def test_blocks_decide_who_does_the_work_and_nothing_else(run: Run, division: dict[str, int]) -> None:
     crowd = messages(
-        [report(number, agent_id=agent(number % 7), latency_ms=100.0 + number) for number in range(40)], None
+        [
+            report(number, NOON + timedelta(minutes=7 * number - 140), agent_id=agent(number % 3))
+            | {"latency_ms": 100.0 + number, "target_agent_type": "ab"[number % 2]}
+            for number in [*range(40), 3, 17]
+        ],
+        None,
     )
     one, many = (
-        {name: sorted(map(repr, rows)) for name, rows in run(crowd, shards=shards).items()}
-        for shards in (1, 16)
+        {
+            name: sorted(map(repr, rows))
+            for name, rows in run(crowd, fleet=True, min_samples=4, **each).items()
+        }
+        for each in ({}, division)
     )
     assert one == many
+    assert all(one[name] for name in (REPORTS.name, AGGREGATIONS.name, FLEET.name, DUPLICATES.name))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """History and flags against plain loops over windows, exact quantiles and dictionaries."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.tables import DUPLICATE, METRIC_COLUMNS, METRICS
+from tests.transforms.history.builders import NO_LOOKBACK
 from transforms.core.histogram_scales import SCALES
 from transforms.core.record_batches import BASELINED, REPORT_BATCH
 from transforms.history.batch_history import apply_history
+from transforms.history.dedup import deduplicate
 from transforms.outliers import flag_outliers
 
 MIN_SAMPLES = 3
@@ -25,7 +28,6 @@ DELIVERIES = st.fixed_dictionaries(
         "source": st.sampled_from("st"),
         "message_id": st.sampled_from(["1", "2"]),
         "received_at": st.sampled_from([0, 59.5, 60, 60.5, 3000, None]),
-        "context": st.sampled_from([False, False, True]),
     }
 )
 REPORTS = st.tuples(
@@ -45,6 +47,7 @@ def delivered(reports: list[tuple[dict, list[dict]]]) -> list[dict]:
             delay = delivery["received_at"]
             received = None if delay is None else recorded + timedelta(seconds=delay)
             message = {"received_at": received, "message_id": f"{number}-{delivery['message_id']}"}
+            message |= {"context": False}
             rows.append(
                 report | delivery | message | {"recorded_at": recorded, "report_id": f"{number:032x}"}
             )
@@ -60,12 +63,19 @@ def apply_to(rows: list[dict], cuts: tuple[int, ...] = ()) -> tuple[pa.Table, pa
     whole = pa.RecordBatch.from_pylist(rows, REPORT_BATCH)
     edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
     reports, duplicates = apply_history(
-        [whole.slice(first, end - first) for first, end in zip(edges, edges[1:])], MIN_SAMPLES
+        [whole.slice(first, end - first) for first, end in zip(edges, edges[1:])], NO_LOOKBACK, MIN_SAMPLES
     )
+    return sort_results(reports, [duplicates])
+
+
+def sort_results(
+    reports: Iterable[pa.RecordBatch], duplicates: Iterable[pa.RecordBatch]
+) -> tuple[pa.Table, pa.Table]:
+    """BASELINED batches and DUPLICATE batches as a table each, sorted by its key."""
     by_message = [("source", "ascending"), ("message_id", "ascending")]
     return (
         pa.Table.from_batches(reports, BASELINED).sort_by("report_id"),
-        pa.Table.from_batches([duplicates], DUPLICATE).sort_by(by_message),
+        pa.Table.from_batches(duplicates, DUPLICATE).sort_by(by_message),
     )
 
 
@@ -115,13 +125,30 @@ def width(metric: str, value: float) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(SHARDS)
-def test_every_message_is_kept_for_its_report_or_is_its_duplicate_or_was_there_before(rows):
-    reports, duplicates = apply_to(rows)
+def test_every_message_is_kept_for_its_report_or_is_its_duplicate(rows):
+    check_fates(rows, *apply_to(rows))
+
+
+def check_fates(rows: list[dict], reports: pa.Table, duplicates: pa.Table) -> None:
+    """Check which messages are kept, and which are duplicates."""
     kept_rows, lost = fates(rows)
-    kept = [kept_rows[report] for report in sorted(kept_rows) if not kept_rows[report]["context"]]
+    kept = [kept_rows[report] for report in sorted(kept_rows)]
     names = ["report_id", "source", "message_id", "received_at"]
     assert reports.select(names).to_pylist() == _columns(kept, names)
     assert duplicates.select(names).to_pylist() == _columns(lost, names)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHARDS, st.data())
+def test_what_was_there_before_is_context_and_no_duplicate_again(rows, data):
+    rows = [row | {"context": data.draw(st.sampled_from([False, False, True]))} for row in rows]
+    done = deduplicate(pa.Table.from_pylist(rows, REPORT_BATCH))
+    kept_rows, lost = fates(rows)
+    found = {rows[row]["report_id"]: bool(mark) for row, mark in zip(done.rows, done.context)}
+    assert found == {report: row["context"] for report, row in kept_rows.items()}
+    by_message = sorted(done.duplicates.to_pylist(), key=lambda row: (row["source"], row["message_id"]))
+    names = ["report_id", "source", "message_id", "received_at"]
+    assert _columns(by_message, names) == _columns(lost, names)
 
 
 def _columns(rows: list[dict], names: list[str]) -> list[dict]:
@@ -138,7 +165,11 @@ def test_neither_order_nor_batches_change_what_leaves(rows, random, cuts):
 @settings(max_examples=25, deadline=None)
 @given(SHARDS)
 def test_baselines_are_those_of_a_loop_over_windows_to_a_bucket(rows):
-    reports, _ = apply_to(rows)
+    check_baselines(rows, apply_to(rows)[0])
+
+
+def check_baselines(rows: list[dict], reports: pa.Table) -> None:
+    """Check the baseline of each report against exact quantiles of its window."""
     kept_rows, _ = fates(rows)
     for row in reports.to_pylist():
         past = window(row, kept_rows)

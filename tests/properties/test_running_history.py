@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from tests.builders import agent
 from transforms.core.record_batches import BASELINED, REPORT_BATCH
 from transforms.history import rolling_window
 from transforms.history.batch_history import apply_history
+from transforms.history.blocks import LOOKBACK
 from transforms.history.shard_memory import ShardMemory
 
 MIN_SAMPLES = 3
@@ -67,6 +69,14 @@ def tables(reports: list[pa.RecordBatch], duplicates: list[pa.RecordBatch]) -> t
     return pa.Table.from_batches(reports, BASELINED).sort_by("report_id"), [lost[key] for key in sorted(lost)]
 
 
+def apply_at_once(rows: list[dict]) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
+    """The reports and duplicates of all rows, but for what was context in every copy: that feeds only."""
+    batch = pa.RecordBatch.from_pylist(rows, REPORT_BATCH)
+    reports, duplicates = apply_history([batch], LOOKBACK.empty_table(), MIN_SAMPLES)
+    fresh = pa.array({row["report_id"] for row in rows if not row["context"]}, pa.string())
+    return [part.filter(pc.is_in(part["report_id"], fresh)) for part in reports], duplicates
+
+
 def running(rows: list[dict], cuts: list[int], stale: int, saved: bool, evicted: bool) -> Iterator[tuple]:
     """The rows in batches cut at `cuts`; memory is evicted, and saved and loaded, at each cut."""
     whole = pa.RecordBatch.from_pylist(rows, REPORT_BATCH)
@@ -94,9 +104,9 @@ def watermark(to_come: list[dict]) -> int:
 def test_batch_by_batch_gives_what_all_at_once_gives(kept, stream, cuts, saved, evicted):
     stale, arrivals = stream
     rows = arrived(arrivals, stale)
-    reports, duplicates = apply_history([pa.RecordBatch.from_pylist(rows, REPORT_BATCH)], MIN_SAMPLES)
+    reports, duplicates = apply_at_once(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rolling_window, "KEPT_WINDOWS", kept)
         parts = list(running(rows, cuts, stale, saved, evicted))
-    assert tables(*map(list, zip(*parts))) == tables(list(reports), [duplicates])
+    assert tables(*map(list, zip(*parts))) == tables(reports, [duplicates])
     assert all(batch.schema == DUPLICATE for _, batch in parts)

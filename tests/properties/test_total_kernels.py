@@ -17,6 +17,7 @@ from transforms.core.record_batches import conform
 from transforms.core.sharding import split_by_shard
 from transforms.enrich import EnrichOptions, enrich
 from transforms.history.batch_history import apply_history
+from transforms.history.blocks import LOOKBACK, Blocks, is_lookback
 from transforms.history.shard_memory import ShardMemory
 from transforms.history.time_rules import find_affected_hours
 from transforms.outliers import flag_outliers
@@ -79,7 +80,9 @@ def test_every_kernel_takes_every_valid_report(
         assert {each.as_py().timestamp() // 3600 for each in batch["recorded_at"]} <= find_affected_hours(
             batch
         )
-        whole, duplicates = apply_history([batch], 2)
+        own = [part for _, part in Blocks(1, shards).split(batch) if not is_lookback(part)]
+        assert sum(part.num_rows for part in own) == batch.num_rows
+        whole, duplicates = apply_history([batch], LOOKBACK.empty_table(), 2)
         stream = ShardMemory(2, 3600).admit(batch)
         rows = list(whole)
         assert stream.reports.num_rows == sum(part.num_rows for part in rows)

@@ -1,13 +1,15 @@
 """A spool: record batches in files of a folder, so that the processes of one machine can pass them on by
 reference.
 
-Every process appends to a file of its own and reads all files. A reference is the name of a file, the offset
-and the length. The files are never changed or synced: they are of no use after the run that wrote them.
+Every process appends to a file of its own and reads all files. A reference is the number of a file, the
+offset and the length. The files are never changed or synced: they are of no use after their run.
 """
 
 import os
+import secrets
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -17,16 +19,24 @@ _ALIGNMENT = 64
 """Arrow reads aligned buffers without a copy."""
 
 
+class _Own(NamedTuple):
+    """The file that a process writes: its number and descriptor, the process, and where the file ends."""
+
+    number: int
+    file: int
+    process: int
+    end: int = 0
+
+
 class BatchSpool:
     """The spool in a folder. Threads may share it, and so may processes that are forked from this one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._own: tuple[int, int, int] | None = None
-        """The process, the descriptor of its file, and where this file ends."""
+        self._own: _Own | None = None
         self._opened: dict[int, int] = {}
-        """The descriptor of each file that is read, by the process that writes it."""
+        """The descriptor of each file that is read, by its number."""
 
     def write(self, batch: pa.RecordBatch) -> bytes:
         """Append a batch and return the reference to it.
@@ -40,41 +50,42 @@ class BatchSpool:
         data = sink.getvalue()
         try:
             with self._lock:
-                process, file, start = self._find_own()
-                _write_all(file, data, start)
-                self._own = process, file, start + -(-data.size // _ALIGNMENT) * _ALIGNMENT
+                own = self._find_own()
+                _write_all(own.file, data, own.end)
+                self._own = own._replace(end=own.end + -(-data.size // _ALIGNMENT) * _ALIGNMENT)
         except OSError as error:
             problem = f"batches cannot be kept in {self.folder} during the run ({error.strerror or error})"
             raise Refused(f"{problem}; free space there") from error
-        return b"%d %d %d" % (process, start, data.size)
+        return b"%d %d %d" % (own.number, own.end, data.size)
 
     def read(self, reference: bytes) -> pa.RecordBatch:
         """The batch of a reference."""
-        process, start, size = map(int, reference.split())
+        number, start, size = map(int, reference.split())
         with self._lock:
-            if process not in self._opened:
-                self._opened[process] = os.open(self._locate(process), os.O_RDONLY)
-            file = self._opened[process]
+            if number not in self._opened:
+                self._opened[number] = os.open(self._locate(number), os.O_RDONLY)
+            file = self._opened[number]
         # Read, not mapped: mapped pages would count as memory of the process until the end of the run.
         with pa.ipc.open_stream(pa.py_buffer(_read_all(file, size, start))) as stream:
             return stream.read_next_batch()
 
     def close(self) -> None:
         """Close the files that this process has opened."""
-        files = [*self._opened.values(), *([self._own[1]] if self._own else [])]
+        files = [*self._opened.values(), *([self._own.file] if self._own else [])]
         self._own, self._opened = None, {}
         for file in files:
             os.close(file)
 
-    def _find_own(self) -> tuple[int, int, int]:
-        if self._own is None or self._own[0] != os.getpid():  # a forked process begins a file of its own
-            process = os.getpid()
-            file = os.open(self._locate(process), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            self._own = process, file, 0
+    def _find_own(self) -> _Own:
+        if self._own is None or self._own.process != os.getpid():  # a forked process begins a file of its own
+            # Not the number of the process: one that died may have had the same, and its file is still read.
+            number = secrets.randbits(48)
+            file = os.open(self._locate(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._own = _Own(number, file, os.getpid())
         return self._own
 
-    def _locate(self, process: int) -> Path:
-        return self.folder / f"{process}.arrows"
+    def _locate(self, number: int) -> Path:
+        return self.folder / f"{number}.arrows"
 
 
 def _write_all(file: int, data: pa.Buffer, start: int) -> None:

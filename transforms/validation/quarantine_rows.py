@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from schemas.readers.verdicts import OVERSIZE, Limits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.core.excerpt import Excerpt
-from transforms.core.record_batches import RAW, build_batch, fit_column
+from transforms.core.record_batches import RAW, build_batch, concat, fit_column
 from transforms.core.stage_counters import count_stage
 
 Result = TypeVar("Result")
@@ -99,9 +99,10 @@ def bisect_faults(
 
 
 class RowWise(beam.PTransform):
-    """(shard, reports) -> `reports`, (shard, the kernel's result), and `quarantine`, rows at which it raises.
+    """(key, reports) -> `reports`, (key, the kernel's result), and `quarantine`, rows at which it raises.
 
-    The kernel takes a batch and `options`, gives a batch, and treats each row by itself.
+    The kernel takes a batch and `options`, gives a batch, and treats each row by itself. A batch stays one
+    batch.
     """
 
     def __init__(self, name: str, kernel: Callable[..., Any], *options: Any) -> None:
@@ -118,10 +119,10 @@ class RowWise(beam.PTransform):
 def _run_guarded(
     keyed: tuple[int, pa.RecordBatch], kernel: Callable[..., Any], options: Sequence[Any]
 ) -> Iterator[Any]:
-    shard, batch = keyed
+    key, batch = keyed
     results, faults = bisect_faults(lambda part: kernel(part, *options), batch)
-    for part in results:
-        yield shard, part
+    if results:
+        yield key, concat(results)  # one batch again: in a batch job it has all reports of its hours
     for row, why in faults:
         yield beam.pvalue.TaggedOutput("quarantine", quarantine_failed(row, [why]))
 

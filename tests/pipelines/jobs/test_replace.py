@@ -14,6 +14,7 @@ from pipelines.cli import run
 from pipelines.failures import WrongUse
 from pipelines.jobs import replace as replacing
 from pipelines.jobs.backfill import backfill
+from pipelines.jobs.engines import LocalEngine
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.replace import replace_span
 from pipelines.settings import Settings
@@ -82,7 +83,8 @@ def fill(output: Path, messages: list[Message], span: Span | None = None) -> Pat
         find_files([str(write_archive(output.with_suffix(".ndjson"), messages))]),
         [str(output)],
         SETTINGS,
-        span,
+        span or Span(),
+        LocalEngine(),
     )
     return output
 
@@ -99,6 +101,7 @@ def replace(output: Path, messages: list[Message], settings: Settings = SETTINGS
         [str(output)],
         settings,
         span,
+        LocalEngine(),
     )
     assert not results.incomplete
     return output
@@ -169,13 +172,13 @@ def test_where_nothing_is_stored_it_is_a_backfill_of_the_span(tmp_path: Path) ->
     assert are_same(replace(tmp_path / "new", STORED), fill(tmp_path / "plain", STORED, SPAN))
 
 
-def test_time_slices_give_what_one_run_gives(
-    output: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "division", [{"block_hours": 1}, {"block_hours": 3}, {"block_hours": 1, "shards": 2}]
+)
+def test_blocks_of_any_size_give_what_one_block_gives(
+    output: Path, made: Path, division: dict[str, int]
 ) -> None:
-    monkeypatch.setattr("pipelines.jobs.backfill.REPORT_BYTES", 1)
-    assert are_same(
-        replace(output, FRESH, SETTINGS.model_copy(update={"slice_reports": 5})), made / "expected"
-    )
+    assert are_same(replace(output, FRESH, SETTINGS.model_copy(update=division)), made / "expected")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 import apache_beam as beam
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -24,7 +25,8 @@ from transforms.aggregation.statistics import (
     merge_by_type,
     merge_partials,
 )
-from transforms.aggregation.windows import Windows
+from transforms.aggregation.windows import Windows, make_batch_windows
+from transforms.core.grouping import split_rows
 from transforms.core.record_batches import make_empty
 from transforms.sinks.row_merge import merge_rows
 
@@ -74,10 +76,18 @@ def at_every_granularity(*batches: pa.RecordBatch) -> list[pa.RecordBatch]:
 
 
 def test_a_batch_comes_out_once_at_every_granularity():
-    first, second, other = reports(1, 2, 70), reports(3, 3700), reports(1, 61, agent="b")
+    batches = [reports(1, 2, 70), reports(3, 3700), reports(1, 61, agent="b")]
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        aggregated = pipeline | beam.Create([(0, first), (0, second), (1, other)]) | Aggregate()
-        assert_that(aggregated.rows, holds(*at_every_granularity(first, second, other)))
+        aggregated = pipeline | beam.Create(in_blocks(1, *batches)) | Aggregate()
+        assert_that(aggregated.rows, holds(*at_every_granularity(*batches)))
+
+
+def in_blocks(shards: int, *batches: pa.RecordBatch, hours: int = 1) -> list[tuple[int, pa.RecordBatch]]:
+    """(block, reports) as history gives them: all reports of some hours, of the agents of a shard."""
+    together = pa.concat_batches(batches)
+    number = together["recorded_at"].cast(pa.int64()).to_numpy() // (hours * 3_600_000_000)
+    shard = np.array([ord(name) % shards for name in together["agent_id"].to_pylist()])
+    return list(split_rows(together, number * shards + shard))
 
 
 def test_no_reports_give_no_batches():
@@ -184,12 +194,15 @@ def test_no_fleet_is_made_unless_it_is_asked_for():
     assert (pipeline | beam.Create(on_shards(2, *CROWD)) | Aggregate()).fleet is None
 
 
-@pytest.mark.parametrize("shards", [1, 4])
-def test_the_fleet_of_a_batch_comes_out_once_whatever_the_shards(shards: int):
+@pytest.mark.parametrize("hours", [1, 24])
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_the_fleet_of_a_batch_comes_out_once_whatever_the_shards(shards: int, hours: int):
+    crowd = (*CROWD, reports(-1, -3700, agent="b", of="cpu"))
+    blocks = in_blocks(shards, *crowd, hours=hours)
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        aggregated = pipeline | beam.Create(on_shards(shards, *CROWD)) | Aggregate(fleet=True)
-        assert_that(aggregated.fleet, holds(*fleet_at_every_granularity(*CROWD)), "Fleet is right")
-        assert_that(aggregated.rows, holds(*at_every_granularity(*CROWD)), "Rows are right")
+        aggregated = pipeline | beam.Create(blocks) | Aggregate(make_batch_windows(shards), fleet=True)
+        assert_that(aggregated.fleet, holds(*fleet_at_every_granularity(*crowd)), "Fleet is right")
+        assert_that(aggregated.rows, holds(*at_every_granularity(*crowd)), "Rows are right")
 
 
 def test_no_reports_give_no_fleet():

@@ -8,8 +8,10 @@ import pyarrow as pa
 from tests.builders import agent
 from transforms.core.record_batches import BASELINED, REPORT_BATCH
 from transforms.history.batch_history import apply_history
+from transforms.history.blocks import LOOKBACK
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
+NO_LOOKBACK = LOOKBACK.empty_table()
 
 
 def batch(*rows: dict) -> pa.RecordBatch:
@@ -38,8 +40,10 @@ def _identified(id: str, at: float, message: str = "", delay: float = 1, **field
     )
 
 
-def apply_to(*batches: pa.RecordBatch, min_samples: int = 2) -> tuple[pa.Table, pa.RecordBatch]:
-    reports, duplicates = apply_history(batches, min_samples)
+def apply_to(
+    *batches: pa.RecordBatch, lookback: pa.Table = NO_LOOKBACK, min_samples: int = 2
+) -> tuple[pa.Table, pa.RecordBatch]:
+    reports, duplicates = apply_history(batches, lookback, min_samples)
     return pa.Table.from_batches(reports, BASELINED), duplicates
 
 

@@ -7,6 +7,7 @@ import pytest
 from schemas.tables import BASELINE, METRICS, TIME
 from transforms.core.histogram_scales import SCALES
 from transforms.history.baseline import compute_baselines
+from transforms.history.blocks import LOOKBACK
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,8 +34,13 @@ def bucket_of(metric: str, value: float) -> tuple[float, float]:
     return scale.edges[index], scale.edges[index + 1]
 
 
+def compute_alone(asking: pa.Table, min_samples: int) -> pa.RecordBatch:
+    """The baselines of reports without lookback."""
+    return compute_baselines(asking, LOOKBACK.empty_table(), min_samples)
+
+
 def samples(*tables: pa.Table) -> list[int]:
-    return compute_baselines(pa.concat_tables(tables), min_samples=30)["baseline_n"].to_pylist()
+    return compute_alone(pa.concat_tables(tables), 30)["baseline_n"].to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -66,19 +72,19 @@ def test_an_agent_is_compared_with_its_own_reports_only():
 
 
 def test_no_reports_have_no_baselines():
-    assert compute_baselines(reports([]), min_samples=30) == pa.RecordBatch.from_pylist([], BASELINE)
+    assert compute_alone(reports([]), 30) == pa.RecordBatch.from_pylist([], BASELINE)
 
 
 def test_a_window_short_of_samples_is_in_warm_up():
-    baselines = compute_baselines(pa.concat_tables([reports(range(29)), reports([300])]), min_samples=30)
+    baselines = compute_alone(pa.concat_tables([reports(range(29)), reports([300])]), 30)
     states = {f"{metric}_baseline_state": "warmup" for metric in METRICS}
     assert baselines.to_pylist()[-1] == dict.fromkeys(BASELINE.names) | states | {"baseline_n": 29}
     assert baselines.schema == BASELINE
 
 
 def test_equal_values_are_flat_and_both_quartiles_the_middle_of_their_bucket():
-    baselines = compute_baselines(
-        pa.concat_tables([reports(range(30)), reports([300], latency=5000.0)]), min_samples=30
+    baselines = compute_alone(
+        pa.concat_tables([reports(range(30)), reports([300], latency=5000.0)]), 30
     ).to_pylist()[-1]
     given = {"latency": 100.0, "accuracy": 0.9, "cpu": 0.5, "memory": 512.0}
     expected = {"baseline_n": 30, "latency_zscore": None, "accuracy_percentile": 50.0}
@@ -91,15 +97,15 @@ def test_equal_values_are_flat_and_both_quartiles_the_middle_of_their_bucket():
 def test_quartiles_are_the_values_of_rank_a_quarter_and_three_quarters_of_n():
     fractions = (np.arange(10) * 100 + 50.5) / 2000
     past = reports(range(10), accuracy=fractions[::-1], cpu=fractions / 2 + 0.5)
-    baselines = compute_baselines(pa.concat_tables([past, reports([300])]), min_samples=10).to_pylist()[-1]
+    baselines = compute_alone(pa.concat_tables([past, reports([300])]), 10).to_pylist()[-1]
     assert (baselines["accuracy_q1"], baselines["accuracy_q3"]) == pytest.approx((fractions[2], fractions[7]))
     assert baselines["cpu_baseline_state"] == "ready"
 
 
 def test_a_quartile_is_at_its_rank_within_a_crowded_bucket():
     crowded = [0.9] * 10 + [0.1] * 10
-    baselines = compute_baselines(
-        pa.concat_tables([reports(range(20), cpu=crowded), reports([300])]), min_samples=20
+    baselines = compute_alone(
+        pa.concat_tables([reports(range(20), cpu=crowded), reports([300])]), 20
     ).to_pylist()[-1]
     (low, low_end), (high, high_end) = bucket_of("cpu", 0.1), bucket_of("cpu", 0.9)
     assert baselines["cpu_q1"] == pytest.approx(low + (low_end - low) * 0.45)
@@ -109,8 +115,8 @@ def test_a_quartile_is_at_its_rank_within_a_crowded_bucket():
 def test_the_z_score_is_the_distance_from_the_median_in_robust_deviations():
     latency = np.linspace(100, 200, 101)
     asking = reports([300, 301], latency=[150.0, 250.0])
-    baselines = compute_baselines(
-        pa.concat_tables([reports(range(101), latency=latency), asking]), min_samples=30
+    baselines = compute_alone(
+        pa.concat_tables([reports(range(101), latency=latency), asking]), 30
     ).to_pylist()
     assert [row["latency_zscore"] for row in baselines[-2:]] == pytest.approx(
         [0.0, 100 / (50 / 1.349)], abs=0.05
@@ -120,5 +126,5 @@ def test_the_z_score_is_the_distance_from_the_median_in_robust_deviations():
 def test_the_percentile_counts_half_of_the_equals():
     past = reports(range(4), accuracy=[0.1, 0.5, 0.5, 0.9])
     asking = reports([300] * 5, accuracy=[0.0, 0.1, 0.5, 0.9, 1.0])
-    baselines = compute_baselines(pa.concat_tables([past, asking]), min_samples=4)
+    baselines = compute_alone(pa.concat_tables([past, asking]), 4)
     assert baselines["accuracy_percentile"].to_pylist() == [None] * 4 + [0.0, 12.5, 50.0, 87.5, 100.0]

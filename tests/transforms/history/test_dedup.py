@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 
 from schemas.tables import TIME
-from transforms.history.dedup import deduplicate
+from transforms.history.dedup import deduplicate, drop_repeats
 
 T0 = datetime(2024, 5, 6, 12, tzinfo=UTC)
 A, B = "a" * 32, "b" * 32
@@ -111,3 +111,14 @@ def test_neither_slices_nor_chunks_change_the_outcome():
 
 def test_nothing_gives_nothing():
     assert outcome(copies((A, "s", "1", 0, False)).slice(0, 0)) == ([], [], [])
+
+
+def test_of_repeats_one_row_of_each_report_stays():
+    table = copies(*((name, "s", str(place), 0, False) for place, name in enumerate([A, B, A, "c" * 32, B])))
+    pieces = pa.concat_tables([table[:2], table[2:2], table[2:]])
+    for rows in (table, pieces):
+        kept = drop_repeats(rows)["report_id"].to_pylist()
+        assert sorted(kept) == [A, B, "c" * 32]
+    assert drop_repeats(table[2:4]) == table[2:4]
+    assert drop_repeats(table[:0]).num_rows == 0
+    assert drop_repeats(copies(("x", "s", "1", 0, False), ("x", "s", "2", 0, False))).num_rows == 1

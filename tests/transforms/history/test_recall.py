@@ -19,8 +19,9 @@ from tests.builders import NOON, agent, messages, report
 from transforms.core.errors import Unavailable
 from transforms.core.record_batches import REPORT_BATCH, conform, make_empty, split_by_rows
 from transforms.core.sharding import assign_shards
-from transforms.history.recall import Recall, RecallShard, recall_hours
-from transforms.history.time_rules import find_affected_hours
+from transforms.history.blocks import Blocks, is_lookback
+from transforms.history.recall import Recall, RecallShard, _read_for_blocks, recall_hours
+from transforms.history.time_rules import find_affected_hours, find_minutes
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
@@ -136,22 +137,60 @@ def test_an_hour_without_reports_gives_nothing(output: ParquetStore, tmp_path: P
     assert list(recall_hours(ParquetStore(LocalFolder(tmp_path / "gone")), {HOUR})) == []
 
 
+READS: list[int] = []
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A store that notes which hours are read."""
+
+    store: ParquetStore
+
+    def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
+        READS.append(hour - HOUR)
+        return self.store.read_reports(hour)
+
+
 def test_the_transform_recalls_each_hour_once_for_all_new_reports(output: ParquetStore) -> None:
+    READS.clear()
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        new = pipeline | beam.Create([reports(181), reports(182, 185)], reshuffle=False)
-        rows = (
-            new
-            | Recall(output)
-            | beam.FlatMap(lambda each: zip(each["recorded_at"].to_pylist(), each["context"].to_pylist()))
-        )
-        context = [(after(minute), True) for minute in range(120, 180, 10)]
-        assert_that(rows, equal_to([*context, (after(180), False)]))
+        new = pipeline | beam.Create([reports(181), reports(182, 185), reports(190, 239)], reshuffle=False)
+        keyed = new | Recall(cast(Store, Counted(output)), Blocks(1))
+        rows = keyed | beam.FlatMapTuple(list_recalled)
+        fed = [(HOUR + 3, "lookback", minute) for minute in range(120, 180, 10)]
+        whole = [(HOUR + 3, "whole", 180), (HOUR + 4, "lookback", 180)]
+        assert_that(rows, equal_to([*fed, *whole]))
+    assert sorted(READS) == [1, 2, 3, 4, 5]
+
+
+def list_recalled(key: int, rows: pa.RecordBatch) -> list[tuple[int, str, int]]:
+    """(block, whether whole or as lookback, minute after noon) of recalled reports."""
+    kind = "lookback" if is_lookback(rows) else "whole"
+    return [(key, kind, minute - 60 * HOUR) for minute in find_minutes_of(rows)]
+
+
+def find_minutes_of(rows: pa.RecordBatch) -> list[int]:
+    return rows["minute"].to_pylist() if is_lookback(rows) else find_minutes(rows).tolist()
+
+
+def test_a_block_gets_the_62_minutes_before_its_first_affected_hour_as_lookback(output: ParquetStore) -> None:
+    found = [
+        each
+        for hour, distances in ((HOUR - 2, [2, 3]), (HOUR - 1, [1, 2]), (HOUR, [0, 1]), (HOUR + 1, [0]))
+        for key, rows in _read_for_blocks(output, Blocks(24), hour, distances)
+        for each in list_recalled(key, rows)
+    ]
+    day = HOUR // 24
+    fed = [minute for key, kind, minute in found if kind == "lookback" and key == day]
+    assert sorted(fed) == [-62, -60, -50, -40, -30, -20, -10, -1]
+    whole = [minute for key, kind, minute in found if kind == "whole" and key == day]
+    assert sorted(whole) == list(range(0, 120, 10))
 
 
 def test_nothing_new_recalls_nothing(output: ParquetStore) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         none = pipeline | beam.Create([make_empty(REPORT_BATCH)], reshuffle=False)
-        assert_that(none | Recall(output), equal_to([]))
+        assert_that(none | Recall(output, Blocks()), equal_to([]))
 
 
 def test_a_shard_recalls_hours_whole_with_the_62_minutes_before_them_or_without(output: ParquetStore) -> None:

@@ -3,8 +3,10 @@ sink."""
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +14,12 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from schemas.partitioning import assign_files
 from schemas.readers.verdicts import Rejection
-from schemas.tables import DUPLICATES, QUARANTINED, Table
+from schemas.tables import DUPLICATES, QUARANTINED, TIME, Table
 from tests.builders import NOON, messages, report
 from transforms.core import retry
 from transforms.core.errors import Finding, Refused, Unavailable
@@ -28,6 +32,7 @@ from transforms.sinks.write_tables import (
     WriteOptions,
     WriteTables,
     key_by_writer,
+    split_by_file,
     tag_by_table,
     write_or_quarantine,
 )
@@ -36,11 +41,12 @@ from transforms.validation.quarantine_rows import quarantine_unwritten
 NAMES = [QUARANTINED.name, DUPLICATES.name]
 
 
-def duplicates(count: int) -> pa.RecordBatch:
-    """Duplicates of one minute."""
+def duplicates(count: int, apart: timedelta = timedelta(0)) -> pa.RecordBatch:
+    """Duplicates of one minute, or so far apart."""
     given = messages([report(i) for i in range(count)], NOON)
     columns = {name: given[name] for name in ("source", "message_id", "received_at")}
     columns |= {"report_id": given["message_id"], "revision": pa.array([1] * count, pa.int64())}
+    columns["received_at"] = pa.array([NOON + i * apart for i in range(count)], TIME)
     return build_batch(columns, DUPLICATES.schema, count)
 
 
@@ -120,14 +126,14 @@ def test_each_sink_gets_the_tables_that_it_takes(
     )  # this engine knows no processing time
     both, slow = Ledger(tmp_path / "a"), Ledger(tmp_path / "c", gather_seconds=2)
     other = Ledger(tmp_path / "b", (QUARANTINED.name,))
-    written(transform(WriteOptions((both, other, slow))))
+    written(transform(WriteOptions((both, other, slow)), 60))
     assert both.lines(DUPLICATES.name) == slow.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
     assert both.lines(QUARANTINED.name) == other.lines(DUPLICATES.name) == other.lines(QUARANTINED.name) == []
 
 
 def test_what_is_written_is_counted(tmp_path: Path) -> None:
     counters = (
-        written(WriteTables(WriteOptions((Ledger(tmp_path / "a"),))))
+        written(WriteTables(WriteOptions((Ledger(tmp_path / "a"),)), 60))
         .metrics()
         .query(MetricsFilter().with_namespace("sink"))
     )
@@ -147,7 +153,7 @@ def test_an_unavailable_sink_is_retried_and_its_status_says_so(
         SinkStatus, "report_waiting", lambda status, *words: said.append(words[1]) or report(status, *words)
     )
     ledger = Ledger(tmp_path / "a", fails=3)
-    written(WriteTables(WriteOptions((ledger,), patience_seconds=60, status_folder=tmp_path)))
+    written(WriteTables(WriteOptions((ledger,), patience_seconds=60, status_folder=tmp_path), 60))
     assert said == ["the ledger is elsewhere"] * 3
     assert ledger.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
     status = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
@@ -165,7 +171,8 @@ def test_patience_with_a_sink_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             WriteTables(
                 WriteOptions(
                     (Ledger(tmp_path / "a", fails=1_000_000),), patience_seconds=0.2, status_folder=tmp_path
-                )
+                ),
+                60,
             )
         )
     status = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
@@ -175,11 +182,52 @@ def test_patience_with_a_sink_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_a_sink_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="the ledger is closed: open it"):
-        written(WriteTables(WriteOptions((Ledger(tmp_path / "a", refuses=True),), status_folder=tmp_path)))
+        written(
+            WriteTables(WriteOptions((Ledger(tmp_path / "a", refuses=True),), status_folder=tmp_path), 60)
+        )
     assert (
         json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())["error"]
         == "the ledger is closed: open it"
     )
+
+
+WRITES: list[set[str]] = []
+
+
+@dataclass(frozen=True)
+class Paths:
+    """A sink that notes which files each write has rows of: those of a bundle."""
+
+    tables: tuple[str, ...] = (DUPLICATES.name,)
+    name: str = "paths"
+
+    def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
+        WRITES.append({path for batch in rows for path in assign_files(table, batch, 10)[1]})
+        return Written(sum(batch.num_rows for batch in rows), 1)
+
+
+@pytest.mark.parametrize(("whole", "writers"), [((), {1}), ((DUPLICATES.name,), {4})])
+def test_a_file_is_written_by_one_bundle_unless_batches_are_of_whole_files(
+    whole: tuple[str, ...], writers: set[int]
+) -> None:
+    WRITES.clear()
+    batches = [duplicates(60, apart=timedelta(minutes=1)) for _ in range(4)]
+    options = PipelineOptions(["--direct_num_workers=4", "--direct_running_mode=multi_threading"])
+    with beam.Pipeline(FnApiRunner(), options) as pipeline:
+        rows = pipeline | beam.Create(batches).with_output_types(pa.RecordBatch)
+        write = WriteTables(WriteOptions((cast(Sink, Paths()),)), 10, whole)
+        _ = {DUPLICATES.name: rows} | write
+    of_files = Counter(path for paths in WRITES for path in paths)
+    assert len(of_files) == 6
+    assert set(of_files.values()) == writers
+
+
+def test_rows_are_grouped_by_the_file_that_they_are_written_to() -> None:
+    given = duplicates(60, apart=timedelta(minutes=1))
+    parts = dict(split_by_file(given, DUPLICATES, 20))
+    assert list(parts) == assign_files(DUPLICATES, given, 20)[1]
+    assert [rows.num_rows for rows in parts.values()] == [20, 20, 20]
+    assert pa.Table.from_batches(parts.values()) == pa.Table.from_batches([given])
 
 
 def test_many_bytes_are_written_before_the_bundle_ends(

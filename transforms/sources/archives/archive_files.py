@@ -93,6 +93,11 @@ def locate_file(path: str) -> FileRange:
     return FileRange(path) if is_object(path) else FileRange(path, size=_measure_file(path))
 
 
+def make_absolute(file: FileRange) -> FileRange:
+    """The same file under a path that does not depend on the working folder."""
+    return file if is_object(file.path) else file._replace(path=os.path.abspath(file.path))
+
+
 def _measure_file(path: str) -> int:
     """The size of a file in bytes; 0 if it cannot be found out."""
     try:

@@ -31,6 +31,7 @@ from transforms.sources.archives.archive_files import (
     is_object,
     is_parquet,
     locate_file,
+    make_absolute,
     open_file,
 )
 from transforms.sources.archives.decompression import PAYLOAD_BYTES, DamagedError, cut_chunks, drop_mark
@@ -204,7 +205,8 @@ class ReadArchives(beam.PTransform):
         part_bytes: int = PART_BYTES,
     ) -> None:
         super().__init__()
-        self.files = files.whole if isinstance(files, Files) else tuple(map(locate_file, files))
+        whole = files.whole if isinstance(files, Files) else map(locate_file, files)
+        self.files = tuple(map(make_absolute, whole))  # a worker runs in another folder
         self.readers = readers
         self.part_bytes = part_bytes
         self.chunk_bytes = chunk_bytes

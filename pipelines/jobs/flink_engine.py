@@ -1,0 +1,87 @@
+"""Flink as the engine of a batch: embedded, started and ended by the run, or a cluster that exists."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipelines.failures import RunFailed, WrongUse
+from pipelines.jobs.engines import Wire
+from runners.direct import TakenOptionError
+from runners.flink.batch import StepFailed, run
+from runners.flink.engine import BatchEngine
+from runners.flink.jars import FlinkMissing, check_installed
+from runners.flink.job_server import FlinkFailed
+from runners.progress import BatchProgress
+from transforms.core.arrow_coder import pass_by_reference
+from transforms.core.errors import find_error
+from transforms.core.run_metrics import Results
+
+_FOLDER, _SPOOL = "_flink", "spool"
+
+
+@dataclass(frozen=True)
+class FlinkEngine:
+    """Runs graphs on Flink (`pipelines.jobs.engines.Engine`).
+
+    Attributes:
+        parallelism: parallel tasks of each step.
+        workers: Python processes on each machine.
+        heap_mb: Java's heap, in MB.
+        follow: gets the progress about once a second.
+        master, environment: see `runners.flink.engine.Engine`.
+        beam_options: more options of Beam.
+    """
+
+    parallelism: int
+    workers: int
+    heap_mb: int
+    follow: Callable[[BatchProgress], None]
+    master: str | None = None
+    environment: str | None = None
+    beam_options: tuple[str, ...] = ()
+
+    def run(self, wire: Wire, near: Path | None, locks: tuple[int, ...] = ()) -> Results:
+        try:
+            check_installed()
+            with _make_folder(near) as folder:
+                spool = folder / _SPOOL
+                spool.mkdir()
+                engine = BatchEngine(
+                    folder,
+                    self.parallelism,
+                    self.workers,
+                    self.master,
+                    self.environment,
+                    self.heap_mb,
+                    self.beam_options,
+                    locks,
+                    # The processes of an embedded Flink share this machine's disk.
+                    within=None if self.master else partial(pass_by_reference, spool),
+                )
+                return Results.of(run(wire, engine, self.follow))
+        except (FlinkMissing, TakenOptionError) as error:
+            raise WrongUse(str(error)) from error
+        except StepFailed as error:
+            if (raised := find_error(str(error.__cause__))) is not None:
+                raise raised from error
+            raise _as_failure(error) from error
+        except FlinkFailed as error:
+            raise _as_failure(error) from error
+
+
+def _as_failure(error: FlinkFailed) -> RunFailed:
+    return RunFailed(f"{error}; what was written is complete", "run the same command again")
+
+
+@contextmanager
+def _make_folder(near: Path | None) -> Iterator[Path]:
+    """Make an empty folder for Flink's files. If the run fails it stays, since logs are in it."""
+    place = near / _FOLDER if near else Path(tempfile.mkdtemp(prefix="kpiflow-"))
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
