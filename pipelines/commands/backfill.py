@@ -6,15 +6,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.commands.engines import Runner, reject_options, start_on_dataflow
+from pipelines.commands.engines import Runner, open_engine, reject_options, start_on_dataflow
 from pipelines.console import err, out, style_head
-from pipelines.failures import CheckFailed, Failure, RunFailed, WrongUse
+from pipelines.failures import CheckFailed, Failure, RunFailed
 from pipelines.inputs import find_archives, parse_span
 from pipelines.jobs.backfill import backfill as backfill_span
-from pipelines.jobs.backfill import count_cores
-from pipelines.jobs.engines import open_local_engine
 from pipelines.jobs.replace import replace_span
-from pipelines.progress import show_reading
 from transforms.core.errors import DamagedFile, OutputFull, Refused, Unavailable
 from transforms.core.run_metrics import Results
 
@@ -24,7 +21,9 @@ def backfill(
     inputs: Annotated[
         list[str],
         typer.Option(
-            "--input", help="Archives: files, folders or globs; several may follow.", metavar="GLOB..."
+            "--input",
+            help="Archives: files, folders, globs, s3:// or gs://; several may follow.",
+            metavar="GLOB...",
         ),
     ],
     outputs: Annotated[
@@ -58,6 +57,18 @@ def backfill(
             "nothing.",
         ),
     ] = False,
+    master: Annotated[
+        str | None,
+        typer.Option(
+            "--flink-master",
+            "--flink_master",
+            help="A Flink cluster. Default: an embedded one.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
+    environment: Annotated[
+        str, typer.Option("--environment", help="Python worker pool of the cluster.", metavar="HOST:PORT")
+    ] = "localhost:50000",
 ) -> None:
     """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
 
@@ -67,9 +78,8 @@ def backfill(
     """
     settings = ctx.obj.settings()
     span = parse_span(start, end)
-    reject_options(runner, {"--dry-run": dry, "--replace": replace, "--timings": timings})
-    if runner is Runner.flink:
-        raise WrongUse("a backfill does not run on Flink", "give --runner direct or --runner dataflow")
+    given = {"--dry-run": dry, "--replace": replace, "--timings": timings, "--flink-master": master}
+    reject_options(runner, given)
     if runner is Runner.dataflow:
         # Takes half a second, which no other job needs.
         from pipelines.jobs.dataflow_backfill import CloudBackfill
@@ -77,15 +87,13 @@ def backfill(
         cloud = CloudBackfill(tuple(inputs), tuple(outputs), ctx.obj.beam_options, span)
         start_on_dataflow(cloud, settings, dry, "the job ends with its input")
         return
-    files = find_archives(inputs)
     began = time.perf_counter()
     try:
-        with (
-            open_local_engine(settings.workers or count_cores(), ctx.obj.beam_options) as engine,
-            show_reading(files.total_bytes),
-        ):
-            run = replace_span if replace else backfill_span
-            results = run(files, outputs, settings, span, engine)
+        with open_engine(runner, settings, master, environment, ctx.obj.beam_options) as (engine, show):
+            files = find_archives(inputs)
+            with show(files.total_bytes):
+                run = replace_span if replace else backfill_span
+                results = run(files, outputs, settings, span, engine)
     except Exception as error:
         raise as_failure(error) from error
     seconds = time.perf_counter() - began
@@ -95,12 +103,17 @@ def backfill(
     out.print(
         f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {names}"
     )
+    kept = "nothing was replaced" if replace else f"the messages before that point are in {names}"
+    _check_complete(results, len(files), kept)
+
+
+def _check_complete(results: Results, files: int, kept: str) -> None:
+    """Print which of the input files are incomplete, and raise CheckFailed if some are."""
     for problem in results.incomplete:
         err.print(style_head("yellow", "incomplete input:", f" {problem}"))
     if results.incomplete:
-        kept = "nothing was replaced" if replace else f"the messages before that point are in {names}"
         raise CheckFailed(
-            f"{len(results.incomplete)} of {len(files)} input files could not be read to their end; {kept}",
+            f"{len(results.incomplete)} of {files} input files could not be read to their end; {kept}",
             "repair the files or fetch them again, and run the same command: no message is counted twice",
         )
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum, auto
 from typing import TYPE_CHECKING
 
 from pipelines.console import out
 from pipelines.failures import CheckFailed, WrongUse
+from pipelines.jobs.backfill import count_cores
+from pipelines.jobs.engines import Engine, open_local_engine
+from pipelines.progress import show_reading, show_steps
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.jobs.dataflow import CloudJob
+
+
+ShowReading = Callable[[int], AbstractContextManager[None]]
+"""Makes a context that shows how much of some bytes of input is read."""
 
 
 class Runner(StrEnum):
@@ -25,7 +33,7 @@ class Runner(StrEnum):
 _DRY_RUN = {"--dry-run": "only Dataflow has one; `kpiflow doctor` checks what a job on this machine needs"}
 _NO_FOLDERS = "the job has no folders of this machine"
 NOT_TAKEN = {
-    Runner.direct: _DRY_RUN,
+    Runner.direct: _DRY_RUN | {"--flink-master": "give --runner flink too"},
     Runner.flink: _DRY_RUN,
     Runner.dataflow: {
         "--archive": _NO_FOLDERS,
@@ -45,6 +53,31 @@ def reject_options(runner: Runner, given: Mapping[str, object]) -> None:
     refused = [f"{name} ({reason})" for name, reason in NOT_TAKEN[runner].items() if given.get(name)]
     if refused:
         raise WrongUse(f"--runner {runner} does not take {', '.join(refused)}", "leave it out")
+
+
+@contextmanager
+def open_engine(
+    runner: Runner, settings: Settings, master: str | None, environment: str, beam_options: tuple[str, ...]
+) -> Iterator[tuple[Engine, ShowReading]]:
+    """Yields what runs a batch, and what shows its progress. Open it before connections and long work."""
+    workers = settings.workers or count_cores()
+    if runner is Runner.direct:
+        with open_local_engine(workers, beam_options) as engine:
+            yield engine, show_reading
+        return
+    from pipelines.jobs.flink_engine import FlinkEngine  # takes half a second
+
+    parallelism = settings.parallelism if "parallelism" in settings.model_fields_set else workers
+    with show_steps() as follow:
+        cluster = (master, environment) if master else (None, None)
+        yield (
+            FlinkEngine(parallelism, workers, settings.heap_mb, follow, *cluster, beam_options),
+            _show_nothing,
+        )
+
+
+def _show_nothing(total_bytes: int) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def start_on_dataflow(job: CloudJob, settings: Settings, dry: bool, started: str) -> None:

@@ -84,4 +84,4 @@ def test_all_of_it_runs_within_the_context(tmp_path: Path) -> None:
         in_worker=InWorker(partial(pass_by_reference, tmp_path)),
     )
     assert int(size.read_text()) < 1000
-    assert [path.name for path in tmp_path.glob("*.arrows")] == [f"{os.getpid()}.arrows"]
+    assert len(list(tmp_path.glob("*.arrows"))) == 1
