@@ -62,8 +62,8 @@ def open_engine(
     """Yields what runs a batch, and what shows its progress. Open it before connections and long work."""
     workers = settings.workers or count_cores()
     if runner is Runner.direct:
-        with open_local_engine(workers, beam_options) as engine:
-            yield engine, show_reading
+        with open_local_engine(workers, beam_options) as local:
+            yield local, show_reading
         return
     from pipelines.jobs.flink_engine import FlinkEngine  # takes half a second
 
