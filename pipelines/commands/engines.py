@@ -69,11 +69,9 @@ def open_engine(
 
     parallelism = settings.parallelism if "parallelism" in settings.model_fields_set else workers
     with show_steps() as follow:
-        cluster = (master, environment) if master else (None, None)
-        yield (
-            FlinkEngine(parallelism, workers, settings.heap_mb, follow, *cluster, beam_options),
-            _show_nothing,
-        )
+        pool = environment if master else None
+        flink = FlinkEngine(parallelism, workers, settings.heap_mb, follow, master, pool, beam_options)
+        yield flink, _show_nothing
 
 
 def _show_nothing(total_bytes: int) -> AbstractContextManager[None]:
