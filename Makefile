@@ -41,7 +41,7 @@ test: setup flink servers lint ## Every check and test except the long ones of `
 
 chaos: setup flink servers ## Every fault at a running stream, and a cluster of its own (half an hour; SEED=N repeats what was drawn by lot)
 	@echo "SEED=$(SEED)"
-	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos tests/integration/test_flink.py tests/integration/test_flink_cluster.py
+	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos tests/integration/test_flink.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check --quiet .

@@ -44,7 +44,7 @@ def run(build: Build, engine: BatchEngine, follow: Callable[[BatchProgress], Non
 
     If a process is lost, Flink runs again what was lost, a few times; a cluster does so only if its own
     configuration has a restart strategy. If a step raises an error, the run ends. `follow` may raise to end
-    the run.
+    the run. If this process is killed, an embedded Flink dies with it; a cluster completes the job.
 
     Raises:
         StepFailed: a step raised an error.

@@ -12,7 +12,7 @@ import pytest
 
 from runners.flink.rest import Rest
 from tests.integration.counting import assert_counted_without_a_gap
-from tests.integration.programs import PATIENCE, ROOT, WHY_NOT, Program, wait_for_end
+from tests.integration.programs import PATIENCE, ROOT, WHY_NOT, Program
 from tests.integration.streaming import children
 from tests.integration.summing import NUMBERS, list_workers, read_sums
 
@@ -72,19 +72,6 @@ def test_an_interrupted_batch_is_cancelled_on_the_cluster(tmp_path: Path, cluste
     run.until(lambda: len(list_workers(tmp_path)) == 2)
     run.interrupted()
     assert cluster.list_states().count("CANCELED") == 1
-    assert "RUNNING" not in cluster.list_states()
-
-
-@pytest.mark.chaos
-def test_a_batch_whose_command_was_killed_is_cancelled_on_the_cluster(
-    tmp_path: Path, cluster: Cluster
-) -> None:
-    (tmp_path / "hold").touch()
-    run = Program("summing", tmp_path, *cluster.words)
-    run.until(lambda: len(list_workers(tmp_path)) == 2)
-    workers = dict.fromkeys(list_workers(tmp_path), "worker")
-    run.process.kill()
-    wait_for_end(workers)
     assert "RUNNING" not in cluster.list_states()
 
 
