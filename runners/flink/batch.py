@@ -15,6 +15,9 @@ from runners.flink.rest import BatchReport, is_python_error
 from runners.flink.submission import Submission
 from runners.progress import BatchProgress
 
+_MOST_RESTARTS = 5
+"""Restarts of a job or of a part of it: several machines may be lost, but a loss that repeats has a cause."""
+
 
 class StepFailed(FlinkFailed):
     """A step raised an error. The text of this error's `__cause__` has the step's traceback."""
@@ -39,8 +42,9 @@ class BatchResult(PipelineResult):
 def run(build: Build, engine: BatchEngine, follow: Callable[[BatchProgress], None]) -> BatchResult:
     """Run a graph to its end; `follow` gets the progress about once a second.
 
-    If a process is lost, Flink runs again what was lost, a few times. If a step raises an error, the run
-    ends. `follow` may raise to end the run.
+    If a process is lost, Flink runs again what was lost, a few times; a cluster does so only if its own
+    configuration has a restart strategy. If a step raises an error, the run ends. `follow` may raise to end
+    the run. If this process is killed, an embedded Flink dies with it; a cluster completes the job.
 
     Raises:
         StepFailed: a step raised an error.
@@ -78,14 +82,14 @@ class _Run:
         if submission.is_done:
             return BatchResult(submission.ask_metrics())
         self._raise_error_of(submission.text)
-        raise self._server.fail("the job ended", self._server.find_cause(submission.text) or "")
+        raise self._server.explain_end(submission)
 
     def _wait(self, submission: Submission) -> None:
         """Wait until the job is over.
 
         Raises:
             StepFailed: a step raised an error.
-            FlinkFailed: Java ended.
+            FlinkFailed: Java ended, or processes are lost again and again.
             KeyboardInterrupt: the run was interrupted.
         """
         while not submission.wait(REPORT_SECONDS):
@@ -97,6 +101,8 @@ class _Run:
             if (report := self._job.ask_report()) is not None:
                 self._raise_error_of(report.trace or "")
                 self._progress = self._make_progress(report)
+                if report.restarts > _MOST_RESTARTS:
+                    raise self._server.fail("Flink restarts the job in vain", self._progress.failure or "")
             self._follow(self._progress)
 
     def _raise_error_of(self, trace: str) -> None:

@@ -106,6 +106,13 @@ class JobServer:
         cause = find_root_cause(trace) if trace else None
         return self._pool.find_death() or cause if cause and _HUNG_UP.search(cause) else cause
 
+    def explain_end(self, submission: Submission) -> FlinkFailed:
+        """The error for a job that is over without success."""
+        if submission.has_hung_up:
+            time.sleep(REPORT_SECONDS)  # a process hangs up before it has ended
+            self.check()
+        return self.fail("the job ended", self.find_cause(submission.text) or "")
+
     def fail(self, what: str, why: str) -> FlinkFailed:
         """The error for an end of the job: what happened, and its cause."""
         return FlinkFailed(f"{what}: {why or 'it gave no reason'}; the whole story is in {self.log}")

@@ -128,7 +128,7 @@ class _Run:
             return
         if self._choice.newest and not job.has_checkpoint and is_refusal(submission.text):
             raise explain_refusal(self._choice, submission.cause)
-        raise self._server.fail("the job ended", submission.cause)
+        raise self._server.explain_end(submission)
 
     def _update(self, job: StreamJob) -> None:
         """Bring the progress up to date and seal a new checkpoint; without an answer of Flink do nothing."""

@@ -49,6 +49,11 @@ class Submission:
         return self.is_over and self._state == beam_job_api_pb2.JobState.DONE
 
     @property
+    def has_hung_up(self) -> bool:
+        """Whether the job server has ended, and not the job."""
+        return self.is_over and self._state == beam_job_api_pb2.JobState.UNSPECIFIED
+
+    @property
     def text(self) -> str:
         """All messages about the job's end: Java's stack trace."""
         return "\n".join(self._texts)

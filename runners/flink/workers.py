@@ -39,7 +39,7 @@ _TICK = 0.02
 _WITHIN = "KPIFLOW_WORKER_WITHIN"
 """The environment variable with the pickled `within` of a worker."""
 
-Within = Callable[[], AbstractContextManager[None]]
+Within = Callable[[], AbstractContextManager[object]]
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
@@ -174,7 +174,7 @@ def work(worker_id: str, control: str, provision: str) -> None:
         harness.run()
 
 
-def _make_within() -> AbstractContextManager[None]:
+def _make_within() -> AbstractContextManager[object]:
     """The context that the pool wants this worker to work in."""
     pickled = os.environ.get(_WITHIN)
     within: Within = pickle.loads(base64.b64decode(pickled)) if pickled else nullcontext

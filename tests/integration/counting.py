@@ -31,6 +31,21 @@ ENGINE = "_stream"
 _SESSION_SECONDS, _PAUSE_SECONDS = 0.2, 0.02
 
 
+def read_numbers(folder: Path) -> list[tuple[int, int, int]]:
+    """What was written: number, count, process."""
+    path = folder / "numbers"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [tuple(map(int, line.split())) for line in lines if line.endswith("\n")]  # type: ignore[misc]
+
+
+def assert_counted_without_a_gap(folder: Path) -> None:
+    """Every number is there, and its step's state had seen each number before it once, whatever happened in
+    between."""
+    written = read_numbers(folder)
+    assert {number for number, _, _ in written} == set(range(max(written)[0] + 1))
+    assert [number + 1 for number, _, _ in written] == [count for _, count, _ in written]
+
+
 class _Endless(OffsetRestrictionTracker):
     def is_bounded(self) -> bool:
         return False

@@ -40,6 +40,8 @@ class Flink:
     def __post_init__(self) -> None:
         self.numbers = itertools.count(1)
 
+    has_hung_up: bool = False
+
     @property
     def cause(self) -> str:
         return self.text
