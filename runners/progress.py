@@ -32,3 +32,26 @@ class Progress:
     failure: str | None = None
     left_out: tuple[str, ...] = ()
     rest: str = ""
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """How the run of a bounded graph does.
+
+    Attributes:
+        state: starting, running, restarting (a process was lost) or stopping.
+        steps: the steps into which Flink divides the graph, from one exchange of rows to the next.
+        steps_done: how many of them have ended.
+        bytes: what steps have passed on to the next ones.
+        restarts: how often Flink restarted the job or a part of it.
+        failure: why Flink restarted last.
+        rest: URL of Flink's REST interface; empty while starting.
+    """
+
+    state: str = "starting"
+    steps: int = 0
+    steps_done: int = 0
+    bytes: int = 0
+    restarts: int = 0
+    failure: str | None = None
+    rest: str = ""

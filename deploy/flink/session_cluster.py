@@ -2,8 +2,8 @@
 
     .venv/bin/python deploy/flink/session_cluster.py
 
-It prints the options that a stream needs to use it. Flink comes from PyPI (apache-flink-libraries, 230 MB,
-fetched once); its version must match the job server's jars.
+It prints the options that a job needs to use it. A TaskManager that ends is started again. Flink
+comes from PyPI (apache-flink-libraries, 230 MB, fetched once); its version must match the job server's jars.
 """
 
 import argparse
@@ -30,6 +30,10 @@ from runners.flink.workers import serve_pool  # noqa: E402
 HOME = ROOT / ".flink" / "session"
 PACKAGE = "apache-flink-libraries==1.19.*"
 START_SECONDS = 120.0
+HEAP_MB, MANAGED_MB = 512, 256
+"""Memory of a TaskManager: Java's heap, and what batches sort and group in."""
+PROCESS_MB = HEAP_MB + MANAGED_MB + 472
+"""All of its memory, with the parts of `make_task_manager_options`."""
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 OPENED = [
@@ -72,9 +76,12 @@ def write_configuration(folder: Path, ports: tuple[int, int], slots: int) -> Non
         "jobmanager.memory.process.size": "1000m",
         "taskmanager.host": "localhost",
         "taskmanager.bind-host": "localhost",
-        "taskmanager.memory.process.size": "1000m",
-        "taskmanager.memory.managed.size": "16m",
+        "taskmanager.memory.process.size": f"{PROCESS_MB}m",
+        "taskmanager.memory.managed.size": f"{MANAGED_MB}m",
         "taskmanager.numberOfTaskSlots": slots,
+        # A batch takes it from the cluster. kpiflow ends a job that fails again and again.
+        "restart-strategy.type": "exponential-delay",
+        "restart-strategy.exponential-delay.max-backoff": "10 s",
         "io.tmp.dirs": folder / "tmp",
         "metrics.fetcher.update-interval": 1000,
         "web.refresh-interval": 1000,
@@ -107,9 +114,9 @@ def make_task_manager_options() -> list[str]:
     parts = {
         "taskmanager.memory.framework.heap.size": "128m",
         "taskmanager.memory.framework.off-heap.size": "128m",
-        "taskmanager.memory.task.heap.size": "384m",
+        "taskmanager.memory.task.heap.size": f"{HEAP_MB - 128}m",
         "taskmanager.memory.task.off-heap.size": "0b",
-        "taskmanager.memory.managed.size": "16m",
+        "taskmanager.memory.managed.size": f"{MANAGED_MB}m",
         "taskmanager.memory.network.min": "64m",
         "taskmanager.memory.network.max": "64m",
         "taskmanager.memory.jvm-metaspace.size": "160m",
@@ -134,14 +141,24 @@ def wait_for_slots(rest: Rest, wanted: int, children: list[Child]) -> None:
         time.sleep(0.2)
 
 
-def start_all(folder: Path, lib: Path, task_managers: int) -> list[Child]:
-    """Start the JobManager and the TaskManagers."""
+def start_job_manager(folder: Path, lib: Path) -> Child:
+    """Start the JobManager."""
     options = ["-D", "jobmanager.memory.heap.size=448m"]
-    children = [start_java(folder, lib, "jobmanager", JOB_MANAGER, ["-Xmx448m"], options)]
-    for number in range(task_managers):
-        name, options = f"taskmanager-{number}", make_task_manager_options()
-        children.append(start_java(folder, lib, name, TASK_MANAGER, ["-Xmx512m"], options))
-    return children
+    return start_java(folder, lib, "jobmanager", JOB_MANAGER, ["-Xmx448m"], options)
+
+
+def start_task_manager(folder: Path, lib: Path, number: int) -> Child:
+    """Start a TaskManager."""
+    name, options = f"taskmanager-{number}", make_task_manager_options()
+    return start_java(folder, lib, name, TASK_MANAGER, [f"-Xmx{HEAP_MB}m"], options)
+
+
+def replace_ended(folder: Path, lib: Path, task_managers: list[Child]) -> None:
+    """Start each TaskManager again that has ended, as a cluster's supervisor does."""
+    for number, child in enumerate(task_managers):
+        if child.exit_code is not None:
+            print(f"TaskManager {number} ended ({child.last_line}) and is started again", flush=True)
+            task_managers[number] = start_task_manager(folder, lib, number)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -164,14 +181,16 @@ def main() -> None:
     write_configuration(folder, (rest, find_free_port()), asked.slots)
     with ExitStack() as stack:
         _, pool = stack.enter_context(serve_pool(Log(folder / "logs" / "workers.log")))
-        children = start_all(folder, lib, asked.taskmanagers)
-        stack.callback(lambda: [child.stop() for child in children])
-        wait_for_slots(Rest(f"http://localhost:{rest}"), asked.taskmanagers * asked.slots, children)
+        job_manager = start_job_manager(folder, lib)
+        task_managers = [start_task_manager(folder, lib, number) for number in range(asked.taskmanagers)]
+        stack.callback(lambda: [child.stop() for child in (*task_managers, job_manager)])
+        slots = asked.taskmanagers * asked.slots
+        wait_for_slots(Rest(f"http://localhost:{rest}"), slots, [job_manager, *task_managers])
         print(f"--flink-master localhost:{rest} --environment localhost:{pool}", flush=True)
         while not stopped.wait(1.0):
-            if ended := [child.last_line for child in children if child.exit_code is not None]:
-                logs = folder / "logs"
-                raise SystemExit(f"a process of the cluster ended: {ended[0]}; its log is in {logs}")
+            if job_manager.exit_code is not None:
+                raise SystemExit(f"the JobManager ended: {job_manager.last_line}; see {folder / 'logs'}")
+            replace_ended(folder, lib, task_managers)
 
 
 if __name__ == "__main__":

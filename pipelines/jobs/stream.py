@@ -24,9 +24,10 @@ from pipelines.outputs import Outputs, open_outputs, parse_live_streams
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
 from runners.direct import TakenOptionError
-from runners.flink.engine import Engine
+from runners.flink.engine import StreamEngine
 from runners.flink.jars import FlinkMissing, check_installed
-from runners.flink.launch import FlinkFailed, run
+from runners.flink.job_server import FlinkFailed
+from runners.flink.launch import run
 from runners.flink.restore import CheckpointRefused
 from runners.progress import Progress
 from transforms.core.errors import Unavailable
@@ -127,19 +128,19 @@ def _run(
             raise
 
 
-def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -> Engine:
-    return Engine(
+def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -> StreamEngine:
+    return StreamEngine(
         job.folder,
-        settings.checkpoint_seconds,
         settings.parallelism,
         settings.stream_workers,
         job.master,
         job.environment,
-        patience_seconds=settings.patience_seconds,
-        heap_mb=settings.heap_mb,
-        renew_seconds=settings.renew_seconds,
-        beam_options=job.beam_options,
+        settings.heap_mb,
+        job.beam_options,
         keep_open=locks,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        patience_seconds=settings.patience_seconds,
+        renew_seconds=settings.renew_seconds,
     )
 
 

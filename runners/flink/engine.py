@@ -10,6 +10,7 @@ from pathlib import Path
 from runners.direct import TakenOptionError
 from runners.flink.checkpoints import FOLDER
 from runners.flink.jars import DEPLOY
+from runners.flink.workers import Within
 
 _CHECKPOINT_TIMEOUT_SECONDS = 120
 _JOB_SERVER_SECONDS = 120
@@ -26,36 +27,63 @@ class Engine:
     """How to run a graph on Flink.
 
     Attributes:
-        folder: where the run keeps its files; for one run at a time.
-        checkpoint_seconds: from one checkpoint to the next.
-        parallelism: parallel tasks of each step. Checkpoints of another parallelism cannot be used.
+        folder: where the run keeps its files, an absolute path; for one run at a time.
+        parallelism: parallel tasks of each step.
         workers: Python processes on each machine; the graph's steps are spread over them.
-        master: `host:port` of a Flink cluster's REST interface; None runs Flink here. The folder must be
-            shared with the cluster.
+        master: `host:port` of a Flink cluster's REST interface; None runs Flink here.
         environment: `host:port` of the worker pool as the cluster's machines reach it; needed with `master`.
-        patience_seconds: how long a step may wait for an output. No checkpoint completes meanwhile, and none
-            times out.
         heap_mb: Java's heap, in MB.
-        renew_seconds: after this time the job is stopped with a checkpoint and goes on from it, which takes
-            some seconds. Flink never frees about 2 kB for each session of a source that reads in sessions;
-            only a new job does. So this bounds the heap and the checkpoints.
         beam_options: more options of Beam, except those that this engine decides.
         keep_open: file descriptors that every process of the run inherits.
         jars: folder of Flink's jars, if not where `make flink` puts them.
     """
 
     folder: Path
-    checkpoint_seconds: float = 10.0
     parallelism: int = 1
     workers: int = 2
     master: str | None = None
     environment: str | None = None
-    patience_seconds: float = 0.0
     heap_mb: int = 1024
-    renew_seconds: float = 1800.0
     beam_options: tuple[str, ...] = ()
     keep_open: tuple[int, ...] = ()
     jars: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.folder.absolute())
+
+
+@dataclass(frozen=True)
+class StreamEngine(Engine):
+    """How to run a stream. Checkpoints of another parallelism cannot be used.
+
+    With `master` the folder must be shared with the cluster.
+
+    Attributes:
+        checkpoint_seconds: from one checkpoint to the next.
+        patience_seconds: how long a step may wait for an output. No checkpoint completes meanwhile, and none
+            times out.
+        renew_seconds: after this time the job is stopped with a checkpoint and goes on from it, which takes
+            some seconds. Flink never frees about 2 kB for each session of a source that reads in sessions;
+            only a new job does. So this bounds the heap and the checkpoints.
+    """
+
+    checkpoint_seconds: float = 10.0
+    patience_seconds: float = 0.0
+    renew_seconds: float = 1800.0
+
+
+@dataclass(frozen=True)
+class BatchEngine(Engine):
+    """How to run a bounded graph to its end.
+
+    Attributes:
+        within: makes a context in which each worker works, if Flink runs here; it is pickled.
+        managed_mb: memory in MB outside of Java's heap in which the embedded Flink sorts and groups; what
+            does not fit is spilled to disk.
+    """
+
+    within: Within | None = None
+    managed_mb: int = 512
 
 
 def refuse_taken(beam_options: Sequence[str]) -> None:
@@ -75,7 +103,7 @@ def make_folders(folder: Path) -> Iterator[None]:
     """
     temporary, before = folder / "tmp", tempfile.tempdir
     shutil.rmtree(temporary, ignore_errors=True)
-    for name in ("conf", "logs", temporary.name, FOLDER):
+    for name in ("conf", "logs", temporary.name):
         (folder / name).mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(temporary)  # Beam stages a job's files there and leaves them
     try:
@@ -85,18 +113,29 @@ def make_folders(folder: Path) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_configuration(engine: Engine, restored: Path | None) -> None:
-    """Write Flink's configuration: kpiflow's defaults and the options of this job."""
-    own = {
-        "state.checkpoints.dir": (engine.folder / FOLDER).as_uri(),
-        "io.tmp.dirs": str(engine.folder / "tmp"),
-    }
+def write_stream_configuration(engine: StreamEngine, restored: Path | None) -> None:
+    """Write Flink's configuration for a stream that goes on from the checkpoint `restored`."""
+    checkpoints = engine.folder / FOLDER
+    checkpoints.mkdir(exist_ok=True)
+    own = {"state.checkpoints.dir": checkpoints.as_uri()}
     if restored is not None and engine.master is None:
         own["execution.savepoint.path"] = restored.as_uri()
+    _write_configuration(engine, "flink-conf.yaml", own)
+
+
+def write_batch_configuration(engine: BatchEngine) -> None:
+    """Write Flink's configuration for a bounded graph."""
+    _write_configuration(
+        engine, "batch-conf.yaml", {"taskmanager.memory.managed.size": f"{engine.managed_mb}m"}
+    )
+
+
+def _write_configuration(engine: Engine, defaults: str, own: dict[str, str]) -> None:
+    """Write kpiflow's defaults and the options of this job."""
+    own = {"io.tmp.dirs": str(engine.folder / "tmp"), **own}
     lines = [f"{name}: {value}\n" for name, value in own.items()]
-    defaults = (DEPLOY / "flink-conf.yaml").read_text(encoding="utf-8")
     (engine.folder / "conf" / "flink-conf.yaml").write_text(
-        defaults + "\n# This job.\n" + "".join(lines), encoding="utf-8"
+        (DEPLOY / defaults).read_text(encoding="utf-8") + "\n# This job.\n" + "".join(lines), encoding="utf-8"
     )
 
 
@@ -130,24 +169,17 @@ def make_java_arguments(engine: Engine, jars: Path) -> list[str]:
     ]
 
 
-def make_beam_options(
-    engine: Engine, name: str, job_port: str, pool_port: int, restored: Path | None
+def make_stream_options(
+    engine: StreamEngine, name: str, job_port: str, pool_port: int, restored: Path | None
 ) -> list[str]:
-    """The Beam options of a job of that name, which goes on from the checkpoint `restored`."""
+    """The Beam options of a streaming job of that name, which goes on from the checkpoint `restored`."""
     interval = round(engine.checkpoint_seconds * 1000)
     timeout = round(1000 * engine.patience_seconds) + max(1000 * _CHECKPOINT_TIMEOUT_SECONDS, 10 * interval)
     return [
         "--streaming",
-        f"--job_name={name}",
-        f"--job_endpoint=localhost:{job_port}",
-        f"--job_server_timeout={_JOB_SERVER_SECONDS}",  # how late an early death of Java is noticed
-        "--environment_type=EXTERNAL",
-        f"--environment_config={engine.environment or f'localhost:{pool_port}'}",
-        f"--sdk_worker_parallelism={engine.workers}",
-        f"--parallelism={engine.parallelism}",
+        *_make_job_options(engine, name, job_port, pool_port),
         # Each read session leaves a table of state per key group: Flink's 128 would fill the heap in hours.
         f"--max_parallelism={engine.parallelism}",
-        f"--flink_conf_dir={engine.folder / 'conf'}",
         f"--checkpointing_interval={interval}",
         f"--min_pause_between_checkpoints={interval // 2}",
         f"--checkpoint_timeout_millis={timeout}",
@@ -157,4 +189,22 @@ def make_beam_options(
         "--max_bundle_time_mills=20",
         *([f"--savepoint_path={restored.as_uri()}"] if restored and engine.master is not None else []),
         *engine.beam_options,
+    ]
+
+
+def make_batch_options(engine: BatchEngine, name: str, job_port: str, pool_port: int) -> list[str]:
+    """The Beam options of a batch job of that name."""
+    return [*_make_job_options(engine, name, job_port, pool_port), *engine.beam_options]
+
+
+def _make_job_options(engine: Engine, name: str, job_port: str, pool_port: int) -> list[str]:
+    return [
+        f"--job_name={name}",
+        f"--job_endpoint=localhost:{job_port}",
+        f"--job_server_timeout={_JOB_SERVER_SECONDS}",  # how late an early death of Java is noticed
+        "--environment_type=EXTERNAL",
+        f"--environment_config={engine.environment or f'localhost:{pool_port}'}",
+        f"--sdk_worker_parallelism={engine.workers}",
+        f"--parallelism={engine.parallelism}",
+        f"--flink_conf_dir={engine.folder / 'conf'}",
     ]

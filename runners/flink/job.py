@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runners.flink.checkpoints import list_complete_checkpoints, remove_other_jobs, seal
-from runners.flink.rest import JobReport, Rest, Unreachable
+from runners.flink.rest import BatchReport, JobReport, Rest, Unreachable
 
 _CHECKPOINT_SECONDS = 30.0
 _CANCEL_SECONDS = 15.0
@@ -15,24 +15,66 @@ _ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 
 
 class FlinkJob:
-    """A job of a unique name, reached over Flink's REST interface once its address is known.
+    """A job of a unique name, reached over Flink's REST interface once its address is known."""
+
+    def __init__(self, name: str, find_rest: Callable[[], Rest | None]) -> None:
+        self.name = name
+        self._find_rest = find_rest
+        self._id: str | None = None
+
+    def cancel(self) -> None:
+        """End the job; its checkpoints stay."""
+        with suppress(Unreachable):
+            if (found := self._find()) is None:
+                return
+            rest, job = found
+            rest.cancel(job)
+            end = time.monotonic() + _CANCEL_SECONDS
+            while rest.ask_state(job)[0] not in _ENDED and time.monotonic() < end:
+                time.sleep(_TICK)
+
+    def _find(self) -> tuple[Rest, str] | None:
+        """Flink's REST interface, and the job's id in it; None while one of them is not known.
+
+        Raises:
+            Unreachable: Flink does not answer.
+        """
+        if (rest := self._find_rest()) is None:
+            return None
+        self._id = self._id or rest.find_job(self.name)
+        return (rest, self._id) if self._id else None
+
+
+class BatchJob(FlinkJob):
+    """A job that ends by itself."""
+
+    def ask_report(self) -> BatchReport | None:
+        """How it does; None while Flink does not answer, or does not know it yet."""
+        with suppress(Unreachable):
+            if (found := self._find()) is not None:
+                rest, job = found
+                return rest.ask_batch_report(job)
+        return None
+
+
+class StreamJob(FlinkJob):
+    """A job with checkpoints.
 
     `has_checkpoint`: a checkpoint of this job is sealed; from then on those of the job before are not needed.
     """
 
     def __init__(self, name: str, folder: Path, find_rest: Callable[[], Rest | None]) -> None:
-        self.name = name
+        super().__init__(name, find_rest)
         self.has_checkpoint = False
-        self._folder, self._find_rest = folder, find_rest
-        self._id: str | None = None
+        self._folder = folder
         self._sealed = 0
 
     def ask_report(self) -> JobReport | None:
         """How it does; None while Flink does not answer, or does not know it yet."""
         with suppress(Unreachable):
-            if (rest := self._find_rest()) is not None:
-                self._id = self._id or rest.find_job(self.name)
-                return rest.ask_report(self._id) if self._id else None
+            if (found := self._find()) is not None:
+                rest, job = found
+                return rest.ask_report(job)
         return None
 
     def seal_new_checkpoint(self, completed: int) -> None:
@@ -66,14 +108,3 @@ class FlinkJob:
             if rest is not None and self._id is not None and rest.ask_state(self._id)[1]:
                 return rest.make_checkpoint(self._id, _CHECKPOINT_SECONDS)
         return False
-
-    def cancel(self) -> None:
-        """End the job; its checkpoints stay."""
-        with suppress(Unreachable):
-            rest = self._find_rest()
-            if rest is None or self._id is None:
-                return
-            rest.cancel(self._id)
-            end = time.monotonic() + _CANCEL_SECONDS
-            while rest.ask_state(self._id)[0] not in _ENDED and time.monotonic() < end:
-                time.sleep(_TICK)

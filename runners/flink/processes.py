@@ -82,6 +82,10 @@ class Child:
         self._process.wait()
         self._reader.join(1.0)
 
+    def write_log(self, line: bytes) -> None:
+        """Add a line to its log."""
+        self._log.write(line)
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:

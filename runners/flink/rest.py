@@ -42,6 +42,20 @@ class JobReport(NamedTuple):
     restarts: int
 
 
+class BatchReport(NamedTuple):
+    """How a batch job does: `steps` are Flink's tasks, and `bytes` what they have written for others.
+
+    `state` is in Flink's words, and `trace` Java's stack trace of its last failure.
+    """
+
+    state: str
+    steps: int
+    steps_done: int
+    bytes: int
+    trace: str | None
+    restarts: int
+
+
 class Rest:
     """The REST interface of a job manager."""
 
@@ -73,6 +87,15 @@ class Rest:
         """How the job does."""
         state = self.ask_state(job)[1]
         return JobReport(state, self.ask_checkpoints(job), self.ask_trace(job), self.ask_restarts(job))
+
+    def ask_batch_report(self, job: str) -> BatchReport:
+        """How the batch job does."""
+        reply = self.ask(f"/jobs/{job}")
+        steps = reply["vertices"]
+        done = sum(step["status"] == "FINISHED" for step in steps)
+        written = sum(step["metrics"]["write-bytes"] for step in steps)
+        trace, restarts = self.ask_trace(job), self.ask_restarts(job)
+        return BatchReport(reply["state"], len(steps), done, written, trace, restarts)
 
     def ask_state(self, job: str) -> tuple[str, bool]:
         """The job's state in Flink's words, and whether all of its tasks run."""
@@ -122,6 +145,11 @@ class Rest:
     def cancel(self, job: str) -> None:
         """End the job; its checkpoints stay."""
         self.ask(f"/jobs/{job}?mode=cancel", method="PATCH")
+
+
+def is_python_error(trace: str) -> bool:
+    """Whether a step raised an error, and not only lost its process."""
+    return _PYTHON_ERROR.search(trace) is not None
 
 
 def find_root_cause(trace: str) -> str:

@@ -6,15 +6,17 @@ runners.flink.workers --pool PORT`) or one worker.
 """
 
 import argparse
+import base64
 import logging
 import os
+import pickle
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import grpc
@@ -34,13 +36,21 @@ _READY = "worker is connected"
 _READY_LINE = re.compile(f"^(?P<ready>{_READY})$".encode())
 _START_SECONDS = 120.0
 _TICK = 0.02
+_WITHIN = "KPIFLOW_WORKER_WITHIN"
+"""The environment variable with the pickled `within` of a worker."""
+
+Within = Callable[[], AbstractContextManager[object]]
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
-    """Starts and stops workers as Flink asks for them. Its methods are called on threads of the server."""
+    """Starts and stops workers as Flink asks for them. Its methods are called on threads of the server.
 
-    def __init__(self, log: Log, keep_open: Sequence[int] = ()) -> None:
+    `within` makes a context in which each worker works; it is pickled.
+    """
+
+    def __init__(self, log: Log, keep_open: Sequence[int] = (), within: Within | None = None) -> None:
         self._log, self._keep_open = log, tuple(keep_open)
+        self._within = {} if within is None else {_WITHIN: base64.b64encode(pickle.dumps(within)).decode()}
         self._lock = threading.Lock()
         self._workers: dict[str, Child] = {}
         self._death: str | None = None
@@ -54,6 +64,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         environment = {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "MALLOC_ARENA_MAX": "2",  # with an arena per thread, freed memory would stay with the process
+            **self._within,
         }
         try:
             worker = start(
@@ -126,10 +137,14 @@ def _wait_until_ready(worker: Child) -> str:
 
 @contextmanager
 def serve_pool(
-    log: Log, keep_open: Sequence[int] = (), port: int = 0, host: str = "localhost"
+    log: Log,
+    keep_open: Sequence[int] = (),
+    within: Within | None = None,
+    port: int = 0,
+    host: str = "localhost",
 ) -> Iterator[tuple[WorkerPool, int]]:
     """Serve a pool; yield it with the port it listens on (a free one by default). Its workers end with it."""
-    pool = WorkerPool(log, keep_open)
+    pool = WorkerPool(log, keep_open, within)
     server = grpc.server(ThreadPoolExecutor(_THREADS, "worker-pool"))
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     bound = server.add_insecure_port(f"{host}:{port}")
@@ -155,7 +170,15 @@ def work(worker_id: str, control: str, provision: str) -> None:
     }
     _, harness, _ = create_harness(environment)
     print(_READY, flush=True)
-    harness.run()
+    with _make_within():
+        harness.run()
+
+
+def _make_within() -> AbstractContextManager[object]:
+    """The context that the pool wants this worker to work in."""
+    pickled = os.environ.get(_WITHIN)
+    within: Within = pickle.loads(base64.b64decode(pickled)) if pickled else nullcontext
+    return within()
 
 
 def _ask_options(worker_id: str, provision: str) -> str:

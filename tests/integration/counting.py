@@ -23,12 +23,27 @@ from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from runners.flink.checkpoints import remove_other_jobs
-from runners.flink.engine import Engine
+from runners.flink.engine import StreamEngine
 from runners.flink.launch import run
 from runners.progress import Progress
 
 ENGINE = "_stream"
 _SESSION_SECONDS, _PAUSE_SECONDS = 0.2, 0.02
+
+
+def read_numbers(folder: Path) -> list[tuple[int, int, int]]:
+    """What was written: number, count, process."""
+    path = folder / "numbers"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [tuple(map(int, line.split())) for line in lines if line.endswith("\n")]  # type: ignore[misc]
+
+
+def assert_counted_without_a_gap(folder: Path) -> None:
+    """Every number is there, and its step's state had seen each number before it once, whatever happened in
+    between."""
+    written = read_numbers(folder)
+    assert {number for number, _, _ in written} == set(range(max(written)[0] + 1))
+    assert [number + 1 for number, _, _ in written] == [count for _, count, _ in written]
 
 
 class _Endless(OffsetRestrictionTracker):
@@ -109,7 +124,7 @@ def main() -> None:
     parser.add_argument("--master")
     parser.add_argument("--environment")
     asked = parser.parse_args()
-    engine = Engine(
+    engine = StreamEngine(
         asked.folder / ENGINE,
         checkpoint_seconds=0.5,
         master=asked.master,

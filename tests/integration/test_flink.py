@@ -1,120 +1,31 @@
 """A graph on a real Flink: it goes on where it was, whatever ended it, and leaves no process behind."""
 
 import fcntl
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runners.flink.checkpoints import find_newest_checkpoint, list_complete_checkpoints
-from runners.flink.jars import FlinkMissing, ensure_jars, find_java
-from tests.integration.counting import ENGINE
+from tests.integration.counting import ENGINE, assert_counted_without_a_gap, read_numbers
+from tests.integration.programs import WHY_NOT, Program, wait_for_end
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 180.0
-
-try:
-    find_java()
-    ensure_jars()
-    WHY = ""
-except FlinkMissing as missing:
-    WHY = str(missing)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY), reason=WHY)]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
 
-class Counting:
-    """The counting program, running on a folder; what it tells is kept."""
+class Counting(Program):
+    """The counting program, running on a folder."""
 
-    def __init__(self, folder: Path, *words: str, hold: tuple[int, ...] = ()) -> None:
-        self.folder = folder
-        self.told: list[dict[str, Any]] = []
-        command = [sys.executable, "-m", "tests.integration.counting", str(folder), *words]
-        command += ["--hold", *map(str, hold)] if hold else []
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=hold
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.told.append(json.loads(line))
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        """What it said last of how it does."""
-        return next((told["progress"] for told in reversed(self.told) if "progress" in told), {})
-
-    def until(self, reached: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE
-        while not reached():
-            assert self.process.poll() is None, f"it ended: {self.told[-2:]}"
-            assert time.monotonic() < end, f"it never got there: {self.told[-1:]}"
-            time.sleep(0.05)
+    def __init__(self, folder: Path, *words: object, hold: tuple[int, ...] = ()) -> None:
+        super().__init__("counting", folder, *words, hold=hold)
 
     def counted(self, more: int = 5) -> None:
         """Wait until it has written some more numbers."""
-        before = len(numbers(self.folder))
-        self.until(lambda: len(numbers(self.folder)) >= before + more)
-
-    def ended(self) -> dict[str, Any]:
-        """How it ended."""
-        self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return self.told[-1]
-
-    def interrupted(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        assert self.ended() == {"end": "KeyboardInterrupt", "message": ""}
-
-    def children(self) -> dict[int, str]:
-        """The processes it has started, with their command lines."""
-        found = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parent = int(status.read_text().rpartition(")")[2].split()[1])
-                words = (status.parent / "cmdline").read_text().replace("\0", " ")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if parent == self.process.pid:
-                found[int(status.parent.name)] = words
-        return found
-
-    def java(self) -> int:
-        return next(pid for pid, words in self.children().items() if "FlinkJobServerDriver" in words)
-
-
-def numbers(folder: Path) -> list[tuple[int, int, int]]:
-    """What was written: number, count, process."""
-    path = folder / "numbers"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [tuple(map(int, line.split())) for line in lines if line.endswith("\n")]  # type: ignore[misc]
-
-
-def assert_counted_without_a_gap(folder: Path) -> None:
-    """Every number is there, and its step's state had seen each number before it once, whatever happened in
-    between."""
-    written = numbers(folder)
-    assert {number for number, _, _ in written} == set(range(max(written)[0] + 1))
-    assert [number + 1 for number, _, _ in written] == [count for _, count, _ in written]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        before = len(read_numbers(self.folder))
+        self.until(lambda: len(read_numbers(self.folder)) >= before + more)
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +64,11 @@ Begun = Callable[..., Counting]
 def test_an_interrupted_run_goes_on_where_it_was_and_its_successor_dies_with_java(
     folder: Path, begun: Begun
 ) -> None:
-    before, checkpoint = numbers(folder), find_newest_checkpoint(folder / ENGINE)
+    before, checkpoint = read_numbers(folder), find_newest_checkpoint(folder / ENGINE)
     run = begun(folder)
     run.until(lambda: run.progress.get("checkpoints", 0) > 0)
     assert run.progress["restored_from"] == str(checkpoint)
-    assert numbers(folder)[len(before)][0] > 0
+    assert read_numbers(folder)[len(before)][0] > 0
     assert [path.parent.name for path in (folder / ENGINE / "checkpoints").glob("*/chk-*")].count(
         checkpoint.parent.name
     ) == 0
@@ -174,11 +85,11 @@ def test_flink_recovers_by_itself_from_a_dead_worker_and_from_a_failing_step(
 ) -> None:
     run = begun(folder)
     run.counted()
-    worker = numbers(folder)[-1][2]
+    worker = read_numbers(folder)[-1][2]
     assert "runners.flink.workers" in run.children()[worker]
     os.kill(worker, signal.SIGKILL)
     run.until(lambda: "was killed by signal 9" in (run.progress["failure"] or ""))
-    run.until(lambda: numbers(folder)[-1][2] != worker and run.progress["state"] == "running")
+    run.until(lambda: read_numbers(folder)[-1][2] != worker and run.progress["state"] == "running")
     (folder / "poison").touch()
     run.until(
         lambda: (
@@ -208,10 +119,7 @@ def test_nothing_outlives_a_killed_launcher_and_a_lock_holds_as_long_as_anything
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.kill(run.process.pid, signal.SIGKILL)
         fcntl.flock(again, fcntl.LOCK_EX)
-    end = time.monotonic() + PATIENCE
-    while any(map(alive, children)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert [words for pid, words in children.items() if alive(pid)] == []
+    wait_for_end(children)
     successor = begun(folder)
     successor.counted()
     assert_counted_without_a_gap(folder)
@@ -307,37 +215,3 @@ def test_the_unsealed_checkpoint_of_another_graph_is_no_reason_to_go_back_to_an_
     assert end["end"] == "CheckpointRefused"
     assert f"Flink cannot go on from {newest}" in end["message"]
     assert "another one now" in end["message"]
-
-
-@pytest.mark.chaos
-def test_a_cluster_runs_the_same_graph_and_goes_on_from_the_newest_checkpoint(
-    tmp_path: Path, begun: Begun
-) -> None:
-    command = [
-        sys.executable,
-        ROOT / "deploy/flink/session_cluster.py",
-        "--folder",
-        tmp_path / "cluster",
-        "--taskmanagers",
-        "1",
-    ]
-    cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert cluster.stdout is not None
-        told = next(
-            line for line in cluster.stdout if "--flink-master" in line
-        )  # after a line that jars are fetched
-        _, master, _, environment = told.split()
-        (tmp_path / "run").mkdir()
-        restored = []
-        for _ in range(2):
-            run = begun(tmp_path / "run", "--master", master, "--environment", environment)
-            run.until(lambda run=run: run.progress.get("checkpoints", 0) > 1)  # type: ignore[misc]
-            restored.append(run.progress["restored_from"])
-            run.interrupted()
-        assert restored[0] is None
-        assert restored[1] is not None
-        assert_counted_without_a_gap(tmp_path / "run")
-    finally:
-        cluster.terminate()
-        cluster.wait(PATIENCE)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.archives import Typed
+from tests.integration.programs import WHY_NOT
 from tests.integration.streaming import KEY, ROOT, Scene, end_runs
-from tests.integration.test_flink import WHY
 from tests.servers import RedisServer
 from tests.transforms.redis.test_access import acl_words
 from transforms.redis.access import LIVE_STREAMS, make_rules
@@ -71,7 +71,7 @@ def test_doctor_and_a_start_refuse_a_user_with_too_few_rights(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(WHY), reason=WHY)
+@pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 def test_a_stream_runs_as_a_user_with_its_rights_through_a_unix_socket(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

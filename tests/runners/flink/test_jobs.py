@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from runners.flink import job, launch
+from runners.flink import job, job_server, launch
 from runners.flink.checkpoints import choose_checkpoints, list_complete_checkpoints
-from runners.flink.engine import Engine, make_folders
-from runners.flink.launch import FlinkFailed
-from runners.flink.processes import Log
+from runners.flink.engine import StreamEngine, make_folders
+from runners.flink.job_server import FlinkFailed, JobServer
 from runners.flink.rest import Checkpoints, JobReport
 from runners.flink.restore import CheckpointRefused
 from runners.progress import Progress
@@ -41,6 +40,8 @@ class Flink:
     def __post_init__(self) -> None:
         self.numbers = itertools.count(1)
 
+    has_hung_up: bool = False
+
     @property
     def cause(self) -> str:
         return self.text
@@ -57,6 +58,9 @@ class Flink:
         self.restored.append(Path(restored[0].partition(": file://")[2]).name if restored else None)
         self.jobs.append(f"job-{len(self.jobs)}")
         return self
+
+    def write_log(self, line: bytes) -> None:
+        pass
 
     def find_job(self, name: str) -> str:
         return self.jobs[-1]
@@ -81,9 +85,9 @@ class Flink:
 @pytest.fixture
 def flink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flink]:
     flink = Flink(tmp_path)
-    monkeypatch.setattr(launch, "submit", flink.submit)
-    monkeypatch.setattr(launch, "Rest", lambda url: flink)
-    monkeypatch.setattr(launch, "_REPORT_SECONDS", 0.001)
+    monkeypatch.setattr(job_server, "submit", flink.submit)
+    monkeypatch.setattr(job_server, "Rest", lambda url: flink)
+    monkeypatch.setattr(launch, "REPORT_SECONDS", 0.001)
     monkeypatch.setattr(job, "_TICK", 0.001)
     with make_folders(tmp_path):
         yield flink
@@ -99,11 +103,11 @@ def run(flink: Flink, renewals: int = 0, renew_seconds: float = 0.0, reports: in
         if renewed or len(reported) >= reports:
             interrupted.set()
 
-    engine, pool = Engine(flink.folder, renew_seconds=renew_seconds), SimpleNamespace(find_death=lambda: None)
-    log = Log(flink.folder / "logs" / "flink.log")
-    of: Any = launch._Run(engine, flink, log, pool, interrupted, follow)  # type: ignore[arg-type]
+    engine = StreamEngine(flink.folder, renew_seconds=renew_seconds)
+    pool = SimpleNamespace(find_death=lambda: None)
+    server = JobServer(engine, flink, pool, 50000, interrupted)  # type: ignore[arg-type]
     try:
-        of.run_jobs(lambda root: None, 50000)
+        launch._Run(engine, server, follow).run_jobs(lambda root: None)
     except KeyboardInterrupt:
         return reported
     raise AssertionError("it ended by itself")
@@ -136,7 +140,7 @@ def test_an_unreadable_checkpoint_is_left_out_for_the_one_before(
         flink.trace, flink.restarts = (UNREADABLE, 2) if len(flink.jobs) == 1 else (None, 0)
         return flink
 
-    monkeypatch.setattr(launch, "submit", fail_first)
+    monkeypatch.setattr(job_server, "submit", fail_first)
     reported = run(flink, renewals=0, renew_seconds=1000, reports=8)
     assert flink.restored == ["chk-2", "chk-1"]
     assert (
@@ -173,7 +177,7 @@ def test_an_end_of_the_job_or_of_java_names_its_cause(
         vars(flink).update(change)
         return flink
 
-    monkeypatch.setattr(launch, "submit", submit)
+    monkeypatch.setattr(job_server, "submit", submit)
     with pytest.raises(FlinkFailed, match=cause):
         run(flink)
 

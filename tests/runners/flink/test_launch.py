@@ -19,9 +19,10 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from runners.direct import TakenOptionError
 from runners.flink import jars
 from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
-from runners.flink.engine import Engine, make_folders, write_configuration
+from runners.flink.engine import StreamEngine, make_folders, write_stream_configuration
 from runners.flink.jars import FlinkMissing
-from runners.flink.launch import FlinkFailed, run
+from runners.flink.job_server import FlinkFailed
+from runners.flink.launch import run
 from runners.flink.processes import Log, start
 from runners.flink.rest import find_root_cause
 from runners.flink.workers import serve_pool
@@ -102,7 +103,7 @@ def test_other_jobs_are_removed_with_all_their_checkpoints(tmp_path: Path) -> No
 def test_an_option_that_the_engine_decides_is_refused_before_anything_is_made(
     tmp_path: Path, option: str
 ) -> None:
-    engine = Engine(tmp_path / "run", beam_options=(option, "--max_bundle_size=10"))
+    engine = StreamEngine(tmp_path / "run", beam_options=(option, "--max_bundle_size=10"))
     with pytest.raises(TakenOptionError, match=f"decides {option.partition('=')[0]} itself"):
         run(lambda root: pytest.fail("was built"), engine, lambda progress: pytest.fail("was reported"))
     assert not (tmp_path / "run").exists()
@@ -113,10 +114,10 @@ def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one
 ) -> None:
     path = make_checkpoint(tmp_path, "job/chk-1", at=1000)
     with make_folders(tmp_path):
-        write_configuration(Engine(tmp_path), path)
+        write_stream_configuration(StreamEngine(tmp_path), path)
         assert read_configuration(tmp_path)["execution.savepoint.path"] == path.as_uri()
         assert read_configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
-        write_configuration(Engine(tmp_path), None)
+        write_stream_configuration(StreamEngine(tmp_path), None)
         assert "execution.savepoint.path" not in read_configuration(tmp_path)
 
 
@@ -134,7 +135,7 @@ def test_temporary_files_of_a_run_are_below_it_and_end_with_it_however_it_ends(t
     with pytest.raises(FlinkFailed):
         fail()
     assert tempfile.gettempdir() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "conf", "logs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf", "logs"]
 
 
 def test_a_graph_that_cannot_be_wired_leaves_no_folder(
@@ -267,7 +268,7 @@ def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -
     except FlinkMissing as missing:
         pytest.skip(str(missing))
     with pytest.raises(ZeroDivisionError, match="no graph"):
-        run(build, Engine(tmp_path, heap_mb=256), lambda progress: None)
+        run(build, StreamEngine(tmp_path, heap_mb=256), lambda progress: None)
 
 
 def test_a_java_that_dies_while_it_is_given_the_job_is_named(
@@ -282,9 +283,9 @@ def test_a_java_that_dies_while_it_is_given_the_job_is_named(
         jars.find_java(), jars.ensure_jars()
     except FlinkMissing as missing:
         pytest.skip(str(missing))
-    monkeypatch.setattr("runners.flink.launch.submit", submit)
+    monkeypatch.setattr("runners.flink.job_server.submit", submit)
     with pytest.raises(FlinkFailed, match="Java process was killed by signal 9"):
-        run(lambda root: None, Engine(tmp_path, heap_mb=256), lambda progress: None)
+        run(lambda root: None, StreamEngine(tmp_path, heap_mb=256), lambda progress: None)
 
 
 def test_flink_that_is_missing_and_cannot_be_fetched_is_an_error(
