@@ -152,17 +152,17 @@ class SourceSettings(SettingsGroup):
     )
     redis_key: FilePath | None = Field(None, description="Private key of that certificate (PEM).")
     read_ms: int = Field(
-        100,
+        1000,
         ge=10,
         le=10_000,
-        description="Milliseconds that a read session lasts once entries arrive. Longer sessions cost "
-        "latency and save overhead.",
+        description="Milliseconds that a read session lasts at most while the reader is behind. It ends with "
+        "the first entries if the reader keeps up.",
     )
     idle_ms: int = Field(
         1000, ge=10, le=10_000, description="Milliseconds that a read session waits for a first entry."
     )
     read_count: int = Field(
-        10_000, ge=1, le=1_000_000, description="Entries of a stream that are read at a time."
+        50_000, ge=1, le=1_000_000, description="Entries of a stream that are read at a time, at most."
     )
     reread_seconds: int = Field(
         7500, ge=0, description="A stream without a checkpoint starts this long before its group's offset."

@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -52,7 +53,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self._log, self._keep_open = log, tuple(keep_open)
         self._within = {} if within is None else {_WITHIN: base64.b64encode(pickle.dumps(within)).decode()}
         self._lock = threading.Lock()
-        self._workers: dict[str, Child] = {}
+        self._workers: dict[str, list[Child]] = defaultdict(list)
         self._death: str | None = None
 
     def StartWorker(  # noqa: N802 (the protocol's name)
@@ -78,24 +79,33 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=f"a Python worker cannot be started: {error}")
         with self._lock:
-            self._workers[request.worker_id] = worker
+            self._workers[request.worker_id].append(worker)
         return beam_fn_api_pb2.StartWorkerResponse(error=_wait_until_ready(worker))
 
     def StopWorker(  # noqa: N802 (the protocol's name)
         self, request: beam_fn_api_pb2.StopWorkerRequest, context: grpc.ServicerContext
     ) -> beam_fn_api_pb2.StopWorkerResponse:
-        """End the process; it is no error if it has ended."""
+        """End the process; it is no error if it has ended.
+
+        Each TaskManager numbers its workers by itself, so several can have one name, and the request does not
+        say which of them is meant. So of several none is stopped: a worker ends when its TaskManager hangs up.
+        """
         with self._lock:
-            worker = self._workers.pop(request.worker_id, None)
-        if worker is not None:
-            self._note_death(request.worker_id, worker)
-            worker.stop()
+            named = self._workers[request.worker_id]
+            meant = next((worker for worker in named if worker.exit_code is not None), None)
+            if meant is None and len(named) == 1:
+                meant = named[0]
+            if meant is not None:
+                named.remove(meant)
+        if meant is not None:
+            self._note_death(request.worker_id, meant)
+            meant.stop()
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def find_death(self) -> str | None:
         """How the newest worker died that was not stopped, with its last line if it exited, or None."""
         with self._lock:
-            workers = list(self._workers.items())
+            workers = [(name, worker) for name, named in self._workers.items() for worker in named]
         for worker_id, worker in workers:
             self._note_death(worker_id, worker)
         return self._death
@@ -112,12 +122,14 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     def list_pids(self) -> list[int]:
         """The ids of the processes that run."""
         with self._lock:
-            return [worker.pid for worker in self._workers.values() if worker.exit_code is None]
+            workers = [worker for named in self._workers.values() for worker in named]
+        return [worker.pid for worker in workers if worker.exit_code is None]
 
     def close(self) -> None:
         """End all workers."""
         with self._lock:
-            workers, self._workers = list(self._workers.values()), {}
+            workers = [worker for named in self._workers.values() for worker in named]
+            self._workers.clear()
         for worker in workers:
             worker.stop(patience=1.0)
 

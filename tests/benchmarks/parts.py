@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.settings import load
 from tests.benchmarks.trials import KEY, PATIENCE, Sample, Stamps, Trial
 from tests.integration.streaming import kill
 from transforms.sinks.publish import ENRICHED
@@ -28,6 +27,7 @@ SOAK_SETTINGS = ("--stale-seconds", 300)
 SOAK_HISTORY_MINUTES, SOAK_HISTORY_AGO = 75, 2
 """The soak begins with history as full as it gets: 62 minutes, and those that a report may come late."""
 IDLE_KEYS = tuple(f"{KEY}_idle_{number}" for number in range(3))
+BUSY_KEYS = (KEY, f"{KEY}_2")
 RECOVERY_RATE, STEADY_SECONDS = 10_000, 20
 _PROMPT_US = 1_000_000
 _OUTAGE_US = 2_000_000
@@ -108,7 +108,7 @@ def latency(plan: Plan) -> Outcome:
     for rate in RATES:
         measured = _live(plan.folder / "latency", rate, max(15.0, 120 * plan.scale))
         figures += list(measured.figures("latency", f"{rate:,}/min"))
-    return Outcome([*figures, Figure("latency", "both", "read session (read_ms)", load()[0].read_ms, "ms")])
+    return Outcome(figures)
 
 
 def drain(plan: Plan) -> Outcome:
@@ -171,6 +171,21 @@ def keys(plan: Plan) -> Outcome:
     )
 
 
+def parallel(plan: Plan) -> Outcome:
+    """Two busy streams, read with parallelism 1 and then 2."""
+    messages, seconds = int(BACKLOG / 4 * plan.scale), max(15.0, 60 * plan.scale)
+    figures: list[Figure] = []
+    for parallelism in (1, 2):
+        case, words = f"two keys, parallelism {parallelism}", ("--parallelism", str(parallelism))
+        drained = _drain(plan.folder / "parallel", messages, words, BUSY_KEYS, busy=2)
+        live = _live(plan.folder / "parallel", RATES[0], seconds, BUSY_KEYS, words, busy=2)
+        figures += [
+            *drained.figures("parallel", case),
+            *live.figures("parallel", f"{case}, {RATES[0]:,}/min"),
+        ]
+    return Outcome(figures)
+
+
 def recovery(plan: Plan) -> Outcome:
     """From SIGKILL to caught up: of a worker; of Java, and of all of it, with the command run again at
     once."""
@@ -202,13 +217,23 @@ def recovery(plan: Plan) -> Outcome:
     return Outcome(figures)
 
 
-def _live(folder: Path, per_minute: int, seconds: float, streams: Sequence[str] = (KEY,)) -> Latency:
-    """Latency at a rate, for some seconds after the warm-up."""
+def _live(
+    folder: Path,
+    per_minute: int,
+    seconds: float,
+    streams: Sequence[str] = (KEY,),
+    words: Sequence[str] = (),
+    busy: int = 1,
+) -> Latency:
+    """Latency at a rate, for some seconds after the warm-up; the first `busy` streams share the rate."""
     with Trial(folder, streams) as trial:
-        job = trial.stream("--live", "--live-maxlen", 1_000_000_000)
+        job = trial.stream("--live", "--live-maxlen", 1_000_000_000, *words)
         trial.until(trial.reads, job)
-        sender = trial.send(int(per_minute * (WARM_SECONDS + seconds) / 60), per_minute)
-        samples = _samples(trial, job, sender, every=1.0)
+        messages = int(per_minute * (WARM_SECONDS + seconds) / 60)
+        senders = [trial.send(messages // busy, per_minute // busy, place=place) for place in range(busy)]
+        samples = _samples(trial, job, senders[0], every=1.0)
+        for sender in senders[1:]:
+            trial.ends_well(sender)
         trial.until(lambda: len(trial.stamps()) >= trial.sent(), job)
         settled(trial)
         stamps, published = trial.stamps(), published_at(trial.client)
@@ -221,10 +246,14 @@ def _live(folder: Path, per_minute: int, seconds: float, streams: Sequence[str] 
     )
 
 
-def _drain(folder: Path, messages: int, words: Sequence[str], streams: Sequence[str] = (KEY,)) -> Drained:
-    """Read a backlog to its end, and prove that all of it is in the tables."""
+def _drain(
+    folder: Path, messages: int, words: Sequence[str], streams: Sequence[str] = (KEY,), busy: int = 1
+) -> Drained:
+    """Read a backlog of the first `busy` streams to its end, and prove that all of it is in the tables."""
     with Trial(folder, streams) as trial:
-        entries = trial.load(messages, max(10, messages // BACKLOG_PER_MINUTE))
+        for place in range(busy):
+            minutes = max(10, messages // BACKLOG_PER_MINUTE)
+            entries = trial.load(messages // busy, minutes, place=place)
         job = trial.stream("--until-idle", *words)
         trial.until(trial.reads, job)
         first = trial.first_read()

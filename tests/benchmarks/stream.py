@@ -25,16 +25,16 @@ from pathlib import Path
 from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.benchmarks import bench
 from tests.benchmarks.journey import journey
-from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, recovery, soak
+from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, parallel, recovery, soak
 from tests.benchmarks.producers import producers
 from tests.benchmarks.trials import Sample
 
 PARTS = {
     "latency": latency, "journey": journey, "drain": drain, "soak": soak,
-    "keys": keys, "producers": producers, "recovery": recovery,
+    "keys": keys, "parallel": parallel, "producers": producers, "recovery": recovery,
 }  # fmt: skip
-BEST = "--read-count 50000 --read-ms 1000 --flush-seconds 15 --checkpoint-seconds 30"
-"""Settings for throughput: large reads, few sessions, few flushes."""
+BEST = "--flush-seconds 15 --checkpoint-seconds 30"
+"""Settings for throughput: few flushes and checkpoints."""
 
 
 def main() -> None:

@@ -100,11 +100,11 @@ class Trial:
         ]
         return self._start("stream", *of_job, *words, PYTHONPATH=path, STAMPS=str(self._stamps))
 
-    def send(self, messages: int, per_minute: int, *words: object) -> subprocess.Popen[str]:
-        """Generated messages, sent to the first key at a rate."""
+    def send(self, messages: int, per_minute: int, *words: object, place: int = 0) -> subprocess.Popen[str]:
+        """Generated messages, sent to the key of that place at a rate; each key has agents of its own."""
         rate = [
             "--stream",
-            self.keys[0],
+            self.keys[place],
             "--reports",
             messages,
             "--rate",
@@ -112,7 +112,7 @@ class Trial:
             "--agents",
             50,
             "--seed",
-            1,
+            1 + place,
         ]
         return self._start("generate", "--redis", self.server.url, *rate, *words)
 
@@ -217,11 +217,22 @@ class Trial:
             self.client.xinfo_stream(key)["entries-added"] for key in self.keys if self.client.exists(key)
         )
 
-    def load(self, messages: int, minutes: int, *words: object, minutes_ago: int = 60) -> int:
-        """A backlog in the first key, as of `minutes` that ended some minutes ago (an hour): how many
-        entries."""
+    def load(self, messages: int, minutes: int, *words: object, minutes_ago: int = 60, place: int = 0) -> int:
+        """A backlog in the key of that place, as of `minutes` that ended some minutes ago (an hour): how many
+        entries all keys have."""
         start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60 * (minutes + minutes_ago)))
-        span = ["--reports", messages, "--agents", 50, "--seed", 1, "--start", start, "--span", f"{minutes}m"]
+        span = [
+            "--reports",
+            messages,
+            "--agents",
+            50,
+            "--seed",
+            1 + place,
+            "--start",
+            start,
+            "--span",
+            f"{minutes}m",
+        ]
         backlog = self.folder / "backlog"
         self.ends_well(self._start("generate", "--output", backlog, *span, *words))
         for chunk in archive_reader.read_files(archive_files.find_files([str(backlog)])):
@@ -233,7 +244,7 @@ class Trial:
                     for message_id, payload in zip(
                         ids[first : first + _AT_ONCE], payloads[first : first + _AT_ONCE]
                     ):
-                        pipeline.xadd(self.keys[0], {"data": payload[:-1]}, id=message_id)
+                        pipeline.xadd(self.keys[place], {"data": payload[:-1]}, id=message_id)
                     pipeline.execute()
         shutil.rmtree(backlog)
         return self.sent()

@@ -38,9 +38,9 @@ def test_a_run_ends_with_all_results_though_a_worker_is_killed_in_the_middle(
     tmp_path: Path, begin: Begin
 ) -> None:
     run = begin()
-    run.until(lambda: len(list_workers(tmp_path)) == 2)
+    run.until(lambda: len(list_workers(tmp_path)) > 0)
     assert (tmp_path / "within").exists()
-    assert run.progress["state"] == "running"
+    run.until(lambda: run.progress["state"] == "running")
     killed = list_workers(tmp_path)[0]
     os.kill(killed, signal.SIGKILL)
     run.until(lambda: "was killed by signal 9" in (run.progress["failure"] or ""))
@@ -48,14 +48,14 @@ def test_a_run_ends_with_all_results_though_a_worker_is_killed_in_the_middle(
     assert run.ended() == {"end": "done", "counted": NUMBERS}
     assert run.progress["restarts"] == 1
     assert read_sums(tmp_path) == SUMS
-    assert len(list_workers(tmp_path)) > 2
+    assert set(list_workers(tmp_path)) > {killed}
 
 
 def test_an_error_of_a_step_ends_the_run_at_once_and_is_raised_with_its_cause(
     tmp_path: Path, begin: Begin
 ) -> None:
     run = begin()
-    run.until(lambda: len(list_workers(tmp_path)) == 2)
+    run.until(lambda: len(list_workers(tmp_path)) > 0)
     (tmp_path / "poison").touch()
     (tmp_path / "hold").unlink()
     end = run.ended()
@@ -71,7 +71,7 @@ def test_a_killed_java_ends_the_run_with_that_cause_and_the_same_command_complet
     tmp_path: Path, begin: Begin
 ) -> None:
     run = begin()
-    run.until(lambda: len(list_workers(tmp_path)) == 2)
+    run.until(lambda: len(list_workers(tmp_path)) > 0)
     children = run.children()
     os.kill(run.java(), signal.SIGKILL)
     end = run.ended()
@@ -85,9 +85,9 @@ def test_a_killed_java_ends_the_run_with_that_cause_and_the_same_command_complet
 
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, begin: Begin) -> None:
     run = begin()
-    run.until(lambda: len(list_workers(tmp_path)) == 2)
+    run.until(lambda: len(list_workers(tmp_path)) > 0)
     children = run.children()
-    assert len(children) == 3
+    assert len(children) > 1
     run.interrupted()
     assert run.progress["state"] == "stopping"
     wait_for_end(children)

@@ -1,4 +1,4 @@
-"""Graphs on a Flink cluster of two TaskManagers, which loses one of them."""
+"""Graphs on a Flink cluster of two TaskManagers with a slot each, which loses one of them."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ class Cluster(NamedTuple):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
-    command = [sys.executable, ROOT / "deploy/flink/session_cluster.py", "--folder", folder]
+    command = [sys.executable, ROOT / "deploy/flink/session_cluster.py", "--folder", folder, "--slots", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None

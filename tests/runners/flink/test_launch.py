@@ -259,6 +259,33 @@ def test_a_worker_that_cannot_connect_is_an_answer_and_not_a_wait_for_ever(tmp_p
         assert pool.list_pids() == []
 
 
+def test_stopping_a_worker_ends_no_worker_of_the_same_name_of_another_taskmanager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path / "workers.log")
+    started: list[Child] = []
+
+    def start_sleeping(*_: Any, **__: Any) -> Child:
+        started.append(start(["sleep", "60"], log))
+        return started[-1]
+
+    monkeypatch.setattr(workers, "start", start_sleeping)
+    monkeypatch.setattr(workers, "_wait_until_ready", lambda worker: "")
+    pool = workers.WorkerPool(log)
+    stop = beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1")
+    for _ in range(2):
+        pool.StartWorker(beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1"), MagicMock())
+    pool.StopWorker(stop, MagicMock())
+    assert pool.list_pids() == [child.pid for child in started]
+    os.kill(started[1].pid, signal.SIGTERM)
+    while started[1].exit_code is None:
+        time.sleep(0.01)
+    pool.StopWorker(stop, MagicMock())
+    assert pool.list_pids() == [started[0].pid]
+    pool.StopWorker(stop, MagicMock())
+    assert (pool.list_pids(), started[0].exit_code) == ([], -signal.SIGTERM)
+
+
 def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -> None:
     def build(root: beam.Pipeline) -> None:
         raise ZeroDivisionError("no graph")
