@@ -52,10 +52,10 @@ docs: setup ## The docs site, in site/
 	@deploy/build_docs.sh
 
 bench: setup ## The whole graph on 1M and 3M reports, beside DuckDB, Polars and per-row Beam (seven minutes)
-	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH)
+	$(BIN)/python -m tests.benchmarks.bench --folder $(BENCH) --scale $(SCALE)
 
 bench-quick: setup ## The same on a tenth of the reports
-	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH) --scale 0.1
+	$(BIN)/python -m tests.benchmarks.bench --folder $(BENCH) --scale 0.1
 
 bench-scale: setup ## Time and memory by reports, agents, cores, dirt and order, as curves (15 minutes; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.scale --folder $(BENCH) --scale $(SCALE)
