@@ -46,7 +46,8 @@ def _measured(measured: Sequence[Measured]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for each in measured:
         times = [f"{seconds:,.2f}" for seconds in (each.seconds, each.fastest, each.slowest, each.cpu)]
-        others = [f"{value:,.0f}" for value in (each.point.messages / each.seconds, each.mib, each.windows)]
+        others = [f"{value:,.0f}" for value in (each.point.messages / each.seconds, each.mib)]
+        others.append("-" if each.windows is None else f"{each.windows:,}")
         yield _row(each.point.case, *times, *others)
 
 

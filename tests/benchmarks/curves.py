@@ -85,7 +85,8 @@ class Point:
 @dataclass(frozen=True)
 class Measured:
     """A point's run, the middle one of several: seconds, of all of them the `fastest` and `slowest`, of CPU;
-    peak MiB; rows written to kpi_aggregations; the seconds of each stage, over its processes."""
+    peak MiB; rows written to kpi_aggregations and the seconds of each stage, over its processes, where the
+    engine tells."""
 
     point: Point
     seconds: float
@@ -93,7 +94,7 @@ class Measured:
     slowest: float
     cpu: float
     mib: float
-    windows: int
+    windows: int | None
     stages: dict[str, float]
 
 

@@ -131,9 +131,9 @@ def backfill(point: Point, folder: Path, outputs: Path, proven: bool) -> Run:
     with which others are compared, stays."""
     found = source(point, folder)
     output = fresh(outputs / point.case)
-    engine = ["--runner", point.runner] if point.runner != "direct" else []
+    engine = ["--timings"] if point.runner == "direct" else ["--runner", point.runner]
     size = ["--workers", str(point.cores), "--block-reports", str(point.block_reports)]
-    job = ["backfill", *engine, *size, "--input", str(found), "--output", str(output), "--timings"]
+    job = ["backfill", *engine, *size, "--input", str(found), "--output", str(output)]
     os.sync()  # what generating left to write must not be written beside the run
     measured = run([*on(point.cores), *KPIFLOW, *job], point.messages)
     figures = f"{measured.seconds:7.1f} s {measured.cpu:7.1f} CPU s {measured.peak_mib:7,.0f} MiB"
@@ -214,7 +214,7 @@ def middle(point: Point, runs: Sequence[Run]) -> Measured:
         slowest=ordered[-1].seconds,
         cpu=chosen.cpu,
         mib=chosen.peak_mib,
-        windows=int(stages["write kpi_aggregations"][0].replace(",", "")),
+        windows=int(stages["write kpi_aggregations"][0].replace(",", "")) if stages else None,
         stages={name: float(seconds) for name, (_, seconds) in stages.items()},
     )
 
