@@ -126,6 +126,11 @@ MEMORY = (
         "bytes",
         lambda point: point.cores * point.part * point.windows / 2**20,
     ),
+    Term(
+        "a message of a file, in each worker",
+        "bytes",
+        lambda point: point.cores * point.messages / point.hours * point.plan.file_minutes / 60 / 2**20,
+    ),
     Term("a message of the run", "bytes", lambda point: point.messages / 2**20),
 )
 

@@ -29,7 +29,7 @@ from tests.benchmarks.curves import (
 from tests.benchmarks.scale import keep, kept, middle, on, points, shuffle
 
 WEIGHTS = (2.0, 9.0, 40.0, 2.5, 4.0)
-BYTES = (200.0, 150.0, 1200.0, 500.0, 60.0)
+BYTES = (200.0, 150.0, 1200.0, 500.0, 900.0, 60.0)
 TRUE = Model(TIME, dict(zip((term.name for term in TIME), WEIGHTS)), both=0.6)
 TRUE_MIB = Model(MEMORY, dict(zip((term.name for term in MEMORY), BYTES)))
 POINTS = points(1.0)
