@@ -130,7 +130,7 @@ def backfill(point: Point, folder: Path, outputs: Path, proven: bool) -> Run:
     """One run of a point; what it wrote is proven to be right unless that is known. Only the base's output,
     with which others are compared, stays."""
     found = source(point, folder)
-    output = fresh(outputs / point.case)
+    output = fresh(outputs / re.sub(r"\W+", "-", point.case))
     engine = ["--timings"] if point.runner == "direct" else ["--runner", point.runner]
     size = ["--workers", str(point.cores), "--block-reports", str(point.block_reports)]
     job = ["backfill", *engine, *size, "--input", str(found), "--output", str(output)]
