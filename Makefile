@@ -7,7 +7,7 @@ SCALE := 1
 WORKERS ?= 3
 SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
-.PHONY: help setup flink servers demo check test lint docs bench bench-quick bench-scale bench-stream bench-sinks chaos clean
+.PHONY: help setup flink servers demo check test lint docs bench bench-quick bench-scale bench-batch bench-stream bench-sinks chaos clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,14 +51,17 @@ lint: setup ## ruff and mypy
 docs: setup ## The docs site, in site/
 	@deploy/build_docs.sh
 
-bench: setup ## The whole graph on 1M and 3M reports, beside DuckDB, Polars and per-row Beam (seven minutes)
-	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH)
+bench: setup ## A backfill of 1M and 3M reports beside DuckDB, Polars and per-row Beam (ten minutes; SCALE=0.1 for a short one)
+	$(BIN)/python -m tests.benchmarks.bench --folder $(BENCH) --scale $(SCALE)
 
-bench-quick: setup ## The same on a tenth of the reports
-	$(BIN)/python tests/benchmarks/bench.py --folder $(BENCH) --scale 0.1
+bench-quick: setup ## The same on a tenth of the reports (three minutes)
+	$(BIN)/python -m tests.benchmarks.bench --folder $(BENCH) --scale 0.1
 
-bench-scale: setup ## Time and memory by reports, agents, cores, dirt and order, as curves (15 minutes; SCALE=0.1 for a short one)
+bench-scale: setup flink ## Time and memory by reports, agents, cores, engine, dirt and order, as curves (35 minutes; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.scale --folder $(BENCH) --scale $(SCALE)
+
+bench-batch: bench bench-scale ## Both of these, and the pictures of the docs from them (45 minutes)
+	$(BIN)/python -m tests.benchmarks.scale --folder $(BENCH) --draw docs/pictures
 
 bench-stream: setup flink servers ## The live stream: latency, drain, a half hour's memory, recovery (80 minutes; SCALE=0.1 for a short one)
 	$(BIN)/python -m tests.benchmarks.stream --folder $(BENCH) --scale $(SCALE)

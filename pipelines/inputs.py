@@ -1,11 +1,13 @@
 """What `--input`, `--from` and `--to` mean."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from pipelines.failures import RunFailed, WrongUse
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files
+from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files, is_object
 
 
 def find_archives(patterns: list[str]) -> Files:
@@ -15,8 +17,33 @@ def find_archives(patterns: list[str]) -> Files:
         WrongUse: a pattern matches no file, a URL has another form, or its bucket cannot be used.
         RunFailed: its server is unavailable.
     """
-    try:
+    with _explain_errors():
         return find_files(patterns)
+
+
+def verify_urls(patterns: Sequence[str]) -> None:
+    """Check the form of the patterns that are URLs. Nothing is connected to.
+
+    Raises:
+        WrongUse: a URL is not of an object store, or has another form.
+    """
+    for pattern in patterns:
+        if is_object(pattern):
+            with _explain_errors():
+                from transforms.sources.archives.object_files import parse_object
+
+                parse_object(pattern)
+        elif "://" in pattern:
+            raise WrongUse(
+                f"--input {pattern} is no archive", "give gs://BUCKET/PATTERN or s3://BUCKET/PATTERN"
+            )
+
+
+@contextmanager
+def _explain_errors() -> Iterator[None]:
+    """Raise what patterns and object stores raise as a Failure with a fix."""
+    try:
+        yield
     except NoArchiveError as error:
         fix = "check the path; put a glob in quotes if the shell must not expand it"
         raise WrongUse(str(error), fix) from error

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from pipelines.inputs import find_archives
+from pipelines.inputs import find_archives, verify_urls
 from pipelines.jobs.backfill import fit_settings, wire_batch
 from pipelines.jobs.engines import Wire
 from pipelines.outputs import open_outputs, parse_outputs
@@ -34,6 +34,7 @@ class CloudBackfill:
 
         What the patterns match is only known with a connection.
         """
+        verify_urls(self.inputs)
         outputs = parse_outputs(self.outputs, settings)
         return wire_batch(_SOME_ARCHIVE, outputs, settings, self.span, recall=True)
 

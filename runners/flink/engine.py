@@ -164,7 +164,8 @@ def make_java_arguments(engine: Engine, jars: Path) -> list[str]:
         "--job-port=0",
         "--artifact-port=0",
         "--expansion-port=0",
-        f"--artifacts-dir={temporary / 'artifacts'}",
+        "--artifacts-dir",  # a value after = could not have blanks
+        str(temporary / "artifacts"),
         f"--flink-master={engine.master or '[local]'}",
     ]
 

@@ -1,10 +1,10 @@
 """Measure `kpiflow backfill` beside what one would use instead: DuckDB SQL, Polars, and Beam row by row
 (`per_row`, on a part).
 
-Prints the machine and a table: rates, their ratios to kpiflow's of the same turn, peak memory and CPU time.
-The jobs take turns. Every run is a process of its own. Before a time counts kpiflow's output is reconciled
-with its input, and a rival's is compared with kpiflow's row by row (`rivals.equal`). The per-row pipeline
-does less, and its output is not compared.
+Prints the machine and tables, and writes them to FOLDER/bench.md: rates, how many times as fast kpiflow is in
+the same turn, peak memory and CPU time of all the processes of a job. The jobs take turns. Before a time
+counts kpiflow's output is reconciled with its input, and a rival's is compared with kpiflow's row by row
+(`rivals.equal`). The per-row pipeline does less, and its output is not compared.
 """
 
 import argparse
@@ -13,28 +13,31 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tests.benchmarks import process_tree
+
 ROOT = Path(__file__).parents[2]
 KPIFLOW = [sys.executable, "-m", "pipelines.cli"]
 RIVALS = {"DuckDB": "duckdb_job", "Polars": "polars_job"}
+TARGETS = {"Polars": 1.25, "DuckDB": 1.4}
+"""How many times as fast as each kpiflow is meant to be."""
 PER_ROW = "Beam row by row"
 REPETITIONS = 3
-AGENTS, DIRTY = 50, 0.05
+AGENTS, DIRTY, HOURS = 50, 0.05, 48
 PER_ROW_SHARE = 0.04
 _INSIDE = re.compile(r" in ([\d.]+) s \(|\"seconds\": ([\d.]+)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A process that ended well: messages, wall seconds and those of them after its imports, CPU seconds,
-    peak resident MiB."""
+    """A job that ended well: messages, wall seconds and those of them after its imports, CPU seconds and peak
+    MiB of all its processes."""
 
     messages: int
     seconds: float
@@ -51,17 +54,12 @@ class Run:
 
 def run(command: Sequence[str], messages: int = 0) -> Run:
     """Run a command to its end; a failure ends the benchmark."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{output}")
-    found = _INSIDE.search(output)
-    inside = float(found[1] or found[2]) if found else seconds
-    return Run(messages, seconds, inside, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
+    ended = process_tree.run(command, ROOT)
+    if ended.code:
+        raise SystemExit(f"{' '.join(command)} failed:\n{ended.output}")
+    found = _INSIDE.search(ended.output)
+    inside = float(found[1] or found[2]) if found else ended.seconds
+    return Run(messages, ended.seconds, inside, ended.cpu, ended.peak_mib, ended.output)
 
 
 def machine() -> str:
@@ -72,14 +70,17 @@ def machine() -> str:
     )
 
 
-def archive(folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIRTY) -> Path:
+def archive(
+    folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIRTY, hours: int = HOURS
+) -> Path:
     """An archive of this many messages, generated once; its folder's name tells what is not as usual."""
     unusual = "" if (agents, dirty) == (AGENTS, DIRTY) else f"-{agents}-{dirty:g}"
+    unusual += "" if hours == HOURS else f"-{hours}h"
     place = folder / f"archive-{reports}{unusual}"
     truth = place / "truth.json"
     if not (truth.exists() and json.loads(truth.read_text(encoding="utf-8")).get("complete")):
         mix = ["--reports", str(reports), "--agents", str(agents), "--dirty", str(dirty), "--seed", "1"]
-        run([*KPIFLOW, "generate", *mix, "--output", str(place)])
+        run([*KPIFLOW, "generate", *mix, "--span", f"{hours}h", "--output", str(place)])
     return place
 
 
@@ -150,16 +151,16 @@ def turn(source: Path, folder: Path, messages: int, rows: bool = True) -> dict[s
 
 
 def table(turns: Sequence[dict[str, Run]]) -> str:
-    """The runs as a table; the ratios are those of runs of one turn."""
+    """The runs as a table; the ratios, kpiflow's rate to the job's, are those of runs of one turn."""
     lines = [
-        "| job | messages/s | min | max | of kpiflow's | min | max "
+        "| job | messages/s | min | max | kpiflow is times as fast | min | max "
         "| s without start | peak MiB | CPU s of 1M |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in turns[0]:
         runs = [each[name] for each in turns]
         rates = [measured.rate for measured in runs]
-        ratios = [each[name].rate / each["kpiflow"].rate for each in turns]
+        ratios = _ratios(turns, name)
         cells = [f"{number:,.0f}" for number in (median(rates), min(rates), max(rates))]
         cells += [f"{number:.3g}" for number in (median(ratios), min(ratios), max(ratios))]
         cells.append(f"{median(measured.inside for measured in runs):.1f}")
@@ -169,8 +170,20 @@ def table(turns: Sequence[dict[str, Run]]) -> str:
     return "\n".join(lines)
 
 
+def _ratios(turns: Sequence[dict[str, Run]], name: str) -> list[float]:
+    return [each["kpiflow"].rate / each[name].rate for each in turns]
+
+
+def targets(turns: Sequence[dict[str, Run]]) -> Iterator[str]:
+    """How many times as fast kpiflow is as those that it is meant to outrun."""
+    for name, target in TARGETS.items():
+        ratios = _ratios(turns, name)
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        yield f"- kpiflow is {median(ratios):.2f} times as fast as {name} ({spread}); the target is {target}."
+
+
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, and write them to FOLDER/bench.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -180,17 +193,25 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    small, large = int(1_000_000 * arguments.scale), int(3_000_000 * arguments.scale)
-    print(machine(), flush=True)
+    text = "\n".join(measure(folder, arguments.scale, arguments.repetitions)) + "\n"
+    (folder / "bench.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")
 
+
+def measure(folder: Path, scale: float, repetitions: int) -> Iterator[str]:
+    """Run all jobs and yield the lines of FOLDER/bench.md."""
+    small, large = int(1_000_000 * scale), int(3_000_000 * scale)
+    yield f"{machine()}, {time.strftime('%Y-%m-%d')}, load {os.getloadavg()[0]:.1f} before:"
     source = archive(folder, small)
-    turns = [turn(source, folder, small) for _ in range(arguments.repetitions)]
-    print(
-        f"\n{small:,} messages, {len(turns)} turns; "
-        f"{PER_ROW} on {turns[0][PER_ROW].messages:,} of them\n\n{table(turns)}"
-    )
-    print(f"\nstages of kpiflow's last run\n{turns[-1]['kpiflow'].output}", flush=True)
-    print(f"\n{large:,} messages, once\n\n{table([turn(archive(folder, large), folder, large, rows=False)])}")
+    turns = [turn(source, folder, small) for _ in range(repetitions)]
+    yield f"\n{small:,} messages, {len(turns)} turns; {PER_ROW} on {turns[0][PER_ROW].messages:,} of them:\n"
+    yield table(turns)
+    yield from ("", *targets(turns))
+    yield f"\nThe stages of kpiflow's last run:\n\n```text\n{turns[-1]['kpiflow'].output}```"
+    once = [turn(archive(folder, large), folder, large, rows=False)]
+    yield f"\n{large:,} messages, once:\n"
+    yield table(once)
+    yield from ("", *targets(once))
 
 
 if __name__ == "__main__":

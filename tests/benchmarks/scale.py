@@ -1,9 +1,9 @@
-"""Measure how `kpiflow backfill` grows with messages, agents, cores, dirt and disorder, one at a time; and
-fit what it costs.
+"""Measure how `kpiflow backfill` grows with messages, agents, cores, dirt and disorder, one at a time, and on
+Flink; and fit what it costs.
 
-Every run is a process of its own. The first output of each point is reconciled with its input, and its counts
-are those of the generator. Writes FOLDER/scale.json, FOLDER/scale.md and FOLDER/scale-*.svg; `--draw DIR`
-draws and writes anew from FOLDER/scale.json, and measures nothing.
+The first output of each point is reconciled with its input, and its counts are those of the generator.
+Writes FOLDER/scale.json, FOLDER/scale.md and FOLDER/scale-*.svg; `--draw DIR` draws and writes anew from
+FOLDER/scale.json, and measures nothing.
 """
 
 import argparse
@@ -13,20 +13,25 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.benchmarks.bench import KPIFLOW, REPETITIONS, Run, archive, fresh, machine, run
-from tests.benchmarks.curves import Costs, Measured, Model, Point, base, costs, draw, sizes
+from tests.benchmarks.curve_pictures import draw
+from tests.benchmarks.curve_tables import LEAST_MESSAGES, Empty, Results, markdown
+from tests.benchmarks.curves import BLOCK_REPORTS, Measured, Point
 
-MESSAGES, LEAST_SLICE = 1_000_000, 1000
+MESSAGES, LEAST_BLOCK = 1_000_000, 1000
+MOST_REPEATED = 5
+"""Points of more than so many times the base's messages are run once."""
 FATES = ("reports", "duplicates", "quarantined")
 EMPTY = {
-    "the graph's two groupings, empty": ["-m", "tests.benchmarks.empty", "{source}"],
+    "the graph's two groupings, empty, in one process": ["-m", "tests.benchmarks.empty", "{source}"],
     "the same as a plain loop": ["-m", "tests.benchmarks.empty", "{source}", "--without-beam"],
     "import of Beam": ["-c", "import apache_beam"],
 }
@@ -34,53 +39,37 @@ EMPTY = {
 _STAGE = re.compile(r"^ *(\S.*?) +([\d,]+) +(\d+\.\d+) +[\d,]+ *$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Empty:
-    """A run without kernels: wall seconds, those without the start of the process, CPU seconds."""
-
-    name: str
-    seconds: float
-    inside: float
-    cpu: float
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that is measured, and where."""
-
-    machine: str
-    measured: list[Measured]
-    empty: list[Empty]
-
-
 def points(scale: float) -> list[Point]:
-    """What is measured: a base, what differs from it in one thing, and two points that the model must
-    foretell."""
-    usual = Point("base", round(MESSAGES * scale), max(LEAST_SLICE, round(MESSAGES * scale)))
+    """What is measured: runs of next to nothing, a base, what differs from it in one thing, and points that
+    the model must foretell."""
+    usual = Point(
+        "base", round(MESSAGES * scale), block_reports=max(LEAST_BLOCK, round(BLOCK_REPORTS * scale))
+    )
 
-    def of(share: float, held_out: bool = False) -> Point:
+    def of(share: float, label: str = "", **changes: Any) -> Point:
         messages = round(usual.messages * share)
-        return replace(usual, case=f"{messages:,} messages", messages=messages, held_out=held_out)
+        return replace(usual, case=f"{messages:,} messages{label}", messages=messages, **changes)
 
-    several = of(0.3, held_out=True)
+    least = replace(usual, case=f"{LEAST_MESSAGES} messages, 1 h", messages=LEAST_MESSAGES, hours=1)
     return [
+        least,
+        replace(least, case=f"{least.case}, 1 core", cores=1),
+        replace(least, case=f"{least.case}, Flink", runner="flink", held_out=True),
         of(0.1),
         usual,
         replace(usual, case="10 agents", agents=10),
         replace(usual, case="100,000 agents", agents=100_000),
         replace(usual, case="20 % dirty", dirty=0.2),
         replace(usual, case="shuffled", shuffled=True),
+        replace(usual, case="1 hour", hours=1),
         replace(usual, case="1 core", cores=1),
-        replace(
-            several,
-            case=f"{several.case}, 10,000 agents, 10 % dirty, 1 core",
-            agents=10_000,
-            dirty=0.1,
-            cores=1,
-        ),
-        of(2),
+        of(0.3, ", 10,000 agents, 10 % dirty, 1 core", agents=10_000, dirty=0.1, cores=1, held_out=True),
         of(3, held_out=True),
+        of(3, ", 1 core", cores=1, held_out=True),
+        of(5, held_out=True),
+        of(5, ", Flink", runner="flink", held_out=True),
         of(10),
+        of(10, ", 1 hour", hours=1, held_out=True),
     ]
 
 
@@ -90,13 +79,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("bench"))
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the messages, and of a time slice")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the messages, and of a block")
     parser.add_argument(
         "--repetitions",
         type=int,
         default=REPETITIONS,
-        help="runs of each point that is no larger than the base",
+        help=f"runs of each point of at most {MOST_REPEATED} times the base's messages",
     )
+    parser.add_argument("--without-flink", action="store_true", help="leave out the points that need Java")
     parser.add_argument(
         "--draw", type=Path, metavar="DIR", help="only draw what FOLDER/scale.json holds, into DIR"
     )
@@ -104,7 +94,10 @@ def main() -> None:
     folder: Path = arguments.folder.absolute()
     if not arguments.draw:
         folder.mkdir(parents=True, exist_ok=True)
-        keep(measure(folder, arguments.scale, arguments.repetitions), folder / "scale.json")
+        every = points(arguments.scale)
+        if arguments.without_flink:
+            every = [point for point in every if point.runner != "flink"]
+        keep(measure(every, folder, arguments.repetitions), folder / "scale.json")
     results = kept(folder / "scale.json")
     text = "\n".join(markdown(results)) + "\n"
     (folder / "scale.md").write_text(text, encoding="utf-8")
@@ -112,62 +105,49 @@ def main() -> None:
     print(*draw(results.measured, arguments.draw or folder), sep="\n")
 
 
-def measure(folder: Path, scale: float, repetitions: int) -> Results:
-    """Run every point, those up to the base's size in turns, then the large ones once each."""
-    floor = run(["true"]).peak_mib  # a process begins with the peak of the one that starts it
-    print(
-        f"{machine()}, load {os.getloadavg()[0]:.1f} before; peaks below {floor:.0f} MiB are not seen",
-        flush=True,
-    )
-    every = points(scale)
+def measure(every: Sequence[Point], folder: Path, repetitions: int) -> Results:
+    """Run every point in turns, but the largest ones once each at the end."""
+    print(f"{machine()}, load {os.getloadavg()[0]:.1f} before", flush=True)
     usual = next(point for point in every if point.case == "base")
     runs: dict[Point, list[Run]] = {point: [] for point in every}
     outputs = fresh(folder / "scale")
+    large = [point for point in every if point.messages > MOST_REPEATED * usual.messages]
     for turn in range(repetitions):
         for point in every:
-            if point.messages <= usual.messages:
+            if point not in large:
                 runs[point].append(backfill(point, folder, outputs, proven=turn > 0))
-    empty = [
-        _empty(name, archive(folder, usual.messages, usual.agents, usual.dirty), repetitions)
-        for name in EMPTY
-    ]
+    found = source(usual, folder)
+    empty = [_empty(name, found, repetitions) for name in EMPTY]
+    for point in large:
+        runs[point].append(backfill(point, folder, outputs, proven=False))
+        shutil.rmtree(source(point, folder))
     shutil.rmtree(outputs)
-    for point in every:
-        if point.messages > usual.messages:
-            runs[point].append(backfill(point, folder, outputs, proven=False))
-            shutil.rmtree(outputs)
-            shutil.rmtree(source(point, folder))
-    return Results(
-        f"{machine()}; {time.strftime('%Y-%m-%d')}", [middle(point, runs[point]) for point in every], empty
-    )
+    here = f"{machine()}; {time.strftime('%Y-%m-%d')}"
+    return Results(here, [middle(point, runs[point]) for point in every], empty)
 
 
 def backfill(point: Point, folder: Path, outputs: Path, proven: bool) -> Run:
-    """One run of a point; what it wrote is proven to be right unless that is known."""
+    """One run of a point; what it wrote is proven to be right unless that is known. Only the base's output,
+    with which others are compared, stays."""
     found = source(point, folder)
-    output = fresh(outputs / point.case)
-    job = [
-        "backfill",
-        "--input",
-        str(found),
-        "--output",
-        str(output),
-        "--block-reports",
-        str(point.slice_messages),
-        "--timings",
-    ]
+    output = fresh(outputs / re.sub(r"\W+", "-", point.case))
+    engine = ["--timings"] if point.runner == "direct" else ["--runner", point.runner]
+    size = ["--workers", str(point.cores), "--block-reports", str(point.block_reports)]
+    job = ["backfill", *engine, *size, "--input", str(found), "--output", str(output)]
     os.sync()  # what generating left to write must not be written beside the run
     measured = run([*on(point.cores), *KPIFLOW, *job], point.messages)
     figures = f"{measured.seconds:7.1f} s {measured.cpu:7.1f} CPU s {measured.peak_mib:7,.0f} MiB"
     print(f"{point.case:<56}{figures}  load {os.getloadavg()[0]:.1f}", flush=True)
     if not proven:
         prove(point, found, output)
+    if point.case != "base":
+        shutil.rmtree(output)
     return measured
 
 
 def source(point: Point, folder: Path) -> Path:
     """The archive of a point, generated once; shuffled from the sorted one."""
-    made = archive(folder, point.messages, point.agents, point.dirty)
+    made = archive(folder, point.messages, point.agents, point.dirty, point.hours)
     if not point.shuffled:
         return made
     place = folder / f"{made.name}-shuffled"
@@ -232,16 +212,15 @@ def middle(point: Point, runs: Sequence[Run]) -> Measured:
         seconds=chosen.seconds,
         fastest=ordered[0].seconds,
         slowest=ordered[-1].seconds,
-        inside=chosen.inside,
         cpu=chosen.cpu,
         mib=chosen.peak_mib,
-        windows=int(stages["write kpi_aggregations"][0].replace(",", "")),
+        windows=int(stages["write kpi_aggregations"][0].replace(",", "")) if stages else None,
         stages={name: float(seconds) for name, (_, seconds) in stages.items()},
     )
 
 
 def _empty(name: str, found: Path, repetitions: int) -> Empty:
-    job = [*on(2), sys.executable, *(word.format(source=found) for word in EMPTY[name])]
+    job = [*on(1), sys.executable, *(word.format(source=found) for word in EMPTY[name])]
     chosen = sorted((run(job) for _ in range(repetitions)), key=lambda each: each.seconds)[repetitions // 2]
     print(f"{name:<56}{chosen.seconds:7.1f} s {chosen.cpu:7.1f} CPU s", flush=True)
     return Empty(name, chosen.seconds, chosen.inside, chosen.cpu)
@@ -257,95 +236,6 @@ def kept(path: Path) -> Results:
     found = json.loads(path.read_text(encoding="utf-8"))
     measured = [Measured(**each | {"point": Point(**each["point"])}) for each in found["measured"]]
     return Results(found["machine"], measured, [Empty(**each) for each in found["empty"]])
-
-
-def markdown(results: Results) -> Iterator[str]:
-    """The tables and the model for docs/benchmarks.md, line by line."""
-    model = costs(results.measured)
-    yield f"{results.machine}:"
-    yield from ("", *_measured(results.measured))
-    yield from ("", *_model(model))
-    yield from ("", *_predicted(results.measured, model))
-    yield from ("", *_ends(results.measured, model))
-    yield from ("", *_beam(results))
-
-
-def _measured(measured: Sequence[Measured]) -> Iterator[str]:
-    yield "| point | s | min | max | CPU s | messages/s | peak MiB | rows of kpi_aggregations |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for each in measured:
-        times = [f"{seconds:,.2f}" for seconds in (each.seconds, each.fastest, each.slowest, each.cpu)]
-        others = [f"{value:,.0f}" for value in (each.point.messages / each.seconds, each.mib, each.windows)]
-        yield _row(each.point.case, *times, *others)
-
-
-def _model(model: Costs) -> Iterator[str]:
-    yield "| what costs | wall, of one core | CPU |"
-    yield "|---|---|---|"
-    for term in model.seconds.terms:
-        yield _row(term.name, *(_weight(each, term.name, term.unit) for each in (model.seconds, model.cpu)))
-    yield from ("", "| what takes memory | peak |", "|---|---|")
-    for term in model.mib.terms:
-        yield _row(term.name, _weight(model.mib, term.name, term.unit))
-    shared = f"Both cores share {model.seconds.both:.0%} of the work after the start"
-    yield from ("", f"{shared}. -: not distinguishable from noise, left out.")
-
-
-def _weight(model: Model, name: str, unit: str) -> str:
-    weight = model.weights.get(name)
-    return "-" if weight is None else f"{weight:,.{0 if weight >= 100 else 2}f} {unit}"
-
-
-def _predicted(measured: Sequence[Measured], model: Costs) -> Iterator[str]:
-    yield "| point | | s | model | error | CPU s | model | error | peak MiB | model | error |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
-    for each in measured:
-        cells = []
-        for value, of in ((each.seconds, model.seconds), (each.cpu, model.cpu), (each.mib, model.mib)):
-            predicted = of.of(each.point)
-            cells += [f"{value:,.1f}", f"{predicted:,.1f}", f"{100 * (predicted / value - 1):+.1f} %"]
-        yield _row(each.point.case, "held out" if each.point.held_out else "fitted", *cells)
-
-
-def _ends(measured: Sequence[Measured], model: Costs) -> Iterator[str]:
-    """What bounds the smallest and the largest run."""
-    ends = sizes(measured)
-    for each in (ends[0], ends[-1]):
-        start = each.seconds - each.inside
-        longest = sorted(each.stages.items(), key=lambda stage: stage[1], reverse=True)[:3]
-        share = start / each.seconds
-        messages = f"{each.point.messages:,} messages"
-        yield f"- {messages}: {start:.1f} of {each.seconds:.1f} s are imports ({share:.0%})."
-        total, shares = sum(each.stages.values()), _shares(dict(longest), each.stages)
-        yield f"  The stages, over their threads, take {total:.1f} s: {shares}."
-        parts = model.seconds.parts(each.point)
-        yield f"  The model's seconds: {_shares(parts, parts)}."
-
-
-def _shares(shown: dict[str, float], every: dict[str, float]) -> str:
-    total = sum(every.values())
-    return "; ".join(f"{name} {seconds / total:.0%}" for name, seconds in shown.items() if seconds)
-
-
-def _beam(results: Results) -> Iterator[str]:
-    usual = base(results.measured)
-    yield f"| {usual.point.messages:,} messages | s | without start | CPU s |"
-    yield "|---|---|---|---|"
-    for each in results.empty:
-        yield _row(each.name, f"{each.seconds:.2f}", f"{each.inside:.2f}", f"{each.cpu:.2f}")
-    yield _row("kpiflow", f"{usual.seconds:.2f}", f"{usual.inside:.2f}", f"{usual.cpu:.2f}")
-    graph, loop, start = results.empty
-    own = graph.inside - loop.inside
-    share = (own + start.seconds) / usual.seconds
-    yield from (
-        "",
-        f"Beam's own: {own:.2f} s of running and {start.seconds:.2f} s of import, "
-        f"{share:.1%} of kpiflow's time.",
-    )
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

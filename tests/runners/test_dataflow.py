@@ -132,11 +132,16 @@ def test_no_step_of_a_backfill_is_of_a_stream() -> None:
 
 
 @pytest.mark.skipif(not INSTALLED, reason="apache-beam[gcp] is not installed")
-def test_the_real_client_gives_the_same_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = translate(stream, [*FLAGS, "--update"])
+@pytest.mark.parametrize(
+    ("build", "flags"), [(stream, [*FLAGS, "--update"]), (backfill, BATCH_FLAGS)], ids=["stream", "backfill"]
+)
+def test_the_real_client_gives_the_same_graph(
+    build: Callable[[beam.Pipeline], None], flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = translate(build, flags)
     monkeypatch.delitem(sys.modules, APICLIENT)
     monkeypatch.delattr(internal, "apiclient")
-    translated = translate(stream, [*FLAGS, "--update"])
+    translated = translate(build, flags)
     assert sorted(translated.components.transforms) == sorted(expected.components.transforms)
     assert translated.requirements == expected.requirements
 

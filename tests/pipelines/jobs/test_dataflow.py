@@ -162,6 +162,8 @@ def test_a_job_that_dataflow_cannot_run_is_not_started(capsys: Capture) -> None:
         ([*JOB, *OUTPUTS, "--runner", "direct"], "--runner direct runs only what ends"),
         ([*BACKFILL, "--dry-run", *OUTPUTS], "--project is missing"),
         ([*BACKFILL, *OUTPUTS, *OPTIONS, "--streaming"], "--streaming are decided by kpiflow"),
+        ([*BACKFILL, "redis://h", "--dry-run", *OUTPUTS, *OPTIONS], "--input redis://h is no archive"),
+        ([*BACKFILL, "s3://k:s@b", "--dry-run", *OUTPUTS, *OPTIONS], "a URL is no place for credentials"),
         ([*BACKFILL, "--replace", *OUTPUTS, *OPTIONS], "--replace (it rewrites a folder of this machine)"),
         ([*BACKFILL, "--timings", *OUTPUTS, *OPTIONS], "--timings (the job is not waited for"),
         ([*BACKFILL[:1], *BACKFILL[3:], "--dry-run", *OUTPUTS], "--runner direct does not take --dry-run"),

@@ -19,7 +19,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from runners.direct import TakenOptionError
 from runners.flink import jars
 from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
-from runners.flink.engine import StreamEngine, make_folders, write_stream_configuration
+from runners.flink.engine import StreamEngine, make_folders, make_java_arguments, write_stream_configuration
 from runners.flink.jars import FlinkMissing
 from runners.flink.job_server import FlinkFailed
 from runners.flink.launch import run
@@ -119,6 +119,14 @@ def test_a_run_goes_on_from_a_checkpoint_by_flinks_configuration_and_a_fresh_one
         assert read_configuration(tmp_path)["state.checkpoints.dir"] == (tmp_path / "checkpoints").as_uri()
         write_stream_configuration(StreamEngine(tmp_path), None)
         assert "execution.savepoint.path" not in read_configuration(tmp_path)
+
+
+def test_the_job_server_gets_a_folder_whose_name_has_a_blank_as_an_argument_of_its_own(
+    tmp_path: Path,
+) -> None:
+    arguments = make_java_arguments(StreamEngine(tmp_path / "an output"), tmp_path)
+    place = arguments.index("--artifacts-dir") + 1  # it takes a value after = only if that has no blank
+    assert arguments[place] == str(tmp_path / "an output" / "tmp" / "artifacts")
 
 
 def test_temporary_files_of_a_run_are_below_it_and_end_with_it_however_it_ends(tmp_path: Path) -> None:
