@@ -17,7 +17,6 @@ from rich.progress import (
 )
 
 from pipelines.console import err
-from runners.progress import BatchProgress
 from transforms.core import stage_counters
 
 LINE_SECONDS = 10.0
@@ -42,26 +41,6 @@ def show_reading(total_bytes: int) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-@contextmanager
-def show_steps() -> Iterator[Callable[[BatchProgress], None]]:
-    """Yield a function that shows the progress of a run on Flink, which does not say how much is read."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    shown = ("", time.monotonic())
-    with open_bar(*columns) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def follow(progress: BatchProgress) -> None:
-            nonlocal shown
-            why = f": {progress.failure}" if progress.failure and progress.state == "restarting" else ""
-            state, now = progress.state + why, time.monotonic()
-            bar.update(task, description=state, completed=progress.steps_done, total=progress.steps or None)
-            if not err.is_terminal and (state != shown[0] or now - shown[1] >= LINE_SECONDS):
-                shown = state, now
-                err.print(f"Flink {state}, {progress.steps_done} of {progress.steps} steps done")
-
-        yield follow
 
 
 @contextmanager

@@ -69,10 +69,12 @@ class ForkedRunner(FnApiRunner):
         )
         return super().run_pipeline(pipeline, options)
 
-    def _get_bundle_manager(self, stage: Any) -> BundleManager:
+    def _deal_bundles(self, stage: Any) -> BundleManager:
         if stage.stage.is_stateful():
             raise NotImplementedError(f"{stage.stage.name} has state, which worker processes do not share")
         return _DealtBundles(stage)
+
+    _get_bundle_manager = _deal_bundles  # the name by which FnApiRunner calls it
 
 
 class _ForkedEnvironment(Environment):

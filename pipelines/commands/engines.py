@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum, auto
 from typing import TYPE_CHECKING
 
-from pipelines.console import out
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+from pipelines.console import err, out
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.backfill import count_cores
 from pipelines.jobs.engines import Engine, open_local_engine
-from pipelines.progress import show_reading, show_steps
+from pipelines.progress import LINE_SECONDS, open_bar, show_reading
 from pipelines.settings import Settings
+from runners.progress import BatchProgress
 
 if TYPE_CHECKING:
     from pipelines.jobs.dataflow import CloudJob
@@ -68,10 +72,30 @@ def open_engine(
     from pipelines.jobs.flink_engine import FlinkEngine  # takes half a second
 
     parallelism = settings.parallelism if "parallelism" in settings.model_fields_set else workers
-    with show_steps() as follow:
+    with _show_steps() as follow:
         pool = environment if master else None
         flink = FlinkEngine(parallelism, workers, settings.heap_mb, follow, master, pool, beam_options)
         yield flink, _show_nothing
+
+
+@contextmanager
+def _show_steps() -> Iterator[Callable[[BatchProgress], None]]:
+    """Yield a function that shows the progress of a run on Flink, which does not say how much is read."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = ("", time.monotonic())
+    with open_bar(*columns) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def follow(progress: BatchProgress) -> None:
+            nonlocal shown
+            why = f": {progress.failure}" if progress.failure and progress.state == "restarting" else ""
+            state, now = progress.state + why, time.monotonic()
+            bar.update(task, description=state, completed=progress.steps_done, total=progress.steps or None)
+            if not err.is_terminal and (state != shown[0] or now - shown[1] >= LINE_SECONDS):
+                shown = state, now
+                err.print(f"Flink {state}, {progress.steps_done} of {progress.steps} steps done")
+
+        yield follow
 
 
 def _show_nothing(total_bytes: int) -> AbstractContextManager[None]:

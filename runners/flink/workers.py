@@ -88,7 +88,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         """End the process; it is no error if it has ended.
 
         Each TaskManager numbers its workers by itself, so several can have one name, and the request does not
-        say which of them is meant. So of several none is stopped: a worker ends when its TaskManager hangs up.
+        say which of them is meant. So of several none is stopped: each ends when its TaskManager hangs up.
         """
         with self._lock:
             named = self._workers[request.worker_id]

@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import apache_beam as beam
 import grpc
@@ -17,13 +19,13 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, e
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from runners.direct import TakenOptionError
-from runners.flink import jars
+from runners.flink import jars, workers
 from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
 from runners.flink.engine import StreamEngine, make_folders, make_java_arguments, write_stream_configuration
 from runners.flink.jars import FlinkMissing
 from runners.flink.job_server import FlinkFailed
 from runners.flink.launch import run
-from runners.flink.processes import Log, start
+from runners.flink.processes import Child, Log, start
 from runners.flink.rest import find_root_cause
 from runners.flink.workers import serve_pool
 from runners.pipeline import make_pipeline
@@ -212,7 +214,7 @@ def test_jars_are_fetched_whole_or_not_at_all(
 
 def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from runners.flink.processes import Log, start\n"
+        "import sys, time; from pathlib import Path; from runners.flink.processes import Child, Log, start\n"
         f"print(start(['sleep', '600'], Log(Path({str(tmp_path / 'log')!r}))).pid, flush=True)\n"
         "time.sleep(600)"
     )
