@@ -74,7 +74,7 @@ class ForkedRunner(FnApiRunner):
             raise NotImplementedError(f"{stage.stage.name} has state, which worker processes do not share")
         return _DealtBundles(stage)
 
-    _get_bundle_manager = _deal_bundles  # the name by which FnApiRunner calls it
+    _get_bundle_manager: Any = _deal_bundles  # the name by which FnApiRunner calls it
 
 
 class _ForkedEnvironment(Environment):
