@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.commands.engines import Runner, open_engine, reject_options, start_on_dataflow
+from pipelines.commands.engines import Runner, fit_to_engine, open_engine, reject_options, start_on_dataflow
 from pipelines.console import err, out, style_head
 from pipelines.failures import CheckFailed, Failure, RunFailed
 from pipelines.inputs import find_archives, parse_span
@@ -87,6 +87,7 @@ def backfill(
         cloud = CloudBackfill(tuple(inputs), tuple(outputs), ctx.obj.beam_options, span)
         start_on_dataflow(cloud, settings, dry, "the job ends with its input")
         return
+    settings = fit_to_engine(settings, master)
     began = time.perf_counter()
     try:
         with open_engine(runner, settings, master, environment, ctx.obj.beam_options) as (engine, show):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pipelines.jobs.dataflow import CloudJob
 
 
+CLUSTER_BLOCK_REPORTS = 50_000
+"""Reports of a block on a Flink cluster, unless given: about 35 MB."""
 ShowReading = Callable[[int], AbstractContextManager[None]]
 """Makes a context that shows how much of some bytes of input is read."""
 
@@ -57,6 +59,17 @@ def reject_options(runner: Runner, given: Mapping[str, object]) -> None:
     refused = [f"{name} ({reason})" for name, reason in NOT_TAKEN[runner].items() if given.get(name)]
     if refused:
         raise WrongUse(f"--runner {runner} does not take {', '.join(refused)}", "leave it out")
+
+
+def fit_to_engine(settings: Settings, master: str | None) -> Settings:
+    """The settings with smaller blocks, if they are not given, for a Flink cluster.
+
+    There all rows of a block are one record of Flink, which has to fit into a TaskManager's heap several
+    times. On one machine a record is references to rows on disk.
+    """
+    if master is None or "block_reports" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"block_reports": CLUSTER_BLOCK_REPORTS})
 
 
 @contextmanager
