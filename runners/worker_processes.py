@@ -1,20 +1,23 @@
-"""Worker processes of this machine: forked copies of this process, which run bundles of a graph.
+"""Worker processes of this machine, which run bundles of a graph. They end with this process.
 
-A fork does not copy threads, and so breaks what depends on them. Fork workers first, before the process opens
-connections or begins long work. A worker has every module already, so it starts within milliseconds. It ends
-with this process.
+A worker is a forked copy of this process, so it has every module already and starts within milliseconds. But
+a fork does not copy threads, and so breaks libraries that work in threads of their own, once they have begun.
+So fork workers first, before this process opens connections. Where such a library has begun, a worker is a
+new process, which takes a second or two to import what it needs.
 """
 
 import ctypes
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 Result = TypeVar("Result")
@@ -42,7 +45,7 @@ class WorkerProcess:
         self._calling, self._ending = threading.Lock(), threading.Lock()
         self._end = ""
         parent = os.getpid()
-        self.process = os.fork()
+        self.process = _spawn(theirs) if _has_library_threads() else os.fork()
         if not self.process:
             self._pipe.close()
             _serve(theirs, parent)
@@ -113,6 +116,26 @@ def fork_workers(count: int) -> Iterator[Sequence[WorkerProcess]]:
         yield workers
 
 
+def _has_library_threads() -> bool:
+    """Whether a library runs threads in this process that have names of their own, like those of obstore.
+
+    Threads of numpy and Arrow have the name of the process; they begin again after a fork by themselves.
+    """
+    try:
+        names = {path.read_text() for path in Path("/proc/self/task").glob("*/comm")}
+        return not names <= {Path("/proc/self/comm").read_text(), "jemalloc_bg_thd\n"}
+    except OSError:  # a thread has just ended, or there is no /proc
+        return os.path.exists("/proc/self/task")
+
+
+def _spawn(pipe: Connection) -> int:
+    """Start a new process that answers the calls of a pipe; returns its number."""
+    os.set_inheritable(pipe.fileno(), True)
+    path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+    command = [sys.executable, "-m", __name__, str(pipe.fileno()), str(os.getpid())]
+    return os.posix_spawn(sys.executable, command, os.environ | {"PYTHONPATH": path})
+
+
 def _serve(pipe: Connection, parent: int) -> NoReturn:
     """Answer calls until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: one decides
@@ -166,3 +189,7 @@ def _restore_errors(saved: list[tuple[bytes | None, str]]) -> BaseException:
         cause = error
     assert cause is not None
     return cause
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

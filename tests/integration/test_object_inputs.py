@@ -12,11 +12,13 @@ from pipelines import cli
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.inputs import find_archives
 from pipelines.jobs.backfill import backfill
+from pipelines.jobs.engines import LocalEngine
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_source
 from tests.builders import NOON, report
 from tests.integration.archives import envelope
 from tests.s3 import S3Server, wire
+from transforms.core.time_range import Span
 from transforms.sources.archives import object_files
 
 
@@ -37,7 +39,8 @@ def test_a_backfill_of_objects_is_reconciled_with_them(
     with storage.connect() as client:
         obstore.put(client, "a.ndjson", b"".join(LINES[:50]))
         obstore.put(client, "deep/b.ndjson.gz", gzip.compress(b"".join(LINES[50:])))
-    results = backfill(find_archives([storage.name]), [str(tmp_path / "out")], Settings(min_samples=4))
+    files, output = find_archives([storage.name]), [str(tmp_path / "out")]
+    results = backfill(files, output, Settings(min_samples=4), Span(), LocalEngine())
     assert (results.messages, results.incomplete) == (100, ())
     pattern = storage.name.replace("archive", "archive/**/*.ndjson*")
     for words in (["reconcile", str(tmp_path / "out"), "--input"], ["validate"]):

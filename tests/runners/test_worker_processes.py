@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runners import worker_processes
 from runners.worker_processes import State, WorkerDied, WorkerProcess, fork_workers
 
 ROOT = Path(__file__).parents[2]
@@ -24,8 +25,9 @@ class OddError(Exception):
         self.number = number
 
 
-@pytest.fixture
-def worker() -> Iterator[WorkerProcess]:
+@pytest.fixture(params=[False, True], ids=["forked", "beside library threads"])
+def worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerProcess]:
+    monkeypatch.setattr(worker_processes, "_has_library_threads", lambda: request.param)
     with fork_workers(2) as workers:
         yield workers[0]
 
