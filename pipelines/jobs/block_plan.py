@@ -97,10 +97,8 @@ def approximate_hours(messages: pa.RecordBatch) -> NDArray[np.int64]:
     named = pc.strptime(pc.utf8_upper(texts), format="%Y-%m-%dT%H", unit="s", error_is_null=True).cast(
         pa.int64()
     )
-    received = pc.floor(
-        pc.divide(messages["received_at"].cast(pa.int64()).cast(pa.float64()), _HOUR_US)
-    ).cast(pa.int64())
-    hours = np.array(pc.coalesce(pc.divide(named, 3600), received, 0))
+    received = pc.fill_null(messages["received_at"].cast(pa.int64()), 0).to_numpy() // _HOUR_US
+    hours = np.array(pc.coalesce(pc.divide(named, 3600), pa.array(received)))
     rows = np.flatnonzero(pc.fill_null(pc.not_equal(pc.struct_field(found, "sign"), b""), False))
     hours[rows] += _shifts(found.take(pa.array(rows)))
     return hours

@@ -53,7 +53,7 @@ def check_full(output: Path, typed: Callable[[], tuple[int, str, str]]) -> None:
 def test_a_full_disk_ends_the_run_and_tears_no_file(clean: Path, small_disk: Path, typed: Typed) -> None:
     command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", small_disk / "out"]
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes((2 << 20) - 150_000))
+    ballast.write_bytes(bytes((2 << 20) - 700_000))
     check_full(small_disk / "out", lambda: typed(*command))
     assert 0 < count_files(small_disk / "out") < count_files(clean)
     ballast.unlink()
@@ -67,6 +67,7 @@ def test_a_write_that_finds_no_space_half_way_tears_no_file(
     clean: Path, tmp_path: Path, writes: int, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", tmp_path / "out"]
+    command += ["--workers", "1"]  # so that one process counts all writes
     with monkeypatch.context() as patched:
         patched.setattr("transforms.core.durable_files.os.write", full_after(writes))
         check_full(tmp_path / "out", lambda: typed(*command))

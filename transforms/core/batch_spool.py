@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from transforms.core.errors import Refused
+from transforms.core.durable_files import explain_full
 
 _ALIGNMENT = 64
 """Arrow reads aligned buffers without a copy."""
@@ -42,20 +42,16 @@ class BatchSpool:
         """Append a batch and return the reference to it.
 
         Raises:
-            Refused: no space is left in the folder.
+            OutputFull: no space is left for the folder.
         """
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch)
         data = sink.getvalue()
-        try:
-            with self._lock:
-                own = self._find_own()
-                _write_all(own.file, data, own.end)
-                self._own = own._replace(end=own.end + -(-data.size // _ALIGNMENT) * _ALIGNMENT)
-        except OSError as error:
-            problem = f"batches cannot be kept in {self.folder} during the run ({error.strerror or error})"
-            raise Refused(f"{problem}; free space there") from error
+        with self._lock, explain_full(self.folder):
+            own = self._find_own()
+            _write_all(own.file, data, own.end)
+            self._own = own._replace(end=own.end + -(-data.size // _ALIGNMENT) * _ALIGNMENT)
         return b"%d %d %d" % (own.number, own.end, data.size)
 
     def read(self, reference: bytes) -> pa.RecordBatch:

@@ -65,6 +65,11 @@ def day(count: float, hours: int = 24) -> dict[int, float]:
     return dict.fromkeys(range(hours), count)
 
 
+@pytest.mark.parametrize("received_at", [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)])
+def test_a_time_at_the_edge_of_the_calendar_has_its_hour(received_at: datetime) -> None:
+    assert read_hours("{", received_at=received_at) == [(received_at - NOON) // timedelta(hours=1)]
+
+
 def test_sparse_years_have_blocks_of_a_day() -> None:
     plan = plan_blocks(day(100, 24 * 365 * 3), workers=2, block_reports=500_000)
     assert plan == (Blocks(24, 1), 30)

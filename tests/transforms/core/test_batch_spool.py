@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from transforms.core.batch_spool import BatchSpool
-from transforms.core.errors import Refused
+from transforms.core.errors import OutputFull
 
 ROWS = pa.RecordBatch.from_pydict({"n": list(range(1000)), "text": [None, "é" * 50] * 500})
 
@@ -55,7 +55,7 @@ def test_forked_processes_have_files_of_their_own_and_read_those_of_the_others(t
     theirs = os.read(receive, 100)
     assert spool.read(theirs).equals(rows(2))
     assert spool.read(spool.write(rows(3))).equals(rows(3))
-    assert {path.name for path in tmp_path.iterdir()} == {f"{os.getpid()}.arrows", f"{child}.arrows"}
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_write_in_small_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +84,8 @@ def test_a_full_disk_is_an_error_that_names_the_folder_and_the_fix(
     known = spool.write(rows(1))
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", fail)
-        named = rf"cannot be kept in {re.escape(str(tmp_path))} .*No space left on device.*; free space there"
-        with pytest.raises(Refused, match=named):
+        named = rf"no space left for {re.escape(str(tmp_path))}; free some and run the same command again"
+        with pytest.raises(OutputFull, match=named):
             spool.write(rows(2))
     assert spool.read(known).equals(rows(1))
     assert spool.read(spool.write(rows(2))).equals(rows(2)), "it goes on where there is space again"
