@@ -20,7 +20,7 @@ def watch(folder: str) -> None:
     from transforms.sinks.publish import _Publish
     from transforms.sinks.write_tables import _WriteFn
     from transforms.sources.redis.reader import Reader
-    from transforms.validation.validate import _ValidateFn
+    from transforms.validation import validate
 
     def note(point: str, batches: Iterable[Any]) -> None:
         for batch in batches:
@@ -31,7 +31,7 @@ def watch(folder: str) -> None:
             os.close(file)
 
     _note_after(Reader, "read", lambda result, *_: note("read", result.messages))
-    _note_after(_ValidateFn, "_judge", lambda _, step, messages: note("validated", [messages]))
+    _note_after(validate, "judge_messages", lambda _, messages, *__: note("validated", [messages]))
     _note_before(_StreamHistoryFn, "_admit", lambda step, held, batch, *_: note("shuffled", [batch]))
     _note_after(_StreamHistoryFn, "_admit", lambda _, step, held, batch, *__: note("remembered", [batch]))
     _note_before(_Publish, "process", lambda step, reports: note("enriched", [reports]))
