@@ -15,8 +15,9 @@ from runners.flink.rest import BatchReport, is_python_error
 from runners.flink.submission import Submission
 from runners.progress import BatchProgress
 
-_MOST_RESTARTS = 5
-"""Restarts of a job or of a part of it: several machines may be lost, but a loss that repeats has a cause."""
+_MOST_RESTARTS = 12
+"""Restarts of a job or of a part of it. Until Flink notices that a machine is lost, which takes most of a
+minute, each restart fails again; with pauses that grow to 10 s, so many last longer than that."""
 
 
 class StepFailed(FlinkFailed):

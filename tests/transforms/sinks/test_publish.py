@@ -11,6 +11,7 @@ from schemas.tables import REPORTS
 from tests.builders import NOON, agent, messages, report
 from transforms.enrich import EnrichOptions, enrich
 from transforms.history.batch_history import apply_history
+from transforms.history.blocks import LOOKBACK
 from transforms.outliers import flag_outliers
 from transforms.sinks.publish import format_outliers, format_reports
 from transforms.validation.validate import Rules, judge_block
@@ -26,9 +27,8 @@ def enriched() -> pa.RecordBatch:
     )
     reports, refused = judge_block(messages(documents, None), load("kpi_report"), Rules())
     assert not refused.num_rows
-    judged = (
-        pa.Table.from_batches(apply_history([reports], min_samples=30)[0]).combine_chunks().to_batches()[0]
-    )
+    none = pa.Table.from_batches([], LOOKBACK)
+    (judged,) = apply_history([reports], none, min_samples=30)[0]
     return enrich(flag_outliers(judged, 3.0, 0.1), EnrichOptions(1000.0, "UTC", 9, 17))
 
 
