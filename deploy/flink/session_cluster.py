@@ -82,6 +82,8 @@ def write_configuration(folder: Path, ports: tuple[int, int], slots: int) -> Non
         # A batch takes it from the cluster. kpiflow ends a job that fails again and again.
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.max-backoff": "10 s",
+        # A TaskManager that was killed is noticed at the second heartbeat that does not reach it.
+        "heartbeat.interval": "2000",
         "io.tmp.dirs": folder / "tmp",
         "metrics.fetcher.update-interval": 1000,
         "web.refresh-interval": 1000,

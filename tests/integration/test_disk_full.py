@@ -52,6 +52,7 @@ def check_full(output: Path, typed: Callable[[], tuple[int, str, str]]) -> None:
 
 def test_a_full_disk_ends_the_run_and_tears_no_file(clean: Path, small_disk: Path, typed: Typed) -> None:
     command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", small_disk / "out"]
+    command += ["--workers", "1"]  # so that the spool is complete before the first file is written
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes((2 << 20) - 700_000))
     check_full(small_disk / "out", lambda: typed(*command))
