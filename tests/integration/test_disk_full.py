@@ -26,8 +26,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
+    """A file system of 4 MB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
     try:
         mounted = subprocess.run(mount, capture_output=True, text=True)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def test_a_full_disk_ends_the_run_and_tears_no_file(clean: Path, small_disk: Pat
     command = ["backfill", "--input", clean.parent / "a.ndjson", "--output", small_disk / "out"]
     command += ["--workers", "1"]  # so that the spool is complete before the first file is written
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes((2 << 20) - 700_000))
+    ballast.write_bytes(bytes((4 << 20) - 700_000))
     check_full(small_disk / "out", lambda: typed(*command))
     assert 0 < count_files(small_disk / "out") < count_files(clean)
     ballast.unlink()
