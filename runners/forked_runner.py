@@ -134,24 +134,16 @@ class _DealtBundles(BundleManager):
         expected_output_timers: Any,
         dry_run: bool = False,
     ) -> tuple[protos.InstructionResponse, list[Any]]:
-        parts = deque(_cut(inputs))
+        left = iter(_cut(inputs))  # an iterator of a list gives each part to one thread only
 
         def work(worker: WorkerHandler) -> list[protos.InstructionResponse]:
             stage: Any = _StageOnWorker(self.bundle_context_manager, worker)
-            bundles = BundleManager(stage)
-            done = []
-            while parts:
-                try:
-                    part = parts.popleft()
-                except IndexError:
-                    break
-                try:
-                    result, _ = bundles.process_bundle(part, expected_outputs, {}, expected_output_timers)
-                except BaseException:
-                    parts.clear()
-                    raise
-                done.append(result)
-            return done
+            run = BundleManager(stage).process_bundle
+            try:
+                return [run(part, expected_outputs, {}, expected_output_timers)[0] for part in left]
+            except BaseException:
+                deque(left, maxlen=0)  # nobody takes another part
+                raise
 
         workers = self.bundle_context_manager.worker_handlers
         executor = ThreadPoolExecutor(len(workers))

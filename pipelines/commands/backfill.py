@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipelines.commands.engines import Runner, fit_to_engine, open_engine, reject_options, start_on_dataflow
+from pipelines.commands.engines import (
+    POOL,
+    DryRun,
+    FlinkMaster,
+    Runner,
+    WorkerPool,
+    fit_to_engine,
+    open_engine,
+    reject_options,
+    start_on_dataflow,
+)
 from pipelines.console import err, out, style_head
 from pipelines.failures import CheckFailed, Failure, RunFailed
 from pipelines.inputs import find_archives, parse_span
@@ -49,26 +59,9 @@ def backfill(
     runner: Annotated[
         Runner, typer.Option("--runner", help="Engine of the job. Dataflow's own options follow `--`.")
     ] = Runner.direct,
-    dry: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Dataflow only: translate the job and report what would keep it from running; start "
-            "nothing.",
-        ),
-    ] = False,
-    master: Annotated[
-        str | None,
-        typer.Option(
-            "--flink-master",
-            "--flink_master",
-            help="A Flink cluster. Default: an embedded one.",
-            metavar="HOST:PORT",
-        ),
-    ] = None,
-    environment: Annotated[
-        str, typer.Option("--environment", help="Python worker pool of the cluster.", metavar="HOST:PORT")
-    ] = "localhost:50000",
+    dry: DryRun = False,
+    master: FlinkMaster = None,
+    environment: WorkerPool = POOL,
 ) -> None:
     """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
 

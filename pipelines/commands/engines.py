@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from pipelines.console import err, out
@@ -34,6 +35,29 @@ class Runner(StrEnum):
     direct = auto()
     flink = auto()
     dataflow = auto()
+
+
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Dataflow only: translate the job and report what would keep it from running; start nothing.",
+    ),
+]
+FlinkMaster = Annotated[
+    str | None,
+    typer.Option(
+        "--flink-master",
+        "--flink_master",
+        help="A Flink cluster. Default: an embedded one.",
+        metavar="HOST:PORT",
+    ),
+]
+WorkerPool = Annotated[
+    str, typer.Option("--environment", help="Python worker pool of the cluster.", metavar="HOST:PORT")
+]
+"""Options of every command that starts a job on an engine."""
+POOL = "localhost:50000"
 
 
 _DRY_RUN = {"--dry-run": "only Dataflow has one; `kpiflow doctor` checks what a job on this machine needs"}

@@ -12,7 +12,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.commands.engines import Runner, reject_options, start_on_dataflow
+from pipelines.commands.engines import (
+    POOL,
+    DryRun,
+    FlinkMaster,
+    Runner,
+    WorkerPool,
+    reject_options,
+    start_on_dataflow,
+)
 from pipelines.commands.status import describe_count, describe_sink, describe_size, describe_time
 from pipelines.console import err, out
 from pipelines.failures import WrongUse
@@ -90,26 +98,9 @@ def stream(
             metavar="flink|dataflow",
         ),
     ] = Runner.flink,
-    dry: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Dataflow only: translate the job and report what would keep it from running; start "
-            "nothing.",
-        ),
-    ] = False,
-    master: Annotated[
-        str | None,
-        typer.Option(
-            "--flink-master",
-            "--flink_master",
-            help="A Flink cluster. Default: an embedded one.",
-            metavar="HOST:PORT",
-        ),
-    ] = None,
-    environment: Annotated[
-        str, typer.Option("--environment", help="Python worker pool of the cluster.", metavar="HOST:PORT")
-    ] = "localhost:50000",
+    dry: DryRun = False,
+    master: FlinkMaster = None,
+    environment: WorkerPool = POOL,
 ) -> None:
     """Read Redis streams and write the tables until interrupted: reports, aggregations, quarantine,
     duplicates.

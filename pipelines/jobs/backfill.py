@@ -33,10 +33,18 @@ def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span,
         RunFailed: the engine gave up; what was written is whole.
     """
     stage_counters.reset()
-    settings, file_minutes = fit_settings(files, settings)
-    outputs, settings = open_outputs(texts, settings, file_minutes=file_minutes)
+    outputs, settings = open_fitting_outputs(files, texts, settings)
     with lock_folders(*outputs.folders) as locks:
         return fill_outputs(files, outputs, settings, span, engine, locks)
+
+
+def open_fitting_outputs(files: Files, texts: Sequence[str], settings: Settings) -> tuple[Outputs, Settings]:
+    """The outputs of a batch, described and ready, and the settings that suit them and the archives.
+
+    Raises: as `open_outputs` does.
+    """
+    settings, file_minutes = fit_settings(files, settings)
+    return open_outputs(texts, settings, file_minutes=file_minutes)
 
 
 def fit_settings(files: Files, settings: Settings) -> tuple[Settings, int]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipelines.inputs import find_archives, verify_urls
-from pipelines.jobs.backfill import fit_settings, wire_batch
+from pipelines.jobs.backfill import open_fitting_outputs, wire_batch
 from pipelines.jobs.engines import Wire
-from pipelines.outputs import open_outputs, parse_outputs
+from pipelines.outputs import parse_outputs
 from pipelines.settings import Settings
 from runners.dataflow import BATCH, Mode, read_option
 from transforms.core.time_range import Span
@@ -43,6 +43,5 @@ class CloudBackfill:
         files = find_archives(list(self.inputs))
         # Dataflow scales by itself, so there must be enough blocks for as many workers as it may start.
         settings = settings.model_copy(update={"workers": read_option(flags, "max_num_workers")})
-        settings, file_minutes = fit_settings(files, settings)
-        outputs, settings = open_outputs(self.outputs, settings, file_minutes=file_minutes)
+        outputs, settings = open_fitting_outputs(files, self.outputs, settings)
         return wire_batch(files, outputs, settings, self.span, recall=outputs.main.has_reports())

@@ -1,7 +1,5 @@
 """Engines of a batch: what runs its graph, on this machine or elsewhere."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Protocol
 import apache_beam as beam
 
 from pipelines.failures import RunFailed, WrongUse
+from pipelines.jobs.work_folder import make_work_folder
 from runners import direct
 from runners.forked_runner import InWorker
 from runners.worker_processes import WorkerDied, WorkerProcess, fork_workers
@@ -47,7 +46,7 @@ class LocalEngine:
     beam_options: Sequence[str] = ()
 
     def run(self, wire: Wire, near: Path | None, locks: tuple[int, ...] = ()) -> Results:
-        with _make_spool(near) as spool:
+        with make_work_folder(near, _SPOOL) as spool:
             in_worker = InWorker(
                 partial(pass_by_reference, spool), stage_counters.take, stage_counters.add_stages
             )
@@ -65,15 +64,3 @@ def open_local_engine(workers: int, beam_options: Sequence[str] = ()) -> Iterato
     """Yields an engine with so many processes, which end with the context. Open it before anything else."""
     with fork_workers(workers) as processes:
         yield LocalEngine(processes, beam_options)
-
-
-@contextmanager
-def _make_spool(near: Path | None) -> Iterator[Path]:
-    """Make an empty folder for batches between stages, and remove it at the end."""
-    place = near / _SPOOL if near else Path(tempfile.mkdtemp(prefix="kpiflow-"))
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)

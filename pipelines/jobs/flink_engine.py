@@ -1,15 +1,13 @@
 """Flink as the engine of a batch: embedded, started and ended by the run, or a cluster that exists."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.jobs.engines import Wire
+from pipelines.jobs.work_folder import make_work_folder
 from runners.direct import TakenOptionError
 from runners.flink.batch import StepFailed, run
 from runners.flink.engine import BatchEngine
@@ -47,7 +45,7 @@ class FlinkEngine:
     def run(self, wire: Wire, near: Path | None, locks: tuple[int, ...] = ()) -> Results:
         try:
             check_installed()
-            with _make_folder(near) as folder:
+            with make_work_folder(near, _FOLDER, keep_failed=True) as folder:  # logs are in it
                 spool = folder / _SPOOL
                 spool.mkdir()
                 engine = BatchEngine(
@@ -75,13 +73,3 @@ class FlinkEngine:
 
 def _as_failure(error: FlinkFailed) -> RunFailed:
     return RunFailed(f"{error}; what was written is complete", "run the same command again")
-
-
-@contextmanager
-def _make_folder(near: Path | None) -> Iterator[Path]:
-    """Make an empty folder for Flink's files. If the run fails it stays, since logs are in it."""
-    place = near / _FOLDER if near else Path(tempfile.mkdtemp(prefix="kpiflow-"))
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    yield place
-    shutil.rmtree(place, ignore_errors=True)

@@ -6,9 +6,7 @@ flagged again. Only then are the output's files rewritten, one by one. The stagi
 that rewriting changes, so after a kill at any point the same command gives the same output.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +20,11 @@ from numpy.typing import NDArray
 from pipelines.assembly import NoMessages, make_batch_sinks, make_batch_timing, make_blocks
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.backfill import fill_outputs, fit_settings
+from pipelines.jobs.backfill import fill_outputs, open_fitting_outputs
 from pipelines.jobs.engines import Engine
 from pipelines.jobs.lock import lock_folders
-from pipelines.outputs import Outputs, folder_outputs, open_outputs
+from pipelines.jobs.work_folder import make_work_folder
+from pipelines.outputs import Outputs, folder_outputs
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import load, paths, scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, Table
@@ -66,13 +65,12 @@ def replace_span(
     """
     first, end = _read_hours(span)
     stage_counters.reset()
-    settings, file_minutes = fit_settings(files, settings)
-    outputs, settings = open_outputs(texts, settings, file_minutes=file_minutes)
+    outputs, settings = open_fitting_outputs(files, texts, settings)
     if len(outputs.sinks) > 1 or not outputs.folders:
         fix = "elsewhere delete the span, then backfill it"
         raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", fix)
     (output,) = outputs.folders
-    with lock_folders(output) as locks, _make_staging(output) as staging:
+    with lock_folders(output) as locks, make_work_folder(output, _STAGING) as staging:
         staged = folder_outputs(staging, settings)
         after = set(range(end, end + LOOKBACK_HOURS))
         _stage_around(outputs, staged, {*range(first - LOOKBACK_HOURS, first), *after})
@@ -95,18 +93,6 @@ def _read_hours(span: Span) -> tuple[int, int]:
         fix = f"give --from {start} --to {stop}, with input for all of that time"
         raise WrongUse("--replace rewrites full hours (UTC)", fix)
     return first, end
-
-
-@contextmanager
-def _make_staging(output: Path) -> Iterator[Path]:
-    """Make a folder in the output, and remove it at the end. What a killed run left is removed first."""
-    place = output / _STAGING
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _stage_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:

@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from runners.flink.checkpoints import list_complete_checkpoints, remove_other_jobs, seal
 from runners.flink.rest import BatchReport, JobReport, Rest, Unreachable
+
+Report = TypeVar("Report")
 
 _CHECKPOINT_SECONDS = 30.0
 _CANCEL_SECONDS = 15.0
@@ -44,17 +47,20 @@ class FlinkJob:
         self._id = self._id or rest.find_job(self.name)
         return (rest, self._id) if self._id else None
 
+    def _ask(self, ask: Callable[[Rest, str], Report]) -> Report | None:
+        """What Flink answers about this job; None while it does not answer, or does not know it yet."""
+        with suppress(Unreachable):
+            if (found := self._find()) is not None:
+                return ask(*found)
+        return None
+
 
 class BatchJob(FlinkJob):
     """A job that ends by itself."""
 
     def ask_report(self) -> BatchReport | None:
         """How it does; None while Flink does not answer, or does not know it yet."""
-        with suppress(Unreachable):
-            if (found := self._find()) is not None:
-                rest, job = found
-                return rest.ask_batch_report(job)
-        return None
+        return self._ask(lambda rest, job: rest.ask_batch_report(job))
 
 
 class StreamJob(FlinkJob):
@@ -71,11 +77,7 @@ class StreamJob(FlinkJob):
 
     def ask_report(self) -> JobReport | None:
         """How it does; None while Flink does not answer, or does not know it yet."""
-        with suppress(Unreachable):
-            if (found := self._find()) is not None:
-                rest, job = found
-                return rest.ask_report(job)
-        return None
+        return self._ask(lambda rest, job: rest.ask_report(job))
 
     def seal_new_checkpoint(self, completed: int) -> None:
         """Seal the newest checkpoint if more are completed than at the last seal.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import interrupt, is_caught_up, read_offset
+from tests.disks import make_disk, mount
 from tests.integration.streaming import KEY, Scene
 from transforms.redis.entry_ids import parse_id
 
@@ -17,18 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 def disk(scene: Scene) -> Iterator[Path]:
     """The output, on a file system of 128 MB of its own."""
     scene.output.mkdir()
-    mount("-t", "tmpfs", "-o", "size=128m", "tmpfs", str(scene.output))
-    yield scene.output
-    subprocess.run(["umount", "--lazy", str(scene.output)], check=True)
-
-
-def mount(*words: str) -> None:
-    try:
-        mounted = subprocess.run(["mount", *words], capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if mounted.returncode:
-        pytest.skip(f"no file system may be mounted: {mounted.stderr.strip()}")
+    with make_disk(scene.output, "128m", "--lazy") as made:
+        yield made
 
 
 def fill(disk: Path) -> Path:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from pipelines.cli import run
 from pipelines.verify.table_scan import scan
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, Table
 from tests.builders import NOON, agent, payload, report
@@ -40,6 +41,13 @@ def write(path: Path, lines: Iterable[bytes]) -> Path:
     else:
         path.write_bytes({".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)(text))
     return path
+
+
+def make_output(folder: Path, lines: Iterable[bytes], *words: str) -> Path:
+    """The output `out` of a backfill of these lines, which are `a.ndjson` in the same folder."""
+    archive, output = write(folder / "a.ndjson", lines), folder / "out"
+    assert run(["backfill", "--input", str(archive), "--output", str(output), *words]) == 0
+    return output
 
 
 def _columns(envelopes: Sequence[dict[str, Any]]) -> pa.Table:

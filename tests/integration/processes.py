@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -37,17 +36,6 @@ def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> N
 def count_files(output: Path) -> int:
     """How many finished files of tables an output has."""
     return sum(1 for path in output.rglob("*.parquet") if not path.name.startswith("."))
-
-
-def list_children(process: int) -> list[int]:
-    """The processes that a process has started and that still run."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == process and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
 
 
 def wait_for_ends(processes: Iterable[int], seconds: float) -> None:

@@ -26,11 +26,11 @@ except FlinkMissing as missing:
 
 
 class Program:
-    """The program `tests.integration.<name>`, running on a folder; what it tells is kept."""
+    """The program `tests.integration.<name>`, running on a folder; what it reports is kept."""
 
     def __init__(self, name: str, folder: Path, *words: object, hold: tuple[int, ...] = ()) -> None:
         self.folder = folder
-        self.told: list[dict[str, Any]] = []
+        self.reports: list[dict[str, Any]] = []
         command = [sys.executable, "-m", f"tests.integration.{name}", str(folder), *map(str, words)]
         command += ["--hold", *map(str, hold)] if hold else []
         self.process = subprocess.Popen(
@@ -42,26 +42,26 @@ class Program:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.told.append(json.loads(line))
+            self.reports.append(json.loads(line))
 
     @property
     def progress(self) -> dict[str, Any]:
         """What it said last of how it does."""
-        return next((told["progress"] for told in reversed(self.told) if "progress" in told), {})
+        return next((each["progress"] for each in reversed(self.reports) if "progress" in each), {})
 
     def until(self, reached: Callable[[], bool]) -> None:
         """Wait until something holds while the program runs."""
         end = time.monotonic() + PATIENCE
         while not reached():
-            assert self.process.poll() is None, f"it ended: {self.told[-2:]}"
-            assert time.monotonic() < end, f"it never got there: {self.told[-1:]}"
+            assert self.process.poll() is None, f"it ended: {self.reports[-2:]}"
+            assert time.monotonic() < end, f"it never got there: {self.reports[-1:]}"
             time.sleep(0.05)
 
     def ended(self) -> dict[str, Any]:
         """How it ended."""
         self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
-        return self.told[-1]
+        return self.reports[-1]
 
     def interrupted(self) -> None:
         """Interrupt it as Ctrl-C does, and wait for its end."""
@@ -75,19 +75,3 @@ class Program:
     def java(self) -> int:
         """Its Java process."""
         return next(pid for pid, words in self.children().items() if "FlinkJobServerDriver" in words)
-
-
-def wait_for_end(pids: dict[int, str]) -> None:
-    """Wait until none of the processes runs; an AssertionError if some stay."""
-    end = time.monotonic() + PATIENCE
-    while (left := [words for pid, words in pids.items() if is_alive(pid)]) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert left == []
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process that has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -3,14 +3,13 @@ completes."""
 
 import errno
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.cli import run
-from tests.integration.archives import Typed, stream, write
+from tests.disks import make_disk
+from tests.integration.archives import Typed, make_output, stream
 from tests.integration.processes import count_files
 from transforms.sinks.parquet.sealed_files import verify_file
 
@@ -18,24 +17,14 @@ from transforms.sinks.parquet.sealed_files import verify_file
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run that has space, beside its archive."""
-    folder = tmp_path_factory.mktemp("full")
-    write(folder / "a.ndjson", stream(1200, agents=4, seconds=40, seed=13))
-    assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out")]) == 0
-    return folder / "out"
+    return make_output(tmp_path_factory.mktemp("full"), stream(1200, agents=4, seconds=40, seed=13))
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if mounted.returncode:
-        pytest.skip(f"no file system may be mounted: {mounted.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
+    with make_disk(tmp_path, "4m") as disk:
+        yield disk
 
 
 def check_full(output: Path, typed: Callable[[], tuple[int, str, str]]) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import run
 from pipelines.jobs.lock import lock_folders
 from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
-from tests.integration.archives import Typed, fates, stream, write
+from tests.integration.archives import Typed, fates, make_output, stream, write
 from transforms.sinks.parquet.sealed_files import encode_file, read_file
 
 LINES = stream(150, seed=21)
@@ -31,10 +30,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    write(folder / "a.ndjson", LINES)
-    assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out")]) == 0
-    return folder / "out"
+    return make_output(tmp_path_factory.mktemp("made"), LINES)
 
 
 @pytest.fixture

@@ -43,8 +43,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
-        told = next(line for line in process.stdout if "--flink-master" in line)  # others: jars are fetched
-        _, master, _, environment = told.split()
+        # Other lines say that jars are fetched.
+        printed = next(line for line in process.stdout if "--flink-master" in line)
+        _, master, _, environment = printed.split()
         yield Cluster(process, master, ("--master", master, "--environment", environment))
     finally:
         process.terminate()

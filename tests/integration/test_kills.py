@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import run
-from tests.integration.archives import Typed, stream, write
+from tests.integration.archives import Typed, make_output, stream
 from tests.integration.processes import count_files, start_command, wait_until
 
 pytestmark = pytest.mark.slow
@@ -18,14 +17,9 @@ WORKERS = ["--workers", "2", "--block-hours", "2"]
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run that nobody kills, beside its archive."""
-    folder = tmp_path_factory.mktemp("kills")
     lines = stream(2000, agents=10, seconds=60, seed=11)
     random.Random(11).shuffle(lines)
-    write(folder / "a.ndjson", lines)
-    assert (
-        run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out"), *WORKERS]) == 0
-    )
-    return folder / "out"
+    return make_output(tmp_path_factory.mktemp("kills"), lines, *WORKERS)
 
 
 @pytest.mark.parametrize("moment", range(5))

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import run
-from tests.integration.archives import Typed, stream, write
+from tests.disks import make_disk, mount
+from tests.integration.archives import Typed, make_output, stream
 from tests.integration.processes import (
     ROOT,
     count_files,
-    list_children,
     start_command,
     wait_for_ends,
     wait_until,
 )
+from tests.integration.streaming import children
 from transforms.sinks.parquet.sealed_files import verify_file
 
 pytestmark = pytest.mark.slow
@@ -32,12 +32,9 @@ WORKERS = 2
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run that nobody disturbs, beside its archive."""
-    folder = tmp_path_factory.mktemp("ends")
     lines = stream(2000, agents=10, seconds=60, seed=23)
     random.Random(23).shuffle(lines)
-    write(folder / "a.ndjson", lines)
-    assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out")]) == 0
-    return folder / "out"
+    return make_output(tmp_path_factory.mktemp("ends"), lines)
 
 
 @pytest.fixture
@@ -84,7 +81,7 @@ def start(clean: Path, output: Path, reached: Reached) -> tuple[subprocess.Popen
     """The backfill in the middle, and its workers."""
     process = start_command(*command(clean, output))
     wait_until(process, lambda: reached(output))
-    workers = list_children(process.pid)
+    workers = list(children(process.pid))
     assert len(workers) == WORKERS
     return process, workers
 
@@ -150,15 +147,8 @@ def test_workers_do_not_outlive_the_command(
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """An output on a file system of 400 KB."""
     (place := tmp_path / "small").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if mounted.returncode:
-        pytest.skip(f"no file system may be mounted: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with make_disk(place, "400k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -172,7 +162,7 @@ def test_a_disk_without_space_for_the_spool_is_named_with_the_fix(
     assert f"no space left for {output}/_spool" in said.replace("- ", "")
     assert "free some and run the same command again" in said
     assert not (output / "_spool").exists()
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    mount("-o", "remount,size=64m", str(small_disk))
     assert typed(*command(clean, output), "--workers", workers)[0] == 0
     assert typed("parity", clean, output, "--identity")[0] == 0
 

@@ -112,8 +112,8 @@ def is_lookback(batch: pa.RecordBatch) -> bool:
     return "minute" in batch.schema.names
 
 
-def _split(reports: pa.RecordBatch, blocks: Blocks) -> Iterator[Keyed]:
-    return blocks.split(reports)
+def _split(reports: pa.RecordBatch, blocks: Blocks) -> list[Keyed]:
+    return list(blocks.split(reports))  # an iterator would do its work after its time was counted
 
 
 def _narrow(reports: pa.RecordBatch) -> pa.RecordBatch:

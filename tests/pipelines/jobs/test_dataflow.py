@@ -68,9 +68,9 @@ def test_all_paths_of_a_backfill_on_this_machine_are_problems_at_once(
     local = ["--input", str(tmp_path), "archive/*.ndjson", "--output", str(tmp_path / "tables")]
     assert run([*BACKFILL, *local, "--dry-run", *OUTPUTS, *OPTIONS]) == 1
     printed = capsys.readouterr()
-    told = " ".join(printed.out.split())
+    shown = " ".join(printed.out.split())
     for path in (str(tmp_path), "archive/*.ndjson", str(tmp_path / "tables")):
-        assert f"{path} is a file of this machine; use a bucket or a server" in told
+        assert f"{path} is a file of this machine; use a bucket or a server" in shown
     assert "3 problems" in printed.err
     assert list(tmp_path.iterdir()) == []
 
@@ -89,7 +89,7 @@ def test_a_backfill_is_submitted_with_the_files_and_blocks_of_its_archives(
         return outputs, settings
 
     monkeypatch.setattr("pipelines.jobs.dataflow_backfill.find_archives", lambda patterns: found)
-    monkeypatch.setattr("pipelines.jobs.dataflow_backfill.open_outputs", open_outputs)
+    monkeypatch.setattr("pipelines.jobs.backfill.open_outputs", open_outputs)
     wired = Mock(wraps=wire_batch)
     monkeypatch.setattr("pipelines.jobs.dataflow_backfill.wire_batch", wired)
     submitted = Mock(return_value="https://console")

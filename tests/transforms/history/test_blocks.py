@@ -1,5 +1,8 @@
 """Blocks: which block a report belongs to, and which ones it feeds as lookback."""
 
+import time
+from collections.abc import Iterator
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.builders import agent
 from tests.transforms.history.builders import FAULTY, MINUTE, NOON, batch, fail_at, reports
+from transforms.core import stage_counters
 from transforms.core.sharding import assign_shards
 from transforms.history import blocks as module
 from transforms.history.baseline import find_buckets
@@ -137,3 +141,15 @@ def test_a_shard_of_an_agent_is_the_same_in_every_block() -> None:
     keys = Blocks(1, 3).make_keys(np.array([-5, 0, 7]), given["agent_id"])
     assert set((keys % 3).tolist()) == {int(assign_shards(pa.array([agent()]), 3)[0])}
     assert (keys // 3).tolist() == [-5, 0, 7]
+
+
+def test_the_time_of_keying_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def split_slowly(_: Blocks, given: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        time.sleep(0.05)
+        yield 0, given
+
+    stage_counters.reset()
+    monkeypatch.setattr(Blocks, "split", split_slowly)
+    with beam.Pipeline(FnApiRunner()) as pipeline:
+        _ = pipeline | beam.Create([batch()], reshuffle=False) | KeyByBlock(Blocks())
+    assert stage_counters.snapshot()["block"].seconds >= 0.05

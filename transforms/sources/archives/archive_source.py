@@ -25,7 +25,6 @@ class Archives:
     files: Files
     chunk_bytes: int = CHUNK_BYTES
     payload_bytes: int = PAYLOAD_BYTES
-    readers: int | None = None
 
     @property
     def name(self) -> str:
@@ -60,8 +59,9 @@ class ReadMessages(beam.PTransform):
 
     def expand(self, root: beam.pvalue.PBegin) -> Gathered:
         given = self.archives
-        options = (given.chunk_bytes, count_bytes, given.readers, given.payload_bytes)
-        found = root | ReadArchives(given.files, *options)
+        found = root | ReadArchives(
+            given.files, given.chunk_bytes, count_bytes, payload_bytes=given.payload_bytes
+        )
         _ = found.unreadable | "Count incomplete" >> beam.MapTuple(count_incomplete)
         return Gathered(found.messages, found.rejected)
 

@@ -187,10 +187,10 @@ def test_a_byte_order_mark_before_an_envelope_leaves_it_one(tmp_path: Path) -> N
 
 def test_the_bytes_worked_off_add_up_to_the_file(tmp_path: Path) -> None:
     for path in write(tmp_path):
-        told: list[int] = []
-        assert len(list(read_chunks(path, 5000, told.append))) > 1
-        assert sum(told) == os.path.getsize(path)
-        assert min(told) > 0
+        counted: list[int] = []
+        assert len(list(read_chunks(path, 5000, counted.append))) > 1
+        assert sum(counted) == os.path.getsize(path)
+        assert min(counted) > 0
 
 
 def test_a_file_that_cannot_be_read_is_reported_and_the_others_are_read(tmp_path: Path) -> None:
