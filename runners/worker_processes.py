@@ -137,11 +137,22 @@ def _spawn(pipe: Connection) -> int:
 
 
 def _serve(pipe: Connection, parent: int) -> NoReturn:
-    """Answer calls until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: one decides
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Answer calls until the other end is closed. Whatever happens, the process then ends: a forked one would
+    otherwise go on with the code of its parent."""
+    try:
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C reaches all processes of a terminal: one decides
+        prctl = getattr(ctypes.CDLL(None), "prctl", None)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _answer_calls(pipe, parent)
+        os._exit(0)
+    finally:  # memory is too short even for an error's message, for example
+        os._exit(1)
+
+
+def _answer_calls(pipe: Connection, parent: int) -> None:
     sending = threading.Lock()
 
     def send(kind: str, content: Any) -> None:
@@ -153,12 +164,11 @@ def _serve(pipe: Connection, parent: int) -> NoReturn:
         try:
             function, arguments = pipe.recv()
         except EOFError:
-            break
+            return
         try:
             send(_RESULT, function(state, *arguments))
         except BaseException as error:
             send(_ERRORS, _save_errors(error))
-    os._exit(0)
 
 
 def _save_errors(error: BaseException | None) -> list[tuple[bytes | None, str]]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -108,6 +109,17 @@ def test_a_worker_that_ends_by_itself_is_named_with_its_exit_code(worker: Worker
     assert not worker.is_idle
 
 
+def test_a_worker_that_cannot_even_send_its_error_ends_and_does_not_run_its_parents_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_out_of_memory(_: BaseException) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(worker_processes, "_save_errors", run_out_of_memory)
+    with fork_workers(2) as workers, pytest.raises(WorkerDied, match="exit code 1"):
+        workers[0].call(fail, "zero")
+
+
 def test_a_worker_that_is_killed_in_a_call_is_named_with_the_signal(worker: WorkerProcess) -> None:
     threading.Timer(0.2, os.kill, (worker.process, signal.SIGKILL)).start()
     with pytest.raises(WorkerDied, match="was killed by signal 9"):
@@ -146,6 +158,7 @@ def test_calls_of_two_threads_come_one_after_the_other(worker: WorkerProcess) ->
 def test_an_interrupt_of_the_terminal_leaves_the_decision_to_the_launching_process(
     worker: WorkerProcess,
 ) -> None:
+    worker.call(count, 1)  # it has started
     threading.Timer(0.1, os.kill, (worker.process, signal.SIGINT)).start()
     assert worker.call(wait, 0.4) == "waited"
 

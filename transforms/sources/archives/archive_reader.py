@@ -39,7 +39,7 @@ from transforms.sources.archives.envelope_chunks import decode_lines
 from transforms.sources.archives.line_ranges import LineNumber, count_lines_before, read_range
 from transforms.sources.archives.long_lines import LongLine
 from transforms.sources.archives.parquet_files import decode_rows, read_rows
-from transforms.sources.archives.parts import PART_BYTES, Part, cut_parts, deal_parts
+from transforms.sources.archives.parts import PART_BYTES, Part, cut_parts
 
 CHUNK_BYTES = 16 << 20
 _SMALL = 4
@@ -190,9 +190,8 @@ class Archived(NamedTuple):
 class ReadArchives(beam.PTransform):
     """Nothing -> `messages` (RAW), `rejected` (REJECTED) and `unreadable` (file, reason), each file once.
 
-    `on_bytes` is pickled with the transform, so it must be a function of a module. `readers`: how many
-    workers read at once, by default as many as the engine gives; one reads whole files in their order. A
-    reader reads a chunk ahead. `payload_bytes`: see `read_chunks`.
+    `on_bytes` is pickled with the transform, so it must be a function of a module. A reader reads
+    a chunk ahead. `payload_bytes`: see `read_chunks`.
     """
 
     def __init__(
@@ -200,14 +199,12 @@ class ReadArchives(beam.PTransform):
         files: Iterable[str],
         chunk_bytes: int = CHUNK_BYTES,
         on_bytes: OnBytes | None = None,
-        readers: int | None = None,
         payload_bytes: int = PAYLOAD_BYTES,
         part_bytes: int = PART_BYTES,
     ) -> None:
         super().__init__()
         whole = files.whole if isinstance(files, Files) else map(locate_file, files)
         self.files = tuple(map(make_absolute, whole))  # a worker runs in another folder
-        self.readers = readers
         self.part_bytes = part_bytes
         self.chunk_bytes = chunk_bytes
         self.on_bytes = on_bytes
@@ -218,18 +215,12 @@ class ReadArchives(beam.PTransform):
             pa.RecordBatch, rejected=pa.RecordBatch, unreadable=tuple[str, str]
         )
         # Parts are tiny, so dealing them to workers costs nothing.
-        parts = root | beam.Create(self._cut(), reshuffle=True)
+        parts = root | beam.Create(cut_parts(self.files, self.part_bytes), reshuffle=True)
         found = parts | outputs.with_outputs("rejected", "unreadable", main="messages")
         by_file = found.unreadable | "By file" >> beam.GroupByKey()
         # Several parts of a file can meet the same fault.
         unreadable = by_file | "Once" >> beam.MapTuple(_take_one_reason).with_output_types(tuple[str, str])
         return Archived(found.messages, found.rejected, unreadable)
-
-    def _cut(self) -> list[Part]:
-        if self.readers == 1:
-            return [self.files]
-        parts = cut_parts(self.files, self.part_bytes)
-        return parts if self.readers is None else deal_parts(parts, self.readers)
 
 
 def _take_one_reason(file: str, reasons: Iterable[str]) -> tuple[str, str]:

@@ -5,7 +5,7 @@ and Parquet files (by groups of rows) can be cut into ranges; gzip and zstd have
 beginning.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from transforms.sources.archives.archive_files import FileRange, choose_reader, is_parquet
 from transforms.sources.archives.decompression import read_plain
@@ -50,12 +50,6 @@ def cut_file(file: FileRange, count: int) -> list[FileRange]:
     count = max(1, min(count, file.size)) if can_be_cut else 1
     edges = [file.size * i // count for i in range(count)]
     return [file._replace(start=start, end=end) for start, end in zip(edges, [*edges[1:], None])]
-
-
-def deal_parts(parts: Sequence[Part], readers: int) -> list[Part]:
-    """The parts as one for each reader; about equal, if those with most text come first."""
-    dealt = [sum(parts[reader::readers], ()) for reader in range(readers)]
-    return [part for part in dealt if part]
 
 
 def is_plain(path: str) -> bool:

@@ -27,7 +27,7 @@ from transforms.sources.archives.archive_reader import (
     read_files,
 )
 from transforms.sources.archives.envelope_chunks import REJECTED
-from transforms.sources.archives.parts import cut_file, cut_parts, deal_parts
+from transforms.sources.archives.parts import cut_file, cut_parts
 
 ENVELOPE = b'{"message_id":"%d-0","received_at":null,"data":{"i":%d}}'
 MARK = b"\xef\xbb\xbf"
@@ -135,14 +135,10 @@ def test_small_files_share_a_part_and_large_plain_ones_are_cut() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["a.json", "b.json.gz", "c.parquet"]), st.integers(0, 10_000))),
     st.integers(300, 2000),
-    st.integers(1, 9),
 )
-def test_every_byte_of_every_file_is_in_one_part(
-    sizes: list[tuple[str, int]], part: int, readers: int
-) -> None:
+def test_every_byte_of_every_file_is_in_one_part(sizes: list[tuple[str, int]], part: int) -> None:
     files = [(f"{number}/{name}", size) for number, (name, size) in enumerate(sizes)]
     parts = cut_parts([FileRange(path, size=size) for path, size in files], part)
-    assert sorted(each for dealt in deal_parts(parts, readers) for each in dealt) == sorted(sum(parts, ()))
     for path, size in files:
         ranges = sorted(each for cut in parts for each in cut if each.path == path)
         assert [each.start for each in ranges] == [0, *(each.end for each in ranges[:-1])]
@@ -156,15 +152,14 @@ def test_a_pipeline_reads_large_and_small_files_and_reports_a_fault_once(tmp_pat
     (tmp_path / "torn.parquet").write_bytes(b"PAR1" * 5000)
     files = sorted(str(each) for each in tmp_path.iterdir())
     expected = [f"{i}-0" for i in range(500)] + [line_id(501, BARE), line_id(1, BARE)]
-    for readers in (None, 1, 3):
-        with beam.Pipeline("FnApiRunner") as pipeline:
-            archives = pipeline | ReadArchives([*files, "gone.ndjson"], readers=readers, part_bytes=1000)
-            found = archives.messages | beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
-            wrong = archives.rejected | beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
-            faults = archives.unreadable | beam.MapTuple(lambda file, reason: Path(file).name)
-            assert_that(found, equal_to(expected), "messages")
-            assert_that(wrong, equal_to([line_id(502, WRONG)]), "rejected")
-            assert_that(faults, equal_to(["torn.parquet", "gone.ndjson"]), "faults")
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        archives = pipeline | ReadArchives([*files, "gone.ndjson"], part_bytes=1000)
+        found = archives.messages | beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
+        wrong = archives.rejected | beam.FlatMap(lambda batch: batch["message_id"].to_pylist())
+        faults = archives.unreadable | beam.MapTuple(lambda file, reason: Path(file).name)
+        assert_that(found, equal_to(expected), "messages")
+        assert_that(wrong, equal_to([line_id(502, WRONG)]), "rejected")
+        assert_that(faults, equal_to(["torn.parquet", "gone.ndjson"]), "faults")
 
 
 def test_a_file_that_became_shorter_is_incomplete_and_one_that_grew_is_read_to_its_end(
