@@ -3,6 +3,7 @@
 TABLE/date=YYYY-MM-DD/hour=HH/HHMM.parquet                       rows by `Table.time` (UTC)
 TABLE/window_size=5s/date=YYYY-MM-DD/hour=HH/HHMM.parquet        tables of windows
 TABLE/date=unknown/hour=unknown/NN.parquet                       rows without a time
+TABLE/NN.parquet                                                 tables that have no `Table.time`
 """
 
 import json
@@ -18,6 +19,8 @@ from schemas.tables import Table
 
 UNTIMED_FILES = 64
 """How many files of a table share the rows whose time is unknown."""
+SPREAD_FILES = 16
+"""How many files a table without a time has: crc32(first column of the key) % SPREAD_FILES."""
 NAME_LENGTH = 200
 """Most characters of a file name that is made of a text from the data; file systems take 255 bytes."""
 _PREFIX_LENGTH = 160
@@ -30,8 +33,11 @@ def assign_files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple
     """The file of each row: `(codes, paths)`, where row i belongs to `paths[codes[i]]`, below the output.
 
     `file_minutes` (a divisor of 60) is the span of a file; tables of windows of a minute and more have a file
-    an hour. A row without a time belongs to one of UNTIMED_FILES, which its key alone decides.
+    an hour. A row without a time belongs to one of UNTIMED_FILES, which its key alone decides; every row of a
+    table without a time to one of SPREAD_FILES.
     """
+    if not table.time:
+        return _spread_rows(table, rows)
     places, names = _assign_places(table, rows)
     spans = np.array([_span_seconds(name, file_minutes) for name in names], dtype=np.int64)
     seconds = pc.fill_null(rows[table.time].cast(pa.int64()), 0).to_numpy(zero_copy_only=False) // 1_000_000
@@ -71,6 +77,14 @@ def escape_name(text: str) -> str:
     if len(name) <= NAME_LENGTH:
         return name
     return f"{name[:_PREFIX_LENGTH]}~{blake2b(octets, digest_size=16).hexdigest()}"
+
+
+def _spread_rows(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
+    """The file of each row of a table without a time, as `assign_files` gives it."""
+    ids = rows[table.key[0]].dictionary_encode()
+    numbers = np.array([crc32(text.encode()) % SPREAD_FILES for text in ids.dictionary.to_pylist()], np.int64)
+    used, codes = np.unique(numbers[ids.indices.to_numpy()], return_inverse=True)
+    return codes, [f"{table.name}/{number:02}.parquet" for number in used.tolist()]
 
 
 def _assign_places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from schemas.readers.formats import TIME
+from schemas.record_columns import AGENT, HEALTH, RESULT, TASK
+
 LAYOUT_VERSION = 2
 """Raised when folders, keys or the meaning of stored columns change; older code refuses a newer layout."""
 
-TIME = pa.timestamp("us", tz="UTC")
 GRANULARITIES = {"5s": 5, "1m": 60, "1h": 3600}
 """Window length in seconds of each granularity."""
 
@@ -125,6 +127,7 @@ AGGREGATION = pa.schema(
 QUARANTINE = pa.schema(
     [
         *MESSAGE,
+        ("kind", pa.string()),
         ("payload", pa.binary()),
         ("payload_bytes", pa.int64()),
         ("payload_sha256", pa.string()),
@@ -139,7 +142,15 @@ QUARANTINE = pa.schema(
     ]
 )
 
-DUPLICATE = pa.schema([*MESSAGE, ("report_id", pa.string()), ("revision", pa.int64())])
+DUPLICATE = pa.schema(
+    [
+        *MESSAGE,
+        ("kind", pa.string()),
+        ("record_id", pa.string()),
+        ("report_id", pa.string()),
+        ("revision", pa.int64()),
+    ]
+)
 
 LOST = pa.schema(
     [
@@ -183,7 +194,7 @@ class Table:
     """One table of the output.
 
     `key`: the columns that identify a row. `order`: the first columns by which the rows of a file are sorted.
-    `time`: the column that decides which file a row belongs to.
+    `time`: the column that decides which file a row belongs to; empty if the first column of the key does.
     """
 
     name: str
@@ -209,7 +220,8 @@ class Table:
 
         Two outputs with the same reports may differ in them; `parity` compares them only with `--identity`.
         """
-        names = {name for name, _ in MESSAGE} | {"revision", "dismissed_because", "dismissed_at"}
+        names = {name for name, _ in MESSAGE} | {"effective_at", "revision"}
+        names |= {"dismissed_because", "dismissed_at"}
         return tuple(name for name in self.schema.names if name in names)
 
 
@@ -257,7 +269,28 @@ FLEET = Table(
 )
 """The windows of AGGREGATIONS over all agents of a type. Not in TABLES, since it is made only for sinks that
 take it. A report counts under its own type and never moves, so a row's revision only grows."""
-TABLES = {table.name: table for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)}
+
+
+def _make_record_table(
+    name: str, columns: pa.Schema, key: tuple[str, ...], order: tuple[str, ...], time: str
+) -> Table:
+    schema = pa.schema([*columns, *(pa.field(*column) for column in MESSAGE), ("schema_version", pa.int64())])
+    return Table(name, schema, key, order, time)
+
+
+_TASK_KEY, _AGENT_KEY = ("task_id", "version"), ("agent_id", "version")
+TASKS = _make_record_table("tasks", TASK, _TASK_KEY, ("created_at", *_TASK_KEY), "created_at")
+RESULTS = _make_record_table("results", RESULT, _TASK_KEY, ("completed_at", *_TASK_KEY), "completed_at")
+AGENTS = _make_record_table("agents", AGENT, _AGENT_KEY, ("agent_id", "effective_at", "version"), "")
+SYSTEM_HEALTH = _make_record_table(
+    "system_health", HEALTH, ("source", "message_id"), ("source", "message_id"), "received_at"
+)
+RECORD_TABLES = {table.name: table for table in (TASKS, RESULTS, AGENTS, SYSTEM_HEALTH)}
+"""The tables of records: what other messages than reports say. Every version of a record is kept; the current
+one at a time is that with the largest (effective_at, version) up to it. They have no revision."""
+TABLES = {
+    table.name: table for table in (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES, *RECORD_TABLES.values())
+}
 
 
 def find_table(name: str) -> Table:

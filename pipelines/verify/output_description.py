@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
+from schemas.kinds import KINDS
 from schemas.registry import list_versions
 from schemas.tables import LAYOUT_VERSION
 from transforms.core.errors import OutputFull, Refused, Unavailable
@@ -19,7 +20,7 @@ from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
 
-SCHEMAS = ("kpi_report",)
+SCHEMAS = tuple(KINDS)
 """The schemas whose version decides the content of a stored row."""
 
 

@@ -2,7 +2,8 @@
 
 `date-time` is RFC 3339 with any offset and up to nine fraction digits, read to the microsecond (further
 digits are cut), in the years 1 to 9999 of UTC and without leap seconds. `uuid` is the 36-character form of
-RFC 9562, in either case.
+RFC 9562, in either case. `base64` is that of RFC 4648, section 4, padded and without line breaks; it is a
+format of kpiflow's own.
 """
 
 import re
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jsonschema import FormatChecker
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -125,14 +127,28 @@ def is_uuid(strings: pa.Array) -> NDArray[np.bool_]:
     return parse_uuid(strings)[1]
 
 
-FORMATS: dict[str, Callable[[pa.Array], NDArray[np.bool_]]] = {"date-time": is_date_time, "uuid": is_uuid}
+def is_base64(strings: pa.Array) -> NDArray[np.bool_]:
+    """bool[n]: which strings are base64."""
+    return np.asarray(pc.match_substring_regex(strings, f"^{_BASE64}$"))
+
+
+_BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+FORMATS: dict[str, Callable[[pa.Array], NDArray[np.bool_]]] = {
+    "date-time": is_date_time,
+    "uuid": is_uuid,
+    "base64": is_base64,
+}
 """The vectorised check of every format a schema may name."""
 
 
 def make_format_checker() -> FormatChecker:
     """The same formats, for one string at a time in jsonschema. What is no string passes."""
     checker = FormatChecker(formats=())
-    one = {"date-time": _is_one_date_time, "uuid": lambda text: _UUID.fullmatch(text) is not None}
+    one = {
+        "date-time": _is_one_date_time,
+        "uuid": lambda text: _UUID.fullmatch(text) is not None,
+        "base64": lambda text: re.fullmatch(_BASE64, text) is not None,
+    }
     for name, check in one.items():
         checker.checks(name, (ValueError, OverflowError))(
             lambda value, check=check: not isinstance(value, str) or check(value)

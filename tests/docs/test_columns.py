@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.settings import Settings
+from schemas.kinds import KINDS
 from schemas.tables import FLEET, TABLES, TRIMMED, find_table
 
 PAGE = (Path(__file__).parents[2] / "docs" / "columns.md").read_text()
@@ -69,4 +70,13 @@ def test_settings_and_their_defaults_are_those_of_the_program():
     }
     underscored = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page))
     known = set(Settings.model_fields) | {name for table in TABLES.values() for name in table.schema.names}
-    assert underscored - known - {"duplicate_key", "not_object"} == set()
+    assert underscored - known - set(KINDS) - {"duplicate_key", "not_object"} == set()
+
+
+def test_the_page_names_every_kind_of_message_in_order():
+    rows = section("Kinds").split("|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
+    named = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    checked = [kind.time if kind.is_recent else "nothing" for kind in KINDS.values()]
+    assert [(schema, table, stream.split(",")[0], by) for schema, table, stream, by in named] == [
+        (kind.schema, kind.table.name, kind.stream, by) for kind, by in zip(KINDS.values(), checked)
+    ]

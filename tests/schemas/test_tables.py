@@ -3,19 +3,22 @@
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
+from zlib import crc32
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.partitioning import NAME_LENGTH, UNTIMED_FILES, assign_files, escape_name
+from schemas.partitioning import NAME_LENGTH, SPREAD_FILES, UNTIMED_FILES, assign_files, escape_name
 from schemas.tables import (
+    AGENTS,
     AGGREGATION,
     AGGREGATIONS,
     DUPLICATES,
     FLEET,
     QUARANTINED,
+    RECORD_TABLES,
     REPORTS,
     TABLES,
     TRIMMED,
@@ -117,6 +120,14 @@ def test_a_message_without_a_time_has_a_file_by_its_key_alone(table: Table) -> N
     assert [placed(table, row) for row in rows[:9]] == [[path] for path in paths[:9]]
 
 
+def test_all_versions_of_an_agent_are_in_one_of_sixteen_files() -> None:
+    rows = [{"agent_id": f"{number % 500}", "version": str(number)} for number in range(1000)]
+    paths = placed(AGENTS, *rows)
+    assert set(paths) == {f"{number:02}.parquet" for number in range(SPREAD_FILES)}
+    assert paths[:500] == paths[500:]
+    assert placed(AGENTS, {"agent_id": "0b0c", "version": "x"}) == [f"{crc32(b'0b0c') % 16:02}.parquet"]
+
+
 @given(st.text(), st.text())
 def test_a_safe_name_is_harmless_and_can_be_read_back(one: str, other: str) -> None:
     name = escape_name(one)
@@ -150,6 +161,7 @@ def test_the_fleet_has_every_column_of_an_agents_windows_but_the_agent() -> None
 @pytest.mark.parametrize("table", [*TABLES.values(), FLEET], ids=lambda table: table.name)
 def test_a_table_has_the_columns_that_it_is_keyed_and_sorted_by(table: Table) -> None:
     names = table.schema.names
-    assert {*table.key, *table.order, table.time, "revision"} <= set(names)
+    assert {*table.key, *table.order, table.time or table.key[0]} <= set(names)
+    assert ("revision" in names) == (table.name not in RECORD_TABLES)
     assert set(table.key) <= {*table.order, "granularity"}
     assert len(set(names)) == len(names)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.kinds import REPORT_KIND
 from schemas.tables import DUPLICATE
 from transforms.core.grouping import group_rows, number_groups
 from transforms.core.hashing import hash_ids
@@ -82,6 +83,7 @@ def drop_repeats(rows: pa.Table) -> pa.Table:
 def make_duplicates(copies: pa.RecordBatch) -> pa.RecordBatch:
     """The DUPLICATE rows of copies (columns INPUTS) that are not kept for their report."""
     columns = {name: copies[name] for name in DUPLICATE.names if name in INPUTS}
+    columns["kind"] = pa.repeat(REPORT_KIND.schema, copies.num_rows)
     columns["revision"] = pa.array(np.ones(copies.num_rows, np.int64))
     return build_batch(columns, DUPLICATE, copies.num_rows)
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from schemas.tables import DUPLICATE, MESSAGE, REPORTS, Table
+from schemas.kinds import KIND_OF_TABLE, Kind
+from schemas.tables import DUPLICATE, MESSAGE, Table
 from transforms.core.grouping import Ints, number_groups, sort_by_columns
 from transforms.core.kept_rows import find_kept
 from transforms.core.record_batches import build_batch, concat, conform, join_columns, make_empty
@@ -20,7 +22,8 @@ class MergedRows:
 
     `rows` has the table's columns (wide ones where they are that large), in `Table.file_order`, each key
     once. `taken` counts the new rows among them: 0 means that nothing changed. `displaced` (DUPLICATE) are
-    the messages that no row of the set names any more, because another message with the same report is kept.
+    the messages that no row of the set names any more, because another message with the same report or record
+    is kept.
     """
 
     rows: pa.RecordBatch
@@ -45,8 +48,8 @@ def merge_rows(
     kept = np.flatnonzero(is_kept)
     taken = int((kept >= stored.num_rows).sum())
     displaced = make_empty(DUPLICATE)
-    if table.name == REPORTS.name and len(kept) < both.num_rows:
-        displaced = _find_displaced(both, groups, np.flatnonzero(~is_kept), kept)
+    if has_contents(table) and len(kept) < both.num_rows:
+        displaced = _find_displaced(table, both, groups, np.flatnonzero(~is_kept), kept)
     if stored.num_rows or not sorted_new:
         order = sort_by_columns(both.select(table.file_order).take(pa.array(kept)), table.file_order)
         kept = kept[order]
@@ -56,19 +59,34 @@ def merge_rows(
     return MergedRows(join_columns(rows.columns, table.schema), displaced, taken)
 
 
-def _find_displaced(rows: pa.RecordBatch, groups: Ints, losers: Ints, kept: Ints) -> pa.RecordBatch:
+def has_contents(table: Table) -> bool:
+    """Whether a row is a message, and its key what the message says: two messages can have one key."""
+    kind = KIND_OF_TABLE.get(table.name)
+    return kind is not None and kind.record_id is not None
+
+
+def _find_displaced(
+    table: Table, rows: pa.RecordBatch, groups: Ints, losers: Ints, kept: Ints
+) -> pa.RecordBatch:
     """The messages of `losers` that are not the message of the row kept of their group, each once, as rows of
     DUPLICATE."""
     keeper = np.empty(int(groups.max()) + 1, dtype=np.int64)
     keeper[groups[kept]] = kept
-    named = rows.select([*(name for name, _ in MESSAGE), "report_id"])
+    named = rows.select([*(name for name, _ in MESSAGE), *table.key])
     winners = keeper[groups[losers]]
     both = np.union1d(losers, winners)
-    messages = number_groups(named.take(pa.array(both)), ("source", "message_id", "report_id"))
+    messages = number_groups(named.take(pa.array(both)), ("source", "message_id", *table.key))
     lost, won = (messages[np.searchsorted(both, rows)] for rows in (losers, winners))
     other = np.flatnonzero(lost != won)
     _, first = np.unique(lost[other], return_index=True)
-    once = named.take(pa.array(losers[np.sort(other[first])]))
-    columns = {name: once[name] for name in once.schema.names}
-    columns["revision"] = pa.array(np.ones(once.num_rows, np.int64))
-    return build_batch(columns, DUPLICATE, once.num_rows)
+    return _make_duplicates(KIND_OF_TABLE[table.name], named.take(pa.array(losers[np.sort(other[first])])))
+
+
+def _make_duplicates(kind: Kind, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of a table, with MESSAGE and its key, as rows of DUPLICATE."""
+    columns = {name: rows[name] for name in DUPLICATE.names if name in rows.schema.names}
+    if not kind.is_report:
+        columns["record_id"] = pc.binary_join_element_wise(*(rows[name] for name in kind.table.key), " ")
+    columns["kind"] = pa.repeat(kind.schema, rows.num_rows)
+    columns["revision"] = pa.array(np.ones(rows.num_rows, np.int64))
+    return build_batch(columns, DUPLICATE, rows.num_rows)

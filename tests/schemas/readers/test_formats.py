@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.readers.formats import FORMATS, is_uuid, make_format_checker, parse_date_time, parse_uuid
+from schemas.readers.formats import (
+    FORMATS,
+    is_base64,
+    is_uuid,
+    make_format_checker,
+    parse_date_time,
+    parse_uuid,
+)
 
 MOMENT = datetime(2024, 2, 29, 21, 59, 59, tzinfo=UTC)
 
@@ -100,6 +107,13 @@ def test_what_is_no_uuid_is_refused() -> None:
     np.testing.assert_array_equal(is_uuid(pa.array(texts)), [False] * len(texts))
 
 
+def test_base64_is_padded_and_on_one_line():
+    good = ["", "QQ==", "QUI=", "QUJD", "+/+/QQ=="]
+    assert is_base64(pa.array(good)).all()
+    wrong = ["Q", "QQ", "QQ=", "QUI", "QUJDQ", "=", "QQ==QQ==", "QU JD", "QUJD\n", "-_-_", "QUJÄ"]
+    assert not is_base64(pa.array(wrong)).any()
+
+
 @given(
     st.text(alphabet="0123456789-:TtZz.+ é", max_size=30)
     | st.from_regex(
@@ -107,6 +121,7 @@ def test_what_is_no_uuid_is_refused() -> None:
         r"(\.[0-9]{0,10})?([Zz]|[+-][0-2][0-9]:[0-6][0-9])",
         fullmatch=True,
     )
+    | st.from_regex(r"([A-Za-z0-9+/]{4})*[A-Za-z0-9+/]{0,4}={0,2}", fullmatch=True)
     | st.from_regex(r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-gA-G]{12}", fullmatch=True)
 )
 def test_the_check_of_one_string_agrees_with_that_of_many(text: str) -> None:

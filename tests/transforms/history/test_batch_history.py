@@ -38,6 +38,8 @@ def test_a_duplicate_feeds_no_baseline():
         "source": "s",
         "message_id": "y",
         "received_at": NOON + timedelta(seconds=9),
+        "kind": "kpi_report",
+        "record_id": None,
         "report_id": "1" * 32,
         "revision": 1,
     }

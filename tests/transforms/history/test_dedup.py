@@ -46,6 +46,8 @@ def test_a_duplicate_keeps_what_tells_its_message():
         "source": "t",
         "message_id": "2",
         "received_at": T0 + timedelta(seconds=3),
+        "kind": "kpi_report",
+        "record_id": None,
         "report_id": A,
         "revision": 1,
     }

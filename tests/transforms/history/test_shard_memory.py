@@ -69,7 +69,9 @@ def test_a_known_report_is_a_duplicate_but_a_known_message_leaves_no_trace(memor
     assert fates(admit(memory, other, again, other)) == ([], ["y"])
     (lost,) = admit(memory, other).duplicates.to_pylist()
     assert lost == {name: other[name] for name in ("source", "message_id", "received_at", "report_id")} | {
-        "revision": 1
+        "kind": "kpi_report",
+        "record_id": None,
+        "revision": 1,
     }
 
 

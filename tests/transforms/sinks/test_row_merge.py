@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from schemas.tables import (
+    AGENTS,
+    AGGREGATIONS,
+    DUPLICATES,
+    QUARANTINED,
+    REPORTS,
+    RESULTS,
+    TABLES,
+    TASKS,
+    Table,
+)
 from transforms.core.grouping import number_groups, sort_by_columns
 from transforms.core.record_batches import conform, make_empty
 from transforms.sinks.row_merge import merge_rows
@@ -97,7 +107,30 @@ def test_a_displaced_message_is_named_once_with_its_own_time() -> None:
         REPORTS, batch(REPORTS, *lost), batch(REPORTS, report("x", "1-0", received_at=1, revision=3))
     ).displaced
     expected = {"source": "s", "message_id": "2-0", "received_at": 2, "report_id": "x", "revision": 1}
+    expected["kind"] = "kpi_report"
     assert rows.equals(batch(DUPLICATES, expected))
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "record_id"),
+    [(TASKS, "task_id", "x v"), (RESULTS, "task_id", "x v"), (AGENTS, "agent_id", "x v")],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_record_that_another_message_says_again_is_displaced(
+    table: Table, key: str, record_id: str
+) -> None:
+    first, second = (
+        {key: "x", "version": "v", "source": "s", "message_id": f"{n}-0", "received_at": n} for n in (1, 2)
+    )
+    other = {**second, "version": "w", "message_id": "3-0"}
+    merged = merge_rows(table, batch(table, second, other), batch(table, first))
+    assert merged.rows["message_id"].to_pylist() == ["1-0", "3-0"]
+    kind = {"tasks": "task", "results": "execution_result", "agents": "agent"}[table.name]
+    lost = {name: second[name] for name in ("source", "message_id", "received_at")}
+    assert merged.displaced.equals(
+        batch(DUPLICATES, {**lost, "kind": kind, "record_id": record_id, "revision": 1})
+    )
+    assert merge_rows(table, merged.rows, batch(table, first, other)).displaced.num_rows == 0
 
 
 def test_nothing_new_takes_no_row() -> None:

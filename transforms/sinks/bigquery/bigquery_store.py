@@ -200,7 +200,13 @@ class BigQuery:
                 files.write(table, list(self._read(table, condition)))
 
     def _portions(self, table: Table) -> Iterator[str]:
-        """Conditions that divide the rows of a table into times of about COPY_ROWS rows, or of an hour."""
+        """Conditions that divide the rows of a table into times of about COPY_ROWS rows, or of an hour.
+
+        A table without a time is divided by the first digit of its ids.
+        """
+        if not table.time:
+            yield from (f"STARTS_WITH(`{table.key[0]}`, '{digit}')" for digit in "0123456789abcdef")
+            return
         hour = f"UNIX_SECONDS(TIMESTAMP_TRUNC(`{table.time}`, HOUR))"
         of_hours = f"SELECT {hour} AS second, COUNT(*) AS amount FROM {self._quote(table.name)}"
         counts = self._query(f"{of_hours} GROUP BY second ORDER BY second")

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from google.cloud.bigquery import SchemaField
 
-from schemas.tables import REPORTS, Table
+from schemas.tables import Table
 from transforms.core.record_batches import make_empty
-from transforms.sinks.row_merge import merge_rows
+from transforms.sinks.row_merge import has_contents, merge_rows
 
 MERGE_DAYS = 1000
 """Days that one merge may touch: BigQuery modifies at most 4,000 partitions a job."""
@@ -96,9 +96,9 @@ def _restore(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def drop_superseded(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the rows that may be kept: one a key; of reports one a key and message, as each message has a
-    fate."""
-    if table.name == REPORTS.name:
+    """Return the rows that may be kept: one a key; where keys are contents one a key and message, as each
+    message has a fate."""
+    if has_contents(table):
         table = replace(table, key=(*table.key, "source", "message_id"))
     return merge_rows(table, make_empty(table.schema), rows).rows
 
@@ -106,8 +106,12 @@ def drop_superseded(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
 def split_by_days(table: Table, rows: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, str]]:
     """Yield the rows in parts of at most MERGE_DAYS days, each with the condition that its days meet in `t`.
 
-    The condition is made of literals, so that BigQuery reads only the partitions of these days.
+    The condition is made of literals, so that BigQuery reads only the partitions of these days. A table
+    without a time has no partitions, and one part.
     """
+    if not table.time:
+        yield rows, "TRUE"
+        return
     times = rows[table.time].cast(pa.int64())
     moments = pc.fill_null(times, 0).to_numpy(zero_copy_only=False)
     days = np.where(times.is_null().to_numpy(zero_copy_only=False), _UNTIMED, moments // _DAY_US)

@@ -11,7 +11,19 @@ from uuid import uuid4
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
+from schemas.tables import (
+    AGENTS,
+    AGGREGATIONS,
+    DUPLICATES,
+    QUARANTINED,
+    REPORTS,
+    RESULTS,
+    SYSTEM_HEALTH,
+    TABLES,
+    TASKS,
+    TRIMMED,
+    Table,
+)
 from transforms.core.errors import Refused
 from transforms.sinks.bigquery.client import ONCE, REQUEST_SECONDS, Client
 from transforms.sinks.bigquery.columns import schema_field, sql_type
@@ -27,11 +39,21 @@ _INBOX_DAYS = 2
 _TEXTS = {
     REPORTS.name: "Every report once: as it came, enriched, and beside its agent's past hour.",
     AGGREGATIONS.name: "Windows of 5 s, 1 min and 1 h of each agent.",
-    QUARANTINED.name: "Messages that are no valid report: why, and their original bytes.",
-    DUPLICATES.name: "Messages whose report another message already is.",
+    QUARANTINED.name: "Messages that are not valid: why, and their original bytes.",
+    DUPLICATES.name: "Messages whose report or record another message already is.",
+    TASKS.name: "Every version of each task.",
+    RESULTS.name: "Every version of how each task ended.",
+    AGENTS.name: "Every version of each agent, one an hour at least in which it was heard of.",
+    SYSTEM_HEALTH.name: "Every message about the health of the system.",
     TRIMMED.name: "What a stream lost before it was read.",
 }
-_CLUSTERS = {REPORTS.name: ["agent_id"], AGGREGATIONS.name: ["granularity", "agent_id"]}
+_CLUSTERS = {
+    REPORTS.name: ["agent_id"],
+    AGGREGATIONS.name: ["granularity", "agent_id"],
+    TASKS.name: ["task_id"],
+    RESULTS.name: ["task_id"],
+    AGENTS.name: ["agent_id"],
+}
 
 
 def create_dataset(client: Client, dataset: str, location: str) -> None:
@@ -101,7 +123,8 @@ def new_inbox(dataset: str, table: Table) -> bigquery.Table:
 
 def _new_table(dataset: str, table: Table) -> bigquery.Table:
     wanted = bigquery.Table(f"{dataset}.{table.name}", list(map(schema_field, table.schema)))
-    wanted.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, table.time)
+    if table.time:
+        wanted.time_partitioning = bigquery.TimePartitioning(bigquery.TimePartitioningType.DAY, table.time)
     wanted.clustering_fields = _CLUSTERS.get(table.name, ["source"])
     wanted.description = _TEXTS[table.name]
     return wanted

@@ -8,7 +8,9 @@ transactions that change one table, BigQuery rolls one back.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.tables import DUPLICATES, REPORTS, Table
+from schemas.kinds import KIND_OF_TABLE
+from schemas.tables import DUPLICATES, MESSAGE, Table
+from transforms.sinks.row_merge import has_contents
 
 ROW = "batch_row"
 """The column of an inbox beside those of its table: the number of the row."""
@@ -23,8 +25,8 @@ def turn_name(table: Table) -> str:
 class Merge:
     """A batch of rows in the table `inbox` of `dataset` (PROJECT.DATASET), at most one a key.
 
-    Of reports it may have one a key and message. `on_days` is a condition on `t` that all rows of the table
-    with these keys meet.
+    Of a table that has contents (`row_merge.has_contents`) it may have one a key and message. `on_days` is a
+    condition on `t` that all rows of the table with these keys meet.
     """
 
     dataset: str
@@ -45,7 +47,7 @@ BEGIN TRANSACTION;
 SET has_turn = (SELECT IF(COUNT(*) = 1, TRUE, ERROR('{wrong}')) FROM {self._quote(turn)});
 {self._hold_contest()}
 SET taken = (SELECT COUNT(*) FROM {self._contest} WHERE place = 1 AND {ROW} IS NOT NULL);
-{self._displace() if self.table.name == REPORTS.name else ""}
+{self._displace() if has_contents(self.table) else ""}
 IF taken > 0 THEN
 {self._merge()}
 END IF;
@@ -84,9 +86,13 @@ WHEN MATCHED THEN UPDATE SET {changes}
 WHEN NOT MATCHED THEN INSERT ({_list(names)}) VALUES ({_list(names, "s.")});"""
 
     def _displace(self) -> str:
-        """Write the messages whose report is another message's to the duplicates."""
+        """Write the messages whose report or record is another message's to the duplicates."""
         names = DUPLICATES.schema.names
-        values = ", ".join("1" if name == "revision" else f"s.`{name}`" for name in names)
+        kind, content = KIND_OF_TABLE[self.table.name], ", ' ', ".join(self.table.key)
+        given = {"kind": f"'{kind.schema}'", "record_id": "NULL", "report_id": "NULL", "revision": "1"}
+        given["report_id" if kind.is_report else "record_id"] = "s.content"
+        values = ", ".join(given.get(name, f"s.`{name}`") for name in names)
+        message = _list([name for name, _ in MESSAGE])
         lost = f"{self._contest} WHERE source != won_source OR message_id != won_message_id"
         return f"""\
 IF EXISTS (SELECT 1 FROM {lost}) THEN
@@ -95,8 +101,8 @@ IF EXISTS (SELECT 1 FROM {lost}) THEN
   {self._take_turn(DUPLICATES)}
   MERGE {self._quote(DUPLICATES.name)} AS t
   USING (
-    SELECT source, message_id, received_at, report_id FROM {lost}
-    QUALIFY ROW_NUMBER() OVER (PARTITION BY source, message_id ORDER BY report_id) = 1
+    SELECT {message}, CONCAT({content}) AS content FROM {lost}
+    QUALIFY ROW_NUMBER() OVER (PARTITION BY source, message_id ORDER BY content) = 1
   ) AS s
   ON {_same_key(DUPLICATES)} AND (t.received_at BETWEEN earliest AND latest OR t.received_at IS NULL)
   WHEN NOT MATCHED THEN INSERT ({_list(names)}) VALUES ({values});

@@ -22,12 +22,12 @@ ROW_GROUP = 1 << 17
 
 DICTIONARY_COLUMNS = ["granularity", "agent_id", "source", "source_layer", "target_agent_type",
                       "execution_context.hostname", "execution_context.gpu_info", "reason", "field", "rule",
-                      "resolution", "dismissed_because",
+                      "resolution", "dismissed_because", "kind", "agent_type", "state", "status",
                       *(f"{metric}_baseline_state" for metric in METRICS)]  # fmt: skip
 """Leaf columns with a dictionary. On the others it made files of 100k reports 15 % larger and 60 % slower to
 write."""
 STATISTICS_COLUMNS = ["agent_id", "recorded_at", "time_window_start", "received_at", "report_id", "task_id",
-                      "source", "message_id"]  # fmt: skip
+                      "source", "message_id", "effective_at", "created_at", "completed_at"]  # fmt: skip
 """Columns with statistics: those that queries filter by."""
 
 _BLANK = b"0" * 32

@@ -126,7 +126,8 @@ def test_a_message_whose_report_another_message_is_goes_to_the_duplicates(tmp_pa
     ]
     assert stored(tmp_path) == {
         "duplicates/date=2025-10-22/hour=12/1200.parquet": [
-            {**row, "report_id": "r1", "revision": 1} for row in duplicates
+            {**row, "kind": "kpi_report", "record_id": None, "report_id": "r1", "revision": 1}
+            for row in duplicates
         ],
         "kpi_reports/date=2025-10-22/hour=12/1200.parquet": reports(report(1)).to_pylist(),
     }

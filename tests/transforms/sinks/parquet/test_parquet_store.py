@@ -59,6 +59,10 @@ def test_it_is_a_store_and_takes_every_table_that_messages_end_in(store: Parquet
         "quarantine",
         "duplicates",
         "trimmed",
+        "tasks",
+        "results",
+        "agents",
+        "system_health",
     }
 
 
