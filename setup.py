@@ -27,6 +27,7 @@ setup(
         "rich>=15,<16",
         "redis[hiredis]>=8,<9",
         "stamina>=26,<27",
+        "duckdb>=2,<3",
     ],
     extras_require={
         "html": ["altair>=6.3,<7", "jinja2>=3.1,<4", "vl-convert-python>=1.9,<3"],
@@ -39,7 +40,6 @@ setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.8,<4",
             "hypothesis>=6.170,<7",
-            "duckdb>=2,<3",
             "pandas>=3.1,<4",
             "pandas-stubs",
             "pre-commit>=4,<5",

@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "redis": {"core"},
     "validation": {"core"},
     "sources": {"core", "envelopes", "objects", "redis", "validation"},
+    "derived": {"core", "sinks"},
     "sinks": {"core", "envelopes", "objects", "redis", "validation"},
 }
 """Rooms of transforms, and what each may import beside itself. Sources and sinks do not know each other."""

@@ -26,7 +26,7 @@ OLD_WORDS = {
 }
 """Files that still have such words."""
 LONGEST_FILE = 300
-LONG_FILES = {"pipelines/settings.py"}
+LONG_FILES = {"pipelines/setting_groups.py"}
 """Files that may be longer, because each is one list."""
 
 

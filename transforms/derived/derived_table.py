@@ -1,0 +1,98 @@
+"""What a derived table is: SQL over stored tables, and which stored rows a file of it may read.
+
+DuckDB runs the SQL over a *span* [a, b) of time: one file, or many consecutive ones at once. These names are
+the tables of the SQL, if the derived table declares them as inputs (`reports` and `settings` are always
+there):
+
+| name | rows | columns |
+|---|---|---|
+| `reports` | the reports whose rows are to be derived | those of kpi_reports, and effective_at |
+| `past_reports` | reports recorded from a - `before` up to b, `reports` among them | the same |
+| `past_windows` | windows of 1h that start since a - `before` and end by b - SETTLED | kpi_aggregations |
+| `tasks`, `results` | versions of the tasks of `reports`, created (completed) since a - `before` | its own |
+| `agents` | versions of the agents of `reports` | its own |
+| `quarantine`, `duplicates` | the rows that were received in the span | its own |
+| another derived table | its rows of the reports in `reports` | its own |
+| `settings` | one row: every setting by its name | |
+
+effective_at = coalesce(received_at, recorded_at). None of the rows is effective after z, the latest
+effective_at of `reports` + context_wait_seconds.
+
+**Rules for the SQL.** Its rows must not depend on how reports are cut into spans, on the number of threads or
+on the order of input rows; tests check that.
+
+- Bound every join by the row, never by the span: what counts for report r is p.recorded_at <= r.recorded_at
+  (and no longer ago than `before`) and p.effective_at <= r.effective_at + context_wait_seconds; of windows
+  w.time_window_end <= date_trunc('hour', r.recorded_at) - SETTLED.
+- Sums of floats depend on their order. Aggregate integers: `sum(round(x * 1e6)::HUGEINT)` and the like are
+  exact; divide once, at the end. `avg`, `stddev`, `corr` and `regr_slope` of floats are not allowed.
+- Give every `ORDER BY` of a window, `arg_max` and `row_number` a last term that is unique (report_id,
+  version).
+- One row a key. Rows whose `table.time` is outside the span are dropped by the engine.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from schemas.tables import Table
+
+SETTLED = timedelta(hours=1)
+"""A window of 1 h is read once it ended so long ago that no report can be late for it."""
+_UNITS = ("days", "hours", "minutes", "seconds")
+
+
+class Clock(Enum):
+    """Which time of what puts a row into the span of its file.
+
+    RECORDED: reports by recorded_at. RECEIVED: reports, quarantine and duplicates by received_at, by the
+    hour; what was received at an unknown time is a span of its own, without bounds. EFFECTIVE: tasks, results
+    and agents by effective_at; then `reports` are those of the derived table `inconsistencies` that are
+    recorded from a - `before` up to b.
+    """
+
+    RECORDED = "recorded"
+    RECEIVED = "received"
+    EFFECTIVE = "effective"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A table that the SQL reads, by its name there.
+
+    `before`: how long before the span it begins: a time, or the name of a setting that ends in its unit
+    (`context_hours`). Tasks and results need one; of other tables than these, `past_reports`, `past_windows`
+    and, for `Clock.EFFECTIVE`, `inconsistencies` it means nothing.
+    """
+
+    name: str
+    before: timedelta | str = timedelta(0)
+
+    def find_before(self, settings: Mapping[str, Any]) -> timedelta:
+        """`before` as a time, by the settings."""
+        if isinstance(self.before, timedelta):
+            return self.before
+        unit = next(unit for unit in _UNITS if self.before.endswith(f"_{unit}"))
+        return timedelta(**{unit: settings[self.before]})
+
+
+@dataclass(frozen=True)
+class DerivedTable:
+    """A table that is made of stored tables by SQL.
+
+    `version`: raise it when the SQL gives other rows than before: its files are then derived again. `inputs`:
+    see the module. `clock`: which file a row belongs to; `table.time` is the column with that time.
+    """
+
+    table: Table
+    version: int
+    inputs: tuple[Input, ...]
+    sql: str
+    clock: Clock = Clock.RECORDED
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.inputs]
+        if len(set(names)) < len(names) or "reports" in names:
+            raise ValueError(f"{self.table.name} declares an input twice, or reports, which is always there")

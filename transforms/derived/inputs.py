@@ -1,0 +1,192 @@
+"""The inputs of a derived table as views of a DuckDB connection, bounded by the span to derive.
+
+A connection first gets the stored tables, as `stored_TABLE` (`transforms.derived.run`), then these views over
+them. `transforms.derived.derived_table` says what each contains.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from transforms.derived.derived_table import SETTLED, Clock, DerivedTable
+
+EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The first and the last microsecond that a timestamp of kpiflow can have: of the years 1 and 9999."""
+_SECOND = 1_000_000
+
+
+class Period(NamedTuple):
+    """A span of time from `start` up to but not including `end`, in microseconds since 1970."""
+
+    start: int = EARLIEST
+    end: int = LATEST
+
+
+EVER = Period()
+UNTIMED = Period(LATEST, LATEST)
+"""The span of what was received at an unknown time."""
+
+SOURCES = {
+    "reports": ("kpi_reports",),
+    "past_reports": ("kpi_reports",),
+    "past_windows": ("kpi_aggregations",),
+}
+"""The stored table of an input that has another name."""
+
+
+def list_stored(table: DerivedTable) -> tuple[str, ...]:
+    """The names of the stored tables that a derived table reads."""
+    names = ["reports", *(each.name for each in table.inputs)]
+    if table.clock is Clock.EFFECTIVE:
+        names.append("inconsistencies")
+    return tuple(dict.fromkeys(SOURCES.get(name, (name,))[0] for name in names))
+
+
+def bind_inputs(
+    connection: duckdb.DuckDBPyConnection,
+    table: DerivedTable,
+    period: Period,
+    settings: Mapping[str, Any],
+    before: int = LATEST,
+) -> None:
+    """Create the views of a derived table's inputs over `stored_*`, for a span.
+
+    `before`: only what is effective before this microsecond is derived.
+    """
+    _Binding(connection, table, period, settings, before).bind()
+
+
+class _Binding(NamedTuple):
+    """What the text of each view depends on."""
+
+    connection: duckdb.DuckDBPyConnection
+    table: DerivedTable
+    period: Period
+    settings: Mapping[str, Any]
+    before: int
+
+    def bind(self) -> None:
+        """Create the views, in the order in which they use each other."""
+        self._bind_settings()
+        make = {
+            Clock.RECORDED: self._bind_recorded,
+            Clock.RECEIVED: self._bind_received,
+            Clock.EFFECTIVE: self._bind_effective,
+        }
+        make[self.table.clock]()
+
+    def _bind_settings(self) -> None:
+        row = {name: [value] for name, value in self.settings.items() if _is_plain(value)}
+        self.connection.register("settings_row", pa.table(row))
+        self._create("settings", "SELECT * FROM settings_row")
+
+    def _bind_recorded(self) -> None:
+        within = self._within("recorded_at", self.period)
+        effective = f"effective_at < {_moment(self.before)}"
+        self._create("reports", f"SELECT * FROM ({_REPORTS}) WHERE {within} AND {effective}")
+        self._bind_context(self._find_latest())
+
+    def _bind_received(self) -> None:
+        late, early = (self.settings[name] * _SECOND for name in ("stale_seconds", "future_seconds"))
+        if self.period == UNTIMED:
+            received, recorded = "received_at IS NULL", f"recorded_at < {_moment(self.before)}"
+        else:
+            end = min(self.period.end, self.before)
+            received = self._within("received_at", Period(self.period.start, end))
+            near = Period(_add(self.period.start, -late), _add(self.period.end, early + 1))
+            recorded = f"{self._within('recorded_at', near)} AND {_RECENT.format(late=late, early=early)}"
+        self._create("reports", f"SELECT * FROM ({_REPORTS}) WHERE {received} AND {recorded}")
+        for name in ("quarantine", "duplicates"):
+            if self._has(name):
+                self._create(name, f"SELECT * FROM stored_{name} WHERE {received}")
+        self._bind_derived()
+
+    def _bind_effective(self) -> None:
+        end = min(self.period.end, self.before)
+        recorded = self._within("recorded_at", Period(self._start("inconsistencies"), self.period.end))
+        self._create("inconsistencies", f"SELECT * FROM stored_inconsistencies WHERE {recorded}")
+        named = "report_id IN (SELECT report_id FROM inconsistencies)"
+        self._create("reports", f"SELECT * FROM ({_REPORTS}) WHERE {recorded} AND {named}")
+        self._bind_context(end - 1)
+
+    def _bind_context(self, latest: int) -> None:
+        """The inputs around `reports`, as far as they are effective by `latest`."""
+        known = f"effective_at <= {_moment(latest)}"
+        past = self._within("recorded_at", Period(self._start("past_reports"), self.period.end))
+        windows = f"time_window_start >= {_moment(self._start('past_windows'))}"
+        settled = f"time_window_end <= {_moment(_add(self.period.end, -_count(SETTLED)))}"
+        tasks, results = (_moment(self._start(name)) for name in ("tasks", "results"))
+        rows = {
+            "past_reports": f"({_REPORTS}) WHERE {past} AND {known}",
+            "past_windows": f"stored_kpi_aggregations WHERE granularity = '1h' AND {windows} AND {settled}",
+            "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {_OF_TASKS}",
+            "results": f"stored_results WHERE completed_at >= {results} AND {known} AND {_OF_TASKS}",
+            "agents": f"stored_agents WHERE {known} AND agent_id IN (SELECT agent_id FROM reports)",
+        }
+        for name, text in rows.items():
+            if self._has(name):
+                self._create(name, f"SELECT * FROM {text}")
+        self._bind_derived()
+
+    def _bind_derived(self) -> None:
+        """Other derived tables, as far as they are about `reports`."""
+        for each in self.table.inputs:
+            if each.name not in _VIEWS and not (
+                each.name == "inconsistencies" and self.table.clock is Clock.EFFECTIVE
+            ):
+                of = "report_id IN (SELECT report_id FROM reports)"
+                self._create(each.name, f"SELECT * FROM stored_{each.name} WHERE {of}")
+
+    def _find_latest(self) -> int:
+        """z: the latest effective_at of `reports`, and the wait; EARLIEST if there are none."""
+        ((found,),) = self.connection.execute("SELECT epoch_us(max(effective_at)) FROM reports").fetchall()
+        latest = EARLIEST if found is None else found
+        return _add(latest, self.settings["context_wait_seconds"] * _SECOND)
+
+    def _start(self, name: str) -> int:
+        """Where an input begins; the start of the span if it is not declared."""
+        before = next(
+            (each.find_before(self.settings) for each in self.table.inputs if each.name == name), None
+        )
+        return self.period.start if before is None else _add(self.period.start, -_count(before))
+
+    def _has(self, name: str) -> bool:
+        return any(each.name == name for each in self.table.inputs)
+
+    def _within(self, column: str, period: Period) -> str:
+        return f"{column} >= {_moment(period.start)} AND {column} < {_moment(period.end)}"
+
+    def _create(self, name: str, text: str) -> None:
+        self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {text}")
+
+
+_REPORTS = "SELECT *, coalesce(received_at, recorded_at) AS effective_at FROM stored_kpi_reports"
+_RECENT = (
+    "epoch_us(received_at) - epoch_us(recorded_at) <= {late} "
+    "AND epoch_us(recorded_at) - epoch_us(received_at) <= {early}"
+)
+_OF_TASKS = "task_id IN (SELECT task_id FROM reports)"
+_VIEWS = frozenset({"past_reports", "past_windows", "tasks", "results", "agents", "quarantine", "duplicates"})
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
+def _moment(microseconds: int) -> str:
+    return f"make_timestamptz({microseconds})"
+
+
+def _count(time: timedelta) -> int:
+    """A time in microseconds."""
+    return time // timedelta(microseconds=1)
+
+
+def _add(moment: int, microseconds: int) -> int:
+    """A later or earlier moment; the ends of time stay."""
+    if moment in (EARLIEST, LATEST):
+        return moment
+    return max(EARLIEST, min(LATEST, moment + microseconds))

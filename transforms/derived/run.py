@@ -1,0 +1,89 @@
+"""Runs the SQL of a derived table in DuckDB."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from transforms.core.grouping import number_groups, sort_by_columns
+from transforms.core.record_batches import concat, conform, make_empty
+from transforms.derived.derived_table import DerivedTable
+from transforms.derived.inputs import EVER, Period, bind_inputs, list_stored
+from transforms.derived.registry import find_stored_table
+
+THREADS, MEMORY_MB = 1, 512
+
+
+class BrokenSQL(Exception):  # noqa: N818 (a fault of the program, not of data)
+    """The SQL of a derived table gave a key twice, or columns of other types."""
+
+
+def derive_rows(
+    table: DerivedTable,
+    stored: Mapping[str, pa.Table],
+    settings: Mapping[str, Any],
+    period: Period = EVER,
+    threads: int = THREADS,
+) -> pa.RecordBatch:
+    """The rows of a derived table for a span, from stored tables in memory: for tests of its SQL.
+
+    Args:
+        stored: by the name of the table (kpi_reports, tasks, ...), in any of its columns; a column that is
+            missing is null, a table that is missing is empty.
+        settings: by name; all that the SQL and the inputs use.
+        period: the span; all reports by default.
+
+    Returns: rows in the table's columns and file order, as the engine writes them.
+
+    Raises:
+        BrokenSQL: two rows have one key, or a column does not fit its type.
+    """
+    with open_connection(threads) as connection:
+        for name in list_stored(table):
+            schema = find_stored_table(name).schema
+            given = stored.get(name, schema.empty_table())
+            batches = [conform(batch, schema) for batch in given.combine_chunks().to_batches()]
+            connection.register(f"arrow_{name}", pa.Table.from_batches(batches, schema))
+            connection.execute(f"CREATE TEMP VIEW stored_{name} AS SELECT * FROM arrow_{name}")
+        bind_inputs(connection, table, period, settings)
+        return run_sql(connection, table)
+
+
+def open_connection(
+    threads: int = THREADS, memory_mb: int = MEMORY_MB, spill: str | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own in memory; what does not fit into `memory_mb` is written to the folder `spill`."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "threads": threads,
+        "memory_limit": f"{memory_mb}MB",
+        "autoinstall_known_extensions": False,
+        "preserve_insertion_order": False,
+        "temp_directory": spill or "",
+    }
+    connection = duckdb.connect(":memory:", config=config)
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def run_sql(connection: duckdb.DuckDBPyConnection, table: DerivedTable) -> pa.RecordBatch:
+    """The rows of a derived table over the views of its inputs, in the table's columns and file order.
+
+    Raises: as `derive_rows`.
+    """
+    schema = table.table.schema
+    found = connection.sql(table.sql).to_arrow_table()
+    if missing := [name for name in schema.names if name not in found.schema.names]:
+        raise BrokenSQL(f"the SQL of {table.table.name} lacks columns: {', '.join(missing)}")
+    try:
+        batches = [conform(batch, schema) for batch in found.to_batches()]
+    except pa.ArrowException as error:
+        raise BrokenSQL(f"the SQL of {table.table.name} gives columns of other types: {error}") from error
+    rows = concat(batches) if batches else make_empty(schema)
+    if len(np.unique(number_groups(rows, table.table.key))) < rows.num_rows:
+        raise BrokenSQL(
+            f"the SQL of {table.table.name} gives rows with the same {', '.join(table.table.key)}"
+        )
+    names = table.table.file_order
+    return rows.take(pa.array(sort_by_columns(rows.select(names), names)))
