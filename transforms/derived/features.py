@@ -1,0 +1,53 @@
+"""The derived table `features`: each report in the context of its task, its agent and the past.
+
+docs/columns.md defines every column.
+"""
+
+import pyarrow as pa
+
+from schemas.tables import TIME, Table
+
+COLUMNS = pa.schema(
+    [
+        ("report_id", pa.string()),
+        ("recorded_at", TIME),
+        ("agent_id", pa.string()),
+        ("task_id", pa.string()),
+        ("context_state", pa.string()),
+        ("agent_type", pa.string()),
+        ("agent_type_category", pa.string()),
+        ("source_layer", pa.string()),
+        ("target_agent_type", pa.string()),
+        ("priority", pa.int64()),
+        ("priority_encoded", pa.int64()),
+        ("experience_tasks", pa.int64()),
+        ("experience_level", pa.string()),
+        ("workload", pa.float64()),
+        ("workload_level", pa.string()),
+        ("latency_trend", pa.float64()),
+        ("latency_trend_se", pa.float64()),
+        ("accuracy_trend", pa.float64()),
+        ("accuracy_trend_se", pa.float64()),
+        ("trend_n", pa.int64()),
+        ("throughput_trend", pa.float64()),
+        ("throughput_trend_se", pa.float64()),
+        ("throughput_trend_n", pa.int64()),
+        ("task_complexity_score", pa.float64()),
+        ("task_complexity_n", pa.int64()),
+        ("cpu_correlation", pa.float64()),
+        ("memory_correlation", pa.float64()),
+        ("resource_correlation", pa.float64()),
+        ("resource_correlation_n", pa.int64()),
+        ("agent_fitness_score", pa.float64()),
+        ("agent_fitness_weight", pa.float64()),
+        ("execution_hour_sin", pa.float64()),
+        ("execution_hour_cos", pa.float64()),
+        ("execution_day_sin", pa.float64()),
+        ("execution_day_cos", pa.float64()),
+        ("experiment", pa.string()),
+        ("variant", pa.string()),
+    ]
+)
+FEATURES = Table(
+    "features", COLUMNS, key=("report_id",), order=("agent_id", "recorded_at"), time="recorded_at"
+)
