@@ -17,9 +17,10 @@ from pipelines.progress import show_count
 from pipelines.synthetic import START, KpiTestGenerator
 from pipelines.synthetic.archive import TRUTH, Archive, Compression, Form, prepare_archive, write_archive
 from pipelines.synthetic.messages import Mix
+from pipelines.synthetic.records.archive import prepare_with_records
 from pipelines.synthetic.reports import Scenario
 
-_OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress"})
+_OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress", "records", "inconsistent"})
 _OF_STREAMS = frozenset({"streams", "rate", "truth", "warm"})
 _START = START.isoformat().replace("+00:00", "Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -74,6 +75,19 @@ def generate(
             "patterns)."
         ),
     ] = "normal",
+    records: Annotated[
+        bool,
+        typer.Option(
+            "--records",
+            help="Also write the tasks, results, agents and system health to which the reports belong.",
+        ),
+    ] = False,
+    inconsistent: Annotated[
+        float,
+        typer.Option(
+            help="With --records: share of reports that break a rule, or whose records come late or never."
+        ),
+    ] = 0.01,
     bare: Annotated[bool, typer.Option("--bare", help="Write bare reports instead of envelopes.")] = False,
     start: Annotated[
         str, typer.Option(help="Time of the first report, RFC 3339.")
@@ -95,6 +109,8 @@ def generate(
     """
     began = time.perf_counter()
     _check_options(ctx, live=url is not None)
+    if records and bare:
+        raise WrongUse("bare reports cannot have records beside them", "leave out --bare or --records")
     try:
         mix = Mix(reports, dirty, duplicates, late, outliers)
         generator = KpiTestGenerator(
@@ -112,12 +128,17 @@ def generate(
         return
     assert output is not None
     try:
-        archive = prepare_archive(generator, scenario, mix, Form(bare, compress))
+        form = Form(bare, compress)
+        archive = (
+            prepare_with_records(generator, scenario, mix, form, inconsistent)
+            if records
+            else prepare_archive(generator, scenario, mix, form)
+        )
     except MemoryError as error:
         raise RunFailed(
             f"{reports:,} messages do not fit into memory", "write several archives, each with its --start"
         ) from error
-    with show_count("writing", mix.messages) as advance:
+    with show_count("writing", len(archive.received)) as advance:
         size = write_archive(archive, output, advance)
     for line in _describe_result(archive, output, size, time.perf_counter() - began):
         out.print(line)
@@ -173,9 +194,12 @@ def _describe_result(archive: Archive, output: Path, size: int, seconds: float) 
     truth = archive.truth
     fates = f"{truth['reports']:,} reports, {truth['outliers']:,} of them outliers; "
     fates += f"{truth['duplicates']:,} duplicates, {truth['quarantined']:,} to quarantine"
+    messages = len(archive.received)
+    if messages > truth["messages"]:
+        fates += f"; {messages - truth['messages']:,} messages of records"
     yield (
-        f"wrote {truth['messages']:,} messages ({fates}) to {output} in {seconds:.1f} s: "
-        f"{truth['messages'] / seconds:,.0f}/s, {size / 1e6:,.1f} MB; {TRUTH} has the expected fates"
+        f"wrote {messages:,} messages ({fates}) to {output} in {seconds:.1f} s: "
+        f"{messages / seconds:,.0f}/s, {size / 1e6:,.1f} MB; {TRUTH} has the expected fates"
     )
     asked = truth["outliers_asked"]
     if truth["outliers"] < asked:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.synthetic.columns import HOUR, Columns
@@ -44,21 +45,22 @@ class Form:
 
 @dataclass(frozen=True)
 class Archive:
-    """Everything that will be written. `truth` is the content of `truth.json`."""
+    """Everything that will be written.
 
-    messages: Messages
-    columns: Columns
-    fleet: Fleet
+    `received` int64[m]: microseconds since 1970, ascending. `format_lines(block)` gives the lines of
+    consecutive messages. `truth` is the content of `truth.json`.
+    """
+
+    received: NDArray[np.int64]
+    format_lines: Callable[[slice], memoryview]
     form: Form
     truth: dict[str, Any]
 
     def hours(self) -> Iterator[tuple[str, range]]:
         """The name of each file and its messages."""
-        hours, first = np.unique(self.messages.received // HOUR, return_index=True)
+        hours, first = np.unique(self.received // HOUR, return_index=True)
         names = format_times(hours * HOUR).to_pylist()
-        for name, start, end in zip(
-            names, first.tolist(), [*first[1:].tolist(), len(self.messages.received)]
-        ):
+        for name, start, end in zip(names, first.tolist(), [*first[1:].tolist(), len(self.received)]):
             yield name[:13] + self.form.suffix, range(start, end)
 
 
@@ -77,10 +79,13 @@ def prepare_archive(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, f
     )
     messages = draw_arrivals(moments.recorded, fates, mix, generator.seed)
     truth = describe_fates(messages, fates, injected, asked, fleet) | {
-        "settings": _list_settings(generator, scenario, mix, form)
+        "settings": list_settings(generator, scenario, mix, form)
     }
     return Archive(
-        messages, injected.columns, fleet, form, {"seed": generator.seed, "scenario": scenario} | truth
+        messages.received,
+        lambda block: format_lines(messages, block, injected.columns, fleet, form.bare),
+        form,
+        {"seed": generator.seed, "scenario": scenario} | truth,
     )
 
 
@@ -118,7 +123,7 @@ def _count_fates(messages: Messages, fates: Fates, columns: Columns) -> dict[str
     }
 
 
-def _list_settings(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form) -> dict[str, Any]:
+def list_settings(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form) -> dict[str, Any]:
     """All options of the generation, as JSON types."""
     span = generator.compute_span(mix.rows, scenario)
     drawn = asdict(generator) | {"start": generator.start.isoformat(), "span_seconds": span.total_seconds()}
@@ -143,11 +148,7 @@ def write_archive(archive: Archive, folder: Path, on_messages: Callable[[int], N
             with _open_file(folder / name, archive.form.compress) as put:
                 for first in range(span.start, span.stop, _BLOCK):
                     block = slice(first, min(first + _BLOCK, span.stop))
-                    put(
-                        format_lines(
-                            archive.messages, block, archive.columns, archive.fleet, archive.form.bare
-                        )
-                    )
+                    put(archive.format_lines(block))
                     on_messages(block.stop - block.start)
             files[name] = len(span)
         write_truth(folder / TRUTH, archive.truth | {"complete": True, "files": files})

@@ -67,13 +67,15 @@ LEVEL_PATTERNS = frozenset({"steady", "slow"})
 class Fleet:
     """One row for each agent.
 
-    `ids` string[a]; `contexts` string[a], the execution_context as JSON; `types` int64[a], index into
-    `task_types`; `gpu` bool[a]; `patterns` str[a]; `levels` by metric float64[a], the median; `spreads` by
-    metric, the standard deviation around it (of the logarithm for LOG_METRICS).
+    `ids` string[a]; `contexts` string[a], the execution_context as JSON; `cores` int64[a], available_cores
+    in it; `types` int64[a], index into `task_types`; `gpu` bool[a]; `patterns` str[a]; `levels` by metric
+    float64[a], the median; `spreads` by metric, the standard deviation around it (of the logarithm for
+    LOG_METRICS).
     """
 
     ids: pa.Array
     contexts: pa.Array
+    cores: NDArray[np.int64]
     types: NDArray[np.int64]
     task_types: tuple[str, ...]
     gpu: NDArray[np.bool_]
@@ -130,10 +132,10 @@ def build_fleet(
     }
     ids = [str(uuid.UUID(bytes=random.bytes(16), version=4)) for _ in range(agents)]
     cores = random.choice([4, 8, 16, 32, 64], agents)
-    contexts = [_format_context(i, int(c), bool(g)) for i, (c, g) in enumerate(zip(cores, gpu))]
     return Fleet(
         ids=pa.array(ids, pa.string()),
-        contexts=pa.array(contexts, pa.string()),
+        contexts=format_contexts(cores, 4096, gpu),
+        cores=cores,
         types=types,
         task_types=task_types,
         gpu=gpu,
@@ -143,11 +145,19 @@ def build_fleet(
     )
 
 
-def _format_context(agent: int, cores: int, gpu: bool) -> str:
+def format_contexts(
+    cores: NDArray[np.int64], memory_per_core_mb: int, gpu: NDArray[np.bool_]
+) -> pa.StringArray:
+    """The execution_context of each agent as JSON, string[a]."""
+    rows = zip(cores.tolist(), gpu.tolist())
+    return pa.array([_format_context(i, c, c * memory_per_core_mb, g) for i, (c, g) in enumerate(rows)])
+
+
+def _format_context(agent: int, cores: int, memory_mb: int, gpu: bool) -> str:
     context: dict[str, object] = {
         "hostname": f"node-{agent:05d}.agents.example",
         "available_cores": cores,
-        "available_memory_mb": cores * 4096,
+        "available_memory_mb": memory_mb,
     }
     if gpu:
         context["gpu_info"] = {"model": "A100", "memory_mb": 40960}

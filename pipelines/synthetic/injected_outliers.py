@@ -45,17 +45,20 @@ def inject_outliers(
     asked: int,
     seed: int,
     warm: bool = False,
+    spared: NDArray[np.bool_] | None = None,
 ) -> Injected:
     """Make outliers of `asked` of the `feeding` reports (bool[n]), evenly over the metrics; fewer if history
     is short.
 
     A candidate feeds baselines, its agent has a constant level, and its agent has HISTORY feeding reports in
     minutes [m - 62, m - 2) before its minute m: among these reports or, if `warm`, among those of an earlier
-    run.
+    run. Reports that are `spared` (bool[n]) do not become outliers.
     """
     random = make_random(seed, "outliers")
     holds = np.isin(fleet.patterns, list(LEVEL_PATTERNS))[columns.agent]
     known = warm | (count_history(columns.agent, columns.recorded, feeding) >= HISTORY)
+    if spared is not None:
+        holds &= ~spared
     candidates = np.flatnonzero(feeding & holds & known)
     chosen = random.permutation(candidates)[: min(asked, len(candidates) // CROWD)]
     rows = {metric: np.sort(chosen[i :: len(METRICS)]) for i, metric in enumerate(METRICS)}

@@ -14,6 +14,9 @@ from schemas.tables import METRIC_COLUMNS
 
 Codes = NDArray[np.int32]
 
+LAYERS = ("layer2", "layer3")
+PRIORITIES = (1, 25, 50, 75, 100)
+
 _ERRORS = (
     {"code": "TIMEOUT", "message": "no answer within the deadline"},
     {"code": "OUT_OF_MEMORY", "message": "the worker was killed"},
@@ -87,13 +90,13 @@ def _format_optional_fields(columns: Columns, fleet: Fleet) -> list[pa.Array]:
     targets = [f',"target_agent_type":{json.dumps(name)}' for name in fleet.task_types]
     target = pa.array(targets).take(pa.array(fleet.types[columns.agent]))
     return [
-        _join_where(options["network"] > 0, [',"network_bytes":', pa.array(columns.network)]),
+        join_where(options["network"] > 0, [',"network_bytes":', pa.array(columns.network)]),
         _format_custom_metrics(options["custom"]),
-        _join_where(gpu > 0, [',"gpu_utilization":', pa.array(np.round(gpu / 65536, 3))]),
+        join_where(gpu > 0, [',"gpu_utilization":', pa.array(np.round(gpu / 65536, 3))]),
         _pick([f',"error_details":{json.dumps(error)}' for error in _ERRORS], options["error"]),
-        _pick([f',"source_layer":"{layer}"' for layer in ("layer2", "layer3")], options["layer"]),
-        _join_where(options["target"] > 0, [target]),
-        _pick([f',"priority":{priority}' for priority in (1, 25, 50, 75, 100, "null")], options["priority"]),
+        _pick([f',"source_layer":"{layer}"' for layer in LAYERS], options["layer"]),
+        join_where(options["target"] > 0, [target]),
+        _pick([f',"priority":{priority}' for priority in (*PRIORITIES, "null")], options["priority"]),
         _pick([f",{json.dumps(extra)[1:-1]}" for extra in _EXTRA], options["extra"]),
     ]
 
@@ -103,7 +106,7 @@ def _pick(pool: list[str], codes: Codes) -> pa.Array:
     return pa.array(["", *pool]).take(pa.array(np.where(codes, 1 + codes % len(pool), 0)))
 
 
-def _join_where(mask: NDArray[np.bool_], parts: list[Any]) -> pa.Array:
+def join_where(mask: NDArray[np.bool_], parts: list[Any]) -> pa.Array:
     """The joined parts in the rows of the mask, empty elsewhere."""
     some = pa.array(mask)
     chosen = [part if isinstance(part, str) else part.filter(some) for part in parts]
@@ -121,7 +124,7 @@ def _format_custom_metrics(codes: Codes) -> pa.Array:
         ["{}"],
     ]
     masks = [(codes > 0) & (codes % len(shapes) == i) for i in range(len(shapes))]
-    return join([_join_where(mask, [',"custom_metrics":', *shape]) for mask, shape in zip(masks, shapes)])
+    return join([join_where(mask, [',"custom_metrics":', *shape]) for mask, shape in zip(masks, shapes)])
 
 
 def _format_recorded(columns: Columns) -> pa.Array:

@@ -129,12 +129,25 @@ def draw_arrivals(recorded: NDArray[np.int64], fates: Fates, mix: Mix, seed: int
 
 def format_lines(messages: Messages, block: slice, columns: Columns, fleet: Fleet, bare: bool) -> memoryview:
     """The messages of a block as newline-delimited JSON: bare reports, or envelopes."""
+    texts = format_block(messages, block, columns, fleet, bare)
+    return view_bytes(join([texts, "\n"]) if bare else format_envelopes(messages, block, texts))
+
+
+def format_envelopes(
+    messages: Messages, block: slice, payloads: pa.StringArray, source: str = ""
+) -> pa.StringArray:
+    """The messages of a block as lines, each an envelope with its newline; `source`, unless it is empty."""
+    head = f'{{"source":"{source}","message_id":"' if source else '{"message_id":"'
+    times = format_times(messages.received[block])
+    return join([head, messages.ids[block], '","received_at":"', times, 'Z","data":', payloads, "}\n"])
+
+
+def format_block(
+    messages: Messages, block: slice, columns: Columns, fleet: Fleet, bare: bool
+) -> pa.StringArray:
+    """The payloads of the messages of a block: see `format_payloads`."""
     kind, received, row = messages.kind[block], messages.received[block], messages.row[block]
-    texts = format_payloads(shift_times(columns.take(row), kind, received), kind, row, fleet, bare)
-    if bare:
-        return view_bytes(join([texts, "\n"]))
-    head = ['{"message_id":"', messages.ids[block], '","received_at":"', format_times(received), 'Z","data":']
-    return view_bytes(join([*head, texts, "}\n"]))
+    return format_payloads(shift_times(columns.take(row), kind, received), kind, row, fleet, bare)
 
 
 def format_payloads(

@@ -3,6 +3,7 @@
 import doctest
 import errno
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -416,6 +417,14 @@ def test_equal_options_give_equal_bytes(tmp_path: Path, compress: str) -> None:
     generated(tmp_path / "c", *options[:3], "10", *options[4:])
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert contents(tmp_path / "a") != contents(tmp_path / "c")
+
+
+def test_the_bytes_of_a_seed_are_the_same_in_every_version(tmp_path: Path) -> None:
+    generated(tmp_path, "--reports", "300", "--agents", "3", "--span", "6h", "--seed", "5")
+    digest = hashlib.sha256()
+    for path in sorted(tmp_path.iterdir()):
+        digest.update(path.read_bytes())
+    assert digest.hexdigest() == "686ddbd2a30fbb165af2bade6bed6fa0dd2fd1c27f073c36397a4f2ae6a77b87"
 
 
 def test_a_gzip_file_holds_no_time_of_writing(tmp_path: Path) -> None:

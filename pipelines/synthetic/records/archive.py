@@ -1,0 +1,101 @@
+"""An archive of reports and records: the messages of all schemas in order of arrival, and their truth."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.synthetic.archive import Archive, Form, describe_fates, list_settings
+from pipelines.synthetic.messages import (
+    Messages,
+    Mix,
+    draw_arrivals,
+    format_block,
+    format_envelopes,
+    view_bytes,
+)
+from pipelines.synthetic.records.agents import draw_beats
+from pipelines.synthetic.records.streams import draw_arrivals_of_records, draw_streams
+from pipelines.synthetic.records.tasks import Integers
+from pipelines.synthetic.records.truth import describe_records
+from pipelines.synthetic.records.world import build_world
+from pipelines.synthetic.reports import KpiTestGenerator, Scenario
+
+SOURCES = {
+    "kpi_report": "layer4_kpi_reports",
+    "task": "layer4_tasks",
+    "execution_result": "layer4_results",
+    "agent": "layer4_agents",
+    "system_health": "layer4_health",
+}
+"""The source of the messages of each schema: the default key of its stream."""
+
+
+def prepare_with_records(
+    generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form, inconsistent: float
+) -> Archive:
+    """Draw every message of an archive of reports and records.
+
+    Raises:
+        ValueError: the scenario is not possible with this number of reports, or a share is not one.
+    """
+    seed = generator.seed
+    world = build_world(generator, scenario, mix, inconsistent)
+    reports = draw_arrivals(world.moments.recorded, world.fates, mix, seed)
+    beats = draw_beats(world.moments, world.agents, world.roles, seed)
+    arrivals = draw_arrivals_of_records(world, reports, beats, seed)
+    streams = draw_streams(world, arrivals, beats, mix, seed)
+
+    def format_reports(block: slice) -> pa.StringArray:
+        return format_block(reports, block, world.columns, world.fleet, bare=False)
+
+    merged = Merged.of(
+        [Part("layer4_kpi_reports", reports, format_reports)]
+        + [Part(SOURCES[name], each.messages, each.format_payloads) for name, each in streams.items()]
+    )
+    truth = describe_fates(reports, world.fates, world.injected, mix.count(mix.outliers), world.fleet)
+    truth["records"] = describe_records(world, reports, streams, arrivals, beats)
+    truth["settings"] = list_settings(generator, scenario, mix, form) | {"inconsistent": inconsistent}
+    return Archive(merged.received, merged.format_lines, form, {"seed": seed, "scenario": scenario} | truth)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The messages of one source, in order of arrival; `format(block)` gives their payloads, string[k]."""
+
+    source: str
+    messages: Messages
+    format: Callable[[slice], pa.StringArray]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The messages of several sources in order of arrival.
+
+    `received` int64[m]: microseconds since 1970; `places`, of each part: where its messages are among all.
+    """
+
+    parts: list[Part]
+    received: Integers
+    places: list[Integers]
+
+    @classmethod
+    def of(cls, parts: list[Part]) -> "Merged":
+        """Merge the parts; of equal times, the first part comes first."""
+        received = np.concatenate([part.messages.received for part in parts])
+        order = np.argsort(received, kind="stable")
+        part_of = np.repeat(np.arange(len(parts)), [len(part.messages.received) for part in parts])[order]
+        return cls(parts, received[order], [np.flatnonzero(part_of == at) for at in range(len(parts))])
+
+    def format_lines(self, block: slice) -> memoryview:
+        """The lines of consecutive messages."""
+        lines, at = [], []
+        for part, places in zip(self.parts, self.places):
+            first, last = np.searchsorted(places, [block.start, block.stop]).tolist()
+            if first < last:
+                span = slice(first, last)
+                lines.append(format_envelopes(part.messages, span, part.format(span), part.source))
+                at.append(places[span])
+        order = np.argsort(np.concatenate(at))
+        return view_bytes(pa.concat_arrays(lines).take(pa.array(order)))

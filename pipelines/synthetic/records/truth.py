@@ -1,0 +1,80 @@
+"""What `truth.json` says about records: fates by schema, effects, broken rules, late and missing records."""
+
+from typing import Any
+
+import numpy as np
+
+from pipelines.synthetic.columns import SECOND
+from pipelines.synthetic.json_columns import format_times, format_uuids
+from pipelines.synthetic.messages import REPORT, Messages
+from pipelines.synthetic.records.agents import Beats
+from pipelines.synthetic.records.effects import describe_effects
+from pipelines.synthetic.records.faults import FAULTS
+from pipelines.synthetic.records.messages import RecordStream
+from pipelines.synthetic.records.streams import Arrivals, count_accepted
+from pipelines.synthetic.records.tasks import Integers
+from pipelines.synthetic.records.world import World
+
+WAIT_SECONDS = 60
+"""A record that is received longer after its report comes too late for it."""
+LISTED = 1000
+"""At most this many reports of each fault, and agents, are listed."""
+
+
+def describe_records(
+    world: World, reports: Messages, streams: dict[str, RecordStream], arrivals: Arrivals, beats: Beats
+) -> dict[str, Any]:
+    """The part `records` of `truth.json`."""
+    good = int(world.fates.good.sum())
+    fates = {name: each.count_fates(count_accepted(each, beats)) for name, each in streams.items()}
+    faults = _list_faults(world, reports, arrivals)
+    broken: dict[str, int] = {}
+    for found in faults.values():
+        if rule := found["rule"]:
+            broken[rule] = broken.get(rule, 0) + found["count"]
+    return {
+        "messages": {"kpi_report": len(reports.kind)}
+        | {name: each["messages"] for name, each in fates.items()},
+        "accepted": {"kpi_report": good} | {name: each["accepted"] for name, each in fates.items()},
+        "fates": fates,
+        "wait_seconds": WAIT_SECONDS,
+        "rules": broken,
+        "faults": faults,
+        "effects": describe_effects(world.fleet, world.roles, LISTED),
+    }
+
+
+def _list_faults(world: World, reports: Messages, arrivals: Arrivals) -> dict[str, Any]:
+    """By fault: how many reports have it, and the first LISTED of them, in order of recorded_at."""
+    registered = arrivals.registered[world.columns.agent]
+    late = np.flatnonzero(world.fates.good & (registered > arrivals.report + WAIT_SECONDS * SECOND))
+    times = {"task_late": arrivals.task, "result_late": arrivals.result, "agent_late": registered}
+    found = {name: world.faults.rows(name) for name in FAULTS} | {"agent_late": late}
+    ids = _find_message_ids(reports, np.concatenate([rows[:LISTED] for rows in found.values()]))
+    return {
+        name: {"rule": FAULTS.get(name, "agent_unknown"), "count": len(rows)}
+        | {"reports": _list_reports(world, rows[:LISTED], ids, times.get(name))}
+        for name, rows in found.items()
+    }
+
+
+def _find_message_ids(reports: Messages, rows: Integers) -> dict[int, str]:
+    """The id of the first message of each of these reports."""
+    places = np.flatnonzero(np.isin(reports.row, rows) & (reports.kind == REPORT))
+    return dict(zip(reports.row[places].tolist(), reports.ids.take(places).to_pylist()))
+
+
+def _list_reports(
+    world: World, rows: Integers, ids: dict[int, str], times: Integers | None
+) -> list[dict[str, str]]:
+    """Message, task and agent of each report; `record_received_at` if its record is late."""
+    tasks = format_uuids(world.columns.task[rows]).to_pylist()
+    agents = world.fleet.ids.take(world.columns.agent[rows]).to_pylist()
+    listed = [
+        {"message_id": ids[row], "task_id": task, "agent_id": agent}
+        for row, task, agent in zip(rows.tolist(), tasks, agents)
+    ]
+    if times is not None:
+        for each, at in zip(listed, format_times(times[rows]).to_pylist()):
+            each["record_received_at"] = at + "Z"
+    return listed

@@ -1,0 +1,125 @@
+"""Reports and records together: everything that happens in the span of an archive."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.synthetic.columns import Columns, Moments
+from pipelines.synthetic.fleet import Fleet
+from pipelines.synthetic.injected_outliers import Injected, inject_outliers
+from pipelines.synthetic.messages import Fates, Mix, deal_fates
+from pipelines.synthetic.records.effects import (
+    SPREAD,
+    Roles,
+    cast_roles,
+    draw_busy_phases,
+    find_degraded,
+    plant_effects,
+    slow_outlier,
+)
+from pipelines.synthetic.records.faults import (
+    FAULTS,
+    GHOSTS,
+    Faults,
+    deal_faults,
+    name_ghosts,
+    share_tasks,
+    spoil_reports,
+    spoil_tasks,
+)
+from pipelines.synthetic.records.tasks import (
+    Tasks,
+    draw_tasks,
+    fit_reports,
+    raise_quotas,
+    shrink_hosts,
+    time_tasks,
+)
+from pipelines.synthetic.reports import KpiTestGenerator, Scenario
+
+
+@dataclass(frozen=True)
+class World:
+    """n reports and the tasks that belong to them, without when they are received.
+
+    `sound`: the tasks before the faults changed them. Agents from row `agents` of the fleet on never
+    register.
+    """
+
+    moments: Moments
+    fleet: Fleet
+    roles: Roles
+    fates: Fates
+    faults: Faults
+    injected: Injected
+    sound: Tasks
+    tasks: Tasks
+    agents: int
+
+    @property
+    def columns(self) -> Columns:
+        """The reports."""
+        return self.injected.columns
+
+
+def build_world(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, inconsistent: float) -> World:
+    """Draw a world in which the share `inconsistent` of the reports has a fault.
+
+    Raises:
+        ValueError: the scenario is not possible with this number of reports, or `inconsistent` is no share.
+    """
+    if not 0 <= inconsistent <= 1:
+        raise ValueError(f"inconsistent = {inconsistent} is not a share; give a number from 0 to 1")
+    seed, agents = generator.seed, generator.agents
+    fates = deal_fates(mix, seed, bare=False)
+    candidates = fates.good & ~fates.late
+    faults = deal_faults(candidates, mix.count(inconsistent), seed)
+    moments = generator.moments(mix.rows, scenario)
+    roles = cast_roles(agents, moments.start, moments.span, seed)
+    if scenario != "anomaly":
+        moments = draw_busy_phases(moments, agents, seed)
+    moments = name_ghosts(moments, faults, agents)
+    fleet = slow_outlier(shrink_hosts(replace(generator, agents=agents + GHOSTS).fleet(scenario)), roles)
+    tasks = draw_tasks(fleet.types[moments.agent], seed)
+    faults, tasks = share_tasks(faults, tasks, moments, candidates, len(fleet.task_types), agents)
+    injected = _draw_reports(generator, fleet, moments, tasks, roles, candidates, mix)
+    columns = spoil_reports(fit_reports(injected.columns, tasks, seed), tasks, faults)
+    sound = raise_quotas(time_tasks(tasks, columns, seed), columns, fleet)
+    each = -(-mix.count(inconsistent) // len(FAULTS))
+    faults, tasks = spoil_tasks(faults, sound, columns, fleet, candidates, each, seed)
+    return World(
+        moments=moments,
+        fleet=fleet,
+        roles=roles,
+        fates=fates,
+        faults=faults,
+        injected=replace(injected, columns=columns),
+        sound=sound,
+        tasks=tasks,
+        agents=agents,
+    )
+
+
+def _draw_reports(
+    generator: KpiTestGenerator,
+    fleet: Fleet,
+    moments: Moments,
+    tasks: Tasks,
+    roles: Roles,
+    feeding: NDArray[np.bool_],
+    mix: Mix,
+) -> Injected:
+    """Reports with effects and outliers. An outlier is far from what all effects together can make usual."""
+    columns = plant_effects(generator.columns(fleet, moments), tasks, moments, fleet, roles, generator.seed)
+    latency = float(np.hypot(fleet.spreads["latency"], SPREAD))
+    wide = replace(fleet, spreads=fleet.spreads | {"latency": latency})
+    return inject_outliers(
+        columns,
+        moments,
+        wide,
+        feeding,
+        mix.count(mix.outliers),
+        generator.seed,
+        spared=find_degraded(columns, roles),
+    )
