@@ -9,14 +9,20 @@ there):
 | `reports` | the reports whose rows are to be derived | those of kpi_reports, and effective_at |
 | `past_reports` | reports recorded from a - `before` up to b, `reports` among them | the same |
 | `past_windows` | windows of 1h that start since a - `before` and end by b - SETTLED | kpi_aggregations |
+| `claims` | reports of the tasks of `reports`, recorded from a - `before` up to b + `before` | the same |
 | `tasks`, `results` | versions of the tasks of `reports`, created (completed) since a - `before` | its own |
 | `agents` | versions of the agents of `reports` | its own |
-| `quarantine`, `duplicates` | the rows that were received in the span | its own |
-| another derived table | its rows of the reports in `reports` | its own |
+| `first_records` | one row: the first effective_at of all tasks and agents, or null | tasks, agents |
+| another derived table | rows of the reports in `reports`; with a `before`, those since then | its own |
 | `settings` | one row: every setting by its name | |
 
 effective_at = coalesce(received_at, recorded_at). None of the rows is effective after z, the latest
 effective_at of `reports` + context_wait_seconds.
+
+With `Clock.RECEIVED` the inputs are `reports` and what else is declared of `tasks`, `results`, `agents`,
+`system_health`, `quarantine` and `duplicates`: the rows that were received in the span. Of reports these are
+the ones within the rule of recency; of tasks and results those created (completed) at most `before` earlier
+or later.
 
 **Rules for the SQL.** Its rows must not depend on how reports are cut into spans, on the number of threads or
 on the order of input rows; tests check that.
@@ -47,10 +53,10 @@ _UNITS = ("days", "hours", "minutes", "seconds")
 class Clock(Enum):
     """Which time of what puts a row into the span of its file.
 
-    RECORDED: reports by recorded_at. RECEIVED: reports, quarantine and duplicates by received_at, by the
-    hour; what was received at an unknown time is a span of its own, without bounds. EFFECTIVE: tasks, results
-    and agents by effective_at; then `reports` are those of the derived table `inconsistencies` that are
-    recorded from a - `before` up to b.
+    RECORDED: reports by recorded_at. RECEIVED: messages of every table by received_at, by the hour; what was
+    received at an unknown time is a span of its own, without bounds. EFFECTIVE: tasks, results and agents by
+    effective_at; then `reports` are those of the derived table `inconsistencies` that are recorded from
+    a - `before` up to b, and the `before` of tasks and results counts from there.
     """
 
     RECORDED = "recorded"
@@ -63,8 +69,8 @@ class Input:
     """A table that the SQL reads, by its name there.
 
     `before`: how long before the span it begins: a time, or the name of a setting that ends in its unit
-    (`context_hours`). Tasks and results need one; of other tables than these, `past_reports`, `past_windows`
-    and, for `Clock.EFFECTIVE`, `inconsistencies` it means nothing.
+    (`context_hours`). Tasks, results, `past_reports`, `past_windows`, `claims` and, for `Clock.EFFECTIVE`,
+    `inconsistencies` need one.
     """
 
     name: str

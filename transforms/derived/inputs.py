@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from transforms.derived.derived_table import SETTLED, Clock, DerivedTable
+from transforms.derived.derived_table import SETTLED, Clock, DerivedTable, Input
+from transforms.derived.registry import find_stored_table
 
 EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The first and the last microsecond that a timestamp of kpiflow can have: of the years 1 and 9999."""
@@ -33,8 +34,10 @@ SOURCES = {
     "reports": ("kpi_reports",),
     "past_reports": ("kpi_reports",),
     "past_windows": ("kpi_aggregations",),
+    "claims": ("kpi_reports",),
+    "first_records": ("tasks", "agents"),
 }
-"""The stored table of an input that has another name."""
+"""The stored tables of an input that has another name."""
 
 
 def list_stored(table: DerivedTable) -> tuple[str, ...]:
@@ -42,7 +45,15 @@ def list_stored(table: DerivedTable) -> tuple[str, ...]:
     names = ["reports", *(each.name for each in table.inputs)]
     if table.clock is Clock.EFFECTIVE:
         names.append("inconsistencies")
-    return tuple(dict.fromkeys(SOURCES.get(name, (name,))[0] for name in names))
+    return tuple(dict.fromkeys(each for name in names for each in SOURCES.get(name, (name,))))
+
+
+def list_derived_inputs(table: DerivedTable) -> list[Input]:
+    """The inputs that are derived tables, but those that put rows into the span."""
+    stored = {*SOURCES, *RECEIVED}
+    if table.clock is Clock.EFFECTIVE:
+        stored.add("inconsistencies")
+    return [each for each in table.inputs if each.name not in stored]
 
 
 def bind_inputs(
@@ -99,10 +110,21 @@ class _Binding(NamedTuple):
             near = Period(_add(self.period.start, -late), _add(self.period.end, early + 1))
             recorded = f"{self._within('recorded_at', near)} AND {_RECENT.format(late=late, early=early)}"
         self._create("reports", f"SELECT * FROM ({_REPORTS}) WHERE {received} AND {recorded}")
-        for name in ("quarantine", "duplicates"):
+        for name in RECEIVED:
             if self._has(name):
-                self._create(name, f"SELECT * FROM stored_{name} WHERE {received}")
+                bound = self._bound_time(name)
+                self._create(name, f"SELECT * FROM stored_{name} WHERE {received}{bound}")
         self._bind_derived()
+
+    def _bound_time(self, name: str) -> str:
+        """The bound of the own time of records that were received in the span."""
+        column = {"tasks": "created_at", "results": "completed_at"}.get(name)
+        if column is None or self.period == UNTIMED:
+            return ""
+        before = _count(
+            next(each for each in self.table.inputs if each.name == name).find_before(self.settings)
+        )
+        return f" AND abs(epoch_us({column}) - epoch_us(received_at)) <= {before}"
 
     def _bind_effective(self) -> None:
         end = min(self.period.end, self.before)
@@ -119,7 +141,12 @@ class _Binding(NamedTuple):
         windows = f"time_window_start >= {_moment(self._start('past_windows'))}"
         settled = f"time_window_end <= {_moment(_add(self.period.end, -_count(SETTLED)))}"
         tasks, results = (_moment(self._start(name)) for name in ("tasks", "results"))
+        around = Period(
+            self._start("claims"), _add(self.period.end, self.period.start - self._start("claims"))
+        )
+        claims = f"{self._within('recorded_at', around)} AND {known} AND {_OF_TASKS}"
         rows = {
+            "claims": f"({_REPORTS}) WHERE {claims}",
             "past_reports": f"({_REPORTS}) WHERE {past} AND {known}",
             "past_windows": f"stored_kpi_aggregations WHERE granularity = '1h' AND {windows} AND {settled}",
             "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {_OF_TASKS}",
@@ -129,16 +156,21 @@ class _Binding(NamedTuple):
         for name, text in rows.items():
             if self._has(name):
                 self._create(name, f"SELECT * FROM {text}")
+        if self._has("first_records"):
+            firsts = (
+                f"(SELECT min(effective_at) FROM stored_{name}) AS {name}" for name in ("tasks", "agents")
+            )
+            self._create("first_records", f"SELECT {', '.join(firsts)}")
         self._bind_derived()
 
     def _bind_derived(self) -> None:
-        """Other derived tables, as far as they are about `reports`."""
-        for each in self.table.inputs:
-            if each.name not in _VIEWS and not (
-                each.name == "inconsistencies" and self.table.clock is Clock.EFFECTIVE
-            ):
-                of = "report_id IN (SELECT report_id FROM reports)"
-                self._create(each.name, f"SELECT * FROM stored_{each.name} WHERE {of}")
+        """Other derived tables: what is about `reports`, or their past."""
+        for each in list_derived_inputs(self.table):
+            rows = "report_id IN (SELECT report_id FROM reports)"
+            if each.find_before(self.settings):
+                time = find_stored_table(each.name).time
+                rows = self._within(str(time), Period(self._start(each.name), self.period.end))
+            self._create(each.name, f"SELECT * FROM stored_{each.name} WHERE {rows}")
 
     def _find_latest(self) -> int:
         """z: the latest effective_at of `reports`, and the wait; EARLIEST if there are none."""
@@ -148,10 +180,12 @@ class _Binding(NamedTuple):
 
     def _start(self, name: str) -> int:
         """Where an input begins; the start of the span if it is not declared."""
+        is_around = self.table.clock is Clock.EFFECTIVE and name in ("tasks", "results")
+        base = self._start("inconsistencies") if is_around else self.period.start
         before = next(
             (each.find_before(self.settings) for each in self.table.inputs if each.name == name), None
         )
-        return self.period.start if before is None else _add(self.period.start, -_count(before))
+        return base if before is None else _add(base, -_count(before))
 
     def _has(self, name: str) -> bool:
         return any(each.name == name for each in self.table.inputs)
@@ -169,7 +203,8 @@ _RECENT = (
     "AND epoch_us(recorded_at) - epoch_us(received_at) <= {early}"
 )
 _OF_TASKS = "task_id IN (SELECT task_id FROM reports)"
-_VIEWS = frozenset({"past_reports", "past_windows", "tasks", "results", "agents", "quarantine", "duplicates"})
+RECEIVED = ("tasks", "results", "agents", "system_health", "quarantine", "duplicates")
+"""Stored tables with a received_at, beside kpi_reports."""
 
 
 def _is_plain(value: Any) -> bool:

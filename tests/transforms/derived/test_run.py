@@ -122,3 +122,28 @@ def test_settings_are_one_row() -> None:
 def test_wrong_sql_is_named(sql: str, problem: str) -> None:
     with pytest.raises(BrokenSQL, match=problem):
         derive_rows(DerivedTable(COUNTS, 1, (), sql), {"kpi_reports": reports(0, 1)}, SETTINGS)
+
+
+def test_claims_are_reports_of_the_same_task_before_and_after() -> None:
+    table = counting(Input("claims", "context_hours"), of="claims")
+    tasks = ["other", "t", "t", "t", "t", "t"]
+    stored = {"kpi_reports": reports(-1, -1441, -1439, 0, 0.5, 2, task_id=tasks)}
+    assert counts(table, stored, period(0, 0.1)) == {"r3": 3}
+
+
+def test_the_first_records_are_those_of_the_whole_output() -> None:
+    old = pa.table({"agent_id": ["x"], "version": ["v"], "effective_at": pa.array([NOON], TIME)})
+    sql = (
+        "SELECT report_id, recorded_at, epoch_us(agents) AS n FROM reports, first_records WHERE tasks IS NULL"
+    )
+    table = DerivedTable(COUNTS, 1, (Input("first_records"),), sql)
+    stored = {"kpi_reports": reports(90), "agents": old}
+    assert counts(table, stored, period(90, 91)) == {"r0": period(0, 1).start}
+
+
+def test_records_by_the_time_of_receipt_are_bounded_by_their_own_time() -> None:
+    table = counting(Input("tasks", "context_hours"), of="tasks", clock=Clock.RECEIVED)
+    received = pa.array([NOON, NOON, NOON - MINUTE], TIME)
+    created = pa.array([NOON - timedelta(hours=24), NOON + timedelta(hours=25), NOON], TIME)
+    tasks = pa.table({"task_id": ["a", "b", "c"], "received_at": received, "created_at": created})
+    assert counts(table, {"kpi_reports": reports(0), "tasks": tasks}, period(0, 60)) == {"r0": 1}
