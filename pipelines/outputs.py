@@ -5,7 +5,7 @@ SCHEMES lists all kinds.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from pipelines.verify.output_description import open_store, translate_sink_error
 from schemas.tables import FLEET
 from transforms.redis.connection import SCHEMES as REDIS_SCHEMES
 from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Sink, Store
 
@@ -107,6 +108,13 @@ class Outputs:
     def takes_fleet(self) -> bool:
         """Whether a sink takes the aggregates over all agents."""
         return any(FLEET.name in sink.tables for sink in self.sinks)
+
+    def count_in(self, ledger: OutcomeLedger) -> "Outputs":
+        """The same outputs; what the main one has is counted in a ledger, if it keeps files."""
+        if not isinstance(self.main, ParquetStore):
+            return self
+        counted = replace(self.main, ledger=ledger)
+        return Outputs(tuple(counted if sink is self.main else sink for sink in self.sinks))
 
     def __str__(self) -> str:
         return ", ".join(sink.name for sink in self.sinks)

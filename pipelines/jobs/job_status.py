@@ -21,6 +21,8 @@ keeps for itself."""
 JOB, READERS, SINKS = "job.json", "readers", "sinks"
 BEFORE = "before"
 """Below READERS: the last status files of the readers of the run before."""
+OUTCOMES = "outcomes"
+"""Below FOLDER: the ledger of what the main output has (`transforms.sinks.parquet.outcome_ledger`)."""
 RECEIVED = frozenset(name for name, table in TABLES.items() if "received_at" in table.schema.names)
 """The tables that have the time at which a message was received."""
 

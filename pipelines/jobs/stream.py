@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
@@ -17,8 +18,9 @@ import apache_beam as beam
 from pipelines.assembly import ReadSource, make_stream_sinks, make_stream_timing
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
-from pipelines.jobs.job_status import READERS, SINKS, read_health
+from pipelines.jobs.job_status import OUTCOMES, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
+from pipelines.jobs.run_record import PROCESSES, WORKER, RunKeeper, keep_run
 from pipelines.jobs.stream_job import StreamJob, compute_settle_seconds, fit_settings, prepare_home
 from pipelines.outputs import Outputs, open_outputs, parse_live_streams
 from pipelines.settings import Settings
@@ -31,7 +33,9 @@ from runners.flink.launch import run
 from runners.flink.restore import CheckpointRefused
 from runners.progress import Progress
 from transforms.core.errors import Unavailable
+from transforms.core.process_stats import record_process
 from transforms.sinks.archive.stream_archive import StreamArchive, WriteArchive
+from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
 from transforms.sinks.publish import LiveStreams
 from transforms.sources.source import GroupTaken, Lease, LiveSource, Reading
 
@@ -62,8 +66,10 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
         job.home.mkdir(parents=True, exist_ok=True)
         with lock_folders(job.home, *outputs.folders, patience=PATIENCE) as locks:
             owner = prepare_home(job, outputs, source.name, settings)
-            with hold_lease(source.lease(owner)) as lease:
-                _run(StreamGraph(job, outputs, source, live, settings, owner), lease, locks, follow)
+            outputs = outputs.count_in(OutcomeLedger(job.folder / OUTCOMES))
+            graph = StreamGraph(job, outputs, source, live, settings, owner)
+            with hold_lease(source.lease(owner)) as lease, keep_run(job.folder) as keeper:
+                _run(graph, lease, locks, keeper, follow)
     except _REFUSALS as error:
         raise WrongUse(str(error)) from error
     except FlinkFailed as error:
@@ -109,13 +115,18 @@ class StreamGraph:
 
 
 def _run(
-    graph: StreamGraph, lease: Lease, locks: tuple[int, ...], follow: Callable[[Progress], None]
+    graph: StreamGraph,
+    lease: Lease,
+    locks: tuple[int, ...],
+    keeper: RunKeeper,
+    follow: Callable[[Progress], None],
 ) -> None:
     job = graph.job
     idle = IdleWatch(job.home, graph.source, compute_settle_seconds(graph.settings, graph.outputs))
     renewal = LeaseRenewal(lease)
 
     def follow_all(progress: Progress) -> None:
+        keeper.follow(progress)
         follow(progress)
         renewal.renew()
         if job.until_idle and idle.is_reached(progress):
@@ -138,6 +149,7 @@ def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -
         settings.heap_mb,
         job.beam_options,
         keep_open=locks,
+        within=None if job.master else partial(record_process, job.folder / PROCESSES, WORKER),
         checkpoint_seconds=settings.checkpoint_seconds,
         patience_seconds=settings.patience_seconds,
         renew_seconds=settings.renew_seconds,

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.failures import WrongUse
 from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS
+from pipelines.jobs.run_record import begin_run
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
 from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
@@ -96,6 +97,7 @@ def prepare_home(job: StreamJob, outputs: Outputs, source: str, settings: Settin
     if job.fresh:  # before the description, which must never vouch for the checkpoints of another job
         remove_other_jobs(job.folder)
     replace_file(file, (json.dumps(description, indent=2) + "\n").encode())
+    begin_run(job.folder, settings.checkpoint_seconds, settings.renew_seconds)
     _set_status_aside(job.folder)
     return owner
 

@@ -54,7 +54,7 @@ def run(build: Build, engine: BatchEngine, follow: Callable[[BatchProgress], Non
         TakenOptionError: Beam options that the engine decides itself.
         KeyboardInterrupt: it was interrupted by SIGINT or SIGTERM.
     """
-    with start_job_server(engine, engine.within) as server:
+    with start_job_server(engine) as server:
         return _Run(engine, server, follow).run_job(build)
 
 

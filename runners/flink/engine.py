@@ -36,6 +36,7 @@ class Engine:
         beam_options: more options of Beam, except those that this engine decides.
         keep_open: file descriptors that every process of the run inherits.
         jars: folder of Flink's jars, if not where `make flink` puts them.
+        within: makes a context in which each worker works, if Flink runs here; it is pickled.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Engine:
     beam_options: tuple[str, ...] = ()
     keep_open: tuple[int, ...] = ()
     jars: Path | None = None
+    within: Within | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder.absolute())
@@ -77,12 +79,10 @@ class BatchEngine(Engine):
     """How to run a bounded graph to its end.
 
     Attributes:
-        within: makes a context in which each worker works, if Flink runs here; it is pickled.
         managed_mb: memory in MB outside of Java's heap in which the embedded Flink sorts and groups; what
             does not fit is spilled to disk.
     """
 
-    within: Within | None = None
     managed_mb: int = 512
 
 

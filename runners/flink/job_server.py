@@ -25,7 +25,7 @@ from runners.flink.jars import ensure_jars, find_java
 from runners.flink.processes import Child, Log, start
 from runners.flink.rest import Rest, find_root_cause
 from runners.flink.submission import Submission, submit
-from runners.flink.workers import Within, WorkerPool, serve_pool
+from runners.flink.workers import WorkerPool, serve_pool
 
 Build = Callable[[beam.Pipeline], None]
 
@@ -132,8 +132,8 @@ class JobServer:
 
 
 @contextmanager
-def start_job_server(engine: Engine, within: Within | None = None) -> Iterator[JobServer]:
-    """Start the processes, and end them with the block; the Python workers work in the context `within`.
+def start_job_server(engine: Engine) -> Iterator[JobServer]:
+    """Start the processes, and end them with the block.
 
     Raises:
         FlinkMissing: Java or Flink's jars are missing.
@@ -147,7 +147,7 @@ def start_job_server(engine: Engine, within: Within | None = None) -> Iterator[J
     with (
         make_folders(engine.folder),
         _catch_interruption() as interrupted,
-        serve_pool(Log(logs / "workers.log"), engine.keep_open, within) as (pool, port),
+        serve_pool(Log(logs / "workers.log"), engine.keep_open, engine.within) as (pool, port),
     ):
         command, log = [java, *make_java_arguments(engine, jars)], Log(logs / "flink.log")
         child = start(command, log, pattern=_PORTS, keep_open=engine.keep_open)

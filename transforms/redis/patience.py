@@ -8,6 +8,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError
 from redis.retry import Retry
 
+from transforms.core.process_stats import REDIS, count_attempt
 from transforms.core.retry import back_off
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
@@ -35,10 +36,13 @@ class Patience(Retry):
         end = time.monotonic() + self.seconds
         for attempt in back_off(None, _FIRST_PAUSE, _LONGEST_PAUSE):
             try:
-                return do()
+                done = do()
+                count_attempt(REDIS)
+                return done
             except self._supported_errors as error:
                 if is_retryable and not is_retryable(error):
                     raise
+                count_attempt(REDIS, failed=True)
                 fail(error, attempt + 1) if with_failure_count else fail(error)
                 if isinstance(error, AuthenticationError | AuthorizationError) or time.monotonic() >= end:
                     raise

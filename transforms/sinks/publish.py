@@ -16,6 +16,7 @@ import redis
 
 from schemas.tables import METRIC_COLUMNS, METRICS
 from transforms.core.errors import Finding
+from transforms.core.process_stats import PUBLISHED, observe_latency
 from transforms.core.stage_counters import time_stage
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection
@@ -118,3 +119,4 @@ class _Publish(beam.DoFn):
                 for entry in entries:
                     pipeline.xadd(stream, entry, maxlen=self.maxlen, approximate=True)
             pipeline.execute()
+        observe_latency(PUBLISHED, reports["received_at"])

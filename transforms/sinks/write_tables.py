@@ -22,6 +22,7 @@ from schemas.tables import QUARANTINED, Table, find_table
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.grouping import split_rows
 from transforms.core.micro_batching import MOST_ROWS, Gather
+from transforms.core.process_stats import count_attempt
 from transforms.core.record_batches import concat, conform, split_by_rows
 from transforms.core.retry import retry_while_unavailable
 from transforms.core.stage_counters import time_stage
@@ -254,8 +255,10 @@ class _WriteFn(beam.DoFn):
                 try:
                     written = write_or_quarantine(self.sink, find_table(self.table), self.batches)
                 except (Unavailable, Refused) as error:
+                    count_attempt(self.sink.name, failed=True)
                     self.status.report_waiting(self.sink.name, str(error))
                     raise
+                count_attempt(self.sink.name)
                 self.status.report_written(self.sink.name, written.rows, self.batches)
                 return written
         raise AssertionError("a retry ends with a result or an error")

@@ -34,6 +34,7 @@ from transforms.core import (
     arrow_coder,  # noqa: F401 (the coder carries what leaves here)
     stage_counters,
 )
+from transforms.core.process_stats import VALIDATED, observe_latency
 from transforms.core.record_batches import REPORT_BATCH, concat, make_empty
 from transforms.core.run_metrics import MESSAGES
 from transforms.validation.quarantine_rows import bisect_faults, quarantine_messages
@@ -110,6 +111,7 @@ class _ValidateFn(beam.DoFn):
         MESSAGES.inc(messages.num_rows)
         with stage_counters.time_stage("validate", messages.num_rows):
             found = judge_messages(messages, self.schema, self.rules)
+        observe_latency(VALIDATED, messages["received_at"])
         if found.quarantine.num_rows:
             yield beam.pvalue.TaggedOutput("quarantine", found.quarantine)
         if found.reports.num_rows:

@@ -1,21 +1,25 @@
 """Adding rows to the files of a table: each file becomes the merged set of its rows and the new ones."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.partitioning import assign_files
-from schemas.tables import DUPLICATES, Table
+from schemas.tables import DUPLICATES, REPORTS, Table
 from transforms.core.errors import Unavailable
 from transforms.core.grouping import Ints, sort_by_columns
+from transforms.core.process_stats import WRITTEN, observe_latency
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
+from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
 from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, read_file, verify_file
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.row_merge import merge_rows
@@ -38,7 +42,8 @@ class _Merged(NamedTuple):
     """What a file holds (`stored`) and is to hold (`data`, empty if it does not change).
 
     `taken`: the new rows in it; `displaced` (DUPLICATE): the messages that lose their place to another
-    message.
+    message; `growth`: what is new in it for the ledger, by reason; `received`: when the new reports in it
+    were received.
     """
 
     part: _Part
@@ -46,16 +51,24 @@ class _Merged(NamedTuple):
     data: bytes | bytearray
     taken: int
     displaced: pa.RecordBatch
+    growth: Mapping[str, int] = MappingProxyType({})
+    received: pa.Array | None = None
 
 
-def write_rows(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], file_minutes: int) -> Written:
+def write_rows(
+    table: Table,
+    storage: Storage,
+    rows: Sequence[pa.RecordBatch],
+    file_minutes: int,
+    ledger: OutcomeLedger | None = None,
+) -> Written:
     """Add rows to the files of a table; on return they are safe. `Written.requests` counts the files
     replaced.
 
     Batches have the table's columns in any order; others are ignored. Each file is replaced at most once, and
     not at all if nothing in it changes. Messages that lose their place to another message of the same report
     go to the duplicates table *before* the reports are replaced: a crash in between leaves a message in two
-    tables, of which reconcile counts one, never in none.
+    tables, of which reconcile counts one, never in none. With a `ledger` it is counted how much files grow.
 
     Raises:
         OutputFull: no space is left. The files written so far are complete; the same call again does the
@@ -71,7 +84,8 @@ def write_rows(table: Table, storage: Storage, rows: Sequence[pa.RecordBatch], f
     for part in _split_by_file(table, gathered, file_minutes):
         folders[part.name.rpartition("/")[0]].append(part)
     threads = min(len(folders), storage.threads)
-    merge = _FileMerge(table, storage, gathered, file_minutes, storage.threads // threads)
+    counted = ledger if is_counted(table) else None
+    merge = _FileMerge(table, storage, gathered, file_minutes, storage.threads // threads, counted)
     with _open_map(threads) as map_threads:
         taken = list(map_threads(merge.merge_folder, folders, folders.values()))
     counts = [count for folder in taken for count in folder]
@@ -105,6 +119,7 @@ class _FileMerge:
     rows: pa.RecordBatch
     file_minutes: int
     threads: int
+    ledger: OutcomeLedger | None
 
     def merge_folder(self, folder: str, parts: Sequence[_Part]) -> list[int]:
         """Merge rows into the files of a folder; the number of new rows in each file that changed."""
@@ -114,7 +129,7 @@ class _FileMerge:
                 merged = list(map_threads(self._merge, parts))
                 self._write_displaced(merged)
                 changed = [one for one in merged if one.taken]
-                is_put = list(map_threads(self._put, changed))
+                is_put = self._put_counted(merged, changed, map_threads)
                 taken += [one.taken for one, done in zip(changed, is_put) if done]
                 parts = [one.part for one, done in zip(changed, is_put) if not done]
                 if not parts:
@@ -135,7 +150,19 @@ class _FileMerge:
             old = read_file(stored.data, name=where)
         merged = merge_rows(self.table, old, self._sort(part.rows), sorted_new=True)
         data = encode_file(merged.rows) if merged.taken else b""
-        return _Merged(part, stored, data, merged.taken, merged.displaced)
+        result = _Merged(part, stored, data, merged.taken, merged.displaced)
+        if self.ledger is None or not merged.taken:
+            return result
+        growth, received = measure_growth(self.table, old, merged.rows), self._find_received(part, old)
+        return result._replace(growth=growth, received=received)
+
+    def _find_received(self, part: _Part, old: pa.RecordBatch) -> pa.Array | None:
+        """When the reports of a part were received that are in no file yet: others come again, or are
+        revised."""
+        if self.table.name != REPORTS.name:
+            return None
+        new = self.rows.select(["report_id", "received_at"]).take(pa.array(part.rows))
+        return new["received_at"].filter(pc.invert(pc.is_in(new["report_id"], old["report_id"])))
 
     def _sort(self, numbers: Ints) -> pa.RecordBatch:
         """These rows in the order of a file. They are sorted before they are gathered: one copy of the wide
@@ -147,7 +174,24 @@ class _FileMerge:
     def _write_displaced(self, merged: Sequence[_Merged]) -> None:
         displaced = concat([one.displaced for one in merged])
         if displaced.num_rows:
-            write_rows(DUPLICATES, self.storage, [displaced], self.file_minutes)
+            write_rows(DUPLICATES, self.storage, [displaced], self.file_minutes, self.ledger)
+
+    def _put_counted(
+        self, merged: Sequence[_Merged], changed: Sequence[_Merged], map_threads: Callable[..., Iterator[Any]]
+    ) -> list[bool]:
+        """Replace the files that change, with the growth in the ledger; which of them are replaced."""
+        if self.ledger is None:
+            return list(map_threads(self._put, changed))
+        changes = [
+            Change(one.part.name, one.stored and one.stored.data, one.data, one.growth) for one in merged
+        ]
+        self.ledger.begin(self.table.name, changes)
+        is_put = list(map_threads(self._put, changed))
+        self.ledger.commit(self.table.name, {one.part.name: done for one, done in zip(changed, is_put)})
+        for one, done in zip(changed, is_put):
+            if done and one.received is not None:
+                observe_latency(WRITTEN, one.received)
+        return is_put
 
     def _put(self, merged: _Merged) -> bool:
         """Replace the file; False if another writer has changed it since it was read."""

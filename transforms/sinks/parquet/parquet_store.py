@@ -24,6 +24,7 @@ from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import PIECE_BYTES, conform, split_by_bytes
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import as_sink_error
+from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
 from transforms.sinks.parquet.sealed_files import read_file
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.sink import Written
@@ -35,11 +36,15 @@ _IGNORED = ("_", ".", "lost+found")
 
 @dataclass(frozen=True)
 class ParquetStore:
-    """A `Store` of files; `file_minutes` (a divisor of 60) is the span of one `<HHMM>.parquet`."""
+    """A `Store` of files; `file_minutes` (a divisor of 60) is the span of one `<HHMM>.parquet`.
+
+    A stream counts what it stores in a `ledger`.
+    """
 
     storage: Storage
     file_minutes: int = 30
     gather_seconds: int = 5
+    ledger: OutcomeLedger | None = None
 
     @property
     def name(self) -> str:
@@ -51,7 +56,7 @@ class ParquetStore:
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
         self.storage.verify_reach(DESCRIPTION)
-        return write_rows(table, self.storage, rows, self.file_minutes)
+        return write_rows(table, self.storage, rows, self.file_minutes, self.ledger)
 
     def check(self) -> Iterator[Finding]:
         what, is_well = "an output of kpiflow, or an empty place", True
