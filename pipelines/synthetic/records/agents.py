@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.synthetic.columns import SECOND, Moments
-from pipelines.synthetic.fleet import Floats, make_random
+from pipelines.synthetic.fleet import Fleet, Floats, make_random
 from pipelines.synthetic.records.effects import MINUTE, Roles
 from pipelines.synthetic.records.tasks import Integers
 
@@ -21,15 +21,18 @@ _HEALTH_INTERVAL = MINUTE
 class Beats:
     """n messages about agents in order of time.
 
-    `agent` int64[n]: row of the fleet; `sent`, `registered` int64[n]: microseconds since 1970; `state`
-    int64[n]: index into STATES; `done` int64[n]: tasks of the agent until then.
+    `agent` int64[n]: row of the fleet; `kind` int64[n]: index of its type; `sent`, `registered` int64[n]:
+    microseconds since 1970; `state` int64[n]: index into STATES; `done` int64[n]: tasks of the agent until
+    then. `changes_at`: when the changing agent sends that it has another type, microseconds since 1970.
     """
 
     agent: Integers
+    kind: Integers
     sent: Integers
     registered: Integers
     state: Integers
     done: Integers
+    changes_at: int
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,12 @@ class Health:
     load: Floats
 
 
-def draw_beats(moments: Moments, agents: int, roles: Roles, seed: int) -> Beats:
+def draw_beats(moments: Moments, fleet: Fleet, agents: int, roles: Roles, seed: int) -> Beats:
     """Draw the registration of each agent, in the minute before the span, and its heartbeats: every 10
     minutes, or less often so that they are fewer than a fifth of the reports.
 
-    The late agent registers an hour after the start, or after an eighth of the span.
+    The late agent registers an hour after the start, or after an eighth of the span. The changing agent gets
+    the next type with the heartbeat in the middle.
     """
     random = make_random(seed, "beats")
     most = len(moments.agent) // (_REPORTS_PER_BEAT * agents)
@@ -65,7 +69,18 @@ def draw_beats(moments: Moments, agents: int, roles: Roles, seed: int) -> Beats:
     order = np.argsort(sent, kind="stable")
     agent, sent = agent[order], sent[order]
     state = random.choice(len(STATES), len(agent), p=_STATE_SHARES)
-    return Beats(agent, sent, registered[agent], state, _count_done(moments, agent, sent))
+    own = sent[agent == roles.changing]
+    changes_at = int(own[len(own) // 2]) if len(own) > 1 else moments.start + 2 * moments.span
+    kind = find_types(fleet, roles, agent, sent, changes_at)
+    done = _count_done(moments, agent, sent)
+    return Beats(agent, kind, sent, registered[agent], state, done, changes_at)
+
+
+def find_types(fleet: Fleet, roles: Roles, agent: Integers, at: Integers, changes_at: int) -> Integers:
+    """The index of the type of these agents at these times, int64[n]."""
+    kinds = fleet.types[agent]
+    changed = (agent == roles.changing) & (at >= changes_at)
+    return np.where(changed, (kinds + 1) % len(fleet.task_types), kinds)
 
 
 def _count_done(moments: Moments, agent: Integers, sent: Integers) -> Integers:

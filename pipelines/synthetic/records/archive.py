@@ -15,7 +15,6 @@ from pipelines.synthetic.messages import (
     format_envelopes,
     view_bytes,
 )
-from pipelines.synthetic.records.agents import draw_beats
 from pipelines.synthetic.records.streams import draw_arrivals_of_records, draw_streams
 from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.truth import describe_records
@@ -43,9 +42,8 @@ def prepare_with_records(
     seed = generator.seed
     world = build_world(generator, scenario, mix, inconsistent)
     reports = draw_arrivals(world.moments.recorded, world.fates, mix, seed)
-    beats = draw_beats(world.moments, world.agents, world.roles, seed)
-    arrivals = draw_arrivals_of_records(world, reports, beats, seed)
-    streams = draw_streams(world, arrivals, beats, mix, seed)
+    arrivals = draw_arrivals_of_records(world, reports, seed)
+    streams = draw_streams(world, arrivals, mix, seed)
 
     def format_reports(block: slice) -> pa.StringArray:
         return format_block(reports, block, world.columns, world.fleet, bare=False)
@@ -55,7 +53,7 @@ def prepare_with_records(
         + [Part(SOURCES[name], each.messages, each.format_payloads) for name, each in streams.items()]
     )
     truth = describe_fates(reports, world.fates, world.injected, mix.count(mix.outliers), world.fleet)
-    truth["records"] = describe_records(world, reports, streams, arrivals, beats)
+    truth["records"] = describe_records(world, reports, streams, arrivals)
     truth["settings"] = list_settings(generator, scenario, mix, form) | {"inconsistent": inconsistent}
     return Archive(merged.received, merged.format_lines, form, {"seed": seed, "scenario": scenario} | truth)
 

@@ -38,14 +38,18 @@ SLOPE = 0.01
 """The degrading agent's latency grows by this share of its level a minute, at the end of the span."""
 CORRELATION = 0.8
 """Correlation of log latency with CPU, and with the logarithm of memory, of one agent."""
-OUTLIER = 4.0
-"""The outlier agent's latency, over what it were otherwise."""
+OUTLIER = 6.0
+"""The outlier agent's latency, over what it would be otherwise."""
+LIKENESS = 0.5
+"""Power of the ratio of an agent's usual latency to that of its type, so that agents of a type are alike: the
+outlier agent is far from all of them.
+"""
 SPREAD = 0.25
 """At least the standard deviation of the effects of a task on log latency, for the usual range of values."""
 
 _WINDOW = 5 * MINUTE
 _LONGEST_DEGRADATION = 180 * MINUTE
-_SLOT = 10 * MINUTE
+_SLOT = 20 * MINUTE
 _BUSY_SHARE, _BUSY = 0.2, 3.0
 _SLOWEST, _FASTEST = 0.5, 1.5
 
@@ -54,35 +58,42 @@ _SLOWEST, _FASTEST = 0.5, 1.5
 class Roles:
     """The agents that differ, as rows of the fleet; None where there are too few agents.
 
-    `late` registers only after it has reported. `degrades_from`, `degrades_to`: microseconds since 1970.
+    `late` registers only after it has reported; `changing` gets another type. `degrades_from`,
+    `degrades_to`: microseconds since 1970.
     """
 
     degrading: int
     correlated: int | None
     outlier: int | None
     late: int | None
+    changing: int | None
     degrades_from: int
     degrades_to: int
 
 
 def cast_roles(agents: int, start: int, span: int, seed: int) -> Roles:
     """Choose the agents that differ from the first `agents` of the fleet."""
-    order = make_random(seed, "roles").permutation(agents)[:4].tolist()
-    degrading, correlated, outlier, late = [*order, None, None, None][:4]
+    order = make_random(seed, "roles").permutation(agents)[:5].tolist()
+    degrading, correlated, outlier, late, changing = [*order, None, None, None, None][:5]
     end = start + span
-    return Roles(degrading, correlated, outlier, late, end - min(_LONGEST_DEGRADATION, span // 2), end)
+    since = end - min(_LONGEST_DEGRADATION, span // 2)
+    return Roles(degrading, correlated, outlier, late, changing, since, end)
 
 
-def slow_outlier(fleet: Fleet, roles: Roles) -> Fleet:
-    """The fleet with the level of the outlier agent."""
+def set_latency_levels(fleet: Fleet, roles: Roles) -> Fleet:
+    """The fleet with latency levels that are alike within a type, but for the outlier agent's."""
     latency = fleet.levels["latency"].copy()
+    for kind in range(len(fleet.task_types)):
+        own = fleet.types == kind
+        typical = np.exp(np.log(latency[own]).mean()) if own.any() else 1.0
+        latency[own] = typical * (latency[own] / typical) ** LIKENESS
     if roles.outlier is not None:
         latency[roles.outlier] *= OUTLIER
     return replace(fleet, levels=fleet.levels | {"latency": latency})
 
 
 def draw_busy_phases(moments: Moments, agents: int, seed: int) -> Moments:
-    """The moments with other agents: some report more than others, and each has busy periods of 10 minutes,
+    """The moments with other agents: some report more than others, and each has busy periods of 20 minutes,
     with three times as many reports.
     """
     random = make_random(seed, "busy")
@@ -212,7 +223,7 @@ def describe_effects(fleet: Fleet, roles: Roles, most_agents: int) -> dict[str, 
             "ms_per_minute": SLOPE * float(fleet.levels["latency"][roles.degrading]),
         },
         "correlated": {"agent_id": name(roles.correlated), "correlation": CORRELATION},
-        "outlier": {"agent_id": name(roles.outlier), "factor": OUTLIER},
+        "outlier": {"agent_id": name(roles.outlier), "factor": OUTLIER, "rule": "latency_distribution"},
         "agents": [
             {
                 "agent_id": fleet.ids[row].as_py(),

@@ -19,20 +19,26 @@ FAULTS = {
     "result_never": None,
     "result_late": None,
     "agent_never": "agent_unknown",
-    "created_after_report": "recorded_before_created",
-    "completed_before_report": "recorded_after_completed",
+    "created_after_report": "recorded_before_creation",
+    "completed_before_report": "recorded_after_completion",
     "cpu_over_quota": "cpu_over_quota",
+    "quota_raised_late": "cpu_over_quota",
     "memory_over_quota": "memory_over_quota",
     "time_over_quota": "time_over_quota",
     "network_over_quota": "network_over_quota",
-    "wrong_agent_type": "agent_type_differs",
-    "task_of_two_agents": "task_of_two_agents",
-    "two_reports": "two_reports",
-    "success_differs": "success_differs",
-    "two_task_versions": "two_versions",
-    "two_result_versions": "two_versions",
+    "wrong_agent_type": "agent_type_mismatch",
+    "task_of_two_agents": "task_claimed_twice",
+    "two_reports": "task_reported_twice",
+    "success_differs": "outcome_disagrees",
+    "two_task_versions": "task_changed",
+    "two_result_versions": "result_changed",
 }
-"""Each fault, in the order in which they are dealt, and the rule that its report breaks."""
+"""Each fault, in the order in which they are dealt, and the rule that its report breaks.
+
+A task whose quota is raised late has a second version, with a quota that is kept.
+"""
+RESOLVED = ("task_late", "quota_raised_late")
+"""Faults after which a later record resolves the inconsistency."""
 GHOSTS = 2
 """Agents that report and never register."""
 
@@ -160,8 +166,8 @@ def spoil_tasks(
         kind[chosen], free[chosen] = 1 + _NAMES.index(name), False
     faults = Faults(kind)
 
-    def put(values: NDArray, name: str, instead: NDArray) -> NDArray:
-        return np.where(faults.find(name), instead, values).astype(values.dtype)
+    def put(values: NDArray, name: str, instead: NDArray, *more: str) -> NDArray:
+        return np.where(faults.find(name, *more), instead, values).astype(values.dtype)
 
     used = metrics["cpu"] * fleet.cores[columns.agent]
     types = len(fleet.task_types)
@@ -170,7 +176,9 @@ def spoil_tasks(
         tasks,
         created=put(tasks.created, "created_after_report", columns.recorded + shift),
         completed=put(tasks.completed, "completed_before_report", columns.recorded - shift),
-        cores=put(tasks.cores, "cpu_over_quota", np.round(np.maximum(used * 0.6, 0.001), 4)),
+        cores=put(
+            tasks.cores, "cpu_over_quota", np.round(np.maximum(used * 0.6, 0.001), 4), "quota_raised_late"
+        ),
         memory=put(tasks.memory, "memory_over_quota", np.maximum(metrics["memory"] * 0.7, 0)),
         seconds=put(tasks.seconds, "time_over_quota", limits["time_over_quota"]),
         network=put(tasks.network, "network_over_quota", limits["network_over_quota"]),

@@ -24,9 +24,11 @@ _ERROR = "the task failed"
 _CAPABILITIES = ("json", "streaming", "gpu")
 
 
-def format_tasks(rows: Integers, tasks: Tasks, columns: Columns, fleet: Fleet) -> pa.StringArray:
+def format_tasks(
+    rows: Integers, tasks: Tasks, sound: Tasks, columns: Columns, fleet: Fleet
+) -> pa.StringArray:
     """The tasks of these rows as JSON, string[k]. A row of n or more is the second version of row - n, with
-    a later deadline.
+    a later deadline and the CPU quota of the `sound` tasks.
     """
     second, rows = np.divmod(rows, len(tasks.owner))
     network = tasks.network[rows]
@@ -46,7 +48,7 @@ def format_tasks(rows: Integers, tasks: Tasks, columns: Columns, fleet: Fleet) -
             'Z","deadline":"',
             format_times(deadline),
             'Z","resource_quota":{"max_cpu_cores":',
-            pa.array(tasks.cores[rows]),
+            pa.array(np.where(second, sound.cores[rows], tasks.cores[rows])),
             ',"max_memory_mb":',
             pa.array(tasks.memory[rows]),
             ',"max_execution_time_secs":',
@@ -111,7 +113,7 @@ def format_agents(rows: Integers, beats: Beats, fleet: Fleet) -> pa.StringArray:
     types = [json.dumps(name) for name in fleet.task_types]
     capable = [[name, *_CAPABILITIES[: 2 + gpu]] for name in fleet.task_types for gpu in (0, 1)]
     uptime = (beats.sent[rows] - beats.registered[rows]) / SECOND
-    kind = fleet.types[beats.agent[rows]]
+    kind = beats.kind[rows]
     return join(
         [
             '{"id":"',

@@ -101,7 +101,7 @@ def draw_tasks(types: Integers, seed: int) -> Tasks:
     )
 
 
-def fit_reports(columns: Columns, tasks: Tasks, seed: int) -> Columns:
+def fit_reports(columns: Columns, tasks: Tasks, fleet: Fleet, seed: int) -> Columns:
     """The reports as of these tasks: their priority, layer and type where a report has them; network traffic
     and latency within every quota.
     """
@@ -115,6 +115,8 @@ def fit_reports(columns: Columns, tasks: Tasks, seed: int) -> Columns:
         ("target", 0.7, tasks.target[owner], 1),
     ):
         options[name] = np.where(random.random(count) < share, place + values, 0).astype(np.int32)
+    # A report names the type of its agent in the fleet, which the changing agent no longer has.
+    options["target"][tasks.target[owner] != fleet.types[columns.agent]] = 0
     metrics = dict(columns.metrics)
     metrics["latency"] = np.minimum(metrics["latency"], np.round(tasks.seconds[owner] * 900.0, 3))
     most = (_MOST_MBPS * 1e6 / 8 * metrics["latency"] / 1e3).astype(np.int64)

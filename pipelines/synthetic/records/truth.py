@@ -1,5 +1,6 @@
 """What `truth.json` says about records: fates by schema, effects, broken rules, late and missing records."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -7,38 +8,42 @@ import numpy as np
 from pipelines.synthetic.columns import SECOND
 from pipelines.synthetic.json_columns import format_times, format_uuids
 from pipelines.synthetic.messages import REPORT, Messages
-from pipelines.synthetic.records.agents import Beats
 from pipelines.synthetic.records.effects import describe_effects
-from pipelines.synthetic.records.faults import FAULTS
+from pipelines.synthetic.records.faults import FAULTS, RESOLVED
 from pipelines.synthetic.records.messages import RecordStream
-from pipelines.synthetic.records.streams import Arrivals, count_accepted
+from pipelines.synthetic.records.streams import SHORTEST_DELAY, Arrivals, count_accepted
 from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.world import World
 
 WAIT_SECONDS = 60
 """A record that is received longer after its report comes too late for it."""
+_OF_AGENTS = {"agent_late": "agent_unknown", "agent_changed_type": "agent_type_mismatch"}
+"""Faults of an agent, which some of its reports have beside another, and the rule that they break."""
 LISTED = 1000
 """At most this many reports of each fault, and agents, are listed."""
 
 
 def describe_records(
-    world: World, reports: Messages, streams: dict[str, RecordStream], arrivals: Arrivals, beats: Beats
+    world: World, reports: Messages, streams: dict[str, RecordStream], arrivals: Arrivals
 ) -> dict[str, Any]:
     """The part `records` of `truth.json`."""
     good = int(world.fates.good.sum())
-    fates = {name: each.count_fates(count_accepted(each, beats)) for name, each in streams.items()}
+    fates = {name: each.count_fates(count_accepted(each, world.beats)) for name, each in streams.items()}
     faults = _list_faults(world, reports, arrivals)
-    broken: dict[str, int] = {}
-    for found in faults.values():
+    broken: Counter[str] = Counter()
+    resolved: Counter[str] = Counter()
+    for name, found in faults.items():
         if rule := found["rule"]:
-            broken[rule] = broken.get(rule, 0) + found["count"]
+            broken[rule] += found["count"]
+            resolved[rule] += found["count"] * (name in (*RESOLVED, "agent_late"))
     return {
         "messages": {"kpi_report": len(reports.kind)}
         | {name: each["messages"] for name, each in fates.items()},
         "accepted": {"kpi_report": good} | {name: each["accepted"] for name, each in fates.items()},
         "fates": fates,
         "wait_seconds": WAIT_SECONDS,
-        "rules": broken,
+        "rules": dict(broken),
+        "resolved": dict(+resolved),
         "faults": faults,
         "effects": describe_effects(world.fleet, world.roles, LISTED),
     }
@@ -48,11 +53,23 @@ def _list_faults(world: World, reports: Messages, arrivals: Arrivals) -> dict[st
     """By fault: how many reports have it, and the first LISTED of them, in order of recorded_at."""
     registered = arrivals.registered[world.columns.agent]
     late = np.flatnonzero(world.fates.good & (registered > arrivals.report + WAIT_SECONDS * SECOND))
-    times = {"task_late": arrivals.task, "result_late": arrivals.result, "agent_late": registered}
-    found = {name: world.faults.rows(name) for name in FAULTS} | {"agent_late": late}
+    changed = (
+        world.fates.good
+        & (world.columns.agent == world.roles.changing)
+        & (world.columns.recorded < world.beats.changes_at)
+        & (arrivals.report >= world.beats.changes_at + SHORTEST_DELAY)
+    )
+    times = {
+        "task_late": arrivals.task,
+        "result_late": arrivals.result,
+        "quota_raised_late": arrivals.corrected,
+        "agent_late": registered,
+    }
+    found = {name: world.faults.rows(name) for name in FAULTS}
+    found |= {"agent_late": late, "agent_changed_type": np.flatnonzero(changed)}
     ids = _find_message_ids(reports, np.concatenate([rows[:LISTED] for rows in found.values()]))
     return {
-        name: {"rule": FAULTS.get(name, "agent_unknown"), "count": len(rows)}
+        name: {"rule": _OF_AGENTS.get(name, FAULTS.get(name)), "count": len(rows)}
         | {"reports": _list_reports(world, rows[:LISTED], ids, times.get(name))}
         for name, rows in found.items()
     }

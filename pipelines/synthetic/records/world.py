@@ -9,6 +9,7 @@ from pipelines.synthetic.columns import Columns, Moments
 from pipelines.synthetic.fleet import Fleet
 from pipelines.synthetic.injected_outliers import Injected, inject_outliers
 from pipelines.synthetic.messages import Fates, Mix, deal_fates
+from pipelines.synthetic.records.agents import Beats, draw_beats, find_types
 from pipelines.synthetic.records.effects import (
     SPREAD,
     Roles,
@@ -16,7 +17,7 @@ from pipelines.synthetic.records.effects import (
     draw_busy_phases,
     find_degraded,
     plant_effects,
-    slow_outlier,
+    set_latency_levels,
 )
 from pipelines.synthetic.records.faults import (
     FAULTS,
@@ -55,6 +56,7 @@ class World:
     injected: Injected
     sound: Tasks
     tasks: Tasks
+    beats: Beats
     agents: int
 
     @property
@@ -73,18 +75,21 @@ def build_world(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, incon
         raise ValueError(f"inconsistent = {inconsistent} is not a share; give a number from 0 to 1")
     seed, agents = generator.seed, generator.agents
     fates = deal_fates(mix, seed, bare=False)
-    candidates = fates.good & ~fates.late
-    faults = deal_faults(candidates, mix.count(inconsistent), seed)
+    feeding = fates.good & ~fates.late
     moments = generator.moments(mix.rows, scenario)
     roles = cast_roles(agents, moments.start, moments.span, seed)
     if scenario != "anomaly":
         moments = draw_busy_phases(moments, agents, seed)
+    fleet = shrink_hosts(replace(generator, agents=agents + GHOSTS).fleet(scenario))
+    fleet = set_latency_levels(fleet, roles)
+    beats = draw_beats(moments, fleet, agents, roles, seed)
+    candidates = feeding & (moments.agent != roles.changing)
+    faults = deal_faults(candidates, mix.count(inconsistent), seed)
     moments = name_ghosts(moments, faults, agents)
-    fleet = slow_outlier(shrink_hosts(replace(generator, agents=agents + GHOSTS).fleet(scenario)), roles)
-    tasks = draw_tasks(fleet.types[moments.agent], seed)
+    tasks = draw_tasks(find_types(fleet, roles, moments.agent, moments.recorded, beats.changes_at), seed)
     faults, tasks = share_tasks(faults, tasks, moments, candidates, len(fleet.task_types), agents)
-    injected = _draw_reports(generator, fleet, moments, tasks, roles, candidates, mix)
-    columns = spoil_reports(fit_reports(injected.columns, tasks, seed), tasks, faults)
+    injected = _draw_reports(generator, fleet, moments, tasks, roles, feeding, mix)
+    columns = spoil_reports(fit_reports(injected.columns, tasks, fleet, seed), tasks, faults)
     sound = raise_quotas(time_tasks(tasks, columns, seed), columns, fleet)
     each = -(-mix.count(inconsistent) // len(FAULTS))
     faults, tasks = spoil_tasks(faults, sound, columns, fleet, candidates, each, seed)
@@ -97,6 +102,7 @@ def build_world(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, incon
         injected=replace(injected, columns=columns),
         sound=sound,
         tasks=tasks,
+        beats=beats,
         agents=agents,
     )
 

@@ -150,14 +150,19 @@ def find_broken(messages: pd.DataFrame) -> dict[str, set[str]]:
         rules = {
             "task_unknown": not tasks,
             "agent_unknown": not agents,
-            "task_of_two_agents": any(each["agent_id"] != report["agent_id"] for each in others),
-            "two_reports": any(each["agent_id"] == report["agent_id"] for each in others),
-            "two_versions": len(tasks) > 1 or len(results) > 1,
+            "task_claimed_twice": any(each["agent_id"] != report["agent_id"] for each in others),
+            "task_reported_twice": any(each["agent_id"] == report["agent_id"] for each in others),
+            "task_changed": len(tasks) > 1,
+            "result_changed": len(results) > 1,
             **(check_task(report, tasks[-1]) if tasks else {}),
             **(check_result(report, results[-1]) if results else {}),
         }
         if tasks and agents:
-            rules["agent_type_differs"] = agents[-1]["agent_type"] != tasks[-1]["target_agent_type"]
+            before = find("agent", report["agent_id"], row.received)[-1:]
+            rules["agent_type_mismatch"] = all(
+                tasks[-1]["target_agent_type"] not in (each["agent_type"], *each["capabilities"])
+                for each in (agents[-1], *before)
+            )
         for rule, is_broken in rules.items():
             if is_broken:
                 broken.setdefault(rule, set()).add(row.message_id)
@@ -168,7 +173,7 @@ def check_task(report: dict[str, Any], task: dict[str, Any]) -> dict[str, bool]:
     quota, seconds = task["resource_quota"], report["latency_ms"] / 1e3
     mbps = (report.get("network_bytes") or 0) * 8 / 1e6 / seconds
     return {
-        "recorded_before_created": moment(report["recorded_at"]) < moment(task["created_at"]),
+        "recorded_before_creation": moment(report["recorded_at"]) < moment(task["created_at"]),
         "cpu_over_quota": report["cpu_usage"] * report["execution_context"]["available_cores"]
         > quota["max_cpu_cores"],
         "memory_over_quota": report["memory_mb"] > quota["max_memory_mb"],
@@ -180,8 +185,8 @@ def check_task(report: dict[str, Any], task: dict[str, Any]) -> dict[str, bool]:
 def check_result(report: dict[str, Any], result: dict[str, Any]) -> dict[str, bool]:
     failed = report.get("error_details") is not None
     return {
-        "recorded_after_completed": moment(report["recorded_at"]) > moment(result["completed_at"]),
-        "success_differs": result["success"] == failed,
+        "recorded_after_completion": moment(report["recorded_at"]) > moment(result["completed_at"]),
+        "outcome_disagrees": result["success"] == failed,
     }
 
 
@@ -192,7 +197,8 @@ def test_each_rule_is_broken_where_the_truth_says_and_nowhere_else(
     said: dict[str, set[str]] = {}
     for name, fault in truth["records"]["faults"].items():
         ids = {report["message_id"] for report in fault["reports"]}
-        assert len(ids) == fault["count"] > 0, name
+        assert len(ids) == fault["count"], name
+        assert ids or name == "agent_changed_type"
         if fault["rule"]:
             said.setdefault(fault["rule"], set()).update(ids)
     assert find_broken(messages) == said
@@ -222,6 +228,18 @@ def test_late_records_come_when_the_truth_says_and_missing_ones_never(
             at = first[schema][report[key]]
             assert at == moment(report["record_received_at"])
             assert at > reports["received"][report["message_id"]] + WAIT
+    tasks = valid[valid["schema"] == "task"]
+    newest = {row["id"]: (at, row) for row, at in zip(tasks["content"], tasks["received"])}
+    for report in faults["quota_raised_late"]["reports"]:
+        at, task = newest[report["task_id"]]
+        assert at >= moment(report["record_received_at"]) > reports["received"][report["message_id"]] + WAIT
+        assert not any(check_task(reports["content"][report["message_id"]], task).values())
+    resolved = {
+        "task_late": "task_unknown",
+        "agent_late": "agent_unknown",
+        "quota_raised_late": "cpu_over_quota",
+    }
+    assert truth["records"]["resolved"] == {rule: faults[name]["count"] for name, rule in resolved.items()}
     assert not {each["task_id"] for each in faults["task_never"]["reports"]} & first["task"].keys()
     assert (
         not {each["task_id"] for each in faults["result_never"]["reports"]} & first["execution_result"].keys()
