@@ -5,6 +5,7 @@
 archive | Redis stream ------------> archive, trimmed
        |
    validate ------------------------> quarantine
+       |----------------------------> tasks, results, agents, system_health
        |   reports
   key by block (batch) or shard (stream)
        |<--- recall: stored reports that the new ones affect
@@ -29,8 +30,16 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.settings import Settings
-from schemas.registry import Schema, load
-from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, TRIMMED
+from schemas.tables import (
+    AGGREGATIONS,
+    DUPLICATES,
+    FLEET,
+    QUARANTINED,
+    RECORD_TABLES,
+    REPORTS,
+    TRIMMED,
+    Table,
+)
 from transforms.aggregation.aggregate import Aggregate
 from transforms.aggregation.windows import Windows
 from transforms.core.time_range import KeepWithin, Span
@@ -113,6 +122,9 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
         DUPLICATES.name: history.duplicates,
         QUARANTINED.name: rejected | "Keep rejected in span" >> KeepWithin(sources.span, "received_at"),
         TRIMMED.name: read.trimmed,
+        **{
+            name: _keep_records(validated[name], table, sources.span) for name, table in RECORD_TABLES.items()
+        },
     }
     _ = {name: table for name, table in tables.items() if table is not None} | "Write" >> sinks.tables
     if sinks.archive is not None:
@@ -121,15 +133,15 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
         _ = rows | "Publish live" >> sinks.live
 
 
+def _keep_records(rows: beam.PCollection, table: Table, span: Span) -> beam.PCollection:
+    """The rows of a table of records that are in the span, by the time that decides their file."""
+    return rows | f"Keep {table.name} in span" >> KeepWithin(span, table.time or "effective_at")
+
+
 def make_rules(settings: Settings) -> Rules:
     """The rules that a message must meet."""
     limits = Limits(settings.max_payload_bytes, settings.max_depth)
     return Rules(limits, settings.stale_seconds, settings.future_seconds, settings.custom_metric_limit)
-
-
-def load_report_schema(settings: Settings) -> Schema:
-    """The schema of reports, with the limits that the settings put into it."""
-    return load("kpi_report").bounded(settings.custom_metric_limit)
 
 
 def make_enrich_options(settings: Settings) -> EnrichOptions:

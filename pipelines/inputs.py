@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from pipelines.failures import RunFailed, WrongUse
+from schemas.kinds import KINDS
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files, is_object
@@ -19,6 +20,17 @@ def find_archives(patterns: list[str]) -> Files:
     """
     with _explain_errors():
         return find_files(patterns)
+
+
+def verify_schema(name: str) -> str:
+    """The name of a kind of message, if it is one.
+
+    Raises:
+        WrongUse: there is no such kind.
+    """
+    if name not in KINDS:
+        raise WrongUse(f"no kind of message is called {name}", f"give one of {', '.join(KINDS)}")
+    return name
 
 
 def verify_urls(patterns: Sequence[str]) -> None:

@@ -48,12 +48,14 @@ def line_id(number: int, line: bytes) -> str:
 
 
 def messages(
-    documents: Sequence[Any], received_at: datetime | None = NOON + timedelta(seconds=1)
+    documents: Sequence[Any],
+    received_at: datetime | None = NOON + timedelta(seconds=1),
+    source: str = "test",
 ) -> pa.RecordBatch:
     """A RAW batch with message ids m0, m1, ..."""
     rows = [
         {
-            "source": "test",
+            "source": source,
             "message_id": f"m{i}",
             "received_at": received_at,
             "payload": payload(document) + b"\n",
@@ -61,3 +63,37 @@ def messages(
         for i, document in enumerate(documents)
     ]
     return pa.RecordBatch.from_pylist(rows, schema=RAW)
+
+
+def task(number: int = 0, at: datetime = NOON, **fields: Any) -> dict[str, Any]:
+    """The task of the report of a number."""
+    return {
+        "id": report(number)["task_id"],
+        "priority": 50,
+        "created_at": at.isoformat(),
+        "source_layer": "layer2",
+        "target_agent_type": "gpu",
+    } | fields
+
+
+def result(number: int = 0, at: datetime = NOON, **fields: Any) -> dict[str, Any]:
+    """How the task of a number ended."""
+    used = dict.fromkeys(("network_tx_bytes", "network_rx_bytes", "disk_io_ops"), 7)
+    return {
+        "task_id": report(number)["task_id"],
+        "success": True,
+        "execution_time_ms": 120,
+        "resource_usage": {"cpu_seconds": 0.5, "memory_peak_mb": 64, **used},
+        "completed_at": at.isoformat(),
+    } | fields
+
+
+def agent_record(number: int = 0, **fields: Any) -> dict[str, Any]:
+    """What an agent says of itself."""
+    return {"id": agent(number), "agent_type": "gpu", "state": "idle"} | fields
+
+
+def health(**fields: Any) -> dict[str, Any]:
+    """What Layer 4 says of itself."""
+    found = {"status": "healthy", "active_agents": 3, "uptime_seconds": 9.5}
+    return found | {"resource_utilization": {"cpu": 0.5}} | fields

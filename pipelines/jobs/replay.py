@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.assembly import Read, make_batch_sinks, make_batch_timing, make_sources
-from pipelines.graph import build, load_report_schema, make_rules
+from pipelines.graph import build, make_rules
 from pipelines.jobs.engines import LocalEngine
 from pipelines.jobs.quarantine import (
     are_among,
@@ -28,10 +28,12 @@ from pipelines.jobs.quarantine import (
 )
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
+from schemas.kinds import REPORT_KIND
 from schemas.tables import QUARANTINED, REPLAYED, WAIVED
-from transforms.core.record_batches import RAW, concat, make_empty, split_by_bytes
+from transforms.core.record_batches import RAW, append_columns, concat, make_empty, split_by_bytes
 from transforms.core.time_range import Span
-from transforms.validation.validate import judge_messages
+from transforms.validation.message_kinds import KIND
+from transforms.validation.validate import judge_kinds
 
 EVER = 10**12
 """Seconds that are more than any two times are apart, and whose microseconds fit into 64 bits."""
@@ -110,9 +112,10 @@ def _judge(messages: pa.RecordBatch, settings: Settings, waive_recency: bool) ->
 
 def _validate(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """The messages that are valid by the settings, and QUARANTINE rows of the others."""
-    schema, rules = load_report_schema(settings), make_rules(settings)
-    parts = [judge_messages(part, schema, rules)[1] for part in split_by_bytes(messages, RAW)]
-    rejected = concat([make_empty(QUARANTINED.schema), *parts])
+    rules = make_rules(settings)
+    parts = (judge_kinds(part, rules) for part in split_by_bytes(messages, messages.schema))
+    judged = [found.quarantine for part in parts for _, found in part]
+    rejected = concat([make_empty(QUARANTINED.schema), *judged])
     return messages.filter(pc.invert(are_among(messages, rejected))), rejected
 
 
@@ -126,7 +129,7 @@ def _run_graph(judged: _Judged, outputs: Outputs, output: Path, settings: Settin
     new = accepted.filter(pa.array(~have_fate(output, accepted)))
     if not new.num_rows:
         return
-    messages = _Messages(list(split_by_bytes(new, RAW)))
+    messages = _Messages(list(split_by_bytes(new, new.schema)))
     settings = _waive_recency(settings) if judged.waived.num_rows else settings
 
     def wire(root: beam.Pipeline) -> None:
@@ -189,4 +192,5 @@ def _choose_messages(rows: pa.RecordBatch, corrected: pa.RecordBatch | None) -> 
 
 def _replace_payload(rows: pa.RecordBatch, payload: pa.Array) -> pa.RecordBatch:
     columns = {name: rows[name] for name in ("source", "message_id", "received_at")}
-    return pa.RecordBatch.from_pydict(columns | {"payload": payload}, schema=RAW)
+    messages = pa.RecordBatch.from_pydict(columns | {"payload": payload}, schema=RAW)
+    return append_columns(messages, [(KIND, pc.fill_null(rows[KIND.name], REPORT_KIND.schema))])

@@ -16,7 +16,7 @@ from transforms.core.durable_files import replace_file
 from transforms.history.time_rules import MAX_FUTURE_SECONDS
 from transforms.sources.source import WATERMARK_DELAY_SECONDS
 
-GRAPH_VERSION = 6
+GRAPH_VERSION = 7
 """Raised when what checkpoints hold changes, so that older ones are refused. A test asks for it."""
 
 

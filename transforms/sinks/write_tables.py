@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from schemas.kinds import KIND_OF_TABLE
 from schemas.partitioning import assign_files
 from schemas.readers.verdicts import Rejection
 from schemas.tables import QUARANTINED, Table, find_table
@@ -196,7 +197,8 @@ def write_or_quarantine(sink: Sink, table: Table, rows: Sequence[pa.RecordBatch]
         if not written and gathered.num_rows > 1:
             raise
     rejections = [Rejection("refused", why.message, None, "write") for _, why in faults]
-    refused = quarantine_unwritten(concat([row for row, _ in faults]), rejections)
+    kind = KIND_OF_TABLE.get(table.name)
+    refused = quarantine_unwritten(concat([row for row, _ in faults]), rejections, kind)
     written.append(sink.write(QUARANTINED, [refused]))
     return Written(sum(each.rows for each in written), sum(each.requests for each in written))
 

@@ -9,22 +9,30 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.kinds import KINDS, REPORT_KIND, Kind
 from schemas.readers.verdicts import OVERSIZE, Limits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.core.excerpt import Excerpt
-from transforms.core.record_batches import RAW, build_batch, concat, fit_column
+from transforms.core.record_batches import RAW, append_columns, build_batch, concat, fit_column
 from transforms.core.stage_counters import count_stage
+from transforms.validation.message_kinds import KIND, bound, name_kinds
 
 Result = TypeVar("Result")
 
 
-def quarantine_messages(messages: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
-    """A QUARANTINE row for each message (RAW columns) with its rejection."""
+def quarantine_messages(
+    messages: pa.RecordBatch, rejections: Sequence[Rejection], kind: Kind | None = None
+) -> pa.RecordBatch:
+    """A QUARANTINE row for each message (RAW columns) with its rejection.
+
+    The messages are of `kind`, or of the kinds that they or their sources name.
+    """
     payloads = [payload.removesuffix(b"\n") for payload in messages["payload"].to_pylist()]
     columns = {
         "source": messages["source"],
         "message_id": messages["message_id"],
         "received_at": messages["received_at"],
+        "kind": pa.repeat(kind.schema, messages.num_rows) if kind else name_kinds(messages),
         "payload": fit_column(pa.array(payloads, pa.large_binary()), pa.binary()),
         "reason": pa.array([each.reason for each in rejections], pa.string()),
         "field": pa.array([each.field for each in rejections], pa.string()),
@@ -35,11 +43,19 @@ def quarantine_messages(messages: pa.RecordBatch, rejections: Sequence[Rejection
     return build_batch(columns, QUARANTINE, messages.num_rows)
 
 
-def quarantine_unwritten(rows: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
-    """A QUARANTINE row for each row of a table with MESSAGE columns; its payload is the row as JSON."""
+def quarantine_unwritten(
+    rows: pa.RecordBatch, rejections: Sequence[Rejection], kind: Kind | None = None
+) -> pa.RecordBatch:
+    """A QUARANTINE row for each row of a table with MESSAGE columns; its payload is the row as JSON.
+
+    `kind`: that of the table's messages; None if each row names its own, or its source does.
+    """
     payloads = [orjson.dumps(row, default=str) for row in rows.to_pylist(maps_as_pydicts="lossy")]
     messages = {name: rows[name] for name, _ in MESSAGE} | {"payload": pa.array(payloads, pa.large_binary())}
-    return quarantine_messages(build_batch(messages, RAW, rows.num_rows), rejections)
+    unwritten = build_batch(messages, RAW, rows.num_rows)
+    if kind is None and KIND.name in rows.schema.names:
+        unwritten = append_columns(unwritten, [(KIND, rows[KIND.name])])
+    return quarantine_messages(unwritten, rejections, kind)
 
 
 def quarantine_failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) -> pa.RecordBatch:
@@ -50,7 +66,7 @@ def quarantine_failed(reports: pa.RecordBatch, rejections: Sequence[Rejection]) 
     rows = reports.select(REPORT.names).to_pylist(maps_as_pydicts="lossy")
     payloads = pa.array([json.dumps(_restore_document(row)).encode() for row in rows], pa.large_binary())
     messages = {name: reports[name] for name, _ in MESSAGE} | {"payload": payloads}
-    return quarantine_messages(build_batch(messages, RAW, reports.num_rows), rejections)
+    return quarantine_messages(build_batch(messages, RAW, reports.num_rows), rejections, REPORT_KIND)
 
 
 def _restore_document(row: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +146,9 @@ def _run_guarded(
 def quarantine_misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
     """QUARANTINE rows of what is no message (REJECTED of the sources): `oversize`, or else `envelope`."""
     lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
-    problems = zip(bad["message"].to_pylist(), lengths)
-    rejections = [limits.oversize(length) or Rejection("envelope", problem) for problem, length in problems]
+    bounds = [bound(limits, KINDS[name]) for name in name_kinds(bad).to_pylist()]
+    problems = zip(bad["message"].to_pylist(), lengths, bounds)
+    rejections = [own.oversize(length) or Rejection("envelope", problem) for problem, length, own in problems]
     rows = quarantine_messages(bad, rejections)
     columns = {name: rows[name] for name in QUARANTINE.names}
     columns |= {name: bad[name] for name in ("payload_bytes", "payload_sha256")}

@@ -1,20 +1,21 @@
-"""report_id: what makes two messages the same report; line_ids: what makes two bare lines the same message.
+"""Fingerprints: what makes two messages the same report, or the same version of a record; line_ids: what
+makes two bare lines the same message.
 
-A report_id is `combine_words` (`transforms.core.hashing`) of the typed columns of a report, as 32 hex digits.
-It is independent of batch, process, platform, key order and spacing. The columns contribute words in the
-order of `COLUMNS`:
+A fingerprint is `combine_words` (`transforms.core.hashing`) of the typed columns of a report or record, as 32
+hex digits. It is independent of batch, process, platform, key order and spacing. The columns contribute words
+in the order of `schemas.kinds.Kind.contents`:
 
 - a float its IEEE bits (-0.0 as 0.0), an integer and a time (us) two's complement;
 - a UUID two words, a text the two big-endian words of its BLAKE2b-128;
 - a map its length and the sum over its entries of mix(mix(k1) + k2 + mix(value)): the order of names does not
-  matter;
+  matter; a text as a value counts as mix(v1) + v2;
 - a list its length and the sum over its items of mix(mix(t1) + t2 + KEY * position);
 - a null NULL.
 
 A change of any of this is a new schema version: `docs/reference/report-id.md` has test vectors.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -27,18 +28,11 @@ from transforms.core.hashing import KEY, Words, combine_words, digest_texts, mix
 NULL = np.uint64(0x7FF80000DEADBEEF)
 """The word of a null: a NaN that no report can hold."""
 
-COLUMNS = (
-    "task_id", "agent_id", "recorded_at", "latency_ms", "accuracy", "cpu_usage", "memory_mb", "network_bytes",
-    "custom_metrics", "execution_context", "gpu_utilization", "error_details", "source_layer",
-    "target_agent_type", "priority", "extra",
-)  # fmt: skip
-"""The columns of `schemas.tables.REPORT` that make a report what it is, in the order of their slots."""
 
-
-def compute_report_ids(reports: pa.RecordBatch) -> pa.Array:
-    """string[n]: the report_id of each row, from `COLUMNS`."""
-    words = (each for name in COLUMNS for each in _list_words(name, reports[name]))
-    return write_hex(combine_words(words, reports.num_rows))
+def compute_fingerprints(columns: Mapping[str, pa.Array], contents: Sequence[str], rows: int) -> pa.Array:
+    """string[n]: the fingerprint of each row over the columns `contents`."""
+    words = (each for name in contents for each in _list_words(name, columns[name]))
+    return write_hex(combine_words(words, rows))
 
 
 def compute_line_ids(numbers: NDArray[np.int64], lines: Iterable[bytes | memoryview]) -> pa.Array:
@@ -55,7 +49,7 @@ def _list_words(name: str, column: pa.Array) -> Iterator[Words]:
         for place in range(column.type.num_fields):
             yield from _list_words("", column.field(place))
     elif pa.types.is_map(column.type):
-        keys, values = _encode_texts(column.keys), _encode_numbers(column.items)
+        keys, values = _encode_texts(column.keys), _encode_items(column.items)
         yield from _sum_elements(column, mix(mix(keys[:, 0]) + keys[:, 1] + mix(values)))
     elif pa.types.is_list(column.type):
         texts = _encode_texts(column.values)
@@ -78,6 +72,14 @@ def _encode_numbers(column: pa.Array) -> Words:
     else:
         words = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).view(np.uint64)
     return np.where(np.asarray(column.is_valid()), words, NULL) if column.null_count else words
+
+
+def _encode_items(values: pa.Array) -> Words:
+    """uint64[n]: the word of each value of a map, a number or a text."""
+    if not pa.types.is_string(values.type):
+        return _encode_numbers(values)
+    texts = _encode_texts(values)
+    return mix(texts[:, 0]) + texts[:, 1]
 
 
 def _encode_texts(column: pa.Array) -> Words:

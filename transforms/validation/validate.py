@@ -1,6 +1,7 @@
-"""Validate: messages become typed reports, or quarantine rows that say why not.
+"""Validate: messages become typed reports and records, or quarantine rows that say why not.
 
-A block of messages passes these modules, each once, and a row at most six of them:
+The messages of each kind are a block (`transforms.validation.message_kinds`), which passes these modules,
+each once, and a row at most six of them:
 
     validate
        |  payloads
@@ -12,7 +13,7 @@ A block of messages passes these modules, each once, and a row at most six of th
        |  Accepted, and the rows that are left
     schemas/readers/strict_reader: these one by one
        |  Accepted                             |  Rejected
-    report_rows: types, report_id, recency     quarantine_rows: the bytes, and why
+    content_rows: types, ids, recency        quarantine_rows: the bytes, and why
 
 The kernels that they call (`parser_guards`, `object_pattern`, `constraints`, `formats`, `numbers`,
 `report_id`) call none of these modules.
@@ -20,16 +21,18 @@ The kernels that they call (`parser_guards`, `object_pattern`, `constraints`, `f
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from schemas.kinds import KINDS, Kind
 from schemas.readers import fast_reader, strict_reader
 from schemas.readers.verdicts import Limits, join_accepted
 from schemas.registry import Schema, load
-from schemas.tables import QUARANTINE
+from schemas.tables import QUARANTINE, RECORD_TABLES
 from transforms.core import (
     arrow_coder,  # noqa: F401 (the coder carries what leaves here)
     stage_counters,
@@ -37,14 +40,16 @@ from transforms.core import (
 from transforms.core.process_stats import VALIDATED, observe_latency
 from transforms.core.record_batches import REPORT_BATCH, concat, make_empty
 from transforms.core.run_metrics import MESSAGES
+from transforms.validation.content_rows import find_untimely, make_rows
+from transforms.validation.message_kinds import bound, split_by_kind
 from transforms.validation.quarantine_rows import bisect_faults, quarantine_messages
-from transforms.validation.report_rows import find_untimely, make_reports
 
 
 class Judged(NamedTuple):
-    """What became of messages: `reports` (REPORT_BATCH) and `quarantine` (QUARANTINE)."""
+    """What became of messages of one kind: `rows` (REPORT_BATCH, or rows of the kind's table) and
+    `quarantine` (QUARANTINE)."""
 
-    reports: pa.RecordBatch
+    rows: pa.RecordBatch
     quarantine: pa.RecordBatch
 
 
@@ -59,60 +64,78 @@ class Rules:
 
 
 def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
-    """RAW messages as reports and quarantine rows; every message is in exactly one of them."""
-    root, payload = schema.root, messages["payload"]
-    fast = fast_reader.read_block(root, payload, rules.limits)
+    """RAW messages of the kind of a schema as rows and quarantine rows; every message is in exactly one of
+    them."""
+    kind, root, payload = KINDS[schema.name], schema.root, messages["payload"]
+    limits = bound(rules.limits, kind)
+    fast = fast_reader.read_block(root, payload, limits)
     left = np.setdiff1d(np.arange(messages.num_rows), fast.accepted.rows, assume_unique=True)
-    strict, rejected = strict_reader.read_rows(root, payload, left, rules.limits, fast.distinct)
+    strict, rejected = strict_reader.read_rows(root, payload, left, limits, fast.distinct)
     accepted = join_accepted(root, [fast.accepted, strict])
-    reports = make_reports(messages, schema, accepted)
-    untimely, reasons = find_untimely(reports, rules.stale_seconds, rules.future_seconds)
+    rows = make_rows(messages, kind, schema, accepted)
+    untimely, reasons = find_untimely(rows, kind, rules.stale_seconds, rules.future_seconds)
     wrong = messages.take(pa.array(np.concatenate([rejected.rows, accepted.rows[untimely]])))
-    quarantine = quarantine_messages(wrong, [*rejected.rejections, *reasons])
-    return Judged(reports.filter(pa.array(~untimely)) if untimely.any() else reports, quarantine)
+    quarantine = quarantine_messages(wrong, [*rejected.rejections, *reasons], kind)
+    return Judged(rows.filter(pa.array(~untimely)) if untimely.any() else rows, quarantine)
 
 
 def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
     """`judge_block`, but a row at which it raises is quarantined as `error`, and the others go on."""
+    kind = KINDS[schema.name]
     results, faults = bisect_faults(lambda part: judge_block(part, schema, rules), messages)
-    wrong = [quarantine_messages(row, [why]) for row, why in faults]
+    wrong = [quarantine_messages(row, [why], kind) for row, why in faults]
+    nothing = make_empty(REPORT_BATCH if kind.is_report else kind.table.schema)
     return Judged(
-        concat([each.reports for each in results] or [make_empty(REPORT_BATCH)]),
+        concat([each.rows for each in results] or [nothing]),
         concat([make_empty(QUARANTINE), *(each.quarantine for each in results), *wrong]),
     )
 
 
-class Validate(beam.PTransform):
-    """RAW messages -> `reports` (REPORT_BATCH, the main output) and `quarantine`.
+def judge_kinds(messages: pa.RecordBatch, rules: Rules) -> Iterator[tuple[Kind, Judged]]:
+    """`judge_messages` of the RAW messages of each kind."""
+    for kind, rows in split_by_kind(messages):
+        yield kind, judge_messages(rows, load_bounded(kind.schema, rules.custom_metric_limit), rules)
 
-    Of use alone: `messages | Validate()` gives `.reports` and `.quarantine`.
+
+@cache
+def load_bounded(name: str, custom_metric_limit: float) -> Schema:
+    """The newest schema of a name, with the limit that a setting puts into it."""
+    return load(name).bounded(custom_metric_limit)
+
+
+class Validate(beam.PTransform):
+    """RAW messages -> `reports` (REPORT_BATCH, the main output), `quarantine`, and the rows of each of
+    RECORD_TABLES under the table's name.
+
+    Of use alone: `messages | Validate()` gives `.reports`, `.quarantine`, `.tasks` and so on.
     """
 
-    def __init__(
-        self, rules: Rules | None = None, schema: str = "kpi_report", version: int | None = None
-    ) -> None:
+    def __init__(self, rules: Rules | None = None) -> None:
         super().__init__()
-        self.rules, self.schema, self.version = rules or Rules(), schema, version
+        self.rules = rules or Rules()
 
     def expand(self, messages: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        judge = beam.ParDo(_ValidateFn(self.rules, self.schema, self.version))
-        judge = judge.with_output_types(pa.RecordBatch, quarantine=pa.RecordBatch)
-        return messages | judge.with_outputs("quarantine", main="reports")
+        tags = ("quarantine", *RECORD_TABLES)
+        types = dict.fromkeys(tags, pa.RecordBatch)
+        judge = beam.ParDo(_ValidateFn(self.rules)).with_output_types(pa.RecordBatch, **types)
+        return messages | judge.with_outputs(*tags, main="reports")
 
 
 class _ValidateFn(beam.DoFn):
-    def __init__(self, rules: Rules, schema: str, version: int | None) -> None:
-        self.rules, self.name, self.version = rules, schema, version
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
 
     def setup(self) -> None:
-        self.schema = load(self.name, self.version).bounded(self.rules.custom_metric_limit)
+        for name in KINDS:
+            load_bounded(name, self.rules.custom_metric_limit)
 
     def process(self, messages: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         MESSAGES.inc(messages.num_rows)
         with stage_counters.time_stage("validate", messages.num_rows):
-            found = judge_messages(messages, self.schema, self.rules)
+            judged = list(judge_kinds(messages, self.rules))
         observe_latency(VALIDATED, messages["received_at"])
-        if found.quarantine.num_rows:
-            yield beam.pvalue.TaggedOutput("quarantine", found.quarantine)
-        if found.reports.num_rows:
-            yield found.reports
+        for kind, found in judged:
+            if found.quarantine.num_rows:
+                yield beam.pvalue.TaggedOutput("quarantine", found.quarantine)
+            if found.rows.num_rows:
+                yield found.rows if kind.is_report else beam.pvalue.TaggedOutput(kind.table.name, found.rows)
