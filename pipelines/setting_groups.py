@@ -243,6 +243,30 @@ class DerivedSettings(SettingsGroup):
         le=168,
         description="A task or a result counts for a report if it is at most this many hours older.",
     )
+    clock_tolerance_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="A report may be recorded this many seconds before its task was created or after it "
+        "was completed: what clocks differ, and the interval in which metrics are collected.",
+    )
+    quota_tolerance: float = Field(
+        0.01, ge=0, le=10, description="Share of a quota by which its use may be over it."
+    )
+    false_alarm_rate: float = Field(
+        1e-5,
+        gt=0,
+        lt=1,
+        description="Share of an agent's hours in which a rule about distributions may raise a false alarm.",
+    )
+    timely_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="A report is timely if it is received at most this many seconds after it was recorded.",
+    )
     experience_days: int = Field(
         7, ge=1, le=90, description="Days of an agent's past that are its experience."
     )

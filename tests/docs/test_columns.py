@@ -9,9 +9,11 @@ from pipelines.settings import Settings
 from schemas.kinds import KINDS
 from schemas.tables import FLEET, TABLES, TRIMMED
 from transforms.derived.features import FEATURES
+from transforms.derived.registry import DERIVED
+from transforms.derived.rules import RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "columns.md").read_text()
-DESCRIBED = {**TABLES, FEATURES.name: FEATURES}
+DESCRIBED = {**TABLES, FEATURES.name: FEATURES, **{name: each.table for name, each in DERIVED.items()}}
 """The tables whose columns the page lists."""
 HEAD = "| column | type | formula or meaning | unit | range | null when |"
 
@@ -65,15 +67,32 @@ def test_links_lead_to_headings_of_the_page():
 
 
 def test_settings_and_their_defaults_are_those_of_the_program():
-    page = PAGE.split("\n## inconsistencies\n")[0] + PAGE.split("\n## Revisions\n")[1]
+    page = PAGE.replace(section("features"), "")
     named = dict(re.findall(r"`(\w+)` \(([\d.]+)\)", page))
-    assert named == {"min_samples": "30", "iqr_factor": "3", "flat_margin": "0.1"}
     assert {name: float(value) for name, value in named.items()} == {
         name: getattr(Settings(), name) for name in named
     }
     underscored = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page))
-    known = set(Settings.model_fields) | {name for table in TABLES.values() for name in table.schema.names}
+    known = set(Settings.model_fields) | {rule.name for rule in RULES}
+    known |= {name for table in DESCRIBED.values() for name in table.schema.names}
     assert underscored - known - set(KINDS) - {"duplicate_key", "not_object"} == set()
+
+
+def test_the_page_names_every_rule_with_its_severity_and_evidence():
+    rows = section("inconsistencies").split("### Rules")[1].split("\n\n")[2].splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [(name.strip("`"), severity) for name, severity, *_ in cells] == [
+        (rule.name, rule.severity) for rule in RULES
+    ]
+    for rule, (*_, evidence) in zip(RULES, cells):
+        assert evidence == "see there" or all(name in evidence for name in rule.evidence)
+
+
+def test_the_page_names_the_kind_of_record_that_resolves_each_rule():
+    lines = section("resolutions").split("\n| rule | kind | condition |\n|---|---|---|\n")[1].split("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in lines.splitlines()]
+    named = {name: kind.strip() for names, kind, _ in rows for name in re.findall(r"`(\w+)`", names)}
+    assert named == {rule.name: rule.resolution.kind for rule in RULES if rule.resolution}
 
 
 def test_the_page_names_every_kind_of_message_in_order():

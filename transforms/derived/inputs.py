@@ -151,7 +151,7 @@ class _Binding(NamedTuple):
             "past_windows": f"stored_kpi_aggregations WHERE granularity = '1h' AND {windows} AND {settled}",
             "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {_OF_TASKS}",
             "results": f"stored_results WHERE completed_at >= {results} AND {known} AND {_OF_TASKS}",
-            "agents": f"stored_agents WHERE {known} AND agent_id IN (SELECT agent_id FROM reports)",
+            "agents": f"stored_agents WHERE coalesce({known}, true) AND {_OF_AGENTS}",
         }
         for name, text in rows.items():
             if self._has(name):
@@ -203,6 +203,7 @@ _RECENT = (
     "AND epoch_us(recorded_at) - epoch_us(received_at) <= {early}"
 )
 _OF_TASKS = "task_id IN (SELECT task_id FROM reports)"
+_OF_AGENTS = "agent_id IN (SELECT agent_id FROM reports)"
 RECEIVED = ("tasks", "results", "agents", "system_health", "quarantine", "duplicates")
 """Stored tables with a received_at, beside kpi_reports."""
 
