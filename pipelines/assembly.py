@@ -4,6 +4,7 @@ A batch takes `make_sources`, `make_batch_sinks` and `make_batch_timing`; a stre
 `make_stream_timing`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from transforms.history.stream_history import StreamHistory
 from transforms.history.time_rules import LATE_SECONDS
 from transforms.sinks.publish import LiveStreams
 from transforms.sinks.write_tables import WriteGathered, WriteOptions, WriteTables
+from transforms.validation.message_kinds import give_kinds
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 
@@ -44,17 +46,24 @@ class Read(NamedTuple):
 class ReadSource(beam.PTransform):
     """The messages of a source, with those that it rejects as rows of quarantine.
 
-    `reading`: what `transforms.sources.source.Source.read` gives.
+    `reading`: what `transforms.sources.source.Source.read` gives. `kinds`: the schemas that were given for
+    some of its streams.
     """
 
-    def __init__(self, reading: beam.PTransform, settings: Settings) -> None:
+    def __init__(
+        self, reading: beam.PTransform, settings: Settings, kinds: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
-        self.reading, self.limits = reading, make_rules(settings).limits
+        self.reading, self.limits, self.kinds = reading, make_rules(settings).limits, kinds or {}
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
         found = root | "Source" >> self.reading
+        messages, rejected = found.messages, found.rejected
+        if self.kinds:
+            give = beam.Map(give_kinds, self.kinds).with_output_types(pa.RecordBatch)
+            messages, rejected = messages | "Give kinds" >> give, rejected | "Give kinds of rejected" >> give
         misfit = beam.Map(quarantine_misfits, self.limits).with_output_types(pa.RecordBatch)
-        return Read(found.messages, found.rejected | "Misfits" >> misfit, found.gaps)
+        return Read(messages, rejected | "Misfits" >> misfit, found.gaps)
 
 
 class NoMessages(beam.PTransform):

@@ -8,7 +8,7 @@ from pipelines.failures import RunFailed, WrongUse
 from schemas.kinds import KINDS
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files, is_object
+from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files, is_object, split_kind
 
 
 def find_archives(patterns: list[str]) -> Files:
@@ -39,7 +39,7 @@ def verify_urls(patterns: Sequence[str]) -> None:
     Raises:
         WrongUse: a URL is not of an object store, or has another form.
     """
-    for pattern in patterns:
+    for pattern, _ in map(split_kind, patterns):
         if is_object(pattern):
             with _explain_errors():
                 from transforms.sources.archives.object_files import parse_object

@@ -6,11 +6,12 @@ it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
+from schemas.kinds import KINDS, REPORT_KIND
 from transforms.sources.source import LiveSource, Source
 
 if TYPE_CHECKING:
@@ -68,6 +69,35 @@ SCHEMES = {
     "rediss": Scheme("rediss://HOST:PORT/DB", _redis),
     "unix": Scheme("unix:///PATH?db=DB", _redis),
 }
+
+
+class Streams(NamedTuple):
+    """The keys of streams, each once, and the kind of message of those for which one was given."""
+
+    keys: tuple[str, ...]
+    kinds: dict[str, str]
+
+
+def parse_streams(texts: Sequence[str]) -> Streams:
+    """What `--stream KEY[=SCHEMA]` says.
+
+    Raises:
+        WrongUse: what is behind the last = is no kind, or a key is given two kinds.
+    """
+    kinds: dict[str, str] = {}
+    keys: dict[str, None] = {}
+    for text in texts:
+        key, mark, name = text.rpartition("=")
+        if not mark:
+            keys[text] = None
+            continue
+        if name not in KINDS:
+            fix = f"give one of {', '.join(KINDS)}; to a key that has a = itself, add ={REPORT_KIND.schema}"
+            raise WrongUse(f"--stream {text}: no kind of message is called {name}", fix)
+        if kinds.setdefault(key, name) != name:
+            raise WrongUse(f"--stream: {key} is given as {kinds[key]} and as {name}", "give it once")
+        keys[key] = None
+    return Streams(tuple(keys), kinds)
 
 
 def archives_of(files: "Files", settings: Settings) -> "Archives":

@@ -32,8 +32,9 @@ def backfill(
         list[str],
         typer.Option(
             "--input",
-            help="Archives: files, folders, globs, s3:// or gs://; several may follow.",
-            metavar="GLOB...",
+            help="Archives: files, folders, globs, s3:// or gs://; several may follow. =SCHEMA behind one "
+            "says what its messages are; default: what their source says, else reports.",
+            metavar="GLOB[=SCHEMA]...",
         ),
     ],
     outputs: Annotated[
@@ -63,7 +64,7 @@ def backfill(
     master: FlinkMaster = None,
     environment: WorkerPool = POOL,
 ) -> None:
-    """Read archived messages and write the tables: reports, aggregations, quarantine and duplicates.
+    """Read archived messages and write the tables: reports, aggregations, records, quarantine and duplicates.
 
     A second run over the same messages changes nothing. A run over more messages adds them, with the same
     result as one run over all of them. With --replace the messages of a time span replace what is stored for

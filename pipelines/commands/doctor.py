@@ -11,7 +11,7 @@ from pipelines.jobs.lock import is_locked
 from pipelines.jobs.stream import check_readiness
 from pipelines.outputs import local_folder, parse_live_streams, parse_sink
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_live_source, parse_source
+from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
 from pipelines.verify.output_description import check_description
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.sink import Store
@@ -27,7 +27,9 @@ def doctor(
     inputs: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", help="Archives that the job reads: files, folders or globs.", metavar="GLOB..."
+            "--input",
+            help="Archives that the job reads: files, folders or globs.",
+            metavar="GLOB[=SCHEMA]...",
         ),
     ] = None,
     url: Annotated[
@@ -36,7 +38,9 @@ def doctor(
     ] = None,
     streams: Annotated[
         list[str] | None,
-        typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY..."),
+        typer.Option(
+            "--stream", help="Keys of these streams; several may follow.", metavar="KEY[=SCHEMA]..."
+        ),
     ] = None,
     group: Annotated[str, typer.Option("--group", help="The consumer group of the job.")] = "kpiflow",
     live: Annotated[
@@ -61,7 +65,7 @@ def doctor(
         archives = parse_source(Request(tuple(inputs)), settings)
         found[archives.name] = list(archives.check())
     if url:
-        source = parse_live_source(url, streams or [], group, settings)
+        source = parse_live_source(url, parse_streams(streams or []).keys, group, settings)
         found[source.name] = list(_check_live_source(source, url, live, settings))
     if as_json:
         print_json({place: [_as_json(each) for each in findings] for place, findings in found.items()})

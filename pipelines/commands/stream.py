@@ -28,6 +28,7 @@ from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import stream as run
 from pipelines.jobs.stream_job import StreamJob
 from pipelines.settings import Settings
+from pipelines.sources import parse_streams
 from runners.progress import Progress
 
 _LINE_SECONDS = 10.0
@@ -45,7 +46,13 @@ def stream(
         ),
     ],
     streams: Annotated[
-        list[str], typer.Option("--stream", help="Keys of the streams; several may follow.", metavar="KEY...")
+        list[str],
+        typer.Option(
+            "--stream",
+            help="Keys of the streams; several may follow. =SCHEMA behind one says what its messages are; "
+            "default: what the key says, else reports.",
+            metavar="KEY[=SCHEMA]...",
+        ),
     ],
     outputs: Annotated[
         list[str],
@@ -102,14 +109,14 @@ def stream(
     master: FlinkMaster = None,
     environment: WorkerPool = POOL,
 ) -> None:
-    """Read Redis streams and write the tables until interrupted: reports, aggregations, quarantine,
+    """Read Redis streams and write the tables until interrupted: reports, aggregations, records, quarantine,
     duplicates.
 
     The same command continues after Ctrl-C and after any crash. It needs Java 17; `make flink` downloads the
     engine.
     """
     settings: Settings = ctx.obj.settings()
-    keys = tuple(dict.fromkeys(streams))
+    keys, kinds = parse_streams(streams)
     if runner is Runner.direct:
         raise WrongUse("--runner direct runs only what ends", "a stream runs on flink or dataflow")
     local = {"--archive": archive, "--state": state, "--fresh": fresh, "--until-idle": until_idle}
@@ -118,12 +125,12 @@ def stream(
         # Takes half a second, which no other job needs.
         from pipelines.jobs.dataflow_stream import CloudStream
 
-        cloud = CloudStream(url, keys, group, tuple(outputs), ctx.obj.beam_options, live)
+        cloud = CloudStream(url, keys, group, tuple(outputs), ctx.obj.beam_options, live, kinds)
         start_on_dataflow(cloud, settings, dry, "the job runs until it is drained")
         return
     job = StreamJob(
         url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
-        master, environment if master else None, ctx.obj.beam_options,
+        master, environment if master else None, ctx.obj.beam_options, kinds,
     )  # fmt: skip
     with _followed(job.home) as follow:
         try:

@@ -1,7 +1,7 @@
 """The streaming job on Dataflow (`pipelines.jobs.dataflow`)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import apache_beam as beam
@@ -27,6 +27,7 @@ class CloudStream:
     outputs: tuple[str, ...]
     options: tuple[str, ...]
     live: bool = False
+    kinds: Mapping[str, str] = field(default_factory=dict)
     mode: ClassVar[Mode] = STREAM
 
     def list_places(self) -> list[str]:
@@ -50,7 +51,7 @@ class CloudStream:
         live = parse_live_streams(self.url, settings) if self.live else None
 
         def wire(root: beam.Pipeline) -> None:
-            messages = ReadSource(self._parse_source(settings).read(reading), settings)
+            messages = ReadSource(self._parse_source(settings).read(reading), settings, self.kinds)
             sinks = make_stream_sinks(outputs, settings, None, live)
             build(root, Sources(messages), sinks, settings, make_stream_timing(outputs, settings))
 

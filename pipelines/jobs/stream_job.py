@@ -2,7 +2,8 @@
 
 import json
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ GRAPH_VERSION = 7
 
 @dataclass(frozen=True)
 class StreamJob:
-    """What a streaming job is asked to do, beside the settings. It keeps its own files in `home`."""
+    """What a streaming job is asked to do, beside the settings. It keeps its own files in `home`.
+
+    `kinds`: the schemas that were given for some of the streams.
+    """
 
     url: str
     streams: tuple[str, ...]
@@ -36,6 +40,7 @@ class StreamJob:
     master: str | None = None
     environment: str | None = None
     beam_options: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

@@ -20,7 +20,7 @@ from pipelines.commands import doctor
 from pipelines.failures import WrongUse
 from pipelines.jobs import stream
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_live_source, parse_source
+from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
 from runners import direct
 from runners.progress import Progress
 from tests.builders import report
@@ -154,3 +154,15 @@ def test_archives_and_redis_streams_are_kinds_like_any_other(tmp_path: Path) -> 
     assert not isinstance(parse_source(Request((str(tmp_path),)), Settings()), LiveSource)
     for url in ("redis://h", "rediss://h", "unix:///h"):
         assert parse_live_source(url, [KEY, KEY], "g", Settings()).streams == (KEY,)
+
+
+def test_a_stream_can_be_given_with_the_kind_of_its_messages() -> None:
+    assert parse_streams(["a", "b=task", "a", "c=d=agent"]) == (
+        ("a", "b", "c=d"),
+        {"b": "task", "c=d": "agent"},
+    )
+    with pytest.raises(WrongUse, match="no kind of message is called tasks") as raised:
+        parse_streams(["a=tasks"])
+    assert "kpi_report, task, execution_result, agent, system_health" in str(raised.value.fix)
+    with pytest.raises(WrongUse, match="a is given as task and as agent"):
+        parse_streams(["a=task", "a=agent"])

@@ -4,7 +4,7 @@ A batch of messages (RAW) whose kind was given, as in `--input GLOB=task`, has a
 (string: the name of a schema).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,13 @@ KIND = pa.field("kind", pa.string())
 def give_kind(messages: pa.RecordBatch, schema: str | None) -> pa.RecordBatch:
     """The messages (RAW or REJECTED) with the kind that was given with their source, if one was."""
     return append_columns(messages, [(KIND, pa.repeat(schema, messages.num_rows))]) if schema else messages
+
+
+def give_kinds(messages: pa.RecordBatch, schemas: Mapping[str, str]) -> pa.RecordBatch:
+    """The messages (RAW or REJECTED) with the kinds that were given for their sources."""
+    sources = messages["source"].dictionary_encode()
+    named = [schemas.get(source) for source in sources.dictionary.to_pylist()]
+    return append_columns(messages, [(KIND, pa.array(named, pa.string()).take(sources.indices))])
 
 
 def name_kinds(messages: pa.RecordBatch) -> pa.Array:

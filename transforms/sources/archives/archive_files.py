@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO, NamedTuple, cast
 
+from schemas.kinds import KINDS
 from transforms.sources.archives.decompression import gunzip, read_plain, unzstd
 
 PARQUET = ".parquet"
@@ -33,7 +34,8 @@ class FileRange(NamedTuple):
     """What of a file begins at byte `start` or later, and before byte `end` (None: to the file's end).
 
     `size`: the file's bytes when it was found; 0 if unknown. `version`: of an object, what identifies its
-    content; None if unknown.
+    content; None if unknown. `kind`: which kind its messages are, by the name of the schema; None if each
+    message's own source tells.
     """
 
     path: str
@@ -41,6 +43,7 @@ class FileRange(NamedTuple):
     end: int | None = None
     size: int = 0
     version: str | None = None
+    kind: str | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -75,17 +78,33 @@ def find_files(patterns: Sequence[str]) -> Files:
     """The archives that any of the patterns means, each file once.
 
     A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`; or a URL
-    of objects (`transforms.sources.archives.object_files.find_objects`).
+    of objects (`transforms.sources.archives.object_files.find_objects`). `=` and the name of a schema behind
+    it say which kind its messages are (`split_kind`).
 
     Raises:
-        NoArchiveError: a pattern matches no archive.
+        NoArchiveError: a pattern matches no archive, or two give a file different kinds.
         ValueError: a URL has another form.
         Refused, Unavailable: a bucket cannot be listed.
     """
     found: dict[str, FileRange] = {}
-    for file in sorted({file for pattern in patterns for file in _match_pattern(pattern)}):
-        found.setdefault(file.path if is_object(file.path) else os.path.realpath(file.path), file)
+    matches = {
+        file._replace(kind=kind)
+        for pattern, kind in map(split_kind, patterns)
+        for file in _match_pattern(pattern)
+    }
+    for file in sorted(matches, key=lambda file: (file.path, file.kind or "")):
+        place = file.path if is_object(file.path) else os.path.realpath(file.path)
+        known = found.setdefault(place, file)
+        if known.kind and file.kind and file.kind != known.kind:
+            raise NoArchiveError(f"{file.path} is given as {known.kind} and as {file.kind}")
+        found[place] = known._replace(kind=known.kind or file.kind)
     return Files(tuple(found.values()))
+
+
+def split_kind(pattern: str) -> tuple[str, str | None]:
+    """A pattern without `=SCHEMA`, and that kind, if it ends in the name of one."""
+    rest, mark, name = pattern.rpartition("=")
+    return (rest, name) if mark and name in KINDS else (pattern, None)
 
 
 def locate_file(path: str) -> FileRange:
@@ -110,8 +129,9 @@ def _match_pattern(pattern: str) -> list[FileRange]:
     archives = _match_objects(pattern) if is_object(pattern) else _match_paths(pattern)
     if not archives:
         known = ", ".join([*LINES, PARQUET])
+        kinds = f", and behind = may be {', '.join(KINDS)}" if "=" in os.path.basename(pattern) else ""
         raise NoArchiveError(
-            f"{pattern!r} matches no archive; an archive is a file whose name ends in {known}"
+            f"{pattern!r} matches no archive; an archive is a file whose name ends in {known}{kinds}"
         )
     return archives
 

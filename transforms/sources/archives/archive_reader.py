@@ -20,6 +20,7 @@ from typing import NamedTuple, SupportsInt, TypeVar
 import apache_beam as beam
 import pyarrow as pa
 
+from schemas.kinds import KINDS
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.reach import get_machine, verify_reach
 from transforms.core.record_batches import RAW, concat, make_empty
@@ -40,6 +41,7 @@ from transforms.sources.archives.line_ranges import LineNumber, count_lines_befo
 from transforms.sources.archives.long_lines import LongLine
 from transforms.sources.archives.parquet_files import decode_rows, read_rows
 from transforms.sources.archives.parts import PART_BYTES, Part, cut_parts
+from transforms.validation.message_kinds import give_kind
 
 CHUNK_BYTES = 16 << 20
 _SMALL = 4
@@ -53,6 +55,10 @@ class Chunk(NamedTuple):
 
     messages: pa.RecordBatch
     rejected: pa.RecordBatch
+
+    def of_kind(self, kind: str | None) -> "Chunk":
+        """The same messages, of a kind that was given with their file, if one was."""
+        return Chunk(*(give_kind(batch, kind) for batch in self)) if kind else self
 
 
 class Unreadable(NamedTuple):
@@ -85,13 +91,14 @@ def read_chunks(
     last = read.size if read.end is None else read.end
     done = read.start
     try:
-        chunks = _read_rows if is_parquet(read.path) else partial(_read_lines, payload_bytes=payload_bytes)
+        longest = KINDS[read.kind].limit_payload(payload_bytes) if read.kind else payload_bytes
+        chunks = _read_rows if is_parquet(read.path) else partial(_read_lines, payload_bytes=longest)
         for chunk, place in chunks(read, chunk_bytes):
             place = min(place, last) if read.is_cut else place
             if on_bytes and place > done:
                 on_bytes(place - done)
                 done = place
-            yield chunk
+            yield chunk.of_kind(read.kind)
         if on_bytes and done < last:
             on_bytes(last - done)
     except DamagedError as error:
@@ -149,14 +156,17 @@ def read_files(
 
 
 def _merge_small(chunks: Iterable[Chunk | Unreadable], least_bytes: int) -> Iterator[Chunk | Unreadable]:
-    """The same messages in chunks of at least so many bytes, but for the last: each batch has a cost
-    of its own."""
+    """The same messages in chunks of at least so many bytes, but for the last, and where a kind was given
+    for some files: each batch has a cost of its own."""
     parts: list[Chunk] = []
     size = 0
     for chunk in chunks:
         if isinstance(chunk, Unreadable):
             yield chunk
             continue
+        if parts and parts[-1].messages.schema != chunk.messages.schema:
+            yield _merge_chunks(parts)
+            parts, size = [], 0
         parts.append(chunk)
         size += chunk.messages.nbytes + chunk.rejected.nbytes
         if size >= least_bytes:

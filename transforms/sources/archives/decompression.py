@@ -143,8 +143,8 @@ def cut_chunks(
     blank lines are left out; a last newline is added. An error of the pieces comes after the whole lines
     before it; the line that it cuts off is dropped.
     """
-    longest = compute_longest_line(payload_bytes)
-    texts = _cut_whole_lines(_limit_size(pieces, min(chunk_bytes, _PIECE_BYTES, longest)), longest)
+    pieces = _limit_size(pieces, min(chunk_bytes, _PIECE_BYTES, compute_longest_line(payload_bytes)))
+    texts = _cut_whole_lines(pieces, payload_bytes)
     held: list[bytes] = []
     number, size, lines = 1, 0, 0
     fault: Exception | None = None
@@ -172,14 +172,15 @@ def cut_chunks(
         raise fault
 
 
-def _cut_whole_lines(pieces: Iterable[bytes], longest: int) -> Iterator[bytes | LongLine]:
-    """The pieces, none of more than `longest` bytes, as texts of whole lines, with a newline at the end of
+def _cut_whole_lines(pieces: Iterable[bytes], payload_bytes: int) -> Iterator[bytes | LongLine]:
+    """The pieces, none longer than the longest line, as texts of whole lines, with a newline at the end of
     the last one too.
 
-    A line of more than `longest` bytes is a LongLine.
+    A line that is too long to hold a payload of `payload_bytes` is a LongLine.
     """
     begun: list[bytes] = []
     size = 0
+    usual = longest = compute_longest_line(payload_bytes)
     long: LongLine | None = None
     for piece in pieces:
         end = piece.find(b"\n")
@@ -187,22 +188,23 @@ def _cut_whole_lines(pieces: Iterable[bytes], longest: int) -> Iterator[bytes | 
         if long:
             long.add(rest)
         elif size + len(rest) > longest:
-            long = LongLine(b"".join([*begun, rest]))
-            begun, size = [], 0
+            first = b"".join([*begun, rest])
+            longest = compute_longest_line(payload_bytes, first)
+            if len(first) > longest:
+                long, begun, size = LongLine(first), [], 0
         if long:
             if end < 0:
                 continue
             yield long
-            long, piece = None, piece[end + 1 :]
+            long, longest, piece = None, usual, piece[end + 1 :]
         if last := piece.rfind(b"\n") + 1:
             yield b"".join([*begun, piece[:last]])
-            begun, size = [], 0
-        if len(piece) > last:
-            begun.append(piece[last:])
-            size += len(piece) - last
+            begun, size, longest = [], 0, usual
+        begun.append(piece[last:])
+        size += len(piece) - last
     if long:
         yield long
-    elif begun:
+    elif size:
         yield b"".join([*begun, b"\n"])
 
 

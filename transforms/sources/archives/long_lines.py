@@ -14,6 +14,7 @@ from typing import NamedTuple, SupportsInt
 import orjson
 import pyarrow as pa
 
+from schemas.kinds import find_kind
 from schemas.readers.formats import parse_date_time
 from schemas.tables import TIME
 from transforms.core.excerpt import KEPT_BYTES, Excerpt
@@ -37,9 +38,16 @@ end."""
 _LONGEST_ESCAPE = 12
 
 
-def compute_longest_line(payload_bytes: int) -> int:
+def compute_longest_line(payload_bytes: int, begin: bytes = b"") -> int:
     """How long a line may be, in bytes, to be read whole: the data of a longer one is more than
-    `payload_bytes`."""
+    `payload_bytes`.
+
+    `begin` is what is known of the line: an envelope from a source whose messages may be longer may be longer
+    too.
+    """
+    origin, _ = _parse_head(begin)
+    if origin is not None:
+        payload_bytes = find_kind(origin.source).limit_payload(payload_bytes)
     return ESCAPE * payload_bytes + 2 * KEPT_BYTES
 
 

@@ -24,6 +24,7 @@ from transforms.sources.archives.archive_reader import (
     read_chunks,
     read_files,
 )
+from transforms.validation.message_kinds import name_kinds
 
 ENVELOPE = b'{"message_id":"%d-0","received_at":null,"data":{"i":%d}}\n'
 WRONG = b'{"message_id":1,"received_at":null,"data":{}}\n'
@@ -95,6 +96,26 @@ def test_a_pattern_that_matches_no_archive_is_named(found: Callable, tmp_path: P
     for pattern in ("b.csv", "c/*.ndjson", "truth.json", "gone.ndjson"):
         with pytest.raises(NoArchiveError, match=f"'{pattern}' matches no archive".replace("*", r"\*")):
             found("a.ndjson", pattern)
+
+
+def test_a_pattern_can_say_what_its_messages_are(found: Callable, tmp_path: Path) -> None:
+    touch(tmp_path, "a.ndjson", "b=task/c.ndjson", "b=task/d.ndjson", "e.ndjson")
+    files = find_files(["a.ndjson=agent", "b=task/", "b=task/c.ndjson=task", "*.ndjson"])
+    assert {file.path: file.kind for file in files.whole} == {
+        "a.ndjson": "agent",
+        "b=task/c.ndjson": "task",
+        "b=task/d.ndjson": None,
+        "e.ndjson": None,
+    }
+    chunks = [chunk for chunk in read_files(files) if isinstance(chunk, Chunk)]
+    assert [name_kinds(chunk.messages).to_pylist() for chunk in chunks] == [
+        ["agent", "task"],
+        ["kpi_report", "kpi_report"],
+    ]
+    with pytest.raises(NoArchiveError, match=r"a\.ndjson is given as agent and as task"):
+        find_files(["a.ndjson=agent", "./a.ndjson=task"])
+    with pytest.raises(NoArchiveError, match="behind = may be kpi_report, task"):
+        find_files(["a.ndjson=tasks"])
 
 
 def test_the_size_of_the_files_is_known(tmp_path: Path) -> None:

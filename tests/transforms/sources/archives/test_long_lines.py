@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
+from schemas.kinds import KINDS
 from schemas.readers.verdicts import Limits
 from schemas.registry import load
 from tests.builders import line_id
@@ -102,3 +103,20 @@ def test_lines_before_and_behind_a_long_one_keep_their_numbers_and_a_long_blank_
     lines = [short, long, short, blank, b"", short, long + b"\r"]
     found = quarantine(lines)["message_id"].to_pylist()
     assert found == [line_id(i, line) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def test_a_line_of_a_source_whose_messages_may_be_longer_is_read_whole() -> None:
+    agent, report = (
+        write_envelope(source, "1-0", None, b'"' + b"x" * SIZE + b'"') for source in ("layer4_agents", "kpi")
+    )
+    text = b"\n".join([agent, report, agent, b"{}"])
+    pieces = [text[i : i + 500] for i in range(0, len(text), 500)]
+    found = [
+        each if isinstance(each, bytes) else None
+        for _, each in cut_chunks(pieces, 1 << 20, LIMITS.payload_bytes)
+    ]
+    assert found == [agent + b"\n", None, agent + b"\n{}\n"]
+    (most,) = {kind.max_payload_bytes for kind in KINDS.values()} - {0}
+    endless = [agent[:1000], *[b"x" * (1 << 20)] * (6 * (most >> 20) + 1)]
+    ((_, cut),) = cut_chunks(endless, 1 << 16, LIMITS.payload_bytes)
+    assert isinstance(cut, LongLine)
