@@ -270,6 +270,27 @@ class DerivedSettings(SettingsGroup):
     experience_days: int = Field(
         7, ge=1, le=90, description="Days of an agent's past that are its experience."
     )
+    experience_step: int = Field(
+        10, ge=2, le=1000, description="Factor of tasks from one level of experience to the next."
+    )
+    workload_low: float = Field(
+        0.5, gt=0, lt=1, description="Workload below this is low; 1 is an agent's usual one."
+    )
+    workload_high: float = Field(2.0, gt=1, le=100, description="Workload above this is high.")
+    correlation_reports: int = Field(
+        10, ge=3, description="Least number of an agent's reports in an hour that are correlated."
+    )
+    fit_reports: int = Field(
+        100, ge=20, description="Least number of reports that the expected latency of tasks is fitted to."
+    )
+    agent_type_categories: str = Field(
+        "training=train,tuning,learn;inference=infer,predict,classif,generat,chat,llm;"
+        "retrieval=retriev,search,index,embed;planning=plan,schedul,orchestrat,coordinat,route;"
+        "processing=process,data,etl,transform,extract,pars;monitoring=monitor,watch,health,alert",
+        pattern=r"^[^=,;]+=[^=,;]+(,[^=,;]+)*(;[^=,;]+=[^=,;]+(,[^=,;]+)*)*$",
+        description="Categories of agent types, as NAME=WORD,WORD;NAME=WORD. The first one with a word that "
+        "the type contains counts; without one it is `other`.",
+    )
     completeness_threshold: float = Field(
         0.98, ge=0, le=1, description="Least share of complete messages; below it the quality is not met."
     )

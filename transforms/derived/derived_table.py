@@ -11,7 +11,7 @@ there):
 | `past_windows` | windows of 1h that start since a - `before` and end by b - SETTLED | kpi_aggregations |
 | `claims` | reports of the tasks of `reports`, recorded from a - `before` up to b + `before` | the same |
 | `tasks`, `results` | versions of the tasks of `reports`, created (completed) since a - `before` | its own |
-| `agents` | versions of the agents of `reports`, also without an effective_at | its own |
+| `agents` | versions of the agents of `past_reports` (`reports`), also without an effective_at | its own |
 | `first_records` | one row: the first effective_at of all tasks and agents, or null | tasks, agents |
 | another derived table | rows of the reports in `reports`; with a `before`, those since then | its own |
 | `settings` | one row: every setting by its name | |

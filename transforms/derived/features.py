@@ -1,11 +1,15 @@
 """The derived table `features`: each report in the context of its task, its agent and the past.
 
-docs/columns.md defines every column.
+docs/columns.md defines every column; `feature_sql` has the queries, in parts.
 """
+
+from datetime import timedelta
 
 import pyarrow as pa
 
 from schemas.tables import TIME, Table
+from transforms.derived.derived_table import DerivedTable, Input
+from transforms.derived.feature_sql import complexity, context, join_queries, rows, standing, windows
 
 COLUMNS = pa.schema(
     [
@@ -50,4 +54,23 @@ COLUMNS = pa.schema(
 )
 FEATURES = Table(
     "features", COLUMNS, key=("report_id",), order=("agent_id", "recorded_at"), time="recorded_at"
+)
+
+PARTS = (context, windows, complexity, standing, rows)
+PAST = timedelta(hours=2, minutes=2)
+"""How long before a report the reports begin that it is compared with: the hour before the hour of the minute
+before the last two."""
+FIT_PAST = timedelta(hours=complexity.FIT_HOURS + 2)
+
+TABLE = DerivedTable(
+    FEATURES,
+    version=1,
+    inputs=(
+        Input("past_reports", PAST),
+        Input("past_windows", "experience_days"),
+        Input("tasks", "context_hours"),
+        Input("agents"),
+        Input("task_sums", FIT_PAST),
+    ),
+    sql=join_queries({name: text for part in PARTS for name, text in part.QUERIES.items()}, rows.RESULT),
 )

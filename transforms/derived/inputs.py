@@ -145,13 +145,14 @@ class _Binding(NamedTuple):
             self._start("claims"), _add(self.period.end, self.period.start - self._start("claims"))
         )
         claims = f"{self._within('recorded_at', around)} AND {known} AND {_OF_TASKS}"
+        of_agents = _OF_PAST_AGENTS if self._has("past_reports") else _OF_AGENTS
         rows = {
             "claims": f"({_REPORTS}) WHERE {claims}",
             "past_reports": f"({_REPORTS}) WHERE {past} AND {known}",
             "past_windows": f"stored_kpi_aggregations WHERE granularity = '1h' AND {windows} AND {settled}",
             "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {_OF_TASKS}",
             "results": f"stored_results WHERE completed_at >= {results} AND {known} AND {_OF_TASKS}",
-            "agents": f"stored_agents WHERE coalesce({known}, true) AND {_OF_AGENTS}",
+            "agents": f"stored_agents WHERE coalesce({known}, true) AND {of_agents}",
         }
         for name, text in rows.items():
             if self._has(name):
@@ -204,6 +205,7 @@ _RECENT = (
 )
 _OF_TASKS = "task_id IN (SELECT task_id FROM reports)"
 _OF_AGENTS = "agent_id IN (SELECT agent_id FROM reports)"
+_OF_PAST_AGENTS = "agent_id IN (SELECT agent_id FROM past_reports)"
 RECEIVED = ("tasks", "results", "agents", "system_health", "quarantine", "duplicates")
 """Stored tables with a received_at, beside kpi_reports."""
 

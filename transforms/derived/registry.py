@@ -1,10 +1,16 @@
 """All derived tables, each after those that it reads. One more: its module, a line here, docs/columns.md."""
 
 from schemas.tables import Table, find_table
-from transforms.derived import data_quality, inconsistencies, resolutions
+from transforms.derived import data_quality, features, inconsistencies, resolutions, task_sums
 from transforms.derived.derived_table import DerivedTable
 
-TABLES: tuple[DerivedTable, ...] = (inconsistencies.TABLE, resolutions.TABLE, data_quality.TABLE)
+TABLES: tuple[DerivedTable, ...] = (
+    inconsistencies.TABLE,
+    resolutions.TABLE,
+    data_quality.TABLE,
+    task_sums.TABLE,
+    features.TABLE,
+)
 DERIVED = {each.table.name: each for each in TABLES}
 
 
