@@ -75,13 +75,18 @@ def parse_span(start: str | None, end: str | None) -> Span:
     Raises:
         WrongUse: a time cannot be parsed, or the span is empty.
     """
-    span = Span(_parse_time("--from", start), _parse_time("--to", end))
+    span = Span(parse_time("--from", start), parse_time("--to", end))
     if span.start and span.end and span.start >= span.end:
         raise WrongUse(f"the span is empty: --from {start} is not before --to {end}")
     return span
 
 
-def _parse_time(flag: str, text: str | None) -> datetime | None:
+def parse_time(flag: str, text: str | None) -> datetime | None:
+    """The moment that the value of a flag means; without an offset it is UTC.
+
+    Raises:
+        WrongUse: it cannot be parsed.
+    """
     if text is None:
         return None
     try:

@@ -89,16 +89,17 @@ def _spread_rows(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[s
 
 def _assign_places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
     """The part of each row's path that its time does not decide, as (codes, names)."""
+    places, names = np.zeros(rows.num_rows, dtype=np.int64), [_TIMED]
     if "granularity" in table.schema.names:
         encoded = rows["granularity"].dictionary_encode()
-        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
-    places = np.zeros(rows.num_rows, dtype=np.int64)
+        places, names = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
     if not rows[table.time].null_count:
-        return places, [_TIMED]
+        return places, names
     unknown = np.flatnonzero(rows[table.time].is_null())
     keys = zip(*(rows[name].take(pa.array(unknown)).to_pylist() for name in table.key))
-    places[unknown] = [1 + crc32(json.dumps(key).encode()) % UNTIMED_FILES for key in keys]
-    return places, [_TIMED, *(f"{_UNKNOWN}/{number:02}.parquet" for number in range(UNTIMED_FILES))]
+    first = len(names)
+    places[unknown] = [first + crc32(json.dumps(key).encode()) % UNTIMED_FILES for key in keys]
+    return places, [*names, *(f"{_UNKNOWN}/{number:02}.parquet" for number in range(UNTIMED_FILES))]
 
 
 def _span_seconds(place: str, file_minutes: int) -> int:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 
 from pipelines.console import err, out
 from pipelines.failures import CheckFailed, WrongUse
-from pipelines.jobs.backfill import count_cores
+from pipelines.jobs.cores import count_cores
 from pipelines.jobs.engines import Engine, open_local_engine
 from pipelines.progress import LINE_SECONDS, open_bar, show_reading
 from pipelines.settings import Settings

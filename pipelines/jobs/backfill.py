@@ -4,7 +4,6 @@ A run that dies can be run again: it has written whole files of rows with keys, 
 nothing.
 """
 
-import os
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -12,6 +11,8 @@ import apache_beam as beam
 from pipelines.assembly import ReadSource, make_batch_sinks, make_batch_timing, make_sources
 from pipelines.graph import build
 from pipelines.jobs.block_plan import estimate_reports, plan_blocks
+from pipelines.jobs.cores import count_cores
+from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.engines import Engine, Wire
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, open_outputs
@@ -35,7 +36,9 @@ def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span,
     stage_counters.reset()
     outputs, settings = open_fitting_outputs(files, texts, settings)
     with lock_folders(*outputs.folders) as locks:
-        return fill_outputs(files, outputs, settings, span, engine, locks)
+        results = fill_outputs(files, outputs, settings, span, engine, locks)
+        derive_outputs(outputs, settings)
+    return results
 
 
 def open_fitting_outputs(files: Files, texts: Sequence[str], settings: Settings) -> tuple[Outputs, Settings]:
@@ -60,11 +63,6 @@ def fit_settings(files: Files, settings: Settings) -> tuple[Settings, int]:
     if "shards" not in settings.model_fields_set:
         fitting["shards"] = plan.blocks.shards
     return settings.model_copy(update=fitting), plan.file_minutes
-
-
-def count_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fill_outputs(

@@ -11,6 +11,7 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.quarantine import open_quarantine, read_open_rows, write_rows
 from pipelines.settings import Settings
 from pipelines.verify.table_scan import scan
@@ -38,11 +39,12 @@ def dismiss(
         WrongUse: the first output is no folder, another job is writing to one, or one was made with other
             settings.
     """
-    with open_quarantine(texts, settings) as (outputs, _, output):
+    with open_quarantine(texts, settings) as (outputs, settings, output):
         wanted = pa.array(sorted(set(names)), pa.string())
         was_open = _filter(read_open_rows(output), wanted)
         already = _filter((rows.filter(_are_dismissed(rows)) for rows in scan(output, QUARANTINED)), wanted)
         write_rows(outputs, concat([_dismiss_rows(was_open, reason, at), already]))
+        derive_outputs(outputs, settings)
         found = {*_join_names(was_open).to_pylist(), *_join_names(already).to_pylist()}
         unknown = [name for name in wanted.to_pylist() if name not in found]
         return Dismissal(was_open.num_rows, already.num_rows, unknown)

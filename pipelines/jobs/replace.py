@@ -21,6 +21,7 @@ from pipelines.assembly import NoMessages, make_batch_sinks, make_batch_timing, 
 from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.backfill import fill_outputs, open_fitting_outputs
+from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.engines import Engine
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
@@ -79,6 +80,7 @@ def replace_span(
             _flag_again(staged, after, settings, engine, locks)
             for change in list(_list_changes(output, staging, span)):
                 _rewrite(change, output, staging)
+            derive_outputs(outputs, settings)
     return results
 
 

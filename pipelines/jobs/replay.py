@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipelines.assembly import Read, make_batch_sinks, make_batch_timing, make_sources
 from pipelines.graph import build, make_rules
+from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.engines import LocalEngine
 from pipelines.jobs.quarantine import (
     are_among,
@@ -90,6 +91,7 @@ def replay(
             done = found.filter(pc.invert(are_among(found, failed)))
             close_rows(outputs, rows.filter(are_among(rows, done)), resolution)
             counts.append(done.num_rows)
+        derive_outputs(outputs, settings)
         again = rows.filter(are_among(rows, failed)).select(judged.rejected.schema.names)
         return Replay(sum(counts), counts[1], concat([judged.rejected, cut, again]), unknown)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.verify.derived_checks import list_derived_tables
 from pipelines.verify.fingerprints import count_fingerprints, find_among
 from pipelines.verify.output_description import require_output
 from pipelines.verify.table_scan import load, partitions, scan
@@ -97,10 +98,10 @@ def compare_outputs(
     a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: sequence, empty_is_null: bool = False
 ) -> dict[str, Comparison]:
     """Compare two outputs to which no run is writing. With `identity`, the message of each row and its
-    revision count too.
+    revision count too. Derived tables are compared if both outputs have been derived.
 
-    Without it, quarantine and duplicates are compared as multisets of their other columns over all time. With
-    `empty_is_null` a missing list equals an empty one.
+    Without `identity`, quarantine and duplicates are compared as multisets of their other columns over all
+    time. With `empty_is_null` a missing list equals an empty one.
 
     Raises:
         WrongUse: one of them is not an output.
@@ -113,6 +114,8 @@ def compare_outputs(
             compared[name] = _compare_multisets(outputs, table)
         else:
             compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null)
+    for name, table in list_derived_tables(outputs).items():
+        compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null)
     return compared
 
 

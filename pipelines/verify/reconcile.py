@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.jobs.pending_rows import PendingRows, find_pending_rows
+from pipelines.verify.derived_checks import find_derived_problems
 from pipelines.verify.file_checks import (
     FATES,
     MESSAGE_KEY,
@@ -137,6 +138,8 @@ def reconcile(
     dangling = _check_reports(output, prints, verdict, read_again)
     _count_fates(output, prints, dangling, messages, left, verdict, read_again)
     _count_trimmed(output, prints, streams, verdict)
+    if not prints.damaged:
+        verdict.problems += find_derived_problems(output)
     return verdict
 
 

@@ -34,6 +34,10 @@ on the order of input rows; tests check that.
   exact; divide once, at the end. `avg`, `stddev`, `corr` and `regr_slope` of floats are not allowed.
 - Give every `ORDER BY` of a window, `arg_max` and `row_number` a last term that is unique (report_id,
   version).
+- Tasks and results are those of `reports` only. In a stream a span is a minute, so what needs a long past of
+  all reports (a fit over 24 hours) is a derived table of its own, with exact sums by minute and type of the
+  reports that were received within context_wait_seconds: late ones would change the sums of settled minutes.
+  The other table declares it as an input with `before="context_hours"`.
 - One row a key. Rows whose `table.time` is outside the span are dropped by the engine.
 """
 

@@ -5,7 +5,7 @@ every byte before the footer; and `kpiflow.footer`, the BLAKE2b-128 of the foote
 of this value. Digests are 32 hex digits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -34,11 +34,11 @@ _BLANK = b"0" * 32
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 
 
-def encode_file(rows: pa.RecordBatch) -> bytearray:
+def encode_file(rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None = None) -> bytearray:
     """The rows as a sealed Parquet file (zstd, level 1), in types with 32-bit offsets.
 
     A row group has at most ROW_GROUP rows and PIECE_BYTES, so every reader can hold it, and a page, in plain
-    arrays.
+    arrays. `metadata` is added to the footer.
     """
     schema = pa.schema([field.with_type(narrow_type(field.type)) for field in rows.schema])
     sink = pa.BufferOutputStream()
@@ -53,7 +53,9 @@ def encode_file(rows: pa.RecordBatch) -> bytearray:
         for part in split_by_rows(rows, ROW_GROUP):
             for piece in split_by_bytes(part, schema):
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
-        writer.add_key_value_metadata({ROWS: str(rows.num_rows), DIGEST: _BLANK, FOOTER: _BLANK})
+        writer.add_key_value_metadata(
+            {**(metadata or {}), ROWS: str(rows.num_rows), DIGEST: _BLANK, FOOTER: _BLANK}
+        )
     data = bytearray(sink.getvalue())
     start = _find_footer(data)
     _fill(data, start, DIGEST, _BLANK, _hash(data, 0, start))

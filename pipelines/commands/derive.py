@@ -1,0 +1,84 @@
+"""`kpiflow derive`: tables that are made of tables."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.table import Table
+
+from pipelines.console import err, out
+from pipelines.failures import WrongUse
+from pipelines.inputs import parse_time
+from pipelines.jobs.derive import compare, make_deriver
+from pipelines.jobs.derive import derive as derive_output
+from pipelines.jobs.derive_after import make_limits
+from pipelines.progress import LINE_SECONDS, open_bar
+from pipelines.verify.output_description import read_row_settings
+from transforms.derived.engine import Comparison
+
+
+def derive(
+    ctx: typer.Context,
+    output: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
+    ],
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            help="Only reports whose wait for records was over at this time (RFC 3339). Default: all. Give "
+            "it if a job writes to the output whose watermark is not known here.",
+        ),
+    ] = None,
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", help="Only this derived table. May be repeated.")
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only print how many files are stale or should not be there.")
+    ] = False,
+) -> None:
+    """Make the derived tables of an output: features, inconsistencies, resolutions and data_quality.
+
+    Only files are made that are missing, or whose stored rows, settings or SQL have changed. A run that dies
+    can be run again.
+    """
+    if "://" in output:
+        raise WrongUse("derived tables are made only in folders of this machine", "name a folder")
+    settings, folder = ctx.obj.settings(), Path(output)
+    values = settings.derived_settings() | read_row_settings(folder)
+    deriver = make_deriver(folder, values, tables or (), make_limits(settings))
+    moment = None if until is None else parse_time("--until", until)
+    if dry:
+        out.print(_tabulate(compare(folder, deriver, moment)))
+        return
+    began = time.perf_counter()
+    with open_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
+        task, shown = bar.add_task("derive", total=None), [began]
+
+        def follow(table: str, done: int, total: int) -> None:
+            bar.update(task, description=table, completed=done, total=total)
+            if not err.is_terminal and time.perf_counter() - shown[0] >= LINE_SECONDS:
+                shown[0] = time.perf_counter()
+                err.print(f"{table}: {done:,} of {total:,} files")
+
+        counts = derive_output(folder, deriver, moment, follow)
+    seconds = time.perf_counter() - began
+    rows = (
+        ", ".join(f"{count:,} rows of {name}" for name, count in counts.rows.items()) or "nothing was stale"
+    )
+    gone = f"; {counts.removed:,} files without rows were removed" if counts.removed else ""
+    out.print(f"{rows} in {seconds:.1f} s{gone} -> {output}")
+    if counts.changed:
+        out.print(f"{counts.changed:,} files changed while they were read; the next run derives them")
+
+
+def _tabulate(found: list[Comparison]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for title in ("table", "files", "stale", "surplus"):
+        table.add_column(title, justify="left" if title == "table" else "right")
+    for each in found:
+        counts = (len(each.units), len(each.stale), len(each.surplus))
+        table.add_row(each.plan.table.table.name, *(f"{count:,}" for count in counts))
+    return table

@@ -1,0 +1,130 @@
+"""Derives tables in output folders: `kpiflow derive`, the end of each batch, and what runs beside a stream.
+
+One job derives an output at a time: it holds the lock of OUT/_derive. Messages may be written meanwhile.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipelines.failures import RunFailed, WrongUse
+from pipelines.jobs.derive_state import HOME, write_state
+from pipelines.jobs.lock import lock_folders
+from pipelines.jobs.work_folder import make_work_folder
+from transforms.core.errors import DamagedFile, OutputFull
+from transforms.derived.digests import GRAIN
+from transforms.derived.engine import Comparison, Counts, Deriver, Follow, Limits
+from transforms.derived.inputs import LATEST
+from transforms.derived.registry import DERIVED
+from transforms.derived.run import BrokenSQL
+
+PATIENCE = 60.0
+"""Seconds in which another job that derives the same output can end."""
+_PASSES = 5
+
+
+def make_deriver(
+    output: Path,
+    values: Mapping[str, Any],
+    tables: Sequence[str] = (),
+    limits: Limits | None = None,
+    **options: bool,
+) -> Deriver:
+    """What derives the tables of these names (all if none), with the settings `values` of the output.
+
+    Raises:
+        WrongUse: there is no derived table of a name.
+    """
+    if unknown := [name for name in tables if name not in DERIVED]:
+        raise WrongUse(f"there is no derived table {unknown[0]}", f"name one of {', '.join(DERIVED)}")
+    chosen = [table for name, table in DERIVED.items() if not tables or name in tables]
+    return Deriver(output, values, values["file_minutes"], limits or Limits(), chosen, **options)
+
+
+def derive(
+    output: Path,
+    deriver: Deriver,
+    until: datetime | None = None,
+    follow: Follow | None = None,
+    patience: float = PATIENCE,
+) -> Counts:
+    """Derive what is stale, until nothing changes any more.
+
+    Of reports only those are derived whose wait was over at `until`.
+
+    Raises:
+        WrongUse: another job is deriving the output.
+        RunFailed: a stored file is damaged, the SQL failed, or the disk is full; the same call goes on.
+    """
+    with lock_home(output, patience), explain_errors(output):
+        total = Counts()
+        for _ in range(_PASSES):
+            counts = run_pass(output, deriver, until, follow)
+            total.add(counts)
+            if not counts.changed:
+                break
+        return total
+
+
+@contextmanager
+def lock_home(output: Path, patience: float) -> Iterator[None]:
+    """Hold the lock of the job that derives an output."""
+    home = output / HOME
+    home.mkdir(exist_ok=True)
+    try:
+        with lock_folders(home, patience=patience):
+            yield
+    except WrongUse as error:
+        if str(home) not in str(error):
+            raise
+        raise WrongUse(f"another job is deriving the tables of {output}", "wait for it") from error
+
+
+def run_pass(output: Path, deriver: Deriver, until: datetime | None, follow: Follow | None = None) -> Counts:
+    """One pass over a locked output, and its state."""
+    began = time.monotonic()
+    before = find_cutoff(until, deriver.settings["context_wait_seconds"])
+    with make_work_folder(output / HOME, "work") as work:
+        counts = deriver.derive(work, before, follow) if follow else deriver.derive(work, before)
+    values = {"seconds": time.monotonic() - began, "settings": dict(deriver.settings), **asdict(counts)}
+    write_state(output, until, **values)
+    return counts
+
+
+def compare(output: Path, deriver: Deriver, until: datetime | None = None) -> list[Comparison]:
+    """Each derived table against what it should be."""
+    with explain_errors(output):
+        return list(deriver.compare(find_cutoff(until, deriver.settings["context_wait_seconds"])))
+
+
+def find_cutoff(until: datetime | None, wait: int) -> int:
+    """The microsecond, at the end of a grain, before which a report's wait is over at `until`."""
+    if until is None:
+        return LATEST
+    return (int(until.timestamp() * 1_000_000) - wait * 1_000_000) // GRAIN * GRAIN
+
+
+@contextmanager
+def explain_errors(output: Path) -> Iterator[None]:
+    """Raise what can go wrong as a RunFailed with a fix."""
+    again = f"then run `kpiflow derive {output}`"
+    try:
+        yield
+    except (DamagedFile, OutputFull) as error:
+        raise RunFailed(str(error), again) from error
+    except duckdb.OutOfMemoryException as error:
+        raise RunFailed(
+            f"DuckDB has too little memory: {_first_line(error)}", f"raise derive_memory_mb, {again}"
+        ) from error
+    except (BrokenSQL, duckdb.Error) as error:
+        raise RunFailed(f"deriving {output} failed: {_first_line(error)}", again) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

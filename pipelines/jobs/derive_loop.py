@@ -1,0 +1,75 @@
+"""The process that derives tables beside a stream: `python -m pipelines.jobs.derive_loop TASK`, TASK as JSON.
+
+It derives the reports whose wait was over at the watermark that the stream's readers report, as far as the
+outputs have what they read.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines.failures import Failure
+from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_pass
+from pipelines.jobs.derive_state import read_state, read_until, write_state
+from transforms.core.status_files import read_status
+from transforms.derived.engine import Deriver, Limits
+
+_NICE = 10
+_PATIENCE = 5.0
+
+
+def run(task: Mapping[str, Any]) -> None:
+    """Derive every `seconds`, until the process is ended."""
+    limits, settings = Limits(1, task["memory_mb"]), task["settings"]
+    derivers = {
+        Path(output): make_deriver(Path(output), settings, (), limits, indexed=True)
+        for output in task["outputs"]
+    }
+    while True:
+        began = time.monotonic()
+        until = find_until(Path(task["folder"]))
+        for output, deriver in derivers.items() if until is not None else ():
+            derive_until(output, deriver, until)
+        time.sleep(max(1.0, task["seconds"] - (time.monotonic() - began)))
+
+
+def derive_until(output: Path, deriver: Deriver, until: datetime | None) -> None:
+    """One pass over an output. A failure is written to its state; the next pass tries again."""
+    try:
+        with lock_home(output, _PATIENCE), explain_errors(output):
+            run_pass(output, deriver, until)
+    except (Failure, OSError) as error:
+        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {error}", flush=True)
+        state = read_state(output) or {}
+        state |= {"until": read_until(state), "error": str(error)}
+        write_state(output, **state)
+
+
+def find_until(folder: Path) -> datetime | None:
+    """The moment up to which the outputs of a stream have all messages; None while it is not known.
+
+    That is the watermark of its readers, as long as every stream has one and no output is waited for, less
+    the time until tables hold what was read.
+    """
+    job = read_status(folder / "job.json") or {}
+    readers = [read_status(path) or {} for path in sorted((folder / "readers").glob("reader-*.json"))]
+    sinks = [read_status(path) or {} for path in (folder / "sinks").glob("sink-*.json")]
+    reported = {key for reader in readers for key in reader.get("streams", {})}
+    watermarks = [reader.get("watermark") for reader in readers]
+    known = [mark for mark in watermarks if mark]
+    is_whole = reported >= set(job.get("depends", {}).get("streams", [None])) and len(known) == len(
+        watermarks
+    )
+    if not known or not is_whole or any(sink.get("waiting_since") for sink in sinks):
+        return None
+    return datetime.fromtimestamp(min(known) / 1000 - job.get("settle_seconds", 0), UTC)
+
+
+if __name__ == "__main__":
+    os.nice(_NICE)
+    run(json.loads(sys.argv[1]))

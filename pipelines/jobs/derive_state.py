@@ -1,0 +1,43 @@
+"""What the last pass of deriving an output did, and whether a job derives it; DuckDB is not loaded here."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from schemas.tables import AGENTS, RESULTS, TASKS
+from transforms.core.status_files import read_status, write_status
+
+HOME = "_derive"
+"""Below an output: the lock of the job that derives it, its temporary files, and what the last pass did."""
+_STATE = "state.json"
+_RECORDS = (TASKS, RESULTS, AGENTS)
+
+
+def should_derive(output: Path, choice: str) -> bool:
+    """Whether a job derives the tables of an output folder, by the setting `derive`."""
+    if choice != "auto":
+        return choice == "always"
+    has_records = any(_has_file(output / table.name) for table in _RECORDS)
+    return has_records or read_state(output) is not None
+
+
+def write_state(output: Path, until: datetime | None, **values: Any) -> None:
+    """Write what a pass did. `until`: as `read_until` returns it."""
+    moment = until and int(until.timestamp() * 1_000_000)
+    write_status(output / HOME / _STATE, {"at": time.time(), "until": moment, "error": None, **values})
+
+
+def read_state(output: Path) -> dict[str, Any] | None:
+    """What the last pass did; None if nothing was ever derived."""
+    return read_status(output / HOME / _STATE)
+
+
+def read_until(state: dict[str, Any]) -> datetime | None:
+    """Up to when the last pass derived; None if it derived everything."""
+    moment = state.get("until")
+    return None if moment is None else datetime.fromtimestamp(moment / 1_000_000, UTC)
+
+
+def _has_file(folder: Path) -> bool:
+    return any(not path.name.startswith(".") for path in folder.rglob("*.parquet"))

@@ -1,0 +1,180 @@
+"""Deriving an output: the command, the end of a batch, the process beside a stream, reconcile and parity."""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli import run
+from pipelines.failures import RunFailed, WrongUse
+from pipelines.jobs.derive import derive as derive_output
+from pipelines.jobs.derive import find_cutoff, make_deriver
+from pipelines.jobs.derive_after import derive_outputs
+from pipelines.jobs.derive_loop import derive_until, find_until
+from pipelines.jobs.derive_state import HOME, read_state, should_derive
+from pipelines.jobs.lock import lock_folders
+from pipelines.outputs import folder_outputs
+from pipelines.settings import Settings
+from pipelines.verify.derived_checks import find_derived_problems
+from pipelines.verify.output_description import open_output
+from pipelines.verify.parity import compare_outputs
+from schemas.tables import REPORTS, TASKS
+from tests.builders import NOON
+from tests.transforms.derived.outputs import EXAMPLES, MINUTE, make_report, make_task, read_derived, write
+from transforms.derived.registry import DERIVED
+
+SETTINGS = Settings()
+
+
+@pytest.fixture(autouse=True)
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The derived tables are the examples."""
+    for name in list(DERIVED):
+        monkeypatch.delitem(DERIVED, name)
+    for table in EXAMPLES:
+        monkeypatch.setitem(DERIVED, table.table.name, table)
+
+
+def make_output(folder: Path, reports: int = 2) -> Path:
+    open_output(folder, SETTINGS, create=True)
+    write(folder, REPORTS, [make_report(n, NOON + n * MINUTE, 0 * MINUTE, n) for n in range(reports)])
+    write(folder, TASKS, [make_task(0, NOON, NOON, 0)])
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return make_output(tmp_path / "out")
+
+
+def test_the_command_derives_and_says_what(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["derive", str(output), "--dry-run"]) == 0
+    assert "context" in capsys.readouterr().out
+    assert not read_derived(output)
+    assert run(["derive", str(output)]) == 0
+    assert "2 rows of context" in capsys.readouterr().out
+    assert run(["derive", str(output)]) == 0
+    assert "nothing was stale" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--table", "nothing"], 2), (["--until", "soon"], 2), (["--until", "2025-10-22T12:01:30Z"], 0)],
+)
+def test_the_command_ends_with_a_code(output: Path, arguments: list[str], code: int) -> None:
+    assert run(["derive", str(output), *arguments]) == code
+
+
+def test_only_folders_are_derived() -> None:
+    assert run(["derive", "s3://bucket/prefix"]) == 2
+    assert run(["derive", "/nowhere"]) == 2
+
+
+def test_two_jobs_do_not_derive_one_output(output: Path) -> None:
+    (output / HOME).mkdir()
+    deriver = make_deriver(output, SETTINGS.derived_settings())
+    with lock_folders(output / HOME), pytest.raises(WrongUse, match="another job is deriving"):
+        derive_output(output, deriver, patience=0.1)
+
+
+def test_a_damaged_file_is_named_with_its_fix(output: Path) -> None:
+    next((output / "tasks").rglob("*.parquet")).write_bytes(b"nothing")
+    with pytest.raises(RunFailed, match=r"tasks/.* cannot be read"):
+        derive_output(output, make_deriver(output, SETTINGS.derived_settings()))
+
+
+def test_a_batch_derives_outputs_with_records_or_that_are_derived_already(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    open_output(plain, SETTINGS, create=True)
+    assert [should_derive(plain, choice) for choice in ("auto", "always", "never")] == [False, True, False]
+    output = make_output(tmp_path / "out")
+    assert should_derive(output, "auto")
+    derive_outputs(folder_outputs(output, SETTINGS), SETTINGS.model_copy(update={"derive": "never"}))
+    assert not read_derived(output)
+    derive_outputs(folder_outputs(output, SETTINGS), SETTINGS)
+    assert read_derived(output)
+    next((output / "tasks").rglob("*.parquet")).unlink()
+    assert should_derive(output, "auto")
+
+
+def describe_stream(folder: Path, watermark: datetime | None, **sink: Any) -> None:
+    for name in ("readers", "sinks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "job.json").write_text(json.dumps({"settle_seconds": 30, "depends": {"streams": ["a", "b"]}}))
+    mark = watermark and watermark.timestamp() * 1000
+    for key in "ab":
+        reader = {"streams": {key: {}}, "watermark": mark}
+        (folder / "readers" / f"reader-{key}.json").write_text(json.dumps(reader))
+    (folder / "sinks" / "sink-0.json").write_text(json.dumps(sink))
+
+
+def test_beside_a_stream_reports_wait_for_the_watermark_of_every_reader(tmp_path: Path) -> None:
+    assert find_until(tmp_path) is None
+    describe_stream(tmp_path, NOON)
+    assert find_until(tmp_path) == NOON - timedelta(seconds=30)
+    (tmp_path / "readers" / "reader-b.json").unlink()
+    assert find_until(tmp_path) is None
+    describe_stream(tmp_path, None)
+    assert find_until(tmp_path) is None
+    describe_stream(tmp_path, NOON, waiting_since=1)
+    assert find_until(tmp_path) is None
+
+
+def test_what_a_stream_has_not_derived_yet_is_no_problem(output: Path) -> None:
+    deriver = make_deriver(output, SETTINGS.derived_settings())
+    derive_until(output, deriver, NOON + 1.5 * MINUTE)
+    assert list(find_derived_problems(output)) == []
+    derive_until(output, deriver, None)
+    assert list(find_derived_problems(output)) == []
+
+
+def test_a_failure_beside_a_stream_is_in_the_state_and_the_next_pass_goes_on(output: Path) -> None:
+    deriver = make_deriver(output, SETTINGS.derived_settings())
+    derive_until(output, deriver, NOON + MINUTE)
+    file = next((output / "tasks").rglob("*.parquet"))
+    whole = file.read_bytes()
+    file.write_bytes(b"nothing")
+    derive_until(output, deriver, NOON + 2 * MINUTE)
+    state = read_state(output)
+    assert state is not None
+    assert "cannot be read" in state["error"]
+    assert state["until"] == (NOON + MINUTE).timestamp() * 1e6
+    file.write_bytes(whole)
+    derive_until(output, deriver, NOON + 2 * MINUTE)
+    assert (read_state(output) or {})["error"] is None
+
+
+def test_reconcile_names_stale_missing_surplus_and_damaged_files(output: Path) -> None:
+    assert list(find_derived_problems(output)) == []
+    derive_output(output, make_deriver(output, SETTINGS.derived_settings()))
+    assert list(find_derived_problems(output)) == []
+    context = next((output / "context").rglob("*.parquet"))
+    surplus = output / "context" / "date=2020-01-01" / "hour=00" / "0000.parquet"
+    surplus.parent.mkdir(parents=True)
+    surplus.write_bytes(context.read_bytes()[:-20])
+    next((output / "inconsistencies").rglob("*.parquet")).unlink()
+    write(output, TASKS, [make_task(7, NOON, NOON, 1)])
+    found = " | ".join(find_derived_problems(output))
+    for part in (
+        "files of context are stale",
+        "files of inconsistencies are missing",
+        "files of context have no rows",
+        "hour=00/0000.parquet cannot be read",
+        f"run `kpiflow derive {output}`",
+    ):
+        assert part in found
+
+
+def test_parity_compares_derived_tables_if_both_outputs_have_them(tmp_path: Path) -> None:
+    a, b = make_output(tmp_path / "a"), make_output(tmp_path / "b", reports=3)
+    derive_output(a, make_deriver(a, SETTINGS.derived_settings()))
+    assert "context" not in compare_outputs(a, b, identity=False)
+    derive_output(b, make_deriver(b, SETTINGS.derived_settings()))
+    found = compare_outputs(a, b, identity=False)["context"]
+    assert (found.equal, found.only_b) == (2, 1)
+
+
+def test_a_cutoff_is_the_end_of_a_grain() -> None:
+    assert find_cutoff(NOON + timedelta(seconds=79), 60) == (NOON + timedelta(seconds=10)).timestamp() * 1e6

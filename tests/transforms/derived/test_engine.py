@@ -1,0 +1,182 @@
+"""Derived files are a function of the stored rows and the settings, however often they are derived."""
+
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.tables import REPORTS, TASKS, Table
+from tests.builders import NOON
+from tests.transforms.derived.outputs import (
+    EXAMPLES,
+    MINUTE,
+    SETTINGS,
+    derive,
+    invent_rows,
+    make_report,
+    make_task,
+    read_derived,
+    write,
+)
+from transforms.derived.digests import GRAIN
+from transforms.derived.engine import Limits
+from transforms.derived.registry import DERIVED
+
+
+@pytest.fixture(autouse=True)
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables of the examples are known by name."""
+    for table in EXAMPLES:
+        monkeypatch.setitem(DERIVED, table.table.name, table)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def add(output: Path, rows: list[tuple[Table, dict[str, Any]]]) -> None:
+    for table in {table.name: table for table, _ in rows}.values():
+        write(output, table, [row for each, row in rows if each is table])
+
+
+def derive_once(rows: list[tuple[Table, dict[str, Any]]], **options: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        add(Path(folder), rows)
+        derive(Path(folder), **options)
+        return read_derived(Path(folder))
+
+
+def moment(minute: float) -> int:
+    return int((NOON + minute * MINUTE).timestamp() * 1_000_000)
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 60), max_size=3))
+def test_deriving_after_each_of_some_additions_is_deriving_once(seed: int, cuts: list[int]) -> None:
+    rows = invent_rows(seed)
+    bounds = [0, *sorted(cuts), len(rows)]
+    with tempfile.TemporaryDirectory() as folder:
+        for start, end in zip(bounds, bounds[1:]):
+            add(Path(folder), rows[start:end])
+            chance = random.Random(seed)
+            derive(Path(folder), moment(chance.random() * 400) // GRAIN * GRAIN)
+            derive(Path(folder), settings=SETTINGS | {"context_hours": chance.choice([1, 24])})
+        derive(Path(folder), indexed=True, limits=Limits(threads=2, rows=4))
+        assert read_derived(Path(folder)) == derive_once(rows)
+        assert derive(Path(folder)).written == 0
+
+
+class Killed(BaseException):
+    """The process ends."""
+
+
+def kill_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = iter(range(writes))
+    replace = Path.replace
+
+    def die(self: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+
+
+def test_killed_at_any_write_and_run_again_it_gives_the_same_files(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = invent_rows(1, 12)
+    add(output, rows)
+    whole = derive_once(rows)
+    runs = 0
+    while True:
+        runs += 1
+        with monkeypatch.context() as patch:
+            kill_after(runs % 4, patch)
+            try:
+                derive(output)
+                break
+            except Killed:
+                continue
+    assert runs > 3
+    assert read_derived(output) == whole
+
+
+def test_files_whose_reports_are_gone_are_removed(output: Path) -> None:
+    add(
+        output,
+        [
+            (REPORTS, make_report(1, NOON, MINUTE, 1)),
+            (REPORTS, make_report(2, NOON + 60 * MINUTE, MINUTE, 1)),
+        ],
+    )
+    derive(output)
+    next((output / "kpi_reports").rglob("hour=13/*.parquet")).unlink()
+    assert derive(output).removed == 3
+    assert {name for name in read_derived(output) if "hour=13" in name} == set()
+
+
+@pytest.mark.parametrize(("effective", "stale"), [(2.5, 0), (0.9, 2)])
+def test_what_comes_too_late_for_a_file_leaves_it_alone(output: Path, effective: float, stale: int) -> None:
+    """Its report is effective at 0: context and inconsistencies are the two tables with a file of it."""
+    add(
+        output,
+        [(REPORTS, make_report(1, NOON, 0 * MINUTE, 1)), (TASKS, make_task(1, NOON, NOON - 90 * MINUTE, 9))],
+    )
+    derive(output)
+    before = read_derived(output)
+    add(output, [(TASKS, make_task(2, NOON - MINUTE, NOON + effective * MINUTE, 9))])
+    derive(output)
+    after = read_derived(output)
+    kept = [name for name in before if name.startswith(("context/", "inconsistencies/"))]
+    assert sum(before[name] != after[name] for name in kept) == stale
+
+
+def test_reports_after_the_watermark_are_derived_later(output: Path) -> None:
+    add(
+        output, [(REPORTS, make_report(number, NOON + number * MINUTE, 0 * MINUTE, 1)) for number in range(3)]
+    )
+    assert derive(output, moment(1)).rows["context"] == 1
+    assert derive(output).rows["context"] == 3
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_left_for_the_next_pass(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(output, [(REPORTS, make_report(1, NOON, 0 * MINUTE, 1))])
+    link = os.link
+
+    def replace_first(source: Path, target: Path) -> None:
+        data = Path(source).read_bytes()
+        Path(f"{source}.new").write_bytes(data)
+        os.replace(f"{source}.new", source)
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", replace_first)
+        assert derive(output).changed > 0
+    assert derive(output).changed == 0
+    assert any(name.startswith("context/") for name in read_derived(output))
+
+
+def test_a_file_system_without_hard_links_is_copied_from(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> Iterator[None]:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    rows = invent_rows(2, 6)
+    add(output, rows)
+    derive(output)
+    monkeypatch.undo()
+    for table in EXAMPLES:
+        DERIVED[table.table.name] = table
+    assert read_derived(output) == derive_once(rows)

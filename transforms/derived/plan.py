@@ -1,0 +1,235 @@
+"""Which files a derived table should have, and what each may read: a pure function of the stored files."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from schemas.partitioning import format_hour_folder, format_window_folder
+from schemas.tables import REPORTS
+from transforms.core.grouping import Ints
+from transforms.derived.derived_table import SETTLED, Clock, DerivedTable
+from transforms.derived.digests import GRAIN, NO_GRAIN, digest_inputs
+from transforms.derived.inputs import (
+    EARLIEST,
+    LATEST,
+    RECEIVED,
+    SOURCES,
+    UNTIMED,
+    Period,
+    list_derived_inputs,
+)
+from transforms.derived.stored_files import Catalog
+
+_SECOND = 1_000_000
+_HOUR = 3600 * _SECOND
+_RECORDS = ("tasks", "results", "agents")
+
+
+class Choice(NamedTuple):
+    """Rows of a stored table that may be read: its name, and the places of their grains in its catalog."""
+
+    stored: str
+    places: Ints
+
+
+Choices = dict[str, Choice]
+"""By input; `own INPUT` is what the derived rows are about."""
+
+
+class Unit(NamedTuple):
+    """What is derived together: a span, and its files.
+
+    `digest`: of everything that it may read. `rows`: of the rows that it is about. `files`: their names below
+    the output; of the UNTIMED span none, since its rows decide it.
+    """
+
+    period: Period
+    digest: str
+    rows: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units of a derived table over stored files.
+
+    `before` (microseconds, whole grains): only what is effective before it is derived.
+    """
+
+    table: DerivedTable
+    catalogs: Mapping[str, Catalog]
+    settings: Mapping[str, Any]
+    file_minutes: int
+    before: int = LATEST
+
+    def list_units(self) -> list[Unit]:
+        """The units in the order of time; none has no rows to be about."""
+        units = (self._make_unit(period) for period in self._list_periods())
+        return [unit for unit in units if unit is not None]
+
+    def select(self, period: Period) -> Choices:
+        """What may be read for a span; nothing if there is nothing that its rows could be about."""
+        select = {
+            Clock.RECORDED: self._select_recorded,
+            Clock.RECEIVED: self._select_received,
+            Clock.EFFECTIVE: self._select_effective,
+        }
+        return select[self.table.clock](period)
+
+    def _list_periods(self) -> Iterator[Period]:
+        if self.table.clock is Clock.RECORDED:
+            spans = {file.period for file in self.catalogs[REPORTS.name].list}
+            yield from (Period(*bounds) for bounds in sorted(spans))
+            return
+        width = _HOUR if self._is_received() else self.file_minutes * 60 * _SECOND
+        slots = {
+            slot
+            for stored in self._list_own()
+            for slot in np.unique(self._number_grains(stored) * GRAIN // width).tolist()
+        }
+        yield from (Period(slot * width, (slot + 1) * width) for slot in sorted(slots))
+        if self._is_received():
+            yield UNTIMED
+
+    def _list_own(self) -> list[str]:
+        """The stored tables whose rows those of the derived table are about."""
+        declared = {each.name for each in self.table.inputs}
+        if self._is_received():
+            return [REPORTS.name, *sorted(declared & set(RECEIVED))]
+        return sorted(declared & set(_RECORDS))
+
+    def _number_grains(self, stored: str) -> Ints:
+        """The grains of a stored table that put rows into a span."""
+        catalog = self.catalogs[stored]
+        known = catalog.numbers > NO_GRAIN
+        return catalog.numbers[known & catalog.received] if self._is_received() else catalog.numbers[known]
+
+    def _is_received(self) -> bool:
+        return self.table.clock is Clock.RECEIVED
+
+    def _make_unit(self, period: Period) -> Unit | None:
+        sums = {name: self.catalogs[stored].add_up(at) for name, (stored, at) in self.select(period).items()}
+        rows = sum(int(words[2]) for name, words in sums.items() if name.startswith("own "))
+        if not rows or not all(sums[name][2] for name in self._list_needed()):
+            return None
+        digest = digest_inputs(self.table.table.name, self.table.version, self._choose_settings(), sums)
+        return Unit(period, digest, rows, self._name_files(period))
+
+    def _list_needed(self) -> list[str]:
+        """Inputs without which there are no rows."""
+        return ["inconsistencies"] if self.table.clock is Clock.EFFECTIVE else []
+
+    def _choose_settings(self) -> dict[str, Any]:
+        """The settings that the SQL names, and those that bound its inputs."""
+        text = self.table.sql.replace("(", " ").replace(",", " ").replace(".", " ").replace(")", " ")
+        named = set(text.split()) | {"context_wait_seconds"}
+        named |= {each.before for each in self.table.inputs if isinstance(each.before, str)}
+        return {name: value for name, value in self.settings.items() if name in named}
+
+    def _name_files(self, period: Period) -> tuple[str, ...]:
+        if period == UNTIMED:
+            return ()
+        start = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=period.start)
+        place, name = format_hour_folder(start), self.table.table.name
+        if self._is_received():
+            windows = [format_window_folder(size) for size in ("1m", "1h")]
+            return tuple(f"{name}/{window}/{place}/{start:%H%M}.parquet" for window in windows)
+        return (f"{name}/{place}/{start:%H%M}.parquet",)
+
+    def _select_recorded(self, period: Period) -> Choices:
+        reports = self.catalogs[REPORTS.name]
+        own = reports.find(period, _grain_before(self.before))
+        if not len(own):
+            return {}
+        wait = self.settings["context_wait_seconds"] * _SECOND
+        latest = (int(reports.numbers[own].max()) + 1) * GRAIN - 1 + wait
+        return {"own reports": Choice(REPORTS.name, own), **self._select_context(period, latest // GRAIN)}
+
+    def _select_received(self, period: Period) -> Choices:
+        choices: Choices = {}
+        for stored in self._list_own():
+            catalog, near = self.catalogs[stored], self._find_near(stored, period)
+            numbers, received = catalog.numbers[near], catalog.received[near]
+            if period == UNTIMED:
+                mask = ~received & (numbers <= _grain_before(self.before))
+            else:
+                until = _grain_before(min(self.before, period.end))
+                mask = received & (numbers >= period.start // GRAIN) & (numbers <= until)
+            choices[f"own {stored}"] = Choice(stored, near[mask])
+        reports = self.catalogs[REPORTS.name]
+        of = np.unique(reports.files[choices[f"own {REPORTS.name}"].places])
+        return choices | self._select_derived({reports.list[number].period for number in of.tolist()})
+
+    def _find_near(self, stored: str, period: Period) -> Ints:
+        """The grains in files that can have rows that were received in a span."""
+        catalog = self.catalogs[stored]
+        late, early = (self.settings[name] * _SECOND for name in ("stale_seconds", "future_seconds"))
+        if period == UNTIMED or stored not in (REPORTS.name, "tasks", "results"):
+            return np.arange(len(catalog.numbers))
+        if stored != REPORTS.name:
+            late = early = period.start - self._start(stored, period)
+        return catalog.find(Period(period.start - late, period.end + early + _SECOND))
+
+    def _select_effective(self, period: Period) -> Choices:
+        until = _grain_before(min(self.before, period.end))
+        start = self._start("inconsistencies", period)
+        choices = self._select_context(period, until)
+        for name in ("inconsistencies", REPORTS.name):
+            choices[name] = Choice(name, self.catalogs[name].find(Period(start, period.end), until))
+        for name in self._list_own():
+            numbers = self.catalogs[name].numbers
+            own = np.flatnonzero((numbers >= period.start // GRAIN) & (numbers <= until))
+            choices[f"own {name}"] = Choice(name, own)
+        return choices
+
+    def _select_context(self, period: Period, until: int) -> Choices:
+        """The inputs around reports of a span, as far as they are effective by a grain."""
+        settled = (period.end - SETTLED // timedelta(microseconds=1)) // GRAIN
+        choices: Choices = {}
+        for each in self.table.inputs:
+            if each.name == "first_records":
+                for stored in SOURCES[each.name]:
+                    numbers = self.catalogs[stored].numbers
+                    choices[f"first {stored}"] = Choice(
+                        stored, np.flatnonzero(numbers == min(numbers, default=0))
+                    )
+            elif each.name in {*SOURCES, *_RECORDS}:
+                start, end = self._start(each.name, period), period.end
+                if each.name == "claims":
+                    end += period.start - start
+                elif each.name in _RECORDS:
+                    start, end = EARLIEST if each.name == "agents" else start, LATEST
+                stored = SOURCES.get(each.name, (each.name,))[0]
+                last = settled if each.name == "past_windows" else until
+                choices[each.name] = Choice(stored, self.catalogs[stored].find(Period(start, end), last))
+        return choices | self._select_derived({period})
+
+    def _select_derived(self, periods: set[Period]) -> Choices:
+        """Other derived tables: of the reports in some spans, or of the past."""
+        choices: Choices = {}
+        for each in list_derived_inputs(self.table):
+            catalog = self.catalogs[each.name]
+            spans = periods
+            if each.find_before(self.settings):
+                spans = {Period(self._start(each.name, period), period.end) for period in periods}
+            found = [catalog.find(span) for span in spans]
+            places = np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+            choices[each.name] = Choice(each.name, places)
+        return choices
+
+    def _start(self, name: str, period: Period) -> int:
+        """Where an input begins; the start of the span if it is not declared."""
+        found = next((each for each in self.table.inputs if each.name == name), None)
+        is_around = self.table.clock is Clock.EFFECTIVE and name in ("tasks", "results")
+        base = self._start("inconsistencies", period) if is_around else period.start
+        if found is None or base in (EARLIEST, LATEST):
+            return base
+        return base - found.find_before(self.settings) // timedelta(microseconds=1)
+
+
+def _grain_before(moment: int) -> int:
+    """The last grain that ends by a moment."""
+    return moment // GRAIN - 1

@@ -1,0 +1,195 @@
+"""The stored files of an output folder, with the digests of their rows by grain.
+
+A file is read once: as long as its inode, size and time of change stay the same, what was read of it counts.
+`StoredFiles` remembers that in memory, for a process that derives again and again.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.partitioning import format_window_folder
+from schemas.tables import Table
+from transforms.core.grouping import Ints
+from transforms.core.hashing import Words
+from transforms.core.record_batches import conform
+from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
+from transforms.derived.inputs import EARLIEST, LATEST, Period
+from transforms.derived.task_sets import Hashes, hash_tasks
+from transforms.sinks.parquet.sealed_files import describe_damage
+
+Version = tuple[int, int, int]
+"""Inode, size and time of change in nanoseconds: a file that was replaced has another one."""
+_MINUTE = 60_000_000
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+_TIMED = re.compile(r"date=(\d+-\d\d-\d\d)/hour=(\d\d)/(?:\d\d)?(\d\d)\.parquet$")
+_WINDOWS = "kpi_aggregations"
+
+
+class StoredFile(NamedTuple):
+    """A file of a table: its name below the output, its span, its version, and its rows by grain.
+
+    `tasks`: a hash of the task_id of each row, where they were asked for.
+    """
+
+    name: str
+    period: Period
+    version: Version
+    grains: Grains
+    tasks: Hashes | None
+
+
+class StoredFiles:
+    """The files of an output's tables, read as far as they changed.
+
+    `indexed`: whether to keep the hashes of the task_ids, 4 bytes a row.
+    """
+
+    def __init__(self, output: Path, file_minutes: int, indexed: bool = False) -> None:
+        self._output, self._minutes, self._indexed = output, file_minutes, indexed
+        self._known: dict[str, StoredFile] = {}
+
+    def read(self, table: Table) -> "Catalog":
+        """All files of a table, as they are now.
+
+        Raises:
+            DamagedFile: one of them cannot be read.
+        """
+        found = [self._read(table, name, version) for name, version in self._list(table)]
+        gone = {name for name in self._known if name.startswith(f"{table.name}/")}
+        for name in gone.difference(file.name for file in found if file):
+            del self._known[name]
+        return Catalog([file for file in found if file])
+
+    def has_files(self, table: Table) -> bool:
+        """Whether the table has a file."""
+        return next(self._list(table), None) is not None
+
+    def _list(self, table: Table) -> Iterator[tuple[str, Version]]:
+        folder = self._output / table.name
+        if table.name == _WINDOWS:
+            folder /= format_window_folder("1h")
+        for entry in scan_files(folder):
+            yield Path(entry.path).relative_to(self._output).as_posix(), read_version(entry.stat())
+
+    def _read(self, table: Table, name: str, version: Version) -> StoredFile | None:
+        known = self._known.get(name)
+        if known is None or known.version != version:
+            known = self._read_anew(table, name)
+            if known is not None:
+                self._known[name] = known
+        return known
+
+    def _read_anew(self, table: Table, name: str) -> StoredFile | None:
+        """The file as it is when it is opened; None if it is gone by then."""
+        columns, path = list_digest_columns(table), self._output / name
+        is_indexed = self._indexed and "task_id" in table.schema.names
+        schema = pa.schema([table.schema.field(each) for each in columns])
+        try:
+            with path.open("rb") as file:
+                version = read_version(os.fstat(file.fileno()))
+                wanted = [*columns, *(["task_id"] if is_indexed and "task_id" not in columns else [])]
+                rows = _read_columns(file, wanted)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise describe_damage(path, f"cannot be read: {error}") from error
+        tasks = hash_tasks(rows["task_id"]) if is_indexed else None
+        grains = digest_rows(table, conform(rows, schema))
+        return StoredFile(name, self._find_period(name), version, grains, tasks)
+
+    def _find_period(self, name: str) -> Period:
+        """The span of a file by its name; all of time if it has none."""
+        found = _TIMED.search(name)
+        if found is None:
+            return Period()
+        start = datetime.fromisoformat(f"{found[1]}T{found[2]}:{found[3]}:00").replace(tzinfo=UTC)
+        begin = int(start.timestamp()) * 1_000_000
+        return Period(begin, begin + (_HOUR if "/window_size=1" in name else self._minutes * _MINUTE))
+
+
+class Catalog:
+    """The files of a table, and their grains as columns, ascending by the start of the file.
+
+    A grain of file i has the columns `files` (int64: i), `starts` (the file's), `numbers`, `received`, `sums`
+    and `counts`.
+    """
+
+    def __init__(self, files: list[StoredFile]) -> None:
+        self.list = sorted(files, key=lambda file: (file.period, file.name))
+        parts = [file.grains for file in self.list]
+        sizes = [len(part.numbers) for part in parts]
+        self.files = np.repeat(np.arange(len(parts)), sizes)
+        bounds = np.array([file.period for file in self.list], dtype=np.int64).reshape(-1, 2)
+        self.starts, self.ends = np.repeat(bounds[:, 0], sizes), np.repeat(bounds[:, 1], sizes)
+        self.numbers = _join([part.numbers for part in parts], np.int64)
+        self.received = _join([part.received for part in parts], np.bool_)
+        self.sums = _join([part.sums for part in parts], np.uint64).reshape(-1, 2)
+        self.counts = _join([part.counts for part in parts], np.int64)
+        self._bounds = bounds
+        # Rows that are effective long before their own time are few, and looked at one by one.
+        self._early = np.flatnonzero(self.numbers * GRAIN < np.maximum(self.starts, EARLIEST + _DAY) - _DAY)
+
+    def find(self, period: Period, until: int | None = None) -> Ints:
+        """The places of grains in files that overlap a span, as far as their number is at most `until`."""
+        first, last = np.searchsorted(self.starts, (period.start - _HOUR, period.end))
+        if until is not None and len(self.numbers) and self.starts[0] > EARLIEST:
+            last = min(last, np.searchsorted(self.starts, min(LATEST, until * GRAIN + _DAY), side="right"))
+        places = np.arange(first, max(first, last))
+        if until is not None:
+            early = self._early[
+                (self._early >= places.size + first) & (self.starts[self._early] < period.end)
+            ]
+            places = np.concatenate([places, early])
+            places = places[self.numbers[places] <= until]
+        return places[self.ends[places] > period.start]
+
+    def add_up(self, places: Ints) -> Words:
+        """uint64[3]: the digest of the rows of some grains, and their number."""
+        first, second = self.sums[places].sum(axis=0, dtype=np.uint64) if len(places) else (0, 0)
+        return np.array([first, second, self.counts[places].sum()], dtype=np.uint64)
+
+    def name_files(self, places: Ints) -> list[StoredFile]:
+        """The files that have some of these grains, in order."""
+        return [self.list[number] for number in np.unique(self.files[places]).tolist()]
+
+
+def scan_files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The finished Parquet files at any depth below a folder."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from scan_files(Path(entry.path))
+        elif entry.name.endswith(".parquet"):
+            yield entry
+
+
+def read_version(stat: os.stat_result) -> Version:
+    """The version of a file."""
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _read_columns(file: object, names: list[str]) -> pa.RecordBatch:
+    """The named columns of an open Parquet file, as far as it has them, as one batch."""
+    with pq.ParquetFile(file) as parquet:
+        present = [name for name in names if name in parquet.schema_arrow.names]
+        table = parquet.read(present).replace_schema_metadata().combine_chunks()
+    batches = table.to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def _join(parts: list[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate([np.zeros((0, *parts[0].shape[1:]) if parts else 0, kind), *parts])
