@@ -18,7 +18,7 @@ from functools import wraps
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import SecretStr
@@ -214,6 +214,8 @@ def _name_type(declared: FieldInfo) -> str:
     """The kind of value that a setting takes, as `--help` names it."""
     kinds = {int: "INTEGER", float: "FLOAT", str: "TEXT", SecretStr: "SECRET"}
     types = (declared.annotation, *get_args(declared.annotation))
+    if get_origin(declared.annotation) is Literal:
+        return "|".join(types[1:])
     return next((kinds[each] for each in types if each in kinds), "FILE")
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from pipelines.console import out, print_json
-from pipelines.jobs.job_status import Health, SinkHealth, StreamHealth, read_health
+from pipelines.jobs.job_status import DerivedHealth, Health, SinkHealth, StreamHealth, read_health
 from pipelines.sources import parse_live_source
 from transforms.core.errors import Unavailable
 from transforms.sources.source import AHEAD_SECONDS
@@ -64,6 +64,8 @@ def _make_table(found: Health, unreachable: str) -> Table:
         table.add_row("checkpoint", "none yet")
     for sink in found.sinks:
         table.add_row("output", f"{sink.name}: {describe_sink(sink, found, now)}")
+    for derived in found.derived:
+        table.add_row("derived", f"{derived.output}: {describe_derived(derived, now)}")
     table.add_row("last report", describe_time(found.reported, now))
     return table
 
@@ -100,6 +102,13 @@ def describe_sink(sink: SinkHealth, found: Health, now: datetime) -> str:
     behind = sink.behind(found.newest)
     delay = f", {behind:,.1f} s behind" if behind is not None else ""
     return f"{sink.rows:,} rows{delay}, last {describe_time(sink.written, now)}"
+
+
+def describe_derived(derived: DerivedHealth, now: datetime) -> str:
+    """How far the derived tables of an output are, in words."""
+    upto = "everything" if derived.until is None else f"up to {derived.until:%Y-%m-%d %H:%M:%S} UTC"
+    failed = f"; the last pass failed: {derived.error}" if derived.error else ""
+    return f"{upto}, last {describe_time(derived.at, now)}{failed}"
 
 
 def describe_count(entries: int | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.failures import WrongUse
+from pipelines.jobs.derive_state import read_state, read_until
 from pipelines.jobs.lock import is_locked
 from runners.flink.checkpoints import find_newest_checkpoint
 from schemas.tables import TABLES
@@ -94,6 +95,20 @@ class SinkHealth:
 
 
 @dataclass(frozen=True)
+class DerivedHealth:
+    """How far the derived tables of an output folder are.
+
+    `until`: reports whose wait was over then are derived; None if all are. `at` and `error`: of the last
+    pass.
+    """
+
+    output: str
+    until: datetime | None
+    at: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The newest complete checkpoint."""
 
@@ -120,6 +135,7 @@ class Health:
     reported: datetime | None
     checkpoint: Checkpoint | None
     sinks: tuple[SinkHealth, ...] = ()
+    derived: tuple[DerivedHealth, ...] = ()
     memory: Memory | None = None
     warnings: tuple[str, ...] = ()
 
@@ -148,6 +164,7 @@ class Health:
             "checkpoint": checkpoint,
             "streams": [vars(stream) | {"lag": stream.lag} for stream in self.streams],
             "sinks": [_sink_as_json(sink, sink.behind(self.newest)) for sink in self.sinks],
+            "derived": [vars(each) | _format_moments(each) for each in self.derived],
             "memory": self.memory and vars(self.memory) | {"full": self.memory.is_full},
         }
 
@@ -178,6 +195,7 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
         _latest(readers, "time"),
         _read_checkpoint(folder),
         tuple(_sink_healths(folder / SINKS, job.outputs)),
+        tuple(_derived_healths(job.outputs)),
         state.memory,
         state.warnings,
     )
@@ -219,9 +237,20 @@ def _sink_healths(folder: Path, names: tuple[str, ...]) -> Iterator[SinkHealth]:
         )
 
 
+def _derived_healths(outputs: tuple[str, ...]) -> Iterator[DerivedHealth]:
+    """The output folders that have been derived."""
+    for output in outputs:
+        if "://" not in output and (state := read_state(Path(output))) is not None:
+            at = _moment(state["at"] * 1000)
+            yield DerivedHealth(output, read_until(state), at, state.get("error"))
+
+
 def _sink_as_json(sink: SinkHealth, behind: float | None) -> dict[str, Any]:
-    moments = {name: value.isoformat() for name, value in vars(sink).items() if isinstance(value, datetime)}
-    return vars(sink) | moments | {"behind_seconds": behind}
+    return vars(sink) | _format_moments(sink) | {"behind_seconds": behind}
+
+
+def _format_moments(health: SinkHealth | DerivedHealth) -> dict[str, str]:
+    return {name: value.isoformat() for name, value in vars(health).items() if isinstance(value, datetime)}
 
 
 def _read_checkpoint(folder: Path) -> Checkpoint | None:

@@ -18,6 +18,8 @@ import apache_beam as beam
 from pipelines.assembly import ReadSource, make_stream_sinks, make_stream_timing
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.graph import Sources, build
+from pipelines.jobs.derive_after import derive_outputs
+from pipelines.jobs.derive_beside import derive_beside
 from pipelines.jobs.job_status import OUTCOMES, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.run_record import PROCESSES, WORKER, RunKeeper, keep_run
@@ -70,6 +72,7 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
             graph = StreamGraph(job, outputs, source, live, settings, owner)
             with hold_lease(source.lease(owner)) as lease, keep_run(job.folder) as keeper:
                 _run(graph, lease, locks, keeper, follow)
+            derive_outputs(outputs, settings)
     except _REFUSALS as error:
         raise WrongUse(str(error)) from error
     except FlinkFailed as error:
@@ -129,11 +132,13 @@ def _run(
         keeper.follow(progress)
         follow(progress)
         renewal.renew()
+        follow_derived()
         if job.until_idle and idle.is_reached(progress):
             signal.raise_signal(signal.SIGINT)
 
     try:
-        run(graph.wire, _choose_engine(job, graph.settings, locks), follow_all)
+        with derive_beside(job.folder, graph.outputs, graph.settings) as follow_derived:
+            run(graph.wire, _choose_engine(job, graph.settings, locks), follow_all)
     except KeyboardInterrupt:
         if not idle.was_reached:
             raise

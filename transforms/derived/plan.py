@@ -1,5 +1,6 @@
 """Which files a derived table should have, and what each may read: a pure function of the stored files."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -124,8 +125,7 @@ class Plan:
 
     def _choose_settings(self) -> dict[str, Any]:
         """The settings that the SQL names, and those that bound its inputs."""
-        text = self.table.sql.replace("(", " ").replace(",", " ").replace(".", " ").replace(")", " ")
-        named = set(text.split()) | {"context_wait_seconds"}
+        named = {*re.findall(r"\w+", self.table.sql), "context_wait_seconds"}
         named |= {each.before for each in self.table.inputs if isinstance(each.before, str)}
         return {name: value for name, value in self.settings.items() if name in named}
 

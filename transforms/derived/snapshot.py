@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Self
 
-from transforms.derived.stored_files import StoredFile, read_version
+from transforms.derived.stored_files import StoredFile, Version, read_version
 
 
 class ChangedFile(Exception):  # noqa: N818 (an answer, not only an error)
@@ -37,28 +37,28 @@ class Snapshot:
             ChangedFile: it is another one by now.
         """
         if file.name not in self._links:
-            self._links[file.name] = self._folder / f"{len(self._links)}.parquet"
-            self._keep(self._output / file.name, self._links[file.name])
-        link = self._links[file.name]
-        if read_version(link.stat()) != file.version:
-            raise ChangedFile(file.name)
-        return link
-
-    def _keep(self, path: Path, link: Path) -> None:
-        try:
-            try:
-                os.link(path, link)
-            except OSError as error:
-                if isinstance(error, FileNotFoundError):
-                    raise
-                _copy(path, link)
-        except FileNotFoundError as error:
-            raise ChangedFile(str(path)) from error
+            link = self._folder / f"{len(self._links)}.parquet"
+            self._links[file.name] = link
+            if _keep(self._output / file.name, link) != file.version:
+                raise ChangedFile(file.name)
+        return self._links[file.name]
 
 
-def _copy(path: Path, link: Path) -> None:
-    """Copy a file with its time of change."""
-    with path.open("rb") as file, link.open("wb") as copy:
-        shutil.copyfileobj(file, copy)
-        stat = os.fstat(file.fileno())
-    os.utime(link, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+def _keep(path: Path, link: Path) -> Version | None:
+    """Link or copy a file; the version of what was kept, None if the file is gone."""
+    try:
+        os.link(path, link)
+        return read_version(link.stat())
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return _copy(path, link)
+
+
+def _copy(path: Path, copy: Path) -> Version | None:
+    try:
+        with path.open("rb") as file, copy.open("wb") as target:
+            shutil.copyfileobj(file, target)
+            return read_version(os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return None

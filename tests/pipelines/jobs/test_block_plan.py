@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.jobs import block_plan
-from pipelines.jobs.cores import count_cores, fit_settings
+from pipelines.jobs.backfill import fit_settings
 from pipelines.jobs.block_plan import approximate_hours, estimate_reports, plan_blocks
+from pipelines.jobs.cores import count_cores
 from pipelines.settings import Settings
 from tests.builders import NOON, messages, report
 from tests.integration.archives import envelope, write
