@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from pipelines import cli
 from pipelines.outputs import SCHEMES
+from pipelines.setting_groups import DerivedSettings
 from pipelines.settings import Settings
 from runners.dataflow import NEEDED, STREAM, complete_flags
 from transforms.core import run_metrics
@@ -49,6 +50,7 @@ ALWAYS_LEFT_OUT = {
     ),
     "victoriametrics_user": "it goes with a password, which is a secret",
     "workers": "Dataflow has max_num_workers",
+    **dict.fromkeys(Settings.groups()[DerivedSettings], "tables are derived in folders of this machine"),
 }
 LEFT_OUT = {
     "stream": {
