@@ -16,11 +16,11 @@ from pipelines.failures import RunFailed, WrongUse
 from pipelines.progress import show_count
 from pipelines.synthetic import START, KpiTestGenerator
 from pipelines.synthetic.archive import TRUTH, Archive, Compression, Form, prepare_archive, write_archive
-from pipelines.synthetic.messages import Mix
+from pipelines.synthetic.messages import Mix, check_share
 from pipelines.synthetic.records.archive import prepare_with_records
 from pipelines.synthetic.reports import Scenario
 
-_OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress", "records", "inconsistent"})
+_OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress"})
 _OF_STREAMS = frozenset({"streams", "rate", "truth", "warm"})
 _START = START.isoformat().replace("+00:00", "Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -79,7 +79,7 @@ def generate(
         bool,
         typer.Option(
             "--records",
-            help="Also write the tasks, results, agents and system health to which the reports belong.",
+            help="Also make the tasks, results, agents and system health to which the reports belong.",
         ),
     ] = False,
     inconsistent: Annotated[
@@ -116,6 +116,7 @@ def generate(
         generator = KpiTestGenerator(
             agents=agents, seed=seed, start=_parse_time(start), span=_parse_span(span)
         )
+        check_share("inconsistent", inconsistent)
         if url is None:
             generator.compute_span(mix.rows, scenario)
     except ValueError as error:
@@ -124,7 +125,10 @@ def generate(
         # Loads Beam and other modules that an archive does not need.
         from pipelines.commands.generate_live import send
 
-        send(url, ctx.obj.settings(), streams or [], rate or 0.0, generator, scenario, mix, truth, warm)
+        share = inconsistent if records else None
+        send(
+            url, ctx.obj.settings(), streams or [], rate or 0.0, generator, scenario, mix, truth, warm, share
+        )
         return
     assert output is not None
     try:

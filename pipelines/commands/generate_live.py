@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -17,10 +17,13 @@ from pipelines.progress import show_count
 from pipelines.settings import Settings
 from pipelines.synthetic import KpiTestGenerator
 from pipelines.synthetic.archive import write_truth
-from pipelines.synthetic.live import Run, plan
+from pipelines.synthetic.live import Run
+from pipelines.synthetic.live_plan import REPORT, Plan, plan
 from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.reports import Scenario
 from pipelines.synthetic.sending import Sender
+from schemas.kinds import KINDS
+from transforms.redis.connection import Connection
 from transforms.redis.errors import RedisUnavailable
 
 
@@ -34,11 +37,14 @@ def send(
     mix: Mix,
     truth: Path | None,
     warm: bool,
+    inconsistent: float | None = None,
 ) -> None:
     """Send a mix of messages to a stream, and write their expected fates to the file `truth`, if one is
     given.
 
     `warm`: the agents already have an hour of history, so outliers are sent from the first minute.
+    `inconsistent`: the share of reports with a fault; records are sent too, to the default
+    stream of each kind.
 
     Raises:
         WrongUse: a rate below 0, several streams, a file that cannot be written, or Redis cannot be used.
@@ -54,18 +60,16 @@ def send(
         )
     connection = connect_redis(url, settings)
     _write_truth(truth, {"complete": False})
-    with _catch_interrupt() as stop:
-        try:
-            sender = Sender(connection, streams[0], stop)
-        except RedisUnavailable as error:
-            raise WrongUse(str(error)) from error
-        try:
-            run = Run(_plan(generator, scenario, mix, per_minute, sender.now_us(), warm), sender, stop)
-            began = time.perf_counter()
-            with show_count("sending", mix.messages, lines=True) as advance:
-                run.send(advance)
-        finally:
-            sender.close()
+    keys = {REPORT: streams[0]}
+    if inconsistent is not None:
+        keys = {name: kind.stream for name, kind in KINDS.items()} | keys
+    with _catch_interrupt() as stop, ExitStack() as opened:
+        senders = {name: _open(opened, connection, key, stop) for name, key in keys.items()}
+        start = senders[REPORT].now_us()
+        run = Run(_plan(generator, scenario, mix, per_minute, start, warm, inconsistent), senders, stop)
+        began = time.perf_counter()
+        with show_count("sending", len(run.sent), lines=True) as advance:
+            run.send(advance)
     said = run.truth()
     _write_truth(truth, said)
     out.print(
@@ -77,11 +81,26 @@ def send(
         raise KeyboardInterrupt
 
 
-def _plan(
-    generator: KpiTestGenerator, scenario: Scenario, mix: Mix, per_minute: float, start: int, warm: bool
-) -> Any:
+def _open(opened: ExitStack, connection: Connection, key: str, stop: Event) -> Sender:
     try:
-        return plan(generator, scenario, mix, per_minute, start, warm)
+        sender = Sender(connection, key, stop)
+    except RedisUnavailable as error:
+        raise WrongUse(str(error)) from error
+    opened.callback(sender.close)
+    return sender
+
+
+def _plan(
+    generator: KpiTestGenerator,
+    scenario: Scenario,
+    mix: Mix,
+    per_minute: float,
+    start: int,
+    warm: bool,
+    inconsistent: float | None,
+) -> Plan:
+    try:
+        return plan(generator, scenario, mix, per_minute, start, warm, inconsistent)
     except MemoryError as error:
         raise RunFailed(
             f"{mix.messages:,} messages do not fit into memory", "send fewer at a time"
@@ -119,6 +138,8 @@ def _describe_result(said: dict[str, Any], place: str, seconds: float, truth: Pa
     fates += f"{said['duplicates']:,} duplicates, {said['quarantined']:,} to quarantine"
     unsure = f"; {said['unsure']:,} more may have arrived when the connection broke" if said["unsure"] else ""
     kept = f"; {truth} has the expected fates" if truth else ""
+    if "records" in said:
+        fates += f"; {sum(said['records']['messages'].values()) - said['messages']:,} messages of records"
     rate = 60 * said["messages"] / max(seconds, 1e-9)
     sent = f"sent {said['messages']:,} messages ({fates}) to {place}"
     return f"{sent} in {seconds:.1f} s: {rate:,.0f}/min{unsure}{kept}"

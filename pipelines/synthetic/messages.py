@@ -39,8 +39,7 @@ class Mix:
             raise ValueError(f"{self.messages} messages cannot be written; ask for 1 or more")
         shares = {name: getattr(self, name) for name in ("dirty", "duplicates", "late", "outliers")}
         for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} = {share} is not a share; give a number from 0 to 1")
+            check_share(name, share)
         if sum(shares.values()) > 1 - 1e-6:
             said = " + ".join(f"{name} {share}" for name, share in shares.items())
             raise ValueError(f"{said} leave no ordinary report; the shares must add up to less than 1")
@@ -56,6 +55,14 @@ class Mix:
     def rows(self) -> int:
         """Messages that are not repetitions: the distinct reports, valid or spoiled."""
         return self.messages - self.count(self.duplicates)
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises:
+    ValueError: `share` is outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} = {share} is not a share; give a number from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,19 @@ from pipelines.synthetic.archive import Archive, Form, describe_fates, list_sett
 from pipelines.synthetic.messages import (
     Messages,
     Mix,
+    deal_fates,
     draw_arrivals,
     format_block,
     format_envelopes,
     view_bytes,
 )
+from pipelines.synthetic.records.messages import RecordStream
 from pipelines.synthetic.records.streams import draw_arrivals_of_records, draw_streams
 from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.truth import describe_records
 from pipelines.synthetic.records.world import build_world
 from pipelines.synthetic.reports import KpiTestGenerator, Scenario
-
-SOURCES = {
-    "kpi_report": "layer4_kpi_reports",
-    "task": "layer4_tasks",
-    "execution_result": "layer4_results",
-    "agent": "layer4_agents",
-    "system_health": "layer4_health",
-}
-"""The source of the messages of each schema: the default key of its stream."""
+from schemas.kinds import KINDS, REPORT_KIND
 
 
 def prepare_with_records(
@@ -40,7 +34,8 @@ def prepare_with_records(
         ValueError: the scenario is not possible with this number of reports, or a share is not one.
     """
     seed = generator.seed
-    world = build_world(generator, scenario, mix, inconsistent)
+    fates, moments = deal_fates(mix, seed, bare=False), generator.moments(mix.rows, scenario)
+    world = build_world(generator, scenario, mix, inconsistent, fates, moments)
     reports = draw_arrivals(world.moments.recorded, world.fates, mix, seed)
     arrivals = draw_arrivals_of_records(world, reports, seed)
     streams = draw_streams(world, arrivals, mix, seed)
@@ -48,10 +43,9 @@ def prepare_with_records(
     def format_reports(block: slice) -> pa.StringArray:
         return format_block(reports, block, world.columns, world.fleet, bare=False)
 
-    merged = Merged.of(
-        [Part("layer4_kpi_reports", reports, format_reports)]
-        + [Part(SOURCES[name], each.messages, each.format_payloads) for name, each in streams.items()]
-    )
+    parts = [Part(REPORT_KIND.stream, reports, format_reports)]
+    parts += [_part_of(stream) for stream in streams.values()]
+    merged = Merged.of(parts)
     truth = describe_fates(reports, world.fates, world.injected, mix.count(mix.outliers), world.fleet)
     truth["records"] = describe_records(world, reports, streams, arrivals)
     truth["settings"] = list_settings(generator, scenario, mix, form) | {"inconsistent": inconsistent}
@@ -65,6 +59,17 @@ class Part:
     source: str
     messages: Messages
     format: Callable[[slice], pa.StringArray]
+
+
+def _part_of(stream: RecordStream) -> Part:
+    messages = stream.messages
+
+    def format_block(block: slice) -> pa.StringArray:
+        return stream.format_payloads(
+            messages.row[block], messages.kind[block], messages.received[block], bare=False
+        )
+
+    return Part(KINDS[stream.schema].stream, messages, format_block)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,12 @@ class Faults:
 
     def find(self, *names: str) -> NDArray[np.bool_]:
         """bool[n]: the rows with one of these faults."""
-        return np.isin(self.kind, [1 + _NAMES.index(name) for name in names])
+        return np.isin(self.kind, [self.number(name) for name in names])
+
+    @staticmethod
+    def number(name: str) -> int:
+        """The number of a fault; 0 is none."""
+        return 1 + _NAMES.index(name) if name else 0
 
     def rows(self, name: str) -> Integers:
         """The rows with this fault, ascending."""
@@ -71,7 +76,7 @@ def deal_faults(candidates: NDArray[np.bool_], count: int, seed: int) -> Faults:
     chosen = random.permutation(np.flatnonzero(candidates))[:count]
     kind = np.zeros(len(candidates), np.int64)
     places = 1 + np.arange(len(chosen)) % len(_NAMES)
-    kind[chosen] = np.where(np.isin(places, [1 + _NAMES.index(name) for name in _BY_VALUE]), 0, places)
+    kind[chosen] = np.where(np.isin(places, [Faults.number(name) for name in _BY_VALUE]), 0, places)
     return Faults(kind)
 
 
@@ -163,7 +168,7 @@ def spoil_tasks(
     }
     for name, limit in limits.items():
         chosen = random.permutation(np.flatnonzero(free & (limit >= 1)))[:count]
-        kind[chosen], free[chosen] = 1 + _NAMES.index(name), False
+        kind[chosen], free[chosen] = Faults.number(name), False
     faults = Faults(kind)
 
     def put(values: NDArray, name: str, instead: NDArray, *more: str) -> NDArray:

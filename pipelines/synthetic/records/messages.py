@@ -31,20 +31,25 @@ class RecordStream:
     messages: Messages
     format: Callable[[Integers], pa.StringArray]
 
-    def format_payloads(self, span: slice) -> pa.StringArray:
-        """The payloads of consecutive messages, string[k]; what is not an object is a JSON string."""
-        row, kind = self.messages.row[span], self.messages.kind[span]
+    def format_payloads(
+        self, row: Integers, kind: Integers, received: Integers, bare: bool
+    ) -> pa.StringArray:
+        """The payloads of messages, string[k]: see Messages.
+
+        Unless they are `bare`, a payload that is not an object becomes a JSON string.
+        """
         texts = self.format(row)
         unusual = kind > COPY
         if unusual.any():
-            received = self.messages.received[span][unusual]
             chosen = zip(
                 texts.filter(pa.array(unusual)).to_pylist(),
                 kind[unusual].tolist(),
                 row[unusual].tolist(),
-                received.tolist(),
+                received[unusual].tolist(),
             )
-            texts = replace_rows(texts, unusual, [_format_unusual(self.schema, *each) for each in chosen])
+            texts = replace_rows(
+                texts, unusual, [_format_unusual(self.schema, *each, bare) for each in chosen]
+            )
         return texts
 
     def count_fates(self, accepted: int) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def draw_messages(
     return Messages(np.concatenate([row, row[again], row[wrong]])[order], kind[order], arrival[order])
 
 
-def _format_unusual(schema: str, record: str, kind: int, number: int, received: int) -> str:
+def _format_unusual(schema: str, record: str, kind: int, number: int, received: int, bare: bool) -> str:
     """The text of a respelled or spoiled record, as a JSON string if an envelope cannot hold it otherwise."""
     if kind == RESPELLED:
         return respell(record)
@@ -109,4 +114,6 @@ def _format_unusual(schema: str, record: str, kind: int, number: int, received: 
         moved = np.array([received + dirt.shift_seconds * SECOND])
         content[TIME_FIELDS[schema]] = format_times(moved)[0].as_py() + "Z"
     payload = dirt.spoil(content, number)
-    return format_json(payload) if isinstance(payload, dict) else orjson.dumps(payload).decode()
+    if isinstance(payload, dict):
+        return format_json(payload)
+    return payload if bare else orjson.dumps(payload).decode()

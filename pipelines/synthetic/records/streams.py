@@ -23,6 +23,8 @@ _LATE_TASK = (180 * SECOND, 5 * 3600 * SECOND)
 _LATE_RESULT = (180 * SECOND, 3000 * SECOND)
 SHORTEST_DELAY, _MEAN_DELAY, _LONGEST_DELAY = 5_000, 10_000, 50_000
 _SECOND_VERSION = SECOND // 2
+NEVER = np.iinfo(np.int64).max
+"""The time at which something is received that is not sent."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def draw_arrivals_of_records(world: World, reports: Messages, seed: int) -> Arri
     """
     random = make_random(seed, "record arrivals")
     count = len(world.sound.owner)
-    report = np.full(count, np.iinfo(np.int64).max)
+    report = np.full(count, NEVER)
     np.minimum.at(report, reports.row, reports.received)
     task = world.sound.created + _draw_delays(random, count)
     result = world.sound.completed + _draw_delays(random, count)

@@ -11,7 +11,7 @@ from pipelines.synthetic.messages import REPORT, Messages
 from pipelines.synthetic.records.effects import describe_effects
 from pipelines.synthetic.records.faults import FAULTS, RESOLVED
 from pipelines.synthetic.records.messages import RecordStream
-from pipelines.synthetic.records.streams import SHORTEST_DELAY, Arrivals, count_accepted
+from pipelines.synthetic.records.streams import NEVER, SHORTEST_DELAY, Arrivals, count_accepted
 from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.world import World
 
@@ -24,12 +24,16 @@ LISTED = 1000
 
 
 def describe_records(
-    world: World, reports: Messages, streams: dict[str, RecordStream], arrivals: Arrivals
+    world: World,
+    reports: Messages,
+    streams: dict[str, RecordStream],
+    arrivals: Arrivals,
+    with_ids: bool = True,
 ) -> dict[str, Any]:
-    """The part `records` of `truth.json`."""
-    good = int(world.fates.good.sum())
+    """The part `records` of `truth.json`; `with_ids`: the ids of messages are known."""
+    good = int((world.fates.good & (arrivals.report < NEVER)).sum())
     fates = {name: each.count_fates(count_accepted(each, world.beats)) for name, each in streams.items()}
-    faults = _list_faults(world, reports, arrivals)
+    faults = _list_faults(world, reports, arrivals, with_ids)
     broken: Counter[str] = Counter()
     resolved: Counter[str] = Counter()
     for name, found in faults.items():
@@ -49,12 +53,13 @@ def describe_records(
     }
 
 
-def _list_faults(world: World, reports: Messages, arrivals: Arrivals) -> dict[str, Any]:
+def _list_faults(world: World, reports: Messages, arrivals: Arrivals, with_ids: bool) -> dict[str, Any]:
     """By fault: how many reports have it, and the first LISTED of them, in order of recorded_at."""
     registered = arrivals.registered[world.columns.agent]
-    late = np.flatnonzero(world.fates.good & (registered > arrivals.report + WAIT_SECONDS * SECOND))
+    good = world.fates.good & (arrivals.report < NEVER)
+    late = np.flatnonzero(good & (registered - WAIT_SECONDS * SECOND > arrivals.report))
     changed = (
-        world.fates.good
+        good
         & (world.columns.agent == world.roles.changing)
         & (world.columns.recorded < world.beats.changes_at)
         & (arrivals.report >= world.beats.changes_at + SHORTEST_DELAY)
@@ -67,7 +72,11 @@ def _list_faults(world: World, reports: Messages, arrivals: Arrivals) -> dict[st
     }
     found = {name: world.faults.rows(name) for name in FAULTS}
     found |= {"agent_late": late, "agent_changed_type": np.flatnonzero(changed)}
-    ids = _find_message_ids(reports, np.concatenate([rows[:LISTED] for rows in found.values()]))
+    ids = (
+        {}
+        if not with_ids
+        else _find_message_ids(reports, np.concatenate([rows[:LISTED] for rows in found.values()]))
+    )
     return {
         name: {"rule": _OF_AGENTS.get(name, FAULTS.get(name)), "count": len(rows)}
         | {"reports": _list_reports(world, rows[:LISTED], ids, times.get(name))}
@@ -83,12 +92,12 @@ def _find_message_ids(reports: Messages, rows: Integers) -> dict[int, str]:
 
 def _list_reports(
     world: World, rows: Integers, ids: dict[int, str], times: Integers | None
-) -> list[dict[str, str]]:
+) -> list[dict[str, str | None]]:
     """Message, task and agent of each report; `record_received_at` if its record is late."""
     tasks = format_uuids(world.columns.task[rows]).to_pylist()
     agents = world.fleet.ids.take(world.columns.agent[rows]).to_pylist()
     listed = [
-        {"message_id": ids[row], "task_id": task, "agent_id": agent}
+        {"message_id": ids.get(row), "task_id": task, "agent_id": agent}
         for row, task, agent in zip(rows.tolist(), tasks, agents)
     ]
     if times is not None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipelines.synthetic.columns import Columns, Moments
 from pipelines.synthetic.fleet import Fleet
 from pipelines.synthetic.injected_outliers import Injected, inject_outliers
-from pipelines.synthetic.messages import Fates, Mix, deal_fates
+from pipelines.synthetic.messages import Fates, Mix, check_share
 from pipelines.synthetic.records.agents import Beats, draw_beats, find_types
 from pipelines.synthetic.records.effects import (
     SPREAD,
@@ -65,18 +65,25 @@ class World:
         return self.injected.columns
 
 
-def build_world(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, inconsistent: float) -> World:
-    """Draw a world in which the share `inconsistent` of the reports has a fault.
+def build_world(
+    generator: KpiTestGenerator,
+    scenario: Scenario,
+    mix: Mix,
+    inconsistent: float,
+    fates: Fates,
+    moments: Moments,
+    warm: bool = False,
+) -> World:
+    """Draw a world with reports at these moments, of which the share `inconsistent` has a fault.
+
+    `warm`: see `inject_outliers`.
 
     Raises:
-        ValueError: the scenario is not possible with this number of reports, or `inconsistent` is no share.
+        ValueError: `inconsistent` is not a share.
     """
-    if not 0 <= inconsistent <= 1:
-        raise ValueError(f"inconsistent = {inconsistent} is not a share; give a number from 0 to 1")
+    check_share("inconsistent", inconsistent)
     seed, agents = generator.seed, generator.agents
-    fates = deal_fates(mix, seed, bare=False)
     feeding = fates.good & ~fates.late
-    moments = generator.moments(mix.rows, scenario)
     roles = cast_roles(agents, moments.start, moments.span, seed)
     if scenario != "anomaly":
         moments = draw_busy_phases(moments, agents, seed)
@@ -88,7 +95,7 @@ def build_world(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, incon
     moments = name_ghosts(moments, faults, agents)
     tasks = draw_tasks(find_types(fleet, roles, moments.agent, moments.recorded, beats.changes_at), seed)
     faults, tasks = share_tasks(faults, tasks, moments, candidates, len(fleet.task_types), agents)
-    injected = _draw_reports(generator, fleet, moments, tasks, roles, feeding, mix)
+    injected = _draw_reports(generator, fleet, moments, tasks, roles, feeding, mix, warm)
     columns = spoil_reports(fit_reports(injected.columns, tasks, fleet, seed), tasks, faults)
     sound = raise_quotas(time_tasks(tasks, columns, seed), columns, fleet)
     each = -(-mix.count(inconsistent) // len(FAULTS))
@@ -115,6 +122,7 @@ def _draw_reports(
     roles: Roles,
     feeding: NDArray[np.bool_],
     mix: Mix,
+    warm: bool,
 ) -> Injected:
     """Reports with effects and outliers. An outlier is far from what all effects together can make usual."""
     columns = plant_effects(generator.columns(fleet, moments), tasks, moments, fleet, roles, generator.seed)
@@ -127,5 +135,6 @@ def _draw_reports(
         feeding,
         mix.count(mix.outliers),
         generator.seed,
+        warm,
         spared=find_degraded(columns, roles),
     )

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import numpy as np
@@ -13,10 +13,13 @@ import pytest
 from pipelines.graph import make_rules
 from pipelines.settings import Settings
 from pipelines.synthetic import KpiTestGenerator
-from pipelines.synthetic.live import Pace, Run, plan
+from pipelines.synthetic.live import Pace, Run
+from pipelines.synthetic.live_plan import plan
 from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.sending import Sender, Sent
+from schemas.kinds import KINDS
 from schemas.registry import load
+from tests.pipelines.synthetic.test_records import judge, load_validator
 from transforms.core.record_batches import RAW
 from transforms.history.dedup import INPUTS, deduplicate
 from transforms.validation.validate import judge_messages
@@ -59,7 +62,11 @@ def ran(
     scenario: str = "normal",
     stop: Event | None = None,
 ) -> Run:
-    run = Run(plan(KpiTestGenerator(agents=5), scenario, mix, per_minute, NOW), recorder, stop or Event())
+    run = Run(
+        plan(KpiTestGenerator(agents=5), scenario, mix, per_minute, NOW),
+        {"kpi_report": recorder},
+        stop or Event(),
+    )
     run.send(lambda count: None)
     return run
 
@@ -154,9 +161,9 @@ def test_a_steady_run_has_outliers_where_its_agents_have_a_history() -> None:
 
 def test_each_message_is_due_at_the_rate_and_lost_time_is_not_made_up_for() -> None:
     pace = Pace(100.0, began=time.monotonic() + 5)
-    assert (pace.due(np.array([0, 1, 200])) - pace.began).tolist() == pytest.approx([0, 0.01, 2])
+    assert (pace.due(np.array([0, 0.01, 2])) - pace.began).tolist() == pytest.approx([0, 0.01, 2])
     late = Pace(100.0, began=time.monotonic() - 50)
-    assert late.due(np.array([1000]))[0] - time.monotonic() == pytest.approx(0, abs=0.5)
+    assert late.due(np.array([10.0]))[0] - time.monotonic() == pytest.approx(0, abs=0.5)
 
 
 @pytest.mark.parametrize(
@@ -164,3 +171,82 @@ def test_each_message_is_due_at_the_rate_and_lost_time_is_not_made_up_for() -> N
 )
 def test_steps_and_blocks_grow_with_the_rate(per_second: float, at_once: int, block: int) -> None:
     assert (Pace(per_second).at_once(), Pace(per_second).block()) == (at_once, block)
+
+
+class LoggingRecorder(Recorder):
+    """Also keeps the order of what several recorders take."""
+
+    def __init__(self, schema: str, log: list[tuple[str, str]], breaks: tuple[int, ...] = ()) -> None:
+        super().__init__(breaks)
+        self.schema, self.log = schema, log
+
+    def send(self, payloads: pa.StringArray) -> Sent:
+        sent = super().send(payloads)
+        taken = payloads.filter(pa.array(sent.arrived)).to_pylist()
+        self.log += [(self.schema, payload) for payload in taken]
+        return sent
+
+
+def ran_with_records(
+    mix: Mix, inconsistent: float, per_minute: float = 0, breaks: tuple[int, ...] = ()
+) -> tuple[Run, list[tuple[str, str]]]:
+    log: list[tuple[str, str]] = []
+    drawn = plan(KpiTestGenerator(agents=8), "normal", mix, per_minute, NOW, inconsistent=inconsistent)
+    run = Run(drawn, {name: LoggingRecorder(name, log, breaks) for name in KINDS}, Event())
+    run.send(lambda count: None)
+    return run, log
+
+
+@pytest.mark.parametrize("breaks", [(), (1, 3)])
+def test_a_report_comes_between_its_task_and_its_result(breaks: tuple[int, ...]) -> None:
+    run, log = ran_with_records(Mix(2000, 0, 0.02, 0.05, 0), inconsistent=0, breaks=breaks)
+    contents = [(schema, json.loads(payload)) for schema, payload in log]
+    first: dict[tuple[str, str], tuple[int, dict]] = {}
+    for place, (schema, content) in enumerate(contents):
+        first.setdefault((schema, content.get("task_id") or content.get("id") or ""), (place, content))
+    reports = {task: found for (schema, task), found in first.items() if schema == "kpi_report"}
+    assert (run.complete, len(reports)) == (True, 1960)
+    unregistered = set()
+    for task_id, (place, report) in reports.items():
+        (before, task), (after, result) = first["task", task_id], first["execution_result", task_id]
+        assert before < place < after
+        recorded = datetime.fromisoformat(report["recorded_at"])
+        assert datetime.fromisoformat(task["created_at"]) < recorded
+        # A time with fewer digits is cut.
+        assert recorded <= datetime.fromisoformat(result["completed_at"]) <= recorded + timedelta(seconds=1.2)
+        if first["agent", report["agent_id"]][0] > place:
+            unregistered.add(report["agent_id"])
+    assert len(unregistered) <= 1, "the agent that registers late"
+    assert set(run.truth()["records"]["rules"].values()) == {0}
+
+
+def test_the_truth_of_records_is_what_an_independent_reader_finds() -> None:
+    run, log = ran_with_records(Mix(2000, 0.1, 0.05, 0.02, 0.01), inconsistent=0.2, breaks=(2, 5))
+    truth = run.truth()["records"]
+    received = datetime.fromtimestamp(NOW / 1e6, UTC)
+    reasons: dict[str, Counter[str]] = {schema: Counter() for schema in KINDS}
+    valid: dict[str, set[str]] = {schema: set() for schema in KINDS}
+    for schema, payload in log:
+        content, reason = judge(payload, received, schema, load_validator(schema))
+        if content:
+            valid[schema].add(json.dumps(content, sort_keys=True))
+        reasons[schema][reason or ""] += 1
+    for schema, fates in truth["fates"].items():
+        assert fates["messages"] == truth["messages"][schema] == sum(reasons[schema].values())
+        del reasons[schema][""]
+        assert fates["quarantined_by_reason"] == reasons[schema]
+        if schema in ("task", "execution_result"):
+            assert fates["accepted"] == truth["accepted"][schema] == len(valid[schema])
+    faults = {name: fault["count"] for name, fault in truth["faults"].items()}
+    assert min(faults[name] for name in ("task_never", "created_after_report", "two_task_versions")) > 0
+    assert max(faults[name] for name in ("task_late", "two_reports", "quota_raised_late")) == 0
+    assert truth["resolved"] == {}
+
+
+def test_records_are_due_at_the_times_of_their_reports() -> None:
+    drawn = plan(KpiTestGenerator(agents=8), "normal", MIX, 600, NOW, inconsistent=0.1)
+    assert (np.diff(drawn.at) >= 0).all()
+    due = {schema: drawn.at[drawn.find(schema)] for schema in KINDS}
+    assert due["kpi_report"].tolist() == pytest.approx(np.arange(2000) / 10)
+    assert all(at.min() >= 0 and at.max() <= 201 for at in due.values())
+    assert len(due["task"]) > 1800 < len(due["execution_result"])
