@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.tables import REPORTS, SYSTEM_HEALTH, Table
+from schemas.tables import REPORTS, SYSTEM_HEALTH, TIME, Table
 from transforms.core.grouping import Ints, group_rows
 from transforms.core.hashing import Words, combine_words, fingerprint_rows, read_hex
 
@@ -24,7 +24,7 @@ GRAIN = 10_000_000
 """Microseconds. A file is stale, too, if another row becomes effective in the same grain as its last one."""
 NO_GRAIN = -(1 << 38)
 """The grain of rows whose time is unknown: before all others."""
-_ID_LENGTH = 32
+_ID_LENGTH, _DECIMAL_BYTES = 32, 16
 
 
 class Grains(NamedTuple):
@@ -102,12 +102,25 @@ def _read_words(table: Table, rows: pa.RecordBatch) -> list[Words]:
         column = rows[name]
         if name in ("report_id", "version") and _are_ids(column):
             words += list(read_hex(column).T)
-        elif pa.types.is_primitive(column.type) and not pa.types.is_boolean(column.type):
+        elif pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or column.type == TIME:
             number = column.view(pa.int64()) if pa.types.is_float64(column.type) else column.cast(pa.int64())
             words.append(pc.fill_null(number, NO_GRAIN).to_numpy(zero_copy_only=False).view(np.uint64))
         else:
-            words += list(fingerprint_rows([column.cast(pa.string())]).T)
+            words += list(fingerprint_rows([_write_texts(column)]).T)
     return words
+
+
+def _write_texts(column: pa.Array) -> pa.Array:
+    """string or large_binary[n]: texts that are equal for equal values of a column of any type."""
+    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+        return column
+    if pa.types.is_list(column.type) and pa.types.is_decimal128(column.type.value_type):
+        column = column.take(pa.array(np.arange(len(column))))  # offsets begin at 0, nulls are empty
+        if not column.values.null_count:
+            ends = column.offsets.to_numpy().astype(np.int64) * _DECIMAL_BYTES
+            buffers = [column.buffers()[0], pa.py_buffer(ends), column.values.buffers()[1]]
+            return pa.Array.from_buffers(pa.large_binary(), len(column), buffers)
+    return pa.array([json.dumps(value, default=str) for value in column.to_pylist()], pa.string())
 
 
 def _are_ids(column: pa.Array) -> bool:
