@@ -11,7 +11,7 @@ from pipelines.synthetic.fleet import Fleet, make_random
 from pipelines.synthetic.injected_outliers import Injected, inject_outliers
 from pipelines.synthetic.messages import COPY, RESPELLED, Fates, Messages, Mix, deal_fates
 from pipelines.synthetic.records.live import FIRST, LiveRecords
-from pipelines.synthetic.records.world import World, build_world
+from pipelines.synthetic.records.world import World, build_world_at
 from pipelines.synthetic.reports import KpiTestGenerator, Scenario
 from schemas.kinds import REPORT_KIND
 
@@ -85,7 +85,7 @@ def plan(
     options |= {"rate_per_minute": per_minute, **asdict(mix)}
     if inconsistent is not None:
         options["inconsistent"] = inconsistent
-        world = build_world(generator, scenario, mix, inconsistent, fates, moments, warm)
+        world = build_world_at(generator, scenario, mix, inconsistent, fates, moments, warm)
         due = Messages(row, kind, start + (np.arange(len(row)) * SECOND / per_second).astype(np.int64))
         records = LiveRecords(world, due, mix, generator.seed)
         return _add_records(records, world, due, start, lag, mix, per_minute, options)

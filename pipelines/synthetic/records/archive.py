@@ -10,7 +10,6 @@ from pipelines.synthetic.archive import Archive, Form, describe_fates, list_sett
 from pipelines.synthetic.messages import (
     Messages,
     Mix,
-    deal_fates,
     draw_arrivals,
     format_block,
     format_envelopes,
@@ -34,8 +33,7 @@ def prepare_with_records(
         ValueError: the scenario is not possible with this number of reports, or a share is not one.
     """
     seed = generator.seed
-    fates, moments = deal_fates(mix, seed, bare=False), generator.moments(mix.rows, scenario)
-    world = build_world(generator, scenario, mix, inconsistent, fates, moments)
+    world = build_world(generator, scenario, mix, inconsistent)
     reports = draw_arrivals(world.moments.recorded, world.fates, mix, seed)
     arrivals = draw_arrivals_of_records(world, reports, seed)
     streams = draw_streams(world, arrivals, mix, seed)

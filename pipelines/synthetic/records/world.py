@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipelines.synthetic.columns import Columns, Moments
 from pipelines.synthetic.fleet import Fleet
 from pipelines.synthetic.injected_outliers import Injected, inject_outliers
-from pipelines.synthetic.messages import Fates, Mix, check_share
+from pipelines.synthetic.messages import Fates, Mix, check_share, deal_fates
 from pipelines.synthetic.records.agents import Beats, draw_beats, find_types
 from pipelines.synthetic.records.effects import (
     SPREAD,
@@ -65,7 +65,17 @@ class World:
         return self.injected.columns
 
 
-def build_world(
+def build_world(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, inconsistent: float) -> World:
+    """The world of an archive, in which the share `inconsistent` of the reports has a fault.
+
+    Raises:
+        ValueError: the scenario is not possible with so many reports, or `inconsistent` is not a share.
+    """
+    fates, moments = deal_fates(mix, generator.seed, bare=False), generator.moments(mix.rows, scenario)
+    return build_world_at(generator, scenario, mix, inconsistent, fates, moments)
+
+
+def build_world_at(
     generator: KpiTestGenerator,
     scenario: Scenario,
     mix: Mix,
