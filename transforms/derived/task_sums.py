@@ -19,7 +19,7 @@ COLUMNS = pa.schema(
         ("task_count", pa.int64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
-        ("sums", pa.list_(pa.decimal128(38, 0))),
+        ("sums", pa.string()),
     ]
 )
 TASK_SUMS = Table(
@@ -54,7 +54,7 @@ TABLE = DerivedTable(
     sql=join_queries(
         QUERIES,
         f"""SELECT time_window_start, target_agent_type, count(*) AS task_count, min(y) AS low,
-            max(y) AS high, [{_SUMS}]::DECIMAL(38, 0)[] AS sums
+            max(y) AS high, array_to_string([{_SUMS}], ' ') AS sums
         FROM fixed GROUP BY time_window_start, target_agent_type""",
     ),
 )

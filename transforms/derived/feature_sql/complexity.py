@@ -37,7 +37,7 @@ QUERIES = {
     "fit_hours": "SELECT DISTINCT settled FROM known WHERE NOT early",
     "task_hours": f"""
         SELECT {divide("epoch_us(time_window_start)", HOUR_US)} AS hour, target_agent_type AS task_type,
-            task_count, low, high, sums::HUGEINT[] AS sums
+            task_count, low, high, string_split(sums, ' ')::HUGEINT[] AS sums
         FROM task_sums""",
     "fit_ranges": f"""
         SELECT settled, sum(task_count) AS n, min(low) AS low, max(high) AS high
