@@ -15,6 +15,17 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import schemas
+from pipelines.synthetic.records.effects import (
+    COMPLEXITY,
+    CORRELATION,
+    EXPERIENCE,
+    OUTLIER,
+    PRIORITY,
+    SLOPE,
+    TREATMENT,
+    WORKLOAD,
+)
+from pipelines.synthetic.records.faults import FAULTS
 from tests.pipelines.synthetic.test_generated import (
     ENVELOPE,
     QuarantineError,
@@ -385,3 +396,24 @@ def test_equal_seeds_give_equal_records(tmp_path: Path) -> None:
         generated(tmp_path / folder, *options, "--seed", seed)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert contents(tmp_path / "a") != contents(tmp_path / "c")
+
+
+def test_the_page_has_the_effects_and_the_faults() -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/generated-records.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"
+    ]
+    faults = {
+        row[0]: None if row[1] == "none" else row[1] for row in rows if len(row) == 3 and row[0] in FAULTS
+    }
+    assert list(faults.items()) == list(FAULTS.items())
+    sizes = {row[0]: row[1] for row in rows}
+    for name, (size, reference) in COMPLEXITY.items():
+        assert sizes[name] == f"{size:g} for each doubling over {reference}"
+    assert sizes["priority"] == f"{PRIORITY[0]} for each unit over {PRIORITY[1]}"
+    assert sizes["experience"].startswith(f"{EXPERIENCE} for")
+    assert sizes["workload"].startswith(f"{WORKLOAD} for")
+    assert str(TREATMENT) in sizes.values()
+    assert f"{OUTLIER:g} times" in page
+    assert f"{SLOPE:.0%}".replace("%", " %") in page
+    assert f"a correlation of {CORRELATION}" in page
