@@ -49,14 +49,19 @@ def store(
     return contexts.store(reports, tasks, agents=agents, kpi_aggregations=aggregations)
 
 
+def derive_sums(stored: Mapping[str, pa.Table], **settings: Any) -> dict[str, pa.Table]:
+    """The table `task_sums` of all reports."""
+    sums = derive_rows(task_sums.TABLE, stored, Settings(**settings).derived_settings())
+    return {"task_sums": pa.Table.from_batches([sums])}
+
+
 def derive(
     stored: Mapping[str, pa.Table], period: Period = EVER, threads: int = 1, **settings: Any
 ) -> pa.RecordBatch:
-    """The rows of features for a span; of task_sums all that there are."""
-    values = Settings(**settings).derived_settings()
-    sums = derive_rows(task_sums.TABLE, stored, values)
-    stored = {**stored, "task_sums": pa.Table.from_batches([sums])}
-    return derive_rows(features.TABLE, stored, values, period, threads)
+    """The rows of features for a span; task_sums are derived unless they are given."""
+    if "task_sums" not in stored:
+        stored = {**stored, **derive_sums(stored, **settings)}
+    return derive_rows(features.TABLE, stored, Settings(**settings).derived_settings(), period, threads)
 
 
 def find(*given: Any, **settings: Any) -> dict[str, Row]:

@@ -1,17 +1,24 @@
 """A feature uses nothing that came later, and does not depend on how reports are cut, ordered or computed."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipelines.settings import Settings
 from tests.builders import NOON
 from tests.transforms.derived.contexts import Row, agent, at, task
-from tests.transforms.derived.feature_rows import HOUR, MINUTE, derive, report, store, window
-from transforms.derived.features import FEATURES
+from tests.transforms.derived.feature_rows import HOUR, MINUTE, derive, derive_sums, report, store, window
+from transforms.derived import features, task_sums
+from transforms.derived.engine import Deriver, Limits
 from transforms.derived.inputs import EARLIEST, Period
+from transforms.derived.registry import find_stored_table
+from transforms.sinks.parquet.file_merge import write_rows
+from transforms.sinks.parquet.local_folder import LocalFolder
 
 SETTINGS: dict[str, Any] = {"fit_reports": 20, "correlation_reports": 3, "context_hours": 4}
 WAIT = timedelta(seconds=60)
@@ -77,7 +84,7 @@ def known_by(moment: datetime, rows: pa.Table) -> pa.Table:
     return rows.filter(pa.array([each <= moment for each in effective]))
 
 
-def to_rows(batch: pa.RecordBatch) -> dict[str, Row]:
+def to_rows(batch: pa.RecordBatch | pa.Table) -> dict[str, Row]:
     return {row["report_id"]: row for row in batch.to_pylist()}
 
 
@@ -129,11 +136,29 @@ def test_how_reports_are_cut_changes_nothing(expected: pa.RecordBatch, minutes: 
     spans = [
         Period(start + n * width, start + (n + 1) * width) for n in range(int(5 * HOUR * 1e6) // width + 1)
     ]
-    parts = [derive(STORED, span, **SETTINGS) for span in spans[:: 1 if minutes > 60 else 9]]
+    stored = {**STORED, **derive_sums(STORED, **SETTINGS)}
+    parts = [derive(stored, span, **SETTINGS) for span in spans[:: 1 if minutes > 60 else 15]]
     found = to_rows(pa.Table.from_batches(parts).combine_chunks().to_batches()[0])
     whole = to_rows(expected)
-    assert len(found) == (len(REPORTS) if minutes > 60 else len(found)) > 20
+    assert len(found) == (len(REPORTS) if minutes > 60 else len(found)) > 10
     assert {name: whole[name] for name in found} == found
+
+
+def test_the_engine_makes_the_same_rows_file_by_file(tmp_path: Path, expected: pa.RecordBatch) -> None:
+    """Half of the messages come first, and what they make is derived before the others come."""
+    settings = Settings(**SETTINGS).derived_settings()
+    deriver = Deriver(tmp_path, settings, 30, Limits(rows=250), (task_sums.TABLE, features.TABLE))
+    work = tmp_path / "_derive"
+    work.mkdir()
+    for first in (True, False):
+        for name, rows in STORED.items():
+            half = rows.slice(0, len(rows) // 2) if first else rows.slice(len(rows) // 2)
+            write_rows(find_stored_table(name), LocalFolder(tmp_path), half.combine_chunks().to_batches(), 30)
+        deriver.derive(work)
+    found = pq.read_table(
+        [str(path) for path in (tmp_path / "features").rglob("*.parquet")], partitioning=None
+    )
+    assert to_rows(found) == to_rows(expected)
 
 
 def test_neither_the_order_of_rows_nor_threads_change_a_bit(expected: pa.RecordBatch) -> None:
@@ -152,6 +177,6 @@ def test_a_late_report_changes_no_row_but_its_own_until_its_hour_is_settled(expe
     assert changed
     assert min(times[name] for name in changed) >= at(-HOUR + 2 * MINUTE)
     before, after = to_rows(expected), found
-    names = FEATURES.schema.names
+    names = features.FEATURES.schema.names
     columns = {name for row in changed for name in names if before[row][name] != after[row][name]}
     assert columns <= {"experience_tasks", "experience_level"}
