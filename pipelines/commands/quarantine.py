@@ -4,6 +4,7 @@ with them.
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from pipelines.jobs.replay import replay
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.verify.output_description import require_output
+from schemas.kinds import KINDS, REPORT_KIND
 from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.validation.quarantine_rows import quarantine_misfits
@@ -32,19 +34,25 @@ quarantine = typer.Typer(help="List, show, replay and dismiss quarantined messag
 
 Output = Annotated[str, typer.Argument(help="A folder, s3://, gs:// or bigquery://.", metavar="OUT")]
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only this reason. May be repeated.")]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option("--kind", help=f"Only this kind: {', '.join(KINDS)}. May be repeated.", metavar="KIND"),
+]
 
-CAUSE = ("reason", "field", "rule")
+CAUSE = ("kind", "reason", "field", "rule")
 
 
 @quarantine.command("list")
 def list_(
     ctx: typer.Context,
     output: Output,
+    kind: Kinds = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Count open messages by reason, field and rule."""
+    """Count open messages by kind, reason, field and rule."""
+    kinds = _parse_kinds(kind)
     with open_for_reading(output, ctx.obj.settings()) as folder:
-        counts, examples = _count_causes(require_output(folder))
+        counts, examples = _count_causes(require_output(folder), kinds)
     if as_json:
         listed = [
             {**dict(zip(CAUSE, cause)), "messages": count, "example": examples[cause]["message"]}
@@ -53,19 +61,39 @@ def list_(
         print_json(listed)
         return
     table = Table(box=None, header_style="bold", caption=f"{counts.total():,} open messages")
-    for title in (*CAUSE, "messages", "example"):
+    shown = CAUSE if _has_records(cause[0] for cause in counts) else CAUSE[1:]
+    for title in (*shown, "messages", "example"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
     for cause, count in counts.most_common():
         example = f"{examples[cause]['message_id']}: {examples[cause]['message']}"
-        table.add_row(*map(escape_line, cause), f"{count:,}", escape_line(example))
+        table.add_row(*map(escape_line, cause[-len(shown) :]), f"{count:,}", escape_line(example))
     out.print(table)
 
 
-def _count_causes(output: Path) -> tuple[Counter[tuple[str, ...]], dict[tuple[str, ...], dict[str, Any]]]:
+def _parse_kinds(names: list[str] | None) -> list[str]:
+    """The names of kinds, if they are such.
+
+    Raises:
+        WrongUse: one is not.
+    """
+    unknown = [name for name in names or [] if name not in KINDS]
+    if unknown:
+        raise WrongUse(f"no kind of message is called {unknown[0]}", f"give one of {', '.join(KINDS)}")
+    return names or []
+
+
+def _has_records(kinds: Iterable[str]) -> bool:
+    """Whether some messages are not reports, so that their kinds are worth showing."""
+    return any(kind != REPORT_KIND.schema for kind in kinds)
+
+
+def _count_causes(
+    output: Path, kinds: Sequence[str]
+) -> tuple[Counter[tuple[str, ...]], dict[tuple[str, ...], dict[str, Any]]]:
     """Open messages by CAUSE, and one row of each."""
     counts: Counter[tuple[str, ...]] = Counter()
     examples: dict[tuple[str, ...], dict[str, Any]] = {}
-    for rows in read_open_rows(output):
+    for rows in read_open_rows(output, kinds=kinds):
         for row in rows.select(["message_id", *CAUSE, "message"]).to_pylist():
             cause = tuple(row[name] or "" for name in CAUSE)
             counts[cause] += 1
@@ -81,6 +109,7 @@ def show(
         list[str] | None, typer.Argument(help="Ids of messages. All messages if none is given.")
     ] = None,
     reason: Reasons = None,
+    kind: Kinds = None,
     limit: Annotated[int, typer.Option(help="At most this many on the terminal.", min=1)] = 20,
     export: Annotated[
         Path | None,
@@ -90,10 +119,11 @@ def show(
     ] = None,
 ) -> None:
     """Show quarantined messages, and why each was rejected."""
+    kinds = _parse_kinds(kind)
     with open_for_reading(output, ctx.obj.settings()) as folder:
         rows = [
             row
-            for part in read_open_rows(require_output(folder), reason or ())
+            for part in read_open_rows(require_output(folder), reason or (), kinds)
             for row in _filter_ids(part, messages).to_pylist()
         ]
     if export is not None:
@@ -106,6 +136,7 @@ def show(
     for row in rows[:limit]:
         place = " ".join(filter(None, [row["field"], row["rule"]]))
         name = escape_line(f"{row['source']}/{row['message_id']}")
+        name += f" ({escape_line(row['kind'])})" if _has_records([row["kind"]]) else ""
         out.print(style_head("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
         out.print(style_head("red", f"  {row['reason']}", escape_line(f" {place}: {row['message']}")))
         out.print(f"  {_format_payload(row['payload'], row['payload_bytes'])}")
@@ -126,6 +157,7 @@ def replay_(
         ),
     ] = None,
     reason: Reasons = None,
+    kind: Kinds = None,
     waive_recency: Annotated[
         bool,
         typer.Option(
@@ -141,11 +173,15 @@ def replay_(
 ) -> None:
     """Validate quarantined messages again, as they are or corrected.
 
-    Messages that are valid now become reports. No message is counted twice.
+    Each message is validated as its own kind. Messages that are valid now become reports or records. No
+    message is counted twice.
     """
+    kinds = _parse_kinds(kind)
     corrected = _read_envelopes(inputs, ctx.obj.settings()) if inputs else None
     try:
-        result = replay([output, *(also or [])], ctx.obj.settings(), reason or (), corrected, waive_recency)
+        result = replay(
+            [output, *(also or [])], ctx.obj.settings(), reason or (), kinds, corrected, waive_recency
+        )
     except Exception as error:
         raise as_failure(error) from error
     for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:

@@ -17,10 +17,13 @@ from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source
+from pipelines.verify.file_checks import READ_AGAIN
 from pipelines.verify.output_description import read_row_settings
-from pipelines.verify.reconcile import GO_ON, READ_AGAIN, Messages, Unreadable, Verdict
+from pipelines.verify.reconcile import GO_ON, Messages, Unreadable
 from pipelines.verify.reconcile import reconcile as check
 from pipelines.verify.source_messages import read_gaps, read_messages
+from pipelines.verify.verdict import Verdict
+from schemas.kinds import REPORT_KIND
 from transforms.core.errors import Refused, Unavailable
 from transforms.sources.source import Snapshot, Source
 
@@ -130,9 +133,11 @@ def _print(verdict: Verdict) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name, count in verdict.as_json().items():
-        if isinstance(count, int):
+        if isinstance(count, int) and (count or name != "records"):
             table.add_row(name, f"{count:,}")
     out.print(table)
+    if verdict.records or verdict.kinds.keys() - {REPORT_KIND.schema}:
+        out.print(_tabulate_kinds(verdict.as_json()["kinds"]))
     for problem in verdict.problems:
         out.print(Text(f"- {escape_line(problem)}"))
     if verdict.trimmed or verdict.gaps:
@@ -149,3 +154,13 @@ def _print(verdict: Verdict) -> None:
         )
     if not verdict.problems:
         out.print(f"every {'other ' if verdict.uncommitted else ''}message has exactly one fate")
+
+
+def _tabulate_kinds(kinds: dict[str, dict[str, int]]) -> Table:
+    table = Table(box=None, header_style="bold")
+    table.add_column("kind")
+    for title in ("stored", "duplicates", "quarantined"):
+        table.add_column(title, justify="right")
+    for kind, counts in kinds.items():
+        table.add_row(kind, *(f"{counts[title]:,}" for title in ("stored", "duplicates", "quarantined")))
+    return table

@@ -1,10 +1,10 @@
 """Rows of an output's quarantine: which are open, which messages have another fate, and how rows are closed.
 
-A row that a replay closed is open again once the report that came of it is gone, for example because its hour
-was replaced.
+A row that a replay closed is open again once the report or record that came of it is gone, for example
+because its hour was replaced.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from pipelines.failures import WrongUse
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, local_folder, open_outputs
 from pipelines.settings import Settings
+from pipelines.verify.record_keys import MESSAGE_KEY, REPEATED, format_keys, read_repeated_keys
 from pipelines.verify.table_scan import scan
-from schemas.tables import CLOSED, DUPLICATES, QUARANTINED, REPORTS
+from schemas.kinds import KINDS, Kind
+from schemas.tables import CLOSED, DUPLICATES, QUARANTINED
 from transforms.core.record_batches import build_batch, concat, make_empty
-
-_MESSAGE = ["source", "message_id"]
 
 
 @contextmanager
@@ -41,8 +41,10 @@ def open_quarantine(texts: Sequence[str], settings: Settings) -> Iterator[tuple[
         yield outputs, settings, output
 
 
-def read_open_rows(output: Path, reasons: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-    """The open rows (QUARANTINED) of some reasons, or all, a file at a time.
+def read_open_rows(
+    output: Path, reasons: Sequence[str] = (), kinds: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """The open rows (QUARANTINED) of some reasons and kinds, or of all, a file at a time.
 
     A row that is open again has no resolution and the next revision.
     """
@@ -50,26 +52,40 @@ def read_open_rows(output: Path, reasons: Sequence[str] = ()) -> Iterator[pa.Rec
     for stored in scan(output, QUARANTINED):
         rows = _reopen(stored, gone) if gone.num_rows else stored
         is_open = pc.is_null(rows["resolution"])
-        if reasons:
-            is_open = pc.and_(is_open, pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
+        for name, wanted in (("reason", reasons), ("kind", kinds)):
+            if wanted:
+                is_open = pc.and_(is_open, pc.is_in(rows[name], pa.array(wanted, pa.string())))
         yield rows.filter(is_open)
 
 
 def have_fate(output: Path, messages: pa.RecordBatch) -> NDArray[np.bool_]:
-    """bool[n]: the messages that are a report already, or a duplicate of a report that is stored."""
+    """bool[n]: the messages that are a report or record already, or a duplicate of one that is stored."""
     ids = messages["message_id"]
-    repeated: dict[tuple[str, str], str] = {}
-    for stored in scan(output, DUPLICATES, [*_MESSAGE, "report_id"]):
+    repeated: dict[tuple[str, str], tuple[str, str]] = {}
+    for stored in scan(output, DUPLICATES, [*MESSAGE_KEY, *REPEATED]):
         found = stored.filter(pc.is_in(stored["message_id"], ids))
-        repeated |= zip(list_keys(found), found["report_id"].to_pylist())
-    originals, known, present = pa.array(repeated.values(), pa.string()), set(), set()
-    for stored in scan(output, REPORTS, [*_MESSAGE, "report_id"]):
-        wanted = pc.or_(pc.is_in(stored["message_id"], ids), pc.is_in(stored["report_id"], originals))
-        found = stored.filter(wanted)
-        known.update(list_keys(found))
-        present.update(found["report_id"].to_pylist())
-    known.update(key for key, report_id in repeated.items() if report_id in present)
+        repeated |= zip(
+            list_keys(found), zip(found["kind"].to_pylist(), read_repeated_keys(found).to_pylist())
+        )
+    known = set().union(*(_find_stored(output, kind, ids, repeated) for kind in KINDS.values()))
     return np.array([key in known for key in list_keys(messages)], dtype=bool)
+
+
+def _find_stored(
+    output: Path, kind: Kind, ids: pa.Array, repeated: Mapping[tuple[str, str], tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """The messages (with these ids) that are stored as a kind, and those that repeat one that is.
+
+    `repeated`: by message, the kind and the key that it repeats.
+    """
+    of_kind = {message: key for message, (name, key) in repeated.items() if name == kind.schema}
+    originals, known, present = pa.array(of_kind.values(), pa.string()), set(), set()
+    for stored in scan(output, kind.table, list(dict.fromkeys([*MESSAGE_KEY, *kind.table.key]))):
+        keys = format_keys(kind, stored)
+        is_repeated = pc.is_in(keys, originals)
+        known.update(list_keys(stored.filter(pc.is_in(stored["message_id"], ids))))
+        present.update(keys.filter(is_repeated).to_pylist())
+    return known | {message for message, key in of_kind.items() if key in present}
 
 
 def close_rows(outputs: Outputs, rows: pa.RecordBatch, resolution: str) -> None:
@@ -99,8 +115,8 @@ def are_among(rows: pa.RecordBatch, others: pa.RecordBatch) -> pa.Array:
 
 
 def _read_closed_without_fate(output: Path) -> pa.RecordBatch:
-    """The messages of rows that a replay closed and that are no report or duplicate now."""
-    names = [*_MESSAGE, "resolution"]
+    """The messages of rows that a replay closed and that are no report, record or duplicate now."""
+    names = [*MESSAGE_KEY, "resolution"]
     closed = [rows.filter(_are_closed(rows)) for rows in scan(output, QUARANTINED, names)]
     messages = concat([make_empty(pa.schema([QUARANTINED.schema.field(name) for name in names])), *closed])
     return messages.filter(pa.array(~have_fate(output, messages))) if messages.num_rows else messages

@@ -6,6 +6,7 @@ flagged again. Only then are the output's files rewritten, one by one. The stagi
 that rewriting changes, so after a kill at any point the same command gives the same output.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,8 +28,16 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.outputs import Outputs, folder_outputs
 from pipelines.settings import Settings
+from pipelines.verify.record_keys import (
+    MESSAGE_KEY,
+    REPEATED,
+    format_keys,
+    read_repeated_keys,
+    split_by_kind,
+)
 from pipelines.verify.table_scan import load, paths, scan
-from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS, Table
+from schemas.kinds import KINDS
+from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, RECORD_TABLES, REPORTS, Table
 from transforms.core import stage_counters
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.record_batches import make_empty
@@ -54,7 +63,10 @@ _STAGING = "_replacing"
 def replace_span(
     files: Files, texts: Sequence[str], settings: Settings, span: Span, engine: Engine
 ) -> Results:
-    """Replace what an output folder holds of reports recorded in the span by what the archives hold.
+    """Replace what an output folder holds of the span by what the archives hold.
+
+    These are the reports recorded in it, the records whose time is in it (`Table.time`, of agents
+    effective_at), their duplicates, and what was received and rejected in it.
 
     Returns the number of messages and the incomplete files; if there are any, the output stays as it was.
 
@@ -79,7 +91,7 @@ def replace_span(
         if not results.incomplete:
             _flag_again(staged, after, settings, engine, locks)
             for change in list(_list_changes(output, staging, span)):
-                _rewrite(change, output, staging)
+                _rewrite(change, output, staging, outputs.main)
             derive_outputs(outputs, settings)
     return results
 
@@ -139,7 +151,7 @@ class _Change(NamedTuple):
 
 
 def _list_changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
-    """The files to rewrite; reports come last, since they tell which duplicates go."""
+    """The files to rewrite; reports and records come last, since they tell which duplicates go."""
     for table, columns, keep in _choose_rows(output, staging, span):
         stored = {path.relative_to(output) for path in paths(output, table)}
         staged = {path.relative_to(staging) for path in paths(staging, table)}
@@ -152,7 +164,7 @@ def _list_changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
             yield _Change(table, file, kept)
 
 
-def _rewrite(change: _Change, output: Path, staging: Path) -> None:
+def _rewrite(change: _Change, output: Path, staging: Path, store: Store) -> None:
     """Rewrite a file of the output: the rows that stay, and the staged ones."""
     table, file, kept = change
     path = output / file
@@ -160,6 +172,8 @@ def _rewrite(change: _Change, output: Path, staging: Path) -> None:
         stored = load(path, table).filter(pa.array(kept)) if len(kept) else make_empty(table.schema)
         staged = load(staging / file, table) if (staging / file).exists() else make_empty(table.schema)
         merged = merge_rows(table, stored, staged)
+        if merged.displaced.num_rows:  # of an agent without any time, which no span contains
+            store.write(DUPLICATES, [merged.displaced])
         if not merged.rows.num_rows:
             remove_file(path)
         elif merged.taken or not kept.all():
@@ -171,33 +185,47 @@ def _choose_rows(output: Path, staging: Path, span: Span) -> list[tuple[Table, l
     assert span.end is not None
     rewritten = Span(span.start, span.end + timedelta(hours=LOOKBACK_HOURS))
     renewed = _find_renewed(output, staging, span)
-    inside, outside = _find_reports_of_duplicates(output, span)
+    inside, outside = _find_repeated(output, span)
 
     def is_undone(rows: pa.RecordBatch) -> Kept:
-        received = span.contains(rows["received_at"]) & np.asarray(rows["received_at"].is_valid())
-        return received | _are_among(_join_names(rows), renewed)
+        return _are_within(span, rows["received_at"]) | _are_among(_join_names(rows), renewed)
 
     def keep_duplicates(rows: pa.RecordBatch) -> Kept:
-        return _are_among(rows["report_id"], outside) | ~(
-            _are_among(rows["report_id"], inside) | is_undone(rows)
-        )
+        repeated = _join_kind(rows["kind"], read_repeated_keys(rows))
+        return _are_among(repeated, outside) | ~(_are_among(repeated, inside) | is_undone(rows))
 
     return [
-        (DUPLICATES, [*_MESSAGE, "received_at", "report_id"], keep_duplicates),
-        (QUARANTINED, [*_MESSAGE, "received_at"], lambda rows: ~is_undone(rows)),
+        (DUPLICATES, [*MESSAGE_KEY, "received_at", *REPEATED], keep_duplicates),
+        (QUARANTINED, [*MESSAGE_KEY, "received_at"], lambda rows: ~is_undone(rows)),
         *(
             (table, [table.time], lambda rows: ~rewritten.contains(rows["time_window_start"]))
             for table in (AGGREGATIONS, FLEET)
+        ),
+        *(
+            (table, [time], lambda rows: ~_are_within(span, rows.column(0)))
+            for table in RECORD_TABLES.values()
+            if (time := _choose_time(table))
         ),
         (REPORTS, [REPORTS.time], lambda rows: ~rewritten.contains(rows[REPORTS.time])),
     ]
 
 
-_MESSAGE = ["source", "message_id"]
+def _choose_time(table: Table) -> str:
+    """The column that decides whether a report or record is in the span."""
+    return table.time or "effective_at"
+
+
+def _are_within(span: Span, times: pa.Array) -> Kept:
+    """bool[n]: which times are in the span; a null time is not."""
+    return span.contains(times) & np.asarray(times.is_valid())
 
 
 def _join_names(rows: pa.RecordBatch) -> pa.Array:
     return pc.binary_join_element_wise(rows["source"], rows["message_id"], "\0")
+
+
+def _join_kind(kind: pa.Array | str, keys: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(kind, keys, "\0")
 
 
 def _are_among(values: pa.Array, known: pa.Array) -> Kept:
@@ -207,27 +235,36 @@ def _are_among(values: pa.Array, known: pa.Array) -> Kept:
 def _find_renewed(output: Path, staging: Path, span: Span) -> pa.Array:
     """The names of refused and duplicate messages of the output to which the input gives a fate."""
     stored = [
-        _join_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(output, table, _MESSAGE)
+        _join_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(output, table, MESSAGE_KEY)
     ]
-    known = pa.chunked_array(stored, pa.string()).combine_chunks()
+    known = _join_arrays(stored)
     staged = [
-        _join_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(staging, table, _MESSAGE)
+        _join_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(staging, table, MESSAGE_KEY)
     ]
-    reports = scan(staging, REPORTS, [*_MESSAGE, REPORTS.time])
-    staged += [_join_names(rows.filter(pa.array(span.contains(rows[REPORTS.time])))) for rows in reports]
-    found = [names.filter(pc.is_in(names, known)) for names in staged]
-    return pa.chunked_array(found, pa.string()).combine_chunks()
+    for kind in KINDS.values():
+        time = _choose_time(kind.table)
+        records = scan(staging, kind.table, [*MESSAGE_KEY, time])
+        staged += [_join_names(rows.filter(pa.array(span.contains(rows[time])))) for rows in records]
+    return _join_arrays([names.filter(pc.is_in(names, known)) for names in staged])
 
 
-def _find_reports_of_duplicates(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
-    """The ids of stored reports that have duplicates: those recorded in the span, and the others."""
-    stored = [rows["report_id"] for rows in scan(output, DUPLICATES, ["report_id"])]
-    known = pa.chunked_array(stored, pa.string()).combine_chunks()
+def _find_repeated(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
+    """The stored reports and records that have duplicates: those in the span, and the others."""
+    repeated: dict[str, list[pa.Array]] = defaultdict(list)
+    for duplicates in scan(output, DUPLICATES, REPEATED):
+        for kind, rows in split_by_kind(duplicates):
+            repeated[kind].append(read_repeated_keys(rows))
     sides: tuple[list[pa.Array], list[pa.Array]] = ([], [])
-    for rows in scan(output, REPORTS, ["report_id", REPORTS.time]):
-        repeated = rows.filter(pc.is_in(rows["report_id"], known))
-        within = span.contains(repeated[REPORTS.time])
-        for side, mask in zip(sides, (within, ~within)):
-            side.append(repeated["report_id"].filter(pa.array(mask)))
-    inside, outside = (pa.chunked_array(side, pa.string()).combine_chunks() for side in sides)
+    for kind in [KINDS[name] for name in KINDS if name in repeated]:
+        known, time = _join_arrays(repeated[kind.schema]), _choose_time(kind.table)
+        for rows in scan(output, kind.table, list(dict.fromkeys([*kind.table.key, time]))):
+            keys = format_keys(kind, rows)
+            found, within = np.asarray(pc.is_in(keys, known)), _are_within(span, rows[time])
+            for side, mask in zip(sides, (within, ~within)):
+                side.append(_join_kind(kind.schema, keys.filter(pa.array(found & mask))))
+    inside, outside = map(_join_arrays, sides)
     return inside, outside
+
+
+def _join_arrays(parts: Sequence[pa.Array]) -> pa.Array:
+    return pa.chunked_array(parts, pa.string()).combine_chunks()

@@ -63,12 +63,14 @@ def replay(
     texts: Sequence[str],
     settings: Settings,
     reasons: Sequence[str] = (),
+    kinds: Sequence[str] = (),
     corrected: pa.RecordBatch | None = None,
     waive_recency: bool = False,
 ) -> Replay:
     """Validate open messages of the first output's quarantine again; what comes of them goes to every output.
 
-    These are the messages of `reasons` (all, if none), or those that `corrected` (RAW) has a new payload for.
+    These are the messages of `reasons` and `kinds` (all, if none), or those of them that `corrected` (RAW)
+    has a new payload for. Each is validated as the kind that its row names.
     With `waive_recency` messages that are rejected for their recency alone are accepted, and their rows say
     so.
 
@@ -77,7 +79,7 @@ def replay(
             settings.
     """
     with open_quarantine(texts, settings) as (outputs, settings, output):
-        rows = concat([make_empty(QUARANTINED.schema), *read_open_rows(output, reasons)])
+        rows = concat([make_empty(QUARANTINED.schema), *read_open_rows(output, reasons, kinds)])
         write_rows(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
         cut = _explain_cut(rows) if corrected is None else rows.slice(0, 0)
         messages, unknown = _choose_messages(rows.filter(pc.invert(are_among(rows, cut))), corrected)

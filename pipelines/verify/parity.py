@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.verify.derived_checks import list_derived_tables
-from pipelines.verify.fingerprints import count_fingerprints, find_among
+from pipelines.verify.fingerprints import Prints, count_fingerprints, find_among
 from pipelines.verify.output_description import require_output
+from pipelines.verify.stored_prints import join_prints
 from pipelines.verify.table_scan import load, partitions, scan
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
+from schemas.tables import AGGREGATIONS, RECORD_TABLES, REPORTS, TABLES, Table
 from transforms.core.grouping import number_groups, number_repeats
 from transforms.core.hashing import fingerprint_rows
 from transforms.core.record_batches import concat, make_empty, widen_type
@@ -100,8 +101,8 @@ def compare_outputs(
     """Compare two outputs to which no run is writing. With `identity`, the message of each row and its
     revision count too. Derived tables are compared if both outputs have been derived.
 
-    Without `identity`, quarantine and duplicates are compared as multisets of their other columns over all
-    time. With `empty_is_null` a missing list equals an empty one.
+    Without `identity`, tables whose key is the message are compared as multisets of their other columns. With
+    `empty_is_null` a missing list equals an empty one. Tables of records that both lack are left out.
 
     Raises:
         WrongUse: one of them is not an output.
@@ -110,13 +111,17 @@ def compare_outputs(
     outputs = (require_output(a), require_output(b))
     compared = {}
     for name, table in TABLES.items():
-        if table in (QUARANTINED, DUPLICATES) and not identity:
-            compared[name] = _compare_multisets(outputs, table)
+        if set(table.key) <= set(table.identity) and not identity:
+            compared[name] = _compare_multisets(outputs, table, empty_is_null)
         else:
             compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null)
     for name, table in list_derived_tables(outputs).items():
         compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null)
-    return compared
+    return {
+        name: each
+        for name, each in compared.items()
+        if each.rows_a or each.rows_b or name not in RECORD_TABLES
+    }
 
 
 def _compare_by_key(
@@ -239,13 +244,13 @@ def _drop_empty_lists(value: Any) -> Any:
     return value or None if isinstance(value, list) else value
 
 
-def _compare_multisets(outputs: Sequence[Path], table: Table) -> Comparison:
+def _compare_multisets(outputs: Sequence[Path], table: Table, empty_is_null: bool) -> Comparison:
     """Compare a whole table as a multiset of its columns except those of identity."""
     columns = [name for name in table.schema.names if name not in table.identity]
     sets = []
     for output in outputs:
-        prints = [fingerprint_rows([rows[name] for name in columns]) for rows in scan(output, table, columns)]
-        sets.append(np.concatenate([np.zeros((0, 2), np.uint64), *prints]))
+        prints = [_fingerprint_values(rows, empty_is_null) for rows in scan(output, table, columns)]
+        sets.append(join_prints(prints))
     result = Comparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
     unequal: dict[tuple[int, int], tuple[str, str]] = {}
     for distinct, counts in count_fingerprints(sets):
@@ -257,15 +262,31 @@ def _compare_multisets(outputs: Sequence[Path], table: Table) -> Comparison:
             unequal[tuple(distinct[row].tolist())] = (str(counts[row, 0]), str(counts[row, 1]))
     for output in outputs:
         for rows in scan(output, table, columns) if unequal else ():
-            _explain_counts(rows, unequal, result)
+            _explain_counts(rows, _fingerprint_values(rows, empty_is_null), unequal, result)
     return result
 
 
+def _fingerprint_values(rows: pa.RecordBatch, empty_is_null: bool) -> Prints:
+    """uint64[n, 2]: rows with equal values have equal fingerprints; the order of a map does not count."""
+    return fingerprint_rows([_as_texts(column, empty_is_null) for column in rows.columns])
+
+
+def _as_texts(column: pa.Array, empty_is_null: bool) -> pa.Array:
+    """The column as one that can be fingerprinted."""
+    if pa.types.is_nested(column.type):
+        is_map = pa.types.is_map(column.type)
+        values = [sorted(value) if is_map and value else value for value in column.to_pylist()]
+        values = [_drop_empty_lists(value) for value in values] if empty_is_null else values
+        return pa.array([None if value is None else repr(value) for value in values], pa.string())
+    if pa.types.is_temporal(column.type):
+        return column.cast(pa.int64())
+    return column.cast(pa.string()) if pa.types.is_floating(column.type) else column
+
+
 def _explain_counts(
-    rows: pa.RecordBatch, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison
+    rows: pa.RecordBatch, prints: Prints, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison
 ) -> None:
     """Explain the unequal fingerprints that are among the rows, and remove them."""
-    prints = fingerprint_rows(rows.columns)
     for row in np.flatnonzero(find_among(prints, np.array([*unequal, (0, 0)], dtype=np.uint64))).tolist():
         if counts := unequal.pop(tuple(prints[row].tolist()), None):
             result.explain(Difference(_format_row(rows.slice(row, 1).to_pylist()[0]), ROWS, *counts))

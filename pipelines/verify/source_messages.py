@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipelines.verify.record_keys import FATES, MESSAGE_KEY
 from pipelines.verify.table_scan import load, paths
-from schemas.tables import DUPLICATES, LOST, QUARANTINED, REPORTS, TRIMMED
+from schemas.tables import LOST, TRIMMED
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat
 from transforms.sources.source import UNCOMMITTED, OnProgress, OnUnreadable, Snapshot
-
-MESSAGE_KEY = ["source", "message_id"]
 
 
 def read_messages(
@@ -44,7 +43,7 @@ def read_gaps(output: Path) -> pa.RecordBatch:
 
 def _read_stored(output: Path) -> Iterator[pa.RecordBatch]:
     """The messages of an output, a file at a time; damaged files are for others to report."""
-    for table in (REPORTS, DUPLICATES, QUARANTINED):
+    for table in FATES:
         for path in paths(output, table):
             with suppress(DamagedFile):
                 yield load(path, table, MESSAGE_KEY)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from schemas.kinds import REPORT_KIND
 from schemas.tables import Table
 from transforms.core.record_batches import conform
 from transforms.sinks.parquet.sealed_files import describe_damage, read_file
@@ -25,9 +27,17 @@ def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.R
     """
     schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
     try:
-        return conform(read_file(path, schema.names), schema)
+        return _name_kinds(conform(read_file(path, schema.names), schema))
     except pa.ArrowException as error:
         raise describe_damage(path, f"does not hold {table.name}: {error}") from error
+
+
+def _name_kinds(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with their kind. Versions that knew only reports left it out."""
+    place = rows.schema.get_field_index("kind")
+    if place < 0 or not rows["kind"].null_count:
+        return rows
+    return rows.set_column(place, rows.schema.field(place), pc.fill_null(rows["kind"], REPORT_KIND.schema))
 
 
 def scan(output: Path, table: Table, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -40,12 +50,15 @@ def partitions(output: Path, table: Table) -> dict[str, list[Path]]:
     """The files of each span of time, by a name that is the same in all outputs.
 
     The name is their folder (`kpi_reports/date=2025-10-22/hour=12`), which does not depend on `file_minutes`;
-    for windows of 1 h it is the folder of the day, because layout 1 kept a day in one file. Names are those
-    of the current layout.
+    for windows of 1 h it is the folder of the day, because layout 1 kept a day in one file. A table without
+    a time has the same files in all outputs. Names are those of the current layout.
     """
     found: dict[str, list[Path]] = defaultdict(list)
     for path in paths(output, table):
         name = path.relative_to(output).as_posix()
+        if table.time is None:
+            found[name] = [path]
+            continue
         for older, current in _CURRENT_NAMES:
             name = re.sub(older, current, name)
         found[name.rpartition("/")[0]].append(path)

@@ -57,9 +57,10 @@ def test_the_json_holds_the_counts_and_the_problems(folder: Path, typed: Typed) 
     code, out, _ = typed("reconcile", folder / "out", "--json")
     counts = {"received": 4, "reports": 2, "quarantined": 1, "duplicates": 1}
     zeros = dict.fromkeys(
-        ("dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"), 0
+        ("records", "dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"), 0
     )
-    assert (code, json.loads(out)) == (0, counts | zeros | {"problems": []})
+    kinds = {"kpi_report": {"stored": 2, "duplicates": 1, "quarantined": 1}}
+    assert (code, json.loads(out)) == (0, counts | zeros | {"kinds": kinds, "problems": []})
 
 
 def test_a_lost_file_of_quarantine_is_seen_with_the_source(folder: Path, typed: Typed) -> None:

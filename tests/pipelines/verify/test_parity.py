@@ -259,7 +259,13 @@ def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path)
     }
     compared = compare_outputs(plain, output(tmp_path / "other", others), identity=False)
     assert compared["duplicates"] == Comparison(
-        2, 3, 2, 0, 0, 1, [Difference({"report_id": "r1"}, "rows", "2", "3")]
+        2,
+        3,
+        2,
+        0,
+        0,
+        1,
+        [Difference({"kind": "kpi_report", "record_id": None, "report_id": "r1"}, "rows", "2", "3")],
     )
     refusals = compared["quarantine"]
     assert (refusals.equal, refusals.only_a, refusals.only_b) == (1, 2, 1)
@@ -267,9 +273,9 @@ def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path)
     assert sorted(
         str(each).replace("payload_bytes=None payload_sha256=None ", "") for each in refusals.differences
     ) == [
-        f"payload={{{{ reason=json {others}: rows is 1 in A, 0 in B",
-        f"payload={{{{ reason=utf8 {others}: rows is 0 in A, 1 in B",
-        f"payload={{{{{{ reason=json {others}: rows is 1 in A, 0 in B",
+        f"kind=kpi_report payload={{{{ reason=json {others}: rows is 1 in A, 0 in B",
+        f"kind=kpi_report payload={{{{ reason=utf8 {others}: rows is 0 in A, 1 in B",
+        f"kind=kpi_report payload={{{{{{ reason=json {others}: rows is 1 in A, 0 in B",
     ]
 
 

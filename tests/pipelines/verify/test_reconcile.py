@@ -16,7 +16,8 @@ import pytest
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.verify.output_description import open_output
-from pipelines.verify.reconcile import Messages, Unreadable, Verdict, reconcile
+from pipelines.verify.reconcile import Messages, Unreadable, reconcile
+from pipelines.verify.verdict import Verdict
 from schemas.tables import (
     AGGREGATIONS,
     DUPLICATES,
@@ -178,15 +179,9 @@ def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> No
 
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
-    first = ["received", "reports", "quarantined", "duplicates", "dismissed", "missing", "surplus"]
-    assert list(reconcile(output).as_json()) == [
-        *first,
-        "trimmed",
-        "unreadable",
-        "uncommitted",
-        "waiting",
-        "problems",
-    ]
+    sums = ["received", "reports", "records", "quarantined", "duplicates"]
+    others = ["dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"]
+    assert list(reconcile(output).as_json()) == [*sums, *others, "kinds", "problems"]
 
 
 def test_an_output_without_rows_reconciles(tmp_path: Path) -> None:
@@ -250,7 +245,7 @@ def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) 
         verdict = reconcile(output, messages)
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
         assert verdict.problems == [
-            "1 messages left quarantine by a replay, but their reports are gone (e.g. s 50-0); run `kpiflow "
+            "1 messages left quarantine by a replay, but their reports or records are gone (e.g. s 50-0); run `kpiflow "
             "quarantine replay`: "
             "it opens them again, and accepts corrected ones with --input"
         ]

@@ -1,0 +1,92 @@
+"""Fingerprints of what an output holds: of its messages by fate and kind, and of the keys of its records."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.verify.fingerprints import Prints, find_among
+from pipelines.verify.record_keys import MESSAGE_KEY, format_keys, read_repeated_keys, split_by_kind
+from schemas.kinds import KIND_OF_TABLE, Kind
+from schemas.tables import CLOSED, DISMISSED, DUPLICATES, Table
+from transforms.core.hashing import fingerprint_rows
+
+
+class Row(Enum):
+    """What a row says of its message."""
+
+    STORED = "it is a report or a record"
+    DUPLICATE = "it repeats one that is stored"
+    DANGLING = "it repeats one that is not stored"
+    REJECTED = "it is in quarantine"
+    CLOSED = "it was in quarantine, and replayed"
+    DISMISSED = "it is in quarantine, and was dismissed; it counts as REJECTED too"
+
+
+MessageSets = dict[tuple[Row, str], Prints]
+"""Fingerprints of messages (source, message_id), by what their rows say and by kind."""
+
+
+@dataclass
+class StoredPrints:
+    """Fingerprints of the rows of an output, file by file.
+
+    `messages`: (source, message_id) of the rows of FATES. By kind: `keys` of what is stored (kinds whose
+    records have an id), and `repeated`, the keys of duplicates in the order of their messages. `damaged`
+    files prove nothing, so their messages have no fate.
+    """
+
+    damaged: set[Path] = field(default_factory=set)
+    messages: dict[tuple[Row, str], list[Prints]] = field(default_factory=lambda: defaultdict(list))
+    keys: dict[str, list[Prints]] = field(default_factory=lambda: defaultdict(list))
+    repeated: dict[str, list[Prints]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, table: Table, rows: pa.RecordBatch) -> None:
+        """Add the rows of a file of one of FATES: MESSAGE_KEY, the key, and the columns about fates."""
+        if kind := KIND_OF_TABLE.get(table.name):
+            self._add_stored(kind, rows)
+        elif table == DUPLICATES:
+            for name, part in split_by_kind(rows):
+                self.messages[Row.DUPLICATE, name].append(fingerprint_messages(part))
+                self.repeated[name].append(fingerprint_rows([read_repeated_keys(part)]))
+        else:
+            for name, part in split_by_kind(rows):
+                self._add_quarantined(name, part)
+
+    def _add_stored(self, kind: Kind, rows: pa.RecordBatch) -> None:
+        self.messages[Row.STORED, kind.schema].append(fingerprint_messages(rows))
+        if kind.record_id is not None:
+            self.keys[kind.schema].append(fingerprint_rows([format_keys(kind, rows)]))
+
+    def _add_quarantined(self, kind: str, rows: pa.RecordBatch) -> None:
+        prints = fingerprint_messages(rows)
+        closed = np.asarray(pc.is_in(rows["resolution"], pa.array(CLOSED)))
+        dismissed = np.asarray(pc.is_in(rows["resolution"], pa.array([DISMISSED])))
+        for row, chosen in ((Row.REJECTED, ~closed), (Row.CLOSED, closed), (Row.DISMISSED, dismissed)):
+            if chosen.any():
+                self.messages[row, kind].append(prints[chosen])
+
+    def join_messages(self, dangling: dict[str, Prints]) -> MessageSets:
+        """All messages. `dangling`: by kind the keys that duplicates repeat although they are not stored."""
+        sets = {place: join_prints(parts) for place, parts in self.messages.items()}
+        for kind, keys in dangling.items():
+            if len(keys):
+                messages = sets.pop((Row.DUPLICATE, kind))
+                dangles = find_among(join_prints(self.repeated[kind]), keys)
+                sets[Row.DUPLICATE, kind], sets[Row.DANGLING, kind] = messages[~dangles], messages[dangles]
+        return sets
+
+
+def fingerprint_messages(rows: pa.RecordBatch) -> Prints:
+    """uint64[n, 2]: the message of each row."""
+    return fingerprint_rows([rows[name] for name in MESSAGE_KEY])
+
+
+def join_prints(prints: Sequence[Prints]) -> Prints:
+    """All fingerprints as one array, uint64[n, 2]."""
+    return np.concatenate([np.zeros((0, 2), np.uint64), *prints])
