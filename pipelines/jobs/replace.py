@@ -252,10 +252,10 @@ def _find_repeated(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
     """The stored reports and records that have duplicates: those in the span, and the others."""
     repeated: dict[str, list[pa.Array]] = defaultdict(list)
     for duplicates in scan(output, DUPLICATES, REPEATED):
-        for kind, rows in split_by_kind(duplicates):
-            repeated[kind].append(read_repeated_keys(rows))
+        for name, rows in split_by_kind(duplicates):
+            repeated[name].append(read_repeated_keys(rows))
     sides: tuple[list[pa.Array], list[pa.Array]] = ([], [])
-    for kind in [KINDS[name] for name in KINDS if name in repeated]:
+    for kind in (each for name, each in KINDS.items() if name in repeated):
         known, time = _join_arrays(repeated[kind.schema]), _choose_time(kind.table)
         for rows in scan(output, kind.table, list(dict.fromkeys([*kind.table.key, time]))):
             keys = format_keys(kind, rows)

@@ -39,7 +39,12 @@ def render_page(summary: Summary) -> str:
             summary=summary,
             cards=list(_fill_cards(summary)),
             figures=list(draw_figures(summary)),
-            tables=[_list_reasons(summary), _list_outliers(summary), _list_agents(summary)],
+            tables=[
+                _list_kinds(summary),
+                _list_reasons(summary),
+                _list_outliers(summary),
+                _list_agents(summary),
+            ],
             hours=_list_hours(summary),
             open_hours=OPEN_HOURS,
             dark=IN_THE_DARK,
@@ -68,9 +73,19 @@ def _fill_cards(summary: Summary) -> Iterator[tuple[str, str, str]]:
     for name in FATES:
         count = getattr(summary, name)
         yield name, f"{count:,}", format_percent(summary.share(count))
+    if summary.kinds:
+        yield "records", f"{summary.records:,}", format_percent(summary.share(summary.records))
     yield "success rate", format_percent(summary.success_rate), f"{summary.failed:,} failed"
     yield "agents", f"{summary.agents:,}", ""
     yield "outliers", f"{sum(summary.outliers.values()):,}", "flagged values"
+
+
+def _list_kinds(summary: Summary) -> Table:
+    rows = [
+        (each.kind, f"{each.stored:,}", f"{each.duplicates:,}", f"{each.quarantined:,}")
+        for each in summary.kinds
+    ]
+    return Table("Messages by kind", {"kind": "", "stored": "n", "duplicates": "n", "quarantined": "n"}, rows)
 
 
 def _list_reasons(summary: Summary) -> Table:

@@ -19,14 +19,15 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
+from pipelines.summary.summary import Agent, Hour, KindCounts, Latency, Outlier, Reason, Summary
+from pipelines.verify.record_keys import FATES, MESSAGE_KEY
 from pipelines.verify.table_scan import paths
+from schemas.kinds import KINDS, REPORT_KIND
 from schemas.partitioning import format_hour_folder
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table
 
 AGENTS_LISTED = 10
 FLAGS = {metric: f"is_{metric}_outlier" for metric in METRICS}
-MESSAGE_KEY = ("source", "message_id")
 PERCENTILES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 
 
@@ -52,13 +53,15 @@ def summarise(output: Path) -> Summary:
 def _read_summary(output: Path) -> Summary:
     cube = _count_reports(output)
     by_hour, by_agent = _sum_by(cube, "hour"), _sum_by(cube, "agent_id")
-    duplicates = _count_messages(output, DUPLICATES, ["hour"], (REPORTS,))
-    quarantined = _count_messages(output, QUARANTINED, ["hour", "reason"], (REPORTS, DUPLICATES))
+    duplicates = _count_messages(output, DUPLICATES, ["hour", "kind"], FATES[:-2])
+    quarantined = _count_messages(output, QUARANTINED, ["hour", "reason", "kind"], FATES[:-1])
     outliers = {metric: sum(by_hour[metric].to_pylist()) for metric in METRICS}
     examples = (_find_example(output, metric, by_hour) for metric in METRICS if outliers[metric])
+    reports = sum(by_hour["reports"].to_pylist())
+    kinds = _count_kinds(output, reports, _count_by_key(duplicates, 1), _count_by_key(quarantined, 2))
     return Summary(
         output=str(output),
-        reports=sum(by_hour["reports"].to_pylist()),
+        reports=reports,
         failed=sum(by_hour["failed"].to_pylist()),
         duplicates=duplicates.total(),
         quarantined=quarantined.total(),
@@ -70,6 +73,7 @@ def _read_summary(output: Path) -> Summary:
         examples=tuple(example for example in examples if example),
         worst_agents=_rank_agents(by_agent),
         reasons=_rank_reasons(output, quarantined),
+        kinds=kinds,
     )
 
 
@@ -136,11 +140,25 @@ def _sum_by(cube: pa.Table, key: str) -> pa.Table:
     return totals.select([key, *(f"{name}_sum" for name in names)]).rename_columns([key, *names]).sort_by(key)
 
 
+def _count_kinds(
+    output: Path, reports: int, duplicates: Counter[str], quarantined: Counter[str]
+) -> tuple[KindCounts, ...]:
+    """The messages of each kind that has some; none if all are reports."""
+    stored = {
+        name: reports if kind == REPORT_KIND else _open_dataset(output, kind.table, ["source"]).count_rows()
+        for name, kind in KINDS.items()
+    }
+    counted = (KindCounts(name, stored[name], duplicates[name], quarantined[name]) for name in KINDS)
+    found = tuple(each for each in counted if each.total)
+    return found if any(each.kind != REPORT_KIND.schema for each in found) else ()
+
+
 def _count_messages(
     output: Path, table: Table, keys: Sequence[str], above: Sequence[Table]
 ) -> Counter[tuple]:
     """Count messages by `keys` (`hour` is that of received_at), without those also in a table `above`."""
-    chosen = {key: _floor_hour("received_at") if key == "hour" else pc.field(key) for key in keys}
+    given = {"hour": _floor_hour("received_at"), "kind": pc.coalesce(pc.field("kind"), REPORT_KIND.schema)}
+    chosen = {key: given.get(key, pc.field(key)) for key in keys}
     rows = _open_dataset(
         output, table, [*MESSAGE_KEY, "received_at", *(key for key in keys if key != "hour")]
     )

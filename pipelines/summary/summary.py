@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from schemas.kinds import REPORT_KIND
+
 UNITS = {"latency": " ms", "accuracy": "", "cpu": "", "memory": " MB"}
 """What follows a value of each metric; fractions have no unit."""
 
@@ -85,8 +87,27 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class KindCounts:
+    """The messages of a kind (the name of its schema), by their fate."""
+
+    kind: str
+    stored: int
+    duplicates: int
+    quarantined: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.stored + self.duplicates + self.quarantined
+
+
+@dataclass(frozen=True)
 class Summary:
-    """A whole output. `hours` is in time order, without the hours that have no messages."""
+    """A whole output.
+
+    `kinds` is empty if all messages are reports. Duplicates and quarantined messages count of all kinds.
+    `hours` is in time order, without the hours that have no messages.
+    """
 
     output: str
     reports: int
@@ -101,11 +122,17 @@ class Summary:
     examples: tuple[Outlier, ...]
     worst_agents: tuple[Agent, ...]
     reasons: tuple[Reason, ...]
+    kinds: tuple[KindCounts, ...] = ()
+
+    @property
+    def records(self) -> int:
+        """Stored messages that are no reports."""
+        return sum(each.stored for each in self.kinds if each.kind != REPORT_KIND.schema)
 
     @property
     def received(self) -> int:
         """Messages in any table."""
-        return self.reports + self.duplicates + self.quarantined
+        return self.reports + self.records + self.duplicates + self.quarantined
 
     @property
     def success_rate(self) -> float | None:

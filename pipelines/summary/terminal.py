@@ -28,6 +28,7 @@ def draw_summary(summary: Summary, width: int) -> list[Table | Text]:
     """The parts to print, in order. Sections without data are left out."""
     width = min(width, WIDEST)
     sections = [
+        ("Messages by kind", _draw_kinds(summary)),
         ("Quarantine by reason", _draw_reasons(summary, width)),
         ("Reports by hour, UTC", _draw_rates(summary, width)),
         (
@@ -67,13 +68,22 @@ def _make_table(width: int, *columns: str, picture: str | None = None) -> Table:
 
 def _draw_fates(summary: Summary, width: int) -> Table:
     table = _make_table(width, "<", "count", "share", picture="")
-    for name, color in (("reports", CALM), ("duplicates", QUIET), ("quarantined", ALARM)):
+    names = [("reports", CALM), ("records", CALM), ("duplicates", QUIET), ("quarantined", ALARM)]
+    for name, color in names if summary.kinds else [names[0], *names[2:]]:
         count = getattr(summary, name)
         bar = Bar(max(summary.received, 1), 0, count, color=color)
         table.add_row(name, f"{count:,}", format_percent(summary.share(count)), bar)
     table.add_row(
         "received", f"{summary.received:,}", "", Text(f"success rate {format_percent(summary.success_rate)}")
     )
+    return table
+
+
+def _draw_kinds(summary: Summary) -> Table:
+    table = _make_table(0, "<kind", "stored", "dupl.", "quarant.")
+    table.padding = (0, 1, 0, 0)
+    for each in summary.kinds:
+        table.add_row(each.kind, f"{each.stored:,}", f"{each.duplicates:,}", f"{each.quarantined:,}")
     return table
 
 

@@ -51,12 +51,16 @@ def check_file(
         problems.append(f"{name} holds {found}; {fix}")
     if repeats := rows.num_rows - len(np.unique(number_groups(rows, table.key))):
         problems.append(f"{name} holds {repeats} rows whose key another row has; {fix}")
-    if "kind" in rows.schema.names and (
-        unknown := rows.num_rows - pc.sum(pc.is_in(rows["kind"], _KINDS)).as_py()
-    ):
+    if unknown := _count_unknown_kinds(rows):
         problems.append(f"{name} holds {unknown} rows of an unknown kind; {fix}")
     if table in FATES:
         prints.add(table, rows)
+
+
+def _count_unknown_kinds(rows: pa.RecordBatch) -> int:
+    if "kind" not in rows.schema.names:
+        return 0
+    return int(np.count_nonzero(~np.asarray(pc.is_in(rows["kind"], _KINDS))))
 
 
 def load_undamaged(

@@ -9,6 +9,7 @@ import pytest
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.verify.output_description import open_output, read_row_settings, require_output
+from schemas.kinds import KINDS
 
 PLAIN = Settings.model_construct().model_copy(update={"file_minutes": 10})
 
@@ -29,7 +30,8 @@ def test_a_new_output_is_described_once_and_opens_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
     open_output(path, PLAIN, create=True)
     description = json.loads((path / "_kpiflow.json").read_text())
-    assert description == {"layout": 2, "schemas": {"kpi_report": 1}, "settings": PLAIN.row_settings()}
+    schemas = dict.fromkeys(KINDS, 1)
+    assert description == {"layout": 2, "schemas": schemas, "settings": PLAIN.row_settings()}
     assert [entry.name for entry in path.iterdir()] == ["_kpiflow.json"]
     assert open_output(path, PLAIN, create=True) == open_output(path, PLAIN, create=False) == PLAIN
     assert require_output(path) == path

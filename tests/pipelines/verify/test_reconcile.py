@@ -3,9 +3,8 @@
 import json
 import random
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,88 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.failures import WrongUse
-from pipelines.settings import Settings
 from pipelines.verify.output_description import open_output
 from pipelines.verify.reconcile import Messages, Unreadable, reconcile
 from pipelines.verify.verdict import Verdict
-from schemas.tables import (
-    AGGREGATIONS,
-    DUPLICATES,
-    GRANULARITIES,
-    QUARANTINED,
-    REPORTS,
-    TABLES,
-    TRIMMED,
-    Table,
-)
-from transforms.core.record_batches import conform
-from transforms.sinks.parquet.local_folder import LocalFolder
-from transforms.sinks.parquet.parquet_store import ParquetStore
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED, Table
+from tests.pipelines.verify.changes import TAMPERS, rewritten, without_a_row
+from tests.pipelines.verify.rows import NOON, TEN_MINUTES, Row, duplicate, put, refused, report, windows
 from transforms.sinks.parquet.sealed_files import encode_file, read_file
 
-NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
-TEN_MINUTES = Settings.model_construct().model_copy(update={"file_minutes": 10})
-Row = dict[str, Any]
-
-
-def batch(table: Table, rows: list[Row]) -> pa.RecordBatch:
-    named = pa.schema([field for field in table.schema if any(field.name in row for row in rows)])
-    return conform(pa.RecordBatch.from_pylist(rows, schema=named), table.schema)
-
-
-def report(number: int, second: int, **values: Any) -> Row:
-    identity: Row = {
-        "report_id": f"r{number}",
-        "source": "s",
-        "message_id": f"{number}-0",
-        "received_at": NOON,
-        "revision": 0,
-    }
-    flags = {"is_latency_outlier": number % 3 == 0, "is_cpu_outlier": number % 2 == 0}
-    at = NOON + timedelta(seconds=second)
-    return {
-        **identity,
-        **flags,
-        "agent_id": "ab"[number % 2],
-        "recorded_at": at,
-        "latency_ms": 100.0 + number / 7,
-        **values,
-    }
-
-
-def refused(number: int, **values: Any) -> Row:
-    message = {"source": "s", "message_id": f"{number}-0", "received_at": NOON}
-    return {**message, "payload": b"{", "reason": "json", "revision": 0, **values}
-
-
-def duplicate(number: int, of: int, **values: Any) -> Row:
-    return {**refused(number), "report_id": f"r{of}", "revision": 1, **values}
-
-
-def windows(reports: list[Row]) -> list[Row]:
-    """The windows of reports, counted one by one."""
-    groups: dict[tuple[str, str, datetime], list[Row]] = defaultdict(list)
-    for row in reports:
-        for granularity, seconds in GRANULARITIES.items():
-            start = row["recorded_at"].timestamp() // seconds * seconds
-            groups[granularity, row["agent_id"], datetime.fromtimestamp(start, UTC)].append(row)
-    return [
-        {
-            "granularity": granularity, "agent_id": agent, "time_window_start": start,
-            "task_count": len(rows), "revision": len(rows),
-            "avg_latency_ms": sum(row["latency_ms"] for row in reversed(rows)) / len(rows),
-            **{f"{m}_outlier_count": sum(row.get(f"is_{m}_outlier", False) for row in rows)
-               for m in ("latency", "accuracy", "cpu", "memory")},
-        }
-        for (granularity, agent, start), rows in groups.items()
-    ]  # fmt: skip
-
-
-def put(output: Path, table: Table, rows: list[Row]) -> None:
-    if rows:
-        ParquetStore(LocalFolder(output), 10).write(table, [batch(table, rows)])
-
-
+MADE = (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)
 GOOD = [report(number, second) for number, second in enumerate((0, 1, 2, 3, 7, 61, 700, 701, 702))]
 
 
@@ -245,9 +171,8 @@ def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) 
         verdict = reconcile(output, messages)
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
         assert verdict.problems == [
-            "1 messages left quarantine by a replay, but their reports or records are gone (e.g. s 50-0); run `kpiflow "
-            "quarantine replay`: "
-            "it opens them again, and accepts corrected ones with --input"
+            "1 messages left quarantine by a replay, but their reports or records are gone (e.g. s 50-0); "
+            "run `kpiflow quarantine replay`: it opens them again, and accepts corrected ones with --input"
         ]
 
 
@@ -464,82 +389,6 @@ def test_a_damaged_file_whose_values_make_no_sense_is_a_problem_and_gives_no_fat
     assert [problem.split(" ")[1] for problem in verdict.problems] == ["has", "messages"]
 
 
-Tamper = Callable[[Path, random.Random], object]
-
-
-def rewritten(change: Callable[[pa.Table, random.Random], pa.Table], seal: str) -> Tamper:
-    """Rewrite a file with another program: with no digest, with the old one, or with one that fits."""
-
-    def tamper(path: Path, chance: random.Random) -> None:
-        with pq.ParquetFile(path) as file:
-            table, metadata = file.read(), file.metadata.metadata
-        table = change(table, chance).replace_schema_metadata()
-        if seal == "sealed":
-            path.write_bytes(encode_file(pa.concat_batches(table.to_batches())))
-        else:
-            del metadata[b"ARROW:schema"]
-            pq.write_table(table.replace_schema_metadata(metadata if seal == "stale" else None), path)
-
-    return tamper
-
-
-def without_a_row(table: pa.Table, chance: random.Random) -> pa.Table:
-    row = chance.randrange(table.num_rows)
-    return pa.concat_tables([table.slice(0, row), table.slice(row + 1)])
-
-
-def with_a_row_twice(table: pa.Table, chance: random.Random) -> pa.Table:
-    return pa.concat_tables([table, table.slice(chance.randrange(table.num_rows), 1)])
-
-
-def with_a_new_row(table: pa.Table, chance: random.Random) -> pa.Table:
-    row = table.slice(chance.randrange(table.num_rows), 1)
-    for name in ("message_id", "report_id", "agent_id"):
-        if name in table.column_names:
-            row = row.set_column(table.column_names.index(name), name, pa.array(["new"]))
-    return pa.concat_tables([table, row])
-
-
-def with_a_changed_value(table: pa.Table, chance: random.Random) -> pa.Table:
-    filled = [
-        name
-        for name in table.column_names
-        if table[name].null_count == 0 and pa.types.is_string(table[name].type)
-    ]
-    name, row = chance.choice(filled), chance.randrange(table.num_rows)
-    values = table[name].to_pylist()
-    values[row] += "?"
-    return table.set_column(table.column_names.index(name), name, pa.array(values))
-
-
-def moved(path: Path, chance: random.Random) -> None:
-    path.rename(path.with_name(f"{chance.choice(['1230', '0000', 'copy'])}.parquet"))
-
-
-def copied(path: Path, chance: random.Random) -> None:
-    target = path.parent.with_name(chance.choice(["hour=13", "hour=00", "date=2025-10-23"])) / path.name
-    target.parent.mkdir(exist_ok=True)
-    target.write_bytes(path.read_bytes())
-
-
-def flipped(path: Path, chance: random.Random) -> None:
-    data = bytearray(path.read_bytes())
-    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    path.write_bytes(data)
-
-
-CHANGES = (without_a_row, with_a_row_twice, with_a_new_row, with_a_changed_value)
-TAMPERS: list[Tamper] = [rewritten(change, seal) for change in CHANGES for seal in ("unsealed", "stale")]
-TAMPERS += [rewritten(change, "sealed") for change in CHANGES[:3]]
-TAMPERS += [
-    moved,
-    copied,
-    flipped,
-    lambda path, _: path.unlink(),
-    lambda path, _: path.write_bytes(path.read_bytes()[:-9]),
-]
-
-
 def test_a_hundred_random_changes_are_noticed(output: Path) -> None:
     whole = {path: path.read_bytes() for path in sorted(output.rglob("*.parquet"))}
     chance = random.Random(7)
@@ -567,7 +416,7 @@ def test_the_loss_of_a_file_of_reports_or_windows_is_noticed_without_the_source(
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("table", MADE, ids=lambda table: table.name)
 def test_a_changed_file_is_named_with_the_mend(output: Path, table: Table) -> None:
     path = sorted((output / table.name).rglob("*.parquet"))[0]
     rewritten(without_a_row, "unsealed")(path, random.Random(0))
