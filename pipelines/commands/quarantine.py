@@ -18,7 +18,7 @@ from pipelines.commands.backfill import as_failure
 from pipelines.console import err, escape_line, out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.graph import make_rules
-from pipelines.inputs import find_archives
+from pipelines.inputs import find_archives, verify_schema
 from pipelines.jobs.dismiss import dismiss
 from pipelines.jobs.quarantine import read_open_rows
 from pipelines.jobs.replay import replay
@@ -50,7 +50,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Count open messages by kind, reason, field and rule."""
-    kinds = _parse_kinds(kind)
+    kinds = [verify_schema(name) for name in kind or ()]
     with open_for_reading(output, ctx.obj.settings()) as folder:
         counts, examples = _count_causes(require_output(folder), kinds)
     if as_json:
@@ -68,18 +68,6 @@ def list_(
         example = f"{examples[cause]['message_id']}: {examples[cause]['message']}"
         table.add_row(*map(escape_line, cause[-len(shown) :]), f"{count:,}", escape_line(example))
     out.print(table)
-
-
-def _parse_kinds(names: list[str] | None) -> list[str]:
-    """The names of kinds, if they are such.
-
-    Raises:
-        WrongUse: one is not.
-    """
-    unknown = [name for name in names or [] if name not in KINDS]
-    if unknown:
-        raise WrongUse(f"no kind of message is called {unknown[0]}", f"give one of {', '.join(KINDS)}")
-    return names or []
 
 
 def _has_records(kinds: Iterable[str]) -> bool:
@@ -119,7 +107,7 @@ def show(
     ] = None,
 ) -> None:
     """Show quarantined messages, and why each was rejected."""
-    kinds = _parse_kinds(kind)
+    kinds = [verify_schema(name) for name in kind or ()]
     with open_for_reading(output, ctx.obj.settings()) as folder:
         rows = [
             row
@@ -176,7 +164,7 @@ def replay_(
     Each message is validated as its own kind. Messages that are valid now become reports or records. No
     message is counted twice.
     """
-    kinds = _parse_kinds(kind)
+    kinds = [verify_schema(name) for name in kind or ()]
     corrected = _read_envelopes(inputs, ctx.obj.settings()) if inputs else None
     try:
         result = replay(
@@ -261,7 +249,8 @@ def _read_envelopes(inputs: list[str], settings: Settings) -> pa.RecordBatch | N
         WrongUse: a file cannot be read to its end, or a line is not an envelope.
     """
     parts = []
-    for chunk in read_files(find_archives(inputs), payload_bytes=settings.max_payload_bytes):
+    longest = max(kind.limit_payload(settings.max_payload_bytes) for kind in KINDS.values())
+    for chunk in read_files(find_archives(inputs), payload_bytes=longest):
         if isinstance(chunk, Unreadable):
             raise WrongUse(f"{chunk.file} {chunk.reason}", "give files that can be read to their end")
         if chunk.rejected.num_rows:

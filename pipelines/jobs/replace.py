@@ -33,7 +33,7 @@ from pipelines.verify.record_keys import (
     REPEATED,
     format_keys,
     read_repeated_keys,
-    split_by_kind,
+    split_stored_kinds,
 )
 from pipelines.verify.table_scan import load, paths, scan
 from schemas.kinds import KINDS
@@ -252,7 +252,7 @@ def _find_repeated(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
     """The stored reports and records that have duplicates: those in the span, and the others."""
     repeated: dict[str, list[pa.Array]] = defaultdict(list)
     for duplicates in scan(output, DUPLICATES, REPEATED):
-        for name, rows in split_by_kind(duplicates):
+        for name, rows in split_stored_kinds(duplicates):
             repeated[name].append(read_repeated_keys(rows))
     sides: tuple[list[pa.Array], list[pa.Array]] = ([], [])
     for kind in (each for name, each in KINDS.items() if name in repeated):

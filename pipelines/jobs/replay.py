@@ -1,8 +1,8 @@
 """Replay: rejected messages are validated again, as they were kept or corrected; none of them counts twice.
 
-A message is replayed only while its quarantine row is open and it has no other fate. The graph writes the
-reports first and the row is closed after that. So a run that dies in between can be run again: its messages
-have their fate, and only their rows are closed.
+A message is replayed only while its quarantine row is open and it has no other fate. The graph writes reports
+and records first, and the row is closed after that. So a run that dies in between can be run again: its
+messages have their fate, and only their rows are closed.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Replay:
     """What came of a replay.
 
     Attributes:
-        replayed: how many messages became a report or a duplicate.
+        replayed: how many messages became a report, a record or a duplicate.
         waived: how many of these by a waiver.
         refused: rows (QUARANTINE) of those that are still rejected, with the new reason.
         unknown: names of messages that are not open in quarantine.

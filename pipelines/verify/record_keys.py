@@ -27,7 +27,7 @@ def read_repeated_keys(duplicates: pa.RecordBatch) -> pa.Array:
     return pc.coalesce(duplicates["report_id"], duplicates["record_id"])
 
 
-def split_by_kind(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+def split_stored_kinds(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The rows of each kind, from rows with a column `kind`."""
     kinds = pc.unique(rows["kind"]).to_pylist()
     for kind in kinds:

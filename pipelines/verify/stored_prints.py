@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.verify.fingerprints import Prints, find_among
-from pipelines.verify.record_keys import MESSAGE_KEY, format_keys, read_repeated_keys, split_by_kind
+from pipelines.verify.record_keys import MESSAGE_KEY, format_keys, read_repeated_keys, split_stored_kinds
 from schemas.kinds import KIND_OF_TABLE, Kind
 from schemas.tables import CLOSED, DISMISSED, DUPLICATES, Table
 from transforms.core.hashing import fingerprint_rows
@@ -51,11 +51,11 @@ class StoredPrints:
         if kind := KIND_OF_TABLE.get(table.name):
             self._add_stored(kind, rows)
         elif table == DUPLICATES:
-            for name, part in split_by_kind(rows):
+            for name, part in split_stored_kinds(rows):
                 self.messages[Row.DUPLICATE, name].append(fingerprint_messages(part))
                 self.repeated[name].append(fingerprint_rows([read_repeated_keys(part)]))
         else:
-            for name, part in split_by_kind(rows):
+            for name, part in split_stored_kinds(rows):
                 self._add_quarantined(name, part)
 
     def _add_stored(self, kind: Kind, rows: pa.RecordBatch) -> None:
