@@ -19,9 +19,11 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.replace import replace_span
 from pipelines.settings import Settings
 from pipelines.verify.parity import compare_outputs
+from pipelines.verify.reconcile import reconcile
 from pipelines.verify.table_scan import paths, scan
-from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TABLES, Table
-from tests.builders import NOON, report
+from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, RECORD_TABLES, REPORTS, TABLES, Table
+from tests.builders import NOON, agent_record, health, report, result, task
+from tests.pipelines.verify.rows import as_source
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import find_files
@@ -32,8 +34,9 @@ SPAN = Span(NOON, NOON + HOUR)
 Message = dict[str, Any]
 
 
-def message(name: str, received_at: datetime | None, data: Any) -> Message:
-    return {"message_id": name, "received_at": received_at.isoformat() if received_at else None, "data": data}
+def message(name: str, received_at: datetime | None, data: Any, source: str = "archive") -> Message:
+    received = received_at.isoformat() if received_at else None
+    return {"source": source, "message_id": name, "received_at": received, "data": data}
 
 
 def report_each_minute(
@@ -58,19 +61,51 @@ def repeat(name: str, original: Message, seconds: int) -> Message:
     )
 
 
+TASKS, RESULTS, AGENTS, HEALTH = (f"layer4_{name}" for name in ("tasks", "results", "agents", "health"))
+SOON = NOON + HOUR / 4
+RECORDS_OUTSIDE = [
+    message("task before", NOON - HOUR / 2, task(1, NOON - HOUR / 2), TASKS),
+    message("task before again", SOON, task(1, NOON - HOUR / 2), TASKS),
+    message("agent before", NOON - HOUR / 2, agent_record(1), AGENTS),
+    message("agent sometime", None, agent_record(2), AGENTS),
+    message("result after", NOON + HOUR, result(1, NOON + HOUR), RESULTS),
+    message("health after", NOON + HOUR, health(), HEALTH),
+    message("broken task after", NOON + HOUR, "{", TASKS),
+]
+RECORDS_INSIDE = [
+    message("task inside", SOON, task(2, SOON), TASKS),
+    message("task inside, long after", NOON + 5 * HOUR, task(2, SOON), TASKS),
+    message("result inside", SOON, result(2, SOON), RESULTS),
+    message("agent inside", SOON, agent_record(1), AGENTS),
+    message("health inside", SOON, health(), HEALTH),
+    message("broken agent inside", SOON, "{", AGENTS),
+]
+RECORDS_FRESH = [
+    message("fresh task", SOON, task(3, SOON), TASKS),
+    message("fresh result", SOON, result(3, SOON), RESULTS),
+    message("fresh result twice", SOON + HOUR / 4, result(3, SOON), RESULTS),
+    message("fresh agent", SOON, agent_record(3), AGENTS),
+    message("agent", None, agent_record(2), AGENTS),
+    message("fresh health", SOON, health(), HEALTH),
+    message("fresh broken health", SOON, "{", HEALTH),
+]
+"""The `agent` sometime is said by another message, whose name is the shorter one: that one is kept."""
 BEFORE = report_each_minute("before", NOON - HOUR, range(60))
 INSIDE = report_each_minute("inside", NOON, range(60))
 AFTER = report_each_minute("after", NOON + HOUR, range(180))
 OUTSIDE = [
     *BEFORE, repeat("twice before", BEFORE[59], 60),
+    *RECORDS_OUTSIDE,
     *AFTER, message("broken after", NOON + 1.5 * HOUR, "{"), message("broken sometime", None, "{"),
 ]  # fmt: skip
 STORED = [
-    *OUTSIDE, *INSIDE, repeat("twice inside", INSIDE[10], 600), repeat("twice and late", INSIDE[59], 60),
+    *OUTSIDE, *RECORDS_INSIDE,
+    *INSIDE, repeat("twice inside", INSIDE[10], 600), repeat("twice and late", INSIDE[59], 60),
     message("broken inside", NOON + HOUR / 2, "{"), message("known", None, "{broken"),
 ]  # fmt: skip
 FRESH = report_each_minute("fresh", NOON, range(0, 60, 3), latency_ms=1000.0)
 FRESH += [
+    *RECORDS_FRESH,
     repeat("fresh twice", FRESH[3], 30),
     message("fresh broken", NOON + HOUR / 2, "]"),
     message("known", None, "[broken"),
@@ -155,10 +190,26 @@ def test_what_the_input_holds_outside_of_the_span_is_left_out(output: Path, made
     assert are_same(replace(output, FRESH + strangers), made / "expected")
 
 
-def test_duplicates_go_with_their_report_and_refused_messages_by_when_they_came(output: Path) -> None:
+def test_duplicates_go_with_what_they_repeat_and_refused_messages_by_when_they_came(output: Path) -> None:
     replace(output, FRESH)
-    assert read_ids(output, DUPLICATES) == {"twice before", "fresh twice"}
-    assert read_ids(output, QUARANTINED) == {"broken after", "broken sometime", "fresh broken", "known"}
+    reports, refused = {"twice before", "fresh twice"}, {"broken after", "broken sometime", "known"}
+    records = {"task before again", "fresh result twice", "agent sometime"}
+    assert read_ids(output, DUPLICATES) == reports | records
+    broken = {"fresh broken", "broken task after", "fresh broken health"}
+    assert read_ids(output, QUARANTINED) == refused | broken
+
+
+def test_records_of_the_span_are_those_of_the_input(output: Path) -> None:
+    replace(output, FRESH)
+    stored = {name: read_ids(output, table) for name, table in RECORD_TABLES.items()}
+    assert stored == {
+        "tasks": {"task before", "fresh task"},
+        "results": {"result after", "fresh result"},
+        "agents": {"agent before", "agent", "fresh agent"},
+        "system_health": {"health after", "fresh health"},
+    }
+    source = as_source([*OUTSIDE, *FRESH])
+    assert reconcile(output, source).problems == []
 
 
 def test_an_hour_of_which_nothing_came_is_empty_and_its_neighbours_stay(output: Path, tmp_path: Path) -> None:
@@ -196,7 +247,7 @@ def die_after(rewritten: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
-@pytest.mark.parametrize("rewritten", [1, 4, 8, 13])
+@pytest.mark.parametrize("rewritten", [1, 4, 8, 13, 20])
 def test_a_run_that_died_is_completed_by_the_same_command(
     rewritten: int, output: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

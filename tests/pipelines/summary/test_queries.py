@@ -21,6 +21,7 @@ from pipelines.summary.queries import compute_group_medians, summarise
 from pipelines.summary.summary import (
     Agent,
     Hour,
+    KindCounts,
     Latency,
     Outlier,
     Reason,
@@ -29,7 +30,17 @@ from pipelines.summary.summary import (
     format_percent,
 )
 from schemas.partitioning import assign_files
-from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS, TABLES, Table
+from schemas.tables import (
+    AGGREGATIONS,
+    DUPLICATES,
+    METRICS,
+    QUARANTINED,
+    RECORD_TABLES,
+    REPORTS,
+    TABLES,
+    TASKS,
+    Table,
+)
 
 EIGHT = datetime(2025, 11, 22, 8, tzinfo=UTC)
 NINE, TEN = EIGHT + timedelta(hours=1), EIGHT + timedelta(hours=2)
@@ -277,7 +288,7 @@ def test_the_ten_agents_with_the_most_flags_are_listed_most_first(tmp_path: Path
     assert [agent.agent_id for agent in worst] == [f"agent-{n:02}" for n in range(12, 2, -1)]
 
 
-@pytest.mark.parametrize("kept", [None, *TABLES])
+@pytest.mark.parametrize("kept", [None, *(name for name in TABLES if name not in RECORD_TABLES)])
 def test_any_table_may_be_alone_or_all_may_be_missing(tmp_path: Path, kept: str | None) -> None:
     rows = {
         "kpi_reports": [report(1)],
@@ -297,6 +308,17 @@ def test_any_table_may_be_alone_or_all_may_be_missing(tmp_path: Path, kept: str 
     assert present == tuple(
         name == kept for name in ("kpi_reports", "kpi_aggregations", "quarantine", "duplicates")
     )
+
+
+def test_messages_are_counted_by_kind_where_not_all_are_reports(tmp_path: Path) -> None:
+    store(tmp_path, REPORTS, [report(1)])
+    store(tmp_path, QUARANTINED, [message(2, reason="json")])
+    assert (summarise(tmp_path).kinds, summarise(tmp_path).records) == ((), 0)
+    store(tmp_path, TASKS, [message(3, task_id="t", version="v"), message(4, task_id="t", version="w")])
+    store(tmp_path, DUPLICATES, [message(4, kind="task"), message(5, kind="task"), message(6)])
+    summary = summarise(tmp_path)
+    assert summary.kinds == (KindCounts("kpi_report", 1, 1, 1), KindCounts("task", 2, 1, 0))
+    assert (summary.records, summary.received, summary.duplicates) == (2, 6, 2)
 
 
 def test_empty_files_hold_nothing(tmp_path: Path) -> None:
