@@ -21,6 +21,7 @@ from pipelines.jobs.pending_rows import PendingRows, find_pending_rows
 from pipelines.verify.derived_checks import find_derived_problems
 from pipelines.verify.fates import GONE, MISSING, ORPHANS, SEVERAL_TABLES, Odd, count_fates
 from pipelines.verify.file_checks import READ_AGAIN, REBUILD, check_file, load_undamaged
+from pipelines.verify.fingerprints import Prints, count_fingerprints, find_among
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.record_keys import FATES, MESSAGE_KEY, REPEATED, format_keys, read_repeated_keys
 from pipelines.verify.recount import disagreements, hours
