@@ -101,9 +101,13 @@ def fates(output: Path) -> dict[str, str]:
 
 
 def on_disk(output: Path) -> dict[str, tuple[str, int]]:
-    """Every file of an output: the hash of its bytes, and when it was changed last."""
+    """Every file of an output: the hash of its bytes, and when it was changed last.
+
+    `_derive` is left out: it tells when tables were derived last.
+    """
     files = {str(path.relative_to(output)): path for path in output.rglob("*") if path.is_file()}
     return {
         name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for name, path in files.items()
+        if not name.startswith("_derive/")
     }

@@ -223,8 +223,9 @@ def test_a_replay_of_a_task_that_dies_is_completed_by_the_same_command(
         patched.setattr(LocalFolder, "put", die)
         assert typed("quarantine", "replay", output, "--input", earlier)[0] == 3
     assert died
-    half = reconciled(output, typed)
+    half = json.loads(typed("reconcile", output, "--input", output.with_name("a.ndjson"), "--json")[1])
     assert (half["received"], half["missing"], half["surplus"]) == (len(ARCHIVE), 0, 0)
+    assert all("run `kpiflow derive" in problem for problem in half["problems"]), half["problems"]
     assert typed("quarantine", "replay", output, "--input", earlier)[0] == int(done)
     assert typed("parity", output, whole, "--identity")[0] == 0
     assert stored(output)["task"] == {"3-0"}
