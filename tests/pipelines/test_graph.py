@@ -17,11 +17,13 @@ from pipelines.assembly import Read, make_batch_timing, make_blocks
 from pipelines.graph import Sinks, Sources, build, make_rules
 from pipelines.settings import Settings
 from runners import direct
+from schemas.kinds import KINDS
 from schemas.readers.verdicts import Limits, Rejection
 from schemas.registry import load
-from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, REPORTS
-from tests.builders import NOON, agent, messages, report
+from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, RECORD_TABLES, REPORTS
+from tests.builders import NOON, agent, agent_record, health, messages, report, result, task
 from transforms import enrich, outliers
+from transforms.core.record_batches import concat
 from transforms.core.time_range import Span
 from transforms.history import baseline
 from transforms.validation.quarantine_rows import quarantine_messages
@@ -331,3 +333,35 @@ def test_a_report_at_which_a_later_kernel_raises_is_refused_and_its_neighbours_g
     both = (row["payload"], report(2, latency_ms=77.0, **rich))
     kept, original = (judge_block(messages([each]), load("kpi_report"), Rules())[0] for each in both)
     assert kept == original
+
+
+def test_records_go_straight_to_their_tables_and_join_one_quarantine(run: Run) -> None:
+    documents = {
+        "task": task(1),
+        "execution_result": result(1),
+        "agent": agent_record(),
+        "system_health": health(),
+    }
+    sent = [messages([each, "[]"], source=KINDS[name].stream) for name, each in documents.items()]
+    tables = run(concat([*sent, messages([report(1)])]))
+    assert {name: ids(tables[name]) for name in (REPORTS.name, *RECORD_TABLES)} == {
+        REPORTS.name: ["m0"],
+        **{name: ["m0"] for name in RECORD_TABLES},
+    }
+    assert sorted(row["kind"] for row in tables["quarantine"]) == sorted(documents)
+
+
+def test_a_span_keeps_the_records_of_its_time(run: Run) -> None:
+    later = NOON + timedelta(hours=1)
+    times = [NOON, later]
+    sent = [
+        messages([task(0, at) for at in times], source="layer4_tasks"),
+        messages([result(0, at) for at in times], None, source="layer4_results"),
+        messages([agent_record()], NOON, source="layer4_agents"),
+        messages([agent_record()], later, source="layer4_agents"),
+        messages([agent_record(1)], None, source="layer4_agents"),
+    ]
+    tables = run(concat(sent), span=Span(later))
+    assert [row["created_at"] for row in tables["tasks"]] == [later]
+    assert [row["completed_at"] for row in tables["results"]] == [later]
+    assert [row["effective_at"] for row in tables["agents"]] == [later, None]
