@@ -18,10 +18,13 @@ from pipelines.synthetic import START, KpiTestGenerator
 from pipelines.synthetic.archive import TRUTH, Archive, Compression, Form, prepare_archive, write_archive
 from pipelines.synthetic.messages import Mix, check_share
 from pipelines.synthetic.records.archive import prepare_with_records
+from pipelines.synthetic.records.clocks import check_skew
 from pipelines.synthetic.reports import Scenario
 
-_OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress"})
+_OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress", "clock_skew"})
 _OF_STREAMS = frozenset({"streams", "rate", "truth", "warm"})
+_OPTIONS = {"streams": "stream", "clock_skew": "clock-skew"}
+"""Options that have another name than their parameter."""
 _START = START.isoformat().replace("+00:00", "Z")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -88,6 +91,10 @@ def generate(
             help="With --records: share of reports that break a rule, or whose records come late or never."
         ),
     ] = 0.01,
+    clock_skew: Annotated[
+        float,
+        typer.Option(help="With --records: up to so many seconds by which the clocks of hosts are wrong."),
+    ] = 0.0,
     bare: Annotated[bool, typer.Option("--bare", help="Write bare reports instead of envelopes.")] = False,
     start: Annotated[
         str, typer.Option(help="Time of the first report, RFC 3339.")
@@ -117,6 +124,7 @@ def generate(
             agents=agents, seed=seed, start=_parse_time(start), span=_parse_span(span)
         )
         check_share("inconsistent", inconsistent)
+        check_skew(clock_skew)
         if url is None:
             generator.compute_span(mix.rows, scenario)
     except ValueError as error:
@@ -134,7 +142,7 @@ def generate(
     try:
         form = Form(bare, compress)
         archive = (
-            prepare_with_records(generator, scenario, mix, form, inconsistent)
+            prepare_with_records(generator, scenario, mix, form, inconsistent, clock_skew)
             if records
             else prepare_archive(generator, scenario, mix, form)
         )
@@ -158,11 +166,12 @@ def _check_options(ctx: typer.Context, live: bool) -> None:
             "no destination is given",
             "give --output FOLDER, or --redis URL with --stream and --rate",
         )
+    if "records" not in typed and (alone := typed & {"inconsistent", "clock_skew"}):
+        names = " and ".join(f"--{_OPTIONS.get(name, name)}" for name in sorted(alone))
+        raise WrongUse(f"{names} is about reports that have records", "add --records")
     foreign = typed & (_OF_ARCHIVES if live else _OF_STREAMS)
     if foreign:
-        names = " and ".join(
-            f"--{name.removesuffix('s') if name == 'streams' else name}" for name in sorted(foreign)
-        )
+        names = " and ".join(f"--{_OPTIONS.get(name, name)}" for name in sorted(foreign))
         raise WrongUse(
             f"{names} cannot be used with {'--redis' if live else '--output'}",
             "either send to a stream (--redis, --stream, --rate, --truth) or write an archive (--output and "

@@ -15,6 +15,7 @@ from pipelines.synthetic.messages import (
     format_envelopes,
     view_bytes,
 )
+from pipelines.synthetic.records.clocks import skew_clocks
 from pipelines.synthetic.records.messages import RecordStream
 from pipelines.synthetic.records.streams import draw_arrivals_of_records, draw_streams
 from pipelines.synthetic.records.tasks import Integers
@@ -25,15 +26,21 @@ from schemas.kinds import KINDS, REPORT_KIND
 
 
 def prepare_with_records(
-    generator: KpiTestGenerator, scenario: Scenario, mix: Mix, form: Form, inconsistent: float
+    generator: KpiTestGenerator,
+    scenario: Scenario,
+    mix: Mix,
+    form: Form,
+    inconsistent: float,
+    clock_skew: float = 0.0,
 ) -> Archive:
-    """Draw every message of an archive of reports and records.
+    """Draw every message of an archive of reports and records; `clock_skew`: seconds, see `skew_clocks`.
 
     Raises:
-        ValueError: the scenario is not possible with this number of reports, or a share is not one.
+        ValueError: the scenario is not possible with this number of reports, a share is not one, or the skew
+            is too large.
     """
     seed = generator.seed
-    world = build_world(generator, scenario, mix, inconsistent)
+    world = skew_clocks(build_world(generator, scenario, mix, inconsistent), clock_skew, seed)
     reports = draw_arrivals(world.moments.recorded, world.fates, mix, seed)
     arrivals = draw_arrivals_of_records(world, reports, seed)
     streams = draw_streams(world, arrivals, mix, seed)
@@ -46,7 +53,10 @@ def prepare_with_records(
     merged = Merged.of(parts)
     truth = describe_fates(reports, world.fates, world.injected, mix.count(mix.outliers), world.fleet)
     truth["records"] = describe_records(world, reports, streams, arrivals)
-    truth["settings"] = list_settings(generator, scenario, mix, form) | {"inconsistent": inconsistent}
+    truth["settings"] = list_settings(generator, scenario, mix, form) | {
+        "inconsistent": inconsistent,
+        "clock_skew": clock_skew,
+    }
     return Archive(merged.received, merged.format_lines, form, {"seed": seed, "scenario": scenario} | truth)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from pipelines.synthetic.columns import SECOND
 from pipelines.synthetic.json_columns import format_times, format_uuids
 from pipelines.synthetic.messages import REPORT, Messages
+from pipelines.synthetic.records.clocks import find_clock_faults
 from pipelines.synthetic.records.effects import describe_effects
 from pipelines.synthetic.records.faults import FAULTS, RESOLVED
 from pipelines.synthetic.records.messages import RecordStream
@@ -17,7 +18,12 @@ from pipelines.synthetic.records.world import World
 
 WAIT_SECONDS = 60
 """A record that is received longer after its report comes too late for it."""
-_OF_AGENTS = {"agent_late": "agent_unknown", "agent_changed_type": "agent_type_mismatch"}
+_OF_AGENTS = {
+    "agent_late": "agent_unknown",
+    "agent_changed_type": "agent_type_mismatch",
+    "clock_behind": "recorded_before_creation",
+    "clock_ahead": "recorded_after_completion",
+}
 """Faults of an agent, which some of its reports have beside another, and the rule that they break."""
 LISTED = 1000
 """At most this many reports of each fault, and agents, are listed."""
@@ -61,7 +67,7 @@ def _list_faults(world: World, reports: Messages, arrivals: Arrivals, with_ids: 
     changed = (
         good
         & (world.columns.agent == world.roles.changing)
-        & (world.columns.recorded < world.beats.changes_at)
+        & (world.moments.recorded < world.beats.changes_at)
         & (arrivals.report >= world.beats.changes_at + SHORTEST_DELAY)
     )
     times = {
@@ -72,6 +78,8 @@ def _list_faults(world: World, reports: Messages, arrivals: Arrivals, with_ids: 
     }
     found = {name: world.faults.rows(name) for name in FAULTS}
     found |= {"agent_late": late, "agent_changed_type": np.flatnonzero(changed)}
+    if (world.columns.recorded != world.moments.recorded).any():
+        found |= find_clock_faults(world, arrivals, WAIT_SECONDS * SECOND)
     ids = (
         {}
         if not with_ids
