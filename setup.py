@@ -27,6 +27,7 @@ setup(
         "rich>=15,<16",
         "redis[hiredis]>=8,<9",
         "stamina>=26,<27",
+        "prometheus-client>=0.26,<0.27",
         "duckdb>=2,<3",
     ],
     extras_require={

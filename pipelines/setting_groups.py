@@ -314,3 +314,15 @@ class DerivedSettings(SettingsGroup):
     derive_memory_mb: int = Field(
         400, ge=100, description="MB that DuckDB may use to derive tables; it writes the rest to the disk."
     )
+
+
+class MetricsSettings(SettingsGroup):
+    """TLS of the metrics, which addresses other than the loopback need."""
+
+    title: ClassVar[str] = "Metrics"
+
+    metrics_certificate: FilePath | None = Field(None, description="Certificate of the metrics (PEM).")
+    metrics_key: FilePath | None = Field(None, description="Private key of that certificate (PEM).")
+    metrics_ca: FilePath | None = Field(
+        None, description="Certificate authority of clients that may read the metrics (PEM)."
+    )

@@ -24,6 +24,7 @@ from pipelines.setting_groups import (
     DerivedSettings,
     EngineSettings,
     EnrichmentSettings,
+    MetricsSettings,
     OutlierSettings,
     SettingsGroup,
     SinkSettings,
@@ -45,6 +46,7 @@ class Settings(
     SinkSettings,
     EngineSettings,
     DerivedSettings,
+    MetricsSettings,
 ):
     """All groups as one object: what commands and jobs pass on."""
 

@@ -105,6 +105,14 @@ def stream(
             metavar="flink|dataflow",
         ),
     ] = Runner.flink,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="Serve the job's metrics here, with /healthz and /readyz. Without HOST: on 127.0.0.1.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     dry: DryRun = False,
     master: FlinkMaster = None,
     environment: WorkerPool = POOL,
@@ -119,7 +127,13 @@ def stream(
     keys, kinds = parse_streams(streams)
     if runner is Runner.direct:
         raise WrongUse("--runner direct runs only what ends", "a stream runs on flink or dataflow")
-    local = {"--archive": archive, "--state": state, "--fresh": fresh, "--until-idle": until_idle}
+    local = {
+        "--archive": archive,
+        "--state": state,
+        "--fresh": fresh,
+        "--until-idle": until_idle,
+        "--metrics": metrics,
+    }
     reject_options(runner, {**local, "--flink-master": master, "--dry-run": dry})
     if runner is Runner.dataflow:
         # Takes half a second, which no other job needs.
@@ -130,7 +144,7 @@ def stream(
         return
     job = StreamJob(
         url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
-        master, environment if master else None, ctx.obj.beam_options, kinds,
+        master, environment if master else None, ctx.obj.beam_options, kinds, metrics,
     )  # fmt: skip
     with _followed(job.home) as follow:
         try:

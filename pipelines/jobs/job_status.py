@@ -140,6 +140,11 @@ class Health:
     warnings: tuple[str, ...] = ()
 
     @property
+    def keys(self) -> list[str]:
+        """The names of the streams."""
+        return [each.stream for each in self.streams]
+
+    @property
     def lag(self) -> int | None:
         """Messages of all streams that are not read yet."""
         lags = [stream.lag for stream in self.streams]

@@ -29,6 +29,8 @@ COMMAND, WORKER = "command", "worker"
 """What processes are for."""
 STOPPED = "stopped"
 SAVE_SECONDS = 10.0
+ALIVE_SECONDS = 300.0
+"""Java may take minutes to start; a job that is followed is heard of each second."""
 _log = logging.getLogger(__name__)
 _MOST_NAMES = 200
 """So many names of added files are kept: a file may still be there, or in a reader's hands."""
@@ -38,7 +40,7 @@ _MOST_NAMES = 200
 class Mark:
     """How many messages of a stream were ever read (`total`), and the largest index among them (`most`).
 
-    Readers go back to a checkpoint, and an index with them. So only what lies above the mark is new. A stream
+    Readers go back to a checkpoint, and an index with them. So only what is above the mark is new. A stream
     that has fewer entries than were read of it was made again, or went back: it is counted on from its index.
     """
 
@@ -157,9 +159,15 @@ class RunKeeper:
         self.record = RunRecord.read(folder)
         self._folder, self._saved, self._has_failed = folder, 0.0, False
         self._base = self.record.restarts, self.record.renewals
+        self._heard = time.monotonic()
+
+    def is_alive(self) -> bool:
+        """Whether the run has followed its job within ALIVE_SECONDS. A job that fails again and again is."""
+        return time.monotonic() - self._heard < ALIVE_SECONDS
 
     def follow(self, progress: Progress) -> None:
         """Take in the progress of the run."""
+        self._heard = time.monotonic()
         record, now = self.record, time.time()
         before = record.restarts, record.renewals, record.state, record.failure
         restarts, renewals = self._base[0] + progress.restarts, self._base[1] + progress.renewals

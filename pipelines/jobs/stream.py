@@ -24,6 +24,8 @@ from pipelines.jobs.job_status import OUTCOMES, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.run_record import PROCESSES, WORKER, RunKeeper, keep_run
 from pipelines.jobs.stream_job import StreamJob, compute_settle_seconds, fit_settings, prepare_home
+from pipelines.metrics.numbers import SourceWatch
+from pipelines.metrics.server import Address, serve_metrics
 from pipelines.outputs import Outputs, open_outputs, parse_live_streams
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
@@ -59,6 +61,7 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
     source = parse_live_source(job.url, job.streams, job.group, settings)
     live = parse_live_streams(job.url, settings) if job.live else None
     check_readiness(settings)
+    address = Address.parse(job.metrics, settings) if job.metrics else None
     try:
         source.verify_access()
         if live is not None:
@@ -70,7 +73,11 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
             owner = prepare_home(job, outputs, source.name, settings)
             outputs = outputs.count_in(OutcomeLedger(job.folder / OUTCOMES))
             graph = StreamGraph(job, outputs, source, live, settings, owner)
-            with hold_lease(source.lease(owner)) as lease, keep_run(job.folder) as keeper:
+            with (
+                hold_lease(source.lease(owner)) as lease,
+                keep_run(job.folder) as keeper,
+                _serve_metrics(job, source, address, keeper),
+            ):
                 _run(graph, lease, locks, keeper, follow)
             derive_outputs(outputs, settings)
     except _REFUSALS as error:
@@ -142,6 +149,18 @@ def _run(
     except KeyboardInterrupt:
         if not idle.was_reached:
             raise
+
+
+@contextmanager
+def _serve_metrics(
+    job: StreamJob, source: LiveSource, address: Address | None, keeper: RunKeeper
+) -> Iterator[None]:
+    """Serve the job's metrics, if it is asked to."""
+    if address is None:
+        yield
+        return
+    with serve_metrics(address, job.home, SourceWatch(source), keeper.is_alive):
+        yield
 
 
 def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -> StreamEngine:

@@ -41,6 +41,7 @@ class StreamJob:
     environment: str | None = None
     beam_options: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+    metrics: str | None = None
 
     @property
     def folder(self) -> Path:

@@ -4,6 +4,8 @@ of them have everything."""
 import json
 import os
 import shutil
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.bigquery import Emulator, store
 from tests.integration.streaming import KEY, Scene, end_runs, kill
 from tests.s3 import S3Server
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 from tests.victoriametrics import VictoriaMetricsServer
 
 pytestmark = pytest.mark.slow
@@ -65,6 +67,35 @@ def sink(scene: Scene, place: int) -> dict[str, Any]:
     return said
 
 
+def parse_page(text: str) -> dict[str, float]:
+    """The samples of a page of metrics, as it writes them."""
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def scrape(port: int) -> dict[str, float]:
+    """The metrics that a job serves."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        return parse_page(reply.read().decode())
+
+
+def is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as reply:
+            return bool(reply.status == 200)
+    except urllib.error.HTTPError:
+        return False
+
+
+def count_messages(found: dict[str, float]) -> dict[str, float]:
+    """Messages that are read, and those that have an outcome."""
+    prefixes = {"read": "kpiflow_messages_read_total", "stored": "kpiflow_outcomes_total"}
+    return {
+        word: sum(value for name, value in found.items() if name.startswith(prefix))
+        for word, prefix in prefixes.items()
+    }
+
+
 def test_a_stream_without_a_folder_fills_stores_elsewhere_and_goes_on_from_them(scene: Scene) -> None:
     with S3Server() as bucket, Emulator() as emulator:
         bucket.make_bucket("bucket")
@@ -94,23 +125,34 @@ def test_an_output_that_goes_away_holds_the_source_back_and_gets_everything_in_t
     scene: Scene, tmp_path: Path
 ) -> None:
     with VictoriaMetricsServer(tmp_path / "victoria") as store:
-        both = ("--output", f"victoriametrics+{store.url}")
-        run = scene.start(*both)
+        both, port = ("--output", f"victoriametrics+{store.url}"), free_port()
+        run = scene.start(*both, "--metrics", port)
         scene.add(1000)
         scene.until(lambda: committed(scene) == 1000)
         scene.until(lambda: sink(scene, 1)["waiting_since"] is None and shown(store) > 0)
+        scene.until(lambda: is_ready(port))
+        assert count_messages(scrape(port)) == {"read": 1000, "stored": 1000}
 
         store.kill()
         scene.add(1000, seed=2)
         scene.until(lambda: sink(scene, 1)["waiting_since"] is not None)
         assert store.url.rpartition("/")[2] in sink(scene, 1)["error"]
+        assert not is_ready(port)
+        assert scrape(port)[f'kpiflow_errors_total{{peer="victoriametrics+{store.url}"}}'] > 0
         for part in range(TENS_OF_SECONDS):
             scene.add(1000, seed=3 + part, rate=6000)
             assert committed(scene) <= 2000  # no checkpoint of this time is complete: a write waits
+        before = count_messages(scrape(port))
         kill(run, "all")
+        after = count_messages(parse_page(scene.ask("metrics", scene.output)))
+        assert all(after[name] >= before[name] for name in before)
 
         store.start()
         scene.finish(*both)
         assert shown(store) == stored(scene) > 2000
+    found = parse_page(scene.ask("metrics", scene.output))
     verdict = scene.prove()
+    assert count_messages(found) == {"read": verdict["received"], "stored": verdict["received"]}
+    assert found['kpiflow_outcomes_total{outcome="report",reason=""}'] == verdict["reports"]
+    assert (found["kpiflow_starts_total"], found["kpiflow_running"]) == (2, 0)
     assert (verdict["received"], verdict["reports"]) == (2000 + 1000 * TENS_OF_SECONDS, stored(scene))

@@ -1,0 +1,52 @@
+"""`kpiflow metrics`: the metrics of a streaming job, printed or served."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.console import err, mask_secrets
+from pipelines.jobs.job_status import read_health
+from pipelines.metrics.numbers import SourceWatch
+from pipelines.metrics.server import Address, make_page, serve_metrics
+from pipelines.sources import parse_live_source
+
+
+def metrics(
+    ctx: typer.Context,
+    home: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Output folder of a streaming job, or its --state folder."),
+    ],
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            help="Serve /metrics, /healthz and /readyz here, until interrupted, instead of printing.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--redis", "--source", help="Source, if it is not the one of the job.", metavar="URL"),
+    ] = None,
+) -> None:
+    """Print or serve the metrics of a streaming job, running or stopped, as OpenMetrics text.
+
+    A job that was started with `--metrics` serves them itself.
+    """
+    settings = ctx.obj.settings()
+    found = read_health(home)
+    source = parse_live_source(
+        url or found.source, [stream.stream for stream in found.streams], found.group, settings
+    )
+    watch = SourceWatch(source)
+    if listen is None:
+        watch.ask()
+        typer.echo(mask_secrets(make_page(home, watch).decode()), nl=False)
+        return
+    address = Address.parse(listen, settings)
+    with serve_metrics(address, home, watch) as port:
+        err.print(f"metrics of {home} on {address.host}:{port}")
+        signal.pause()

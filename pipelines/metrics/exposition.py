@@ -1,0 +1,168 @@
+"""The metrics of a streaming job by their names, for Prometheus: the one list of them.
+
+All are read from state at the moment of a scrape. What is called `_total` never falls by a restart, a resume
+or a replay. `kpiflow_attempts_total`, `_errors_total`, `_cpu_seconds_total` and the latencies are added up
+from process counters: a process that is killed loses its last second, and a message that is read again after
+a restart is measured again.
+"""
+
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from pipelines.metrics.machine import JAVA
+from pipelines.metrics.numbers import Numbers, SourceWatch, read_numbers
+from pipelines.metrics.readiness import find_reasons
+from transforms.core.process_stats import LATENCY_BOUNDS
+
+PREFIX = "kpiflow_"
+Samples = Iterable[tuple[tuple[str, ...], float | None]]
+
+
+class JobMetrics(Collector):
+    """The metrics of the job of a home, read anew at each scrape."""
+
+    def __init__(self, home: Path, watch: SourceWatch | None = None) -> None:
+        self._home, self._watch = home, watch
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        return make_metrics(read_numbers(self._home, self._watch))
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry would collect for it."""
+        return []
+
+
+def make_metrics(numbers: Numbers) -> Iterator[Metric]:
+    """The metrics of a job at a moment; what is unknown is left out."""
+    yield InfoMetricFamily(f"{PREFIX}build", "The version of kpiflow.", {"version": version("kpiflow")})
+    yield from _describe_messages(numbers)
+    yield from _describe_job(numbers)
+    yield from _describe_sinks(numbers)
+    yield from _describe_processes(numbers)
+
+
+def _describe_messages(numbers: Numbers) -> Iterator[Metric]:
+    health = numbers.health
+    yield _counter(
+        "messages_arrived", "Messages ever added to a stream, as the source says.", ("source",),
+        (((key,), count) for key, count in numbers.arrived.items()),
+    )  # fmt: skip
+    yield _counter(
+        "messages_read", "Messages of a stream that were read, each once.", ("source",),
+        (((key,), count) for key, count in numbers.read.items()),
+    )  # fmt: skip
+    yield _counter(
+        "outcomes", "Messages stored in the main output, by what became of them.", ("outcome", "reason"),
+        (numbers.outcomes or {}).items(),
+    )  # fmt: skip
+    yield _counter("trimmed", "Messages that were gone before they were read.", (), [((), numbers.trimmed)])
+    yield _gauge(
+        "lag_entries", "Messages of a stream that are not read yet.", ("source",),
+        (((stream.stream,), stream.lag) for stream in health.streams),
+    )  # fmt: skip
+    delay = None if health.watermark is None else max(0.0, numbers.at - health.watermark.timestamp())
+    yield _gauge("watermark_delay_seconds", "How far the watermark is behind the clock.", (), [((), delay)])
+    yield _describe_latency(numbers)
+
+
+def _describe_job(numbers: Numbers) -> Iterator[Metric]:
+    health, run = numbers.health, numbers.run
+    is_ready = not any(find_reasons(numbers))
+    checkpoint = health.checkpoint
+    age = max(0.0, numbers.at - checkpoint.at.timestamp()) if checkpoint else None
+    facts: list[tuple[str, str, float | None]] = [
+        ("running", "1 if the job runs.", health.running),
+        ("ready", "1 if it reads, makes checkpoints, and its sinks take rows.", is_ready),
+        ("source_up", "1 if the source answers.", numbers.is_source_up),
+        ("run_age_seconds", "Time since the newest start of the command.", _age(numbers, run.started)),
+        ("renewal_age_seconds", "Time since the newest start or renewal.", _age(numbers, run.renewed)),
+        ("renewal_interval_seconds", "After so long the job is renewed.", run.renew_seconds or None),
+        ("checkpoint_age_seconds", "Age of the newest complete checkpoint.", age),
+        ("checkpoint_bytes", "Its size.", checkpoint.bytes if checkpoint else None),
+        ("checkpoint_interval_seconds", "From one to the next, as set.", run.checkpoint_seconds or None),
+    ]
+    for name, text, value in facts:
+        yield _gauge(name, text, (), [((), value)])
+    yield _counter("starts", "Starts of the command.", (), [((), run.starts)])
+    yield _counter("restarts", "Restarts of the job after a failure, within a run.", (), [((), run.restarts)])
+    yield _counter("renewals", "Planned renewals of the job, within a run.", (), [((), run.renewals)])
+
+
+def _describe_sinks(numbers: Numbers) -> Iterator[Metric]:
+    sinks, read = numbers.health.sinks, numbers.health.newest
+    yield _gauge(
+        "sink_delay_seconds", "From the newest row of an output to the newest message read.", ("sink",),
+        (((sink.name,), sink.behind(read)) for sink in sinks),
+    )  # fmt: skip
+    waiting = ((sink.name, sink.waiting_since) for sink in sinks)
+    yield _gauge(
+        "sink_waiting_seconds", "For how long a write to an output is being retried.", ("sink",),
+        (((name,), max(0.0, numbers.at - since.timestamp()) if since else 0.0) for name, since in waiting),
+    )  # fmt: skip
+    stats = numbers.run.stats
+    yield _counter(
+        "attempts", "Uses of Redis and of each output.", ("peer",),
+        (((peer,), count) for peer, count in stats.attempts.items()),
+    )  # fmt: skip
+    yield _counter(
+        "errors", "Uses that failed.", ("peer",),
+        (((peer,), stats.errors[peer]) for peer in stats.attempts),
+    )  # fmt: skip
+
+
+def _describe_processes(numbers: Numbers) -> Iterator[Metric]:
+    cpu = dict(numbers.run.stats.cpu)
+    if numbers.usage.java_cpu is not None:
+        cpu[JAVA] = numbers.usage.java_cpu
+    yield _counter(
+        "cpu_seconds", "CPU time, by what processes are for; Java's of this run.", ("role",),
+        (((role,), seconds) for role, seconds in cpu.items()),
+    )  # fmt: skip
+    yield _gauge(
+        "memory_bytes", "Resident memory, by what processes are for.", ("role",),
+        (((role,), octets) for role, octets in numbers.usage.memory.items()),
+    )  # fmt: skip
+    memory, cores = numbers.limits
+    yield _gauge("memory_limit_bytes", "Memory of the control group or the machine.", (), [((), memory)])
+    yield _gauge("cpu_limit_cores", "Cores of the control group or the machine.", (), [((), cores)])
+
+
+def _describe_latency(numbers: Numbers) -> Metric:
+    text = "From the time at which a message was received until it is validated, published or written."
+    family = HistogramMetricFamily(f"{PREFIX}stage_latency_seconds", text, labels=("stage",))
+    for stage, latency in sorted(numbers.run.stats.latency.items()):
+        bounds = [*(str(float(bound)) for bound in LATENCY_BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(latency.counts))))
+        family.add_metric((stage,), buckets, latency.seconds)
+    return family
+
+
+def _age(numbers: Numbers, since: float) -> float | None:
+    return max(0.0, numbers.at - since) if since and numbers.health.running else None
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+    return _fill(CounterMetricFamily(PREFIX + name, text, labels=labels), samples)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+    return _fill(GaugeMetricFamily(PREFIX + name, text, labels=labels), samples)
+
+
+def _fill(family: CounterMetricFamily | GaugeMetricFamily, samples: Samples) -> Metric:
+    for labels, value in samples:
+        if value is not None:
+            family.add_metric(labels, float(value))
+    return family

@@ -1,0 +1,132 @@
+"""The numbers of a streaming job, all from its state: what `metrics`, `status` and `top` show.
+
+Nothing is scanned: the state files of a job are a few, and as many whatever its output holds.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.jobs.job_status import FOLDER, OUTCOMES, Health, read_health
+from pipelines.jobs.run_record import RunRecord, read_totals
+from pipelines.metrics.machine import Limits, Usage, measure_usage, read_limits
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
+from transforms.core.errors import Unavailable
+from transforms.sinks.parquet.outcome_ledger import read_outcomes
+from transforms.sources.source import LiveSource, SourceState
+
+ASK_SECONDS = 2.0
+"""From one question to the source to the next."""
+_NAMES = {REPORTS.name: "report", DUPLICATES.name: "duplicate", QUARANTINED.name: "quarantined"}
+"""What a message is called that is in a table; in another table it is called as the table is."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A job at a moment.
+
+    Attributes:
+        at: seconds since 1970.
+        health: as `kpiflow status` shows it.
+        run: with all totals over its runs.
+        is_source_up: whether the source answers; None if it was not asked.
+        arrived: messages ever added to each stream, as the source says now.
+        outcomes: messages by outcome and reason; None if the main output does not count them.
+        trimmed: messages that were gone before they were read; None as above.
+        usage: of the processes of a job on this machine.
+    """
+
+    at: float
+    health: Health
+    run: RunRecord
+    is_source_up: bool | None
+    arrived: dict[str, int]
+    outcomes: Counter[tuple[str, str]] | None
+    trimmed: int | None
+    usage: Usage
+    limits: Limits
+
+    @property
+    def read(self) -> dict[str, int]:
+        """Messages of each stream that were ever read, each counted once."""
+        return {key: self.run.marks[key].total for key in self.health.keys if key in self.run.marks}
+
+
+class SourceWatch:
+    """Asks a source again and again how it does, so that no reader of metrics waits for it."""
+
+    def __init__(self, source: LiveSource) -> None:
+        self._source = source
+        self._found: tuple[bool | None, SourceState] = (None, SourceState({}))
+
+    @property
+    def found(self) -> tuple[bool | None, SourceState]:
+        """Whether it answers (None: not asked yet), and what it said last."""
+        return self._found
+
+    def ask(self) -> None:
+        """Ask once."""
+        try:
+            self._found = True, self._source.read_state()
+        except Unavailable:
+            self._found = False, self._found[1]
+
+    @contextmanager
+    def keep_asking(self) -> Iterator[None]:
+        """Ask every ASK_SECONDS in a thread."""
+        ended = threading.Event()
+
+        def ask() -> None:
+            while not ended.wait(ASK_SECONDS):
+                self.ask()
+
+        self.ask()
+        threading.Thread(target=ask, name="source watch", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+def read_numbers(home: Path, watch: SourceWatch | None = None) -> Numbers:
+    """The numbers of the job of a home.
+
+    Raises:
+        WrongUse: no streaming job ever had this home.
+    """
+    is_up, state = watch.found if watch else (None, SourceState({}))
+    folder = home / FOLDER
+    run = read_totals(folder)
+    health = read_health(home, state)
+    arrived = {key: stream.added for key, stream in state.streams.items()} if is_up else {}
+    outcomes, trimmed = _read_outcomes(folder, [sink.name for sink in health.sinks])
+    usage = measure_usage(run.pid) if health.running else Usage({}, None)
+    return Numbers(
+        time.time(), health, run, is_up, arrived, outcomes, trimmed, usage, read_limits()
+    )  # fmt: skip
+
+
+def _read_outcomes(folder: Path, outputs: list[str]) -> tuple[Counter[tuple[str, str]] | None, int | None]:
+    if not (folder / OUTCOMES).is_dir():
+        return None, None
+
+    def read_file(name: str) -> bytes | None:
+        for output in outputs:
+            if (path := Path(output) / name).is_file():
+                return path.read_bytes()
+        return None
+
+    tables = read_outcomes(folder / OUTCOMES, read_file)
+    trimmed = sum(tables.pop(TRIMMED.name, Counter()).values())
+    outcomes = Counter(
+        {
+            (_NAMES.get(table, table), reason): n
+            for table, found in tables.items()
+            for reason, n in found.items()
+        }
+    )
+    return outcomes, trimmed

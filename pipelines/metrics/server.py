@@ -1,0 +1,184 @@
+"""HTTP for a job's metrics: /metrics (OpenMetrics text), /healthz (is it alive), /readyz (does it work).
+
+On the loopback it is plain HTTP. On other addresses it is TLS 1.3, and clients need a certificate.
+"""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from pipelines.failures import WrongUse
+from pipelines.metrics.exposition import JobMetrics
+from pipelines.metrics.numbers import SourceWatch, read_numbers
+from pipelines.metrics.readiness import find_reasons
+from pipelines.settings import Settings
+
+_JSON = "application/json"
+_SECONDS = 10.0
+"""How long a client may be silent."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen, and the PEM files of TLS: this server's certificate and key, and whom to trust."""
+
+    host: str
+    port: int
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str, settings: Settings) -> "Address":
+        """HOST:PORT, or only PORT for the loopback.
+
+        Raises:
+            WrongUse: it has another form, or is not the loopback and TLS is not set.
+        """
+        host, _, port = text.rpartition(":")
+        host = host.strip("[]") or "127.0.0.1"
+        if not port.isdecimal() or int(port) > 65535:
+            raise WrongUse(f"{text} is no address to listen on", "give HOST:PORT, as 127.0.0.1:9464")
+        files = (settings.metrics_certificate, settings.metrics_key, settings.metrics_ca)
+        if any(files) != all(files) or not (all(files) or _is_loopback(host)):
+            raise WrongUse(
+                f"metrics on {host} need TLS with certificates of clients",
+                "set metrics_certificate, metrics_key and metrics_ca, or listen on 127.0.0.1",
+            )
+        return cls(host, int(port), *files)
+
+    def make_context(self) -> ssl.SSLContext | None:
+        """The context of TLS; None for plain HTTP.
+
+        Raises:
+            WrongUse: a file cannot be used.
+        """
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.num_tickets = 0  # a resumed session would not be verified again
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            context.load_verify_locations(self.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise WrongUse(f"TLS of the metrics: {error}", "name PEM files that belong together") from error
+        return context
+
+
+def make_page(home: Path, watch: SourceWatch | None = None) -> bytes:
+    """The metrics of a job as OpenMetrics text."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(JobMetrics(home, watch))
+    page: bytes = generate_latest(registry)
+    return page
+
+
+@contextmanager
+def serve_metrics(
+    address: Address, home: Path, watch: SourceWatch, is_alive: Callable[[], bool] | None = None
+) -> Iterator[int]:
+    """Serve the metrics of a job in threads of this process; yields the port (a free one for port 0).
+
+    `is_alive` says whether the job is; without it, it is if it runs.
+
+    Raises:
+        WrongUse: the address or a file of TLS cannot be used.
+    """
+    context = address.make_context()
+    application = _Application(home, watch, is_alive)
+    try:
+        server = make_server(address.host, address.port, application, _choose_class(address.host), _Handler)
+    except OSError as error:
+        raise WrongUse(
+            f"metrics cannot be served on {address.host}:{address.port}: {error.strerror}",
+            "give another port",
+        ) from error
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    with watch.keep_asking(), server:
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+
+
+class _Application:
+    """The WSGI application."""
+
+    def __init__(self, home: Path, watch: SourceWatch, is_alive: Callable[[], bool] | None) -> None:
+        self._home, self._watch, self._is_alive = home, watch, is_alive
+        self._pages = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        page = self._pages.get(environ["PATH_INFO"])
+        if page is None:
+            status, kind, body = HTTPStatus.NOT_FOUND, "text/plain", " ".join(self._pages).encode()
+        elif environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            status, kind, body = HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b""
+        else:
+            status, kind, body = page()
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
+        return HTTPStatus.OK, CONTENT_TYPE_LATEST, make_page(self._home, self._watch)
+
+    def _health(self) -> tuple[HTTPStatus, str, bytes]:
+        numbers = read_numbers(self._home, self._watch)
+        is_alive = numbers.health.running if self._is_alive is None else self._is_alive()
+        facts = {"alive": is_alive, "state": numbers.run.state, "failure": numbers.run.failure}
+        counts = {"starts": numbers.run.starts, "restarts": numbers.run.restarts}
+        return _answer(is_alive, facts | counts)
+
+    def _readiness(self) -> tuple[HTTPStatus, str, bytes]:
+        reasons = list(find_reasons(read_numbers(self._home, self._watch)))
+        return _answer(not reasons, {"ready": not reasons, "reasons": reasons})
+
+
+def _answer(is_well: bool, facts: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:
+    status = HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE
+    return status, _JSON, json.dumps(facts).encode() + b"\n"
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Write nothing: a scrape is not worth a line."""
+
+
+def _choose_class(host: str) -> type[WSGIServer]:
+    return _Server6 if ":" in host else _Server
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
