@@ -15,6 +15,7 @@ COMMANDS = {
     "archive": "Write what Redis streams hold now as an archive.",
     "reconcile": "Check that every message is in exactly one table.",
     "parity": "Check that two outputs hold the same rows in every table.",
+    "quality": "Check the quality of the data against thresholds.",
     "show": "Show rates, latency, outliers, and quarantine by reason.",
     "quarantine": "List, show, replay and dismiss quarantined messages.",
     "settings": "List every setting, its value and where it came from.",

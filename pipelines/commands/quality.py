@@ -1,0 +1,133 @@
+"""`kpiflow quality`: the scores of the data against their thresholds, and the rules that reports break."""
+
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.console import out, print_json
+from pipelines.failures import CheckFailed, WrongUse
+from pipelines.inputs import parse_span
+from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality, read_quality
+from pipelines.summary.summary import format_percent
+from pipelines.verify.output_description import require_output
+from transforms.core.errors import DamagedFile
+
+HOURS_SHOWN = 10
+"""Hours with a missed score that are printed; `--json` has every hour."""
+
+
+def quality(
+    ctx: typer.Context,
+    output: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
+    ],
+    start: Annotated[
+        str | None, typer.Option("--from", help="Only messages received at or after this time (RFC 3339).")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Only messages received before this time.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print scores, hours and rules as JSON.")] = False,
+) -> None:
+    """Check the quality of the data: completeness, accuracy, timeliness and consistency of each source.
+
+    The scores are those of the derived table data_quality, as of the last `kpiflow derive`. The exit code is
+    1 if a score of a source, over the whole span, is below its threshold. Rules count the reports that were
+    recorded in the span.
+    """
+    if "://" in output:
+        raise WrongUse("derived tables are made only in folders of this machine", "name a folder")
+    folder, span = Path(output), parse_span(start, end)
+    require_output(folder)
+    try:
+        found = read_quality(folder, span)
+    except DamagedFile as error:
+        raise CheckFailed(str(error), f"run `kpiflow derive {output}`") from error
+    if found is None:
+        raise WrongUse(f"{output} has no derived tables", f"`kpiflow derive {output}` makes them")
+    if as_json:
+        print_json(list_values(found), datetime.isoformat)
+    else:
+        _print(found)
+    if found.missed:
+        raise CheckFailed(f"{output} is below {_name_missed(found.missed)}")
+
+
+def list_values(found: Quality) -> dict[str, Any]:
+    """The quality as dicts and lists. Times stay datetimes."""
+    return {
+        "met": not found.missed,
+        "sources": [_list_window(each) for each in found.sources],
+        "hours": [_list_window(each) for each in found.hours],
+        "rules": [asdict(each) | {"open": each.open} for each in found.rules],
+    }
+
+
+def _list_window(window: SourceQuality) -> dict[str, Any]:
+    scores = {
+        score.name: score._asdict() | {"value": score.value, "met": score.is_met} for score in window.scores
+    }
+    for score in scores.values():
+        del score["name"]
+    return {"source": window.source, "start": window.start, "received": window.received, "scores": scores}
+
+
+def _print(found: Quality) -> None:
+    if not found.sources:
+        out.print("no messages were received in this span")
+        return
+    out.print(tabulate_windows(found.sources))
+    thresholds = dict.fromkeys(
+        f"{score.name} {100 * score.threshold:g} %" for each in found.sources for score in each.scores
+    )
+    out.print(Text(f"thresholds: {', '.join(thresholds)}", style="dim"))
+    low = [each for each in found.hours if each.missed]
+    if low:
+        shown = sorted(low, key=lambda each: min(score.value or 0 for score in each.missed))[:HOURS_SHOWN]
+        more = f", the lowest {len(shown)} of them" if len(shown) < len(low) else ""
+        out.print(Text(f"\nHours with a score below its threshold{more}:", style="bold"))
+        out.print(tabulate_windows(shown, with_hours=True))
+    if found.rules:
+        out.print(Text("\nRules that reports break:", style="bold"))
+        out.print(tabulate_rules(found.rules))
+
+
+def tabulate_windows(
+    windows: tuple[SourceQuality, ...] | list[SourceQuality], with_hours: bool = False
+) -> Table:
+    """A table of scores; a score below its threshold is red, behind an exclamation mark."""
+    table = Table(box=None, header_style="bold")
+    for title in ("source", *(["hour"] if with_hours else [])):
+        table.add_column(title, no_wrap=True)
+    for title in ("received", *(score.name for score in windows[0].scores)):
+        table.add_column(title, justify="right")
+    for each in windows:
+        hour = [f"{each.start:%Y-%m-%d %H:00}" if each.start else "unknown"] if with_hours else []
+        table.add_row(each.source, *hour, f"{each.received:,}", *map(_format_score, each.scores))
+    return table
+
+
+def _format_score(score: Score) -> Text:
+    text = format_percent(score.value)
+    return Text(text) if score.is_met else Text(f"! {text}", style="bold red")
+
+
+def tabulate_rules(rules: tuple[BrokenRule, ...]) -> Table:
+    """A table of broken rules."""
+    table = Table(box=None, header_style="bold")
+    for title in ("rule", "severity"):
+        table.add_column(title)
+    for title in ("broken", "resolved", "open"):
+        table.add_column(title, justify="right")
+    for each in rules:
+        counts = (f"{count:,}" for count in (each.broken, each.resolved, each.open))
+        table.add_row(each.rule, each.severity, *counts)
+    return table
+
+
+def _name_missed(windows: tuple[SourceQuality, ...]) -> str:
+    missed = [f"{score.name} of {each.source}" for each in windows for score in each.missed]
+    return ", ".join(missed)

@@ -1,0 +1,168 @@
+"""Reads the quality of the data of an output: the four scores by source and hour, and the broken rules.
+
+Everything comes from the derived tables data_quality, inconsistencies and resolutions; `docs/columns.md`
+defines the scores.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.verify.table_scan import load, paths
+from schemas.tables import Table
+from transforms.core.record_batches import make_empty
+from transforms.core.time_range import Span, keep_within
+from transforms.derived.data_quality import COUNTS, SCORES
+from transforms.derived.data_quality import TABLE as QUALITY
+from transforms.derived.inconsistencies import TABLE as INCONSISTENCIES
+from transforms.derived.resolutions import TABLE as RESOLUTIONS
+
+_START = QUALITY.table.time
+_THRESHOLDS = {name: f"{name}_threshold" for name in SCORES}
+_RULE = ("rule", "severity")
+
+
+class Score(NamedTuple):
+    """A score of some messages: how many of how many; its threshold."""
+
+    name: str
+    numerator: int
+    denominator: int
+    threshold: float
+
+    @property
+    def value(self) -> float | None:
+        """The score, in [0, 1]; None where nothing can be said."""
+        return self.numerator / self.denominator if self.denominator else None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the score is not below its threshold. A score that is None is met."""
+        return self.value is None or self.value >= self.threshold
+
+
+@dataclass(frozen=True)
+class SourceQuality:
+    """Messages of a source that were received in a window, and their scores.
+
+    `start` is that of the hour; None for all windows, or for messages that were received at an unknown time.
+    """
+
+    source: str
+    start: datetime | None
+    received: int
+    scores: tuple[Score, ...]
+
+    @property
+    def missed(self) -> tuple[Score, ...]:
+        """The scores below their thresholds."""
+        return tuple(score for score in self.scores if not score.is_met)
+
+
+@dataclass(frozen=True)
+class BrokenRule:
+    """A rule of the table inconsistencies: how many reports broke it, and how many of them are resolved."""
+
+    rule: str
+    severity: str
+    broken: int
+    resolved: int
+
+    @property
+    def open(self) -> int:
+        """Reports whose inconsistency no later record has resolved."""
+        return self.broken - self.resolved
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The quality of an output, or of a span of it. `sources` are over all windows."""
+
+    sources: tuple[SourceQuality, ...]
+    hours: tuple[SourceQuality, ...]
+    rules: tuple[BrokenRule, ...]
+
+    @property
+    def missed(self) -> tuple[SourceQuality, ...]:
+        """The sources of which a score is below its threshold."""
+        return tuple(each for each in self.sources if each.missed)
+
+
+def read_quality(output: Path, span: Span) -> Quality | None:
+    """The quality of messages that were received, and of reports that were recorded, within the span.
+
+    Bounds within a minute take the minutes that begin in the span. Messages that were received at an unknown
+    time count if the span has no bounds. None if data_quality has no rows at all.
+
+    Raises:
+        transforms.core.errors.DamagedFile: a file cannot be read.
+    """
+    granularity = "1h" if span.everything else "1m"
+    files = [path for path in paths(output, QUALITY.table) if f"window_size={granularity}" in path.parts]
+    if not files and not paths(output, QUALITY.table):
+        return None
+    rows = _join(QUALITY.table, [part for path in files for part in _keep(path, QUALITY.table, span)])
+    hours = pc.if_else(rows[_START].is_null(), None, pc.floor_temporal(rows[_START], unit="hour"))
+    rows = rows.append_column("hour", hours.cast(rows[_START].type))
+    return Quality(
+        tuple(_sum_windows(rows, ["source"])),
+        tuple(_sum_windows(rows, ["source", "hour"])),
+        read_broken_rules(output, span),
+    )
+
+
+def read_broken_rules(output: Path, span: Span) -> tuple[BrokenRule, ...]:
+    """The rules that reports recorded within the span broke: most open ones first.
+
+    Raises: as `read_quality` does.
+    """
+    broken, resolved = (_count(output, each.table, span) for each in (INCONSISTENCIES, RESOLUTIONS))
+    rules = [BrokenRule(*rule, count, resolved.get(rule, 0)) for rule, count in broken.items()]
+    return tuple(sorted(rules, key=lambda each: (-each.open, each.rule)))
+
+
+def _count(output: Path, table: Table, span: Span) -> dict[tuple[str, str], int]:
+    """How many rows each rule has, with its severity."""
+    parts = [
+        part.select(_RULE)
+        for path in paths(output, table)
+        for part in _keep(path, table, span, "recorded_at")
+    ]
+    counted = _join(table, parts, _RULE).group_by(_RULE).aggregate([([], "count_all")])
+    return {(row["rule"], row["severity"]): row["count_all"] for row in counted.to_pylist()}
+
+
+def _keep(path: Path, table: Table, span: Span, time: str | None = None) -> list[pa.RecordBatch]:
+    return keep_within(load(path, table), span, time or table.time)
+
+
+def _join(table: Table, parts: Sequence[pa.RecordBatch], names: Sequence[str] = ()) -> pa.Table:
+    empty = make_empty(table.schema)
+    return pa.Table.from_batches([empty.select(names) if names else empty, *parts])
+
+
+def _sum_windows(rows: pa.Table, keys: list[str]) -> Iterator[SourceQuality]:
+    """The sums of windows with equal keys, in the order of the keys. Thresholds are those of the newest
+    window."""
+    rows = rows.sort_by([(_START, "ascending")])
+    sums = [(name, "sum") for name in COUNTS]
+    newest = [(name, "last") for name in _THRESHOLDS.values()]
+    grouped = rows.group_by(keys, use_threads=False).aggregate([*sums, *newest])
+    for row in grouped.sort_by([(name, "ascending") for name in keys]).to_pylist():
+        counts = {name: row[f"{name}_sum"] for name in COUNTS}
+        scores = tuple(
+            Score(name, _compute(top, counts), counts[bottom], row[f"{_THRESHOLDS[name]}_last"])
+            for name, (top, bottom) in SCORES.items()
+        )
+        yield SourceQuality(row["source"], row.get("hour"), counts["received"], scores)
+
+
+def _compute(expression: str, counts: dict[str, int]) -> int:
+    """The value of `a` or `a - b`."""
+    first, _, second = expression.partition(" - ")
+    return counts[first] - (counts[second] if second else 0)
