@@ -1,5 +1,6 @@
 """`kpiflow quality`: the scores of the data against their thresholds, and the rules that reports break."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -79,7 +80,7 @@ def _print(found: Quality) -> None:
     if not found.sources:
         out.print("no messages were received in this span")
         return
-    out.print(tabulate_windows(found.sources))
+    out.print(tabulate_sources(found.sources))
     thresholds = dict.fromkeys(
         f"{score.name} {100 * score.threshold:g} %" for each in found.sources for score in each.scores
     )
@@ -89,24 +90,26 @@ def _print(found: Quality) -> None:
         shown = sorted(low, key=lambda each: min(score.value or 0 for score in each.missed))[:HOURS_SHOWN]
         more = f", the lowest {len(shown)} of them" if len(shown) < len(low) else ""
         out.print(Text(f"\nHours with a score below its threshold{more}:", style="bold"))
-        out.print(tabulate_windows(shown, with_hours=True))
+        out.print(_tabulate_hours(shown))
     if found.rules:
         out.print(Text("\nRules that reports break:", style="bold"))
         out.print(tabulate_rules(found.rules))
 
 
-def tabulate_windows(
-    windows: tuple[SourceQuality, ...] | list[SourceQuality], with_hours: bool = False
-) -> Table:
-    """A table of scores; a score below its threshold is red, behind an exclamation mark."""
-    table = Table(box=None, header_style="bold")
-    for title in ("source", *(["hour"] if with_hours else [])):
-        table.add_column(title, no_wrap=True)
-    for title in ("received", *(score.name for score in windows[0].scores)):
-        table.add_column(title, justify="right")
-    for each in windows:
-        hour = [f"{each.start:%Y-%m-%d %H:00}" if each.start else "unknown"] if with_hours else []
-        table.add_row(each.source, *hour, f"{each.received:,}", *map(_format_score, each.scores))
+def tabulate_sources(sources: Sequence[SourceQuality]) -> Table:
+    """A table of the scores of sources; a score below its threshold is red, behind an exclamation mark."""
+    table = make_table(["source"], ["received", *(score.name for score in sources[0].scores)])
+    for each in sources:
+        table.add_row(each.source, f"{each.received:,}", *map(_format_score, each.scores))
+    return table
+
+
+def _tabulate_hours(hours: Sequence[SourceQuality]) -> Table:
+    table = make_table(["hour", "source", "below its threshold"], ["received"])
+    for each in hours:
+        hour = f"{each.start:%Y-%m-%d %H:00}" if each.start else "unknown"
+        missed = ", ".join(f"{score.name} {format_percent(score.value)}" for score in each.missed)
+        table.add_row(hour, each.source, missed, f"{each.received:,}")
     return table
 
 
@@ -115,19 +118,25 @@ def _format_score(score: Score) -> Text:
     return Text(text) if score.is_met else Text(f"! {text}", style="bold red")
 
 
-def tabulate_rules(rules: tuple[BrokenRule, ...]) -> Table:
+def tabulate_rules(rules: Sequence[BrokenRule]) -> Table:
     """A table of broken rules."""
-    table = Table(box=None, header_style="bold")
-    for title in ("rule", "severity"):
-        table.add_column(title)
-    for title in ("broken", "resolved", "open"):
-        table.add_column(title, justify="right")
+    table = make_table(["rule", "severity"], ["broken", "resolved", "open"])
     for each in rules:
         counts = (f"{count:,}" for count in (each.broken, each.resolved, each.open))
         table.add_row(each.rule, each.severity, *counts)
     return table
 
 
-def _name_missed(windows: tuple[SourceQuality, ...]) -> str:
+def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table whose columns `names` are texts and `numbers` are numbers."""
+    table = Table(box=None, header_style="bold")
+    for title in names:
+        table.add_column(title, overflow="fold")
+    for title in numbers:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _name_missed(windows: Sequence[SourceQuality]) -> str:
     missed = [f"{score.name} of {each.source}" for each in windows for score in each.missed]
     return ", ".join(missed)

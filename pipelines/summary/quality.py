@@ -102,11 +102,11 @@ def read_quality(output: Path, span: Span) -> Quality | None:
     Raises:
         transforms.core.errors.DamagedFile: a file cannot be read.
     """
-    granularity = "1h" if span.everything else "1m"
-    files = [path for path in paths(output, QUALITY.table) if f"window_size={granularity}" in path.parts]
-    if not files and not paths(output, QUALITY.table):
+    files = paths(output, QUALITY.table)
+    if not files:
         return None
     rows = _join(QUALITY.table, [part for path in files for part in _keep(path, QUALITY.table, span)])
+    rows = rows.filter(pc.field("granularity") == ("1h" if span.everything else "1m"))
     hours = pc.if_else(rows[_START].is_null(), None, pc.floor_temporal(rows[_START], unit="hour"))
     rows = rows.append_column("hour", hours.cast(rows[_START].type))
     return Quality(

@@ -1,0 +1,121 @@
+"""`kpiflow quality`: scores against thresholds, hours, broken rules, exit codes."""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cli import run
+from pipelines.settings import Settings
+from pipelines.summary.quality import read_quality
+from schemas.tables import LAYOUT_VERSION
+from tests.pipelines.summary.test_queries import EIGHT, NINE, store
+from transforms.core.time_range import Span
+from transforms.derived.data_quality import COUNTS, SCORES
+from transforms.derived.data_quality import TABLE as QUALITY
+from transforms.derived.inconsistencies import TABLE as INCONSISTENCIES
+from transforms.derived.resolutions import TABLE as RESOLUTIONS
+
+THRESHOLDS = {f"{name}_threshold": value for name, value in zip(SCORES, (0.98, 0.95, 0.99, 0.99))}
+
+
+def window(source: str, start: datetime | None, granularity: str = "1m", **counts: int) -> dict[str, Any]:
+    """A row of data_quality; counts that are not named are 0."""
+    row = {"source": source, "granularity": granularity, "time_window_start": start, "verdict": "met"}
+    return row | dict.fromkeys(COUNTS, 0) | counts | THRESHOLDS
+
+
+def broken(number: int, rule: str, severity: str = "error", at: datetime = EIGHT) -> dict[str, Any]:
+    """A row of inconsistencies."""
+    return {"report_id": f"{number:032x}", "rule": rule, "severity": severity, "recorded_at": at}
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Two sources. The second misses completeness from nine o'clock on and over both hours."""
+    settings = Settings().row_settings()
+    description = {"layout": LAYOUT_VERSION, "schemas": {}, "settings": settings}
+    (tmp_path / "_kpiflow.json").write_text(json.dumps(description))
+    rows = []
+    for minute in (EIGHT, EIGHT + timedelta(minutes=59), NINE):
+        rows.append(window("a", minute, received=10, checked=10, timed=10, timely=10))
+        rows.append(window("b", minute, received=10, incomplete=int(minute == NINE), checked=9))
+    hours = [
+        window("a", EIGHT, "1h", received=20, checked=20, timed=20, timely=20),
+        window("a", NINE, "1h", received=10, checked=10, timed=10, timely=10),
+        window("b", EIGHT, "1h", received=20, checked=18),
+        window("b", NINE, "1h", received=10, incomplete=1, checked=9),
+    ]
+    store(tmp_path, QUALITY.table, rows + hours)
+    store(
+        tmp_path,
+        INCONSISTENCIES.table,
+        [broken(1, "task_unknown"), broken(2, "task_unknown"), broken(3, "task_changed", "warning", NINE)],
+    )
+    store(tmp_path, RESOLUTIONS.table, [broken(2, "task_unknown") | {"resolved_at": NINE}])
+    return tmp_path
+
+
+def test_a_score_below_its_threshold_is_named_and_gives_exit_code_1(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quality", str(output)]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == f"kpiflow: {output} is below completeness of b\n"
+    assert "! 96.7 %" in printed.out
+    assert f"{NINE:%Y-%m-%d} 09:00  b       completeness 90.0 %" in printed.out
+
+
+def test_a_span_counts_only_what_was_received_in_it(output: Path) -> None:
+    assert run(["quality", str(output), "--to", NINE.isoformat()]) == 0
+    found = read_quality(output, Span(EIGHT + timedelta(minutes=1), NINE))
+    assert found is not None
+    assert [(each.source, each.received) for each in found.sources] == [("a", 10), ("b", 10)]
+    assert [rule.rule for rule in found.rules] == []
+
+
+def test_minutes_and_hours_have_the_same_sums(output: Path) -> None:
+    by_hour, by_minute = read_quality(output, Span()), read_quality(output, Span(EIGHT))
+    assert by_hour == by_minute
+
+
+def test_json_has_every_hour_and_the_rules_that_are_still_broken(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quality", str(output), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["met"] is False
+    assert len(found["hours"]) == 4
+    score = found["sources"][1]["scores"]["completeness"]
+    assert score == {"numerator": 29, "denominator": 30, "threshold": 0.98, "value": 29 / 30, "met": False}
+    assert found["rules"] == [
+        {"rule": "task_changed", "severity": "warning", "broken": 1, "resolved": 0, "open": 1},
+        {"rule": "task_unknown", "severity": "error", "broken": 2, "resolved": 1, "open": 1},
+    ]
+
+
+def test_a_score_of_which_nothing_can_be_said_is_no_failure(output: Path) -> None:
+    found = read_quality(output, Span())
+    assert found is not None
+    assert [score.value for score in found.sources[1].scores] == [29 / 30, 1.0, None, None]
+    assert [score.name for each in found.missed for score in each.missed] == ["completeness"]
+
+
+def test_messages_received_at_an_unknown_time_count_unless_a_span_is_given(output: Path) -> None:
+    store(output, QUALITY.table, [window("a", None, "1h", received=5, incomplete=5)])
+    whole, span = read_quality(output, Span()), read_quality(output, Span(EIGHT))
+    assert whole is not None
+    assert span is not None
+    assert (whole.sources[0].received, span.sources[0].received) == (35, 30)
+    assert [each.start for each in whole.hours if each.source == "a"] == [EIGHT, NINE, None]
+
+
+def test_an_output_without_derived_tables_names_the_command_that_makes_them(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (output / QUALITY.table.name).rglob("*.parquet"):
+        path.unlink()
+    assert run(["quality", str(output)]) == 2
+    assert f"`kpiflow derive {output}` makes them" in capsys.readouterr().err
