@@ -212,6 +212,9 @@ def measure(folder: Path, scale: float, repetitions: int) -> Iterator[str]:
     yield f"\n{large:,} messages, once:\n"
     yield table(once)
     yield from ("", *targets(once))
+    from tests.benchmarks.derive import measure as measure_derive  # it runs its jobs with `run` above
+
+    yield from measure_derive(folder, small)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from schemas.tables import Table
 from transforms.derived.inputs import UNTIMED
 from transforms.derived.plan import Unit
-from transforms.derived.stored_files import Version, read_version, scan_files
+from transforms.derived.snapshot import Version, read_version
+from transforms.derived.stored_files import scan_files
 
 INPUTS = b"kpiflow.inputs"
 """Key of a derived file's footer: the digest of all that it may read, and how many files its unit has."""

@@ -24,7 +24,7 @@ GRAIN = 10_000_000
 """Microseconds. A file is stale, too, if another row becomes effective in the same grain as its last one."""
 NO_GRAIN = -(1 << 38)
 """The grain of rows whose time is unknown: before all others."""
-_ID_LENGTH, _DECIMAL_BYTES = 32, 16
+_ID_LENGTH = 32
 
 
 class Grains(NamedTuple):
@@ -111,15 +111,9 @@ def _read_words(table: Table, rows: pa.RecordBatch) -> list[Words]:
 
 
 def _write_texts(column: pa.Array) -> pa.Array:
-    """string or large_binary[n]: texts that are equal for equal values of a column of any type."""
+    """Texts that are equal for equal values of a column of any type; few columns are no texts themselves."""
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         return column
-    if pa.types.is_list(column.type) and pa.types.is_decimal128(column.type.value_type):
-        column = column.take(pa.array(np.arange(len(column))))  # offsets begin at 0, nulls are empty
-        if not column.values.null_count:
-            ends = column.offsets.to_numpy().astype(np.int64) * _DECIMAL_BYTES
-            buffers = [column.buffers()[0], pa.py_buffer(ends), column.values.buffers()[1]]
-            return pa.Array.from_buffers(pa.large_binary(), len(column), buffers)
     return pa.array([json.dumps(value, default=str) for value in column.to_pylist()], pa.string())
 
 

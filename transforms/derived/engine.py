@@ -43,6 +43,10 @@ class Limits:
     memory_mb: int = 400
     rows: int = 250_000
 
+    def find_rows(self, table: DerivedTable) -> int:
+        """Rows of one run. Those of reports are wide; of other messages few columns are read."""
+        return self.rows if table.clock is Clock.RECORDED else 4 * self.rows
+
 
 class Comparison(NamedTuple):
     """A derived table against its plan: units that are stale or missing, and files that should be gone."""
@@ -99,8 +103,10 @@ class Deriver:
         self._minutes, self._limits = file_minutes, limits
         self._stored, self._derived = StoredFiles(output, file_minutes, indexed), DerivedFiles(output)
 
-    def compare(self, before: int = LATEST) -> Iterator[Comparison]:
+    def compare(self, before: int = LATEST, snapshot: Snapshot | None = None) -> Iterator[Comparison]:
         """Each table against its plan. A table that reads another is compared after that is done with.
+
+        Files that may change soon are kept in the snapshot, if there is one.
 
         Raises:
             DamagedFile: a stored file cannot be read.
@@ -110,7 +116,7 @@ class Deriver:
         for table in self.tables:
             for name in list_stored(table):
                 if name not in catalogs or name in own:
-                    catalogs[name] = self._stored.read(find_stored_table(name))
+                    catalogs[name] = self._stored.read(find_stored_table(name), snapshot)
             plan = Plan(table, dict(catalogs), self.settings, self._minutes, before)
             units, found = plan.list_units(), self._derived.read(table.table)
             stale = [unit for unit in units if not found.holds(unit)]
@@ -125,59 +131,63 @@ class Deriver:
             OutputFull: no space is left; what was written is whole.
         """
         counts = Counts()
-        for found in self.compare(before):
-            done, name = 0, found.plan.table.table.name
-            for block in split_blocks(found.units, found.stale, self._limits.rows):
+        with Snapshot(self.output, work) as snapshot:
+            for found in self.compare(before, snapshot):
+                done, name = 0, found.plan.table.table.name
+                for block in split_blocks(found.units, found.stale, self._limits.find_rows(found.plan.table)):
+                    follow(name, done, len(found.stale))
+                    done += len(block)
+                    try:
+                        rows = self._derive_block(found.plan, block, snapshot, str(work))
+                        counts.rows[name] = counts.rows.get(name, 0) + rows
+                        counts.written += len(block)
+                    except ChangedFile:
+                        counts.changed += len(block)
                 follow(name, done, len(found.stale))
-                done += len(block)
-                try:
-                    counts.rows[name] = counts.rows.get(name, 0) + self._derive_block(found.plan, block, work)
-                    counts.written += len(block)
-                except ChangedFile:
-                    counts.changed += len(block)
-            follow(name, done, len(found.stale))
-            for file in found.surplus:
-                with lock_folder((self.output / file).parent):
-                    remove_file(self.output / file)
-                counts.removed += 1
+                self._remove(found.surplus)
+                counts.removed += len(found.surplus)
         return counts
 
-    def _derive_block(self, plan: Plan, block: Sequence[Unit], work: Path) -> int:
+    def _remove(self, files: Sequence[str]) -> None:
+        for file in files:
+            with lock_folder((self.output / file).parent):
+                remove_file(self.output / file)
+
+    def _derive_block(self, plan: Plan, block: Sequence[Unit], snapshot: Snapshot, spill: str) -> int:
         """Derive consecutive units with one run of the SQL; how many rows they have."""
         table, period = plan.table, Period(block[0].period.start, block[-1].period.end)
         files = choose_files(plan, plan.select(period))
-        with Snapshot(self.output, work) as snapshot:
-            links = {
-                name: [snapshot.link(file) for file in files.get(name, [])] for name in list_stored(table)
-            }
-            with open_connection(self._limits.threads, self._limits.memory_mb, str(work)) as connection:
-                for name, paths in links.items():
-                    _create_stored(connection, name, paths)
-                bind_inputs(connection, table, period, self.settings, plan.before)
-                rows = run_sql(connection, table)
-        self._write(table, block, rows)
-        return rows.num_rows
+        links = {
+            name: [snapshot.link(file.name, file.version) for file in files.get(name, [])]
+            for name in list_stored(table)
+        }
+        with open_connection(self._limits.threads, self._limits.memory_mb, spill) as connection:
+            for name, paths in links.items():
+                _create_stored(connection, name, paths)
+            bind_inputs(connection, table, period, self.settings, plan.before)
+            rows = run_sql(connection, table)
+        return self._write(table, block, rows)
 
-    def _write(self, table: DerivedTable, block: Sequence[Unit], rows: pa.RecordBatch) -> None:
-        """Write the files of the units; rows that belong to none of them are dropped."""
+    def _write(self, table: DerivedTable, block: Sequence[Unit], rows: pa.RecordBatch) -> int:
+        """Write the files of the units; how many rows they have. Those that belong to none are dropped."""
         codes, names = assign_files(table.table, rows, self._minutes)
         order = np.argsort(codes, kind="stable")
         ends = np.cumsum(np.bincount(codes, minlength=len(names)))
         parts = dict(zip(names, np.split(order, ends[:-1]))) if names else {}
 
-        def write(file: str, unit: Unit, count: int) -> None:
+        def write(file: str, unit: Unit, count: int) -> int:
             part = rows.take(pa.array(parts[file])) if file in parts else make_empty(table.table.schema)
             data = encode_file(part, {INPUTS: f"{unit.digest} {count}".encode()})
             with lock_folder((self.output / file).parent):
                 replace_file(self.output / file, data)
+            return part.num_rows
 
         with ThreadPoolExecutor(_WRITERS) as pool:
             waiting = []
             for unit in block:
                 files = sorted(parts) if unit.period == UNTIMED else unit.files
                 waiting += [pool.submit(write, file, unit, len(files)) for file in files]
-            for each in waiting:
-                each.result()
+            return sum(each.result() for each in waiting)
 
 
 def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:

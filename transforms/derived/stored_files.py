@@ -6,6 +6,7 @@ A file is read once: as long as its inode, size and time of change stay the same
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +23,12 @@ from transforms.core.hashing import Words
 from transforms.core.record_batches import conform
 from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
 from transforms.derived.inputs import EARLIEST, LATEST, Period
+from transforms.derived.snapshot import Snapshot, Version, read_version
 from transforms.derived.task_sets import Hashes, hash_tasks
 from transforms.sinks.parquet.sealed_files import describe_damage
 
-Version = tuple[int, int, int]
-"""Inode, size and time of change in nanoseconds: a file that was replaced has another one."""
+_RECENT_SECONDS = 600
+"""A file that was changed since may change again while a pass is at work: it is kept when it is listed."""
 _MINUTE = 60_000_000
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
@@ -57,13 +59,13 @@ class StoredFiles:
         self._output, self._minutes, self._indexed = output, file_minutes, indexed
         self._known: dict[str, StoredFile] = {}
 
-    def read(self, table: Table) -> "Catalog":
-        """All files of a table, as they are now.
+    def read(self, table: Table, snapshot: Snapshot | None = None) -> "Catalog":
+        """All files of a table, as they are now. Those that may change soon are kept in the snapshot.
 
         Raises:
             DamagedFile: one of them cannot be read.
         """
-        found = [self._read(table, name, version) for name, version in self._list(table)]
+        found = [self._read(table, name, version, snapshot) for name, version in self._list(table)]
         gone = {name for name in self._known if name.startswith(f"{table.name}/")}
         for name in gone.difference(file.name for file in found if file):
             del self._known[name]
@@ -78,32 +80,41 @@ class StoredFiles:
         if table.name == _WINDOWS:
             folder /= format_window_folder("1h")
         for entry in scan_files(folder):
-            yield Path(entry.path).relative_to(self._output).as_posix(), read_version(entry.stat())
+            try:
+                yield Path(entry.path).relative_to(self._output).as_posix(), read_version(entry.stat())
+            except FileNotFoundError:  # it was removed since the folder was read
+                continue
 
-    def _read(self, table: Table, name: str, version: Version) -> StoredFile | None:
+    def _read(
+        self, table: Table, name: str, version: Version | None, snapshot: Snapshot | None
+    ) -> StoredFile | None:
+        path = self._output / name
+        if snapshot is not None and version and time.time_ns() - version[2] < _RECENT_SECONDS * 10**9:
+            version = snapshot.hold(name)
+            path = snapshot.find(name)
         known = self._known.get(name)
-        if known is None or known.version != version:
-            known = self._read_anew(table, name)
+        if version is not None and (known is None or known.version != version):
+            known = self._read_anew(table, name, path, None if path == self._output / name else version)
             if known is not None:
                 self._known[name] = known
-        return known
+        return known if version is not None else None
 
-    def _read_anew(self, table: Table, name: str) -> StoredFile | None:
-        """The file as it is when it is opened; None if it is gone by then."""
-        columns, path = list_digest_columns(table), self._output / name
+    def _read_anew(self, table: Table, name: str, path: Path, kept: Version | None) -> StoredFile | None:
+        """The file as it is when it is opened, or was `kept`; None if it is gone by then."""
+        columns = list_digest_columns(table)
         is_indexed = self._indexed and "task_id" in table.schema.names
         schema = pa.schema([table.schema.field(each) for each in columns])
         try:
             with path.open("rb") as file:
-                version = read_version(os.fstat(file.fileno()))
+                version = kept or read_version(os.fstat(file.fileno()))
                 wanted = [*columns, *(["task_id"] if is_indexed and "task_id" not in columns else [])]
                 rows = _read_columns(file, wanted)
+            grains = digest_rows(table, conform(rows, schema))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise describe_damage(path, f"cannot be read: {error}") from error
+            raise describe_damage(self._output / name, f"cannot be read: {error}") from error
         tasks = hash_tasks(rows["task_id"]) if is_indexed else None
-        grains = digest_rows(table, conform(rows, schema))
         return StoredFile(name, self._find_period(name), version, grains, tasks)
 
     def _find_period(self, name: str) -> Period:
@@ -175,11 +186,6 @@ def scan_files(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from scan_files(Path(entry.path))
         elif entry.name.endswith(".parquet"):
             yield entry
-
-
-def read_version(stat: os.stat_result) -> Version:
-    """The version of a file."""
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _read_columns(file: object, names: list[str]) -> pa.RecordBatch:

@@ -23,6 +23,7 @@ from tests.transforms.derived.outputs import (
     read_derived,
     write,
 )
+from transforms.derived import engine
 from transforms.derived.digests import GRAIN
 from transforms.derived.engine import Limits
 from transforms.derived.registry import DERIVED
@@ -146,10 +147,12 @@ def test_reports_after_the_watermark_are_derived_later(output: Path) -> None:
     assert derive(output).rows["context"] == 3
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_left_for_the_next_pass(
+def test_a_file_that_is_replaced_after_it_was_compared_is_left_for_the_next_pass(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(output, [(REPORTS, make_report(1, NOON, 0 * MINUTE, 1))])
+    for file in output.rglob("*.parquet"):
+        os.utime(file, (0, 0))
     link = os.link
 
     def replace_first(source: Path, target: Path) -> None:
@@ -163,6 +166,24 @@ def test_a_file_that_is_replaced_while_it_is_read_is_left_for_the_next_pass(
         assert derive(output).changed > 0
     assert derive(output).changed == 0
     assert any(name.startswith("context/") for name in read_derived(output))
+
+
+def test_files_that_are_being_written_are_derived_as_they_were_when_they_were_listed(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(output, [(REPORTS, make_report(1, NOON, 0 * MINUTE, 1))])
+    before = derive_once([(REPORTS, make_report(1, NOON, 0 * MINUTE, 1))])
+
+    def write_more(*arguments: Any) -> Any:
+        add(output, [(REPORTS, make_report(2, NOON, 0 * MINUTE, 1))])
+        return bind(*arguments)
+
+    bind = engine.bind_inputs
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "bind_inputs", write_more)
+        derive(output, tables=EXAMPLES[:1])
+    context = {name: data for name, data in read_derived(output).items() if name.startswith("context/")}
+    assert context == {name: data for name, data in before.items() if name.startswith("context/")}
 
 
 def test_a_file_system_without_hard_links_is_copied_from(
