@@ -49,7 +49,9 @@ class ValidationSettings(SettingsGroup):
     shapes_rows: ClassVar[bool] = True
 
     max_payload_bytes: int = Field(
-        1 << 20, ge=1024, description="A longer payload is quarantined as `oversize`."
+        1 << 20,
+        ge=1024,
+        description="A longer payload is quarantined as `oversize`; an agent may have 32 MiB.",
     )
     max_depth: int = Field(
         32, ge=4, le=512, description="A more deeply nested payload is quarantined as `depth`."
