@@ -49,15 +49,16 @@ def draw_arrivals_of_records(world: World, reports: Messages, seed: int) -> Arri
     """
     random = make_random(seed, "record arrivals")
     count = len(world.sound.owner)
+    late_task = (_LATE_TASK[0], min(_LATE_TASK[1], max(world.moments.span // 2, 2 * _LATE_TASK[0])))
     report = np.full(count, NEVER)
     np.minimum.at(report, reports.row, reports.received)
     task = world.sound.created + _draw_delays(random, count)
     result = world.sound.completed + _draw_delays(random, count)
     corrected = task + _SECOND_VERSION
     for received, name, late in (
-        (task, "task_late", _LATE_TASK),
+        (task, "task_late", late_task),
         (result, "result_late", _LATE_RESULT),
-        (corrected, "quota_raised_late", _LATE_TASK),
+        (corrected, "quota_raised_late", late_task),
     ):
         rows = world.faults.rows(name)
         # Evenly by the logarithm: minutes are as frequent as hours.
