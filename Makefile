@@ -28,7 +28,7 @@ flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (installs Java 17 
 	@$(BIN)/python -m runners.flink.jars
 
 servers: ## Install the servers that tests use
-	@deploy/install.sh redis-server victoria-metrics
+	@deploy/install.sh redis-server victoria-metrics prometheus
 
 demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
 	@deploy/demo.sh $(DEMO)
