@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from deploy.monitoring.probe import probe
 from pipelines.cli import run
 from pipelines.failures import WrongUse
 from pipelines.metrics.numbers import SourceWatch
@@ -111,7 +112,9 @@ def test_the_loopback_needs_none(text: str, host: str) -> None:
     assert Address.parse(text, Settings()) == Address(host, 9464)
 
 
-def test_tls_serves_only_clients_with_a_certificate_of_the_authority(home: Home, pems: Certificates) -> None:
+def test_tls_serves_only_clients_with_a_certificate_of_the_authority(
+    home: Home, pems: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings(metrics_certificate=pems.server, metrics_key=pems.server_key, metrics_ca=pems.ca)
     address = Address.parse("0.0.0.0:0", settings)
     context = ssl.create_default_context(cafile=str(pems.ca))
@@ -120,6 +123,11 @@ def test_tls_serves_only_clients_with_a_certificate_of_the_authority(home: Home,
             ask(f"https://localhost:{port}/metrics", context)
         with pytest.raises(OSError):  # noqa: PT011 (how a server hangs up differs)
             ask(f"http://localhost:{port}/metrics")
+        assert not probe(port, "/readyz")
+        for name, pem in (("CERTIFICATE", pems.client), ("KEY", pems.client_key), ("CA", pems.ca)):
+            monkeypatch.setenv(f"KPIFLOW_METRICS_{name}", str(pem))
+        assert probe(port, "/readyz")
+        assert not probe(port, "/nonsense")
         context.load_cert_chain(pems.client, pems.client_key)
         assert ask(f"https://localhost:{port}/metrics", context)[0] == 200
 
