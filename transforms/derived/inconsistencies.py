@@ -49,13 +49,10 @@ SELECT task_id, version, epoch_us(effective_at) AS effective, epoch_us(completed
 FROM results
 """
 
-_TASK = ("version", "created", "target", "cpu", "memory", "seconds", "mbps")
-_RESULT = ("version", "completed", "success")
+_TASK = ("created", "target", "cpu", "memory", "seconds", "mbps")
+_RESULT = ("completed", "success")
 _SQL = """
-WITH own AS MATERIALIZED ({own}),
-tasks_of AS ({tasks}),
-results_of AS ({results}),
-agent_versions AS (
+WITH agent_versions AS (
     SELECT agent_id, coalesce(epoch_us(effective_at), {beginning}) AS since, version,
         {{'type': agent_type, 'capabilities': capabilities}} AS agent
     FROM agents
@@ -66,43 +63,61 @@ agent_changes AS (
     QUALIFY agent IS DISTINCT FROM lag(agent) OVER (PARTITION BY agent_id ORDER BY since, version)
 ),
 -- An agent from one change of its type or capabilities to the next, in microseconds.
-agent_spans AS (
+agent_spans AS MATERIALIZED (
     SELECT agent_id, agent, since,
         lead(since, 1, 1::BIGINT << 62) OVER (PARTITION BY agent_id ORDER BY since, version) AS until
     FROM agent_changes
 ),
-firsts AS (
+firsts AS MATERIALIZED (
     SELECT epoch_us(tasks) AS first_task, epoch_us(agents) AS first_agent FROM first_records
 ),
-all_contexts AS (
-    SELECT own.*, tasks_of.task, results_of.result, now.agent, old.agent AS agent_before, firsts.*
-    FROM own
+-- A report with one version of its task and result in view is checked here, by few columns and without
+-- grouping. The others, and those that break a rule, are few: `contexts` has only these.
+first_look AS (
+    SELECT hash(own.report_id) AS number, own.*, firsts.*, now.agent, old.agent AS agent_before,
+        CASE WHEN t.task_id IS NOT NULL THEN {task} END AS task,
+        CASE WHEN r.task_id IS NOT NULL THEN {result} END AS result
+    FROM ({own}) AS own
     CROSS JOIN firsts
-    LEFT JOIN tasks_of USING (report_id)
-    LEFT JOIN results_of USING (report_id)
-    LEFT JOIN agent_spans AS now
-        ON now.agent_id = own.agent_id AND now.since <= own.cutoff AND own.cutoff < now.until
-    LEFT JOIN agent_spans AS old
-        ON old.agent_id = own.agent_id AND old.since <= own.effective AND own.effective < old.until
+    LEFT JOIN ({tasks}) AS t
+        ON t.task_id = own.task_id AND t.effective <= own.cutoff AND t.created >= own.oldest
+    LEFT JOIN ({results}) AS r
+        ON r.task_id = own.task_id AND r.effective <= own.cutoff AND r.completed >= own.oldest
+    {agents}
 ),
--- Few reports break a rule: only for these the evidence is made.
-contexts AS MATERIALIZED (SELECT * FROM all_contexts WHERE {any_broken}),
-shared_tasks AS (SELECT task_id FROM claims GROUP BY task_id HAVING count(*) > 1),
+suspects AS MATERIALIZED (
+    SELECT * FROM ({own}) WHERE hash(report_id) IN (
+        SELECT number FROM first_look GROUP BY number HAVING count(*) > 1 OR bool_or({any_broken})
+    )
+),
+current_tasks AS ({current_tasks}),
+current_results AS ({current_results}),
+contexts AS MATERIALIZED (
+    SELECT own.*, firsts.*, current_tasks.task, current_results.result, now.agent, old.agent AS agent_before
+    FROM suspects AS own
+    CROSS JOIN firsts
+    LEFT JOIN current_tasks USING (report_id)
+    LEFT JOIN current_results USING (report_id)
+    {agents}
+),
+shared_tasks AS MATERIALIZED (
+    SELECT hash(task_id) FROM claims GROUP BY hash(task_id) HAVING count(*) > 1
+),
 all_claims AS MATERIALIZED (
     SELECT task_id, report_id, agent_id, epoch_us(recorded_at) AS recorded,
         epoch_us(effective_at) AS effective
-    FROM claims WHERE task_id IN (FROM shared_tasks)
+    FROM claims WHERE hash(task_id) IN (FROM shared_tasks)
 ),
 claim_pairs AS (
     SELECT own.*, other.agent_id <> own.agent_id AS by_another, other
-    FROM own
+    FROM ({own}) AS own
     JOIN all_claims AS other USING (task_id)
     CROSS JOIN settings
     WHERE (other.effective, other.report_id) < (own.effective, own.report_id)
         AND other.recorded >= own.oldest
         AND other.recorded <= least(own.cutoff, own.recorded + context_hours * 3600000000)
 ),
-earlier_claims AS (
+earlier_claims AS MATERIALIZED (
     SELECT report_id, task_id, agent_id, recorded, effective, by_another, count(*) AS claims,
         min_by(other, (other.effective, other.report_id)) AS first
     FROM claim_pairs
@@ -113,39 +128,48 @@ SELECT report_id, rule, severity, make_timestamptz(recorded) AS recorded_at,
     make_timestamptz(effective) AS effective_at, task_id, agent_id, evidence
 FROM ({rules})
 """
+_AGENTS = """
+    LEFT JOIN agent_spans AS now
+        ON now.agent_id = own.agent_id AND now.since <= own.cutoff AND own.cutoff < now.until
+    LEFT JOIN agent_spans AS old
+        ON old.agent_id = own.agent_id AND old.since <= own.effective AND own.effective < old.until
+"""
+
+
+def _pack(version: str, columns: tuple[str, ...], versions: str) -> str:
+    """SQL: a version's columns as a struct, with the number of `versions`."""
+    fields = ", ".join(f"'{column}': {version}.{column}" for column in columns)
+    return f"{{{fields}, 'versions': {versions}}}"
 
 
 def _select_current(name: str, versions: str, columns: tuple[str, ...], time: str) -> str:
-    """SQL: by report_id the current version in view, as a struct `name` with these columns and `versions`.
-
-    Most tasks have one version, and need no grouping by report.
-    """
-    fields = ", ".join(f"'{column}': v.{column}" for column in columns)
+    """SQL: by report_id the current version in view of the suspects' tasks, as a struct of this name."""
+    current = "max_by(v, (v.effective, v.version)) AS v, count(*) AS n"
     return f"""
-    WITH versions AS MATERIALIZED ({versions}),
-    changed AS MATERIALIZED (SELECT task_id FROM versions GROUP BY task_id HAVING count(*) > 1),
-    in_view AS (
-        SELECT own.report_id, own.task_id, v.effective, {{{fields}}} AS one
-        FROM own JOIN versions AS v ON v.task_id = own.task_id
-        WHERE v.effective <= own.cutoff AND v.{time} >= own.oldest
+    SELECT report_id, {_pack("v", ("version", *columns), "n")} AS {name}
+    FROM (
+        SELECT suspects.report_id, {current}
+        FROM suspects JOIN ({versions}) AS v USING (task_id)
+        WHERE v.effective <= suspects.cutoff AND v.{time} >= suspects.oldest
+        GROUP BY suspects.report_id
     )
-    SELECT report_id, struct_insert(one, versions := 1) AS {name}
-    FROM in_view WHERE task_id NOT IN (FROM changed)
-    UNION ALL
-    SELECT report_id, struct_insert(max_by(one, (effective, one.version)), versions := count(*)::INTEGER)
-    FROM in_view WHERE task_id IN (FROM changed) GROUP BY report_id
     """
 
 
 def _format_sql() -> str:
-    conditions = [f"({rule.condition})" for rule in RULES if rule.relation == "contexts"]
+    conditions = [f"coalesce({rule.condition}, false)" for rule in RULES if rule.relation == "contexts"]
     return _SQL.format(
         own=OWN,
-        tasks=_select_current("task", TASK_VERSIONS, _TASK, "created"),
-        results=_select_current("result", RESULT_VERSIONS, _RESULT, "completed"),
+        tasks=TASK_VERSIONS,
+        results=RESULT_VERSIONS,
+        task=_pack("t", _TASK, "1"),
+        result=_pack("r", _RESULT, "1"),
+        current_tasks=_select_current("task", TASK_VERSIONS, _TASK, "created"),
+        current_results=_select_current("result", RESULT_VERSIONS, _RESULT, "completed"),
+        agents=_AGENTS,
         beginning=BEGINNING,
         any_broken=" OR ".join(conditions),
-        levels=LEVELS,
+        levels=LEVELS.format(own=OWN),
         rules=select_all(RULES),
     )
 

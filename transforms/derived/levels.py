@@ -42,6 +42,8 @@ def _list(template: str) -> str:
     return ",\n        ".join(template.format(metric=metric, value=value) for metric, value in VALUES.items())
 
 
+_SUMS = "struct_pack(s := sum({metric}), q := sum({metric}::HUGEINT * {metric})) AS {metric}"
+
 LEVELS = f"""
 readings AS (
     SELECT agent_id, target_agent_type, (epoch_us(recorded_at) - ({YEAR_1})) // {HOUR} AS hour,
@@ -51,7 +53,7 @@ readings AS (
 ),
 agent_hours AS (
     SELECT agent_id, hour, min(target_agent_type) AS agent_type, count(*) AS n,
-        {_list("{{'s': sum({metric}), 'q': sum({metric}::HUGEINT * {metric})}} AS {metric}")}
+        {_list(_SUMS)}
     FROM readings
     GROUP BY agent_id, hour
     HAVING count(*) >= {FEWEST_REPORTS} AND min(target_agent_type) IS NOT NULL
@@ -83,20 +85,25 @@ studentised AS (
     FROM against_others
     WHERE between_agents * (1 + 1 / (k - 1)) + within * fewer > 0
 ),
-unusual AS (
+tested AS (
     SELECT agent_id, hour, agent_type, metric, n AS reports, k AS agents,
         x / 1000000 AS level, m / 1000000 AS others,
         sign(t) * (8 * f + 1) / (8 * f + 3) * sqrt(f * ln(1 + t * t / f)) AS z
     FROM studentised
 ),
-levels AS (
+unusual AS MATERIALIZED (
+    SELECT tested.* REPLACE (round(z, 3) AS z)
+    FROM tested CROSS JOIN settings
+    WHERE {_two_sided("z")} < false_alarm_rate
+),
+levels AS MATERIALIZED (
     SELECT own.*, hour * {HOUR} + ({YEAR_1}) AS window_start, agent_type, metric, agents, reports,
-        level, others, round(z, 3) AS z, {_two_sided("z")} AS p, false_alarm_rate
-    FROM unusual
-    CROSS JOIN settings
-    JOIN own ON own.agent_id = unusual.agent_id
+        level, others, z
+    FROM ({{own}}) AS own
+    JOIN unusual ON own.agent_id = unusual.agent_id
         AND (own.recorded - {GUARD} - ({YEAR_1})) // {HOUR} - 1 = unusual.hour
         AND own.cutoff >= (unusual.hour + 1) * {HOUR} + {FEED} + ({YEAR_1})
 )
 """
-"""CTEs over `past_reports`, `own` and `settings`; the last is `levels`: a row for each report and metric."""
+"""CTEs over `past_reports` and `settings`; the last is `levels`: a row for each report, of `own`, and metric of
+an agent that is unusual among its type."""

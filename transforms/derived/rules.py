@@ -17,7 +17,8 @@ line there, a case in tests/transforms/derived/test_rules.py.
 | clock, quota | settings: microseconds, and 1 + quota_tolerance |
 
 `earlier_claims` has a row for each report and whether the earlier claims of its task are `by_another` agent:
-first (struct), claims. `levels` has a row for each report and metric that is tested: metric, p, and evidence.
+first (struct), claims. `levels` has a row for each report and metric of an
+agent that is unusual among its type: metric, and the evidence.
 """
 
 from collections.abc import Iterable
@@ -88,7 +89,7 @@ def _compare(metric: str) -> Rule:
         f"{metric}_distribution",
         WARNING,
         f"the agent's {metric} is far from that of the other agents of its type",
-        f"metric = '{metric}' AND p < false_alarm_rate",
+        f"metric = '{metric}'",
         {
             "window_start": format_time("window_start"),
             "agent_type": "agent_type",
