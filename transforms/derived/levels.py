@@ -105,5 +105,5 @@ levels AS MATERIALIZED (
         AND own.cutoff >= (unusual.hour + 1) * {HOUR} + {FEED} + ({YEAR_1})
 )
 """
-"""CTEs over `past_reports` and `settings`; the last is `levels`: a row for each report, of `own`, and metric of
-an agent that is unusual among its type."""
+"""CTEs over `past_reports` and `settings`; the last is `levels`: a row for each report, of `own`, and metric
+of an agent that is unusual among its type."""
