@@ -63,6 +63,7 @@ PANELS = (
         f"sum by (role) (rate(kpiflow_cpu_seconds_total{{{_OF}}}[1m]))": "{{role}}",
         f"kpiflow_cpu_limit_cores{{{_OF}}}": "limit",
     }),
+    Panel("Quality scores", {f"kpiflow_quality_score{{{_OF}}}": "{{source}} {{score}}"}, "percentunit"),
     Panel("Alerts", {'sum by (alertname) (ALERTS{alertstate="firing",alertname=~"Kpi.*"})': "{{alertname}}"}),
 )  # fmt: skip
 

@@ -51,6 +51,7 @@ def make_metrics(numbers: Numbers) -> Iterator[Metric]:
     yield from _describe_job(numbers)
     yield from _describe_sinks(numbers)
     yield from _describe_processes(numbers)
+    yield from _describe_quality(numbers)
 
 
 def _describe_messages(numbers: Numbers) -> Iterator[Metric]:
@@ -137,6 +138,23 @@ def _describe_processes(numbers: Numbers) -> Iterator[Metric]:
     memory, cores = numbers.limits
     yield _gauge("memory_limit_bytes", "Memory of the control group or the machine.", (), [((), memory)])
     yield _gauge("cpu_limit_cores", "Cores of the control group or the machine.", (), [((), cores)])
+
+
+def _describe_quality(numbers: Numbers) -> Iterator[Metric]:
+    labels, scores = ("source", "score"), numbers.quality
+    facts = {
+        "quality_score": ("Score of the newest quarter of an hour of data_quality.", "value"),
+        "quality_threshold": ("What the score should reach.", "threshold"),
+        "quality_messages": ("Messages that the score is over.", "messages"),
+    }
+    for name, (text, field) in facts.items():
+        samples = (((each.source, each.score), getattr(each, field)) for each in scores)
+        yield _gauge(name, text, labels, samples)
+    ends = {each.source: each.end for each in scores}
+    yield _gauge(
+        "quality_age_seconds", "Since the end of its newest minute.", ("source",),
+        (((source,), max(0.0, numbers.at - end)) for source, end in ends.items()),
+    )  # fmt: skip
 
 
 def _describe_latency(numbers: Numbers) -> Metric:

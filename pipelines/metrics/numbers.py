@@ -14,6 +14,7 @@ from pathlib import Path
 from pipelines.jobs.job_status import FOLDER, OUTCOMES, Health, read_health
 from pipelines.jobs.run_record import RunRecord, read_totals
 from pipelines.metrics.machine import Limits, Usage, measure_usage, read_limits
+from pipelines.metrics.quality import QualityScore, read_scores
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms.core.errors import Unavailable
 from transforms.sinks.parquet.outcome_ledger import read_outcomes
@@ -38,6 +39,7 @@ class Numbers:
         outcomes: messages by outcome and reason; None if the main output does not count them.
         trimmed: messages that were gone before they were read; None as above.
         usage: of the processes of a job on this machine.
+        quality: the newest scores of its data, if tables are derived.
     """
 
     at: float
@@ -49,6 +51,7 @@ class Numbers:
     trimmed: int | None
     usage: Usage
     limits: Limits
+    quality: list[QualityScore]
 
     @property
     def read(self) -> dict[str, int]:
@@ -103,11 +106,12 @@ def read_numbers(home: Path, watch: SourceWatch | None = None) -> Numbers:
     run = read_totals(folder)
     health = read_health(home, state)
     arrived = {key: stream.added for key, stream in state.streams.items()} if is_up else {}
-    outcomes, trimmed = _read_outcomes(folder, [sink.name for sink in health.sinks])
+    outputs = [sink.name for sink in health.sinks]
+    outcomes, trimmed = _read_outcomes(folder, outputs)
     usage = measure_usage(run.pid) if health.running else Usage({}, None)
-    return Numbers(
-        time.time(), health, run, is_up, arrived, outcomes, trimmed, usage, read_limits()
-    )  # fmt: skip
+    now = time.time()
+    quality = read_scores(outputs, now)
+    return Numbers(now, health, run, is_up, arrived, outcomes, trimmed, usage, read_limits(), quality)
 
 
 def _read_outcomes(folder: Path, outputs: list[str]) -> tuple[Counter[tuple[str, str]] | None, int | None]:

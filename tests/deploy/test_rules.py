@@ -51,6 +51,10 @@ TASKS, FAILED, HEALTH = (
 )
 
 
+TIMELINESS = 'source="s",score="timeliness"'
+SCORE = of("quality_score", TIMELINESS)
+
+
 def bucket(stage: str, le: str) -> str:
     return of("stage_latency_seconds_bucket", f'stage="{stage}",le="{le}"')
 
@@ -89,6 +93,10 @@ def healthy(minutes: int) -> Series:
         of("memory_limit_bytes"): flat(8e9, minutes),
         of("cpu_seconds_total", 'role="worker"'): rate(60, minutes),
         of("cpu_limit_cores"): flat(2, minutes),
+        SCORE: flat(0.995, minutes),
+        of("quality_threshold", TIMELINESS): flat(0.99, minutes),
+        of("quality_messages", TIMELINESS): flat(15000, minutes),
+        of("quality_age_seconds", 'source="s"'): flat(90, minutes),
         TASKS: rate(1000, minutes),
         FAILED: rate(10, minutes),
         HEALTH: flat(1, minutes),
@@ -109,6 +117,7 @@ FIRES: dict[str, tuple[int, Series]] = {
     "KpiIntegrationFailure": (60, {REDIS_ERRORS: then(1, 50, 7, 30)}),
     "KpiMessagesLost": (60, {of("trimmed_total"): then(0, 58, 0.01, 30)}),
     "KpiInvalidMessages": (60, {BAD: then(10, 50, 60, 30), REPORTS: then(990, 50, 940, 30)}),
+    "KpiQualityScoreLow": (60, {SCORE: "0.99x50 0.97x30"}),
     "KpiLatencyHigh": (
         70,
         {bucket("validated", "1.0"): then(1000, 50, 980, 40), bucket("validated", "0.1"): rate(980, 90)},
@@ -137,6 +146,12 @@ SILENT: dict[str, tuple[int, Series]] = {
             each: then(1000, 10, 1, 80) for each in (ARRIVED, READ, TASKS)},
     ),
     "a burst that is read at once": (60, {of("lag_entries", 'source="s"'): "5x58 20000x1 5x60"}),
+    "a low score of few messages": (
+        60, {SCORE: "0.5x90", of("quality_messages", TIMELINESS): flat(900, 90)},
+    ),
+    "a low score of the past": (
+        60, {SCORE: "0.5x90", of("quality_age_seconds", 'source="s"'): flat(1000, 90)},
+    ),
     "few errors": (60, {REDIS_ERRORS: then(1, 50, 5, 30)}),
     "an output that writes nothing": (60, {OUT: then(12, 30, 0, 60)}),
     "slow rows for a while": (53, {bucket("validated", "1.0"): then(1000, 50, 980, 40)}),

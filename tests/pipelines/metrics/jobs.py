@@ -4,8 +4,11 @@ import json
 import os
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from pipelines.jobs.job_status import FOLDER, JOB, OUTCOMES, READERS, SINKS
 from pipelines.jobs.lock import lock_folders
@@ -13,6 +16,9 @@ from pipelines.jobs.run_record import PROCESSES, RunKeeper, begin_run
 from runners.progress import Progress
 from transforms.core.errors import Unavailable
 from transforms.core.process_stats import LATENCY_BOUNDS, ProcessStats
+from transforms.derived.data_quality import TABLE
+from transforms.sinks.parquet.file_merge import write_rows
+from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sources.source import SourceState, StreamState
 
 KEY = "layer4_kpi_reports"
@@ -73,6 +79,16 @@ class Home:
         written = {"sink": str(self.path), "table": "kpi_reports", "time": _millis(0), "rows": 70}
         fault = {"waiting_since": waiting, "error": waiting and "the disk is gone"}
         self.write(f"{SINKS}/sink-0-kpi_reports.json", written | {"newest": _millis(behind)} | fault)
+
+    def write_quality(self, minutes_ago: int, received: int, incomplete: int) -> None:
+        """A row of data_quality of a minute."""
+        table = TABLE.table
+        start = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).replace(second=0, microsecond=0)
+        counts = {"received": received, "incomplete": incomplete, "completeness": 1 - incomplete / received}
+        row = dict.fromkeys(table.schema.names) | counts | {"granularity": "1m", "source": KEY}
+        row |= {"time_window_start": start, "time_window_end": start + timedelta(minutes=1)}
+        row |= {"completeness_threshold": 0.98}
+        write_rows(table, LocalFolder(self.path), [pa.RecordBatch.from_pylist([row], table.schema)], 60)
 
     def complete_checkpoint(self, seconds_ago: float = 0.0) -> None:
         path = self.folder / "checkpoints" / "job" / "chk-1" / "_metadata"

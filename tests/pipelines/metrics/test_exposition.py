@@ -50,6 +50,10 @@ FROZEN = {
     "kpiflow_memory_bytes": {"role"},
     "kpiflow_memory_limit_bytes": set(),
     "kpiflow_cpu_limit_cores": set(),
+    "kpiflow_quality_score": {"source", "score"},
+    "kpiflow_quality_threshold": {"source", "score"},
+    "kpiflow_quality_messages": {"source", "score"},
+    "kpiflow_quality_age_seconds": {"source"},
 }
 """Dashboards and rules of users have these names: none may change or go."""
 
@@ -85,6 +89,7 @@ def test_the_names_and_labels_are_frozen(home: Home, source: Source) -> None:
     watch = SourceWatch(source)
     watch.ask()
     home.write_sink(waiting_seconds=1)
+    home.write_quality(minutes_ago=1, received=100, incomplete=3)
     samples = [each for family in make_metrics(read_numbers(home.path, watch)) for each in family.samples]
     assert {each.name: set(each.labels) for each in samples} == FROZEN
 
@@ -113,6 +118,17 @@ def test_each_number_is_that_of_the_state(home: Home, source: Source) -> None:
     assert found["kpiflow_memory_bytes[('role', 'command')]"] > 1e7
     assert [found[f"kpiflow_stage_latency_seconds_bucket[('le', '{le}'), ('stage', 'validated')]"]
             for le in ("0.025", "0.05", "300.0", "+Inf")] == [0, 9, 9, 10]  # fmt: skip
+
+
+def test_a_score_is_that_of_the_newest_quarter_of_an_hour(home: Home, source: Source) -> None:
+    home.write_quality(minutes_ago=40, received=500, incomplete=500)
+    home.write_quality(minutes_ago=5, received=300, incomplete=10)
+    home.write_quality(minutes_ago=2, received=100, incomplete=10)
+    found = read(home, source)
+    own = f"[('score', 'completeness'), ('source', '{KEY}')]"
+    assert found[f"kpiflow_quality_score{own}"] == pytest.approx(380 / 400)
+    assert (found[f"kpiflow_quality_threshold{own}"], found[f"kpiflow_quality_messages{own}"]) == (0.98, 400)
+    assert 0 < found[f"kpiflow_quality_age_seconds[('source', '{KEY}')]"] < 200
 
 
 def test_a_kill_and_a_resume_change_no_total(home: Home, source: Source) -> None:
