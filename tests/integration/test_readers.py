@@ -13,12 +13,14 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.verify.table_scan import scan
+from schemas.kinds import KINDS
 from schemas.tables import FLEET, TABLES, find_table
-from tests.builders import NOON, report
+from tests.builders import NOON, agent_record, health, report, result, task
 from tests.integration.archives import envelope, write
 
 NAMES = [*TABLES, FLEET.name]
 EDGES = [NOON, NOON + timedelta(hours=9), datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+RECORDS = {"task": task(), "execution_result": result(), "agent": agent_record(), "system_health": health()}
 READERS: dict[str, Callable[[Path], int]] = {
     "duckdb": lambda table: len(duckdb.sql(f"SELECT * FROM '{table}/**/*.parquet'")),
     "duckdb, hive": lambda table: len(
@@ -53,6 +55,11 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         envelope(each, f"{number}-{copy}", None) for number, each in enumerate(documents) for copy in range(3)
     ]
     lines += [envelope(each, f"timed {copy}", NOON) for copy, each in enumerate([report(9), report(9), "{"])]
+    lines += [
+        envelope(record, str(received), received, KINDS[kind].stream)
+        for kind, record in RECORDS.items()
+        for received in (None, NOON)
+    ]
     assert (
         run(["backfill", "--input", str(write(folder / "a.ndjson", lines)), "--output", str(folder / "out")])
         == 0

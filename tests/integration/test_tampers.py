@@ -4,6 +4,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +13,10 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.verify.table_scan import paths
+from schemas.kinds import KINDS
 from schemas.tables import TABLES, Table
-from tests.integration.archives import stream, write
+from tests.builders import NOON, agent_record, health, report, result, task
+from tests.integration.archives import envelope, stream, write
 from transforms.sinks.parquet.sealed_files import encode_file
 
 Rows = Callable[[Table, pa.RecordBatch, random.Random], pa.RecordBatch]
@@ -29,7 +32,7 @@ def without_a_row(table: Table, rows: pa.RecordBatch, draw: random.Random) -> pa
 def with_another_row(table: Table, rows: pa.RecordBatch, draw: random.Random) -> pa.RecordBatch:
     """A copy of a row under a key of its own, or under the same one."""
     copy = rows.slice(draw.randrange(rows.num_rows), 1)
-    keys = [name for name in ("report_id", "message_id") if name in table.key] or ["agent_id"]
+    keys = [name for name in ("report_id", "message_id", "version") if name in table.key] or ["agent_id"]
     for name in keys if draw.random() < 0.7 else ():
         copy = copy.set_column(copy.schema.get_field_index(name), name, pa.array([f"new-{draw.random()}"]))
     return pa.concat_batches([rows, copy.cast(rows.schema)])
@@ -73,11 +76,21 @@ REWRITES: list[tuple[Rows, Seal]] = [
 ]
 
 
+def make_records(number: int) -> list[dict[str, Any]]:
+    """A task, its result, an agent and the system's health."""
+    return [task(number), result(number), agent_record(number), health()]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with every fate in it, and the output of its backfill."""
     folder = tmp_path_factory.mktemp("tampers")
-    lines = [*stream(120, seed=1), *stream(20, seed=2), b"{broken", b"[]"]
+    records = [
+        envelope(document, f"{number}-0", NOON, kind.stream)
+        for number in (1, 2, 3)
+        for kind, document in zip(KINDS.values(), (report(number), *make_records(number)), strict=True)
+    ]
+    lines = [*stream(120, seed=1), *stream(20, seed=2), *records, b"{broken", b"[]"]
     write(folder / "a.ndjson", lines)
     assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out")]) == 0
     assert all(paths(folder / "out", table) for table in TABLES.values())
