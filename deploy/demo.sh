@@ -8,13 +8,14 @@ cd "$(dirname "$0")/.."
 demo=$1
 kpiflow=.venv/bin/kpiflow
 key=layer4_kpi_reports
+keys="$key layer4_tasks layer4_results layer4_agents layer4_health"
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() { printf '$ kpiflow %s\n' "$*"; "$kpiflow" "$@"; }
 
 backfill_alone() {
-  say "Two days of reports, backfilled"
-  run generate --reports 200000 --agents 50 --seed 1 --output "$demo/archive"
+  say "Two days of reports with their tasks, results and agents, backfilled"
+  run generate --records --reports 100000 --agents 50 --seed 1 --output "$demo/archive"
   run backfill --input "$demo/archive" --output "$demo/tables"
   run reconcile "$demo/tables" --input "$demo/archive"
   run show "$demo/tables" --html "$demo/report.html"
@@ -38,16 +39,16 @@ sender=""
 trap 'kill $job $sender $server 2>/dev/null || true' EXIT
 until redis-cli -p "$port" ping >/dev/null 2>&1; do sleep 0.1; done
 
-say "1. The past two hours, backfilled: the agents' history"
+say "1. The past two hours, backfilled: the agents' history, with the tasks and results of their reports"
 began=$(.venv/bin/python -c 'from datetime import *; print((datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ"))')
-run generate --output "$demo/history" --reports 20000 --start "$began" --span 2h --agents 50 --seed 1
+run generate --records --output "$demo/history" --reports 20000 --start "$began" --span 2h --agents 50 --seed 1
 run backfill --input "$demo/history" --output "$demo/tables" --file-minutes 1
 
-say "2. A stream through Flink into the same tables, and 10,000 reports a minute"
-stream="stream --redis $redis --stream $key --output $demo/tables --archive $demo/archive"
+say "2. A stream through Flink into the same tables, and 10,000 reports a minute with their records"
+stream="stream --redis $redis --stream $keys --output $demo/tables --archive $demo/archive"
 printf '$ kpiflow %s &\n' "$stream"
 "$kpiflow" $stream & job=$!
-sending="generate --redis $redis --stream $key --reports 10000 --rate 10000 --agents 50 --seed 1 --warm --truth $demo/truth.json"
+sending="generate --records --redis $redis --stream $key --reports 10000 --rate 10000 --agents 50 --seed 1 --warm --truth $demo/truth.json"
 printf '$ kpiflow %s &\n' "$sending"
 "$kpiflow" $sending & sender=$!
 sleep 30
@@ -64,7 +65,7 @@ sender=""
 
 say "5. Is every message in exactly one table?"
 run status "$demo/tables" --redis "$redis"
-run reconcile "$demo/tables" --redis "$redis" --stream "$key" --input "$demo/history"
+run reconcile "$demo/tables" --redis "$redis" --stream $keys --input "$demo/history"
 
 say "6. One backfill of the history and of the archive that the stream wrote gives the same tables"
 run backfill --input "$demo/history" "$demo/archive" --output "$demo/again"
