@@ -11,6 +11,7 @@ COMMANDS = {
     "derive": "Make the tables that are made of tables.",
     "doctor": "Check that everything a job needs is available.",
     "status": "Show lag, watermark and last checkpoint of a streaming job.",
+    "top": "Watch a streaming job live in the terminal.",
     "metrics": "Print or serve the metrics of a streaming job, for Prometheus.",
     "archive": "Write what Redis streams hold now as an archive.",
     "reconcile": "Check that every message is in exactly one table.",

@@ -1,17 +1,19 @@
 """`kpiflow status`: how far a streaming job is, running or stopped."""
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from pipelines.console import out, print_json
 from pipelines.jobs.job_status import DerivedHealth, Health, SinkHealth, StreamHealth, read_health
+from pipelines.metrics.numbers import Numbers, SourceWatch, read_numbers
+from pipelines.metrics.readiness import find_reasons
 from pipelines.sources import parse_live_source
-from transforms.core.errors import Unavailable
 from transforms.sources.source import AHEAD_SECONDS
 
 
@@ -29,24 +31,43 @@ def status(
 ) -> None:
     """Show lag, watermark, last checkpoint and outputs of a streaming job, running or stopped."""
     found = read_health(home)
-    keys = [stream.stream for stream in found.streams]
-    source = parse_live_source(url or found.source, keys, found.group, ctx.obj.settings())
-    unreachable = ""
-    try:
-        found = read_health(home, source.read_state())
-    except Unavailable as error:
-        unreachable = str(error)
+    source = parse_live_source(url or found.source, found.keys, found.group, ctx.obj.settings())
+    watch = SourceWatch(source)
+    watch.ask()
+    numbers = read_numbers(home, watch)
     if as_json:
-        print_json(found.as_json() | {"unreachable": unreachable or None})
+        print_json(numbers.health.as_json() | {"unreachable": watch.error} | _list_numbers(numbers))
     else:
-        out.print(_make_table(found, unreachable))
+        out.print(_make_table(numbers, watch.error))
 
 
-def _make_table(found: Health, unreachable: str) -> Table:
-    now = datetime.now(UTC)
+def _list_numbers(numbers: Numbers) -> dict[str, Any]:
+    """What metrics have beside the health of a job."""
+    run, reasons = numbers.run, list(find_reasons(numbers))
+    outcomes = None
+    if numbers.outcomes is not None:
+        counted = sorted(numbers.outcomes.items())
+        outcomes = [{"outcome": name, "reason": reason, "messages": n} for (name, reason), n in counted]
+    return {
+        "ready": not reasons,
+        "reasons": reasons,
+        "run": {"state": run.state, "failure": run.failure}
+        | {"starts": run.starts, "restarts": run.restarts, "renewals": run.renewals},
+        "totals": {"read": numbers.read, "outcomes": outcomes, "trimmed": numbers.trimmed},
+    }
+
+
+def _make_table(numbers: Numbers, unreachable: str | None) -> Table:
+    now, found, run = datetime.now(UTC), numbers.health, numbers.run
     table = Table(box=None, show_header=False)
     state = "running" if found.running else "not running"
     table.add_row("job", f"{state}, group {found.group} at {found.source}")
+    table.add_row("runs", f"{run.starts:,} starts, {run.restarts:,} restarts, {run.renewals:,} renewals")
+    if found.running:
+        for reason in find_reasons(numbers):
+            table.add_row("not ready", reason)
+    if numbers.outcomes is not None:
+        table.add_row("stored", describe_outcomes(numbers))
     for stream in found.streams:
         place = f"read to {stream.position}" if stream.position else "not read yet"
         table.add_row(stream.stream, f"{place}, {describe_count(stream.lag)} behind")
@@ -68,6 +89,14 @@ def _make_table(found: Health, unreachable: str) -> Table:
         table.add_row("derived", f"{derived.output}: {describe_derived(derived, now)}")
     table.add_row("last report", describe_time(found.reported, now))
     return table
+
+
+def describe_outcomes(numbers: Numbers) -> str:
+    """The messages that the main output has, in words."""
+    outcomes = numbers.outcomes or Counter()
+    rejected = sum(n for (outcome, _), n in outcomes.items() if outcome == "quarantined")
+    lost = f", {numbers.trimmed:,} lost unread" if numbers.trimmed else ""
+    return f"{outcomes.total():,} messages, {rejected:,} of them rejected{lost}"
 
 
 def describe_warnings(stream: StreamHealth) -> Iterator[str]:

@@ -65,6 +65,8 @@ class SourceWatch:
     def __init__(self, source: LiveSource) -> None:
         self._source = source
         self._found: tuple[bool | None, SourceState] = (None, SourceState({}))
+        self.error: str | None = None
+        """Why it does not answer."""
 
     @property
     def found(self) -> tuple[bool | None, SourceState]:
@@ -74,9 +76,9 @@ class SourceWatch:
     def ask(self) -> None:
         """Ask once."""
         try:
-            self._found = True, self._source.read_state()
-        except Unavailable:
-            self._found = False, self._found[1]
+            self._found, self.error = (True, self._source.read_state()), None
+        except Unavailable as error:
+            self._found, self.error = (False, self._found[1]), str(error)
 
     @contextmanager
     def keep_asking(self) -> Iterator[None]:
