@@ -19,8 +19,8 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.derived.digests import GRAIN
-from transforms.derived.engine import Comparison, Counts, Deriver, Follow, Limits
-from transforms.derived.inputs import LATEST
+from transforms.derived.engine import Comparison, Counts, Deriver, Follow, Limits, ignore_progress
+from transforms.derived.inputs import EARLIEST, LATEST
 from transforms.derived.registry import DERIVED
 from transforms.derived.run import BrokenSQL
 
@@ -86,12 +86,18 @@ def lock_home(output: Path, patience: float) -> Iterator[None]:
         raise WrongUse(f"another job is deriving the tables of {output}", "wait for it") from error
 
 
-def run_pass(output: Path, deriver: Deriver, until: datetime | None, follow: Follow | None = None) -> Counts:
+def run_pass(
+    output: Path,
+    deriver: Deriver,
+    until: datetime | None,
+    follow: Follow | None = None,
+    since: int = EARLIEST,
+) -> Counts:
     """One pass over a locked output, and its state."""
     began = time.monotonic()
     before = find_cutoff(until, deriver.settings["context_wait_seconds"])
     with make_work_folder(output / HOME, "work") as work:
-        counts = deriver.derive(work, before, follow) if follow else deriver.derive(work, before)
+        counts = deriver.derive(work, before, follow or ignore_progress, since)
     values = {"seconds": time.monotonic() - began, "settings": dict(deriver.settings), **asdict(counts)}
     write_state(output, until, **values)
     return counts

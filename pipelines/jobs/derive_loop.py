@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_p
 from pipelines.jobs.derive_state import read_state, read_until, write_state
 from transforms.core.status_files import read_status
 from transforms.derived.engine import Deriver, Limits
+from transforms.derived.inputs import EARLIEST
 
+RECENT_HOURS = 3
+"""Most passes compare the spans of so many hours: reports of valid messages are at most one hour late."""
+WHOLE_SECONDS = 3600.0
+"""Seconds from one pass over all spans to the next."""
 _NICE = 10
 _PATIENCE = 5.0
 
@@ -30,19 +35,28 @@ def run(task: Mapping[str, Any]) -> None:
         Path(output): make_deriver(Path(output), settings, (), limits, indexed=True)
         for output in task["outputs"]
     }
+    whole = 0.0
     while True:
         began = time.monotonic()
         until = find_until(Path(task["folder"]))
+        is_whole = began >= whole
         for output, deriver in derivers.items() if until is not None else ():
-            derive_until(output, deriver, until)
+            derive_until(output, deriver, until, None if is_whole else RECENT_HOURS)
+            whole = began + WHOLE_SECONDS if is_whole else whole
         time.sleep(max(1.0, task["seconds"] - (time.monotonic() - began)))
 
 
-def derive_until(output: Path, deriver: Deriver, until: datetime | None) -> None:
-    """One pass over an output. A failure is written to its state; the next pass tries again."""
+def derive_until(output: Path, deriver: Deriver, until: datetime | None, hours: int | None = None) -> None:
+    """One pass over an output: over all spans, or those of some hours before `until`.
+
+    A failure is written to its state; the next pass tries again.
+    """
+    since = EARLIEST
+    if until is not None and hours is not None:
+        since = int((until - timedelta(hours=hours)).timestamp()) * 1_000_000
     try:
         with lock_home(output, _PATIENCE), explain_errors(output):
-            run_pass(output, deriver, until)
+            run_pass(output, deriver, until, since=since)
     except (Failure, OSError) as error:
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {error}", flush=True)
         state = read_state(output) or {}

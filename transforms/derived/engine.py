@@ -21,7 +21,7 @@ from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.record_batches import make_empty
 from transforms.derived.derived_files import INPUTS, DerivedFiles
 from transforms.derived.derived_table import Clock, DerivedTable
-from transforms.derived.inputs import LATEST, UNTIMED, Period, bind_inputs, list_stored
+from transforms.derived.inputs import EARLIEST, LATEST, UNTIMED, Period, bind_inputs, list_stored
 from transforms.derived.plan import Choices, Plan, Unit
 from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import open_connection, run_sql
@@ -79,7 +79,7 @@ Follow = Callable[[str, int, int], None]
 """Called with a table, how many of its stale units are done, and how many there are."""
 
 
-def _ignore(table: str, done: int, total: int) -> None:
+def ignore_progress(table: str, done: int, total: int) -> None:
     """Follow nothing."""
 
 
@@ -103,10 +103,13 @@ class Deriver:
         self._minutes, self._limits = file_minutes, limits
         self._stored, self._derived = StoredFiles(output, file_minutes, indexed), DerivedFiles(output)
 
-    def compare(self, before: int = LATEST, snapshot: Snapshot | None = None) -> Iterator[Comparison]:
+    def compare(
+        self, before: int = LATEST, snapshot: Snapshot | None = None, since: int = EARLIEST
+    ) -> Iterator[Comparison]:
         """Each table against its plan. A table that reads another is compared after that is done with.
 
-        Files that may change soon are kept in the snapshot, if there is one.
+        Files that may change soon are kept in the snapshot, if there is one. With `since`, only spans that
+        end later are compared, and no file is surplus.
 
         Raises:
             DamagedFile: a stored file cannot be read.
@@ -117,13 +120,18 @@ class Deriver:
             for name in list_stored(table):
                 if name not in catalogs or name in own:
                     catalogs[name] = self._stored.read(find_stored_table(name), snapshot)
-            plan = Plan(table, dict(catalogs), self.settings, self._minutes, before)
+            plan = Plan(table, dict(catalogs), self.settings, self._minutes, before, since)
             units, found = plan.list_units(), self._derived.read(table.table)
             stale = [unit for unit in units if not found.holds(unit)]
-            yield Comparison(plan, units, stale, found.list_surplus(units))
+            surplus = found.list_surplus(units) if since == EARLIEST else []
+            yield Comparison(plan, units, stale, surplus)
 
-    def derive(self, work: Path, before: int = LATEST, follow: Follow = _ignore) -> Counts:
+    def derive(
+        self, work: Path, before: int = LATEST, follow: Follow = ignore_progress, since: int = EARLIEST
+    ) -> Counts:
         """One pass: derive what is stale. `work`: an empty folder in the same file system as the output.
+
+        `before`, `since`: see `transforms.derived.plan.Plan`.
 
         Raises:
             DamagedFile: a stored file cannot be read.
@@ -132,7 +140,7 @@ class Deriver:
         """
         counts = Counts()
         with Snapshot(self.output, work) as snapshot:
-            for found in self.compare(before, snapshot):
+            for found in self.compare(before, snapshot, since):
                 done, name = 0, found.plan.table.table.name
                 for block in split_blocks(found.units, found.stale, self._limits.find_rows(found.plan.table)):
                     follow(name, done, len(found.stale))

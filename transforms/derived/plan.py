@@ -57,7 +57,8 @@ class Unit(NamedTuple):
 class Plan:
     """The units of a derived table over stored files.
 
-    `before` (microseconds, whole grains): only what is effective before it is derived.
+    `before` (microseconds, whole grains): only what is effective before it is derived. `since`: spans that
+    ended by then are left out.
     """
 
     table: DerivedTable
@@ -65,10 +66,11 @@ class Plan:
     settings: Mapping[str, Any]
     file_minutes: int
     before: int = LATEST
+    since: int = EARLIEST
 
     def list_units(self) -> list[Unit]:
         """The units in the order of time; none has no rows to be about."""
-        units = (self._make_unit(period) for period in self._list_periods())
+        units = (self._make_unit(period) for period in self._list_periods() if period.end > self.since)
         return [unit for unit in units if unit is not None]
 
     def select(self, period: Period) -> Choices:

@@ -130,6 +130,18 @@ def test_what_a_stream_has_not_derived_yet_is_no_problem(output: Path) -> None:
     assert list(find_derived_problems(output)) == []
 
 
+def test_most_passes_beside_a_stream_leave_old_files_alone(output: Path) -> None:
+    write(output, REPORTS, [make_report(9, NOON - timedelta(hours=9), 0 * MINUTE, 9)])
+    deriver = make_deriver(output, SETTINGS.derived_settings())
+    derive_until(output, deriver, NOON + 5 * MINUTE, hours=3)
+    assert {name for name in read_derived(output) if "hour=03" in name} == set()
+    derive_until(output, deriver, NOON + 5 * MINUTE)
+    whole = read_derived(output)
+    assert {name for name in whole if "hour=03" in name}
+    derive_until(output, deriver, NOON + 5 * MINUTE, hours=3)
+    assert read_derived(output) == whole
+
+
 def test_a_failure_beside_a_stream_is_in_the_state_and_the_next_pass_goes_on(output: Path) -> None:
     deriver = make_deriver(output, SETTINGS.derived_settings())
     derive_until(output, deriver, NOON + MINUTE)
