@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["schemas*", "transforms*", "pipelines*", "runners*"]),
-    package_data={"schemas": ["*.json"], "pipelines.summary": ["*.html"]},
+    package_data={"schemas": ["*.json"], "pipelines.summary": ["*.html"], "pipelines.export": ["*.json"]},
     install_requires=[
         "apache-beam>=2.77,<2.78",
         "pyarrow>=25,<26",
@@ -32,6 +32,7 @@ setup(
     ],
     extras_require={
         "html": ["altair>=6.3,<7", "jinja2>=3.1,<4", "vl-convert-python>=1.9,<3"],
+        "features": ["scikit-learn>=1.7,<2", "skops>=0.13,<1", "pandas>=3.1,<4"],
         "objects": ["obstore>=0.12,<0.13", "boto3>=1.40,<2"],
         "bigquery": ["google-cloud-bigquery>=3.47,<4", "google-cloud-bigquery-storage>=2.43,<3"],
         "timeseries": ["httpx>=0.28,<0.29"],

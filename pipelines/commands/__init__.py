@@ -17,6 +17,7 @@ COMMANDS = {
     "reconcile": "Check that every message is in exactly one table.",
     "parity": "Check that two outputs hold the same rows in every table.",
     "quality": "Check the quality of the data against thresholds.",
+    "features": "Write the features of reports, with labels, as one file.",
     "show": "Show rates, latency, outliers, and quarantine by reason.",
     "quarantine": "List, show, replay and dismiss quarantined messages.",
     "settings": "List every setting, its value and where it came from.",

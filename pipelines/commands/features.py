@@ -1,0 +1,87 @@
+"""`kpiflow features`: the features of reports, with labels, as one file for training or serving a model."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.console import out
+from pipelines.export.export import Files, export
+from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.inputs import parse_span
+from pipelines.progress import show_count
+from pipelines.verify.output_description import require_output
+from pipelines.verify.table_scan import partitions
+from transforms.core.errors import DamagedFile
+from transforms.derived.features import FEATURES
+
+if TYPE_CHECKING:
+    from pipelines.export.encoding import Encoder
+
+
+def features(
+    ctx: typer.Context,
+    output: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
+    ],
+    target: Annotated[
+        Path,
+        typer.Option("--output", metavar="FILE", help="The Parquet file to write. It is replaced whole."),
+    ],
+    start: Annotated[
+        str | None, typer.Option("--from", help="Only reports recorded at or after this time (RFC 3339).")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this time.")] = None,
+    encode: Annotated[
+        bool,
+        typer.Option(
+            "--encode", help="Also write categories as numbers, and keep the encoding in FILE.skops."
+        ),
+    ] = False,
+    encoder: Annotated[
+        Path | None,
+        typer.Option("--encoder", metavar="FILE", help="Encode as this .skops file of an earlier run does."),
+    ] = None,
+) -> None:
+    """Write the features of each report, with what became of its task as labels.
+
+    A row has the features, the metrics of the report, and columns `label_...` from the result of its task. No
+    feature knows a result. FILE.columns.json says what each column means.
+    """
+    if "://" in output:
+        raise WrongUse("derived tables are made only in folders of this machine", "name a folder")
+    if encode and encoder:
+        raise WrongUse("--encode makes an encoding, --encoder uses one", "give only one of them")
+    if not target.parent.is_dir() or target.is_dir():
+        raise WrongUse(f"cannot write to {target}", "give --output a file in a folder that exists")
+    folder, span = require_output(Path(output)), parse_span(start, end)
+    total = len(partitions(folder, FEATURES))
+    if not total:
+        raise WrongUse(f"{output} has no derived tables", f"`kpiflow derive {output}` makes them")
+    stored = _load_encoder(encode, encoder)
+    context = timedelta(hours=ctx.obj.settings().context_hours)
+    files = Files(target)
+    try:
+        with show_count("hours", total, lines=True) as advance:
+            count = export(folder, files, span, context, lambda: advance(1), encode, stored)
+    except DamagedFile as error:
+        raise CheckFailed(str(error), f"run `kpiflow derive {output}`") from error
+    except PermissionError as error:
+        raise RunFailed(f"cannot write {target}: {error.strerror}", "give --output another file") from error
+    beside = [files.dictionary, *([files.encoder] if encode else [])]
+    out.print(f"{count:,} rows -> {target}, and {', '.join(path.name for path in beside)} beside it")
+
+
+def _load_encoder(encode: bool, path: Path | None) -> "Encoder | None":
+    """The encoding of a file, if given. What encodes is imported now, so that nothing is read without it."""
+    if not encode and path is None:
+        return None
+    try:
+        from pipelines.export.encoding import load_encoder
+    except ModuleNotFoundError as error:
+        if error.name not in {"sklearn", "skops", "pandas"}:
+            raise
+        fix = "pip install 'kpiflow[features]'"
+        raise WrongUse(f"encoding needs {error.name}, which is not installed", fix) from error
+    return load_encoder(path) if path else None
