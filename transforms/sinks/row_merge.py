@@ -72,10 +72,11 @@ def _find_displaced(
     DUPLICATE."""
     keeper = np.empty(int(groups.max()) + 1, dtype=np.int64)
     keeper[groups[kept]] = kept
-    named = rows.select([*(name for name, _ in MESSAGE), *table.key])
+    fate = tuple(dict.fromkeys(["source", "message_id", *table.key]))  # the key may have them already
+    named = rows.select(list(dict.fromkeys([*(name for name, _ in MESSAGE), *table.key])))
     winners = keeper[groups[losers]]
     both = np.union1d(losers, winners)
-    messages = number_groups(named.take(pa.array(both)), ("source", "message_id", *table.key))
+    messages = number_groups(named.take(pa.array(both)), fate)
     lost, won = (messages[np.searchsorted(both, rows)] for rows in (losers, winners))
     other = np.flatnonzero(lost != won)
     _, first = np.unique(lost[other], return_index=True)

@@ -102,7 +102,7 @@ IF EXISTS (SELECT 1 FROM {lost}) THEN
   MERGE {self._quote(DUPLICATES.name)} AS t
   USING (
     SELECT {message}, CONCAT({content}) AS content FROM {lost}
-    QUALIFY ROW_NUMBER() OVER (PARTITION BY source, message_id ORDER BY content) = 1
+    QUALIFY ROW_NUMBER() OVER (PARTITION BY source, message_id ORDER BY {_list(self.table.key)}) = 1
   ) AS s
   ON {_same_key(DUPLICATES)} AND (t.received_at BETWEEN earliest AND latest OR t.received_at IS NULL)
   WHEN NOT MATCHED THEN INSERT ({_list(names)}) VALUES ({values});

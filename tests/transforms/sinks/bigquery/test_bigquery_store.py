@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from google.cloud import bigquery
 
-from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TABLES, TRIMMED, Table
+from schemas.tables import AGENTS, AGGREGATIONS, DUPLICATES, REPORTS, RESULTS, TABLES, TASKS, TRIMMED, Table
 from tests.bigquery import Emulator, Faulty, store
 from transforms.core.errors import Refused
 from transforms.core.grouping import sort_by_columns
@@ -23,6 +23,7 @@ from transforms.sinks.bigquery.dataset_tables import new_inbox
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.parquet.sealed_files import read_file
+from transforms.sinks.row_merge import has_contents
 from transforms.sinks.sink import Store
 
 ALL = (*TABLES.values(), TRIMMED)
@@ -60,8 +61,8 @@ def drawn(lot: random.Random, table: Table, size: int) -> pa.RecordBatch:
 
     def row() -> dict:
         key = lot.randrange(6)
-        # One of three messages brings a report; elsewhere the message is the key.
-        message = lot.choice([9, 10, 11]) if table.name == REPORTS.name else key
+        # One of three messages brings a report or a record; elsewhere the message is the key.
+        message = lot.choice([9, 10, 11]) if has_contents(table) else key
         at = MIDNIGHT + timedelta(hours=key - 3)
         values = {name: scalar(lot, kind) for name, kind in zip(table.schema.names, table.schema.types)}
         values |= {
@@ -76,6 +77,11 @@ def drawn(lot: random.Random, table: Table, size: int) -> pa.RecordBatch:
             "after": f"{key}",
             "agent_id": "a",
             "time_window_start": at,
+            "task_id": f"t{key}",
+            "version": f"v{key}",
+            "effective_at": at,
+            "created_at": at,
+            "completed_at": at,
         }
         values |= {"granularity": lot.choice(["5s", "1h"]), "revision": lot.randrange(1, 4)}
         return {name: values[name] for name in table.schema.names}
@@ -90,7 +96,8 @@ def scalar(lot: random.Random, kind: pa.DataType) -> object:
     if pa.types.is_struct(kind):
         return {child.name: scalar(lot, child.type) for child in kind} | {"hostname": "é'\"\\"}
     if pa.types.is_map(kind):
-        return [(f"k{place}", lot.random()) for place in range(lot.randrange(1, 3))]
+        kept = str if pa.types.is_string(kind.item_type) else float
+        return [(f"k{place}", kept(lot.random())) for place in range(lot.randrange(1, 3))]
     if pa.types.is_list(kind):
         return [str(lot.random()) for _ in range(lot.randrange(1, 3))]
     if pa.types.is_timestamp(kind):
@@ -122,7 +129,8 @@ def compared(place: BigQuery, writes: Sequence[tuple[Table, pa.RecordBatch]], fo
 @pytest.mark.parametrize("seed", range(3))
 def test_any_writes_leave_the_rows_that_files_have(place: BigQuery, tmp_path: Path, seed: int) -> None:
     lot = random.Random(seed)
-    writes = [(table, drawn(lot, table, 8)) for table in lot.choices(ALL, k=3) + [REPORTS] * 3]
+    records = [TASKS, RESULTS, AGENTS][seed]
+    writes = [(table, drawn(lot, table, 8)) for table in lot.choices(ALL, k=3) + [REPORTS, records] * 2]
     writes += lot.sample(writes, 2)
     for table, rows in writes:
         place.write(table, [rows])
@@ -207,15 +215,20 @@ def test_a_copy_is_an_output_of_files(
 def test_tables_are_partitioned_clustered_and_described(place: BigQuery) -> None:
     made = {table: place._client.table(f"{place.dataset}.{table.name}") for table in ALL}
     assert {
-        t.name: (m.time_partitioning.type_, m.time_partitioning.field, m.clustering_fields)
+        t.name: (m.time_partitioning and m.time_partitioning.field, m.clustering_fields)
         for t, m in made.items()
     } == {
-        "kpi_reports": ("DAY", "recorded_at", ["agent_id"]),
-        "kpi_aggregations": ("DAY", "time_window_start", ["granularity", "agent_id"]),
-        "quarantine": ("DAY", "received_at", ["source"]),
-        "duplicates": ("DAY", "received_at", ["source"]),
-        "trimmed": ("DAY", "received_at", ["source"]),
+        "kpi_reports": ("recorded_at", ["agent_id"]),
+        "kpi_aggregations": ("time_window_start", ["granularity", "agent_id"]),
+        "quarantine": ("received_at", ["source"]),
+        "duplicates": ("received_at", ["source"]),
+        "trimmed": ("received_at", ["source"]),
+        "tasks": ("created_at", ["task_id"]),
+        "results": ("completed_at", ["task_id"]),
+        "agents": (None, ["agent_id"]),
+        "system_health": ("received_at", ["source"]),
     }
+    assert {m.time_partitioning.type_ for m in made.values() if m.time_partitioning} == {"DAY"}
     assert all(each.description for each in made.values())
     assert all([each.name for each in m.schema] == t.schema.names for t, m in made.items())
 
