@@ -5,10 +5,13 @@ stored.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from transforms.core.hashing import fingerprint_rows
 
 Prints = NDArray[np.uint64]
 _SHIFT = np.uint64(60)
@@ -53,3 +56,27 @@ def _order_equal(prints: Prints) -> NDArray[np.int64]:
 def find_among(prints: Prints, wanted: Prints) -> NDArray[np.bool_]:
     """Which fingerprints may be among a few wanted ones, bool[n]. Each word is compared on its own."""
     return np.isin(prints[:, 0], wanted[:, 0]) & np.isin(prints[:, 1], wanted[:, 1])
+
+
+def fingerprint_values(rows: pa.RecordBatch, empty_is_null: bool) -> Prints:
+    """uint64[n, 2]: rows with equal values have equal fingerprints; the order of a map does not count."""
+    return fingerprint_rows([_as_texts(column, empty_is_null) for column in rows.columns])
+
+
+def _as_texts(column: pa.Array, empty_is_null: bool) -> pa.Array:
+    """The column as one that can be fingerprinted."""
+    if pa.types.is_nested(column.type):
+        is_map = pa.types.is_map(column.type)
+        values = [sorted(value) if is_map and value else value for value in column.to_pylist()]
+        values = [drop_empty_lists(value) for value in values] if empty_is_null else values
+        return pa.array([None if value is None else repr(value) for value in values], pa.string())
+    if pa.types.is_temporal(column.type):
+        return column.cast(pa.int64())
+    return column.cast(pa.string()) if pa.types.is_floating(column.type) else column
+
+
+def drop_empty_lists(value: Any) -> Any:
+    """A nested value with null in place of every empty list."""
+    if isinstance(value, dict):
+        return {name: drop_empty_lists(each) for name, each in value.items()}
+    return value or None if isinstance(value, list) else value

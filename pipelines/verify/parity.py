@@ -17,13 +17,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.verify.derived_checks import list_derived_tables
-from pipelines.verify.fingerprints import Prints, count_fingerprints, find_among
+from pipelines.verify.fingerprints import (
+    Prints,
+    count_fingerprints,
+    drop_empty_lists,
+    find_among,
+    fingerprint_values,
+)
 from pipelines.verify.output_description import require_output
 from pipelines.verify.stored_prints import join_prints
 from pipelines.verify.table_scan import load, partitions, scan
 from schemas.tables import AGGREGATIONS, RECORD_TABLES, REPORTS, TABLES, Table
 from transforms.core.grouping import number_groups, number_repeats
-from transforms.core.hashing import fingerprint_rows
 from transforms.core.record_batches import concat, make_empty, widen_type
 
 Bools = NDArray[np.bool_]
@@ -228,7 +233,7 @@ def _find_unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools
         if a.slice(start, length).equals(b.slice(start, length)):
             continue
         if length == 1:
-            unequal[start] = not empty_is_null or _drop_empty_lists(a[start].as_py()) != _drop_empty_lists(
+            unequal[start] = not empty_is_null or drop_empty_lists(a[start].as_py()) != drop_empty_lists(
                 b[start].as_py()
             )
         else:
@@ -237,19 +242,12 @@ def _find_unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools
     return unequal
 
 
-def _drop_empty_lists(value: Any) -> Any:
-    """A nested value with null in place of every empty list."""
-    if isinstance(value, dict):
-        return {name: _drop_empty_lists(each) for name, each in value.items()}
-    return value or None if isinstance(value, list) else value
-
-
 def _compare_multisets(outputs: Sequence[Path], table: Table, empty_is_null: bool) -> Comparison:
     """Compare a whole table as a multiset of its columns except those of identity."""
     columns = [name for name in table.schema.names if name not in table.identity]
     sets = []
     for output in outputs:
-        prints = [_fingerprint_values(rows, empty_is_null) for rows in scan(output, table, columns)]
+        prints = [fingerprint_values(rows, empty_is_null) for rows in scan(output, table, columns)]
         sets.append(join_prints(prints))
     result = Comparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
     unequal: dict[tuple[int, int], tuple[str, str]] = {}
@@ -262,25 +260,8 @@ def _compare_multisets(outputs: Sequence[Path], table: Table, empty_is_null: boo
             unequal[tuple(distinct[row].tolist())] = (str(counts[row, 0]), str(counts[row, 1]))
     for output in outputs:
         for rows in scan(output, table, columns) if unequal else ():
-            _explain_counts(rows, _fingerprint_values(rows, empty_is_null), unequal, result)
+            _explain_counts(rows, fingerprint_values(rows, empty_is_null), unequal, result)
     return result
-
-
-def _fingerprint_values(rows: pa.RecordBatch, empty_is_null: bool) -> Prints:
-    """uint64[n, 2]: rows with equal values have equal fingerprints; the order of a map does not count."""
-    return fingerprint_rows([_as_texts(column, empty_is_null) for column in rows.columns])
-
-
-def _as_texts(column: pa.Array, empty_is_null: bool) -> pa.Array:
-    """The column as one that can be fingerprinted."""
-    if pa.types.is_nested(column.type):
-        is_map = pa.types.is_map(column.type)
-        values = [sorted(value) if is_map and value else value for value in column.to_pylist()]
-        values = [_drop_empty_lists(value) for value in values] if empty_is_null else values
-        return pa.array([None if value is None else repr(value) for value in values], pa.string())
-    if pa.types.is_temporal(column.type):
-        return column.cast(pa.int64())
-    return column.cast(pa.string()) if pa.types.is_floating(column.type) else column
 
 
 def _explain_counts(
