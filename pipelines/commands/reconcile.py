@@ -16,7 +16,7 @@ from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_live_source, parse_source
+from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
 from pipelines.verify.file_checks import READ_AGAIN
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.reconcile import GO_ON, Messages, Unreadable
@@ -44,7 +44,9 @@ def reconcile(
     inputs: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", help="The archives that were read: files, folders or globs.", metavar="GLOB..."
+            "--input",
+            help="The archives that were read: files, folders or globs.",
+            metavar="GLOB[=SCHEMA]...",
         ),
     ] = None,
     url: Annotated[
@@ -53,7 +55,9 @@ def reconcile(
     ] = None,
     streams: Annotated[
         list[str] | None,
-        typer.Option("--stream", help="Keys of these streams; several may follow.", metavar="KEY..."),
+        typer.Option(
+            "--stream", help="Keys of these streams; several may follow.", metavar="KEY[=SCHEMA]..."
+        ),
     ] = None,
     group: Annotated[
         str, typer.Option("--group", help="The consumer group of the job that read them.")
@@ -79,6 +83,7 @@ def reconcile(
             "--redis and --stream go together", "give the server and the keys of the streams that were read"
         )
     settings: Settings = ctx.obj.settings()
+    keys = parse_streams(streams or []).keys
     with (
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
         open_for_reading(output, settings) as folder,
@@ -89,8 +94,8 @@ def reconcile(
             return bar.track(sequence, description=what)
 
         sources: list[Source] = []
-        if url and streams:
-            sources.append(parse_live_source(url, streams, group, settings))
+        if url and keys:
+            sources.append(parse_live_source(url, keys, group, settings))
         if inputs:
             stored = {"max_payload_bytes": read_row_settings(folder)["max_payload_bytes"]}
             sources.append(parse_source(Request(tuple(inputs)), settings.model_copy(update=stored)))
@@ -98,7 +103,7 @@ def reconcile(
         messages = _read_all(snapshots, folder, bar) if snapshots else None
         read_again = f"{GO_ON}; {BRING_REST}" if streams else READ_AGAIN
         try:
-            verdict = check(folder, messages, track, streams, read_again, state)
+            verdict = check(folder, messages, track, keys or None, read_again, state)
         except Unavailable as error:
             raise RunFailed(str(error), "run the same command again") from error
     if as_json:
