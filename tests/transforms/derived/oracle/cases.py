@@ -1,0 +1,46 @@
+"""One random output: derived by the SQL, in one span or in two, and by the oracle."""
+
+from random import Random
+
+import pyarrow as pa
+
+from tests.transforms.derived.oracle.archives import make_archive, make_settings
+from tests.transforms.derived.oracle.comparison import ORACLES, find_differences
+from tests.transforms.derived.oracle.rows import HOUR, Settings, read_rows
+from transforms.derived.derived_table import Clock, DerivedTable
+from transforms.derived.inputs import EVER, UNTIMED, Period
+from transforms.derived.registry import TABLES
+from transforms.derived.run import derive_rows
+
+
+def compare_case(seed: int) -> dict[str, list[str]]:
+    """The differences of one random output, by derived table."""
+    random = Random(seed)
+    settings = make_settings(random)
+    stored = make_archive(random, settings)
+    rows = {name: read_rows(table) for name, table in stored.items()}
+    spans = cut_time(random, [row["recorded_at"] for row in rows["kpi_reports"]])
+    differences = {}
+    for table in TABLES:
+        found = derive_spans(table, stored, settings, spans)
+        stored[table.table.name] = found
+        expected = ORACLES[table.table.name](rows, settings)
+        differences[table.table.name] = find_differences(expected, read_rows(found), table.table.key)
+    return differences
+
+
+def cut_time(random: Random, times: list[int]) -> list[Period]:
+    """All of time, or two spans that meet at some full hour."""
+    if random.random() < 0.5:
+        return [EVER]
+    cut = random.choice(times) // HOUR * HOUR
+    return [Period(EVER.start, cut), Period(cut, EVER.end)]
+
+
+def derive_spans(
+    table: DerivedTable, stored: dict[str, pa.Table], settings: Settings, spans: list[Period]
+) -> pa.Table:
+    """The rows of a derived table, span by span."""
+    if table.clock is Clock.RECEIVED:
+        spans = [*spans, UNTIMED]
+    return pa.Table.from_batches([derive_rows(table, stored, settings, span) for span in spans])
