@@ -1,4 +1,4 @@
-"""`python -m tests.transforms.derived.oracle --seeds 500`: compare the SQL with the oracle on many outputs."""
+"""`python -m tests.transforms.derived.oracle --seeds 500`: compare SQL and oracle on many outputs."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Random small outputs: reports, windows, records, quarantine and duplicates that hit the bounds of the rules.
+"""Random small outputs: reports, windows, records, quarantine and duplicates that hit the rules' bounds.
 
 Times are drawn at and one microsecond beside the bounds, values from few, so that ties are frequent.
 """
@@ -28,6 +28,8 @@ KINDS = ["kpi_report", "task", "execution_result", "agent", "system_health", Non
 def make_settings(random: Random) -> Settings:
     """Settings near their defaults, with small archives in mind."""
     return {
+        "stale_seconds": random.choice([3600, 94_000]),
+        "future_seconds": random.choice([60, 300]),
         "context_wait_seconds": random.choice([60, 60, 0, 300]),
         "context_hours": random.choice([24, 24, 1]),
         "experience_days": random.choice([7, 1]),
@@ -128,7 +130,9 @@ class Archive:
         times = []
         for _ in range(n):
             at = self.begin + self.random.randrange(hours) * HOUR
-            at += choice([choice(grid) * MINUTE, self.random.randrange(HOUR), self.random.randrange(60) * MINUTE])
+            at += choice(
+                [choice(grid) * MINUTE, self.random.randrange(HOUR), self.random.randrange(60) * MINUTE]
+            )
             times.append(at + choice([0, 0, -1, 1, SECOND]))
         return times
 
@@ -154,16 +158,17 @@ class Archive:
                 report["latency_ms"] *= level
                 report["accuracy"] *= min(level, 1.0)
                 reports.append(report)
-            for bound in (2 * MINUTE, HOUR + 2 * MINUTE):
-                reports.append(self.make_report(agent_id, self.begin + 2 * HOUR + self.shift(bound)))
+            ends = (self.shift(2 * MINUTE, HOUR + 2 * MINUTE) for _ in range(2))
+            reports += [self.make_report(agent_id, self.begin + 2 * HOUR + end) for end in ends]
         return reports
 
     def draw_delay(self) -> int:
         timely = self.settings["timely_seconds"] * SECOND
         bounds = [0, SECOND, 60 * SECOND, -60 * SECOND, timely]
+        early, late = (self.settings[name] * SECOND for name in ("future_seconds", "stale_seconds"))
         if self.random.random() < 0.1:
-            bounds = [3500 * SECOND, 26 * HOUR, -300 * SECOND]
-        return self.shift(*bounds)
+            bounds = [3500 * SECOND, late, -early]
+        return min(max(self.shift(*bounds), -early), late)
 
     def draw_size(self) -> float:
         return self.random.choice([100.0, 100.0, 120.0, 404.0, 1010.0, 5000.5])
@@ -178,7 +183,9 @@ class Archive:
         random = self.random
         received_at = self.maybe(lambda: recorded_at + self.draw_delay(), 0.85)
         cores = random.choice([1, 8, 8, 64])
-        flags = {f"is_{name}_outlier": random.random() < 0.03 for name in ("latency", "accuracy", "cpu", "memory")}
+        flags = {
+            f"is_{name}_outlier": random.random() < 0.03 for name in ("latency", "accuracy", "cpu", "memory")
+        }
         return self.make_message(received_at) | flags | {
             "report_id": self.make_hex(),
             "task_id": random.choice(self.tasks) if random.random() < 0.8 else self.make_uuid(),
@@ -295,7 +302,12 @@ class Archive:
         def make_columns(agent_id: str, created_at: int) -> Row:
             capabilities = self.maybe(lambda: random.sample(TYPES, random.randint(0, 2)), 0.7)
             agent_type = random.choice(self.types)
-            return {"agent_id": agent_id, "agent_type": agent_type, "state": "x", "capabilities": capabilities}
+            return {
+                "agent_id": agent_id,
+                "agent_type": agent_type,
+                "state": "x",
+                "capabilities": capabilities,
+            }
 
         rows = self.make_versions(self.agents, make_columns, "created_at")
         for row in rows:

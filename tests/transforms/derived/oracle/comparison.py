@@ -10,8 +10,10 @@ from tests.transforms.derived.oracle.features import derive_features
 from tests.transforms.derived.oracle.inconsistencies import derive_inconsistencies
 from tests.transforms.derived.oracle.resolutions import derive_resolutions
 from tests.transforms.derived.oracle.rows import Row, Settings, Tables
+from tests.transforms.derived.oracle.task_sums import derive_task_sums
 
 ORACLES: dict[str, Callable[[Tables, Settings], list[Row]]] = {
+    "task_sums": derive_task_sums,
     "features": derive_features,
     "inconsistencies": derive_inconsistencies,
     "resolutions": derive_resolutions,

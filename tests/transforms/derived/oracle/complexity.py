@@ -31,7 +31,7 @@ def find_regressors(task: Row) -> list[float]:
 
 
 class Fit:
-    """A least squares fit of y = ln(latency_ms) to what is known of tasks, with an intercept for each type."""
+    """A least squares fit of y = ln(latency_ms) to what is known of tasks, with an intercept a type."""
 
     def __init__(self, observations: Sequence[tuple[Row, float]]) -> None:
         self.n = len(observations)
@@ -40,7 +40,8 @@ class Fit:
         self.types = [task["target_agent_type"] for task, _ in observations]
         self.y = [quantize(math.log(latency)) for _, latency in observations]
         self.x = [
-            [quantize(x) for x in column] for column in zip(*(find_regressors(task) for task, _ in observations))
+            [quantize(x) for x in column]
+            for column in zip(*(find_regressors(task) for task, _ in observations))
         ]
         latencies = [math.log(latency) for _, latency in observations]
         self.least, self.most = min(latencies), max(latencies)

@@ -40,12 +40,12 @@ def count_messages(tables: Tables, settings: Settings) -> Iterator[tuple[Row, Co
         is_consistent = row["report_id"] not in wrong
         yield row, Counter(received=1, consistent=int(is_consistent), **count_report(row, settings))
     limit = settings["context_hours"] * HOUR
-    for row in tables["tasks"]:
-        if row["received_at"] is None or abs(row["received_at"] - row["created_at"]) <= limit:
-            yield row, Counter(received=1, checked=1)
-    for name in ("results", "agents", "system_health"):
+    for name, time in (("tasks", "created_at"), ("results", "completed_at")):
         for row in tables[name]:
-            yield row, Counter(received=1, checked=1)
+            if row["received_at"] is None or abs(row["received_at"] - row[time]) <= limit:
+                yield row, Counter(received=1, checked=1)
+    for row in (*tables["agents"], *tables["system_health"]):
+        yield row, Counter(received=1, checked=1)
 
 
 def count_quarantined(row: Row) -> dict[str, int]:

@@ -54,13 +54,13 @@ class Distributions:
                 self.windows[recorded_at // HOUR * HOUR][report["agent_id"]].append(report)
         self.levels: dict[tuple[str, int, str], dict[str, Level]] = {}
 
-    def find_evidence(self, rule: str, report: Row) -> dict[str, Any] | None:
+    def find_evidence(self, rule: str, report: Row, cutoff: int) -> dict[str, Any] | None:
         """What is wrong with the agent of a report in its window; None if nothing is."""
         agent_id = report["agent_id"]
         start = (report["recorded_at"] - 2 * MINUTE) // HOUR * HOUR - HOUR
         own = self.windows.get(start, {}).get(agent_id, [])
         agent_type = find_type(own)
-        if agent_type is None:
+        if agent_type is None or cutoff < start + HOUR + MINUTE:
             return None
         levels = self.find_levels(rule, start, agent_type)
         if agent_id not in levels or len(levels) < LEAST_AGENTS:

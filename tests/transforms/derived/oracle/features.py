@@ -45,9 +45,9 @@ class Past:
         return [each for each in self.feeding if first <= find_hour(each) < end]
 
     def find_agent_type(self, report: Row) -> str | None:
-        """The agent's own type, else what was asked for."""
+        """The agent's own type, else what the report itself asks for."""
         agent = self.agents[report["report_id"]]
-        return agent["agent_type"] if agent else self.find_asked(report, "target_agent_type")
+        return agent["agent_type"] if agent else report["target_agent_type"]
 
     def find_asked(self, report: Row, name: str) -> str | int | None:
         """The task's, else the report's own."""
@@ -106,12 +106,12 @@ def derive_row(report: Row, past: Past, settings: Settings) -> Row:
     return row | score_fitness(report, past, window)
 
 
-EARLY = dict.fromkeys(
-    ["experience_tasks", "experience_level", "workload", "workload_level", "latency_trend", "latency_trend_se"]
-    + ["accuracy_trend", "accuracy_trend_se", "throughput_trend", "throughput_trend_se"]
-    + ["task_complexity_score", "cpu_correlation", "memory_correlation", "resource_correlation"]
-    + ["agent_fitness_score", "agent_fitness_weight"]
-) | dict.fromkeys(["trend_n", "throughput_trend_n", "task_complexity_n", "resource_correlation_n"], 0)
+COUNTS = ("trend_n", "throughput_trend_n", "task_complexity_n", "resource_correlation_n")
+VALUES = ("experience_tasks", "experience_level", "workload", "workload_level", "latency_trend")
+VALUES += ("latency_trend_se", "accuracy_trend", "accuracy_trend_se", "throughput_trend")
+VALUES += ("throughput_trend_se", "task_complexity_score", "cpu_correlation", "memory_correlation")
+VALUES += ("resource_correlation", "agent_fitness_score", "agent_fitness_weight")
+EARLY = dict.fromkeys(VALUES) | dict.fromkeys(COUNTS, 0)
 """What an early report has instead of a past."""
 
 

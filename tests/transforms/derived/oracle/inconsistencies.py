@@ -11,7 +11,6 @@ from tests.transforms.derived.oracle.context import (
     Context,
     find_effective_at,
     find_last,
-    order_of_version,
 )
 from tests.transforms.derived.oracle.distributions import DISTRIBUTIONS, Distributions
 from tests.transforms.derived.oracle.rows import HOUR, SECOND, Row, Settings, Tables, write_time
@@ -47,12 +46,13 @@ class Case:
 
     report: Row
     effective_at: int
+    cutoff: int
     tasks: list[Row]
     results: list[Row]
     agents: list[Row]
     agents_then: list[Row]
-    first_task: Row | None
-    first_agent: Row | None
+    first_task: int | None
+    first_agent: int | None
     earlier: list[Row]
     distributions: Distributions
     settings: Settings
@@ -78,8 +78,7 @@ class Case:
 def make_cases(tables: Tables, settings: Settings) -> list[Case]:
     context = Context(tables, settings)
     distributions = Distributions(tables["kpi_reports"], settings)
-    first_task = min(tables["tasks"], key=order_of_version, default=None)
-    first_agent = min(tables["agents"], key=order_of_version, default=None)
+    first_task, first_agent = find_first(tables["tasks"]), find_first(tables["agents"])
     of_task = defaultdict(list)
     for report in tables["kpi_reports"]:
         of_task[report["task_id"]].append(report)
@@ -87,6 +86,7 @@ def make_cases(tables: Tables, settings: Settings) -> list[Case]:
         Case(
             report,
             find_effective_at(report),
+            context.find_cutoff(report),
             context.see_tasks(report),
             context.see_results(report),
             context.see_agents(report, context.find_cutoff(report)),
@@ -99,6 +99,12 @@ def make_cases(tables: Tables, settings: Settings) -> list[Case]:
         )
         for report in tables["kpi_reports"]
     ]
+
+
+def find_first(records: list[Row]) -> int | None:
+    """The smallest effective_at that is not null."""
+    times = [record["effective_at"] for record in records]
+    return min((time for time in times if time is not None), default=None)
 
 
 def find_earlier_claims(report: Row, others: list[Row], context: Context, settings: Settings) -> list[Row]:
@@ -120,14 +126,10 @@ def find_earlier_claims(report: Row, others: list[Row], context: Context, settin
 
 
 def check_unknown(case: Case, kind: str) -> Evidence | None:
-    """task_unknown, agent_unknown: a null effective_at of the first record is before every time."""
     first, own = (case.first_task, case.task) if kind == "task" else (case.first_agent, case.agent)
-    if first is None or own is not None:
+    if first is None or first > case.effective_at or own is not None:
         return None
-    since = first["effective_at"]
-    if since is not None and since > case.effective_at:
-        return None
-    return {f"{kind}s_since": write_time(since)}
+    return {f"{kind}s_since": write_time(first)}
 
 
 def check_before_creation(case: Case) -> Evidence | None:
@@ -196,7 +198,6 @@ def check_agent_type(case: Case) -> Evidence | None:
         "agent_type": agent["agent_type"],
         "capabilities": agent["capabilities"],
         "target_agent_type": task["target_agent_type"],
-        "agent_version": agent["version"],
         "task_version": task["version"],
     }
 
@@ -244,7 +245,7 @@ def check_changed(case: Case, kind: str) -> Evidence | None:
 
 
 def check_distribution(case: Case, rule: str) -> Evidence | None:
-    return case.distributions.find_evidence(rule, case.report)
+    return case.distributions.find_evidence(rule, case.report, case.cutoff)
 
 
 RULES: list[tuple[str, str, Callable[[Case], Evidence | None]]] = [

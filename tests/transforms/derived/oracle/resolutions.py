@@ -45,9 +45,7 @@ def derive_resolutions(tables: Tables, settings: Settings) -> list[Row]:
         for record in records[kind][report[key]]:
             if is_later(record, time, report, context) and resolves(record, broken, report, settings):
                 by = {"kind": kind, "id": record[key], "version": record["version"]}
-                rows.append(
-                    broken | {"resolved_at": record["effective_at"], "resolved_by": json.dumps(by)}
-                )
+                rows.append(broken | {"resolved_at": record["effective_at"], "resolved_by": json.dumps(by)})
                 break
     return rows
 
