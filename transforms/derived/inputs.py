@@ -141,9 +141,7 @@ class _Binding(NamedTuple):
         windows = f"time_window_start >= {_moment(self._start('past_windows'))}"
         settled = f"time_window_end <= {_moment(_add(self.period.end, -_count(SETTLED)))}"
         tasks, results = (_moment(self._start(name)) for name in ("tasks", "results"))
-        around = Period(
-            self._start("claims"), _add(self.period.end, self.period.start - self._start("claims"))
-        )
+        around = Period(self._start("claims"), _add(self.period.end, self._count_before("claims")))
         claims = f"{self._within('recorded_at', around)} AND {known} AND {_OF_TASKS}"
         of_agents = _OF_PAST_AGENTS if self._has("past_reports") else _OF_AGENTS
         rows = {
@@ -183,10 +181,12 @@ class _Binding(NamedTuple):
         """Where an input begins; the start of the span if it is not declared."""
         is_around = self.table.clock is Clock.EFFECTIVE and name in ("tasks", "results")
         base = self._start("inconsistencies") if is_around else self.period.start
-        before = next(
-            (each.find_before(self.settings) for each in self.table.inputs if each.name == name), None
-        )
-        return base if before is None else _add(base, -_count(before))
+        return _add(base, -self._count_before(name))
+
+    def _count_before(self, name: str) -> int:
+        """How long before the span an input begins, in microseconds; 0 if it is not declared."""
+        found = (_count(each.find_before(self.settings)) for each in self.table.inputs if each.name == name)
+        return next(found, 0)
 
     def _has(self, name: str) -> bool:
         return any(each.name == name for each in self.table.inputs)

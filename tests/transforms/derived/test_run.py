@@ -131,6 +131,13 @@ def test_claims_are_reports_of_the_same_task_before_and_after() -> None:
     assert counts(table, stored, period(0, 0.1)) == {"r3": 3}
 
 
+def test_claims_reach_beyond_a_span_that_has_no_start() -> None:
+    table = counting(Input("claims", "context_hours"), of="claims")
+    received = pa.array([NOON + 3 * MINUTE] * 2, TIME)
+    stored = {"kpi_reports": reports(0, 2, received_at=received, task_id=["t", "t"])}
+    assert counts(table, stored, Period(end=period(0, 1).end)) == {"r0": 2}
+
+
 def test_the_first_records_are_those_of_the_whole_output() -> None:
     old = pa.table({"agent_id": ["x"], "version": ["v"], "effective_at": pa.array([NOON], TIME)})
     sql = (

@@ -17,7 +17,7 @@ STORED = [REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES, *RECORD_TABLES.values(
 EPOCHS = [1_760_947_200 * SECOND] * 6 + [0, -62_135_000_000 * SECOND, 253_402_000_000 * SECOND]
 """Where an output begins: mostly 2025-10-20 08:00; also 1970, and within a day of the years 1 and 9999."""
 TYPES = ["alpha-coder", "Beta", "beta", "data_ÄNALYST", "z"]
-CATEGORIES = ["code=coder,Dev;data=analyst,ETA;any=z", "x=alpha;y=Alpha-c", ""]
+CATEGORIES = ["code=coder,Dev;data=analyst,ETA;any=z", "x=alpha;y=Alpha-c"]
 PRIORITIES = [1, 25, 50, 75, 100]
 LAYERS = ["layer2", "layer3"]
 REASONS = ["oversize", "envelope", "depth", "utf8", "json", "duplicate_key", "not_object"]
@@ -35,8 +35,8 @@ def make_settings(random: Random) -> Settings:
         "experience_days": random.choice([7, 1]),
         "experience_step": random.choice([10, 2]),
         "workload_low": random.choice([0.5, 0.9]),
-        "workload_high": random.choice([2.0, 1.0]),
-        "fit_reports": random.choice([3, 10, 40]),
+        "workload_high": random.choice([2.0, 1.1]),
+        "fit_reports": random.choice([20, 40]),
         "correlation_reports": random.choice([3, 10]),
         "agent_type_categories": random.choice(CATEGORIES),
         "clock_tolerance_seconds": random.choice([5, 0]),

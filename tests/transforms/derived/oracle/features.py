@@ -136,7 +136,7 @@ def find_category(agent_type: str | None, categories: str) -> str | None:
     """The first name of which a word is in the type; `other` if there is none."""
     if agent_type is None:
         return None
-    for category in filter(None, categories.split(";")):
+    for category in categories.split(";"):
         name, words = category.split("=")
         if any(lower_ascii(word) in lower_ascii(agent_type) for word in words.split(",")):
             return name
@@ -189,10 +189,10 @@ def compare_workload(report: Row, window: list[Row], settings: Settings) -> Row:
     mean = Fraction(sum_latency(window), len(window))
     if not mean:
         return row
-    workload = (recent + mean) / (Fraction(5 * usual, length) + mean)
+    workload = float((recent + mean) / (Fraction(5 * usual, length) + mean))
     low, high = settings["workload_low"], settings["workload_high"]
     level = "low" if workload < low else "high" if workload > high else "normal"
-    return {"workload": float(workload), "workload_level": level}
+    return {"workload": workload, "workload_level": level}
 
 
 def find_trends(report: Row, window: list[Row]) -> Row:

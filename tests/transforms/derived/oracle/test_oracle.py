@@ -3,13 +3,19 @@
 Many more seeds: `python -m tests.transforms.derived.oracle --seeds 500`.
 """
 
+from pathlib import Path
+
 import pytest
 
-from tests.transforms.derived.oracle.cases import compare_case
+from tests.transforms.derived.oracle.cases import compare_case, compare_files
 
-SEEDS = range(12)
+SEEDS = range(8)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_sql_gives_the_rows_that_the_documentation_defines(seed: int) -> None:
     assert {name: lines for name, lines in compare_case(seed).items() if lines} == {}
+
+
+def test_a_backfill_of_messages_gives_the_rows_that_the_documentation_defines(tmp_path: Path) -> None:
+    assert {name: lines for name, lines in compare_files(1000, tmp_path).items() if lines} == {}
