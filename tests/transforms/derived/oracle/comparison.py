@@ -21,8 +21,14 @@ ORACLES: dict[str, Callable[[Tables, Settings], list[Row]]] = {
 }
 JSON_COLUMNS = {"evidence", "resolved_by"}
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
-ABSOLUTES = {"agent_fitness_weight": 1e-9}
-"""Columns with a difference of nearly equal numbers in them (tau2), whose digits float64 cannot keep."""
+ABSOLUTES = {
+    "agent_fitness_weight": 1e-8,
+    "latency_trend_se": 1e-6,
+    "accuracy_trend_se": 1e-9,
+    "throughput_trend_se": 1e-9,
+    "task_complexity_score": 1e-3,
+}
+"""Columns that come from a difference of nearly equal numbers, whose last digits float64 does not keep."""
 
 
 def find_differences(expected: Sequence[Row], found: Sequence[Row], key: Sequence[str]) -> list[str]:
