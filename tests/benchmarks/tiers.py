@@ -110,7 +110,7 @@ def judge(chunks: Sequence[bytes], schema: Schema) -> tuple[float, Counts]:
     begun, reports, rejected = time.process_time(), 0, 0
     for chunk in chunks:
         judged = judge_messages(envelope_chunks.decode_lines(chunk).messages, schema, Rules())
-        reports, rejected = reports + judged.reports.num_rows, rejected + judged.quarantine.num_rows
+        reports, rejected = reports + judged.rows.num_rows, rejected + judged.quarantine.num_rows
     return time.process_time() - begun, (reports, rejected)
 
 
