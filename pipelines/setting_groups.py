@@ -319,9 +319,15 @@ class DerivedSettings(SettingsGroup):
 
 
 class MetricsSettings(SettingsGroup):
-    """TLS of the metrics, which addresses other than the loopback need."""
+    """TLS of the metrics, which addresses other than the loopback need, and the form of logs."""
 
-    title: ClassVar[str] = "Metrics"
+    title: ClassVar[str] = "Metrics and logs"
+
+    log_format: str = Field(
+        "text",
+        pattern="^(text|json)$",
+        description="What a stream writes to stderr: text, or events as json.",
+    )
 
     metrics_certificate: FilePath | None = Field(None, description="Certificate of the metrics (PEM).")
     metrics_key: FilePath | None = Field(None, description="Private key of that certificate (PEM).")

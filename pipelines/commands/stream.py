@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from pipelines.commands.engines import (
 )
 from pipelines.commands.status import describe_count, describe_sink, describe_size, describe_time
 from pipelines.console import err, out
+from pipelines.events import EventLog, format_event
 from pipelines.failures import WrongUse
 from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import stream as run
@@ -146,7 +148,7 @@ def stream(
         url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
         master, environment if master else None, ctx.obj.beam_options, kinds, metrics,
     )  # fmt: skip
-    with _followed(job.home) as follow:
+    with _followed(job.home, settings.log_format == "json") as follow:
         try:
             run(job, settings, follow)
         except KeyboardInterrupt:
@@ -174,8 +176,12 @@ def choose_home(outputs: list[str], state: Path | None) -> Path:
 
 
 @contextmanager
-def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
-    """What shows the progress: a table that stays in place on a terminal, a line now and then elsewhere."""
+def _followed(home: Path, as_events: bool) -> Iterator[Callable[[Progress], None]]:
+    """What shows the progress: a table that stays in place on a terminal, a line now and then elsewhere, or
+    events as JSON."""
+    if as_events:
+        yield partial(_log_events, EventLog(_LINE_SECONDS), home)
+        return
     rate = _Rate()
     if err.is_terminal:
         with Live(console=err, refresh_per_second=4, transient=True) as view:
@@ -194,6 +200,12 @@ def _followed(home: Path) -> Iterator[Callable[[Progress], None]]:
             err.print("; ".join(f"{name} {text}" for name, text in _facts(progress, read_health(home), rate)))
 
     yield line
+
+
+def _log_events(log: EventLog, home: Path, progress: Progress) -> None:
+    now = time.time()
+    for event, fields in log.find_events(progress, read_health(home), now):
+        typer.echo(format_event(event, fields, now), err=True)
 
 
 class _Rate:
