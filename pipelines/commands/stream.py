@@ -24,8 +24,8 @@ from pipelines.commands.engines import (
 )
 from pipelines.commands.status import describe_count, describe_sink, describe_size, describe_time
 from pipelines.console import err, out
-from pipelines.events import EventLog, format_event
 from pipelines.failures import WrongUse
+from pipelines.jobs.events import EventLog, format_event
 from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import stream as run
 from pipelines.jobs.stream_job import StreamJob

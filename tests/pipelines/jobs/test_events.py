@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.events import Event, EventLog, format_event
+from pipelines.jobs.events import Event, EventLog, format_event
 from pipelines.jobs.job_status import Health, read_health
 from runners.progress import Progress
 from tests.pipelines.metrics.jobs import Home
@@ -15,7 +15,7 @@ NAMES = {
     "job_starting", "job_running", "job_restarting", "job_renewed", "job_stopping", "checkpoint_left_out",
     "messages_lost", "sink_unavailable", "sink_available", "progress",
 }  # fmt: skip
-PAGE = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "monitoring.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
