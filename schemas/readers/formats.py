@@ -127,7 +127,7 @@ def is_uuid(strings: pa.Array) -> NDArray[np.bool_]:
     return parse_uuid(strings)[1]
 
 
-def is_base64(strings: pa.Array) -> NDArray[np.bool_]:
+def is_encoded(strings: pa.Array) -> NDArray[np.bool_]:
     """bool[n]: which strings are base64."""
     return np.asarray(pc.match_substring_regex(strings, f"^{_BASE64}$"))
 
@@ -136,7 +136,7 @@ _BASE64 = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 FORMATS: dict[str, Callable[[pa.Array], NDArray[np.bool_]]] = {
     "date-time": is_date_time,
     "uuid": is_uuid,
-    "base64": is_base64,
+    "base64": is_encoded,
 }
 """The vectorised check of every format a schema may name."""
 

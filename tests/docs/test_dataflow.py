@@ -50,6 +50,10 @@ ALWAYS_LEFT_OUT = {
     ),
     "victoriametrics_user": "it goes with a password, which is a secret",
     "workers": "Dataflow has max_num_workers",
+    "log_format": "Dataflow keeps logs of its own",
+    **dict.fromkeys(
+        ("metrics_certificate", "metrics_key", "metrics_ca"), "Dataflow serves no metrics of kpiflow"
+    ),
     **dict.fromkeys(Settings.groups()[DerivedSettings], "tables are derived in folders of this machine"),
 }
 LEFT_OUT = {
@@ -75,6 +79,7 @@ COMPUTED = {"shards"}
 OPTIONS_LEFT_OUT = {
     "archive": "it is a folder of this machine",
     "config": "it is a file of this machine",
+    "metrics": "Dataflow serves no metrics of kpiflow",
     "replace": "it rewrites a folder of this machine",
     "timings": "the job is not waited for",
     "runner": "a template is Dataflow's",
