@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64decode
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -39,6 +40,14 @@ def _hyphens(value: str) -> bool:
         and [i for i, c in enumerate(value) if c == "-"] == [8, 13, 18, 23]
         and value.replace("-", "").isalnum()
     )
+
+
+@independent.checks("base64", raises=ValueError)
+def is_base64(value: object) -> bool:
+    if not isinstance(value, str):
+        return True
+    b64decode(value, validate=True)
+    return True
 
 
 @independent.checks("date-time", raises=(ValueError, OverflowError))
