@@ -1,6 +1,7 @@
 """Deriving an output: the command, the end of a batch, the process beside a stream, reconcile and parity."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ SETTINGS = Settings()
 
 
 @pytest.fixture(autouse=True)
-def examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The derived tables are the examples."""
-    for name in list(DERIVED):
-        monkeypatch.delitem(DERIVED, name)
-    for table in EXAMPLES:
-        monkeypatch.setitem(DERIVED, table.table.name, table)
+def examples() -> Iterator[None]:
+    """The derived tables are the examples. Their order counts, so it is restored too."""
+    kept = dict(DERIVED)
+    DERIVED.clear()
+    DERIVED.update({table.table.name: table for table in EXAMPLES})
+    yield
+    DERIVED.clear()
+    DERIVED.update(kept)
 
 
 def make_output(folder: Path, reports: int = 2) -> Path:
