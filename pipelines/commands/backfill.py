@@ -44,9 +44,12 @@ def backfill(
         ),
     ],
     start: Annotated[
-        str | None, typer.Option("--from", help="Only reports recorded at this time or later (RFC 3339).")
+        str | None,
+        typer.Option(
+            "--from", help="Only messages of this time or later (RFC 3339): reports by recorded_at."
+        ),
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="Only reports recorded before this time.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Only messages from before this time.")] = None,
     replace: Annotated[
         bool,
         typer.Option(
