@@ -1,19 +1,25 @@
 """`kpiflow quality`: the scores of the data against their thresholds, and the rules that reports break."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import out, print_json
+from pipelines.console import escape_line, out, print_json
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.inputs import parse_span
-from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality, read_quality
+from pipelines.summary.quality import Quality, SourceQuality, read_quality
+from pipelines.summary.quality_views import (
+    list_quality,
+    make_table,
+    name_thresholds,
+    tabulate_rules,
+    tabulate_sources,
+)
 from pipelines.summary.summary import format_percent
 from pipelines.verify.output_description import require_output
 from transforms.core.errors import DamagedFile
@@ -50,30 +56,11 @@ def quality(
     if found is None:
         raise WrongUse(f"{output} has no derived tables", f"`kpiflow derive {output}` makes them")
     if as_json:
-        print_json(list_values(found), datetime.isoformat)
+        print_json(list_quality(found), datetime.isoformat)
     else:
         _print(found)
     if found.missed:
         raise CheckFailed(f"{output} is below {_name_missed(found.missed)}")
-
-
-def list_values(found: Quality) -> dict[str, Any]:
-    """The quality as dicts and lists. Times stay datetimes."""
-    return {
-        "met": not found.missed,
-        "sources": [_list_window(each) for each in found.sources],
-        "hours": [_list_window(each) for each in found.hours],
-        "rules": [asdict(each) | {"open": each.open} for each in found.rules],
-    }
-
-
-def _list_window(window: SourceQuality) -> dict[str, Any]:
-    scores = {
-        score.name: score._asdict() | {"value": score.value, "met": score.is_met} for score in window.scores
-    }
-    for score in scores.values():
-        del score["name"]
-    return {"source": window.source, "start": window.start, "received": window.received, "scores": scores}
 
 
 def _print(found: Quality) -> None:
@@ -81,10 +68,7 @@ def _print(found: Quality) -> None:
         out.print("no messages were received in this span")
         return
     out.print(tabulate_sources(found.sources))
-    thresholds = dict.fromkeys(
-        f"{score.name} {100 * score.threshold:g} %" for each in found.sources for score in each.scores
-    )
-    out.print(Text(f"thresholds: {', '.join(thresholds)}", style="dim"))
+    out.print(Text(name_thresholds(found.sources), style="dim"))
     low = [each for each in found.hours if each.missed]
     if low:
         shown = sorted(low, key=lambda each: min(score.value or 0 for score in each.missed))[:HOURS_SHOWN]
@@ -96,44 +80,12 @@ def _print(found: Quality) -> None:
         out.print(tabulate_rules(found.rules))
 
 
-def tabulate_sources(sources: Sequence[SourceQuality]) -> Table:
-    """A table of the scores of sources; a score below its threshold is red, behind an exclamation mark."""
-    table = make_table(["source"], ["received", *(score.name for score in sources[0].scores)])
-    for each in sources:
-        table.add_row(each.source, f"{each.received:,}", *map(_format_score, each.scores))
-    return table
-
-
 def _tabulate_hours(hours: Sequence[SourceQuality]) -> Table:
     table = make_table(["hour", "source", "below its threshold"], ["received"])
     for each in hours:
         hour = f"{each.start:%Y-%m-%d %H:00}" if each.start else "unknown"
         missed = ", ".join(f"{score.name} {format_percent(score.value)}" for score in each.missed)
-        table.add_row(hour, each.source, missed, f"{each.received:,}")
-    return table
-
-
-def _format_score(score: Score) -> Text:
-    text = format_percent(score.value)
-    return Text(text) if score.is_met else Text(f"! {text}", style="bold red")
-
-
-def tabulate_rules(rules: Sequence[BrokenRule]) -> Table:
-    """A table of broken rules."""
-    table = make_table(["rule", "severity"], ["broken", "resolved", "open"])
-    for each in rules:
-        counts = (f"{count:,}" for count in (each.broken, each.resolved, each.open))
-        table.add_row(each.rule, each.severity, *counts)
-    return table
-
-
-def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty table whose columns `names` are texts and `numbers` are numbers."""
-    table = Table(box=None, header_style="bold")
-    for title in names:
-        table.add_column(title, overflow="fold")
-    for title in numbers:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_row(hour, Text(escape_line(each.source)), missed, f"{each.received:,}")
     return table
 
 

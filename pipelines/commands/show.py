@@ -13,6 +13,7 @@ from pipelines.console import out, print_json
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.summary.queries import summarise
+from pipelines.summary.quality_views import list_quality
 from pipelines.summary.summary import Summary
 from pipelines.summary.terminal import draw_summary
 from pipelines.verify.output_description import require_output
@@ -32,7 +33,10 @@ def show(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Show what an output holds: rates, latency, outliers, and quarantine by reason."""
+    """Show what an output holds: rates, latency, outliers, and quarantine by reason.
+
+    If there are derived tables, also the quality of each source and the open inconsistencies by rule.
+    """
     make_page = _load_page(html) if html else None
     with open_for_reading(output, ctx.obj.settings()) as folder:
         if (folder / DESCRIPTION).is_file():
@@ -84,5 +88,6 @@ def list_values(summary: Summary) -> dict[str, Any]:
         row["success_rate"] = hour.success_rate
     for outlier, row in zip(summary.examples, whole["examples"]):
         row["explained"] = outlier.explain()
+    whole["quality"] = list_quality(summary.quality) if summary.quality else None
     shares = {"quarantined_share": summary.share(summary.quarantined), "success_rate": summary.success_rate}
     return {"output": summary.output, "received": summary.received, **shares, **whole}

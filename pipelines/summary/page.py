@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 from pipelines.console import escape_line
 from pipelines.summary.charts import CHARTED_HOURS, FATES, IN_THE_DARK, PERCENTILES, draw_figures
+from pipelines.summary.quality import Quality
+from pipelines.summary.quality_views import format_score, name_thresholds
 from pipelines.summary.summary import Hour, Summary, format_number, format_percent
 from schemas.tables import METRICS
 
@@ -23,11 +25,12 @@ OPEN_HOURS = 24
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page: the name and the style of each column, and rows of text."""
+    """A table of the page: the name and the style of each column, rows of text, and a note above them."""
 
     title: str
     columns: dict[str, str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 def render_page(summary: Summary) -> str:
@@ -41,6 +44,7 @@ def render_page(summary: Summary) -> str:
             figures=list(draw_figures(summary)),
             tables=[
                 _list_kinds(summary),
+                *_list_quality(summary.quality),
                 _list_reasons(summary),
                 _list_outliers(summary),
                 _list_agents(summary),
@@ -86,6 +90,22 @@ def _list_kinds(summary: Summary) -> Table:
         for each in summary.kinds
     ]
     return Table("Messages by kind", {"kind": "", "stored": "n", "duplicates": "n", "quarantined": "n"}, rows)
+
+
+def _list_quality(found: Quality | None) -> Iterator[Table]:
+    if not found or not found.sources:
+        return
+    names = [score.name for score in found.sources[0].scores]
+    scores = [(each.source, f"{each.received:,}", *map(format_score, each.scores)) for each in found.sources]
+    columns = {"source": "", **dict.fromkeys(("received", *names), "n")}
+    note = f"! is below its threshold; {name_thresholds(found.sources)}"
+    yield Table("Quality by source", columns, scores, note)
+    rules = [
+        (each.rule, each.severity, f"{each.broken:,}", f"{each.resolved:,}", f"{each.open:,}")
+        for each in found.open_rules
+    ]
+    columns = {"rule": "", "severity": "", **dict.fromkeys(("broken", "resolved", "open"), "n")}
+    yield Table("Open inconsistencies by rule", columns, rules)
 
 
 def _list_reasons(summary: Summary) -> Table:

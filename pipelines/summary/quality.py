@@ -92,6 +92,11 @@ class Quality:
         """The sources of which a score is below its threshold."""
         return tuple(each for each in self.sources if each.missed)
 
+    @property
+    def open_rules(self) -> tuple[BrokenRule, ...]:
+        """The rules with an open inconsistency."""
+        return tuple(each for each in self.rules if each.open)
+
 
 def read_quality(output: Path, span: Span) -> Quality | None:
     """The quality of messages that were received, and of reports that were recorded, within the span.

@@ -19,12 +19,15 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
+from pipelines.summary.quality import read_quality
 from pipelines.summary.summary import Agent, Hour, KindCounts, Latency, Outlier, Reason, Summary
 from pipelines.verify.record_keys import FATES, MESSAGE_KEY
 from pipelines.verify.table_scan import paths
 from schemas.kinds import KINDS, REPORT_KIND
 from schemas.partitioning import format_hour_folder
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table
+from transforms.core.errors import DamagedFile
+from transforms.core.time_range import Span
 
 AGENTS_LISTED = 10
 FLAGS = {metric: f"is_{metric}_outlier" for metric in METRICS}
@@ -45,7 +48,7 @@ def summarise(output: Path) -> Summary:
         )
     try:
         return _read_summary(output)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, DamagedFile) as error:
         fix = f"`kpiflow reconcile {output}` names every damaged file; if a job is writing there, try again"
         raise RunFailed(f"cannot read {output}: {error}", fix) from error
 
@@ -74,6 +77,7 @@ def _read_summary(output: Path) -> Summary:
         worst_agents=_rank_agents(by_agent),
         reasons=_rank_reasons(output, quarantined),
         kinds=kinds,
+        quality=read_quality(output, Span()),
     )
 
 

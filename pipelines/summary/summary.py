@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipelines.summary.quality import Quality
 from schemas.kinds import REPORT_KIND
 
 UNITS = {"latency": " ms", "accuracy": "", "cpu": "", "memory": " MB"}
@@ -106,7 +107,8 @@ class Summary:
     """A whole output.
 
     `kinds` is empty if all messages are reports. Duplicates and quarantined messages count of all kinds.
-    `hours` is in time order, without the hours that have no messages.
+    `hours` is in time order, without the hours that have no messages. `quality` is None if there are no
+    derived tables.
     """
 
     output: str
@@ -123,6 +125,7 @@ class Summary:
     worst_agents: tuple[Agent, ...]
     reasons: tuple[Reason, ...]
     kinds: tuple[KindCounts, ...] = ()
+    quality: Quality | None = None
 
     @property
     def records(self) -> int:

@@ -1,7 +1,7 @@
 """The summary on a terminal: tables and pictures made of text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.console import escape_line
+from pipelines.summary.quality_views import name_thresholds, tabulate_rules, tabulate_sources
 from pipelines.summary.summary import Hour, Latency, Summary, format_number, format_percent
 from schemas.tables import METRICS
 
@@ -30,6 +31,7 @@ def draw_summary(summary: Summary, width: int) -> list[Table | Text]:
     sections = [
         ("Messages by kind", _draw_kinds(summary)),
         ("Quarantine by reason", _draw_reasons(summary, width)),
+        *_draw_quality(summary),
         ("Reports by hour, UTC", _draw_rates(summary, width)),
         (
             "Latency by hour, ms: median over the agents of their p50, p95 and p99",
@@ -85,6 +87,13 @@ def _draw_kinds(summary: Summary) -> Table:
     for each in summary.kinds:
         table.add_row(each.kind, f"{each.stored:,}", f"{each.duplicates:,}", f"{each.quarantined:,}")
     return table
+
+
+def _draw_quality(summary: Summary) -> Iterator[tuple[str, Table]]:
+    found = summary.quality
+    if found and found.sources:
+        yield f"Quality by source; {name_thresholds(found.sources)}", tabulate_sources(found.sources)
+        yield "Open inconsistencies by rule", tabulate_rules(found.open_rules)
 
 
 def _draw_reasons(summary: Summary, width: int) -> Table:

@@ -10,8 +10,8 @@ import pytest
 from pipelines.cli import run
 from pipelines.settings import Settings
 from pipelines.summary.quality import read_quality
-from schemas.tables import LAYOUT_VERSION
-from tests.pipelines.summary.test_queries import EIGHT, NINE, store
+from schemas.tables import LAYOUT_VERSION, REPORTS
+from tests.pipelines.summary.test_queries import EIGHT, NINE, report, store
 from transforms.core.time_range import Span
 from transforms.derived.data_quality import COUNTS, SCORES
 from transforms.derived.data_quality import TABLE as QUALITY
@@ -119,3 +119,39 @@ def test_an_output_without_derived_tables_names_the_command_that_makes_them(
         path.unlink()
     assert run(["quality", str(output)]) == 2
     assert f"`kpiflow derive {output}` makes them" in capsys.readouterr().err
+
+
+def test_show_has_the_scores_and_the_open_inconsistencies(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(output, REPORTS, [report(1), report(2), report(3)])
+    assert run(["show", str(output)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "b 30 ! 96.7 % 100.0 % - -" in lines
+    assert lines[lines.index("Open inconsistencies by rule") + 2 :][:2] == [
+        "task_changed warning 1 0 1",
+        "task_unknown error 2 1 1",
+    ]
+    shown = [read_json(["show", str(output), "--json"], capsys)["quality"]]
+    assert shown == [read_json(["quality", str(output), "--json"], capsys)]
+
+
+def read_json(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    run(words)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_show_says_nothing_of_quality_without_derived_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path, REPORTS, [report(1)])
+    assert read_json(["show", str(tmp_path), "--json"], capsys)["quality"] is None
+    assert run(["show", str(tmp_path)]) == 0
+    assert "uality" not in capsys.readouterr().out
+
+
+def test_show_names_a_damaged_derived_file(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (damaged, *_) = (output / QUALITY.table.name).rglob("*.parquet")
+    damaged.write_bytes(b"no Parquet")
+    assert run(["show", str(output)]) == 3
+    assert str(damaged) in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pipelines.summary.charts import FATES, FLAGGED, IN_THE_DARK, PERCENTILES
 from pipelines.summary.page import render_page
+from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
 from schemas.tables import METRICS
 
@@ -25,6 +27,14 @@ def an_hour(after: int, reports: int = 100, latency: bool = True) -> Hour:
     """Hour `after` hours past eight, with an outlier of every metric."""
     percentiles = Latency(120.0, 300.0, 450.0 + after, agents=2) if latency else None
     return Hour(EIGHT + timedelta(hours=after), reports, 3, 4, 5, dict.fromkeys(METRICS, 1), percentiles)
+
+
+def a_quality(text: str) -> Quality:
+    """A source that misses its first score, and a rule that is open."""
+    names = ("completeness", "accuracy", "timeliness", "consistency")
+    scores = tuple(Score(name, 90 + place, 100, 0.91) for place, name in enumerate(names))
+    source = SourceQuality(text, None, 100, scores)
+    return Quality((source,), (), (BrokenRule(text, "error", 5, 2), BrokenRule("resolved", "error", 3, 3)))
 
 
 def a_summary(hours: tuple[Hour, ...], text: str = "plain") -> Summary:
@@ -44,6 +54,7 @@ def a_summary(hours: tuple[Hour, ...], text: str = "plain") -> Summary:
         examples=(example,),
         worst_agents=(Agent(text, 9, 1, dict.fromkeys(METRICS, 1)),),
         reasons=(Reason(text, 5, text, text, text),),
+        quality=a_quality(text),
     )
 
 
@@ -97,7 +108,7 @@ def hostile() -> str:
 def test_the_page_is_well_formed_and_has_every_chart_and_table(plain: str) -> None:
     reading = Reading(plain)
     assert reading.open == []
-    assert (reading.tags.count("svg"), reading.tags.count("table")) == (5, 4)
+    assert (reading.tags.count("svg"), reading.tags.count("table")) == (5, 6)
 
 
 def test_the_page_needs_nothing_from_elsewhere(plain: str) -> None:
@@ -117,7 +128,7 @@ def test_hostile_text_stays_text(plain: str, hostile: str) -> None:
     assert after.tags == before.tags
     assert not [name for name, _ in after.attributes if name.startswith("on")]
     shown = "<script src=http://evil>\\x1b[31m\\x00\\n\\ufffe\\u202e'\"&</style></svg><b onclick=x>"
-    assert after.cells.count(shown) == before.cells.count("plain") == 7
+    assert after.cells.count(shown) == before.cells.count("plain") == 9
     assert not set(hostile) & set("\x1b\x00\ufffe\u202e")
 
 
@@ -137,6 +148,19 @@ def test_the_hours_are_listed_with_their_numbers(plain: str) -> None:
     cells = Reading(plain).cells
     start = cells.index(row[0])
     assert cells[start : start + len(row)] == row
+
+
+def test_quality_is_shown_with_the_rules_that_are_open(plain: str) -> None:
+    cells = Reading(plain).cells
+    start = cells.index("! 90.0 %") - 2
+    assert cells[start : start + 6] == ["plain", "100", "! 90.0 %", "91.0 %", "92.0 %", "93.0 %"]
+    assert cells[start + 6 : start + 11] == ["plain", "error", "5", "2", "3"]
+    assert "resolved" not in cells
+
+
+def test_without_derived_tables_the_page_has_no_quality() -> None:
+    texts = Reading(render_page(replace(a_summary(HOURS), quality=None))).texts
+    assert {"Quality by source", "Open inconsistencies by rule"}.isdisjoint(texts)
 
 
 def line_pieces(html: str, colour: str) -> int:
