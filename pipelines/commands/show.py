@@ -12,8 +12,8 @@ from rich.text import Text
 from pipelines.console import out, print_json
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
-from pipelines.summary.queries import summarise
 from pipelines.summary.quality_views import list_quality
+from pipelines.summary.queries import summarise
 from pipelines.summary.summary import Summary
 from pipelines.summary.terminal import draw_summary
 from pipelines.verify.output_description import require_output
