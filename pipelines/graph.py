@@ -42,7 +42,8 @@ from schemas.tables import (
 )
 from transforms.aggregation.aggregate import Aggregate
 from transforms.aggregation.windows import Windows
-from transforms.core.time_range import KeepWithin, Span
+from transforms.core.keep_within import KeepWithin
+from transforms.core.time_range import Span
 from transforms.enrich import Enrich, EnrichOptions
 from transforms.outliers import FlagOutliers
 from transforms.validation.quarantine_rows import shorten_oversize

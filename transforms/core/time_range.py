@@ -1,9 +1,8 @@
-"""Keep the rows that are within a span of time."""
+"""Spans of time, and the rows within them. Free of Beam."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,19 +30,6 @@ class Span:
         if self.end is not None:
             inside &= np.asarray(pc.fill_null(pc.less(times, pa.scalar(self.end, times.type)), True))
         return inside
-
-
-class KeepWithin(beam.PTransform):
-    """RecordBatches -> their rows whose `column` is within the span."""
-
-    def __init__(self, span: Span, column: str) -> None:
-        super().__init__()
-        self.span, self.column = span, column
-
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        if self.span.everything:
-            return batches
-        return batches | beam.FlatMap(keep_within, self.span, self.column).with_output_types(pa.RecordBatch)
 
 
 def keep_within(batch: pa.RecordBatch, span: Span, column: str) -> list[pa.RecordBatch]:

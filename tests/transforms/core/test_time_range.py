@@ -10,7 +10,8 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.tables import TIME
 from tests.builders import NOON
-from transforms.core.time_range import KeepWithin, Span, keep_within
+from transforms.core.keep_within import KeepWithin
+from transforms.core.time_range import Span, keep_within
 
 TICK, HOUR = timedelta(microseconds=1), timedelta(hours=1)
 TIMES = [NOON - TICK, NOON, NOON + HOUR - TICK, NOON + HOUR, None]
