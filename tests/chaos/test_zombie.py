@@ -29,7 +29,6 @@ def test_a_run_is_alone_and_leaves_nothing_alive(scene: Scene) -> None:
     until(lambda: not any(map(alive, below)))
 
 
-@pytest.mark.xfail(reason="no worker stays held since workers keep measurements; cause unknown", run=False)
 def test_a_forgotten_worker_in_the_middle_of_a_write_keeps_its_successor_out(scene: Scene) -> None:
     scene.add(1000)
     run = scene.start(env=inject([hold_at(scene.folder, "before rename")]))

@@ -16,6 +16,7 @@ import importlib.machinery
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,6 +38,8 @@ POINTS = {
     "after commit": ("transforms.sources.redis.offsets", "CommittedOffsets.commit", "after"),
 }
 RENAME = Path.replace
+TABLE_FILE = re.compile(r"\..*\.parquet\..*\.kpiflow")
+"""The name of a table's file before it is renamed. Other files are replaced in the same way."""
 PR_SET_PDEATHSIG = 1
 WORKER = "--worker" in sys.orig_argv
 HOLDING = threading.Event()
@@ -89,7 +92,7 @@ def faulty(
     calls = {place: itertools.count(1) for place, _ in due}
 
     def pass_by(args: tuple[Any, ...]) -> None:
-        if function is RENAME and not args[0].name.endswith(".kpiflow"):
+        if function is RENAME and not TABLE_FILE.fullmatch(args[0].name):
             return
         for place, fault in due:
             armed = all(os.path.exists(before["done"]) for before in FAULTS[:place])
