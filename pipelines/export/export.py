@@ -66,8 +66,8 @@ def export(
             return _write(files, rows, encoder)
         with _open_temporary(files.data, "plain") as plain:
             encoder = _write_plain(plain, rows)
-            encoder.save(files.encoder)
-            return _write(files, pq.ParquetFile(plain).iter_batches(), encoder)
+            with pq.ParquetFile(plain) as stored:
+                return _write(files, stored.iter_batches(), encoder, keep=True)
 
 
 def _read_rows(
@@ -90,7 +90,10 @@ def _write_plain(path: Path, batches: Iterator[pa.RecordBatch]) -> "Encoder":
     return fit_encoder(categories.sort())
 
 
-def _write(files: Files, batches: Iterator[pa.RecordBatch], encoder: "Encoder | None") -> int:
+def _write(
+    files: Files, batches: Iterator[pa.RecordBatch], encoder: "Encoder | None", keep: bool = False
+) -> int:
+    """Write the files; returns how many rows there are. `keep`: the encoder is new, and is written too."""
     schema = pa.schema([*SCHEMA, *(encoder.make_fields() if encoder else [])])
     count = 0
     with _open_temporary(files.data, "encoded") as path:
@@ -100,6 +103,9 @@ def _write(files: Files, batches: Iterator[pa.RecordBatch], encoder: "Encoder | 
                 writer.write_batch(pa.RecordBatch.from_arrays([*rows.columns, *encoded], schema=schema))
                 count += rows.num_rows
         sync_path(path)
+        # Only now: until all rows are written, the files of the run before belong together.
+        if encoder and keep:
+            encoder.save(files.encoder)
         text = json.dumps(describe(schema), indent=1, ensure_ascii=False) + "\n"
         replace_file(files.dictionary, text.encode())
         os.replace(path, files.data)

@@ -16,8 +16,9 @@ import pytest
 import skops.io
 
 from pipelines.cli import run
-from pipelines.export import dictionary, export
+from pipelines.export import dictionary, encoding, export
 from pipelines.export.feature_rows import SCHEMA, iterate_hours
+from pipelines.failures import RunFailed
 from pipelines.settings import Settings
 from schemas.tables import FLAGS, LAYOUT_VERSION, REPORTS, RESULTS
 from tests.pipelines.summary.test_queries import store
@@ -215,6 +216,23 @@ def test_a_run_that_dies_leaves_the_file_of_the_run_before(output: Path) -> None
     assert len(export_rows(output, "--encode")) == 4
     left = {path.name for path in target.parent.iterdir()} - {"out"}
     assert left == {"features.parquet", "features.parquet.columns.json", "features.parquet.skops"}
+
+
+def test_a_run_that_fails_while_it_encodes_leaves_the_encoding_of_the_run_before(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: encoding.Encoder, rows: pa.RecordBatch) -> list[pa.Array]:
+        raise RunFailed("no more")
+
+    export_rows(output, "--encode")
+    target = output.parent / "features.parquet"
+    kept = target.with_name("features.parquet.skops")
+    before = target.read_bytes(), kept.read_bytes()
+    store(output, FEATURES, [feature(5, 0.25, agent_type="vision")])
+    store(output, REPORTS, [report(5, 0.25)])
+    monkeypatch.setattr(encoding.Encoder, "encode", fail)
+    assert run(["features", str(output), "--output", str(target), "--encode"]) == 3
+    assert (target.read_bytes(), kept.read_bytes()) == before
 
 
 def test_hours_are_read_one_at_a_time(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
