@@ -69,9 +69,10 @@ class ProcessStats:
             self.cpu[role] += seconds
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON's types."""
+        """The same as JSON's types, as a copy: it can be written while other threads go on counting."""
         latency = {stage: [each.counts, each.seconds] for stage, each in self.latency.items()}
-        return {"latency": latency, "attempts": self.attempts, "errors": self.errors, "cpu": self.cpu}
+        counts = {"attempts": dict(self.attempts), "errors": dict(self.errors)}
+        return {"latency": latency, **counts, "cpu": dict(self.cpu)}
 
     @classmethod
     def of(cls, content: dict[str, Any] | None) -> "ProcessStats":
