@@ -129,7 +129,9 @@ def explain_errors(output: Path) -> Iterator[None]:
             f"DuckDB has too little memory: {_first_line(error)}", f"raise derive_memory_mb, {again}"
         ) from error
     except (BrokenSQL, duckdb.Error) as error:
-        raise RunFailed(f"deriving {output} failed: {_first_line(error)}", again) from error
+        raise RunFailed(
+            f"deriving {output} failed: {_first_line(error)}", f"run `kpiflow derive {output}` again"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
