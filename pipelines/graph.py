@@ -54,10 +54,12 @@ from transforms.validation.validate import Limits, Rules, Validate
 class Sources:
     """Where messages come from.
 
-    Attributes: messages: gives `messages` (RAW), `quarantine` (QUARANTINE) and `trimmed` (TRIMMED or None)
-    from the pipeline's root. recall: from new reports, the stored reports that they affect, with their keys;
-    None where nothing is stored yet, and in a stream, whose history recalls by itself. span: the time that is
-    asked for.
+    Attributes:
+        messages: gives `messages` (RAW), `quarantine` (QUARANTINE) and `trimmed` (TRIMMED or None) from the
+            pipeline's root.
+        recall: from new reports, the stored reports that they affect, with their keys; None where nothing is
+            stored yet, and in a stream, whose history recalls by itself.
+        span: the time that is asked for.
     """
 
     messages: beam.PTransform
@@ -135,8 +137,8 @@ def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Setting
 
 
 def _keep_records(rows: beam.PCollection, table: Table, span: Span) -> beam.PCollection:
-    """The rows of a table of records that are in the span, by the time that decides their file."""
-    return rows | f"Keep {table.name} in span" >> KeepWithin(span, table.time or "effective_at")
+    """The rows of a table of records that are in the span, by the table's `span_time`."""
+    return rows | f"Keep {table.name} in span" >> KeepWithin(span, table.span_time)
 
 
 def make_rules(settings: Settings) -> Rules:

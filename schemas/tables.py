@@ -22,6 +22,8 @@ METRICS = ("latency", "accuracy", "cpu", "memory")
 METRIC_COLUMNS = {"latency": "latency_ms", "accuracy": "accuracy", "cpu": "cpu_usage", "memory": "memory_mb"}
 
 MESSAGE = [("source", pa.string()), ("message_id", pa.string()), ("received_at", TIME)]
+MESSAGE_KEY = ("source", "message_id")
+"""The columns that identify a message."""
 
 EXECUTION_CONTEXT = pa.struct(
     [
@@ -210,6 +212,11 @@ class Table:
         return (*self.order, *(name for name in self.key if name not in self.order))
 
     @property
+    def span_time(self) -> str:
+        """The column that decides whether a row is in a span of time: `time`, of agents effective_at."""
+        return self.time or "effective_at"
+
+    @property
     def preferences(self) -> tuple[Preference, ...]:
         """The terms of KEPT_ROW that count in this table."""
         return tuple(each for each in KEPT_ROW if each.column in self.schema.names)
@@ -239,17 +246,13 @@ AGGREGATIONS = Table(
     order=("agent_id", "time_window_start"),
     time="time_window_start",
 )
-QUARANTINED = Table(
-    "quarantine", QUARANTINE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
-)
+QUARANTINED = Table("quarantine", QUARANTINE, key=MESSAGE_KEY, order=MESSAGE_KEY, time="received_at")
 REPLAYED, WAIVED = "replayed", "recency waived"
 CLOSED = (REPLAYED, WAIVED)
 """Resolutions of a quarantine row whose message counts as a report or a duplicate instead."""
 DISMISSED = "dismissed"
 """The resolution of a quarantine row whose message was corrected or given up by its producer."""
-DUPLICATES = Table(
-    "duplicates", DUPLICATE, key=("source", "message_id"), order=("source", "message_id"), time="received_at"
-)
+DUPLICATES = Table("duplicates", DUPLICATE, key=MESSAGE_KEY, order=MESSAGE_KEY, time="received_at")
 TRIMMED = Table(
     "trimmed",
     LOST,
@@ -282,9 +285,7 @@ _TASK_KEY, _AGENT_KEY = ("task_id", "version"), ("agent_id", "version")
 TASKS = _make_record_table("tasks", TASK, _TASK_KEY, ("created_at", *_TASK_KEY), "created_at")
 RESULTS = _make_record_table("results", RESULT, _TASK_KEY, ("completed_at", *_TASK_KEY), "completed_at")
 AGENTS = _make_record_table("agents", AGENT, _AGENT_KEY, ("agent_id", "effective_at", "version"), "")
-SYSTEM_HEALTH = _make_record_table(
-    "system_health", HEALTH, ("source", "message_id"), ("source", "message_id"), "received_at"
-)
+SYSTEM_HEALTH = _make_record_table("system_health", HEALTH, MESSAGE_KEY, MESSAGE_KEY, "received_at")
 RECORD_TABLES = {table.name: table for table in (TASKS, RESULTS, AGENTS, SYSTEM_HEALTH)}
 """The tables of records: what other messages than reports say. Every version of a record is kept; the current
 one at a time is that with the largest (effective_at, version) up to it. They have no revision."""

@@ -1,7 +1,6 @@
 """`kpiflow derive`: tables that are made of tables."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,13 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
 from pipelines.console import err, out
-from pipelines.failures import WrongUse
 from pipelines.inputs import parse_time
 from pipelines.jobs.derive import compare, make_deriver
 from pipelines.jobs.derive import derive as derive_output
 from pipelines.jobs.derive_after import make_limits
 from pipelines.progress import LINE_SECONDS, open_bar
-from pipelines.verify.output_description import read_row_settings
+from pipelines.verify.output_description import read_row_settings, require_local
 from transforms.derived.engine import Comparison
 
 
@@ -44,9 +42,7 @@ def derive(
     Only files are made that are missing, or whose stored rows, settings or SQL have changed. A run that dies
     can be run again.
     """
-    if "://" in output:
-        raise WrongUse("derived tables are made only in folders of this machine", "name a folder")
-    settings, folder = ctx.obj.settings(), Path(output)
+    settings, folder = ctx.obj.settings(), require_local(output)
     values = settings.derived_settings() | read_row_settings(folder)
     deriver = make_deriver(folder, values, tables or (), make_limits(settings))
     moment = None if until is None else parse_time("--until", until)

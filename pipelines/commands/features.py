@@ -11,7 +11,7 @@ from pipelines.export.export import Files, export
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.progress import show_count
-from pipelines.verify.output_description import require_output
+from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from pipelines.verify.table_scan import partitions
 from transforms.core.errors import DamagedFile
 from transforms.derived.features import FEATURES
@@ -49,16 +49,15 @@ def features(
     A row has the features, the metrics of the report, and columns `label_...` from the result of its task. No
     feature knows a result. FILE.columns.json says what each column means.
     """
-    if "://" in output:
-        raise WrongUse("derived tables are made only in folders of this machine", "name a folder")
+    local = require_local(output)
     if encode and encoder:
         raise WrongUse("--encode makes an encoding, --encoder uses one", "give only one of them")
     if not target.parent.is_dir() or target.is_dir():
         raise WrongUse(f"cannot write to {target}", "give --output a file in a folder that exists")
-    folder, span = require_output(Path(output)), parse_span(start, end)
+    folder, span = require_output(local), parse_span(start, end)
     total = len(partitions(folder, FEATURES))
     if not total:
-        raise WrongUse(f"{output} has no derived tables", f"`kpiflow derive {output}` makes them")
+        raise make_underived_error(output)
     stored = _load_encoder(encode, encoder)
     context = timedelta(hours=ctx.obj.settings().context_hours)
     files = Files(target)

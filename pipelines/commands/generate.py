@@ -96,9 +96,7 @@ def generate(
         typer.Option(help="With --records: up to so many seconds by which the clocks of hosts are wrong."),
     ] = 0.0,
     bare: Annotated[bool, typer.Option("--bare", help="Write bare reports instead of envelopes.")] = False,
-    start: Annotated[
-        str, typer.Option(help="Time of the first report, RFC 3339.")
-    ] = START.isoformat().replace("+00:00", "Z"),
+    start: Annotated[str, typer.Option(help="Time of the first report, RFC 3339.")] = _START,
     span: Annotated[
         str,
         typer.Option(
@@ -218,6 +216,6 @@ def _describe_result(archive: Archive, output: Path, size: int, seconds: float) 
     if truth["outliers"] < asked:
         yield (
             f"{asked - truth['outliers']:,} of {asked:,} outliers are missing: only one in five reports with "
-            f"enough "
-            "history of its agent can become one; generate more reports, fewer agents or a shorter span"
+            "enough history of its agent can become one; generate more reports, fewer agents or a shorter "
+            "span"
         )

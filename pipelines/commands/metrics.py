@@ -38,10 +38,7 @@ def metrics(
     """
     settings = ctx.obj.settings()
     found = read_health(home)
-    source = parse_live_source(
-        url or found.source, [stream.stream for stream in found.streams], found.group, settings
-    )
-    watch = SourceWatch(source)
+    watch = SourceWatch(parse_live_source(url or found.source, found.keys, found.group, settings))
     if listen is None:
         watch.ask()
         typer.echo(mask_secrets(make_page(home, watch).decode()), nl=False)

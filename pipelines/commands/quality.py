@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.console import escape_line, out, print_json
-from pipelines.failures import CheckFailed, WrongUse
+from pipelines.failures import CheckFailed
 from pipelines.inputs import parse_span
 from pipelines.summary.quality import Quality, SourceQuality, read_quality
 from pipelines.summary.quality_views import (
@@ -21,7 +20,7 @@ from pipelines.summary.quality_views import (
     tabulate_sources,
 )
 from pipelines.summary.summary import format_percent
-from pipelines.verify.output_description import require_output
+from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from transforms.core.errors import DamagedFile
 
 HOURS_SHOWN = 10
@@ -45,16 +44,14 @@ def quality(
     1 if a score of a source, over the whole span, is below its threshold. Rules count the reports that were
     recorded in the span.
     """
-    if "://" in output:
-        raise WrongUse("derived tables are made only in folders of this machine", "name a folder")
-    folder, span = Path(output), parse_span(start, end)
+    folder, span = require_local(output), parse_span(start, end)
     require_output(folder)
     try:
         found = read_quality(folder, span)
     except DamagedFile as error:
         raise CheckFailed(str(error), f"run `kpiflow derive {output}`") from error
     if found is None:
-        raise WrongUse(f"{output} has no derived tables", f"`kpiflow derive {output}` makes them")
+        raise make_underived_error(output)
     if as_json:
         print_json(list_quality(found), datetime.isoformat)
     else:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -133,9 +134,9 @@ def _take_current(results: pa.RecordBatch) -> pa.RecordBatch:
     """The row of each task with the largest (effective_at, version)."""
     order = pc.sort_indices(results, [(name, "ascending") for name in _VERSION])
     ordered = results.take(order)
-    numbered = pa.table({"task_id": ordered["task_id"], "place": pa.array(range(len(ordered)), pa.int64())})
+    numbered = pa.table({"task_id": ordered["task_id"], "place": np.arange(ordered.num_rows)})
     last = numbered.group_by("task_id").aggregate([("place", "max")])["place_max"]
-    return ordered.take(last.combine_chunks() if isinstance(last, pa.ChunkedArray) else last)
+    return ordered.take(last.combine_chunks())
 
 
 def _find_hour(folder: str) -> datetime:

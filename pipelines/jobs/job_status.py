@@ -187,7 +187,7 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
             f"`kpiflow stream --redis URL --stream KEY --output {home}` starts one",
         )
     state = state or SourceState({})
-    readers = list(read_reports(folder / READERS, "reader-*.json"))
+    readers = list(read_status_files(folder / READERS, "reader-*.json"))
     reported = {key: stream for reader in readers for key, stream in reader["streams"].items()}
     return Health(
         is_locked(home),
@@ -206,7 +206,7 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
     )
 
 
-def read_reports(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
+def read_status_files(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
     """The status files of readers or writers whose names match a pattern. One that a power cut has torn is
     left out."""
     for path in sorted(folder.glob(pattern)):
@@ -223,7 +223,7 @@ def _stream_health(key: str, reported: Mapping[str, Any], state: StreamState | N
 
 def _sink_healths(folder: Path, names: tuple[str, ...]) -> Iterator[SinkHealth]:
     """The outputs of the job in their order, each from the status files of its tables' writers."""
-    writers = list(read_reports(folder, "sink-*.json"))
+    writers = list(read_status_files(folder, "sink-*.json"))
     for name in names:
         # Earlier versions wrote "target".
         own = [each for each in writers if each.get("sink", each.get("target")) == name]

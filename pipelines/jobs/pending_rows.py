@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.jobs.job_status import FOLDER, READERS, JobDescription, read_reports
+from pipelines.jobs.job_status import FOLDER, READERS, JobDescription, read_status_files
 from runners.flink.checkpoints import find_newest_checkpoint
 
 MARGIN_US = 60_000_000
@@ -43,7 +43,7 @@ def find_pending_rows(home: Path) -> PendingRows | None:
     checkpoint."""
     folder, job = home / FOLDER, JobDescription.read(home)
     checkpoint = find_newest_checkpoint(folder)
-    readers = list(read_reports(folder / READERS, "**/reader-*.json"))
+    readers = list(read_status_files(folder / READERS, "**/reader-*.json"))
     if checkpoint is None or job is None or not readers:
         return None
     # Status files of earlier versions lack `newest`; nothing that was read arrived after their `time`.

@@ -17,11 +17,12 @@ from pipelines.failures import WrongUse
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import Outputs, local_folder, open_outputs
 from pipelines.settings import Settings
-from pipelines.verify.record_keys import MESSAGE_KEY, REPEATED, format_keys, read_repeated_keys
+from pipelines.verify.record_keys import REPEATED, read_repeated_keys
 from pipelines.verify.table_scan import scan
 from schemas.kinds import KINDS, Kind
-from schemas.tables import CLOSED, DUPLICATES, QUARANTINED
+from schemas.tables import CLOSED, DUPLICATES, MESSAGE_KEY, QUARANTINED
 from transforms.core.record_batches import build_batch, concat, make_empty
+from transforms.sinks.row_merge import format_keys
 
 
 @contextmanager

@@ -28,16 +28,19 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.outputs import Outputs, folder_outputs
 from pipelines.settings import Settings
-from pipelines.verify.record_keys import (
-    MESSAGE_KEY,
-    REPEATED,
-    format_keys,
-    read_repeated_keys,
-    split_stored_kinds,
-)
+from pipelines.verify.record_keys import REPEATED, read_repeated_keys, split_stored_kinds
 from pipelines.verify.table_scan import load, paths, scan
 from schemas.kinds import KINDS
-from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, RECORD_TABLES, REPORTS, Table
+from schemas.tables import (
+    AGGREGATIONS,
+    DUPLICATES,
+    FLEET,
+    MESSAGE_KEY,
+    QUARANTINED,
+    RECORD_TABLES,
+    REPORTS,
+    Table,
+)
 from transforms.core import stage_counters
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.record_batches import make_empty
@@ -47,7 +50,7 @@ from transforms.history.blocks import Blocks
 from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
 from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, verify_file
-from transforms.sinks.row_merge import merge_rows
+from transforms.sinks.row_merge import format_keys, merge_rows
 from transforms.sinks.sink import Store
 from transforms.sources.archives.archive_files import Files
 
@@ -202,17 +205,11 @@ def _choose_rows(output: Path, staging: Path, span: Span) -> list[tuple[Table, l
             for table in (AGGREGATIONS, FLEET)
         ),
         *(
-            (table, [time], lambda rows: ~_are_within(span, rows.column(0)))
+            (table, [table.span_time], lambda rows: ~_are_within(span, rows.column(0)))
             for table in RECORD_TABLES.values()
-            if (time := _choose_time(table))
         ),
         (REPORTS, [REPORTS.time], lambda rows: ~rewritten.contains(rows[REPORTS.time])),
     ]
-
-
-def _choose_time(table: Table) -> str:
-    """The column that decides whether a report or record is in the span."""
-    return table.time or "effective_at"
 
 
 def _are_within(span: Span, times: pa.Array) -> Kept:
@@ -242,7 +239,7 @@ def _find_renewed(output: Path, staging: Path, span: Span) -> pa.Array:
         _join_names(rows) for table in (QUARANTINED, DUPLICATES) for rows in scan(staging, table, MESSAGE_KEY)
     ]
     for kind in KINDS.values():
-        time = _choose_time(kind.table)
+        time = kind.table.span_time
         records = scan(staging, kind.table, [*MESSAGE_KEY, time])
         staged += [_join_names(rows.filter(pa.array(span.contains(rows[time])))) for rows in records]
     return _join_arrays([names.filter(pc.is_in(names, known)) for names in staged])
@@ -256,7 +253,7 @@ def _find_repeated(output: Path, span: Span) -> tuple[pa.Array, pa.Array]:
             repeated[name].append(read_repeated_keys(rows))
     sides: tuple[list[pa.Array], list[pa.Array]] = ([], [])
     for kind in (each for name, each in KINDS.items() if name in repeated):
-        known, time = _join_arrays(repeated[kind.schema]), _choose_time(kind.table)
+        known, time = _join_arrays(repeated[kind.schema]), kind.table.span_time
         for rows in scan(output, kind.table, list(dict.fromkeys([*kind.table.key, time]))):
             keys = format_keys(kind, rows)
             found, within = np.asarray(pc.is_in(keys, known)), _are_within(span, rows[time])

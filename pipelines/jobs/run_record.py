@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.jobs.job_status import READERS, read_reports
+from pipelines.jobs.job_status import READERS, read_status_files
 from runners.progress import Progress
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import Refused, Unavailable
@@ -114,7 +114,7 @@ class RunRecord:
 def read_totals(folder: Path) -> RunRecord:
     """The record of a job's folder with what has happened since it was written."""
     # In this order: a file that is being added meanwhile is then counted once.
-    readers = list(read_reports(folder / READERS, "reader-*.json"))
+    readers = list(read_status_files(folder / READERS, "reader-*.json"))
     found = {path.name: ProcessStats.of(read_status(path)) for path in _list_processes(folder)}
     record = RunRecord.read(folder)
     record.move_marks(readers)
@@ -189,7 +189,7 @@ class RunKeeper:
                 record.stats.add(ProcessStats.of(read_status(path)))
                 record.added.append(path.name)
         del record.added[:-_MOST_NAMES]
-        record.move_marks(read_reports(self._folder / READERS, "reader-*.json"))
+        record.move_marks(read_status_files(self._folder / READERS, "reader-*.json"))
         self._saved = time.time()
         try:
             replace_file(self._folder / RUN, json.dumps(record.as_json()).encode())

@@ -21,11 +21,20 @@ from numpy.typing import NDArray
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.quality import read_quality
 from pipelines.summary.summary import Agent, Hour, KindCounts, Latency, Outlier, Reason, Summary
-from pipelines.verify.record_keys import FATES, MESSAGE_KEY
+from pipelines.verify.record_keys import FATES
 from pipelines.verify.table_scan import paths
 from schemas.kinds import KINDS, REPORT_KIND
 from schemas.partitioning import format_hour_folder
-from schemas.tables import AGGREGATIONS, DUPLICATES, METRIC_COLUMNS, METRICS, QUARANTINED, REPORTS, Table
+from schemas.tables import (
+    AGGREGATIONS,
+    DUPLICATES,
+    MESSAGE_KEY,
+    METRIC_COLUMNS,
+    METRICS,
+    QUARANTINED,
+    REPORTS,
+    Table,
+)
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
 

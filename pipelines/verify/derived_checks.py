@@ -10,7 +10,6 @@ from schemas.tables import Table
 from transforms.sinks.parquet.sealed_files import verify_file
 
 EXAMPLES = 3
-DERIVE = "run `kpiflow derive {output}`"
 
 
 def list_derived_tables(outputs: Sequence[Path]) -> dict[str, Table]:
@@ -34,7 +33,7 @@ def find_derived_problems(output: Path) -> Iterator[str]:
     # DuckDB takes time to load.
     from pipelines.jobs.derive import compare, make_deriver
 
-    fix = DERIVE.format(output=output)
+    fix = f"run `kpiflow derive {output}`"
     values = state["settings"] | read_row_settings(output)
     for found in compare(output, make_deriver(output, values), read_until(state)):
         table = found.plan.table.table

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.verify.record_keys import FATES, MESSAGE_KEY, REPEATED
+from pipelines.verify.record_keys import FATES, REPEATED
 from pipelines.verify.stored_prints import StoredPrints
 from pipelines.verify.table_scan import load, paths
 from schemas.kinds import KINDS
 from schemas.partitioning import assign_files
-from schemas.tables import RECORD_TABLES, Table
+from schemas.tables import MESSAGE_KEY, RECORD_TABLES, Table
 from transforms.core.errors import DamagedFile
 from transforms.core.grouping import number_groups
 from transforms.sinks.parquet.sealed_files import verify_file

@@ -92,6 +92,22 @@ def translate_sink_errors() -> Iterator[None]:
         ) from error
 
 
+def require_local(output: str) -> Path:
+    """The folder that an output is: derived tables are only in folders of this machine.
+
+    Raises:
+        WrongUse: the output is no folder.
+    """
+    if "://" in output:
+        raise WrongUse("derived tables are made only in folders of this machine", "name a folder")
+    return Path(output)
+
+
+def make_underived_error(output: str) -> WrongUse:
+    """The error to raise for an output without derived tables."""
+    return WrongUse(f"{output} has no derived tables", f"`kpiflow derive {output}` makes them")
+
+
 def require_output(path: Path) -> Path:
     """Check that the folder `path` is an output that this version can read, and return it.
 

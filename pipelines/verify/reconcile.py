@@ -23,13 +23,14 @@ from pipelines.verify.fates import GONE, MISSING, ORPHANS, SEVERAL_TABLES, Odd, 
 from pipelines.verify.file_checks import READ_AGAIN, REBUILD, check_file, load_undamaged
 from pipelines.verify.fingerprints import Prints, count_fingerprints, find_among
 from pipelines.verify.output_description import read_row_settings
-from pipelines.verify.record_keys import FATES, MESSAGE_KEY, REPEATED, format_keys, read_repeated_keys
+from pipelines.verify.record_keys import FATES, REPEATED, read_repeated_keys
 from pipelines.verify.recount import disagreements, hours
 from pipelines.verify.stored_prints import StoredPrints, fingerprint_messages, join_prints
 from pipelines.verify.table_scan import paths
 from pipelines.verify.verdict import Verdict
 from schemas.kinds import KINDS
-from schemas.tables import DUPLICATES, FLEET, QUARANTINED, TABLES, TRIMMED, Table
+from schemas.tables import DUPLICATES, FLEET, MESSAGE_KEY, QUARANTINED, TABLES, TRIMMED, Table
+from transforms.sinks.row_merge import format_keys
 from transforms.sources.source import UNCOMMITTED
 
 Unreadable = Callable[[str, str], None]

@@ -1,29 +1,25 @@
-"""The keys of reports and records as text, and which of them a row of duplicates repeats."""
+"""The tables that decide the fates of messages, and the keys that rows of duplicates repeat."""
 
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.kinds import KINDS, Kind
+from schemas.kinds import KINDS
 from schemas.tables import DUPLICATES, QUARANTINED
 
 FATES = (*(kind.table for kind in KINDS.values()), DUPLICATES, QUARANTINED)
 """The tables that decide the fate of a message: one for each kind, then the two that have all kinds. A
 message in several of them has the fate of the first."""
-MESSAGE_KEY = ("source", "message_id")
 REPEATED = ("kind", "record_id", "report_id")
 """The columns of DUPLICATES that say which report or record a message repeats."""
 
 
-def format_keys(kind: Kind, rows: pa.RecordBatch) -> pa.Array:
-    """string[n]: the key of each row of a kind's table, in the form of `read_repeated_keys`."""
-    columns = [rows[name] for name in kind.table.key]
-    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, " ")
-
-
 def read_repeated_keys(duplicates: pa.RecordBatch) -> pa.Array:
-    """string[n]: the key of the report or record that each row of DUPLICATES (REPEATED) repeats."""
+    """string[n]: the key of the report or record that each row of DUPLICATES (REPEATED) repeats.
+
+    `transforms.sinks.row_merge.format_keys` gives the keys of stored rows in the same form.
+    """
     return pc.coalesce(duplicates["report_id"], duplicates["record_id"])
 
 

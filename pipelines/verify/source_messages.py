@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.verify.record_keys import FATES, MESSAGE_KEY
+from pipelines.verify.record_keys import FATES
 from pipelines.verify.table_scan import load, paths
-from schemas.tables import LOST, TRIMMED
+from schemas.tables import LOST, MESSAGE_KEY, TRIMMED
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat
 from transforms.sources.source import UNCOMMITTED, OnProgress, OnUnreadable, Snapshot

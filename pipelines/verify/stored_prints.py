@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.verify.fingerprints import Prints, find_among
-from pipelines.verify.record_keys import MESSAGE_KEY, format_keys, read_repeated_keys, split_stored_kinds
+from pipelines.verify.record_keys import read_repeated_keys, split_stored_kinds
 from schemas.kinds import KIND_OF_TABLE, Kind
-from schemas.tables import CLOSED, DISMISSED, DUPLICATES, Table
+from schemas.tables import CLOSED, DISMISSED, DUPLICATES, MESSAGE_KEY, Table
 from transforms.core.hashing import fingerprint_rows
+from transforms.sinks.row_merge import format_keys
 
 
 class Row(Enum):

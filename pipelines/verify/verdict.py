@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.verify.fingerprints import Prints, find_among
-from pipelines.verify.record_keys import MESSAGE_KEY
 from schemas.kinds import KINDS, REPORT_KIND
+from schemas.tables import MESSAGE_KEY
 from transforms.core.hashing import fingerprint_rows
 
 EXAMPLES = 3

@@ -65,6 +65,13 @@ def has_contents(table: Table) -> bool:
     return kind is not None and kind.record_id is not None
 
 
+def format_keys(kind: Kind, rows: pa.RecordBatch) -> pa.Array:
+    """string[n]: the key of each row of a kind's table, as rows of DUPLICATE name it: its columns, joined by
+    spaces."""
+    columns = [rows[name] for name in kind.table.key]
+    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, " ")
+
+
 def _find_displaced(
     table: Table, rows: pa.RecordBatch, groups: Ints, losers: Ints, kept: Ints
 ) -> pa.RecordBatch:
@@ -87,7 +94,7 @@ def _make_duplicates(kind: Kind, rows: pa.RecordBatch) -> pa.RecordBatch:
     """Rows of a table, with MESSAGE and its key, as rows of DUPLICATE."""
     columns = {name: rows[name] for name in DUPLICATE.names if name in rows.schema.names}
     if not kind.is_report:
-        columns["record_id"] = pc.binary_join_element_wise(*(rows[name] for name in kind.table.key), " ")
+        columns["record_id"] = format_keys(kind, rows)
     columns["kind"] = pa.repeat(kind.schema, rows.num_rows)
     columns["revision"] = pa.array(np.ones(rows.num_rows, np.int64))
     return build_batch(columns, DUPLICATE, rows.num_rows)

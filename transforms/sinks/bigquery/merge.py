@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.kinds import KIND_OF_TABLE
-from schemas.tables import DUPLICATES, MESSAGE, Table
+from schemas.tables import DUPLICATES, MESSAGE, MESSAGE_KEY, Table
 from transforms.sinks.row_merge import has_contents
 
 ROW = "batch_row"
@@ -59,7 +59,7 @@ SELECT taken;
     def _hold_contest(self) -> str:
         """Put new rows beside the stored rows with their keys; `place` 1 is the row that is kept."""
         columns = list(dict.fromkeys([*self.table.key, *(each.column for each in self.table.preferences)]))
-        message = [name for name in ("source", "message_id") if name in columns]
+        message = [name for name in MESSAGE_KEY if name in columns]
         winner = "".join(f", FIRST_VALUE({name}) OVER best AS won_{name}" for name in message)
         inbox = f"{self._quote(self.inbox)} AS s"
         return f"""\
