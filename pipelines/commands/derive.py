@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
-from pipelines.console import err, out
+from pipelines.console import err, make_table, out
 from pipelines.inputs import parse_time
 from pipelines.jobs.derive import compare, make_deriver
 from pipelines.jobs.derive import derive as derive_output
@@ -71,9 +71,7 @@ def derive(
 
 
 def _tabulate(found: list[Comparison]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for title in ("table", "files", "stale", "surplus"):
-        table.add_column(title, justify="left" if title == "table" else "right")
+    table = make_table(["table"], ["files", "stale", "surplus"])
     for each in found:
         counts = (len(each.units), len(each.stale), len(each.surplus))
         table.add_row(each.plan.table.table.name, *(f"{count:,}" for count in counts))

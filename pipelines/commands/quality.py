@@ -8,13 +8,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import escape_line, out, print_json
+from pipelines.console import escape_line, make_table, out, print_json
 from pipelines.failures import CheckFailed
 from pipelines.inputs import parse_span
 from pipelines.summary.quality import Quality, SourceQuality, read_quality
 from pipelines.summary.quality_views import (
     list_quality,
-    make_table,
     name_thresholds,
     tabulate_rules,
     tabulate_sources,

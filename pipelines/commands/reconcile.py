@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import err, escape_line, out, print_json
+from pipelines.console import err, escape_line, make_table, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
@@ -162,10 +162,8 @@ def _print(verdict: Verdict) -> None:
 
 
 def _tabulate_kinds(kinds: dict[str, dict[str, int]]) -> Table:
-    table = Table(box=None, header_style="bold")
-    table.add_column("kind")
-    for title in ("stored", "duplicates", "quarantined"):
-        table.add_column(title, justify="right")
+    titles = ("stored", "duplicates", "quarantined")
+    table = make_table(["kind"], titles)
     for kind, counts in kinds.items():
-        table.add_row(kind, *(f"{counts[title]:,}" for title in ("stored", "duplicates", "quarantined")))
+        table.add_row(kind, *(f"{counts[title]:,}" for title in titles))
     return table

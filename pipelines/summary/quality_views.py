@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import escape_line
+from pipelines.console import escape_line, make_table
 from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import format_percent
 
@@ -63,14 +63,4 @@ def tabulate_rules(rules: Sequence[BrokenRule]) -> Table:
     for each in rules:
         counts = (f"{count:,}" for count in (each.broken, each.resolved, each.open))
         table.add_row(each.rule, each.severity, *counts)
-    return table
-
-
-def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty table whose columns `names` are texts and `numbers` are numbers."""
-    table = Table(box=None, header_style="bold")
-    for title in names:
-        table.add_column(title, overflow="fold")
-    for title in numbers:
-        table.add_column(title, justify="right", no_wrap=True)
     return table
