@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from transforms.core.time_units import HOUR_US
 from transforms.history.blocks import Blocks
 from transforms.sources.archives.archive_files import Files
 from transforms.sources.archives.archive_reader import Chunk, read_chunks
@@ -35,7 +36,6 @@ _RECORDED = (
 )
 """The hour, and where an offset from UTC follows, that and the minute."""
 _NUMBERS = ("minute", "hours", "minutes")
-_HOUR_US = 3_600_000_000
 
 Reports = Mapping[int, float]
 """About how many reports were recorded in each hour (since 1970)."""
@@ -97,7 +97,7 @@ def approximate_hours(messages: pa.RecordBatch) -> NDArray[np.int64]:
     named = pc.strptime(pc.utf8_upper(texts), format="%Y-%m-%dT%H", unit="s", error_is_null=True).cast(
         pa.int64()
     )
-    received = pc.fill_null(messages["received_at"].cast(pa.int64()), 0).to_numpy() // _HOUR_US
+    received = pc.fill_null(messages["received_at"].cast(pa.int64()), 0).to_numpy() // HOUR_US
     hours = np.array(pc.coalesce(pc.divide(named, 3600), pa.array(received)))
     rows = np.flatnonzero(pc.fill_null(pc.not_equal(pc.struct_field(found, "sign"), b""), False))
     hours[rows] += _shifts(found.take(pa.array(rows)))

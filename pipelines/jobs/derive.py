@@ -17,10 +17,10 @@ from pipelines.failures import RunFailed, WrongUse
 from pipelines.jobs.derive_state import HOME, write_state
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
+from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.derived.digests import GRAIN
 from transforms.derived.engine import Comparison, Counts, Deriver, Follow, Limits, ignore_progress
-from transforms.derived.inputs import EARLIEST, LATEST
 from transforms.derived.registry import DERIVED
 from transforms.derived.run import BrokenSQL
 
@@ -91,7 +91,7 @@ def run_pass(
     deriver: Deriver,
     until: datetime | None,
     follow: Follow | None = None,
-    since: int = EARLIEST,
+    since: int = FIRST_US,
 ) -> Counts:
     """One pass over a locked output, and its state."""
     began = time.monotonic()
@@ -112,7 +112,7 @@ def compare(output: Path, deriver: Deriver, until: datetime | None = None) -> li
 def find_cutoff(until: datetime | None, wait: int) -> int:
     """The microsecond, at the end of a grain, before which a report's wait is over at `until`."""
     if until is None:
-        return LATEST
+        return LAST_US
     return (int(until.timestamp() * 1_000_000) - wait * 1_000_000) // GRAIN * GRAIN
 
 

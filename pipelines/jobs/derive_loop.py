@@ -16,9 +16,9 @@ from typing import Any
 from pipelines.failures import Failure
 from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_pass
 from pipelines.jobs.derive_state import read_state, read_until, write_state
+from schemas.readers.formats import FIRST_US
 from transforms.core.status_files import read_status
 from transforms.derived.engine import Deriver, Limits
-from transforms.derived.inputs import EARLIEST
 
 RECENT_HOURS = 3
 """Most passes compare the spans of so many hours: reports of valid messages are at most one hour late."""
@@ -51,7 +51,7 @@ def derive_until(output: Path, deriver: Deriver, until: datetime | None, hours: 
 
     A failure is written to its state; the next pass tries again.
     """
-    since = EARLIEST
+    since = FIRST_US
     if until is not None and hours is not None:
         since = int((until - timedelta(hours=hours)).timestamp()) * 1_000_000
     try:

@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 from schemas.partitioning import assign_files
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat, conform
-from transforms.derived.data_quality import COUNTS, SCORES, TABLE
+from transforms.derived.data_quality import COUNTS, SCORES, TABLE, count_score
 from transforms.sinks.parquet.sealed_files import read_file
 
 SPAN = timedelta(minutes=15)
-_WHOLE_OF = {score: whole for score, (_, whole) in SCORES.items()}
 
 
 class QualityScore(NamedTuple):
@@ -72,10 +71,10 @@ def _add_up(rows: pa.RecordBatch) -> Iterator[QualityScore]:
         newest = pc.max(own["time_window_end"]).as_py()
         windows = own.filter(pc.greater(own["time_window_end"], pa.scalar(newest - SPAN)))
         counts = {name: pc.sum(windows[name]).as_py() or 0 for name in COUNTS}
-        for score, whole in _WHOLE_OF.items():
-            value = pc.sum(pc.multiply(windows[score], windows[whole])).as_py()
-            if counts[whole] and value is not None:
+        for score in SCORES:
+            numerator, denominator = count_score(score, counts)
+            if denominator:
                 threshold = pc.max(windows[f"{score}_threshold"]).as_py()
                 yield QualityScore(
-                    source, score, value / counts[whole], threshold, counts[whole], newest.timestamp()
+                    source, score, numerator / denominator, threshold, denominator, newest.timestamp()
                 )

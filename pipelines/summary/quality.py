@@ -17,7 +17,7 @@ from pipelines.verify.table_scan import load, paths
 from schemas.tables import Table
 from transforms.core.record_batches import make_empty
 from transforms.core.time_range import Span, keep_within
-from transforms.derived.data_quality import COUNTS, SCORES
+from transforms.derived.data_quality import COUNTS, SCORES, count_score
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.inconsistencies import TABLE as INCONSISTENCIES
 from transforms.derived.resolutions import TABLE as RESOLUTIONS
@@ -110,7 +110,7 @@ def read_quality(output: Path, span: Span) -> Quality | None:
     files = paths(output, QUALITY.table)
     if not files:
         return None
-    rows = _join(QUALITY.table, [part for path in files for part in _keep(path, QUALITY.table, span)])
+    rows = _read(files, QUALITY.table, QUALITY.table.schema.names, span, _START)
     rows = rows.filter(pc.field("granularity") == ("1h" if span.everything else "1m"))
     hours = pc.if_else(rows[_START].is_null(), None, pc.floor_temporal(rows[_START], unit="hour"))
     rows = rows.append_column("hour", hours.cast(rows[_START].type))
@@ -133,22 +133,16 @@ def read_broken_rules(output: Path, span: Span) -> tuple[BrokenRule, ...]:
 
 def _count(output: Path, table: Table, span: Span) -> dict[tuple[str, str], int]:
     """How many rows each rule has, with its severity."""
-    parts = [
-        part.select(_RULE)
-        for path in paths(output, table)
-        for part in _keep(path, table, span, "recorded_at")
-    ]
-    counted = _join(table, parts, _RULE).group_by(_RULE).aggregate([([], "count_all")])
+    rows = _read(paths(output, table), table, (*_RULE, "recorded_at"), span, "recorded_at")
+    counted = rows.group_by(_RULE).aggregate([([], "count_all")])
     return {(row["rule"], row["severity"]): row["count_all"] for row in counted.to_pylist()}
 
 
-def _keep(path: Path, table: Table, span: Span, time: str | None = None) -> list[pa.RecordBatch]:
-    return keep_within(load(path, table), span, time or table.time)
-
-
-def _join(table: Table, parts: Sequence[pa.RecordBatch], names: Sequence[str] = ()) -> pa.Table:
-    empty = make_empty(table.schema)
-    return pa.Table.from_batches([empty.select(names) if names else empty, *parts])
+def _read(files: Sequence[Path], table: Table, names: Sequence[str], span: Span, time: str) -> pa.Table:
+    """Columns of the rows of some files that are within the span by the column `time`."""
+    empty = make_empty(pa.schema([table.schema.field(name) for name in names]))
+    parts = (part for path in files for part in keep_within(load(path, table, names), span, time))
+    return pa.Table.from_batches([empty, *parts])
 
 
 def _sum_windows(rows: pa.Table, keys: list[str]) -> Iterator[SourceQuality]:
@@ -161,13 +155,7 @@ def _sum_windows(rows: pa.Table, keys: list[str]) -> Iterator[SourceQuality]:
     for row in grouped.sort_by([(name, "ascending") for name in keys]).to_pylist():
         counts = {name: row[f"{name}_sum"] for name in COUNTS}
         scores = tuple(
-            Score(name, _compute(top, counts), counts[bottom], row[f"{_THRESHOLDS[name]}_last"])
-            for name, (top, bottom) in SCORES.items()
+            Score(name, *count_score(name, counts), row[f"{threshold}_last"])
+            for name, threshold in _THRESHOLDS.items()
         )
         yield SourceQuality(row["source"], row.get("hour"), counts["received"], scores)
-
-
-def _compute(expression: str, counts: dict[str, int]) -> int:
-    """The value of `a` or `a - b`."""
-    first, _, second = expression.partition(" - ")
-    return counts[first] - (counts[second] if second else 0)

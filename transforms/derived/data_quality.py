@@ -1,8 +1,12 @@
 """The table of data quality: four scores for each source and window of received_at."""
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
+from schemas.readers.formats import FIRST_US
 from schemas.tables import CLOSED, TIME, Table
+from transforms.core.time_units import HOUR_US, MINUTE_US
 from transforms.derived.derived_table import Clock, DerivedTable, Input
 
 COUNTS = (
@@ -16,14 +20,25 @@ SCORES = {
 }
 """Numerator and denominator of each score."""
 
+
+def count_score(score: str, counts: Mapping[str, int]) -> tuple[int, int]:
+    """Numerator and denominator of a score of messages with these counts (COUNTS)."""
+    numerator, denominator = SCORES[score]
+    first, _, second = numerator.partition(" - ")
+    return counts[first] - (counts[second] if second else 0), counts[denominator]
+
+
 _UNREADABLE = ("oversize", "envelope", "depth", "utf8", "json", "duplicate_key", "not_object", "error")
 _RECORDS = ("tasks", "results", "agents", "system_health")
-_MINUTE, _HOUR = 60_000_000, 3_600_000_000
-_YEAR_1 = -62_135_596_800_000_000
 
 
 def _quote(names: tuple[str, ...]) -> str:
     return ", ".join(f"'{name}'" for name in names)
+
+
+def _floor(time: str, width: int) -> str:
+    """SQL: the start of the window of a time in microseconds; no number that is divided is negative."""
+    return f"({time} - ({FIRST_US})) // {width} * {width} + ({FIRST_US})"
 
 
 def _select_stored(name: str) -> str:
@@ -69,21 +84,21 @@ messages AS (
     SELECT * EXCLUDE (message_id) FROM stored ANTI JOIN replayed USING (source, message_id)
 ),
 minutes AS (
-    SELECT source, (epoch_us(received_at) - ({_YEAR_1})) // {_MINUTE} * {_MINUTE} + ({_YEAR_1}) AS start,
+    SELECT source, {_floor("epoch_us(received_at)", MINUTE_US)} AS start,
         count(*) AS received, {", ".join(f"sum({name}) AS {name}" for name in COUNTS[1:])}
     FROM messages
     GROUP BY source, start
 ),
 hours AS (
-    SELECT source, (start - ({_YEAR_1})) // {_HOUR} * {_HOUR} + ({_YEAR_1}) AS start,
+    SELECT source, {_floor("start", HOUR_US)} AS start,
         {", ".join(f"sum({name}) AS {name}" for name in COUNTS)}
     FROM minutes
     GROUP BY ALL
 ),
 windows AS (
-    SELECT '1m' AS granularity, {_MINUTE} AS width, * FROM minutes WHERE start IS NOT NULL
+    SELECT '1m' AS granularity, {MINUTE_US} AS width, * FROM minutes WHERE start IS NOT NULL
     UNION ALL
-    SELECT '1h', {_HOUR}, * FROM hours
+    SELECT '1h', {HOUR_US}, * FROM hours
 ),
 scores AS (
     SELECT granularity, source, make_timestamptz(start) AS time_window_start,

@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.partitioning import assign_files
+from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.record_batches import make_empty
 from transforms.derived.derived_files import INPUTS, DerivedFiles
 from transforms.derived.derived_table import Clock, DerivedTable
-from transforms.derived.inputs import EARLIEST, LATEST, UNTIMED, Period, bind_inputs, list_stored
+from transforms.derived.inputs import UNTIMED, Period, bind_inputs, list_stored
 from transforms.derived.plan import Choices, Plan, Unit
 from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import open_connection, run_sql
@@ -104,7 +105,7 @@ class Deriver:
         self._stored, self._derived = StoredFiles(output, file_minutes, indexed), DerivedFiles(output)
 
     def compare(
-        self, before: int = LATEST, snapshot: Snapshot | None = None, since: int = EARLIEST
+        self, before: int = LAST_US, snapshot: Snapshot | None = None, since: int = FIRST_US
     ) -> Iterator[Comparison]:
         """Each table against its plan. A table that reads another is compared after that is done with.
 
@@ -123,11 +124,11 @@ class Deriver:
             plan = Plan(table, dict(catalogs), self.settings, self._minutes, before, since)
             units, found = plan.list_units(), self._derived.read(table.table)
             stale = [unit for unit in units if not found.holds(unit)]
-            surplus = found.list_surplus(units) if since == EARLIEST else []
+            surplus = found.list_surplus(units) if since == FIRST_US else []
             yield Comparison(plan, units, stale, surplus)
 
     def derive(
-        self, work: Path, before: int = LATEST, follow: Follow = ignore_progress, since: int = EARLIEST
+        self, work: Path, before: int = LAST_US, follow: Follow = ignore_progress, since: int = FIRST_US
     ) -> Counts:
         """One pass: derive what is stale. `work`: an empty folder in the same file system as the output.
 

@@ -11,23 +11,21 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from schemas.readers.formats import FIRST_US, LAST_US
+from transforms.core.time_units import SECOND_US
 from transforms.derived.derived_table import SETTLED, Clock, DerivedTable, Input
 from transforms.derived.registry import find_stored_table
-
-EARLIEST, LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
-"""The first and the last microsecond that a timestamp of kpiflow can have: of the years 1 and 9999."""
-_SECOND = 1_000_000
 
 
 class Period(NamedTuple):
     """A span of time from `start` up to but not including `end`, in microseconds since 1970."""
 
-    start: int = EARLIEST
-    end: int = LATEST
+    start: int = FIRST_US
+    end: int = LAST_US
 
 
 EVER = Period()
-UNTIMED = Period(LATEST, LATEST)
+UNTIMED = Period(LAST_US, LAST_US)
 """The span of what was received at an unknown time."""
 
 SOURCES = {
@@ -61,7 +59,7 @@ def bind_inputs(
     table: DerivedTable,
     period: Period,
     settings: Mapping[str, Any],
-    before: int = LATEST,
+    before: int = LAST_US,
 ) -> None:
     """Create the views of a derived table's inputs over `stored_*`, for a span.
 
@@ -101,7 +99,7 @@ class _Binding(NamedTuple):
         self._bind_context(self._find_latest())
 
     def _bind_received(self) -> None:
-        late, early = (self.settings[name] * _SECOND for name in ("stale_seconds", "future_seconds"))
+        late, early = (self.settings[name] * SECOND_US for name in ("stale_seconds", "future_seconds"))
         if self.period == UNTIMED:
             received, recorded = "received_at IS NULL", f"recorded_at < {_moment(self.before)}"
         else:
@@ -172,10 +170,10 @@ class _Binding(NamedTuple):
             self._create(each.name, f"SELECT * FROM stored_{each.name} WHERE {rows}")
 
     def _find_latest(self) -> int:
-        """z: the latest effective_at of `reports`, and the wait; EARLIEST if there are none."""
+        """z: the latest effective_at of `reports`, and the wait; FIRST_US if there are none."""
         ((found,),) = self.connection.execute("SELECT epoch_us(max(effective_at)) FROM reports").fetchall()
-        latest = EARLIEST if found is None else found
-        return _add(latest, self.settings["context_wait_seconds"] * _SECOND)
+        latest = FIRST_US if found is None else found
+        return _add(latest, self.settings["context_wait_seconds"] * SECOND_US)
 
     def _start(self, name: str) -> int:
         """Where an input begins; the start of the span if it is not declared."""
@@ -225,6 +223,6 @@ def _count(time: timedelta) -> int:
 
 def _add(moment: int, microseconds: int) -> int:
     """A later or earlier moment; the ends of time stay."""
-    if moment in (EARLIEST, LATEST):
+    if moment in (FIRST_US, LAST_US):
         return moment
-    return max(EARLIEST, min(LATEST, moment + microseconds))
+    return max(FIRST_US, min(LAST_US, moment + microseconds))

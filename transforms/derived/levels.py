@@ -5,13 +5,16 @@ docs/columns.md (Distributions) defines the test. All sums are of integers, so t
 
 from datetime import timedelta
 
+from schemas.readers.formats import FIRST_US
+from transforms.core.time_units import HOUR_US, MINUTE_US
+from transforms.derived.feature_sql.context import GAP_MINUTES, LATE_US
+
 WINDOW_BEFORE = timedelta(hours=3)
 """The window of a report begins at most 2 h 2 min before it."""
 FEWEST_REPORTS, FEWEST_AGENTS = 10, 8
-HOUR, GUARD, FEED = 3_600_000_000, 120_000_000, 60_000_000
-"""Microseconds: a window; from its end to the first report that is tested; in which a report is received."""
-YEAR_1 = -62_135_596_800_000_000
-"""The first moment that a timestamp can have; hours are counted from it, so that none is negative."""
+GUARD, FEED = GAP_MINUTES * MINUTE_US, LATE_US
+"""From the end of the window of an hour to the first report that is tested; in which a report is received.
+Hours are counted from FIRST_US, so that none is negative."""
 
 VALUES = {
     "latency": "ln(latency_ms)",
@@ -46,7 +49,7 @@ _SUMS = "struct_pack(s := sum({metric}), q := sum({metric}::HUGEINT * {metric}))
 
 LEVELS = f"""
 readings AS (
-    SELECT agent_id, target_agent_type, (epoch_us(recorded_at) - ({YEAR_1})) // {HOUR} AS hour,
+    SELECT agent_id, target_agent_type, (epoch_us(recorded_at) - ({FIRST_US})) // {HOUR_US} AS hour,
         {_list("round({value} * 1000000)::BIGINT AS {metric}")}
     FROM past_reports
     WHERE received_at IS NULL OR epoch_us(received_at) - epoch_us(recorded_at) <= {FEED}
@@ -97,12 +100,12 @@ unusual AS MATERIALIZED (
     WHERE {_two_sided("z")} < false_alarm_rate
 ),
 levels AS MATERIALIZED (
-    SELECT own.*, hour * {HOUR} + ({YEAR_1}) AS window_start, agent_type, metric, agents, reports,
+    SELECT own.*, hour * {HOUR_US} + ({FIRST_US}) AS window_start, agent_type, metric, agents, reports,
         level, others, z
     FROM ({{own}}) AS own
     JOIN unusual ON own.agent_id = unusual.agent_id
-        AND (own.recorded - {GUARD} - ({YEAR_1})) // {HOUR} - 1 = unusual.hour
-        AND own.cutoff >= (unusual.hour + 1) * {HOUR} + {FEED} + ({YEAR_1})
+        AND (own.recorded - {GUARD} - ({FIRST_US})) // {HOUR_US} - 1 = unusual.hour
+        AND own.cutoff >= (unusual.hour + 1) * {HOUR_US} + {FEED} + ({FIRST_US})
 )
 """
 """CTEs over `past_reports` and `settings`; the last is `levels`: a row for each report, of `own`, and metric

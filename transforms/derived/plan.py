@@ -11,11 +11,12 @@ import numpy as np
 from schemas.partitioning import format_hour_folder, format_window_folder
 from schemas.tables import REPORTS
 from transforms.core.grouping import Ints
+from transforms.core.time_units import HOUR_US, SECOND_US
 from transforms.derived.derived_table import SETTLED, Clock, DerivedTable
 from transforms.derived.digests import GRAIN, NO_GRAIN, digest_inputs
 from transforms.derived.inputs import (
-    EARLIEST,
-    LATEST,
+    FIRST_US,
+    LAST_US,
     RECEIVED,
     SOURCES,
     UNTIMED,
@@ -24,8 +25,6 @@ from transforms.derived.inputs import (
 )
 from transforms.derived.stored_files import Catalog
 
-_SECOND = 1_000_000
-_HOUR = 3600 * _SECOND
 _RECORDS = ("tasks", "results", "agents")
 
 
@@ -65,8 +64,8 @@ class Plan:
     catalogs: Mapping[str, Catalog]
     settings: Mapping[str, Any]
     file_minutes: int
-    before: int = LATEST
-    since: int = EARLIEST
+    before: int = LAST_US
+    since: int = FIRST_US
 
     def list_units(self) -> list[Unit]:
         """The units in the order of time; none has no rows to be about."""
@@ -87,7 +86,7 @@ class Plan:
             spans = {file.period for file in self.catalogs[REPORTS.name].list}
             yield from (Period(*bounds) for bounds in sorted(spans))
             return
-        width = _HOUR if self._is_received() else self.file_minutes * 60 * _SECOND
+        width = HOUR_US if self._is_received() else self.file_minutes * 60 * SECOND_US
         slots = {
             slot
             for stored in self._list_own()
@@ -146,7 +145,7 @@ class Plan:
         own = reports.find(period, _grain_before(self.before))
         if not len(own):
             return {}
-        wait = self.settings["context_wait_seconds"] * _SECOND
+        wait = self.settings["context_wait_seconds"] * SECOND_US
         latest = (int(reports.numbers[own].max()) + 1) * GRAIN - 1 + wait
         return {"own reports": Choice(REPORTS.name, own), **self._select_context(period, latest // GRAIN)}
 
@@ -168,12 +167,12 @@ class Plan:
     def _find_near(self, stored: str, period: Period) -> Ints:
         """The grains in files that can have rows that were received in a span."""
         catalog = self.catalogs[stored]
-        late, early = (self.settings[name] * _SECOND for name in ("stale_seconds", "future_seconds"))
+        late, early = (self.settings[name] * SECOND_US for name in ("stale_seconds", "future_seconds"))
         if period == UNTIMED or stored not in (REPORTS.name, "tasks", "results"):
             return np.arange(len(catalog.numbers))
         if stored != REPORTS.name:
             late = early = period.start - self._start(stored, period)
-        return catalog.find(Period(period.start - late, period.end + early + _SECOND))
+        return catalog.find(Period(period.start - late, period.end + early + SECOND_US))
 
     def _select_effective(self, period: Period) -> Choices:
         until = _grain_before(min(self.before, period.end))
@@ -203,7 +202,7 @@ class Plan:
                 if each.name == "claims":
                     end += period.start - start
                 elif each.name in _RECORDS:
-                    start, end = EARLIEST if each.name == "agents" else start, LATEST
+                    start, end = FIRST_US if each.name == "agents" else start, LAST_US
                 stored = SOURCES.get(each.name, (each.name,))[0]
                 last = settled if each.name == "past_windows" else until
                 choices[each.name] = Choice(stored, self.catalogs[stored].find(Period(start, end), last))
@@ -227,7 +226,7 @@ class Plan:
         found = next((each for each in self.table.inputs if each.name == name), None)
         is_around = self.table.clock is Clock.EFFECTIVE and name in ("tasks", "results")
         base = self._start("inconsistencies", period) if is_around else period.start
-        if found is None or base in (EARLIEST, LATEST):
+        if found is None or base in (FIRST_US, LAST_US):
             return base
         return base - found.find_before(self.settings) // timedelta(microseconds=1)
 

@@ -17,21 +17,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.partitioning import format_window_folder
+from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import Table
 from transforms.core.grouping import Ints
 from transforms.core.hashing import Words
 from transforms.core.record_batches import conform
+from transforms.core.time_units import DAY_US, HOUR_US, MINUTE_US
 from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
-from transforms.derived.inputs import EARLIEST, LATEST, Period
+from transforms.derived.inputs import Period
 from transforms.derived.snapshot import Snapshot, Version, read_version
 from transforms.derived.task_sets import Hashes, hash_tasks
 from transforms.sinks.parquet.sealed_files import describe_damage
 
 _RECENT_SECONDS = 600
 """A file that was changed since may change again while a pass is at work: it is kept when it is listed."""
-_MINUTE = 60_000_000
-_HOUR = 60 * _MINUTE
-_DAY = 24 * _HOUR
 _TIMED = re.compile(r"date=(\d+-\d\d-\d\d)/hour=(\d\d)/(?:\d\d)?(\d\d)\.parquet$")
 _WINDOWS = "kpi_aggregations"
 
@@ -124,7 +123,7 @@ class StoredFiles:
             return Period()
         start = datetime.fromisoformat(f"{found[1]}T{found[2]}:{found[3]}:00").replace(tzinfo=UTC)
         begin = int(start.timestamp()) * 1_000_000
-        return Period(begin, begin + (_HOUR if "/window_size=1" in name else self._minutes * _MINUTE))
+        return Period(begin, begin + (HOUR_US if "/window_size=1" in name else self._minutes * MINUTE_US))
 
 
 class Catalog:
@@ -147,13 +146,14 @@ class Catalog:
         self.counts = _join([part.counts for part in parts], np.int64)
         self._bounds = bounds
         # Rows that are effective long before their own time are few, and looked at one by one.
-        self._early = np.flatnonzero(self.numbers * GRAIN < np.maximum(self.starts, EARLIEST + _DAY) - _DAY)
+        day_before = np.maximum(self.starts, FIRST_US + DAY_US) - DAY_US
+        self._early = np.flatnonzero(self.numbers * GRAIN < day_before)
 
     def find(self, period: Period, until: int | None = None) -> Ints:
         """The places of grains in files that overlap a span, as far as their number is at most `until`."""
-        first, last = np.searchsorted(self.starts, (period.start - _HOUR, period.end))
-        if until is not None and len(self.numbers) and self.starts[0] > EARLIEST:
-            last = min(last, np.searchsorted(self.starts, min(LATEST, until * GRAIN + _DAY), side="right"))
+        first, last = np.searchsorted(self.starts, (period.start - HOUR_US, period.end))
+        if until is not None and len(self.numbers) and self.starts[0] > FIRST_US:
+            last = min(last, np.searchsorted(self.starts, min(LAST_US, until * GRAIN + DAY_US), side="right"))
         places = np.arange(first, max(first, last))
         if until is not None:
             early = self._early[

@@ -6,11 +6,12 @@ docs/columns.md defines every column. `features` adds the sums of a day.
 import pyarrow as pa
 
 from schemas.tables import TIME, Table
+from transforms.core.time_units import MINUTE_US
 from transforms.derived.derived_table import DerivedTable, Input
 from transforms.derived.feature_sql import join_queries
 from transforms.derived.feature_sql.arithmetic import fix
 from transforms.derived.feature_sql.complexity import PRODUCTS, REGRESSORS
-from transforms.derived.feature_sql.context import FEEDS, MINUTE_US, TASK, TASKS
+from transforms.derived.feature_sql.context import FEEDS, TASK, TASKS
 
 COLUMNS = pa.schema(
     [

@@ -19,19 +19,18 @@ from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.record_batches import REPORT_BATCH, conform
 from transforms.core.retry import retry_while_unavailable
 from transforms.core.sharding import assign_shards
+from transforms.core.time_units import HOUR_US
 from transforms.history.blocks import Blocks
 from transforms.history.time_rules import (
     HOUR_MINUTES,
-    HOUR_SECONDS,
     LOOKBACK_HOURS,
     LOOKBACK_MINUTES,
-    SECOND_US,
     find_affected_hours,
     find_minutes,
 )
 from transforms.sinks.sink import Store
 
-CALENDAR = range(FIRST_US // (HOUR_SECONDS * SECOND_US), LAST_US // (HOUR_SECONDS * SECOND_US) + 1)
+CALENDAR = range(FIRST_US // HOUR_US, LAST_US // HOUR_US + 1)
 """The hours (since 1970) of the years 1 to 9999. Before and after them nothing is stored."""
 PATIENCE_SECONDS = 3600.0
 """How long an unavailable store is tried again."""

@@ -26,12 +26,13 @@ from schemas.readers.formats import parse_uuid
 from schemas.tables import DUPLICATE, REPORT
 from transforms.core.grouping import iterate_groups
 from transforms.core.record_batches import BASELINED, build_batch, concat, make_empty
+from transforms.core.time_units import MINUTE_US
 from transforms.history.baseline import find_buckets
 from transforms.history.dedup import INPUTS, deduplicate, make_duplicates
 from transforms.history.rolling_window import Asked, FeedingReports, RollingWindow
 from transforms.history.seen_reports import SeenReports
 from transforms.history.state_codec import AGENT, FEEDING, SEEN, Contents, decode_deltas, encode_deltas
-from transforms.history.time_rules import LOOKBACK_MINUTES, MINUTE_US, find_minutes, mark_late
+from transforms.history.time_rules import LOOKBACK_MINUTES, find_minutes, mark_late
 
 Longs = NDArray[np.int64]
 Mask = NDArray[np.bool_]

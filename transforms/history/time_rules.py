@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-SECOND_US = 1_000_000
-MINUTE_US = 60 * SECOND_US
+from transforms.core.time_units import MINUTE_US, SECOND_US
+
 HOUR_MINUTES = 60
 HOUR_SECONDS = 3600
 

@@ -19,11 +19,11 @@ from schemas.readers.verdicts import Accepted, Mask, Rejection
 from schemas.registry import Schema
 from schemas.tables import MESSAGE
 from transforms.core.record_batches import REPORT_BATCH, build_batch
+from transforms.core.time_units import HOUR_US
 from transforms.validation.report_id import compute_fingerprints
 
 Columns = Mapping[str, pa.Array]
 
-_HOUR_US = 3_600_000_000
 _READ: Mapping[str | None, Callable[[pa.Array], pa.Array]] = {
     "date-time": parse_date_time,
     "uuid": pc.ascii_lower,
@@ -129,4 +129,4 @@ _COMPUTED: Mapping[str, Callable[[Columns], dict[str, pa.Array]]] = {
 def _floor_hours(times: pa.Array) -> pa.Array:
     """int64[n]: the hour of each time, counted from 1970; null where it is."""
     micros = times.cast(pa.int64())
-    return pa.array(micros.fill_null(0).to_numpy() // _HOUR_US, mask=np.asarray(times.is_null()))
+    return pa.array(micros.fill_null(0).to_numpy() // HOUR_US, mask=np.asarray(times.is_null()))

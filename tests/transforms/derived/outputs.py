@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.settings import Settings
+from schemas.readers.formats import LAST_US
 from schemas.tables import AGENTS, REPORTS, TASKS, TIME, Table
 from tests.builders import NOON
 from transforms.core.record_batches import build_batch
 from transforms.derived.derived_table import Clock, DerivedTable, Input
 from transforms.derived.engine import Counts, Deriver, Limits
-from transforms.derived.inputs import LATEST
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
 
@@ -161,7 +161,7 @@ def invent_rows(seed: int, size: int = 30) -> list[tuple[Table, dict[str, Any]]]
     return rows
 
 
-def derive(output: Path, before: int = LATEST, **options: Any) -> Counts:
+def derive(output: Path, before: int = LAST_US, **options: Any) -> Counts:
     """One pass over an output with EXAMPLES."""
     work = output / "_derive"
     work.mkdir(exist_ok=True)

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.settings import Settings
+from schemas.readers.formats import FIRST_US
 from tests.builders import NOON
 from tests.transforms.derived.contexts import Row, agent, at, task
 from tests.transforms.derived.feature_rows import HOUR, MINUTE, derive, derive_sums, report, store, window
 from transforms.derived import features, task_sums
 from transforms.derived.engine import Deriver, Limits
-from transforms.derived.inputs import EARLIEST, Period
+from transforms.derived.inputs import Period
 from transforms.derived.registry import find_stored_table
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -164,7 +165,7 @@ def test_the_engine_makes_the_same_rows_file_by_file(tmp_path: Path, expected: p
 def test_neither_the_order_of_rows_nor_threads_change_a_bit(expected: pa.RecordBatch) -> None:
     random = np.random.default_rng(1)
     shuffled = {name: rows.take(pa.array(random.permutation(rows.num_rows))) for name, rows in STORED.items()}
-    assert derive(shuffled, Period(EARLIEST), threads=3, **SETTINGS).equals(expected)
+    assert derive(shuffled, Period(FIRST_US), threads=3, **SETTINGS).equals(expected)
 
 
 def test_a_late_report_changes_no_row_but_its_own_until_its_hour_is_settled(expected: pa.RecordBatch) -> None:

@@ -6,7 +6,10 @@ import pyarrow as pa
 from schemas.tables import TABLES
 from tests.builders import NOON
 from tests.transforms.derived.contexts import at, derive
+from transforms.core.time_units import SECOND_US
+from transforms.derived.feature_sql import context
 from transforms.derived.inconsistencies import TABLE
+from transforms.history.time_rules import GAP_MINUTES, LATE_SECONDS
 
 AGENTS, TYPES, REPORTS = 12, 250, 12
 
@@ -46,6 +49,10 @@ def find_unusual(reports: pa.Table, rate: float) -> list[str]:
     rows = derive(TABLE, {"kpi_reports": reports}, false_alarm_rate=rate)
     assert {row["rule"] for row in rows} <= {"latency_distribution"}
     return [row["agent_id"] for row in rows if row["recorded_at"] == at(3800)]
+
+
+def test_the_reports_that_feed_are_those_that_feed_baselines() -> None:
+    assert (context.GAP_MINUTES, context.LATE_US) == (GAP_MINUTES, LATE_SECONDS * SECOND_US)
 
 
 def test_agents_that_belong_to_their_type_raise_false_alarms_at_the_stated_rate() -> None:

@@ -5,8 +5,8 @@ z12 = y. The table `task_sums` has them by minute and type of task. Here they ar
 equations of each hour are solved.
 """
 
+from transforms.core.time_units import HOUR_US
 from transforms.derived.feature_sql.arithmetic import SCALE, divide
-from transforms.derived.feature_sql.context import HOUR_US
 
 FIT_HOURS = 24
 RIDGE = 0.001

@@ -1,9 +1,10 @@
 """Each report with the task and the agent that were known at its horizon."""
 
+from transforms.core.time_units import HOUR_US, MINUTE_US, SECOND_US
 from transforms.derived.feature_sql.arithmetic import divide
 
-MINUTE_US, HOUR_US, LATE_US = 60_000_000, 3_600_000_000, 60_000_000
-GAP_MINUTES = 2
+GAP_MINUTES, LATE_US = 2, 60 * SECOND_US
+"""The rules of history about which reports feed (`transforms.history.time_rules`)."""
 _EVER = 1 << 62
 _CREATED = f"created >= recorded_us - context_hours * {HOUR_US}"
 

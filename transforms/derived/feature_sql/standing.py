@@ -1,7 +1,7 @@
 """How an agent stands: its experience, whether resources explain its latency, and how well it does."""
 
+from transforms.core.time_units import HOUR_US
 from transforms.derived.feature_sql.arithmetic import SCALE, divide, fix
-from transforms.derived.feature_sql.context import HOUR_US
 
 SCORE = fix("performance_score")
 
