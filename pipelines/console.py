@@ -8,13 +8,12 @@ a style with `Text` alone.
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 _PASSWORD = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):(?!\d+(?:[/?#]|\s|$))\S*@")
@@ -81,13 +80,3 @@ class SafeFormatter(logging.Formatter):
 
 out = SafeConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = SafeConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
-def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty table whose columns `names` are texts and `numbers` are numbers."""
-    table = Table(box=None, header_style="bold")
-    for title in names:
-        table.add_column(title, overflow="fold")
-    for title in numbers:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table

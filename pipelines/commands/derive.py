@@ -7,12 +7,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
-from pipelines.console import err, make_table, out
+from pipelines.console import err, out
 from pipelines.inputs import parse_time
 from pipelines.jobs.derive import compare, make_deriver
 from pipelines.jobs.derive import derive as derive_output
 from pipelines.jobs.derive_after import make_limits
 from pipelines.progress import LINE_SECONDS, open_bar
+from pipelines.text_tables import make_table
 from pipelines.verify.output_description import read_row_settings, require_local
 from transforms.derived.engine import Comparison
 

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import escape_line, make_table, out, print_json
+from pipelines.console import escape_line, out, print_json
 from pipelines.failures import CheckFailed
 from pipelines.inputs import parse_span
 from pipelines.summary.quality import Quality, SourceQuality, read_quality
@@ -19,6 +19,7 @@ from pipelines.summary.quality_views import (
     tabulate_sources,
 )
 from pipelines.summary.summary import format_percent
+from pipelines.text_tables import make_table
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from transforms.core.errors import DamagedFile
 

@@ -12,11 +12,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import err, escape_line, make_table, out, print_json
+from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
+from pipelines.text_tables import make_table
 from pipelines.verify.file_checks import READ_AGAIN
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.reconcile import GO_ON, Messages, Unreadable

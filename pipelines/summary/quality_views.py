@@ -7,9 +7,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import escape_line, make_table
+from pipelines.console import escape_line
 from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import format_percent
+from pipelines.text_tables import make_table
 
 
 def list_quality(found: Quality) -> dict[str, Any]:

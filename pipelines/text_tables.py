@@ -1,0 +1,15 @@
+"""Tables of a terminal. A module of its own, since most commands draw none."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+
+def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table whose columns `names` are texts and `numbers` are numbers."""
+    table = Table(box=None, header_style="bold")
+    for title in names:
+        table.add_column(title, overflow="fold")
+    for title in numbers:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
