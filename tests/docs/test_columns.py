@@ -1,6 +1,5 @@
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -8,24 +7,12 @@ import pytest
 from pipelines.settings import Settings
 from schemas.kinds import KINDS
 from schemas.tables import FLEET, TABLES, TRIMMED
+from tests.docs.column_texts import PAGE, list_cells, read_section
 from transforms.derived.registry import DERIVED
 from transforms.derived.rules import RULES
 
-PAGE = (Path(__file__).parents[2] / "docs" / "columns.md").read_text()
 DESCRIBED = {**TABLES, **{name: each.table for name, each in DERIVED.items()}}
 """The tables whose columns the page lists."""
-HEAD = "| column | type | formula or meaning | unit | range | null when |"
-
-
-def section(title: str) -> str:
-    """The page's text below a `##` heading, up to the next."""
-    return re.split(r"^## ", PAGE.split(f"\n## {title}\n")[1], flags=re.MULTILINE)[0]
-
-
-def described(table: str) -> list[list[str]]:
-    """The cells of each row of a table's columns."""
-    lines = section(table).split(f"\n{HEAD}\n")[1].split("\n\n")[0].splitlines()[1:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def columns(fields: pa.Schema | pa.StructType, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -43,19 +30,19 @@ def spelled(type_: pa.DataType) -> str:
 
 @pytest.mark.parametrize("table", DESCRIBED)
 def test_the_page_names_every_column_in_order_with_its_type(table):
-    assert [tuple(cells[:2]) for cells in described(table)] == list(columns(DESCRIBED[table].schema))
+    assert [tuple(cells[:2]) for cells in list_cells(table)] == list(columns(DESCRIBED[table].schema))
 
 
 @pytest.mark.parametrize("table", DESCRIBED)
 def test_every_column_has_a_meaning_and_says_when_it_is_null(table):
-    rows = described(table)
+    rows = list_cells(table)
     assert [cells for cells in rows if len(cells) != 6 or not cells[2] or not cells[5]] == []
 
 
 @pytest.mark.parametrize("table", [*DESCRIBED.values(), TRIMMED, FLEET], ids=lambda table: table.name)
 def test_the_page_names_the_key_of_each_table(table):
     key = ", ".join(f"`{name}`" for name in table.key)
-    assert f"key {key}" in section(table.name).replace("\n", " ").replace("Key", "key")
+    assert f"key {key}" in read_section(table.name).replace("\n", " ").replace("Key", "key")
 
 
 def test_links_lead_to_headings_of_the_page():
@@ -66,7 +53,7 @@ def test_links_lead_to_headings_of_the_page():
 
 
 def test_settings_and_their_defaults_are_those_of_the_program():
-    page = PAGE.replace(section("features"), "")
+    page = PAGE.replace(read_section("features"), "")
     named = dict(re.findall(r"`(\w+)` \(([\d.]+)\)", page))
     assert {name: float(value) for name, value in named.items()} == {
         name: getattr(Settings(), name) for name in named
@@ -78,7 +65,7 @@ def test_settings_and_their_defaults_are_those_of_the_program():
 
 
 def test_the_page_names_every_rule_with_its_severity_and_evidence():
-    rows = section("inconsistencies").split("### Rules")[1].split("\n\n")[2].splitlines()[2:]
+    rows = read_section("inconsistencies").split("### Rules")[1].split("\n\n")[2].splitlines()[2:]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert [(name.strip("`"), severity) for name, severity, *_ in cells] == [
         (rule.name, rule.severity) for rule in RULES
@@ -88,14 +75,18 @@ def test_the_page_names_every_rule_with_its_severity_and_evidence():
 
 
 def test_the_page_names_the_kind_of_record_that_resolves_each_rule():
-    lines = section("resolutions").split("\n| rule | kind | condition |\n|---|---|---|\n")[1].split("\n\n")[0]
+    lines = (
+        read_section("resolutions")
+        .split("\n| rule | kind | condition |\n|---|---|---|\n")[1]
+        .split("\n\n")[0]
+    )
     rows = [line.strip("|").split("|") for line in lines.splitlines()]
     named = {name: kind.strip() for names, kind, _ in rows for name in re.findall(r"`(\w+)`", names)}
     assert named == {rule.name: rule.resolution.kind for rule in RULES if rule.resolution}
 
 
 def test_the_page_names_every_kind_of_message_in_order():
-    rows = section("Kinds").split("|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
+    rows = read_section("Kinds").split("|---|---|---|---|\n")[1].split("\n\n")[0].splitlines()
     named = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     checked = [kind.time if kind.is_recent else "nothing" for kind in KINDS.values()]
     assert [(schema, table, stream.split(",")[0], by) for schema, table, stream, by in named] == [

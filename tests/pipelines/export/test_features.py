@@ -21,6 +21,7 @@ from pipelines.export.feature_rows import SCHEMA, iterate_hours
 from pipelines.failures import RunFailed
 from pipelines.settings import Settings
 from schemas.tables import FLAGS, LAYOUT_VERSION, REPORTS, RESULTS
+from tests.docs.column_texts import make_texts
 from tests.pipelines.summary.test_queries import store
 from transforms.core.time_range import Span
 from transforms.derived.features import FEATURES
@@ -122,8 +123,7 @@ def test_every_column_is_explained_beside_the_file_and_in_it(output: Path) -> No
 
 
 def test_the_texts_of_columns_are_those_of_the_page() -> None:
-    page = (ROOT / "docs" / "columns.md").read_text(encoding="utf-8")
-    assert dictionary.load_texts() == dictionary.parse_page(page), "run python -m pipelines.export.dictionary"
+    assert dictionary.load_texts() == make_texts(), "run python -m tests.docs.column_texts"
 
 
 def test_categories_are_encoded(output: Path) -> None:
