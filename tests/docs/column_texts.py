@@ -1,4 +1,4 @@
-"""The tables of columns in docs/columns.md, as data. Run as a program, it writes pipelines/export/columns.json.
+"""The tables of columns in docs/columns.md, as data. As a program, it writes pipelines/export/columns.json.
 
 python -m tests.docs.column_texts
 """
