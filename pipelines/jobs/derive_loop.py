@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.failures import Failure
 from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_pass
 from pipelines.jobs.derive_state import read_state, read_until, write_state
+from pipelines.jobs.job_status import read_sinks
 from schemas.readers.formats import FIRST_US
 from transforms.core.status_files import read_status
 from transforms.derived.engine import Deriver, Limits
@@ -72,14 +73,13 @@ def find_until(folder: Path) -> datetime | None:
     """
     job = read_status(folder / "job.json") or {}
     readers = [read_status(path) or {} for path in sorted((folder / "readers").glob("reader-*.json"))]
-    sinks = [read_status(path) or {} for path in (folder / "sinks").glob("sink-*.json")]
     reported = {key for reader in readers for key in reader.get("streams", {})}
     watermarks = [reader.get("watermark") for reader in readers]
     known = [mark for mark in watermarks if mark]
     is_whole = reported >= set(job.get("depends", {}).get("streams", [None])) and len(known) == len(
         watermarks
     )
-    if not known or not is_whole or any(sink.get("waiting_since") for sink in sinks):
+    if not known or not is_whole or any(sink.get("waiting_since") for sink in read_sinks(folder)):
         return None
     return datetime.fromtimestamp(min(known) / 1000 - job.get("settle_seconds", 0), UTC)
 

@@ -14,12 +14,13 @@ from pipelines.jobs.lock import is_locked
 from runners.flink.checkpoints import find_newest_checkpoint
 from schemas.tables import TABLES
 from transforms.core.status_files import read_status
+from transforms.sinks.sink_status import read_sink_statuses
 from transforms.sources.source import Memory, SourceState, StreamState
 
 FOLDER = "_stream"
 """Below a job's home, which is an output unless another folder is given: everything that a streaming job
 keeps for itself."""
-JOB, READERS, SINKS = "job.json", "readers", "sinks"
+JOB, RUN, READERS, SINKS = "job.json", "run.json", "readers", "sinks"
 BEFORE = "before"
 """Below READERS: the last status files of the readers of the run before."""
 OUTCOMES = "outcomes"
@@ -199,7 +200,7 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
         _moment(min((reader["watermark"] for reader in readers if reader["watermark"]), default=None)),
         _latest(readers, "time"),
         _read_checkpoint(folder),
-        tuple(_sink_healths(folder / SINKS, job.outputs)),
+        tuple(_sink_healths(read_sinks(folder), job.outputs)),
         tuple(_derived_healths(job.outputs)),
         state.memory,
         state.warnings,
@@ -221,9 +222,14 @@ def _stream_health(key: str, reported: Mapping[str, Any], state: StreamState | N
     return replace(stream, added=state.added, ahead_seconds=state.ahead_seconds)
 
 
-def _sink_healths(folder: Path, names: tuple[str, ...]) -> Iterator[SinkHealth]:
-    """The outputs of the job in their order, each from the status files of its tables' writers."""
-    writers = list(read_status_files(folder, "sink-*.json"))
+def read_sinks(folder: Path) -> list[dict[str, Any]]:
+    """The status of each process that writes to an output, of a job's folder."""
+    begun = (read_status(folder / RUN) or {}).get("begun", 0.0)
+    return read_sink_statuses(folder / SINKS, begun)
+
+
+def _sink_healths(writers: list[dict[str, Any]], names: tuple[str, ...]) -> Iterator[SinkHealth]:
+    """The outputs of the job in their order, each from the status of its tables' writers."""
     for name in names:
         # Earlier versions wrote "target".
         own = [each for each in writers if each.get("sink", each.get("target")) == name]

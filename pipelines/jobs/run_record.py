@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.jobs.job_status import READERS, read_status_files
+from pipelines.jobs.job_status import READERS, RUN, SINKS, read_status_files
 from runners.progress import Progress
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.process_stats import ProcessStats, record_process
 from transforms.core.status_files import read_status
+from transforms.sinks.sink_status import remove_old_statuses
 
-RUN = "run.json"
 PROCESSES = "processes"
 """Below a job's folder: a status file of each worker (`transforms.core.process_stats`)."""
 COMMAND, WORKER = "command", "worker"
@@ -201,6 +201,7 @@ class RunKeeper:
         self._has_failed = False
         for path in ended:
             path.unlink(missing_ok=True)
+        remove_old_statuses(self._folder / SINKS, record.begun)
 
 
 def _list_processes(folder: Path) -> list[Path]:

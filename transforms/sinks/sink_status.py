@@ -1,45 +1,68 @@
-"""The status files of sinks: one for each table of each sink, rewritten with every write."""
+"""The status files of sinks: one for each table of each sink and each process that writes it, rewritten with
+every write.
 
+A process may have several writers of a table, and several processes may write one table. If one writer waits
+for a sink, the sink counts as unavailable, whatever other writers could write.
+"""
+
+import os
+import secrets
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import find_table
-from transforms.core.status_files import write_status
+from transforms.core.status_files import read_status, write_status
+
+_lock = threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class SinkStatus:
-    """Keeps `sink-<place>-<table>.json` in a folder; does nothing without a folder. Times are milliseconds
-    since 1970.
+    """How one writer of a table does; its process keeps `sink-<place>-<table>-<process>.json` in a folder.
 
-    The file has `sink`, its name; `table`; `time`, when it was written; `rows` written since this process
-    started; `newest`, the latest time of a written row (received_at, if the table has it); `waiting_since`
-    and `error`, since when a write is being retried, and why (null otherwise).
+    Without a folder nothing is kept. The file has `sink`, its name; `table`; `time`, when it was written;
+    `rows` that the process wrote; `newest`, the latest time of a written row (received_at, if the table has
+    it); `waiting_since` and `error`, since when a writer retries a write, and why (null otherwise). Times are
+    milliseconds since 1970.
     """
 
     folder: Path | None
     place: int
     table: str
+    is_closed: bool = False
 
     def report_written(self, sink: str, rows: int, batches: Sequence[pa.RecordBatch]) -> None:
         """Rows were written."""
-        counts = _get_counts(self)
-        counts.rows += rows
-        counts.newest = max([counts.newest or 0, *self._find_latest(batches)]) or None
-        counts.waiting_since = counts.error = None
-        self._write(sink, counts)
+        latest = self._find_latest(batches)
+        with _lock:
+            counts = self._counts
+            counts.rows += rows
+            counts.newest = max([counts.newest or 0, *latest]) or None
+            counts.waiting.pop(self, None)
+            self._write(sink, counts)
 
     def report_waiting(self, sink: str, error: str) -> None:
         """A write failed, and will be tried again: by the writer, or by the runner that restarts it."""
-        counts = _get_counts(self)
-        counts.waiting_since, counts.error = counts.waiting_since or _now(), error
-        self._write(sink, counts)
+        with _lock:
+            since, _ = self._counts.waiting.get(self, (_now(), ""))
+            self._counts.waiting[self] = since, error
+            self._write(sink, self._counts)
+
+    def close(self) -> None:
+        """The writer has ended. What it waited for is waited for until another one reports."""
+        self.is_closed = True
+
+    @property
+    def _counts(self) -> "_Counts":
+        return _get_counts(self.folder, self.place, self.table)
 
     def _find_latest(self, batches: Sequence[pa.RecordBatch]) -> list[int]:
         """The latest time of each batch, in milliseconds; none of a batch without times."""
@@ -49,23 +72,59 @@ class SinkStatus:
         return [moment // 1000 for moment in latest if moment is not None]
 
     def _write(self, sink: str, counts: "_Counts") -> None:
-        if self.folder is not None:
-            path = self.folder / f"sink-{self.place}-{self.table}.json"
-            write_status(path, {"sink": sink, "table": self.table, "time": _now()} | asdict(counts))
+        if self.folder is None:
+            return
+        for writer in [each for each in counts.waiting if each.is_closed and each is not self]:
+            del counts.waiting[writer]
+        since, error = min(counts.waiting.values(), default=(None, None))
+        content = {"rows": counts.rows, "newest": counts.newest, "waiting_since": since, "error": error}
+        path = self.folder / f"sink-{self.place}-{self.table}-{counts.process}.json"
+        write_status(path, {"sink": sink, "table": self.table, "time": _now()} | content)
 
 
 @dataclass
 class _Counts:
-    """What this process reports of a sink's table. Runners replace a writer now and then; this stays."""
+    """What this process reports of a sink's table. Runners replace a writer now and then; this stays.
+
+    `waiting`: since when each writer waits, and for what. `process`: a name that no other process has.
+    """
 
     rows: int = 0
     newest: int | None = None
-    waiting_since: int | None = None
-    error: str | None = None
+    waiting: dict[SinkStatus, tuple[int, str]] = field(default_factory=dict)
+    process: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(2)}")
+
+
+def read_sink_statuses(folder: Path, begun: float = 0.0) -> list[dict[str, Any]]:
+    """The status of each process that writes. `begun`: when the job began (seconds since 1970).
+
+    Of processes of a job before it the newest status of a table counts, until there is a newer one.
+    """
+    return [status for _, status, is_old in _list_statuses(folder, begun) if not is_old]
+
+
+def remove_old_statuses(folder: Path, begun: float) -> None:
+    """Remove the files of what no longer counts: each restart of a job leaves some."""
+    for path, _, is_old in _list_statuses(folder, begun):
+        if is_old:
+            path.unlink(missing_ok=True)
+
+
+def _list_statuses(folder: Path, begun: float) -> Iterable[tuple[Path, dict[str, Any], bool]]:
+    """The files, their content, and whether it is of another job and no longer the newest of its table."""
+    found = [(path, status) for path in sorted(folder.glob("sink-*.json")) if (status := read_status(path))]
+    newest: dict[tuple[Any, Any], float] = {}
+    for _, status in found:
+        key = status.get("sink"), status.get("table")
+        newest[key] = max(newest.get(key, 0), status.get("time", 0))
+    for path, status in found:
+        written = status.get("time", 0)
+        is_newest = written == newest[status.get("sink"), status.get("table")]
+        yield path, status, written < begun * 1000 and not is_newest
 
 
 @cache
-def _get_counts(status: SinkStatus) -> _Counts:
+def _get_counts(folder: Path | None, place: int, table: str) -> _Counts:
     return _Counts()
 
 

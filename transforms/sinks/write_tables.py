@@ -242,6 +242,9 @@ class _WriteFn(beam.DoFn):
     def finish_bundle(self) -> None:
         self._flush()
 
+    def teardown(self) -> None:
+        self.status.close()
+
     def _flush(self) -> None:
         if self.batches:
             with time_stage(f"write {self.table}", sum(batch.num_rows for batch in self.batches)):

@@ -26,7 +26,7 @@ from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.record_batches import build_batch
 from transforms.sinks import write_tables
 from transforms.sinks.sink import Sink, Written
-from transforms.sinks.sink_status import SinkStatus
+from transforms.sinks.sink_status import SinkStatus, read_sink_statuses
 from transforms.sinks.write_tables import (
     WriteGathered,
     WriteOptions,
@@ -156,7 +156,7 @@ def test_an_unavailable_sink_is_retried_and_its_status_says_so(
     written(WriteTables(WriteOptions((ledger,), patience_seconds=60, status_folder=tmp_path), 60))
     assert said == ["the ledger is elsewhere"] * 3
     assert ledger.lines(DUPLICATES.name) == ["m0", "m1", "m2", "m3", "m4"]
-    status = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
+    status = read_sink_statuses(tmp_path)[0]
     received = int(NOON.timestamp() * 1000)
     assert status | {"time": 0} == {
         "sink": "ledger a", "table": DUPLICATES.name, "time": 0, "rows": 5,
@@ -175,7 +175,7 @@ def test_patience_with_a_sink_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                 60,
             )
         )
-    status = json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())
+    status = read_sink_statuses(tmp_path)[0]
     assert status["error"] == "the ledger is elsewhere"
     assert 0 < status["waiting_since"] <= time.time() * 1000
 
@@ -185,10 +185,7 @@ def test_what_a_sink_refuses_ends_the_run_at_once(tmp_path: Path) -> None:
         written(
             WriteTables(WriteOptions((Ledger(tmp_path / "a", refuses=True),), status_folder=tmp_path), 60)
         )
-    assert (
-        json.loads((tmp_path / f"sink-0-{DUPLICATES.name}.json").read_text())["error"]
-        == "the ledger is closed: open it"
-    )
+    assert read_sink_statuses(tmp_path)[0]["error"] == "the ledger is closed: open it"
 
 
 WRITES: list[set[str]] = []
