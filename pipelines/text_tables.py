@@ -4,6 +4,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from pipelines.console import out
+
+_ANY_WIDTH = 10_000
+
 
 def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
     """An empty table whose columns `names` are texts and `numbers` are numbers."""
@@ -13,3 +17,10 @@ def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
     for title in numbers:
         table.add_column(title, justify="right", no_wrap=True)
     return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table. Without a terminal it is as wide as its content needs, so that no cell is folded."""
+    if not out.is_terminal:
+        table.width = out.measure(table, options=out.options.update(width=_ANY_WIDTH)).maximum
+    out.print(table)

@@ -4,6 +4,7 @@ Everything comes from the derived tables data_quality, inconsistencies and resol
 defines the scores.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +46,13 @@ class Score(NamedTuple):
         """Whether the score is not below its threshold. A score that is None is met."""
         return self.value is None or self.value >= self.threshold
 
+    @property
+    def lacking(self) -> int:
+        """How many more messages had to be good for the threshold to be met; 0 where it is met."""
+        if self.is_met:
+            return 0
+        return max(1, math.ceil(round(self.threshold * self.denominator - self.numerator, 9)))
+
 
 @dataclass(frozen=True)
 class SourceQuality:
@@ -62,6 +70,11 @@ class SourceQuality:
     def missed(self) -> tuple[Score, ...]:
         """The scores below their thresholds."""
         return tuple(score for score in self.scores if not score.is_met)
+
+    @property
+    def lacking(self) -> int:
+        """The largest `lacking` of its scores."""
+        return max(score.lacking for score in self.scores)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """The quality of an output as tables of a terminal, as texts, and as dicts for JSON."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import escape_line
+from pipelines.console import escape_line, style_head
+from pipelines.summary.broken_reports import BrokenReport, BrokenReports
 from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import format_percent
 from pipelines.text_tables import make_table
@@ -19,8 +22,18 @@ def list_quality(found: Quality) -> dict[str, Any]:
         "met": not found.missed,
         "sources": [_list_window(each) for each in found.sources],
         "hours": [_list_window(each) for each in found.hours],
-        "rules": [asdict(each) | {"open": each.open} for each in found.rules],
+        "rules": [_list_rule(each) for each in found.rules],
     }
+
+
+def list_reports(found: BrokenReports) -> dict[str, Any]:
+    """The reports that break a rule as dicts and lists. Times stay datetimes."""
+    reports = [asdict(each) for each in found.newest]
+    return _list_rule(found.counts) | {"meaning": found.meaning, "reports": reports}
+
+
+def _list_rule(rule: BrokenRule) -> dict[str, Any]:
+    return asdict(rule) | {"open": rule.open}
 
 
 def _list_window(window: SourceQuality) -> dict[str, Any]:
@@ -65,3 +78,39 @@ def tabulate_rules(rules: Sequence[BrokenRule]) -> Table:
         counts = (f"{count:,}" for count in (each.broken, each.resolved, each.open))
         table.add_row(each.rule, each.severity, *counts)
     return table
+
+
+def describe_reports(found: BrokenReports) -> Iterator[Text]:
+    """Lines about the reports that break a rule."""
+    counts, shown = found.counts, len(found.newest)
+    yield style_head("bold", counts.rule, f" ({counts.severity}): {found.meaning}")
+    newest = f"; the newest {shown:,}:" if shown < counts.broken else ""
+    if not counts.broken:
+        yield Text("no report of this span breaks it")
+        return
+    yield Text(f"{counts.broken:,} broken, {counts.resolved:,} resolved, {counts.open:,} open{newest}")
+    for each in found.newest:
+        yield from _describe_report(each)
+
+
+def _describe_report(report: BrokenReport) -> Iterator[Text]:
+    yield Text("")
+    names = f"  task {report.task_id}  agent {report.agent_id}  report {report.report_id}"
+    yield style_head("bold", _format_time(report.recorded_at), escape_line(names))
+    yield Text(f"  evidence: {_format_values(report.evidence)}")
+    if report.resolved_at and report.resolved_by:
+        yield Text(f"  resolved {_format_time(report.resolved_at)} by {_format_values(report.resolved_by)}")
+    else:
+        yield Text("  open: no later record has resolved it")
+
+
+def _format_time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _format_values(values: dict[str, Any]) -> str:
+    """Names and values on one line."""
+    texts = (
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()
+    )
+    return escape_line(", ".join(texts))

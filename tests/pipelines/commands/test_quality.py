@@ -29,7 +29,9 @@ def window(source: str, start: datetime | None, granularity: str = "1m", **count
 
 def broken(number: int, rule: str, severity: str = "error", at: datetime = EIGHT) -> dict[str, Any]:
     """A row of inconsistencies."""
-    return {"report_id": f"{number:032x}", "rule": rule, "severity": severity, "recorded_at": at}
+    names = {"report_id": f"{number:032x}", "task_id": f"task {number}", "agent_id": "agent"}
+    evidence = json.dumps({"number": number, "since": "2025"})
+    return names | {"rule": rule, "severity": severity, "recorded_at": at, "evidence": evidence}
 
 
 @pytest.fixture
@@ -54,7 +56,9 @@ def output(tmp_path: Path) -> Path:
         INCONSISTENCIES.table,
         [broken(1, "task_unknown"), broken(2, "task_unknown"), broken(3, "task_changed", "warning", NINE)],
     )
-    store(tmp_path, RESOLUTIONS.table, [broken(2, "task_unknown") | {"resolved_at": NINE}])
+    by = json.dumps({"kind": "task", "id": "task 2", "version": "v"})
+    resolution = {"resolved_at": NINE, "resolved_by": by}
+    store(tmp_path, RESOLUTIONS.table, [broken(2, "task_unknown") | resolution])
     return tmp_path
 
 
@@ -112,13 +116,72 @@ def test_messages_received_at_an_unknown_time_count_unless_a_span_is_given(outpu
     assert [each.start for each in whole.hours if each.source == "a"] == [EIGHT, NINE, None]
 
 
+@pytest.mark.parametrize("words", [[], ["--rule", "task_unknown"]])
 def test_an_output_without_derived_tables_names_the_command_that_makes_them(
-    output: Path, capsys: pytest.CaptureFixture[str]
+    output: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (output / QUALITY.table.name).rglob("*.parquet"):
         path.unlink()
-    assert run(["quality", str(output)]) == 2
+    assert run(["quality", str(output), *words]) == 2
     assert f"`kpiflow derive {output}` makes them" in capsys.readouterr().err
+
+
+def test_hours_that_lack_most_messages_come_first(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = window("b", EIGHT - timedelta(hours=1), "1h", received=1, incomplete=1)
+    large = window("b", NINE + timedelta(hours=1), "1h", received=100, incomplete=5)
+    store(output, QUALITY.table, [tiny, large])
+    run(["quality", str(output)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    hours = [line[-3:] for line in lines if line[2:4] == ["b", "completeness"]]
+    assert hours == [["%", "100", "3"], ["%", "1", "1"], ["%", "10", "1"]]
+
+
+def test_a_source_with_a_long_name_is_on_one_line_where_there_is_no_terminal(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(output, QUALITY.table, [window("a" * 70, EIGHT, "1h", received=1)])
+    run(["quality", str(output)])
+    assert "a" * 70 in capsys.readouterr().out
+
+
+def test_the_newest_reports_that_break_a_rule_come_with_evidence_and_resolution(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(output, INCONSISTENCIES.table, [broken(4, "task_unknown", at=NINE)])
+    found = read_json(["quality", str(output), "--rule", "task_unknown", "--json"], capsys)
+    assert [found[name] for name in ("severity", "broken", "resolved", "open")] == ["error", 3, 1, 2]
+    reports = found["reports"]
+    assert [each["task_id"] for each in reports] == ["task 4", "task 1", "task 2"]
+    assert reports[0]["evidence"] == {"number": 4, "since": "2025"}
+    assert [each["resolved_at"] for each in reports] == [None, None, NINE.isoformat()]
+    assert reports[2]["resolved_by"] == {"kind": "task", "id": "task 2", "version": "v"}
+
+    assert run(["quality", str(output), "--rule", "task_unknown", "--limit", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "task_unknown (error): no task with this id is known\n" in printed
+    assert "3 broken, 1 resolved, 2 open; the newest 1:" in printed
+    assert "evidence: number 4, since 2025\n  open" in printed
+    assert "task 1" not in printed
+
+
+def test_the_reports_of_a_rule_are_those_of_the_span(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["quality", str(output), "--rule", "task_unknown", "--from", NINE.isoformat()]
+    assert read_json([*words, "--json"], capsys)["reports"] == []
+    assert run(words) == 0
+    assert "no report of this span breaks it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [(["--rule", "no_rule"], "give one of task_unknown"), (["--limit", "2"], "add --rule NAME")],
+)
+def test_a_rule_that_does_not_exist_is_wrong_use(
+    output: Path, words: list[str], fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["quality", str(output), *words]) == 2
+    assert fix in capsys.readouterr().err
 
 
 def test_show_has_the_scores_and_the_open_inconsistencies(
