@@ -36,6 +36,7 @@ setup(
         "objects": ["obstore>=0.12,<0.13", "boto3>=1.40,<2"],
         "bigquery": ["google-cloud-bigquery>=3.47,<4", "google-cloud-bigquery-storage>=2.43,<3"],
         "timeseries": ["httpx>=0.28,<0.29"],
+        "relay": ["aiohttp>=3.14,<4"],
         "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
         "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1,<2"],
         "dev": [
@@ -54,6 +55,7 @@ setup(
             "moto[s3,server]>=5.2,<6",
             "influxdb-client>=1.50,<2",
             "polars>=2.1,<3",
+            "cryptography>=50,<51",
         ],
     },
     entry_points={"console_scripts": ["kpiflow=pipelines.cli:main"]},

@@ -1,4 +1,4 @@
-"""A private redis-server on a free port, a network that can be cut, and TLS certificates."""
+"""A private redis-server on a free port, and a network that can be cut."""
 
 import random
 import socket
@@ -7,26 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import redis
 
+from tests.certificates import Certificates
+
 _PATIENCE = 20.0
 _PORTS = (10_000, 32_000)
 _DRAW = random.SystemRandom()  # Hypothesis seeds the other one, so parallel workers would draw the same ports
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """PEM files of an authority, and of a server and a client whose certificates it signed."""
-
-    ca: Path
-    server: Path
-    server_key: Path
-    client: Path
-    client_key: Path
 
 
 class Server:
@@ -205,34 +195,3 @@ def free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-
-
-def make_certificates(folder: Path) -> Certificates:
-    """An authority, and certificates for `localhost` and for a client, all made by openssl."""
-    made = {name: (folder / f"{name}.pem", folder / f"{name}.key") for name in ("ca", "server", "client")}
-    for name, (certificate, key) in made.items():
-        words = [
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ]
-        words += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
-        if name != "ca":
-            signer, signer_key = made["ca"]
-            words += [
-                "-CA",
-                str(signer),
-                "-CAkey",
-                str(signer_key),
-                "-addext",
-                "subjectAltName=DNS:localhost",
-            ]
-            words += ["-addext", "basicConstraints=critical,CA:FALSE"]
-        subprocess.run(["openssl", *words], check=True, capture_output=True)
-    return Certificates(made["ca"][0], *made["server"], *made["client"])

@@ -18,8 +18,8 @@ from pipelines.metrics.numbers import SourceWatch
 from pipelines.metrics.server import Address, serve_metrics
 from pipelines.settings import Settings
 from runners.progress import Progress
+from tests.certificates import Certificates, make_certificates
 from tests.pipelines.metrics.jobs import Home, Source
-from tests.servers import Certificates, make_certificates
 
 LOOPBACK = Address("127.0.0.1", 0)
 

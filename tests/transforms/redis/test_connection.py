@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.servers import Certificates, RedisServer, free_port, make_certificates
+from tests.certificates import Certificates, make_certificates
+from tests.servers import RedisServer, free_port
 from transforms.redis.connection import Connection
 from transforms.redis.errors import RedisUnavailable
 from transforms.sources.redis.lease import RedisLease

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.certificates import make_certificates
 from tests.s3 import Fault, S3Server, wire
-from tests.servers import free_port, make_certificates
+from tests.servers import free_port
 from transforms.core.errors import Refused, Unavailable
 from transforms.objects import place
 from transforms.sinks.parquet.object_storage import ObjectStorage

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, FLEET
-from tests.servers import make_certificates
+from tests.certificates import make_certificates
 from transforms.core.error_signs import INFLUXDB
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.record_batches import conform
