@@ -16,9 +16,10 @@ from typing import Any
 from pipelines.failures import Failure
 from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_pass
 from pipelines.jobs.derive_state import read_state, read_until, write_state
-from pipelines.jobs.job_status import read_sinks
+from pipelines.jobs.job_status import JOB, READERS, read_sinks
 from schemas.readers.formats import FIRST_US
 from transforms.core.status_files import read_status
+from transforms.core.time_units import SECOND_US
 from transforms.derived.engine import Deriver, Limits
 
 RECENT_HOURS = 3
@@ -54,7 +55,7 @@ def derive_until(output: Path, deriver: Deriver, until: datetime | None, hours: 
     """
     since = FIRST_US
     if until is not None and hours is not None:
-        since = int((until - timedelta(hours=hours)).timestamp()) * 1_000_000
+        since = int((until - timedelta(hours=hours)).timestamp()) * SECOND_US
     try:
         with lock_home(output, _PATIENCE), explain_errors(output):
             run_pass(output, deriver, until, since=since)
@@ -71,8 +72,8 @@ def find_until(folder: Path) -> datetime | None:
     That is the watermark of its readers, as long as every stream has one and no output is waited for, less
     the time until tables hold what was read.
     """
-    job = read_status(folder / "job.json") or {}
-    readers = [read_status(path) or {} for path in sorted((folder / "readers").glob("reader-*.json"))]
+    job = read_status(folder / JOB) or {}
+    readers = [read_status(path) or {} for path in sorted((folder / READERS).glob("reader-*.json"))]
     reported = {key for reader in readers for key in reader.get("streams", {})}
     watermarks = [reader.get("watermark") for reader in readers]
     known = [mark for mark in watermarks if mark]
