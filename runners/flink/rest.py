@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 _SECONDS = 5.0
 _GIVEN_UP = "Coordinator is suspending"
 """Flink's reason for a checkpoint that failed because its job did."""
+_LOST_WORKER = "call already cancelled"
 _PYTHON_ERROR = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(?P<error>\S.*)")
 _CAUSE = re.compile(r"^(?:Caused by: )?((?:[\w$]+\.)+[\w$]*(?:Exception|Error|Failure)\b.*)$", re.MULTILINE)
 
@@ -150,6 +151,11 @@ class Rest:
 def is_python_error(trace: str) -> bool:
     """Whether a step raised an error, and not only lost its process."""
     return _PYTHON_ERROR.search(trace) is not None
+
+
+def is_lost_worker(trace: str) -> bool:
+    """Whether a task was given a worker whose connection had ended before."""
+    return _LOST_WORKER in trace
 
 
 def find_root_cause(trace: str) -> str:

@@ -47,7 +47,7 @@ def test_a_run_ends_with_all_results_though_a_worker_is_killed_in_the_middle(
     run.until(lambda: "was killed by signal 9" in (run.progress["failure"] or ""))
     (tmp_path / "hold").unlink()
     assert run.ended() == {"end": "done", "counted": NUMBERS}
-    assert run.progress["restarts"] == 1
+    assert run.progress["restarts"] >= 1
     assert read_sums(tmp_path) == SUMS
     assert set(list_workers(tmp_path)) > {killed}
 
