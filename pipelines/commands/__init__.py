@@ -5,6 +5,7 @@ A module is loaded when its command is asked for, because Beam alone takes a sec
 
 COMMANDS = {
     "generate": "Generate synthetic reports with the expected fate of each message.",
+    "simulate": "Serve a Layer 4 to test against: its export, its stream and its metrics.",
     "validate": "Check archived messages and say why invalid ones are invalid.",
     "backfill": "Read archived messages and write the tables.",
     "stream": "Read Redis streams and write the tables until stopped.",
