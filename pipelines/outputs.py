@@ -113,6 +113,7 @@ class Outputs:
         """The same outputs; what the main one has is counted in a ledger, if it keeps files."""
         if not isinstance(self.main, ParquetStore):
             return self
+        ledger.folder.mkdir(parents=True, exist_ok=True)  # says that it counts, also before the first row
         counted = replace(self.main, ledger=ledger)
         return Outputs(tuple(counted if sink is self.main else sink for sink in self.sinks))
 

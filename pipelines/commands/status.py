@@ -1,6 +1,5 @@
 """`kpiflow status`: how far a streaming job is, running or stopped."""
 
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,8 +65,7 @@ def _make_table(numbers: Numbers, unreachable: str | None) -> Table:
     if found.running:
         for reason in find_reasons(numbers):
             table.add_row("not ready", reason)
-    if numbers.outcomes is not None:
-        table.add_row("stored", describe_outcomes(numbers))
+    table.add_row("stored", describe_outcomes(numbers))
     for stream in found.streams:
         place = f"read to {stream.position}" if stream.position else "not read yet"
         table.add_row(stream.stream, f"{place}, {describe_count(stream.lag)} behind")
@@ -93,7 +91,8 @@ def _make_table(numbers: Numbers, unreachable: str | None) -> Table:
 
 def describe_outcomes(numbers: Numbers) -> str:
     """The messages that the main output has, in words."""
-    outcomes = numbers.outcomes or Counter()
+    if (outcomes := numbers.outcomes) is None:
+        return "not available: the main output keeps no files"
     rejected = sum(n for (outcome, _), n in outcomes.items() if outcome == "quarantined")
     lost = f", {numbers.trimmed:,} lost unread" if numbers.trimmed else ""
     return f"{outcomes.total():,} messages, {rejected:,} of them rejected{lost}"

@@ -73,8 +73,7 @@ def _describe(before: Numbers, now: Numbers) -> Iterator[tuple[str, str]]:
     yield "arriving", _describe_rate(before, now, before.arrived, now.arrived)
     yield "read", _describe_rate(before, now, before.read, now.read)
     yield "lag", describe_count(health.lag)
-    if now.outcomes is not None:
-        yield "stored", describe_outcomes(now)
+    yield "stored", describe_outcomes(now)
     for stage, latency in sorted(run.stats.latency.items()):
         known = before.run.stats.latency.get(stage, Latency())
         yield stage, _describe_latency(known, latency)

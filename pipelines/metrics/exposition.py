@@ -7,6 +7,7 @@ a restart is measured again.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -46,7 +47,7 @@ class JobMetrics(Collector):
 
 def make_metrics(numbers: Numbers) -> Iterator[Metric]:
     """The metrics of a job at a moment; what is unknown is left out."""
-    yield InfoMetricFamily(f"{PREFIX}build", "The version of kpiflow.", {"version": version("kpiflow")})
+    yield InfoMetricFamily(f"{PREFIX}build", "The version of kpiflow.", {"version": _find_version()})
     yield from _describe_messages(numbers)
     yield from _describe_job(numbers)
     yield from _describe_sinks(numbers)
@@ -165,6 +166,11 @@ def _describe_latency(numbers: Numbers) -> Metric:
         buckets = list(zip(bounds, map(float, accumulate(latency.counts))))
         family.add_metric((stage,), buckets, latency.seconds)
     return family
+
+
+@cache
+def _find_version() -> str:
+    return version("kpiflow")
 
 
 def _age(numbers: Numbers, since: float) -> float | None:

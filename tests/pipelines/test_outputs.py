@@ -7,8 +7,9 @@ import pytest
 from pipelines.cli import run, split
 from pipelines.commands.stream import choose_home
 from pipelines.failures import WrongUse
-from pipelines.outputs import SCHEMES, local_folder, open_for_reading, open_outputs, parse_sink
+from pipelines.outputs import SCHEMES, local_folder, open_for_reading, open_outputs, parse_outputs, parse_sink
 from pipelines.settings import Settings
+from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
 
 
 def test_a_path_is_a_folder_whatever_its_characters(tmp_path: Path) -> None:
@@ -55,6 +56,17 @@ def test_a_job_needs_one_output_that_keeps_tables(tmp_path: Path) -> None:
         open_for_reading("victoriametrics+http://localhost:1", Settings()),
     ):
         pass
+
+
+@pytest.mark.parametrize("first", ["bigquery://project/data", "folder"])
+def test_outcomes_are_counted_in_the_first_output_that_keeps_tables_if_it_is_of_files(
+    first: str, tmp_path: Path
+) -> None:
+    texts = [first, str(tmp_path / "second"), "victoriametrics+http://localhost:1"]
+    outputs = parse_outputs(texts, Settings()).count_in(OutcomeLedger(tmp_path / "outcomes"))
+    counted = [getattr(sink, "ledger", None) is not None for sink in outputs.sinks]
+    assert counted == [first == "folder", False, False]
+    assert (tmp_path / "outcomes").exists() == (first == "folder")
 
 
 def test_each_folder_keeps_the_span_of_its_own_files(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`status` and `top` show the numbers of the metrics."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from pipelines.cli import run
 from pipelines.commands.top import make_view
 from pipelines.console import SafeConsole
+from pipelines.jobs.job_status import OUTCOMES
 from pipelines.metrics.numbers import SourceWatch, read_numbers
 from pipelines.metrics.rejected import read_rejected
 from schemas.tables import QUARANTINED
@@ -50,6 +52,9 @@ def test_status_reads_the_numbers_of_the_metrics(home: Home, capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert "79 messages, 9 of them rejected, 20 lost unread" in shown
     assert "the disk is gone" in shown
+    shutil.rmtree(home.folder / OUTCOMES)
+    assert run(["status", str(home.path)]) == 0
+    assert "not available: the main output keeps no files" in capsys.readouterr().out
 
 
 def test_top_shows_rates_quality_and_the_newest_rejected_messages(home: Home) -> None:
