@@ -4,6 +4,7 @@ A connection first gets the stored tables, as `stored_TABLE` (`transforms.derive
 them. `transforms.derived.derived_table` says what each contains.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -95,7 +96,7 @@ class _Binding(NamedTuple):
     def _bind_recorded(self) -> None:
         within = self._within("recorded_at", self.period)
         effective = f"effective_at < {_moment(self.before)}"
-        self._create("reports", f"SELECT * FROM ({_REPORTS}) WHERE {within} AND {effective}")
+        self._keep("reports", f"({_REPORTS}) WHERE {within} AND {effective}")
         self._bind_context(self._find_latest())
 
     def _bind_received(self) -> None:
@@ -129,7 +130,7 @@ class _Binding(NamedTuple):
         recorded = self._within("recorded_at", Period(self._start("inconsistencies"), self.period.end))
         self._create("inconsistencies", f"SELECT * FROM stored_inconsistencies WHERE {recorded}")
         named = "report_id IN (SELECT report_id FROM inconsistencies)"
-        self._create("reports", f"SELECT * FROM ({_REPORTS}) WHERE {recorded} AND {named}")
+        self._keep("reports", f"({_REPORTS}) WHERE {recorded} AND {named}")
         self._bind_context(end - 1)
 
     def _bind_context(self, latest: int) -> None:
@@ -142,17 +143,22 @@ class _Binding(NamedTuple):
         around = Period(self._start("claims"), _add(self.period.end, self._count_before("claims")))
         claims = f"{self._within('recorded_at', around)} AND {known} AND {_OF_TASKS}"
         of_agents = _OF_PAST_AGENTS if self._has("past_reports") else _OF_AGENTS
-        rows = {
-            "claims": f"({_REPORTS}) WHERE {claims}",
+        views = {
             "past_reports": f"({_REPORTS}) WHERE {past} AND {known}",
             "past_windows": f"stored_kpi_aggregations WHERE granularity = '1h' AND {windows} AND {settled}",
+        }
+        rows = {
+            "claims": f"({_REPORTS}) WHERE {claims}",
             "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {_OF_TASKS}",
             "results": f"stored_results WHERE completed_at >= {results} AND {known} AND {_OF_TASKS}",
             "agents": f"stored_agents WHERE coalesce({known}, true) AND {of_agents}",
         }
-        for name, text in rows.items():
+        for name, text in views.items():
             if self._has(name):
                 self._create(name, f"SELECT * FROM {text}")
+        for name, text in rows.items():
+            if self._has(name):
+                self._keep(name, text)
         if self._has("first_records"):
             firsts = (
                 f"(SELECT min(effective_at) FROM stored_{name}) AS {name}" for name in ("tasks", "agents")
@@ -195,12 +201,24 @@ class _Binding(NamedTuple):
     def _create(self, name: str, text: str) -> None:
         self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {text}")
 
+    def _keep(self, name: str, rows: str) -> None:
+        """Create an input as a table: it is read from its files once, and only the columns that are named."""
+        schema = find_stored_table(SOURCES.get(name, (name,))[0]).schema
+        named = {*re.findall(r"\w+", self.table.sql), *_ALWAYS} if name != "claims" else {*_CLAIM}
+        columns = [f'"{each}"' for each in dict.fromkeys([*schema.names, "effective_at"]) if each in named]
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {', '.join(columns)} FROM {rows}"
+        )
+
 
 _REPORTS = "SELECT *, coalesce(received_at, recorded_at) AS effective_at FROM stored_kpi_reports"
 _RECENT = (
     "epoch_us(received_at) - epoch_us(recorded_at) <= {late} "
     "AND epoch_us(recorded_at) - epoch_us(received_at) <= {early}"
 )
+_ALWAYS = ("report_id", "task_id", "agent_id", "effective_at")
+"""Columns by which inputs are bounded."""
+_CLAIM = (*_ALWAYS, "recorded_at")
 _OF_TASKS = "task_id IN (SELECT task_id FROM reports)"
 _OF_AGENTS = "agent_id IN (SELECT agent_id FROM reports)"
 _OF_PAST_AGENTS = "agent_id IN (SELECT agent_id FROM past_reports)"
