@@ -9,6 +9,7 @@ COMMANDS = {
     "validate": "Check archived messages and say why invalid ones are invalid.",
     "backfill": "Read archived messages and write the tables.",
     "stream": "Read Redis streams and write the tables until stopped.",
+    "relay": "Relay Layer 4's HTTP export and WebSocket into a Redis stream.",
     "derive": "Make the tables that are made of tables.",
     "doctor": "Check that everything a job needs is available.",
     "status": "Show lag, watermark and last checkpoint of a streaming job.",

@@ -10,6 +10,7 @@ import pytest
 from tests.integration.archives import Typed
 from tests.integration.programs import WHY_NOT
 from tests.integration.streaming import KEY, ROOT, Scene, end_runs
+from tests.pipelines.relay.layer4 import Layer4, make_report
 from tests.servers import RedisServer
 from tests.transforms.redis.test_access import acl_words
 from transforms.redis.access import LIVE_STREAMS, make_rules
@@ -45,6 +46,17 @@ def test_each_command_runs_as_a_user_with_its_own_rights(
     become(server, monkeypatch, "status")
     code, _, err = typed("reconcile", tmp_path / "out", *source)
     assert (code, "does not allow a command or key" in err) == (2, True)
+
+
+def test_a_relay_runs_as_a_user_with_its_own_rights(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: Typed
+) -> None:
+    become(server, monkeypatch, "relay")
+    words = ("--redis", server.url, "--stream", KEY, "--archive", tmp_path / "relay", "--once")
+    with Layer4([make_report(0)]) as layer4:
+        assert typed("relay", "--export", layer4.export, *words)[0] == 0
+    with server.client() as client:
+        assert client.xlen(KEY) == 1
 
 
 def test_doctor_and_a_start_refuse_a_user_with_too_few_rights(

@@ -8,7 +8,8 @@ from typing import NamedTuple
 KEY = "KEY"
 """Stands for the stream that is read or written."""
 LEASES = "kpiflow:*"
-"""Keys of a group: which job reads a stream (`transforms.sources.redis.lease`), and what it has committed."""
+"""Keys of a group: which job reads a stream (`transforms.sources.redis.lease`), and what it has committed;
+and the cursor of a relay."""
 LIVE_STREAMS = ("kpi_enriched", "kpi_outliers")
 """The streams of `kpiflow stream --live`."""
 
@@ -50,6 +51,12 @@ ACL: dict[str, tuple[Grant, ...]] = {
         Grant(("get",), (LEASES,)),
     ),
     "archive": (Grant(_ANY), _CONTENT),
+    "relay": (
+        Grant((*_ANY, "time")),
+        Grant(("type", "xadd"), (KEY,)),
+        Grant(("eval",), (KEY, LEASES)),
+        Grant(("del", "get", "hget", "hgetall", "hincrby", "hset", "pttl", "set"), (LEASES,)),
+    ),
     "generate": (
         Grant((*_ANY, "client|info", "client|kill", "time")),
         Grant(("exists", "type", "xadd", "xinfo|stream", "xrange"), (KEY,)),

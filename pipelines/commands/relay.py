@@ -1,0 +1,164 @@
+"""`kpiflow relay`: Layer 4's HTTP export and WebSocket into a Redis stream."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.console import err, out
+from pipelines.failures import WrongUse
+
+if TYPE_CHECKING:
+    from pipelines.relay.home import RelayStatus
+    from pipelines.relay.tls import TlsFiles
+
+_LINE_SECONDS = 10.0
+
+
+def relay(
+    ctx: typer.Context,
+    export: Annotated[
+        str, typer.Option("--export", help="https://HOST:PORT/kpi/export of Layer 4.", metavar="URL")
+    ],
+    url: Annotated[
+        str,
+        typer.Option(
+            "--redis", help="redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH.", metavar="URL"
+        ),
+    ],
+    stream: Annotated[
+        str, typer.Option("--stream", help="Key of the stream that reports are added to.", metavar="KEY")
+    ],
+    live: Annotated[
+        str | None,
+        typer.Option("--live", help="wss://HOST:PORT/kpi/stream: reports come at once.", metavar="URL"),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="Certificate of this client (PEM).", metavar="FILE")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Private key of that certificate (PEM).", metavar="FILE")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", help="Certificate authority of Layer 4 (PEM).", metavar="FILE")
+    ] = None,
+    crl: Annotated[
+        Path | None,
+        typer.Option("--crl", help="Revoked certificates of that authority (PEM).", metavar="FILE"),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            "--archive",
+            help="Folder of reports that are too old for the stream, and of the relay's status. Default: "
+            "relay-KEY.",
+            metavar="DIR",
+        ),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="End once everything that the export has is relayed.")
+    ] = False,
+) -> None:
+    """Read Layer 4's export and socket, and add each report to a Redis stream, until interrupted.
+
+    The same command continues after Ctrl-C and after any crash, and no report is lost. Several relays may run
+    for one stream: one is active, and another takes over within seconds. `kpiflow stream` makes the tables.
+    """
+    try:
+        from pipelines.jobs.relay import RelayJob
+        from pipelines.jobs.relay import relay as run
+    except ImportError as error:
+        fix = "pip install 'kpiflow[relay]'"
+        raise WrongUse(f"a relay needs {error.name}, which is not installed", fix) from error
+    home = archive or Path(f"relay-{stream.replace('/', '_')}")
+    job = RelayJob(export, url, stream, home, live, make_tls_files(certificate, key, ca, crl), once)
+    with _followed() as follow:
+        try:
+            status = run(job, ctx.obj.settings(), follow)
+        except KeyboardInterrupt:
+            out.print("stopped; the same command goes on from where it was")
+            raise
+    totals = status.totals
+    out.print(f"everything in the export is relayed: {totals.get('exported', 0):,} reports over all runs")
+    if status.backfill:
+        out.print(f"{totals.get('archived', 0):,} were too old for the stream; put them into the tables:")
+        out.print(f"  {status.backfill}")
+
+
+def make_tls_files(
+    certificate: Path | None, key: Path | None, ca: Path | None, crl: Path | None
+) -> "TlsFiles | None":
+    """The files of TLS; None if none are given.
+
+    Raises:
+        WrongUse: some are missing.
+    """
+    from pipelines.relay.tls import TlsFiles
+
+    if certificate is None and key is None and ca is None and crl is None:
+        return None
+    if certificate is None or key is None or ca is None:
+        raise WrongUse(
+            "TLS needs a certificate, its key and an authority", "give --certificate, --key and --ca together"
+        )
+    return TlsFiles(certificate, key, ca, crl)
+
+
+def describe_relay(status: "RelayStatus") -> Iterator[tuple[str, str]]:
+    """How a relay does, as names and texts."""
+    found, totals = status.situation, status.totals
+    yield "relay", found.state if status.running else "not running"
+    yield "export", f"{totals.get('exported', 0):,} reports{_describe_behind(found.behind)}"
+    if status.live is not None:
+        socket = "open" if found.connected else "closed"
+        healed, opened = totals.get("healed", 0), totals.get("connections", 0)
+        yield (
+            "socket",
+            f"{socket}, {totals.get('live', 0):,} reports, opened {opened:,} times, "
+            f"{healed:,} missed and relayed from the export",
+        )
+    for name, text in (
+        ("export", found.export_error), ("socket", found.live_error), ("redis", found.redis_error),
+    ):  # fmt: skip
+        if text:
+            yield f"{name} problem", text
+    if lost := totals.get("lost", 0):
+        yield "lost", f"{lost:,} times Layer 4 dropped reports, or may have, before they were read"
+    if status.backfill:
+        yield "too old", f"{totals.get('archived', 0):,} reports are archived: {status.backfill}"
+
+
+def _describe_behind(behind: int | None) -> str:
+    return "" if behind is None else f", {behind:,} left"
+
+
+@contextmanager
+def _followed() -> "Iterator[Callable[[RelayStatus], None]]":
+    """What shows the progress: a table that stays in place on a terminal, a line now and then elsewhere."""
+    if err.is_terminal:
+        with Live(console=err, refresh_per_second=4, transient=True) as view:
+            yield lambda status: view.update(make_relay_table(status))
+        return
+    shown: list[tuple[float, str]] = []
+
+    def line(status: "RelayStatus") -> None:
+        now = time.monotonic()
+        if not shown or now - shown[-1][0] >= _LINE_SECONDS or status.situation.state != shown[-1][1]:
+            shown[:] = [(now, status.situation.state)]
+            err.print("; ".join(f"{name} {text}" for name, text in describe_relay(status)))
+
+    yield line
+
+
+def make_relay_table(status: "RelayStatus") -> Table:
+    """How a relay does, as a table."""
+    table = Table(box=None, show_header=False)
+    for name, text in describe_relay(status):
+        table.add_row(Text(name, "bold"), text)
+    return table

@@ -1,0 +1,117 @@
+"""Reports into the Redis stream, or into the archive if they are too old for it."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import stamina
+
+from pipelines.relay.cursor import RelayedStream
+from pipelines.relay.export import digest_report
+from pipelines.relay.late import MARGIN_SECONDS, LateReports, split_by_age
+from transforms.core.retry import FIRST_PAUSE, LONGEST_PAUSE
+from transforms.redis.errors import RedisUnavailable
+
+_REPORTS, _BYTES = 1000, 4 << 20
+"""At most so many reports, and bytes of them unless one has more, are added at a time."""
+
+
+class Place(NamedTuple):
+    """Where the export's cursor is after some reports: the place, and the digests of the last ones."""
+
+    place: int
+    memory: list[bytes]
+
+
+class Delivery:
+    """Adds reports, one call after the other, and repeats what Redis could not do.
+
+    Late reports are safe on disk before the cursor moves. `notice` is called with what is wrong with Redis.
+    """
+
+    def __init__(
+        self,
+        stream: RelayedStream,
+        late: LateReports,
+        stale_seconds: float,
+        notice: Callable[[str | None], None],
+    ) -> None:
+        self._stream, self._late, self._notice = stream, late, notice
+        self._age = stale_seconds - MARGIN_SECONDS
+        self._lock = asyncio.Lock()
+
+    async def add(
+        self, reports: Sequence[bytes], place: Place | None = None, totals: Counter[str] | None = None
+    ) -> None:
+        """Add reports, counted as `totals` says, and move the cursor in the export, if a place is given.
+
+        Raises:
+            Superseded: another relay is active.
+            OutputFull: the archive's disk is full.
+        """
+        async with self._lock:
+            now = time.time() + self._stream.ahead_seconds
+            fresh, late = split_by_age(reports, now - self._age)
+            counts = Counter(totals or {}) + Counter(archived=len(late))
+            if late:
+                await asyncio.to_thread(self._late.append, late, list(map(digest_report, late)), now)
+            at, memory = (None, []) if place is None else place
+            async for attempt in stamina.retry_context(
+                on=self._is_unavailable,
+                attempts=None,
+                timeout=None,
+                wait_initial=FIRST_PAUSE,
+                wait_max=LONGEST_PAUSE,
+            ):
+                with attempt:
+                    await asyncio.to_thread(self._stream.move, fresh, at, memory, counts)
+            self._notice(None)
+
+    def _is_unavailable(self, error: Exception) -> bool:
+        if isinstance(error, RedisUnavailable):
+            self._notice(str(error))
+        return isinstance(error, RedisUnavailable)
+
+
+class Recent:
+    """The digests of reports that came one way lately: a report that comes the other way is known. At most so
+    many."""
+
+    def __init__(self, most: int = 200_000) -> None:
+        self._most = most
+        self._order: deque[bytes] = deque()
+        self._counts: Counter[bytes] = Counter()
+
+    def add(self, digests: Sequence[bytes]) -> None:
+        """Remember reports; the oldest ones are forgotten."""
+        self._order.extend(digests)
+        self._counts.update(digests)
+        while len(self._order) > self._most:
+            self._forget(self._order.popleft())
+
+    def take(self, digest: bytes) -> bool:
+        """Whether a report is known. Each one that was added is known once."""
+        if not self._counts[digest]:
+            del self._counts[digest]
+            return False
+        self._forget(digest)
+        return True
+
+    def _forget(self, digest: bytes) -> None:
+        self._counts[digest] -= 1
+        if self._counts[digest] <= 0:
+            del self._counts[digest]
+
+
+def split_by_size(reports: Sequence[bytes]) -> Iterator[slice]:
+    """Slices of reports that can be added at a time."""
+    start, size = 0, 0
+    for at, report in enumerate(reports):
+        if at > start and (at - start >= _REPORTS or size + len(report) > _BYTES):
+            yield slice(start, at)
+            start, size = at, 0
+        size += len(report)
+    if start < len(reports):
+        yield slice(start, len(reports))

@@ -1,0 +1,208 @@
+"""Layer 4's export, page by page: asked at its pace, and again while it does not answer as it should."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from hashlib import blake2b
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+import stamina
+
+from pipelines.relay.cursor import DIGEST
+from pipelines.relay.errors import Layer4Refused, Layer4Unavailable
+from pipelines.relay.pace import Pace
+from pipelines.relay.page_order import Window
+from pipelines.relay.tls import Tls, explain_tls
+from transforms.core.process_stats import count_attempt
+from transforms.core.retry import FIRST_PAUSE, LONGEST_PAUSE
+
+PEER = "layer4"
+"""What Layer 4 is called among the peers whose use is counted."""
+LARGEST_BODY = 256 << 20
+"""Bytes of a page. A larger one is not read."""
+_TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10, sock_read=20)
+_LONGEST_WAIT = 300.0
+"""However long Layer 4 says that one should wait."""
+_REFUSED: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "does not know this client; give it the certificate of a consumer",
+    HTTPStatus.FORBIDDEN: "does not allow this client to read; ask for the role of a consumer",
+    HTTPStatus.NOT_FOUND: "has no such path; correct the URL",
+}
+
+
+class _Pagination(msgspec.Struct):
+    page: int = 0
+    per_page: int = 0
+    total_count: int = 0
+
+
+class _Body(msgspec.Struct):
+    kpi_reports: list[msgspec.Raw]
+    pagination: _Pagination
+    timestamp: object = None
+
+
+class Page(NamedTuple):
+    """A page: each report's own bytes, their digests, and what the export says about itself. `timestamp`:
+    its clock, in seconds since 1970; None if it has none."""
+
+    reports: list[bytes]
+    digests: list[bytes]
+    per_page: int
+    total: int
+    timestamp: float | None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def digest_report(report: bytes) -> bytes:
+    """What tells a report from others."""
+    return blake2b(report, digest_size=DIGEST).digest()
+
+
+def parse_page(body: bytes) -> Page:
+    """A page from the body of a response.
+
+    Raises:
+        Layer4Unavailable: it is not as it must be, as when it was cut.
+    """
+    try:
+        found = _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise Layer4Unavailable(
+            f"the export's page cannot be read ({error}); it is asked for again"
+        ) from None
+    reports = [bytes(each) for each in found.kpi_reports]
+    digests = [digest_report(each) for each in reports]
+    return Page(
+        reports,
+        digests,
+        found.pagination.per_page,
+        found.pagination.total_count,
+        _parse_time(found.timestamp),
+    )
+
+
+class ExportReader:
+    """Reads pages of the export. `notice` is called with what is wrong while a page is asked for again, and
+    with None when it is read."""
+
+    def __init__(
+        self, url: str, tls: Tls, session: aiohttp.ClientSession, notice: Callable[[str | None], None]
+    ) -> None:
+        self._url, self._tls, self._session, self._notice = url, tls, session, notice
+        self._pace = Pace()
+        self._has_answered = False
+
+    async def fetch(self, window: Window) -> Page:
+        """A page, however long that takes.
+
+        Raises:
+            Layer4Refused: it refuses this client, or TLS does, at the first request. Later ones are repeated.
+        """
+        async for attempt in stamina.retry_context(
+            on=self._choose_pause,
+            attempts=None,
+            timeout=None,
+            wait_initial=FIRST_PAUSE,
+            wait_max=LONGEST_PAUSE,
+        ):
+            with attempt:
+                return await self.fetch_once(window)
+        raise AssertionError("attempts have no end")
+
+    async def fetch_once(self, window: Window) -> Page:
+        """A page, if it can be read now.
+
+        Raises:
+            Layer4Refused: as `fetch` does.
+            Layer4Unavailable: it cannot be read now.
+        """
+        await self._pace.wait()
+        try:
+            page = parse_page(await self._get(window))
+        except (Layer4Refused, Layer4Unavailable) as error:
+            count_attempt(PEER, failed=True)
+            if isinstance(error, Layer4Refused) and self._has_answered:
+                raise Layer4Unavailable(str(error)) from error
+            raise
+        count_attempt(PEER)
+        self._has_answered = True
+        self._notice(None)
+        return page
+
+    async def _get(self, window: Window) -> bytes:
+        params = {"page": window.page, "per_page": window.per_page}
+        context = self._tls.current()
+        try:
+            async with self._session.get(
+                self._url, params=params, ssl=context or True, timeout=_TIMEOUT, allow_redirects=False
+            ) as response:
+                _check_status(response)
+                return await _read_body(response)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise as_layer4_error(error, self._url) from error
+
+    def _choose_pause(self, error: Exception) -> bool | float:
+        if not isinstance(error, Layer4Unavailable):
+            return False
+        self._notice(str(error))
+        return True if error.pause is None else error.pause
+
+
+def as_layer4_error(error: BaseException, url: str) -> Layer4Refused | Layer4Unavailable:
+    """What an error of a connection means. TLS is refused; all else may pass."""
+    place = urlsplit(url).netloc
+    if said := explain_tls(error):
+        return Layer4Refused(f"Layer 4 at {place}: {said}")
+    if isinstance(error, asyncio.TimeoutError):
+        return Layer4Unavailable(f"Layer 4 at {place} does not answer in time; it is asked again")
+    return Layer4Unavailable(
+        f"Layer 4 at {place} cannot be reached ({str(error) or type(error).__name__}); it is asked again"
+    )
+
+
+def _check_status(response: aiohttp.ClientResponse) -> None:
+    if response.status == HTTPStatus.OK:
+        return
+    place = urlsplit(str(response.url)).netloc
+    if text := _REFUSED.get(response.status):
+        raise Layer4Refused(f"Layer 4 at {place} {text}")
+    pause = _parse_retry_after(response.headers.get("Retry-After", ""))
+    raise Layer4Unavailable(f"Layer 4 at {place} answers {response.status}; it is asked again", pause)
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise Layer4Unavailable(f"a page has more than {LARGEST_BODY >> 20} MiB; make reports smaller")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _parse_retry_after(text: str) -> float | None:
+    """Seconds to wait; None if the text does not say so."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_WAIT) if seconds == seconds else None
+
+
+def _parse_time(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if isinstance(text, str) else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,161 @@
+"""TLS to Layer 4: version 1.3, a certificate of this client, an authority to trust, and what was revoked.
+
+The files are read again when they change, so new certificates are used without a restart. What is wrong is
+said in words that name the cause.
+"""
+
+import logging
+import ssl
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipelines.relay.errors import Layer4Refused
+
+_log = logging.getLogger(__name__)
+_CAUSES = {
+    3: "there is no list of revoked certificates by its authority; give one that has it with --crl",
+    9: "its certificate is not valid yet; check the clocks",
+    10: "its certificate has expired; give it a new one",
+    12: "the list of revoked certificates has expired; replace the file of --crl",
+    18: "its certificate was signed by itself, not by the authority of --ca; name the authority of Layer 4",
+    19: "its certificate was not signed by the authority of --ca; name the authority of Layer 4",
+    20: "its certificate was not signed by the authority of --ca; name the authority of Layer 4",
+    21: "its certificate was not signed by the authority of --ca; name the authority of Layer 4",
+    23: "its certificate was revoked; give it a new one",
+    62: "its certificate has another name; use the name that is in it, or give it one with this name",
+    64: "its certificate has another address; use the name that is in it, or give it one with this address",
+}
+"""By OpenSSL's X509_V_ERR codes."""
+_ALERTS = {
+    "CERTIFICATE_REQUIRED": "it asks for a certificate of this client; give --certificate and --key",
+    "HANDSHAKE_FAILURE": "it asks for a certificate of this client; give --certificate and --key",
+    "UNKNOWN_CA": "it does not trust the authority of our certificate; give one that its authority signed",
+    "CERTIFICATE_EXPIRED": "our certificate has expired; replace the files of --certificate and --key",
+    "CERTIFICATE_REVOKED": "our certificate was revoked; replace the files of --certificate and --key",
+    "CERTIFICATE_UNKNOWN": "it does not accept our certificate; give another one",
+    "BAD_CERTIFICATE": "it does not accept our certificate; give another one",
+    "DECRYPT_ERROR": "it cannot verify our certificate; give --certificate and --key that belong together",
+    "ACCESS_DENIED": "our certificate has no access; ask for the role of a consumer",
+    "PROTOCOL_VERSION": "it does not speak TLS 1.3; upgrade it",
+    "UNSUPPORTED_PROTOCOL": "it does not speak TLS 1.3; upgrade it",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS; correct the port",
+    "HTTP_REQUEST": "it does not speak TLS; correct the port",
+    "RECORD_LAYER_FAILURE": "it does not speak TLS; correct the port",
+}
+"""By what the reason of an SSLError ends with."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files: this client's certificate and key, whom to trust, and what was revoked."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+    crl: Path | None = None
+
+    def list_versions(self) -> tuple[tuple[int, int, int], ...]:
+        """What changes when a file is replaced.
+
+        Raises:
+            OSError: there is none.
+        """
+        files = [path for path in (self.certificate, self.key, self.ca, self.crl) if path is not None]
+        return tuple(
+            (stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in (path.stat() for path in files)
+        )
+
+    def make_context(self) -> ssl.SSLContext:
+        """The context of a client.
+
+        Raises:
+            Layer4Refused: a file is missing or not as it must be.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        option, path = "--ca", self.ca
+        try:
+            context.load_verify_locations(self.ca)
+            option, path = "--certificate and --key", self.certificate
+            context.load_cert_chain(self.certificate, self.key)
+            if self.crl is not None:
+                option, path = "--crl", self.crl
+                context.load_verify_locations(self.crl)
+                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+        except (OSError, ssl.SSLError) as error:
+            fix = f"give {option} PEM files that belong together"
+            raise Layer4Refused(f"{path} cannot be used: {error}; {fix}") from error
+        return context
+
+
+class Tls:
+    """The context for new connections; none for plain HTTP."""
+
+    def __init__(self, files: TlsFiles | None) -> None:
+        self._files = files
+        self._versions: tuple[tuple[int, int, int], ...] = ()
+        self._context: ssl.SSLContext | None = None
+        self.problem: str | None = None
+        """Why files that have changed are not used."""
+
+    def current(self) -> ssl.SSLContext | None:
+        """The context of the files as they are now. If they cannot be used, that is logged, and it is the one
+        from before.
+
+        Raises:
+            Layer4Refused: they cannot be used, and never could.
+        """
+        if self._files is None:
+            return None
+        try:
+            versions = self._files.list_versions()
+            if versions != self._versions:
+                self._context = self._files.make_context()
+                self._versions, self.problem = versions, None
+        except (OSError, Layer4Refused) as error:
+            if self._context is None:
+                raise Layer4Refused(str(error)) from error
+            if self.problem is None:
+                _log.warning("new certificates are not used: %s", error)
+            self.problem = str(error)
+        return self._context
+
+
+def check_url(url: str, schemes: tuple[str, str], has_files: bool) -> None:
+    """Check a URL: TLS with certificates, or plain on this machine.
+
+    Raises:
+        Layer4Refused: it is neither. `schemes`: with TLS, without.
+    """
+    secure, plain = schemes
+    parts = urlsplit(url)
+    if parts.scheme not in schemes or not parts.hostname:
+        raise Layer4Refused(f"{url} is no URL of Layer 4; give {secure}://HOST:PORT/PATH")
+    if parts.scheme == plain and not _is_loopback(parts.hostname):
+        raise Layer4Refused(f"{url} would be read without TLS; give {secure}://, or a Layer 4 on 127.0.0.1")
+    if parts.scheme == secure and not has_files:
+        raise Layer4Refused(f"{url} needs certificates; give --certificate, --key and --ca")
+
+
+def explain_tls(error: BaseException) -> str | None:
+    """What is wrong with TLS, as `problem; fix`, if an error or one of its causes says so."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            default = f"its certificate is not accepted ({found.verify_message}); give it a valid one"
+            return _CAUSES.get(found.verify_code, default)
+        if isinstance(found, ssl.SSLError):
+            reason = found.reason or ""
+            default = f"TLS fails ({found.reason or found}); check both sides"
+            return next((text for sign, text in _ALERTS.items() if reason.endswith(sign)), default)
+        found = found.__cause__ or found.__context__ or getattr(found, "os_error", None)
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

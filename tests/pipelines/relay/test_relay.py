@@ -1,0 +1,175 @@
+"""Reports of a Layer 4 in a Redis stream: all of them, with their own bytes, whatever happens on the way."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from pipelines.jobs.relay import RelayJob, relay
+from pipelines.relay.cursor import RelayedStream
+from pipelines.relay.late import LateReports
+from pipelines.settings import Settings
+from tests.pipelines.relay.layer4 import Layer4, make_report
+from tests.servers import RedisServer
+
+STREAM = "reports"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses of a test are short."""
+    monkeypatch.setattr("pipelines.relay.pace.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.relay.active._END_SECONDS", 0.01)
+    for module in ("export", "delivery", "live"):
+        monkeypatch.setattr(f"pipelines.relay.{module}.FIRST_PAUSE", 0.01)
+        monkeypatch.setattr(f"pipelines.relay.{module}.LONGEST_PAUSE", 0.05)
+
+
+def drain(layer4: Layer4, server: RedisServer, home: Path) -> Any:
+    """Relay until the export is drained."""
+    job = RelayJob(layer4.export, server.url, STREAM, home, once=True)
+    return relay(job, Settings(), lambda _: None)
+
+
+def read(client: redis.Redis) -> list[bytes]:
+    """The messages in the stream."""
+    entries: Any = client.xrange(STREAM)
+    return [fields[b"data"] for _, fields in entries]
+
+
+def make_reports(count: int) -> list[bytes]:
+    return [make_report(number) for number in range(count)]
+
+
+def test_an_export_is_drained_in_its_order_with_its_own_bytes(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    reports = make_reports(2500)
+    with Layer4(reports) as layer4:
+        status = drain(layer4, server, tmp_path)
+        assert read(client) == reports
+        assert status.totals["exported"] == 2500
+        layer4.offer(more := make_report(2500))
+        drain(layer4, server, tmp_path)
+        assert read(client) == [*reports, more]
+
+
+@pytest.mark.parametrize(
+    "fault", ["429", "500", "cut", "garbage", "short", "empty", "repeated", "false-last", "count"]
+)
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_fault_of_the_export_loses_no_report(
+    server: RedisServer, client: redis.Redis, tmp_path: Path, fault: str, every: int
+) -> None:
+    reports = make_reports(350)
+    with Layer4(reports) as layer4:
+        layer4.largest = 100
+        layer4.faults.extend([*["none"] * (every - 1), fault] * 4)
+        drain(layer4, server, tmp_path)
+        assert list(dict.fromkeys(read(client))) == reports
+
+
+def test_reports_dropped_from_the_front_while_one_reads_move_nothing_out_of_sight(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    reports = make_reports(600)
+    with Layer4(reports) as layer4:
+        layer4.largest = 100
+
+        def drop() -> None:
+            layer4.dropped = max(0, min(client.xlen(STREAM) - 1, layer4.dropped + 13))
+
+        layer4.on_request = drop
+        status = drain(layer4, server, tmp_path)
+        assert read(client) == reports
+        assert status.totals.get("lost", 0) == 0
+
+
+def test_reports_that_were_dropped_before_they_were_read_are_reported(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    reports = make_reports(60)
+    with Layer4(reports[:20]) as layer4:
+        drain(layer4, server, tmp_path)
+        layer4.offer(*reports[20:])
+        layer4.dropped = 40
+        status = drain(layer4, server, tmp_path)
+        assert read(client) == reports[:20] + reports[40:]
+        assert status.totals["lost"] == 1
+
+
+def test_old_reports_go_to_an_archive_without_a_time(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    reports = [make_report(0, "2025-10-22T12:00:00Z"), make_report(1), b'{"recorded_at": 7}', b'"text"']
+    with Layer4(reports) as layer4:
+        status = drain(layer4, server, tmp_path)
+    assert read(client) == reports[1:]
+    (path,) = tmp_path.glob("late-*.ndjson")
+    (line,) = path.read_bytes().splitlines()
+    assert b'"received_at":null' in line
+    assert b"2025-10-22" in line
+    assert str(path.parent) in status.backfill
+    assert status.totals["archived"] == 1
+
+
+class DeadError(Exception):
+    """The process dies here."""
+
+
+def kill_in(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, when: str, times: list[int]) -> None:
+    """Let a process die before or after some calls of a method, counted from 1."""
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def dying(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in times and when == "before":
+            raise DeadError
+        result = original(*args, **options)
+        if calls in times:
+            raise DeadError
+        return result
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "name"), [(RelayedStream, "move"), (LateReports, "append")])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_relay_that_dies_at_any_step_goes_on_without_a_loss(
+    server: RedisServer, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    when: str, owner: type, name: str, at: int,
+) -> None:  # fmt: skip
+    reports = [make_report(n, "2025-10-22T12:00:00Z" if n % 7 == 0 else None) for n in range(250)]
+    kill_in(monkeypatch, owner, name, when, [at])
+    with Layer4(reports) as layer4:
+        layer4.largest = 100
+        with pytest.raises(DeadError):
+            drain(layer4, server, tmp_path)
+        drain(layer4, server, tmp_path)
+    fresh = [each for number, each in enumerate(reports) if number % 7]
+    assert read(client) == fresh  # in the stream: exactly once
+    (path,) = tmp_path.glob("late-*.ndjson")
+    archived = path.read_text()
+    assert all(f'\\"{n}\\"' in archived for n in range(0, 250, 7))
+
+
+def test_a_command_that_is_sent_again_after_a_lost_reply_adds_nothing_again(
+    server: RedisServer, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = make_reports(150)
+    original, sent = redis.Redis.eval, []
+
+    def twice(self: redis.Redis, *words: Any) -> Any:
+        sent.append(original(self, *words))
+        return original(self, *words)
+
+    monkeypatch.setattr(redis.Redis, "eval", twice)
+    with Layer4(reports) as layer4:
+        drain(layer4, server, tmp_path)
+    assert sent
+    assert read(client) == reports
