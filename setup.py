@@ -36,7 +36,7 @@ setup(
         "objects": ["obstore>=0.12,<0.13", "boto3>=1.40,<2"],
         "bigquery": ["google-cloud-bigquery>=3.47,<4", "google-cloud-bigquery-storage>=2.43,<3"],
         "timeseries": ["httpx>=0.28,<0.29"],
-        "relay": ["aiohttp>=3.14,<4", "msgspec>=0.22,<0.23"],
+        "relay": ["aiohttp>=3.14,<4", "cryptography>=50,<51", "msgspec>=0.22,<0.23"],
         "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
         "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1,<2"],
         "dev": [

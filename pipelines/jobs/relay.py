@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine
@@ -41,7 +42,7 @@ GROUP = "layer4-relay"
 """The relay's lease of a stream is that of a group of this name."""
 LEASE_SECONDS = 6.0
 """After so long without a sign of life another relay takes over."""
-_WAIT_SECONDS = 1.0
+_WAIT_SECONDS, _REPORT_SECONDS = 1.0, 1.0
 _REDIS_SECONDS, _REDIS_PATIENCE = 10.0, 2.0
 """A reply of Redis that takes longer is lost, and the command repeated; then so does the relay."""
 
@@ -125,7 +126,8 @@ class RunningRelay:
         """
         main = asyncio.current_task()
         assert main is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
         try:
             await run_until_first(self._relay_on(), self._report())
         finally:
@@ -213,7 +215,7 @@ class RunningRelay:
             status.write(self._job.home)
             self._keeper.follow(Progress(self.situation.state, failure=self._find_failure()))
             self._follow(status)
-            await asyncio.sleep(1)
+            await asyncio.sleep(_REPORT_SECONDS)
 
     def _find_failure(self) -> str | None:
         found = self.situation

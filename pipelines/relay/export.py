@@ -15,6 +15,7 @@ import stamina
 
 from pipelines.relay.cursor import DIGEST
 from pipelines.relay.errors import Layer4Refused, Layer4Unavailable
+from pipelines.relay.handshake import find_cause
 from pipelines.relay.pace import Pace
 from pipelines.relay.page_order import Window
 from pipelines.relay.tls import Tls, explain_tls
@@ -147,7 +148,7 @@ class ExportReader:
                 _check_status(response)
                 return await _read_body(response)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise as_layer4_error(error, self._url) from error
+            raise await as_layer4_error(error, self._url, self._tls) from error
 
     def _choose_pause(self, error: Exception) -> bool | float:
         if not isinstance(error, Layer4Unavailable):
@@ -156,10 +157,13 @@ class ExportReader:
         return True if error.pause is None else error.pause
 
 
-def as_layer4_error(error: BaseException, url: str) -> Layer4Refused | Layer4Unavailable:
+async def as_layer4_error(error: BaseException, url: str, tls: Tls) -> Layer4Refused | Layer4Unavailable:
     """What an error of a connection means. TLS is refused; all else may pass."""
     place = urlsplit(url).netloc
-    if said := explain_tls(error):
+    said = explain_tls(error)
+    if said is None and tls.files is not None and isinstance(error, aiohttp.ClientConnectionError):
+        said = await asyncio.to_thread(find_cause, url, tls.files)
+    if said is not None:
         return Layer4Refused(f"Layer 4 at {place}: {said}")
     if isinstance(error, asyncio.TimeoutError):
         return Layer4Unavailable(f"Layer 4 at {place} does not answer in time; it is asked again")

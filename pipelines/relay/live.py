@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -83,7 +84,7 @@ class LiveReader:
                 )  # fmt: skip
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             count_attempt(PEER, failed=True)
-            found = as_layer4_error(error, self._url)
+            found = await as_layer4_error(error, self._url, self._tls)
             if isinstance(found, Layer4Refused) and self._has_answered:
                 raise Layer4Unavailable(str(found)) from error
             raise found from error
@@ -91,7 +92,7 @@ class LiveReader:
         self._has_answered = True
         self._notice(None)
         self._connected(True)
-        watch = asyncio.create_task(self._close_for_new_files(socket))
+        watch = asyncio.create_task(self._close_for_new_files(socket, context))
         try:
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.TEXT:
@@ -103,8 +104,10 @@ class LiveReader:
         if time.monotonic() - began < _STABLE_SECONDS:
             raise Layer4Unavailable("the socket was closed at once; it is connected again")
 
-    async def _close_for_new_files(self, socket: aiohttp.ClientWebSocketResponse[Literal[False]]) -> None:
-        context = self._tls.current()
+    async def _close_for_new_files(
+        self, socket: aiohttp.ClientWebSocketResponse[Literal[False]], context: ssl.SSLContext | None
+    ) -> None:
+        """Close a socket that was opened with a context once there is another one."""
         while self._tls.current() is context:
             await asyncio.sleep(_CHECK_SECONDS)
         await socket.close()

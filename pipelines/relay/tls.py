@@ -6,6 +6,7 @@ said in words that name the cause.
 
 import logging
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -94,7 +95,7 @@ class Tls:
     """The context for new connections; none for plain HTTP."""
 
     def __init__(self, files: TlsFiles | None) -> None:
-        self._files = files
+        self.files = files
         self._versions: tuple[tuple[int, int, int], ...] = ()
         self._context: ssl.SSLContext | None = None
         self.problem: str | None = None
@@ -107,12 +108,12 @@ class Tls:
         Raises:
             Layer4Refused: they cannot be used, and never could.
         """
-        if self._files is None:
+        if self.files is None:
             return None
         try:
-            versions = self._files.list_versions()
+            versions = self.files.list_versions()
             if versions != self._versions:
-                self._context = self._files.make_context()
+                self._context = self.files.make_context()
                 self._versions, self.problem = versions, None
         except (OSError, Layer4Refused) as error:
             if self._context is None:
@@ -141,17 +142,23 @@ def check_url(url: str, schemes: tuple[str, str], has_files: bool) -> None:
 
 def explain_tls(error: BaseException) -> str | None:
     """What is wrong with TLS, as `problem; fix`, if an error or one of its causes says so."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, ssl.SSLCertVerificationError):
+    for found in _list_causes(error):
+        if type(found) is ssl.SSLCertVerificationError:
             default = f"its certificate is not accepted ({found.verify_message}); give it a valid one"
             return _CAUSES.get(found.verify_code, default)
-        if isinstance(found, ssl.SSLError):
+        if type(found) is ssl.SSLError:
             reason = found.reason or ""
-            default = f"TLS fails ({found.reason or found}); check both sides"
+            default = f"TLS fails ({reason or found}); check both sides"
             return next((text for sign, text in _ALERTS.items() if reason.endswith(sign)), default)
-        found = found.__cause__ or found.__context__ or getattr(found, "os_error", None)
     return None
+
+
+def _list_causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and its causes. aiohttp's own errors are derived from those of `ssl`, but say less."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def _is_loopback(host: str) -> bool:

@@ -16,7 +16,9 @@ from aiohttp import WSMsgType, web
 class Layer4:
     """`faults` holds what happens to the next requests, one each; "none" is no fault."""
 
-    def __init__(self, reports: list[bytes] | None = None, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, reports: list[bytes] | None = None, context: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
         self.reports = list(reports or [])
         self.faults: deque[str] = deque()
         self.dropped = 0
@@ -28,7 +30,8 @@ class Layer4:
         self._before: dict[str, Any] = {}
         self._sockets: set[web.WebSocketResponse] = set()
         self._ready = threading.Event()
-        self.port = 0
+        self.port = port
+        self.answers_pings = True
 
     def __enter__(self) -> "Layer4":
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -37,7 +40,8 @@ class Layer4:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._ended.set)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(10)
 
     @property
@@ -68,7 +72,7 @@ class Layer4:
         app.add_routes([web.get("/kpi/export", self._export), web.get("/kpi/stream", self._stream)])
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._context)
+        site = web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=self._context)
         await site.start()
         self.port = runner.addresses[0][1]
         self._ready.set()
@@ -86,7 +90,7 @@ class Layer4:
                 socket._req.transport.abort()
 
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(autoping=self.answers_pings)
         await socket.prepare(request)
         self._sockets.add(socket)
         try:

@@ -12,31 +12,19 @@ from pipelines.relay.cursor import RelayedStream
 from pipelines.relay.late import LateReports
 from pipelines.settings import Settings
 from tests.pipelines.relay.layer4 import Layer4, make_report
+from tests.pipelines.relay.running import STREAM, read, shorten_pauses
 from tests.servers import RedisServer
-
-STREAM = "reports"
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses of a test are short."""
-    monkeypatch.setattr("pipelines.relay.pace.LEAST_SECONDS", 0.0)
-    monkeypatch.setattr("pipelines.relay.active._END_SECONDS", 0.01)
-    for module in ("export", "delivery", "live"):
-        monkeypatch.setattr(f"pipelines.relay.{module}.FIRST_PAUSE", 0.01)
-        monkeypatch.setattr(f"pipelines.relay.{module}.LONGEST_PAUSE", 0.05)
+    shorten_pauses(monkeypatch)
 
 
 def drain(layer4: Layer4, server: RedisServer, home: Path) -> Any:
     """Relay until the export is drained."""
     job = RelayJob(layer4.export, server.url, STREAM, home, once=True)
     return relay(job, Settings(), lambda _: None)
-
-
-def read(client: redis.Redis) -> list[bytes]:
-    """The messages in the stream."""
-    entries: Any = client.xrange(STREAM)
-    return [fields[b"data"] for _, fields in entries]
 
 
 def make_reports(count: int) -> list[bytes]:

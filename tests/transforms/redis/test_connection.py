@@ -147,3 +147,19 @@ def test_a_lease_that_is_not_renewed_runs_out(server):
     lease(server, "two", "c").acquire()
     with server.client() as client, pytest.raises(GroupTaken, match="two"):
         lease(server, "one", "c").renew_by(client)
+
+
+def test_a_client_uses_new_certificates_for_its_next_connection(tmp_path):
+    used, renewed = tmp_path / "used", tmp_path / "renewed"
+    for folder in (used, renewed, tmp_path / "data"):
+        folder.mkdir()
+    pems = make_certificates(used)
+    with RedisServer(tmp_path / "data", certificates=pems) as server:
+        connection = Connection(server.url, None, None, str(pems.ca), str(pems.client), str(pems.client_key))
+        with connection.client() as client:
+            assert client.ping()
+            make_certificates(renewed)  # of another authority
+            for path in renewed.iterdir():
+                path.replace(used / path.name)
+            server.restart()
+            assert client.ping()
