@@ -2,16 +2,16 @@
 fates.
 """
 
-import re
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.console import out
+from pipelines.durations import parse_duration
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.progress import show_count
 from pipelines.synthetic import START, KpiTestGenerator
@@ -26,7 +26,6 @@ _OF_STREAMS = frozenset({"streams", "rate", "truth", "warm"})
 _OPTIONS = {"streams": "stream", "clock_skew": "clock-skew"}
 """Options that have another name than their parameter."""
 _START = START.isoformat().replace("+00:00", "Z")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def generate(
@@ -119,7 +118,10 @@ def generate(
     try:
         mix = Mix(reports, dirty, duplicates, late, outliers)
         generator = KpiTestGenerator(
-            agents=agents, seed=seed, start=_parse_time(start), span=_parse_span(span)
+            agents=agents,
+            seed=seed,
+            start=_parse_time(start),
+            span=parse_duration("span", span) if span else None,
         )
         check_share("inconsistent", inconsistent)
         check_skew(clock_skew)
@@ -190,15 +192,6 @@ def _parse_time(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"start {text!r} has no time zone; write it like 2025-10-20T00:00:00Z")
     return moment.astimezone(UTC)
-
-
-def _parse_span(text: str) -> timedelta | None:
-    if not text:
-        return None
-    parts = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd])", text)
-    if not parts:
-        raise ValueError(f"span {text!r} is not a time span; write a number and s, m, h or d, such as 48h")
-    return timedelta(**{_UNITS[parts[2]]: float(parts[1])})
 
 
 def _describe_result(archive: Archive, output: Path, size: int, seconds: float) -> Iterator[str]:

@@ -13,6 +13,10 @@ CACHED_BLOCKS = 32
 """Blocks of reports that are kept in memory, about 0.5 MB each."""
 
 
+MOST_BEHIND = 20_000
+"""Reports by which a consumer of the stream may be behind before its socket is dropped."""
+
+
 class Offers:
     """The reports that were offered: those with the numbers from `first` to `end` are still kept.
 
@@ -24,15 +28,19 @@ class Offers:
         reports: Reports,
         schedule: Schedule,
         clock: Clock,
+        most: int | None = None,
         keep: int | None = None,
         record: Path | None = None,
     ) -> None:
-        """`keep`: how many reports Layer 4 keeps; None is all. `record`: the file of all that is offered.
+        """`most`: how many are offered in all; None is all there
+        are. `keep`: how many reports Layer 4 keeps; None is all. `record`: the file of
+        all that is offered.
 
         Raises:
             OSError: the record cannot be written.
         """
         self._reports, self._schedule, self._keep = reports, schedule, keep
+        self._most = min((count for count in (most, reports.count) if count is not None), default=None)
         self.clock = clock
         self.end = 0
         self._blocks: OrderedDict[int, list[bytes]] = OrderedDict()
@@ -43,6 +51,11 @@ class Offers:
         """The number of the oldest report that is kept."""
         return 0 if self._keep is None else max(0, self.end - self._keep)
 
+    @property
+    def cached(self) -> int:
+        """How many blocks are in memory."""
+        return len(self._blocks)
+
     def advance(self) -> range:
         """Offer what is due now. Returns the numbers of the new reports.
 
@@ -50,7 +63,7 @@ class Offers:
             OSError: the record cannot be written.
         """
         due = self._schedule.count(self.clock.elapsed())
-        due = due if self._reports.count is None else min(due, self._reports.count)
+        due = due if self._most is None else min(due, self._most)
         new = range(self.end, max(self.end, due))
         if self._record is not None:
             for start in range(new.start, new.stop, BLOCK):

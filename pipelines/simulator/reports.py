@@ -11,8 +11,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import orjson
 from numpy.typing import NDArray
 
 from pipelines.synthetic.columns import SECOND, Moments, draw_columns
@@ -67,7 +66,7 @@ class GeneratedReports:
     generator: KpiTestGenerator
     schedule: Schedule
     ties: float = 0.0
-    count: int | None = None
+    count: None = None
 
     @cached_property
     def _fleet(self) -> Fleet:
@@ -77,7 +76,6 @@ class GeneratedReports:
         """The JSON of the reports from BLOCK * number on, at most BLOCK."""
         seed = (self.generator.seed << 64) + number
         random = make_random(seed, "offers")
-        size = BLOCK if self.count is None else max(0, min(BLOCK, self.count - BLOCK * number))
         times = self.schedule.times(BLOCK * number + np.arange(BLOCK))
         lag = np.minimum(_LEAST_LAG + random.exponential(_MEAN_LAG, BLOCK), _LONGEST_LAG).astype(np.int64)
         # A report that ties takes the time of the nearest report before it that does not.
@@ -86,40 +84,35 @@ class GeneratedReports:
         agent = random.integers(0, self.generator.agents, BLOCK)
         moments = Moments(agent, recorded, int(times[0]), int(times[-1] - times[0]) + 1)
         columns = draw_columns(self._fleet, moments, seed)
-        return [text.encode() for text in format_reports(columns, self._fleet)[:size].to_pylist()]
+        return [text.encode() for text in format_reports(columns, self._fleet).to_pylist()]
 
 
 class ArchivedReports:
     """The payloads of messages, in their order, copied to an unnamed file on disk.
 
-    In memory are 8 bytes for each block.
+    In memory are 8 bytes for each block. `skipped` payloads are not JSON objects, which no page can hold.
     """
 
-    def __init__(self, payloads: Iterable[pa.Array]) -> None:
-        """`payloads` are arrays of strings, each one JSON object; a line end within one becomes a space.
+    def __init__(self, payloads: Iterable[bytes]) -> None:
+        """A line end within a payload becomes a space.
 
         Raises:
             OSError: the disk is full.
         """
         self._file = tempfile.TemporaryFile(prefix="kpiflow-simulate-")  # noqa: SIM115
         self._ends: list[int] = [0]
-        self.count: int = 0
-        rest = pa.array([], pa.string())
-        for more in payloads:
-            rest = pa.concat_arrays([rest, more.cast(pa.string())])
-            whole = len(rest) // BLOCK
-            for number in range(whole):
-                self._add(rest[number * BLOCK : (number + 1) * BLOCK])
-            rest = rest[whole * BLOCK :]
-        if len(rest):
-            self._add(rest)
+        self.count = self.skipped = 0
+        for payload in payloads:
+            if not _is_object(payload):
+                self.skipped += 1
+                continue
+            self._file.write(payload.strip().replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
+            self.count += 1
+            if self.count % BLOCK == 0:
+                self._ends.append(self._file.tell())
+        if self.count % BLOCK:
+            self._ends.append(self._file.tell())
         self._file.flush()
-
-    def _add(self, block: pa.Array) -> None:
-        lines = pc.replace_substring_regex(block, r"[\r\n]", " ").to_pylist()
-        self._file.write("".join(line + "\n" for line in lines).encode())
-        self._ends.append(self._file.tell())
-        self.count += len(block)
 
     def make_block(self, number: int) -> list[bytes]:
         """The JSON of the reports from BLOCK * number on, at most BLOCK."""
@@ -127,3 +120,10 @@ class ArchivedReports:
             return []
         first, end = self._ends[number : number + 2]
         return os.pread(self._file.fileno(), end - first, first).split(b"\n")[:-1]
+
+
+def _is_object(payload: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(payload), dict)
+    except orjson.JSONDecodeError:
+        return False
