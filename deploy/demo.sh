@@ -13,12 +13,19 @@ keys="$key layer4_tasks layer4_results layer4_agents layer4_health"
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() { printf '$ kpiflow %s\n' "$*"; "$kpiflow" "$@"; }
 
+# Exit code 1 of `quality` is a finding: some of the generated messages are broken on purpose.
+check_quality() {
+  run quality "$1" || [ $? -eq 1 ]
+  run quality "$1" --rule cpu_over_quota --limit 3
+}
+
 backfill_alone() {
   say "Two days of reports with their tasks, results and agents, backfilled"
   run generate --records --reports 100000 --agents 50 --seed 1 --output "$demo/archive"
   run backfill --input "$demo/archive" --output "$demo/tables"
   run reconcile "$demo/tables" --input "$demo/archive"
   run show "$demo/tables" --html "$demo/report.html"
+  check_quality "$demo/tables"
 }
 
 rm -rf "$demo"
@@ -73,3 +80,6 @@ run parity "$demo/tables" "$demo/again"
 
 say "7. What came in"
 run show "$demo/tables" --html "$demo/report.html"
+
+say "8. How good are the data, and which reports do not fit their tasks?"
+check_quality "$demo/tables"

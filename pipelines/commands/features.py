@@ -11,6 +11,7 @@ from pipelines.export.export import Files, export
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.progress import show_count
+from pipelines.target_files import check_target
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from pipelines.verify.table_scan import partitions
 from transforms.core.errors import DamagedFile
@@ -52,8 +53,7 @@ def features(
     local = require_local(output)
     if encode and encoder:
         raise WrongUse("--encode makes an encoding, --encoder uses one", "give only one of them")
-    if not target.parent.is_dir() or target.is_dir():
-        raise WrongUse(f"cannot write to {target}", "give --output a file in a folder that exists")
+    check_target(target, "--output")
     folder, span = require_output(local), parse_span(start, end)
     total = len(partitions(folder, FEATURES))
     if not total:

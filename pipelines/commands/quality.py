@@ -15,13 +15,13 @@ from pipelines.summary.broken_reports import read_broken_reports
 from pipelines.summary.quality import Quality, SourceQuality, read_quality
 from pipelines.summary.quality_views import (
     describe_reports,
+    format_missed,
     list_quality,
     list_reports,
     name_thresholds,
     tabulate_rules,
     tabulate_sources,
 )
-from pipelines.summary.summary import format_percent
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from transforms.core.errors import DamagedFile
@@ -139,7 +139,7 @@ def _print_hours(low: Sequence[SourceQuality], total: int) -> None:
     table = make_table(["hour", "source", "below its threshold"], ["received", "lacks"])
     for each in shown:
         hour = f"{each.start:%Y-%m-%d %H:00}" if each.start else "unknown"
-        missed = ", ".join(f"{score.name} {format_percent(score.value)}" for score in each.missed)
+        missed = ", ".join(f"{score.name} {format_missed(score)}" for score in each.missed)
         counts = (f"{each.received:,}", f"{each.lacking:,}")
         table.add_row(hour, Text(escape_line(each.source)), missed, *counts)
     print_table(table)

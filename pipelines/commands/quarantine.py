@@ -3,8 +3,6 @@ with them.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +22,10 @@ from pipelines.jobs.quarantine import read_open_rows
 from pipelines.jobs.replay import replay
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
+from pipelines.summary.causes import CAUSE, count_causes, describe_causes, has_records
+from pipelines.target_files import check_target, write_target
 from pipelines.verify.output_description import require_output
-from schemas.kinds import KINDS, REPORT_KIND
+from schemas.kinds import KINDS
 from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.validation.quarantine_rows import quarantine_misfits
@@ -39,7 +39,8 @@ Kinds = Annotated[
     typer.Option("--kind", help=f"Only this kind: {', '.join(KINDS)}. May be repeated.", metavar="KIND"),
 ]
 
-CAUSE = ("kind", "reason", "field", "rule")
+CAUSES_SHOWN = 10
+"""Causes of rejection that are shown after a replay."""
 
 
 @quarantine.command("list")
@@ -52,7 +53,7 @@ def list_(
     """Count open messages by kind, reason, field and rule."""
     kinds = [verify_schema(name) for name in kind or ()]
     with open_for_reading(output, ctx.obj.settings()) as folder:
-        counts, examples = _count_causes(require_output(folder), kinds)
+        counts, examples = count_causes(read_open_rows(require_output(folder), kinds=kinds))
     if as_json:
         listed = [
             {**dict(zip(CAUSE, cause)), "messages": count, "example": examples[cause]["message"]}
@@ -61,32 +62,13 @@ def list_(
         print_json(listed)
         return
     table = Table(box=None, header_style="bold", caption=f"{counts.total():,} open messages")
-    shown = CAUSE if _has_records(cause[0] for cause in counts) else CAUSE[1:]
+    shown = CAUSE if has_records(cause[0] for cause in counts) else CAUSE[1:]
     for title in (*shown, "messages", "example"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
     for cause, count in counts.most_common():
         example = f"{examples[cause]['message_id']}: {examples[cause]['message']}"
         table.add_row(*map(escape_line, cause[-len(shown) :]), f"{count:,}", escape_line(example))
     out.print(table)
-
-
-def _has_records(kinds: Iterable[str]) -> bool:
-    """Whether some messages are not reports, so that their kinds are worth showing."""
-    return any(kind != REPORT_KIND.schema for kind in kinds)
-
-
-def _count_causes(
-    output: Path, kinds: Sequence[str]
-) -> tuple[Counter[tuple[str, ...]], dict[tuple[str, ...], dict[str, Any]]]:
-    """Open messages by CAUSE, and one row of each."""
-    counts: Counter[tuple[str, ...]] = Counter()
-    examples: dict[tuple[str, ...], dict[str, Any]] = {}
-    for rows in read_open_rows(output, kinds=kinds):
-        for row in rows.select(["message_id", *CAUSE, "message"]).to_pylist():
-            cause = tuple(row[name] or "" for name in CAUSE)
-            counts[cause] += 1
-            examples.setdefault(cause, row)
-    return counts, examples
 
 
 @quarantine.command()
@@ -107,6 +89,8 @@ def show(
     ] = None,
 ) -> None:
     """Show quarantined messages, and why each was rejected."""
+    if export is not None:
+        check_target(export, "--export")
     kinds = [verify_schema(name) for name in kind or ()]
     with open_for_reading(output, ctx.obj.settings()) as folder:
         rows = [
@@ -115,7 +99,7 @@ def show(
             for row in _filter_ids(part, messages).to_pylist()
         ]
     if export is not None:
-        export.write_text("".join(_format_envelope(row) + "\n" for row in rows), encoding="utf-8")
+        write_target(export, "--export", "".join(_format_envelope(row) + "\n" for row in rows))
         out.print(
             f"{len(rows):,} messages -> {export}; correct their data, "
             f"then run `kpiflow quarantine replay {output} --input {export}`"
@@ -124,7 +108,7 @@ def show(
     for row in rows[:limit]:
         place = " ".join(filter(None, [row["field"], row["rule"]]))
         name = escape_line(f"{row['source']}/{row['message_id']}")
-        name += f" ({escape_line(row['kind'])})" if _has_records([row["kind"]]) else ""
+        name += f" ({escape_line(row['kind'])})" if has_records([row["kind"]]) else ""
         out.print(style_head("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
         out.print(style_head("red", f"  {row['reason']}", escape_line(f" {place}: {row['message']}")))
         out.print(f"  {_format_payload(row['payload'], row['payload_bytes'])}")
@@ -172,11 +156,12 @@ def replay_(
         )
     except Exception as error:
         raise as_failure(error) from error
-    for row in result.refused.select(["source", "message_id", "reason", "message"]).to_pylist()[:20]:
-        name = f"{row['source']}/{row['message_id']}"
-        err.print(
-            style_head("yellow", "still rejected:", escape_line(f" {name} {row['reason']}: {row['message']}"))
-        )
+    causes = list(describe_causes(result.refused))
+    for line in causes[:CAUSES_SHOWN]:
+        err.print(style_head("yellow", "still rejected:", f" {line}"))
+    if len(causes) > CAUSES_SHOWN:
+        more = len(causes) - CAUSES_SHOWN
+        err.print(f"... and by {more:,} more causes: `kpiflow quarantine list {output}` has them all")
     for name in result.unknown[:20]:
         err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     waived = f" ({result.waived:,} of them under a waiver of recency)" if result.waived else ""

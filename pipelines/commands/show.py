@@ -10,12 +10,13 @@ import typer
 from rich.text import Text
 
 from pipelines.console import out, print_json
-from pipelines.failures import RunFailed, WrongUse
+from pipelines.failures import WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.summary.quality_views import list_quality
 from pipelines.summary.queries import summarise
 from pipelines.summary.summary import Summary
 from pipelines.summary.terminal import draw_summary
+from pipelines.target_files import check_target, write_target
 from pipelines.verify.output_description import require_output
 from transforms.sinks.parquet.parquet_store import DESCRIPTION
 
@@ -43,7 +44,7 @@ def show(
             require_output(folder)
         summary = replace(summarise(folder), output=output)
     if html and make_page:
-        _write_page(html, make_page(summary))
+        write_target(html, "--html", make_page(summary))
     if as_json:
         print_json(list_values(summary), datetime.isoformat)
         return
@@ -59,8 +60,7 @@ def show(
 
 def _load_page(path: Path) -> Callable[[Summary], str]:
     """The function that makes the page. Called first, so that nothing is read if it is not installed."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise WrongUse(f"cannot write a page to {path}", "give --html a file in a folder that exists")
+    check_target(path, "--html")
     try:
         from pipelines.summary.page import render_page
     except ModuleNotFoundError as error:
@@ -70,15 +70,6 @@ def _load_page(path: Path) -> Callable[[Summary], str]:
             f"--html needs {error.name}, which is not installed", "pip install 'kpiflow[html]'"
         ) from error
     return render_page
-
-
-def _write_page(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunFailed(
-            f"cannot write {path}: {error.strerror}", "free some space, or give --html another file"
-        ) from error
 
 
 def list_values(summary: Summary) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The quality of an output as tables of a terminal, as texts, and as dicts for JSON."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -55,8 +56,12 @@ def name_thresholds(sources: Sequence[SourceQuality]) -> str:
 
 def format_score(score: Score) -> str:
     """A score as text; an exclamation mark says that it is below its threshold."""
-    text = format_percent(score.value)
-    return text if score.is_met else f"! {text}"
+    return format_percent(score.value) if score.is_met else f"! {format_missed(score)}"
+
+
+def format_missed(score: Score) -> str:
+    """A score below its threshold as text, rounded down: so it does not read like the threshold."""
+    return format_percent(math.floor(1000 * (score.value or 0.0)) / 1000)
 
 
 def tabulate_sources(sources: Sequence[SourceQuality]) -> Table:

@@ -74,7 +74,8 @@ def test_mended_messages_become_reports_and_the_others_stay_as_they_were(
 ) -> None:
     before, refused = reconciled(output, typed), {row["message_id"]: row for row in rows(output, QUARANTINED)}
     code, out, err = typed("quarantine", "replay", output, "--input", corrected)
-    assert (code, "3 replayed" in out, "still rejected: test/hopeless json" in err) == (0, True, True)
+    assert (code, "3 replayed" in out) == (0, True)
+    assert err.startswith("still rejected: 3 schema accuracy maximum, such as test/")
     after = reconciled(output, typed)
     assert (after["reports"], after["quarantined"]) == (before["reports"] + 3, before["quarantined"] - 3)
     assert {name: fates(output)[name] for name in BROKEN} == dict.fromkeys(BROKEN, "report") | {

@@ -68,7 +68,7 @@ def test_a_score_below_its_threshold_is_named_and_gives_exit_code_1(
     assert run(["quality", str(output)]) == 1
     printed = capsys.readouterr()
     assert printed.err == f"kpiflow: {output} is below completeness of b\n"
-    assert "! 96.7 %" in printed.out
+    assert "! 96.6 %" in printed.out
     assert f"{NINE:%Y-%m-%d} 09:00  b       completeness 90.0 %" in printed.out
 
 
@@ -190,7 +190,7 @@ def test_show_has_the_scores_and_the_open_inconsistencies(
     store(output, REPORTS, [report(1), report(2), report(3)])
     assert run(["show", str(output)]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "b 30 ! 96.7 % 100.0 % - -" in lines
+    assert "b 30 ! 96.6 % 100.0 % - -" in lines
     assert lines[lines.index("Open inconsistencies by rule") + 2 :][:2] == [
         "task_changed warning 1 0 1",
         "task_unknown error 2 1 1",

@@ -1,0 +1,32 @@
+"""Files that a command writes where the user wants them, such as an export or a page."""
+
+from pathlib import Path
+
+from pipelines.failures import RunFailed, WrongUse
+from transforms.core.durable_files import replace_file
+from transforms.core.errors import OutputFull
+
+
+def check_target(path: Path, flag: str) -> None:
+    """Check that the file of an option can be one. Call it first, so that nothing is read in vain.
+
+    Raises:
+        WrongUse: its folder does not exist, or it is a folder itself.
+    """
+    if not path.parent.is_dir() or path.is_dir():
+        raise WrongUse(f"cannot write to {path}", f"give {flag} a file in a folder that exists")
+
+
+def write_target(path: Path, flag: str, text: str) -> None:
+    """Write the file of an option; an earlier one is replaced as a whole.
+
+    Raises:
+        RunFailed: it cannot be written.
+    """
+    try:
+        replace_file(path, text.encode())
+    except OutputFull as error:
+        raise RunFailed(*str(error).split("; ", 1)) from error
+    except OSError as error:
+        problem = f"cannot write {path}: {error.strerror}"
+        raise RunFailed(problem, f"give {flag} another file") from error
