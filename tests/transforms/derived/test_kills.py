@@ -1,5 +1,5 @@
-"""`kpiflow derive` that is killed, that runs twice at once, or that finds files it did not write: the next run
-makes the same files."""
+"""`kpiflow derive` that is killed, that runs twice at once, or that finds files it did not write: the next
+run makes the same files."""
 
 import json
 import shutil
@@ -73,8 +73,10 @@ def output(stale: Path, tmp_path: Path) -> Path:
     return shutil.copytree(stale, tmp_path / "out")
 
 
-@pytest.mark.parametrize("side", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "side"),
+    [(step, "before") for step in STEPS] + [(step, "after") for step in ("rename it", "write the state")],
+)
 def test_killed_at_any_step_and_run_again_it_gives_the_same_files(
     output: Path, expected: dict[str, bytes], step: str, side: str
 ) -> None:
