@@ -1,10 +1,18 @@
 """`kpiflow doctor`: whether everything that a job needs is there, before it starts."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.commands.relay import (
+    Authority,
+    Certificate,
+    Key,
+    Revoked,
+    explain_missing_extra,
+    make_tls_files,
+)
 from pipelines.console import out, print_json, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.lock import is_locked
@@ -16,6 +24,9 @@ from pipelines.verify.output_description import check_description
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.sink import Store
 from transforms.sources.source import LiveSource
+
+if TYPE_CHECKING:
+    from pipelines.relay.tls import TlsFiles
 
 
 def doctor(
@@ -46,6 +57,17 @@ def doctor(
     live: Annotated[
         bool, typer.Option("--live", help="The job publishes to the streams kpi_enriched and kpi_outliers.")
     ] = False,
+    export: Annotated[
+        str | None, typer.Option("--export", help="The export that a relay reads.", metavar="URL")
+    ] = None,
+    socket: Annotated[
+        str | None,
+        typer.Option("--socket", help="The socket (--live) of a relay, besides --export.", metavar="URL"),
+    ] = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Authority = None,
+    crl: Revoked = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """Check everything that a job needs at its source and its outputs: reachable, permitted, with a schema
@@ -56,10 +78,9 @@ def doctor(
     that shows a permission. Exit code 1 if something is wrong.
     """
     settings: Settings = ctx.obj.settings()
-    if not (outputs or inputs or url):
-        raise WrongUse(
-            "there is nothing to check", "give the --output, and the --redis or --input, of the job"
-        )
+    if not (outputs or inputs or url or export):
+        fix = "give the --output, and the --redis or --input, of the job, or the --export of a relay"
+        raise WrongUse("there is nothing to check", fix)
     found = {text: list(_check_output(text, settings)) for text in dict.fromkeys(outputs or [])}
     if inputs:
         archives = parse_source(Request(tuple(inputs)), settings)
@@ -67,6 +88,9 @@ def doctor(
     if url:
         source = parse_live_source(url, parse_streams(streams or []).keys, group, settings)
         found[source.name] = list(_check_live_source(source, url, live, settings))
+    if export:
+        files = make_tls_files(certificate, key, ca, crl)
+        found[export] = list(_check_layer4(export, socket, files, settings))
     if as_json:
         print_json({place: [_as_json(each) for each in findings] for place, findings in found.items()})
     else:
@@ -112,6 +136,14 @@ def _check_live_source(source: LiveSource, url: str, live: bool, settings: Setti
     yield from source.check()
     if live:
         yield from parse_live_streams(url, settings).check()
+
+
+def _check_layer4(
+    export: str, socket: str | None, files: "TlsFiles | None", settings: Settings
+) -> Iterator[Finding]:
+    with explain_missing_extra():
+        from pipelines.relay.check import check_layer4
+    yield from check_layer4(export, socket, files, settings.clock_tolerance_seconds)
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:

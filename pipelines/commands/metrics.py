@@ -9,7 +9,10 @@ import typer
 from pipelines.console import err, mask_secrets
 from pipelines.jobs.job_status import read_health
 from pipelines.metrics.numbers import SourceWatch
-from pipelines.metrics.server import Address, make_page, serve_metrics
+from pipelines.metrics.server import Address, make_page, serve_metrics, serve_pages
+from pipelines.relay.home import is_relay
+from pipelines.relay.metrics import make_relay_page, make_relay_pages
+from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
 
 
@@ -37,6 +40,9 @@ def metrics(
     A job that was started with `--metrics` serves them itself.
     """
     settings = ctx.obj.settings()
+    if is_relay(home):
+        _show_relay(home, listen, settings)
+        return
     found = read_health(home)
     watch = SourceWatch(parse_live_source(url or found.source, found.keys, found.group, settings))
     if listen is None:
@@ -45,5 +51,15 @@ def metrics(
         return
     address = Address.parse(listen, settings)
     with serve_metrics(address, home, watch) as port:
+        err.print(f"metrics of {home} on {address.host}:{port}")
+        signal.pause()
+
+
+def _show_relay(home: Path, listen: str | None, settings: Settings) -> None:
+    if listen is None:
+        typer.echo(mask_secrets(make_relay_page(home).decode()), nl=False)
+        return
+    address = Address.parse(listen, settings)
+    with serve_pages(address, make_relay_pages(home)) as port:
         err.print(f"metrics of {home} on {address.host}:{port}")
         signal.pause()

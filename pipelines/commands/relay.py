@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from pipelines.relay.home import RelayStatus
     from pipelines.relay.tls import TlsFiles
 
+Certificate = Annotated[
+    Path | None, typer.Option("--certificate", help="Certificate of this client (PEM).", metavar="FILE")
+]
+Key = Annotated[
+    Path | None, typer.Option("--key", help="Private key of that certificate (PEM).", metavar="FILE")
+]
+Authority = Annotated[
+    Path | None, typer.Option("--ca", help="Certificate authority of Layer 4 (PEM).", metavar="FILE")
+]
+Revoked = Annotated[
+    Path | None, typer.Option("--crl", help="Revoked certificates of that authority (PEM).", metavar="FILE")
+]
 _LINE_SECONDS = 10.0
 
 
@@ -39,19 +51,10 @@ def relay(
         str | None,
         typer.Option("--live", help="wss://HOST:PORT/kpi/stream: reports come at once.", metavar="URL"),
     ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option("--certificate", help="Certificate of this client (PEM).", metavar="FILE")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", help="Private key of that certificate (PEM).", metavar="FILE")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option("--ca", help="Certificate authority of Layer 4 (PEM).", metavar="FILE")
-    ] = None,
-    crl: Annotated[
-        Path | None,
-        typer.Option("--crl", help="Revoked certificates of that authority (PEM).", metavar="FILE"),
-    ] = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    ca: Authority = None,
+    crl: Revoked = None,
     archive: Annotated[
         Path | None,
         typer.Option(
@@ -64,20 +67,25 @@ def relay(
     once: Annotated[
         bool, typer.Option("--once", help="End once everything that the export has is relayed.")
     ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            help="Serve the relay's metrics here, with /healthz and /readyz. Without HOST: on 127.0.0.1.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
 ) -> None:
     """Read Layer 4's export and socket, and add each report to a Redis stream, until interrupted.
 
     The same command continues after Ctrl-C and after any crash, and no report is lost. Several relays may run
     for one stream: one is active, and another takes over within seconds. `kpiflow stream` makes the tables.
     """
-    try:
+    with explain_missing_extra():
         from pipelines.jobs.relay import RelayJob
         from pipelines.jobs.relay import relay as run
-    except ImportError as error:
-        fix = "pip install 'kpiflow[relay]'"
-        raise WrongUse(f"a relay needs {error.name}, which is not installed", fix) from error
     home = archive or Path(f"relay-{stream.replace('/', '_')}")
-    job = RelayJob(export, url, stream, home, live, make_tls_files(certificate, key, ca, crl), once)
+    job = RelayJob(export, url, stream, home, live, make_tls_files(certificate, key, ca, crl), once, metrics)
     with _followed() as follow:
         try:
             status = run(job, ctx.obj.settings(), follow)
@@ -89,6 +97,16 @@ def relay(
     if status.backfill:
         out.print(f"{totals.get('archived', 0):,} were too old for the stream; put them into the tables:")
         out.print(f"  {status.backfill}")
+
+
+@contextmanager
+def explain_missing_extra() -> Iterator[None]:
+    """Raise WrongUse where a package of the extra `relay` is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        fix = "pip install 'kpiflow[relay]'"
+        raise WrongUse(f"a relay needs {error.name}, which is not installed", fix) from error
 
 
 def make_tls_files(

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from pipelines.commands.relay import make_relay_table
 from pipelines.console import out, print_json
 from pipelines.jobs.job_status import DerivedHealth, Health, SinkHealth, StreamHealth, read_health
 from pipelines.metrics.numbers import Numbers, SourceWatch, read_numbers
 from pipelines.metrics.readiness import find_reasons
+from pipelines.relay.home import is_relay, read_relay_status
 from pipelines.sources import parse_live_source
 from transforms.sources.source import AHEAD_SECONDS
 
@@ -28,7 +30,14 @@ def status(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show lag, watermark, last checkpoint and outputs of a streaming job, running or stopped."""
+    """Show lag, watermark, last checkpoint and outputs of a streaming job, running or stopped.
+
+    Of a relay, whose folder is that of its --archive: what it has relayed, and what is wrong.
+    """
+    if is_relay(home):
+        relayed = read_relay_status(home)
+        print_json(relayed.as_json()) if as_json else out.print(make_relay_table(relayed))
+        return
     found = read_health(home)
     source = parse_live_source(url or found.source, found.keys, found.group, ctx.obj.settings())
     watch = SourceWatch(source)

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ from pipelines.connections import connect_redis
 from pipelines.failures import WrongUse
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.run_record import RunKeeper, begin_run, keep_run
-from pipelines.relay.active import ActiveRelay, Situation
+from pipelines.metrics.server import Address, serve_pages
+from pipelines.relay.active import ActiveRelay
 from pipelines.relay.cursor import RelayedStream, Superseded
 from pipelines.relay.delivery import Delivery
 from pipelines.relay.export import ExportReader
-from pipelines.relay.home import FOLDER, RelayStatus
+from pipelines.relay.handshake import read_expiry
+from pipelines.relay.home import FOLDER, RelayStatus, Situation
 from pipelines.relay.late import LateReports
 from pipelines.relay.live import LiveReader
+from pipelines.relay.metrics import make_relay_pages
 from pipelines.relay.tls import Tls, TlsFiles, check_url
 from pipelines.settings import Settings
 from runners.progress import Progress
@@ -58,6 +61,7 @@ class RelayJob:
     live: str | None = None
     tls: TlsFiles | None = None
     once: bool = False
+    metrics: str | None = None
 
     def check(self) -> None:
         """Check the URLs and the files of TLS.
@@ -81,14 +85,18 @@ def relay(job: RelayJob, settings: Settings, follow: Callable[[RelayStatus], Non
     """
     connection = replace(connect_redis(job.url, settings), timeout=_REDIS_SECONDS)
     folder = job.home.absolute() / FOLDER
+    address = Address.parse(job.metrics, settings) if job.metrics else None
     try:
         job.check()
         connection.check([job.stream])
         folder.mkdir(parents=True, exist_ok=True)
-        with lock_folders(job.home):
+        with lock_folders(job.home), ExitStack() as served:
             begin_run(folder, 0, 0)
             with keep_run(folder) as keeper:
                 running = RunningRelay(job, connection, settings.stale_seconds, keeper, follow)
+                running.status().write(job.home)
+                if address is not None:
+                    served.enter_context(serve_pages(address, make_relay_pages(job.home, keeper.is_alive)))
                 asyncio.run(running.run())
                 return running.status()
     except asyncio.CancelledError:  # SIGTERM
@@ -211,6 +219,10 @@ class RunningRelay:
 
     async def _report(self) -> None:
         while True:
+            with suppress(OSError, ValueError):
+                if self._tls.files is not None:
+                    expiry = read_expiry(self._tls.files.certificate)
+                    self.situation.certificate_until = expiry.timestamp()
             status = self.status()
             status.write(self._job.home)
             self._keeper.follow(Progress(self.situation.state, failure=self._find_failure()))

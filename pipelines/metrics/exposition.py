@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from pipelines.metrics.machine import JAVA
 from pipelines.metrics.numbers import Numbers, SourceWatch, read_numbers
 from pipelines.metrics.readiness import find_reasons
-from transforms.core.process_stats import LATENCY_BOUNDS
+from transforms.core.process_stats import LATENCY_BOUNDS, ProcessStats
 
 PREFIX = "kpiflow_"
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
@@ -57,26 +57,30 @@ def make_metrics(numbers: Numbers) -> Iterator[Metric]:
 
 def _describe_messages(numbers: Numbers) -> Iterator[Metric]:
     health = numbers.health
-    yield _counter(
+    yield make_counter(
         "messages_arrived", "Messages ever added to a stream, as the source says.", ("source",),
         (((key,), count) for key, count in numbers.arrived.items()),
     )  # fmt: skip
-    yield _counter(
+    yield make_counter(
         "messages_read", "Messages of a stream that were read, each once.", ("source",),
         (((key,), count) for key, count in numbers.read.items()),
     )  # fmt: skip
-    yield _counter(
+    yield make_counter(
         "outcomes", "Messages stored in the main output, by what became of them.", ("outcome", "reason"),
         (numbers.outcomes or {}).items(),
     )  # fmt: skip
-    yield _counter("trimmed", "Messages that were gone before they were read.", (), [((), numbers.trimmed)])
-    yield _gauge(
+    yield make_counter(
+        "trimmed", "Messages that were gone before they were read.", (), [((), numbers.trimmed)]
+    )
+    yield make_gauge(
         "lag_entries", "Messages of a stream that are not read yet.", ("source",),
         (((stream.stream,), stream.lag) for stream in health.streams),
     )  # fmt: skip
     delay = None if health.watermark is None else max(0.0, numbers.at - health.watermark.timestamp())
-    yield _gauge("watermark_delay_seconds", "How far the watermark is behind the clock.", (), [((), delay)])
-    yield _describe_latency(numbers)
+    yield make_gauge(
+        "watermark_delay_seconds", "How far the watermark is behind the clock.", (), [((), delay)]
+    )
+    yield describe_latency(numbers.run.stats)
 
 
 def _describe_job(numbers: Numbers) -> Iterator[Metric]:
@@ -96,29 +100,31 @@ def _describe_job(numbers: Numbers) -> Iterator[Metric]:
         ("checkpoint_interval_seconds", "From one to the next, as set.", run.checkpoint_seconds or None),
     ]
     for name, text, value in facts:
-        yield _gauge(name, text, (), [((), value)])
-    yield _counter("starts", "Starts of the command.", (), [((), run.starts)])
-    yield _counter("restarts", "Restarts of the job after a failure, within a run.", (), [((), run.restarts)])
-    yield _counter("renewals", "Planned renewals of the job, within a run.", (), [((), run.renewals)])
+        yield make_gauge(name, text, (), [((), value)])
+    yield make_counter("starts", "Starts of the command.", (), [((), run.starts)])
+    yield make_counter(
+        "restarts", "Restarts of the job after a failure, within a run.", (), [((), run.restarts)]
+    )
+    yield make_counter("renewals", "Planned renewals of the job, within a run.", (), [((), run.renewals)])
 
 
 def _describe_sinks(numbers: Numbers) -> Iterator[Metric]:
     sinks, read = numbers.health.sinks, numbers.health.newest
-    yield _gauge(
+    yield make_gauge(
         "sink_delay_seconds", "From the newest row of an output to the newest message read.", ("sink",),
         (((sink.name,), sink.behind(read)) for sink in sinks),
     )  # fmt: skip
     waiting = ((sink.name, sink.waiting_since) for sink in sinks)
-    yield _gauge(
+    yield make_gauge(
         "sink_waiting_seconds", "For how long a write to an output is being retried.", ("sink",),
         (((name,), max(0.0, numbers.at - since.timestamp()) if since else 0.0) for name, since in waiting),
     )  # fmt: skip
     stats = numbers.run.stats
-    yield _counter(
+    yield make_counter(
         "attempts", "Uses of Redis and of each output.", ("peer",),
         (((peer,), count) for peer, count in stats.attempts.items()),
     )  # fmt: skip
-    yield _counter(
+    yield make_counter(
         "errors", "Uses that failed.", ("peer",),
         (((peer,), stats.errors[peer]) for peer in stats.attempts),
     )  # fmt: skip
@@ -128,17 +134,17 @@ def _describe_processes(numbers: Numbers) -> Iterator[Metric]:
     cpu = dict(numbers.run.stats.cpu)
     if numbers.usage.java_cpu is not None:
         cpu[JAVA] = numbers.usage.java_cpu
-    yield _counter(
+    yield make_counter(
         "cpu_seconds", "CPU time, by what processes are for; Java's of this run.", ("role",),
         (((role,), seconds) for role, seconds in cpu.items()),
     )  # fmt: skip
-    yield _gauge(
+    yield make_gauge(
         "memory_bytes", "Resident memory, by what processes are for.", ("role",),
         (((role,), octets) for role, octets in numbers.usage.memory.items()),
     )  # fmt: skip
     memory, cores = numbers.limits
-    yield _gauge("memory_limit_bytes", "Memory of the control group or the machine.", (), [((), memory)])
-    yield _gauge("cpu_limit_cores", "Cores of the control group or the machine.", (), [((), cores)])
+    yield make_gauge("memory_limit_bytes", "Memory of the control group or the machine.", (), [((), memory)])
+    yield make_gauge("cpu_limit_cores", "Cores of the control group or the machine.", (), [((), cores)])
 
 
 def _describe_quality(numbers: Numbers) -> Iterator[Metric]:
@@ -150,18 +156,19 @@ def _describe_quality(numbers: Numbers) -> Iterator[Metric]:
     }
     for name, (text, field) in facts.items():
         samples = (((each.source, each.score), getattr(each, field)) for each in scores)
-        yield _gauge(name, text, labels, samples)
+        yield make_gauge(name, text, labels, samples)
     ends = {each.source: each.end for each in scores}
-    yield _gauge(
+    yield make_gauge(
         "quality_age_seconds", "Since the end of its newest minute.", ("source",),
         (((source,), max(0.0, numbers.at - end)) for source, end in ends.items()),
     )  # fmt: skip
 
 
-def _describe_latency(numbers: Numbers) -> Metric:
+def describe_latency(stats: ProcessStats) -> Metric:
+    """The latencies that processes have measured, by stage."""
     text = "From the time at which a message was received until it is validated, published or written."
     family = HistogramMetricFamily(f"{PREFIX}stage_latency_seconds", text, labels=("stage",))
-    for stage, latency in sorted(numbers.run.stats.latency.items()):
+    for stage, latency in sorted(stats.latency.items()):
         bounds = [*(str(float(bound)) for bound in LATENCY_BOUNDS), "+Inf"]
         buckets = list(zip(bounds, map(float, accumulate(latency.counts))))
         family.add_metric((stage,), buckets, latency.seconds)
@@ -177,11 +184,13 @@ def _age(numbers: Numbers, since: float) -> float | None:
     return max(0.0, numbers.at - since) if since and numbers.health.running else None
 
 
-def _counter(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+def make_counter(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+    """A counter by its name without prefix and `_total`; unknown values are left out."""
     return _fill(CounterMetricFamily(PREFIX + name, text, labels=labels), samples)
 
 
-def _gauge(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+def make_gauge(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+    """A gauge by its name without prefix; unknown values are left out."""
     return _fill(GaugeMetricFamily(PREFIX + name, text, labels=labels), samples)
 
 

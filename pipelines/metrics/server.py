@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +26,8 @@ from pipelines.metrics.numbers import SourceWatch, read_numbers
 from pipelines.metrics.readiness import find_reasons
 from pipelines.settings import Settings
 
+Page = Callable[[], tuple[HTTPStatus, str, bytes]]
+"""Makes an answer: its status, the type of its content, and its body."""
 _JSON = "application/json"
 _SECONDS = 10.0
 """How long a client may be silent."""
@@ -99,8 +101,21 @@ def serve_metrics(
     Raises:
         WrongUse: the address or a file of TLS cannot be used.
     """
+    pages = _JobPages(home, watch, is_alive)
+    paths = {"/metrics": pages.make_metrics, "/healthz": pages.judge_health, "/readyz": pages.judge_readiness}
+    with watch.keep_asking(), serve_pages(address, paths) as port:
+        yield port
+
+
+@contextmanager
+def serve_pages(address: Address, pages: Mapping[str, Page]) -> Iterator[int]:
+    """Serve pages by their paths in threads of this process; yields the port (a free one for port 0).
+
+    Raises:
+        WrongUse: the address or a file of TLS cannot be used.
+    """
     context = address.make_context()
-    application = _Application(home, watch, is_alive)
+    application = _Application(pages)
     try:
         server = make_server(address.host, address.port, application, _choose_class(address.host), _Handler)
     except OSError as error:
@@ -111,7 +126,7 @@ def serve_metrics(
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-    with watch.keep_asking(), server:
+    with server:
         thread.start()
         try:
             yield server.server_port
@@ -122,9 +137,8 @@ def serve_metrics(
 class _Application:
     """The WSGI application."""
 
-    def __init__(self, home: Path, watch: SourceWatch, is_alive: Callable[[], bool] | None) -> None:
-        self._home, self._watch, self._is_alive = home, watch, is_alive
-        self._pages = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        self._pages = pages
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         page = self._pages.get(environ["PATH_INFO"])
@@ -138,22 +152,30 @@ class _Application:
         start_response(f"{status.value} {status.phrase}", headers)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
-    def _metrics(self) -> tuple[HTTPStatus, str, bytes]:
+
+class _JobPages:
+    """The pages of a streaming job."""
+
+    def __init__(self, home: Path, watch: SourceWatch, is_alive: Callable[[], bool] | None) -> None:
+        self._home, self._watch, self._is_alive = home, watch, is_alive
+
+    def make_metrics(self) -> tuple[HTTPStatus, str, bytes]:
         return HTTPStatus.OK, CONTENT_TYPE_LATEST, make_page(self._home, self._watch)
 
-    def _health(self) -> tuple[HTTPStatus, str, bytes]:
+    def judge_health(self) -> tuple[HTTPStatus, str, bytes]:
         numbers = read_numbers(self._home, self._watch)
         is_alive = numbers.health.running if self._is_alive is None else self._is_alive()
         facts = {"alive": is_alive, "state": numbers.run.state, "failure": numbers.run.failure}
         counts = {"starts": numbers.run.starts, "restarts": numbers.run.restarts}
-        return _answer(is_alive, facts | counts)
+        return make_answer(is_alive, facts | counts)
 
-    def _readiness(self) -> tuple[HTTPStatus, str, bytes]:
+    def judge_readiness(self) -> tuple[HTTPStatus, str, bytes]:
         reasons = list(find_reasons(read_numbers(self._home, self._watch)))
-        return _answer(not reasons, {"ready": not reasons, "reasons": reasons})
+        return make_answer(not reasons, {"ready": not reasons, "reasons": reasons})
 
 
-def _answer(is_well: bool, facts: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:
+def make_answer(is_well: bool, facts: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:
+    """The answer that says whether all is well, with facts as JSON."""
     status = HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE
     return status, _JSON, json.dumps(facts).encode() + b"\n"
 

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -17,6 +16,7 @@ from pipelines.relay.cursor import Cursor
 from pipelines.relay.delivery import Delivery, Place, Recent, split_by_size
 from pipelines.relay.errors import Layer4Refused
 from pipelines.relay.export import ExportReader, Page, digest_report
+from pipelines.relay.home import Situation
 from pipelines.relay.live import LiveReader, Received
 from pipelines.relay.page_order import LEAST, MEMORY, PageOrder, Window
 from transforms.core.process_stats import observe_latency
@@ -35,29 +35,6 @@ _ENDS, _END_SECONDS = 5, 0.3
 _BATCH = 1000
 _SAME_SIZES = 3
 """So many pages of one size in a row that nobody asked for are the limit of the export."""
-
-
-@dataclass
-class Situation:
-    """What a relay knows about itself now.
-
-    Attributes:
-        state: waiting (another relay is active), relaying.
-        export_error, live_error, redis_error: what is wrong now.
-        connected: whether the socket is open; `connections`: how often it was opened in this run.
-        behind: reports of the export that are not relayed, as it says.
-        read_at: when the export was read last; `ahead_seconds`: how far its clock was ahead of ours then.
-    """
-
-    state: str = "waiting"
-    export_error: str | None = None
-    live_error: str | None = None
-    redis_error: str | None = None
-    connected: bool = False
-    connections: int = 0
-    behind: int | None = None
-    read_at: float | None = None
-    ahead_seconds: float | None = None
 
 
 class ActiveRelay:

@@ -1,17 +1,44 @@
 """What a relay keeps in its folder: late reports, and `_relay` with its status and the record of its runs."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.failures import WrongUse
 from pipelines.jobs.lock import is_locked
-from pipelines.relay.active import Situation
 from transforms.core.status_files import read_status, write_status
 
 FOLDER = "_relay"
 """Below a relay's home: everything that it keeps for itself."""
 STATUS = "status.json"
+READ_SECONDS = 60.0
+"""The export is read every few seconds; longer ago than this it is not read."""
+
+
+@dataclass
+class Situation:
+    """What a relay knows about itself now.
+
+    Attributes:
+        state: waiting (another relay is active), relaying.
+        export_error, live_error, redis_error: what is wrong now.
+        connected: whether the socket is open; `connections`: how often it was opened in this run.
+        behind: reports of the export that are not relayed, as it says.
+        read_at: when the export was read last; `ahead_seconds`: how far its clock was ahead of ours then.
+        certificate_until: when our certificate expires.
+    """
+
+    state: str = "waiting"
+    export_error: str | None = None
+    live_error: str | None = None
+    redis_error: str | None = None
+    connected: bool = False
+    connections: int = 0
+    behind: int | None = None
+    read_at: float | None = None
+    ahead_seconds: float | None = None
+    certificate_until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,3 +91,18 @@ def read_relay_status(home: Path) -> RelayStatus:
         )
     situation = Situation(**found.pop("situation"))
     return RelayStatus(**found | {"situation": situation, "running": is_locked(home)})
+
+
+def find_relay_reasons(status: RelayStatus, now: float) -> Iterator[str]:
+    """Why a relay does not do its work, in words; nothing if it does, or waits while another one does."""
+    found = status.situation
+    if not status.running:
+        yield "the relay does not run"
+        return
+    for name in ("redis", "export", "live"):
+        if text := getattr(found, f"{name}_error"):
+            yield text
+    if found.state == "relaying" and now - (found.read_at or 0.0) > READ_SECONDS:
+        yield f"the export was not read for {READ_SECONDS:.0f} s"
+    if found.state == "relaying" and status.live is not None and not found.connected:
+        yield "the socket is closed"

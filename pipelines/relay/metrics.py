@@ -1,0 +1,117 @@
+"""The metrics of a relay by their names, for Prometheus: the one list of them.
+
+All are read from its status and the record of its runs. Totals are those of the cursor: they count what is
+in the stream, over all runs of all relays, and only the relay that is active shows them.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import InfoMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from pipelines.jobs.run_record import RunRecord, read_totals
+from pipelines.metrics.exposition import PREFIX, describe_latency, make_counter, make_gauge
+from pipelines.metrics.machine import measure_usage
+from pipelines.metrics.server import Page, make_answer
+from pipelines.relay.home import FOLDER, RelayStatus, find_relay_reasons, read_relay_status
+
+_TOTALS = {
+    "archived": "Reports that were too old for the stream.",
+    "healed": "Reports that the socket missed and the export had.",
+    "lost": "How often Layer 4 dropped reports, or may have, before they were read.",
+    "connections": "How often the socket was opened.",
+}
+
+
+class RelayMetrics(Collector):
+    """The metrics of the relay of a home, read anew at each scrape."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        status = read_relay_status(self._home)
+        return make_relay_metrics(status, read_totals(self._home / FOLDER), time.time())
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry would collect for it."""
+        return []
+
+
+def make_relay_metrics(status: RelayStatus, run: RunRecord, now: float) -> Iterator[Metric]:
+    """The metrics of a relay at a moment (seconds since 1970); what is unknown is left out."""
+    yield InfoMetricFamily(f"{PREFIX}build", "The version of kpiflow.", {"version": version("kpiflow")})
+    is_active = status.running and status.situation.state == "relaying"
+    totals = status.totals if is_active else {}
+    ways = (("export", "exported"), ("socket", "live"))
+    yield make_counter(
+        "relay_reports", "Reports that were relayed, by where they came from.", ("way",),
+        (((way,), totals.get(name)) for way, name in ways),
+    )  # fmt: skip
+    for name, text in _TOTALS.items():
+        yield make_counter(f"relay_{name}", text, (), [((), totals.get(name))])
+    found, until = status.situation, status.situation.certificate_until
+    facts: list[tuple[str, str, float | None]] = [
+        ("running", "1 if the relay runs.", status.running),
+        ("ready", "1 if it does its work, or waits.", not any(find_relay_reasons(status, now))),
+        ("active", "1 if it relays; 0 if it waits for another relay.", is_active),
+        ("connected", "1 if the socket is open.", found.connected if status.live else None),
+        ("behind_reports", "Reports of the export that are not relayed.", found.behind),
+        ("export_age_seconds", "Since the export was read.", now - found.read_at if found.read_at else None),
+        ("clock_ahead_seconds", "How far the clock of Layer 4 is ahead.", found.ahead_seconds),
+        ("certificate_seconds", "Until our certificate expires.", until - now if until else None),
+    ]
+    for name, text, value in facts:
+        yield make_gauge(f"relay_{name}", text, (), [((), value)])
+    yield from _describe_process(run)
+
+
+def _describe_process(run: RunRecord) -> Iterator[Metric]:
+    yield make_counter("starts", "Starts of the command.", (), [((), run.starts)])
+    for name, text, counts in (
+        ("attempts", "Uses of Layer 4 and of Redis.", run.stats.attempts),
+        ("errors", "Uses that failed.", run.stats.errors),
+    ):
+        yield make_counter(name, text, ("peer",), (((peer,), counts[peer]) for peer in run.stats.attempts))
+    yield make_counter(
+        "cpu_seconds", "CPU time, by what processes are for.", ("role",),
+        (((role,), seconds) for role, seconds in run.stats.cpu.items()),
+    )  # fmt: skip
+    yield make_gauge(
+        "memory_bytes", "Resident memory, by what processes are for.", ("role",),
+        (((role,), octets) for role, octets in measure_usage(run.pid).memory.items()),
+    )  # fmt: skip
+    yield describe_latency(run.stats)
+
+
+def make_relay_page(home: Path) -> bytes:
+    """The metrics of a relay as OpenMetrics text."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RelayMetrics(home))
+    page: bytes = generate_latest(registry)
+    return page
+
+
+def make_relay_pages(home: Path, is_alive: Callable[[], bool] | None = None) -> dict[str, Page]:
+    """The pages that are served for a relay. `is_alive` says whether it is; without it, it is if it runs."""
+
+    def judge_health() -> tuple[HTTPStatus, str, bytes]:
+        status = read_relay_status(home)
+        is_well = status.running if is_alive is None else is_alive()
+        return make_answer(is_well, {"alive": is_well, "state": status.situation.state})
+
+    def judge_readiness() -> tuple[HTTPStatus, str, bytes]:
+        reasons = list(find_relay_reasons(read_relay_status(home), time.time()))
+        return make_answer(not reasons, {"ready": not reasons, "reasons": reasons})
+
+    def make_metrics() -> tuple[HTTPStatus, str, bytes]:
+        return HTTPStatus.OK, CONTENT_TYPE_LATEST, make_relay_page(home)
+
+    return {"/metrics": make_metrics, "/healthz": judge_health, "/readyz": judge_readiness}
