@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.progress import (
@@ -18,6 +18,7 @@ from rich.progress import (
 
 from pipelines.console import err
 from transforms.core import stage_counters
+from transforms.core.stage_counters import Stage
 
 LINE_SECONDS = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -31,7 +32,10 @@ def open_bar(*columns: ProgressColumn) -> Progress:
 
 @contextmanager
 def show_reading(total_bytes: int) -> Iterator[None]:
-    """Show how much of `total_bytes` of input is read, and the rate of messages, while the block runs."""
+    """Show how much of `total_bytes` of input is read, and the rate of messages, while the block runs.
+
+    Once everything is read, how many rows are written: how many there will be is not known.
+    """
     done = threading.Event()
     show = _show_bar if err.is_terminal else _show_lines
     thread = threading.Thread(target=show, args=(total_bytes, done), daemon=True)
@@ -81,27 +85,36 @@ def _show_bar(total_bytes: int, done: threading.Event) -> None:
         task = bar.add_task("read", total=max(total_bytes, 1), rate="")
         began = time.monotonic()
         while not done.wait(_BAR_SECONDS):
-            bar.update(task, description=_find_stage(), completed=_count_bytes(), rate=_format_rate(began))
+            stages = stage_counters.snapshot()
+            size = _count_bytes(stages)
+            # Without a total the bar only moves: it does not claim that the work is done.
+            total = max(total_bytes, 1) if size < total_bytes else None
+            counts = _describe(stages, total_bytes, time.monotonic() - began)
+            bar.update(task, description=_find_stage(stages), total=total, completed=size, rate=counts)
 
 
 def _show_lines(total_bytes: int, done: threading.Event) -> None:
     began = time.monotonic()
     while not done.wait(LINE_SECONDS):
-        share = min(1.0, _count_bytes() / max(total_bytes, 1))
-        err.print(f"{_find_stage()}: {share:.0%} read, {_format_rate(began)}")
+        stages = stage_counters.snapshot()
+        counts = _describe(stages, total_bytes, time.monotonic() - began)
+        err.print(f"{_find_stage(stages)}: {counts}")
 
 
-def _count_bytes() -> int:
-    stage = stage_counters.snapshot().get("read")
-    return stage.bytes if stage else 0
+def _describe(stages: Mapping[str, Stage], total_bytes: int, seconds: float) -> str:
+    """How far a run is after so many seconds."""
+    validated = stages.get("validate")
+    messages, size = (validated.rows if validated else 0), _count_bytes(stages)
+    if size < total_bytes:
+        return f"{size / total_bytes:.0%} read, {messages:,} messages, {messages / max(seconds, 1e-9):,.0f}/s"
+    written = sum(stage.rows for name, stage in stages.items() if name.startswith("write "))
+    return f"all {messages:,} messages read, {written:,} rows written, {seconds:.0f} s"
 
 
-def _find_stage() -> str:
+def _count_bytes(stages: Mapping[str, Stage]) -> int:
+    return stages["read"].bytes if "read" in stages else 0
+
+
+def _find_stage(stages: Mapping[str, Stage]) -> str:
     """The stage that was entered last."""
-    return next(reversed(stage_counters.snapshot()), "read")
-
-
-def _format_rate(began: float) -> str:
-    validated = stage_counters.snapshot().get("validate")
-    rows = validated.rows if validated else 0
-    return f"{rows:,} messages, {rows / max(time.monotonic() - began, 1e-9):,.0f}/s"
+    return next(reversed(list(stages)), "read")

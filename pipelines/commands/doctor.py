@@ -127,10 +127,9 @@ def _check_output(text: str, settings: Settings) -> Iterator[Finding]:
 def _check_live_source(source: LiveSource, url: str, live: bool, settings: Settings) -> Iterator[Finding]:
     """What a stream needs besides its outputs: settings that suit it, Java and Flink on this machine, and its
     source."""
-    what = "the settings suit a stream, and Java and Flink are here or can be fetched"
+    what = "the settings of a stream, Java and Flink"
     try:
-        check_readiness(settings)
-        yield Finding(what)
+        yield Finding(f"the settings suit a stream; {check_readiness(settings)}")
     except WrongUse as error:
         yield Finding(what, str(error), error.fix)
     yield from source.check()
@@ -158,8 +157,15 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 def _print(place: str, findings: list[Finding]) -> None:
     out.print(style_head("bold", place, ""))
     for each in findings:
-        style, mark = ("red", "no ") if each.problem else ("green", "ok ")
+        style, mark = _mark(each)
         problem = f": {each.problem}" if each.problem else ""
-        out.print(style_head(style, f"  {mark}", f" {each.what}{problem}"))
+        out.print(style_head(style, f"  {mark:4}", f" {each.what}{problem}"))
         if each.fix:
-            out.print(f"      {each.fix}")
+            out.print(f"       {each.fix}")
+
+
+def _mark(finding: Finding) -> tuple[str, str]:
+    """The style and the mark of a line. What keeps no job from working but has a fix is a note."""
+    if finding.problem:
+        return "red", "no"
+    return ("yellow", "note") if finding.fix else ("green", "ok")

@@ -16,6 +16,7 @@ from pipelines.failures import RunFailed, WrongUse
 from pipelines.progress import show_count
 from pipelines.synthetic import START, KpiTestGenerator
 from pipelines.synthetic.archive import TRUTH, Archive, Compression, Form, prepare_archive, write_archive
+from pipelines.synthetic.injected_outliers import CROWD, HISTORY
 from pipelines.synthetic.messages import Mix, check_share
 from pipelines.synthetic.records.archive import prepare_with_records
 from pipelines.synthetic.records.clocks import check_skew
@@ -43,7 +44,10 @@ def generate(
         list[str] | None, typer.Option("--stream", help="Key of the stream to send to.", metavar="KEY")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Messages to send a minute. 0 is as fast as possible.")
+        float | None,
+        typer.Option(
+            help="Messages of reports to send a minute; records come on top. 0: as fast as possible."
+        ),
     ] = None,
     truth: Annotated[
         Path | None,
@@ -57,7 +61,10 @@ def generate(
             "outliers from the first minute.",
         ),
     ] = False,
-    reports: Annotated[int, typer.Option(help="Total number of messages.")] = 200_000,
+    reports: Annotated[
+        int,
+        typer.Option(help="Messages of reports, including invalid and repeated ones; records come on top."),
+    ] = 200_000,
     agents: Annotated[int, typer.Option(help="Number of agents.")] = 50,
     seed: Annotated[int, typer.Option(help="Equal seeds and options give equal bytes.")] = 0,
     dirty: Annotated[float, typer.Option(help="Share of invalid messages.")] = 0.05,
@@ -68,7 +75,11 @@ def generate(
         float, typer.Option(help="Share of valid reports that arrive 61 s to 50 min late.")
     ] = 0.01,
     outliers: Annotated[
-        float, typer.Option(help="Share of reports with a value far outside the agent's usual values.")
+        float,
+        typer.Option(
+            help="Share of reports with a value far outside the agent's usual values. Only agents with "
+            f"{HISTORY} reports an hour have usual values."
+        ),
     ] = 0.01,
     scenario: Annotated[
         Scenario,
@@ -180,7 +191,7 @@ def _check_options(ctx: typer.Context, live: bool) -> None:
     if live and not {"streams", "rate"} <= typed:
         raise WrongUse(
             "--redis needs --stream and --rate",
-            "give the stream's key, and the number of messages to send a minute",
+            "give the stream's key, and the number of messages of reports to send a minute",
         )
 
 
@@ -208,7 +219,13 @@ def _describe_result(archive: Archive, output: Path, size: int, seconds: float) 
     asked = truth["outliers_asked"]
     if truth["outliers"] < asked:
         yield (
-            f"{asked - truth['outliers']:,} of {asked:,} outliers are missing: only one in five reports with "
-            "enough history of its agent can become one; generate more reports, fewer agents or a shorter "
-            "span"
+            f"{truth['outliers'] or 'none'} of the {asked:,} outliers that --outliers asks for were made: "
+            f"only reports whose agent sent {HISTORY} others in the hour before can be one, and at most one "
+            f"in {CROWD} of these is. Generate more --reports, fewer --agents or a shorter --span"
+        )
+    planted = [f"--{name}" for name in ("dirty", "late", "inconsistent") if truth["settings"].get(name)]
+    if planted and "records" in truth:
+        yield (
+            f"some messages are wrong on purpose ({', '.join(planted)}), so `kpiflow quality` may find the "
+            "scores too low; with 0 for each of these options it does not"
         )

@@ -68,7 +68,7 @@ def send(
         start = senders[REPORT].now_us()
         run = Run(_plan(generator, scenario, mix, per_minute, start, warm, inconsistent), senders, stop)
         began = time.perf_counter()
-        with show_count("sending", len(run.sent), lines=True) as advance:
+        with show_count("sending messages of reports", run.reports, lines=True) as advance:
             run.send(advance)
     said = run.truth()
     _write_truth(truth, said)
@@ -138,8 +138,11 @@ def _describe_result(said: dict[str, Any], place: str, seconds: float, truth: Pa
     fates += f"{said['duplicates']:,} duplicates, {said['quarantined']:,} to quarantine"
     unsure = f"; {said['unsure']:,} more may have arrived when the connection broke" if said["unsure"] else ""
     kept = f"; {truth} has the expected fates" if truth else ""
+    messages, of_reports = said["messages"], ""
     if "records" in said:
-        fates += f"; {sum(said['records']['messages'].values()) - said['messages']:,} messages of records"
+        messages = sum(said["records"]["messages"].values())
+        fates += f"; {messages - said['messages']:,} messages of records"
+        of_reports = " of reports"
     rate = 60 * said["messages"] / max(seconds, 1e-9)
-    sent = f"sent {said['messages']:,} messages ({fates}) to {place}"
-    return f"{sent} in {seconds:.1f} s: {rate:,.0f}/min{unsure}{kept}"
+    sent = f"sent {messages:,} messages ({fates}) to {place}"
+    return f"{sent} in {seconds:.1f} s: {rate:,.0f}/min{of_reports}{unsure}{kept}"

@@ -20,7 +20,7 @@ from runners.progress import Progress
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.process_stats import ProcessStats, record_process
-from transforms.core.status_files import read_status
+from transforms.core.status_files import read_kept, read_status, report_damage
 from transforms.sinks.sink_status import remove_old_statuses
 
 PROCESSES = "processes"
@@ -91,12 +91,13 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
-        """The record in a job's folder; an empty one if there is none that can be read."""
-        content = read_status(folder / RUN) or {}
+        """The record in a job's folder; an empty one if there is none. A damaged one is reported."""
+        content = read_kept(folder / RUN) or {}
         try:
             marks = {key: Mark(**mark) for key, mark in content.pop("marks", {}).items()}
             return cls(**content | {"marks": marks, "stats": ProcessStats.of(content.pop("stats", None))})
         except (TypeError, AttributeError):
+            report_damage(folder / RUN, "it is not the record of a job")
             return cls()
 
     def as_json(self) -> dict[str, Any]:

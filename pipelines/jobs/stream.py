@@ -87,15 +87,17 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
         raise RunFailed(str(error), fix) from error
 
 
-def check_readiness(settings: Settings) -> None:
+def check_readiness(settings: Settings) -> str:
     """Check that the settings suit a stream, and that Java and Flink are installed or can be.
+
+    Returns what of them is installed, as text.
 
     Raises:
         WrongUse: they do not, or are not.
     """
     fit_settings(settings)
     try:
-        check_installed()
+        return check_installed()
     except FlinkMissing as error:
         raise WrongUse(str(error)) from error
 

@@ -60,8 +60,8 @@ class Pace:
 class Run:
     """One run of a plan.
 
-    `sent` bool[m]: which messages are sent. `problem`: why it could not continue. `recorded` int64[n]:
-    recorded_at of each report in microseconds.
+    `sent` bool[m]: which messages are sent. `reports`: messages of reports to send. `problem`: why
+    it could not continue. `recorded` int64[n]: recorded_at of each report in microseconds.
     """
 
     def __init__(self, plan: Plan, senders: Mapping[str, Sender], stop: Event) -> None:
@@ -78,6 +78,7 @@ class Run:
         self.sent: NDArray[np.bool_] = np.zeros(len(plan.row), bool)
         # The reports of which some copy arrived.
         self._known: NDArray[np.bool_] = np.zeros(len(plan.lag), bool)
+        self.reports = int(self._is_report.sum())
         self.complete = False
         self.unsure = 0
         self.problem = ""
@@ -85,7 +86,7 @@ class Run:
     def send(self, on_sent: Callable[[int], None]) -> None:
         """Send all messages at the rate, until stopped or a `problem` occurs.
 
-        `on_sent` gets the number of messages that arrived in each step.
+        `on_sent` gets the number of messages of reports that arrived in each step.
         """
         count, size = len(self.sent), self._pace.block()
         for first in range(0, count, size):
@@ -124,8 +125,8 @@ class Run:
         self.sent[places] = arrived
         if schema == REPORT:
             self._known[self._plan.row[places[arrived]]] = True
+            on_sent(int(arrived.sum()))
         self.unsure += unsure
-        on_sent(int(arrived.sum()))
         self._pace.began += away
         return not (away or self.problem)
 

@@ -59,15 +59,17 @@ def ensure_jars(folder: Path | None = None, say: Callable[[str], None] = print) 
     return target
 
 
-def check_installed() -> None:
-    """Check that a stream can start here; nothing is fetched.
+def check_installed() -> str:
+    """Check that a stream can start here; nothing is fetched. Returns what was found, as text.
 
     Raises:
         FlinkMissing: there is no Java, or Flink's jars are missing and cannot be fetched.
     """
     find_java()
-    if _find_folder() is None:
-        _find_maven(_choose_target())
+    if _find_folder() is not None:
+        return "Java and Flink are installed"
+    _find_maven(_choose_target())
+    return "Java is installed, and the job will fetch Flink (150 MB) when it starts"
 
 
 def _find_folder(folder: Path | None = None) -> Path | None:

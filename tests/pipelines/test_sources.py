@@ -74,7 +74,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setattr(stream, "run", run_here)
     monkeypatch.setattr(stream, "compute_settle_seconds", lambda *_: 0)
     for module in (stream, doctor):
-        monkeypatch.setattr(module, "check_readiness", lambda settings: None)
+        monkeypatch.setattr(module, "check_readiness", lambda settings: "Java is installed")
 
     def ask_(*words: object) -> tuple[int, Any, str]:
         capsys.readouterr()

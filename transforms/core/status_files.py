@@ -14,6 +14,8 @@ from typing import Any
 _log = logging.getLogger(__name__)
 _failed: set[Path] = set()
 """Files whose last write failed: each failure is logged once, not every second."""
+_damaged: set[Path] = set()
+"""Files whose damage was reported."""
 
 
 def write_status(path: Path, status: dict[str, Any]) -> None:
@@ -28,6 +30,29 @@ def write_status(path: Path, status: dict[str, Any]) -> None:
         _failed.add(path)
     else:
         _failed.discard(path)
+
+
+def read_kept(path: Path) -> dict[str, Any] | None:
+    """The content of a file that is kept from run to run and synced to disk; None if there is none.
+
+    A damaged one counts as none, and is reported.
+    """
+    content = read_status(path)
+    if content is None and path.exists():
+        report_damage(path, "it is not a JSON object")
+    return content
+
+
+def report_damage(path: Path, problem: str) -> None:
+    """Log once that a file that is kept cannot be used, and what to do."""
+    if path not in _damaged:
+        _log.warning(
+            "%s is damaged (%s): the totals in it begin again at 0. No table is affected. To keep the old "
+            "totals, stop the job and put back a copy of the file; else remove it",
+            path,
+            problem,
+        )
+    _damaged.add(path)
 
 
 def read_status(path: Path) -> dict[str, Any] | None:

@@ -150,8 +150,11 @@ def test_a_record_that_cannot_be_written_removes_nothing_and_stops_nobody(
 
 
 @pytest.mark.parametrize("torn", ["", "{", "[1]", '{"marks": {"s": {"index": 1}}}', '{"nonsense": 1}'])
-def test_a_torn_record_counts_as_none(tmp_path: Path, torn: str) -> None:
+def test_a_torn_record_counts_as_none_and_is_reported_once(
+    tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / RUN).write_text(torn)
     assert RunRecord.read(tmp_path) == RunRecord()
+    assert [str(tmp_path / RUN) in each.getMessage() for each in caplog.records] == [True]
     begin(tmp_path)
     assert RunRecord.read(tmp_path).starts == 1

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import MESSAGE, QUARANTINED, TRIMMED, Table
 from transforms.core.durable_files import lock_folder, replace_file
-from transforms.core.status_files import read_status
+from transforms.core.status_files import read_kept, report_damage
 from transforms.sinks.parquet.local_folder import as_sink_error
 
 Data = bytes | bytearray
@@ -72,7 +72,7 @@ class OutcomeLedger:
         """A table's ledger under its lock; if it has changed, it is safe on disk afterwards."""
         path = self.folder / f"{table}.json"
         with as_sink_error(self.folder), lock_folder(self.folder):
-            ledger = _parse(read_status(path))
+            ledger = _read(path)
             before = ledger.as_json()
             yield ledger
             if (content := ledger.as_json()) != before:
@@ -104,7 +104,7 @@ def read_outcomes(folder: Path, read: Callable[[str], Data | None]) -> dict[str,
     """
     found = {}
     for path in sorted(folder.glob("*.json")):
-        ledger = _parse(read_status(path))
+        ledger = _read(path)
         for name in list(ledger.open):
             ledger.settle(name, read(name))
         found[path.stem] = ledger.totals
@@ -136,15 +136,16 @@ def measure_growth(table: Table, before: pa.RecordBatch, after: pa.RecordBatch) 
     return {reason: new[reason] - old[reason] for reason in new | old if new[reason] != old[reason]}
 
 
-def _parse(content: dict[str, Any] | None) -> _Ledger:
-    """The content of a ledger's file; nothing is in one that cannot be read."""
+def _read(path: Path) -> _Ledger:
+    """The ledger in a file; nothing is in one that is not there, or is damaged, which is reported."""
     try:
-        given = content or {"totals": {}, "open": {}}
+        given = read_kept(path) or {"totals": {}, "open": {}}
         notes: dict[str, tuple[str, Mapping[str, int]]] = {
             name: (digest, dict(growth)) for name, (digest, growth) in given["open"].items()
         }
         return _Ledger(Counter(given["totals"]), notes)
     except (LookupError, TypeError, ValueError, AttributeError):
+        report_damage(path, "it is not a ledger")
         return _Ledger(Counter(), {})
 
 

@@ -144,11 +144,15 @@ def test_a_file_that_another_job_replaces_after_a_death_is_not_taken_for_the_dea
 
 @pytest.mark.parametrize("storage", ["folder"], indirect=True)
 @pytest.mark.parametrize("torn", ["", "{", '{"totals": 1, "open": {}}', '{"totals": {}, "open": {"a": 1}}'])
-def test_a_torn_ledger_is_begun_again(output: Output, torn: str) -> None:
+def test_a_torn_ledger_is_begun_again_and_reported_once(
+    output: Output, torn: str, caplog: pytest.LogCaptureFixture
+) -> None:
     output.folder.mkdir()
-    (output.folder / "kpi_reports.json").write_text(torn)
+    path = output.folder / "kpi_reports.json"
+    path.write_text(torn)
     output.write(REPORTS, rows(REPORTS, range(4)))
     assert output.totals == {"kpi_reports": {"": 4}}
+    assert [str(path) in each.getMessage() for each in caplog.records] == [True]
 
 
 def test_a_job_without_a_ledger_measures_nothing(tmp_path: Path, forbid: Callable[[str], None]) -> None:
