@@ -34,9 +34,9 @@ def hold_at(folder: Path, point: str, at: int = 2) -> dict[str, object]:
     return {"point": point, "holds": str(folder / "released"), "at": at, "done": str(folder / "held")}
 
 
-def start_producer(scene: Scene, reports: int, rate: int) -> subprocess.Popen[bytes]:
+def start_producer(scene: Scene, reports: int, rate: int, *more: str) -> subprocess.Popen[bytes]:
     """A producer that sends at a rate a minute, while the run dies and comes back."""
-    words = ["--stream", KEY, "--reports", reports, "--rate", rate, "--agents", 20]
+    words = ["--stream", KEY, "--reports", reports, "--rate", rate, "--agents", 20, *more]
     command = [
         sys.executable,
         "-m",

@@ -15,7 +15,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     arguments = parser.parse_args()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    different = [seed for seed in seeds if print_differences(seed)]
+    different = []
+    for done, seed in enumerate(seeds):
+        print(f"{done} of {len(seeds)}", file=sys.stderr, end="\r", flush=True)
+        different += [seed] if print_differences(seed) else []
     print(f"{len(seeds)} streams and backfills compared, {len(different)} with differences {different or ''}")
     return 1 if different else 0
 

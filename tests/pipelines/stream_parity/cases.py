@@ -54,11 +54,11 @@ def run_stream(random: Random, streams: Streams, output: Path, settings: Setting
     A job that dies goes on from a checkpoint, or without one from some time before its group's offset. The
     state of a checkpoint is what the same reads give again, over the same stored rows.
     """
-    times = list_times(random, streams, random.randint(5, 8))
+    times = list_times(random, streams, random.randint(4, 7))
     stored = copy_output(output)
     done = read(random, streams, dict.fromkeys(streams, 0), times)
-    for _ in range(random.randint(1, 2)):
-        died = random.randint(min(3, len(done)), len(done))
+    for _ in range(random.choice([1, 1, 2])):
+        died = random.randint(min(2, len(done)), len(done))
         Run(output, stored, [step for step, _ in done[:died]], random.randint(1, 60)).start(settings)
         derive_some(random, output, settings, times)
         kept = random.randrange(died)
@@ -68,7 +68,7 @@ def run_stream(random: Random, streams: Streams, output: Path, settings: Setting
         else:
             positions = go_back(streams, positions, settings.reread_seconds)
             done, times, stored = [], [], copy_output(output)
-        rest = list_times(random, streams, random.randint(3, 5), since)
+        rest = list_times(random, streams, random.randint(2, 4), since)
         done, times = done + read(random, streams, positions, rest), times + rest
     Run(output, stored, [step for step, _ in done]).start(settings)
 
@@ -81,7 +81,7 @@ def copy_output(output: Path) -> Path:
 
 def derive_some(random: Random, output: Path, settings: Settings, times: list[datetime]) -> None:
     """Derive what a stream derives beside itself, up to some watermark."""
-    if random.random() < 0.4:
+    if random.random() < 0.3:
         derive(output, make_deriver(output, settings.derived_settings()), random.choice(times))
 
 

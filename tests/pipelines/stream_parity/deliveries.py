@@ -43,7 +43,7 @@ Positions = dict[str, int]
 
 def deliver(random: Random, folder: Path) -> Streams:
     """The messages of a generated world, most of them later than it says."""
-    words = ["--records", "--reports", 50, "--agents", 4, "--seed", random.randrange(10**6)]
+    words = ["--records", "--reports", 40, "--agents", 4, "--seed", random.randrange(10**6)]
     words += [
         "--span",
         f"{HOURS}h",

@@ -83,17 +83,20 @@ class _Given(beam.PTransform):
 
 def _script(steps: Sequence[Step]) -> TestStream:
     """The reads, and then time enough for all that they make."""
-    stream = TestStream()
+    stream, watermark = TestStream(), 0
     for step in steps:
         elements = [
             TimestampedValue(batch, batch["received_at"][0].as_py().timestamp()) for batch in step.batches
         ]
         if elements:
             stream = stream.add_elements(elements)
-        stream = stream.advance_watermark_to(step.watermark).advance_processing_time(step.seconds)
+        if step.watermark > watermark:
+            watermark = step.watermark
+            stream = stream.advance_watermark_to(watermark)
+        stream = stream.advance_processing_time(step.seconds)
     for _ in range(2):
         stream = stream.advance_processing_time(_LONG)
-    stream = stream.advance_watermark_to(steps[-1].watermark + _LATEST)
+    stream = stream.advance_watermark_to(watermark + _LATEST)
     for _ in range(3):
         stream = stream.advance_processing_time(_LONG)
     return stream.advance_watermark_to_infinity()

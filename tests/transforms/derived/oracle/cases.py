@@ -5,14 +5,19 @@ from random import Random
 
 import pyarrow as pa
 
+from pipelines.jobs.derive import derive, make_deriver
+from pipelines.settings import Settings
+from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.table_scan import scan
 from schemas.tables import Table
 from tests.integration.archives import make_output
 from tests.transforms.derived.oracle.archives import STORED, make_archive, make_settings
 from tests.transforms.derived.oracle.comparison import ORACLES, find_differences
 from tests.transforms.derived.oracle.messages import make_lines
-from tests.transforms.derived.oracle.rows import HOUR, Row, Settings, read_rows
+from tests.transforms.derived.oracle.rows import HOUR, Row, read_rows
+from tests.transforms.derived.oracle.rows import Settings as Values
 from transforms.derived.derived_table import Clock, DerivedTable
+from transforms.derived.engine import Limits
 from transforms.derived.inputs import EVER, UNTIMED, Period
 from transforms.derived.registry import TABLES
 from transforms.derived.run import derive_rows
@@ -43,7 +48,7 @@ def cut_time(random: Random, times: list[int]) -> list[Period]:
 
 
 def derive_spans(
-    table: DerivedTable, stored: dict[str, pa.Table], settings: Settings, spans: list[Period]
+    table: DerivedTable, stored: dict[str, pa.Table], settings: Values, spans: list[Period]
 ) -> pa.Table:
     """The rows of a derived table, span by span."""
     if table.clock is Clock.RECEIVED:
@@ -52,13 +57,24 @@ def derive_spans(
 
 
 def compare_files(seed: int, folder: Path) -> dict[str, list[str]]:
-    """The differences of one random archive that was written as messages and backfilled, by derived table."""
+    """The differences of one random archive that was written as messages and backfilled, by derived table.
+
+    The messages come in up to three backfills, each of blocks and files of some length, and what they make is
+    derived after each, a few reports at a time.
+    """
     random = Random(seed)
     settings = make_settings(random)
     written = {name: read_rows(table) for name, table in make_archive(random, settings).items()}
     lines = make_lines(written, random)
-    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    output = make_output(folder, lines, "--workers", "1", "--derive", "always", *flags)
+    edges = [0, *sorted(random.sample(range(1, len(lines)), random.randint(0, 2))), len(lines)]
+    words = ["--workers", "1", "--derive", "never", *list_flags(settings)]
+    words += ["--file-minutes", random.choice(["1", "5", "30", "60"])]
+    for start, end in zip(edges, edges[1:]):
+        blocks = ["--block-hours", random.choice(["1", "6", "24"])]
+        output = make_output(folder, lines[start:end], *words, *blocks)
+        limits = Limits(random.choice([1, 2]), rows=random.choice([5, 50, 10**6]))
+        values = Settings(**settings).derived_settings() | read_row_settings(output)
+        derive(output, make_deriver(output, values, (), limits))
     rows = {table.name: read_output(output, table) for table in STORED}
     return {
         table.table.name: find_differences(
@@ -66,6 +82,11 @@ def compare_files(seed: int, folder: Path) -> dict[str, list[str]]:
         )
         for table in TABLES
     }
+
+
+def list_flags(settings: Values) -> list[str]:
+    """The settings as flags of a command."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def read_output(output: Path, table: Table) -> list[Row]:

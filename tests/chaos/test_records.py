@@ -1,0 +1,51 @@
+"""Reports and records that come late and out of order to a job that is killed: a backfill of what the job
+archived gives the same stored and derived tables."""
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from schemas.kinds import KINDS
+from tests.builders import payload
+from tests.chaos.faults import PATIENCE, start_producer
+from tests.integration.streaming import Scene, kill
+from transforms.derived.registry import DERIVED
+
+pytestmark = pytest.mark.slow
+
+KEYS = tuple(kind.stream for kind in KINDS.values())
+
+
+def add_past(scene: Scene, reports: int, seed: int) -> None:
+    """Put the messages of the past 50 minutes into the streams, in random order."""
+    folder, start = scene.folder / "past", datetime.now(UTC) - timedelta(minutes=50)
+    words = ["--records", "--reports", reports, "--agents", 8, "--span", "45m", "--start", start.isoformat()]
+    scene.ask("generate", "--output", folder, "--inconsistent", 0.1, "--seed", seed, *words)
+    lines = [line for path in folder.rglob("*.ndjson") for line in path.read_text().splitlines()]
+    random.Random(seed).shuffle(lines)
+    with scene.server.client() as client:
+        for message in map(json.loads, lines):
+            client.xadd(message["source"], {"data": payload(message["data"])})
+
+
+def test_a_killed_job_gives_the_stored_and_derived_tables_of_a_backfill(scene: Scene, seed: int) -> None:
+    scene.keys = KEYS
+    add_past(scene, 1500, seed)
+    records = ["--records", "--inconsistent", "0.1", "--late", "0.1", "--duplicates", "0.05"]
+    producer = start_producer(scene, 3000, 6000, *records)
+    scene.start("--derive", "always", "--derive-seconds", "3")
+    scene.until(lambda: scene.read() >= 4000 and any((scene.output / "features").rglob("*.parquet")))
+    kill(scene.runs[-1], "all")
+    assert producer.wait(PATIENCE) == 0
+    scene.finish("--derive", "always", "--derive-seconds", "3")
+    verdict = scene.verdict()
+    assert [verdict[name] for name in ("missing", "surplus", "unreadable", "uncommitted")] == [0] * 4
+    scene.ask("derive", scene.output)
+    backfilled = scene.folder / "backfilled"
+    scene.ask("backfill", "--input", scene.folder / "archive", "--output", backfilled)
+    compared = json.loads(scene.ask("parity", scene.output, backfilled, "--identity", "--json"))
+    assert compared["equal"]
+    tables = {*(kind.table.name for kind in KINDS.values()), *DERIVED}
+    assert {name for name in tables if not compared["tables"][name]["equal"]} == set()
