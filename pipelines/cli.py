@@ -7,26 +7,23 @@ passed on to Beam.
 """
 
 import gc
-import inspect
 import io
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr
-from pydantic.fields import FieldInfo
 
 from pipelines.commands import COMMANDS
 from pipelines.console import SafeFormatter, err, style_head
 from pipelines.failures import Failure, RunFailed, WrongUse
+from pipelines.setting_options import show_settings
 from pipelines.settings import PREFIX, Settings, SettingsError, load
 
 MANY = frozenset({"--input", "--stream"})
@@ -156,67 +153,13 @@ def app(loaded: Collection[str] = frozenset(COMMANDS)) -> typer.Typer:
         if isinstance(command, typer.Typer):
             for each in command.registered_commands:
                 assert each.callback is not None
-                each.callback = show_settings(each.callback)
+                each.callback = show_settings(each.callback, name)
             program.add_typer(command, name=name)
         elif name in loaded:
-            program.command(name)(show_settings(command))
+            program.command(name)(show_settings(command, name))
         else:
             program.command(name, help=line)(command)
     return program
-
-
-def show_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each setting, so that its `--help` has a panel for each group.
-
-    The options only document: `split` has taken the values before the command is called.
-    """
-    if hasattr(command, "__wrapped__"):
-        return command
-
-    @wraps(command)
-    def call(*args: Any, **options: Any) -> None:
-        given = {name: value for name, value in options.items() if name in own.parameters}
-        command(*args, **given)
-
-    own = inspect.signature(command)
-    added = list(_setting_parameters())
-    call.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
-    options = {parameter.name: parameter.annotation for parameter in added}
-    call.__annotations__ = {**command.__annotations__, **options}
-    return call
-
-
-def _setting_parameters() -> Iterator[inspect.Parameter]:
-    """A parameter for `--config` and for each setting, as Typer reads them from a signature."""
-    config = (
-        "TOML file of settings. A flag comes first, then the environment, then this file, then the default."
-    )
-    yield _document("config", config, "FILE", "Settings")
-    for group, names in Settings.groups().items():
-        for name in names:
-            declared = Settings.model_fields[name]
-            text = declared.description or ""
-            if name in Settings.secrets():
-                text = f"Not a flag; set {PREFIX}{name.upper()}. {text}"
-            elif declared.default is not None:
-                text += f" Default: {declared.default}."
-            yield _document(name, text, _name_type(declared), f"Settings: {group.title}")
-
-
-def _document(name: str, text: str, metavar: str, panel: str) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-')}"
-    option = typer.Option(flag, help=text, show_default=False, metavar=metavar, rich_help_panel=panel)
-    annotation = Annotated[str | None, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _name_type(declared: FieldInfo) -> str:
-    """The kind of value that a setting takes, as `--help` names it."""
-    kinds = {int: "INTEGER", float: "FLOAT", str: "TEXT", SecretStr: "SECRET"}
-    types = (declared.annotation, *get_args(declared.annotation))
-    if get_origin(declared.annotation) is Literal:
-        return "|".join(types[1:])
-    return next((kinds[each] for each in types if each in kinds), "FILE")
 
 
 def _load_command(name: str) -> typer.Typer | Callable[..., None]:

@@ -28,3 +28,27 @@ COMMANDS = {
 
 The module of a command has a function, or a group, of the same name.
 """
+
+_ROWS = ("Validation", "History and outliers", "Enrichment", "Table files")
+_JOB = (*_ROWS, "Sources", "Sinks", "Engine", "Derived tables")
+_ALL = (*_JOB, "Metrics and logs")
+SETTINGS_USED = {
+    "generate": ("Sources",),
+    "validate": ("Validation", "Sources"),
+    "backfill": _JOB,
+    "stream": _ALL,
+    "relay": ("Validation", "Sources", "Metrics and logs"),
+    "derive": ("Derived tables",),
+    "doctor": _ALL,
+    "status": ("Sources",),
+    "top": ("Sources",),
+    "metrics": ("Sources", "Metrics and logs"),
+    "archive": ("Sources",),
+    "reconcile": (*_ROWS, "Sources", "Sinks", "Derived tables"),
+    "parity": ("Sinks",),
+    "features": ("Derived tables",),
+    "show": ("Sinks",),
+    "quarantine": (*_ROWS, "Sinks", "Derived tables"),
+    "settings": _ALL,
+}
+"""The groups of settings that the `--help` of a command shows: those that it uses. Others show none."""

@@ -11,8 +11,9 @@ import typer
 
 from pipelines import cli
 from pipelines.cli import Invocation, run, split
-from pipelines.commands import COMMANDS
+from pipelines.commands import COMMANDS, SETTINGS_USED
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.setting_options import show_settings
 from pipelines.settings import Settings
 
 TYPED = [
@@ -69,7 +70,7 @@ def test_help_is_there_for_every_command(words: list[str], capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("words", [words for words in TYPED if words], ids=" ".join)
-def test_the_help_of_a_command_shows_every_setting_in_the_panel_of_its_group(
+def test_the_help_of_a_command_shows_the_settings_it_uses_in_the_panel_of_their_group(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     if words == ["quarantine"]:
@@ -80,8 +81,12 @@ def test_the_help_of_a_command_shows_every_setting_in_the_panel_of_its_group(
         panel.partition(" ─")[0]: set(re.findall(r"^│ (--[\w-]+)", panel, re.MULTILINE)) for panel in panels
     }
     assert "--config" in shown["Settings"]
-    for group, names in Settings.groups().items():
-        assert shown[f"Settings: {group.title}"] == {f"--{name.replace('_', '-')}" for name in names}
+    assert set(SETTINGS_USED) <= set(COMMANDS)
+    groups = {group.title: names for group, names in Settings.groups().items()}
+    used = SETTINGS_USED.get(words[0], ())
+    assert {title for title in groups if f"Settings: {title}" in shown} == set(used)
+    for title in used:
+        assert shown[f"Settings: {title}"] == {f"--{name.replace('_', '-')}" for name in groups[title]}
 
 
 def test_a_command_gets_its_own_options_and_no_settings() -> None:
@@ -91,7 +96,7 @@ def test_a_command_gets_its_own_options_and_no_settings() -> None:
         given.append(name)
 
     program = typer.Typer()
-    program.command()(cli.show_settings(command))
+    program.command()(show_settings(command, "backfill"))
     program(["--name", "n", "--shards", "2"], standalone_mode=False)
     assert given == ["n"]
 
