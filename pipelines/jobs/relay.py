@@ -25,7 +25,7 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.run_record import RunKeeper, begin_run, keep_run
 from pipelines.metrics.server import Address, serve_pages
 from pipelines.relay.active import ActiveRelay
-from pipelines.relay.cursor import RelayedStream, Superseded
+from pipelines.relay.cursor import Cursor, RelayedStream, Superseded
 from pipelines.relay.delivery import Delivery
 from pipelines.relay.export import ExportReader
 from pipelines.relay.handshake import read_expiry
@@ -120,7 +120,7 @@ class RunningRelay:
         self._stale_seconds = stale_seconds
         owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
         self._lease = RedisLease(connection, GROUP, [job.stream], owner, LEASE_SECONDS)
-        self._stream = RelayedStream(connection, job.stream, _REDIS_PATIENCE)
+        self._stream = self._open_stream()
         self._late = LateReports(job.home, job.stream)
         self._tls = Tls(job.tls)
         self.situation = Situation()
@@ -168,7 +168,9 @@ class RunningRelay:
 
     async def _relay(self, session: aiohttp.ClientSession) -> None:
         """Relay as the active one, from the cursor on. What was known before is forgotten: Redis may have
-        gone back."""
+        gone back. A command that is still on its way from before has another token, and adds nothing."""
+        self._stream.close()
+        self._stream = self._open_stream()
         cursor = await self._claim()
         notice, job = self._notice, self._job
         reader = ExportReader(job.export, self._tls, session, lambda text: notice("export_error", text))
@@ -188,7 +190,10 @@ class RunningRelay:
         else:
             await run_until_first(active.follow_export(), active.follow_live(), live.run())
 
-    async def _claim(self) -> Any:
+    def _open_stream(self) -> RelayedStream:
+        return RelayedStream(self._connection, self._job.stream, _REDIS_PATIENCE)
+
+    async def _claim(self) -> Cursor:
         while True:
             try:
                 return await asyncio.to_thread(self._stream.claim, time.time())

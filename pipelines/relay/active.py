@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -37,6 +38,13 @@ _SAME_SIZES = 3
 """So many pages of one size in a row that nobody asked for are the limit of the export."""
 
 
+class _Look(NamedTuple):
+    """Whether a page had new reports, and whether it was the end of the export, as that says."""
+
+    is_new: bool
+    is_end: bool
+
+
 class ActiveRelay:
     """Relays from one Layer 4 into one stream, from a cursor on."""
 
@@ -56,14 +64,14 @@ class ActiveRelay:
         self._counted = 0
 
     async def drain_export(self) -> None:
-        """Relay the export until nothing is new.
+        """Relay the export until its end. Reports that come meanwhile do not put that off.
 
         Raises: as `follow_export` does.
         """
         ends = 0
         while ends < _ENDS:
-            is_new = await self._read_page()
-            ends = 0 if is_new or self._order.is_searching else ends + 1
+            look = await self._read_page()
+            ends = 0 if self._order.is_searching or not (look.is_end or not look.is_new) else ends + 1
             if ends:
                 await asyncio.sleep(_END_SECONDS)
 
@@ -76,7 +84,7 @@ class ActiveRelay:
             OutputFull: the archive's disk is full.
         """
         while True:
-            is_new = await self._read_page()
+            is_new = (await self._read_page()).is_new
             has_more = (self._situation.behind or 0) > 0
             if self._order.is_searching or (is_new and has_more):
                 continue
@@ -110,8 +118,8 @@ class ActiveRelay:
             self._by_live.add([digests[at] for at in new[part]])
         observe_latency(RELAYED, pa.array([int(batch[at][0] * SECOND_US) for at in new], pa.timestamp("us")))
 
-    async def _read_page(self) -> bool:
-        """Read a page and relay what is new; whether anything was."""
+    async def _read_page(self) -> _Look:
+        """Read a page and relay what is new."""
         window = self._order.next_window()
         page = await self._reader.fetch(window)
         now = time.time()
@@ -122,7 +130,7 @@ class ActiveRelay:
         first = self._order.take(window, page.digests, page.total)
         if self._order.lost > lost:
             await self._delivery.add([], Place(0, []), Counter(lost=1))
-            return True
+            return _Look(True, False)
         is_new = first < len(page.reports)
         if is_new and self._situation.connected and self._is_caught_up:
             await asyncio.sleep(_GRACE_SECONDS)
@@ -131,8 +139,8 @@ class ActiveRelay:
                 page.reports[first + part.start : first + part.stop],
                 page.digests[first + part.start : first + part.stop],
             )
-        self._situation.behind = max(0, page.total - self._order.place)
-        return is_new
+        behind = self._situation.behind = max(0, page.total - self._order.place)
+        return _Look(is_new, behind == 0 and len(page.reports) < window.per_page)
 
     def _note_size(self, window: Window, page: Page) -> None:
         """Take in that the export has a limit for per_page. A single response proves nothing: it may be the
