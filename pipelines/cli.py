@@ -20,11 +20,13 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.command_log import follow_command
 from pipelines.commands import COMMANDS
 from pipelines.console import SafeFormatter, err, style_head
 from pipelines.failures import Failure, RunFailed, WrongUse
 from pipelines.setting_options import show_settings
 from pipelines.settings import PREFIX, Settings, SettingsError, load
+from transforms.core.events import is_json, log_as_json
 
 MANY = frozenset({"--input", "--stream"})
 """Options that take several values after one flag, as a shell's glob gives them."""
@@ -43,6 +45,13 @@ class Invocation:
     def settings(self) -> Settings:
         """The settings this command runs with."""
         return self.sourced_settings()[0]
+
+    def logs_json(self) -> bool:
+        """Whether the log is to be JSON; as the flag says where another setting is wrong."""
+        try:
+            return self.settings().log_format == "json"
+        except WrongUse:
+            return self.flags.get("log_format") == "json"
 
     def sourced_settings(self) -> tuple[Settings, dict[str, str]]:
         """The settings, and where each value came from.
@@ -74,19 +83,38 @@ def run(argv: Sequence[str]) -> int:
     """`main` without the exit: the exit code."""
     try:
         arguments, invocation = split(argv)
+    except Failure as failure:
+        return _report_failure(failure)
+    if not invocation.logs_json():
+        return _run_command(arguments, invocation, _report_failure)
+    with log_as_json(), follow_command(" ".join(arguments[:1])) as follow:
+        return _run_command(arguments, invocation, follow)
+
+
+def _run_command(
+    arguments: Sequence[str], invocation: Invocation, report: Callable[[Failure | int], int]
+) -> int:
+    """Run a command; `report` gets how it ends, and returns the exit code."""
+    try:
         app(arguments[:1])(arguments, prog_name="kpiflow", obj=invocation)
     except Failure as failure:
-        fix = f"\n  {failure.fix}" if failure.fix else ""
-        err.print(style_head("bold red", "kpiflow:", f" {failure}{fix}"))
-        return failure.code
+        return report(failure)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        return report(stop.code if isinstance(stop.code, int) else 0)
     except Exception as error:
         err.print(traceback.format_exc())
         first = (str(error) or type(error).__name__).splitlines()[0]
-        err.print(style_head("bold red", "kpiflow:", f" the run failed: {first}"))
-        return RunFailed.code
-    return 0
+        return report(RunFailed(f"the run failed: {first}"))
+    return report(0)
+
+
+def _report_failure(end: Failure | int) -> int:
+    """Print a failure; the exit code."""
+    if isinstance(end, int):
+        return end
+    fix = f"\n  {end.fix}" if end.fix else ""
+    err.print(style_head("bold red", "kpiflow:", f" {end}{fix}"))
+    return end.code
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], Invocation]:
@@ -168,7 +196,7 @@ def _load_command(name: str) -> typer.Typer | Callable[..., None]:
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     # What an output drops or a file has lost must be visible to everybody.
-    logging.getLogger("transforms").setLevel(logging.WARNING)
+    logging.getLogger("transforms").setLevel(logging.INFO if is_json() else logging.WARNING)
     # What is imported stays: searching it for garbage again and again is a fifth of the start-up time.
     gc.disable()
     try:

@@ -7,7 +7,6 @@ a style with `Text` alone.
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,13 +15,8 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
 
-_PASSWORD = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*):(?!\d+(?:[/?#]|\s|$))\S*@")
-_TOKEN = re.compile(r"([?&](?:password|secret|token|key)=)[^&#\s]+", re.IGNORECASE)
-
-
-def mask_secrets(text: str) -> str:
-    """The text with the passwords and tokens of URLs as `***`."""
-    return _TOKEN.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text)) if "://" in text else text
+from transforms.core.events import RESULT, Event, is_json, log_event
+from transforms.core.secrets import mask_secrets, mask_values
 
 
 def escape_line(text: str) -> str:
@@ -42,15 +36,7 @@ def escape_text(text: str) -> str:
 
 def print_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
     """Print a value as JSON in ASCII on stdout."""
-    typer.echo(json.dumps(_mask(value), indent=2, default=default).replace("\x7f", "\\u007f"))
-
-
-def _mask(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_mask(name): _mask(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mask(inner) for inner in value]
-    return mask_secrets(value) if isinstance(value, str) else value
+    typer.echo(json.dumps(mask_values(value), indent=2, default=default).replace("\x7f", "\\u007f"))
 
 
 class SafeConsole(Console):
@@ -80,3 +66,20 @@ class SafeFormatter(logging.Formatter):
 
 out = SafeConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = SafeConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def announce(event: Event, style: str = "", **fields: Any) -> None:
+    """Report an event on stderr: its text, or the event itself where the log is JSON."""
+    if is_json():
+        log_event(event, **fields)
+        return
+    head, colon, rest = event.format(fields).partition(":")
+    err.print(style_head(style, head + colon, rest))
+
+
+def print_result(text: str) -> None:
+    """Say on stdout how long work has ended; where the log is JSON, it is an event."""
+    if is_json():
+        log_event(RESULT, message=text)
+    else:
+        out.print(text)

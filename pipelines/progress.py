@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -16,8 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pipelines.console import err
+from pipelines.console import announce, err
 from transforms.core import stage_counters
+from transforms.core.events import COUNT_PROGRESS, READING_PROGRESS, WRITING_PROGRESS, Event
 from transforms.core.stage_counters import Stage
 
 LINE_SECONDS = 10.0
@@ -64,11 +66,11 @@ def show_count(doing: str, total: int, lines: bool = False) -> Iterator[Callable
         def advance(more: int) -> None:
             nonlocal count, shown
             count, now = count + more, time.monotonic()
-            rate = f"{60 * count / max(now - began, 1e-9):,.0f}/min"
-            bar.update(task, advance=more, rate=rate)
+            per_minute = 60 * count / max(now - began, 1e-9)
+            bar.update(task, advance=more, rate=f"{per_minute:,.0f}/min")
             if lines and not err.is_terminal and now - shown >= LINE_SECONDS:
                 shown = now
-                err.print(f"{doing}: {count:,} of {total:,}, {rate}")
+                announce(COUNT_PROGRESS, doing=doing, done=count, total=total, per_minute=per_minute)
 
         yield advance
 
@@ -96,19 +98,26 @@ def _show_bar(total_bytes: int, done: threading.Event) -> None:
 def _show_lines(total_bytes: int, done: threading.Event) -> None:
     began = time.monotonic()
     while not done.wait(LINE_SECONDS):
-        stages = stage_counters.snapshot()
-        counts = _describe(stages, total_bytes, time.monotonic() - began)
-        err.print(f"{_find_stage(stages)}: {counts}")
+        event, facts = _measure(stage_counters.snapshot(), total_bytes, time.monotonic() - began)
+        announce(event, **facts)
 
 
 def _describe(stages: Mapping[str, Stage], total_bytes: int, seconds: float) -> str:
     """How far a run is after so many seconds."""
+    event, facts = _measure(stages, total_bytes, seconds)
+    return event.format(facts).partition(": ")[2]
+
+
+def _measure(stages: Mapping[str, Stage], total_bytes: int, seconds: float) -> tuple[Event, dict[str, Any]]:
+    """How far a run is after so many seconds, as an event and its fields."""
     validated = stages.get("validate")
     messages, size = (validated.rows if validated else 0), _count_bytes(stages)
+    facts: dict[str, Any] = {"stage": _find_stage(stages), "messages": messages}
     if size < total_bytes:
-        return f"{size / total_bytes:.0%} read, {messages:,} messages, {messages / max(seconds, 1e-9):,.0f}/s"
+        rate = messages / max(seconds, 1e-9)
+        return READING_PROGRESS, facts | {"share": size / total_bytes, "messages_per_second": rate}
     written = sum(stage.rows for name, stage in stages.items() if name.startswith("write "))
-    return f"all {messages:,} messages read, {written:,} rows written, {seconds:.0f} s"
+    return WRITING_PROGRESS, facts | {"rows": written, "seconds": seconds}
 
 
 def _count_bytes(stages: Mapping[str, Stage]) -> int:

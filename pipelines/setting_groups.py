@@ -326,7 +326,7 @@ class MetricsSettings(SettingsGroup):
     log_format: str = Field(
         "text",
         pattern="^(text|json)$",
-        description="What a stream writes to stderr: text, or events as json.",
+        description="What commands and their workers log: text, or events as json.",
     )
 
     metrics_certificate: FilePath | None = Field(None, description="Certificate of the metrics (PEM).")

@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pipelines.connections import connect_redis
-from pipelines.console import err, out
+from pipelines.console import err, print_result
 from pipelines.failures import RunFailed, WrongUse
 from schemas.readers.verdicts import Limits
 from transforms.core.errors import DamagedFile, OutputFull
@@ -93,7 +93,7 @@ def _archive_stream(client: redis.Redis, key: str, writer: ArchiveWriter, output
     ArchiveSync(output).sync([key])
     without = f", {rejected:,} of them without data" if rejected else ""
     seconds = time.perf_counter() - began
-    out.print(f"{added + rejected:,} new entries of {key}{without} -> {output} in {seconds:.1f} s")
+    print_result(f"{added + rejected:,} new entries of {key}{without} -> {output} in {seconds:.1f} s")
 
 
 def _columns(key: str) -> tuple[TextColumn, BarColumn, MofNCompleteColumn]:

@@ -17,12 +17,13 @@ from pipelines.commands.engines import (
     reject_options,
     start_on_dataflow,
 )
-from pipelines.console import err, out, style_head
+from pipelines.console import announce, out, print_result
 from pipelines.failures import CheckFailed, Failure, RunFailed
 from pipelines.inputs import find_archives, parse_span
 from pipelines.jobs.backfill import backfill as backfill_span
 from pipelines.jobs.replace import replace_span
 from transforms.core.errors import DamagedFile, OutputFull, Refused, Unavailable
+from transforms.core.events import INPUT_INCOMPLETE
 from transforms.core.run_metrics import Results
 
 
@@ -98,7 +99,7 @@ def backfill(
     if timings:
         out.print(_tabulate_timings(results))
     rows, names = results.messages, ", ".join(outputs)
-    out.print(
+    print_result(
         f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {names}"
     )
     kept = "nothing was replaced" if replace else f"the messages before that point are in {names}"
@@ -108,7 +109,7 @@ def backfill(
 def _check_complete(results: Results, files: int, kept: str) -> None:
     """Print which of the input files are incomplete, and raise CheckFailed if some are."""
     for problem in results.incomplete:
-        err.print(style_head("yellow", "incomplete input:", f" {problem}"))
+        announce(INPUT_INCOMPLETE, "yellow", problem=problem)
     if results.incomplete:
         raise CheckFailed(
             f"{len(results.incomplete)} of {files} input files could not be read to their end; {kept}",

@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
-from pipelines.console import err, out
+from pipelines.console import announce, err, out, print_result
 from pipelines.inputs import parse_time
 from pipelines.jobs.derive import compare, make_deriver
 from pipelines.jobs.derive import derive as derive_output
@@ -15,6 +15,7 @@ from pipelines.jobs.derive_after import make_limits
 from pipelines.progress import LINE_SECONDS, open_bar
 from pipelines.text_tables import make_table
 from pipelines.verify.output_description import read_row_settings, require_local
+from transforms.core.events import DERIVE_PROGRESS
 from transforms.derived.engine import Comparison
 
 
@@ -58,7 +59,7 @@ def derive(
             bar.update(task, description=table, completed=done, total=total)
             if not err.is_terminal and time.perf_counter() - shown[0] >= LINE_SECONDS:
                 shown[0] = time.perf_counter()
-                err.print(f"{table}: {done:,} of {total:,} files")
+                announce(DERIVE_PROGRESS, table=table, done=done, total=total)
 
         counts = derive_output(folder, deriver, moment, follow)
     seconds = time.perf_counter() - began
@@ -66,9 +67,9 @@ def derive(
         ", ".join(f"{count:,} rows of {name}" for name, count in counts.rows.items()) or "nothing was stale"
     )
     gone = f"; {counts.removed:,} files without rows were removed" if counts.removed else ""
-    out.print(f"{rows} in {seconds:.1f} s{gone} -> {output}")
+    print_result(f"{rows} in {seconds:.1f} s{gone} -> {output}")
     if counts.changed:
-        out.print(f"{counts.changed:,} files changed while they were read; the next run derives them")
+        print_result(f"{counts.changed:,} files changed while they were read; the next run derives them")
 
 
 def _tabulate(found: list[Comparison]) -> Table:

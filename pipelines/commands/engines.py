@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-from pipelines.console import err, out
+from pipelines.console import announce, err, out
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.cores import count_cores
 from pipelines.jobs.engines import Engine, open_local_engine
 from pipelines.progress import LINE_SECONDS, open_bar, show_reading
 from pipelines.settings import Settings
 from runners.progress import BatchProgress
+from transforms.core.events import STEPS_PROGRESS
 
 if TYPE_CHECKING:
     from pipelines.jobs.dataflow import CloudJob
@@ -130,7 +131,7 @@ def _show_steps() -> Iterator[Callable[[BatchProgress], None]]:
             bar.update(task, description=state, completed=progress.steps_done, total=progress.steps or None)
             if not err.is_terminal and (state != shown[0] or now - shown[1] >= LINE_SECONDS):
                 shown = state, now
-                err.print(f"Flink {state}, {progress.steps_done} of {progress.steps} steps done")
+                announce(STEPS_PROGRESS, state=state, done=progress.steps_done, total=progress.steps)
 
         yield follow
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import out
+from pipelines.console import print_result
 from pipelines.durations import parse_duration
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.progress import show_count
@@ -164,7 +164,7 @@ def generate(
     with show_count("writing", len(archive.received)) as advance:
         size = write_archive(archive, output, advance)
     for line in _describe_result(archive, output, size, time.perf_counter() - began):
-        out.print(line)
+        print_result(line)
 
 
 def _check_options(ctx: typer.Context, live: bool) -> None:

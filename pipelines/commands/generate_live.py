@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from pipelines.connections import connect_redis
-from pipelines.console import out
+from pipelines.console import print_result
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.progress import show_count
 from pipelines.settings import Settings
@@ -72,7 +72,7 @@ def send(
             run.send(advance)
     said = run.truth()
     _write_truth(truth, said)
-    out.print(
+    print_result(
         _describe_result(said, f"{streams[0]} of {connection.public}", time.perf_counter() - began, truth)
     )
     if run.problem:

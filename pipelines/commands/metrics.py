@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import err, mask_secrets
+from pipelines.console import announce
 from pipelines.jobs.job_status import read_health
 from pipelines.metrics.numbers import SourceWatch
 from pipelines.metrics.server import Address, make_page, serve_metrics, serve_pages
@@ -14,6 +14,8 @@ from pipelines.relay.home import is_relay
 from pipelines.relay.metrics import make_relay_page, make_relay_pages
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
+from transforms.core.events import METRICS_SERVED
+from transforms.core.secrets import mask_secrets
 
 
 def metrics(
@@ -51,7 +53,7 @@ def metrics(
         return
     address = Address.parse(listen, settings)
     with serve_metrics(address, home, watch) as port:
-        err.print(f"metrics of {home} on {address.host}:{port}")
+        announce(METRICS_SERVED, home=str(home), host=address.host, port=port)
         signal.pause()
 
 
@@ -61,5 +63,5 @@ def _show_relay(home: Path, listen: str | None, settings: Settings) -> None:
         return
     address = Address.parse(listen, settings)
     with serve_pages(address, make_relay_pages(home)) as port:
-        err.print(f"metrics of {home} on {address.host}:{port}")
+        announce(METRICS_SERVED, home=str(home), host=address.host, port=port)
         signal.pause()

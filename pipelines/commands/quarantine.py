@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from pipelines.commands.backfill import as_failure
-from pipelines.console import err, escape_line, out, print_json, style_head
+from pipelines.console import err, escape_line, out, print_json, print_result, style_head
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.graph import make_rules
 from pipelines.inputs import find_archives, verify_schema
@@ -166,7 +166,7 @@ def replay_(
         err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     waived = f" ({result.waived:,} of them under a waiver of recency)" if result.waived else ""
     counts = f"{result.refused.num_rows:,} still rejected, {len(result.unknown):,} not open in quarantine"
-    out.print(f"{result.replayed:,} replayed{waived}, {counts}")
+    print_result(f"{result.replayed:,} replayed{waived}, {counts}")
     if result.unknown:
         raise CheckFailed(
             "some messages of the input are not open in quarantine",
@@ -219,7 +219,7 @@ def dismiss_(
     for name in result.unknown[:20]:
         err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     before = f" ({result.already:,} were dismissed before)" if result.already else ""
-    out.print(f"{result.dismissed:,} dismissed{before}, {len(result.unknown):,} not open in quarantine")
+    print_result(f"{result.dismissed:,} dismissed{before}, {len(result.unknown):,} not open in quarantine")
     if result.unknown:
         raise CheckFailed(
             "some messages are not open in quarantine",

@@ -23,15 +23,16 @@ from pipelines.commands.engines import (
     start_on_dataflow,
 )
 from pipelines.commands.status import describe_count, describe_sink, describe_size, describe_time
-from pipelines.console import err, out
+from pipelines.console import err, print_result
 from pipelines.failures import WrongUse
-from pipelines.jobs.events import EventLog, format_event
+from pipelines.jobs.events import EventLog
 from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import stream as run
 from pipelines.jobs.stream_job import StreamJob
 from pipelines.settings import Settings
 from pipelines.sources import parse_streams
 from runners.progress import Progress
+from transforms.core.events import log_event
 
 _LINE_SECONDS = 10.0
 
@@ -153,11 +154,11 @@ def stream(
             run(job, settings, follow)
         except KeyboardInterrupt:
             tables = ", ".join(outputs)
-            out.print(
+            print_result(
                 f"stopped after a last checkpoint; the same command continues from it. Tables: {tables}"
             )
             raise
-    out.print(f"all messages are read and in the tables: {', '.join(outputs)}")
+    print_result(f"all messages are read and in the tables: {', '.join(outputs)}")
 
 
 def choose_home(outputs: list[str], state: Path | None) -> Path:
@@ -205,7 +206,7 @@ def _followed(home: Path, as_events: bool) -> Iterator[Callable[[Progress], None
 def _log_events(log: EventLog, home: Path, progress: Progress) -> None:
     now = time.time()
     for event, fields in log.find_events(progress, read_health(home), now):
-        typer.echo(format_event(event, fields, now), err=True)
+        log_event(event, **fields)
 
 
 class _Rate:

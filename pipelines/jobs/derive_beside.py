@@ -15,6 +15,7 @@ from pipelines.jobs.derive_state import should_derive
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
 from runners.flink.processes import Child, Log, start
+from transforms.core.events import format_output, is_json
 
 LOG = "derive.log"
 """Below the folder of the stream's job: what the process prints."""
@@ -48,7 +49,9 @@ class _Beside:
             str(path.absolute()) for path in self._folders if should_derive(path, self._settings.derive)
         ]
         if chosen:
-            self._child = start(self._make_command(chosen), Log(self._folder / LOG))
+            self._child = start(
+                self._make_command(chosen), Log(self._folder / LOG, form=format_output if is_json() else None)
+            )
 
     def stop(self) -> None:
         """End the process."""
@@ -63,5 +66,6 @@ class _Beside:
             "settings": settings.derived_settings(),
             "seconds": settings.derive_seconds,
             "memory_mb": settings.derive_memory_mb,
+            "json": is_json(),
         }
         return [sys.executable, "-m", "pipelines.jobs.derive_loop", json.dumps(task)]

@@ -5,10 +5,12 @@ outputs have what they read.
 """
 
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_p
 from pipelines.jobs.derive_state import read_state, read_until, write_state
 from pipelines.jobs.job_status import JOB, READERS, read_sinks
 from schemas.readers.formats import FIRST_US
+from transforms.core.events import DERIVE_FAILED, log_as_json, log_event
 from transforms.core.status_files import read_status
 from transforms.core.time_units import SECOND_US
 from transforms.derived.engine import Deriver, Limits
@@ -60,7 +63,7 @@ def derive_until(output: Path, deriver: Deriver, until: datetime | None, hours: 
         with lock_home(output, _PATIENCE), explain_errors(output):
             run_pass(output, deriver, until, since=since)
     except (Failure, OSError) as error:
-        print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {error}", flush=True)
+        log_event(DERIVE_FAILED, output=str(output), error=str(error))
         state = read_state(output) or {}
         state |= {"until": read_until(state), "error": str(error)}
         write_state(output, **state)
@@ -87,4 +90,7 @@ def find_until(folder: Path) -> datetime | None:
 
 if __name__ == "__main__":
     os.nice(_NICE)
-    run(json.loads(sys.argv[1]))
+    given = json.loads(sys.argv[1])
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    with log_as_json() if given.get("json") else nullcontext():
+        run(given)

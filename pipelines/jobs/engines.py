@@ -16,6 +16,7 @@ from runners.forked_runner import InWorker
 from runners.worker_processes import WorkerDied, WorkerProcess, fork_workers
 from transforms.core import stage_counters
 from transforms.core.arrow_coder import pass_by_reference
+from transforms.core.events import with_logs
 from transforms.core.run_metrics import Results
 
 Wire = Callable[[beam.Pipeline], None]
@@ -48,7 +49,7 @@ class LocalEngine:
     def run(self, wire: Wire, near: Path | None, locks: tuple[int, ...] = ()) -> Results:
         with make_work_folder(near, _SPOOL) as spool:
             in_worker = InWorker(
-                partial(pass_by_reference, spool), stage_counters.take, stage_counters.add_stages
+                with_logs(partial(pass_by_reference, spool)), stage_counters.take, stage_counters.add_stages
             )
             try:
                 return Results.of(direct.run(wire, self.beam_options, self.workers, in_worker))

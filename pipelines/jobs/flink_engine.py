@@ -16,6 +16,7 @@ from runners.flink.job_server import FlinkFailed
 from runners.progress import BatchProgress
 from transforms.core.arrow_coder import pass_by_reference
 from transforms.core.errors import find_error
+from transforms.core.events import format_output, is_json, with_logs
 from transforms.core.run_metrics import Results
 
 _FOLDER, _SPOOL = "_flink", "spool"
@@ -58,7 +59,8 @@ class FlinkEngine:
                     self.beam_options,
                     locks,
                     # The processes of an embedded Flink share this machine's disk.
-                    within=None if self.master else partial(pass_by_reference, spool),
+                    within=None if self.master else with_logs(partial(pass_by_reference, spool)),
+                    form=format_output if is_json() else None,
                 )
                 return Results.of(run(wire, engine, self.follow))
         except (FlinkMissing, TakenOptionError) as error:

@@ -6,7 +6,6 @@ the totals adds it, and so does the next run before it sets these files aside. B
 """
 
 import json
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from pipelines.jobs.job_status import READERS, RUN, SINKS, read_status_files
 from runners.progress import Progress
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import Refused, Unavailable
+from transforms.core.events import STATE_NOT_WRITTEN, log_event
 from transforms.core.process_stats import ProcessStats, record_process
 from transforms.core.status_files import read_kept, read_status, report_damage
 from transforms.sinks.sink_status import remove_old_statuses
@@ -31,7 +31,6 @@ STOPPED = "stopped"
 SAVE_SECONDS = 10.0
 ALIVE_SECONDS = 300.0
 """Java may take minutes to start; a job that is followed is heard of each second."""
-_log = logging.getLogger(__name__)
 _MOST_NAMES = 200
 """So many names of added files are kept: a file may still be there, or in a reader's hands."""
 
@@ -196,7 +195,7 @@ class RunKeeper:
             replace_file(self._folder / RUN, json.dumps(record.as_json()).encode())
         except (OSError, Unavailable, Refused) as error:
             if not self._has_failed:
-                _log.warning("%s cannot be written: %s", self._folder / RUN, error)
+                log_event(STATE_NOT_WRITTEN, path=str(self._folder / RUN), error=str(error))
             self._has_failed = True
             return
         self._has_failed = False

@@ -37,6 +37,7 @@ from runners.flink.launch import run
 from runners.flink.restore import CheckpointRefused
 from runners.progress import Progress
 from transforms.core.errors import Unavailable
+from transforms.core.events import format_output, is_json, with_logs
 from transforms.core.process_stats import record_process
 from transforms.sinks.archive.stream_archive import StreamArchive, WriteArchive
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
@@ -175,7 +176,8 @@ def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -
         settings.heap_mb,
         job.beam_options,
         keep_open=locks,
-        within=None if job.master else partial(record_process, job.folder / PROCESSES, WORKER),
+        within=None if job.master else with_logs(partial(record_process, job.folder / PROCESSES, WORKER)),
+        form=format_output if is_json() else None,
         checkpoint_seconds=settings.checkpoint_seconds,
         patience_seconds=settings.patience_seconds,
         renew_seconds=settings.renew_seconds,

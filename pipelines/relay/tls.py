@@ -4,7 +4,6 @@ The files are read again when they change, so new certificates are used without 
 said in words that name the cause.
 """
 
-import logging
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.relay.errors import Layer4Refused
+from transforms.core.events import CERTIFICATES_NOT_USED, log_event
 
-_log = logging.getLogger(__name__)
 _CAUSES = {
     3: "there is no list of revoked certificates by its authority; give one that has it with --crl",
     9: "its certificate is not valid yet; check the clocks",
@@ -119,7 +118,7 @@ class Tls:
             if self._context is None:
                 raise Layer4Refused(str(error)) from error
             if self.problem is None:
-                _log.warning("new certificates are not used: %s", error)
+                log_event(CERTIFICATES_NOT_USED, error=str(error))
             self.problem = str(error)
         return self._context
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from runners.direct import TakenOptionError
 from runners.flink.checkpoints import FOLDER
 from runners.flink.jars import DEPLOY
+from runners.flink.processes import Form
 from runners.flink.workers import Within
 
 _CHECKPOINT_TIMEOUT_SECONDS = 120
@@ -37,6 +38,7 @@ class Engine:
         keep_open: file descriptors that every process of the run inherits.
         jars: folder of Flink's jars, if not where `make flink` puts them.
         within: makes a context in which each worker works, if Flink runs here; it is pickled.
+        form: makes a line of a log of what a process writes (`runners.flink.processes.Log`).
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Engine:
     keep_open: tuple[int, ...] = ()
     jars: Path | None = None
     within: Within | None = None
+    form: Form | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", self.folder.absolute())

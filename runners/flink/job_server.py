@@ -143,13 +143,16 @@ def start_job_server(engine: Engine) -> Iterator[JobServer]:
     refuse_taken(engine.beam_options)
     java = find_java()
     jars = ensure_jars(engine.jars, lambda line: print(line, file=sys.stderr))
-    logs = engine.folder / "logs"
+
+    def open_log(name: str) -> Log:
+        return Log(engine.folder / "logs" / name, form=engine.form)
+
     with (
         make_folders(engine.folder),
         _catch_interruption() as interrupted,
-        serve_pool(Log(logs / "workers.log"), engine.keep_open, engine.within) as (pool, port),
+        serve_pool(open_log("workers.log"), engine.keep_open, engine.within) as (pool, port),
     ):
-        command, log = [java, *make_java_arguments(engine, jars)], Log(logs / "flink.log")
+        command, log = [java, *make_java_arguments(engine, jars)], open_log("flink.log")
         child = start(command, log, pattern=_PORTS, keep_open=engine.keep_open)
         try:
             server = JobServer(engine, child, pool, port, interrupted)

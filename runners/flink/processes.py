@@ -13,11 +13,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+Form = Callable[[str, bytes], bytes]
 _PR_SET_PDEATHSIG = 1
 _PARENT_DIED = 113
 _FORKER = ThreadPoolExecutor(1, "forker")
@@ -25,16 +26,24 @@ _FORKER = ThreadPoolExecutor(1, "forker")
 
 
 class Log:
-    """A file of lines, for many threads; at `limit` bytes it becomes `<name>.1` and a new one begins."""
+    """A file of lines, for many threads; at `limit` bytes it becomes `<name>.1` and a new one begins.
 
-    def __init__(self, path: Path, limit: int = 8 << 20) -> None:
-        self.path, self._limit = path, limit
+    `form` makes a line of the log of the name of a process and a line that it wrote; else the line follows
+    the name in brackets.
+    """
+
+    def __init__(self, path: Path, limit: int = 8 << 20, form: Form | None = None) -> None:
+        self.path, self._limit, self._form = path, limit, form
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = path.open("ab")
 
-    def write(self, line: bytes) -> None:
-        """Append a line. On a full disk the line is dropped and the job goes on."""
+    def write(self, line: bytes, process: str = "") -> None:
+        """Append a line of a process. On a full disk the line is dropped and the job goes on."""
+        if self._form is not None:
+            line = self._form(process or self.path.stem, line)
+        elif process:
+            line = f"[{process}] ".encode() + line
         with self._lock:
             try:
                 self._file.write(line)
@@ -53,7 +62,7 @@ class Child:
     def __init__(
         self, process: subprocess.Popen[bytes], log: Log, label: str, pattern: re.Pattern[bytes] | None
     ) -> None:
-        self._process, self._log, self._label, self._pattern = process, log, label.encode(), pattern
+        self._process, self._log, self._label, self._pattern = process, log, label, pattern
         self.matches: dict[str, str] = {}
         self.last_line = ""
         self._reader = threading.Thread(
@@ -95,7 +104,7 @@ class Child:
                 }
             if text := line.decode(errors="replace").strip():
                 self.last_line = text
-            self._log.write(self._label + line)
+            self._log.write(line, self._label)
 
 
 def start(
@@ -110,7 +119,7 @@ def start(
     """Start a command that dies with this process.
 
     Args:
-        log: gets what it writes to stdout and stderr, each line after `label`.
+        log: gets what it writes to stdout and stderr, as lines of the process `label`.
         pattern: searched in each line; its named groups are kept in `Child.matches`.
         keep_open: file descriptors that it inherits, so that locks on them last as long as it lives.
         environment: variables beside those of this process.

@@ -71,7 +71,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             worker = start(
                 command,
                 self._log,
-                label=f"[{request.worker_id}] ",
+                label=request.worker_id,
                 pattern=_READY_LINE,
                 keep_open=self._keep_open,
                 environment=environment,

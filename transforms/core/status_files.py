@@ -6,12 +6,12 @@ power cut it may be old or missing, and the process writes it again within secon
 """
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
-_log = logging.getLogger(__name__)
+from transforms.core.events import STATE_NOT_WRITTEN, TOTALS_DAMAGED, log_event
+
 _failed: set[Path] = set()
 """Files whose last write failed: each failure is logged once, not every second."""
 _damaged: set[Path] = set()
@@ -26,7 +26,7 @@ def write_status(path: Path, status: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         if path not in _failed:
-            _log.warning("the status file %s cannot be written: %s", path, error)
+            log_event(STATE_NOT_WRITTEN, path=str(path), error=str(error))
         _failed.add(path)
     else:
         _failed.discard(path)
@@ -46,12 +46,7 @@ def read_kept(path: Path) -> dict[str, Any] | None:
 def report_damage(path: Path, problem: str) -> None:
     """Log once that a file that is kept cannot be used, and what to do."""
     if path not in _damaged:
-        _log.warning(
-            "%s is damaged (%s): the totals in it begin again at 0. No table is affected. To keep the old "
-            "totals, stop the job and put back a copy of the file; else remove it",
-            path,
-            problem,
-        )
+        log_event(TOTALS_DAMAGED, path=str(path), problem=problem)
     _damaged.add(path)
 
 

@@ -134,7 +134,7 @@ def test_a_record_that_cannot_be_written_removes_nothing_and_stops_nobody(
 ) -> None:
     begin(tmp_path)
     warnings: list[tuple[object, ...]] = []
-    monkeypatch.setattr(run_record._log, "warning", lambda *words: warnings.append(words))
+    monkeypatch.setattr(run_record, "log_event", lambda *words, **fields: warnings.append(words))
     file, keeper = leave_process(tmp_path, 5), RunKeeper(tmp_path)
 
     def fail(*_: object) -> None:

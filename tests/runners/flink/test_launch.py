@@ -233,7 +233,7 @@ def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
 def test_a_child_is_heard_logged_and_ended(tmp_path: Path) -> None:
     log = Log(tmp_path / "logs" / "child.log")
     command = ["sh", "-c", "echo port 17; echo done >&2; sleep 600"]
-    child = start(command, log, label="[a] ", pattern=re.compile(rb"port (?P<port>\d+)"))
+    child = start(command, log, label="a", pattern=re.compile(rb"port (?P<port>\d+)"))
     while child.last_line != "done":
         time.sleep(0.01)
     assert (child.matches, child.exit_code) == ({"port": "17"}, None)

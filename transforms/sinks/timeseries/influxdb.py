@@ -7,7 +7,6 @@ checkpoint), it is shown until the newer one has come again too.
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import pyarrow as pa
 from schemas.tables import AGGREGATIONS, FLEET, Table
 from transforms.core.error_signs import INFLUXDB
 from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.core.events import WINDOWS_DROPPED, log_event
 from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer, describe_answer, parse_http_url
 from transforms.sinks.timeseries.line_protocol import (
@@ -36,8 +36,6 @@ _FORM = "influxdb+https://HOST:PORT/BUCKET?org=ORG, and &agent_id=true for serie
 _WRITE = "/api/v2/write"
 _NO_POINTS = "requires points"
 _TOKEN = "set KPIFLOW_INFLUXDB_TOKEN to a token that may read and write the bucket"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,7 @@ class InfluxDB:
             requests += len(answers)
             dropped += sum(map(self._count_dropped, answers))
         if dropped:
-            _log.warning(
-                "%s dropped %d windows: they are older than its bucket's retention", self._place, dropped
-            )
+            log_event(WINDOWS_DROPPED, sink=self._place, windows=dropped, limit="bucket's retention")
         return Written(wanted.num_rows - dropped, requests)
 
     def check(self) -> Iterator[Finding]:

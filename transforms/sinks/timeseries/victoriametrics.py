@@ -16,7 +16,6 @@ If the process dies in between, the next one finds the same slots and writes the
 docs/outputs.md says why a write cannot do without the read.
 """
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, Table
 from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.core.events import REVISIONS_EXHAUSTED, WINDOWS_DROPPED, log_event
 from transforms.core.grouping import Ints, number_groups
 from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.http_client import parse_http_url
@@ -51,8 +51,6 @@ _OWN_LABELS = ("granularity", *(series.tag for series in SERIES.values()))
 _DEDUP = "start it with -dedup.minScrapeInterval=5s"
 _DAYS = {"h": 1 / 24, "d": 1, "w": 7, "": 31, "M": 31, "y": 365}
 """Days in the units of the flag -retentionPeriod; a number alone is of months."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,8 +165,8 @@ class VictoriaMetrics:
         oldest = (time.time() - int(period[1]) * _DAYS[period[2]] * 86_400) * 1000
         recent = to_milliseconds(rows["time_window_start"]) >= oldest
         if not recent.all():
-            count = np.count_nonzero(~recent)
-            _log.warning("%s drops %d windows, older than its -retentionPeriod", self._server.place, count)
+            count = int(np.count_nonzero(~recent))
+            log_event(WINDOWS_DROPPED, sink=self._server.place, windows=count, limit="-retentionPeriod")
         return rows.filter(pa.array(recent))
 
     def _read_revisions(self, series: Series, rows: pa.RecordBatch) -> tuple[Ints, Ints]:
@@ -203,7 +201,7 @@ def next_slots(revision: Ints, stored: Ints, slot: Ints) -> Ints:
     slots = np.where((slot == 0) | (revision > stored), later, np.where(revision == stored, slot, 0))
     full = slots > SLOTS
     if full.any():
-        _log.warning("%d windows have had too many revisions to take another", np.count_nonzero(full))
+        log_event(REVISIONS_EXHAUSTED, windows=int(np.count_nonzero(full)))
     return np.where(full, 0, slots)
 
 

@@ -1,7 +1,6 @@
 """What the sink asks of a VictoriaMetrics: to take lines, to put them on disk, and to say what it has."""
 
 import json
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import pyarrow.json as paj
 
 from transforms.core.error_signs import VICTORIAMETRICS
 from transforms.core.errors import Refused, Unavailable
+from transforms.core.events import SNAPSHOT_KEPT, log_event
 from transforms.sinks.timeseries.http_client import TIMEOUT, HttpServer, describe_answer
 from transforms.sinks.timeseries.line_protocol import REVISION, Series
 
@@ -29,7 +29,6 @@ NEEDED = (
 )
 
 _AUTHORIZE = "set KPIFLOW_VICTORIAMETRICS_TOKEN, or _USER and _PASSWORD, in the environment"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Server:
         try:
             self._snapshot("delete", {"snapshot": made})
         except (Unavailable, Refused) as error:
-            _log.warning("%s keeps the snapshot %s, which uses disk space (%s)", self.place, made, error)
+            log_event(SNAPSHOT_KEPT, sink=self.place, snapshot=made, error=str(error))
 
     def revisions(self, series: Series, labels: Mapping[str, str], first: int, last: int) -> pa.RecordBatch:
         """Return its revisions of all windows with some labels that start from `first` to `last` (ms).

@@ -9,19 +9,17 @@ This module says how an offset is committed, `commits` when, `offsets` what.
 """
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import redis
 
+from transforms.core.events import GROUP_MADE, log_event
 from transforms.redis.transactions import transact, write_small
 from transforms.sources.redis.entries import Entry
 from transforms.sources.redis.positions import Position, Stream
 from transforms.sources.redis.stream_state import find_group, parse_answers
-
-_log = logging.getLogger(__name__)
 
 
 class Moment(NamedTuple):
@@ -119,7 +117,7 @@ class Group:
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-        _log.info("made the group %s of the stream %s at %s", self.name, key, position.last)
+        log_event(GROUP_MADE, group=self.name, source=key, position=position.last)
 
     def move(self, key: str, position: Position) -> None:
         """Move the group to a position."""

@@ -1,13 +1,12 @@
 """What a reader notices about its streams: counted for `kpiflow status`, and logged once in a while."""
 
-import logging
 import time
 from collections.abc import Iterable, Mapping
 
+from transforms.core.events import SOURCE_WARNING, log_event
 from transforms.sources.reader_status import Notices
 
 _REPEAT_SECONDS = 60.0
-_log = logging.getLogger(__name__)
 
 
 class StreamNotices:
@@ -28,4 +27,4 @@ class StreamNotices:
         now = time.monotonic()
         if now - self._warned.get(key, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
             self._warned[key] = now
-            _log.warning(warning)
+            log_event(SOURCE_WARNING, message=warning)

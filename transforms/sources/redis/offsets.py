@@ -7,10 +7,10 @@ clients may move or destroy the group.
 This module says what is committed as the offset, `commits` when, `group` how.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from transforms.core.events import ARCHIVE_INCOMPLETE, READ_AGAIN, log_event
 from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.sources.reader_status import Notices
 from transforms.sources.redis.group import Group
@@ -18,7 +18,6 @@ from transforms.sources.redis.notices import StreamNotices
 from transforms.sources.redis.positions import Position, Stream, choose_start, is_replaced
 
 Positions = Mapping[str, Position]
-_log = logging.getLogger(__name__)
 
 
 class CommittedOffsets:
@@ -144,11 +143,8 @@ def _rewind(key: str, position: Position, committed: Position | None, stream: St
         return position  # the first read finds that
     gone = stream.removed - committed.index if committed.index is not None else 0
     if gone > 0:
-        _log.warning(
-            "the archive may lack up to %d entries of %s after %s, which are in the tables: "
-            "they left the stream before they could be read again", gone, key, committed.last,
-        )  # fmt: skip
-    _log.info("%s is read again after %s: the archive may lack what comes after that", key, committed.last)
+        log_event(ARCHIVE_INCOMPLETE, entries=gone, source=key, position=committed.last)
+    log_event(READ_AGAIN, source=key, position=committed.last)
     return replace(position, last=committed.last, mark=committed.mark)
 
 

@@ -10,7 +10,6 @@ Redis. The group only says how far reading is safe (`transforms.sources.redis.of
 """
 
 import gc
-import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import redis
 
+from transforms.core.events import ENTRIES_LOST, STREAM_WENT_BACK, log_event
 from transforms.redis.connection import TIMEOUT_SECONDS
 from transforms.redis.entry_ids import parse_id
 from transforms.sources.reader_status import Notices
@@ -42,7 +42,6 @@ LONGEST_BLOCK_MS = int(TIMEOUT_SECONDS * 1000) // 2
 READ_BYTES = 16 << 20
 """About as many bytes of entries are read at a time, over all streams."""
 _FIRST_COUNT, _GROWTH = 256, 4
-_log = logging.getLogger(__name__)
 
 
 class Read(NamedTuple):
@@ -124,7 +123,8 @@ class Reader:
             self._look_ahead(key, entries, moment.now)
         if lost:
             result.gaps.append(build_gaps(lost))
-            _log.warning("entries were lost before they were read: %s", lost)
+            for key, loss in lost:
+                log_event(ENTRIES_LOST, source=key, **loss._asdict())
         self._adapt(result, limit)
         times = [each for each in reached if each is not None]
         watermark = min(times) - 1000 * WATERMARK_DELAY_SECONDS if len(times) == len(reached) else None
@@ -163,8 +163,7 @@ class Reader:
             to = Position(index=None, added=stream.added)
             self.offsets.reset(key, to, stream)
         self.notices.count(key, Notices(went_back=1))
-        text = "the stream %s went back to an older state, before %s: it is read again from %s"
-        _log.warning(text, key, before.last, to.last)
+        log_event(STREAM_WENT_BACK, source=key, before=before.last, position=to.last)
         return reset_position(before, to, now_ms)
 
     def _look_ahead(self, key: str, entries: Sequence[Entry], now: int) -> None:
