@@ -1,7 +1,9 @@
 """Messages of every kind through the commands: counted, listed, replayed and dismissed as what they are."""
 
+import hashlib
 import json
 import shutil
+from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,20 @@ def test_outputs_whose_records_differ_are_not_at_parity(made: Path, tmp_path: Pa
         different = {name for name, each in compared if each["only_a"] or each["different"]}
         assert (code, different & tables) == (1, {KINDS[name].table.name for name in names}), flags
     assert not rows(output, QUARANTINED)
+
+
+def test_a_program_of_5_mb_costs_its_neighbours_nothing(tmp_path: Path, typed: Typed) -> None:
+    """It is longer than a report may be, and not stored: its length and its digest are."""
+    program = bytes(range(256)) * 20_000
+    big = agent_record(7, wasm_binary=b64encode(program).decode())
+    lines = [*ARCHIVE, of_kind("agent", big, "5-0"), of_kind("kpi_report", report(7) | {"note": big}, "5-0")]
+    archive = write(tmp_path / "a.ndjson", lines)
+    assert typed("backfill", "--input", archive, "--output", tmp_path / "out", "--workers", "1")[0] == 0
+    stored = {row["message_id"]: row for row in rows(tmp_path / "out", KINDS["agent"].table)}
+    assert stored["5-0"]["wasm_bytes"] == len(program)
+    assert stored["5-0"]["wasm_sha256"] == hashlib.sha256(program).hexdigest()
+    assert len(rows(tmp_path / "out", KINDS["kpi_report"].table)) == 1
+    refused = [row for row in rows(tmp_path / "out", QUARANTINED) if row["message_id"] == "5-0"]
+    assert [(row["kind"], row["reason"]) for row in refused] == [("kpi_report", "oversize")]
+    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.parquet")) < 2_000_000
+    assert typed("reconcile", tmp_path / "out", "--input", archive)[0] == 0
