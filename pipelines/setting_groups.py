@@ -314,7 +314,7 @@ class DerivedSettings(SettingsGroup):
         30, ge=1, le=3600, description="Seconds from one pass of deriving beside a stream to the next."
     )
     derive_memory_mb: int = Field(
-        400, ge=100, description="MB that DuckDB may use to derive tables; it writes the rest to the disk."
+        600, ge=100, description="MB that DuckDB may use to derive tables; it writes the rest to the disk."
     )
 
 

@@ -17,6 +17,7 @@ from pipelines.text_tables import make_table
 from pipelines.verify.output_description import read_row_settings, require_local
 from transforms.core.events import DERIVE_PROGRESS
 from transforms.derived.engine import Comparison
+from transforms.derived.registry import DERIVED
 
 
 def derive(
@@ -53,10 +54,10 @@ def derive(
         return
     began = time.perf_counter()
     with open_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
-        task, shown = bar.add_task("derive", total=None), [began]
+        tasks, shown = {name: bar.add_task(name, total=None, visible=False) for name in DERIVED}, [began]
 
         def follow(table: str, done: int, total: int) -> None:
-            bar.update(task, description=table, completed=done, total=total)
+            bar.update(tasks[table], completed=done, total=total, visible=done < total)
             if not err.is_terminal and time.perf_counter() - shown[0] >= LINE_SECONDS:
                 shown[0] = time.perf_counter()
                 announce(DERIVE_PROGRESS, table=table, done=done, total=total)

@@ -67,6 +67,7 @@ def derive(
         for _ in range(_PASSES):
             counts = run_pass(output, deriver, until, follow)
             total.add(counts)
+            total.changed = counts.changed
             if not counts.changed:
                 break
         return total

@@ -7,9 +7,10 @@ next pass.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import duckdb
@@ -20,33 +21,39 @@ from schemas.partitioning import assign_files
 from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.record_batches import make_empty
+from transforms.derived.blocks import choose_files, split_blocks, split_chains
 from transforms.derived.derived_files import INPUTS, DerivedFiles
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.inputs import UNTIMED, Period, bind_inputs, list_stored
-from transforms.derived.plan import Choices, Plan, Unit
+from transforms.derived.plan import Plan, Unit
 from transforms.derived.registry import DERIVED, find_stored_table
-from transforms.derived.run import open_connection, run_sql
+from transforms.derived.run import open_connection, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, Snapshot
-from transforms.derived.stored_files import Catalog, StoredFile, StoredFiles
-from transforms.derived.task_sets import TaskSet
+from transforms.derived.stored_files import Catalog, StoredFiles
 from transforms.sinks.parquet.sealed_files import encode_file
 
 _WRITERS = 2
-_BY_TASK = ("tasks", "results", "claims")
-"""Inputs of which only the rows of some tasks are read."""
+_ROWS_OF_MB = 625
+"""With fewer rows of reports in a MB, DuckDB writes little to the disk; with twice as many it may fail."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What deriving may use: threads, MB of DuckDB's memory, and reports of one run of the SQL, about."""
+    """What deriving may use: threads, MB of DuckDB's memory, and at most how many reports of one run of the
+    SQL, about; fewer if memory is small."""
 
     threads: int = 1
-    memory_mb: int = 400
+    memory_mb: int = 600
     rows: int = 250_000
+
+    def share(self, chains: int) -> "Limits":
+        """What one of some chains may use that are derived at once. The threads of all take turns."""
+        return Limits(self.threads, self.memory_mb // chains, self.rows)
 
     def find_rows(self, table: DerivedTable) -> int:
         """Rows of one run. Those of reports are wide; of other messages few columns are read."""
-        return self.rows if table.clock is Clock.RECORDED else 4 * self.rows
+        rows = min(self.rows, self.memory_mb * _ROWS_OF_MB)
+        return rows if table.clock is Clock.RECORDED else 4 * rows
 
 
 class Comparison(NamedTuple):
@@ -68,10 +75,10 @@ class Counts:
     rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: "Counts") -> None:
-        """Add what a further pass did."""
+        """Add what another part of the pass did."""
         self.written += other.written
         self.removed += other.removed
-        self.changed = other.changed
+        self.changed += other.changed
         for name, rows in other.rows.items():
             self.rows[name] = self.rows.get(name, 0) + rows
 
@@ -115,23 +122,15 @@ class Deriver:
         Raises:
             DamagedFile: a stored file cannot be read.
         """
-        catalogs: dict[str, Catalog] = {}
-        own = {each.table.name for each in self.tables}
-        for table in self.tables:
-            for name in list_stored(table):
-                if name not in catalogs or name in own:
-                    catalogs[name] = self._stored.read(find_stored_table(name), snapshot)
-            plan = Plan(table, dict(catalogs), self.settings, self._minutes, before, since)
-            units, found = plan.list_units(), self._derived.read(table.table)
-            stale = [unit for unit in units if not found.holds(unit)]
-            surplus = found.list_surplus(units) if since == FIRST_US else []
-            yield Comparison(plan, units, stale, surplus)
+        catalogs = self._read_stored(snapshot)
+        yield from (self._compare(table, catalogs, before, snapshot, since) for table in self.tables)
 
     def derive(
         self, work: Path, before: int = LAST_US, follow: Follow = ignore_progress, since: int = FIRST_US
     ) -> Counts:
         """One pass: derive what is stale. `work`: an empty folder in the same file system as the output.
 
+        With several threads, tables that do not read each other are derived at once.
         `before`, `since`: see `transforms.derived.plan.Plan`.
 
         Raises:
@@ -139,30 +138,84 @@ class Deriver:
             BrokenSQL, duckdb.Error: the SQL failed.
             OutputFull: no space is left; what was written is whole.
         """
-        counts = Counts()
-        with Snapshot(self.output, work) as snapshot:
-            for found in self.compare(before, snapshot, since):
-                done, name = 0, found.plan.table.table.name
-                for block in split_blocks(found.units, found.stale, self._limits.find_rows(found.plan.table)):
-                    follow(name, done, len(found.stale))
-                    done += len(block)
-                    try:
-                        rows = self._derive_block(found.plan, block, snapshot, str(work))
-                        counts.rows[name] = counts.rows.get(name, 0) + rows
-                        counts.written += len(block)
-                    except ChangedFile:
-                        counts.changed += len(block)
-                follow(name, done, len(found.stale))
-                self._remove(found.surplus)
-                counts.removed += len(found.surplus)
+        counts, ended = Counts(), Event()
+        chains = split_chains(self.tables) if self._limits.threads > 1 else [list(self.tables)]
+        limits = self._limits.share(len(chains))
+        with Snapshot(self.output, work) as snapshot, ThreadPoolExecutor(len(chains)) as pool:
+            catalogs = self._read_stored(snapshot)
+
+            def derive_chain(chain: Sequence[DerivedTable]) -> Iterator[Counts]:
+                for table in chain:
+                    found = self._compare(table, catalogs, before, snapshot, since)
+                    yield from self._derive_table(found, snapshot, limits, work / table.table.name, follow)
+
+            def run_chain(chain: Sequence[DerivedTable]) -> Counts:
+                done = Counts()
+                for part in derive_chain(chain):
+                    done.add(part)
+                    if ended.is_set():
+                        break
+                return done
+
+            try:
+                for each in as_completed([pool.submit(run_chain, chain) for chain in chains]):
+                    counts.add(each.result())
+            finally:
+                ended.set()
+        names = [table.table.name for table in self.tables if table.table.name in counts.rows]
+        counts.rows = {name: counts.rows[name] for name in names}
         return counts
+
+    def _read_stored(self, snapshot: Snapshot | None) -> dict[str, Catalog]:
+        """The catalogs of the stored tables that none of the tables makes, by name."""
+        own = {each.table.name for each in self.tables}
+        names = dict.fromkeys(name for table in self.tables for name in list_stored(table))
+        wanted = [name for name in names if name not in own]
+        with ThreadPoolExecutor(self._limits.threads) as pool:
+            read = pool.map(lambda name: self._stored.read(find_stored_table(name), snapshot), wanted)
+            return dict(zip(wanted, read))
+
+    def _compare(
+        self,
+        table: DerivedTable,
+        stored: Mapping[str, Catalog],
+        before: int,
+        snapshot: Snapshot | None,
+        since: int,
+    ) -> Comparison:
+        made = [name for name in list_stored(table) if name not in stored]
+        catalogs = {name: self._stored.read(find_stored_table(name), snapshot) for name in made}
+        plan = Plan(table, {**stored, **catalogs}, self.settings, self._minutes, before, since)
+        units, found = plan.list_units(), self._derived.read(table.table)
+        stale = [unit for unit in units if not found.holds(unit)]
+        surplus = found.list_surplus(units) if since == FIRST_US else []
+        return Comparison(plan, units, stale, surplus)
+
+    def _derive_table(
+        self, found: Comparison, snapshot: Snapshot, limits: Limits, spill: Path, follow: Follow
+    ) -> Iterator[Counts]:
+        """Derive what is stale of a table, and yield after each block what was done."""
+        done, name = 0, found.plan.table.table.name
+        for block in split_blocks(found.units, found.stale, limits.find_rows(found.plan.table)):
+            follow(name, done, len(found.stale))
+            done += len(block)
+            try:
+                rows = self._derive_block(found.plan, block, snapshot, limits, str(spill))
+                yield Counts(written=len(block), rows={name: rows})
+            except ChangedFile:
+                yield Counts(changed=len(block))
+        follow(name, done, len(found.stale))
+        self._remove(found.surplus)
+        yield Counts(removed=len(found.surplus))
 
     def _remove(self, files: Sequence[str]) -> None:
         for file in files:
             with lock_folder((self.output / file).parent):
                 remove_file(self.output / file)
 
-    def _derive_block(self, plan: Plan, block: Sequence[Unit], snapshot: Snapshot, spill: str) -> int:
+    def _derive_block(
+        self, plan: Plan, block: Sequence[Unit], snapshot: Snapshot, limits: Limits, spill: str
+    ) -> int:
         """Derive consecutive units with one run of the SQL; how many rows they have."""
         table, period = plan.table, Period(block[0].period.start, block[-1].period.end)
         files = choose_files(plan, plan.select(period))
@@ -170,7 +223,7 @@ class Deriver:
             name: [snapshot.link(file.name, file.version) for file in files.get(name, [])]
             for name in list_stored(table)
         }
-        with open_connection(self._limits.threads, self._limits.memory_mb, spill) as connection:
+        with open_connection(limits.threads, limits.memory_mb, spill) as connection:
             for name, paths in links.items():
                 _create_stored(connection, name, paths)
             bind_inputs(connection, table, period, self.settings, plan.before)
@@ -185,7 +238,11 @@ class Deriver:
         parts = dict(zip(names, np.split(order, ends[:-1]))) if names else {}
 
         def write(file: str, unit: Unit, count: int) -> int:
-            part = rows.take(pa.array(parts[file])) if file in parts else make_empty(table.table.schema)
+            part = make_empty(table.table.schema)
+            if file in parts:
+                places = pa.array(parts[file])
+                own = rows.select(table.table.file_order).take(places)
+                part = rows.take(places.take(sort_file(table.table, own)))
             data = encode_file(part, {INPUTS: f"{unit.digest} {count}".encode()})
             with lock_folder((self.output / file).parent):
                 replace_file(self.output / file, data)
@@ -197,45 +254,6 @@ class Deriver:
                 files = sorted(parts) if unit.period == UNTIMED else unit.files
                 waiting += [pool.submit(write, file, unit, len(files)) for file in files]
             return sum(each.result() for each in waiting)
-
-
-def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
-    """The stale units in blocks that are consecutive among all units and have about `rows` rows."""
-    places = {unit.period: place for place, unit in enumerate(units)}
-    block: list[Unit] = []
-    for unit in stale:
-        is_next = block and places[unit.period] == places[block[-1].period] + 1
-        if block and (
-            not is_next or unit.period == UNTIMED or sum(each.rows for each in block) + unit.rows > rows
-        ):
-            yield block
-            block = []
-        block.append(unit)
-    if block:
-        yield block
-
-
-def choose_files(plan: Plan, choices: Choices) -> dict[str, list[StoredFile]]:
-    """The stored files to read, by stored table, without those in which an index finds none of the tasks."""
-    chosen: dict[str, dict[str, StoredFile]] = {}
-    of_tasks = _BY_TASK if plan.table.clock is Clock.RECORDED else (*_BY_TASK, "kpi_reports")
-    wanted = None if plan.table.clock is Clock.RECEIVED else _find_tasks(plan, choices)
-    for name, (stored, places) in choices.items():
-        files = plan.catalogs[stored].name_files(places)
-        if wanted is not None and name.removeprefix("own ") in of_tasks:
-            files = [file for file in files if wanted.meets(file.tasks)]
-        chosen.setdefault(stored, {}).update({file.name: file for file in files})
-    return {stored: list(files.values()) for stored, files in chosen.items()}
-
-
-def _find_tasks(plan: Plan, choices: Choices) -> TaskSet | None:
-    """The tasks of the reports, or of the inconsistencies; None if a file has no index."""
-    name = "own reports" if plan.table.clock is Clock.RECORDED else "inconsistencies"
-    stored, places = choices[name]
-    hashes = [file.tasks for file in plan.catalogs[stored].name_files(places)]
-    if any(each is None for each in hashes):
-        return None
-    return TaskSet([each for each in hashes if each is not None])
 
 
 def _create_stored(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[Path]) -> None:

@@ -198,17 +198,16 @@ class _Binding(NamedTuple):
     def _within(self, column: str, period: Period) -> str:
         return f"{column} >= {_moment(period.start)} AND {column} < {_moment(period.end)}"
 
-    def _create(self, name: str, text: str) -> None:
-        self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {text}")
+    def _create(self, name: str, text: str, kind: str = "VIEW") -> None:
+        self.connection.execute(f"CREATE OR REPLACE TEMP {kind} {name} AS {text}")
 
     def _keep(self, name: str, rows: str) -> None:
-        """Create an input as a table: it is read from its files once, and only the columns that are named."""
+        """Create an input with the columns that are named: as a table, read once, if it is named twice."""
         schema = find_stored_table(SOURCES.get(name, (name,))[0]).schema
         named = {*re.findall(r"\w+", self.table.sql), *_ALWAYS} if name != "claims" else {*_CLAIM}
         columns = [f'"{each}"' for each in dict.fromkeys([*schema.names, "effective_at"]) if each in named]
-        self.connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {', '.join(columns)} FROM {rows}"
-        )
+        is_used_again = len(re.findall(rf"(?:FROM|JOIN) {name}\b", self.table.sql)) > 1
+        self._create(name, f"SELECT {', '.join(columns)} FROM {rows}", "TABLE" if is_used_again else "VIEW")
 
 
 _REPORTS = "SELECT *, coalesce(received_at, recorded_at) AS effective_at FROM stored_kpi_reports"

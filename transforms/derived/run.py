@@ -6,7 +6,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from schemas.tables import Table
 from transforms.core.grouping import number_groups, sort_by_columns
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.derived.derived_table import DerivedTable
@@ -48,7 +50,8 @@ def derive_rows(
             connection.register(f"arrow_{name}", pa.Table.from_batches(batches, schema))
             connection.execute(f"CREATE TEMP VIEW stored_{name} AS SELECT * FROM arrow_{name}")
         bind_inputs(connection, table, period, settings)
-        return run_sql(connection, table)
+        rows = run_sql(connection, table)
+        return rows.take(sort_file(table.table, rows))
 
 
 def open_connection(
@@ -68,7 +71,7 @@ def open_connection(
 
 
 def run_sql(connection: duckdb.DuckDBPyConnection, table: DerivedTable) -> pa.RecordBatch:
-    """The rows of a derived table over the views of its inputs, in the table's columns and file order.
+    """The rows of a derived table over its inputs, in the table's columns, in any order.
 
     Raises: as `derive_rows`.
     """
@@ -81,9 +84,19 @@ def run_sql(connection: duckdb.DuckDBPyConnection, table: DerivedTable) -> pa.Re
     except pa.ArrowException as error:
         raise BrokenSQL(f"the SQL of {table.table.name} gives columns of other types: {error}") from error
     rows = concat(batches) if batches else make_empty(schema)
-    if len(np.unique(number_groups(rows, table.table.key))) < rows.num_rows:
+    if _count_keys(rows, table.table.key) < rows.num_rows:
         raise BrokenSQL(
             f"the SQL of {table.table.name} gives rows with the same {', '.join(table.table.key)}"
         )
-    names = table.table.file_order
-    return rows.take(pa.array(sort_by_columns(rows.select(names), names)))
+    return rows
+
+
+def sort_file(table: Table, rows: pa.RecordBatch) -> pa.Array:
+    """int64[n]: the rows in the order of a file of the table."""
+    return pa.array(sort_by_columns(rows.select(table.file_order), table.file_order))
+
+
+def _count_keys(rows: pa.RecordBatch, key: tuple[str, ...]) -> int:
+    if len(key) == 1:
+        return pc.count_distinct(rows[key[0]], mode="all").as_py()
+    return len(np.unique(number_groups(rows, key)))

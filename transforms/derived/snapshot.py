@@ -7,6 +7,7 @@ copied.
 import os
 import shutil
 from pathlib import Path
+from threading import RLock
 from typing import Self
 
 Version = tuple[int, int, int]
@@ -18,12 +19,13 @@ class ChangedFile(Exception):  # noqa: N818 (an answer, not only an error)
 
 
 class Snapshot:
-    """Links to stored files in a folder, as long as it is open."""
+    """Links to stored files in a folder, as long as it is open. Threads may share it."""
 
     def __init__(self, output: Path, folder: Path) -> None:
         self._output, self._folder = output, folder
         self._held: dict[str, tuple[Path, Version]] = {}
         self._count = 0
+        self._lock = RLock()
 
     def __enter__(self) -> Self:
         return self
@@ -34,14 +36,15 @@ class Snapshot:
 
     def hold(self, name: str) -> Version | None:
         """Keep a file as it is now, in place of what was kept of it; None if there is none."""
-        if name in self._held:
-            self._held.pop(name)[0].unlink()
-        link = self._folder / f"{self._count}.parquet"
-        self._count += 1
-        version = _keep(self._output / name, link)
-        if version is not None:
-            self._held[name] = link, version
-        return version
+        with self._lock:
+            if name in self._held:
+                self._held.pop(name)[0].unlink()
+            link = self._folder / f"{self._count}.parquet"
+            self._count += 1
+            version = _keep(self._output / name, link)
+            if version is not None:
+                self._held[name] = link, version
+            return version
 
     def find(self, name: str) -> Path:
         """The path of the kept file; of one that is not kept its own."""
@@ -53,9 +56,10 @@ class Snapshot:
         Raises:
             ChangedFile: it is not at this version any more, and was not kept.
         """
-        if name not in self._held:
-            self.hold(name)
-        link, kept = self._held.get(name, (None, None))
+        with self._lock:
+            if name not in self._held:
+                self.hold(name)
+            link, kept = self._held.get(name, (None, None))
         if link is None or kept != version:
             raise ChangedFile(name)
         return link

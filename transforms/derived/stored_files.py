@@ -65,7 +65,8 @@ class StoredFiles:
             DamagedFile: one of them cannot be read.
         """
         found = [self._read(table, name, version, snapshot) for name, version in self._list(table)]
-        gone = {name for name in self._known if name.startswith(f"{table.name}/")}
+        # Tables may be read at once; the list is made in one step.
+        gone = {name for name in list(self._known) if name.startswith(f"{table.name}/")}
         for name in gone.difference(file.name for file in found if file):
             del self._known[name]
         return Catalog([file for file in found if file])

@@ -3,6 +3,7 @@
 import os
 import random
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from tests.transforms.derived.outputs import (
     write,
 )
 from transforms.derived import engine
+from transforms.derived.blocks import split_chains
+from transforms.derived.derived_table import Input
 from transforms.derived.digests import GRAIN
 from transforms.derived.engine import Limits
-from transforms.derived.registry import DERIVED
+from transforms.derived.registry import DERIVED, TABLES
 
 
 @pytest.fixture(autouse=True)
@@ -198,3 +201,33 @@ def test_a_file_system_without_hard_links_is_copied_from(
         patch.setattr(os, "link", refuse)
         derive(output)
     assert read_derived(output) == derive_once(rows)
+
+
+def test_tables_that_do_not_read_each_other_are_chains_of_their_own() -> None:
+    chains = [[table.table.name for table in chain] for chain in split_chains(list(TABLES))]
+    assert chains == [["inconsistencies", "resolutions", "data_quality"], ["task_sums", "features"]]
+
+
+def test_a_table_that_reads_two_chains_joins_them() -> None:
+    first, second = (replace(TABLES[0], table=replace(TABLES[0].table, name=name)) for name in "ab")
+    reader = replace(TABLES[0], inputs=(Input("a"), Input("b")))
+    assert split_chains([first, second, reader]) == [[first, second, reader]]
+
+
+def test_if_one_chain_fails_the_pass_fails_and_the_next_one_makes_the_same_files(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = invent_rows(2, 6)
+    add(output, rows)
+    with monkeypatch.context() as patch:
+        kill_after(2, patch)
+        with pytest.raises(Killed):
+            derive(output, limits=Limits(threads=2))
+    derive(output, limits=Limits(threads=2))
+    assert read_derived(output) == derive_once(rows)
+    assert [path.name for path in (output / "_derive").iterdir() if path.suffix == ".parquet"] == []
+
+
+def test_little_memory_makes_small_blocks() -> None:
+    assert Limits(memory_mb=600).share(2).find_rows(TABLES[0]) == 187_500
+    assert Limits(memory_mb=4000).share(2).find_rows(TABLES[0]) == 250_000

@@ -1,0 +1,62 @@
+"""What is derived at once: chains of tables, blocks of files, and the stored files that a block reads."""
+
+from collections.abc import Iterator, Sequence
+
+from transforms.derived.derived_table import Clock, DerivedTable
+from transforms.derived.inputs import UNTIMED
+from transforms.derived.plan import Choices, Plan, Unit
+from transforms.derived.stored_files import StoredFile
+from transforms.derived.task_sets import TaskSet
+
+_BY_TASK = ("tasks", "results", "claims")
+"""Inputs of which only the rows of some tasks are read."""
+
+
+def split_chains(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
+    """The tables in chains that do not read each other; within a chain each follows those that it reads."""
+    chains: list[list[DerivedTable]] = []
+    for table in tables:
+        read = {each.name for each in table.inputs}
+        linked = [chain for chain in chains if any(each.table.name in read for each in chain)]
+        chains = [chain for chain in chains if chain not in linked]
+        chains.append([*(each for chain in linked for each in chain), table])
+    return chains
+
+
+def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
+    """The stale units in blocks that are consecutive among all units and have about `rows` rows."""
+    places = {unit.period: place for place, unit in enumerate(units)}
+    block: list[Unit] = []
+    for unit in stale:
+        is_next = block and places[unit.period] == places[block[-1].period] + 1
+        if block and (
+            not is_next or unit.period == UNTIMED or sum(each.rows for each in block) + unit.rows > rows
+        ):
+            yield block
+            block = []
+        block.append(unit)
+    if block:
+        yield block
+
+
+def choose_files(plan: Plan, choices: Choices) -> dict[str, list[StoredFile]]:
+    """The stored files to read, by stored table, without those in which an index finds none of the tasks."""
+    chosen: dict[str, dict[str, StoredFile]] = {}
+    of_tasks = _BY_TASK if plan.table.clock is Clock.RECORDED else (*_BY_TASK, "kpi_reports")
+    wanted = None if plan.table.clock is Clock.RECEIVED else _find_tasks(plan, choices)
+    for name, (stored, places) in choices.items():
+        files = plan.catalogs[stored].name_files(places)
+        if wanted is not None and name.removeprefix("own ") in of_tasks:
+            files = [file for file in files if wanted.meets(file.tasks)]
+        chosen.setdefault(stored, {}).update({file.name: file for file in files})
+    return {stored: list(files.values()) for stored, files in chosen.items()}
+
+
+def _find_tasks(plan: Plan, choices: Choices) -> TaskSet | None:
+    """The tasks of the reports, or of the inconsistencies; None if a file has no index."""
+    name = "own reports" if plan.table.clock is Clock.RECORDED else "inconsistencies"
+    stored, places = choices[name]
+    hashes = [file.tasks for file in plan.catalogs[stored].name_files(places)]
+    if any(each is None for each in hashes):
+        return None
+    return TaskSet([each for each in hashes if each is not None])
