@@ -213,14 +213,15 @@ def _log_within(within: Callable[[], AbstractContextManager[Any]]) -> Iterator[N
 def format_output(process: str, line: bytes) -> bytes:
     """What a process wrote as a line of a log: an event as it is, other text as OUTPUT.
 
-    Warnings of a process are also in the log of this one.
+    Warnings among the events are also in the log of this process; what other libraries log is not, as they
+    warn of each planned end of a job.
     """
     text = line.decode(errors="replace").strip()
     found = _parse_event(text)
     if found is None:
         fields = {"process": process, "message": text}
         text = format_event(OUTPUT, OUTPUT.level, fields, time.time(), os.getpid()) if text else ""
-    elif found.get("level") in ("warning", "error", "critical"):
+    elif found["event"] != LOG.name and found.get("level") in ("warning", "error"):
         for handler in logging.getLogger().handlers:
             if isinstance(handler, _JsonHandler):
                 handler.write_line(text)

@@ -50,9 +50,13 @@ class SinkStatus:
             self._write(sink, counts)
 
     def report_waiting(self, sink: str, error: str) -> None:
-        """A write failed, and will be tried again: by the writer, or by the runner that restarts it."""
+        """A write failed, and will be tried again: by the writer, or by the runner that restarts it.
+
+        A process that was restarted goes on with what the one before it waited for.
+        """
         with _lock:
-            since, _ = self._counts.waiting.get(self, (_now(), ""))
+            known = self._counts.waiting or {self: (self._find_since() or _now(), "")}
+            since, _ = known.get(self, (_now(), ""))
             self._counts.waiting[self] = since, error
             self._write(sink, self._counts)
 
@@ -63,6 +67,13 @@ class SinkStatus:
     @property
     def _counts(self) -> "_Counts":
         return _get_counts(self.folder, self.place, self.table)
+
+    def _find_since(self) -> int | None:
+        """Since when the process waits that reported last."""
+        files = self.folder.glob(f"sink-{self.place}-{self.table}-*.json") if self.folder else ()
+        found = [status for path in files if (status := read_status(path))]
+        newest = max(found, key=lambda status: float(status["time"]), default={})
+        return newest.get("waiting_since")
 
     def _find_latest(self, batches: Sequence[pa.RecordBatch]) -> list[int]:
         """The latest time of each batch, in milliseconds; none of a batch without times."""

@@ -52,6 +52,24 @@ def test_a_writer_that_ended_is_waited_for_until_another_reports(
     assert statuses(tmp_path) == [(2, None)]
 
 
+def test_a_restarted_process_waits_since_the_one_before_it_did(
+    tmp_path: Path, writers: tuple[SinkStatus, SinkStatus]
+) -> None:
+    before = {"sink": "out", "table": DUPLICATES.name, "time": 1000, "waiting_since": 7, "error": "gone"}
+    (tmp_path / f"sink-0-{DUPLICATES.name}-1-a.json").write_text(json.dumps(before))
+
+    def find_since() -> list[int | None]:
+        return [each["waiting_since"] for each in read_sink_statuses(tmp_path, begun=2.0)]
+
+    for _ in range(2):
+        writers[0].report_waiting("out", "it is still gone")
+        assert find_since() == [7]
+    writers[0].report_written("out", 1, [duplicates(1)])
+    assert find_since() == [None]
+    writers[0].report_waiting("out", "it is gone again")
+    assert (find_since()[0] or 0) > 7
+
+
 def test_each_process_of_a_job_counts(tmp_path: Path) -> None:
     write_status(tmp_path, "1-a", time=1000, rows=4)
     write_status(tmp_path, "2-b", time=2000, rows=5, waiting_since=1, error="the disk is gone")
