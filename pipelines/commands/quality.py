@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from pipelines.console import escape_line, out, print_json
+from pipelines.console import out, print_json
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.summary.broken_reports import read_broken_reports
@@ -18,6 +18,8 @@ from pipelines.summary.quality_views import (
     format_missed,
     list_quality,
     list_reports,
+    name_missed,
+    name_source,
     name_thresholds,
     tabulate_rules,
     tabulate_sources,
@@ -111,7 +113,7 @@ def _check(folder: Path, span: Span, as_json: bool) -> bool:
     elif found:
         _print(folder, found)
     if found and found.missed:
-        raise CheckFailed(f"{folder} is below {_name_missed(found.missed)}")
+        raise CheckFailed(f"{folder} is below {name_missed(found.missed)}")
     return found is not None
 
 
@@ -141,12 +143,7 @@ def _print_hours(low: Sequence[SourceQuality], total: int) -> None:
         hour = f"{each.start:%Y-%m-%d %H:00}" if each.start else "unknown"
         missed = ", ".join(f"{score.name} {format_missed(score)}" for score in each.missed)
         counts = (f"{each.received:,}", f"{each.lacking:,}")
-        table.add_row(hour, Text(escape_line(each.source)), missed, *counts)
+        table.add_row(hour, Text(name_source(each.source)), missed, *counts)
     print_table(table)
     lacks = "lacks: so many more of its messages had to be good to meet the threshold"
     out.print(Text(lacks, style="dim"))
-
-
-def _name_missed(windows: Sequence[SourceQuality]) -> str:
-    missed = [f"{score.name} of {each.source}" for each in windows for score in each.missed]
-    return ", ".join(missed)

@@ -16,6 +16,9 @@ from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import format_percent
 from pipelines.text_tables import make_table
 
+_SHOWN, _NAMED, _NAME = 50, 3, 200
+"""Sources of a table, sources that an error names, and letters of a source's name; `--json` has all."""
+
 
 def list_quality(found: Quality) -> dict[str, Any]:
     """The quality as dicts and lists. Times stay datetimes."""
@@ -46,6 +49,22 @@ def _list_window(window: SourceQuality) -> dict[str, Any]:
     return {"source": window.source, "start": window.start, "received": window.received, "scores": scores}
 
 
+def name_source(source: str) -> str:
+    """A source on one line. Its name came with a message, so it may be anything."""
+    text = escape_line(source)
+    return text if len(text) <= _NAME else f"{text[:_NAME]}..."
+
+
+def name_missed(windows: Sequence[SourceQuality]) -> str:
+    """Which scores of which sources are below their thresholds, for one line."""
+    named = [
+        f"{score.name} of {name_source(each.source)}" for each in windows[:_NAMED] for score in each.missed
+    ]
+    if more := len(windows[_NAMED:]):
+        named.append(f"and of {more:,} more sources")
+    return ", ".join(named)
+
+
 def name_thresholds(sources: Sequence[SourceQuality]) -> str:
     """The threshold of each score, in one line."""
     thresholds = dict.fromkeys(
@@ -65,10 +84,16 @@ def format_missed(score: Score) -> str:
 
 
 def tabulate_sources(sources: Sequence[SourceQuality]) -> Table:
-    """A table of the scores of sources; a score below its threshold is red, behind an exclamation mark."""
+    """A table of the scores of sources; a score below its threshold is red, behind an exclamation mark.
+
+    Of many sources those below a threshold come first, and the rest is only counted.
+    """
     table = make_table(["source"], ["received", *(score.name for score in sources[0].scores)])
-    for each in sources:
-        table.add_row(Text(escape_line(each.source)), f"{each.received:,}", *map(_draw_score, each.scores))
+    many = len(sources) > _SHOWN
+    for each in sorted(sources, key=lambda each: not each.missed)[:_SHOWN] if many else sources:
+        table.add_row(Text(name_source(each.source)), f"{each.received:,}", *map(_draw_score, each.scores))
+    if many:
+        table.add_row(f"and {len(sources) - _SHOWN:,} more sources; --json has all")
     return table
 
 

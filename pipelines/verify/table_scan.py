@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.kinds import REPORT_KIND
-from schemas.tables import Table
+from schemas.tables import TABLES, Table
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.sealed_files import describe_damage, read_file
+from transforms.sinks.parquet.sealed_files import DERIVE, REPLACE, describe_damage, read_file
 
 
 def paths(output: Path, table: Table) -> list[Path]:
@@ -26,10 +26,11 @@ def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.R
         transforms.core.errors.DamagedFile: it is not a readable Parquet file, or not a file of this table.
     """
     schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
+    fix = REPLACE if table.name in TABLES else DERIVE
     try:
-        return _name_kinds(conform(read_file(path, schema.names), schema))
+        return _name_kinds(conform(read_file(path, schema.names, fix=fix), schema))
     except pa.ArrowException as error:
-        raise describe_damage(path, f"does not hold {table.name}: {error}") from error
+        raise describe_damage(path, f"does not hold {table.name}: {error}", fix) from error
 
 
 def _name_kinds(rows: pa.RecordBatch) -> pa.RecordBatch:

@@ -144,6 +144,44 @@ def test_a_source_with_a_long_name_is_on_one_line_where_there_is_no_terminal(
     assert "a" * 70 in capsys.readouterr().out
 
 
+def test_many_sources_are_not_all_named_and_those_below_a_threshold_come_first(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [window(f"good {n:03}", EIGHT, "1h", received=1, checked=1) for n in range(60)]
+    low = [window(f"low {n}", EIGHT, "1h", received=1, incomplete=1) for n in range(5)]
+    store(output, QUALITY.table, [*good, *low])
+    assert run(["quality", str(output)]) == 1
+    printed = capsys.readouterr()
+    first = [line.split() for line in printed.out.splitlines()[1:8]]
+    assert [words[0] for words in first] == ["b", *["low"] * 5, "a"]
+    assert "and 17 more sources" in printed.out
+    assert "completeness of low 1, and of 3 more sources" in " ".join(printed.err.split())
+
+
+def test_a_hostile_name_of_a_source_is_one_short_line(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(output, QUALITY.table, [window("\x1b[31m\n" + "x" * 5000, EIGHT, "1h", received=1, incomplete=1)])
+    assert run(["quality", str(output)]) == 1
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert r"\x1b[31m\n" in printed.out
+    assert len(printed.err) < 1000
+    assert max(map(len, printed.out.splitlines())) < 1000
+
+
+@pytest.mark.parametrize("command", ["quality", "show"])
+def test_a_damaged_derived_file_is_removed_and_derived_again(
+    output: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (damaged, *_) = (output / QUALITY.table.name).rglob("*.parquet")
+    damaged.write_bytes(b"no Parquet")
+    assert run([command, str(output)]) in (1, 3)
+    error = " ".join(capsys.readouterr().err.split())
+    assert "remove it, then run `kpiflow derive`" in error
+    assert "--replace" not in error
+
+
 def test_the_newest_reports_that_break_a_rule_come_with_evidence_and_resolution(
     output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,9 @@ STATISTICS_COLUMNS = ["agent_id", "recorded_at", "time_window_start", "received_
                       "source", "message_id", "effective_at", "created_at", "completed_at"]  # fmt: skip
 """Columns with statistics: those that queries filter by."""
 
+REPLACE = "move it away, then run `kpiflow backfill --replace` over the messages of its hour"
+DERIVE = "remove it, then run `kpiflow derive`"
+"""What to do about a damaged file: of messages, and of a derived table."""
 _BLANK = b"0" * 32
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 
@@ -83,7 +86,9 @@ def verify_file(file: Path | bytes) -> str | None:
     return None
 
 
-def read_file(file: Path | bytes, columns: Sequence[str] | None = None, name: str = "") -> pa.RecordBatch:
+def read_file(
+    file: Path | bytes, columns: Sequence[str] | None = None, name: str = "", fix: str = REPLACE
+) -> pa.RecordBatch:
     """The rows of a file, in all its columns or in those of `columns` that it has.
 
     Columns of more than 2 GiB are wide (`transforms.core.record_batches`). `name`: how to call bytes in an
@@ -107,13 +112,13 @@ def read_file(file: Path | bytes, columns: Sequence[str] | None = None, name: st
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
-        raise describe_damage(file if isinstance(file, Path) else name, _explain_unreadable(error)) from error
+        where = file if isinstance(file, Path) else name
+        raise describe_damage(where, _explain_unreadable(error), fix) from error
     return concat(batches) if batches else make_empty(schema)
 
 
-def describe_damage(file: Path | str, problem: str) -> DamagedFile:
+def describe_damage(file: Path | str, problem: str, fix: str = REPLACE) -> DamagedFile:
     """The error to raise for a file with a problem, as `verify_file` says it; with the fix."""
-    fix = "move it away, then run `kpiflow backfill --replace` over the messages of its hour"
     return DamagedFile(f"{file} {problem}; {fix}")
 
 
