@@ -18,7 +18,8 @@ from typing import Any
 from pipelines.failures import Failure
 from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_pass
 from pipelines.jobs.derive_state import read_state, read_until, write_state
-from pipelines.jobs.job_status import JOB, READERS, read_sinks
+from pipelines.jobs.job_description import JOB
+from pipelines.jobs.job_status import READERS, read_sinks
 from schemas.readers.formats import FIRST_US
 from transforms.core.events import DERIVE_FAILED, log_as_json, log_event
 from transforms.core.status_files import read_status

@@ -1,7 +1,6 @@
 """How a streaming job does, or did when it ended: from what it left below its home, and from what its source
 says now."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 from pipelines.failures import WrongUse
 from pipelines.jobs.derive_state import read_state, read_until
+from pipelines.jobs.job_description import FOLDER, JobDescription
 from pipelines.jobs.lock import is_locked
 from runners.flink.checkpoints import find_newest_checkpoint
 from schemas.tables import TABLES
@@ -17,39 +17,13 @@ from transforms.core.status_files import read_status
 from transforms.sinks.sink_status import read_sink_statuses
 from transforms.sources.source import Memory, SourceState, StreamState
 
-FOLDER = "_stream"
-"""Below a job's home, which is an output unless another folder is given: everything that a streaming job
-keeps for itself."""
-JOB, RUN, READERS, SINKS = "job.json", "run.json", "readers", "sinks"
+RUN, READERS, SINKS = "run.json", "readers", "sinks"
 BEFORE = "before"
 """Below READERS: the last status files of the readers of the run before."""
 OUTCOMES = "outcomes"
 """Below FOLDER: the ledger of what the main output has (`transforms.sinks.parquet.outcome_ledger`)."""
 RECEIVED = frozenset(name for name, table in TABLES.items() if "received_at" in table.schema.names)
 """The tables that have the time at which a message was received."""
-
-
-@dataclass(frozen=True)
-class JobDescription:
-    """What `job.json` says of a job: its source, and what its checkpoints depend on."""
-
-    source: str
-    group: str
-    streams: tuple[str, ...]
-    outputs: tuple[str, ...]
-    settle_seconds: int = 0
-
-    @classmethod
-    def read(cls, home: Path) -> "JobDescription | None":
-        """The description in a job's home; None if no streaming job ever had this home."""
-        path = home / FOLDER / JOB
-        if not path.is_file():
-            return None
-        job = json.loads(path.read_text(encoding="utf-8"))
-        depends = job["depends"]
-        source = job.get("source", job.get("redis", ""))  # earlier versions wrote it as redis
-        streams, outputs = tuple(depends["streams"]), tuple(depends["outputs"])
-        return cls(source, depends["group"], streams, outputs, job.get("settle_seconds", 0))
 
 
 @dataclass(frozen=True)
@@ -180,6 +154,7 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
 
     Raises:
         WrongUse: no streaming job ever had this home.
+        RunFailed: as `read_job`.
     """
     job, folder = JobDescription.read(home), home / FOLDER
     if job is None:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.jobs.job_status import FOLDER, READERS, JobDescription, read_status_files
+from pipelines.jobs.job_description import FOLDER, JobDescription
+from pipelines.jobs.job_status import READERS, read_status_files
 from runners.flink.checkpoints import find_newest_checkpoint
 
 MARGIN_US = 60_000_000

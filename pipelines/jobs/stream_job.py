@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.failures import WrongUse
-from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS
+from pipelines.jobs.job_description import FOLDER, JOB, read_job
+from pipelines.jobs.job_status import BEFORE, READERS, SINKS
 from pipelines.jobs.run_record import begin_run
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
@@ -81,9 +82,10 @@ def prepare_home(job: StreamJob, outputs: Outputs, source: str, settings: Settin
 
     Raises:
         WrongUse: there are checkpoints of a job that differs in what they depend on.
+        RunFailed: as `read_job`.
     """
     file = job.folder / JOB
-    before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    before = read_job(job.home)
     depends = _list_dependencies(job, outputs, settings)
     changes = _list_changes(before.get("depends", {}), depends)
     if before and changes and not job.fresh and find_newest_checkpoint(job.folder):

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.jobs.job_status import FOLDER, OUTCOMES, Health, read_health
+from pipelines.jobs.job_description import FOLDER
+from pipelines.jobs.job_status import OUTCOMES, Health, read_health
 from pipelines.jobs.run_record import RunRecord, read_totals
 from pipelines.metrics.machine import Limits, Usage, measure_usage, read_limits
 from pipelines.metrics.quality import QualityScore, read_scores

@@ -14,7 +14,8 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from pipelines.jobs.job_status import FOLDER, READERS, Health, read_health
+from pipelines.jobs.job_description import FOLDER
+from pipelines.jobs.job_status import READERS, Health, read_health
 from tests.integration.streaming import children
 from tests.servers import RedisServer
 from transforms.redis.connection import Connection

@@ -54,6 +54,6 @@ def read_status(path: Path) -> dict[str, Any] | None:
     """The content of a status file; None if there is none, or it is not a JSON object."""
     try:
         status = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return status if isinstance(status, dict) else None

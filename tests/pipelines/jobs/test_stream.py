@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.failures import WrongUse
-from pipelines.jobs.job_status import BEFORE, FOLDER, JOB, READERS, SINKS, read_health
+from pipelines.jobs.job_description import FOLDER, JOB
+from pipelines.jobs.job_status import BEFORE, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.stream import IdleWatch, LeaseRenewal, hold_lease
 from pipelines.jobs.stream_job import StreamJob, prepare_home

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.jobs.job_status import FOLDER, JOB, OUTCOMES, READERS, SINKS
+from pipelines.jobs.job_description import FOLDER, JOB
+from pipelines.jobs.job_status import OUTCOMES, READERS, SINKS
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.run_record import PROCESSES, RunKeeper, begin_run
 from runners.progress import Progress

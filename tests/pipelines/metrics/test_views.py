@@ -11,6 +11,7 @@ import pytest
 from pipelines.cli import run
 from pipelines.commands.top import make_view
 from pipelines.console import SafeConsole
+from pipelines.jobs.job_description import FOLDER, JOB
 from pipelines.jobs.job_status import OUTCOMES
 from pipelines.metrics.numbers import SourceWatch, read_numbers
 from pipelines.metrics.rejected import read_rejected
@@ -55,6 +56,21 @@ def test_status_reads_the_numbers_of_the_metrics(home: Home, capsys: pytest.Capt
     shutil.rmtree(home.folder / OUTCOMES)
     assert run(["status", str(home.path)]) == 0
     assert "not available: the main output keeps no files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "torn", ["", '{"source": "redis', "[]", "{}", '{"depends": null}', '{"depends": {}}']
+)
+@pytest.mark.parametrize("command", ["status", "metrics", "top"])
+def test_a_torn_description_of_the_job_is_named_with_what_to_do(
+    home: Home, torn: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home.path / FOLDER / JOB).write_text(torn)
+    assert run([command, str(home.path)]) == 3
+    error = capsys.readouterr().err
+    assert "job.json is damaged" in error
+    assert "--fresh" in error
+    assert "Traceback" not in error
 
 
 def test_top_shows_rates_quality_and_the_newest_rejected_messages(home: Home) -> None:
