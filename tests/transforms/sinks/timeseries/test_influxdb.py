@@ -210,7 +210,7 @@ def test_points_beyond_the_retention_are_logged_and_not_counted(
     )
     assert place.write(FLEET, rows) == Written(2, 1)
     assert len(server.points) == 2
-    assert "dropped 2 windows: they are older than its bucket's retention" in caplog.text
+    assert "drops 2 windows, older than its bucket's retention" in caplog.text
 
 
 def test_the_first_influxdb_2_says_500_of_points_beyond_the_retention(
