@@ -62,8 +62,9 @@ class Layer4Metrics:
         if self._agents:
             self._cpu.set(sum(cpu for cpu, _ in self._agents.values()) / len(self._agents))
             self._memory.set(sum(memory for _, memory in self._agents.values()))
-        page: bytes = generate_latest(self._registry)
-        return page
+        lines = generate_latest(self._registry).splitlines(keepends=True)
+        # Python's client adds the time at which each counter was made.
+        return b"".join(line for line in lines if b"_created" not in line)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"layer4_{name}", text, labels, registry=self._registry)
