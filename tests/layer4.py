@@ -3,7 +3,8 @@
 import asyncio
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def run_layer4(
     seed: int = 0,
     start: int = START,
     speed: float = 1.0,
+    monotonic: Callable[[], float] = time.monotonic,
     reports: Reports | None = None,
     record: Path | None = None,
     faults: str = "",
@@ -80,7 +82,7 @@ def run_layer4(
     `kpiflow simulate`."""
     schedule = Schedule(start, rate, history)
     every = make_reports(schedule, seed, ties=ties) if reports is None else reports
-    offers = Offers(every, schedule, Clock(start, speed), most, keep, record)
+    offers = Offers(every, schedule, Clock(start, speed, monotonic), most, keep, record)
     layer4 = Layer4(offers, Faults.parse(faults, fault_seed), outages or Outages(), most_behind)
     offers.advance()
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()

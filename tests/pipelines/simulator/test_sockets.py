@@ -19,6 +19,23 @@ FAST = 120_000.0
 """Reports a minute, so that tests are short."""
 
 
+class SetClock:
+    """A clock that a test sets."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def consume(
     layer4: RunningLayer4, work: Callable[[ClientWebSocketResponse], Coroutine[Any, Any, Any]]
 ) -> Any:
@@ -66,12 +83,29 @@ def test_a_drop_loses_what_is_offered_until_the_next_connect() -> None:
         assert len(consume(layer4, lambda connection: read_reports(connection, 5))) == 5
 
 
-def test_sockets_are_dropped_by_probability_and_by_time() -> None:
-    with run_layer4(rate=FAST, faults="drop=0.01") as layer4:
-        consume(layer4, read_reports)
-        assert layer4.layer4.faults.given["drop"] >= 1
-    with run_layer4(rate=FAST, speed=100.0, outages=Outages(every=20.0)) as layer4:
-        consume(layer4, read_reports)
+def test_sockets_are_dropped_at_a_report_by_probability() -> None:
+    with run_layer4(faults="drop=0.01") as layer4:
+
+        async def lose(connection: ClientWebSocketResponse) -> None:
+            layer4.loop.call_soon_threadsafe(layer4.layer4.sockets.offer, range(1000))
+            assert await read_reports(connection) == []
+
+        consume(layer4, lose)
+        assert layer4.layer4.sockets.dropped == 1
+        assert 2 <= layer4.layer4.faults.given["drop"] <= 20
+
+
+def test_sockets_are_dropped_after_a_time_of_the_simulated_clock() -> None:
+    time_now = SetClock()
+    with run_layer4(rate=60.0, speed=10.0, monotonic=time_now, outages=Outages(every=20.0)) as layer4:
+
+        async def lose(connection: ClientWebSocketResponse) -> None:
+            time_now.seconds = 1.9
+            assert len(await read_reports(connection, 19)) == 19
+            time_now.seconds = 2.1
+            assert await read_reports(connection) == []
+
+        consume(layer4, lose)
         assert layer4.layer4.sockets.dropped == 1
 
 
@@ -87,43 +121,63 @@ def test_while_the_stream_is_down_the_export_goes_on() -> None:
     with run_layer4(rate=FAST, outages=Outages(begin=0.0, duration=3600.0)) as layer4:
         with pytest.raises(WSServerHandshakeError, match="503"):
             consume(layer4, read_reports)
-        time.sleep(0.1)
+        wait_for(lambda: layer4.layer4.offers.end > 0)
         with urlopen(layer4.export) as answer:
             assert json.load(answer)["pagination"]["total_count"] > 0
         assert layer4.layer4.sockets.refused == 1
 
 
-def test_a_ping_is_answered_but_not_by_a_silent_socket() -> None:
-    async def ping(connection: ClientWebSocketResponse) -> set[WSMsgType]:
-        await asyncio.sleep(0.2)
-        await connection.ping(b"there?")
-        found: set[WSMsgType] = set()
-        try:
-            while True:
-                found.add((await connection.receive(timeout=0.3)).type)
-        except TimeoutError:
-            return found
+async def ping(connection: ClientWebSocketResponse, patience: float) -> WSMsgType | None:
+    """The type of the next message after a ping; None if there is none."""
+    await connection.ping(b"there?")
+    try:
+        return (await connection.receive(timeout=patience)).type
+    except TimeoutError:
+        return None
 
+
+def test_a_ping_is_answered() -> None:
     with run_layer4() as layer4:
-        assert consume(layer4, ping) == {WSMsgType.PONG}
-    with run_layer4(rate=FAST, most=200, faults="silence=1") as layer4:
-        assert WSMsgType.PONG not in consume(layer4, ping)
-        assert layer4.layer4.sockets.opened == 1
+        assert consume(layer4, lambda connection: ping(connection, 10.0)) == WSMsgType.PONG
+
+
+def test_a_silent_socket_answers_no_ping_and_sends_no_report_but_stays_open() -> None:
+    with run_layer4(history=5, faults="silence=1") as layer4:
+
+        async def silence(connection: ClientWebSocketResponse) -> None:
+            layer4.loop.call_soon_threadsafe(layer4.layer4.sockets.offer, range(1))
+            await asyncio.sleep(0.2)
+            assert await ping(connection, 0.5) is None
+            assert not connection.closed
+
+        consume(layer4, silence)
+        assert layer4.layer4.faults.given["silence"] == 1
+        assert layer4.layer4.sockets.dropped == 0
 
 
 def test_a_consumer_that_does_not_read_is_dropped_and_delays_nobody() -> None:
-    with run_layer4(rate=600_000.0, most_behind=10_000) as layer4, socket.socket() as slow:
+    time_now = SetClock()
+    running = run_layer4(rate=60_000.0, monotonic=time_now, most_behind=10_000)
+    with running as layer4, socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((layer4.host, layer4.port))
         slow.sendall(
             b"GET /kpi/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        assert len(consume(layer4, lambda connection: read_reports(connection, 4000))) == 4000
-        end = time.monotonic() + 10
-        while not layer4.layer4.sockets.slow and time.monotonic() < end:
-            time.sleep(0.05)
-        assert layer4.layer4.sockets.slow == 1
+        wait_for(lambda: layer4.layer4.sockets.opened == 1)
+
+        async def read(connection: ClientWebSocketResponse) -> int:
+            """Read until the other one is dropped; never more than a thousand reports behind."""
+            for second in range(1, 60):
+                time_now.seconds = float(second)
+                assert len(await read_reports(connection, 1000)) == 1000
+                if layer4.layer4.sockets.slow:
+                    return second
+            raise AssertionError("the slow consumer is not dropped")
+
+        assert consume(layer4, read) > 10
+        assert (layer4.layer4.sockets.slow, layer4.layer4.sockets.opened) == (1, 2)
 
 
 def test_metrics_have_the_names_of_layer_4_and_count_what_is_offered() -> None:
@@ -133,9 +187,7 @@ def test_metrics_have_the_names_of_layer_4_and_count_what_is_offered() -> None:
         *("task_execution_time_ms_bucket", "cpu_usage", "memory_usage", "agent_cpu_usage", "agent_memory_mb"),
     }
     with run_layer4(history=50, rate=FAST, most=350) as layer4:
-        while layer4.layer4.offers.end < 350:
-            time.sleep(0.02)
-        time.sleep(0.1)
+        wait_for(lambda: layer4.layer4.offers.end == 350)
         with urlopen(layer4.export.replace("/kpi/export", "/metrics")) as answer:
             lines = answer.read().decode().splitlines()
     values = {line.split()[0].partition("{")[0]: float(line.split()[1]) for line in lines if line[0] != "#"}
