@@ -61,6 +61,7 @@ class LateReports:
 
     def __init__(self, folder: Path, stream: str) -> None:
         self.folder, self._stream = folder, stream
+        self._end: tuple[Path, int] | None = None  # the file that was appended to last, and its size then
 
     def append(self, reports: Sequence[bytes], digests: Sequence[bytes], now: float) -> None:
         """Append reports; they are safe on disk afterwards.
@@ -75,11 +76,15 @@ class LateReports:
         path = self.folder / _PATTERN.replace("*", f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d}")
         with lock_folder(self.folder), explain_full(self.folder):
             is_new = not path.exists()
-            size = 0 if is_new else cut_torn_end(path)
-            append_lines(path, size, memoryview(b"\n".join([*lines, b""])))
+            size = 0 if is_new else path.stat().st_size
+            if size and self._end != (path, size):  # not as we left it: a writer may have died there
+                size = cut_torn_end(path)
+            data = b"\n".join([*lines, b""])
+            append_lines(path, size, memoryview(data))
             sync_path(path)
             if is_new:
                 sync_path(self.folder)
+            self._end = path, size + len(data)
 
     def has_any(self) -> bool:
         """Whether there is a file."""

@@ -161,3 +161,14 @@ def test_a_command_that_is_sent_again_after_a_lost_reply_adds_nothing_again(
         drain(layer4, server, tmp_path)
     assert sent
     assert read(client) == reports
+
+
+def test_a_line_that_a_dead_relay_left_torn_is_cut_off(tmp_path: Path) -> None:
+    LateReports(tmp_path, STREAM).append([b"{}"], [b"1"], 0)
+    (path,) = tmp_path.glob("late-*.ndjson")
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"source":')
+    late = LateReports(tmp_path, STREAM)
+    late.append([b"{}"], [b"1"], 0)
+    late.append([b"{}"], [b"1"], 0)
+    assert path.read_bytes() == 3 * whole
