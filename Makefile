@@ -39,7 +39,7 @@ check: lint ## ruff, mypy and the unit tests: Python only, two and a half minute
 test: setup flink servers lint ## Every check and test except the long ones of `make chaos` (installs what it needs)
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-chaos: setup flink servers ## Every fault at a running stream, and a cluster of its own (half an hour; SEED=N repeats what was drawn by lot)
+chaos: setup flink servers ## Every fault at a running stream, and a cluster of its own (three quarters of an hour; SEED=N repeats what was drawn by lot)
 	@echo "SEED=$(SEED)"
 	CHAOS_SEED=$(SEED) $(BIN)/pytest -m "chaos or not chaos" -v --durations=0 tests/chaos tests/integration/test_flink.py
 

@@ -21,7 +21,7 @@ import pytest
 from tests.integration.streaming import KEY, ROOT
 from tests.servers import RedisServer, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 SECONDS = float(os.environ.get("RELAY_SECONDS", "600"))
 PER_MINUTE = 10_000
 """Reports a minute of a real clock."""
