@@ -95,7 +95,7 @@ def test_every_flag_and_variable_that_is_named_exists(page: str) -> None:
     flags = {
         flag
         for span in spans
-        for flag in re.findall(r"(?:^|[\s(])(--[a-z][a-z-]+)", span)
+        for flag in re.findall(r"(?:^|[\s(])(--[a-z][a-z0-9-]+)", span)
         if not foreign(span)
     }
     assert flags - ALL_FLAGS == set()
@@ -107,7 +107,7 @@ def test_every_flag_and_variable_that_is_named_exists(page: str) -> None:
 def test_help_names_flags_commands_and_settings_that_exist(command: str) -> None:
     texts = list(help_of(found(command)))
     assert texts
-    flags = {flag for text in texts for flag in re.findall(r"--[a-z][a-z-]+", text)}
+    flags = {flag for text in texts for flag in re.findall(r"--[a-z][a-z0-9-]+", text)}
     assert flags - ALL_FLAGS == set()
     commands = {name for text in texts for name in re.findall(r"`kpiflow (\w+)", text)}
     assert commands <= set(COMMANDS)
@@ -119,7 +119,7 @@ def test_settings_speak_of_settings_that_exist() -> None:
     columns = {name for table in TABLES.values() for name in table.schema.names}
     named = {name for text in texts for name in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", text)}
     assert named - set(Settings.model_fields) - columns == set()
-    flags = {flag for text in texts for flag in re.findall(r"--[a-z][a-z-]+", text)}
+    flags = {flag for text in texts for flag in re.findall(r"--[a-z][a-z0-9-]+", text)}
     assert flags <= ALL_FLAGS
 
 
