@@ -42,19 +42,19 @@ def send(scene: Scene, messages: Iterable[dict[str, Any]]) -> None:
 def test_a_killed_job_gives_the_stored_and_derived_tables_of_a_backfill(scene: Scene, seed: int) -> None:
     """A part of the records comes after the wait of their reports, which resolves inconsistencies."""
     scene.keys = KEYS
-    past = make_past(scene, 1500, seed)
+    past = make_past(scene, 500, seed)
     is_late = [
         message["source"] != REPORT_KIND.stream and place % 5 == 0 for place, message in enumerate(past)
     ]
     send(scene, (message for message, late in zip(past, is_late) if not late))
     records = ["--records", "--inconsistent", "0.1", "--late", "0.1", "--duplicates", "0.05"]
-    producer = start_producer(scene, 3000, 6000, *records)
-    scene.start(*DERIVE, "--derive-seconds", "3")
-    scene.until(lambda: scene.read() >= 4000 and any((scene.output / "features").rglob("*.parquet")))
+    producer = start_producer(scene, 1000, 3000, *records)
+    scene.start(*DERIVE, "--derive-seconds", "5")
+    scene.until(lambda: scene.read() >= 1500 and any((scene.output / "features").rglob("*.parquet")))
     kill(scene.runs[-1], "all")
     send(scene, (message for message, late in zip(past, is_late) if late))
     assert producer.wait(PATIENCE) == 0
-    scene.finish(*DERIVE, "--derive-seconds", "3")
+    scene.finish(*DERIVE)
     verdict = scene.verdict()
     assert [verdict[name] for name in ("missing", "surplus", "unreadable", "uncommitted")] == [0] * 4
     scene.ask("derive", scene.output, *WAIT)
