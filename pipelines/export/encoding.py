@@ -32,6 +32,14 @@ _UNKNOWN = -1
 _NULL = ""
 """What a null text is before it is encoded: no schema allows it as a category."""
 
+_BY_PLACE = {"handle_unknown": "use_encoded_value", "unknown_value": _UNKNOWN}
+_PARTS = {
+    "one_hot": (OneHotEncoder, {"handle_unknown": "ignore", "sparse_output": False}, ONE_HOT),
+    "label": (OrdinalEncoder, _BY_PLACE, LABEL),
+    "ordinal": (OrdinalEncoder, _BY_PLACE, ORDINAL),
+}
+"""The parts of an encoding by name: what encodes, its options, and the column."""
+
 
 class Categories:
     """The categories that an export has, collected as its rows come by."""
@@ -73,13 +81,13 @@ class Encoder:
 def fit_encoder(categories: Mapping[str, Iterable[str]]) -> Encoder:
     """The encoding of these categories of ONE_HOT and LABEL."""
     one_hot, label = (list(categories[name]) for name in (ONE_HOT, LABEL))
-    unknown = {"handle_unknown": "use_encoded_value", "unknown_value": _UNKNOWN}
-    parts = [("ordinal", OrdinalEncoder(categories=[list(PRIORITIES)], **unknown), [ORDINAL])]
-    if label:
-        parts.insert(0, ("label", OrdinalEncoder(categories=[label], **unknown), [LABEL]))
-    if one_hot:  # without a category there is no column
-        encoder = OneHotEncoder(categories=[one_hot], handle_unknown="ignore", sparse_output=False)
-        parts.insert(0, ("one_hot", encoder, [ONE_HOT]))
+    # without a category there is no column
+    known = {"one_hot": one_hot, "label": label, "ordinal": list(PRIORITIES)}
+    parts = [
+        (part, kind(categories=[known[part]], **options), [column])
+        for part, (kind, options, column) in _PARTS.items()
+        if known[part]
+    ]
     transformer = ColumnTransformer(parts, verbose_feature_names_out=_name_column)
     example = {ONE_HOT: one_hot[:1] or [_NULL], LABEL: label[:1] or [_NULL], ORDINAL: [PRIORITIES[0]]}
     return Encoder(transformer.fit(pd.DataFrame(example)))
@@ -98,13 +106,35 @@ def load_encoder(path: Path) -> Encoder:
         if unknown:
             raise WrongUse(f"{path} needs types that an encoding has not: {', '.join(unknown)}", fix)
         transformer = skops.io.load(path, trusted=trusted)
-        if not isinstance(transformer, ColumnTransformer):
+        if not _is_encoding(transformer):
             raise WrongUse(f"{path} holds no encoding", fix)
         return Encoder(transformer)
     except WrongUse:
         raise
     except Exception as error:  # whatever a file that is none of ours makes the library raise
         raise WrongUse(f"cannot read an encoding from {path}: {error}", fix) from error
+
+
+def _is_encoding(transformer: object) -> bool:
+    """Whether it is made as `fit_encoder` does: another pipeline could fail in the middle, or mean another
+    thing."""
+    return (
+        isinstance(transformer, ColumnTransformer)
+        and "ordinal" in transformer.named_transformers_
+        and all(
+            part in _PARTS and _is_part(encoder, columns, *_PARTS[part])
+            for part, encoder, columns in transformer.transformers_
+            if encoder != "drop"
+        )
+    )
+
+
+def _is_part(encoder: object, columns: object, kind: type, options: dict[str, object], column: str) -> bool:
+    return (
+        type(encoder) is kind
+        and columns == [column]
+        and all(getattr(encoder, name) == value for name, value in options.items())
+    )
 
 
 def _name_column(part: str, name: str) -> str:

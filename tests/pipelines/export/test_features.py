@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skops.io
+from sklearn.compose import ColumnTransformer
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 
 from pipelines.cli import run
 from pipelines.export import dictionary, encoding, export
@@ -177,6 +179,29 @@ def test_a_file_that_is_no_encoding_is_refused(
     assert run(["features", str(output), *words]) == 2
     assert "of an earlier `kpiflow features --encode`" in capsys.readouterr().err
     assert not (output.parent / "f.parquet").exists()
+
+
+CATEGORIES = pd.DataFrame({"agent_type": ["retrieval"], "source_layer": ["layer2"], "priority": [50]})
+OTHER_PIPELINES = {
+    "a column that is not encoded": [("ordinal", OrdinalEncoder(), ["source_layer"])],
+    "an encoder that fails on a new category": [
+        ("one_hot", OneHotEncoder(sparse_output=False), ["agent_type"]),
+        ("ordinal", OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), ["priority"]),
+    ],
+    "a calculation": [("ordinal", FunctionTransformer(feature_names_out="one-to-one"), ["priority"])],
+    "what is passed through": [("ordinal", "passthrough", ["priority"])],
+}
+
+
+@pytest.mark.parametrize("parts", OTHER_PIPELINES.values(), ids=list(OTHER_PIPELINES))
+def test_a_pipeline_that_another_program_made_is_refused(
+    output: Path, parts: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = output.parent / "encoder.skops", output.parent / "f.parquet"
+    path.write_bytes(skops.io.dumps(ColumnTransformer(parts).fit(CATEGORIES)))
+    assert run(["features", str(output), "--output", str(target), "--encoder", str(path)]) == 2
+    assert "of an earlier `kpiflow features --encode`" in capsys.readouterr().err
+    assert not target.exists()
 
 
 def test_an_output_without_features_names_the_command_that_makes_them(
