@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.console import out
+from pipelines.console import err, out
 from pipelines.export.export import Files, export
+from pipelines.export.feature_rows import count_reports
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.progress import show_count
@@ -64,12 +65,17 @@ def features(
     try:
         with show_count("hours", total, lines=True) as advance:
             count = export(folder, files, span, context, lambda: advance(1), encode, stored)
+        missing = count_reports(folder, span) - count
     except DamagedFile as error:
         raise CheckFailed(str(error), f"run `kpiflow derive {output}`") from error
     except PermissionError as error:
         raise RunFailed(f"cannot write {target}: {error.strerror}", "give --output another file") from error
     beside = [files.dictionary, *([files.encoder] if encode else [])]
     out.print(f"{count:,} rows -> {target}, and {', '.join(path.name for path in beside)} beside it")
+    if missing > 0:
+        err.print(
+            f"{missing:,} reports of this span have no features yet; `kpiflow derive {output}` makes them"
+        )
 
 
 def _load_encoder(encode: bool, path: Path | None) -> "Encoder | None":

@@ -78,6 +78,13 @@ def iterate_hours(output: Path, span: Span, context: timedelta) -> Iterator[pa.R
             yield _join_rows(rows, _load_reports(stored), results, output)
 
 
+def count_reports(output: Path, span: Span) -> int:
+    """How many stored reports were recorded within the span, whether they have features or not."""
+    files = [path for found in partitions(output, REPORTS).values() for path in found]
+    times = (load(path, REPORTS, [FEATURES.time]) for path in files)
+    return sum(rows.num_rows for batch in times for rows in keep_within(batch, span, FEATURES.time))
+
+
 def _load_reports(files: Sequence[Path]) -> pa.RecordBatch:
     names = ("report_id", "execution_context", *OF_REPORT)
     schema = pa.schema([REPORTS.schema.field(name) for name in names])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,6 +212,23 @@ def test_an_output_without_features_names_the_command_that_makes_them(
         path.unlink()
     assert run(["features", str(output), "--output", str(output.parent / "f.parquet")]) == 2
     assert f"`kpiflow derive {output}` makes them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("span", [[], ["--from", "2025-10-20T00:00:00Z", "--to", "2025-10-21T00:00:00Z"]])
+def test_reports_without_features_are_counted_and_not_left_out_in_silence(
+    output: Path, span: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["features", str(output), "--output", str(output.parent / "f.parquet"), *span]
+    assert run(words) == 0
+    assert "no features yet" not in capsys.readouterr().err
+    for path in (output / FEATURES.name / "date=2025-10-20" / "hour=13").glob("*.parquet"):
+        path.unlink()
+    assert run(words) == 0
+    assert re.search(rf"[1-9] reports? .* no features yet; `kpiflow derive {output}`", one_line(capsys))
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
 
 
 def test_features_of_a_report_that_is_gone_are_no_export(
