@@ -4,15 +4,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import err, out
+from pipelines.console import announce, err, print_result
 from pipelines.failures import WrongUse
+from transforms.core.events import RELAY_PROGRESS, is_json
 
 if TYPE_CHECKING:
     from pipelines.relay.home import RelayStatus
@@ -90,13 +91,13 @@ def relay(
         try:
             status = run(job, ctx.obj.settings(), follow)
         except KeyboardInterrupt:
-            out.print("stopped; the same command goes on from where it was")
+            print_result("stopped; the same command goes on from where it was")
             raise
     totals = status.totals
-    out.print(f"everything in the export is relayed: {totals.get('exported', 0):,} reports over all runs")
+    print_result(f"everything in the export is relayed: {totals.get('exported', 0):,} reports over all runs")
     if status.backfill:
-        out.print(f"{totals.get('archived', 0):,} were too old for the stream; put them into the tables:")
-        out.print(f"  {status.backfill}")
+        print_result(f"{totals.get('archived', 0):,} were too old for the stream; put them into the tables:")
+        print_result(f"  {status.backfill}")
 
 
 @contextmanager
@@ -159,7 +160,7 @@ def _describe_behind(behind: int | None) -> str:
 @contextmanager
 def _followed() -> "Iterator[Callable[[RelayStatus], None]]":
     """What shows the progress: a table that stays in place on a terminal, a line now and then elsewhere."""
-    if err.is_terminal:
+    if err.is_terminal and not is_json():
         with Live(console=err, refresh_per_second=4, transient=True) as view:
             yield lambda status: view.update(make_relay_table(status))
         return
@@ -169,9 +170,16 @@ def _followed() -> "Iterator[Callable[[RelayStatus], None]]":
         now = time.monotonic()
         if not shown or now - shown[-1][0] >= _LINE_SECONDS or status.situation.state != shown[-1][1]:
             shown[:] = [(now, status.situation.state)]
-            err.print("; ".join(f"{name} {text}" for name, text in describe_relay(status)))
+            announce(RELAY_PROGRESS, **_list_fields(status))
 
     yield line
+
+
+def _list_fields(status: "RelayStatus") -> dict[str, Any]:
+    found, totals = status.situation, status.totals
+    problem = found.redis_error or found.export_error or found.live_error or "no problem"
+    names = ("exported", "live", "archived", "lost")
+    return {"state": found.state, "problem": problem, **{name: totals.get(name, 0) for name in names}}
 
 
 def make_relay_table(status: "RelayStatus") -> Table:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.console import err, out
+from pipelines.console import announce, print_result
 from pipelines.durations import parse_duration
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.inputs import find_archives, parse_time
@@ -25,6 +25,7 @@ from pipelines.simulator.reports import ArchivedReports, GeneratedReports, Repor
 from pipelines.simulator.tls import make_context
 from pipelines.synthetic import KpiTestGenerator
 from pipelines.synthetic.messages import check_share
+from transforms.core.events import NOTICE
 
 _HELP = "`kpiflow simulate --help` lists the options"
 _OFFERED, _FAULTS, _TLS = "What is offered", "Faults", "TLS"
@@ -193,11 +194,11 @@ def simulate(
             asyncio.run(server.serve(layer4, host, port, tls, _show_address))
     finally:
         offers.close()
-        out.print(layer4.describe())
+        print_result(layer4.describe())
 
 
 def _show_address(address: str) -> None:
-    err.print(f"Layer 4 listens on {address}")
+    announce(NOTICE, message=f"Layer 4 listens on {address}")
 
 
 def _check_numbers(numbers: dict[str, float]) -> None:
@@ -266,7 +267,7 @@ def _read_archives(patterns: list[str]) -> Reports:
     except OSError as error:
         raise RunFailed(f"no copy of the reports can be written: {error}", "make room for it") from error
     if every.skipped:
-        err.print(f"{every.skipped:,} messages are not JSON objects and are left out")
+        announce(NOTICE, message=f"{every.skipped:,} messages are not JSON objects and are left out")
     if not every.count:
         raise WrongUse("there is no report in these archives", "give --input archives with reports")
     return every

@@ -128,6 +128,11 @@ WRITING_PROGRESS = Event(
 )
 STEPS_PROGRESS = Event("steps_progress", "Flink {state}, {done} of {total} steps done")
 COUNT_PROGRESS = Event("count_progress", "{doing}: {done:,} of {total:,}, {per_minute:,.0f}/min")
+RELAY_PROGRESS = Event(
+    "relay_progress",
+    "{state}: {exported:,} reports of the export, {live:,} of the socket, {archived:,} archived as too old, "
+    "lost {lost:,} times; {problem}",
+)
 DERIVE_PROGRESS = Event("derive_progress", "{table}: {done:,} of {total:,} files")
 DERIVE_FAILED = Event("derive_failed", "{output}: {error}", logging.ERROR)
 INPUT_INCOMPLETE = Event("input_incomplete", "incomplete input: {problem}", logging.WARNING)

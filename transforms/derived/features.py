@@ -64,7 +64,7 @@ FIT_PAST = timedelta(hours=complexity.FIT_HOURS + 2)
 
 TABLE = DerivedTable(
     FEATURES,
-    version=1,
+    version=2,
     inputs=(
         Input("past_reports", PAST),
         Input("past_windows", "experience_days"),

@@ -187,10 +187,14 @@ def test_metrics_have_the_names_of_layer_4_and_count_what_is_offered() -> None:
         *("task_execution_time_ms_bucket", "cpu_usage", "memory_usage", "agent_cpu_usage", "agent_memory_mb"),
     }
     with run_layer4(history=50, rate=FAST, most=350) as layer4:
-        wait_for(lambda: layer4.layer4.offers.end == 350)
-        with urlopen(layer4.export.replace("/kpi/export", "/metrics")) as answer:
-            lines = answer.read().decode().splitlines()
-    values = {line.split()[0].partition("{")[0]: float(line.split()[1]) for line in lines if line[0] != "#"}
+
+        def ask() -> dict[str, float]:
+            with urlopen(layer4.export.replace("/kpi/export", "/metrics")) as answer:
+                lines = [line.split() for line in answer.read().decode().splitlines() if line[0] != "#"]
+            return {words[0].partition("{")[0]: float(words[1]) for words in lines}
+
+        wait_for(lambda: ask()["layer4_tasks_processed_total"] >= 300)
+        values = ask()
     own = {name for name in values if not name.endswith(("_ms_sum", "_ms_count"))}
     assert own == {f"layer4_{name}" for name in names}
     assert values["layer4_tasks_processed_total"] == 300

@@ -156,6 +156,12 @@ def test_workload_is_the_busy_time_of_five_minutes_over_the_usual() -> None:
     assert (alone["workload"], alone["workload_level"]) == (1, "normal")
 
 
+def test_a_workload_that_equals_the_bound_of_a_level_is_normal() -> None:
+    """(0 + b) / (5 U / L + b) is 1/2 exactly where 5 U / L = b: here 5 * 2 / 10 tasks of one latency."""
+    row = find([*past(-18, -17, -9, latency_ms=[700.1] * 3), report()])["r"]
+    assert (row["workload"], row["workload_level"]) == (0.5, "normal")
+
+
 def test_correlations_are_those_of_the_ranks_in_the_settled_hour() -> None:
     latency, cpu, memory = [1.0, 2, 2, 9], [0.1, 0.2, 0.3, 0.4], [4.0, 3, 2, 1]
     columns = {"latency_ms": latency, "cpu_usage": cpu, "memory_mb": memory}

@@ -70,11 +70,12 @@ QUERIES = {
             x - first.n * first.minute AS after_xy,
             latency - first.latency - recent AS usual, minute - 8 - first.minute AS usual_minutes
         FROM sums WHERE n > 0""",
+    # The workload as one quotient of whole numbers: a value that is a bound of its level is exactly that.
     "windows": f"""
         SELECT agent, minute, n AS trend_n, minute - 3 - first.minute AS throughput_trend_n, score, score2,
             CASE WHEN usual_minutes >= {SHORTEST_USUAL} AND latency > 0 THEN
-                (recent::DOUBLE + latency::DOUBLE / n::DOUBLE)
-                / (5 * usual::DOUBLE / usual_minutes + latency::DOUBLE / n::DOUBLE) END AS workload,
+                ((recent * n + latency) * usual_minutes)::DOUBLE
+                / (5 * usual * n + latency * usual_minutes)::DOUBLE END AS workload,
             {_fit_trends()}
         FROM after_first""",
 }
