@@ -21,6 +21,7 @@ COMMANDS = {
     "quality": "Check the quality of the data against thresholds.",
     "features": "Write the features of reports, with labels, as one file.",
     "show": "Show rates, latency, outliers, and quarantine by reason.",
+    "query": "Ask named queries of an output: by task, agent, type, performance, time.",
     "quarantine": "List, show, replay and dismiss quarantined messages.",
     "settings": "List every setting, its value and where it came from.",
 }

@@ -118,14 +118,16 @@ def require_output(path: Path) -> Path:
     return path
 
 
-def read_row_settings(path: Path) -> dict[str, Any]:
+def read_row_settings(path: Path, use: str = "reconciled") -> dict[str, Any]:
     """The settings that shaped the rows of an output of the current layout, by name.
+
+    `use`: what is done with the output, for the message about an older layout.
 
     Raises:
         WrongUse: it is not an output, or a newer or an older kpiflow wrote it.
     """
     description = _read_description(require_output(path))
-    _check_layout(str(path), description, "reconciled")
+    _check_layout(str(path), description, use)
     return _list_row_settings(description)
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 START = "docs/getting-started.md"
-TYPED = ["README.md", START, "docs/backfill.md", "docs/quarantine.md", "docs/context.md"]
+TYPED = ["README.md", START, "docs/backfill.md", "docs/quarantine.md", "docs/queries.md", "docs/context.md"]
 EVERYWHERE = {"--help", "--version", "--config"} | {
     f"--{name.replace('_', '-')}" for name in Settings.model_fields
 }

@@ -1,0 +1,144 @@
+"""What a named query is: SQL over tables of an output, its parameters, its columns and its order.
+
+The SQL reads views, one for each `Input`: the current rows of a table, already within the span of time that
+was asked for. Values reach it as bound parameters (`$agent_id`), never as text. `pipelines.queries.run` adds
+the conditions of the parameters that were given, the order, the place of the cursor and the limit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from enum import Enum
+from math import isfinite
+
+import pyarrow as pa
+
+from pipelines.failures import WrongUse
+from schemas.tables import Table
+
+LONGEST_TEXT = 1000
+"""Most characters of a parameter's value."""
+Value = str | int | float | datetime
+
+
+class Kind(Enum):
+    """The type of a parameter, by the name that help texts use."""
+
+    TEXT = "text"
+    INTEGER = "whole number"
+    NUMBER = "number"
+    TIME = "time (RFC 3339)"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A value that a query takes.
+
+    `condition`: SQL that the rows of the result must meet if the parameter has a value. `choices`: the texts
+    that it may be; any if empty. A parameter that is neither required nor has a default may be left out.
+    """
+
+    name: str
+    summary: str
+    condition: str = ""
+    kind: Kind = Kind.TEXT
+    choices: tuple[str, ...] = ()
+    default: Value | None = None
+    required: bool = False
+
+    def parse(self, text: str) -> Value:
+        """The value that a text means.
+
+        Raises:
+            WrongUse: it is not of the parameter's kind, not one of its choices, or too long.
+        """
+        if len(text) > LONGEST_TEXT:
+            raise WrongUse(f"{self.name} has {len(text):,} characters", f"give at most {LONGEST_TEXT:,}")
+        if self.choices and text not in self.choices:
+            raise WrongUse(f"{self.name} cannot be {text}", f"give one of {', '.join(self.choices)}")
+        try:
+            return _parse(text, self.kind)
+        except ValueError as error:
+            raise WrongUse(f"{self.name} {text} is not a {self.kind.value}") from error
+
+
+@dataclass(frozen=True)
+class Input:
+    """A view of the SQL: the rows of a table in a span of time.
+
+    `window`: the parameter that names the size of the windows, for a table of windows. `span`: the two
+    parameters of kind TIME that bound it in place of the span of the query; without values that one counts.
+    """
+
+    name: str
+    table: Table
+    window: str = ""
+    span: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """A column by which a result is sorted. Nulls come last, whatever the direction."""
+
+    column: str
+    descending: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """A named query.
+
+    `columns`: those of the result, in order. `order`: no two rows of a result are equal in all its columns,
+    so that they make the key of a cursor.
+    """
+
+    name: str
+    summary: str
+    inputs: tuple[Input, ...]
+    sql: str
+    columns: pa.Schema
+    order: tuple[Order, ...]
+    parameters: tuple[Parameter, ...] = ()
+
+    def parse(self, given: Mapping[str, str]) -> dict[str, Value | None]:
+        """The value of each parameter, None where there is none.
+
+        Raises:
+            WrongUse: a parameter is unknown or missing, or a value is wrong.
+        """
+        known = {parameter.name: parameter for parameter in self.parameters}
+        for name in given:
+            if name not in known:
+                raise WrongUse(f"{self.name} has no parameter {name[:50]}", name_nearest(name, list(known)))
+        if missing := [each.name for each in self.parameters if each.required and each.name not in given]:
+            example = " ".join(f"{name}=VALUE" for name in missing)
+            raise WrongUse(f"{self.name} needs {', '.join(missing)}", f"add {example}")
+        return {
+            name: parameter.parse(given[name]) if name in given else parameter.default
+            for name, parameter in known.items()
+        }
+
+
+def name_nearest(name: str, known: list[str]) -> str:
+    """Advice that names what is spelt like `name`, or all there is."""
+    near = get_close_matches(name[:50], known, n=3, cutoff=0.5)
+    return f"give {' or '.join(near)}" if near else f"give one of {', '.join(known)}" if known else ""
+
+
+def _parse(text: str, kind: Kind) -> Value:
+    if kind is Kind.INTEGER:
+        number = int(text)
+        if abs(number) >= 2**63:
+            raise ValueError("not an int64")
+        return number
+    if kind is Kind.NUMBER:
+        value = float(text)
+        if not isfinite(value):
+            raise ValueError("not finite")
+        return value
+    if kind is Kind.TIME:
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    text.encode()  # an error if it is not Unicode
+    return text

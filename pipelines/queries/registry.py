@@ -1,0 +1,33 @@
+"""All named queries. One more: an object in a module of this package, and a line here."""
+
+from pipelines.failures import WrongUse
+from pipelines.queries import report_queries, table_queries
+from pipelines.queries.query import Query, name_nearest
+
+QUERIES: dict[str, Query] = {
+    query.name: query
+    for query in (
+        report_queries.REPORTS_BY_TASK,
+        report_queries.AGENT_OVER_TIME,
+        report_queries.REPORTS_BY_TYPE,
+        report_queries.REPORTS_BY_PERFORMANCE,
+        report_queries.AGENT_SUMMARY,
+        report_queries.HOURLY_PATTERNS,
+        report_queries.ANOMALIES,
+        table_queries.AGGREGATES,
+        table_queries.FEATURES,
+        table_queries.QUALITY,
+        table_queries.QUARANTINE,
+    )
+}
+
+
+def find_query(name: str) -> Query:
+    """The query of a name.
+
+    Raises:
+        WrongUse: there is none.
+    """
+    if name not in QUERIES:
+        raise WrongUse(f"no query is called {name[:50]}", name_nearest(name, list(QUERIES)))
+    return QUERIES[name]

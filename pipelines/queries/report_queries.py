@@ -1,0 +1,153 @@
+"""The queries of reports: by task, agent, type and performance, summaries, patterns and anomalies."""
+
+import pyarrow as pa
+
+from pipelines.queries.query import Input, Kind, Order, Parameter, Query
+from schemas.readers.formats import TIME
+from schemas.tables import METRICS, REPORTS
+
+_REPORTS = (Input("reports", REPORTS),)
+_NEWEST = (Order("recorded_at", descending=True), Order("report_id"))
+_FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
+_LIST = pa.schema(
+    [
+        REPORTS.schema.field(name)
+        for name in (
+            "recorded_at", "report_id", "task_id", "agent_id", "target_agent_type", "latency_ms", "accuracy",
+            "cpu_usage", "memory_mb", "network_bytes", "performance_score", *_FLAGS,
+        )
+    ]
+)  # fmt: skip
+AGENT = Parameter("agent_id", "only this agent", "agent_id = $agent_id")
+_EXACT_ACCURACY = "sum(round(accuracy * 1e12)::HUGEINT)::DOUBLE / count(*) / 1e12"
+"""The mean accuracy. The sum is of integers, so that it does not depend on the order of rows: a cursor
+compares it with the one of the page before."""
+
+REPORTS_BY_TASK = Query(
+    "reports-by-task",
+    "the reports of a task with all columns, newest first",
+    _REPORTS,
+    "SELECT * FROM reports",
+    REPORTS.schema,
+    _NEWEST,
+    (Parameter("task_id", "the task", "task_id = $task_id", required=True),),
+)
+
+AGENT_OVER_TIME = Query(
+    "agent-over-time",
+    "the reports of an agent, newest first",
+    _REPORTS,
+    "SELECT * FROM reports",
+    _LIST,
+    _NEWEST,
+    (Parameter("agent_id", "the agent", AGENT.condition, required=True),),
+)
+
+REPORTS_BY_TYPE = Query(
+    "reports-by-type",
+    "the reports of a type of agents, newest first",
+    _REPORTS,
+    "SELECT * FROM reports",
+    _LIST,
+    _NEWEST,
+    (Parameter("agent_type", "the target_agent_type", "target_agent_type = $agent_type", required=True),),
+)
+
+REPORTS_BY_PERFORMANCE = Query(
+    "reports-by-performance",
+    "reports by accuracy and latency, the least accurate first, then the slowest",
+    _REPORTS,
+    "SELECT * FROM reports",
+    _LIST,
+    (Order("accuracy"), Order("latency_ms", descending=True), *_NEWEST),
+    (
+        Parameter("max_accuracy", "accuracy at most", "accuracy <= $max_accuracy", Kind.NUMBER),
+        Parameter("min_latency_ms", "latency at least, in ms", "latency_ms >= $min_latency_ms", Kind.NUMBER),
+        Parameter("agent_type", "only this target_agent_type", "target_agent_type = $agent_type"),
+    ),
+)
+
+AGENT_SUMMARY = Query(
+    "agent-summary",
+    "means, number of reports and spread of latency by agent, the most accurate first",
+    _REPORTS,
+    f"""
+SELECT agent_id, avg(latency_ms) AS avg_latency, {_EXACT_ACCURACY} AS avg_accuracy,
+    count(*) AS task_count, stddev_samp(latency_ms) AS latency_stddev
+FROM reports
+GROUP BY agent_id""",
+    pa.schema(
+        [
+            ("agent_id", pa.string()),
+            ("avg_latency", pa.float64()),
+            ("avg_accuracy", pa.float64()),
+            ("task_count", pa.int64()),
+            ("latency_stddev", pa.float64()),
+        ]
+    ),
+    (Order("avg_accuracy", descending=True), Order("agent_id")),
+    (AGENT,),
+)
+
+HOURLY_PATTERNS = Query(
+    "hourly-patterns",
+    "means of latency and accuracy by hour and agent, where there are enough reports",
+    _REPORTS,
+    """
+SELECT date_trunc('hour', recorded_at) AS hour, agent_id, avg(latency_ms) AS avg_latency,
+    avg(accuracy) AS avg_accuracy, count(*) AS sample_size
+FROM reports
+GROUP BY hour, agent_id""",
+    pa.schema(
+        [
+            ("hour", TIME),
+            ("agent_id", pa.string()),
+            ("avg_latency", pa.float64()),
+            ("avg_accuracy", pa.float64()),
+            ("sample_size", pa.int64()),
+        ]
+    ),
+    (Order("hour"), Order("agent_id")),
+    (
+        AGENT,
+        Parameter(
+            "min_reports",
+            "only above so many reports",
+            "sample_size > $min_reports",
+            Kind.INTEGER,
+            default=10,
+        ),
+    ),
+)
+
+ANOMALIES = Query(
+    "anomalies",
+    "reports far from the mean latency or accuracy of their agent, newest first",
+    (*_REPORTS, Input("baseline_reports", REPORTS, span=("baseline_from", "baseline_to"))),
+    """
+SELECT reports.*, baseline_latency, latency_stddev, baseline_accuracy, accuracy_stddev
+FROM reports JOIN (
+    SELECT agent_id, avg(latency_ms) AS baseline_latency, stddev_samp(latency_ms) AS latency_stddev,
+        avg(accuracy) AS baseline_accuracy, stddev_samp(accuracy) AS accuracy_stddev
+    FROM baseline_reports
+    GROUP BY agent_id
+) USING (agent_id)
+WHERE abs(latency_ms - baseline_latency) > $deviations * latency_stddev
+    OR abs(accuracy - baseline_accuracy) > $deviations * accuracy_stddev""",
+    pa.schema(
+        [
+            *_LIST,
+            ("baseline_latency", pa.float64()),
+            ("latency_stddev", pa.float64()),
+            ("baseline_accuracy", pa.float64()),
+            ("accuracy_stddev", pa.float64()),
+        ]
+    ),
+    _NEWEST,
+    (
+        Parameter("baseline_from", "start of the reports that make the means", kind=Kind.TIME),
+        Parameter("baseline_to", "end of these reports; without both, those of the query", kind=Kind.TIME),
+        Parameter("deviations", "how many standard deviations are far", kind=Kind.NUMBER, default=2.0),
+        AGENT,
+    ),
+)

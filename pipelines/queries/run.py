@@ -1,0 +1,244 @@
+"""Runs a named query over an output folder."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.failures import RunFailed
+from pipelines.queries.cursor import format_cursor, parse_cursor, write_condition
+from pipelines.queries.open_files import list_files, list_untimed, open_files
+from pipelines.queries.query import Input, Query, Value
+from schemas.partitioning import format_window_folder
+from transforms.core.record_batches import conform
+from transforms.core.time_range import Span
+
+_MICROSECOND = timedelta(microseconds=1)
+_DESCRIPTOR = "/proc/self/fd/"
+_REPLACED = " (deleted)"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a query may use: rows of a page, seconds of execution, and megabytes of DuckDB's memory."""
+
+    rows: int = 100
+    seconds: float = 30
+    memory_mb: int = 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A page of a result.
+
+    `rows` has the query's columns in its order. `cursor`: where the next page begins; None if this is the
+    last. `files`: how many files were opened.
+    """
+
+    query: Query
+    asked: Mapping[str, Any]
+    rows: pa.Table
+    cursor: str | None
+    files: int
+
+
+def run_query(
+    folder: Path,
+    query: Query,
+    parameters: Mapping[str, Value | None],
+    span: Span,
+    file_minutes: int,
+    limits: Limits = Limits(),
+    cursor: str | None = None,
+) -> Answer:
+    """The page of a query that begins after a cursor, or its first page.
+
+    Args:
+        folder: the output.
+        parameters: one value for each parameter of the query, as `Query.parse` gives them.
+        span: which rows of the inputs count, by the time of their table; a row without a time does.
+        file_minutes: the setting of the output.
+
+    Raises:
+        WrongUse: the cursor is not of this query.
+        RunFailed: the query needs more time, memory or files than it may, or a file cannot be read.
+    """
+    asked = {"from": span.start, "to": span.end, **parameters}
+    after = None if cursor is None else parse_cursor(query, asked, cursor)
+    spans = {each: _choose_span(query, each, parameters, span, after) for each in query.inputs}
+    paths = {each: _list_input(folder, each, parameters, spans[each], file_minutes) for each in query.inputs}
+    distinct = list(dict.fromkeys(path for listed in paths.values() for path in listed))
+    with (
+        open_files(distinct) as opened,
+        _explain_errors(query, limits, opened),
+        _connect(opened, limits) as connection,
+    ):
+        views = {}
+        for each in query.inputs:
+            chosen = [opened[path] for path in paths[each] if path in opened]
+            if query.order[0].descending:
+                chosen.reverse()  # DuckDB skips what is older than the rows that it has
+            views[each.name] = _write_view(connection, each, chosen, spans[each])
+        found = _select(connection, query, views, parameters, after, limits.rows + 1)
+    return _make_answer(query, asked, found, limits.rows, len(opened))
+
+
+def _choose_span(
+    query: Query,
+    source: Input,
+    parameters: Mapping[str, Value | None],
+    span: Span,
+    after: Sequence[Any] | None,
+) -> Span:
+    """The span of an input: its own, if it has one, or that of the query, as far as the cursor leaves it."""
+    if source.span:
+        start, end = (parameters[name] for name in source.span)
+        return Span(start or span.start, end or span.end)  # type: ignore[arg-type]
+    first = query.order[0]
+    if after and after[0] is not None and first.descending and first.column == source.table.time:
+        end = after[0] + _MICROSECOND
+        return replace(span, end=min(end, span.end) if span.end else end)
+    return span
+
+
+def _list_input(
+    folder: Path, source: Input, parameters: Mapping[str, Value | None], span: Span, file_minutes: int
+) -> list[Path]:
+    """The files of a table that may have rows in the span; those without a time come first."""
+    below = folder / source.table.name
+    untimed = list_untimed(below)
+    if source.window:
+        size = str(parameters[source.window])
+        below /= format_window_folder(size)
+        file_minutes = file_minutes if size == "5s" else 60
+    return untimed + list_files(below, span, file_minutes)
+
+
+@contextmanager
+def _connect(opened: Mapping[Path, int], limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB in memory that can read the open files and nothing else, within the limits."""
+    config: dict[str, Any] = {
+        "memory_limit": f"{limits.memory_mb}MB",
+        "temp_directory": "",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,
+    }
+    with duckdb.connect(":memory:", config=config) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"SET max_execution_time = {max(1, round(limits.seconds * 1000))}")
+        connection.execute(f"SET allowed_paths = [{', '.join(_name_allowed(opened))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        yield connection
+
+
+def _name_allowed(opened: Mapping[Path, int]) -> Iterator[str]:
+    """SQL texts: the names of the open files.
+
+    DuckDB looks up the name behind a descriptor each time it opens one. Linux adds an end to the name of a
+    file that was replaced.
+    """
+    for number in opened.values():
+        own = f"{_DESCRIPTOR}{number}"
+        stored = os.readlink(own).removesuffix(_REPLACED).replace("'", "''")
+        yield from (f"'{own}'", f"'{stored}{_REPLACED}'")
+
+
+def _write_view(
+    connection: duckdb.DuckDBPyConnection, source: Input, descriptors: Sequence[int], span: Span
+) -> str:
+    """SQL of an input over open files, in the columns of its table; one that they lack is null."""
+    empty = f"empty_{source.name}"
+    connection.register(empty, source.table.schema.empty_table())
+    text = f"SELECT * FROM {empty}"
+    if descriptors:
+        listed = [f"{_DESCRIPTOR}{number}" for number in descriptors]
+        files = f"read_parquet({listed}, union_by_name = true, hive_partitioning = false)"
+        present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}
+        names = [name for name in source.table.schema.names if name in present]
+        columns = ", ".join(f'"{name}"' for name in names)
+        stored = f"SELECT {columns} FROM {files}"
+        complete = len(names) == len(source.table.schema)
+        text = stored if complete else f"SELECT * FROM ({stored}) UNION ALL BY NAME {text}"
+    return f"SELECT * FROM ({text}) WHERE {_within(source, span)}"
+
+
+def _within(source: Input, span: Span) -> str:
+    """SQL: whether a row of the table is in the span."""
+    bounds = []
+    for sign, moment in ((">=", span.start), ("<", span.end)):
+        if moment is not None:
+            bounds.append(f"{source.table.time} {sign} '{moment.isoformat()}'::TIMESTAMPTZ")
+    return f"(({' AND '.join(bounds)}) OR {source.table.time} IS NULL)" if bounds else "true"
+
+
+def _select(
+    connection: duckdb.DuckDBPyConnection,
+    query: Query,
+    views: Mapping[str, str],
+    parameters: Mapping[str, Value | None],
+    after: Sequence[Any] | None,
+    count: int,
+) -> pa.Table:
+    """The first `count` rows of the result after a place in it."""
+    conditions = [
+        each.condition for each in query.parameters if each.condition and parameters[each.name] is not None
+    ]
+    bound: dict[str, Any] = {}
+    if after is not None:
+        condition, bound = write_condition(query.order, after)
+        conditions.append(condition)
+    columns = ", ".join(f'"{name}"' for name in query.columns.names)
+    order = ", ".join(
+        f"{each.column} {'DESC' if each.descending else 'ASC'} NULLS LAST" for each in query.order
+    )
+    inputs = ", ".join(f"{name} AS ({text})" for name, text in views.items())
+    text = (
+        f"WITH {inputs} SELECT {columns} FROM ({query.sql}) WHERE {' AND '.join(conditions) or 'true'} "
+        f"ORDER BY {order} LIMIT {count}"
+    )
+    values = {**parameters, **bound}
+    used = set(re.findall(r"\$(\w+)", text))
+    chosen = {name: value for name, value in values.items() if name in used}
+    rows = connection.sql(text, params=chosen).to_arrow_table()
+    return pa.Table.from_batches(
+        [conform(batch, query.columns) for batch in rows.to_batches()], query.columns
+    )
+
+
+def _make_answer(query: Query, asked: Mapping[str, Any], found: pa.Table, limit: int, files: int) -> Answer:
+    rows = found.slice(0, limit)
+    cursor = None
+    if found.num_rows > limit:
+        keys = rows.slice(limit - 1).select([each.column for each in query.order])
+        cursor = format_cursor(query, asked, keys.to_pylist()[0])
+    return Answer(query, asked, rows, cursor, files)
+
+
+@contextmanager
+def _explain_errors(query: Query, limits: Limits, opened: Mapping[Path, int]) -> Iterator[None]:
+    """Raise the errors of DuckDB as RunFailed with a fix."""
+    narrow = "ask for a shorter span with --from and --to"
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        problem = f"{query.name} was stopped after {limits.seconds:g} s"
+        raise RunFailed(problem, f"{narrow}, or give --seconds more") from error
+    except duckdb.OutOfMemoryException as error:
+        problem = f"{query.name} was stopped: it needs more than {limits.memory_mb:,} MB"
+        raise RunFailed(problem, f"{narrow} or fewer rows with --limit, or give --memory-mb more") from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        text = str(error).splitlines()[0]
+        for path, number in sorted(opened.items(), key=lambda item: -item[1]):
+            text = text.replace(f"{_DESCRIPTOR}{number}", str(path))
+        raise RunFailed(
+            f"{query.name} failed: {text}", "`kpiflow reconcile OUT` names damaged files"
+        ) from error

@@ -1,0 +1,65 @@
+"""The queries of aggregates, features, data quality and the quarantine."""
+
+import pyarrow as pa
+
+from pipelines.queries.query import Input, Order, Parameter, Query
+from pipelines.queries.report_queries import AGENT
+from schemas.tables import AGGREGATIONS, GRANULARITIES, MESSAGE_KEY, QUARANTINED
+from transforms.derived.data_quality import TABLE as DATA_QUALITY
+from transforms.derived.features import FEATURES as FEATURE_ROWS
+
+_SOURCE = Parameter("source", "only this source of messages", "source = $source")
+_NEWEST_WINDOW = Order("time_window_start", descending=True)
+
+
+def _choose_window(sizes: tuple[str, ...]) -> Parameter:
+    return Parameter("granularity", "size of the windows", choices=sizes, default="1h")
+
+
+AGGREGATES = Query(
+    "aggregates",
+    "windows of 5s, 1m or 1h by agent, newest first",
+    (Input("windows", AGGREGATIONS, window="granularity"),),
+    "SELECT * FROM windows WHERE granularity = $granularity",
+    AGGREGATIONS.schema,
+    (_NEWEST_WINDOW, Order("agent_id")),
+    (_choose_window(tuple(GRANULARITIES)), AGENT),
+)
+
+FEATURES = Query(
+    "features",
+    "what was known of each report when it came in, newest first",
+    (Input("features", FEATURE_ROWS),),
+    "SELECT * FROM features",
+    FEATURE_ROWS.schema,
+    (Order("recorded_at", descending=True), Order("report_id")),
+    (AGENT, Parameter("task_id", "only this task", "task_id = $task_id")),
+)
+
+QUALITY = Query(
+    "quality",
+    "scores of each source by window of received_at, newest first",
+    (Input("windows", DATA_QUALITY.table, window="granularity"),),
+    "SELECT * FROM windows WHERE granularity = $granularity",
+    DATA_QUALITY.table.schema,
+    (_NEWEST_WINDOW, Order("source")),
+    (_choose_window(("1m", "1h")), _SOURCE),
+)
+
+QUARANTINE = Query(
+    "quarantine",
+    "rejected messages and why, newest first; without their bytes",
+    (Input("rejected", QUARANTINED),),
+    """
+SELECT * REPLACE (coalesce(kind, 'kpi_report') AS kind)
+FROM rejected
+WHERE $state = 'all' OR resolution IS NULL""",
+    pa.schema([field for field in QUARANTINED.schema if field.name != "payload"]),
+    (Order("received_at", descending=True), *(Order(name) for name in MESSAGE_KEY)),
+    (
+        Parameter("state", "messages that are still open, or all", choices=("open", "all"), default="open"),
+        Parameter("reason", "only this reason", "reason = $reason"),
+        Parameter("kind", "only this kind of message", "kind = $kind"),
+        _SOURCE,
+    ),
+)

@@ -1,0 +1,111 @@
+"""A small output to ask: reports of 12 hours with ties in time, windows, features, quality, quarantine."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.queries.registry import QUERIES
+from pipelines.queries.run import Answer, Limits, run_query
+from pipelines.settings import Settings
+from schemas.tables import AGGREGATIONS, LAYOUT_VERSION, QUARANTINED, REPORTS
+from tests.pipelines.summary.test_queries import store
+from transforms.core.time_range import Span
+from transforms.derived.data_quality import TABLE as QUALITY
+from transforms.derived.features import FEATURES
+
+START = datetime(2025, 10, 20, 20, tzinfo=UTC)
+HOURS = 12
+FILE_MINUTES = 10
+EVER = Span()
+TYPES = ("gpu", "cpu")
+AGENTS = tuple(f"agent {number}" for number in range(5))
+
+
+def make_output(folder: Path) -> Path:
+    """Write the output: 900 reports, two with each recorded_at; a task has three."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = Settings().row_settings() | {"file_minutes": FILE_MINUTES}
+    description = {"layout": LAYOUT_VERSION, "schemas": {}, "settings": settings}
+    (folder / "_kpiflow.json").write_text(json.dumps(description))
+    chance = Random(7)
+    reports = [make_report(number, chance) for number in range(900)]
+    store(folder, REPORTS, reports)
+    names = ("report_id", "task_id", "agent_id", "recorded_at")
+    store(folder, FEATURES, [{name: each[name] for name in names} for each in reports])
+    starts = [START + timedelta(minutes=30 * number) for number in range(2 * HOURS)]
+    store(folder, AGGREGATIONS, [window for start in starts for window in make_windows(start)])
+    quality = [
+        {"granularity": size, "source": source, "time_window_start": start, "verdict": "met"}
+        for size in ("1m", "1h")
+        for source in ("a", "b")
+        for start in (None, *starts[::2])
+    ]
+    store(folder, QUALITY.table, quality)
+    store(folder, QUARANTINED, [make_rejected(number) for number in range(60)])
+    return folder
+
+
+def make_report(number: int, chance: Random) -> dict[str, Any]:
+    at = START + timedelta(minutes=HOURS * 60 * (number // 2) / 450)
+    return {
+        "report_id": f"{number * 7919 % 900:032x}",
+        "task_id": f"task {number // 3}",
+        "agent_id": chance.choice(AGENTS),
+        "target_agent_type": chance.choice(TYPES),
+        "recorded_at": at,
+        "received_at": at,
+        "latency_ms": float(chance.randrange(100, 120)) + (500 if number % 50 == 0 else 0),
+        "accuracy": chance.randrange(80, 99) / 100,
+        "custom_metrics": {"tokens": 1.5},
+        "error_details": "=1+1" if number % 2 else None,
+        "network_bytes": -number,
+        "revision": 1,
+    }
+
+
+def make_windows(start: datetime) -> list[dict[str, Any]]:
+    sizes = ("5s", "1m") if start.minute else ("5s", "1m", "1h")
+    return [
+        {"granularity": size, "time_window_start": start, "agent_id": agent, "task_count": 3}
+        for size in sizes
+        for agent in AGENTS[:2]
+    ]
+
+
+def make_rejected(number: int) -> dict[str, Any]:
+    return {
+        "source": "s",
+        "message_id": f"m{number}",
+        "received_at": None if number % 7 == 0 else START + timedelta(minutes=20 * (number // 2)),
+        "reason": ("schema", "stale")[number % 2],
+        "kind": None if number % 3 else "task",
+        "payload": b"{}",
+        "resolution": "replayed" if number % 5 == 0 else None,
+    }
+
+
+def ask(
+    folder: Path,
+    name: str,
+    limit: int = 10_000,
+    cursor: str | None = None,
+    span: Span = EVER,
+    **parameters: str,
+) -> Answer:
+    """The answer of a query."""
+    query = QUERIES[name]
+    return run_query(folder, query, query.parse(parameters), span, FILE_MINUTES, Limits(rows=limit), cursor)
+
+
+def read_pages(folder: Path, name: str, limit: int, **options: Any) -> pa.Table:
+    """All pages of a query as one table."""
+    answer = ask(folder, name, limit, **options)
+    pages = [answer.rows]
+    while answer.cursor:
+        answer = ask(folder, name, limit, answer.cursor, **options)
+        pages.append(answer.rows)
+    return pa.concat_tables(pages)
