@@ -59,9 +59,9 @@ def build(reports: list[Row], tasks: list[Row], results: list[Row], agents: list
     """The stored tables, those without rows among them."""
     return store(
         [report(f"r{number}", **row) for number, row in enumerate(reports)],
-        [task(**row) for row in tasks],
-        [result(**row) for row in results],
-        [agent(**row) for row in agents],
+        [task(**row, message_id=f"t{number}") for number, row in enumerate(tasks)],
+        [result(**row, message_id=f"o{number}") for number, row in enumerate(results)],
+        [agent(**row, message_id=f"a{number}") for number, row in enumerate(agents)],
         **{
             name: find_stored_table(name).schema.empty_table()
             for name in ("quarantine", "duplicates", "system_health")
