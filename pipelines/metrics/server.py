@@ -6,6 +6,7 @@ On the loopback it is plain HTTP. On other addresses it is TLS 1.3, and clients 
 import json
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -182,6 +183,11 @@ def make_answer(is_well: bool, facts: dict[str, Any]) -> tuple[HTTPStatus, str, 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print what went wrong, unless the client did: one that is silent or gone is not worth a line."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Server6(_Server):

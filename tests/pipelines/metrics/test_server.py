@@ -1,7 +1,9 @@
 """The page of metrics over HTTP and TLS, and as a command."""
 
 import json
+import socket
 import ssl
+import struct
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from deploy.monitoring.probe import probe
 from pipelines.cli import run
 from pipelines.failures import WrongUse
+from pipelines.metrics import server
 from pipelines.metrics.numbers import SourceWatch
 from pipelines.metrics.server import Address, serve_metrics
 from pipelines.settings import Settings
@@ -56,6 +59,25 @@ def test_the_page_is_openmetrics_text(home: Home) -> None:
         assert (status, kind) == (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
         assert len(list(text_string_to_metric_families(body))) > 20
         assert ask(f"http://127.0.0.1:{port}/nonsense")[0] == 404
+
+
+def test_clients_that_are_silent_or_drop_leave_no_line_and_harm_nobody(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server._Handler, "timeout", 0.2)
+    with serve_metrics(LOOPBACK, home.path, SourceWatch(Source())) as port:
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+        for client in clients[:20]:
+            client.sendall(b"GET /met")
+        for client in clients[20:]:  # closed with a reset
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        assert ask(f"http://127.0.0.1:{port}/metrics")[0] == 200
+        for client in clients[:20]:
+            client.settimeout(5)
+            assert client.recv(1) == b""  # the server has ended it
+            client.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_job_that_restarts_in_a_loop_is_alive_and_not_ready(home: Home) -> None:
