@@ -5,14 +5,19 @@ from pathlib import Path
 from pipelines.failures import RunFailed, WrongUse
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import OutputFull
+from transforms.sinks.parquet.parquet_store import DESCRIPTION
 
 
 def check_target(path: Path, flag: str) -> None:
     """Check that the file of an option can be one. Call it first, so that nothing is read in vain.
 
     Raises:
-        WrongUse: its folder does not exist, or it is a folder itself.
+        WrongUse: its folder does not exist, it is a folder itself, or it would be in an output.
     """
+    if output := next((each for each in path.absolute().parents if (each / DESCRIPTION).exists()), None):
+        raise WrongUse(
+            f"{path} is in the output {output}, where only tables belong", f"give {flag} a file elsewhere"
+        )
     if not path.parent.is_dir() or path.is_dir():
         raise WrongUse(f"cannot write to {path}", f"give {flag} a file in a folder that exists")
 

@@ -129,6 +129,11 @@ def explain_errors(output: Path) -> Iterator[None]:
         raise RunFailed(
             f"DuckDB has too little memory: {_first_line(error)}", f"raise derive_memory_mb, {again}"
         ) from error
+    except OSError as error:
+        raise RunFailed(
+            f"{error.filename2 or error.filename or output} cannot be used: {error.strerror}",
+            f"move away what is in its place, or make it readable and writable, {again}",
+        ) from error
     except (BrokenSQL, duckdb.Error) as error:
         raise RunFailed(
             f"deriving {output} failed: {_first_line(error)}", f"run `kpiflow derive {output}` again"

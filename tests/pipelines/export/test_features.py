@@ -97,6 +97,15 @@ def test_a_label_is_of_the_version_that_is_current_and_near_the_report(output: P
     assert [not pd.isna(each) for each in rows["label_success"]] == [True, True, True, False]
 
 
+def test_a_file_among_the_tables_of_an_output_is_refused(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (output / "export.parquet", output / "features" / "export.parquet"):
+        assert run(["features", str(output), "--output", str(path)]) == 2
+        assert not path.exists()
+    assert "where only tables belong" in " ".join(capsys.readouterr().err.split())
+
+
 def test_only_reports_of_the_span_are_exported(output: Path) -> None:
     rows = export_rows(output, "--from", at(0.5).isoformat(), "--to", at(2).isoformat())
     assert rows["task_id"].tolist() == ["t2", "t3"]

@@ -88,6 +88,18 @@ def test_a_damaged_file_is_named_with_its_fix(output: Path) -> None:
         derive_output(output, make_deriver(output, SETTINGS.derived_settings()))
 
 
+def test_a_folder_in_place_of_a_derived_file_is_named_with_its_fix(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["derive", str(output)]) == 0
+    path = next((output / "context").rglob("*.parquet"))
+    path.unlink()
+    path.mkdir()
+    assert run(["derive", str(output)]) == 3
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"{path} cannot be used: Is a directory; move away what is in its place" in message
+
+
 def test_a_batch_derives_outputs_with_records_or_that_are_derived_already(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     open_output(plain, SETTINGS, create=True)
