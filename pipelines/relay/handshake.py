@@ -30,9 +30,13 @@ def read_expiry(path: Path) -> datetime:
 def find_cause(url: str, files: TlsFiles) -> str | None:
     """What is wrong with TLS, as `problem; fix`; None if it is something else."""
     parts = urlsplit(url)
+    if parts.scheme not in ("https", "wss"):
+        return None
     place = parts.hostname or "", parts.port or 443
+    is_shaken = False
     try:
         with _connect(place, files.make_context()) as connection:
+            is_shaken = True
             connection.sendall(_REQUEST)
             if connection.recv(1):
                 return None
@@ -41,7 +45,9 @@ def find_cause(url: str, files: TlsFiles) -> str | None:
             return said
     except OSError:
         return None
-    return _find_old_version(place, files) or _judge_own(files)
+    if is_shaken:  # only after that a server judges our certificate
+        return _judge_own(files)
+    return _find_old_version(place, files)
 
 
 def _find_old_version(place: tuple[str, int], files: TlsFiles) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pipelines.relay.errors import Layer4Refused
 from transforms.core.events import CERTIFICATES_NOT_USED, log_event
@@ -131,7 +131,9 @@ def check_url(url: str, schemes: tuple[str, str], has_files: bool) -> None:
     """
     secure, plain = schemes
     parts = urlsplit(url)
-    if parts.scheme not in schemes or not parts.hostname:
+    if "@" in parts.netloc:
+        raise Layer4Refused("a URL of Layer 4 has no user and password; give --certificate and --key")
+    if parts.scheme not in schemes or not parts.hostname or not _has_valid_port(parts):
         raise Layer4Refused(f"{url} is no URL of Layer 4; give {secure}://HOST:PORT/PATH")
     if parts.scheme == plain and not _is_loopback(parts.hostname):
         raise Layer4Refused(f"{url} would be read without TLS; give {secure}://, or a Layer 4 on 127.0.0.1")
@@ -158,6 +160,13 @@ def _list_causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__ or found.__context__
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,8 +1,11 @@
 """TLS to Layer 4: what is refused, in words that name the cause; and new certificates without a restart."""
 
 import shutil
+import socket
 import ssl
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import redis
 from pipelines.failures import WrongUse
 from pipelines.jobs.relay import RelayJob, relay
 from pipelines.relay.errors import Layer4Refused
+from pipelines.relay.handshake import find_cause
 from pipelines.relay.tls import Tls, TlsFiles, check_url
 from pipelines.settings import Settings
 from tests.certificates import Pair, make_ca, make_certificate, make_crl
@@ -105,6 +109,36 @@ def test_plain_text_where_tls_is_expected_is_named(server: RedisServer, tmp_path
             relay(job, Settings(), lambda _: None)
 
 
+@pytest.mark.parametrize("accepts", [False, True])
+def test_a_layer_4_that_is_down_is_no_fault_of_the_certificates(tmp_path: Path, accepts: bool) -> None:
+    """Nobody listens, or what listens (a proxy, say) closes each connection at once."""
+    ca = make_ca(tmp_path)
+    own = make_certificate(ca, "client")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        if accepts:
+            threading.Thread(target=close_all, args=(listening,), daemon=True).start()
+        else:
+            listening.close()
+        assert (
+            find_cause(f"https://127.0.0.1:{port}/", TlsFiles(own.certificate, own.key, ca.certificate))
+            is None
+        )
+
+
+def close_all(listening: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            listening.accept()[0].close()
+
+
+def test_certificates_that_are_not_needed_are_not_blamed(tmp_path: Path) -> None:
+    ca = make_ca(tmp_path)
+    own = make_certificate(ca, "client")
+    files = TlsFiles(own.certificate, own.key, ca.certificate)
+    assert find_cause("http://127.0.0.1:1/kpi/export", files) is None
+
+
 def test_a_list_of_revoked_certificates_that_has_others_only_is_fine(
     server: RedisServer, client: redis.Redis, tmp_path: Path
 ) -> None:
@@ -169,6 +203,8 @@ def test_files_that_do_not_belong_together_are_used_once_they_do(tmp_path: Path)
         ("http://layer4:9090/kpi/export", False, "without TLS"),
         ("https://layer4:9090/kpi/export", False, "needs certificates"),
         ("layer4:9090", True, "no URL"),
+        ("https://layer4:99999/kpi/export", True, "no URL"),
+        ("https://user:secret@layer4/kpi/export", True, "no user and password"),
     ],
 )
 def test_a_url_without_tls_is_refused_unless_it_is_this_machine(
