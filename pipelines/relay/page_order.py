@@ -17,6 +17,8 @@ LEAST = 20
 """An export that gives fewer on a page cannot be read: windows would not overlap."""
 MEMORY = 1000
 """So many reports that were relayed last are remembered: at least as many as a page has."""
+_BEYOND = 100
+"""Pages beyond twice the place at which it is searched, if there are so many, as the export says."""
 _SEARCHES = 3
 """So often the whole export is searched before what was relayed last counts as dropped."""
 
@@ -130,12 +132,14 @@ class PageOrder:
         below = window.start
         if not has_reports and not self._failures and 0 < self._total < below:
             below = self._total
+        elif not has_reports and below > self.place:  # the total that led here was too high
+            below = max(self.place, below // 2)
         if below > 0:
             self._below = below
             return
         self._failures += 1
         if self._failures < _SEARCHES:
-            self._below = max(self.place, self._total, 1)
+            self._below = max(self.place, min(self._total, 2 * self.place + _BEYOND * self.most), 1)
             return
         self.lost += 1
         self.place, self.memory, self._below, self._failures, self._margin = 0, [], None, 0, 0

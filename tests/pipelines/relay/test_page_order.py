@@ -91,6 +91,15 @@ def test_a_window_begins_close_before_its_place(place: int, most: int) -> None:
     assert window.end - place > most // 3
 
 
+def test_a_total_that_is_far_too_high_makes_no_search_long() -> None:
+    order = PageOrder(5, [b"gone"])
+    for _ in range(150):
+        window = order.next_window()
+        assert window.page < 1000  # Layer 4 may refuse larger numbers
+        order.take(window, [b"1", b"2"][window.start : window.end], 10**15)
+    assert order.lost >= 1
+
+
 def test_a_page_that_moves_between_two_requests_leaves_no_hole() -> None:
     log = [b"%d" % each for each in range(5000)]
     order, relayed, dropped = PageOrder(), [], 0
