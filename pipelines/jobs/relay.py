@@ -33,6 +33,7 @@ from pipelines.relay.home import FOLDER, RelayStatus, Situation
 from pipelines.relay.late import LateReports
 from pipelines.relay.live import LiveReader
 from pipelines.relay.metrics import make_relay_pages
+from pipelines.relay.session import open_session
 from pipelines.relay.tls import Tls, TlsFiles, check_url
 from pipelines.settings import Settings
 from runners.progress import Progress
@@ -89,7 +90,7 @@ def relay(job: RelayJob, settings: Settings, follow: Callable[[RelayStatus], Non
     try:
         job.check()
         connection.check([job.stream])
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         with lock_folders(job.home), ExitStack() as served:
             begin_run(folder, 0, 0)
             with keep_run(folder) as keeper:
@@ -103,6 +104,15 @@ def relay(job: RelayJob, settings: Settings, follow: Callable[[RelayStatus], Non
         raise KeyboardInterrupt from None
     except (Refused, Unavailable) as error:
         raise WrongUse(str(error)) from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WrongUse(
+            f"{folder.parent} cannot be used: {error}", "name another folder with --archive"
+        ) from error
 
 
 class RunningRelay:
@@ -152,7 +162,7 @@ class RunningRelay:
         )  # fmt: skip
 
     async def _relay_on(self) -> None:
-        async with aiohttp.ClientSession() as session:
+        async with open_session() as session:
             while True:
                 self.situation.state = "waiting"
                 await self._take_lease()

@@ -27,8 +27,31 @@ _CONNECT_SECONDS = 10.0
 _CHECK_SECONDS = 2.0
 """From one look at the files of TLS to the next: a connection ends when they change."""
 
+_QUEUED_BYTES = 64 << 20
+"""The same for the bytes of these reports."""
+
 Received = tuple[float, bytes]
 """When a report was received, by `time.time`, and its bytes."""
+
+
+class _Queue(asyncio.Queue[Received]):
+    """A queue that is also full when its reports have too many bytes."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._bytes = 0
+
+    def _put(self, item: Received) -> None:
+        super()._put(item)
+        self._bytes += len(item[1])
+
+    def _get(self) -> Received:
+        item = super()._get()
+        self._bytes -= len(item[1])
+        return item
+
+    def full(self) -> bool:
+        return super().full() or self._bytes >= _QUEUED_BYTES
 
 
 class LiveReader:
@@ -48,7 +71,7 @@ class LiveReader:
         self._url, self._tls, self._session = url, tls, session
         self._notice, self._connected = notice, connected
         self._has_answered = False
-        self.queue: asyncio.Queue[Received] = asyncio.Queue(QUEUE)
+        self.queue = _Queue(QUEUE)
 
     async def run(self) -> None:
         """Read until cancelled.

@@ -9,9 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 import redis
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from pipelines.relay.cursor import RelayedStream, Superseded
 from pipelines.relay.live import LiveReader
+from pipelines.relay.session import open_session
 from pipelines.relay.tls import Tls
 from tests.pipelines.relay.layer4 import Layer4, make_report
 from tests.pipelines.relay.running import STREAM, read, run_relay, shorten_pauses, wait_for
@@ -57,8 +60,11 @@ def test_a_socket_that_stops_to_answer_pings_is_opened_again(
             running.wait(lambda status: status.situation.connections >= 2)
 
 
-def test_while_nobody_takes_reports_the_socket_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.relay.live.QUEUE", 10)
+@pytest.mark.parametrize(("name", "most"), [("QUEUE", 10), ("_QUEUED_BYTES", 500_000)])
+def test_while_nobody_takes_reports_the_socket_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    monkeypatch.setattr(f"pipelines.relay.live.{name}", most)
     payload = b"x" * 50_000
     sent = 0
 
@@ -85,6 +91,26 @@ def test_while_nobody_takes_reports_the_socket_is_not_read(monkeypatch: pytest.M
 
     with Layer4() as layer4:
         asyncio.run(follow(layer4))
+
+
+def test_a_socket_that_is_sent_elsewhere_is_not_followed() -> None:
+    """Elsewhere may be without TLS."""
+    visited: list[str] = []
+
+    async def redirect(request: web.Request) -> web.Response:
+        visited.append(request.path)
+        raise web.HTTPFound("/elsewhere")
+
+    async def follow() -> None:
+        app = web.Application()
+        app.add_routes([web.get("/{path:.*}", redirect)])
+        async with TestServer(app) as server, open_session() as session:
+            url = str(server.make_url("/kpi/stream")).replace("http", "ws")
+            with pytest.raises(aiohttp.ClientError, match="another address"):
+                await session.ws_connect(url)
+
+    asyncio.run(follow())
+    assert visited == ["/kpi/stream"]
 
 
 def test_a_relay_that_was_replaced_adds_nothing(server: RedisServer, client: redis.Redis) -> None:
