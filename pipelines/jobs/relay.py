@@ -206,7 +206,7 @@ class RunningRelay:
     async def _claim(self) -> Cursor:
         while True:
             try:
-                return await asyncio.to_thread(self._stream.claim, time.time())
+                return await asyncio.to_thread(self._stream.claim)
             except Unavailable as error:
                 self.situation.redis_error = str(error)
                 await asyncio.sleep(_WAIT_SECONDS)

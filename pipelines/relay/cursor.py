@@ -83,13 +83,21 @@ class RelayedStream:
     def __init__(self, connection: Connection, stream: str, patience: float = 60.0) -> None:
         self.connection, self.stream, self.key = connection, stream, name_cursor(stream)
         self.cursor = Cursor()
-        self.ahead_seconds = 0.0
-        """How far the clock of Redis, which stamps the entries, is ahead of ours."""
         self._client = connection.client(patience)
         self._owner, self._moves = uuid.uuid4().hex, 0
 
-    def claim(self, now: float) -> Cursor:
-        """Read the cursor, and make its token ours: nobody else can move it any more. `now`: our clock.
+    def read_clock(self) -> float:
+        """The time of Redis, which stamps the entries, in seconds since 1970.
+
+        Raises:
+            RedisUnavailable: Redis refuses, or cannot be reached.
+        """
+        with self.connection.explain_errors():
+            seconds, micros = self._client.time()
+        return float(seconds + micros / 1e6)
+
+    def claim(self) -> Cursor:
+        """Read the cursor, and make its token ours: nobody else can move it any more.
 
         Raises:
             RedisUnavailable: Redis refuses, or cannot be reached.
@@ -97,8 +105,6 @@ class RelayedStream:
         """
         with self.connection.explain_errors():
             stored: Any = self._client.hgetall(self.key)
-            seconds, micros = self._client.time()
-        self.ahead_seconds = seconds + micros / 1e6 - now
         self.cursor = Cursor.parse(stored)
         self.move()
         return self.cursor

@@ -1,9 +1,9 @@
 """Reports into the Redis stream, or into the archive if they are too old for it."""
 
 import asyncio
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import stamina
@@ -25,10 +25,21 @@ class Place(NamedTuple):
     memory: list[bytes]
 
 
+@dataclass
+class _Work:
+    """What is left to add, and the totals with it."""
+
+    reports: list[bytes]
+    place: Place | None
+    totals: Counter[str]
+
+
 class Delivery:
     """Adds reports, one call after the other, and repeats what Redis could not do.
 
-    Late reports are safe on disk before the cursor moves. `notice` is called with what is wrong with Redis.
+    Late reports are safe on disk before the cursor moves. How old a report is, is judged by the clock of
+    Redis, and again before each attempt: it may become too old while Redis is away. `notice` is called with
+    what is wrong with Redis.
     """
 
     def __init__(
@@ -52,12 +63,7 @@ class Delivery:
             OutputFull: the archive's disk is full.
         """
         async with self._lock:
-            now = time.time() + self._stream.ahead_seconds
-            fresh, late = split_by_age(reports, now - self._age)
-            counts = Counter(totals or {}) + Counter(archived=len(late))
-            if late:
-                await asyncio.to_thread(self._late.append, late, list(map(digest_report, late)), now)
-            at, memory = (None, []) if place is None else place
+            work = _Work(list(reports), place, Counter(totals or {}))
             async for attempt in stamina.retry_context(
                 on=self._is_unavailable,
                 attempts=None,
@@ -66,8 +72,19 @@ class Delivery:
                 wait_max=LONGEST_PAUSE,
             ):
                 with attempt:
-                    await asyncio.to_thread(self._stream.move, fresh, at, memory, counts)
+                    await asyncio.to_thread(self._do, work)
             self._notice(None)
+
+    def _do(self, work: "_Work") -> None:
+        """Archive what is too old by now, and add the rest."""
+        now = self._stream.read_clock()
+        fresh, late = split_by_age(work.reports, now - self._age)
+        if late:
+            self._late.append(late, list(map(digest_report, late)), now)
+            work.reports = fresh
+            work.totals["archived"] += len(late)
+        at, memory = (None, []) if work.place is None else work.place
+        self._stream.move(fresh, at, memory, work.totals)
 
     def _is_unavailable(self, error: Exception) -> bool:
         if isinstance(error, RedisUnavailable):

@@ -75,7 +75,7 @@ def parse_page(body: bytes) -> Page:
     """
     try:
         found = _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise Layer4Unavailable(
             f"the export's page cannot be read ({error}); it is asked for again"
         ) from None

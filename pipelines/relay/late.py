@@ -52,7 +52,7 @@ def read_recorded_at(report: bytes) -> float | None:
         text = _decoder.decode(report).recorded_at
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
         return None if moment is None or moment.tzinfo is None else moment.timestamp()
-    except (msgspec.MsgspecError, ValueError, OverflowError):
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
 
 

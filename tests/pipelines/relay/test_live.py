@@ -115,9 +115,9 @@ def test_a_socket_that_is_sent_elsewhere_is_not_followed() -> None:
 
 def test_a_relay_that_was_replaced_adds_nothing(server: RedisServer, client: redis.Redis) -> None:
     first, second = (RelayedStream(Connection(server.url), STREAM) for _ in range(2))
-    first.claim(0)
+    first.claim()
     first.move([b"1"])
-    second.claim(0)
+    second.claim()
     with pytest.raises(Superseded):
         first.move([b"2"])
     second.move([b"3"])

@@ -1,6 +1,10 @@
 """Reports of a Layer 4 in a Redis stream: all of them, with their own bytes, whatever happens on the way."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +13,16 @@ import redis
 
 from pipelines.jobs.relay import RelayJob, relay
 from pipelines.relay.cursor import RelayedStream
-from pipelines.relay.late import LateReports
+from pipelines.relay.delivery import Delivery
+from pipelines.relay.errors import Layer4Unavailable
+from pipelines.relay.export import parse_page
+from pipelines.relay.late import LateReports, read_recorded_at
 from pipelines.settings import Settings
 from tests.pipelines.relay.layer4 import Layer4, make_report
 from tests.pipelines.relay.running import STREAM, read, shorten_pauses
 from tests.servers import RedisServer
+from transforms.redis.connection import Connection
+from transforms.redis.errors import RedisUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +170,52 @@ def test_a_command_that_is_sent_again_after_a_lost_reply_adds_nothing_again(
         drain(layer4, server, tmp_path)
     assert sent
     assert read(client) == reports
+
+
+def test_a_report_that_becomes_too_old_while_redis_is_away_is_archived_once(
+    server: RedisServer, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    young, old = make_report(1), make_report(0, f"{datetime.now(UTC) - timedelta(minutes=40):%FT%TZ}")
+    stream = RelayedStream(Connection(server.url), STREAM)
+    stream.claim()
+    original, outage, passed = RelayedStream.move, [True] * 3, 0.0
+
+    def fail(*args: Any) -> None:
+        nonlocal passed
+        passed = 1000.0  # while Redis is away
+        if outage:
+            outage.pop()
+            raise RedisUnavailable("away")
+        original(*args)
+
+    read_clock = RelayedStream.read_clock
+    monkeypatch.setattr(RelayedStream, "read_clock", lambda self: read_clock(self) + passed)
+    monkeypatch.setattr(RelayedStream, "move", fail)
+    delivery = Delivery(stream, LateReports(tmp_path, STREAM), 3600, lambda _: None)
+    asyncio.run(delivery.add([old, young], totals=Counter(exported=2)))
+    assert read(client) == [young]
+    (path,) = tmp_path.glob("late-*.ndjson")
+    assert path.read_bytes().count(b"\n") == 1
+    assert (stream.cursor.totals["archived"], stream.cursor.totals["exported"]) == (1, 2)
+
+
+def test_a_jump_of_our_clock_does_not_change_which_reports_are_too_old(
+    server: RedisServer, client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = RelayedStream(Connection(server.url), STREAM)
+    stream.claim()
+    old = make_report(0, f"{datetime.now(UTC) - timedelta(minutes=90):%FT%TZ}")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    delivery = Delivery(stream, LateReports(tmp_path, STREAM), 3600, lambda _: None)
+    asyncio.run(delivery.add([old, make_report(1)]))
+    assert client.xlen(STREAM) == 1
+
+
+def test_a_report_that_is_nested_too_deep_ends_no_relay() -> None:
+    deep = b'{"recorded_at": "2025-10-22T12:00:00Z", "a": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+    assert read_recorded_at(deep) is None  # it goes to the stream, where validation rejects it
+    with suppress(Layer4Unavailable):
+        parse_page(b'{"kpi_reports": [%b], "pagination": {}}' % deep)
 
 
 def test_a_line_that_a_dead_relay_left_torn_is_cut_off(tmp_path: Path) -> None:
