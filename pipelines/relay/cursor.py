@@ -140,14 +140,3 @@ class RelayedStream:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-
-def read_cursor(connection: Connection, stream: str) -> Cursor:
-    """The cursor of a stream as it is now.
-
-    Raises:
-        RedisUnavailable: Redis refuses, or cannot be reached.
-    """
-    with connection.client(patience=1) as client, connection.explain_errors():
-        stored: Any = client.hgetall(name_cursor(stream))
-    return Cursor.parse(stored)

@@ -145,7 +145,6 @@ class Catalog:
         self.received = _join([part.received for part in parts], np.bool_)
         self.sums = _join([part.sums for part in parts], np.uint64).reshape(-1, 2)
         self.counts = _join([part.counts for part in parts], np.int64)
-        self._bounds = bounds
         # Rows that are effective long before their own time are few, and looked at one by one.
         day_before = np.maximum(self.starts, FIRST_US + DAY_US) - DAY_US
         self._early = np.flatnonzero(self.numbers * GRAIN < day_before)
