@@ -147,6 +147,8 @@ def describe_relay(status: "RelayStatus") -> Iterator[tuple[str, str]]:
     ):  # fmt: skip
         if text:
             yield f"{name} problem", text
+    if malformed := totals.get("malformed", 0):
+        yield "no JSON", f"{malformed:,} reports of the export; `kpiflow stream` puts them into quarantine"
     if lost := totals.get("lost", 0):
         yield "lost", f"{lost:,} times Layer 4 dropped reports, or may have, before they were read"
     if status.backfill:

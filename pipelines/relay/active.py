@@ -138,6 +138,7 @@ class ActiveRelay:
             await self._add_exported(
                 page.reports[first + part.start : first + part.stop],
                 page.digests[first + part.start : first + part.stop],
+                page.malformed,
             )
         behind = self._situation.behind = max(0, page.total - self._order.place)
         return _Look(is_new, behind == 0 and len(page.reports) < window.per_page)
@@ -156,12 +157,15 @@ class ActiveRelay:
             )
         self._order.most, self._sizes = page.per_page, []
 
-    async def _add_exported(self, reports: Sequence[bytes], digests: Sequence[bytes]) -> None:
+    async def _add_exported(
+        self, reports: Sequence[bytes], digests: Sequence[bytes], malformed: frozenset[bytes]
+    ) -> None:
         new = [at for at, digest in enumerate(digests) if not self._by_live.take(digest)]
         order = self._order
         place = Place(order.place + len(digests), [*order.memory, *digests][-MEMORY:])
         is_healed = self._live is not None and self._is_caught_up
         totals = Counter(exported=len(new), healed=len(new) if is_healed else 0)
+        totals["malformed"] = sum(digests[at] in malformed for at in new)
         if self._live is not None:
             self._by_export.add([digests[at] for at in new])
         await self._delivery.add([reports[at] for at in new], place, totals)

@@ -13,10 +13,10 @@ from typing import Any
 
 from transforms.redis.connection import Connection
 
-TOTALS = ("exported", "live", "healed", "archived", "lost", "connections")
+TOTALS = ("exported", "live", "healed", "archived", "malformed", "lost", "connections")
 """What is counted, over all runs: reports that were taken from the export and from the socket; those of the
 export that the socket had missed; those of both that were archived, because they were too old for the stream;
-how often reports may be lost; how often the socket was opened."""
+those of the export that are no JSON; how often reports may be lost; how often the socket was opened."""
 DIGEST = 8
 """Bytes of a digest in the cursor."""
 _APPLIED, _REPEATED = 1, 2

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
@@ -13,6 +14,7 @@ import aiohttp
 import msgspec
 import stamina
 
+from pipelines.relay.broken_page import list_frames, split_reports
 from pipelines.relay.cursor import DIGEST
 from pipelines.relay.errors import Layer4Refused, Layer4Unavailable
 from pipelines.relay.handshake import find_cause
@@ -27,6 +29,8 @@ PEER = "layer4"
 LARGEST_BODY = 256 << 20
 """Bytes of a page. A larger one is not read."""
 _TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10, sock_read=20)
+_TRIES = 3
+"""So often a page is asked for before reports in it that are no JSON are taken as they are."""
 _LONGEST_WAIT = 300.0
 """However long Layer 4 says that one should wait."""
 _REFUSED: dict[int, str] = {
@@ -50,16 +54,20 @@ class _Body(msgspec.Struct):
 
 class Page(NamedTuple):
     """A page: each report's own bytes, their digests, and what the export says about itself. `timestamp`:
-    its clock, in seconds since 1970; None if it has none."""
+    its clock, in seconds since 1970; None if it has none. `malformed`: digests of the reports that are no
+    JSON."""
 
     reports: list[bytes]
     digests: list[bytes]
     per_page: int
     total: int
     timestamp: float | None
+    malformed: frozenset[bytes] = frozenset()
 
 
 _decoder = msgspec.json.Decoder(_Body)
+_NO_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises: errors of msgspec and of UTF-8, and brackets in brackets too deep."""
 
 
 def digest_report(report: bytes) -> bytes:
@@ -73,21 +81,48 @@ def parse_page(body: bytes) -> Page:
     Raises:
         Layer4Unavailable: it is not as it must be, as when it was cut.
     """
+    found = _decode(body)
+    return _make_page(found, [bytes(each) for each in found.kpi_reports])
+
+
+def parse_broken_page(body: bytes) -> Page:
+    """A page from a body that is complete, but in which reports are no JSON.
+
+    Raises:
+        Layer4Unavailable: more than reports is not as it must be.
+    """
+    for frame, text in list_frames(body):
+        with suppress(Layer4Unavailable):
+            page = _make_page(_decode(frame), split_reports(text))
+            bad = (key for key, report in zip(page.digests, page.reports) if not _is_json(report))
+            return page._replace(malformed=frozenset(bad))
+    return parse_page(body)
+
+
+def _decode(body: bytes) -> _Body:
     try:
-        found = _decoder.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise Layer4Unavailable(
-            f"the export's page cannot be read ({error}); it is asked for again"
-        ) from None
-    reports = [bytes(each) for each in found.kpi_reports]
-    digests = [digest_report(each) for each in reports]
+        return _decoder.decode(body)
+    except _NO_JSON as error:
+        text = f"the export's page cannot be read ({error}); it is asked for again"
+        raise Layer4Unavailable(text) from None
+
+
+def _make_page(found: _Body, reports: list[bytes]) -> Page:
     return Page(
         reports,
-        digests,
+        [digest_report(each) for each in reports],
         found.pagination.per_page,
         found.pagination.total_count,
         _parse_time(found.timestamp),
     )
+
+
+def _is_json(report: bytes) -> bool:
+    try:
+        msgspec.json.decode(report)
+    except _NO_JSON:
+        return False
+    return True
 
 
 class ExportReader:
@@ -100,6 +135,8 @@ class ExportReader:
         self._url, self._tls, self._session, self._notice = url, tls, session, notice
         self._pace = Pace()
         self._has_answered = False
+        self._unreadable = 0  # so many responses in a row
+        self._malformed: frozenset[bytes] = frozenset()  # of the last page
 
     async def fetch(self, window: Window) -> Page:
         """A page, however long that takes.
@@ -127,7 +164,7 @@ class ExportReader:
         """
         await self._pace.wait()
         try:
-            page = parse_page(await self._get(window))
+            page = self._parse(await self._get(window))
         except (Layer4Refused, Layer4Unavailable) as error:
             count_attempt(PEER, failed=True)
             if isinstance(error, Layer4Refused) and self._has_answered:
@@ -136,6 +173,19 @@ class ExportReader:
         count_attempt(PEER)
         self._has_answered = True
         self._notice(None)
+        return page
+
+    def _parse(self, body: bytes) -> Page:
+        """A page. Reports that are no JSON are taken if that is so at several tries: what is wrong is not the
+        way, but the reports."""
+        try:
+            page = parse_page(body)
+        except Layer4Unavailable:
+            self._unreadable += 1
+            page = parse_broken_page(body)
+            if self._unreadable < _TRIES and not page.malformed <= self._malformed:
+                raise
+        self._unreadable, self._malformed = 0, page.malformed
         return page
 
     async def _get(self, window: Window) -> bytes:

@@ -24,6 +24,7 @@ from pipelines.relay.home import FOLDER, RelayStatus, find_relay_reasons, read_r
 _TOTALS = {
     "archived": "Reports that were too old for the stream.",
     "healed": "Reports that the socket missed and the export had.",
+    "malformed": "Reports of the export that are no JSON.",
     "lost": "How often Layer 4 dropped reports, or may have, before they were read.",
     "connections": "How often the socket was opened.",
 }

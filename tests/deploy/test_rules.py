@@ -12,6 +12,7 @@ import yaml
 
 from deploy.monitoring.render import TEMPLATE, render
 from tests.pipelines.metrics.test_exposition import FROZEN
+from tests.pipelines.relay.test_shown import NAMES
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "monitoring" / "kpiflow.rules.yaml"
@@ -51,6 +52,11 @@ TASKS, FAILED, HEALTH = (
 )
 
 
+ACTIVE, AGE, LOST, LATE, CERTIFICATE = (
+    f'kpiflow_relay_{name}{{job="relay",instance="r"}}'
+    for name in ("active", "export_age_seconds", "lost_total", "archived_total", "certificate_seconds")
+)
+WAITING, WAITING_AGE = (each.replace('"r"', '"w"') for each in (ACTIVE, AGE))
 TIMELINESS = 'source="s",score="timeliness"'
 SCORE = of("quality_score", TIMELINESS)
 
@@ -100,6 +106,12 @@ def healthy(minutes: int) -> Series:
         TASKS: rate(1000, minutes),
         FAILED: rate(10, minutes),
         HEALTH: flat(1, minutes),
+        ACTIVE: flat(1, minutes),
+        WAITING: flat(0, minutes),
+        AGE: flat(3, minutes),
+        LOST: flat(0, minutes),
+        LATE: flat(7, minutes),
+        CERTIFICATE: flat(2e6, minutes),
     }
 
 
@@ -129,6 +141,11 @@ FIRES: dict[str, tuple[int, Series]] = {
     "KpiUpstreamLoss": (90, {TASKS: rate(1003, 120)}),
     "KpiLayer4TasksFail": (60, {FAILED: then(10, 30, 80, 60)}),
     "KpiLayer4Unhealthy": (60, {HEALTH: "1x50 0x30"}),
+    "KpiRelayInactive": (60, {ACTIVE: "1x50 _x30"}),
+    "KpiRelayExportUnread": (60, {AGE: "3x50 60+60x30"}),
+    "KpiRelayLost": (60, {LOST: then(0, 58, 1, 30)}),
+    "KpiRelayLate": (60, {LATE: then(0, 50, 3, 30)}),
+    "KpiRelayCertificateExpires": (60, {CERTIFICATE: "6.1e5x50 6e5x30"}),
     "KpiUptimeBudgetBurns": (90, {of("ready"): "1x80 0x30"}),
     "KpiLossBudgetBurns": (90, {of("trimmed_total"): "0x60 200x40"}),
 }
@@ -155,6 +172,11 @@ SILENT: dict[str, tuple[int, Series]] = {
     "few errors": (60, {REDIS_ERRORS: then(1, 50, 5, 30)}),
     "an output that writes nothing": (60, {OUT: then(12, 30, 0, 60)}),
     "slow rows for a while": (53, {bucket("validated", "1.0"): then(1000, 50, 980, 40)}),
+    "another relay takes over": (60, {ACTIVE: "1x50 0x30", WAITING: "0x51 1x30", WAITING_AGE: flat(3, 90)}),
+    "no relay, and none before": (60, dict.fromkeys((ACTIVE, WAITING, AGE, LOST, LATE, CERTIFICATE), "_x90")),
+    "an export that is away for a while": (54, {AGE: "3x50 60+60x30"}),
+    "an age that a relay had before it waited": (60, {WAITING_AGE: "3+60x90"}),
+    "reports that were archived once": (60, {LATE: "7x30 9x60"}),
     "as much as is usual": (DAY, {}),
     "more than is usual, on the first day": (60, {each: then(1000, 40, 3000, 40) for each in (ARRIVED, READ)}
      | {TASKS: then(1000, 40, 3000, 40)}),
@@ -243,7 +265,7 @@ def test_an_alert_says_what_it_means_and_what_to_do(alert: str) -> None:
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     assert rule["annotations"]["runbook_url"] == f"docs/monitoring.md#{alert.lower()}"
     assert re.search(rf"^### {alert}$", PAGE, flags=re.MULTILINE)
-    assert "for" in rule or alert in ("KpiIntegrationFailure", "KpiMessagesLost")
+    assert "for" in rule or alert in ("KpiIntegrationFailure", "KpiMessagesLost", "KpiRelayLost")
 
 
 def test_no_runbook_is_of_an_alert_that_is_gone() -> None:
@@ -252,6 +274,15 @@ def test_no_runbook_is_of_an_alert_that_is_gone() -> None:
 
 def test_the_rules_are_the_template_with_minutes_of_60_seconds() -> None:
     assert RULES.read_text(encoding="utf-8") == render(TEMPLATE.read_text(encoding="utf-8"))
+
+
+@needs_promtool
+def test_the_alerts_of_the_relay_fire_when_each_of_its_causes_is_real(tmp_path: Path) -> None:
+    cases = {
+        "all relays wait": ("KpiRelayInactive", {ACTIVE: "1x50 0x30"}),
+        "the export was never read": ("KpiRelayExportUnread", {AGE: "_x90"}),
+    }
+    check(tmp_path, "1m", [(name, 60, series, {alert}) for name, (alert, series) in cases.items()])
 
 
 def test_one_parameter_changes_every_duration() -> None:
@@ -273,4 +304,4 @@ def test_rules_ask_for_metrics_that_exist() -> None:
     rules = [rule for group in groups for rule in group["rules"]]
     recorded = {rule["record"] for rule in rules if "record" in rule}
     named = {name for rule in rules for name in re.findall(r"\bkpiflow[_:][\w:]+", rule["expr"])}
-    assert named - set(FROZEN) - recorded == set()
+    assert named - set(FROZEN) - set(NAMES) - recorded == set()

@@ -68,6 +68,24 @@ def test_a_fault_of_the_export_loses_no_report(
         assert list(dict.fromkeys(read(client))) == reports
 
 
+def test_reports_that_are_no_json_are_forwarded_as_they_are_and_stop_nothing_behind_them(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    reports = make_reports(250)
+    for place in (0, 99, 100, 101, 180, 249):
+        reports[place] = reports[place].replace(b"1.50", b"NaN")
+    reports[102] = reports[102][:-28]  # cut in a text
+    with Layer4(reports) as layer4:
+        layer4.largest = 100
+        layer4.faults.extend(["garbage", "cut", "none", "short"] * 3)
+        drain(layer4, server, tmp_path)
+        layer4.offer(more := make_report(250))
+        status = drain(layer4, server, tmp_path)
+        assert read(client) == [*reports, more]
+        assert status.totals["malformed"] == 7
+        assert status.totals.get("lost", 0) == 0
+
+
 def test_reports_dropped_from_the_front_while_one_reads_move_nothing_out_of_sight(
     server: RedisServer, client: redis.Redis, tmp_path: Path
 ) -> None:

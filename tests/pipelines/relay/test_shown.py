@@ -38,6 +38,7 @@ NAMES = {
     "kpiflow_relay_export_age_seconds": set(),
     "kpiflow_relay_healed_total": set(),
     "kpiflow_relay_lost_total": set(),
+    "kpiflow_relay_malformed_total": set(),
     "kpiflow_relay_ready": set(),
     "kpiflow_relay_reports_total": {"way"},
     "kpiflow_relay_running": set(),
