@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -40,10 +40,19 @@ _REFUSED: dict[int, str] = {
 }
 
 
+_DIGITS = 15
+"""Of a count, at most."""
+
+
 class _Pagination(msgspec.Struct):
-    page: int = 0
-    per_page: int = 0
-    total_count: int = 0
+    """What the export says about its pages. The relay relies on none of these numbers: one that cannot
+    be read is 0."""
+
+    per_page: Any = 0
+    total_count: Any = 0
+
+    def __post_init__(self) -> None:
+        self.per_page, self.total_count = _read_count(self.per_page), _read_count(self.total_count)
 
 
 class _Body(msgspec.Struct):
@@ -241,6 +250,14 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
             raise Layer4Unavailable(f"a page has more than {LARGEST_BODY >> 20} MiB; make reports smaller")
         parts.append(part)
     return b"".join(parts)
+
+
+def _read_count(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
+        return int(value)
+    if isinstance(value, int | float) and 0 <= value < 10**_DIGITS:
+        return int(value)
+    return 0
 
 
 def _parse_retry_after(text: str) -> float | None:

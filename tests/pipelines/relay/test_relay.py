@@ -229,6 +229,24 @@ def test_a_jump_of_our_clock_does_not_change_which_reports_are_too_old(
     assert client.xlen(STREAM) == 1
 
 
+@pytest.mark.parametrize(
+    ("pagination", "counts"),
+    [
+        ("{}", (0, 0)),
+        ('{"page": "1", "per_page": "100", "total_count": "7"}', (100, 7)),
+        ('{"page": null, "per_page": 100.0, "total_count": null}', (100, 0)),
+        ('{"per_page": -100, "total_count": [7]}', (0, 0)),
+        ('{"per_page": 1e300, "total_count": 123456789012345678901234567890}', (0, 0)),
+    ],
+)
+def test_no_number_of_the_pagination_keeps_a_page_from_being_read(
+    pagination: str, counts: tuple[int, int]
+) -> None:
+    page = parse_page(f'{{"kpi_reports": [{{"a": 1}}], "pagination": {pagination}}}'.encode())
+    assert page.reports == [b'{"a": 1}']
+    assert (page.per_page, page.total) == counts
+
+
 def test_a_report_that_is_nested_too_deep_ends_no_relay() -> None:
     deep = b'{"recorded_at": "2025-10-22T12:00:00Z", "a": ' + b"[" * 5000 + b"]" * 5000 + b"}"
     assert read_recorded_at(deep) is None  # it goes to the stream, where validation rejects it
