@@ -38,8 +38,8 @@ class Delivery:
     """Adds reports, one call after the other, and repeats what Redis could not do.
 
     Late reports are safe on disk before the cursor moves. How old a report is, is judged by the clock of
-    Redis, and again before each attempt: it may become too old while Redis is away. `notice` is called with
-    what is wrong with Redis.
+    Redis, and again before each attempt: it may become too old while Redis cannot be reached.
+    `notice` is called with what is wrong with Redis.
     """
 
     def __init__(
