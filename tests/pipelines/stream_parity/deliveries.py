@@ -58,7 +58,7 @@ def deliver(random: Random, folder: Path) -> Streams:
     ]
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         assert run(["generate", "--output", str(folder), *map(str, words)]) == 0
-    lines = [line for path in folder.rglob("*.ndjson") for line in path.read_text().splitlines()]
+    lines = [line for path in sorted(folder.rglob("*.ndjson")) for line in path.read_text().splitlines()]
     arrivals: dict[str, list[tuple[datetime, Any]]] = {}
     for sent in map(json.loads, lines):
         if sent["source"] == _HEALTH and random.random() < 0.9:
