@@ -15,7 +15,7 @@ from tests.chaos.faults import PATIENCE, start_producer
 from tests.integration.streaming import Scene, kill
 from transforms.derived.registry import DERIVED
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 WAIT = ("--context-wait-seconds", "5")
 DERIVE = ("--derive", "always", *WAIT)

@@ -16,7 +16,7 @@ from tests.pipelines.relay.running import wait_for
 from tests.servers import RedisServer, free_port
 from transforms.envelopes.envelope_lines import read_line
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 STREAM = "reports"
 FAULTS = "429=0.05,500=0.05,cut=0.05,short=0.05,repeated=0.05,false-last=0.05,count=0.05"
