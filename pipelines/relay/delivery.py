@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import stamina
-
 from pipelines.relay.cursor import RelayedStream
 from pipelines.relay.export import digest_report
 from pipelines.relay.late import MARGIN_SECONDS, LateReports, split_by_age
-from transforms.core.retry import FIRST_PAUSE, LONGEST_PAUSE
-from transforms.redis.errors import RedisUnavailable
+from transforms.core.retry import retry_without_end
 
 _REPORTS, _BYTES = 1000, 4 << 20
 """At most so many reports, and bytes of them unless one has more, are added at a time."""
@@ -64,13 +61,7 @@ class Delivery:
         """
         async with self._lock:
             work = _Work(list(reports), place, Counter(totals or {}))
-            async for attempt in stamina.retry_context(
-                on=self._is_unavailable,
-                attempts=None,
-                timeout=None,
-                wait_initial=FIRST_PAUSE,
-                wait_max=LONGEST_PAUSE,
-            ):
+            async for attempt in retry_without_end(self._notice):
                 with attempt:
                     await asyncio.to_thread(self._do, work)
             self._notice(None)
@@ -85,11 +76,6 @@ class Delivery:
             work.totals["archived"] += len(late)
         at, memory = (None, []) if work.place is None else work.place
         self._stream.move(fresh, at, memory, work.totals)
-
-    def _is_unavailable(self, error: Exception) -> bool:
-        if isinstance(error, RedisUnavailable):
-            self._notice(str(error))
-        return isinstance(error, RedisUnavailable)
 
 
 class Recent:

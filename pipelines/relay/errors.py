@@ -4,10 +4,7 @@ from transforms.core.errors import Refused, Unavailable
 
 
 class Layer4Unavailable(Unavailable):
-    """Layer 4 does not answer as it should now; a later attempt may succeed.
-
-    `pause`: seconds to wait before it, if Layer 4 says so.
-    """
+    """Layer 4 does not answer as it should now; a later attempt may succeed."""
 
     def __init__(self, message: str, pause: float | None = None) -> None:
         super().__init__(message)

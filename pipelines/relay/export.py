@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-import stamina
 
 from pipelines.relay.broken_page import list_frames, split_reports
 from pipelines.relay.cursor import DIGEST
@@ -22,7 +21,7 @@ from pipelines.relay.pace import Pace
 from pipelines.relay.page_order import Window
 from pipelines.relay.tls import Tls, explain_tls
 from transforms.core.process_stats import count_attempt
-from transforms.core.retry import FIRST_PAUSE, LONGEST_PAUSE
+from transforms.core.retry import retry_without_end
 
 PEER = "layer4"
 """What Layer 4 is called among the peers whose use is counted."""
@@ -153,13 +152,7 @@ class ExportReader:
         Raises:
             Layer4Refused: it refuses this client, or TLS does, at the first request. Later ones are repeated.
         """
-        async for attempt in stamina.retry_context(
-            on=self._choose_pause,
-            attempts=None,
-            timeout=None,
-            wait_initial=FIRST_PAUSE,
-            wait_max=LONGEST_PAUSE,
-        ):
+        async for attempt in retry_without_end(self._notice):
             with attempt:
                 return await self.fetch_once(window)
         raise AssertionError("attempts have no end")
@@ -208,12 +201,6 @@ class ExportReader:
                 return await _read_body(response)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise await as_layer4_error(error, self._url, self._tls) from error
-
-    def _choose_pause(self, error: Exception) -> bool | float:
-        if not isinstance(error, Layer4Unavailable):
-            return False
-        self._notice(str(error))
-        return True if error.pause is None else error.pause
 
 
 async def as_layer4_error(error: BaseException, url: str, tls: Tls) -> Layer4Refused | Layer4Unavailable:

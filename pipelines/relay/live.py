@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import aiohttp
-import stamina
 
 from pipelines.relay.errors import Layer4Refused, Layer4Unavailable
 from pipelines.relay.export import PEER, as_layer4_error
 from pipelines.relay.tls import Tls
 from transforms.core.process_stats import count_attempt
-from transforms.core.retry import FIRST_PAUSE, LONGEST_PAUSE
+from transforms.core.retry import FIRST_PAUSE, retry_without_end
 
 QUEUE = 2000
 """Reports that wait to be added. While so many do, the socket is not read, and Layer 4 has to wait."""
@@ -80,13 +79,7 @@ class LiveReader:
             Layer4Refused: it refuses this client, or TLS does, at the first connection.
         """
         while True:
-            async for attempt in stamina.retry_context(
-                on=self._is_unavailable,
-                attempts=None,
-                timeout=None,
-                wait_initial=FIRST_PAUSE,
-                wait_max=LONGEST_PAUSE,
-            ):
+            async for attempt in retry_without_end(self._notice):
                 with attempt:
                     await self._follow()
             await asyncio.sleep(random.uniform(0, FIRST_PAUSE))
@@ -134,8 +127,3 @@ class LiveReader:
         while self._tls.current() is context:
             await asyncio.sleep(_CHECK_SECONDS)
         await socket.close()
-
-    def _is_unavailable(self, error: Exception) -> bool:
-        if isinstance(error, Layer4Unavailable):
-            self._notice(str(error))
-        return isinstance(error, Layer4Unavailable)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 class Unavailable(Exception):  # noqa: N818 (a state, not only an error)
     """The service cannot be reached or is busy now; the same call may succeed later. It names the service."""
 
+    pause: float | None = None
+    """Seconds to wait before the next call, if the service says so."""
+
 
 class Refused(Exception):  # noqa: N818 (an end, not only an error)
     """The same call can never succeed: no permission, no such bucket, another schema. It names the fix."""

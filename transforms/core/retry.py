@@ -1,4 +1,4 @@
-"""Retries with growing, random pauses. Every loop of kpiflow that tries again uses one of these two.
+"""Retries with growing, random pauses. Every loop of kpiflow that tries again uses one of these.
 
 An unavailable service is retried by `stamina`, which logs each attempt: an operator should see the outage. A
 conflict with another writer is normal and short, so `back_off` is silent.
@@ -6,7 +6,7 @@ conflict with another writer is normal and short, so `back_off` is silent.
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
@@ -25,6 +25,24 @@ def retry_while_unavailable(seconds: float) -> Iterable[Any]:
     """
     return stamina.retry_context(
         on=Unavailable, attempts=None, timeout=seconds, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE
+    )
+
+
+def retry_without_end(notice: Callable[[str], None]) -> AsyncIterable[Any]:
+    """Attempts without end: `async for attempt in retry_without_end(notice): with attempt: ...`.
+
+    An attempt that raises `Unavailable` is repeated, after the pause that the service asks for, if it does;
+    `notice` is called with the error's message.
+    """
+
+    def choose_pause(error: Exception) -> bool | float:
+        if not isinstance(error, Unavailable):
+            return False
+        notice(str(error))
+        return True if error.pause is None else error.pause
+
+    return stamina.retry_context(
+        on=choose_pause, attempts=None, timeout=None, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE
     )
 
 

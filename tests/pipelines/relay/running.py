@@ -82,9 +82,9 @@ def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.relay.pace.LEAST_SECONDS", 0.0)
     for name, seconds in (("_END", 0.01), ("_SOON", 0.02), ("POLL", 0.05), ("_GRACE", 0.1)):
         monkeypatch.setattr(f"pipelines.relay.active.{name}_SECONDS", seconds)
-    for module in ("export", "delivery", "live"):
-        monkeypatch.setattr(f"pipelines.relay.{module}.FIRST_PAUSE", 0.01)
-        monkeypatch.setattr(f"pipelines.relay.{module}.LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr("transforms.core.retry.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("transforms.core.retry.LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr("pipelines.relay.live.FIRST_PAUSE", 0.01)  # before the next connection
     monkeypatch.setattr("pipelines.relay.live._STABLE_SECONDS", 0.0)
     monkeypatch.setattr("pipelines.jobs.relay._REPORT_SECONDS", 0.05)
     monkeypatch.setattr("pipelines.jobs.relay._WAIT_SECONDS", 0.05)

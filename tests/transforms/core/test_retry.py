@@ -1,6 +1,7 @@
 """Retries: an unavailable service is asked again until patience ends; colliding writers wait ever longer, but
 not the same."""
 
+import asyncio
 import random
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from transforms.core import retry
 from transforms.core.errors import Refused, Unavailable
-from transforms.core.retry import back_off, retry_while_unavailable
+from transforms.core.retry import back_off, retry_while_unavailable, retry_without_end
 
 
 def test_an_unavailable_service_is_asked_again_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +35,28 @@ def ask_in_vain(calls: list[int]) -> None:
         with attempt:
             calls.append(attempt.num)
             raise Refused("no permission")
+
+
+def test_without_end_each_refusal_is_reported_and_the_pause_is_the_one_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    said: list[str] = []
+
+    async def ask() -> int:
+        async for attempt in retry_without_end(said.append):
+            with attempt:
+                if attempt.num < 3:
+                    error = Unavailable(f"busy {attempt.num}")
+                    error.pause = 0.2 if attempt.num == 1 else None
+                    raise error
+                return attempt.num
+        raise AssertionError("it has no end")
+
+    began = time.monotonic()
+    assert asyncio.run(ask()) == 3
+    assert said == ["busy 1", "busy 2"]
+    assert time.monotonic() - began >= 0.2
 
 
 def test_pauses_double_up_to_a_limit_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
