@@ -8,8 +8,9 @@ import typer
 
 from pipelines.console import announce
 from pipelines.jobs.job_status import read_health
+from pipelines.metrics.exposition import make_page
 from pipelines.metrics.numbers import SourceWatch
-from pipelines.metrics.server import Address, make_page, serve_metrics, serve_pages
+from pipelines.metrics.server import Address, serve_metrics, serve_pages
 from pipelines.relay.home import is_relay
 from pipelines.relay.metrics import make_relay_page, make_relay_pages
 from pipelines.settings import Settings

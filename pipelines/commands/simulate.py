@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -17,6 +16,7 @@ from pipelines.console import announce, print_result
 from pipelines.durations import parse_duration
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.inputs import find_archives, parse_time
+from pipelines.listening import is_loopback, parse_address
 from pipelines.simulator.clock import Clock
 from pipelines.simulator.faults import OF_REQUESTS, OF_SOCKETS, Faults
 from pipelines.simulator.offers import MOST_BEHIND, Offers
@@ -169,7 +169,7 @@ def simulate(
     At most 1,000 requests of the export are answered per consumer and minute.
     """
     server = _load_server()
-    host, port = _parse_address(listen)
+    host, port = parse_address(listen, 9090)
     tls = _make_context(host, certificate, key, client_ca, tls12)
     numbers = {"rate": rate, "history": history, "speed": speed, "slow-after": slow_after}
     _check_numbers(numbers | {"keep": keep or 0, "reports": reports or 0})
@@ -216,20 +216,13 @@ def _load_server() -> ModuleType:
     return server
 
 
-def _parse_address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise WrongUse(f"{text} is no address to listen on", "give HOST:PORT, as 127.0.0.1:9090")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
 def _make_context(
     host: str, certificate: Path | None, key: Path | None, client_ca: Path | None, tls12: bool
 ) -> ssl.SSLContext | None:
     if not (certificate and key):
         if certificate or key or client_ca or tls12:
             raise WrongUse("TLS needs a certificate and a key", "give --tls-certificate and --tls-key")
-        if not _is_loopback(host):
+        if not is_loopback(host):
             raise WrongUse(
                 f"{host} is not the loopback, so it needs TLS", "give --tls-certificate and --tls-key"
             )
@@ -238,13 +231,6 @@ def _make_context(
         return make_context(certificate, key, client_ca, tls12)
     except OSError as error:
         raise WrongUse(f"TLS cannot be used: {error}", "name PEM files that belong together") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _to_micros(moment: datetime | None) -> int:

@@ -6,48 +6,33 @@ from process counters: a process that is killed loses its last second, and a mes
 a restart is measured again.
 """
 
-from collections.abc import Iterable, Iterator
-from functools import cache
-from importlib.metadata import version
-from itertools import accumulate
+from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 
+from pipelines.metrics.families import (
+    describe_build,
+    describe_latency,
+    describe_processes,
+    describe_uses,
+    format_page,
+    make_counter,
+    make_gauge,
+)
 from pipelines.metrics.machine import JAVA
 from pipelines.metrics.numbers import Numbers, SourceWatch, read_numbers
 from pipelines.metrics.readiness import find_reasons
-from transforms.core.process_stats import LATENCY_BOUNDS, ProcessStats
-
-PREFIX = "kpiflow_"
-Samples = Iterable[tuple[tuple[str, ...], float | None]]
 
 
-class JobMetrics(Collector):
-    """The metrics of the job of a home, read anew at each scrape."""
-
-    def __init__(self, home: Path, watch: SourceWatch | None = None) -> None:
-        self._home, self._watch = home, watch
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics."""
-        return make_metrics(read_numbers(self._home, self._watch))
-
-    def describe(self) -> list[Metric]:
-        """Nothing: the registry would collect for it."""
-        return []
+def make_page(home: Path, watch: SourceWatch | None = None) -> bytes:
+    """The metrics of the job of a home, read now, as OpenMetrics text."""
+    return format_page(lambda: make_metrics(read_numbers(home, watch)))
 
 
 def make_metrics(numbers: Numbers) -> Iterator[Metric]:
     """The metrics of a job at a moment; what is unknown is left out."""
-    yield InfoMetricFamily(f"{PREFIX}build", "The version of kpiflow.", {"version": _find_version()})
+    yield describe_build()
     yield from _describe_messages(numbers)
     yield from _describe_job(numbers)
     yield from _describe_sinks(numbers)
@@ -119,29 +104,14 @@ def _describe_sinks(numbers: Numbers) -> Iterator[Metric]:
         "sink_waiting_seconds", "For how long a write to an output is being retried.", ("sink",),
         (((name,), max(0.0, numbers.at - since.timestamp()) if since else 0.0) for name, since in waiting),
     )  # fmt: skip
-    stats = numbers.run.stats
-    yield make_counter(
-        "attempts", "Uses of Redis and of each output.", ("peer",),
-        (((peer,), count) for peer, count in stats.attempts.items()),
-    )  # fmt: skip
-    yield make_counter(
-        "errors", "Uses that failed.", ("peer",),
-        (((peer,), stats.errors[peer]) for peer in stats.attempts),
-    )  # fmt: skip
+    yield from describe_uses(numbers.run.stats, "Redis and of each output")
 
 
 def _describe_processes(numbers: Numbers) -> Iterator[Metric]:
     cpu = dict(numbers.run.stats.cpu)
     if numbers.usage.java_cpu is not None:
         cpu[JAVA] = numbers.usage.java_cpu
-    yield make_counter(
-        "cpu_seconds", "CPU time, by what processes are for; Java's of this run.", ("role",),
-        (((role,), seconds) for role, seconds in cpu.items()),
-    )  # fmt: skip
-    yield make_gauge(
-        "memory_bytes", "Resident memory, by what processes are for.", ("role",),
-        (((role,), octets) for role, octets in numbers.usage.memory.items()),
-    )  # fmt: skip
+    yield from describe_processes(cpu, numbers.usage.memory, "; Java's of this run")
     memory, cores = numbers.limits
     yield make_gauge("memory_limit_bytes", "Memory of the control group or the machine.", (), [((), memory)])
     yield make_gauge("cpu_limit_cores", "Cores of the control group or the machine.", (), [((), cores)])
@@ -164,38 +134,5 @@ def _describe_quality(numbers: Numbers) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def describe_latency(stats: ProcessStats) -> Metric:
-    """The latencies that processes have measured, by stage."""
-    text = "From the time at which a message was received until it is validated, published or written."
-    family = HistogramMetricFamily(f"{PREFIX}stage_latency_seconds", text, labels=("stage",))
-    for stage, latency in sorted(stats.latency.items()):
-        bounds = [*(str(float(bound)) for bound in LATENCY_BOUNDS), "+Inf"]
-        buckets = list(zip(bounds, map(float, accumulate(latency.counts))))
-        family.add_metric((stage,), buckets, latency.seconds)
-    return family
-
-
-@cache
-def _find_version() -> str:
-    return version("kpiflow")
-
-
 def _age(numbers: Numbers, since: float) -> float | None:
     return max(0.0, numbers.at - since) if since and numbers.health.running else None
-
-
-def make_counter(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
-    """A counter by its name without prefix and `_total`; unknown values are left out."""
-    return _fill(CounterMetricFamily(PREFIX + name, text, labels=labels), samples)
-
-
-def make_gauge(name: str, text: str, labels: tuple[str, ...], samples: Samples) -> Metric:
-    """A gauge by its name without prefix; unknown values are left out."""
-    return _fill(GaugeMetricFamily(PREFIX + name, text, labels=labels), samples)
-
-
-def _fill(family: CounterMetricFamily | GaugeMetricFamily, samples: Samples) -> Metric:
-    for labels, value in samples:
-        if value is not None:
-            family.add_metric(labels, float(value))
-    return family

@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
 from pipelines.failures import WrongUse
-from pipelines.metrics.exposition import JobMetrics
+from pipelines.listening import is_loopback, make_server_context, parse_address
+from pipelines.metrics.exposition import make_page
 from pipelines.metrics.numbers import SourceWatch, read_numbers
 from pipelines.metrics.readiness import find_reasons
 from pipelines.settings import Settings
@@ -51,17 +50,14 @@ class Address:
         Raises:
             WrongUse: it has another form, or is not the loopback and TLS is not set.
         """
-        host, _, port = text.rpartition(":")
-        host = host.strip("[]") or "127.0.0.1"
-        if not port.isdecimal() or int(port) > 65535:
-            raise WrongUse(f"{text} is no address to listen on", "give HOST:PORT, as 127.0.0.1:9464")
+        host, port = parse_address(text, 9464)
         files = (settings.metrics_certificate, settings.metrics_key, settings.metrics_ca)
-        if any(files) != all(files) or not (all(files) or _is_loopback(host)):
+        if any(files) != all(files) or not (all(files) or is_loopback(host)):
             raise WrongUse(
                 f"metrics on {host} need TLS with certificates of clients",
                 "set metrics_certificate, metrics_key and metrics_ca, or listen on 127.0.0.1",
             )
-        return cls(host, int(port), *files)
+        return cls(host, port, *files)
 
     def make_context(self) -> ssl.SSLContext | None:
         """The context of TLS; None for plain HTTP.
@@ -71,24 +67,12 @@ class Address:
         """
         if self.certificate is None:
             return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.num_tickets = 0  # a resumed session would not be verified again
+        assert self.key is not None
+        assert self.ca is not None
         try:
-            context.load_cert_chain(self.certificate, self.key)
-            context.load_verify_locations(self.ca)
-        except (OSError, ssl.SSLError) as error:
+            return make_server_context(self.certificate, self.key, self.ca)
+        except OSError as error:
             raise WrongUse(f"TLS of the metrics: {error}", "name PEM files that belong together") from error
-        return context
-
-
-def make_page(home: Path, watch: SourceWatch | None = None) -> bytes:
-    """The metrics of a job as OpenMetrics text."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(JobMetrics(home, watch))
-    page: bytes = generate_latest(registry)
-    return page
 
 
 @contextmanager
@@ -203,10 +187,3 @@ class _Handler(WSGIRequestHandler):
 
 def _choose_class(host: str) -> type[WSGIServer]:
     return _Server6 if ":" in host else _Server
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -7,16 +7,21 @@ in the stream, over all runs of all relays, and only the relay that is active sh
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from importlib.metadata import version
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import InfoMetricFamily, Metric
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
 from pipelines.jobs.run_record import RunRecord, read_totals
-from pipelines.metrics.exposition import PREFIX, describe_latency, make_counter, make_gauge
+from pipelines.metrics.families import (
+    describe_build,
+    describe_latency,
+    describe_processes,
+    describe_uses,
+    format_page,
+    make_counter,
+    make_gauge,
+)
 from pipelines.metrics.machine import measure_usage
 from pipelines.metrics.server import Page, make_answer
 from pipelines.relay.home import FOLDER, RelayStatus, find_relay_reasons, read_relay_status
@@ -30,25 +35,16 @@ _TOTALS = {
 }
 
 
-class RelayMetrics(Collector):
-    """The metrics of the relay of a home, read anew at each scrape."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics."""
-        status = read_relay_status(self._home)
-        return make_relay_metrics(status, read_totals(self._home / FOLDER), time.time())
-
-    def describe(self) -> list[Metric]:
-        """Nothing: the registry would collect for it."""
-        return []
+def make_relay_page(home: Path) -> bytes:
+    """The metrics of the relay of a home, read now, as OpenMetrics text."""
+    return format_page(
+        lambda: make_relay_metrics(read_relay_status(home), read_totals(home / FOLDER), time.time())
+    )
 
 
 def make_relay_metrics(status: RelayStatus, run: RunRecord, now: float) -> Iterator[Metric]:
     """The metrics of a relay at a moment (seconds since 1970); what is unknown is left out."""
-    yield InfoMetricFamily(f"{PREFIX}build", "The version of kpiflow.", {"version": version("kpiflow")})
+    yield describe_build()
     is_active = status.running and status.situation.state == "relaying"
     totals = status.totals if is_active else {}
     ways = (("export", "exported"), ("socket", "live"))
@@ -71,33 +67,10 @@ def make_relay_metrics(status: RelayStatus, run: RunRecord, now: float) -> Itera
     ]
     for name, text, value in facts:
         yield make_gauge(f"relay_{name}", text, (), [((), value)])
-    yield from _describe_process(run)
-
-
-def _describe_process(run: RunRecord) -> Iterator[Metric]:
     yield make_counter("starts", "Starts of the command.", (), [((), run.starts)])
-    for name, text, counts in (
-        ("attempts", "Uses of Layer 4 and of Redis.", run.stats.attempts),
-        ("errors", "Uses that failed.", run.stats.errors),
-    ):
-        yield make_counter(name, text, ("peer",), (((peer,), counts[peer]) for peer in run.stats.attempts))
-    yield make_counter(
-        "cpu_seconds", "CPU time, by what processes are for.", ("role",),
-        (((role,), seconds) for role, seconds in run.stats.cpu.items()),
-    )  # fmt: skip
-    yield make_gauge(
-        "memory_bytes", "Resident memory, by what processes are for.", ("role",),
-        (((role,), octets) for role, octets in measure_usage(run.pid).memory.items()),
-    )  # fmt: skip
+    yield from describe_uses(run.stats, "Layer 4 and of Redis")
+    yield from describe_processes(run.stats.cpu, measure_usage(run.pid).memory)
     yield describe_latency(run.stats)
-
-
-def make_relay_page(home: Path) -> bytes:
-    """The metrics of a relay as OpenMetrics text."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(RelayMetrics(home))
-    page: bytes = generate_latest(registry)
-    return page
 
 
 def make_relay_pages(home: Path, is_alive: Callable[[], bool] | None = None) -> dict[str, Page]:

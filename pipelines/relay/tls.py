@@ -7,10 +7,10 @@ said in words that name the cause.
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from pipelines.listening import is_loopback
 from pipelines.relay.errors import Layer4Refused
 from transforms.core.events import CERTIFICATES_NOT_USED, log_event
 
@@ -135,7 +135,7 @@ def check_url(url: str, schemes: tuple[str, str], has_files: bool) -> None:
         raise Layer4Refused("a URL of Layer 4 has no user and password; give --certificate and --key")
     if parts.scheme not in schemes or not parts.hostname or not _has_valid_port(parts):
         raise Layer4Refused(f"{url} is no URL of Layer 4; give {secure}://HOST:PORT/PATH")
-    if parts.scheme == plain and not _is_loopback(parts.hostname):
+    if parts.scheme == plain and not is_loopback(parts.hostname):
         raise Layer4Refused(f"{url} would be read without TLS; give {secure}://, or a Layer 4 on 127.0.0.1")
     if parts.scheme == secure and not has_files:
         raise Layer4Refused(f"{url} needs certificates; give --certificate, --key and --ca")
@@ -167,10 +167,3 @@ def _has_valid_port(parts: SplitResult) -> bool:
         return parts.port != 0
     except ValueError:
         return False
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

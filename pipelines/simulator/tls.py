@@ -3,6 +3,8 @@
 import ssl
 from pathlib import Path
 
+from pipelines.listening import make_server_context
+
 
 def make_context(
     certificate: Path, key: Path, client_ca: Path | None = None, tls12: bool = False
@@ -14,13 +16,7 @@ def make_context(
     Raises:
         OSError: a file cannot be used (an `ssl.SSLError` is one).
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    version = ssl.TLSVersion.TLSv1_2 if tls12 else ssl.TLSVersion.TLSv1_3
-    context.minimum_version = version
-    context.maximum_version = version
-    context.num_tickets = 0  # a resumed session would not be verified again
-    context.load_cert_chain(certificate, key)
-    if client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(client_ca)
+    context = make_server_context(certificate, key, client_ca)
+    if tls12:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context

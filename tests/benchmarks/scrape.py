@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.metrics.exposition import make_page
 from pipelines.metrics.numbers import SourceWatch
-from pipelines.metrics.server import make_page
 from transforms.sources.source import SourceState, StreamState
 
 SCRAPES = 100

@@ -13,9 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from pipelines.jobs.run_record import begin_run
 from pipelines.jobs.stream_job import _set_status_aside
-from pipelines.metrics.exposition import make_metrics
+from pipelines.metrics.exposition import make_metrics, make_page
 from pipelines.metrics.numbers import SourceWatch, read_numbers
-from pipelines.metrics.server import make_page
 from runners.progress import Progress
 from tests.pipelines.metrics.jobs import KEY, Home, Source
 
