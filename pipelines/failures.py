@@ -27,3 +27,8 @@ class RunFailed(Failure):
     """The run could not finish."""
 
     code = 3
+
+
+def make_missing_error(what: str, error: ImportError, extra: str) -> WrongUse:
+    """The failure where a package that `what` needs, one of an extra of kpiflow, is not installed."""
+    return WrongUse(f"{what} needs {error.name}, which is not installed", f"pip install 'kpiflow[{extra}]'")

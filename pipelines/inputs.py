@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from pipelines.failures import RunFailed, WrongUse
+from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from schemas.kinds import KINDS
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
@@ -65,8 +65,7 @@ def _explain_errors() -> Iterator[None]:
     except Unavailable as error:
         raise RunFailed(str(error), "run the same command again") from error
     except ImportError as error:
-        fix = "pip install 'kpiflow[objects]'"
-        raise WrongUse(f"object storage needs {error.name}, which is not installed", fix) from error
+        raise make_missing_error("object storage", error, "objects") from error
 
 
 def parse_span(start: str | None, end: str | None) -> Span:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pipelines.connections import connect_redis
-from pipelines.failures import WrongUse
+from pipelines.failures import WrongUse, make_missing_error
 from pipelines.settings import Settings
 from pipelines.verify.output_description import open_store, translate_sink_errors
 from schemas.tables import FLEET
@@ -137,8 +137,7 @@ def parse_sink(text: str, settings: Settings) -> Sink:
     except ValueError as error:
         raise WrongUse(f"--output {text}: {error}", f"write it as {scheme.form}") from error
     except ImportError as error:
-        fix = f"pip install 'kpiflow[{scheme.extra}]'"
-        raise WrongUse(f"{url.scheme}:// needs {error.name}, which is not installed", fix) from error
+        raise make_missing_error(f"{url.scheme}://", error, scheme.extra) from error
 
 
 def parse_live_streams(url: str, settings: Settings) -> "LiveStreams":

@@ -9,7 +9,7 @@ import typer
 from pipelines.console import err, out
 from pipelines.export.export import Files, export
 from pipelines.export.feature_rows import count_reports
-from pipelines.failures import CheckFailed, RunFailed, WrongUse
+from pipelines.failures import CheckFailed, RunFailed, WrongUse, make_missing_error
 from pipelines.inputs import parse_span
 from pipelines.progress import show_count
 from pipelines.target_files import check_target
@@ -87,6 +87,5 @@ def _load_encoder(encode: bool, path: Path | None) -> "Encoder | None":
     except ModuleNotFoundError as error:
         if error.name not in {"sklearn", "skops", "pandas"}:
             raise
-        fix = "pip install 'kpiflow[features]'"
-        raise WrongUse(f"encoding needs {error.name}, which is not installed", fix) from error
+        raise make_missing_error("encoding", error, "features") from error
     return load_encoder(path) if path else None

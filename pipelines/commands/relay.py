@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.console import announce, err, print_result
-from pipelines.failures import WrongUse
+from pipelines.failures import WrongUse, make_missing_error
 from transforms.core.events import RELAY_PROGRESS, is_json
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def explain_missing_extra() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        fix = "pip install 'kpiflow[relay]'"
-        raise WrongUse(f"a relay needs {error.name}, which is not installed", fix) from error
+        raise make_missing_error("a relay", error, "relay") from error
 
 
 def make_tls_files(

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from pipelines.console import out, print_json
-from pipelines.failures import WrongUse
+from pipelines.failures import make_missing_error
 from pipelines.outputs import open_for_reading
 from pipelines.summary.quality_views import list_quality
 from pipelines.summary.queries import summarise
@@ -66,9 +66,7 @@ def _load_page(path: Path) -> Callable[[Summary], str]:
     except ModuleNotFoundError as error:
         if error.name not in {"altair", "vl_convert", "jinja2"}:
             raise
-        raise WrongUse(
-            f"--html needs {error.name}, which is not installed", "pip install 'kpiflow[html]'"
-        ) from error
+        raise make_missing_error("--html", error, "html") from error
     return render_page
 
 

@@ -14,7 +14,7 @@ import typer
 
 from pipelines.console import announce, print_result
 from pipelines.durations import parse_duration
-from pipelines.failures import RunFailed, WrongUse
+from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from pipelines.inputs import find_archives, parse_time
 from pipelines.listening import is_loopback, parse_address
 from pipelines.simulator.clock import Clock
@@ -211,8 +211,7 @@ def _load_server() -> ModuleType:
     try:
         from pipelines.simulator import server
     except ImportError as error:
-        fix = "pip install 'kpiflow[relay]'"
-        raise WrongUse(f"simulate needs {error.name}, which is not installed", fix) from error
+        raise make_missing_error("simulate", error, "relay") from error
     return server
 
 

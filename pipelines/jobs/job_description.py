@@ -56,7 +56,7 @@ def read_job(home: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise RunFailed(
-        f"{path} is damaged, and its checkpoints cannot be told from those of another job",
+        f"{path} is damaged, so the job that its checkpoints belong to is unknown",
         "put back a copy of the file; else remove it and run `kpiflow stream` with --fresh: it reads again, "
         "and no message is lost or counted twice",
     )
