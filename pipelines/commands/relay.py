@@ -178,7 +178,7 @@ def _followed() -> "Iterator[Callable[[RelayStatus], None]]":
 
 def _list_fields(status: "RelayStatus") -> dict[str, Any]:
     found, totals = status.situation, status.totals
-    problem = found.redis_error or found.export_error or found.live_error or "no problem"
+    problem = next(iter(found.problems), "no problem")
     names = ("exported", "live", "archived", "lost")
     return {"state": found.state, "problem": problem, **{name: totals.get(name, 0) for name in names}}
 

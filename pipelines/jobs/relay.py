@@ -240,13 +240,11 @@ class RunningRelay:
                     self.situation.certificate_until = expiry.timestamp()
             status = self.status()
             status.write(self._job.home)
-            self._keeper.follow(Progress(self.situation.state, failure=self._find_failure()))
+            self._keeper.follow(
+                Progress(self.situation.state, failure=next(iter(self.situation.problems), None))
+            )
             self._follow(status)
             await asyncio.sleep(_REPORT_SECONDS)
-
-    def _find_failure(self) -> str | None:
-        found = self.situation
-        return found.redis_error or found.export_error or found.live_error
 
     def _notice(self, name: str, text: str | None) -> None:
         setattr(self.situation, name, text)

@@ -40,6 +40,11 @@ class Situation:
     ahead_seconds: float | None = None
     certificate_until: float | None = None
 
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong now, the worst first: without Redis nothing is relayed."""
+        return [text for text in (self.redis_error, self.export_error, self.live_error) if text]
+
 
 @dataclass(frozen=True)
 class RelayStatus:
@@ -99,9 +104,7 @@ def find_relay_reasons(status: RelayStatus, now: float) -> Iterator[str]:
     if not status.running:
         yield "the relay does not run"
         return
-    for name in ("redis", "export", "live"):
-        if text := getattr(found, f"{name}_error"):
-            yield text
+    yield from found.problems
     if found.state == "relaying" and now - (found.read_at or 0.0) > READ_SECONDS:
         yield f"the export was not read for {READ_SECONDS:.0f} s"
     if found.state == "relaying" and status.live is not None and not found.connected:
