@@ -49,7 +49,7 @@ from transforms.core.time_range import Span
 from transforms.history.blocks import Blocks
 from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
-from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, verify_file
+from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import format_keys, merge_rows
 from transforms.sinks.sink import Store
 from transforms.sources.archives.archive_files import Files

@@ -13,7 +13,7 @@ from schemas.partitioning import assign_files
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat, conform
 from transforms.derived.data_quality import COUNTS, SCORES, TABLE, count_score
-from transforms.sinks.parquet.sealed_files import read_file
+from transforms.sinks.parquet.parquet_file import read_file
 
 SPAN = timedelta(minutes=15)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from schemas.partitioning import format_hour_folder
 from schemas.tables import QUARANTINED
 from transforms.core.errors import DamagedFile
-from transforms.sinks.parquet.sealed_files import read_file
+from transforms.sinks.parquet.parquet_file import read_file
 
 _COLUMNS = ("received_at", "source", "message_id", "reason", "field", "message")
 

@@ -7,7 +7,7 @@ from pipelines.jobs.derive_state import read_state, read_until
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.table_scan import paths
 from schemas.tables import Table
-from transforms.sinks.parquet.sealed_files import verify_file
+from transforms.sinks.parquet.parquet_file import verify_file
 
 EXAMPLES = 3
 

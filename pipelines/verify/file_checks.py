@@ -15,7 +15,7 @@ from schemas.partitioning import assign_files
 from schemas.tables import MESSAGE_KEY, RECORD_TABLES, Table
 from transforms.core.errors import DamagedFile
 from transforms.core.grouping import number_groups
-from transforms.sinks.parquet.sealed_files import verify_file
+from transforms.sinks.parquet.parquet_file import verify_file
 
 REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
 READ_AGAIN = "run `kpiflow backfill` over the source again"

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from schemas.kinds import REPORT_KIND
 from schemas.tables import TABLES, Table
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.sealed_files import DERIVE, REPLACE, describe_damage, read_file
+from transforms.sinks.parquet.parquet_file import DERIVE, REPLACE, describe_damage, read_file
 
 
 def paths(output: Path, table: Table) -> list[Path]:

@@ -11,7 +11,7 @@ import pytest
 from tests.disks import make_disk
 from tests.integration.archives import Typed, make_output, stream
 from tests.integration.processes import count_files
-from transforms.sinks.parquet.sealed_files import verify_file
+from transforms.sinks.parquet.parquet_file import verify_file
 
 
 @pytest.fixture(scope="module")

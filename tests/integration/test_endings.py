@@ -13,7 +13,7 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
 from tests.integration.archives import Typed, fates, make_output, stream, write
-from transforms.sinks.parquet.sealed_files import encode_file, read_file
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 LINES = stream(150, seed=21)
 

@@ -17,7 +17,7 @@ from schemas.kinds import KINDS
 from schemas.tables import TABLES, Table
 from tests.builders import NOON, agent_record, health, report, result, task
 from tests.integration.archives import envelope, stream, write
-from transforms.sinks.parquet.sealed_files import encode_file
+from transforms.sinks.parquet.parquet_file import encode_file
 
 Rows = Callable[[Table, pa.RecordBatch, random.Random], pa.RecordBatch]
 Seal = Callable[[Path, pa.RecordBatch], None]

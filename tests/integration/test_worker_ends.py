@@ -22,7 +22,7 @@ from tests.integration.processes import (
     wait_until,
 )
 from tests.integration.streaming import children
-from transforms.sinks.parquet.sealed_files import verify_file
+from transforms.sinks.parquet.parquet_file import verify_file
 
 pytestmark = pytest.mark.slow
 

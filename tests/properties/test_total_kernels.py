@@ -21,7 +21,7 @@ from transforms.history.blocks import LOOKBACK, Blocks, is_lookback
 from transforms.history.shard_memory import ShardMemory
 from transforms.history.time_rules import find_affected_hours
 from transforms.outliers import flag_outliers
-from transforms.sinks.parquet.sealed_files import encode_file, read_file
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
 from transforms.sinks.row_merge import merge_rows
 from transforms.validation.validate import Rules, judge_block
 

@@ -30,7 +30,7 @@ from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import open_connection, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, Snapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
-from transforms.sinks.parquet.sealed_files import encode_file
+from transforms.sinks.parquet.parquet_file import encode_file
 
 _WRITERS = 2
 _ROWS_OF_MB = 625

@@ -27,7 +27,7 @@ from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_c
 from transforms.derived.inputs import Period
 from transforms.derived.snapshot import Snapshot, Version, read_version
 from transforms.derived.task_sets import Hashes, hash_tasks
-from transforms.sinks.parquet.sealed_files import describe_damage
+from transforms.sinks.parquet.parquet_file import describe_damage
 
 _RECENT_SECONDS = 600
 """A file that was changed since may change again while a pass is at work: it is kept when it is listed."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.core.record_batches import concat, make_empty
-from transforms.sinks.parquet.sealed_files import encode_file
+from transforms.sinks.parquet.parquet_file import encode_file
 
 Tamper = Callable[[Path, random.Random], object]
 

@@ -19,7 +19,7 @@ from pipelines.verify.verdict import Verdict
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED, Table
 from tests.pipelines.verify.changes import TAMPERS, rewritten, without_a_row
 from tests.pipelines.verify.rows import NOON, TEN_MINUTES, Row, duplicate, put, refused, report, windows
-from transforms.sinks.parquet.sealed_files import encode_file, read_file
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 MADE = (REPORTS, AGGREGATIONS, QUARANTINED, DUPLICATES)
 GOOD = [report(number, second) for number, second in enumerate((0, 1, 2, 3, 7, 61, 700, 701, 702))]

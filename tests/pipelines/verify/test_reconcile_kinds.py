@@ -27,7 +27,7 @@ from tests.pipelines.verify.rows import (
     stored,
     windows,
 )
-from transforms.sinks.parquet.sealed_files import encode_file, read_file
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 TASK, RESULT = KINDS["task"], KINDS["execution_result"]
 WITH_ID = [kind for kind in KINDS.values() if kind.record_id is not None]

@@ -22,8 +22,8 @@ from transforms.core.record_batches import (
     widen_type,
 )
 from transforms.sinks.parquet import parquet_store
+from transforms.sinks.parquet.parquet_file import encode_file, read_file, verify_file
 from transforms.sinks.parquet.parquet_store import split_by_time
-from transforms.sinks.parquet.sealed_files import encode_file, read_file, verify_file
 from transforms.sinks.row_merge import merge_rows
 
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)

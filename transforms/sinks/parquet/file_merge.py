@@ -20,7 +20,7 @@ from transforms.core.process_stats import WRITTEN, observe_latency
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
-from transforms.sinks.parquet.sealed_files import describe_damage, encode_file, read_file, verify_file
+from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, read_file, verify_file
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written

@@ -25,7 +25,7 @@ from transforms.core.record_batches import PIECE_BYTES, conform, split_by_bytes
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import as_sink_error
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
-from transforms.sinks.parquet.sealed_files import read_file
+from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.sink import Written
 

@@ -13,8 +13,8 @@ from transforms.core import reach
 from transforms.core.errors import DamagedFile, Refused
 from transforms.core.record_batches import conform
 from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_file import encode_file, read_file, verify_file
 from transforms.sinks.parquet.parquet_store import DESCRIPTION, ParquetStore
-from transforms.sinks.parquet.sealed_files import encode_file, read_file, verify_file
 from transforms.sinks.parquet.storage import Storage
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store, Written

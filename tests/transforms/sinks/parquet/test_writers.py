@@ -20,8 +20,8 @@ from tests.s3 import S3Server
 from transforms.core.errors import Unavailable
 from transforms.sinks.parquet import file_merge
 from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_file import read_file, verify_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.sinks.parquet.sealed_files import read_file, verify_file
 from transforms.sinks.parquet.storage import Storage, Stored
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)

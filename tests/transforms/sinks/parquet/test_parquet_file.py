@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from transforms.core.errors import DamagedFile
-from transforms.sinks.parquet.sealed_files import encode_file, read_file, verify_file
+from transforms.sinks.parquet.parquet_file import encode_file, read_file, verify_file
 
 
 def rows(count: int = 50) -> pa.RecordBatch:
@@ -71,7 +71,7 @@ def test_a_file_without_rows_is_read_in_its_columns(file: Path) -> None:
 
 
 def test_several_row_groups_are_sealed_and_read_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.sinks.parquet.sealed_files.ROW_GROUP", 7)
+    monkeypatch.setattr("transforms.sinks.parquet.parquet_file.ROW_GROUP", 7)
     file.write_bytes(encode_file(rows()))
     assert pq.read_metadata(file).num_row_groups == 8
     assert (verify_file(file), read_file(file).equals(rows())) == (None, True)

@@ -1,4 +1,4 @@
-"""Sealed Parquet files: `verify_file` notices a change of any byte.
+"""Parquet files with a digest: `verify_file` notices a change of any byte.
 
 The footer's key-value metadata holds `kpiflow.rows`, the number of rows; `kpiflow.digest`, the BLAKE2b-128 of
 every byte before the footer; and `kpiflow.footer`, the BLAKE2b-128 of the footer itself with zeros in place
@@ -38,7 +38,7 @@ _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 
 
 def encode_file(rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None = None) -> bytearray:
-    """The rows as a sealed Parquet file (zstd, level 1), in types with 32-bit offsets.
+    """The rows as a Parquet file with a digest (zstd, level 1), in types with 32-bit offsets.
 
     A row group has at most ROW_GROUP rows and PIECE_BYTES, so every reader can hold it, and a page, in plain
     arrays. `metadata` is added to the footer.
