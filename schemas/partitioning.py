@@ -7,7 +7,7 @@ TABLE/NN.parquet                                                 tables that hav
 """
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 from zlib import crc32
 
@@ -57,7 +57,12 @@ def assign_files(table: Table, rows: pa.RecordBatch, file_minutes: int) -> tuple
 
 def format_hour_folder(hour: datetime) -> str:
     """The folder of an hour (UTC), relative to that of a table or of a window size."""
-    return f"date={hour.date().isoformat()}/hour={hour:%H}"
+    return f"{format_day_folder(hour.date())}/hour={hour:%H}"
+
+
+def format_day_folder(day: date) -> str:
+    """The folder of a day (UTC), relative to that of a table or of a window size."""
+    return f"date={day.isoformat()}"
 
 
 def format_window_folder(granularity: str) -> str:

@@ -1,0 +1,211 @@
+"""The maintenance ledger of an output: of which days the rows are in one file, on which root, and what has
+expired.
+
+It is one small file at the top of the output's first root. Readers read it once, before anything else, and
+take of each day the files that it names: those of the hours, or the file of the day, from one root. So a day
+changes for readers in one step, when the ledger is replaced. An output without the file has an empty ledger:
+all of its days are files of hours on the first root.
+
+A *folder* is that of a table, or of one of its window sizes: `kpi_reports`, `kpi_aggregations/window_size=5s`.
+"""
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
+
+from schemas.partitioning import format_day_folder
+from transforms.core.errors import Refused
+from transforms.sinks.parquet.storage import Storage
+
+NAME = "_maintenance.json"
+DAY_FILE = "day.parquet"
+"""The file of a sealed day, in place of those of its hours."""
+HOT, WARM, COLD = "hot", "warm", "cold"
+TIERS = (HOT, WARM, COLD)
+"""The roots of an output: the output itself, and two others."""
+_VERSION = 1
+
+
+class Place(NamedTuple):
+    """Where the rows of a day are: on which tier, and whether in one file (`sealed`) or in files of hours.
+
+    `rows`: how many the file had when maintenance last wrote it.
+    """
+
+    sealed: bool = False
+    tier: str = HOT
+    rows: int = 0
+
+
+class Replaced(NamedTuple):
+    """Files that readers of an older ledger may still read: those of a day in a folder that were at a place,
+    until the ledger was changed at `since`."""
+
+    folder: str
+    day: date
+    sealed: bool
+    tier: str
+    since: datetime
+
+
+UNSEALED = Place()
+"""Where the rows of a day are that the ledger does not name."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What maintenance has done to an output.
+
+    `days`: by folder, the days whose rows are no longer in files of hours on the first root. `expired_before`:
+    by folder, the first day that has not expired; rows of the days before it are gone, and none may come.
+    `roots`: the URLs of WARM and COLD, without secrets. `replaced`: files that are to be removed.
+    """
+
+    days: Mapping[str, Mapping[date, Place]] = field(default_factory=lambda: MappingProxyType({}))
+    expired_before: Mapping[str, date] = field(default_factory=lambda: MappingProxyType({}))
+    roots: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    replaced: tuple[Replaced, ...] = ()
+
+    def find(self, folder: str, day: date) -> Place:
+        """Where the rows of a day are, if it has not expired."""
+        return self.days.get(folder, {}).get(day, UNSEALED)
+
+    def is_expired(self, folder: str, day: date) -> bool:
+        """Whether the rows of a day are gone."""
+        return day < self.expired_before.get(folder, date.min)
+
+    def put_day(self, folder: str, day: date, place: Place, at: datetime) -> Self:
+        """The ledger after a day got a new place at a moment; files of its old place are then replaced."""
+        before = self.find(folder, day)
+        days = {**self.days, folder: {**self.days.get(folder, {}), day: place}}
+        replaced = tuple(each for each in self.replaced if not _is_at(each, folder, day, place))
+        if (before.sealed, before.tier) != (place.sealed, place.tier):
+            replaced = (*replaced, Replaced(folder, day, before.sealed, before.tier, at))
+        return replace(self, days=days, replaced=replaced)
+
+    def expire(self, folder: str, before: date, unsealed: frozenset[date], at: datetime) -> Self:
+        """The ledger after the days of a folder before `before` expired at a moment.
+
+        `unsealed`: the days among them that have files of hours.
+        """
+        before = max(before, self.expired_before.get(folder, date.min))
+        places = {**dict.fromkeys(unsealed, UNSEALED), **self.days.get(folder, {})}
+        gone = tuple(
+            Replaced(folder, day, place.sealed, place.tier, at)
+            for day, place in sorted(places.items())
+            if day < before
+        )
+        left = {day: place for day, place in self.days.get(folder, {}).items() if day >= before}
+        days = {**self.days, folder: left}
+        expired = {**self.expired_before, folder: before}
+        return replace(self, days=days, expired_before=expired, replaced=(*self.replaced, *gone))
+
+    def forget(self, *removed: Replaced) -> Self:
+        """The ledger after replaced files were removed."""
+        left = tuple(each for each in self.replaced if each not in frozenset(removed))
+        return replace(self, replaced=left)
+
+    def put_roots(self, roots: Mapping[str, str]) -> Self:
+        """The ledger with other URLs of WARM and COLD."""
+        return replace(self, roots=dict(roots))
+
+    def encode(self) -> bytes:
+        """The content of its file; equal ledgers have equal bytes."""
+        content = {
+            "version": _VERSION,
+            "roots": dict(sorted(self.roots.items())),
+            "expired_before": {name: day.isoformat() for name, day in sorted(self.expired_before.items())},
+            "days": {
+                folder: {day.isoformat(): place._asdict() for day, place in sorted(days.items())}
+                for folder, days in sorted(self.days.items())
+                if days
+            },
+            "replaced": [
+                each._asdict() | {"day": each.day.isoformat(), "since": each.since.isoformat()}
+                for each in sorted(self.replaced)
+            ],
+        }
+        return (json.dumps(content, indent=1) + "\n").encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """The ledger of a file's content.
+
+        Raises:
+            ValueError: it is none, or one of a newer version.
+        """
+        content = json.loads(data)
+        try:
+            if content["version"] != _VERSION:
+                raise ValueError(f"it has version {content['version']}, and this kpiflow knows {_VERSION}")
+            return cls(
+                {folder: _parse_days(days) for folder, days in content["days"].items()},
+                {folder: date.fromisoformat(day) for folder, day in content["expired_before"].items()},
+                {tier: str(url) for tier, url in content["roots"].items()},
+                tuple(_parse_replaced(each) for each in content["replaced"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a part is missing or has another type: {error}") from error
+
+
+def read_ledger(storage: Storage) -> tuple[Ledger, Hashable | None]:
+    """The ledger of an output, by its first root, and the version of its file (None: there is none).
+
+    Raises:
+        Refused: it is damaged, or a newer kpiflow wrote it.
+    """
+    stored = storage.get(NAME)
+    if stored is None:
+        return Ledger(), None
+    try:
+        return Ledger.parse(stored.data), stored.version
+    except ValueError as error:
+        where = storage.locate(NAME)
+        fix = "put it back from a copy, or upgrade kpiflow"
+        raise Refused(f"{where} cannot be used ({error}); {fix}") from error
+
+
+def put_ledger(storage: Storage, ledger: Ledger, version: Hashable | None) -> None:
+    """Replace the ledger, atomically; on return it is safe. `version`: as `read_ledger` returned it.
+
+    Raises:
+        Conflict: another process has changed it.
+    """
+    with storage.lock(""):
+        storage.put(NAME, ledger.encode(), version)
+
+
+def locate_day(folder: str, day: date) -> str:
+    """The name of the file of a sealed day, below each root."""
+    return f"{folder}/{format_day_folder(day)}/{DAY_FILE}"
+
+
+def now() -> datetime:
+    """The moment of a change, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _is_at(replaced: Replaced, folder: str, day: date, place: Place) -> bool:
+    return replaced[:4] == (folder, day, place.sealed, place.tier)
+
+
+def _parse_days(days: Mapping[str, Any]) -> dict[date, Place]:
+    return {date.fromisoformat(day): _parse_place(place) for day, place in days.items()}
+
+
+def _parse_place(place: Mapping[str, Any]) -> Place:
+    return Place(bool(place["sealed"]), _parse_tier(place["tier"]), int(place["rows"]))
+
+
+def _parse_replaced(each: Mapping[str, Any]) -> Replaced:
+    day, since = date.fromisoformat(each["day"]), datetime.fromisoformat(each["since"])
+    return Replaced(each["folder"], day, bool(each["sealed"]), _parse_tier(each["tier"]), since)
+
+
+def _parse_tier(tier: str) -> str:
+    if tier not in TIERS:
+        raise ValueError(f"there is no tier {tier}")
+    return tier
