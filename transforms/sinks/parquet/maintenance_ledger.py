@@ -6,7 +6,8 @@ take of each day the files that it names: those of the hours, or the file of the
 changes for readers in one step, when the ledger is replaced. An output without the file has an empty ledger:
 all of its days are files of hours on the first root.
 
-A *folder* is that of a table, or of one of its window sizes: `kpi_reports`, `kpi_aggregations/window_size=5s`.
+A *folder* is that of a table or of one of its window sizes: `kpi_reports`,
+`kpi_aggregations/window_size=5s`.
 """
 
 import json
@@ -59,8 +60,9 @@ UNSEALED = Place()
 class Ledger:
     """What maintenance has done to an output.
 
-    `days`: by folder, the days whose rows are no longer in files of hours on the first root. `expired_before`:
-    by folder, the first day that has not expired; rows of the days before it are gone, and none may come.
+    `days`: by folder, the days whose rows are no longer in files of hours on the first root.
+    `expired_before`: by folder, the first day that has not expired; rows of earlier days are gone, and none
+    may come.
     `roots`: the URLs of WARM and COLD, without secrets. `replaced`: files that are to be removed.
     """
 

@@ -83,7 +83,8 @@ def test_expired_days_are_gone_from_the_ledger_and_their_files_are_to_be_removed
     unsealed = frozenset([DAY - timedelta(days=1), DAY + timedelta(days=5)])
     ledger = Ledger().put_day(REPORTS, DAY, Place(True, COLD, 1), AT).forget(*make_ledger().replaced)
     expired = ledger.expire(REPORTS, DAY + timedelta(days=1), unsealed, AT)
-    assert expired.is_expired(REPORTS, DAY) and not expired.is_expired(REPORTS, DAY + timedelta(days=1))
+    assert expired.is_expired(REPORTS, DAY)
+    assert not expired.is_expired(REPORTS, DAY + timedelta(days=1))
     assert DAY not in expired.days[REPORTS]
     assert expired.replaced == (
         Replaced(REPORTS, DAY - timedelta(days=1), False, HOT, AT),
