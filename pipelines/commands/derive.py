@@ -7,13 +7,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
-from pipelines.console import announce, err, out, print_result
+from pipelines.console import announce, err, print_result
 from pipelines.inputs import parse_time
 from pipelines.jobs.derive import compare, make_deriver
 from pipelines.jobs.derive import derive as derive_output
 from pipelines.jobs.derive_after import make_limits
 from pipelines.progress import LINE_SECONDS, open_bar
-from pipelines.text_tables import make_table
+from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_local
 from transforms.core.events import DERIVE_PROGRESS
 from transforms.derived.engine import Comparison
@@ -50,7 +50,7 @@ def derive(
     deriver = make_deriver(folder, values, tables or (), make_limits(settings))
     moment = None if until is None else parse_time("--until", until)
     if dry:
-        out.print(_tabulate(compare(folder, deriver, moment)))
+        print_table(_tabulate(compare(folder, deriver, moment)))
         return
     began = time.perf_counter()
     with open_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:

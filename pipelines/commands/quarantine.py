@@ -24,6 +24,7 @@ from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.summary.causes import CAUSE, count_causes, describe_causes, has_records
 from pipelines.target_files import check_target, write_target
+from pipelines.text_tables import print_table
 from pipelines.verify.output_description import require_output
 from schemas.kinds import KINDS
 from transforms.core.record_batches import concat
@@ -68,7 +69,7 @@ def list_(
     for cause, count in counts.most_common():
         example = f"{examples[cause]['message_id']}: {examples[cause]['message']}"
         table.add_row(*map(escape_line, cause[-len(shown) :]), f"{count:,}", escape_line(example))
-    out.print(table)
+    print_table(table)
 
 
 @quarantine.command()

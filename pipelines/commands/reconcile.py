@@ -17,7 +17,7 @@ from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
-from pipelines.text_tables import make_table
+from pipelines.text_tables import make_table, print_table
 from pipelines.verify.file_checks import READ_AGAIN
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.reconcile import GO_ON, Messages, Unreadable
@@ -141,9 +141,9 @@ def _print(verdict: Verdict) -> None:
     for name, count in verdict.as_json().items():
         if isinstance(count, int) and (count or name != "records"):
             table.add_row(name, f"{count:,}")
-    out.print(table)
+    print_table(table)
     if verdict.records or verdict.kinds.keys() - {REPORT_KIND.schema}:
-        out.print(_tabulate_kinds(verdict.as_json()["kinds"]))
+        print_table(_tabulate_kinds(verdict.as_json()["kinds"]))
     for problem in verdict.problems:
         out.print(Text(f"- {escape_line(problem)}"))
     if verdict.trimmed or verdict.gaps:

@@ -6,8 +6,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.console import out, print_json
+from pipelines.console import print_json
 from pipelines.settings import PREFIX, Settings
+from pipelines.text_tables import print_table
 
 
 def settings(
@@ -31,4 +32,4 @@ def settings(
         for name in names:
             meaning = Settings.model_fields[name].description
             table.add_row(name, str(getattr(values, name)), origins[name], meaning)
-    out.print(table)
+    print_table(table)

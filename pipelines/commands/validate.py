@@ -9,12 +9,13 @@ import pyarrow as pa
 import typer
 from rich.table import Table
 
-from pipelines.console import err, out, print_json, style_head
+from pipelines.console import err, print_json, style_head
 from pipelines.failures import CheckFailed
 from pipelines.graph import make_rules
 from pipelines.inputs import find_archives, verify_schema
 from pipelines.progress import show_reading
 from pipelines.settings import Settings
+from pipelines.text_tables import print_table
 from schemas.kinds import KINDS, REPORT_KIND, Kind
 from transforms.core import stage_counters
 from transforms.core.grouping import number_groups
@@ -138,4 +139,4 @@ def _print(fates: Fates) -> None:
     table.add_row("duplicate", f"{fates.duplicates:,}", "")
     for reason, count in fates.rejected.most_common():
         table.add_row(f"quarantine: {reason}", f"{count:,}", "\n".join(fates.examples[reason]))
-    out.print(table)
+    print_table(table)

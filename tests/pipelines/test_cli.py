@@ -106,6 +106,13 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert set(re.findall(r"^│ ([a-z]+) ", capsys.readouterr().out, flags=re.MULTILINE)) == set(COMMANDS)
 
 
+def test_a_table_in_a_pipe_has_each_row_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["settings"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, field in Settings.model_fields.items():
+        assert sum(line.split()[:1] == [name] and (field.description or "") in line for line in lines) == 1
+
+
 def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"kpiflow {version('kpiflow')}\n"
