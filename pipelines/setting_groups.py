@@ -318,6 +318,32 @@ class DerivedSettings(SettingsGroup):
     )
 
 
+class RetentionSettings(SettingsGroup):
+    """How long rows are kept. Rows expire by whole days (UTC), and only when `kpiflow maintain` runs."""
+
+    title: ClassVar[str] = "Retention"
+
+    keep_reports_days: int = Field(
+        365,
+        ge=1,
+        le=36_500,
+        description="Days that reports are kept, by recorded_at; duplicates and quarantine by received_at.",
+    )
+    keep_records_days: int = Field(
+        365,
+        ge=1,
+        le=36_500,
+        description="Days that tasks, results and system health are kept, by the time that decides their "
+        "file. Agents do not expire.",
+    )
+    keep_windows_1h_days: int = Field(365, ge=1, le=36_500, description="Days that windows of 1 h are kept.")
+    keep_windows_1m_days: int = Field(90, ge=1, le=36_500, description="Days that windows of 1 min are kept.")
+    keep_windows_5s_days: int = Field(30, ge=1, le=36_500, description="Days that windows of 5 s are kept.")
+    keep_derived_days: int = Field(
+        365, ge=1, le=36_500, description="Days that features and the other derived tables are kept."
+    )
+
+
 class MetricsSettings(SettingsGroup):
     """TLS of the metrics, which addresses other than the loopback need, and the form of logs."""
 

@@ -20,12 +20,14 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from pipelines.setting_checks import find_conflict
 from pipelines.setting_groups import (
     DerivedSettings,
     EngineSettings,
     EnrichmentSettings,
     MetricsSettings,
     OutlierSettings,
+    RetentionSettings,
     SettingsGroup,
     SinkSettings,
     SourceSettings,
@@ -46,6 +48,7 @@ class Settings(
     SinkSettings,
     EngineSettings,
     DerivedSettings,
+    RetentionSettings,
     MetricsSettings,
 ):
     """All groups as one object: what commands and jobs pass on."""
@@ -92,7 +95,8 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tup
     """The settings and the origin of each: flags first, then the environment, the TOML file, and defaults.
 
     Raises:
-        SettingsError: an unknown name in the file or the environment, or a value out of range.
+        SettingsError: an unknown name in the file or the environment, a value out of range, or values that
+            do not fit each other.
     """
     _check_environment()
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
@@ -108,6 +112,8 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tup
         raise SettingsError(_describe_invalid(error)) from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read the settings from {config}: {error}") from error
+    if conflict := find_conflict(settings):
+        raise SettingsError(conflict)
     return settings, {name: origins.get(name, "default") for name in Settings.model_fields}
 
 

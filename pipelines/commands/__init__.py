@@ -50,6 +50,6 @@ SETTINGS_USED = {
     "features": ("Derived tables",),
     "show": ("Sinks",),
     "quarantine": (*_ROWS, "Sinks", "Derived tables"),
-    "settings": _ALL,
+    "settings": (*_ALL, "Retention"),
 }
 """The groups of settings that the `--help` of a command shows: those that it uses. Others show none."""
