@@ -35,6 +35,7 @@ setup(
         "features": ["scikit-learn>=1.7,<2", "skops>=0.13,<1", "pandas>=3.1,<4"],
         "objects": ["obstore>=0.12,<0.13", "boto3>=1.40,<2"],
         "bigquery": ["google-cloud-bigquery>=3.47,<4", "google-cloud-bigquery-storage>=2.43,<3"],
+        "encryption": ["cryptography>=50,<51"],
         "timeseries": ["httpx>=0.28,<0.29"],
         "relay": ["aiohttp>=3.14,<4", "cryptography>=50,<51", "msgspec>=0.22,<0.23"],
         "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],

@@ -19,8 +19,9 @@ from transforms.core.grouping import Ints, sort_by_columns
 from transforms.core.process_stats import WRITTEN, observe_latency
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
+from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
-from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, read_file, verify_file
+from transforms.sinks.parquet.parquet_file import encode_file, read_whole
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written
@@ -61,6 +62,7 @@ def write_rows(
     rows: Sequence[pa.RecordBatch],
     file_minutes: int,
     ledger: OutcomeLedger | None = None,
+    key: MonthKey | None = None,
 ) -> Written:
     """Add rows to the files of a table; on return they are safe. `Written.requests` counts the files
     replaced.
@@ -69,6 +71,7 @@ def write_rows(
     not at all if nothing in it changes. Messages that lose their place to another message of the same report
     go to the duplicates table *before* the reports are replaced: a crash in between leaves a message in two
     tables, of which reconcile counts one, never in none. With a `ledger` it is counted how much files grow.
+    With a `key` the files are encrypted.
 
     Raises:
         OutputFull: no space is left. The files written so far are complete; the same call again does the
@@ -85,7 +88,7 @@ def write_rows(
         folders[part.name.rpartition("/")[0]].append(part)
     threads = min(len(folders), storage.threads)
     counted = ledger if is_counted(table) else None
-    merge = _FileMerge(table, storage, gathered, file_minutes, storage.threads // threads, counted)
+    merge = _FileMerge(table, storage, gathered, file_minutes, storage.threads // threads, counted, key)
     with _open_map(threads) as map_threads:
         taken = list(map_threads(merge.merge_folder, folders, folders.values()))
     counts = [count for folder in taken for count in folder]
@@ -120,6 +123,7 @@ class _FileMerge:
     file_minutes: int
     threads: int
     ledger: OutcomeLedger | None
+    key: MonthKey | None
 
     def merge_folder(self, folder: str, parts: Sequence[_Part]) -> list[int]:
         """Merge rows into the files of a folder; the number of new rows in each file that changed."""
@@ -144,12 +148,9 @@ class _FileMerge:
         """Merge the rows of a part with the file, if there is one."""
         old, stored = make_empty(self.table.schema), self.storage.get(part.name)
         if stored is not None:
-            where = self.storage.locate(part.name)
-            if problem := verify_file(stored.data):
-                raise describe_damage(where, problem)
-            old = read_file(stored.data, name=where)
+            old = read_whole(stored.data, self.storage.locate(part.name))
         merged = merge_rows(self.table, old, self._sort(part.rows), sorted_new=True)
-        data = encode_file(merged.rows) if merged.taken else b""
+        data = encode_file(merged.rows, key=self.key) if merged.taken else b""
         result = _Merged(part, stored, data, merged.taken, merged.displaced)
         if self.ledger is None or not merged.taken:
             return result
@@ -174,7 +175,7 @@ class _FileMerge:
     def _write_displaced(self, merged: Sequence[_Merged]) -> None:
         displaced = concat([one.displaced for one in merged])
         if displaced.num_rows:
-            write_rows(DUPLICATES, self.storage, [displaced], self.file_minutes, self.ledger)
+            write_rows(DUPLICATES, self.storage, [displaced], self.file_minutes, self.ledger, self.key)
 
     def _put_counted(
         self, merged: Sequence[_Merged], changed: Sequence[_Merged], map_threads: Callable[..., Iterator[Any]]

@@ -1,8 +1,9 @@
-"""Parquet files with a digest: `verify_file` notices a change of any byte.
+"""Parquet files with a digest, or encrypted: `verify_file` notices a change of any byte.
 
 The footer's key-value metadata holds `kpiflow.rows`, the number of rows; `kpiflow.digest`, the BLAKE2b-128 of
 every byte before the footer; and `kpiflow.footer`, the BLAKE2b-128 of the footer itself with zeros in place
-of this value. Digests are 32 hex digits.
+of this value. Digests are 32 hex digits. An encrypted file has no digests: the tags of AES-GCM take their
+place (`transforms.sinks.parquet.encryption.file_key`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,15 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from schemas.tables import METRICS
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat, make_empty, narrow_type, split_by_bytes, split_by_rows
+from transforms.sinks.parquet.encryption.file_key import MAGIC, Source, make_decryption, make_encryption
+from transforms.sinks.parquet.encryption.key_list import MonthKey
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
 ROW_GROUP = 1 << 17
@@ -34,14 +39,17 @@ REPLACE = "move it away, then run `kpiflow backfill --replace` over the messages
 DERIVE = "remove it, then run `kpiflow derive`"
 """What to do about a damaged file: of messages, and of a derived table."""
 _BLANK = b"0" * 32
+_FIRST_BYTES = "was changed after it was written: its first bytes are others"
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 
 
-def encode_file(rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None = None) -> bytearray:
+def encode_file(
+    rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None = None, key: MonthKey | None = None
+) -> bytearray:
     """The rows as a Parquet file with a digest (zstd, level 1), in types with 32-bit offsets.
 
     A row group has at most ROW_GROUP rows and PIECE_BYTES, so every reader can hold it, and a page, in plain
-    arrays. `metadata` is added to the footer.
+    arrays. `metadata` is added to the footer. With a `key` the file is encrypted.
     """
     schema = pa.schema([field.with_type(narrow_type(field.type)) for field in rows.schema])
     sink = pa.BufferOutputStream()
@@ -52,14 +60,16 @@ def encode_file(rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None = N
         compression_level=1,
         use_dictionary=DICTIONARY_COLUMNS,
         write_statistics=STATISTICS_COLUMNS,
+        encryption_properties=make_encryption(key) if key else None,
     ) as writer:
         for part in split_by_rows(rows, ROW_GROUP):
             for piece in split_by_bytes(part, schema):
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
-        writer.add_key_value_metadata(
-            {**(metadata or {}), ROWS: str(rows.num_rows), DIGEST: _BLANK, FOOTER: _BLANK}
-        )
+        digests = {} if key else {DIGEST: _BLANK, FOOTER: _BLANK}
+        writer.add_key_value_metadata({**(metadata or {}), ROWS: str(rows.num_rows), **digests})
     data = bytearray(sink.getvalue())
+    if key:
+        return data
     start = _find_footer(data)
     _fill(data, start, DIGEST, _BLANK, _hash(data, 0, start))
     _fill(data, start, FOOTER, _BLANK, _hash(data, start))
@@ -67,9 +77,15 @@ def encode_file(rows: pa.RecordBatch, metadata: Mapping[bytes, bytes] | None = N
 
 
 def verify_file(file: Path | bytes) -> str | None:
-    """What is wrong with a file of an output, in words; None if it is exactly as it was written."""
+    """What is wrong with a file of an output, in words; None if it is exactly as it was written.
+
+    Raises:
+        KeyRefused: it is encrypted, and its key is not available.
+    """
     try:
         data = file.read_bytes() if isinstance(file, Path) else file
+        if data[-4:] == MAGIC:
+            return _verify_encrypted(data, file)
         metadata = pq.read_metadata(pa.BufferReader(data))
     except _UNREADABLE as error:
         return _explain_unreadable(error)
@@ -86,6 +102,61 @@ def verify_file(file: Path | bytes) -> str | None:
     return None
 
 
+def _verify_encrypted(data: bytes, file: Path | bytes) -> str | None:
+    """As `verify_file`: reads all that is in the file, since reading checks every tag."""
+    if data[:4] != MAGIC:
+        return _FIRST_BYTES
+    with open_parquet(file) as parquet:
+        values, rows = parquet.metadata.metadata or {}, 0
+        for number in range(parquet.num_row_groups):
+            rows += parquet.read_row_group(number).num_rows
+    return None if values.get(ROWS) == str(rows).encode() else "does not have as many rows as it says"
+
+
+def open_parquet(file: Source) -> pq.ParquetFile:
+    """A file for reading, whether it is encrypted or not.
+
+    Raises:
+        KeyRefused: it is encrypted, and its key is not available.
+        OSError, ValueError, pa.ArrowException: it is not there, or not readable.
+    """
+    source = pa.BufferReader(file) if isinstance(file, bytes | bytearray) else file
+    try:
+        return pq.ParquetFile(source)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # Only now, so that a plain file costs nothing more.
+        decryption = make_decryption(file)
+        if decryption is None:
+            raise
+        return pq.ParquetFile(source, decryption_properties=decryption)
+
+
+def open_dataset(files: Sequence[Path], schema: pa.Schema) -> ds.Dataset:
+    """The rows of files, encrypted or not, in the columns of a schema; one that a file lacks is null.
+
+    For DuckDB, which cannot read encrypted files. Rows are read when they are asked for. The files must stay
+    as they are until then.
+
+    Raises:
+        KeyRefused: the key of a file is not available.
+        DamagedFile: the key of a file does not open, or is unknown.
+    """
+    folder = LocalFileSystem()
+    fragments = [_choose_format(file).make_fragment(str(file), filesystem=folder) for file in files]
+    return ds.FileSystemDataset(fragments, schema, ds.ParquetFileFormat(), filesystem=folder)
+
+
+def _choose_format(file: Path) -> ds.ParquetFileFormat:
+    try:
+        decryption = make_decryption(file)
+    except _UNREADABLE as error:
+        raise describe_damage(file, _explain_unreadable(error)) from error
+    options = ds.ParquetFragmentScanOptions(decryption_properties=decryption) if decryption else None
+    return ds.ParquetFileFormat(default_fragment_scan_options=options)
+
+
 def read_file(
     file: Path | bytes, columns: Sequence[str] | None = None, name: str = "", fix: str = REPLACE
 ) -> pa.RecordBatch:
@@ -97,9 +168,10 @@ def read_file(
     Raises:
         FileNotFoundError: there is no such file.
         DamagedFile: it is not a readable Parquet file.
+        KeyRefused: it is encrypted, and its key is not available.
     """
     try:
-        with pq.ParquetFile(file if isinstance(file, Path) else pa.BufferReader(file)) as parquet:
+        with open_parquet(file) as parquet:
             schema = parquet.schema_arrow.remove_metadata()
             if columns is not None:
                 schema = pa.schema([field for field in schema if field.name in columns])
@@ -115,6 +187,21 @@ def read_file(
         where = file if isinstance(file, Path) else name
         raise describe_damage(where, _explain_unreadable(error), fix) from error
     return concat(batches) if batches else make_empty(schema)
+
+
+def read_whole(data: bytes, name: str) -> pa.RecordBatch:
+    """The rows of a file that is exactly as it was written. `name`: how to call it in an error.
+
+    Raises:
+        DamagedFile: it is not.
+        KeyRefused: it is encrypted, and its key is not available.
+    """
+    # To read an encrypted file is to verify it: once is enough.
+    if data[-4:] != MAGIC and (problem := verify_file(data)):
+        raise describe_damage(name, problem)
+    if data[-4:] == MAGIC != data[:4]:
+        raise describe_damage(name, _FIRST_BYTES)
+    return read_file(data, name=name)
 
 
 def describe_damage(file: Path | str, problem: str, fix: str = REPLACE) -> DamagedFile:

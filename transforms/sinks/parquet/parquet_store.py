@@ -22,6 +22,7 @@ from schemas.tables import FLEET, REPORTS, TABLES, TRIMMED, Table
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import PIECE_BYTES, conform, split_by_bytes
+from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import as_sink_error
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
@@ -30,6 +31,8 @@ from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.sink import Written
 
 DESCRIPTION = "_kpiflow.json"
+ENCRYPT = "encrypt"
+"""The setting in the description of an encrypted output: a kpiflow that does not know it writes nothing."""
 _IGNORED = ("_", ".", "lost+found")
 """How entries of a new place may begin that are nobody's data."""
 
@@ -38,13 +41,14 @@ _IGNORED = ("_", ".", "lost+found")
 class ParquetStore:
     """A `Store` of files; `file_minutes` (a divisor of 60) is the span of one `<HHMM>.parquet`.
 
-    A stream counts what it stores in a `ledger`.
+    A stream counts what it stores in a `ledger`. With `keys` its files are encrypted.
     """
 
     storage: Storage
     file_minutes: int = 30
     gather_seconds: int = 5
     ledger: OutcomeLedger | None = None
+    keys: KeySource | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +60,8 @@ class ParquetStore:
 
     def write(self, table: Table, rows: Sequence[pa.RecordBatch]) -> Written:
         self.storage.verify_reach(DESCRIPTION)
-        return write_rows(table, self.storage, rows, self.file_minutes, self.ledger)
+        key = self.keys.find_writing_key() if self.keys else None
+        return write_rows(table, self.storage, rows, self.file_minutes, self.ledger, key)
 
     def check(self) -> Iterator[Finding]:
         what, is_well = "an output of kpiflow, or an empty place", True
@@ -73,7 +78,10 @@ class ParquetStore:
     def read_description(self) -> dict[str, Any] | None:
         stored = self.storage.get(DESCRIPTION)
         if stored is not None:
-            return self._parse_description(stored)
+            description = self._parse_description(stored)
+            if is_described_encrypted(description):
+                add_source(self.storage)
+            return description
         foreign = sorted(entry for entry in self.storage.list_top() if not entry.startswith(_IGNORED))
         if foreign:
             content = f"it holds {', '.join(foreign[:3])} but no {DESCRIPTION}"
@@ -101,6 +109,8 @@ class ParquetStore:
 
     def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         self.storage.verify_reach(DESCRIPTION)
+        if self.keys:
+            add_source(self.keys.storage, self.keys.master)
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
         names = sorted(self._list_parquet(f"{REPORTS.name}/{format_hour_folder(start)}"))
         for name, stored in self._fetch(names):
@@ -142,6 +152,12 @@ class ParquetStore:
                 ahead.extend((each, pool.submit(get, each)) for each in islice(left, 1))
                 if stored is not None:
                     yield name, stored
+
+
+def is_described_encrypted(description: dict[str, Any]) -> bool:
+    """Whether an output is encrypted, as its description says."""
+    settings = description.get("settings")
+    return isinstance(settings, dict) and bool(settings.get(ENCRYPT))
 
 
 def split_by_time(reports: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
