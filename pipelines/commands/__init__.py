@@ -22,6 +22,7 @@ COMMANDS = {
     "features": "Write the features of reports, with labels, as one file.",
     "show": "Show rates, latency, outliers, and quarantine by reason.",
     "query": "Ask named queries of an output: by task, agent, type, performance, time.",
+    "serve": "Serve an output over HTTP: named queries, export, live reports.",
     "quarantine": "List, show, replay and dismiss quarantined messages.",
     "settings": "List every setting, its value and where it came from.",
 }

@@ -94,7 +94,7 @@ def query(
         _explain(asked)
         return
     chosen = _choose_format(form, target)
-    folder = _require_folder(output)
+    folder = require_folder(output)
     answer = run_query(
         folder,
         asked,
@@ -114,7 +114,13 @@ def query(
         err.print(Text(f"{cut} --cursor {answer.cursor}", style="dim"))
 
 
-def _require_folder(output: str) -> Path:
+def require_folder(output: str) -> Path:
+    """The folder of an output that is queried.
+
+    Raises:
+        WrongUse: it is not on this machine.
+        RunFailed: this system cannot read open files by their descriptors.
+    """
     if "://" in output:
         raise WrongUse("queries read folders of this machine", "name a folder")
     if not Path("/proc/self/fd").is_dir():

@@ -37,8 +37,10 @@ def list_rows(rows: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _render_json(answer: Answer) -> bytes:
     asked = {name: _to_plain(value) for name, value in answer.asked.items() if value is not None}
-    head = {"query": answer.query.name, "asked": asked, "row_count": answer.rows.num_rows}
-    tail = {"is_cut": answer.cursor is not None, "cursor": answer.cursor}
+    head: dict[str, Any] = {"query": answer.query.name, "asked": asked, "row_count": answer.rows.num_rows}
+    tail: dict[str, Any] = {"is_cut": answer.cursor is not None, "cursor": answer.cursor}
+    if answer.withheld:
+        tail["withheld"] = list(answer.withheld)
     return _dump({**head, **tail, "rows": list(list_rows(answer.rows))}) + b"\n"
 
 

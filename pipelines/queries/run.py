@@ -34,12 +34,47 @@ class Limits:
     memory_mb: int = 1024
 
 
+class QueryStopped(RunFailed):
+    """A query needs more time or memory than it may, or nobody waits for it any more."""
+
+
+class Stop:
+    """What another thread stops a query with."""
+
+    def __init__(self) -> None:
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._is_set = False
+
+    def interrupt(self) -> None:
+        """Stop the query, also one that has not begun."""
+        self._is_set = True
+        if (connection := self._connection) is not None:
+            connection.interrupt()
+
+    def check(self) -> None:
+        """Raises:
+        QueryStopped: it was stopped.
+        """
+        if self._is_set:
+            raise QueryStopped("the query was stopped: nobody waits for it")
+
+    @contextmanager
+    def watch(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        """Let this connection be interrupted while the block runs."""
+        self._connection = connection
+        try:
+            self.check()
+            yield
+        finally:
+            self._connection = None
+
+
 @dataclass(frozen=True)
 class Answer:
     """A page of a result.
 
     `rows` has the query's columns in its order. `cursor`: where the next page begins; None if this is the
-    last. `files`: how many files were opened.
+    last. `files`: how many files were opened. `withheld`: columns that are left out of the rows.
     """
 
     query: Query
@@ -47,6 +82,7 @@ class Answer:
     rows: pa.Table
     cursor: str | None
     files: int
+    withheld: tuple[str, ...] = ()
 
 
 def run_query(
@@ -57,6 +93,7 @@ def run_query(
     file_minutes: int,
     limits: Limits = Limits(),
     cursor: str | None = None,
+    stop: Stop | None = None,
 ) -> Answer:
     """The page of a query that begins after a cursor, or its first page.
 
@@ -65,11 +102,14 @@ def run_query(
         parameters: one value for each parameter of the query, as `Query.parse` gives them.
         span: which rows of the inputs count, by the time of their table; a row without a time does.
         file_minutes: the setting of the output.
+        stop: stops the query from another thread.
 
     Raises:
         WrongUse: the cursor is not of this query.
-        RunFailed: the query needs more time, memory or files than it may, or a file cannot be read.
+        QueryStopped: the query needs more time or memory than it may, or was stopped.
+        RunFailed: it needs more files than it may, or a file cannot be read.
     """
+    stop = stop or Stop()
     asked = {"from": span.start, "to": span.end, **parameters}
     after = None if cursor is None else parse_cursor(query, asked, cursor)
     spans = {each: _choose_span(query, each, parameters, span, after) for each in query.inputs}
@@ -77,8 +117,9 @@ def run_query(
     distinct = list(dict.fromkeys(path for listed in paths.values() for path in listed))
     with (
         open_files(distinct) as opened,
-        _explain_errors(query, limits, opened),
+        _explain_errors(query, limits, opened, stop),
         _connect(opened, limits) as connection,
+        stop.watch(connection),
     ):
         views = {}
         for each in query.inputs:
@@ -86,6 +127,7 @@ def run_query(
             if query.order[0].descending:
                 chosen.reverse()  # DuckDB skips what is older than the rows that it has
             views[each.name] = _write_view(connection, each, chosen, spans[each])
+        stop.check()
         found = _select(connection, query, views, parameters, after, limits.rows + 1)
     return _make_answer(query, asked, found, limits.rows, len(opened))
 
@@ -224,17 +266,20 @@ def _make_answer(query: Query, asked: Mapping[str, Any], found: pa.Table, limit:
 
 
 @contextmanager
-def _explain_errors(query: Query, limits: Limits, opened: Mapping[Path, int]) -> Iterator[None]:
+def _explain_errors(query: Query, limits: Limits, opened: Mapping[Path, int], stop: Stop) -> Iterator[None]:
     """Raise the errors of DuckDB as RunFailed with a fix."""
     narrow = "ask for a shorter span with --from and --to"
     try:
         yield
     except duckdb.InterruptException as error:
+        stop.check()
         problem = f"{query.name} was stopped after {limits.seconds:g} s"
-        raise RunFailed(problem, f"{narrow}, or give --seconds more") from error
+        raise QueryStopped(problem, f"{narrow}, or give --seconds more") from error
     except duckdb.OutOfMemoryException as error:
         problem = f"{query.name} was stopped: it needs more than {limits.memory_mb:,} MB"
-        raise RunFailed(problem, f"{narrow} or fewer rows with --limit, or give --memory-mb more") from error
+        raise QueryStopped(
+            problem, f"{narrow} or fewer rows with --limit, or give --memory-mb more"
+        ) from error
     except (duckdb.Error, pa.ArrowException) as error:
         text = str(error).splitlines()[0]
         for path, number in sorted(opened.items(), key=lambda item: -item[1]):

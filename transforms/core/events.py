@@ -72,6 +72,8 @@ PROGRESS = Event(
     "progress",
     "read {read:,}, lag {lag}, watermark {watermark}, {checkpoints} checkpoints, {checkpoint_bytes:,} bytes",
 )
+SERVING = Event("serving", "{output} is served on {address}")
+REQUEST_FAILED = Event("request_failed", "a request of {path} failed: {error}", logging.ERROR)
 METRICS_SERVED = Event("metrics_served", "metrics of {home} on {host}:{port}")
 
 # Workers of a stream: its readers and writers.

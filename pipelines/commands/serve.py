@@ -1,0 +1,66 @@
+"""`kpiflow serve`: the tables of an output over HTTP."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.query import MOST_ROWS, require_folder
+from pipelines.console import announce
+from pipelines.failures import WrongUse, make_missing_error
+from pipelines.listening import is_loopback, parse_address
+from pipelines.queries.run import Limits
+from pipelines.verify.output_description import read_row_settings
+from transforms.core.events import SERVING
+
+PORT = 8443
+
+
+def serve(
+    output: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
+    ],
+    address: Annotated[
+        str, typer.Option("--listen", help="Where to listen; port 0 is a free one.", metavar="HOST:PORT")
+    ] = f"127.0.0.1:{PORT}",
+    is_insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-loopback",
+            help="Serve plain HTTP to everybody on this machine, to try it out. Refused on other addresses.",
+        ),
+    ] = False,
+    rows: Annotated[int, typer.Option("--most-rows", min=1, help="Rows of a page, at most.")] = MOST_ROWS,
+    seconds: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds of a query, at most.")] = 30,
+    memory_mb: Annotated[int, typer.Option(min=16, help="Memory of a query, at most.")] = 512,
+    queries: Annotated[
+        int, typer.Option(min=1, max=64, help="Queries that run at once; a few more wait, others get 503.")
+    ] = 4,
+) -> None:
+    """Serve the named queries of an output folder over HTTP, until interrupted.
+
+    GET /queries lists them, and GET /openapi.json describes every route. `kpiflow query` answers the same
+    questions without a server.
+    """
+    try:
+        from pipelines.service.server import serve as run
+        from pipelines.service.service import Service
+    except ImportError as error:
+        raise make_missing_error("serve", error, "service") from error
+    host, port = parse_address(address, PORT)
+    if not is_insecure:
+        raise WrongUse("the service needs TLS", "give --insecure-loopback to try it out on 127.0.0.1")
+    if not is_loopback(host):
+        raise WrongUse(f"{host} is not the loopback, so it needs TLS", "listen on 127.0.0.1")
+    folder = require_folder(output)
+    minutes = read_row_settings(folder, "served")["file_minutes"]
+    service = Service(folder, minutes, Limits(rows, seconds, memory_mb), queries)
+
+    def say(port: int) -> None:
+        announce(SERVING, output=output, address=f"http://{_bracket(host)}:{port}")
+
+    asyncio.run(run(service, host, port, None, say))
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

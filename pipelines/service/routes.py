@@ -1,0 +1,38 @@
+"""The one table of routes: the server, the OpenAPI document, the access rules and the tests walk it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from pipelines.service.exchange import Exchange
+from pipelines.service.health import say_alive, say_ready
+from pipelines.service.query_answers import answer_query, list_queries
+
+Handler = Callable[[web.Request, Exchange], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route.
+
+    `action`: what access and audit call it. `needs`: the class of data of which a role must see something,
+    one of `schemas.access`; empty if nothing of the output is shown. `is_open`: for probes, which show no
+    certificate; nothing is checked or recorded.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    action: str
+    summary: str
+    needs: str = ""
+    is_open: bool = False
+
+
+ROUTES = (
+    Route("GET", "/healthz", say_alive, "probe", "Whether the process answers.", is_open=True),
+    Route("GET", "/readyz", say_ready, "probe", "Whether the output can be read.", is_open=True),
+    Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
+    Route("GET", "/query/{name}", answer_query, "query", "A page of a named query.", needs="internal"),
+)

@@ -1,0 +1,209 @@
+"""The server: each request passes the guards, in one order, and then reaches its handler."""
+
+import asyncio
+import signal
+import ssl
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from pipelines.failures import WrongUse
+from pipelines.listening import is_loopback
+from pipelines.service.errors import HttpError, make_error_response
+from pipelines.service.exchange import Exchange
+from pipelines.service.guards import AuditUnavailable, Entry, Forbidden, Rights, Subject, Unidentified
+from pipelines.service.routes import ROUTES, Route
+from pipelines.service.service import Service
+from transforms.core.events import REQUEST_FAILED, log_event
+
+SERVICE = web.AppKey("service", Service)
+_ROUTE = "route"
+_EXCHANGE = web.RequestKey("exchange", Exchange)
+_Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""Of every answer, unless it has others."""
+
+
+def make_application(service: Service) -> web.Application:
+    """The application of a service."""
+    app = web.Application(middlewares=[_explain_errors, _check_host, _guard])
+    app[SERVICE] = service
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, _attach(route))
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+def _attach(route: Route) -> _Next:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await route.handler(request, request[_EXCHANGE])
+
+    handle.__dict__[_ROUTE] = route
+    return handle
+
+
+async def _add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+@web.middleware
+async def _explain_errors(request: web.Request, handler: _Next) -> web.StreamResponse:
+    """Every error is JSON. One that nobody expected is logged, and says nothing of the inside."""
+    try:
+        return await handler(request)
+    except HttpError as error:
+        return make_error_response(error)
+    except web.HTTPException as error:
+        fix = "GET /openapi.json lists the routes"
+        return make_error_response(HttpError(error.status, error.reason.lower(), fix))
+    except Exception as error:
+        log_event(REQUEST_FAILED, path=request.path, error=f"{type(error).__name__}: {error}")
+        return make_error_response(HttpError(500, "the service failed", "its log says why"))
+
+
+@web.middleware
+async def _check_host(request: web.Request, handler: _Next) -> web.StreamResponse:
+    """Refuse a request without TLS that names another host: a page of another site, whose name was made to
+    lead here, must read nothing."""
+    if request.app[SERVICE].is_local and not is_loopback(_find_host(request)):
+        raise HttpError(HTTPStatus.MISDIRECTED_REQUEST, "this host is not served", "ask 127.0.0.1")
+    return await handler(request)
+
+
+def _find_host(request: web.Request) -> str:
+    """The host that a request names, without its port; empty if it names none."""
+    try:
+        return urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: _Next) -> web.StreamResponse:
+    """Identify, count, authorise and record a request; then its handler; then record how it ended."""
+    service = request.app[SERVICE]
+    route: Route | None = request.match_info.handler.__dict__.get(_ROUTE)
+    if route is not None and route.is_open:
+        request[_EXCHANGE] = Exchange(service, _NOBODY, _NoRights())
+        return await handler(request)
+    subject = _identify(request, service)
+    _count(subject, service)
+    rights = _authorise(subject, route, service)
+    entry = _begin(subject, route, request, service)
+    exchange = request[_EXCHANGE] = Exchange(service, subject, rights)
+    outcome = "cancelled"
+    try:
+        response = await handler(request)
+        outcome = str(response.status)
+        return response
+    except Forbidden as error:
+        outcome = "403"
+        raise _forbid(error) from error
+    except (HttpError, web.HTTPException) as error:
+        outcome = str(int(error.status))
+        raise
+    except Exception:
+        outcome = "500"
+        raise
+    finally:
+        entry.end(exchange.rows, outcome)
+
+
+_NOBODY = Subject("", "")
+
+
+class _NoRights:
+    def split(self, table: str, columns: object) -> tuple[list[str], list[str]]:
+        raise AssertionError("a probe reads no table")
+
+    def refuse_use(self, table: str, columns: object) -> None:
+        raise AssertionError("a probe reads no table")
+
+
+def _identify(request: web.Request, service: Service) -> Subject:
+    try:
+        return service.guards.identify(request.transport)
+    except Unidentified as error:
+        raise HttpError(
+            HTTPStatus.UNAUTHORIZED, str(error), "give the certificate of a client that is known"
+        ) from error
+
+
+def _count(subject: Subject, service: Service) -> None:
+    if wait := service.guards.admit(subject):
+        raise HttpError(
+            HTTPStatus.TOO_MANY_REQUESTS, "too many requests", "ask later", {"Retry-After": str(wait)}
+        )
+
+
+def _authorise(subject: Subject, route: Route | None, service: Service) -> Rights:
+    try:
+        return service.guards.policy.decide(subject, route.action if route else "unknown")
+    except Forbidden as error:
+        raise _forbid(error) from error
+
+
+def _forbid(error: Forbidden) -> HttpError:
+    return HttpError(HTTPStatus.FORBIDDEN, str(error), "ask for a role or a grant that allows it")
+
+
+def _begin(subject: Subject, route: Route | None, request: web.Request, service: Service) -> Entry:
+    try:
+        return service.guards.audit.begin(subject, route.action if route else "unknown", request.path_qs)
+    except AuditUnavailable as error:
+        raise HttpError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the request cannot be recorded, so it is not answered",
+            "make room for the audit log",
+        ) from error
+
+
+async def listen(
+    service: Service, host: str, port: int, tls: ssl.SSLContext | None
+) -> tuple[web.AppRunner, int]:
+    """Listen until the runner is cleaned up. Returns it and the port.
+
+    Raises:
+        WrongUse: the address cannot be used.
+    """
+    # A client that leaves cancels the handler, which stops its query.
+    runner = web.AppRunner(
+        make_application(service), access_log=None, shutdown_timeout=2.0, handler_cancellation=True
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise WrongUse(
+            f"cannot listen on {host}:{port}: {error.strerror}", "give another --listen"
+        ) from error
+    return runner, runner.addresses[0][1]
+
+
+async def serve(
+    service: Service, host: str, port: int, tls: ssl.SSLContext | None, on_listening: Callable[[int], object]
+) -> None:
+    """Serve until SIGINT or SIGTERM. `on_listening` gets the port.
+
+    Raises:
+        WrongUse: the address cannot be used.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner, port = await listen(service, host, port, tls)
+    try:
+        on_listening(port)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        service.close()

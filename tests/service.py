@@ -1,0 +1,94 @@
+"""A service in a thread of the test: see `pipelines.service`."""
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from pipelines.queries.run import Limits
+from pipelines.service.server import listen
+from pipelines.service.service import Service
+from pipelines.verify.output_description import read_row_settings
+
+HOST = "127.0.0.1"
+MOST = Limits(rows=10_000, seconds=30, memory_mb=256)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a request got."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A service, and where it listens."""
+
+    service: Service
+    loop: asyncio.AbstractEventLoop
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{HOST}:{self.port}"
+
+    def get(self, path: str, headers: dict[str, str] | None = None, **query: Any) -> Reply:
+        """Ask for a path; a parameter `from_` is `from`."""
+        asked = urlencode({name.rstrip("_"): value for name, value in query.items()})
+        return self.request("GET", f"{path}?{asked}" if asked else path, headers)
+
+    def request(self, method: str, target: str, headers: dict[str, str] | None = None) -> Reply:
+        """Send a request."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
+        try:
+            connection.request(method, target, headers=headers or {})
+            response = connection.getresponse()
+            return Reply(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+
+def make_service(folder: Path, **options: Any) -> Service:
+    """The service of an output."""
+    minutes = read_row_settings(folder, "served")["file_minutes"]
+    return Service(folder, minutes, options.pop("limits", MOST), **options)
+
+
+@contextmanager
+def run_service(service: Service) -> Iterator[RunningService]:
+    """The service, listening on a free port of the loopback."""
+    loop = asyncio.new_event_loop()
+    ready: Future[int] = Future()
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        runner, port = await listen(service, HOST, 0, None)
+        ready.set_result(port)
+        await stop.wait()
+        await runner.cleanup()
+        service.close()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
+    thread.start()
+    try:
+        yield RunningService(service, loop, ready.result(timeout=30))
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=30)
+        loop.close()
