@@ -27,6 +27,8 @@ STAMPS = Path(__file__).parent / "stamps"
 KEY = "kpi_reports"
 KPIFLOW = [sys.executable, "-m", "pipelines.cli"]
 PATIENCE = 1200.0
+DERIVES = "derive"
+"""The name here of the process that derives tables beside the stream."""
 _TICK = 0.05
 _AT_ONCE = 5000
 
@@ -98,7 +100,7 @@ class Trial:
             "--archive",
             self.folder / "archive",
         ]
-        return self._start("stream", *of_job, *words, PYTHONPATH=path, STAMPS=str(self._stamps))
+        return self.start("stream", *of_job, *words, PYTHONPATH=path, STAMPS=str(self._stamps))
 
     def send(self, messages: int, per_minute: int, *words: object, place: int = 0) -> subprocess.Popen[str]:
         """Generated messages, sent to the key of that place at a rate; each key has agents of its own."""
@@ -114,15 +116,16 @@ class Trial:
             "--seed",
             1 + place,
         ]
-        return self._start("generate", "--redis", self.server.url, *rate, *words)
+        return self.start("generate", "--redis", self.server.url, *rate, *words)
 
     def run(self, module: str, *words: object) -> subprocess.Popen[str]:
         """Another program of Python, which ends with the others."""
-        return self._start(*words, program=[sys.executable, "-m", module])
+        return self.start(*words, program=[sys.executable, "-m", module])
 
-    def _start(
+    def start(
         self, *words: object, program: Sequence[str] = KPIFLOW, **environment: str
     ) -> subprocess.Popen[str]:
+        """A command of kpiflow, or of another program."""
         with (self.folder / f"run-{len(self._running)}.log").open("w") as said:
             command = [*program, *map(str, words)]
             process = subprocess.Popen(
@@ -234,7 +237,7 @@ class Trial:
             f"{minutes}m",
         ]
         backlog = self.folder / "backlog"
-        self.ends_well(self._start("generate", "--output", backlog, *span, *words))
+        self.ends_well(self.start("generate", "--output", backlog, *span, *words))
         for chunk in archive_reader.read_files(archive_files.find_files([str(backlog)])):
             assert isinstance(chunk, archive_reader.Chunk), chunk
             assert not chunk.rejected.num_rows, chunk.rejected
@@ -252,7 +255,7 @@ class Trial:
     def reconcile(self) -> None:
         """End the benchmark unless every message has exactly one fate."""
         self.ends_well(
-            self._start("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys)
+            self.start("reconcile", self.output, "--redis", self.server.url, "--stream", *self.keys)
         )
 
     def stop(self, job: subprocess.Popen[str]) -> None:
@@ -294,6 +297,8 @@ def _name(command_line: str) -> str | None:
     anew."""
     if "FlinkJobServerDriver" in command_line:
         return "java"
+    if "pipelines.jobs.derive_loop" in command_line:
+        return DERIVES
     _, _, worker = command_line.partition("runners.flink.workers --worker ")
     return f"worker {worker.split()[0].rpartition('-')[2]}" if worker else None
 
