@@ -27,9 +27,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def make_server_context(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """The context of a server with PEM files, for TLS 1.3. With `client_ca` each client needs a certificate
-    that it signed.
+def make_server_context(
+    certificate: Path,
+    key: Path,
+    client_ca: Path | None = None,
+    *,
+    client_crl: Path | None = None,
+    is_optional: bool = False,
+) -> ssl.SSLContext:
+    """The context of a server with PEM files, for TLS 1.3.
+
+    Args:
+        client_ca: each client needs a certificate that it signed.
+        client_crl: the certificates that it revoked.
+        is_optional: a client without a certificate gets a connection too, so that it gets an answer.
 
     Raises:
         OSError: a file cannot be used (an `ssl.SSLError` is one).
@@ -39,6 +50,9 @@ def make_server_context(certificate: Path, key: Path, client_ca: Path | None = N
     context.num_tickets = 0  # a resumed session would not be verified again
     context.load_cert_chain(certificate, key)
     if client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL if is_optional else ssl.CERT_REQUIRED
         context.load_verify_locations(client_ca)
+    if client_crl is not None:
+        context.load_verify_locations(client_crl)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     return context

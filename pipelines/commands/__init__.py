@@ -24,6 +24,7 @@ COMMANDS = {
     "query": "Ask named queries of an output: by task, agent, type, performance, time.",
     "serve": "Serve an output over HTTP: named queries, export, live reports.",
     "quarantine": "List, show, replay and dismiss quarantined messages.",
+    "audit": "Verify the audit of a service; print its heads.",
     "settings": "List every setting, its value and where it came from.",
 }
 """The lines of `kpiflow --help`, in its order.

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from pipelines.followed_files import FollowedFiles
 from pipelines.listening import is_loopback
 from pipelines.relay.errors import Layer4Refused
-from transforms.core.events import CERTIFICATES_NOT_USED, log_event
+from transforms.core.events import CERTIFICATES_NOT_USED
 
 _CAUSES = {
     3: "there is no list of revoked certificates by its authority; give one that has it with --crl",
@@ -56,16 +57,9 @@ class TlsFiles:
     ca: Path
     crl: Path | None = None
 
-    def list_versions(self) -> tuple[tuple[int, int, int], ...]:
-        """What changes when a file is replaced.
-
-        Raises:
-            OSError: there is none.
-        """
-        files = [path for path in (self.certificate, self.key, self.ca, self.crl) if path is not None]
-        return tuple(
-            (stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in (path.stat() for path in files)
-        )
+    def list_paths(self) -> list[Path]:
+        """The files that there are."""
+        return [path for path in (self.certificate, self.key, self.ca, self.crl) if path is not None]
 
     def make_context(self) -> ssl.SSLContext:
         """The context of a client.
@@ -95,10 +89,15 @@ class Tls:
 
     def __init__(self, files: TlsFiles | None) -> None:
         self.files = files
-        self._versions: tuple[tuple[int, int, int], ...] = ()
-        self._context: ssl.SSLContext | None = None
-        self.problem: str | None = None
+        errors = (OSError, Layer4Refused)
+        self._followed = files and FollowedFiles(
+            files.list_paths(), files.make_context, CERTIFICATES_NOT_USED, errors
+        )
+
+    @property
+    def problem(self) -> str | None:
         """Why files that have changed are not used."""
+        return self._followed.problem if self._followed else None
 
     def current(self) -> ssl.SSLContext | None:
         """The context of the files as they are now. If they cannot be used, that is logged, and it is the one
@@ -107,20 +106,10 @@ class Tls:
         Raises:
             Layer4Refused: they cannot be used, and never could.
         """
-        if self.files is None:
-            return None
         try:
-            versions = self.files.list_versions()
-            if versions != self._versions:
-                self._context = self.files.make_context()
-                self._versions, self.problem = versions, None
-        except (OSError, Layer4Refused) as error:
-            if self._context is None:
-                raise Layer4Refused(str(error)) from error
-            if self.problem is None:
-                log_event(CERTIFICATES_NOT_USED, error=str(error))
-            self.problem = str(error)
-        return self._context
+            return self._followed.current() if self._followed else None
+        except OSError as error:
+            raise Layer4Refused(str(error)) from error
 
 
 def check_url(url: str, schemes: tuple[str, str], has_files: bool) -> None:

@@ -1,0 +1,1 @@
+"""The HTTP service: queries, exports and streams of an output, for those who may read them."""

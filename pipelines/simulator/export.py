@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from pipelines.rate_limit import RateLimit
 from pipelines.simulator import faults as names
 from pipelines.simulator.faults import Faults
 from pipelines.simulator.offers import Offers
 from pipelines.simulator.pages import USUAL_PAGE, Request, format_page
-from pipelines.simulator.rate_limit import RateLimit
 
 HANG_SECONDS = 120.0
 """How long a request without an answer is kept open."""

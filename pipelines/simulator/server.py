@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from pipelines.failures import WrongUse
+from pipelines.rate_limit import RateLimit
 from pipelines.simulator.export import Export
 from pipelines.simulator.faults import Faults
 from pipelines.simulator.metrics import Layer4Metrics
 from pipelines.simulator.offers import MOST_BEHIND, Offers
 from pipelines.simulator.outages import Outages
-from pipelines.simulator.rate_limit import RateLimit
 from pipelines.simulator.sockets import Sockets
 
 TICK_SECONDS = 0.01

@@ -120,6 +120,12 @@ CERTIFICATES_NOT_USED = Event(
     "certificates_not_used", "new certificates are not used: {error}", logging.WARNING
 )
 
+# The service.
+AUDIT_UNAVAILABLE = Event(
+    "audit_unavailable", "the audit cannot be written, so nothing is answered: {error}", logging.ERROR
+)
+FILES_NOT_USED = Event("files_not_used", "a new version is not used: {error}", logging.ERROR)
+
 # Batches.
 READING_PROGRESS = Event(
     "reading_progress",

@@ -11,10 +11,10 @@ from urllib.request import urlopen
 
 import pytest
 
+from pipelines.rate_limit import RateLimit
 from pipelines.simulator.export import choose_content
 from pipelines.simulator.faults import Faults
 from pipelines.simulator.pages import Request
-from pipelines.simulator.rate_limit import RateLimit
 from pipelines.simulator.reports import ArchivedReports
 from tests.layer4 import RunningLayer4, run_layer4
 

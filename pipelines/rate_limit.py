@@ -11,7 +11,7 @@ SECONDS = 60.0
 
 
 class RateLimit:
-    """At most REQUESTS in any SECONDS of a real clock, whatever the speed of the simulator's.
+    """At most REQUESTS in any SECONDS of a real clock.
 
     A request that is refused does not count.
     """
