@@ -38,7 +38,7 @@ setup(
         "encryption": ["cryptography>=50,<51"],
         "timeseries": ["httpx>=0.28,<0.29"],
         "relay": ["aiohttp>=3.14,<4", "cryptography>=50,<51", "msgspec>=0.22,<0.23"],
-        "service": ["aiohttp>=3.14,<4"],
+        "service": ["aiohttp>=3.14,<4", "msgspec>=0.22,<0.23"],
         "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
         "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1,<2"],
         "dev": [

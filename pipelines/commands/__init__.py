@@ -51,6 +51,7 @@ SETTINGS_USED = {
     "parity": ("Sinks",),
     "features": ("Derived tables",),
     "show": ("Sinks",),
+    "serve": ("Sources",),
     "quarantine": (*_ROWS, "Sinks", "Derived tables"),
     "settings": (*_ALL, "Retention"),
 }

@@ -6,17 +6,23 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.query import MOST_ROWS, require_folder
+from pipelines.connections import connect_redis
 from pipelines.console import announce
-from pipelines.failures import WrongUse, make_missing_error
+from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from pipelines.listening import is_loopback, parse_address
 from pipelines.queries.run import Limits
+from pipelines.settings import Settings
 from pipelines.verify.output_description import read_row_settings
 from transforms.core.events import SERVING
+from transforms.redis.access import LIVE_STREAMS
+from transforms.redis.connection import Connection
+from transforms.redis.errors import RedisUnavailable
 
 PORT = 8443
 
 
 def serve(
+    ctx: typer.Context,
     output: Annotated[
         str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
     ],
@@ -30,6 +36,14 @@ def serve(
             help="Serve plain HTTP to everybody on this machine, to try it out. Refused on other addresses.",
         ),
     ] = False,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            "--redis",
+            help="Redis of `kpiflow stream --live`, for /kpi/stream, as redis://HOST:PORT/DB.",
+            metavar="URL",
+        ),
+    ] = None,
     rows: Annotated[int, typer.Option("--most-rows", min=1, help="Rows of a page, at most.")] = MOST_ROWS,
     seconds: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds of a query, at most.")] = 30,
     memory_mb: Annotated[int, typer.Option(min=16, help="Memory of a query, at most.")] = 512,
@@ -43,6 +57,7 @@ def serve(
     questions without a server.
     """
     try:
+        from pipelines.service.live import LiveReports
         from pipelines.service.server import serve as run
         from pipelines.service.service import Service
     except ImportError as error:
@@ -54,12 +69,27 @@ def serve(
         raise WrongUse(f"{host} is not the loopback, so it needs TLS", "listen on 127.0.0.1")
     folder = require_folder(output)
     minutes = read_row_settings(folder, "served")["file_minutes"]
-    service = Service(folder, minutes, Limits(rows, seconds, memory_mb), queries)
+    live = None if redis is None else LiveReports(_connect(redis, ctx.obj.settings()))
+    service = Service(folder, minutes, Limits(rows, seconds, memory_mb), queries, live=live)
 
     def say(port: int) -> None:
         announce(SERVING, output=output, address=f"http://{_bracket(host)}:{port}")
 
     asyncio.run(run(service, host, port, None, say))
+
+
+def _connect(url: str, settings: Settings) -> Connection:
+    """The Redis of live reports.
+
+    Raises:
+        RunFailed: it cannot be used.
+    """
+    connection = connect_redis(url, settings)
+    try:
+        connection.check(LIVE_STREAMS[:1])
+    except RedisUnavailable as error:
+        raise RunFailed(str(error), "correct --redis, or serve without it") from error
+    return connection
 
 
 def _bracket(host: str) -> str:

@@ -28,4 +28,5 @@ def _find_reasons(service: Service) -> list[str]:
         return [str(error)]
     if minutes != service.file_minutes:
         return ["the output was replaced by one with other file_minutes; start the service again"]
-    return []
+    live = service.live
+    return [live.problem] if live is not None and live.problem else []

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from pipelines.service.exchange import Exchange
+from pipelines.service.export import export
 from pipelines.service.health import say_alive, say_ready
 from pipelines.service.query_answers import answer_query, list_queries
+from pipelines.service.stream import stream
 
 Handler = Callable[[web.Request, Exchange], Awaitable[web.StreamResponse]]
 
@@ -35,4 +37,6 @@ ROUTES = (
     Route("GET", "/readyz", say_ready, "probe", "Whether the output can be read.", is_open=True),
     Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
     Route("GET", "/query/{name}", answer_query, "query", "A page of a named query.", needs="internal"),
+    Route("GET", "/kpi/export", export, "export", "Reports in numbered pages.", needs="internal"),
+    Route("GET", "/kpi/stream", stream, "stream", "Live reports, as a WebSocket.", needs="internal"),
 )

@@ -71,8 +71,11 @@ async def _explain_errors(request: web.Request, handler: _Next) -> web.StreamRes
 
 @web.middleware
 async def _check_host(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """Refuse a request without TLS that names another host: a page of another site, whose name was made to
-    lead here, must read nothing."""
+    """Refuse a request of a page of another site, also of one whose name was made to lead here: its browser
+    would give the page what the user of the browser may read."""
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise HttpError(HTTPStatus.FORBIDDEN, "a page of another site asks", "ask without Origin")
     if request.app[SERVICE].is_local and not is_loopback(_find_host(request)):
         raise HttpError(HTTPStatus.MISDIRECTED_REQUEST, "this host is not served", "ask 127.0.0.1")
     return await handler(request)
@@ -179,6 +182,7 @@ async def listen(
         make_application(service), access_log=None, shutdown_timeout=2.0, handler_cancellation=True
     )
     await runner.setup()
+    service.start()
     try:
         await web.TCPSite(runner, host, port, ssl_context=tls).start()
     except OSError as error:

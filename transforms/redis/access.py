@@ -57,6 +57,7 @@ ACL: dict[str, tuple[Grant, ...]] = {
         Grant(("eval",), (KEY, LEASES)),
         Grant(("del", "get", "hget", "hgetall", "hincrby", "hset", "pttl", "set"), (LEASES,)),
     ),
+    "serve": (Grant(_ANY), Grant(("exists", "type", "xinfo|stream", "xrange", "xread"), LIVE_STREAMS[:1])),
     "generate": (
         Grant((*_ANY, "client|info", "client|kill", "time")),
         Grant(("exists", "type", "xadd", "xinfo|stream", "xrange"), (KEY,)),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from pipelines.service.live import ZERO, LiveReports, format_id, parse_id
 from tests.servers import RedisServer
 from transforms.redis.access import ACL, KEY, LEASES, LIVE_STREAMS, make_rules
 from transforms.redis.connection import Connection
@@ -114,6 +115,24 @@ def test_what_is_published_live_needs_its_list_and_no_other(server: RedisServer,
     LiveStreams(connection, 10).verify_access()
     with pytest.raises(RedisUnavailable, match="does not allow a command or key"):
         LiveStreams(permitted(server, admin, "stream"), 10).verify_access()
+
+
+def test_live_reports_are_read_under_the_list_of_the_service(
+    server: RedisServer, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LiveReports, "_call", lambda *_: None)
+    connection = permitted(server, admin, "serve")
+    connection.check(LIVE_STREAMS[:1])
+    admin.select(DATABASE)
+    (name,) = [admin.xadd(LIVE_STREAMS[0], {"data": "{}"})]
+    admin.config_resetstat()
+    connection.check(LIVE_STREAMS[:1])
+    live = LiveReports(connection)
+    assert [format_id(each.id) for each in live.read_older(ZERO)] == [name.decode()]
+    with connection.client(patience=0) as client:
+        assert client.ping()
+        assert live._read(client, live._begin(client, ZERO)) == parse_id(name.decode())
+    assert used(admin) == listed("serve")
 
 
 @pytest.mark.parametrize("use", ["archive", "reconcile"])

@@ -1,0 +1,168 @@
+"""All reports of an output, in the order in which this service first saw them.
+
+The order is only ever added to: a stream puts a late report into a file in the middle, and here it follows
+those that were seen before. So the first n reports are a snapshot, whatever is written meanwhile, and a
+number names it. At the start the order is that of the files, from the oldest on. It ends when a report is
+gone, as when a day expires or its files become one; the next order has another name.
+"""
+
+import os
+import secrets
+import threading
+import time
+from bisect import bisect_right
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.failures import RunFailed
+from pipelines.queries.open_files import list_files, list_untimed
+from schemas.tables import REPORTS
+from transforms.core.hashing import hash_ids
+from transforms.core.record_batches import conform
+from transforms.core.time_range import Span
+
+Ids = NDArray[np.uint64]
+Version = tuple[int, int, int]
+LOOK_SECONDS = 1.0
+"""How often the files are looked at, at most."""
+_ID_BYTES = 32
+
+
+class OrderEnded(Exception):  # noqa: N818 (an answer, not only an error)
+    """A report that was seen is gone, so places have moved."""
+
+
+class _Segment(NamedTuple):
+    path: Path
+    ids: Ids
+
+
+class Arrivals:
+    """The order. Thread-safe; one thread at a time reads files. It keeps 8 bytes for each report."""
+
+    def __init__(self, folder: Path, file_minutes: int) -> None:
+        self._folder, self._minutes = folder / REPORTS.name, file_minutes
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.name = secrets.token_hex(4)
+        self._looked = -LOOK_SECONDS
+        self._versions: dict[Path, Version] = {}
+        self._known: dict[Path, list[Ids]] = {}
+        self._segments: list[_Segment] = []
+        self._ends: list[int] = []
+
+    def count(self) -> tuple[str, int]:
+        """The name of the order, and how many reports there are now."""
+        with self._lock:
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                try:
+                    self._look()
+                except OrderEnded:
+                    self._begin()
+                    self._look()
+            return self.name, self._total
+
+    def read(self, name: str, start: int, end: int, columns: list[str]) -> pa.Table:
+        """The reports at the places from start to before end, with some columns of REPORTS.
+
+        Raises:
+            OrderEnded: there is no order of this name any more, or a report of it is gone.
+        """
+        with self._lock:
+            if name != self.name:
+                raise OrderEnded
+            chosen = list(self._choose(start, end))
+        schema = pa.schema([REPORTS.schema.field(each) for each in columns])
+        parts = [self._read_rows(path, ids, columns, schema) for path, ids in chosen]
+        return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    @property
+    def _total(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _look(self) -> None:
+        """Add the reports of files that are new or have changed."""
+        self._looked = time.monotonic()
+        paths = list_untimed(self._folder) + list_files(self._folder, Span(), self._minutes)
+        if self._versions.keys() - set(paths):
+            raise OrderEnded
+        for path in paths:
+            try:
+                version = _read_version(path.stat())
+            except FileNotFoundError:
+                raise OrderEnded from None
+            if self._versions.get(path) != version:
+                self._add(path)
+
+    def _add(self, path: Path) -> None:
+        with _open(path) as file:
+            self._versions[path] = _read_version(os.fstat(file.fileno()))
+            ids = _hash(pq.read_table(file, columns=["report_id"])["report_id"])
+        known = self._known.setdefault(path, [])
+        before = np.concatenate(known) if known else np.zeros(0, np.uint64)
+        new = ids[~np.isin(ids, before)]
+        if len(ids) - len(new) < len(before):
+            raise OrderEnded
+        if len(new):
+            known.append(new)
+            self._segments.append(_Segment(path, new))
+            self._ends.append(self._total + len(new))
+
+    def _choose(self, start: int, end: int) -> "list[_Segment]":
+        """The parts of the segments between two places."""
+        chosen = []
+        number = bisect_right(self._ends, start)
+        while start < min(end, self._total):
+            segment = self._segments[number]
+            begin = self._ends[number] - len(segment.ids)
+            stop = min(end, self._ends[number])
+            chosen.append(_Segment(segment.path, segment.ids[start - begin : stop - begin]))
+            start, number = stop, number + 1
+        return chosen
+
+    def _read_rows(self, path: Path, ids: Ids, columns: list[str], schema: pa.Schema) -> pa.Table:
+        """The rows of a file with these ids, in their order."""
+        with _open(path) as file:
+            present = set(pq.ParquetFile(file).schema_arrow.names)
+            wanted = [name for name in (*columns, "report_id") if name in present]
+            rows = pq.read_table(file, columns=list(dict.fromkeys(wanted)))
+        found = _hash(rows["report_id"])
+        order = np.argsort(found)
+        places = np.searchsorted(found, ids, sorter=order)
+        if len(found) == 0 or (found[order[np.minimum(places, len(found) - 1)]] != ids).any():
+            raise OrderEnded
+        batches = rows.take(pa.array(order[places])).combine_chunks().to_batches()
+        return pa.Table.from_batches([conform(batch, schema) for batch in batches], schema)
+
+
+def _open(path: Path) -> pa.PythonFile:
+    """An open file, which keeps its bytes while others replace it.
+
+    Raises:
+        OrderEnded: there is none any more.
+        RunFailed: it cannot be opened.
+    """
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise OrderEnded from None
+    except OSError as error:
+        raise RunFailed(f"cannot open {path}: {error.strerror}", "check its permissions") from error
+
+
+def _read_version(stat: os.stat_result) -> Version:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _hash(ids: pa.ChunkedArray) -> Ids:
+    """uint64[n]: a hash of each report_id."""
+    fixed = pc.cast(pc.cast(ids.combine_chunks(), pa.binary()), pa.binary(_ID_BYTES))
+    return hash_ids(fixed.combine_chunks() if isinstance(fixed, pa.ChunkedArray) else fixed)

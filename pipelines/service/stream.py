@@ -1,0 +1,235 @@
+"""/kpi/stream: a WebSocket that gets each live report as it comes.
+
+Each message is one report, as Layer 4 sends it. With `entries=true` it is an object with the entry's id and
+all columns, and a client that comes again with `after=ID` goes on behind that entry.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+
+import orjson
+import redis
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from pipelines.service.errors import HttpError
+from pipelines.service.exchange import Exchange
+from pipelines.service.guards import Forbidden
+from pipelines.service.live import BEFORE_ALL, Entry, Id, LiveReports, format_id, parse_id
+from schemas.tables import REPORTS
+from transforms.core.events import CLIENT_DROPPED, log_event
+
+PARAMETERS = {
+    "entries": "true: objects with the id of the entry and all columns, in place of Layer 4's reports",
+    "after": "with entries=true: go on behind the entry with this id",
+}
+MOST_SOCKETS = 500
+PING_SECONDS = 20.0
+CHECK_SECONDS = 60.0
+"""From one look at the rights of an open socket to the next."""
+SLOW_SECONDS = 10.0
+"""A client that takes nothing for so long is dropped."""
+_CLOSE_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+
+
+class _Ended(Exception):  # noqa: N818
+    """A socket is ended by the service: the code and the reason that the client gets."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+async def stream(request: web.Request, exchange: Exchange) -> web.StreamResponse:
+    """Follow the live reports until the client leaves or is dropped."""
+    live = _require_live(exchange)
+    has_ids, after = _parse(request)
+    socket = _Socket(live, exchange, has_ids, after)
+    if exchange.service.sockets >= MOST_SOCKETS:
+        raise HttpError(
+            HTTPStatus.SERVICE_UNAVAILABLE, "too many sockets are open", "come later", {"Retry-After": "10"}
+        )
+    response = web.WebSocketResponse(compress=False, heartbeat=PING_SECONDS, max_msg_size=4096)
+    if not response.can_prepare(request):
+        raise HttpError(
+            HTTPStatus.UPGRADE_REQUIRED, "this is a WebSocket", "connect to it with ws:// or wss://"
+        )
+    await response.prepare(request)
+    exchange.service.sockets += 1
+    try:
+        await _run(request, response, exchange, socket)
+    finally:
+        exchange.service.sockets -= 1
+    return response
+
+
+async def _run(
+    request: web.Request, response: web.WebSocketResponse, exchange: Exchange, socket: "_Socket"
+) -> None:
+    """Work for a socket until one part of the work ends."""
+    work = [
+        asyncio.ensure_future(each)
+        for each in (
+            socket.send(partial(response.send_frame, opcode=WSMsgType.TEXT)),
+            _watch_rights(exchange),
+            _read(response),
+        )
+    ]
+    try:
+        done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
+    except _Ended as end:
+        log_event(CLIENT_DROPPED, subject=exchange.subject.name, reason=str(end))
+        with suppress(TimeoutError, ConnectionError):
+            await asyncio.wait_for(response.close(code=end.code, message=str(end).encode()), _CLOSE_SECONDS)
+        if request.transport is not None and not response.closed:
+            request.transport.abort()
+    except ConnectionError:
+        pass
+    finally:
+        for each in work:
+            each.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+
+
+class _Socket:
+    """Sends entries; it keeps the id of the last one and nothing else."""
+
+    def __init__(self, live: LiveReports, exchange: Exchange, has_ids: bool, after: Id | None) -> None:
+        self._live, self._exchange, self._has_ids = live, exchange, has_ids
+        columns = REPORTS.schema.names
+        self._withheld = tuple(exchange.rights.split(REPORTS.name, columns)[1])
+        self._resumes = after is not None
+        self._after = live.last if after is None else after
+        self._starts = live.starts
+
+    async def send(self, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send entries without end.
+
+        Raises:
+            _Ended: the client is too slow, or entries are gone that it cannot be told of.
+        """
+        if self._has_ids:
+            await self._write(write, orjson.dumps({"type": "start", "after": format_id(self._after)}))
+        while True:
+            for entry in await self._take():
+                if entry.gap is not None and not self._has_ids:
+                    raise _Ended(WSCloseCode.TRY_AGAIN_LATER, "reports are missing here; read /kpi/export")
+                await self._write(write, entry.write(self._has_ids, self._withheld))
+                self._after = entry.id
+                self._exchange.rows += entry.gap is None
+
+    async def _take(self) -> list[Entry]:
+        """The next entries, at least one."""
+        while True:
+            if self._starts != self._live.starts:
+                self._starts, self._after = self._live.starts, BEFORE_ALL
+            entries = self._live.list_after(self._after)
+            if entries:
+                self._resumes = False
+                return entries
+            if entries is not None:
+                self._resumes = False
+                await self._live.wait()
+            elif not self._resumes:
+                raise _Ended(
+                    WSCloseCode.POLICY_VIOLATION, f"too slow: resume with after={format_id(self._after)}"
+                )
+            elif older := await self._read_older():
+                return older
+
+    async def _read_older(self) -> list[Entry]:
+        """Entries that are not kept any more, from Redis, while it is asked for them one socket at a time."""
+        async with self._exchange.service.resuming:
+            try:
+                older = await asyncio.to_thread(self._live.read_older, self._after)
+            except redis.RedisError:
+                await asyncio.sleep(_RETRY_SECONDS)
+                return []
+        if not older and self._live.floor is not None:
+            self._after = max(self._after, self._live.floor)
+        return older
+
+    async def _write(self, write: Callable[[bytes], Awaitable[None]], text: bytes) -> None:
+        try:
+            await asyncio.wait_for(write(text), SLOW_SECONDS)
+        except TimeoutError:
+            reason = f"too slow: resume with after={format_id(self._after)}"
+            raise _Ended(WSCloseCode.POLICY_VIOLATION, reason) from None
+
+
+async def _watch_rights(exchange: Exchange) -> None:
+    """Look at the rights of the subject again and again.
+
+    Raises:
+        _Ended: it has none any more, or what identifies it has expired.
+    """
+    subject = exchange.subject
+    while True:
+        left = CHECK_SECONDS
+        if subject.until is not None:
+            left = min(left, (subject.until - datetime.now(UTC)).total_seconds())
+        if left <= 0:
+            raise _Ended(WSCloseCode.POLICY_VIOLATION, "the certificate has expired")
+        await asyncio.sleep(left)
+        try:
+            rights = exchange.service.guards.policy.decide(subject, "stream")
+        except Forbidden as error:
+            raise _Ended(WSCloseCode.POLICY_VIOLATION, str(error)[:100]) from error
+        if rights.split(REPORTS.name, REPORTS.schema.names) != exchange.rights.split(
+            REPORTS.name, REPORTS.schema.names
+        ):
+            raise _Ended(WSCloseCode.POLICY_VIOLATION, "the rights have changed; connect again")
+
+
+async def _read(response: web.WebSocketResponse) -> None:
+    """Answer pings and the close of the client; what else it sends is ignored."""
+    async for _ in response:
+        pass
+
+
+def _require_live(exchange: Exchange) -> LiveReports:
+    live = exchange.service.live
+    if live is None:
+        raise HttpError(
+            HTTPStatus.NOT_FOUND,
+            "there are no live reports here",
+            "start `kpiflow stream` with --live, and `kpiflow serve` with --redis",
+        )
+    if live.floor is None:
+        raise HttpError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            live.problem or "Redis does not answer",
+            "come later",
+            {"Retry-After": "2"},
+        )
+    return live
+
+
+def _parse(request: web.Request) -> tuple[bool, Id | None]:
+    query = request.query
+    for name in query:
+        if name not in PARAMETERS or len(query.getall(name)) > 1:
+            raise HttpError(
+                HTTPStatus.BAD_REQUEST,
+                f"the stream cannot use {name[:50]} so",
+                f"give {', '.join(PARAMETERS)}, each once",
+            )
+    has_ids = query.get("entries", "false")
+    if has_ids not in ("true", "false"):
+        raise HttpError(HTTPStatus.BAD_REQUEST, "entries is true or false", "give entries=true")
+    if "after" not in query:
+        return has_ids == "true", None
+    if has_ids != "true":
+        raise HttpError(HTTPStatus.BAD_REQUEST, "after needs entries", "give entries=true too")
+    try:
+        return True, parse_id(query["after"])
+    except ValueError as error:
+        raise HttpError(
+            HTTPStatus.BAD_REQUEST, "after is not the id of an entry", "give the id of a message before"
+        ) from error
