@@ -1,5 +1,5 @@
-"""For every test: the Hypothesis profile, the mark of tests that need a server, the order of a parallel
-run."""
+"""For every test: the Hypothesis profile, a quicker Beam, the mark of tests that need a server, the order of a
+parallel run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,13 @@ import pytest
 import redis
 from hypothesis import settings
 
+from tests.quick_beam import remember_answers
 from tests.servers import RedisServer
 
 # How long an example takes says nothing about whether it is right.
 settings.register_profile("kpiflow", deadline=None)
 settings.load_profile("kpiflow")
+remember_answers()
 
 TESTS = Path(__file__).parent
 SERVERS = {"RedisServer", "S3Server", "Emulator", "VictoriaMetricsServer"}

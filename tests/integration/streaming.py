@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from pipelines.cli import run
 from tests.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +27,15 @@ PATIENCE = 400.0
 @dataclass
 class Scene:
     """A Redis server, a folder, and what is done between them. With `elsewhere` tables go to these URLs only,
-    and the folder is the job's home."""
+    and the folder is the job's home. Commands that are asked run in this process, or `apart` from it with the
+    environment as it is then."""
 
     server: RedisServer
     folder: Path
     keys: tuple[str, ...] = (KEY,)
     runs: list[subprocess.Popen[str]] = field(default_factory=list)
     elsewhere: tuple[str, ...] = ()
+    apart: bool = False
 
     @property
     def output(self) -> Path:
@@ -95,11 +99,10 @@ class Scene:
         return sum(json.loads(path.read_text())["read"] for path in reports)
 
     def ask(self, *words: object, code: int = 0) -> str:
-        """What a command says on stdout, run in a process of its own."""
-        command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        """What a command says on stdout."""
+        ended, out, err = (_run_apart if self.apart else _run_here)([str(word) for word in words])
+        assert ended == code, f"{words}: {ended}\n{out}\n{err}"
+        return out
 
     def verdict(self) -> dict[str, Any]:
         """What reconcile says of the output and the streams."""
@@ -121,6 +124,19 @@ class Scene:
         self.ask("backfill", "--input", self.folder / "archive", "--output", again)
         self.ask("parity", self.output, again)
         return verdict
+
+
+def _run_here(words: list[str]) -> tuple[int, str, str]:
+    """A command's exit code, and what it says on stdout and on stderr."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        return run(words), out.getvalue(), err.getvalue()
+
+
+def _run_apart(words: list[str]) -> tuple[int, str, str]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    return done.returncode, done.stdout, done.stderr
 
 
 def children(parent: int) -> dict[int, str]:

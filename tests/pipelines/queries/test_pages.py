@@ -134,12 +134,12 @@ def test_no_query_fails_while_files_are_replaced(tmp_path: Path) -> None:
     whole = ask(output, "agent-over-time", agent_id=AGENTS[0], span=span).rows
     tasks = ask(output, "reports-by-task", task_id="task 20").rows
     with replacing(output) as count:
-        for number in range(150):
+        for number in range(50):
             found = ask(output, "agent-over-time", agent_id=AGENTS[0], span=span).rows
             assert found == whole
-            if number % 40 == 0:
+            if number % 10 == 0:
                 assert ask(output, "reports-by-task", task_id="task 20").rows == tasks
-        assert count[0] > 150
+        assert count[0] > 50
 
 
 def test_open_descriptors_are_closed(output: Path) -> None:

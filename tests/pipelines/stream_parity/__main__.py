@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.pipelines.stream_parity.cases import compare_case
+from tests.quick_beam import remember_answers
 
 
 def main() -> int:
@@ -14,6 +15,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many random cases")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     arguments = parser.parse_args()
+    remember_answers()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
     different = []
     for done, seed in enumerate(seeds):

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.testing.test_stream import TestStream
-from apache_beam.transforms import userstate
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.trigger import GeneralTriggerDriver
 from apache_beam.transforms.window import TimestampedValue
@@ -104,11 +102,10 @@ def _script(steps: Sequence[Step]) -> TestStream:
 
 @contextmanager
 def _correct_runner() -> Iterator[None]:
-    """Correct two faults of triggers in Beam's Python runner, and a slowness of it; Flink has its own.
+    """Correct two faults of triggers in Beam's Python runner; Flink has its own.
 
     A timer of processing time is taken for the watermark, so a late pane holds the watermark for ever. And
     AfterAny resets none of its triggers but those of event time, so AfterProcessingTime fires once only.
-    It inspects the methods of a DoFn for each bundle anew.
     """
     process = GeneralTriggerDriver.process_timer
 
@@ -121,7 +118,6 @@ def _correct_runner() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GeneralTriggerDriver, "process_timer", process_timer)
         patch.setattr(micro_batching, "AfterAny", lambda first, *_: first)
-        patch.setattr(userstate, "get_dofn_specs", cache(userstate.get_dofn_specs))
         yield
 
 
