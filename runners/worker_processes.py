@@ -45,7 +45,7 @@ class WorkerProcess:
         self._calling, self._ending = threading.Lock(), threading.Lock()
         self._end = ""
         parent = os.getpid()
-        self.process = _spawn(theirs) if _has_library_threads() else os.fork()
+        self.process = _spawn(theirs) if has_library_threads() else os.fork()
         if not self.process:
             self._pipe.close()
             _serve(theirs, parent)
@@ -116,7 +116,7 @@ def fork_workers(count: int) -> Iterator[Sequence[WorkerProcess]]:
         yield workers
 
 
-def _has_library_threads() -> bool:
+def has_library_threads() -> bool:
     """Whether a library runs threads in this process that have names of their own, like those of obstore.
 
     Threads of numpy and Arrow have the name of the process; they begin again after a fork by themselves.

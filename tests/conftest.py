@@ -1,5 +1,5 @@
-"""For every test: the Hypothesis profile, a quicker Beam, the mark of tests that need a server, the order of a
-parallel run."""
+"""For every test: the Hypothesis profile, a quicker Beam, marks of tests that need a server or begin threads,
+the order of a parallel run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 import redis
 from hypothesis import settings
 
+from runners.worker_processes import has_library_threads
 from tests.quick_beam import remember_answers
 from tests.servers import RedisServer
 
@@ -19,24 +20,56 @@ remember_answers()
 
 TESTS = Path(__file__).parent
 SERVERS = {"RedisServer", "S3Server", "Emulator", "VictoriaMetricsServer"}
+THREADED = {"S3Server", "Emulator"}
 FIRST = ("chaos", "integration")
+BEGUN = pytest.StashKey[bool]()
+"""Whether a library runs threads in this process."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that need a server; a parallel run begins with the folders whose tests take longest."""
+    """Mark tests that need a server or begin a library's threads. A parallel run begins with the folders whose
+    tests take longest, and ends with the files that begin threads."""
     for item in items:
         if needs_server(item):
             item.add_marker("server")
+        if begins_threads(item):
+            item.add_marker("threads")
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: folder(item) not in FIRST)
+        last = {item.path for item in items if item.get_closest_marker("threads")}
+        items.sort(key=lambda item: (item.path in last, folder(item) not in FIRST))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[BEGUN] = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Once a library runs threads here, workers of a backfill are no forks any more: each takes 1.5 s longer.
+    So only tests with the mark `threads` may begin them."""
+    stash = item.config.stash
+    stash[BEGUN] = stash[BEGUN] or item.get_closest_marker("threads") is not None
+    if not stash[BEGUN] and has_library_threads():
+        stash[BEGUN] = True
+        pytest.fail("a library runs threads in this process: give tests that begin them the mark `threads`")
 
 
 def needs_server(item: pytest.Item) -> bool:
     """Whether a test may start Java or a server: its folder, its module's imports or its fixtures say so."""
+    return folder(item) in FIRST or uses(item, SERVERS, {"server", "emulator"})
+
+
+def begins_threads(item: pytest.Item) -> bool:
+    """Whether a library may run threads after a test, as its module's imports or its fixtures say."""
+    return uses(item, THREADED, {"emulator"})
+
+
+def uses(item: pytest.Item, names: set[str], fixtures: set[str]) -> bool:
+    """Whether a test's module has one of these names, or the test one of these fixtures or a bucket."""
     imported = vars(getattr(item, "module", object)).keys()
     storage = item.callspec.params.get("storage") if hasattr(item, "callspec") else ""
-    used = {"server", "emulator"} & set(getattr(item, "fixturenames", ()))
-    return folder(item) in FIRST or bool(SERVERS & imported or used) or storage == "objects"
+    used = fixtures & set(getattr(item, "fixturenames", ()))
+    return bool(names & imported or used) or storage == "objects"
 
 
 def folder(item: pytest.Item) -> str:

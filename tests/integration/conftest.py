@@ -1,9 +1,15 @@
-"""Commands, typed in this process."""
+"""Commands, typed in this process; a stream and what it needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipelines.cli import run
+from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.integration.archives import Typed
+from tests.integration.streaming import Scene, end_runs
+from tests.servers import RedisServer
 
 
 @pytest.fixture
@@ -16,3 +22,15 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
         return code, *capsys.readouterr()
 
     return type_
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """A Redis that keeps what it has, an output, and runs that end with their test; or no test."""
+    try:
+        find_java()
+        ensure_jars()
+    except FlinkMissing as missing:
+        pytest.skip(str(missing))
+    with RedisServer(tmp_path, appendonly=True) as server, end_runs(Scene(server, tmp_path)) as scene:
+        yield scene

@@ -1,41 +1,25 @@
-"""Several outputs of one stream, one of which becomes unavailable: the source stays safe, and afterwards all
+"""Two outputs of one stream, one of which becomes unavailable: the source stays safe, and afterwards all
 of them have everything."""
 
 import json
 import os
-import shutil
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
-from runners.flink.jars import FlinkMissing, ensure_jars, find_java
-from tests.bigquery import Emulator, store
-from tests.integration.streaming import KEY, Scene, end_runs, kill
-from tests.s3 import S3Server
-from tests.servers import RedisServer, free_port
+from tests.integration.streaming import KEY, Scene, kill
+from tests.servers import free_port
 from tests.victoriametrics import VictoriaMetricsServer
 
 pytestmark = pytest.mark.slow
 HOUR_MS = 3_600_000
 TENS_OF_SECONDS = int(os.environ.get("OUTAGE_SECONDS", "10")) // 10
 """How long the output is unavailable; 100 messages a second arrive meanwhile."""
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    try:
-        find_java()
-        ensure_jars()
-    except FlinkMissing as missing:
-        pytest.skip(str(missing))
-    with RedisServer(tmp_path, appendonly=True) as server, end_runs(Scene(server, tmp_path)) as scene:
-        yield scene
 
 
 def shown(store: VictoriaMetricsServer) -> int:
@@ -94,31 +78,6 @@ def count_messages(found: dict[str, float]) -> dict[str, float]:
         word: sum(value for name, value in found.items() if name.startswith(prefix))
         for word, prefix in prefixes.items()
     }
-
-
-def test_a_stream_without_a_folder_fills_stores_elsewhere_and_goes_on_from_them(scene: Scene) -> None:
-    with S3Server() as bucket, Emulator() as emulator:
-        bucket.make_bucket("bucket")
-        scene.elsewhere = (bucket.url("bucket", "kpis"), store("kpis", emulator).name)
-        quick = ("--warehouse-seconds", 1)
-        scene.add(600)
-        scene.finish(*quick)
-        shutil.rmtree(scene.output)  # with the checkpoints: what was read before is read again
-        scene.add(600, seed=2)
-        scene.finish(*quick)
-        again = scene.folder / "backfill"
-        scene.ask("backfill", "--input", scene.folder / "archive", "--output", again)
-        for url in scene.elsewhere:
-            verdict = json.loads(
-                scene.ask("reconcile", url, "--redis", scene.server.url, "--stream", KEY, "--json")
-            )
-            assert (verdict["received"], verdict["missing"], verdict["surplus"], verdict["uncommitted"]) == (
-                1200,
-                0,
-                0,
-                0,
-            )
-            scene.ask("parity", url, again)
 
 
 def test_an_output_that_goes_away_holds_the_source_back_and_gets_everything_in_the_end(

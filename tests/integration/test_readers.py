@@ -1,14 +1,15 @@
 """The readers that the README names read the folder of every table as a whole."""
 
+import importlib
 import os
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
-import polars as pl
 import pytest
 
 from pipelines.cli import run
@@ -17,6 +18,14 @@ from schemas.kinds import KINDS
 from schemas.tables import FLEET, TABLES, find_table
 from tests.builders import NOON, agent_record, health, report, result, task
 from tests.integration.archives import envelope, write
+
+pytestmark = pytest.mark.threads
+
+
+def polars() -> Any:
+    """The library, whose import begins a thread: no other test of a run may find it."""
+    return importlib.import_module("polars")
+
 
 NAMES = [*TABLES, FLEET.name]
 EDGES = [NOON, NOON + timedelta(hours=9), datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
@@ -27,8 +36,8 @@ READERS: dict[str, Callable[[Path], int]] = {
         duckdb.sql(f"SELECT * FROM read_parquet('{table}/**/*.parquet', hive_partitioning = true)")
     ),
     "pandas": lambda table: len(pd.read_parquet(table)),
-    "polars": lambda table: len(pl.read_parquet(table)),
-    "polars, scanned": lambda table: len(pl.scan_parquet(table, hive_partitioning=True).collect()),
+    "polars": lambda table: len(polars().read_parquet(table)),
+    "polars, scanned": lambda table: len(polars().scan_parquet(table, hive_partitioning=True).collect()),
 }
 SPARK = "TEST_SPARK_PYTHON"
 """A Python that has pyspark 4, with Java 17 on the path: `python -m venv S && S/bin/pip install

@@ -28,7 +28,7 @@ class OddError(Exception):
 
 @pytest.fixture(params=[False, True], ids=["forked", "beside library threads"])
 def worker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerProcess]:
-    monkeypatch.setattr(worker_processes, "_has_library_threads", lambda: request.param)
+    monkeypatch.setattr(worker_processes, "has_library_threads", lambda: request.param)
     with fork_workers(2) as workers:
         yield workers[0]
 
@@ -115,7 +115,7 @@ def test_a_worker_that_cannot_even_send_its_error_ends_and_does_not_run_its_pare
     def run_out_of_memory(_: BaseException) -> NoReturn:
         raise MemoryError
 
-    monkeypatch.setattr(worker_processes, "_has_library_threads", lambda: False)  # a fork has the patch
+    monkeypatch.setattr(worker_processes, "has_library_threads", lambda: False)  # a fork has the patch
     monkeypatch.setattr(worker_processes, "_save_errors", run_out_of_memory)
     with fork_workers(2) as workers, pytest.raises(WorkerDied, match="exit code 1"):
         workers[0].call(fail, "zero")
