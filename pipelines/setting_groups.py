@@ -344,6 +344,26 @@ class RetentionSettings(SettingsGroup):
     )
 
 
+class MaintenanceSettings(SettingsGroup):
+    """When `kpiflow maintain` changes which files a day has, and where they are."""
+
+    title: ClassVar[str] = "Maintenance"
+
+    warm_days: int = Field(
+        7, ge=0, le=36_500, description="Days after which a sealed day moves to --warm, if that is given."
+    )
+    cold_days: int = Field(
+        30, ge=0, le=36_500, description="Days after which a sealed day moves to --cold, if that is given."
+    )
+    grace_seconds: int = Field(
+        3600,
+        ge=0,
+        le=604_800,
+        description="Seconds for which files that were replaced or have expired stay for whoever is still "
+        "reading them: more than the longest query takes.",
+    )
+
+
 class MetricsSettings(SettingsGroup):
     """TLS of the metrics, which addresses other than the loopback need, and the form of logs."""
 

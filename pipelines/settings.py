@@ -25,6 +25,7 @@ from pipelines.setting_groups import (
     DerivedSettings,
     EngineSettings,
     EnrichmentSettings,
+    MaintenanceSettings,
     MetricsSettings,
     OutlierSettings,
     RetentionSettings,
@@ -49,6 +50,7 @@ class Settings(
     EngineSettings,
     DerivedSettings,
     RetentionSettings,
+    MaintenanceSettings,
     MetricsSettings,
 ):
     """All groups as one object: what commands and jobs pass on."""

@@ -11,6 +11,7 @@ COMMANDS = {
     "stream": "Read Redis streams and write the tables until stopped.",
     "relay": "Relay Layer 4's HTTP export and WebSocket into a Redis stream.",
     "derive": "Make the tables that are made of tables.",
+    "maintain": "Seal, move and expire the days of an output that are due.",
     "doctor": "Check that everything a job needs is available.",
     "status": "Show lag, watermark and last checkpoint of a streaming job.",
     "top": "Watch a streaming job live in the terminal.",
@@ -35,6 +36,7 @@ The module of a command has a function, or a group, of the same name.
 _ROWS = ("Validation", "History and outliers", "Enrichment", "Table files")
 _JOB = (*_ROWS, "Sources", "Sinks", "Engine", "Derived tables")
 _ALL = (*_JOB, "Metrics and logs")
+_EVERY = (*_ALL, "Retention", "Maintenance")
 SETTINGS_USED = {
     "generate": ("Sources",),
     "validate": ("Validation", "Sources"),
@@ -42,6 +44,7 @@ SETTINGS_USED = {
     "stream": _ALL,
     "relay": ("Validation", "Sources", "Metrics and logs"),
     "derive": ("Derived tables",),
+    "maintain": ("Sources", "Retention", "Maintenance"),
     "doctor": _ALL,
     "status": ("Sources",),
     "top": ("Sources",),
@@ -53,6 +56,6 @@ SETTINGS_USED = {
     "show": ("Sinks",),
     "serve": ("Sources",),
     "quarantine": (*_ROWS, "Sinks", "Derived tables"),
-    "settings": (*_ALL, "Retention"),
+    "settings": _EVERY,
 }
 """The groups of settings that the `--help` of a command shows: those that it uses. Others show none."""

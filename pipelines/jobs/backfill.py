@@ -14,7 +14,7 @@ from pipelines.jobs.block_plan import estimate_reports, plan_blocks
 from pipelines.jobs.cores import count_cores
 from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.engines import Engine, Wire
-from pipelines.jobs.lock import lock_folders
+from pipelines.jobs.lock import lock_for_batch
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from pipelines.sources import archives_of
@@ -35,7 +35,7 @@ def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span,
     """
     stage_counters.reset()
     outputs, settings = open_fitting_outputs(files, texts, settings)
-    with lock_folders(*outputs.folders) as locks:
+    with lock_for_batch(*outputs.folders) as locks:
         results = fill_outputs(files, outputs, settings, span, engine, locks)
         derive_outputs(outputs, settings)
     return results

@@ -14,11 +14,34 @@ from pathlib import Path
 from pipelines.failures import WrongUse
 
 _FILE = "_lock"
+_MAINTENANCE = "_maintain"
 _RETRY_SECONDS = 0.1
 
 
 @contextmanager
-def lock_folders(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, ...]]:
+def lock_for_batch(*folders: Path) -> Iterator[tuple[int, ...]]:
+    """Lock output folders for a batch: it adds rows to days that maintenance may be sealing or moving.
+
+    Raises:
+        WrongUse: another job, or maintenance, has one of them.
+    """
+    with lock_folders(*folders) as locks, lock_maintenance(*folders) as more:
+        yield (*locks, *more)
+
+
+@contextmanager
+def lock_maintenance(*folders: Path) -> Iterator[tuple[int, ...]]:
+    """Lock folders for what changes sealed days; a stream may be writing to them.
+
+    Raises:
+        WrongUse: a batch, or maintenance, has one of them.
+    """
+    with lock_folders(*folders, name=_MAINTENANCE) as locks:
+        yield locks
+
+
+@contextmanager
+def lock_folders(*folders: Path, patience: float = 0.5, name: str = _FILE) -> Iterator[tuple[int, ...]]:
     """Lock folders for this job and yield the file descriptors; a process that inherits them keeps the locks.
 
     Raises:
@@ -29,11 +52,16 @@ def lock_folders(*folders: Path, patience: float = 0.5) -> Iterator[tuple[int, .
     with ExitStack() as stack:
         descriptors = []
         for folder in dict.fromkeys(each.resolve() for each in folders):
-            descriptor = stack.enter_context((folder / _FILE).open("a")).fileno()
+            descriptor = stack.enter_context((folder / name).open("a")).fileno()
             while not _try_lock(descriptor):
                 if time.monotonic() >= deadline:
                     fix = "wait for it, or name another output"
-                    raise WrongUse(f"another job is writing to {folder}", fix)
+                    who = (
+                        "another job is writing to"
+                        if name == _FILE
+                        else "`kpiflow maintain`, or a batch, has"
+                    )
+                    raise WrongUse(f"{who} {folder}", fix)
                 time.sleep(_RETRY_SECONDS)
             descriptors.append(descriptor)
         yield tuple(descriptors)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.failures import WrongUse
-from pipelines.jobs.lock import lock_folders
+from pipelines.jobs.lock import lock_for_batch
 from pipelines.outputs import Outputs, local_folder, open_outputs
 from pipelines.settings import Settings
 from pipelines.verify.record_keys import REPEATED, read_repeated_keys
@@ -38,7 +38,7 @@ def open_quarantine(texts: Sequence[str], settings: Settings) -> Iterator[tuple[
     if output is None:
         fix = "name the job's output folder first, then the others"
         raise WrongUse(f"{outputs.main.name} is no folder of this machine", fix)
-    with lock_folders(*outputs.folders):
+    with lock_for_batch(*outputs.folders):
         yield outputs, settings, output
 
 

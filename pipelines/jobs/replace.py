@@ -24,7 +24,7 @@ from pipelines.graph import Sources, build
 from pipelines.jobs.backfill import fill_outputs, open_fitting_outputs
 from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.engines import Engine
-from pipelines.jobs.lock import lock_folders
+from pipelines.jobs.lock import lock_for_batch
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.outputs import Outputs, folder_outputs
 from pipelines.settings import Settings
@@ -86,7 +86,7 @@ def replace_span(
         fix = "elsewhere delete the span, then backfill it"
         raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", fix)
     (output,) = outputs.folders
-    with lock_folders(output) as locks, make_work_folder(output, _STAGING) as staging:
+    with lock_for_batch(output) as locks, make_work_folder(output, _STAGING) as staging:
         staged = folder_outputs(staging, settings)
         after = set(range(end, end + LOOKBACK_HOURS))
         _stage_around(outputs, staged, {*range(first - LOOKBACK_HOURS, first), *after})

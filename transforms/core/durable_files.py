@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import mmap
 from pathlib import Path
 
 from transforms.core.errors import OutputFull
@@ -21,7 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers that say that no space is left."""
 
 
-def replace_file(path: Path, data: bytes | bytearray) -> None:
+def replace_file(path: Path, data: bytes | bytearray | mmap) -> None:
     """Make `path` hold `data`, safe on disk. Hold the folder's lock if others may write the file too.
 
     Raises:
@@ -82,7 +83,7 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def append_bytes(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+def append_bytes(descriptor: int, data: bytes | bytearray | memoryview | mmap) -> None:
     """Write all of `data` to an open file; `os.write` may write less."""
     left = memoryview(data)
     while left:
@@ -101,7 +102,7 @@ def explain_full(folder: Path) -> Iterator[None]:
         raise OutputFull(f"no space left for {folder}; {fix}") from error
 
 
-def _write_new(path: Path, data: bytes | bytearray) -> None:
+def _write_new(path: Path, data: bytes | bytearray | mmap) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         append_bytes(descriptor, data)

@@ -62,13 +62,15 @@ class ReaderStatus:
     """`reader-<n>.json` in a folder, or nothing where there is no folder. Times are milliseconds since 1970.
 
     `read`, and of each stream `lost` and the `Notices`, continue the counts of the file that a process before
-    this one left. A file that cannot be read counts as none.
+    this one left. A file that cannot be read counts as none. `committed`: the watermark of the position that
+    was committed last; whatever happens, no message before it is read again, except by a new job's rereading.
     """
 
     def __init__(self, folder: Path | None, number: int) -> None:
         self.number = number
         self.path = folder and folder / f"reader-{number}.json"
         self.read, self.lost, self._noticed = _read_counts(self.path)
+        self.committed: int | None = None
         self._written = -SECONDS
 
     def report(self, report: ReaderReport, watermark: int | None) -> None:
@@ -92,6 +94,7 @@ class ReaderStatus:
             "read": self.read,
             "newest": report.newest,
             "watermark": watermark,
+            "committed": self.committed,
             "time": report.now,
         }
 

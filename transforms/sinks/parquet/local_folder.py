@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 
 from transforms.core.durable_files import explain_full, lock_folder, remove_file, replace_file
@@ -63,7 +64,7 @@ class LocalFolder:
             except FileNotFoundError:
                 return None
 
-    def put(self, name: str, data: bytes | bytearray, version: Hashable | None) -> None:
+    def put(self, name: str, data: bytes | bytearray | mmap, version: Hashable | None) -> None:
         path = self.path / name
         with as_sink_error(self.path):
             try:

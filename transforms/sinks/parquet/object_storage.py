@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from mmap import mmap
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -78,7 +79,7 @@ class ObjectStorage(Place):
                     raise
                 return None
 
-    def put(self, name: str, data: bytes | bytearray, version: Hashable | None) -> None:
+    def put(self, name: str, data: bytes | bytearray | mmap, version: Hashable | None) -> None:
         with self.connect() as client:
             try:
                 obstore.put(client, name, data, mode=self._choose_condition(version), use_multipart=False)

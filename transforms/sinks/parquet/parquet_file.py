@@ -6,8 +6,10 @@ of this value. Digests are 32 hex digits. An encrypted file has no digests: the 
 place (`transforms.sinks.parquet.encryption.file_key`).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,6 +41,7 @@ REPLACE = "move it away, then run `kpiflow backfill --replace` over the messages
 DERIVE = "remove it, then run `kpiflow derive`"
 """What to do about a damaged file: of messages, and of a derived table."""
 _BLANK = b"0" * 32
+BLANK_DIGESTS = {DIGEST: _BLANK, FOOTER: _BLANK}
 _FIRST_BYTES = "was changed after it was written: its first bytes are others"
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 
@@ -65,15 +68,20 @@ def encode_file(
         for part in split_by_rows(rows, ROW_GROUP):
             for piece in split_by_bytes(part, schema):
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
-        digests = {} if key else {DIGEST: _BLANK, FOOTER: _BLANK}
+        digests = {} if key else BLANK_DIGESTS
         writer.add_key_value_metadata({**(metadata or {}), ROWS: str(rows.num_rows), **digests})
     data = bytearray(sink.getvalue())
     if key:
         return data
+    fill_digests(data)
+    return data
+
+
+def fill_digests(data: bytearray | mmap) -> None:
+    """Put the digests into a file that was written with BLANK_DIGESTS in its metadata."""
     start = _find_footer(data)
     _fill(data, start, DIGEST, _BLANK, _hash(data, 0, start))
     _fill(data, start, FOOTER, _BLANK, _hash(data, start))
-    return data
 
 
 def verify_file(file: Path | bytes) -> str | None:
@@ -83,7 +91,7 @@ def verify_file(file: Path | bytes) -> str | None:
         KeyRefused: it is encrypted, and its key is not available.
     """
     try:
-        data = file.read_bytes() if isinstance(file, Path) else file
+        data = _map_file(file) if isinstance(file, Path) else file
         if data[-4:] == MAGIC:
             return _verify_encrypted(data, file)
         metadata = pq.read_metadata(pa.BufferReader(data))
@@ -102,7 +110,7 @@ def verify_file(file: Path | bytes) -> str | None:
     return None
 
 
-def _verify_encrypted(data: bytes, file: Path | bytes) -> str | None:
+def _verify_encrypted(data: bytes | mmap, file: Path | bytes) -> str | None:
     """As `verify_file`: reads all that is in the file, since reading checks every tag."""
     if data[:4] != MAGIC:
         return _FIRST_BYTES
@@ -209,20 +217,31 @@ def describe_damage(file: Path | str, problem: str, fix: str = REPLACE) -> Damag
     return DamagedFile(f"{file} {problem}; {fix}")
 
 
+def read_footer(data: bytes | mmap) -> bytes:
+    """The footer of a file. It has the digest of all the rest: files of the same footer are equal."""
+    return bytes(data[_find_footer(data) :])
+
+
+def _map_file(path: Path) -> bytes | mmap:
+    """The bytes of a file; those of a large one need not be in memory."""
+    with path.open("rb") as file:
+        return mmap(file.fileno(), 0, access=ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
+
+
 def _explain_unreadable(error: Exception) -> str:
     return f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
 
-def _find_footer(data: bytes | bytearray) -> int:
+def _find_footer(data: bytes | bytearray | mmap) -> int:
     """The offset of the footer: it ends before four bytes with its length and the closing `PAR1`."""
     return len(data) - 8 - int.from_bytes(data[-8:-4], "little")
 
 
-def _fill(data: bytearray, start: int, name: bytes, old: bytes, new: bytes) -> None:
+def _fill(data: bytearray | mmap, start: int, name: bytes, old: bytes, new: bytes) -> None:
     """Replace a value in the footer's metadata by another of the same length."""
-    place = data.index(old, data.index(name, start))
+    place = data.find(old, data.find(name, start))
     data[place : place + len(old)] = new
 
 
-def _hash(data: bytes | bytearray, start: int, end: int | None = None) -> bytes:
+def _hash(data: bytes | bytearray | mmap, start: int, end: int | None = None) -> bytes:
     return blake2b(memoryview(data)[start:end], digest_size=16).hexdigest().encode()

@@ -7,6 +7,7 @@ puts, and the other merges again.
 
 from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager
+from mmap import mmap
 from typing import NamedTuple, Protocol
 
 from transforms.core.errors import Finding
@@ -48,7 +49,7 @@ class Storage(Protocol):
     def get(self, name: str) -> Stored | None:
         """A file; None if there is none."""
 
-    def put(self, name: str, data: bytes | bytearray, version: Hashable | None) -> None:
+    def put(self, name: str, data: bytes | bytearray | mmap, version: Hashable | None) -> None:
         """Replace a file by `data`, atomically; on return it is safe.
 
         Raises:

@@ -12,7 +12,8 @@ behind: it is moved up to what two completed checkpoints contain (`transforms.so
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -131,6 +132,7 @@ class _OpenReader:
         self.status = ReaderStatus(reading.status, number)
         self.lease = reading.owner and RedisLease(options.connection, options.group, streams, reading.owner)
         self.renewed = -RENEW_SECONDS
+        self.watermarks: deque[tuple[Positions, int | None]] = deque()
 
     def begin(self, kept: dict[str, Position]) -> dict[str, Position]:
         """Where a session begins that was to go on from `kept`.
@@ -155,10 +157,22 @@ class _OpenReader:
             self.renewed = time.monotonic()
         return self.reader.read(positions, count, block_ms)
 
+    def end(self, positions: Positions, watermark: int | None) -> Callable[[], None] | None:
+        """The callback for the bundle of a session, if it needs one; `watermark` is that of the session's
+        end."""
+        callback = self.commits.end(positions)
+        if callback is not None:
+            self.watermarks.append((positions, watermark))
+        return callback
+
     def _commit(self, positions: Positions) -> None:
         if self.archive:
             self.archive.sync(positions)
         self.reader.offsets.commit(positions)
+        if any(known is positions for known, _ in self.watermarks):
+            while self.watermarks[0][0] is not positions:
+                self.watermarks.popleft()
+            self.status.committed = self.watermarks[0][1]
 
 
 @cache
@@ -195,7 +209,7 @@ class _ReadStreams(beam.DoFn):
             if is_read_again(positions, read.positions):
                 opened.commits.begin(read.positions)  # what was called back before is of another history
             positions = read.positions
-        if callback := opened.commits.end(positions):
+        if callback := opened.end(positions, _millis(estimator.current_watermark())):
             finalizer.register(callback)
         tracker.defer_remainder(Duration(0))
 

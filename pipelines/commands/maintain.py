@@ -1,0 +1,93 @@
+"""`kpiflow maintain`: seals, moves and expires days of an output."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+from pipelines.console import announce, err, out, print_json, print_result
+from pipelines.jobs.maintain import COLD, WARM, Maintenance
+from pipelines.maintenance.plan import Plan, Step
+from pipelines.progress import open_bar
+from pipelines.text_tables import make_table, print_table
+from pipelines.verify.output_description import require_output
+from transforms.core.events import MAINTAINED
+
+
+def maintain(
+    ctx: typer.Context,
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
+    ],
+    warm: Annotated[
+        str | None,
+        typer.Option("--warm", metavar="URL", help="Where sealed days move first: a folder, s3:// or gs://."),
+    ] = None,
+    cold: Annotated[str | None, typer.Option("--cold", metavar="URL", help="Where they move then.")] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--state", help="The --state folder of the stream that writes the output, if it has one."
+        ),
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only print what is due.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was due, or is, as JSON.")] = False,
+) -> None:
+    """Do what is due in an output: seal complete days, move old ones, expire the oldest.
+
+    A sealed day has one file for each table instead of one for each half hour. --warm and --cold are kept:
+    later runs need not name them. A run that dies can be run again.
+    """
+    urls = {tier: url for tier, url in ((WARM, warm), (COLD, cold)) if url is not None}
+    work = Maintenance(require_output(output), ctx.obj.settings(), urls, home)
+    if dry:
+        _print_plan(work.plan(), as_json)
+        return
+    began = time.perf_counter()
+    with open_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
+        task = bar.add_task("", total=None)
+
+        def follow(step: Step, done: int, total: int) -> None:
+            bar.update(
+                task, completed=done, total=total, description=f"{step.action} {step.folder} {step.day}"
+            )
+            if not err.is_terminal:
+                announce(
+                    MAINTAINED, action=step.action, folder=step.folder, day=str(step.day), tier=step.tier
+                )
+
+        plan = work.run(follow)
+    if as_json:
+        print_json(_describe(plan))
+        return
+    counts = ", ".join(f"{count:,} {action}" for action, count in _count(plan).items()) or "nothing was due"
+    print_result(f"{counts} in {time.perf_counter() - began:.1f} s -> {output}{_explain(plan)}")
+
+
+def _print_plan(plan: Plan, as_json: bool) -> None:
+    if as_json:
+        print_json(_describe(plan))
+        return
+    table = make_table(["step", "table", "day", "tier"], [])
+    for step in plan.steps:
+        table.add_row(step.action, step.folder, str(step.day), step.tier)
+    print_table(table)
+    out.print(f"{len(plan.steps):,} steps are due{_explain(plan)}")
+
+
+def _describe(plan: Plan) -> dict[str, object]:
+    complete = plan.complete_before and plan.complete_before.isoformat()
+    return {"complete_before": complete, "steps": [step.as_json() for step in plan.steps]}
+
+
+def _count(plan: Plan) -> dict[str, int]:
+    return dict(Counter(step.action for step in plan.steps))
+
+
+def _explain(plan: Plan) -> str:
+    if plan.complete_before is not None:
+        return ""
+    return "; no day is known to be complete: the stream has not committed a position yet"

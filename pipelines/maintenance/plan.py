@@ -1,0 +1,143 @@
+"""What is due in an output: a pure function of the ledger, what is stored, the clock and the settings.
+
+Files that were replaced are removed, then days expire, are sealed, and are moved.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+
+from schemas.kinds import KIND_OF_TABLE
+from schemas.tables import FLEET, TABLES
+from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger, Place
+
+REMOVE, EXPIRE, SEAL, MOVE = "remove", "expire", "seal", "move"
+DAY = timedelta(days=1)
+
+
+class Step(NamedTuple):
+    """Something that is due for a day of a folder. `tier`: of MOVE where it goes, of REMOVE where the files
+    are; `sealed`: of REMOVE whether that is the day's file. EXPIRE means all days before `day`."""
+
+    action: str
+    folder: str
+    day: date
+    tier: str = HOT
+    sealed: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        """The same as JSON's types."""
+        return self._asdict() | {"day": self.day.isoformat()}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When something is due.
+
+    `after`: how long after a day its rows are complete. `warm` and `cold`: the age at which a day moves
+    there, None if there is no such root. `grace`: how long replaced files stay. `kept_from`: by folder the
+    first day that is kept.
+    """
+
+    after: timedelta
+    grace: timedelta
+    warm: timedelta | None = None
+    cold: timedelta | None = None
+    kept_from: Mapping[str, date] = field(default_factory=dict)
+
+
+Stored = Mapping[str, frozenset[date]]
+"""By folder, the days that have files of hours."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps that are due, in order. `complete_before`: days that ended by then get no more rows; None if
+    that is not known."""
+
+    steps: tuple[Step, ...]
+    complete_before: datetime | None
+
+
+def make_plan(
+    ledger: Ledger, stored: Stored, rules: Rules, now: datetime, written_until: datetime | None
+) -> Plan:
+    """What is due at a moment.
+
+    `written_until`: no message that was received before is still to be written; None if that is not known:
+    then only files are removed, and days moved that are sealed already.
+    """
+    complete = None if written_until is None else written_until - rules.after
+    expired = list(_list_expiring(ledger, stored, rules, complete))
+    gone = {step.folder: step.day for step in expired}
+    sealed = [
+        step
+        for step in _list_sealing(ledger, stored, complete)
+        if step.day >= gone.get(step.folder, date.min)
+    ]
+    moved = [
+        step
+        for step in _list_moving(ledger, sealed, rules, now)
+        if step.day >= gone.get(step.folder, date.min)
+    ]
+    removed = [
+        Step(REMOVE, each.folder, each.day, each.tier, each.sealed)
+        for each in ledger.replaced
+        if each.since + rules.grace <= now
+    ]
+    return Plan((*removed, *expired, *sealed, *moved), complete)
+
+
+def can_seal(folder: str) -> bool:
+    """Whether the days of a folder are sealed: once complete, a stream adds no row to them.
+
+    A kind that is not rejected for its age can add rows to any day, so its table is left as it is.
+    """
+    name = folder.partition("/")[0]
+    kind = KIND_OF_TABLE.get(name)
+    return name in {*TABLES, FLEET.name} and (kind is None or kind.is_recent)
+
+
+def end_of(day: date) -> datetime:
+    """The moment at which a day (UTC) ends."""
+    return datetime.combine(day, time(), UTC) + DAY
+
+
+def _list_expiring(ledger: Ledger, stored: Stored, rules: Rules, complete: datetime | None) -> Iterator[Step]:
+    for folder, first in sorted(rules.kept_from.items()):
+        if complete is None:
+            return
+        first = min(first, complete.date())
+        days = {*stored.get(folder, ()), *ledger.days.get(folder, ())}
+        if any(day < first and not ledger.is_expired(folder, day) for day in days):
+            yield Step(EXPIRE, folder, first)
+
+
+def _list_sealing(ledger: Ledger, stored: Stored, complete: datetime | None) -> Iterator[Step]:
+    due = (
+        Step(SEAL, folder, day)
+        for folder, days in stored.items()
+        for day in days
+        if can_seal(folder)
+        and complete is not None
+        and end_of(day) <= complete
+        and not ledger.find(folder, day).sealed
+        and not ledger.is_expired(folder, day)
+    )
+    yield from sorted(due, key=lambda step: (step.day, step.folder))
+
+
+def _list_moving(ledger: Ledger, sealed: list[Step], rules: Rules, now: datetime) -> Iterator[Step]:
+    places = [(day, folder, place) for folder, days in ledger.days.items() for day, place in days.items()]
+    places += [(step.day, step.folder, Place(True)) for step in sealed]
+    for day, folder, place in sorted(places):
+        tier = _choose_tier(now - end_of(day), rules)
+        if place.sealed and place.tier != tier and place.tier != COLD and tier != HOT:
+            yield Step(MOVE, folder, day, tier)
+
+
+def _choose_tier(age: timedelta, rules: Rules) -> str:
+    if rules.cold is not None and age >= rules.cold:
+        return COLD
+    return WARM if rules.warm is not None and age >= rules.warm else HOT

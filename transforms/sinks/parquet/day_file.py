@@ -1,0 +1,64 @@
+"""The file of a sealed day, written part by part: no more than a part is in memory.
+
+Against a file of hours it has smaller row groups, so that a reader decodes less to find one row; a Bloom
+filter on each id, so that a reader skips the row groups without it; and a stronger compression.
+"""
+
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.core.record_batches import narrow_type, split_by_bytes
+from transforms.sinks.parquet.encryption.file_key import make_encryption
+from transforms.sinks.parquet.encryption.key_list import MonthKey
+from transforms.sinks.parquet.parquet_file import (
+    BLANK_DIGESTS,
+    DICTIONARY_COLUMNS,
+    ROWS,
+    STATISTICS_COLUMNS,
+    fill_digests,
+)
+
+ROW_GROUP = 1 << 16
+LEVEL = 6
+"""Of zstd. Higher ones took much more time for little (docs/maintenance.md has the figures)."""
+FILTERED_COLUMNS = ("task_id", "report_id")
+_FALSE_POSITIVES = 0.01
+
+
+def write_day_file(
+    path: Path, schema: pa.Schema, parts: Iterable[pa.RecordBatch], key: MonthKey | None = None
+) -> int:
+    """Write rows as one Parquet file with a digest, safe on disk; returns how many there were.
+
+    `schema`: that of the parts, whose columns may be wide. With a `key` the file is encrypted.
+    """
+    narrow = pa.schema([field.with_type(narrow_type(field.type)) for field in schema])
+    filters = {"ndv": ROW_GROUP, "fpp": _FALSE_POSITIVES}
+    rows = 0
+    with pq.ParquetWriter(
+        path,
+        narrow,
+        compression="zstd",
+        compression_level=LEVEL,
+        use_dictionary=DICTIONARY_COLUMNS,
+        write_statistics=STATISTICS_COLUMNS,
+        bloom_filter_options={name: filters for name in FILTERED_COLUMNS if name in schema.names},
+        encryption_properties=make_encryption(key) if key else None,
+    ) as writer:
+        for part in parts:
+            rows += part.num_rows
+            for piece in split_by_bytes(part, narrow):
+                writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
+        writer.add_key_value_metadata({ROWS: str(rows), **({} if key else BLANK_DIGESTS)})
+    with path.open("r+b") as file:
+        if not key:
+            with mmap.mmap(file.fileno(), 0) as data:
+                fill_digests(data)
+                data.flush()
+        os.fsync(file.fileno())
+    return rows
