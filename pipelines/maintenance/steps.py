@@ -28,6 +28,7 @@ from transforms.sinks.parquet.day_merge import PART_ROWS, merge_day
 from transforms.sinks.parquet.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
+    DAY_FILE,
     HOT,
     Ledger,
     Place,
@@ -36,7 +37,13 @@ from transforms.sinks.parquet.maintenance_ledger import (
     put_ledger,
     read_ledger,
 )
-from transforms.sinks.parquet.parquet_file import describe_damage, read_file, read_footer, verify_file
+from transforms.sinks.parquet.parquet_file import (
+    describe_damage,
+    open_parquet,
+    read_file,
+    read_footer,
+    verify_file,
+)
 from transforms.sinks.parquet.storage import Storage
 
 WORK = "_maintaining"
@@ -94,23 +101,17 @@ class Upkeep:
     def _write_day(self, step: Step, names: Sequence[str], work: Path) -> int:
         """Write the file of a day out of its files of hours, and check that it has as many rows."""
         table = find_table(step.folder.partition("/")[0])
-        counts: dict[str, int] = {}
+        expected = sum(count_verified(self.hot.path / name) for name in names)
 
         def read(name: str, columns: Sequence[str] | None) -> pa.RecordBatch:
-            path = self.hot.path / name
-            if columns is None and (problem := verify_file(path)):
-                raise describe_damage(path, problem)
-            rows = read_file(path, columns)
-            if columns is None:
-                counts[name] = rows.num_rows
-            return rows
+            return read_file(self.hot.path / name, columns)
 
         key = find_writing_key(self.hot)
         merged = merge_day(table, names, read, work, self.part_rows, key)
-        rows = write_day_file(work / "day.parquet", table.schema, merged, key)
-        if rows != sum(counts.values()) or set(counts) != set(names):
-            raise Refused(f"{rows} rows were written of the {sum(counts.values())} of {step}; run it again")
-        with open_bytes(LocalFolder(work), "day.parquet") as data:
+        rows = write_day_file(work / DAY_FILE, table.schema, merged, expected, key)
+        if rows != expected:
+            raise Refused(f"{rows} rows were written of the {expected} of {step}; run it again")
+        with open_bytes(LocalFolder(work), DAY_FILE) as data:
             replace_whole(self.hot, locate_day(step.folder, step.day), data)
         return rows
 
@@ -149,6 +150,18 @@ class Upkeep:
     def _put(self, ledger: Ledger, version: Hashable | None, point: str = CHANGED) -> None:
         put_ledger(self.hot, ledger, version)
         self.reach(point)
+
+
+def count_verified(path: Path) -> int:
+    """The number of rows of a file that is as it was written.
+
+    Raises:
+        DamagedFile: it is not.
+    """
+    if problem := verify_file(path):
+        raise describe_damage(path, problem)
+    with open_parquet(path) as parquet:
+        return int(parquet.metadata.num_rows)
 
 
 @contextmanager

@@ -31,14 +31,19 @@ _FALSE_POSITIVES = 0.01
 
 
 def write_day_file(
-    path: Path, schema: pa.Schema, parts: Iterable[pa.RecordBatch], key: MonthKey | None = None
+    path: Path,
+    schema: pa.Schema,
+    parts: Iterable[pa.RecordBatch],
+    expected: int,
+    key: MonthKey | None = None,
 ) -> int:
     """Write rows as one Parquet file with a digest, safe on disk; returns how many there were.
 
-    `schema`: that of the parts, whose columns may be wide. With a `key` the file is encrypted.
+    `schema`: that of the parts, whose columns may be wide. `expected`: how many rows there should be; the
+    filters are made for so many. With a `key` the file is encrypted.
     """
     narrow = pa.schema([field.with_type(narrow_type(field.type)) for field in schema])
-    filters = {"ndv": ROW_GROUP, "fpp": _FALSE_POSITIVES}
+    filters = {"ndv": max(1, min(ROW_GROUP, expected)), "fpp": _FALSE_POSITIVES}
     rows = 0
     with pq.ParquetWriter(
         path,

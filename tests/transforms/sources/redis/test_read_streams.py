@@ -340,6 +340,20 @@ def test_a_lease_that_another_job_holds_stops_the_reading(client, server):
         runner.session()
 
 
+def test_a_reader_says_at_which_watermark_its_committed_position_was(client, server):
+    runner, watermarks = Runner(server), []
+    for number in range(1, 7):
+        add(client, f"{number}-0")
+        runner.session()
+        watermarks.append(runner.watermark.micros // 1000)
+        runner.checkpoint()
+    committed = int(client.xinfo_groups("s")[0]["last-delivered-id"].partition(b"-")[0])
+    assert 0 < committed < 6
+    opened = read_streams._open_reader(runner.read.options, 0, ("s",))
+    assert opened.status.committed == watermarks[committed - 1]
+    assert len(opened.watermarks) < 6
+
+
 def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
     runner = Runner(server, status=tmp_path)
     add(client, "1-0", "2-0", "3-0")
@@ -352,6 +366,7 @@ def test_a_reader_says_how_far_it_is(client, server, tmp_path: Path):
         "read": 3,
         "newest": 3,
         "watermark": said["time"] - 10_000,
+        "committed": None,
         "time": said["time"],
     }
 
