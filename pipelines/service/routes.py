@@ -8,6 +8,7 @@ from aiohttp import web
 from pipelines.service.exchange import Exchange
 from pipelines.service.export import export
 from pipelines.service.health import say_alive, say_ready
+from pipelines.service.openapi import show_document
 from pipelines.service.query_answers import answer_query, list_queries
 from pipelines.service.stream import stream
 
@@ -35,6 +36,7 @@ class Route:
 ROUTES = (
     Route("GET", "/healthz", say_alive, "probe", "Whether the process answers.", is_open=True),
     Route("GET", "/readyz", say_ready, "probe", "Whether the output can be read.", is_open=True),
+    Route("GET", "/openapi.json", show_document, "read the document", "This document."),
     Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
     Route("GET", "/query/{name}", answer_query, "query", "A page of a named query.", needs="internal"),
     Route("GET", "/kpi/export", export, "export", "Reports in numbered pages.", needs="internal"),
