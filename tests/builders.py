@@ -5,10 +5,13 @@ import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.verify.table_scan import list_files
+from schemas.tables import Table
 from transforms.core.record_batches import RAW
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
@@ -97,3 +100,8 @@ def health(**fields: Any) -> dict[str, Any]:
     """What Layer 4 says of itself."""
     found = {"status": "healthy", "active_agents": 3, "uptime_seconds": 9.5}
     return found | {"resource_utilization": {"cpu": 0.5}} | fields
+
+
+def list_paths(output: Path, table: Table) -> list[Path]:
+    """The paths of the files of a table, in order of their names; all are on this machine."""
+    return [file.path for file in list_files(output, table) if file.path]

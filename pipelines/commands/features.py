@@ -14,7 +14,8 @@ from pipelines.inputs import parse_span
 from pipelines.progress import show_count
 from pipelines.target_files import check_target
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
-from pipelines.verify.table_scan import partitions
+from pipelines.verify.table_scan import partition
+from schemas.tables import REPORTS
 from transforms.core.errors import DamagedFile
 from transforms.derived.features import FEATURES
 
@@ -56,7 +57,7 @@ def features(
         raise WrongUse("--encode makes an encoding, --encoder uses one", "give only one of them")
     check_target(target, "--output")
     folder, span = require_output(local), parse_span(start, end)
-    total = len(partitions(folder, FEATURES))
+    total = len(partition((folder, FEATURES), (folder, REPORTS))[0])
     if not total:
         raise make_underived_error(output)
     stored = _load_encoder(encode, encoder)

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from pipelines.export.dictionary import LABEL, add_texts, load_texts
 from pipelines.failures import RunFailed
-from pipelines.verify.table_scan import load, partitions
+from pipelines.verify.table_scan import load, partition, scan
 from schemas.tables import ENRICHMENT, FLAGS, REPORTS, RESULTS
 from transforms.core.record_batches import concat, make_empty
 from transforms.core.time_range import Span, keep_within
 from transforms.derived.features import FEATURES
+from transforms.sinks.parquet.output_files import OutputFile
 
 CONTEXT = {"available_cores": pa.int64(), "available_memory_mb": pa.float64()}
 """Fields of execution_context that are exported as columns."""
@@ -35,6 +36,7 @@ OF_RESULT = (
 )
 """Columns of results that are exported as labels."""
 _VERSION = ("effective_at", "version")
+_Span = tuple[datetime, datetime]
 
 
 def _make_schema() -> pa.Schema:
@@ -69,26 +71,24 @@ def iterate_hours(output: Path, span: Span, context: timedelta) -> Iterator[pa.R
         RunFailed: a file was replaced in the meantime, so that features lack their reports.
         transforms.core.errors.DamagedFile: a file cannot be read.
     """
-    derived, reported = partitions(output, FEATURES), partitions(output, REPORTS)
+    derived, reported = partition((output, FEATURES), (output, REPORTS))
     results = _Results(output, context)
-    for folder, files in sorted(derived.items()):
-        features = concat([load(path, FEATURES) for path in files])
+    for name, files in sorted(derived.items()):
+        features = concat([load(file, FEATURES) for file in files])
         for rows in keep_within(features, span, FEATURES.time):
-            stored = reported.get(folder.replace(FEATURES.name, REPORTS.name, 1), [])
-            yield _join_rows(rows, _load_reports(stored), results, output)
+            yield _join_rows(rows, _load_reports(reported.get(name, [])), results, output)
 
 
 def count_reports(output: Path, span: Span) -> int:
     """How many stored reports were recorded within the span, whether they have features or not."""
-    files = [path for found in partitions(output, REPORTS).values() for path in found]
-    times = (load(path, REPORTS, [FEATURES.time]) for path in files)
+    times = scan(output, REPORTS, [FEATURES.time])
     return sum(rows.num_rows for batch in times for rows in keep_within(batch, span, FEATURES.time))
 
 
-def _load_reports(files: Sequence[Path]) -> pa.RecordBatch:
+def _load_reports(files: Sequence[OutputFile]) -> pa.RecordBatch:
     names = ("report_id", "execution_context", *OF_REPORT)
     schema = pa.schema([REPORTS.schema.field(name) for name in names])
-    return concat([make_empty(schema), *(load(path, REPORTS, names) for path in files)])
+    return concat([make_empty(schema), *(load(file, REPORTS, names) for file in files)])
 
 
 def _join_rows(
@@ -106,18 +106,18 @@ def _join_rows(
 
 
 class _Results:
-    """The results that may belong to the reports of an hour. Hours must come in the order of time."""
+    """The results that may belong to the reports of a span. Spans must come in the order of time."""
 
     def __init__(self, output: Path, context: timedelta) -> None:
         self._context = context
-        self._files = {_find_hour(folder): files for folder, files in partitions(output, RESULTS).items()}
-        self._loaded: dict[datetime, pa.RecordBatch] = {}
+        self._files = {_find_span(name): files for name, files in partition((output, RESULTS))[0].items()}
+        self._loaded: dict[_Span, pa.RecordBatch] = {}
 
     def find(self, features: pa.RecordBatch) -> list[pa.Array]:
         """The columns OF_RESULT for each row of features; null where there is no result."""
         times = features[FEATURES.time]
         first, last = (bound.as_py() for bound in (pc.min(times), pc.max(times)))
-        self._slide(first - self._context - timedelta(hours=1), last + self._context)
+        self._slide(first - self._context, last + self._context)
         tasks = features["task_id"]
         parts = [rows.filter(pc.is_in(rows["task_id"], tasks)) for rows in self._loaded.values()]
         current = _take_current(concat([make_empty(_NARROW), *parts]))
@@ -127,11 +127,11 @@ class _Results:
         return [pc.if_else(is_near, found[name], None) for name in OF_RESULT]
 
     def _slide(self, start: datetime, end: datetime) -> None:
-        for hour in [hour for hour in self._loaded if hour < start]:
-            del self._loaded[hour]
-        for hour in [hour for hour in self._files if start <= hour <= end and hour not in self._loaded]:
-            files = self._files[hour]
-            self._loaded[hour] = concat([load(path, RESULTS, _NARROW.names) for path in files])
+        for span in [span for span in self._loaded if span[1] <= start]:
+            del self._loaded[span]
+        for span, files in self._files.items():
+            if span[0] <= end and start < span[1] and span not in self._loaded:
+                self._loaded[span] = concat([load(file, RESULTS, _NARROW.names) for file in files])
 
 
 _NARROW = pa.schema([RESULTS.schema.field(name) for name in ("task_id", *_VERSION, *OF_RESULT)])
@@ -146,7 +146,10 @@ def _take_current(results: pa.RecordBatch) -> pa.RecordBatch:
     return ordered.take(last.combine_chunks())
 
 
-def _find_hour(folder: str) -> datetime:
-    """The hour of a folder `TABLE/date=YYYY-MM-DD/hour=HH`."""
-    _, day, hour = folder.rsplit("/", 2)
-    return datetime.fromisoformat(f"{day.removeprefix('date=')}T{hour.removeprefix('hour=')}:00:00+00:00")
+def _find_span(name: str) -> _Span:
+    """The start of the span `date=YYYY-MM-DD/hour=HH/` or `date=YYYY-MM-DD/`, and its end."""
+    day, _, hour = name.removesuffix("/").partition("/")
+    start = datetime.fromisoformat(
+        f"{day.removeprefix('date=')}T{hour.removeprefix('hour=') or '00'}:00:00+00:00"
+    )
+    return start, start + timedelta(hours=1 if hour else 24)

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from schemas.tables import AGENTS, RESULTS, TASKS
+from schemas.tables import AGENTS, RESULTS, TASKS, Table
 from transforms.core.status_files import read_status, write_status
+from transforms.sinks.parquet.output_files import OutputFiles
 
 HOME = "_derive"
 """Below an output: the lock of the job that derives it, its temporary files, and what the last pass did."""
@@ -18,7 +19,7 @@ def should_derive(output: Path, choice: str) -> bool:
     """Whether a job derives the tables of an output folder, by the setting `derive`."""
     if choice != "auto":
         return choice == "always"
-    has_records = any(_has_file(output / table.name) for table in _RECORDS)
+    has_records = any(_has_file(output, table) for table in _RECORDS)
     return has_records or read_state(output) is not None
 
 
@@ -39,5 +40,5 @@ def read_until(state: dict[str, Any]) -> datetime | None:
     return None if moment is None else datetime.fromtimestamp(moment / 1_000_000, UTC)
 
 
-def _has_file(folder: Path) -> bool:
-    return any(not path.name.startswith(".") for path in folder.rglob("*.parquet"))
+def _has_file(output: Path, table: Table) -> bool:
+    return next(OutputFiles.of(output).iterate(table), None) is not None

@@ -29,7 +29,7 @@ from pipelines.jobs.work_folder import make_work_folder
 from pipelines.outputs import Outputs, folder_outputs
 from pipelines.settings import Settings
 from pipelines.verify.record_keys import REPEATED, read_repeated_keys, split_stored_kinds
-from pipelines.verify.table_scan import load, paths, scan
+from pipelines.verify.table_scan import list_files, load, scan
 from schemas.kinds import KINDS
 from schemas.tables import (
     AGGREGATIONS,
@@ -42,13 +42,13 @@ from schemas.tables import (
     Table,
 )
 from transforms.core import stage_counters
-from transforms.core.durable_files import lock_folder, remove_file, replace_file
-from transforms.core.record_batches import make_empty
+from transforms.core.record_batches import concat, make_empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.history.blocks import Blocks
 from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import format_keys, merge_rows
 from transforms.sinks.sink import Store
@@ -94,7 +94,7 @@ def replace_span(
         if not results.incomplete:
             _flag_again(staged, after, settings, engine, locks)
             for change in list(_list_changes(output, staging, span)):
-                _rewrite(change, output, staging, outputs.main)
+                _rewrite(change, outputs.main)
             derive_outputs(outputs, settings)
     return results
 
@@ -146,41 +146,46 @@ class _RecallHours(beam.PTransform):
 
 
 class _Change(NamedTuple):
-    """A file to rewrite, by its path in the output, and which of its rows stay."""
+    """A file to rewrite, which of its rows stay, and the staged files whose rows it gets."""
 
     table: Table
-    file: Path
+    file: OutputFile
     kept: Kept
+    staged: Sequence[OutputFile]
 
 
 def _list_changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
     """The files to rewrite; reports and records come last, since they tell which duplicates go."""
+    files = OutputFiles.of(output)
     for table, columns, keep in _choose_rows(output, staging, span):
-        stored = {path.relative_to(output) for path in paths(output, table)}
-        staged = {path.relative_to(staging) for path in paths(staging, table)}
-        for file in sorted(stored | staged):
-            kept = keep(load(output / file, table, columns)) if file in stored else np.zeros(0, bool)
+        stored = {file for file in files.list_table(table) if not file.is_day or file.get()}
+        staged: dict[OutputFile, list[OutputFile]] = defaultdict(list)
+        for part in list_files(staging, table):
+            if (file := files.find(part.name)) is not None:
+                staged[file].append(part)
+        for file in sorted({*stored, *staged}):
+            kept = keep(load(file, table, columns)) if file in stored else np.zeros(0, bool)
             if kept.all() and file not in staged:
                 continue
-            if file in stored and (problem := verify_file(output / file)):
-                raise describe_damage(output / file, problem)
-            yield _Change(table, file, kept)
+            if file in stored and (problem := verify_file(file.open())):
+                raise describe_damage(str(file), problem)
+            yield _Change(table, file, kept, staged[file])
 
 
-def _rewrite(change: _Change, output: Path, staging: Path, store: Store) -> None:
+def _rewrite(change: _Change, store: Store) -> None:
     """Rewrite a file of the output: the rows that stay, and the staged ones."""
-    table, file, kept = change
-    path = output / file
-    with lock_folder(path.parent):
-        stored = load(path, table).filter(pa.array(kept)) if len(kept) else make_empty(table.schema)
-        staged = load(staging / file, table) if (staging / file).exists() else make_empty(table.schema)
-        merged = merge_rows(table, stored, staged)
+    table, file, kept, parts = change
+    nothing = make_empty(table.schema)
+    with file.storage.lock(file.name.rpartition("/")[0]):
+        stored = load(file, table).filter(pa.array(kept)) if len(kept) else nothing
+        merged = merge_rows(table, stored, concat([nothing, *(load(part, table) for part in parts)]))
         if merged.displaced.num_rows:  # of an agent without any time, which no span contains
             store.write(DUPLICATES, [merged.displaced])
-        if not merged.rows.num_rows:
-            remove_file(path)
+        if not merged.rows.num_rows and not file.is_day:
+            file.storage.remove(file.name)
         elif merged.taken or not kept.all():
-            replace_file(path, encode_file(merged.rows))
+            current = file.get()
+            file.storage.put(file.name, encode_file(merged.rows), current and current.version)
 
 
 def _choose_rows(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:

@@ -19,6 +19,7 @@ from pipelines.metrics.quality import QualityScore, read_scores
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms.core.errors import Unavailable
 from transforms.sinks.parquet.outcome_ledger import read_outcomes
+from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sources.source import LiveSource, SourceState
 
 ASK_SECONDS = 2.0
@@ -122,9 +123,10 @@ def _read_outcomes(folder: Path, outputs: list[str]) -> tuple[Counter[tuple[str,
         return None, None
 
     def read_file(name: str) -> bytes | None:
-        for output in outputs:
-            if (path := Path(output) / name).is_file():
-                return path.read_bytes()
+        for output in map(Path, outputs):
+            file = OutputFiles.of(output).find(name)
+            if file is not None and (stored := file.get()) is not None:
+                return stored.data
         return None
 
     tables = read_outcomes(folder / OUTCOMES, read_file)

@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from pipelines.failures import RunFailed
 from pipelines.queries.cursor import format_cursor, parse_cursor, write_condition
-from pipelines.queries.open_files import list_files, list_untimed, open_files
+from pipelines.queries.open_files import explain_storage_errors, open_files
 from pipelines.queries.query import Input, Query, Value
 from schemas.partitioning import format_window_folder
 from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 
 _MICROSECOND = timedelta(microseconds=1)
 _DESCRIPTOR = "/proc/self/fd/"
@@ -113,8 +114,12 @@ def run_query(
     asked = {"from": span.start, "to": span.end, **parameters}
     after = None if cursor is None else parse_cursor(query, asked, cursor)
     spans = {each: _choose_span(query, each, parameters, span, after) for each in query.inputs}
-    paths = {each: _list_input(folder, each, parameters, spans[each], file_minutes) for each in query.inputs}
-    distinct = list(dict.fromkeys(path for listed in paths.values() for path in listed))
+    with explain_storage_errors():
+        files = OutputFiles.of(folder)
+        chosen = {
+            each: _list_input(files, each, parameters, spans[each], file_minutes) for each in query.inputs
+        }
+    distinct = list(dict.fromkeys(file for listed in chosen.values() for file in listed))
     with (
         open_files(distinct) as opened,
         _explain_errors(query, limits, opened, stop),
@@ -123,10 +128,10 @@ def run_query(
     ):
         views = {}
         for each in query.inputs:
-            chosen = [opened[path] for path in paths[each] if path in opened]
+            descriptors = [opened[file] for file in chosen[each] if file in opened]
             if query.order[0].descending:
-                chosen.reverse()  # DuckDB skips what is older than the rows that it has
-            views[each.name] = _write_view(connection, each, chosen, spans[each])
+                descriptors.reverse()  # DuckDB skips what is older than the rows that it has
+            views[each.name] = _write_view(connection, each, descriptors, spans[each])
         stop.check()
         found = _select(connection, query, views, parameters, after, limits.rows + 1)
     return _make_answer(query, asked, found, limits.rows, len(opened))
@@ -151,20 +156,21 @@ def _choose_span(
 
 
 def _list_input(
-    folder: Path, source: Input, parameters: Mapping[str, Value | None], span: Span, file_minutes: int
-) -> list[Path]:
+    files: OutputFiles,
+    source: Input,
+    parameters: Mapping[str, Value | None],
+    span: Span,
+    file_minutes: int,
+) -> list[OutputFile]:
     """The files of a table that may have rows in the span; those without a time come first."""
-    below = folder / source.table.name
-    untimed = list_untimed(below)
+    below = source.table.name
     if source.window:
-        size = str(parameters[source.window])
-        below /= format_window_folder(size)
-        file_minutes = file_minutes if size == "5s" else 60
-    return untimed + list_files(below, span, file_minutes)
+        below += f"/{format_window_folder(str(parameters[source.window]))}"
+    return files.list_untimed(source.table) + files.list_span(below, span, file_minutes)
 
 
 @contextmanager
-def _connect(opened: Mapping[Path, int], limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connect(opened: Mapping[OutputFile, int], limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB in memory that can read the open files and nothing else, within the limits."""
     config: dict[str, Any] = {
         "memory_limit": f"{limits.memory_mb}MB",
@@ -182,7 +188,7 @@ def _connect(opened: Mapping[Path, int], limits: Limits) -> Iterator[duckdb.Duck
         yield connection
 
 
-def _name_allowed(opened: Mapping[Path, int]) -> Iterator[str]:
+def _name_allowed(opened: Mapping[OutputFile, int]) -> Iterator[str]:
     """SQL texts: the names of the open files.
 
     DuckDB looks up the name behind a descriptor each time it opens one. Linux adds an end to the name of a
@@ -266,7 +272,9 @@ def _make_answer(query: Query, asked: Mapping[str, Any], found: pa.Table, limit:
 
 
 @contextmanager
-def _explain_errors(query: Query, limits: Limits, opened: Mapping[Path, int], stop: Stop) -> Iterator[None]:
+def _explain_errors(
+    query: Query, limits: Limits, opened: Mapping[OutputFile, int], stop: Stop
+) -> Iterator[None]:
     """Raise the errors of DuckDB as RunFailed with a fix."""
     narrow = "ask for a shorter span with --from and --to"
     try:
@@ -282,8 +290,8 @@ def _explain_errors(query: Query, limits: Limits, opened: Mapping[Path, int], st
         ) from error
     except (duckdb.Error, pa.ArrowException) as error:
         text = str(error).splitlines()[0]
-        for path, number in sorted(opened.items(), key=lambda item: -item[1]):
-            text = text.replace(f"{_DESCRIPTOR}{number}", str(path))
+        for file, number in sorted(opened.items(), key=lambda item: -item[1]):
+            text = text.replace(f"{_DESCRIPTOR}{number}", str(file))
         raise RunFailed(
             f"{query.name} failed: {text}", "`kpiflow reconcile OUT` names damaged files"
         ) from error

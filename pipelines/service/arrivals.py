@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed
-from pipelines.queries.open_files import list_files, list_untimed
+from pipelines.queries.open_files import explain_storage_errors
 from schemas.tables import REPORTS
 from transforms.core.hashing import hash_ids
 from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
+from transforms.sinks.parquet.output_files import OutputFiles
 
 Ids = NDArray[np.uint64]
 Version = tuple[int, int, int]
@@ -38,6 +39,22 @@ class OrderEnded(Exception):  # noqa: N818 (an answer, not only an error)
     """A report that was seen is gone, so places have moved."""
 
 
+def _list_paths(folder: Path, file_minutes: int) -> list[Path]:
+    """The files of reports of an output, oldest first.
+
+    Raises:
+        RunFailed: some are not on this machine, or cannot be listed.
+    """
+    with explain_storage_errors():
+        files = OutputFiles.of(folder)
+        listed = files.list_untimed(REPORTS) + files.list_span(REPORTS.name, Span(), file_minutes)
+    paths = [file.path for file in listed]
+    if None in paths:
+        problem = f"{listed[paths.index(None)]} is on object storage, which is read by queries only"
+        raise RunFailed(problem, "ask /kpi/query for a span of time")
+    return [path for path in paths if path]
+
+
 class _Segment(NamedTuple):
     path: Path
     ids: Ids
@@ -47,7 +64,7 @@ class Arrivals:
     """The order. Thread-safe; one thread at a time reads files. It keeps 8 bytes for each report."""
 
     def __init__(self, folder: Path, file_minutes: int) -> None:
-        self._folder, self._minutes = folder / REPORTS.name, file_minutes
+        self._folder, self._minutes = folder, file_minutes
         self._lock = threading.Lock()
         self._begin()
 
@@ -91,7 +108,7 @@ class Arrivals:
     def _look(self) -> None:
         """Add the reports of files that are new or have changed."""
         self._looked = time.monotonic()
-        paths = list_untimed(self._folder) + list_files(self._folder, Span(), self._minutes)
+        paths = _list_paths(self._folder, self._minutes)
         if self._versions.keys() - set(paths):
             raise OrderEnded
         for path in paths:

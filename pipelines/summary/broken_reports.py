@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.summary.quality import BrokenRule, read_broken_rules
-from pipelines.verify.table_scan import load, paths, scan
+from pipelines.verify.table_scan import list_files, load, scan
 from transforms.core.time_range import Span, keep_within
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.inconsistencies import TABLE as INCONSISTENCIES
@@ -53,7 +53,7 @@ def read_broken_reports(output: Path, rule: Rule, span: Span, limit: int) -> Bro
     Raises:
         transforms.core.errors.DamagedFile: a file cannot be read.
     """
-    if not paths(output, QUALITY.table):
+    if not list_files(output, QUALITY.table):
         return None
     counted = (each for each in read_broken_rules(output, span) if each.rule == rule.name)
     counts = next(counted, BrokenRule(rule.name, rule.severity, 0, 0))
@@ -67,8 +67,8 @@ def _read_newest(output: Path, rule: str, span: Span, limit: int) -> list[dict[s
     """Rows of inconsistencies. Files are read from the newest on, until there are enough rows."""
     names = ["report_id", "rule", _TIME, "task_id", "agent_id", "evidence"]
     found: list[dict[str, Any]] = []
-    for path in reversed(paths(output, INCONSISTENCIES.table)):
-        for rows in keep_within(load(path, INCONSISTENCIES.table, names), span, _TIME):
+    for file in reversed(list_files(output, INCONSISTENCIES.table)):
+        for rows in keep_within(load(file, INCONSISTENCIES.table, names), span, _TIME):
             rows = rows.filter(pc.equal(rows["rule"], rule))
             found += rows.sort_by([(_TIME, "descending"), ("report_id", "ascending")]).to_pylist()
         if len(found) >= limit:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.verify.table_scan import load, paths
+from pipelines.verify.table_scan import list_files, load
 from schemas.tables import Table
 from transforms.core.record_batches import make_empty
 from transforms.core.time_range import Span, keep_within
@@ -22,6 +22,7 @@ from transforms.derived.data_quality import COUNTS, SCORES, count_score
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.inconsistencies import TABLE as INCONSISTENCIES
 from transforms.derived.resolutions import TABLE as RESOLUTIONS
+from transforms.sinks.parquet.output_files import OutputFile
 
 _START = QUALITY.table.time
 _THRESHOLDS = {name: f"{name}_threshold" for name in SCORES}
@@ -120,7 +121,7 @@ def read_quality(output: Path, span: Span) -> Quality | None:
     Raises:
         transforms.core.errors.DamagedFile: a file cannot be read.
     """
-    files = paths(output, QUALITY.table)
+    files = list_files(output, QUALITY.table)
     if not files:
         return None
     rows = _read(files, QUALITY.table, QUALITY.table.schema.names, span, _START)
@@ -146,15 +147,15 @@ def read_broken_rules(output: Path, span: Span) -> tuple[BrokenRule, ...]:
 
 def _count(output: Path, table: Table, span: Span) -> dict[tuple[str, str], int]:
     """How many rows each rule has, with its severity."""
-    rows = _read(paths(output, table), table, (*_RULE, "recorded_at"), span, "recorded_at")
+    rows = _read(list_files(output, table), table, (*_RULE, "recorded_at"), span, "recorded_at")
     counted = rows.group_by(_RULE).aggregate([([], "count_all")])
     return {(row["rule"], row["severity"]): row["count_all"] for row in counted.to_pylist()}
 
 
-def _read(files: Sequence[Path], table: Table, names: Sequence[str], span: Span, time: str) -> pa.Table:
+def _read(files: Sequence[OutputFile], table: Table, names: Sequence[str], span: Span, time: str) -> pa.Table:
     """Columns of the rows of some files that are within the span by the column `time`."""
     empty = make_empty(pa.schema([table.schema.field(name) for name in names]))
-    parts = (part for path in files for part in keep_within(load(path, table, names), span, time))
+    parts = (part for file in files for part in keep_within(load(file, table, names), span, time))
     return pa.Table.from_batches([empty, *parts])
 
 

@@ -22,9 +22,8 @@ from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.quality import read_quality
 from pipelines.summary.summary import Agent, Hour, KindCounts, Latency, Outlier, Reason, Summary
 from pipelines.verify.record_keys import FATES
-from pipelines.verify.table_scan import paths
+from pipelines.verify.table_scan import list_files
 from schemas.kinds import KINDS, REPORT_KIND
-from schemas.partitioning import format_hour_folder
 from schemas.tables import (
     AGGREGATIONS,
     DUPLICATES,
@@ -37,6 +36,7 @@ from schemas.tables import (
 )
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 
 AGENTS_LISTED = 10
 FLAGS = {metric: f"is_{metric}_outlier" for metric in METRICS}
@@ -90,13 +90,20 @@ def _read_summary(output: Path) -> Summary:
     )
 
 
-def _open_dataset(output: Path, table: Table, columns: Sequence[str], below: str = "") -> ds.Dataset:
-    """The named columns of a table's files, or of those with `below` in their path; no rows when there is
-    none.
-    """
+def _open_dataset(output: Path, table: Table, columns: Sequence[str]) -> ds.Dataset:
+    """The named columns of a table's files."""
+    return _open_files(list_files(output, table), table, columns)
+
+
+def _open_files(files: Sequence[OutputFile], table: Table, columns: Sequence[str]) -> ds.Dataset:
+    """The named columns of some files of a table; no rows when there is none. Files that are not on this
+    machine are read into memory."""
     schema = pa.schema([table.schema.field(name) for name in columns])
-    files = [str(path) for path in paths(output, table) if below in path.relative_to(output).as_posix()]
-    return ds.dataset(files, schema=schema, format="parquet") if files else ds.dataset(schema.empty_table())
+    format = ds.ParquetFileFormat()
+    fragments = [
+        format.make_fragment(str(file.path) if file.path else pa.BufferReader(file.read())) for file in files
+    ]
+    return ds.FileSystemDataset(fragments, schema, format) if files else ds.dataset(schema.empty_table())
 
 
 def _scan_columns(rows: ds.Dataset, columns: Mapping[str, pc.Expression]) -> acero.Declaration:
@@ -207,8 +214,9 @@ def _count_by_key(counts: Counter[tuple], place: int) -> Counter[Any]:
 
 
 def _read_latencies(output: Path) -> dict[datetime, Latency]:
-    stored = _open_dataset(output, AGGREGATIONS, ["time_window_start", *PERCENTILES], "=1h/").to_table()
-    rows = stored.drop_null().combine_chunks()
+    files = [file for file in list_files(output, AGGREGATIONS) if "=1h/" in file.name]
+    stored = _open_files(files, AGGREGATIONS, ["time_window_start", *PERCENTILES])
+    rows = stored.to_table().drop_null().combine_chunks()
     if not rows.num_rows:
         return {}
     hours = rows["time_window_start"].combine_chunks().dictionary_encode()
@@ -255,8 +263,8 @@ def _find_example(output: Path, metric: str, by_hour: pa.Table) -> Outlier | Non
     numbers = [value, low, high, f"{metric}_q1", f"{metric}_q3", "baseline_n"]
     columns = ["agent_id", "task_id", "recorded_at", *numbers]
     read = [*columns, "report_id", FLAGS[metric]]
-    stored = _open_dataset(output, REPORTS, read, format_hour_folder(hour))
-    rows = stored.to_table(filter=pc.field(FLAGS[metric]))
+    stored = _open_files(OutputFiles.of(output).list_hour(REPORTS.name, hour), REPORTS, read)
+    rows = stored.to_table(filter=pc.field(FLAGS[metric]) & (_floor_hour("recorded_at") == hour))
     beyond = pc.max_element_wise(pc.subtract(rows[value], rows[high]), pc.subtract(rows[low], rows[value]))
     order = [("beyond", "descending"), ("report_id", "ascending")]
     first = rows.append_column("beyond", beyond).sort_by(order).slice(0, 1).select(columns).to_pylist()

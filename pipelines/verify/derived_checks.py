@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.jobs.derive_state import read_state, read_until
 from pipelines.verify.output_description import read_row_settings
-from pipelines.verify.table_scan import paths
+from pipelines.verify.table_scan import list_files
 from schemas.tables import Table
 from transforms.sinks.parquet.parquet_file import verify_file
 
@@ -37,10 +37,12 @@ def find_derived_problems(output: Path) -> Iterator[str]:
     values = state["settings"] | read_row_settings(output)
     for found in compare(output, make_deriver(output, values), read_until(state)):
         table = found.plan.table.table
-        damaged = [(path, problem) for path in paths(output, table) if (problem := verify_file(path))]
-        for path, problem in damaged[:EXAMPLES]:
-            yield f"{path.relative_to(output)} {problem}; remove it, then {fix}"
-        missing = [unit for unit in found.stale if not any((output / file).exists() for file in unit.files)]
+        damaged = [
+            (file, problem) for file in list_files(output, table) if (problem := verify_file(file.open()))
+        ]
+        for file, problem in damaged[:EXAMPLES]:
+            yield f"{file.name} {problem}; remove it, then {fix}"
+        missing = [unit for unit in found.stale if not any(file in found.made.inputs for file in unit.files)]
         stale = [unit for unit in found.stale if unit not in missing]
         for units, text in (
             (missing, "are missing"),

@@ -1,6 +1,6 @@
 """Checks each file of an output by itself, and collects the fingerprints with which files are compared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,13 @@ import pyarrow.compute as pc
 
 from pipelines.verify.record_keys import FATES, REPEATED
 from pipelines.verify.stored_prints import StoredPrints
-from pipelines.verify.table_scan import load, paths
+from pipelines.verify.table_scan import list_files, load
 from schemas.kinds import KINDS
 from schemas.partitioning import assign_files
 from schemas.tables import MESSAGE_KEY, RECORD_TABLES, Table
 from transforms.core.errors import DamagedFile
 from transforms.core.grouping import number_groups
+from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.parquet.parquet_file import verify_file
 
 REBUILD = "run `kpiflow backfill --replace` over the messages of that hour"
@@ -28,25 +29,26 @@ def choose_fix(table: Table) -> str:
 
 
 def check_file(
-    output: Path, table: Table, path: Path, file_minutes: int, problems: list[str], prints: StoredPrints
+    table: Table, file: OutputFile, file_minutes: int, problems: list[str], prints: StoredPrints
 ) -> None:
     """Check one file, add what is wrong to `problems`, and add the fingerprints of its rows to `prints`."""
-    name, fix = path.relative_to(output).as_posix(), f"move it away, then {choose_fix(table)}"
-    if problem := verify_file(path):
+    name, fix = file.name, f"move it away, then {choose_fix(table)}"
+    if problem := verify_file(file.open()):
         problems.append(f"{name} {problem}; {fix}")
-        prints.damaged.add(path)
+        prints.damaged.add(file)
         return
     wanted = {*table.key, table.time, *MESSAGE_KEY, *REPEATED, "resolution"}
     try:
-        rows = load(path, table, [column for column in table.schema.names if column in wanted])
+        rows = load(file, table, [column for column in table.schema.names if column in wanted])
     except DamagedFile as error:
         problems.append(str(error))
-        prints.damaged.add(path)
+        prints.damaged.add(file)
         return
     codes, places = assign_files(table, rows, file_minutes)
-    misplaced = np.array([place != name for place in places], dtype=bool)[codes]
+    elsewhere = [not file.holds(place) for place in places]
+    misplaced = np.array(elsewhere, dtype=bool)[codes]
     if misplaced.any():
-        first = next(place for place in places if place != name)
+        first = places[elsewhere.index(True)]
         found = f"{misplaced.sum()} rows that belong elsewhere, first into {first}"
         problems.append(f"{name} holds {found}; {fix}")
     if repeats := rows.num_rows - len(np.unique(number_groups(rows, table.key))):
@@ -64,9 +66,9 @@ def _count_unknown_kinds(rows: pa.RecordBatch) -> int:
 
 
 def load_undamaged(
-    output: Path, table: Table, columns: Sequence[str], damaged: set[Path]
+    output: Path, table: Table, columns: Sequence[str], damaged: Set[OutputFile]
 ) -> Iterator[pa.RecordBatch]:
     """The named columns of the files of a table that are not damaged, a file at a time."""
-    for path in paths(output, table):
-        if path not in damaged:
-            yield load(path, table, columns)
+    for file in list_files(output, table):
+        if file not in damaged:
+            yield load(file, table, columns)

@@ -26,10 +26,11 @@ from pipelines.verify.fingerprints import (
 )
 from pipelines.verify.output_description import require_output
 from pipelines.verify.stored_prints import join_prints
-from pipelines.verify.table_scan import load, partitions, scan
+from pipelines.verify.table_scan import load, partition, scan
 from schemas.tables import AGGREGATIONS, RECORD_TABLES, REPORTS, TABLES, Table
 from transforms.core.grouping import number_groups, number_repeats
 from transforms.core.record_batches import concat, make_empty, widen_type
+from transforms.sinks.parquet.output_files import OutputFile
 
 Bools = NDArray[np.bool_]
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -132,24 +133,24 @@ def compare_outputs(
 def _compare_by_key(
     outputs: tuple[Path, Path], table: Table, identity: bool, track: Track, empty_is_null: bool
 ) -> Comparison:
-    files = [partitions(output, table) for output in outputs]
+    files = partition(*((output, table) for output in outputs))
     result = Comparison()
     ignored = {*table.key, *(() if identity else table.identity)}
     columns = [name for name in table.schema.names if name not in ignored]
-    for partition in track(sorted({*files[0], *files[1]}), table.name):
-        _compare_span(table, [each.get(partition, []) for each in files], columns, result, empty_is_null)
+    for span in track(sorted({*files[0], *files[1]}), table.name):
+        _compare_span(table, [each.get(span, []) for each in files], columns, result, empty_is_null)
     return result
 
 
 def _compare_span(
     table: Table,
-    files: Sequence[Sequence[Path]],
+    files: Sequence[Sequence[OutputFile]],
     columns: Sequence[str],
     result: Comparison,
     empty_is_null: bool,
 ) -> None:
     """Add the rows of one span of time to the result."""
-    keys = [_load_rows(paths, table, table.key) for paths in files]
+    keys = [_load_rows(each, table, table.key) for each in files]
     pairs, alone = _pair_rows(table, keys)
     for side, (rows, single) in enumerate(zip(keys, alone)):
         for row in rows.take(pa.array(single[:EXAMPLES])).to_pylist():
@@ -159,7 +160,7 @@ def _compare_span(
     for group in _split_columns(columns, max(len(rows) for rows in keys)):
         wanted = dict.fromkeys([*group, *(MEANS[name] for name in group if name in MEANS)])
         left, right = (
-            _load_rows(paths, table, tuple(wanted)).take(pa.array(at)) for paths, at in zip(files, pairs)
+            _load_rows(each, table, tuple(wanted)).take(pa.array(at)) for each, at in zip(files, pairs)
         )
         for name in group:
             unequal = _find_unequal(table, name, left, right, empty_is_null)
@@ -273,9 +274,9 @@ def _explain_counts(
             result.explain(Difference(_format_row(rows.slice(row, 1).to_pylist()[0]), ROWS, *counts))
 
 
-def _load_rows(paths: Sequence[Path], table: Table, columns: Sequence[str]) -> pa.RecordBatch:
+def _load_rows(files: Sequence[OutputFile], table: Table, columns: Sequence[str]) -> pa.RecordBatch:
     nothing = make_empty(pa.schema([table.schema.field(name) for name in columns]))
-    return concat([nothing, *(load(path, table, columns) for path in paths)])
+    return concat([nothing, *(load(file, table, columns) for file in files)])
 
 
 def _split_columns(columns: Sequence[str], rows: int) -> Iterator[Sequence[str]]:

@@ -26,10 +26,11 @@ from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.record_keys import FATES, REPEATED, read_repeated_keys
 from pipelines.verify.recount import disagreements, hours
 from pipelines.verify.stored_prints import StoredPrints, fingerprint_messages, join_prints
-from pipelines.verify.table_scan import paths
+from pipelines.verify.table_scan import list_files
 from pipelines.verify.verdict import Verdict
 from schemas.kinds import KINDS
 from schemas.tables import DUPLICATES, FLEET, MESSAGE_KEY, QUARANTINED, TABLES, TRIMMED, Table
+from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.row_merge import format_keys
 from transforms.sources.source import UNCOMMITTED
 
@@ -70,9 +71,10 @@ def reconcile(
     """
     verdict, prints = Verdict(), StoredPrints()
     file_minutes = read_row_settings(output)["file_minutes"]
-    every = [(table, path) for table in (*TABLES.values(), FLEET, TRIMMED) for path in paths(output, table)]
-    for table, path in track(every, "files"):
-        check_file(output, table, path, file_minutes, verdict.problems, prints)
+    tables = (*TABLES.values(), FLEET, TRIMMED)
+    every = [(table, file) for table in tables for file in list_files(output, table)]
+    for table, file in track(every, "files"):
+        check_file(table, file, file_minutes, verdict.problems, prints)
     left = find_pending_rows(home or output)
     _check_windows(output, left, prints.damaged, verdict, track)
     dangling = _check_keys(output, prints, verdict, read_again)
@@ -84,12 +86,12 @@ def reconcile(
 
 
 def _check_windows(
-    output: Path, left: PendingRows | None, damaged: set[Path], verdict: Verdict, track: Track
+    output: Path, left: PendingRows | None, damaged: set[OutputFile], verdict: Verdict, track: Track
 ) -> None:
     """Count each window again from its reports. What a stopped stream still has to write is not a problem."""
     fix = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
     for hour in track(hours(output, damaged), "hours"):
-        found = disagreements(output, hour, damaged, left)
+        found = disagreements(hour, left)
         verdict.problems += [f"{line}; {fix}" for line in found.differences]
         verdict.waiting += found.waiting
 
@@ -123,14 +125,14 @@ def _compare_keys(stored: Prints, repeated: Prints) -> tuple[Prints, Prints]:
     return join_prints(twice), join_prints(lost)
 
 
-def _read_keys(output: Path, kind: str, damaged: set[Path]) -> Iterator[pa.RecordBatch]:
+def _read_keys(output: Path, kind: str, damaged: set[OutputFile]) -> Iterator[pa.RecordBatch]:
     """The keys of a kind that are stored, as a column `key`."""
     table = KINDS[kind].table
     for rows in load_undamaged(output, table, table.key, damaged):
         yield pa.record_batch([format_keys(KINDS[kind], rows)], ["key"])
 
 
-def _read_repeated(output: Path, kind: str, damaged: set[Path]) -> Iterator[pa.RecordBatch]:
+def _read_repeated(output: Path, kind: str, damaged: set[OutputFile]) -> Iterator[pa.RecordBatch]:
     """The keys of a kind that duplicates repeat, as a column `key`."""
     for rows in load_undamaged(output, DUPLICATES, REPEATED, damaged):
         own = rows.filter(pc.equal(rows["kind"], kind))

@@ -1,8 +1,8 @@
 """Checks kpi_aggregations against kpi_reports: counts each window again, an hour at a time."""
 
 import re
-from collections.abc import Set
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.jobs.pending_rows import PendingRows
-from pipelines.verify.table_scan import load, paths
+from pipelines.verify.table_scan import list_files, load
 from schemas.partitioning import format_window_folder
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
 from transforms.core.grouping import number_groups
 from transforms.core.record_batches import concat, make_empty
+from transforms.sinks.parquet.output_files import OutputFile
 
 TOLERANCE = 1e-9
 """Relative difference up to which two sums of the same values, added in another order, are one."""
@@ -25,37 +26,45 @@ COUNTS = ("task_count", *OUTLIERS)
 MEAN = "avg_latency_ms"
 WINDOW = ("agent_id", "time_window_start")
 
-_HOUR_OF = re.compile(r"date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})/")
+_SPAN = re.compile(r"(?P<folder>.*)/date=(?P<date>\d{4}-\d\d-\d\d)/(?:hour=(?P<hour>\d\d)/)?[^/]+$")
 _FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
 _REPORT_COLUMNS = ("agent_id", "recorded_at", "latency_ms", "source", "received_at", "revision", *_FLAGS)
 _WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN, "revision")
 
 
-@dataclass(frozen=True)
-class Hour:
-    """An hour of UTC, in the form of file names."""
+class Hour(NamedTuple):
+    """An hour of UTC in the form of file names, and its files by the folder of their table or window size.
+
+    It is a whole day, with an empty `hour`, if one of its folders has the day in one file.
+    """
 
     date: str
     hour: str
+    files: Mapping[str, Sequence[OutputFile]]
 
-    def folder(self, table: str) -> str:
+    def __str__(self) -> str:
+        return f"{self.date} {self.hour}:00" if self.hour else self.date
+
+    def locate(self, folder: str) -> str:
         """The folder of this hour's files, below that of a table or a window size."""
-        return f"{table}/date={self.date}/hour={self.hour}"
+        return f"{folder}/date={self.date}/hour={self.hour}" if self.hour else f"{folder}/date={self.date}"
 
-    def windows(self, granularity: str) -> str:
-        """The folder of this hour's windows."""
-        return self.folder(f"{AGGREGATIONS.name}/{format_window_folder(granularity)}")
+    def load(self, folder: str, table: Table, columns: tuple[str, ...]) -> pa.RecordBatch:
+        """The rows of a folder."""
+        nothing = make_empty(pa.schema([table.schema.field(name) for name in columns]))
+        return concat([nothing, *(load(file, table, columns) for file in self.files.get(folder, []))])
 
 
-def hours(output: Path, damaged: Set[Path] = frozenset()) -> list[Hour]:
-    """Every hour that has a report or a window; damaged files are left out, here and in `disagreements`."""
-    files = {*paths(output, REPORTS), *paths(output, AGGREGATIONS)} - damaged
-    found = {
-        Hour(*match.groups())
-        for path in files
-        if (match := _HOUR_OF.search(path.relative_to(output).as_posix()))
-    }
-    return sorted(found, key=lambda each: (each.date, each.hour))
+def hours(output: Path, damaged: Set[OutputFile] = frozenset()) -> list[Hour]:
+    """Every hour that has a report or a window, without the damaged files."""
+    files = [file for table in (REPORTS, AGGREGATIONS) for file in list_files(output, table)]
+    spans = [(file, match) for file in files if (match := _SPAN.match(file.name)) and file not in damaged]
+    days = {match["date"] for file, match in spans if file.is_day}
+    found: dict[tuple[str, str], dict[str, list[OutputFile]]] = defaultdict(lambda: defaultdict(list))
+    for file, match in spans:
+        hour = "" if match["date"] in days else match["hour"]
+        found[match["date"], hour][match["folder"]].append(file)
+    return [Hour(*span, found[span]) for span in sorted(found)]
 
 
 class Agreement(NamedTuple):
@@ -69,19 +78,18 @@ class Agreement(NamedTuple):
     waiting: int
 
 
-def disagreements(
-    output: Path, hour: Hour, damaged: Set[Path] = frozenset(), waiting: PendingRows | None = None
-) -> Agreement:
+def disagreements(hour: Hour, waiting: PendingRows | None = None) -> Agreement:
     """Compare the windows of an hour with its reports.
 
     A window waits if its revision is less than that of its reports, and one of these is among the `waiting`
     rows.
     """
-    reports = _loaded(_files(output / hour.folder(REPORTS.name)) - damaged, REPORTS, _REPORT_COLUMNS)
+    reports = hour.load(REPORTS.name, REPORTS, _REPORT_COLUMNS)
     waits = waiting.among(reports) if waiting else np.zeros(reports.num_rows, bool)
     differences, count = [], 0
     for granularity, seconds in GRANULARITIES.items():
-        windows = _loaded(_files(output / hour.windows(granularity)) - damaged, AGGREGATIONS, _WINDOW_COLUMNS)
+        folder = f"{AGGREGATIONS.name}/{format_window_folder(granularity)}"
+        windows = hour.load(folder, AGGREGATIONS, _WINDOW_COLUMNS)
         expected = counted(reports, seconds)
         if waits.any():
             both = _behind(expected, windows, counted(reports.filter(pa.array(waits)), seconds))
@@ -90,10 +98,8 @@ def disagreements(
                 rows.filter(pa.array(~behind)) for rows, behind in zip((expected, windows), both)
             )
         if difference := _difference(expected, windows):
-            folder = hour.windows(granularity)
-            differences.append(
-                f"{folder} does not agree with the reports of {hour.date} {hour.hour}:00: {difference}"
-            )
+            where = hour.locate(folder)
+            differences.append(f"{where} does not agree with the reports of {hour}: {difference}")
     return Agreement(differences, count)
 
 
@@ -173,12 +179,3 @@ def _floats(column: pa.Array) -> NDArray[np.float64]:
 
 def _named(windows: pa.RecordBatch, row: int) -> str:
     return f"agent {windows['agent_id'][row]} at {windows['time_window_start'][row]}"
-
-
-def _files(place: Path) -> set[Path]:
-    return set(place.glob("*.parquet"))
-
-
-def _loaded(files: Set[Path], table: Table, columns: tuple[str, ...]) -> pa.RecordBatch:
-    nothing = make_empty(pa.schema([table.schema.field(name) for name in columns]))
-    return concat([nothing, *(load(path, table, columns) for path in sorted(files))])

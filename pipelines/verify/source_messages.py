@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.verify.record_keys import FATES
-from pipelines.verify.table_scan import load, paths
+from pipelines.verify.table_scan import list_files, load
 from schemas.tables import LOST, MESSAGE_KEY, TRIMMED
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat
@@ -35,15 +35,15 @@ def read_gaps(output: Path) -> pa.RecordBatch:
     """What an output says was lost before it was read: rows of LOST. Damaged files are for others to
     report."""
     found = []
-    for path in paths(output, TRIMMED):
+    for file in list_files(output, TRIMMED):
         with suppress(DamagedFile):
-            found.append(load(path, TRIMMED, LOST.names))
+            found.append(load(file, TRIMMED, LOST.names))
     return concat(found) if found else pa.RecordBatch.from_pylist([], schema=LOST)
 
 
 def _read_stored(output: Path) -> Iterator[pa.RecordBatch]:
     """The messages of an output, a file at a time; damaged files are for others to report."""
     for table in FATES:
-        for path in paths(output, table):
+        for file in list_files(output, table):
             with suppress(DamagedFile):
-                yield load(path, table, MESSAGE_KEY)
+                yield load(file, table, MESSAGE_KEY)

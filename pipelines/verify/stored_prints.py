@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pipelines.verify.record_keys import read_repeated_keys, split_stored_kinds
 from schemas.kinds import KIND_OF_TABLE, Kind
 from schemas.tables import CLOSED, DISMISSED, DUPLICATES, MESSAGE_KEY, Table
 from transforms.core.hashing import fingerprint_rows
+from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.row_merge import format_keys
 
 
@@ -42,7 +42,7 @@ class StoredPrints:
     files prove nothing, so their messages have no fate.
     """
 
-    damaged: set[Path] = field(default_factory=set)
+    damaged: set[OutputFile] = field(default_factory=set)
     messages: dict[tuple[Row, str], list[Prints]] = field(default_factory=lambda: defaultdict(list))
     keys: dict[str, list[Prints]] = field(default_factory=lambda: defaultdict(list))
     repeated: dict[str, list[Prints]] = field(default_factory=lambda: defaultdict(list))

@@ -8,18 +8,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.verify.output_description import translate_sink_errors
 from schemas.kinds import REPORT_KIND
 from schemas.tables import TABLES, Table
 from transforms.core.record_batches import conform
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import DERIVE, REPLACE, describe_damage, read_file
 
 
-def paths(output: Path, table: Table) -> list[Path]:
-    """The complete files of a table, in order of their names."""
-    return sorted(path for path in (output / table.name).rglob("*.parquet") if not path.name.startswith("."))
+def list_files(output: Path, table: Table) -> list[OutputFile]:
+    """The files of a table, in order of their names."""
+    with translate_sink_errors():
+        return OutputFiles.of(output).list_table(table)
 
 
-def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+def load(file: OutputFile, table: Table, columns: Sequence[str] | None = None) -> pa.RecordBatch:
     """The rows of a file in the table's columns, or the named ones. A column that the file lacks is null.
 
     Raises:
@@ -28,9 +31,12 @@ def load(path: Path, table: Table, columns: Sequence[str] | None = None) -> pa.R
     schema = table.schema if columns is None else pa.schema([table.schema.field(name) for name in columns])
     fix = REPLACE if table.name in TABLES else DERIVE
     try:
-        return _name_kinds(conform(read_file(path, schema.names, fix=fix), schema))
+        with translate_sink_errors():
+            stored = file.open()
+        rows = read_file(stored, schema.names, name=str(file), fix=fix)
+        return _name_kinds(conform(rows, schema))
     except pa.ArrowException as error:
-        raise describe_damage(path, f"does not hold {table.name}: {error}", fix) from error
+        raise describe_damage(str(file), f"does not hold {table.name}: {error}", fix) from error
 
 
 def _name_kinds(rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -43,34 +49,52 @@ def _name_kinds(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 def scan(output: Path, table: Table, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows of a table, a file at a time. See `load`."""
-    for path in paths(output, table):
-        yield load(path, table, columns)
+    for file in list_files(output, table):
+        yield load(file, table, columns)
 
 
-def partitions(output: Path, table: Table) -> dict[str, list[Path]]:
-    """The files of each span of time, by a name that is the same in all outputs.
+Partitions = dict[str, list[OutputFile]]
+"""Files of a table by their span of time."""
 
-    The name is their folder (`kpi_reports/date=2025-10-22/hour=12`), which does not depend on `file_minutes`;
-    for windows of 1 h it is the folder of the day, because layout 1 kept a day in one file. A table without
-    a time has the same files in all outputs. Names are those of the current layout.
+
+def partition(*tables: tuple[Path, Table]) -> list[Partitions]:
+    """The files of each span of time, of each of some tables; names of spans are the same in all of them.
+
+    A span is an hour (`date=2025-10-22/hour=12/`), whatever `file_minutes` is. It is a day, if one of the
+    tables has the day in one file; for windows of 1 h it always is, because layout 1 kept a day in one file.
+    A table without a time has the same files in all outputs. Names are those of the current layout.
     """
-    found: dict[str, list[Path]] = defaultdict(list)
-    for path in paths(output, table):
-        name = path.relative_to(output).as_posix()
-        if table.time is None:
-            found[name] = [path]
-            continue
-        for older, current in _CURRENT_NAMES:
-            name = re.sub(older, current, name)
-        found[name.rpartition("/")[0]].append(path)
+    found = [_partition(output, table) for output, table in tables]
+    days = {name for each in found for name in each if _DAY.search(name)}
+    return [_join_days(each, days) for each in found] if days else found
+
+
+def _partition(output: Path, table: Table) -> Partitions:
+    found: Partitions = defaultdict(list)
+    for file in list_files(output, table):
+        name = file.name.removeprefix(f"{table.name}/")
+        if table.time:
+            for older, current in _CURRENT_NAMES:
+                name = re.sub(older, current, name)
+            name = f"{name.rpartition('/')[0]}/"
+        found[name].append(file)
     return dict(found)
 
 
+def _join_days(partitions: Partitions, days: set[str]) -> Partitions:
+    joined: Partitions = defaultdict(list)
+    for name, files in partitions.items():
+        day = name[: name.find("/hour=") + 1] or name
+        joined[day if day in days else name] += files
+    return dict(joined)
+
+
+_DAY = re.compile(r"date=[0-9-]+/$")
 _CURRENT_NAMES = (
-    (r"/granularity=1h/([0-9-]+)\.parquet$", r"/window_size=1h/date=\1/"),
-    (r"/granularity=1m/(date=[0-9-]+)/(\d\d)\.parquet$", r"/window_size=1m/\1/hour=\2/"),
-    (r"/granularity=5s/", "/window_size=5s/"),
-    (r"/date=unknown/([^/]+)\.parquet$", "/date=unknown/hour=unknown/"),
-    (r"(/window_size=1h/date=[0-9-]+)/.*$", r"\1/"),
+    (r"^granularity=1h/([0-9-]+)\.parquet$", r"window_size=1h/date=\1/"),
+    (r"^granularity=1m/(date=[0-9-]+)/(\d\d)\.parquet$", r"window_size=1m/\1/hour=\2/"),
+    (r"^granularity=5s/", "window_size=5s/"),
+    (r"^date=unknown/([^/]+)\.parquet$", "date=unknown/hour=unknown/"),
+    (r"^(window_size=1h/date=[0-9-]+)/.*$", r"\1/"),
 )
 """Paths of layout 1 and their form in layout 2, and windows of 1 h by day."""

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, run_query
 from pipelines.verify.output_description import read_row_settings
-from pipelines.verify.table_scan import paths
 from schemas.tables import REPORTS
+from tests.builders import list_paths
 from transforms.core.time_range import Span
 
 Question = Callable[[], Answer]
@@ -45,7 +45,7 @@ def main() -> None:
 
 def _make_questions(output: Path, times: int) -> dict[str, list[Question]]:
     minutes = read_row_settings(output, "queried")["file_minutes"]
-    files = paths(output, REPORTS)
+    files = list_paths(output, REPORTS)
     tasks = _choose_tasks(files, times)
 
     def ask(name: str, span: Span, **given: str) -> Answer:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.jobs.lock import lock_folders
-from pipelines.verify.table_scan import paths
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
+from tests.builders import list_paths
 from tests.integration.archives import Typed, fates, make_output, stream, write
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
@@ -171,7 +171,7 @@ def test_an_output_without_the_newest_columns_is_read_and_added_to(
         (AGGREGATIONS, "latency_p99_ms"),
         (QUARANTINED, "resolution"),
     ):
-        for path in paths(done, table):
+        for path in list_paths(done, table):
             rows = read_file(path)
             path.write_bytes(encode_file(rows.select([name for name in rows.schema.names if name != column])))
     assert typed("reconcile", done, "--input", archive)[0] == 0
@@ -233,7 +233,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(
 def test_a_damaged_file_is_named_with_the_mend(
     archive: Path, done: Path, typed: Typed, tmp_path: Path
 ) -> None:
-    path = paths(done, REPORTS)[0]
+    path = list_paths(done, REPORTS)[0]
     path.write_bytes(encode_file(read_file(path))[:-9] + b"tampered!")
     more = write(tmp_path / "more.ndjson", stream(10, seed=24))
     code, _, err = typed("backfill", "--input", more, "--output", done)

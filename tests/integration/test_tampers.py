@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import run
-from pipelines.verify.table_scan import paths
 from schemas.kinds import KINDS
 from schemas.tables import TABLES, Table
-from tests.builders import NOON, agent_record, health, report, result, task
+from tests.builders import NOON, agent_record, health, list_paths, report, result, task
 from tests.integration.archives import envelope, stream, write
 from transforms.sinks.parquet.parquet_file import encode_file
 
@@ -93,7 +92,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [*stream(120, seed=1), *stream(20, seed=2), *records, b"{broken", b"[]"]
     write(folder / "a.ndjson", lines)
     assert run(["backfill", "--input", str(folder / "a.ndjson"), "--output", str(folder / "out")]) == 0
-    assert all(paths(folder / "out", table) for table in TABLES.values())
+    assert all(list_paths(folder / "out", table) for table in TABLES.values())
     return folder
 
 
@@ -105,7 +104,7 @@ def reconciled(folder: Path) -> int:
 def test_a_tampered_file_is_noticed(made: Path, seed: int) -> None:
     draw = random.Random(seed)
     table = draw.choice(list(TABLES.values()))
-    path = draw.choice(paths(made / "out", table))
+    path = draw.choice(list_paths(made / "out", table))
     before = path.read_bytes()
     added = tamper(table, path, draw)
     try:

@@ -1,12 +1,12 @@
 """What is derived at once: chains of tables, blocks of files, and the stored files that a block reads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.inputs import UNTIMED
 from transforms.derived.plan import Choices, Plan, Unit
-from transforms.derived.stored_files import StoredFile
 from transforms.derived.task_sets import TaskSet
+from transforms.sinks.parquet.output_files import OutputFile
 
 _BY_TASK = ("tasks", "results", "claims")
 """Inputs of which only the rows of some tasks are read."""
@@ -39,17 +39,18 @@ def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Ite
         yield block
 
 
-def choose_files(plan: Plan, choices: Choices) -> dict[str, list[StoredFile]]:
-    """The stored files to read, by stored table, without those in which an index finds none of the tasks."""
-    chosen: dict[str, dict[str, StoredFile]] = {}
+def choose_files(plan: Plan, choices: Choices) -> dict[str, list[tuple[OutputFile, Hashable]]]:
+    """The stored files to read with their versions, by stored table, without those in which an index finds
+    none of the tasks."""
+    chosen: dict[str, dict[tuple[OutputFile, Hashable], None]] = {}
     of_tasks = _BY_TASK if plan.table.clock is Clock.RECORDED else (*_BY_TASK, "kpi_reports")
     wanted = None if plan.table.clock is Clock.RECEIVED else _find_tasks(plan, choices)
     for name, (stored, places) in choices.items():
         files = plan.catalogs[stored].name_files(places)
         if wanted is not None and name.removeprefix("own ") in of_tasks:
             files = [file for file in files if wanted.meets(file.tasks)]
-        chosen.setdefault(stored, {}).update({file.name: file for file in files})
-    return {stored: list(files.values()) for stored, files in chosen.items()}
+        chosen.setdefault(stored, {}).update({(file.file, file.version): None for file in files})
+    return {stored: list(files) for stored, files in chosen.items()}
 
 
 def _find_tasks(plan: Plan, choices: Choices) -> TaskSet | None:

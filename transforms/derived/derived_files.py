@@ -1,40 +1,52 @@
 """The files of derived tables, and what their footers say they were made of."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.partitioning import assign_files
 from schemas.tables import Table
+from transforms.core.errors import DamagedFile
+from transforms.core.record_batches import concat, make_empty
 from transforms.derived.inputs import UNTIMED
 from transforms.derived.plan import Unit
-from transforms.derived.snapshot import Version, read_version
-from transforms.derived.stored_files import scan_files
+from transforms.derived.run import sort_file
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 INPUTS = b"kpiflow.inputs"
-"""Key of a derived file's footer: the digest of all that it may read, and how many files its unit has."""
+"""Key of a derived file's footer: the digest of all that it may read, and how many files its unit has. Of a
+sealed day it is a JSON object with these for the names of all files of hours whose rows it has."""
 _UNTIMED_FOLDER = "date=unknown/"
 
 
 class Made(NamedTuple):
-    """What the footer of a derived file says, and the version of the file."""
+    """The version of a derived file, and what it was made of by the names of the files of hours in it."""
 
-    version: Version
-    inputs: str
+    version: Hashable
+    inputs: dict[str, str]
 
 
 class FoundFiles(NamedTuple):
-    """What the footers of a derived table's files say, by name; empty of a file that cannot be read."""
+    """What each file of a derived table was made of, by its name; empty of a file that cannot be read.
 
+    Of a sealed day these are the files that it would have if it was not sealed.
+    """
+
+    files: OutputFiles
     inputs: dict[str, str]
 
     def holds(self, unit: Unit) -> bool:
-        """Whether all files of a unit are there, and are made of what they should be."""
-        files = unit.files or self._list_untimed()
-        wanted = f"{unit.digest} {len(files)}"
-        return bool(files) and all(self.inputs.get(file) == wanted for file in files)
+        """Whether all files of a unit are there and are made of what they should be, or have expired."""
+        names = [name for name in unit.files or self._list_untimed() if self.files.find(name)]
+        if unit.files and not names:
+            return True
+        wanted = f"{unit.digest} {len(unit.files or names)}"
+        return bool(names) and all(self.inputs.get(name) == wanted for name in names)
 
     def list_surplus(self, units: Sequence[Unit]) -> list[str]:
         """The files that belong to none of the units."""
@@ -52,27 +64,75 @@ class DerivedFiles:
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._known: dict[str, Made] = {}
+        self._known: dict[OutputFile, Made] = {}
 
     def read(self, table: Table) -> FoundFiles:
         """The files of a derived table, as they are now."""
-        found: dict[str, str] = {}
-        for entry in scan_files(self._output / table.name):
-            name = Path(entry.path).relative_to(self._output).as_posix()
-            try:
-                version = read_version(entry.stat())
-            except FileNotFoundError:
-                continue
-            known = self._known.get(name)
+        files, found = OutputFiles.of(self._output), dict[str, str]()
+        for file, version in files.list_versions(table):
+            known = self._known.get(file)
             if known is None or known.version != version:
-                known = self._known[name] = Made(version, _read_inputs(Path(entry.path)))
-            found[name] = known.inputs
-        return FoundFiles(found)
+                known = self._known[file] = Made(version, read_inputs(file))
+            found |= known.inputs
+        return FoundFiles(files, found)
 
 
-def _read_inputs(path: Path) -> str:
+class Part(NamedTuple):
+    """The rows of a file of hours in its order, and what they are made of; both None: it is to go."""
+
+    rows: pa.RecordBatch | None
+    inputs: str | None
+
+
+def write_file(table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int) -> None:
+    """Replace a derived file by its part, or parts of the file of a sealed day; others stay in it."""
+    with file.storage.lock(file.name.rpartition("/")[0]):
+        if file.is_day:
+            rows, inputs = _replace_parts(table, file, parts, file_minutes)
+        else:
+            ((rows, inputs),) = parts.values()
+        if rows is None or inputs is None:
+            file.storage.remove(file.name)
+            return
+        stored = file.get()
+        data = encode_file(rows, {INPUTS: inputs.encode()})
+        file.storage.put(file.name, data, stored and stored.version)
+
+
+def join_inputs(inputs: Mapping[str, str]) -> dict[bytes, bytes]:
+    """What the footer of the file of a sealed day says, from what each of its files of hours does."""
+    return {INPUTS: json.dumps(dict(sorted(inputs.items()))).encode()}
+
+
+def read_inputs(file: OutputFile) -> dict[str, str]:
+    """What a derived file is made of, by the names of files of hours; nothing, if it cannot be read."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except (OSError, ValueError, pa.ArrowException):
-        return ""
-    return metadata.get(INPUTS, b"").decode(errors="replace")
+        stored = file.open()
+        source = stored if isinstance(stored, Path) else pa.BufferReader(stored)
+        text = (pq.read_metadata(source).metadata or {}).get(INPUTS, b"").decode(errors="replace")
+        if not file.is_day:
+            return {file.name: text}
+        return {name: str(value) for name, value in json.loads(text).items()}
+    except (OSError, ValueError, AttributeError, pa.ArrowException):
+        return {} if file.is_day else {file.name: ""}
+
+
+def _replace_parts(
+    table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int
+) -> tuple[pa.RecordBatch, str]:
+    """The rows of the file of a day with some parts replaced, and what it is made of then.
+
+    Of a damaged file nothing is kept: all of its parts are stale.
+    """
+    inputs, kept = read_inputs(file), make_empty(table.schema)
+    if inputs:
+        try:
+            kept = read_file(file.open(), table.schema.names, str(file))
+        except DamagedFile:
+            inputs = {}
+    codes, names = assign_files(table, kept, file_minutes)
+    stays = pa.array([name not in parts for name in names], pa.bool_()).take(pa.array(codes))
+    rows = concat([kept.filter(stays), *(part.rows for part in parts.values() if part.rows is not None)])
+    made = {**inputs, **{name: part.inputs for name, part in parts.items()}}
+    text = join_inputs({name: each for name, each in made.items() if each is not None})[INPUTS].decode()
+    return rows.take(sort_file(table, rows)), text

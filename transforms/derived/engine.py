@@ -6,6 +6,7 @@ replaced while it runs: it reads them through hard links, and leaves what has ch
 next pass.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -19,10 +20,10 @@ import pyarrow as pa
 
 from schemas.partitioning import assign_files
 from schemas.readers.formats import FIRST_US, LAST_US
-from transforms.core.durable_files import lock_folder, remove_file, replace_file
+from schemas.tables import Table
 from transforms.core.record_batches import make_empty
 from transforms.derived.blocks import choose_files, split_blocks, split_chains
-from transforms.derived.derived_files import INPUTS, DerivedFiles
+from transforms.derived.derived_files import DerivedFiles, FoundFiles, Part, write_file
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.inputs import UNTIMED, Period, bind_inputs, list_stored
 from transforms.derived.plan import Plan, Unit
@@ -30,7 +31,7 @@ from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import open_connection, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, Snapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
-from transforms.sinks.parquet.parquet_file import encode_file
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 
 _WRITERS = 2
 _ROWS_OF_MB = 625
@@ -57,12 +58,14 @@ class Limits:
 
 
 class Comparison(NamedTuple):
-    """A derived table against its plan: units that are stale or missing, and files that should be gone."""
+    """A derived table against its plan: units that are stale or missing, files that should be gone, and what
+    the files are made of now."""
 
     plan: Plan
     units: list[Unit]
     stale: list[Unit]
     surplus: list[str]
+    made: FoundFiles
 
 
 @dataclass
@@ -141,7 +144,7 @@ class Deriver:
         counts, ended = Counts(), Event()
         chains = split_chains(self.tables) if self._limits.threads > 1 else [list(self.tables)]
         limits = self._limits.share(len(chains))
-        with Snapshot(self.output, work) as snapshot, ThreadPoolExecutor(len(chains)) as pool:
+        with Snapshot(work) as snapshot, ThreadPoolExecutor(len(chains)) as pool:
             catalogs = self._read_stored(snapshot)
 
             def derive_chain(chain: Sequence[DerivedTable]) -> Iterator[Counts]:
@@ -189,7 +192,7 @@ class Deriver:
         units, found = plan.list_units(), self._derived.read(table.table)
         stale = [unit for unit in units if not found.holds(unit)]
         surplus = found.list_surplus(units) if since == FIRST_US else []
-        return Comparison(plan, units, stale, surplus)
+        return Comparison(plan, units, stale, surplus, found)
 
     def _derive_table(
         self, found: Comparison, snapshot: Snapshot, limits: Limits, spill: Path, follow: Follow
@@ -205,13 +208,11 @@ class Deriver:
             except ChangedFile:
                 yield Counts(changed=len(block))
         follow(name, done, len(found.stale))
-        self._remove(found.surplus)
+        self._remove(found.plan.table.table, found.surplus)
         yield Counts(removed=len(found.surplus))
 
-    def _remove(self, files: Sequence[str]) -> None:
-        for file in files:
-            with lock_folder((self.output / file).parent):
-                remove_file(self.output / file)
+    def _remove(self, table: Table, names: Sequence[str]) -> None:
+        self._write_parts(table, {name: Part(None, None) for name in names})
 
     def _derive_block(
         self, plan: Plan, block: Sequence[Unit], snapshot: Snapshot, limits: Limits, spill: str
@@ -219,10 +220,7 @@ class Deriver:
         """Derive consecutive units with one run of the SQL; how many rows they have."""
         table, period = plan.table, Period(block[0].period.start, block[-1].period.end)
         files = choose_files(plan, plan.select(period))
-        links = {
-            name: [snapshot.link(file.name, file.version) for file in files.get(name, [])]
-            for name in list_stored(table)
-        }
+        links = {name: [snapshot.link(*file) for file in files.get(name, [])] for name in list_stored(table)}
         with open_connection(limits.threads, limits.memory_mb, spill) as connection:
             for name, paths in links.items():
                 _create_stored(connection, name, paths)
@@ -237,23 +235,33 @@ class Deriver:
         ends = np.cumsum(np.bincount(codes, minlength=len(names)))
         parts = dict(zip(names, np.split(order, ends[:-1]))) if names else {}
 
-        def write(file: str, unit: Unit, count: int) -> int:
+        def make_part(name: str, unit: Unit, count: int) -> Part:
             part = make_empty(table.table.schema)
-            if file in parts:
-                places = pa.array(parts[file])
+            if name in parts:
+                places = pa.array(parts[name])
                 own = rows.select(table.table.file_order).take(places)
                 part = rows.take(places.take(sort_file(table.table, own)))
-            data = encode_file(part, {INPUTS: f"{unit.digest} {count}".encode()})
-            with lock_folder((self.output / file).parent):
-                replace_file(self.output / file, data)
-            return part.num_rows
+            return Part(part, f"{unit.digest} {count}")
 
+        made = {}
+        for unit in block:
+            files = sorted(parts) if unit.period == UNTIMED else unit.files
+            made |= {name: make_part(name, unit, len(files)) for name in files}
+        self._write_parts(table.table, made)
+        return sum(part.rows.num_rows for part in made.values() if part.rows is not None)
+
+    def _write_parts(self, table: Table, parts: Mapping[str, Part]) -> None:
+        """Write files of hours, or their rows into the files of sealed days. What has expired is dropped."""
+        files, chosen = OutputFiles.of(self.output), defaultdict[OutputFile, dict[str, Part]](dict)
+        for name, part in parts.items():
+            if (file := files.find(name)) is not None:
+                chosen[file][name] = part
         with ThreadPoolExecutor(_WRITERS) as pool:
-            waiting = []
-            for unit in block:
-                files = sorted(parts) if unit.period == UNTIMED else unit.files
-                waiting += [pool.submit(write, file, unit, len(files)) for file in files]
-            return sum(each.result() for each in waiting)
+            waiting = [
+                pool.submit(write_file, table, file, own, self._minutes) for file, own in chosen.items()
+            ]
+            for each in waiting:
+                each.result()
 
 
 def _create_stored(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[Path]) -> None:

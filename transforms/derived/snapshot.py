@@ -6,12 +6,13 @@ copied.
 
 import os
 import shutil
+from collections.abc import Hashable
 from pathlib import Path
 from threading import RLock
 from typing import Self
 
-Version = tuple[int, int, int]
-"""Inode, size and time of change in nanoseconds: a file that was replaced has another one."""
+from transforms.sinks.parquet.local_folder import read_version
+from transforms.sinks.parquet.output_files import OutputFile
 
 
 class ChangedFile(Exception):  # noqa: N818 (an answer, not only an error)
@@ -21,9 +22,9 @@ class ChangedFile(Exception):  # noqa: N818 (an answer, not only an error)
 class Snapshot:
     """Links to stored files in a folder, as long as it is open. Threads may share it."""
 
-    def __init__(self, output: Path, folder: Path) -> None:
-        self._output, self._folder = output, folder
-        self._held: dict[str, tuple[Path, Version]] = {}
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[OutputFile, tuple[Path, Hashable]] = {}
         self._count = 0
         self._lock = RLock()
 
@@ -34,43 +35,44 @@ class Snapshot:
         for link, _ in self._held.values():
             link.unlink(missing_ok=True)
 
-    def hold(self, name: str) -> Version | None:
-        """Keep a file as it is now, in place of what was kept of it; None if there is none."""
-        with self._lock:
-            if name in self._held:
-                self._held.pop(name)[0].unlink()
-            link = self._folder / f"{self._count}.parquet"
-            self._count += 1
-            version = _keep(self._output / name, link)
-            if version is not None:
-                self._held[name] = link, version
-            return version
+    def hold(self, file: OutputFile) -> Hashable | None:
+        """Keep a file of this machine as it is now, in place of what was kept of it; its version, None if
+        there is none."""
+        return self._hold(file, None)
 
-    def find(self, name: str) -> Path:
+    def find(self, file: OutputFile) -> Path | None:
         """The path of the kept file; of one that is not kept its own."""
-        return self._held[name][0] if name in self._held else self._output / name
+        return self._held[file][0] if file in self._held else file.path
 
-    def link(self, name: str, version: Version) -> Path:
+    def link(self, file: OutputFile, version: Hashable) -> Path:
         """The path at which a file stays as it is.
+
+        Of a file on object storage it is a copy; a batch that changes it in the meantime ends with deriving.
 
         Raises:
             ChangedFile: it is not at this version any more, and was not kept.
         """
         with self._lock:
-            if name not in self._held:
-                self.hold(name)
-            link, kept = self._held.get(name, (None, None))
+            if file not in self._held:
+                self._hold(file, version)
+            link, kept = self._held.get(file, (None, None))
         if link is None or kept != version:
-            raise ChangedFile(name)
+            raise ChangedFile(str(file))
         return link
 
+    def _hold(self, file: OutputFile, version: Hashable | None) -> Hashable | None:
+        with self._lock:
+            if file in self._held:
+                self._held.pop(file)[0].unlink()
+            link = self._folder / f"{self._count}.parquet"
+            self._count += 1
+            kept = _keep(file.path, link) if file.path else _fetch(file, link, version)
+            if kept is not None:
+                self._held[file] = link, kept
+            return kept
 
-def read_version(stat: os.stat_result) -> Version:
-    """The version of a file."""
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
-
-def _keep(path: Path, link: Path) -> Version | None:
+def _keep(path: Path, link: Path) -> Hashable | None:
     """Link or copy a file; the version of what was kept, None if the file is gone."""
     try:
         os.link(path, link)
@@ -81,10 +83,18 @@ def _keep(path: Path, link: Path) -> Version | None:
         return _copy(path, link)
 
 
-def _copy(path: Path, copy: Path) -> Version | None:
+def _copy(path: Path, copy: Path) -> Hashable | None:
     try:
         with path.open("rb") as file, copy.open("wb") as target:
             shutil.copyfileobj(file, target)
             return read_version(os.fstat(file.fileno()))
     except FileNotFoundError:
         return None
+
+
+def _fetch(file: OutputFile, copy: Path, version: Hashable | None) -> Hashable | None:
+    stored = file.get()
+    if stored is None:
+        return None
+    copy.write_bytes(stored.data)
+    return version

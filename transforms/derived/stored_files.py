@@ -7,8 +7,9 @@ A file is read once: as long as its inode, size and time of change stay the same
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +20,16 @@ import pyarrow.parquet as pq
 from schemas.partitioning import format_window_folder
 from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import Table
-from transforms.core.grouping import Ints
+from transforms.core.grouping import Ints, split_rows
 from transforms.core.hashing import Words
 from transforms.core.record_batches import conform
 from transforms.core.time_units import DAY_US, HOUR_US, MINUTE_US
 from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
 from transforms.derived.inputs import Period
-from transforms.derived.snapshot import Snapshot, Version, read_version
+from transforms.derived.snapshot import Snapshot
 from transforms.derived.task_sets import Hashes, hash_tasks
+from transforms.sinks.parquet.local_folder import read_version
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage
 
 _RECENT_SECONDS = 600
@@ -36,14 +39,16 @@ _WINDOWS = "kpi_aggregations"
 
 
 class StoredFile(NamedTuple):
-    """A file of a table: its name below the output, its span, its version, and its rows by grain.
+    """A file of a table, or a part of the file of a sealed day: the rows that a file of hours would have.
 
-    `tasks`: a hash of the task_id of each row, where they were asked for.
+    `name`: of the file or part. `period`: its span. `version`: of the file. `grains`: its rows. `tasks`: a
+    hash of the task_id of each row, where they were asked for.
     """
 
     name: str
+    file: OutputFile
     period: Period
-    version: Version
+    version: Hashable
     grains: Grains
     tasks: Hashes | None
 
@@ -56,66 +61,90 @@ class StoredFiles:
 
     def __init__(self, output: Path, file_minutes: int, indexed: bool = False) -> None:
         self._output, self._minutes, self._indexed = output, file_minutes, indexed
-        self._known: dict[str, StoredFile] = {}
+        self._known: dict[OutputFile, tuple[Hashable, list[StoredFile]]] = {}
 
     def read(self, table: Table, snapshot: Snapshot | None = None) -> "Catalog":
         """All files of a table, as they are now. Those that may change soon are kept in the snapshot.
 
         Raises:
-            DamagedFile: one of them cannot be read.
+            DamagedFile: one of them cannot be read, or is missing.
         """
-        found = [self._read(table, name, version, snapshot) for name, version in self._list(table)]
+        window = format_window_folder("1h") if table.name == _WINDOWS else ""
+        listed = list(OutputFiles.of(self._output).list_versions(table, window))
+        found = [part for file, version in listed for part in self._read(table, file, version, snapshot)]
         # Tables may be read at once; the list is made in one step.
-        gone = {name for name in list(self._known) if name.startswith(f"{table.name}/")}
-        for name in gone.difference(file.name for file in found if file):
-            del self._known[name]
-        return Catalog([file for file in found if file])
-
-    def has_files(self, table: Table) -> bool:
-        """Whether the table has a file."""
-        return next(self._list(table), None) is not None
-
-    def _list(self, table: Table) -> Iterator[tuple[str, Version]]:
-        folder = self._output / table.name
-        if table.name == _WINDOWS:
-            folder /= format_window_folder("1h")
-        for entry in scan_files(folder):
-            try:
-                yield Path(entry.path).relative_to(self._output).as_posix(), read_version(entry.stat())
-            except FileNotFoundError:  # it was removed since the folder was read
-                continue
+        gone = {file for file in list(self._known) if file.name.startswith(f"{table.name}/")}
+        for file in gone.difference(each.file for each in found):
+            del self._known[file]
+        return Catalog(found)
 
     def _read(
-        self, table: Table, name: str, version: Version | None, snapshot: Snapshot | None
-    ) -> StoredFile | None:
-        path = self._output / name
-        if snapshot is not None and version and time.time_ns() - version[2] < _RECENT_SECONDS * 10**9:
-            version = snapshot.hold(name)
-            path = snapshot.find(name)
-        known = self._known.get(name)
-        if version is not None and (known is None or known.version != version):
-            known = self._read_anew(table, name, path, None if path == self._output / name else version)
+        self, table: Table, file: OutputFile, version: Hashable, snapshot: Snapshot | None
+    ) -> list[StoredFile]:
+        path, kept = file.path, None if file.path else version
+        if snapshot is not None and is_recent(file, version):
+            version = kept = snapshot.hold(file)
+            path = snapshot.find(file)
+        if version is None:
+            return []
+        known = self._known.get(file)
+        if known is None or known[0] != version:
+            known = self._read_anew(table, file, path, kept)
             if known is not None:
-                self._known[name] = known
-        return known if version is not None else None
+                self._known[file] = known
+        return known[1] if known else []
 
-    def _read_anew(self, table: Table, name: str, path: Path, kept: Version | None) -> StoredFile | None:
-        """The file as it is when it is opened, or was `kept`; None if it is gone by then."""
+    def _read_anew(
+        self, table: Table, file: OutputFile, path: Path | None, kept: Hashable | None
+    ) -> tuple[Hashable, list[StoredFile]] | None:
+        """The file with its version, as it is when it is opened, or was `kept`; None if it is gone."""
         columns = list_digest_columns(table)
         is_indexed = self._indexed and "task_id" in table.schema.names
-        schema = pa.schema([table.schema.field(each) for each in columns])
+        wanted = [*columns, *(["task_id"] if is_indexed else []), *([table.time] if file.is_day else [])]
         try:
-            with path.open("rb") as file:
-                version = kept or read_version(os.fstat(file.fileno()))
-                wanted = [*columns, *(["task_id"] if is_indexed and "task_id" not in columns else [])]
-                rows = _read_columns(file, wanted)
-            grains = digest_rows(table, conform(rows, schema))
+            with path.open("rb") if path else BytesIO(file.read()) as source:
+                version = kept or read_version(os.fstat(source.fileno()))
+                rows = _read_columns(source, list(dict.fromkeys(wanted)))
+            return version, [
+                self._make(table, file, name, period, version, part, is_indexed)
+                for name, period, part in self._split(table, file, rows)
+            ]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise describe_damage(self._output / name, f"cannot be read: {error}") from error
+            raise describe_damage(str(file), f"cannot be read: {error}") from error
+
+    def _make(
+        self,
+        table: Table,
+        file: OutputFile,
+        name: str,
+        period: Period,
+        version: Hashable,
+        rows: pa.RecordBatch,
+        is_indexed: bool,
+    ) -> StoredFile:
+        schema = pa.schema([table.schema.field(each) for each in list_digest_columns(table)])
         tasks = hash_tasks(rows["task_id"]) if is_indexed else None
-        return StoredFile(name, self._find_period(name), version, grains, tasks)
+        return StoredFile(name, file, period, version, digest_rows(table, conform(rows, schema)), tasks)
+
+    def _split(
+        self, table: Table, file: OutputFile, rows: pa.RecordBatch
+    ) -> Iterator[tuple[str, Period, pa.RecordBatch]]:
+        """The parts of a file: of a day those that files of hours would have, so that the spans to derive, and
+        what each reads, do not depend on how days are stored."""
+        if not file.is_day:
+            yield file.name, self._find_period(file.name), rows
+            return
+        if not rows.num_rows:
+            return
+        width = self._find_width(file.name)
+        starts = rows[table.time].cast(pa.int64()).to_numpy(zero_copy_only=False) // width * width
+        for start, part in split_rows(rows, starts):
+            yield f"{file.name}/{start}", Period(start, start + width), part
+
+    def _find_width(self, name: str) -> int:
+        return HOUR_US if "/window_size=1" in name else self._minutes * MINUTE_US
 
     def _find_period(self, name: str) -> Period:
         """The span of a file by its name; all of time if it has none."""
@@ -124,7 +153,7 @@ class StoredFiles:
             return Period()
         start = datetime.fromisoformat(f"{found[1]}T{found[2]}:{found[3]}:00").replace(tzinfo=UTC)
         begin = int(start.timestamp()) * 1_000_000
-        return Period(begin, begin + (HOUR_US if "/window_size=1" in name else self._minutes * MINUTE_US))
+        return Period(begin, begin + self._find_width(name))
 
 
 class Catalog:
@@ -173,19 +202,11 @@ class Catalog:
         return [self.list[number] for number in np.unique(self.files[places]).tolist()]
 
 
-def scan_files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The finished Parquet files at any depth below a folder."""
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from scan_files(Path(entry.path))
-        elif entry.name.endswith(".parquet"):
-            yield entry
+def is_recent(file: OutputFile, version: Hashable) -> bool:
+    """Whether a file of this machine may change while a pass is at work."""
+    if file.path is None or file.is_day or not isinstance(version, tuple):
+        return False
+    return bool(time.time_ns() - version[2] < _RECENT_SECONDS * 10**9)
 
 
 def _read_columns(file: object, names: list[str]) -> pa.RecordBatch:

@@ -20,9 +20,9 @@ from pipelines.jobs.replace import replace_span
 from pipelines.settings import Settings
 from pipelines.verify.parity import compare_outputs
 from pipelines.verify.reconcile import reconcile
-from pipelines.verify.table_scan import paths, scan
+from pipelines.verify.table_scan import scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, RECORD_TABLES, REPORTS, TABLES, Table
-from tests.builders import NOON, agent_record, health, report, result, task
+from tests.builders import NOON, agent_record, health, list_paths, report, result, task
 from tests.pipelines.verify.rows import as_source
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
@@ -214,7 +214,9 @@ def test_records_of_the_span_are_those_of_the_input(output: Path) -> None:
 
 def test_an_hour_of_which_nothing_came_is_empty_and_its_neighbours_stay(output: Path, tmp_path: Path) -> None:
     replace(output, [])
-    assert not any("hour=12" in str(path) for path in paths(output, REPORTS) + paths(output, AGGREGATIONS))
+    assert not any(
+        "hour=12" in str(path) for path in list_paths(output, REPORTS) + list_paths(output, AGGREGATIONS)
+    )
     known = message("known", None, "{broken")
     assert are_same(output, fill(tmp_path / "expected", [*OUTSIDE, known]))
 
@@ -261,7 +263,7 @@ def test_a_run_that_died_is_completed_by_the_same_command(
 
 def test_replacing_twice_changes_nothing(output: Path) -> None:
     def contents() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for table in TABLES.values() for path in paths(output, table)}
+        return {path: path.read_bytes() for table in TABLES.values() for path in list_paths(output, table)}
 
     replace(output, FRESH)
     once = contents()
@@ -282,7 +284,9 @@ def test_an_input_that_cannot_be_read_to_its_end_replaces_nothing(
 
 def test_a_changed_file_stops_it_before_anything_is_rewritten(output: Path, made: Path) -> None:
     changed = next(
-        path for path in paths(output, AGGREGATIONS) if "window_size=1h/date=2025-10-22/hour=12" in str(path)
+        path
+        for path in list_paths(output, AGGREGATIONS)
+        if "window_size=1h/date=2025-10-22/hour=12" in str(path)
     )
     data = bytearray(changed.read_bytes())
     data[4] ^= 1

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipelines.verify.output_description import open_output
 from pipelines.verify.reconcile import reconcile
-from pipelines.verify.table_scan import paths
 from schemas.kinds import KINDS, Kind
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, RECORD_TABLES, TABLES, Table
+from tests.builders import list_paths
 from tests.pipelines.verify.changes import TAMPERS, copied, rewritten, without_a_row
 from tests.pipelines.verify.rows import (
     NOON,
@@ -120,7 +120,7 @@ def test_a_message_that_is_stored_as_two_kinds_is_surplus_and_named(
 
 def test_rows_of_versions_that_knew_only_reports_are_of_reports(output: Path) -> None:
     for table in (QUARANTINED, DUPLICATES):
-        for path in paths(output, table):
+        for path in list_paths(output, table):
             rows = read_file(path)
             path.write_bytes(encode_file(rows.filter(rows["source"].cast("string").is_valid())))
             kept = [row["kind"] == "kpi_report" for row in rows.to_pylist()]
@@ -139,7 +139,7 @@ def test_rows_of_an_unknown_kind_are_a_problem(output: Path) -> None:
 def test_a_changed_file_of_records_is_named_and_reading_again_is_the_fix(
     output: Path, messages: list[Row], table: Table
 ) -> None:
-    path = paths(output, table)[0]
+    path = list_paths(output, table)[0]
     rewritten(without_a_row, "unsealed")(path, random.Random(0))
     verdict = reconcile(output, as_source(messages))
     assert verdict.problems[0].startswith(f"{path.relative_to(output)} has no digest")
@@ -149,7 +149,9 @@ def test_a_changed_file_of_records_is_named_and_reading_again_is_the_fix(
 
 
 def test_random_changes_of_files_of_records_are_noticed(output: Path, messages: list[Row]) -> None:
-    whole = {path: path.read_bytes() for table in RECORD_TABLES.values() for path in paths(output, table)}
+    whole = {
+        path: path.read_bytes() for table in RECORD_TABLES.values() for path in list_paths(output, table)
+    }
     chance = random.Random(7)
     for number in range(3 * len(TAMPERS)):
         path, tamper = chance.choice(list(whole)), TAMPERS[number % len(TAMPERS)]
@@ -158,7 +160,7 @@ def test_random_changes_of_files_of_records_are_noticed(output: Path, messages: 
         tamper(path, chance)
         assert reconcile(output, as_source(messages)).problems, (path, number % len(TAMPERS))
         for table in RECORD_TABLES.values():
-            for left in set(paths(output, table)) - set(whole):
+            for left in set(list_paths(output, table)) - set(whole):
                 left.unlink()
         for each, data in whole.items():
             each.write_bytes(data)
@@ -202,7 +204,7 @@ def test_any_mixture_reconciles_and_the_loss_of_any_row_is_noticed(
 
 def lose_row(output: Path, draw: random.Random) -> None:
     """Remove a row of a table, by a program that knows how files are sealed."""
-    path = draw.choice([path for table in TABLES.values() for path in paths(output, table)])
+    path = draw.choice([path for table in TABLES.values() for path in list_paths(output, table)])
     rows = read_file(path)
     lost = draw.randrange(rows.num_rows)
     left = rows.filter([number != lost for number in range(rows.num_rows)])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_whole
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.row_merge import merge_rows
@@ -35,7 +37,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 class _Part(NamedTuple):
     """A file, and the numbers of the rows that belong to it."""
 
-    name: str
+    file: OutputFile
     rows: Ints
 
 
@@ -68,9 +70,10 @@ def write_rows(
     replaced.
 
     Batches have the table's columns in any order; others are ignored. Each file is replaced at most once, and
-    not at all if nothing in it changes. Messages that lose their place to another message of the same report
-    go to the duplicates table *before* the reports are replaced: a crash in between leaves a message in two
-    tables, of which reconcile counts one, never in none. With a `ledger` it is counted how much files grow.
+    not at all if nothing in it changes. Rows of a sealed day go into its file, wherever that is. Rows of a day
+    that has expired go nowhere. Messages that lose their place to another message of the same report go to
+    the duplicates table *before* the reports are replaced: a crash in between leaves a message in two tables,
+    of which reconcile counts one, never in none. With a `ledger` it is counted how much files grow.
     With a `key` the files are encrypted.
 
     Raises:
@@ -83,24 +86,34 @@ def write_rows(
     if not sum(batch.num_rows for batch in rows):
         return Written(0, 0)
     gathered = concat([conform(batch, table.schema) for batch in rows])
-    folders: dict[str, list[_Part]] = defaultdict(list)
-    for part in _split_by_file(table, gathered, file_minutes):
-        folders[part.name.rpartition("/")[0]].append(part)
-    threads = min(len(folders), storage.threads)
+    left = dict(_split_by_name(table, gathered, file_minutes))
     counted = ledger if is_counted(table) else None
-    merge = _FileMerge(table, storage, gathered, file_minutes, storage.threads // threads, counted, key)
-    with _open_map(threads) as map_threads:
-        taken = list(map_threads(merge.merge_folder, folders, folders.values()))
-    counts = [count for folder in taken for count in folder]
+    files, counts = OutputFiles.of(storage), []
+    while left:
+        parts = _choose_files(files, left)
+        merge = _FileMerge(table, storage, gathered, file_minutes, counted, key)
+        counts += merge.merge_parts(parts)
+        # A day that was sealed or moved in the meantime lacks what was written to its old files.
+        before, files = files, OutputFiles.of(storage)
+        left = {name: part for name, part in left.items() if files.find(name) != before.find(name)}
     return Written(sum(counts), len(counts))
 
 
-def _split_by_file(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[_Part]:
-    """The rows of each file, in the order in which they came."""
+def _split_by_name(table: Table, rows: pa.RecordBatch, file_minutes: int) -> Iterator[tuple[str, Ints]]:
+    """The rows of each file of hours, by its name, in the order in which they came."""
     codes, names = assign_files(table, rows, file_minutes)
     ends = np.cumsum(np.bincount(codes, minlength=len(names)))
     narrow = codes.astype(np.min_scalar_type(len(names)))  # numpy sorts integers of 16 bits in linear time
-    yield from map(_Part, names, np.split(np.argsort(narrow, kind="stable"), ends[:-1]))
+    yield from zip(names, np.split(np.argsort(narrow, kind="stable"), ends[:-1]))
+
+
+def _choose_files(files: OutputFiles, rows: Mapping[str, Ints]) -> list[_Part]:
+    """The rows by the file that gets them: those of a sealed day have one."""
+    chosen: dict[OutputFile, list[Ints]] = defaultdict(list)
+    for name, numbers in rows.items():
+        if (file := files.find(name)) is not None:
+            chosen[file].append(numbers)
+    return [_Part(file, np.concatenate(numbers)) for file, numbers in chosen.items()]
 
 
 @contextmanager
@@ -115,20 +128,32 @@ def _open_map(threads: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 @dataclass(frozen=True, eq=False)
 class _FileMerge:
-    """Rows on their way into the files of a table; the files of one folder share `threads`."""
+    """Rows on their way into the files of a table, of which `storage` is the first root."""
 
     table: Table
     storage: Storage
     rows: pa.RecordBatch
     file_minutes: int
-    threads: int
     ledger: OutcomeLedger | None
     key: MonthKey | None
 
-    def merge_folder(self, folder: str, parts: Sequence[_Part]) -> list[int]:
+    def merge_parts(self, parts: Sequence[_Part]) -> list[int]:
+        """Merge rows into files; the number of new rows in each file that changed."""
+        folders: dict[OutputFile, list[_Part]] = defaultdict(list)
+        for part in parts:
+            name, root = part.file
+            folders[OutputFile(name.rpartition("/")[0], root)].append(part)
+        threads = min(len(folders), self.storage.threads) or 1
+        merge = partial(self._merge_folder, self.storage.threads // threads)
+        with _open_map(threads) as map_threads:
+            taken = list(map_threads(merge, folders, folders.values()))
+        return [count for folder in taken for count in folder]
+
+    def _merge_folder(self, threads: int, folder: OutputFile, parts: Sequence[_Part]) -> list[int]:
         """Merge rows into the files of a folder; the number of new rows in each file that changed."""
         taken: list[int] = []
-        with self.storage.lock(folder), _open_map(min(len(parts), self.threads)) as map_threads:
+        lock = folder.storage.lock(folder.name)
+        with lock, _open_map(min(len(parts), threads)) as map_threads:
             for _ in back_off(ATTEMPTS, _FIRST_PAUSE, _LONGEST_PAUSE):
                 merged = list(map_threads(self._merge, parts))
                 self._write_displaced(merged)
@@ -138,17 +163,16 @@ class _FileMerge:
                 parts = [one.part for one, done in zip(changed, is_put) if not done]
                 if not parts:
                     return taken
-        where = self.storage.locate(parts[0].name)
         raise Unavailable(
-            f"{where} was changed by other writers {ATTEMPTS} times while it was merged; "
+            f"{parts[0].file} was changed by other writers {ATTEMPTS} times while it was merged; "
             "let fewer write to one output"
         )
 
     def _merge(self, part: _Part) -> _Merged:
         """Merge the rows of a part with the file, if there is one."""
-        old, stored = make_empty(self.table.schema), self.storage.get(part.name)
+        old, stored = make_empty(self.table.schema), part.file.get()
         if stored is not None:
-            old = read_whole(stored.data, self.storage.locate(part.name))
+            old = read_whole(stored.data, str(part.file))
         merged = merge_rows(self.table, old, self._sort(part.rows), sorted_new=True)
         data = encode_file(merged.rows, key=self.key) if merged.taken else b""
         result = _Merged(part, stored, data, merged.taken, merged.displaced)
@@ -184,11 +208,11 @@ class _FileMerge:
         if self.ledger is None:
             return list(map_threads(self._put, changed))
         changes = [
-            Change(one.part.name, one.stored and one.stored.data, one.data, one.growth) for one in merged
+            Change(one.part.file.name, one.stored and one.stored.data, one.data, one.growth) for one in merged
         ]
         self.ledger.begin(self.table.name, changes)
         is_put = list(map_threads(self._put, changed))
-        self.ledger.commit(self.table.name, {one.part.name: done for one, done in zip(changed, is_put)})
+        self.ledger.commit(self.table.name, {one.part.file.name: done for one, done in zip(changed, is_put)})
         for one, done in zip(changed, is_put):
             if done and one.received is not None:
                 observe_latency(WRITTEN, one.received)
@@ -198,7 +222,7 @@ class _FileMerge:
         """Replace the file; False if another writer has changed it since it was read."""
         version = merged.stored.version if merged.stored else None
         try:
-            self.storage.put(merged.part.name, merged.data, version)
+            merged.part.file.storage.put(merged.part.file.name, merged.data, version)
         except Conflict:
             return False
         return True

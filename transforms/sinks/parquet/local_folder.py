@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
@@ -28,6 +28,8 @@ _PASSING = (
     errno.ENFILE,
 )
 """Errors of a network file system, or of a busy machine, that pass."""
+FileVersion = tuple[int, int, int]
+"""Inode, size and time of change in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class LocalFolder:
         with as_sink_error(self.path):
             try:
                 with (self.path / name).open("rb") as file:
-                    return Stored(file.read(), _read_version(os.fstat(file.fileno())))
+                    return Stored(file.read(), read_version(os.fstat(file.fileno())))
             except FileNotFoundError:
                 return None
 
@@ -68,7 +70,7 @@ class LocalFolder:
         path = self.path / name
         with as_sink_error(self.path):
             try:
-                current = _read_version(path.stat())
+                current = read_version(path.stat())
             except FileNotFoundError:
                 current = None
             if current != version:
@@ -77,14 +79,19 @@ class LocalFolder:
 
     def list_files(self, folder: str) -> Iterator[str]:
         with as_sink_error(self.path):
-            for place, _, files in os.walk(self.path / folder, onerror=_raise_unless_gone):
-                for file in files:
-                    if not file.startswith("."):
-                        yield (Path(place) / file).relative_to(self.path).as_posix()
+            yield from _walk(str(self.path / folder), f"{folder}/" if folder else "")
 
-    def list_top(self) -> Iterator[str]:
+    def list_names(self, folder: str) -> Iterator[str]:
         with as_sink_error(self.path):
-            yield from os.listdir(self.path) if self.path.exists() else ()
+            try:
+                yield from os.listdir(self.path / folder)
+            except FileNotFoundError:
+                return
+
+    def list_versions(self, folder: str) -> Iterator[tuple[str, FileVersion]]:
+        for name in self.list_files(folder):
+            with as_sink_error(self.path), suppress(FileNotFoundError):  # gone since the folder was read
+                yield name, read_version(os.stat(f"{self.path}/{name}"))
 
     def remove(self, name: str) -> None:
         with as_sink_error(self.path):
@@ -143,10 +150,21 @@ def as_sink_error(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
-
-
-def _read_version(stat: os.stat_result) -> Hashable:
+def read_version(stat: os.stat_result) -> FileVersion:
+    """The version of a file: one that was replaced has another."""
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _walk(folder: str, name: str) -> Iterator[str]:
+    """The names of the files below a folder; `name` is the beginning of theirs."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{name}{entry.name}/")
+        else:
+            yield name + entry.name

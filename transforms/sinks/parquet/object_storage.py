@@ -93,11 +93,16 @@ class ObjectStorage(Place):
             for some in obstore.list(client, prefix=folder or None, chunk_size=1000):
                 yield from (each["path"] for each in some)
 
-    def list_top(self) -> Iterator[str]:
+    def list_names(self, folder: str) -> Iterator[str]:
         with self.connect() as client:
-            top = obstore.list_with_delimiter(client)
-        yield from top["common_prefixes"]
-        yield from (each["path"] for each in top["objects"])
+            found = obstore.list_with_delimiter(client, prefix=folder or None)
+        names = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+        yield from (name.rpartition("/")[2] for name in names)
+
+    def list_versions(self, folder: str) -> Iterator[tuple[str, Hashable]]:
+        with self.connect() as client:
+            for some in obstore.list(client, prefix=folder or None, chunk_size=1000):
+                yield from ((each["path"], (each["e_tag"], each["version"])) for each in some)
 
     def remove(self, name: str) -> None:
         with self.connect() as client:

@@ -7,7 +7,7 @@ place (`transforms.sinks.parquet.encryption.file_key`).
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -20,6 +20,7 @@ from pyarrow.fs import LocalFileSystem
 from schemas.tables import METRICS
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat, make_empty, narrow_type, split_by_bytes, split_by_rows
+from transforms.core.time_range import Span, keep_within
 from transforms.sinks.parquet.encryption.file_key import MAGIC, Source, make_decryption, make_encryption
 from transforms.sinks.parquet.encryption.key_list import MonthKey
 
@@ -212,6 +213,26 @@ def read_whole(data: bytes, name: str) -> pa.RecordBatch:
     return read_file(data, name=name)
 
 
+def read_span(data: bytes, column: str, span: Span, name: str = "") -> Iterator[pa.RecordBatch]:
+    """The rows of a file whose time is within the span, in all columns, by row group. Row groups that cannot
+    have any, by their statistics, are not read.
+
+    Raises: as `read_file`.
+    """
+    try:
+        with open_parquet(data) as parquet:
+            for number in range(parquet.num_row_groups):
+                if not _may_have(parquet.metadata.row_group(number), column, span):
+                    continue
+                times = parquet.read_row_group(number, [column]).column(0).combine_chunks()
+                if span.contains(times).any():
+                    group = parquet.read_row_group(number).replace_schema_metadata().combine_chunks()
+                    for batch in group.to_batches():
+                        yield from keep_within(batch, span, column)
+    except _UNREADABLE as error:
+        raise describe_damage(name, _explain_unreadable(error)) from error
+
+
 def describe_damage(file: Path | str, problem: str, fix: str = REPLACE) -> DamagedFile:
     """The error to raise for a file with a problem, as `verify_file` says it; with the fix."""
     return DamagedFile(f"{file} {problem}; {fix}")
@@ -226,6 +247,17 @@ def _map_file(path: Path) -> bytes | mmap:
     """The bytes of a file; those of a large one need not be in memory."""
     with path.open("rb") as file:
         return mmap(file.fileno(), 0, access=ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
+
+
+def _may_have(group: pq.RowGroupMetaData, column: str, span: Span) -> bool:
+    """Whether a row group may have a time within the span."""
+    columns = map(group.column, range(group.num_columns))
+    statistics = next(each.statistics for each in columns if each.path_in_schema == column)
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return (span.end is None or statistics.min < span.end) and (
+        span.start is None or statistics.max >= span.start
+    )
 
 
 def _explain_unreadable(error: Exception) -> str:

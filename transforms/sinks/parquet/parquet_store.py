@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from schemas.partitioning import format_hour_folder
-from schemas.tables import FLEET, REPORTS, TABLES, TRIMMED, Table
+from schemas.tables import FLEET, REPORTS, TABLES, TRIMMED, Table, find_table
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import PIECE_BYTES, conform, split_by_bytes
+from transforms.core.time_range import Span
 from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import as_sink_error
+from transforms.sinks.parquet.local_folder import LocalFolder, as_sink_error
+from transforms.sinks.parquet.maintenance_ledger import put_ledger
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
-from transforms.sinks.parquet.parquet_file import read_file
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.sinks.parquet.parquet_file import describe_damage, read_file, read_span
 from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.sink import Written
 
@@ -82,7 +84,7 @@ class ParquetStore:
             if is_described_encrypted(description):
                 add_source(self.storage)
             return description
-        foreign = sorted(entry for entry in self.storage.list_top() if not entry.startswith(_IGNORED))
+        foreign = sorted(entry for entry in self.storage.list_names("") if not entry.startswith(_IGNORED))
         if foreign:
             content = f"it holds {', '.join(foreign[:3])} but no {DESCRIPTION}"
             raise Refused(
@@ -105,25 +107,28 @@ class ParquetStore:
                 raise Refused(f"{problem}; run this one again")
 
     def has_reports(self) -> bool:
-        return any(True for _ in self._list_parquet(REPORTS.name))
+        return next(OutputFiles.of(self.storage).iterate(REPORTS), None) is not None
 
     def read_reports(self, hour: int) -> Iterator[pa.RecordBatch]:
         self.storage.verify_reach(DESCRIPTION)
         if self.keys:
             add_source(self.keys.storage, self.keys.master)
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
-        names = sorted(self._list_parquet(f"{REPORTS.name}/{format_hour_folder(start)}"))
-        for name, stored in self._fetch(names):
-            rows = read_file(stored.data, name=self.storage.locate(name))
-            yield from split_by_time(conform(rows, REPORTS.schema))
+        span = Span(start, start + timedelta(hours=1))
+        for file, stored in self._fetch(OutputFiles.of(self.storage).list_hour(REPORTS.name, start)):
+            for rows in _read_span(file, stored.data, span):
+                yield from split_by_time(conform(rows, REPORTS.schema))
 
     def copy_to(self, folder: Path) -> None:
-        names = [DESCRIPTION, *(name for table in self.tables for name in self._list_parquet(table))]
-        for name, stored in self._fetch(names):
+        files = OutputFiles.of(self.storage)
+        listed = [file for name in self.tables for file in files.list_table(find_table(name))]
+        for file, stored in self._fetch([OutputFile(DESCRIPTION, self.storage), *listed]):
             with as_sink_error(folder):
-                path = folder / name
+                path = folder / file.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(stored.data)
+        if not files.is_plain:
+            put_ledger(LocalFolder(folder), files.gather_ledger(), None)
 
     def _parse_description(self, stored: Stored) -> dict[str, Any]:
         try:
@@ -137,21 +142,27 @@ class ParquetStore:
             ) from error
         return description
 
-    def _list_parquet(self, folder: str) -> Iterator[str]:
-        return (name for name in self.storage.list_files(folder) if name.endswith(".parquet"))
-
-    def _fetch(self, names: Sequence[str]) -> Iterator[tuple[str, Stored]]:
-        """Files in the order of `names`, except those that are gone by now. The next ones are read ahead by
+    def _fetch(self, files: Sequence[OutputFile]) -> Iterator[tuple[OutputFile, Stored]]:
+        """The files in their order, except those that are gone by now. The next ones are read ahead by
         threads."""
-        get, left = self.storage.get, iter(names)
+        left = iter(files)
         with ThreadPoolExecutor(self.storage.threads) as pool:
-            ahead = deque((name, pool.submit(get, name)) for name in islice(left, self.storage.threads))
+            ahead = deque((file, pool.submit(file.get)) for file in islice(left, self.storage.threads))
             while ahead:
-                name, coming = ahead.popleft()
+                file, coming = ahead.popleft()
                 stored = coming.result()
-                ahead.extend((each, pool.submit(get, each)) for each in islice(left, 1))
+                ahead.extend((each, pool.submit(each.get)) for each in islice(left, 1))
                 if stored is not None:
-                    yield name, stored
+                    yield file, stored
+                elif file.is_day:
+                    raise describe_damage(str(file), "is missing")
+
+
+def _read_span(file: OutputFile, data: bytes, span: Span) -> list[pa.RecordBatch]:
+    """The rows of a file of reports; of that of a day those within the span."""
+    if not file.is_day:
+        return [read_file(data, name=str(file))]
+    return list(read_span(data, REPORTS.time, span, name=str(file)))
 
 
 def is_described_encrypted(description: dict[str, Any]) -> bool:

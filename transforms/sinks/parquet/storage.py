@@ -61,8 +61,11 @@ class Storage(Protocol):
     def list_files(self, folder: str) -> Iterator[str]:
         """The names of all finished files at any depth below a folder, in any order."""
 
-    def list_top(self) -> Iterator[str]:
-        """What is at the top: files, and the first parts of the names of others."""
+    def list_names(self, folder: str) -> Iterator[str]:
+        """What is in a folder, or at the top (empty): files, and the next parts of the names of others."""
+
+    def list_versions(self, folder: str) -> Iterator[tuple[str, Hashable]]:
+        """The names of all finished files at any depth below a folder, with their versions."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

@@ -78,7 +78,7 @@ def test_rows_are_merged_with_what_is_there_and_the_same_rows_change_nothing(sto
 
 def test_nothing_writes_nothing(store: ParquetStore) -> None:
     assert (store.write(REPORTS, []), store.write(REPORTS, [reports()])) == (Written(0, 0), Written(0, 0))
-    assert list(store.storage.list_top()) == []
+    assert list(store.storage.list_names("")) == []
 
 
 def test_a_file_that_was_changed_is_not_merged_and_is_named(store: ParquetStore) -> None:
@@ -130,7 +130,7 @@ def test_a_new_place_has_no_description_and_then_the_one_that_was_kept(store: Pa
         assert store.read_description() == description
     with pytest.raises(Refused, match=r"another job has begun .* with other settings"):
         store.prepare({"layout": 2, "schemas": {}})
-    assert list(store.storage.list_top()) == [DESCRIPTION]
+    assert list(store.storage.list_names("")) == [DESCRIPTION]
 
 
 def test_a_place_that_holds_something_else_is_refused_and_stays_as_it_is(store: ParquetStore) -> None:

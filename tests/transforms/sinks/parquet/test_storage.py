@@ -76,7 +76,7 @@ def test_names_with_unsafe_characters_stay_what_they_are(storage: Storage) -> No
         name: name.encode() for name in UNSAFE
     }
     assert sorted(storage.list_files("a b")) == sorted(name for name in UNSAFE if name.startswith("a b/"))
-    assert sorted(storage.list_top()) == ["a b", "ä"]
+    assert sorted(storage.list_names("")) == ["a b", "ä"]
 
 
 def test_a_folder_holds_its_own_files_and_not_those_of_a_folder_with_a_longer_name(storage: Storage) -> None:
@@ -84,19 +84,19 @@ def test_a_folder_holds_its_own_files_and_not_those_of_a_folder_with_a_longer_na
         put(storage, name, b"x")
     assert sorted(storage.list_files("a")) == ["a/1", "a/b/2"]
     assert list(storage.list_files("gone")) == []
-    assert sorted(storage.list_top()) == ["a", "a.b", "ab"]
+    assert sorted(storage.list_names("")) == ["a", "a.b", "ab"]
 
 
 def test_a_place_that_is_new_holds_nothing(storage: Storage) -> None:
-    assert (list(storage.list_files("")), list(storage.list_top()), storage.get("a")) == ([], [], None)
+    assert (list(storage.list_files("")), list(storage.list_names("")), storage.get("a")) == ([], [], None)
 
 
 def test_a_check_finds_all_well_and_leaves_nothing(storage: Storage) -> None:
-    before = list(storage.list_top())
+    before = list(storage.list_names(""))
     findings = list(storage.check())
     assert len(findings) > 1
     assert [finding.problem for finding in findings] == [""] * len(findings)
-    assert list(storage.list_top()) == before
+    assert list(storage.list_names("")) == before
 
 
 def test_a_check_of_a_folder_that_is_there_writes_and_takes_it_back(tmp_path: Path) -> None:
