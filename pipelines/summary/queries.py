@@ -17,6 +17,7 @@ import pyarrow.acero as acero
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
+from pyarrow.fs import LocalFileSystem
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.quality import read_quality
@@ -99,9 +100,12 @@ def _open_files(files: Sequence[OutputFile], table: Table, columns: Sequence[str
     """The named columns of some files of a table; no rows when there is none. Files that are not on this
     machine are read into memory."""
     schema = pa.schema([table.schema.field(name) for name in columns])
-    format = ds.ParquetFileFormat()
+    format, local = ds.ParquetFileFormat(), LocalFileSystem()
     fragments = [
-        format.make_fragment(str(file.path) if file.path else pa.BufferReader(file.read())) for file in files
+        format.make_fragment(str(file.path), local)
+        if file.path
+        else format.make_fragment(pa.BufferReader(file.read()))
+        for file in files
     ]
     return ds.FileSystemDataset(fragments, schema, format) if files else ds.dataset(schema.empty_table())
 

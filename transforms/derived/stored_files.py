@@ -131,8 +131,8 @@ class StoredFiles:
     def _split(
         self, table: Table, file: OutputFile, rows: pa.RecordBatch
     ) -> Iterator[tuple[str, Period, pa.RecordBatch]]:
-        """The parts of a file: of a day those that files of hours would have, so that the spans to derive, and
-        what each reads, do not depend on how days are stored."""
+        """The parts of a file: of a day those that files of hours would have, so that the spans to derive and
+        what each reads do not depend on how days are stored."""
         if not file.is_day:
             yield file.name, self._find_period(file.name), rows
             return

@@ -70,10 +70,10 @@ def write_rows(
     replaced.
 
     Batches have the table's columns in any order; others are ignored. Each file is replaced at most once, and
-    not at all if nothing in it changes. Rows of a sealed day go into its file, wherever that is. Rows of a day
-    that has expired go nowhere. Messages that lose their place to another message of the same report go to
-    the duplicates table *before* the reports are replaced: a crash in between leaves a message in two tables,
-    of which reconcile counts one, never in none. With a `ledger` it is counted how much files grow.
+    not at all if nothing in it changes. Rows of a sealed day go into its file, wherever that is. Rows of an
+    expired day go nowhere. Messages that lose their place to another message of the same report go to the
+    duplicates table *before* the reports are replaced: a crash in between leaves a message in two tables, of
+    which reconcile counts one, never in none. With a `ledger` it is counted how much files grow.
     With a `key` the files are encrypted.
 
     Raises:

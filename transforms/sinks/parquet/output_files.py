@@ -161,7 +161,8 @@ class OutputFiles:
         return [OutputFile(f"{below}/{name}", self.hot) for name in self._list_names(self.hot, below, _FILE)]
 
     def find(self, name: str) -> OutputFile | None:
-        """The file that has, or gets, the rows of the file of hours of this name; None if they have expired."""
+        """The file with the rows of the file of hours of this name, or that gets them; None if they have
+        expired."""
         if self.is_plain or (found := _IN_DAY.match(name)) is None:
             return OutputFile(name, self.hot)
         folder, day = found[1], date.fromisoformat(found[2])
