@@ -51,7 +51,7 @@ def _list_paths(folder: Path, file_minutes: int) -> list[Path]:
     paths = [file.path for file in listed]
     if None in paths:
         problem = f"{listed[paths.index(None)]} is on object storage, which is read by queries only"
-        raise RunFailed(problem, "ask /kpi/query for a span of time")
+        raise RunFailed(problem, "ask /query/{name} for a span of time")
     return [path for path in paths if path]
 
 

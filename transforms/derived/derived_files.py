@@ -88,14 +88,14 @@ def write_file(table: Table, file: OutputFile, parts: Mapping[str, Part], file_m
     """Replace a derived file by its part, or parts of the file of a sealed day; others stay in it."""
     with file.storage.lock(file.name.rpartition("/")[0]):
         if file.is_day:
-            rows, inputs = _replace_parts(table, file, parts, file_minutes)
+            part = _replace_parts(table, file, parts, file_minutes)
         else:
-            ((rows, inputs),) = parts.values()
-        if rows is None or inputs is None:
+            (part,) = parts.values()
+        if part.rows is None or part.inputs is None:
             file.storage.remove(file.name)
             return
         stored = file.get()
-        data = encode_file(rows, {INPUTS: inputs.encode()})
+        data = encode_file(part.rows, {INPUTS: part.inputs.encode()})
         file.storage.put(file.name, data, stored and stored.version)
 
 
@@ -117,9 +117,7 @@ def read_inputs(file: OutputFile) -> dict[str, str]:
         return {} if file.is_day else {file.name: ""}
 
 
-def _replace_parts(
-    table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int
-) -> tuple[pa.RecordBatch, str]:
+def _replace_parts(table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int) -> Part:
     """The rows of the file of a day with some parts replaced, and what it is made of then.
 
     Of a damaged file nothing is kept: all of its parts are stale.
@@ -135,4 +133,4 @@ def _replace_parts(
     rows = concat([kept.filter(stays), *(part.rows for part in parts.values() if part.rows is not None)])
     made = {**inputs, **{name: part.inputs for name, part in parts.items()}}
     text = join_inputs({name: each for name, each in made.items() if each is not None})[INPUTS].decode()
-    return rows.take(sort_file(table, rows)), text
+    return Part(rows.take(sort_file(table, rows)), text)

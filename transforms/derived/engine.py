@@ -243,7 +243,7 @@ class Deriver:
                 part = rows.take(places.take(sort_file(table.table, own)))
             return Part(part, f"{unit.digest} {count}")
 
-        made = {}
+        made: dict[str, Part] = {}
         for unit in block:
             files = sorted(parts) if unit.period == UNTIMED else unit.files
             made |= {name: make_part(name, unit, len(files)) for name in files}
