@@ -48,6 +48,7 @@ from transforms.core.time_range import Span
 from transforms.history.blocks import Blocks
 from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
+from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import format_keys, merge_rows
@@ -184,8 +185,8 @@ def _rewrite(change: _Change, store: Store) -> None:
         if not merged.rows.num_rows and not file.is_day:
             file.storage.remove(file.name)
         elif merged.taken or not kept.all():
-            current = file.get()
-            file.storage.put(file.name, encode_file(merged.rows), current and current.version)
+            current, encode = file.get(), encode_day_file if file.is_day else encode_file
+            file.storage.put(file.name, encode(merged.rows), current and current.version)
 
 
 def _choose_rows(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:

@@ -8,11 +8,12 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.core.record_batches import narrow_type, split_by_bytes
+from transforms.core.record_batches import narrow_type, split_by_bytes, split_by_rows
 from transforms.sinks.parquet.encryption.file_key import make_encryption
 from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.parquet_file import (
@@ -67,3 +68,11 @@ def write_day_file(
                 data.flush()
         os.fsync(file.fileno())
     return rows
+
+
+def encode_day_file(rows: pa.RecordBatch, key: MonthKey | None = None) -> bytes:
+    """The bytes of the file of a sealed day with these rows."""
+    with TemporaryDirectory(prefix="kpiflow-") as work:
+        path = Path(work) / "day.parquet"
+        write_day_file(path, rows.schema, split_by_rows(rows, ROW_GROUP), rows.num_rows, key)
+        return path.read_bytes()

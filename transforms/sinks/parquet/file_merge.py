@@ -20,6 +20,7 @@ from transforms.core.grouping import Ints, sort_by_columns
 from transforms.core.process_stats import WRITTEN, observe_latency
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
+from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
@@ -174,7 +175,8 @@ class _FileMerge:
         if stored is not None:
             old = read_whole(stored.data, str(part.file))
         merged = merge_rows(self.table, old, self._sort(part.rows), sorted_new=True)
-        data = encode_file(merged.rows, key=self.key) if merged.taken else b""
+        encode = encode_day_file if part.file.is_day else encode_file
+        data = encode(merged.rows, key=self.key) if merged.taken else b""
         result = _Merged(part, stored, data, merged.taken, merged.displaced)
         if self.ledger is None or not merged.taken:
             return result
