@@ -20,7 +20,7 @@ remember_answers()
 
 TESTS = Path(__file__).parent
 SERVERS = {"RedisServer", "S3Server", "Emulator", "VictoriaMetricsServer"}
-THREADED = {"S3Server", "Emulator"}
+THREADED = {"S3Server", "Emulator", "grpc", "obstore"}
 FIRST = ("chaos", "integration")
 BEGUN = pytest.StashKey[bool]()
 """Whether a library runs threads in this process."""

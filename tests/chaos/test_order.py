@@ -26,6 +26,7 @@ def test_nothing_is_committed_before_a_checkpoint(scene: Scene) -> None:
     assert_the_group_waits_for_a_checkpoint(scene)
 
 
+@pytest.mark.chaos
 def test_a_job_that_commits_what_it_has_read_is_found_out(scene: Scene) -> None:
     scene.add(READ)
     with pytest.raises(AssertionError, match="'0-0'"):

@@ -2,6 +2,7 @@
 in between."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,21 @@ LINES = [json.dumps(report(1)).encode(), *BROKEN, json.dumps(report(4)).encode()
 NAMES = [f"archive/{line_id(number, line)}" for number, line in enumerate(BROKEN, start=2)]
 
 
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    """An output in two folders of a file whose broken lines were then corrected, and which was read again."""
-    outputs = ["--output", str(tmp_path / "out"), "--output", str(tmp_path / "copy")]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an output in two folders of a file whose broken lines were then corrected, and which was
+    read again."""
+    folder = tmp_path_factory.mktemp("made")
+    outputs = ["--output", str(folder / "out"), "--output", str(folder / "copy")]
     corrected = [LINES[0], json.dumps(report(2)).encode(), json.dumps(report(3)).encode(), LINES[3]]
     for lines in (LINES, corrected):
-        assert run(["backfill", "--input", str(write(tmp_path / "a.ndjson", lines)), *outputs]) == 0
+        assert run(["backfill", "--input", str(write(folder / "a.ndjson", lines)), *outputs]) == 0
+    return folder
+
+
+@pytest.fixture
+def output(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "out"
 
 

@@ -143,6 +143,7 @@ def test_json_has_every_number_and_the_derived_ones(output: Path, capsys: pytest
     assert len(told["hours"]) == len(summarise(output).hours)
 
 
+@pytest.mark.threads  # charts are drawn by a library with threads
 def test_html_writes_a_page_beside_what_is_printed(
     output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,8 @@ from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
 from schemas.tables import METRICS
 
+pytestmark = pytest.mark.threads  # charts are drawn by a library with threads
+
 EIGHT = datetime(2025, 11, 22, 8, tzinfo=UTC)
 POLICY = (
     """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">"""
