@@ -35,7 +35,7 @@ from schemas.tables import (
     REPORTS,
     Table,
 )
-from transforms.core.errors import DamagedFile
+from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 
@@ -58,7 +58,7 @@ def summarise(output: Path) -> Summary:
         )
     try:
         return _read_summary(output)
-    except (pa.ArrowException, OSError, DamagedFile) as error:
+    except (pa.ArrowException, OSError, Refused, Unavailable) as error:
         fix = f"`kpiflow reconcile {output}` names every damaged file; if a job is writing there, try again"
         raise RunFailed(f"cannot read {output}: {error}", fix) from error
 

@@ -35,6 +35,10 @@ def load(file: OutputFile, table: Table, columns: Sequence[str] | None = None) -
             stored = file.open()
         rows = read_file(stored, schema.names, name=str(file), fix=fix)
         return _name_kinds(conform(rows, schema))
+    except FileNotFoundError as error:
+        if file.is_day:
+            raise describe_damage(str(file), "is missing", fix) from error
+        raise
     except pa.ArrowException as error:
         raise describe_damage(str(file), f"does not hold {table.name}: {error}", fix) from error
 
