@@ -138,6 +138,7 @@ def test_curves_and_bars_show_what_differs_in_one_thing() -> None:
     assert [each.point.case for each in factors(MEASURED)] == bars
 
 
+@pytest.mark.threads  # charts are drawn by a library with threads
 def test_pictures_are_small_and_on_white(tmp_path: Path) -> None:
     drawn = draw(MEASURED, tmp_path)
     assert [path.name for path in drawn] == ["scale-seconds.svg", "scale-memory.svg", "scale-factors.svg"]
