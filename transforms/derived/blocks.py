@@ -2,6 +2,8 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 
+import pyarrow as pa
+
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.inputs import UNTIMED
 from transforms.derived.plan import Choices, Plan, Unit
@@ -39,18 +41,18 @@ def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Ite
         yield block
 
 
-def choose_files(plan: Plan, choices: Choices) -> dict[str, list[tuple[OutputFile, Hashable]]]:
-    """The stored files to read with their versions, by stored table, without those in which an index finds
-    none of the tasks."""
-    chosen: dict[str, dict[tuple[OutputFile, Hashable], None]] = {}
+def choose_files(plan: Plan, choices: Choices) -> dict[str, dict[tuple[OutputFile, Hashable], pa.Schema]]:
+    """The stored files to read with their versions and schemas, by stored table, without those in which an
+    index finds none of the tasks."""
+    chosen: dict[str, dict[tuple[OutputFile, Hashable], pa.Schema]] = {}
     of_tasks = _BY_TASK if plan.table.clock is Clock.RECORDED else (*_BY_TASK, "kpi_reports")
     wanted = None if plan.table.clock is Clock.RECEIVED else _find_tasks(plan, choices)
     for name, (stored, places) in choices.items():
         files = plan.catalogs[stored].name_files(places)
         if wanted is not None and name.removeprefix("own ") in of_tasks:
             files = [file for file in files if wanted.meets(file.tasks)]
-        chosen.setdefault(stored, {}).update({(file.file, file.version): None for file in files})
-    return {stored: list(files) for stored, files in chosen.items()}
+        chosen.setdefault(stored, {}).update({(file.file, file.version): file.schema for file in files})
+    return chosen
 
 
 def _find_tasks(plan: Plan, choices: Choices) -> TaskSet | None:

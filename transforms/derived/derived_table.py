@@ -10,14 +10,15 @@ there):
 | `past_reports` | reports recorded from a - `before` up to b, `reports` among them | the same |
 | `past_windows` | windows of 1h that start since a - `before` and end by b - SETTLED | kpi_aggregations |
 | `claims` | reports of the tasks of `reports`, recorded from a - `before` up to b + `before` | see below |
-| `tasks`, `results` | versions of the tasks of `reports`, created (completed) since a - `before` | its own |
+| `tasks`, `results` | versions of the tasks of `reports`, created (completed) since a - `before` | below |
 | `agents` | versions of the agents of `past_reports` (`reports`), also without an effective_at | its own |
 | `first_records` | one row: the first effective_at of all tasks and agents, or null | tasks, agents |
 | another derived table | rows of the reports in `reports`; with a `before`, those since then | its own |
 | `settings` | one row: every setting by its name | |
 
-`claims` has report_id, task_id, agent_id, recorded_at and effective_at. `reports`, `tasks`, `results` and
-`agents` are read once and have only the columns that the SQL names: a `*` stands for those.
+`claims` has report_id, task_id, agent_id, recorded_at and effective_at. `results` has its own columns, and
+`tasks` also experiment and variant of its metadata. `reports`, `tasks`, `results` and `agents` are read once
+and have only the columns that the SQL names: a `*` stands for those.
 
 effective_at = coalesce(received_at, recorded_at). None of the rows is effective after z, the latest
 effective_at of `reports` + context_wait_seconds.

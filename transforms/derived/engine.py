@@ -36,6 +36,8 @@ from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 _WRITERS = 2
 _ROWS_OF_MB = 625
 """With fewer rows of reports in a MB, DuckDB writes little to the disk; with twice as many it may fail."""
+_TIMES_ROWS = {Clock.RECORDED: 1, Clock.RECEIVED: 4, Clock.EFFECTIVE: 16}
+"""Rows of reports are wide; of other messages few columns are read, and of records few rows are kept."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,8 @@ class Limits:
         return Limits(self.threads, self.memory_mb // chains, self.rows)
 
     def find_rows(self, table: DerivedTable) -> int:
-        """Rows of one run. Those of reports are wide; of other messages few columns are read."""
-        rows = min(self.rows, self.memory_mb * _ROWS_OF_MB)
-        return rows if table.clock is Clock.RECORDED else 4 * rows
+        """Rows of one run of the SQL of a table."""
+        return min(self.rows, self.memory_mb * _ROWS_OF_MB) * _TIMES_ROWS[table.clock]
 
 
 class Comparison(NamedTuple):
@@ -220,10 +221,13 @@ class Deriver:
         """Derive consecutive units with one run of the SQL; how many rows they have."""
         table, period = plan.table, Period(block[0].period.start, block[-1].period.end)
         files = choose_files(plan, plan.select(period))
-        links = {name: [snapshot.link(*file) for file in files.get(name, [])] for name in list_stored(table)}
+        links = {
+            name: {snapshot.link(*file): schema for file, schema in files.get(name, {}).items()}
+            for name in list_stored(table)
+        }
         with open_connection(limits.threads, limits.memory_mb, spill) as connection:
-            for name, paths in links.items():
-                _create_stored(connection, name, paths)
+            for name, schemas in links.items():
+                _create_stored(connection, name, schemas)
             bind_inputs(connection, table, period, self.settings, plan.before)
             rows = run_sql(connection, table)
         return self._write(table, block, rows)
@@ -264,16 +268,21 @@ class Deriver:
                 each.result()
 
 
-def _create_stored(connection: duckdb.DuckDBPyConnection, name: str, paths: Sequence[Path]) -> None:
-    """The view `stored_NAME` over files, in the columns of the table; one that they lack is null."""
+def _create_stored(
+    connection: duckdb.DuckDBPyConnection, name: str, schemas: Mapping[Path, pa.Schema]
+) -> None:
+    """The view `stored_NAME` over files, in the columns of the table; one that they lack is null.
+
+    `schemas`: those of the files. Only if they differ does DuckDB open all files whenever it plans a query.
+    """
     schema = find_stored_table(name).schema
     connection.register(f"empty_{name}", schema.empty_table())
-    if not paths:
+    if not schemas:
         connection.execute(f"CREATE TEMP VIEW stored_{name} AS SELECT * FROM empty_{name}")
         return
-    listed = ", ".join(f"'{path}'" for path in paths)
-    source = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
-    present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()}
+    listed, kinds = ", ".join(f"'{path}'" for path in schemas), set(schemas.values())
+    source = f"read_parquet([{listed}], union_by_name = {len(kinds) > 1}, hive_partitioning = false)"
+    present = {each for kind in kinds for each in kind.names}
     lacking = [each for each in schema.names if each not in present]
     columns = ", ".join(f'"{each}"' for each in schema.names if each in present)
     text = f"SELECT {columns} FROM {source}"

@@ -202,11 +202,18 @@ class _Binding(NamedTuple):
         self.connection.execute(f"CREATE OR REPLACE TEMP {kind} {name} AS {text}")
 
     def _keep(self, name: str, rows: str) -> None:
-        """Create an input with the columns that are named: as a table, read once, if it is named twice."""
+        """Create an input with the columns that are named: as a table, read once, if it is named twice.
+
+        The reports of inconsistencies are few, and the other inputs name them.
+        """
         schema = find_stored_table(SOURCES.get(name, (name,))[0]).schema
-        named = {*re.findall(r"\w+", self.table.sql), *_ALWAYS} if name != "claims" else {*_CLAIM}
+        sql = re.sub(r"--.*|'[^']*'", "", self.table.sql)
+        named = {*re.findall(r"\w+", sql), *_ALWAYS} if name != "claims" else {*_CLAIM}
         columns = [f'"{each}"' for each in dict.fromkeys([*schema.names, "effective_at"]) if each in named]
-        is_used_again = len(re.findall(rf"(?:FROM|JOIN) {name}\b", self.table.sql)) > 1
+        if name == "tasks":
+            columns += [f"{text} AS {entry}" for entry, text in _ENTRIES.items() if entry in named]
+        is_few = name == "reports" and self.table.clock is Clock.EFFECTIVE
+        is_used_again = is_few or len(re.findall(rf"(?:FROM|JOIN) {name}\b", sql)) > 1
         self._create(name, f"SELECT {', '.join(columns)} FROM {rows}", "TABLE" if is_used_again else "VIEW")
 
 
@@ -218,6 +225,8 @@ _RECENT = (
 _ALWAYS = ("report_id", "task_id", "agent_id", "effective_at")
 """Columns by which inputs are bounded."""
 _CLAIM = (*_ALWAYS, "recorded_at")
+_ENTRIES = {name: f"metadata['{name}']" for name in ("experiment", "variant")}
+"""Columns of tasks that are entries of their metadata: a map is slow to keep and to join."""
 _OF_TASKS = "task_id IN (SELECT task_id FROM reports)"
 _OF_AGENTS = "agent_id IN (SELECT agent_id FROM reports)"
 _OF_PAST_AGENTS = "agent_id IN (SELECT agent_id FROM past_reports)"

@@ -42,7 +42,8 @@ class StoredFile(NamedTuple):
     """A file of a table, or a part of the file of a sealed day: the rows that a file of hours would have.
 
     `name`: of the file or part. `period`: its span. `version`: of the file. `grains`: its rows. `tasks`: a
-    hash of the task_id of each row, where they were asked for.
+    hash of the task_id of each row, where they were asked for. `schema`: of the file, one object for all
+    files with the same.
     """
 
     name: str
@@ -51,6 +52,7 @@ class StoredFile(NamedTuple):
     version: Hashable
     grains: Grains
     tasks: Hashes | None
+    schema: pa.Schema
 
 
 class StoredFiles:
@@ -62,6 +64,7 @@ class StoredFiles:
     def __init__(self, output: Path, file_minutes: int, indexed: bool = False) -> None:
         self._output, self._minutes, self._indexed = output, file_minutes, indexed
         self._known: dict[OutputFile, tuple[Hashable, list[StoredFile]]] = {}
+        self._schemas: dict[pa.Schema, pa.Schema] = {}
 
     def read(self, table: Table, snapshot: Snapshot | None = None) -> "Catalog":
         """All files of a table, as they are now. Those that may change soon are kept in the snapshot.
@@ -104,9 +107,10 @@ class StoredFiles:
         try:
             with path.open("rb") if path else BytesIO(file.read()) as source:
                 version = kept or read_version(os.fstat(source.fileno()))
-                rows = _read_columns(source, list(dict.fromkeys(wanted)))
+                rows, schema = _read_columns(source, list(dict.fromkeys(wanted)))
+            schema = self._schemas.setdefault(schema, schema)
             return version, [
-                self._make(table, file, name, period, version, part, is_indexed)
+                self._make(table, file, name, period, version, part, is_indexed, schema)
                 for name, period, part in self._split(table, file, rows)
             ]
         except FileNotFoundError:
@@ -123,10 +127,12 @@ class StoredFiles:
         version: Hashable,
         rows: pa.RecordBatch,
         is_indexed: bool,
+        schema: pa.Schema,
     ) -> StoredFile:
-        schema = pa.schema([table.schema.field(each) for each in list_digest_columns(table)])
+        digested = pa.schema([table.schema.field(each) for each in list_digest_columns(table)])
         tasks = hash_tasks(rows["task_id"]) if is_indexed else None
-        return StoredFile(name, file, period, version, digest_rows(table, conform(rows, schema)), tasks)
+        grains = digest_rows(table, conform(rows, digested))
+        return StoredFile(name, file, period, version, grains, tasks, schema)
 
     def _split(
         self, table: Table, file: OutputFile, rows: pa.RecordBatch
@@ -209,13 +215,15 @@ def is_recent(file: OutputFile, version: Hashable) -> bool:
     return bool(time.time_ns() - version[2] < _RECENT_SECONDS * 10**9)
 
 
-def _read_columns(file: object, names: list[str]) -> pa.RecordBatch:
-    """The named columns of an open Parquet file, as far as it has them, as one batch."""
+def _read_columns(file: object, names: list[str]) -> tuple[pa.RecordBatch, pa.Schema]:
+    """The named columns of an open Parquet file, as far as it has them, as one batch; its schema."""
     with pq.ParquetFile(file) as parquet:
-        present = [name for name in names if name in parquet.schema_arrow.names]
+        schema = parquet.schema_arrow.remove_metadata()
+        present = [name for name in names if name in schema.names]
         table = parquet.read(present).replace_schema_metadata().combine_chunks()
     batches = table.to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+    rows = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+    return rows, schema
 
 
 def _join(parts: list[np.ndarray], kind: type) -> np.ndarray:

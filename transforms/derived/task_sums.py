@@ -11,7 +11,7 @@ from transforms.derived.derived_table import DerivedTable, Input
 from transforms.derived.feature_sql import join_queries
 from transforms.derived.feature_sql.arithmetic import fix
 from transforms.derived.feature_sql.complexity import PRODUCTS, REGRESSORS
-from transforms.derived.feature_sql.context import FEEDS, TASK, TASKS
+from transforms.derived.feature_sql.context import FEEDS, TASK, TASKS, select_task_versions
 
 COLUMNS = pa.schema(
     [
@@ -37,6 +37,7 @@ _SUMS = ", ".join(f"sum(z{j} * z{k})" for j, k in PRODUCTS)
 
 QUERIES = {
     **TASKS,
+    "task_versions": select_task_versions(),
     "regressors": f"""
         SELECT make_timestamptz(epoch_us(recorded_at) - (epoch_us(recorded_at) % {MINUTE_US} + {MINUTE_US})
             % {MINUTE_US}) AS time_window_start, t.target_agent_type, ln(latency_ms) AS y, {_X}

@@ -15,6 +15,9 @@ MINUTE = divide("epoch_us(recorded_at)", MINUTE_US)
 HOUR = divide("epoch_us(recorded_at)", HOUR_US)
 
 TASKS = {
+    "timed": f"""
+        SELECT reports.*, epoch_us(recorded_at) AS recorded_us, {HORIZON} AS horizon, context_hours
+        FROM reports, settings""",
     # Few tasks have two versions. Of each such version, the versions that replace it where they are known.
     "changed_tasks": "SELECT task_id FROM tasks GROUP BY task_id HAVING count(*) > 1",
     "changes": """
@@ -25,16 +28,18 @@ TASKS = {
         FROM changes a JOIN changes b
             ON a.task_id = b.task_id AND (b.effective, b.version) > (a.effective, a.version)
         GROUP BY ALL""",
-    "task_versions": """
-        SELECT tasks.task_id, epoch_us(effective_at) AS effective, epoch_us(created_at) AS created, later,
-            priority, source_layer, target_agent_type, max_cpu_cores, max_memory_mb,
-            max_execution_time_secs, max_network_mbps, payload_bytes, metadata
-        FROM tasks LEFT JOIN replacements USING (task_id, version)""",
-    "timed": f"""
-        SELECT reports.*, epoch_us(recorded_at) AS recorded_us, {HORIZON} AS horizon, context_hours
-        FROM reports, settings""",
 }
 """`timed` are the reports with their horizons, in microseconds since 1970."""
+
+
+def select_task_versions(*more: str) -> str:
+    """The query `task_versions`, after those of TASKS: what fits read of a task, and `more` columns."""
+    return f"""
+        SELECT {", ".join(["tasks.task_id", *more])}, epoch_us(effective_at) AS effective,
+            epoch_us(created_at) AS created, later, priority, target_agent_type, max_cpu_cores, max_memory_mb,
+            max_execution_time_secs, max_network_mbps, payload_bytes
+        FROM tasks LEFT JOIN replacements USING (task_id, version)"""
+
 
 TASK = f"""t.task_id = r.task_id AND effective <= horizon AND {_CREATED} AND (later IS NULL
     OR len(list_filter(later, lambda v: v.effective <= horizon AND v.{_CREATED})) = 0)"""
@@ -60,6 +65,7 @@ QUERIES = {
     "agent_numbers": """
         SELECT agent_id, row_number() OVER () AS agent FROM (SELECT DISTINCT agent_id FROM past_reports)""",
     **TASKS,
+    "task_versions": select_task_versions("source_layer", "experiment", "variant"),
     **AGENTS,
     # The reports to derive. `early`: recorded long after it was received, so that it has no past.
     "known": f"""
@@ -73,7 +79,7 @@ QUERIES = {
             CASE WHEN has_task THEN t.priority ELSE r.priority END AS priority,
             coalesce(agent_type, r.target_agent_type) AS agent_type,
             max_cpu_cores, max_memory_mb, max_execution_time_secs, max_network_mbps, payload_bytes,
-            metadata['experiment'] AS experiment, metadata['variant'] AS variant
+            experiment, variant
         FROM timed r JOIN agent_numbers ON agent_numbers.agent_id = r.agent_id
         LEFT JOIN task_versions t ON {TASK}
         LEFT JOIN agent_types a ON a.agent_id = r.agent_id AND horizon >= since AND horizon < until,
