@@ -15,7 +15,7 @@ from tests.transforms.derived.oracle.cases import derive_spans
 from tests.transforms.derived.oracle.comparison import ORACLES, find_differences
 from tests.transforms.derived.oracle.rows import HOUR, MINUTE, SECOND, Row, read_rows
 from transforms.derived import data_quality, inconsistencies, resolutions
-from transforms.derived.inputs import EVER, Period
+from transforms.derived.bounds import EVER, Period
 from transforms.derived.registry import find_stored_table
 
 Stored = dict[str, pa.Table]

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import pyarrow as pa
 
+from transforms.derived.bounds import UNTIMED
 from transforms.derived.derived_table import Clock, DerivedTable
-from transforms.derived.inputs import UNTIMED
 from transforms.derived.plan import Choices, Plan, Unit
 from transforms.derived.task_sets import TaskSet
 from transforms.sinks.parquet.output_files import OutputFile

@@ -12,7 +12,7 @@ from schemas.partitioning import assign_files
 from schemas.tables import Table
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat, make_empty
-from transforms.derived.inputs import UNTIMED
+from transforms.derived.bounds import UNTIMED
 from transforms.derived.plan import Unit
 from transforms.derived.run import sort_file
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles

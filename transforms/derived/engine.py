@@ -23,9 +23,10 @@ from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import Table
 from transforms.core.record_batches import make_empty
 from transforms.derived.blocks import choose_files, split_blocks, split_chains
+from transforms.derived.bounds import UNTIMED, Period
 from transforms.derived.derived_files import DerivedFiles, FoundFiles, Part, write_file
 from transforms.derived.derived_table import Clock, DerivedTable
-from transforms.derived.inputs import UNTIMED, Period, bind_inputs, list_stored
+from transforms.derived.inputs import bind_inputs, list_stored
 from transforms.derived.plan import Plan, Unit
 from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import open_connection, run_sql, sort_file

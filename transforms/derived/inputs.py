@@ -6,7 +6,6 @@ them. `transforms.derived.derived_table` says what each contains.
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import duckdb
@@ -14,20 +13,9 @@ import pyarrow as pa
 
 from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.core.time_units import SECOND_US
-from transforms.derived.derived_table import SETTLED, Clock, DerivedTable, Input
+from transforms.derived.bounds import UNTIMED, Bounds, Period, add_time
+from transforms.derived.derived_table import Clock, DerivedTable, Input
 from transforms.derived.registry import find_stored_table
-
-
-class Period(NamedTuple):
-    """A span of time from `start` up to but not including `end`, in microseconds since 1970."""
-
-    start: int = FIRST_US
-    end: int = LAST_US
-
-
-EVER = Period()
-UNTIMED = Period(LAST_US, LAST_US)
-"""The span of what was received at an unknown time."""
 
 SOURCES = {
     "reports": ("kpi_reports",),
@@ -66,17 +54,27 @@ def bind_inputs(
 
     `before`: only what is effective before this microsecond is derived.
     """
-    _Binding(connection, table, period, settings, before).bind()
+    _Binding(connection, Bounds(table, settings, period), before).bind()
 
 
 class _Binding(NamedTuple):
     """What the text of each view depends on."""
 
     connection: duckdb.DuckDBPyConnection
-    table: DerivedTable
-    period: Period
-    settings: Mapping[str, Any]
+    bounds: Bounds
     before: int
+
+    @property
+    def table(self) -> DerivedTable:
+        return self.bounds.table
+
+    @property
+    def period(self) -> Period:
+        return self.bounds.period
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self.bounds.settings
 
     def bind(self) -> None:
         """Create the views, in the order in which they use each other."""
@@ -100,14 +98,14 @@ class _Binding(NamedTuple):
         self._bind_context(self._find_latest())
 
     def _bind_received(self) -> None:
-        late, early = (self.settings[name] * SECOND_US for name in ("stale_seconds", "future_seconds"))
         if self.period == UNTIMED:
             received, recorded = "received_at IS NULL", f"recorded_at < {_moment(self.before)}"
         else:
             end = min(self.period.end, self.before)
             received = self._within("received_at", Period(self.period.start, end))
-            near = Period(_add(self.period.start, -late), _add(self.period.end, early + 1))
-            recorded = f"{self._within('recorded_at', near)} AND {_RECENT.format(late=late, early=early)}"
+            late, early = self.bounds.count_recency()
+            near = self._within("recorded_at", self.bounds.find_near("reports"))
+            recorded = f"{near} AND {_RECENT.format(late=late, early=early)}"
         self._create("reports", f"SELECT * FROM ({_REPORTS}) WHERE {received} AND {recorded}")
         for name in RECEIVED:
             if self._has(name):
@@ -120,14 +118,12 @@ class _Binding(NamedTuple):
         column = {"tasks": "created_at", "results": "completed_at"}.get(name)
         if column is None or self.period == UNTIMED:
             return ""
-        before = _count(
-            next(each for each in self.table.inputs if each.name == name).find_before(self.settings)
-        )
+        before = self.bounds.count_before(name)
         return f" AND abs(epoch_us({column}) - epoch_us(received_at)) <= {before}"
 
     def _bind_effective(self) -> None:
         end = min(self.period.end, self.before)
-        recorded = self._within("recorded_at", Period(self._start("inconsistencies"), self.period.end))
+        recorded = self._within("recorded_at", self.bounds.find("inconsistencies"))
         self._create("inconsistencies", f"SELECT * FROM stored_inconsistencies WHERE {recorded}")
         named = "report_id IN (SELECT report_id FROM inconsistencies)"
         self._keep("reports", f"({_REPORTS}) WHERE {recorded} AND {named}")
@@ -136,12 +132,12 @@ class _Binding(NamedTuple):
     def _bind_context(self, latest: int) -> None:
         """The inputs around `reports`, as far as they are effective by `latest`."""
         known = f"effective_at <= {_moment(latest)}"
-        past = self._within("recorded_at", Period(self._start("past_reports"), self.period.end))
-        windows = f"time_window_start >= {_moment(self._start('past_windows'))}"
-        settled = f"time_window_end <= {_moment(_add(self.period.end, -_count(SETTLED)))}"
-        tasks, results = (_moment(self._start(name)) for name in ("tasks", "results"))
-        around = Period(self._start("claims"), _add(self.period.end, self._count_before("claims")))
-        claims = f"{self._within('recorded_at', around)} AND {known} AND {_OF_TASKS}"
+        find = self.bounds.find
+        past = self._within("recorded_at", find("past_reports"))
+        windows = f"time_window_start >= {_moment(find('past_windows').start)}"
+        settled = f"time_window_end <= {_moment(self.bounds.find_settled())}"
+        tasks, results = (_moment(find(name).start) for name in ("tasks", "results"))
+        claims = f"{self._within('recorded_at', find('claims'))} AND {known} AND {_OF_TASKS}"
         of_agents = _OF_PAST_AGENTS if self._has("past_reports") else _OF_AGENTS
         views = {
             "past_reports": f"({_REPORTS}) WHERE {past} AND {known}",
@@ -172,25 +168,14 @@ class _Binding(NamedTuple):
             rows = "report_id IN (SELECT report_id FROM reports)"
             if each.find_before(self.settings):
                 time = find_stored_table(each.name).time
-                rows = self._within(str(time), Period(self._start(each.name), self.period.end))
+                rows = self._within(str(time), self.bounds.find(each.name))
             self._create(each.name, f"SELECT * FROM stored_{each.name} WHERE {rows}")
 
     def _find_latest(self) -> int:
         """z: the latest effective_at of `reports`, and the wait; FIRST_US if there are none."""
         ((found,),) = self.connection.execute("SELECT epoch_us(max(effective_at)) FROM reports").fetchall()
         latest = FIRST_US if found is None else found
-        return _add(latest, self.settings["context_wait_seconds"] * SECOND_US)
-
-    def _start(self, name: str) -> int:
-        """Where an input begins; the start of the span if it is not declared."""
-        is_around = self.table.clock is Clock.EFFECTIVE and name in ("tasks", "results")
-        base = self._start("inconsistencies") if is_around else self.period.start
-        return _add(base, -self._count_before(name))
-
-    def _count_before(self, name: str) -> int:
-        """How long before the span an input begins, in microseconds; 0 if it is not declared."""
-        found = (_count(each.find_before(self.settings)) for each in self.table.inputs if each.name == name)
-        return next(found, 0)
+        return add_time(latest, self.settings["context_wait_seconds"] * SECOND_US)
 
     def _has(self, name: str) -> bool:
         return any(each.name == name for each in self.table.inputs)
@@ -240,15 +225,3 @@ def _is_plain(value: Any) -> bool:
 
 def _moment(microseconds: int) -> str:
     return f"make_timestamptz({microseconds})"
-
-
-def _count(time: timedelta) -> int:
-    """A time in microseconds."""
-    return time // timedelta(microseconds=1)
-
-
-def _add(moment: int, microseconds: int) -> int:
-    """A later or earlier moment; the ends of time stay."""
-    if moment in (FIRST_US, LAST_US):
-        return moment
-    return max(FIRST_US, min(LAST_US, moment + microseconds))

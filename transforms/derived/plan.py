@@ -9,20 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from schemas.partitioning import format_hour_folder, format_window_folder
+from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import REPORTS
 from transforms.core.grouping import Ints
 from transforms.core.time_units import HOUR_US, SECOND_US
-from transforms.derived.derived_table import SETTLED, Clock, DerivedTable
+from transforms.derived.bounds import UNTIMED, Bounds, Period
+from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.digests import GRAIN, NO_GRAIN, digest_inputs
-from transforms.derived.inputs import (
-    FIRST_US,
-    LAST_US,
-    RECEIVED,
-    SOURCES,
-    UNTIMED,
-    Period,
-    list_derived_inputs,
-)
+from transforms.derived.inputs import RECEIVED, SOURCES, list_derived_inputs
 from transforms.derived.stored_files import Catalog
 
 _RECORDS = ("tasks", "results", "agents")
@@ -166,20 +160,15 @@ class Plan:
 
     def _find_near(self, stored: str, period: Period) -> Ints:
         """The grains in files that can have rows that were received in a span."""
-        catalog = self.catalogs[stored]
-        late, early = (self.settings[name] * SECOND_US for name in ("stale_seconds", "future_seconds"))
-        if period == UNTIMED or stored not in (REPORTS.name, "tasks", "results"):
-            return np.arange(len(catalog.numbers))
-        if stored != REPORTS.name:
-            late = early = period.start - self._start(stored, period)
-        return catalog.find(Period(period.start - late, period.end + early + SECOND_US))
+        near = self._bound(period).find_near("reports" if stored == REPORTS.name else stored)
+        return self.catalogs[stored].find(near)
 
     def _select_effective(self, period: Period) -> Choices:
         until = _grain_before(min(self.before, period.end))
-        start = self._start("inconsistencies", period)
+        around = self._bound(period).find("inconsistencies")
         choices = self._select_context(period, until)
         for name in ("inconsistencies", REPORTS.name):
-            choices[name] = Choice(name, self.catalogs[name].find(Period(start, period.end), until))
+            choices[name] = Choice(name, self.catalogs[name].find(around, until))
         for name in self._list_own():
             numbers = self.catalogs[name].numbers
             own = np.flatnonzero((numbers >= period.start // GRAIN) & (numbers <= until))
@@ -188,8 +177,7 @@ class Plan:
 
     def _select_context(self, period: Period, until: int) -> Choices:
         """The inputs around reports of a span, as far as they are effective by a grain."""
-        settled = (period.end - SETTLED // timedelta(microseconds=1)) // GRAIN
-        choices: Choices = {}
+        bounds, choices = self._bound(period), Choices()
         for each in self.table.inputs:
             if each.name == "first_records":
                 for stored in SOURCES[each.name]:
@@ -198,14 +186,10 @@ class Plan:
                         stored, np.flatnonzero(numbers == min(numbers, default=0))
                     )
             elif each.name in {*SOURCES, *_RECORDS}:
-                start, end = self._start(each.name, period), period.end
-                if each.name == "claims":
-                    end += period.start - start
-                elif each.name in _RECORDS:
-                    start, end = FIRST_US if each.name == "agents" else start, LAST_US
                 stored = SOURCES.get(each.name, (each.name,))[0]
-                last = settled if each.name == "past_windows" else until
-                choices[each.name] = Choice(stored, self.catalogs[stored].find(Period(start, end), last))
+                last = bounds.find_settled() // GRAIN if each.name == "past_windows" else until
+                places = self.catalogs[stored].find(bounds.find(each.name), last)
+                choices[each.name] = Choice(stored, places)
         return choices | self._select_derived({period})
 
     def _select_derived(self, periods: set[Period]) -> Choices:
@@ -215,20 +199,14 @@ class Plan:
             catalog = self.catalogs[each.name]
             spans = periods
             if each.find_before(self.settings):
-                spans = {Period(self._start(each.name, period), period.end) for period in periods}
+                spans = {self._bound(period).find(each.name) for period in periods}
             found = [catalog.find(span) for span in spans]
             places = np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
             choices[each.name] = Choice(each.name, places)
         return choices
 
-    def _start(self, name: str, period: Period) -> int:
-        """Where an input begins; the start of the span if it is not declared."""
-        found = next((each for each in self.table.inputs if each.name == name), None)
-        is_around = self.table.clock is Clock.EFFECTIVE and name in ("tasks", "results")
-        base = self._start("inconsistencies", period) if is_around else period.start
-        if found is None or base in (FIRST_US, LAST_US):
-            return base
-        return base - found.find_before(self.settings) // timedelta(microseconds=1)
+    def _bound(self, period: Period) -> Bounds:
+        return Bounds(self.table, self.settings, period)
 
 
 def _grain_before(moment: int) -> int:

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from schemas.tables import Table
 from transforms.core.grouping import number_groups, sort_by_columns
 from transforms.core.record_batches import concat, conform, make_empty
+from transforms.derived.bounds import EVER, Period
 from transforms.derived.derived_table import DerivedTable
-from transforms.derived.inputs import EVER, Period, bind_inputs, list_stored
+from transforms.derived.inputs import bind_inputs, list_stored
 from transforms.derived.registry import find_stored_table
 
 THREADS, MEMORY_MB = 1, 512

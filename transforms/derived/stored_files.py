@@ -24,6 +24,7 @@ from transforms.core.grouping import Ints, split_rows
 from transforms.core.hashing import Words
 from transforms.core.record_batches import conform
 from transforms.core.time_units import DAY_US, HOUR_US, MINUTE_US
+from transforms.derived.bounds import Period
 from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
 from transforms.derived.inputs import Period
 from transforms.derived.snapshot import Snapshot

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from pipelines.settings import Settings
 from tests.builders import NOON
+from transforms.derived.bounds import EVER, Period
 from transforms.derived.derived_table import DerivedTable
-from transforms.derived.inputs import EVER, Period
 from transforms.derived.registry import find_stored_table
 from transforms.derived.run import derive_rows
 

@@ -9,7 +9,7 @@ from pipelines.settings import Settings
 from tests.transforms.derived import contexts
 from tests.transforms.derived.contexts import Row, at
 from transforms.derived import features, task_sums
-from transforms.derived.inputs import EVER, Period
+from transforms.derived.bounds import EVER, Period
 from transforms.derived.registry import find_stored_table
 from transforms.derived.run import derive_rows
 

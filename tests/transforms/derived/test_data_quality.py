@@ -7,9 +7,9 @@ import pytest
 
 from schemas.tables import TABLES
 from tests.transforms.derived.contexts import Row, agent, at, derive, report, store, task
+from transforms.derived.bounds import UNTIMED
 from transforms.derived.data_quality import COUNTS, TABLE
 from transforms.derived.inconsistencies import INCONSISTENCY
-from transforms.derived.inputs import UNTIMED
 
 
 def rejected(reason: str, rule: str | None = None, message: str = "", **fields: Any) -> dict[str, pa.Table]:

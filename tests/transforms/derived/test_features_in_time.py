@@ -15,8 +15,8 @@ from tests.builders import NOON
 from tests.transforms.derived.contexts import Row, agent, at, task
 from tests.transforms.derived.feature_rows import HOUR, MINUTE, derive, derive_sums, report, store, window
 from transforms.derived import features, task_sums
+from transforms.derived.bounds import Period
 from transforms.derived.engine import Deriver, Limits
-from transforms.derived.inputs import Period
 from transforms.derived.registry import find_stored_table
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder

@@ -8,8 +8,8 @@ import pytest
 from pipelines.settings import Settings
 from schemas.tables import TIME, Table
 from tests.builders import NOON
+from transforms.derived.bounds import UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable, Input
-from transforms.derived.inputs import UNTIMED, Period
 from transforms.derived.run import BrokenSQL, derive_rows
 
 SETTINGS = Settings().derived_settings()

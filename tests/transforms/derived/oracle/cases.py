@@ -16,9 +16,9 @@ from tests.transforms.derived.oracle.comparison import ORACLES, find_differences
 from tests.transforms.derived.oracle.messages import make_lines
 from tests.transforms.derived.oracle.rows import HOUR, Row, read_rows
 from tests.transforms.derived.oracle.rows import Settings as Values
+from transforms.derived.bounds import EVER, UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.engine import Limits
-from transforms.derived.inputs import EVER, UNTIMED, Period
 from transforms.derived.registry import TABLES
 from transforms.derived.run import derive_rows
 
