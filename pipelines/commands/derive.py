@@ -15,6 +15,7 @@ from pipelines.jobs.derive_after import make_limits
 from pipelines.progress import LINE_SECONDS, open_bar
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_local
+from runners.memory import prepare_memory
 from transforms.core.events import DERIVE_PROGRESS
 from transforms.derived.engine import Comparison
 from transforms.derived.registry import DERIVED
@@ -46,6 +47,7 @@ def derive(
     can be run again.
     """
     settings, folder = ctx.obj.settings(), require_local(output)
+    prepare_memory()
     values = settings.derived_settings() | read_row_settings(folder)
     deriver = make_deriver(folder, values, tables or (), make_limits(settings))
     moment = None if until is None else parse_time("--until", until)
