@@ -26,7 +26,6 @@ from transforms.core.record_batches import conform
 from transforms.core.time_units import DAY_US, HOUR_US, MINUTE_US
 from transforms.derived.bounds import Period
 from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
-from transforms.derived.inputs import Period
 from transforms.derived.snapshot import Snapshot
 from transforms.derived.task_sets import Hashes, hash_tasks
 from transforms.sinks.parquet.local_folder import read_version
