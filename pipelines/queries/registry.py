@@ -15,6 +15,7 @@ QUERIES: dict[str, Query] = {
         report_queries.HOURLY_PATTERNS,
         report_queries.ANOMALIES,
         table_queries.AGGREGATES,
+        table_queries.FLEET_WINDOWS,
         table_queries.FEATURES,
         table_queries.QUALITY,
         table_queries.QUARANTINE,

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,17 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What of a query is read: which columns of the result, all if there are none here, and which rows.
+
+    `conditions`: SQL that rows of a table must meet to be read, by the name of the table.
+    """
+
+    columns: tuple[str, ...] = ()
+    conditions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Answer:
     """A page of a result.
 
@@ -95,6 +106,7 @@ def run_query(
     limits: Limits = Limits(),
     cursor: str | None = None,
     stop: Stop | None = None,
+    part: Part = Part(),
 ) -> Answer:
     """The page of a query that begins after a cursor, or its first page.
 
@@ -104,6 +116,7 @@ def run_query(
         span: which rows of the inputs count, by the time of their table; a row without a time does.
         file_minutes: the setting of the output.
         stop: stops the query from another thread.
+        part: what of it is read; the columns of its order must be.
 
     Raises:
         WrongUse: the cursor is not of this query.
@@ -131,9 +144,11 @@ def run_query(
             descriptors = [opened[file] for file in chosen[each] if file in opened]
             if query.order[0].descending:
                 descriptors.reverse()  # DuckDB skips what is older than the rows that it has
-            views[each.name] = _write_view(connection, each, descriptors, spans[each])
+            view = _write_view(connection, each, descriptors, spans[each])
+            views[each.name] = f"{view} AND ({part.conditions.get(each.table.name, 'true')})"
         stop.check()
-        found = _select(connection, query, views, parameters, after, limits.rows + 1)
+        columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
+        found = _select(connection, query, columns, views, parameters, after, limits.rows + 1)
     return _make_answer(query, asked, found, limits.rows, len(opened))
 
 
@@ -231,6 +246,7 @@ def _within(source: Input, span: Span) -> str:
 def _select(
     connection: duckdb.DuckDBPyConnection,
     query: Query,
+    columns: pa.Schema,
     views: Mapping[str, str],
     parameters: Mapping[str, Value | None],
     after: Sequence[Any] | None,
@@ -244,22 +260,20 @@ def _select(
     if after is not None:
         condition, bound = write_condition(query.order, after)
         conditions.append(condition)
-    columns = ", ".join(f'"{name}"' for name in query.columns.names)
+    names = ", ".join(f'"{name}"' for name in columns.names)
     order = ", ".join(
         f"{each.column} {'DESC' if each.descending else 'ASC'} NULLS LAST" for each in query.order
     )
     inputs = ", ".join(f"{name} AS ({text})" for name, text in views.items())
     text = (
-        f"WITH {inputs} SELECT {columns} FROM ({query.sql}) WHERE {' AND '.join(conditions) or 'true'} "
+        f"WITH {inputs} SELECT {names} FROM ({query.sql}) WHERE {' AND '.join(conditions) or 'true'} "
         f"ORDER BY {order} LIMIT {count}"
     )
     values = {**parameters, **bound}
     used = set(re.findall(r"\$(\w+)", text))
     chosen = {name: value for name, value in values.items() if name in used}
     rows = connection.sql(text, params=chosen).to_arrow_table()
-    return pa.Table.from_batches(
-        [conform(batch, query.columns) for batch in rows.to_batches()], query.columns
-    )
+    return pa.Table.from_batches([conform(batch, columns) for batch in rows.to_batches()], columns)
 
 
 def _make_answer(query: Query, asked: Mapping[str, Any], found: pa.Table, limit: int, files: int) -> Answer:

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from pipelines.queries.query import Input, Order, Parameter, Query
 from pipelines.queries.report_queries import AGENT
-from schemas.tables import AGGREGATIONS, GRANULARITIES, MESSAGE_KEY, QUARANTINED
+from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, MESSAGE_KEY, QUARANTINED
 from transforms.derived.data_quality import TABLE as DATA_QUALITY
 from transforms.derived.features import FEATURES as FEATURE_ROWS
 
@@ -24,6 +24,19 @@ AGGREGATES = Query(
     AGGREGATIONS.schema,
     (_NEWEST_WINDOW, Order("agent_id")),
     (_choose_window(tuple(GRANULARITIES)), AGENT),
+)
+
+FLEET_WINDOWS = Query(
+    "fleet",
+    "windows of 5s, 1m or 1h over all agents of a type, newest first",
+    (Input("windows", FLEET, window="granularity"),),
+    "SELECT * FROM windows WHERE granularity = $granularity",
+    FLEET.schema,
+    (_NEWEST_WINDOW, Order("target_agent_type")),
+    (
+        _choose_window(tuple(GRANULARITIES)),
+        Parameter("agent_type", "only this target_agent_type", "target_agent_type = $agent_type"),
+    ),
 )
 
 FEATURES = Query(

@@ -1,53 +1,31 @@
 """What each request passes before and after its handler: who asks, how often, what is allowed, the record.
 
-`pipelines.service.access` and `pipelines.service.audit` fill these roles. The guards of this module allow
-everything: they are those of a service that listens on the loopback only, without TLS.
+Without a policy and an audit they allow everything: so they are for a service that listens on the loopback
+only, without TLS.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
+
+from pipelines.rate_limit import RateLimit
+from pipelines.service.access.counts import AccessCounts, RefusalLimit
+from pipelines.service.access.masks import Masks
+from pipelines.service.access.policy import Policy, Rights, decide
+from pipelines.service.access.subject import Forbidden, Subject, Unidentified
+from pipelines.service.access.tls import ServiceTls
+from pipelines.service.audit.log import AuditLog
+from pipelines.service.audit.writer import AuditUnavailable
+from schemas.access import CLASSES
+
+__all__ = ["AuditUnavailable", "Forbidden", "Guards", "Rights", "Subject", "Unidentified", "make_guards"]
+LOCAL = Subject("local", "optimization-admin", frozenset(CLASSES))
+"""The subject of every request of a service without TLS."""
 
 
-class Forbidden(Exception):  # noqa: N818 (an answer, not only an error)
-    """The subject may not do this; `str()` says what."""
-
-
-class Unidentified(Exception):  # noqa: N818
-    """The client does not show who it is."""
-
-
-class AuditUnavailable(Exception):  # noqa: N818
-    """What is about to happen cannot be recorded, so it must not happen."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Who asks. `until`: when what identifies it ends."""
-
-    name: str
-    role: str
-    grants: frozenset[str] = frozenset()
-    until: datetime | None = None
-
-
-class Rights(Protocol):
-    """What a subject may do with the columns of tables in one action."""
-
-    def split(self, table: str, columns: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The columns it may see, and those that are withheld."""
-        ...
-
-    def refuse_use(self, table: str, columns: Sequence[str]) -> None:
-        """Raises:
-        Forbidden: one of these columns, used by a filter, a sort or a computation, is withheld.
-        """
-        ...
-
-
-class Policy(Protocol):
+class Decider(Protocol):
     """The roles of subjects."""
 
     def decide(self, subject: Subject, action: str) -> Rights:
@@ -62,6 +40,10 @@ class Policy(Protocol):
 class Entry(Protocol):
     """The record of one request, which has begun."""
 
+    def note(self, rows: int) -> None:
+        """Record that it goes on."""
+        ...
+
     def end(self, rows: int, outcome: str) -> None:
         """Record how it ended."""
         ...
@@ -70,7 +52,7 @@ class Entry(Protocol):
 class Audit(Protocol):
     """The record of all requests."""
 
-    def begin(self, subject: Subject, action: str, object: str) -> Entry:
+    async def begin(self, subject: Subject, action: str, object: Any) -> Entry:
         """Record that a request begins.
 
         Raises:
@@ -78,43 +60,90 @@ class Audit(Protocol):
         """
         ...
 
+    async def refuse(self, subject: Subject, action: str, object: Any, status: int, reason: str) -> None:
+        """Record that a request was refused.
 
-class _AllRights:
-    def split(self, table: str, columns: Sequence[str]) -> tuple[list[str], list[str]]:
-        return list(columns), []
-
-    def refuse_use(self, table: str, columns: Sequence[str]) -> None:
-        pass
+        Raises:
+            AuditUnavailable: that is not possible.
+        """
+        ...
 
 
-class _OpenPolicy:
+class _LocalPolicy:
+    def __init__(self) -> None:
+        self._masks = Masks(secrets.token_bytes(32))
+
     def decide(self, subject: Subject, action: str) -> Rights:
-        return _AllRights()
+        return decide(subject, action, self._masks)
 
 
 class _NoEntry:
+    def note(self, rows: int) -> None:
+        pass
+
     def end(self, rows: int, outcome: str) -> None:
         pass
 
 
 class _NoAudit:
-    def begin(self, subject: Subject, action: str, object: str) -> Entry:
+    async def begin(self, subject: Subject, action: str, object: Any) -> Entry:
         return _NoEntry()
+
+    async def refuse(self, subject: Subject, action: str, object: Any, status: int, reason: str) -> None:
+        pass
 
 
 def _identify_as_local(transport: asyncio.BaseTransport | None) -> Subject:
-    return Subject("local", "optimization-admin")
+    return LOCAL
 
 
 def _admit_all(subject: Subject) -> int:
     return 0
 
 
+def _find_nothing() -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Guards:
-    """The guards of a service. `admit` counts a request of a subject: 0, or the seconds until it may ask."""
+    """The guards of a service.
+
+    `admit` counts a request of a subject: 0, or the seconds until it may ask. `find_problems`: why new files
+    are not used, or the audit is not written.
+    """
 
     identify: Callable[[asyncio.BaseTransport | None], Subject] = _identify_as_local
     admit: Callable[[Subject], int] = _admit_all
-    policy: Policy = field(default_factory=_OpenPolicy)
+    policy: Decider = field(default_factory=_LocalPolicy)
     audit: Audit = field(default_factory=_NoAudit)
+    find_problems: Callable[[], list[str]] = _find_nothing
+    counts: AccessCounts = field(default_factory=AccessCounts)
+    refusals: RefusalLimit = field(default_factory=RefusalLimit)
+
+
+def identify(transport: asyncio.BaseTransport | None, policy: Policy, tls: ServiceTls) -> Subject:
+    """The subject of a connection, by its certificate.
+
+    Raises:
+        Unidentified: it shows none, or none that counts.
+    """
+    connection = None if transport is None else transport.get_extra_info("ssl_object")
+    return policy.find_subject(tls.read_client(connection))
+
+
+def make_guards(tls: ServiceTls, policy: Policy, audit: AuditLog) -> Guards:
+    """The guards of a service with TLS."""
+    limit = RateLimit()
+
+    def find_problems() -> list[str]:
+        return [each for each in (tls.problem, policy.problem, audit.problem) if each]
+
+    return Guards(
+        lambda transport: identify(transport, policy, tls),
+        lambda subject: limit.admit(subject.certificate or subject.name),
+        policy,
+        audit,
+        find_problems,
+        AccessCounts(tls.list_ends, lambda: audit.problem is None, lambda: policy.problem is None),
+    )

@@ -29,4 +29,5 @@ def _find_reasons(service: Service) -> list[str]:
     if minutes != service.file_minutes:
         return ["the output was replaced by one with other file_minutes; start the service again"]
     live = service.live
-    return [live.problem] if live is not None and live.problem else []
+    problems = [live.problem] if live is not None and live.problem else []
+    return problems + service.guards.find_problems()

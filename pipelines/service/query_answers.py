@@ -12,11 +12,11 @@ from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS
 from pipelines.queries.query import Kind, Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
-from pipelines.queries.run import Answer, Limits, Stop, run_query
+from pipelines.queries.run import Answer, Limits, Part, Stop, run_query
+from pipelines.service.access.query_rights import QueryRights, choose_columns, list_given
 from pipelines.service.content_types import CONTENT_TYPES, choose_format
 from pipelines.service.errors import HttpError, as_http_error
 from pipelines.service.exchange import Exchange
-from pipelines.service.withheld import check_use, withhold
 from transforms.core.time_range import Span
 
 USUAL_ROWS = 100
@@ -50,10 +50,10 @@ async def answer_query(request: web.Request, exchange: Exchange) -> web.StreamRe
         asked = query.parse({name: text for name, text in given.items() if name not in _NAMES})
         span = parse_span(given.get("from"), given.get("to"))
         limits = _choose_limits(given, exchange.service.limits)
-        check_use(query, asked, exchange.rights)
+        chosen = choose_columns(query, list_given(query, asked), exchange.rights)
 
         def work(stop: Stop) -> tuple[Answer, bytes]:
-            answer = _run(exchange, query, asked, span, limits, given.get("cursor"), stop)
+            answer = _run(exchange, query, chosen, asked, span, limits, given.get("cursor"), stop)
             return answer, FORMATS[form](answer)
 
         answer, body = await exchange.service.pool.run(work)
@@ -67,15 +67,24 @@ async def answer_query(request: web.Request, exchange: Exchange) -> web.StreamRe
 def _run(
     exchange: Exchange,
     query: Query,
+    chosen: QueryRights,
     asked: Mapping[str, Any],
     span: Span,
     limits: Limits,
     cursor: str | None,
     stop: Stop,
 ) -> Answer:
-    service = exchange.service
-    answer = run_query(service.folder, query, asked, span, service.file_minutes, limits, cursor, stop)
-    return withhold(answer, exchange.rights)
+    service, rights = exchange.service, exchange.rights
+    masks, name = rights.masks, exchange.subject.name
+    if cursor is not None and chosen.masked:
+        cursor = masks.open_cursor(cursor, name)
+    part = Part(chosen.columns, chosen.row_conditions)
+    answer = run_query(service.folder, query, asked, span, service.file_minutes, limits, cursor, stop, part)
+    following = answer.cursor
+    if following is not None and chosen.masked:
+        following = masks.seal_cursor(following, name)
+    rows = chosen.mask(answer.rows, rights)
+    return replace(answer, rows=rows, cursor=following, withheld=chosen.withheld)
 
 
 _NAMES = frozenset(each.name for each in OF_ALL)

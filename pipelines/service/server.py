@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -11,11 +12,15 @@ from aiohttp import web
 
 from pipelines.failures import WrongUse
 from pipelines.listening import is_loopback
+from pipelines.service.access.connections import watch_connection
+from pipelines.service.access.masks import Masks
+from pipelines.service.access.subject import STRANGER
 from pipelines.service.errors import HttpError, make_error_response
 from pipelines.service.exchange import Exchange
-from pipelines.service.guards import AuditUnavailable, Entry, Forbidden, Rights, Subject, Unidentified
+from pipelines.service.guards import AuditUnavailable, Forbidden, Rights, Subject, Unidentified
 from pipelines.service.routes import ROUTES, Route
 from pipelines.service.service import Service
+from schemas.access import AccessClass
 from transforms.core.events import REQUEST_FAILED, log_event
 
 SERVICE = web.AppKey("service", Service)
@@ -95,16 +100,17 @@ async def _guard(request: web.Request, handler: _Next) -> web.StreamResponse:
     service = request.app[SERVICE]
     route: Route | None = request.match_info.handler.__dict__.get(_ROUTE)
     if route is not None and route.is_open:
-        request[_EXCHANGE] = Exchange(service, _NOBODY, _NoRights())
+        request[_EXCHANGE] = Exchange(service, STRANGER, _NO_RIGHTS)
         return await handler(request)
-    subject = _identify(request, service)
-    _count(subject, service)
-    rights = _authorise(subject, route, service)
-    entry = _begin(subject, route, request, service)
+    action = route.action if route else "unknown"
+    with _explain_unrecorded():
+        subject, rights = await _admit(request, service, action)
+        entry = await service.guards.audit.begin(subject, action, request.path_qs)
     exchange = request[_EXCHANGE] = Exchange(service, subject, rights)
     outcome = "cancelled"
     try:
-        response = await handler(request)
+        with watch_connection(request.transport, subject, service.guards.identify, entry, exchange):
+            response = await handler(request)
         outcome = str(response.status)
         return response
     except Forbidden as error:
@@ -118,26 +124,47 @@ async def _guard(request: web.Request, handler: _Next) -> web.StreamResponse:
         raise
     finally:
         entry.end(exchange.rows, outcome)
+        service.guards.counts.count_answer(subject.role, action, exchange.rows, outcome)
 
 
-_NOBODY = Subject("", "")
+_NO_RIGHTS = Rights(STRANGER, AccessClass.PUBLIC, Masks(b""))
 
 
-class _NoRights:
-    def split(self, table: str, columns: object) -> tuple[list[str], list[str]]:
-        raise AssertionError("a probe reads no table")
+async def _admit(request: web.Request, service: Service, action: str) -> tuple[Subject, Rights]:
+    """Who asks and its rights; a refusal is recorded.
 
-    def refuse_use(self, table: str, columns: object) -> None:
-        raise AssertionError("a probe reads no table")
+    Raises:
+        HttpError: it may not ask.
+        AuditUnavailable: a refusal cannot be recorded.
+    """
+    guards, subject = service.guards, STRANGER
+    try:
+        subject = _identify(request, service)
+        _count(subject, service)
+        return subject, _authorise(subject, action, service)
+    except HttpError as error:
+        guards.counts.refusals[str(int(error.status))] += 1
+        if (skipped := guards.refusals.count(subject.name, request.remote or "", error.status)) is not None:
+            asked = {"path": request.path_qs, "from": request.remote, "not_recorded_before": skipped}
+            await guards.audit.refuse(subject, action, asked, error.status, str(error))
+        raise
+
+
+@contextmanager
+def _explain_unrecorded() -> Iterator[None]:
+    try:
+        yield
+    except AuditUnavailable as error:
+        problem = "the request cannot be recorded, so it is not answered"
+        raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, problem, "make room for the audit") from error
 
 
 def _identify(request: web.Request, service: Service) -> Subject:
     try:
         return service.guards.identify(request.transport)
     except Unidentified as error:
-        raise HttpError(
-            HTTPStatus.UNAUTHORIZED, str(error), "give the certificate of a client that is known"
-        ) from error
+        fix = "give the certificate of a client that is known"
+        raise HttpError(HTTPStatus.UNAUTHORIZED, str(error), fix, {"Connection": "close"}) from error
 
 
 def _count(subject: Subject, service: Service) -> None:
@@ -147,26 +174,15 @@ def _count(subject: Subject, service: Service) -> None:
         )
 
 
-def _authorise(subject: Subject, route: Route | None, service: Service) -> Rights:
+def _authorise(subject: Subject, action: str, service: Service) -> Rights:
     try:
-        return service.guards.policy.decide(subject, route.action if route else "unknown")
+        return service.guards.policy.decide(subject, action)
     except Forbidden as error:
         raise _forbid(error) from error
 
 
 def _forbid(error: Forbidden) -> HttpError:
     return HttpError(HTTPStatus.FORBIDDEN, str(error), "ask for a role or a grant that allows it")
-
-
-def _begin(subject: Subject, route: Route | None, request: web.Request, service: Service) -> Entry:
-    try:
-        return service.guards.audit.begin(subject, route.action if route else "unknown", request.path_qs)
-    except AuditUnavailable as error:
-        raise HttpError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "the request cannot be recorded, so it is not answered",
-            "make room for the audit log",
-        ) from error
 
 
 async def listen(

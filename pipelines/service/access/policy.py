@@ -33,8 +33,8 @@ class Rights:
         return column in HASHES and table not in self.subject.grants
 
     def split(self, table: str, columns: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The columns that it may see, and those that are withheld."""
-        allowed = [name for name in columns if self.may_see(table, name)]
+        """The columns that it may see as they are stored, and those that are withheld."""
+        allowed = [name for name in columns if self.may_see(table, name) and not self.is_masked(table, name)]
         return allowed, [name for name in columns if name not in allowed]
 
     def refuse_use(self, table: str, columns: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ class Rights:
             Forbidden: one of them is withheld, or is only seen as an HMAC.
         """
         for name in columns:
-            if not self.may_see(table, name) or self.is_masked(table, name):
+            if self.split(table, [name])[1]:
                 raise Forbidden(f"{self.subject.name} has no right to {name} of {table}")
 
     def refuse_table(self, table: str) -> None:
@@ -97,9 +97,11 @@ class Policy:
         if len(found) > 1:
             raise Unidentified("the names of the certificate are those of several subjects")
         if not found:
-            return Subject(", ".join(certificate.names)[:200], "", until=certificate.until)
+            name = ", ".join(certificate.names)[:200]
+            return Subject(name, "", frozenset(), certificate.until, certificate.fingerprint)
         (subject,) = found
-        return Subject(subject.name, subject.role, subject.grants, certificate.until)
+        shown = (certificate.until, certificate.fingerprint)
+        return Subject(subject.name, subject.role, subject.grants, *shown)
 
     def decide(self, subject: Subject, action: str) -> Rights:
         """The rights of a subject in an action.

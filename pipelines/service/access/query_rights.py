@@ -74,7 +74,7 @@ def _refuse(columns: Columns, rights: Rights) -> None:
 
 
 def _is_seen(columns: Columns, rights: Rights) -> bool:
-    return all(rights.may_see(table, name) and not rights.is_masked(table, name) for table, name in columns)
+    return not any(rights.split(table, [name])[1] for table, name in columns)
 
 
 def _is_masked(name: str, lineage: Lineage, rights: Rights) -> bool:

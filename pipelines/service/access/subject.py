@@ -19,13 +19,14 @@ class Subject:
     """Who asks.
 
     `role`: empty if it has none. `grants`: tables whose restricted columns it may see. `until`: when its
-    certificate ends; None without one.
+    certificate ends; None without one. `certificate`: its SHA-256; empty without one.
     """
 
     name: str
     role: str
     grants: frozenset[str] = frozenset()
     until: datetime | None = None
+    certificate: str = ""
 
 
 STRANGER = Subject(NOBODY, "")

@@ -162,4 +162,5 @@ def _describe(subject: Subject, action: str, object: Any) -> dict[str, Any]:
     if len(text) > LONGEST_OBJECT:
         digest = sha256(text.encode()).hexdigest()
         object = {"begins": text[: LONGEST_OBJECT // 4], "characters": len(text), "sha256": digest}
-    return {"subject": subject.name, "role": subject.role, "action": action, "object": object}
+    known = {"subject": subject.name, "role": subject.role, "certificate": subject.certificate}
+    return {**known, "action": action, "object": object}

@@ -19,8 +19,10 @@ from pipelines.queries.formats import FORMATS
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Limits
 from pipelines.service import query_answers
+from pipelines.service.access.masks import Masks
+from pipelines.service.access.policy import decide
 from pipelines.service.content_types import CONTENT_TYPES
-from pipelines.service.guards import AuditUnavailable, Forbidden, Guards, Subject, Unidentified
+from pipelines.service.guards import AuditUnavailable, Forbidden, Guards, Rights, Subject, Unidentified
 from pipelines.service.query_answers import OF_ALL
 from pipelines.service.query_pool import WAITING
 from pipelines.service.routes import ROUTES
@@ -274,39 +276,37 @@ def test_a_client_that_leaves_stops_its_query(output: Path, monkeypatch: pytest.
 class Recorder:
     """Guards that write down what passes them, and refuse what they are told to."""
 
-    refuse: str = ""
+    refused: str = ""
     seen: list[str] = field(default_factory=list)
 
     def identify(self, transport: Any) -> Subject:
-        self.note("identify", Unidentified("no certificate"))
-        return Subject("s", "r")
+        self.steps("identify", Unidentified("no certificate"))
+        return Subject("s", "kpi-consumer")
 
     def admit(self, subject: Subject) -> int:
         self.seen.append("admit")
-        return 7 if self.refuse == "admit" else 0
+        return 7 if self.refused == "admit" else 0
 
-    def decide(self, subject: Subject, action: str) -> "Recorder":
-        self.note("decide", Forbidden("not for you"))
+    def decide(self, subject: Subject, action: str) -> Rights:
+        self.steps("decide", Forbidden("not for you"))
+        return decide(subject, "query", Masks(b""))
+
+    async def begin(self, subject: Subject, action: str, object: Any) -> "Recorder":
+        self.steps("begin", AuditUnavailable("disk full"))
         return self
 
-    def begin(self, subject: Subject, action: str, object: str) -> "Recorder":
-        self.note("begin", AuditUnavailable("disk full"))
-        return self
+    async def refuse(self, subject: Subject, action: str, object: Any, status: int, reason: str) -> None:
+        self.seen.append(f"refuse {status}")
+
+    def note(self, rows: int) -> None:
+        self.seen.append(f"note {rows}")
 
     def end(self, rows: int, outcome: str) -> None:
         self.seen.append(f"end {rows} {outcome}")
 
-    def split(self, table: str, columns: list[str]) -> tuple[list[str], list[str]]:
-        hidden = {"error_details", "avg_latency"}
-        return [name for name in columns if name not in hidden], [name for name in columns if name in hidden]
-
-    def refuse_use(self, table: str, columns: list[str]) -> None:
-        if self.refuse in columns:
-            raise Forbidden(f"{self.refuse} is withheld")
-
-    def note(self, step: str, error: Exception) -> None:
+    def steps(self, step: str, error: Exception) -> None:
         self.seen.append(step)
-        if self.refuse == step:
+        if self.refused == step:
             raise error
 
     def guards(self) -> Guards:
@@ -316,11 +316,10 @@ class Recorder:
 @pytest.mark.parametrize(
     ("refuse", "status", "seen"),
     [
-        ("identify", 401, ["identify"]),
-        ("admit", 429, ["identify", "admit"]),
-        ("decide", 403, ["identify", "admit", "decide"]),
+        ("identify", 401, ["identify", "refuse 401"]),
+        ("admit", 429, ["identify", "admit", "refuse 429"]),
+        ("decide", 403, ["identify", "admit", "decide", "refuse 403"]),
         ("begin", 503, ["identify", "admit", "decide", "begin"]),
-        ("latency_ms", 403, ["identify", "admit", "decide", "begin", "end 0 403"]),
         ("", 200, ["identify", "admit", "decide", "begin", f"end {len(AGENTS)} 200"]),
     ],
 )
@@ -334,14 +333,15 @@ def test_every_request_passes_the_guards_in_order(
         recorder.seen.clear()
         assert service.get("/healthz").status == service.get("/readyz").status == 200
         assert recorder.seen == []
-        assert service.get("/nowhere").status == (404 if refuse in ("", "latency_ms") else status)
+        assert service.get("/nowhere").status == (404 if refuse == "" else status)
 
 
 def test_withheld_columns_are_left_out_and_listed(output: Path) -> None:
     with run_service(make_service(output, guards=Recorder().guards())) as service:
         reply = service.get("/query/reports-by-task", task_id="task 100")
-        assert reply.headers["Kpiflow-Withheld"] == "error_details"
-        assert reply.json["withheld"] == ["error_details"]
+        names = ["custom_metrics", "error_details", "extra"]
+        assert reply.headers["Kpiflow-Withheld"] == ", ".join(names)
+        assert reply.json["withheld"] == names
         assert all("error_details" not in row and "latency_ms" in row for row in reply.json["rows"])
 
 
