@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -71,14 +72,14 @@ def make_service(folder: Path, **options: Any) -> Service:
 
 
 @contextmanager
-def run_service(service: Service) -> Iterator[RunningService]:
+def run_service(service: Service, tls: ssl.SSLContext | None = None) -> Iterator[RunningService]:
     """The service, listening on a free port of the loopback."""
     loop = asyncio.new_event_loop()
     ready: Future[int] = Future()
     stop = asyncio.Event()
 
     async def run() -> None:
-        runner, port = await listen(service, HOST, 0, None)
+        runner, port = await listen(service, HOST, 0, tls)
         ready.set_result(port)
         await stop.wait()
         await runner.cleanup()

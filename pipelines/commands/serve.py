@@ -1,6 +1,7 @@
 """`kpiflow serve`: the tables of an output over HTTP."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +37,30 @@ def serve(
             help="Serve plain HTTP to everybody on this machine, to try it out. Refused on other addresses.",
         ),
     ] = False,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="Certificate of the service (PEM).", metavar="FILE")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Its key (PEM).", metavar="FILE")] = None,
+    client_ca: Annotated[
+        Path | None,
+        typer.Option("--client-ca", help="Authorities that sign certificates of clients.", metavar="FILE"),
+    ] = None,
+    client_crl: Annotated[
+        Path | None,
+        typer.Option("--client-crl", help="Certificates that they revoked (PEM).", metavar="FILE"),
+    ] = None,
+    roles: Annotated[
+        Path | None,
+        typer.Option("--roles", help="Which certificate has which role (TOML).", metavar="FILE"),
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option("--audit", help="Folder of the audit: each answer has a line.", metavar="DIR"),
+    ] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option("--audit-writer", help="Name of this service's chain there. Default: the host's."),
+    ] = None,
     redis: Annotated[
         str | None,
         typer.Option(
@@ -57,25 +82,36 @@ def serve(
     questions without a server.
     """
     try:
+        from pipelines.service.access.open_guards import Access
         from pipelines.service.live import LiveReports
         from pipelines.service.server import serve as run
         from pipelines.service.service import Service
     except ImportError as error:
         raise make_missing_error("serve", error, "service") from error
     host, port = parse_address(address, PORT)
-    if not is_insecure:
-        raise WrongUse("the service needs TLS", "give --insecure-loopback to try it out on 127.0.0.1")
-    if not is_loopback(host):
+    if is_insecure and not is_loopback(host):
         raise WrongUse(f"{host} is not the loopback, so it needs TLS", "listen on 127.0.0.1")
     folder = require_folder(output)
     minutes = read_row_settings(folder, "served")["file_minutes"]
     live = None if redis is None else LiveReports(_connect(redis, ctx.obj.settings()))
-    service = Service(folder, minutes, Limits(rows, seconds, memory_mb), queries, live=live)
+    access = Access(certificate, key, client_ca, client_crl, roles, audit, writer)
+    context, log = None, None
+    if is_insecure:
+        guards, log = access.open_local()
+    else:
+        guards, context, log = access.open()
+    limits = Limits(rows, seconds, memory_mb)
+    service = Service(folder, minutes, limits, queries, guards, is_local=is_insecure, live=live)
 
     def say(port: int) -> None:
-        announce(SERVING, output=output, address=f"http://{_bracket(host)}:{port}")
+        scheme = "http" if context is None else "https"
+        announce(SERVING, output=output, address=f"{scheme}://{_bracket(host)}:{port}")
 
-    asyncio.run(run(service, host, port, None, say))
+    try:
+        asyncio.run(run(service, host, port, context, say))
+    finally:
+        if log is not None:
+            log.close()
 
 
 def _connect(url: str, settings: Settings) -> Connection:

@@ -72,10 +72,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Part:
-    """What of a query is read: which columns of the result, all if there are none here, and which rows.
-
-    `conditions`: SQL that rows of a table must meet to be read, by the name of the table.
-    """
+    """What is read: some columns of the result, all if none are here; SQL that rows meet, by their table."""
 
     columns: tuple[str, ...] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)

@@ -109,8 +109,8 @@ def _find_nothing() -> list[str]:
 class Guards:
     """The guards of a service.
 
-    `admit` counts a request of a subject: 0, or the seconds until it may ask. `find_problems`: why new files
-    are not used, or the audit is not written.
+    `admit` counts a request of a subject: 0, or the seconds until it may ask. `find_problems`: which new
+    files are not used, for everybody to read.
     """
 
     identify: Callable[[asyncio.BaseTransport | None], Subject] = _identify_as_local
@@ -132,12 +132,18 @@ def identify(transport: asyncio.BaseTransport | None, policy: Policy, tls: Servi
     return policy.find_subject(tls.read_client(connection))
 
 
+def make_local_guards(audit: AuditLog) -> Guards:
+    """The guards of a service without TLS that has an audit."""
+    return Guards(audit=audit, counts=AccessCounts(is_audit_written=lambda: audit.problem is None))
+
+
 def make_guards(tls: ServiceTls, policy: Policy, audit: AuditLog) -> Guards:
     """The guards of a service with TLS."""
     limit = RateLimit()
 
     def find_problems() -> list[str]:
-        return [each for each in (tls.problem, policy.problem, audit.problem) if each]
+        found = {"certificates": tls.problem, "roles": policy.problem}
+        return [f"new {what} are not used; the log says why" for what, problem in found.items() if problem]
 
     return Guards(
         lambda transport: identify(transport, policy, tls),

@@ -24,6 +24,7 @@ _ERROR = {
     "required": ["error", "fix"],
     "properties": {"error": {"type": "string"}, "fix": {"type": "string"}},
 }
+_TYPE_OF = {"/metrics": "application/openmetrics-text"}
 _TEXTS = {"/kpi/export": export.PARAMETERS, "/kpi/stream": stream.PARAMETERS}
 """Parameters of the routes that are no queries, with what they mean."""
 
@@ -50,7 +51,7 @@ def make_document() -> dict[str, Any]:
                     _describe_parameter(Parameter(name, text))
                     for name, text in _TEXTS.get(route.path, {}).items()
                 ],
-                "responses": _describe_responses({"application/json": {}}),
+                "responses": _describe_responses({_TYPE_OF.get(route.path, "application/json"): {}}),
             }
     return {
         "openapi": "3.1.0",

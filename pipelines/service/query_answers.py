@@ -79,7 +79,9 @@ def _run(
     if cursor is not None and chosen.masked:
         cursor = masks.open_cursor(cursor, name)
     part = Part(chosen.columns, chosen.row_conditions)
-    answer = run_query(service.folder, query, asked, span, service.file_minutes, limits, cursor, stop, part)
+    answer = run_query(
+        service.folder, query, asked, span, service.file_minutes, limits, cursor, stop, part=part
+    )
     following = answer.cursor
     if following is not None and chosen.masked:
         following = masks.seal_cursor(following, name)

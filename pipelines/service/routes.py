@@ -7,7 +7,7 @@ from aiohttp import web
 
 from pipelines.service.exchange import Exchange
 from pipelines.service.export import export
-from pipelines.service.health import say_alive, say_ready
+from pipelines.service.health import say_alive, say_ready, show_metrics
 from pipelines.service.openapi import show_document
 from pipelines.service.query_answers import answer_query, list_queries
 from pipelines.service.stream import stream
@@ -37,8 +37,9 @@ ROUTES = (
     Route("GET", "/healthz", say_alive, "probe", "Whether the process answers.", is_open=True),
     Route("GET", "/readyz", say_ready, "probe", "Whether the output can be read.", is_open=True),
     Route("GET", "/openapi.json", show_document, "read the document", "This document."),
+    Route("GET", "/metrics", show_metrics, "metrics", "Metrics of the service, for Prometheus."),
     Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
-    Route("GET", "/query/{name}", answer_query, "query", "A page of a named query.", needs="internal"),
+    Route("GET", "/query/{name}", answer_query, "query", "A page of a named query.", needs="public"),
     Route("GET", "/kpi/export", export, "export", "Reports in numbered pages.", needs="internal"),
     Route("GET", "/kpi/stream", stream, "stream", "Live reports, as a WebSocket.", needs="internal"),
 )

@@ -14,6 +14,7 @@ from pipelines.failures import WrongUse
 from pipelines.listening import is_loopback
 from pipelines.service.access.connections import watch_connection
 from pipelines.service.access.masks import Masks
+from pipelines.service.access.roles import UNKNOWN
 from pipelines.service.access.subject import STRANGER
 from pipelines.service.errors import HttpError, make_error_response
 from pipelines.service.exchange import Exchange
@@ -76,11 +77,8 @@ async def _explain_errors(request: web.Request, handler: _Next) -> web.StreamRes
 
 @web.middleware
 async def _check_host(request: web.Request, handler: _Next) -> web.StreamResponse:
-    """Refuse a request of a page of another site, also of one whose name was made to lead here: its browser
-    would give the page what the user of the browser may read."""
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        raise HttpError(HTTPStatus.FORBIDDEN, "a page of another site asks", "ask without Origin")
+    """Refuse a request without TLS that names another host: a page of another site, whose name was made to
+    lead here, must read nothing."""
     if request.app[SERVICE].is_local and not is_loopback(_find_host(request)):
         raise HttpError(HTTPStatus.MISDIRECTED_REQUEST, "this host is not served", "ask 127.0.0.1")
     return await handler(request)
@@ -102,7 +100,7 @@ async def _guard(request: web.Request, handler: _Next) -> web.StreamResponse:
     if route is not None and route.is_open:
         request[_EXCHANGE] = Exchange(service, STRANGER, _NO_RIGHTS)
         return await handler(request)
-    action = route.action if route else "unknown"
+    action = route.action if route else UNKNOWN
     with _explain_unrecorded():
         subject, rights = await _admit(request, service, action)
         entry = await service.guards.audit.begin(subject, action, request.path_qs)
@@ -141,6 +139,7 @@ async def _admit(request: web.Request, service: Service, action: str) -> tuple[S
     try:
         subject = _identify(request, service)
         _count(subject, service)
+        _check_origin(request)
         return subject, _authorise(subject, action, service)
     except HttpError as error:
         guards.counts.refusals[str(int(error.status))] += 1
@@ -165,6 +164,13 @@ def _identify(request: web.Request, service: Service) -> Subject:
     except Unidentified as error:
         fix = "give the certificate of a client that is known"
         raise HttpError(HTTPStatus.UNAUTHORIZED, str(error), fix, {"Connection": "close"}) from error
+
+
+def _check_origin(request: web.Request) -> None:
+    """Refuse a request of a page of another site: its browser would give it what its user may read."""
+    origin = request.headers.get("Origin")
+    if origin is not None and origin != f"{request.scheme}://{request.host}":
+        raise HttpError(HTTPStatus.FORBIDDEN, "a page of another site asks", "ask without Origin")
 
 
 def _count(subject: Subject, service: Service) -> None:

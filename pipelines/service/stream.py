@@ -115,7 +115,9 @@ class _Socket:
             _Ended: the client is too slow, or entries are gone that it cannot be told of.
         """
         if self._has_ids:
-            await self._write(write, orjson.dumps({"type": "start", "after": format_id(self._after)}))
+            start = {"type": "start", "after": format_id(self._after)}
+            listed = {"withheld": self._withheld} if self._withheld else {}
+            await self._write(write, orjson.dumps(start | listed))
         while True:
             for entry in await self._take():
                 if entry.gap is not None and not self._has_ids:

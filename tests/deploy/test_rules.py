@@ -13,6 +13,7 @@ import yaml
 from deploy.monitoring.render import TEMPLATE, render
 from tests.pipelines.metrics.test_exposition import FROZEN
 from tests.pipelines.relay.test_shown import NAMES
+from tests.pipelines.service.test_access import METRICS
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "monitoring" / "kpiflow.rules.yaml"
@@ -59,6 +60,12 @@ ACTIVE, AGE, LOST, LATE, CERTIFICATE = (
 WAITING, WAITING_AGE = (each.replace('"r"', '"w"') for each in (ACTIVE, AGE))
 TIMELINESS = 'source="s",score="timeliness"'
 SCORE = of("quality_score", TIMELINESS)
+
+
+WRITTEN, ROLES = of("service_audit_written"), of("service_roles_used")
+REFUSED = of("service_refusals_total", 'status="403"')
+ROWS = of("service_rows_total", 'role="kpi-consumer",action="export"')
+SERVER = of("service_certificate_seconds", 'certificate="server"')
 
 
 def bucket(stage: str, le: str) -> str:
@@ -112,6 +119,11 @@ def healthy(minutes: int) -> Series:
         LOST: flat(0, minutes),
         LATE: flat(7, minutes),
         CERTIFICATE: flat(2e6, minutes),
+        WRITTEN: flat(1, minutes),
+        ROLES: flat(1, minutes),
+        REFUSED: rate(5, minutes),
+        ROWS: rate(1000, minutes),
+        SERVER: flat(2e6, minutes),
     }
 
 
@@ -146,6 +158,11 @@ FIRES: dict[str, tuple[int, Series]] = {
     "KpiRelayLost": (60, {LOST: then(0, 58, 1, 30)}),
     "KpiRelayLate": (60, {LATE: then(0, 50, 3, 30)}),
     "KpiRelayCertificateExpires": (60, {CERTIFICATE: "6.1e5x50 6e5x30"}),
+    "KpiAuditUnavailable": (60, {WRITTEN: "1x50 0x30"}),
+    "KpiAccessRefused": (60, {REFUSED: then(5, 50, 15, 30)}),
+    "KpiAccessVolume": (110, {ROWS: then(1000, 50, 30_000, 80)}),
+    "KpiServiceFilesNotUsed": (60, {ROLES: "1x50 0x30"}),
+    "KpiServiceCertificateExpires": (60, {SERVER: "1.3e6x50 1.2e6x30"}),
     "KpiUptimeBudgetBurns": (90, {of("ready"): "1x80 0x30"}),
     "KpiLossBudgetBurns": (90, {of("trimmed_total"): "0x60 200x40"}),
 }
@@ -178,6 +195,8 @@ SILENT: dict[str, tuple[int, Series]] = {
     "an age that a relay had before it waited": (60, {WAITING_AGE: "3+60x90"}),
     "reports that were archived once": (60, {LATE: "7x30 9x60"}),
     "as much as is usual": (DAY, {}),
+    "much that is read every day": (DAY, {ROWS: rate(30_000, DAY + 10)}),
+    "a few requests that are refused": (60, {REFUSED: then(5, 50, 9, 30)}),
     "more than is usual, on the first day": (60, {each: then(1000, 40, 3000, 40) for each in (ARRIVED, READ)}
      | {TASKS: then(1000, 40, 3000, 40)}),
 }  # fmt: skip
@@ -304,4 +323,4 @@ def test_rules_ask_for_metrics_that_exist() -> None:
     rules = [rule for group in groups for rule in group["rules"]]
     recorded = {rule["record"] for rule in rules if "record" in rule}
     named = {name for rule in rules for name in re.findall(r"\bkpiflow[_:][\w:]+", rule["expr"])}
-    assert named - set(FROZEN) - set(NAMES) - recorded == set()
+    assert named - set(FROZEN) - set(NAMES) - METRICS - recorded == set()

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 
 from pipelines.metrics.families import describe_build, format_page, make_counter, make_gauge
 from pipelines.rate_limit import SECONDS
+from pipelines.service.access.certificates import now_utc
 
 REFUSALS = 60
 _MOST_KEYS = 10_000
@@ -102,8 +103,9 @@ class AccessCounts:
             "service_roles_used", "1 if the newest file of roles is used.", (),
             [((), self.is_roles_file_used())],
         )  # fmt: skip
+        now = now_utc()
         yield make_gauge(
-            "service_certificate_expiry_timestamp_seconds",
-            "When the certificate of the service, or of an authority of clients, ends.", ("certificate",),
-            (((name,), end.timestamp()) for name, end in self.list_ends().items()),
+            "service_certificate_seconds",
+            "Until the certificate of the service, or of an authority of clients, expires.", ("certificate",),
+            (((name,), (end - now).total_seconds()) for name, end in self.list_ends().items()),
         )  # fmt: skip

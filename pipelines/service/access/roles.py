@@ -16,7 +16,9 @@ from typing import Any
 
 from schemas.access import CLASSES, AccessClass
 
-_READ = frozenset({"list queries", "query", "openapi", "page"})
+UNKNOWN = "unknown"
+"""The action of a path that no route has: the answer is 404."""
+_READ = frozenset({UNKNOWN, "list queries", "query", "read the document", "page"})
 
 
 @dataclass(frozen=True)

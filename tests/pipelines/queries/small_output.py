@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, Limits, run_query
 from pipelines.settings import Settings
-from schemas.tables import AGGREGATIONS, LAYOUT_VERSION, QUARANTINED, REPORTS
+from schemas.tables import AGGREGATIONS, FLEET, LAYOUT_VERSION, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import store
 from transforms.core.time_range import Span
 from transforms.derived.data_quality import TABLE as QUALITY
@@ -38,6 +38,7 @@ def make_output(folder: Path) -> Path:
     store(folder, FEATURES, [{name: each[name] for name in names} for each in reports])
     starts = [START + timedelta(minutes=30 * number) for number in range(2 * HOURS)]
     store(folder, AGGREGATIONS, [window for start in starts for window in make_windows(start)])
+    store(folder, FLEET, [each for start in starts for each in make_fleet_windows(start)])
     quality = [
         {"granularity": size, "source": source, "time_window_start": start, "verdict": "met"}
         for size in ("1m", "1h")
@@ -73,6 +74,21 @@ def make_windows(start: datetime) -> list[dict[str, Any]]:
         {"granularity": size, "time_window_start": start, "agent_id": agent, "task_count": 3}
         for size in sizes
         for agent in AGENTS[:2]
+    ]
+
+
+def make_fleet_windows(start: datetime) -> list[dict[str, Any]]:
+    """Windows of both types with 9 to 11 tasks; the first have one."""
+    sizes = ("5s", "1m") if start.minute else ("5s", "1m", "1h")
+    return [
+        {
+            "granularity": size,
+            "time_window_start": start,
+            "target_agent_type": type_,
+            "task_count": 1 if start == START else 9 + start.hour % 3,
+        }
+        for size in sizes
+        for type_ in TYPES
     ]
 
 

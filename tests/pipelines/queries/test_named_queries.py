@@ -53,6 +53,9 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
     ("aggregates", {"granularity": "1m", "agent_id": AGENTS[0]}, SPAN,
      "SELECT * FROM kpi_aggregations WHERE granularity = '1m' AND agent_id = 'agent 0' "
      "AND time_window_start >= $start AND time_window_start < $end ORDER BY time_window_start DESC"),
+    ("fleet", {"granularity": "5s", "agent_type": "gpu"}, SPAN,
+     "SELECT * FROM kpi_fleet WHERE granularity = '5s' AND target_agent_type = 'gpu' "
+     "AND time_window_start >= $start AND time_window_start < $end ORDER BY time_window_start DESC"),
     ("features", {"task_id": "task 7"}, Span(),
      f"SELECT * FROM features k WHERE task_id = 'task 7' {NEWEST}"),
     ("quality", {"granularity": "1h", "source": "a"}, SPAN,

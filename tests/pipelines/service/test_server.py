@@ -249,7 +249,7 @@ def _wait_until(holds: Any) -> None:
 def test_a_client_that_leaves_stops_its_query(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped, begun = threading.Event(), threading.Event()
 
-    def wait(*arguments: Any) -> Any:
+    def wait(*arguments: Any, **_: Any) -> Any:
         stop = arguments[-1]
         begun.set()
         for _ in range(500):
@@ -357,7 +357,7 @@ def test_the_probes_say_what_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
-        ([], "give --insecure-loopback to try it out on 127.0.0.1"),
+        ([], "or --insecure-loopback to try it out on 127.0.0.1"),
         (["--insecure-loopback", "--listen", "0.0.0.0:0"], "listen on 127.0.0.1"),
         (["--insecure-loopback", "--listen", "somewhere"], "give HOST:PORT"),
     ],

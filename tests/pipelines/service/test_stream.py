@@ -205,7 +205,7 @@ def test_a_socket_ends_with_the_certificate_of_its_client(
     server: RedisServer, client: redis.Redis, tmp_path: Path
 ) -> None:
     until = datetime.now(UTC) + timedelta(seconds=1)
-    guards = Guards(identify=lambda _: Subject("s", "r", until=until))
+    guards = Guards(identify=lambda _: Subject("s", "kpi-consumer", until=until))
     live = LiveReports(Connection(server.url))
     service = make_service(make_output(tmp_path, [report(0)]), live=live, guards=guards)
     with run_service(service) as running:
