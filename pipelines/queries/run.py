@@ -16,6 +16,7 @@ from pipelines.failures import RunFailed
 from pipelines.queries.cursor import format_cursor, parse_cursor, write_condition
 from pipelines.queries.open_files import explain_storage_errors, open_files
 from pipelines.queries.query import Input, Query, Value
+from pipelines.queries.stop import QueryStopped, Stop
 from schemas.partitioning import format_window_folder
 from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
@@ -33,41 +34,6 @@ class Limits:
     rows: int = 100
     seconds: float = 30
     memory_mb: int = 1024
-
-
-class QueryStopped(RunFailed):
-    """A query needs more time or memory than it may, or nobody waits for it any more."""
-
-
-class Stop:
-    """What another thread stops a query with."""
-
-    def __init__(self) -> None:
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        self._is_set = False
-
-    def interrupt(self) -> None:
-        """Stop the query, also one that has not begun."""
-        self._is_set = True
-        if (connection := self._connection) is not None:
-            connection.interrupt()
-
-    def check(self) -> None:
-        """Raises:
-        QueryStopped: it was stopped.
-        """
-        if self._is_set:
-            raise QueryStopped("the query was stopped: nobody waits for it")
-
-    @contextmanager
-    def watch(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-        """Let this connection be interrupted while the block runs."""
-        self._connection = connection
-        try:
-            self.check()
-            yield
-        finally:
-            self._connection = None
 
 
 @dataclass(frozen=True)

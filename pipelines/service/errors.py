@@ -7,7 +7,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from pipelines.failures import Failure, WrongUse
-from pipelines.queries.run import QueryStopped
+from pipelines.queries.stop import QueryStopped
 
 _OPTION = re.compile(r"--([a-z][a-z-]*)")
 BUSY_SECONDS = 1

@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from pipelines.failures import Failure, WrongUse
-from pipelines.queries.run import Stop
+from pipelines.queries.stop import Stop
 from pipelines.service.arrivals import OrderEnded
 from pipelines.service.errors import HttpError, as_http_error
 from pipelines.service.exchange import Exchange

@@ -12,7 +12,8 @@ from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS
 from pipelines.queries.query import Kind, Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
-from pipelines.queries.run import Answer, Limits, Part, Stop, run_query
+from pipelines.queries.run import Answer, Limits, Part, run_query
+from pipelines.queries.stop import Stop
 from pipelines.service.access.query_rights import QueryRights, choose_columns, list_given
 from pipelines.service.content_types import CONTENT_TYPES, choose_format
 from pipelines.service.errors import HttpError, as_http_error

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from pipelines.queries.run import Stop
+from pipelines.queries.stop import Stop
 from pipelines.service.errors import BUSY_SECONDS, HttpError
 
 Result = TypeVar("Result")
