@@ -62,28 +62,47 @@ def main() -> None:
 
 
 def make_day(output: Path, top: Path, reports: int) -> date:
-    """Write so many reports into the files of hours of one day; the day."""
-    source = sorted((output / REPORTS.name).glob("date=2*"))[0]
-    files = sorted(source.rglob("*.parquet"))
-    each = reports // len(files)
-    for path in files:
-        rows = read_file(path)
-        copies = [change_names(rows, number) for number in range(-(-each // rows.num_rows))]
+    """Write so many reports into the files of hours of the first day of an output; the day.
+
+    Each file gets the reports of different files of the output, since zstd would notice copies of one.
+    """
+    files = sorted((output / REPORTS.name).glob("date=2*/**/*.parquet"))
+    first = min(path.parts[-3] for path in files)
+    targets = [path for path in files if first in path.parts]
+    each = reports // len(targets)
+    for number, path in enumerate(targets):
+        copies, have = [], 0
+        while have < each:
+            source = files[(number + len(copies)) % len(files)]
+            copies.append(change(read_file(source), len(copies), find_start(path) - find_start(source)))
+            have += copies[-1].num_rows
         merged = concat(copies).slice(0, each)
         order = sort_by_columns(merged.select(REPORTS.file_order), REPORTS.file_order)
         target = top / path.relative_to(output)
         make_folder(target.parent)
         target.write_bytes(encode_file(merged.take(pa.array(order))))
-    return date.fromisoformat(source.name.removeprefix("date="))
+    return date.fromisoformat(first.removeprefix("date="))
 
 
-def change_names(rows: pa.RecordBatch, number: int) -> pa.RecordBatch:
-    """The reports of other agents, with other ids."""
-    for name in ("agent_id", "report_id", "task_id", "message_id"):
-        place = rows.schema.get_field_index(name)
-        changed = pc.binary_replace_slice(rows[name], 0, 2, f"{number:02}")
-        rows = rows.set_column(place, rows.schema.field(place), changed)
-    return rows
+def find_start(path: Path) -> timedelta:
+    """Where the span of a file of hours begins, since 1970."""
+    day = date.fromisoformat(path.parts[-3].removeprefix("date="))
+    hour, minute = int(path.stem[:2]), int(path.stem[2:])
+    return (day - date(1970, 1, 1)) + timedelta(hours=hour, minutes=minute)
+
+
+def change(rows: pa.RecordBatch, number: int, later: timedelta) -> pa.RecordBatch:
+    """The reports of other agents, with other ids, recorded so much later."""
+    changed = {
+        name: pc.binary_replace_slice(rows[name], 0, 2, f"{number:02}")
+        for name in ("agent_id", "report_id", "task_id", "message_id")
+    }
+    for name in ("recorded_at", "received_at"):
+        moment = pc.add(rows[name].cast(pa.int64()), int(later.total_seconds()) * 1_000_000)
+        changed[name] = moment.cast(rows[name].type)
+    return pa.RecordBatch.from_arrays(
+        [changed.get(name, rows[name]) for name in rows.schema.names], schema=rows.schema
+    )
 
 
 def seal(top: Path, day: date) -> None:

@@ -82,7 +82,7 @@ def list_ways(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch, Mappi
         "use_dictionary": DICTIONARY_COLUMNS,
         "write_statistics": STATISTICS_COLUMNS,
     }
-    for level in (1, 3, 6, 9, 12, 19):
+    for level in (1, 3, 6, 9, 12):
         yield f"one file, zstd {level}", rows, plain | {"compression_level": level}
     chosen = plain | {"compression_level": LEVEL}
     yield f"zstd {LEVEL}, Bloom filters: a sealed day", rows, chosen | {"bloom_filter_options": filters}
@@ -93,7 +93,6 @@ def list_ways(rows: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch, Mappi
     if "latency_low_fence" in rows.schema.names:
         kept = rows.select([name for name in rows.schema.names if name in {*REPORT.names, "revision"}])
         yield f"zstd {LEVEL}, without what can be computed again", kept, chosen
-        yield "zstd 19, without what can be computed again", kept, plain | {"compression_level": 19}
 
 
 def show(table: Table, name: str, size: float, raw: float, seconds: float) -> None:

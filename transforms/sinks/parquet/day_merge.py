@@ -19,7 +19,7 @@ from transforms.core.record_batches import concat, conform
 from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
-PART_ROWS = 250_000
+PART_ROWS = 1 << 17
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 ReadHours = Callable[[str, Sequence[str] | None], pa.RecordBatch]
