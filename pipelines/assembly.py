@@ -16,6 +16,7 @@ from pipelines.outputs import Outputs
 from pipelines.settings import Settings
 from schemas.tables import AGGREGATIONS, FLEET, REPORTS
 from transforms.aggregation.windows import make_batch_windows, make_stream_windows
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.sharding import KeyByShard
 from transforms.core.time_range import Span
 from transforms.history.batch_history import BatchHistory
@@ -80,10 +81,17 @@ def make_blocks(settings: Settings) -> Blocks:
 
 
 def make_sources(
-    messages: beam.PTransform, outputs: Outputs, settings: Settings, span: Span, recall: bool
+    messages: beam.PTransform,
+    outputs: Outputs,
+    settings: Settings,
+    span: Span,
+    recall: bool,
+    expiry: Expiry = NOTHING,
 ) -> Sources:
-    """The sources of a batch. `recall`: whether its main output may have reports, to be recalled."""
-    return Sources(messages, Recall(outputs.main, make_blocks(settings)) if recall else None, span)
+    """The sources of a batch. `recall`: whether its main output may have reports, to be recalled. `expiry`:
+    what has expired there."""
+    stored = Recall(outputs.main, make_blocks(settings)) if recall else None
+    return Sources(messages, stored, span, expiry)
 
 
 def make_batch_timing(settings: Settings) -> Timing:

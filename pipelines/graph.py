@@ -4,7 +4,7 @@
 
 archive | Redis stream ------------> archive, trimmed
        |
-   validate ------------------------> quarantine
+   validate ------------------------> quarantine  (what has expired is counted and dropped)
        |----------------------------> tasks, results, agents, system_health
        |   reports
   key by block (batch) or shard (stream)
@@ -42,6 +42,7 @@ from schemas.tables import (
 )
 from transforms.aggregation.aggregate import Aggregate
 from transforms.aggregation.windows import Windows
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.keep_within import KeepWithin
 from transforms.core.time_range import Span
 from transforms.enrich import Enrich, EnrichOptions
@@ -60,11 +61,13 @@ class Sources:
         recall: from new reports, the stored reports that they affect, with their keys; None where nothing is
             stored yet, and in a stream, whose history recalls by itself.
         span: the time that is asked for.
+        expiry: what has expired in the main output; messages of that time are counted and dropped.
     """
 
     messages: beam.PTransform
     recall: beam.PTransform | None = None
     span: Span = field(default_factory=Span)
+    expiry: Expiry = NOTHING
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Sinks:
 def build(root: beam.Pipeline, sources: Sources, sinks: Sinks, settings: Settings, timing: Timing) -> None:
     """Wire the graph of this module's picture."""
     read = root | "Read" >> sources.messages
-    validated = read.messages | "Validate" >> Validate(make_rules(settings))
+    validated = read.messages | "Validate" >> Validate(make_rules(settings), sources.expiry)
     reports = validated.reports | "Keep reports in span" >> KeepWithin(sources.span, "recorded_at")
     keyed = reports | "Key" >> timing.key
     if sources.recall is not None:

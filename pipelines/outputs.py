@@ -16,8 +16,10 @@ from pipelines.failures import WrongUse, make_missing_error
 from pipelines.settings import Settings
 from pipelines.verify.output_description import open_store, translate_sink_errors
 from schemas.tables import FLEET
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.redis.connection import SCHEMES as REDIS_SCHEMES
 from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.maintenance_ledger import read_ledger
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Sink, Store
@@ -108,6 +110,17 @@ class Outputs:
     def takes_fleet(self) -> bool:
         """Whether a sink takes the aggregates over all agents."""
         return any(FLEET.name in sink.tables for sink in self.sinks)
+
+    def read_expiry(self) -> Expiry:
+        """What has expired in the main output. Messages of that time are dropped for all outputs.
+
+        Raises:
+            WrongUse: its maintenance ledger cannot be used.
+        """
+        if not isinstance(self.main, ParquetStore):
+            return NOTHING
+        with translate_sink_errors():
+            return Expiry(read_ledger(self.main.storage)[0].expired_before)
 
     def count_in(self, ledger: OutcomeLedger) -> "Outputs":
         """The same outputs; what the main one has is counted in a ledger, if it keeps files."""

@@ -102,6 +102,9 @@ def backfill(
     print_result(
         f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {names}"
     )
+    if results.expired:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(results.expired.items()))
+        print_result(f"not written, since rows of their time have expired: {kinds}")
     kept = "nothing was replaced" if replace else f"the messages before that point are in {names}"
     _check_complete(results, len(files), kept)
 

@@ -61,7 +61,8 @@ def _list_numbers(numbers: Numbers) -> dict[str, Any]:
         "reasons": reasons,
         "run": {"state": run.state, "failure": run.failure}
         | {"starts": run.starts, "restarts": run.restarts, "renewals": run.renewals},
-        "totals": {"read": numbers.read, "outcomes": outcomes, "trimmed": numbers.trimmed},
+        "totals": {"read": numbers.read, "outcomes": outcomes}
+        | {"expired": numbers.run.stats.expired.total(), "trimmed": numbers.trimmed},
     }
 
 
@@ -104,7 +105,9 @@ def describe_outcomes(numbers: Numbers) -> str:
         return "not available: the main output keeps no files"
     rejected = sum(n for (outcome, _), n in outcomes.items() if outcome == "quarantined")
     lost = f", {numbers.trimmed:,} lost unread" if numbers.trimmed else ""
-    return f"{outcomes.total():,} messages, {rejected:,} of them rejected{lost}"
+    expired = numbers.run.stats.expired.total()
+    late = f", {expired:,} expired" if expired else ""
+    return f"{outcomes.total():,} messages, {rejected:,} of them rejected{late}{lost}"
 
 
 def describe_warnings(stream: StreamHealth) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
 from pipelines.sources import archives_of
 from transforms.core import stage_counters
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import Files
@@ -69,16 +70,25 @@ def fill_outputs(
     files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine, locks: tuple[int, ...]
 ) -> Results:
     """Run the graph over archives into outputs that this job has locked."""
-    wire = wire_batch(files, outputs, settings, span, recall=outputs.main.has_reports())
+    recall, expiry = outputs.main.has_reports(), outputs.read_expiry()
+    wire = wire_batch(files, outputs, settings, span, recall, expiry)
     return engine.run(wire, next(iter(outputs.folders), None), locks)
 
 
-def wire_batch(files: Files, outputs: Outputs, settings: Settings, span: Span, recall: bool) -> Wire:
-    """The graph over archives. `recall`: whether the main output may have reports already."""
+def wire_batch(
+    files: Files,
+    outputs: Outputs,
+    settings: Settings,
+    span: Span,
+    recall: bool,
+    expiry: Expiry = NOTHING,
+) -> Wire:
+    """The graph over archives. `recall`: whether the main output may have reports already. `expiry`: what has
+    expired there."""
 
     def wire(root: beam.Pipeline) -> None:
         messages = ReadSource(archives_of(files, settings).read(), settings)
-        sources = make_sources(messages, outputs, settings, span, recall)
+        sources = make_sources(messages, outputs, settings, span, recall, expiry)
         build(root, sources, make_batch_sinks(outputs, settings), settings, make_batch_timing(settings))
 
     return wire

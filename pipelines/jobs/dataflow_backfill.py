@@ -44,4 +44,5 @@ class CloudBackfill:
         # Dataflow scales by itself, so there must be enough blocks for as many workers as it may start.
         settings = settings.model_copy(update={"workers": read_option(flags, "max_num_workers")})
         outputs, settings = open_fitting_outputs(files, self.outputs, settings)
-        return wire_batch(files, outputs, settings, self.span, recall=outputs.main.has_reports())
+        recall, expiry = outputs.main.has_reports(), outputs.read_expiry()
+        return wire_batch(files, outputs, settings, self.span, recall, expiry)

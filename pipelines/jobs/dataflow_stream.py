@@ -14,6 +14,7 @@ from pipelines.outputs import Outputs, open_outputs, parse_live_streams, parse_o
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
 from runners.dataflow import STREAM, Mode, read_option
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.sources.source import LiveSource, Reading
 
 
@@ -41,9 +42,11 @@ class CloudStream:
         source.verify_access()
         outputs, settings = open_outputs(self.outputs, _spread(settings, flags), file_minutes=1)
         source.lease(read_option(flags, "job_name")).acquire()  # the job's readers renew it
-        return self._wire(outputs, settings, flags)
+        return self._wire(outputs, settings, flags, outputs.read_expiry())
 
-    def _wire(self, outputs: Outputs, settings: Settings, flags: Sequence[str]) -> Wire:
+    def _wire(
+        self, outputs: Outputs, settings: Settings, flags: Sequence[str], expiry: Expiry = NOTHING
+    ) -> Wire:
         # Dataflow finalizes a bundle as soon as it has stored the rows itself, whether or not they are
         # written. So an entry is committed only when its rows have long been written.
         hold = max(outputs.gather_seconds, settings.patience_seconds)
@@ -53,7 +56,8 @@ class CloudStream:
         def wire(root: beam.Pipeline) -> None:
             messages = ReadSource(self._parse_source(settings).read(reading), settings, self.kinds)
             sinks = make_stream_sinks(outputs, settings, None, live)
-            build(root, Sources(messages), sinks, settings, make_stream_timing(outputs, settings))
+            timing = make_stream_timing(outputs, settings)
+            build(root, Sources(messages, expiry=expiry), sinks, settings, timing)
 
         return wire
 

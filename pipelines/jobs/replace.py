@@ -42,6 +42,7 @@ from schemas.tables import (
     Table,
 )
 from transforms.core import stage_counters
+from transforms.core.expiry import Expiry
 from transforms.core.record_batches import concat, make_empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
@@ -75,8 +76,8 @@ def replace_span(
     Returns the number of messages and the incomplete files; if there are any, the output stays as it was.
 
     Raises:
-        WrongUse: the span is not from one full hour (UTC) to another; the output is no folder of this
-            machine, is being written by another job, or was made with other settings.
+        WrongUse: the span is not from one full hour (UTC) to another, or has expired; the output
+            is no folder of this machine, is being written by another job, or was made with other settings.
         OutputFull: no space is left; the same call again completes the work.
         DamagedFile: a file that must be rewritten has changed since it was written; none was rewritten.
     """
@@ -88,6 +89,7 @@ def replace_span(
         raise WrongUse(f"--replace rewrites one folder of files, not {outputs}", fix)
     (output,) = outputs.folders
     with lock_for_batch(output) as locks, make_work_folder(output, _STAGING) as staging:
+        _refuse_expired(span, outputs.read_expiry())
         staged = folder_outputs(staging, settings)
         after = set(range(end, end + LOOKBACK_HOURS))
         _stage_around(outputs, staged, {*range(first - LOOKBACK_HOURS, first), *after})
@@ -111,6 +113,16 @@ def _read_hours(span: Span) -> tuple[int, int]:
         fix = f"give --from {start} --to {stop}, with input for all of that time"
         raise WrongUse("--replace rewrites full hours (UTC)", fix)
     return first, end
+
+
+def _refuse_expired(span: Span, expiry: Expiry) -> None:
+    """Refuse a span of which reports have expired: the rows that are left there could not be judged again."""
+    start = expiry.find_start(REPORTS)
+    if start is not None and span.start is not None and span.start < start:
+        raise WrongUse(
+            f"reports from before {start:%Y-%m-%dT%H:%M:%SZ} have expired, and the span begins earlier",
+            f"give --from {start:%Y-%m-%dT%H:%M:%SZ} or later; what has expired can go into a new output",
+        )
 
 
 def _stage_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:

@@ -29,11 +29,14 @@ from pipelines.jobs.quarantine import (
 )
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
-from schemas.kinds import REPORT_KIND
+from schemas.kinds import REPORT_KIND, Kind
+from schemas.readers.verdicts import Rejection
 from schemas.tables import QUARANTINED, REPLAYED, WAIVED
+from transforms.core.expiry import Expiry
 from transforms.core.record_batches import RAW, append_columns, concat, make_empty, split_by_bytes
 from transforms.core.time_range import Span
 from transforms.validation.message_kinds import KIND
+from transforms.validation.quarantine_rows import quarantine_messages
 from transforms.validation.validate import judge_kinds
 
 EVER = 10**12
@@ -83,7 +86,7 @@ def replay(
         write_rows(outputs, rows.filter(pc.greater(rows["revision"], FIRST)))
         cut = _explain_cut(rows) if corrected is None else rows.slice(0, 0)
         messages, unknown = _choose_messages(rows.filter(pc.invert(are_among(rows, cut))), corrected)
-        judged = _judge(messages, settings, waive_recency)
+        judged = _judge(messages, settings, outputs.read_expiry(), waive_recency)
         _run_graph(judged, outputs, output, settings)
         # A kernel after validation may raise at a message again: it then has no fate and stays open.
         accepted = concat([judged.valid, judged.waived])
@@ -106,21 +109,38 @@ class _Judged(NamedTuple):
     rejected: pa.RecordBatch
 
 
-def _judge(messages: pa.RecordBatch, settings: Settings, waive_recency: bool) -> _Judged:
-    valid, rejected = _validate(messages, settings)
+def _judge(messages: pa.RecordBatch, settings: Settings, expiry: Expiry, waive_recency: bool) -> _Judged:
+    valid, rejected = _validate(messages, settings, expiry)
     if not waive_recency:
         return _Judged(valid, messages.slice(0, 0), rejected)
-    waived, rejected = _validate(messages.filter(are_among(messages, rejected)), _waive_recency(settings))
+    again = messages.filter(are_among(messages, rejected))
+    waived, rejected = _validate(again, _waive_recency(settings), expiry)
     return _Judged(valid, waived, rejected)
 
 
-def _validate(messages: pa.RecordBatch, settings: Settings) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """The messages that are valid by the settings, and QUARANTINE rows of the others."""
+def _validate(
+    messages: pa.RecordBatch, settings: Settings, expiry: Expiry
+) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """The messages that are valid by the settings, and QUARANTINE rows of the others.
+
+    Among these are valid messages whose rows would lie in what has expired: they stay in quarantine.
+    """
     rules = make_rules(settings)
-    parts = (judge_kinds(part, rules) for part in split_by_bytes(messages, messages.schema))
-    judged = [found.quarantine for part in parts for _, found in part]
-    rejected = concat([make_empty(QUARANTINED.schema), *judged])
+    judged = [make_empty(QUARANTINED.schema)]
+    for part in split_by_bytes(messages, messages.schema):
+        for kind, found in judge_kinds(part, rules):
+            late = found.rows.filter(pa.array(expiry.find_expired(kind.table, found.rows)))
+            judged += [found.quarantine, _keep_expired(part.filter(are_among(part, late)), kind, expiry)]
+    rejected = concat(judged)
     return messages.filter(pc.invert(are_among(messages, rejected))), rejected
+
+
+def _keep_expired(messages: pa.RecordBatch, kind: Kind, expiry: Expiry) -> pa.RecordBatch:
+    """QUARANTINE rows of messages of a kind whose rows would lie in what has expired."""
+    start = expiry.find_start(kind.table)
+    text = f"{kind.table.name} no longer takes rows from before {start:%Y-%m-%d %H:%M} UTC: they have expired"
+    why = Rejection("expired", text, kind.table.time, "retention")
+    return quarantine_messages(messages, [why] * messages.num_rows, kind)
 
 
 def _waive_recency(settings: Settings) -> Settings:

@@ -120,7 +120,8 @@ class StreamGraph:
         archive = self.job.archive and self.job.archive.absolute()
         safe = None if archive is None else StreamArchive(archive)
         reading = Reading(self.owner, folder / READERS, outputs.gather_seconds, safe)
-        sources = Sources(ReadSource(self.source.read(reading), settings, self.job.kinds))
+        messages = ReadSource(self.source.read(reading), settings, self.job.kinds)
+        sources = Sources(messages, expiry=outputs.read_expiry())
         sinks = make_stream_sinks(outputs, settings, folder / SINKS, self.live)
         if archive is not None:
             sinks = replace(sinks, archive=WriteArchive(archive))

@@ -55,6 +55,10 @@ def _describe_messages(numbers: Numbers) -> Iterator[Metric]:
         (numbers.outcomes or {}).items(),
     )  # fmt: skip
     yield make_counter(
+        "expired", "Messages that were not written, since rows of their time have expired.", ("kind",),
+        (((kind,), count) for kind, count in sorted(numbers.run.stats.expired.items())),
+    )  # fmt: skip
+    yield make_counter(
         "trimmed", "Messages that were gone before they were read.", (), [((), numbers.trimmed)]
     )
     yield make_gauge(

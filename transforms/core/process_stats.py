@@ -51,12 +51,14 @@ class ProcessStats:
     Attributes:
         latency: by stage.
         attempts, errors: uses of each peer, and those of them that failed.
+        expired: messages that were not written because their rows would lie in what has expired, by kind.
         cpu: seconds of CPU time, by what the processes are for.
     """
 
     latency: dict[str, Latency] = field(default_factory=lambda: defaultdict(Latency))
     attempts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    expired: Counter[str] = field(default_factory=Counter)
     cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, other: "ProcessStats") -> None:
@@ -65,13 +67,15 @@ class ProcessStats:
             self.latency[stage].add(latency.counts, latency.seconds)
         self.attempts.update(other.attempts)
         self.errors.update(other.errors)
+        self.expired.update(other.expired)
         for role, seconds in other.cpu.items():
             self.cpu[role] += seconds
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON's types, as a copy: it can be written while other threads go on counting."""
         latency = {stage: [each.counts, each.seconds] for stage, each in self.latency.items()}
-        counts = {"attempts": dict(self.attempts), "errors": dict(self.errors)}
+        counted = {"attempts": self.attempts, "errors": self.errors, "expired": self.expired}
+        counts = {name: dict(counter) for name, counter in counted.items()}
         return {"latency": latency, **counts, "cpu": dict(self.cpu)}
 
     @classmethod
@@ -84,6 +88,7 @@ class ProcessStats:
                 stats.latency[stage].add([int(each) for each in counts], float(seconds))
             stats.attempts.update(given.get("attempts", {}))
             stats.errors.update(given.get("errors", {}))
+            stats.expired.update(given.get("expired", {}))
             stats.cpu.update({role: float(seconds) for role, seconds in given.get("cpu", {}).items()})
         except (TypeError, ValueError, AttributeError):
             return cls()
@@ -136,6 +141,14 @@ def count_attempt(peer: str, failed: bool = False) -> None:
     with _lock:
         _stats.attempts[peer] += 1
         _stats.errors[peer] += failed
+
+
+def count_expired(kind: str, messages: int) -> None:
+    """Messages of a kind were not written, because their rows would lie in what has expired."""
+    if _stats is None:
+        return
+    with _lock:
+        _stats.expired[kind] += messages
 
 
 def _write_often(path: Path, role: str, ended: threading.Event) -> None:

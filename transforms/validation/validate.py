@@ -15,6 +15,8 @@ each once, and a row at most six of them:
        |  Accepted                             |  Rejected
     content_rows: types, ids, recency        quarantine_rows: the bytes, and why
 
+Of both, what lies in days that the output has let expire is counted and dropped (`transforms.core.expiry`).
+
 The kernels that they call (`parser_guards`, `object_pattern`, `constraints`, `formats`, `numbers`,
 `report_id`) call none of these modules.
 """
@@ -32,14 +34,15 @@ from schemas.kinds import KINDS, Kind
 from schemas.readers import fast_reader, strict_reader
 from schemas.readers.verdicts import Limits, join_accepted
 from schemas.registry import Schema, load
-from schemas.tables import QUARANTINE, RECORD_TABLES
+from schemas.tables import QUARANTINE, QUARANTINED, RECORD_TABLES
 from transforms.core import (
     arrow_coder,  # noqa: F401 (the coder carries what leaves here)
     stage_counters,
 )
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.process_stats import VALIDATED, observe_latency
 from transforms.core.record_batches import REPORT_BATCH, concat, make_empty
-from transforms.core.run_metrics import MESSAGES
+from transforms.core.run_metrics import MESSAGES, count_expired
 from transforms.validation.content_rows import find_untimely, make_rows
 from transforms.validation.message_kinds import bound, split_by_kind
 from transforms.validation.quarantine_rows import bisect_faults, quarantine_messages
@@ -97,6 +100,15 @@ def judge_kinds(messages: pa.RecordBatch, rules: Rules) -> Iterator[tuple[Kind, 
         yield kind, judge_messages(rows, load_bounded(kind.schema, rules.custom_metric_limit), rules)
 
 
+def drop_expired(found: Judged, kind: Kind, expiry: Expiry) -> Judged:
+    """What may be written of judged messages of a kind; the others are counted as expired."""
+    if not expiry:
+        return found
+    rows, quarantine = expiry.split(kind.table, found.rows), expiry.split(QUARANTINED, found.quarantine)
+    count_expired(kind.schema, rows.expired + quarantine.expired)
+    return Judged(rows.kept, quarantine.kept)
+
+
 @cache
 def load_bounded(name: str, custom_metric_limit: float) -> Schema:
     """The newest schema of a name, with the limit that a setting puts into it."""
@@ -107,23 +119,24 @@ class Validate(beam.PTransform):
     """RAW messages -> `reports` (REPORT_BATCH, the main output), `quarantine`, and the rows of each of
     RECORD_TABLES under the table's name.
 
-    Of use alone: `messages | Validate()` gives `.reports`, `.quarantine`, `.tasks` and so on.
+    Of use alone: `messages | Validate()` gives `.reports`, `.quarantine`, `.tasks` and so on. Messages whose
+    row would lie in what has expired by `expiry` are in none of the outputs.
     """
 
-    def __init__(self, rules: Rules | None = None) -> None:
+    def __init__(self, rules: Rules | None = None, expiry: Expiry = NOTHING) -> None:
         super().__init__()
-        self.rules = rules or Rules()
+        self.rules, self.expiry = rules or Rules(), expiry
 
     def expand(self, messages: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         tags = ("quarantine", *RECORD_TABLES)
         types = dict.fromkeys(tags, pa.RecordBatch)
-        judge = beam.ParDo(_ValidateFn(self.rules)).with_output_types(pa.RecordBatch, **types)
+        judge = beam.ParDo(_ValidateFn(self.rules, self.expiry)).with_output_types(pa.RecordBatch, **types)
         return messages | judge.with_outputs(*tags, main="reports")
 
 
 class _ValidateFn(beam.DoFn):
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
+    def __init__(self, rules: Rules, expiry: Expiry) -> None:
+        self.rules, self.expiry = rules, expiry
 
     def setup(self) -> None:
         for name in KINDS:
@@ -132,7 +145,10 @@ class _ValidateFn(beam.DoFn):
     def process(self, messages: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         MESSAGES.inc(messages.num_rows)
         with stage_counters.time_stage("validate", messages.num_rows):
-            judged = list(judge_kinds(messages, self.rules))
+            judged = [
+                (kind, drop_expired(found, kind, self.expiry))
+                for kind, found in judge_kinds(messages, self.rules)
+            ]
         observe_latency(VALIDATED, messages["received_at"])
         for kind, found in judged:
             if found.quarantine.num_rows:

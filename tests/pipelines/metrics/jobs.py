@@ -102,6 +102,7 @@ class Home:
         stats.latency["validated"].add([0, 0, 0, 9, *[0] * (len(LATENCY_BOUNDS) - 4), 1], 400.0)
         stats.attempts.update({"redis": 200, str(self.path): 10})
         stats.errors.update({"redis": 4})
+        stats.expired.update({"task": 5})
         stats.cpu["worker"] = 12.5
         self.write(f"{PROCESSES}/1-1.json", stats.as_json())
 
