@@ -1,6 +1,6 @@
 """`kpiflow reconcile`: proof that every message has exactly one fate."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipelines.verify.verdict import Verdict
 from schemas.kinds import REPORT_KIND
 from transforms.core.errors import Refused, Unavailable
 from transforms.sources.source import Snapshot, Source
+from transforms.validation.message_kinds import KIND, give_kinds
 
 BRING_REST = (
     "for what is missing even then, run `kpiflow archive` into a new folder and a backfill of that folder"
@@ -84,7 +85,8 @@ def reconcile(
             "--redis and --stream go together", "give the server and the keys of the streams that were read"
         )
     settings: Settings = ctx.obj.settings()
-    keys = parse_streams(streams or []).keys
+    given = parse_streams(streams or [])
+    keys = given.keys
     with (
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
         open_for_reading(output, settings) as folder,
@@ -102,9 +104,10 @@ def reconcile(
             sources.append(parse_source(Request(tuple(inputs)), settings.model_copy(update=stored)))
         snapshots = [_open_snapshot(source, folder, opened) for source in sources]
         messages = _read_all(snapshots, folder, bar) if snapshots else None
+        payloads = partial(_read_payloads, snapshots, given.kinds) if snapshots else None
         read_again = f"{GO_ON}; {BRING_REST}" if streams else READ_AGAIN
         try:
-            verdict = check(folder, messages, track, keys or None, read_again, state)
+            verdict = check(folder, messages, track, keys or None, read_again, state, payloads)
         except Unavailable as error:
             raise RunFailed(str(error), "run the same command again") from error
     if as_json:
@@ -134,12 +137,19 @@ def _read_all(snapshots: Sequence[Snapshot], output: Path, bar: Progress) -> Mes
     return read
 
 
+def _read_payloads(snapshots: Sequence[Snapshot], kinds: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    """The messages of all snapshots again, whole, with the kinds that were given for their streams."""
+    for snapshot in snapshots:
+        for batch in snapshot.payloads():
+            yield batch if KIND.name in batch.schema.names else give_kinds(batch, kinds)
+
+
 def _print(verdict: Verdict) -> None:
     table = Table(box=None, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, count in verdict.as_json().items():
-        if isinstance(count, int) and (count or name != "records"):
+        if isinstance(count, int) and (count or name not in ("records", "expired")):
             table.add_row(name, f"{count:,}")
     print_table(table)
     if verdict.records or verdict.kinds.keys() - {REPORT_KIND.schema}:

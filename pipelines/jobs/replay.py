@@ -137,6 +137,8 @@ def _validate(
 
 def _keep_expired(messages: pa.RecordBatch, kind: Kind, expiry: Expiry) -> pa.RecordBatch:
     """QUARANTINE rows of messages of a kind whose rows would lie in what has expired."""
+    if not messages.num_rows:
+        return make_empty(QUARANTINED.schema)
     start = expiry.find_start(kind.table)
     text = f"{kind.table.name} no longer takes rows from before {start:%Y-%m-%d %H:%M} UTC: they have expired"
     why = Rejection("expired", text, kind.table.time, "retention")

@@ -13,9 +13,10 @@ from schemas.kinds import KINDS
 from schemas.tables import DUPLICATES, QUARANTINED
 
 MISSING, GONE, ORPHANS, SEVERAL_TABLES = "missing", "gone", "orphans", "several tables"
+FADED = "faded"
 """Messages of the source without a fate; those whose replayed report or record is gone; those without a
 source; and those that are stored in the tables of several kinds. A table's name: those that are in it more
-than once."""
+than once. FADED: messages without a fate, whose report or record may have expired."""
 Odd = dict[str, Prints]
 """Fingerprints of messages with a problem, by problem."""
 
@@ -58,8 +59,10 @@ class _FateCounts:
         verdict.dismissed += int(withdrawn.sum())
         verdict.surplus += int((stored[is_stored] - 1).sum() + orphan.sum())
         verdict.missing += int((~fated).sum())
-        unexplained = ~fated & ~is_closed & ~(self._sum(Row.DANGLING) > 0)
-        odd = {MISSING: unexplained, GONE: ~fated & is_closed, ORPHANS: orphan} | self._find_repeats(stored)
+        faded = ~fated & (self._sum(Row.FADED) > 0)
+        unexplained = ~fated & ~faded & ~is_closed & ~(self._sum(Row.DANGLING) > 0)
+        gone = ~fated & ~faded & is_closed
+        odd = {MISSING: unexplained, GONE: gone, ORPHANS: orphan, FADED: faded} | self._find_repeats(stored)
         return {problem: self.prints[chosen] for problem, chosen in odd.items()}
 
     def _find_repeats(self, stored: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:

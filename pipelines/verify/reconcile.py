@@ -5,7 +5,8 @@ A message in several tables has the fate of the first of FATES: its report or re
 a replay or a restart can leave a row in a later one. A row that only points to a report or record is no fate
 if that is not stored: a quarantine row that a replay closed, or a duplicate. Its message is missing, whether
 the source is given or not. A dismissed quarantine row is a fate as long as the source has its message. After
-that it only counts as `dismissed`. All kinds of messages are checked in the same way.
+that it only counts as `dismissed`. A message without a row whose row would lie in what has expired has the
+fate `expired` (`pipelines.verify.expired`). All kinds of messages are checked in the same way.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,8 @@ import pyarrow.compute as pc
 
 from pipelines.jobs.pending_rows import PendingRows, find_pending_rows
 from pipelines.verify.derived_checks import find_derived_problems
-from pipelines.verify.fates import GONE, MISSING, ORPHANS, SEVERAL_TABLES, Odd, count_fates
+from pipelines.verify.expired import ExpiryRule, Payloads
+from pipelines.verify.fates import FADED, GONE, MISSING, ORPHANS, SEVERAL_TABLES, Odd, count_fates
 from pipelines.verify.file_checks import READ_AGAIN, REBUILD, check_file, load_undamaged
 from pipelines.verify.fingerprints import Prints, count_fingerprints, find_among
 from pipelines.verify.output_description import read_row_settings
@@ -29,7 +31,7 @@ from pipelines.verify.stored_prints import StoredPrints, fingerprint_messages, j
 from pipelines.verify.table_scan import list_files
 from pipelines.verify.verdict import Verdict
 from schemas.kinds import KINDS
-from schemas.tables import DUPLICATES, FLEET, MESSAGE_KEY, QUARANTINED, TABLES, TRIMMED, Table
+from schemas.tables import DUPLICATES, FLEET, MESSAGE_KEY, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.row_merge import format_keys
 from transforms.sources.source import UNCOMMITTED
@@ -59,26 +61,29 @@ def reconcile(
     streams: Sequence[str] | None = None,
     read_again: str = READ_AGAIN,
     home: Path | None = None,
+    payloads: Payloads | None = None,
 ) -> Verdict:
     """Check an output to which no run is writing, against itself and against the source that `messages`
     reads.
 
     `home` is the folder with the state of the stream that wrote it, if not the output. Lost entries are
-    counted of `streams`, or of all. `read_again` is the fix for messages without a fate.
+    counted of `streams`, or of all. `payloads` reads the source again, to judge messages that may have
+    expired; without it, when they were received tells. `read_again` is the fix for messages without a fate.
 
     Raises:
         WrongUse: there is no output, or a newer kpiflow wrote it.
     """
-    verdict, prints = Verdict(), StoredPrints()
-    file_minutes = read_row_settings(output)["file_minutes"]
+    row_settings = read_row_settings(output)
+    file_minutes, rule = row_settings["file_minutes"], ExpiryRule.of(output, row_settings)
+    verdict, prints = Verdict(), StoredPrints(rule)
     tables = (*TABLES.values(), FLEET, TRIMMED)
     every = [(table, file) for table in tables for file in list_files(output, table)]
     for table, file in track(every, "files"):
         check_file(table, file, file_minutes, verdict.problems, prints)
     left = find_pending_rows(home or output)
-    _check_windows(output, left, prints.damaged, verdict, track)
+    _check_windows(output, left, prints, verdict, track)
     dangling = _check_keys(output, prints, verdict, read_again)
-    _count_fates(output, prints, dangling, messages, left, verdict, read_again)
+    _count_fates(output, prints, dangling, messages, payloads, left, verdict, read_again)
     _count_trimmed(output, prints, streams, verdict)
     if not prints.damaged:
         verdict.problems += find_derived_problems(output)
@@ -86,12 +91,16 @@ def reconcile(
 
 
 def _check_windows(
-    output: Path, left: PendingRows | None, damaged: set[OutputFile], verdict: Verdict, track: Track
+    output: Path, left: PendingRows | None, prints: StoredPrints, verdict: Verdict, track: Track
 ) -> None:
-    """Count each window again from its reports. What a stopped stream still has to write is not a problem."""
+    """Count each window again from its reports, unless one of the two has expired. What a stopped stream
+    still has to write is not a problem."""
     fix = f"{GO_ON}; if it still differs then, {REBUILD}" if left else REBUILD
-    for hour in track(hours(output, damaged), "hours"):
-        found = disagreements(hour, left)
+    expiry = prints.rule.expiry
+    for hour in track(hours(output, prints.damaged), "hours"):
+        if expiry.has_expired(REPORTS.name, hour.date):
+            continue
+        found = disagreements(hour, left, expiry)
         verdict.problems += [f"{line}; {fix}" for line in found.differences]
         verdict.waiting += found.waiting
 
@@ -108,11 +117,11 @@ def _check_keys(output: Path, prints: StoredPrints, verdict: Verdict, read_again
         names = f"{' '.join(table.key)}s are in"
         stored = _read_keys(output, kind, prints.damaged)
         repeated = _read_repeated(output, kind, prints.damaged)
+        dangling[kind], lost = lost, lost[find_among(lost, prints.join_lasting(kind))]
         verdict.add_problem(twice, stored, f"{names} {table.name} more than once", REBUILD, ["key"])
         verdict.add_problem(
             lost, repeated, f"{names} duplicates but not in {table.name}", read_again, ["key"]
         )
-        dangling[kind] = lost
     return dangling
 
 
@@ -154,6 +163,7 @@ def _count_fates(
     prints: StoredPrints,
     dangling: dict[str, Prints],
     messages: Messages | None,
+    payloads: Payloads | None,
     left: PendingRows | None,
     verdict: Verdict,
     read_again: str,
@@ -166,12 +176,33 @@ def _count_fates(
     odd = count_fates(prints.join_messages(dangling), source, verdict)
     pending = find_among(odd[MISSING], uncommitted)
     verdict.uncommitted, odd[MISSING] = int(pending.sum()), odd[MISSING][~pending]
-    verdict.missing -= verdict.uncommitted
+    verdict.expired = _take_expired(odd, prints, payloads)
+    verdict.missing -= verdict.uncommitted + verdict.expired
     verdict.unreadable = len(unreadable)
     verdict.problems += [
         f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()
     ]
     _name_odd(output, prints, odd, messages, verdict, read_again)
+
+
+def _take_expired(odd: Odd, prints: StoredPrints, payloads: Payloads | None) -> int:
+    """Take the messages that have expired out of those without a fate; how many there are.
+
+    What is only known to have perhaps expired is missing, if its payload shows that it has not.
+    """
+    faded = odd.pop(FADED)
+    wanted = join_prints([faded, odd[MISSING], odd[GONE]])
+    if payloads is None or not prints.rule.expiry or not len(wanted):
+        return len(faded)
+    keys = {kind: join_prints(parts) for kind, parts in prints.keys.items()}
+    expired, alive = prints.rule.judge(payloads, wanted, keys)
+    is_alive = find_among(faded, alive)
+    found = len(faded) - int(is_alive.sum())
+    for problem in (MISSING, GONE):
+        gone = find_among(odd[problem], expired)
+        found, odd[problem] = found + int(gone.sum()), odd[problem][~gone]
+    odd[MISSING] = join_prints([odd[MISSING], faded[is_alive]])
+    return found
 
 
 def _name_odd(

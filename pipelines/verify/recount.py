@@ -15,6 +15,7 @@ from pipelines.jobs.pending_rows import PendingRows
 from pipelines.verify.table_scan import list_files, load
 from schemas.partitioning import format_window_folder
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import number_groups
 from transforms.core.record_batches import concat, make_empty
 from transforms.sinks.parquet.output_files import OutputFile
@@ -78,8 +79,8 @@ class Agreement(NamedTuple):
     waiting: int
 
 
-def disagreements(hour: Hour, waiting: PendingRows | None = None) -> Agreement:
-    """Compare the windows of an hour with its reports.
+def disagreements(hour: Hour, waiting: PendingRows | None = None, expiry: Expiry = NOTHING) -> Agreement:
+    """Compare the windows of an hour with its reports, without the sizes of windows that have expired.
 
     A window waits if its revision is less than that of its reports, and one of these is among the `waiting`
     rows.
@@ -89,6 +90,8 @@ def disagreements(hour: Hour, waiting: PendingRows | None = None) -> Agreement:
     differences, count = [], 0
     for granularity, seconds in GRANULARITIES.items():
         folder = f"{AGGREGATIONS.name}/{format_window_folder(granularity)}"
+        if expiry.has_expired(folder, hour.date):
+            continue
         windows = hour.load(folder, AGGREGATIONS, _WINDOW_COLUMNS)
         expected = counted(reports, seconds)
         if waits.any():

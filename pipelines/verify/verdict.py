@@ -27,10 +27,12 @@ class KindCounts:
 class Verdict:
     """Counts of messages, and the problems.
 
-    received = reports + records + quarantined + duplicates + missing + uncommitted - surplus.
+    received = reports + records + quarantined + duplicates + expired + missing + uncommitted - surplus.
 
     - reports, records, quarantined, duplicates: the sums of `kinds`, which are the fates by kind. Records are
       the stored messages of all kinds but reports.
+    - expired: messages whose row has expired, or would lie in what has; without a source, those of which
+      another row still tells.
     - dismissed: dismissed messages that the source no longer has (without a source: all dismissed ones). They
       count neither as received nor as quarantined.
     - uncommitted: messages of a stream without a fate after the committed offset; the job continues there.
@@ -43,6 +45,7 @@ class Verdict:
     """
 
     kinds: dict[str, KindCounts] = field(default_factory=dict)
+    expired: int = 0
     dismissed: int = 0
     missing: int = 0
     surplus: int = 0
@@ -77,7 +80,7 @@ class Verdict:
     def received(self) -> int:
         """Distinct messages of the source. Without a source, as many as the tables say."""
         fates = self.reports + self.records + self.quarantined + self.duplicates
-        return fates + self.missing + self.uncommitted - self.surplus
+        return fates + self.expired + self.missing + self.uncommitted - self.surplus
 
     def of_kind(self, kind: str) -> KindCounts:
         """The counts of a kind, to read or to add to."""

@@ -137,6 +137,9 @@ class MemorySnapshot:
             yield pa.RecordBatch.from_arrays(columns, names=["source", "message_id", UNCOMMITTED])
             on_progress(len(numbers))
 
+    def payloads(self) -> Iterator[pa.RecordBatch]:
+        raise NotImplementedError
+
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         first = {key: self.source.server.streams[key][0][0] for key in self.source.streams}
         rows = zip(messages["source"].to_pylist(), messages["message_id"].to_pylist())

@@ -41,6 +41,11 @@ class Expiry:
     def __bool__(self) -> bool:
         return bool(self.before)
 
+    def has_expired(self, folder: str, day: str) -> bool:
+        """Whether a day (YYYY-MM-DD) of a folder has expired; what is no day has not."""
+        before = self.before.get(folder)
+        return before is not None and day < before.isoformat()
+
     def find_start(self, table: Table) -> datetime | None:
         """The first moment at which a new row of a table may lie; None if nothing of it has expired.
 

@@ -73,6 +73,9 @@ class Snapshot(Protocol):
         other source gives received_at.
         """
 
+    def payloads(self) -> Iterator[pa.RecordBatch]:
+        """The same messages again, whole: batches of RAW, and of REJECTED for what is no message."""
+
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         """bool[n]: which of these stored messages (source, message_id) were in the source once and need not
         be now.

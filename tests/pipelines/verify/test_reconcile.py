@@ -106,7 +106,7 @@ def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> No
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
     sums = ["received", "reports", "records", "quarantined", "duplicates"]
-    others = ["dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"]
+    others = ["expired", "dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"]
     assert list(reconcile(output).as_json()) == [*sums, *others, "kinds", "problems"]
 
 

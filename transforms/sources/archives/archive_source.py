@@ -88,6 +88,10 @@ class ArchivesSnapshot:
                 yield chunk.messages
                 yield chunk.rejected
 
+    def payloads(self) -> Iterator[pa.RecordBatch]:
+        """The messages of each file again."""
+        return self.messages(lambda _: None, lambda _, __: None)
+
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         """bool[n]: none."""
         return np.zeros(messages.num_rows, np.bool_)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from transforms.redis.connection import Connection
 from transforms.redis.entry_ids import ZERO, parse_id
-from transforms.sources.redis.entries import Entry
+from transforms.sources.redis.entries import Entry, split_entries
 from transforms.sources.redis.group import Group
 from transforms.sources.redis.positions import RESET, Stream
 from transforms.sources.redis.stream_state import read_stream
@@ -69,6 +69,14 @@ class RedisSnapshot:
                     on_progress(len(entries))
             ended = {key: read_stream(self._client, key) for key in self._begun}
         self._ended = {key: stream or self._begun[key] for key, stream in ended.items()}
+
+    def payloads(self) -> Iterator[pa.RecordBatch]:
+        """The messages again that the streams still have: RAW and REJECTED."""
+        with self._connection.explain_errors():
+            for key, stream in self._begun.items():
+                if stream is not None:
+                    for entries in read_entries(self._client, key, stream.last):
+                        yield from split_entries(key, entries)
 
     def has_left(self, messages: pa.RecordBatch) -> NDArray[np.bool_]:
         """bool[n]: which of these (source, message_id) a stream has had, and need not have now.
