@@ -21,6 +21,7 @@ import pyarrow as pa
 from schemas.partitioning import assign_files
 from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import Table
+from transforms.core.expiry import Expiry
 from transforms.core.record_batches import make_empty
 from transforms.derived.blocks import choose_files, split_blocks, split_chains
 from transforms.derived.bounds import UNTIMED, Period
@@ -190,10 +191,13 @@ class Deriver:
     ) -> Comparison:
         made = [name for name in list_stored(table) if name not in stored]
         catalogs = {name: self._stored.read(find_stored_table(name), snapshot) for name in made}
-        plan = Plan(table, {**stored, **catalogs}, self.settings, self._minutes, before, since)
+        expiry = Expiry(OutputFiles.of(self.output).ledger.expired_before)
+        given = {**stored, **catalogs}
+        plan = Plan(table, given, self.settings, self._minutes, before, since, expiry)
         units, found = plan.list_units(), self._derived.read(table.table)
         stale = [unit for unit in units if not found.holds(unit)]
         surplus = found.list_surplus(units) if since == FIRST_US else []
+        surplus = [file for file in surplus if not plan.is_closed(file)]
         return Comparison(plan, units, stale, surplus, found)
 
     def _derive_table(
@@ -229,7 +233,7 @@ class Deriver:
         with open_connection(limits.threads, limits.memory_mb, spill) as connection:
             for name, schemas in links.items():
                 _create_stored(connection, name, schemas)
-            bind_inputs(connection, table, period, self.settings, plan.before)
+            bind_inputs(connection, table, period, self.settings, plan.before, plan.expiry)
             rows = run_sql(connection, table)
         return self._write(table, block, rows)
 

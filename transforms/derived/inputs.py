@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from schemas.readers.formats import FIRST_US, LAST_US
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.time_units import SECOND_US
 from transforms.derived.bounds import UNTIMED, Bounds, Period, add_time
 from transforms.derived.derived_table import Clock, DerivedTable, Input
@@ -49,12 +50,14 @@ def bind_inputs(
     period: Period,
     settings: Mapping[str, Any],
     before: int = LAST_US,
+    expiry: Expiry = NOTHING,
 ) -> None:
     """Create the views of a derived table's inputs over `stored_*`, for a span.
 
-    `before`: only what is effective before this microsecond is derived.
+    `before`: only what is effective before this microsecond is derived. `expiry`: what has expired in the
+    output.
     """
-    _Binding(connection, Bounds(table, settings, period), before).bind()
+    _Binding(connection, Bounds(table, settings, period), before, expiry).bind()
 
 
 class _Binding(NamedTuple):
@@ -63,6 +66,7 @@ class _Binding(NamedTuple):
     connection: duckdb.DuckDBPyConnection
     bounds: Bounds
     before: int
+    expiry: Expiry
 
     @property
     def table(self) -> DerivedTable:
@@ -156,11 +160,15 @@ class _Binding(NamedTuple):
             if self._has(name):
                 self._keep(name, text)
         if self._has("first_records"):
-            firsts = (
-                f"(SELECT min(effective_at) FROM stored_{name}) AS {name}" for name in ("tasks", "agents")
-            )
+            firsts = (f"{self._find_first(name)} AS {name}" for name in ("tasks", "agents"))
             self._create("first_records", f"SELECT {', '.join(firsts)}")
         self._bind_derived()
+
+    def _find_first(self, name: str) -> str:
+        """The SQL of the first effective_at of a table; if rows have expired, at most the first day kept."""
+        first = f"(SELECT min(effective_at) FROM stored_{name})"
+        kept = self.expiry.before.get(name)
+        return first if kept is None else f"least({first}, TIMESTAMPTZ '{kept} 00:00:00+00')"
 
     def _bind_derived(self) -> None:
         """Other derived tables: what is about `reports`, or their past."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +12,19 @@ import numpy as np
 from schemas.partitioning import format_hour_folder, format_window_folder
 from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import REPORTS
+from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import Ints
 from transforms.core.time_units import HOUR_US, SECOND_US
 from transforms.derived.bounds import UNTIMED, Bounds, Period
+from transforms.derived.closed import find_closed
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.digests import GRAIN, NO_GRAIN, digest_inputs
 from transforms.derived.inputs import RECEIVED, SOURCES, list_derived_inputs
 from transforms.derived.stored_files import Catalog
 
 _RECORDS = ("tasks", "results", "agents")
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_IN_DAY = re.compile(r"date=(\d{4}-\d\d-\d\d)/(?:hour=(\d\d)/\d\d(\d\d))?")
 
 
 class Choice(NamedTuple):
@@ -51,7 +56,7 @@ class Plan:
     """The units of a derived table over stored files.
 
     `before` (microseconds, whole grains): only what is effective before it is derived. `since`: spans that
-    ended by then are left out.
+    ended by then are left out, and those that are closed by `expiry`, what has expired in the output.
     """
 
     table: DerivedTable
@@ -60,10 +65,26 @@ class Plan:
     file_minutes: int
     before: int = LAST_US
     since: int = FIRST_US
+    expiry: Expiry = NOTHING
+
+    @cached_property
+    def closed(self) -> int:
+        """The microsecond before which spans stay as they are."""
+        return find_closed(self.table, self.expiry, self.settings)
+
+    def is_closed(self, file: str) -> bool:
+        """Whether a file of the table, by its name below the output, is of a closed span."""
+        found = _IN_DAY.search(file)
+        if self.closed == FIRST_US or found is None:
+            return False
+        day, hour, minute = found[1], found[2] or "00", found[3] or "00"
+        start = datetime.fromisoformat(f"{day}T{hour}:{minute}+00:00")
+        return (start - _EPOCH) // timedelta(microseconds=1) < self.closed
 
     def list_units(self) -> list[Unit]:
         """The units in the order of time; none has no rows to be about."""
-        units = (self._make_unit(period) for period in self._list_periods() if period.end > self.since)
+        periods = (each for each in self._list_periods() if each.start >= self.closed)
+        units = (self._make_unit(period) for period in periods if period.end > self.since)
         return [unit for unit in units if unit is not None]
 
     def select(self, period: Period) -> Choices:
@@ -180,7 +201,8 @@ class Plan:
         bounds, choices = self._bound(period), Choices()
         for each in self.table.inputs:
             if each.name == "first_records":
-                for stored in SOURCES[each.name]:
+                # If rows of a table have expired, its first one came before all that is derived.
+                for stored in [name for name in SOURCES[each.name] if name not in self.expiry.before]:
                     numbers = self.catalogs[stored].numbers
                     choices[f"first {stored}"] = Choice(
                         stored, np.flatnonzero(numbers == min(numbers, default=0))
