@@ -12,7 +12,9 @@ from aiohttp import web
 
 from pipelines.failures import WrongUse
 from pipelines.listening import is_loopback
+from pipelines.queries.registry import QUERIES
 from pipelines.service.access.connections import watch_connection
+from pipelines.service.access.lineage import trace
 from pipelines.service.access.masks import Masks
 from pipelines.service.access.roles import UNKNOWN
 from pipelines.service.access.subject import STRANGER
@@ -38,7 +40,9 @@ _HEADERS = {
 
 
 def make_application(service: Service) -> web.Application:
-    """The application of a service."""
+    """The application of a service. What each query is made of is found now: no request waits for it."""
+    for query in QUERIES.values():
+        trace(query)
     app = web.Application(middlewares=[_explain_errors, _check_host, _guard])
     app[SERVICE] = service
     for route in ROUTES:

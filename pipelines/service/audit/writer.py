@@ -46,7 +46,8 @@ class ChainWriter:
         if not _NAME.fullmatch(self.name):
             raise AuditUnavailable(f"{self.name[:70]} cannot name a chain; use letters, digits and .-_")
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
             sync_path(self._folder.parent)
             self._lock = os.open(self._folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -76,7 +76,7 @@ def test_each_answer_has_a_begin_and_an_end(audit: Path) -> None:
 
 
 def test_only_its_owner_can_read_it(audit: Path) -> None:
-    assert (audit / "one").stat().st_mode & 0o777 == 0o700
+    assert audit.stat().st_mode & 0o777 == (audit / "one").stat().st_mode & 0o777 == 0o700
     assert month_file(audit).stat().st_mode & 0o777 == 0o600
 
 
