@@ -359,8 +359,8 @@ class MaintenanceSettings(SettingsGroup):
         3600,
         ge=0,
         le=604_800,
-        description="Seconds for which files that were replaced or have expired stay for whoever is still "
-        "reading them: more than the longest query takes.",
+        description="Seconds for which files that were replaced or have expired stay, because queries may "
+        "still read them: more than the longest query takes.",
     )
 
 
