@@ -26,12 +26,15 @@ from pipelines.console import SafeFormatter, err, style_head
 from pipelines.failures import Failure, RunFailed, WrongUse
 from pipelines.setting_options import show_settings
 from pipelines.settings import PREFIX, Settings, SettingsError, load
+from transforms.core.errors import Refused
 from transforms.core.events import is_json, log_as_json
 
 MANY = frozenset({"--input", "--stream"})
 """Options that take several values after one flag, as a shell's glob gives them."""
 FLAGS = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
 """The flag of each setting."""
+SWITCHES = frozenset(flag for flag, name in FLAGS.items() if Settings.model_fields[name].annotation is bool)
+"""Flags that need no value: alone they mean true."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def run(argv: Sequence[str]) -> int:
         arguments, invocation = split(argv)
     except Failure as failure:
         return _report_failure(failure)
+    _use_master_key(invocation)
     if not invocation.logs_json():
         return _run_command(arguments, invocation, _report_failure)
     with log_as_json(), follow_command(" ".join(arguments[:1])) as follow:
@@ -99,6 +103,8 @@ def _run_command(
         app(arguments[:1])(arguments, prog_name="kpiflow", obj=invocation)
     except Failure as failure:
         return report(failure)
+    except Refused as error:
+        return report(RunFailed(*str(error).split("; ", 1)))
     except SystemExit as stop:
         return report(stop.code if isinstance(stop.code, int) else 0)
     except Exception as error:
@@ -106,6 +112,18 @@ def _run_command(
         first = (str(error) or type(error).__name__).splitlines()[0]
         return report(RunFailed(f"the run failed: {first}"))
     return report(0)
+
+
+def _use_master_key(invocation: Invocation) -> None:
+    """Remember the master key of outputs that are read. Wrong settings are for the command to report."""
+    try:
+        master = invocation.settings().master_key
+    except WrongUse:
+        return
+    if master is not None:
+        from transforms.sinks.parquet.encryption.key_ring import use_master_key  # 20 ms that few need
+
+        use_master_key(master)
 
 
 def _report_failure(end: Failure | int) -> int:
@@ -132,7 +150,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], Invocation]:
         if flag not in FLAGS and flag != "--config":
             rest.append(word)
             continue
-        value = value if equals else next(words, "")
+        value = value if equals else "true" if flag in SWITCHES else next(words, "")
         _check_flag(flag, value)
         if flag == "--config":
             config = Path(value)

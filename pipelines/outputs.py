@@ -18,6 +18,7 @@ from pipelines.verify.output_description import open_store, translate_sink_error
 from schemas.tables import FLEET
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.redis.connection import SCHEMES as REDIS_SCHEMES
+from transforms.sinks.parquet.encryption.key_ring import KeySource
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import read_ledger
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
@@ -100,6 +101,16 @@ class Outputs:
     @property
     def folders(self) -> list[Path]:
         return list(filter(None, map(local_folder, self.sinks)))
+
+    @property
+    def keys(self) -> KeySource | None:
+        """The keys of the main output, if it is encrypted."""
+        return self.main.keys if isinstance(self.main, ParquetStore) else None
+
+    @property
+    def are_encrypted(self) -> bool:
+        """Whether files of an output are encrypted."""
+        return any(isinstance(sink, ParquetStore) and sink.keys for sink in self.sinks)
 
     @property
     def gather_seconds(self) -> int:
@@ -192,15 +203,19 @@ def open_outputs(
     sinks = list(parse_outputs(texts, settings).sinks)
     written_with = settings
     for number, each in enumerate(sinks):
+        if settings.encrypt and not isinstance(each, ParquetStore):
+            fix = "leave --encrypt out, or write it by a job of its own"
+            raise WrongUse(f"kpiflow encrypts files of tables, not what it writes to {each.name}", fix)
         if isinstance(each, Store):
             sinks[number], own = open_store(each, settings, create, file_minutes)
             written_with = own if written_with is settings else written_with
     return Outputs(tuple(sinks)), written_with
 
 
-def folder_outputs(folder: Path, settings: Settings) -> Outputs:
-    """A folder on this machine as the only output."""
-    return Outputs((ParquetStore(LocalFolder(folder), settings.file_minutes, settings.flush_seconds),))
+def folder_outputs(folder: Path, settings: Settings, keys: KeySource | None = None) -> Outputs:
+    """A folder on this machine as the only output. With `keys` its files are encrypted."""
+    store = ParquetStore(LocalFolder(folder), settings.file_minutes, settings.flush_seconds, keys=keys)
+    return Outputs((store,))
 
 
 def local_folder(sink: Sink) -> Path | None:

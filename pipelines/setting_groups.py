@@ -182,6 +182,25 @@ class SinkSettings(SettingsGroup):
     influxdb_token: SecretStr | None = Field(None, description="Token of InfluxDB.")
 
 
+class EncryptionSettings(SettingsGroup):
+    """Whether files are encrypted, and under which master key."""
+
+    title: ClassVar[str] = "Encryption"
+
+    encrypt: bool = Field(
+        False, description="Encrypt the files of a new output; needs master_key. An output stays as it began."
+    )
+    master_key: str | None = Field(
+        None,
+        min_length=1,
+        description="Master key of encrypted outputs: a file (`kpiflow keys new` makes one), or a URL of a "
+        "kind that a package brings. Needed to write and to read them.",
+    )
+    rotate_days: int = Field(
+        90, ge=1, le=3650, description="Days after which the keys of an output are due for rotation."
+    )
+
+
 class EngineSettings(SettingsGroup):
     """How the work is divided, and how Flink runs it."""
 

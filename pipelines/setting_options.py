@@ -63,7 +63,7 @@ def _document(name: str, text: str, metavar: str, panel: str) -> inspect.Paramet
 
 def _name_type(declared: FieldInfo) -> str:
     """The kind of value that a setting takes, as `--help` names it."""
-    kinds = {int: "INTEGER", float: "FLOAT", str: "TEXT", SecretStr: "SECRET"}
+    kinds = {bool: "[true|false]", int: "INTEGER", float: "FLOAT", str: "TEXT", SecretStr: "SECRET"}
     types = (declared.annotation, *get_args(declared.annotation))
     if get_origin(declared.annotation) is Literal:
         return "|".join(types[1:])

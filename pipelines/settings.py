@@ -23,6 +23,7 @@ from pydantic_settings import (
 from pipelines.setting_checks import find_conflict
 from pipelines.setting_groups import (
     DerivedSettings,
+    EncryptionSettings,
     EngineSettings,
     EnrichmentSettings,
     MaintenanceSettings,
@@ -47,6 +48,7 @@ class Settings(
     TableFileSettings,
     SourceSettings,
     SinkSettings,
+    EncryptionSettings,
     EngineSettings,
     DerivedSettings,
     RetentionSettings,

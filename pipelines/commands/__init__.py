@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": "Serve an output over HTTP: named queries, export, live reports.",
     "quarantine": "List, show, replay and dismiss quarantined messages.",
     "audit": "Verify the audit of a service; print its heads.",
+    "keys": "Make master keys; rotate and list the keys of an encrypted output.",
     "settings": "List every setting, its value and where it came from.",
 }
 """The lines of `kpiflow --help`, in its order.
@@ -34,7 +35,7 @@ The module of a command has a function, or a group, of the same name.
 """
 
 _ROWS = ("Validation", "History and outliers", "Enrichment", "Table files")
-_JOB = (*_ROWS, "Sources", "Sinks", "Engine", "Derived tables")
+_JOB = (*_ROWS, "Sources", "Sinks", "Encryption", "Engine", "Derived tables")
 _ALL = (*_JOB, "Metrics and logs")
 _EVERY = (*_ALL, "Retention", "Maintenance")
 SETTINGS_USED = {
@@ -43,19 +44,22 @@ SETTINGS_USED = {
     "backfill": _JOB,
     "stream": _ALL,
     "relay": ("Validation", "Sources", "Metrics and logs"),
-    "derive": ("Derived tables",),
-    "maintain": ("Sources", "Retention", "Maintenance"),
+    "derive": ("Encryption", "Derived tables"),
+    "maintain": ("Sources", "Encryption", "Retention", "Maintenance"),
     "doctor": _ALL,
     "status": ("Sources",),
     "top": ("Sources",),
-    "metrics": ("Sources", "Metrics and logs"),
+    "metrics": ("Sources", "Encryption", "Metrics and logs"),
     "archive": ("Sources",),
-    "reconcile": (*_ROWS, "Sources", "Sinks", "Derived tables"),
-    "parity": ("Sinks",),
-    "features": ("Derived tables",),
-    "show": ("Sinks",),
-    "serve": ("Sources",),
-    "quarantine": (*_ROWS, "Sinks", "Derived tables"),
+    "reconcile": (*_ROWS, "Sources", "Sinks", "Encryption", "Derived tables"),
+    "parity": ("Sinks", "Encryption"),
+    "features": ("Encryption", "Derived tables"),
+    "quality": ("Encryption",),
+    "show": ("Sinks", "Encryption"),
+    "query": ("Encryption",),
+    "serve": ("Sources", "Encryption"),
+    "quarantine": (*_ROWS, "Sinks", "Encryption", "Derived tables"),
+    "keys": ("Encryption",),
     "settings": _EVERY,
 }
 """The groups of settings that the `--help` of a command shows: those that it uses. Others show none."""

@@ -20,8 +20,11 @@ from pipelines.jobs.stream import check_readiness
 from pipelines.outputs import local_folder, parse_live_streams, parse_sink
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
+from pipelines.verify.at_rest import find_encryption
 from pipelines.verify.output_description import check_description
+from pipelines.verify.output_keys import choose_keys
 from transforms.core.errors import Finding, Refused, Unavailable
+from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
 from transforms.sources.source import LiveSource
 
@@ -118,6 +121,9 @@ def _check_output(text: str, settings: Settings) -> Iterator[Finding]:
             what = "the version and the settings of what it contains"
             check_description(sink, settings)
             yield Finding(what)
+        if well and isinstance(sink, ParquetStore):
+            what = "its keys"
+            yield from find_encryption(sink, choose_keys(sink, sink.read_description(), settings))
     except (Refused, Unavailable) as error:
         yield Finding("the output", str(error))
     except WrongUse as error:

@@ -67,5 +67,6 @@ class _Beside:
             "seconds": settings.derive_seconds,
             "memory_mb": settings.derive_memory_mb,
             "json": is_json(),
+            "master_key": settings.master_key,
         }
         return [sys.executable, "-m", "pipelines.jobs.derive_loop", json.dumps(task)]

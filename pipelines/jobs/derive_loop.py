@@ -25,6 +25,7 @@ from transforms.core.events import DERIVE_FAILED, log_as_json, log_event
 from transforms.core.status_files import read_status
 from transforms.core.time_units import SECOND_US
 from transforms.derived.engine import Deriver, Limits
+from transforms.sinks.parquet.encryption.key_ring import use_master_key
 
 RECENT_HOURS = 3
 """Most passes compare the spans of so many hours: reports of valid messages are at most one hour late."""
@@ -36,6 +37,7 @@ _PATIENCE = 5.0
 
 def run(task: Mapping[str, Any]) -> None:
     """Derive every `seconds`, until the process is ended."""
+    use_master_key(task.get("master_key"))
     limits, settings = Limits(1, task["memory_mb"]), task["settings"]
     derivers = {
         Path(output): make_deriver(Path(output), settings, (), limits, indexed=True)

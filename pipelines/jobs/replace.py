@@ -50,6 +50,9 @@ from transforms.history.blocks import Blocks
 from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
 from transforms.sinks.parquet.day_file import encode_day_file
+from transforms.sinks.parquet.encryption.key_list import MonthKey
+from transforms.sinks.parquet.encryption.key_ring import find_writing_key
+from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import format_keys, merge_rows
@@ -90,14 +93,14 @@ def replace_span(
     (output,) = outputs.folders
     with lock_for_batch(output) as locks, make_work_folder(output, _STAGING) as staging:
         _refuse_expired(span, outputs.read_expiry())
-        staged = folder_outputs(staging, settings)
+        staged = folder_outputs(staging, settings, outputs.keys)
         after = set(range(end, end + LOOKBACK_HOURS))
         _stage_around(outputs, staged, {*range(first - LOOKBACK_HOURS, first), *after})
         results = fill_outputs(files, staged, settings, span, engine, locks)
         if not results.incomplete:
             _flag_again(staged, after, settings, engine, locks)
             for change in list(_list_changes(output, staging, span)):
-                _rewrite(change, outputs.main)
+                _rewrite(change, outputs.main, find_writing_key(LocalFolder(output)))
             derive_outputs(outputs, settings)
     return results
 
@@ -185,8 +188,8 @@ def _list_changes(output: Path, staging: Path, span: Span) -> Iterator[_Change]:
             yield _Change(table, file, kept, staged[file])
 
 
-def _rewrite(change: _Change, store: Store) -> None:
-    """Rewrite a file of the output: the rows that stay, and the staged ones."""
+def _rewrite(change: _Change, store: Store, key: MonthKey | None) -> None:
+    """Rewrite a file of the output: the rows that stay, and the staged ones; encrypted, if there is a key."""
     table, file, kept, parts = change
     nothing = make_empty(table.schema)
     with file.storage.lock(file.name.rpartition("/")[0]):
@@ -198,7 +201,7 @@ def _rewrite(change: _Change, store: Store) -> None:
             file.storage.remove(file.name)
         elif merged.taken or not kept.all():
             current, encode = file.get(), encode_day_file if file.is_day else encode_file
-            file.storage.put(file.name, encode(merged.rows), current and current.version)
+            file.storage.put(file.name, encode(merged.rows, key=key), current and current.version)
 
 
 def _choose_rows(output: Path, staging: Path, span: Span) -> list[tuple[Table, list[str], Keep]]:

@@ -67,7 +67,9 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
         source.verify_access()
         if live is not None:
             live.verify_access()
+        _reject_plain_archive(job, settings.encrypt)
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
+        _reject_plain_archive(job, outputs.are_encrypted)
         settings = fit_settings(settings)
         job.home.mkdir(parents=True, exist_ok=True)
         with lock_folders(job.home, *outputs.folders, patience=PATIENCE) as locks:
@@ -86,6 +88,13 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
     except FlinkFailed as error:
         fix = "run the same command again: it goes on from the newest checkpoint"
         raise RunFailed(str(error), fix) from error
+
+
+def _reject_plain_archive(job: StreamJob, encrypted: bool) -> None:
+    """Refuse to archive messages in plain beside encrypted tables."""
+    if encrypted and job.archive is not None:
+        problem = "archives are not encrypted, and the same messages would be readable in --archive"
+        raise WrongUse(problem, "leave --archive out; or archive without --encrypt onto an encrypted volume")
 
 
 def check_readiness(settings: Settings) -> str:

@@ -109,6 +109,10 @@ def _describe_sinks(numbers: Numbers) -> Iterator[Metric]:
         (((name,), max(0.0, numbers.at - since.timestamp()) if since else 0.0) for name, since in waiting),
     )  # fmt: skip
     yield from describe_uses(numbers.run.stats, "Redis and of each output")
+    yield make_gauge(
+        "key_age_seconds", "Since the keys of an encrypted output were rotated.", ("sink",),
+        (((name,), max(0.0, numbers.at - since)) for name, since in numbers.rotated.items()),
+    )  # fmt: skip
 
 
 def _describe_processes(numbers: Numbers) -> Iterator[Metric]:

@@ -18,6 +18,8 @@ from pipelines.metrics.machine import Limits, Usage, measure_usage, read_limits
 from pipelines.metrics.quality import QualityScore, read_scores
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms.core.errors import Unavailable
+from transforms.sinks.parquet.encryption.key_list import KEYS, parse_list
+from transforms.sinks.parquet.encryption.master_key import KeyRefused
 from transforms.sinks.parquet.outcome_ledger import read_outcomes
 from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sources.source import LiveSource, SourceState
@@ -42,6 +44,7 @@ class Numbers:
         trimmed: messages that were gone before they were read; None as above.
         usage: of the processes of a job on this machine.
         quality: the newest scores of its data, if tables are derived.
+        rotated: by output that is encrypted, when its keys were rotated last, in seconds since 1970.
     """
 
     at: float
@@ -54,6 +57,7 @@ class Numbers:
     usage: Usage
     limits: Limits
     quality: list[QualityScore]
+    rotated: dict[str, float]
 
     @property
     def read(self) -> dict[str, int]:
@@ -115,7 +119,21 @@ def read_numbers(home: Path, watch: SourceWatch | None = None) -> Numbers:
     usage = measure_usage(run.pid) if health.running else Usage({}, None)
     now = time.time()
     quality = read_scores(outputs, now)
-    return Numbers(now, health, run, is_up, arrived, outcomes, trimmed, usage, read_limits(), quality)
+    rotated = _read_rotated(outputs)
+    limits = read_limits()
+    return Numbers(now, health, run, is_up, arrived, outcomes, trimmed, usage, limits, quality, rotated)
+
+
+def _read_rotated(outputs: list[str]) -> dict[str, float]:
+    """By output on this machine that has a readable list of keys, when they were rotated last."""
+    found = {}
+    for output in outputs:
+        path = Path(output) / KEYS
+        try:
+            found[output] = parse_list(path.read_bytes(), str(path)).rotated.timestamp()
+        except (OSError, KeyRefused):
+            continue
+    return found
 
 
 def _read_outcomes(folder: Path, outputs: list[str]) -> tuple[Counter[tuple[str, str]] | None, int | None]:

@@ -21,6 +21,7 @@ from schemas.partitioning import format_window_folder
 from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.sinks.parquet.parquet_file import is_encrypted, open_dataset
 
 _MICROSECOND = timedelta(microseconds=1)
 _DESCRIPTOR = "/proc/self/fd/"
@@ -185,7 +186,12 @@ def _write_view(
     empty = f"empty_{source.name}"
     connection.register(empty, source.table.schema.empty_table())
     text = f"SELECT * FROM {empty}"
-    if descriptors:
+    if descriptors and is_encrypted(Path(f"{_DESCRIPTOR}{descriptors[0]}")):
+        stored = f"stored_{source.name}"
+        files_read = [Path(f"{_DESCRIPTOR}{number}") for number in descriptors]
+        connection.register(stored, open_dataset(files_read, source.table.schema))
+        text = f"SELECT * FROM {stored}"
+    elif descriptors:
         listed = [f"{_DESCRIPTOR}{number}" for number in descriptors]
         files = f"read_parquet({listed}, union_by_name = true, hive_partitioning = false)"
         present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}

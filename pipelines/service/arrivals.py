@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed
@@ -27,6 +26,7 @@ from transforms.core.hashing import hash_ids
 from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFiles
+from transforms.sinks.parquet.parquet_file import open_parquet
 
 Ids = NDArray[np.uint64]
 Version = tuple[int, int, int]
@@ -122,7 +122,7 @@ class Arrivals:
     def _add(self, path: Path) -> None:
         with _open(path) as file:
             self._versions[path] = _read_version(os.fstat(file.fileno()))
-            ids = _hash(pq.read_table(file, columns=["report_id"])["report_id"])
+            ids = _hash(open_parquet(file).read(["report_id"])["report_id"])
         known = self._known.setdefault(path, [])
         before = np.concatenate(known) if known else np.zeros(0, np.uint64)
         new = ids[~np.isin(ids, before)]
@@ -148,9 +148,10 @@ class Arrivals:
     def _read_rows(self, path: Path, ids: Ids, columns: list[str], schema: pa.Schema) -> pa.Table:
         """The rows of a file with these ids, in their order."""
         with _open(path) as file:
-            present = set(pq.ParquetFile(file).schema_arrow.names)
+            parquet = open_parquet(file)
+            present = set(parquet.schema_arrow.names)
             wanted = [name for name in (*columns, "report_id") if name in present]
-            rows = pq.read_table(file, columns=list(dict.fromkeys(wanted)))
+            rows = parquet.read(list(dict.fromkeys(wanted)))
         found = _hash(rows["report_id"])
         order = np.argsort(found)
         places = np.searchsorted(found, ids, sorter=order)

@@ -17,7 +17,6 @@ import pyarrow.acero as acero
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
-from pyarrow.fs import LocalFileSystem
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.quality import read_quality
@@ -38,6 +37,7 @@ from schemas.tables import (
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.sinks.parquet.parquet_file import open_dataset
 
 AGENTS_LISTED = 10
 FLAGS = {metric: f"is_{metric}_outlier" for metric in METRICS}
@@ -100,14 +100,9 @@ def _open_files(files: Sequence[OutputFile], table: Table, columns: Sequence[str
     """The named columns of some files of a table; no rows when there is none. Files that are not on this
     machine are read into memory."""
     schema = pa.schema([table.schema.field(name) for name in columns])
-    format, local = ds.ParquetFileFormat(), LocalFileSystem()
-    fragments = [
-        format.make_fragment(str(file.path), local)
-        if file.path
-        else format.make_fragment(pa.BufferReader(file.read()))
-        for file in files
-    ]
-    return ds.FileSystemDataset(fragments, schema, format) if files else ds.dataset(schema.empty_table())
+    if not files:
+        return ds.dataset(schema.empty_table())
+    return open_dataset([file.open() for file in files], schema)
 
 
 def _scan_columns(rows: ds.Dataset, columns: Mapping[str, pc.Expression]) -> acero.Declaration:

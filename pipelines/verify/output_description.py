@@ -12,12 +12,15 @@ from typing import Any
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
+from pipelines.verify.output_keys import choose_keys
 from schemas.kinds import KINDS
 from schemas.registry import list_versions
 from schemas.tables import LAYOUT_VERSION
 from transforms.core.errors import OutputFull, Refused, Unavailable
+from transforms.sinks.parquet.encryption.key_ring import add_source
+from transforms.sinks.parquet.encryption.master_key import KeyRefused
 from transforms.sinks.parquet.local_folder import LocalFolder
-from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.sinks.parquet.parquet_store import ENCRYPT, ParquetStore, is_described_encrypted
 from transforms.sinks.sink import Store
 
 SCHEMAS = tuple(KINDS)
@@ -40,18 +43,21 @@ def open_store(
     with translate_sink_errors():
         found = store.read_description()
         settings = _fit_file_minutes(store.name, found, settings, file_minutes)
-        if isinstance(store, ParquetStore):
-            store = replace(store, file_minutes=settings.file_minutes)
         if found is None and not create:
             raise _make_missing_error(store.name)
+        if isinstance(store, ParquetStore):
+            keys = choose_keys(store, found, settings)
+            store = replace(store, file_minutes=settings.file_minutes, keys=keys)
         if found is not None:
             _check_compatible(store, _check_parts(store.name, found), settings)
         if create:
             new = {
                 "layout": LAYOUT_VERSION,
                 "schemas": _list_schema_versions(),
-                "settings": _select_row_settings(store, settings),
+                "settings": _select_row_settings(store, settings) | _mark_encrypted(store),
             }
+            if isinstance(store, ParquetStore) and store.keys:
+                store.keys.begin()
             store.prepare(found or new)
     return store, settings
 
@@ -65,6 +71,8 @@ def check_description(store: Store, settings: Settings) -> None:
     """
     with translate_sink_errors():
         found = store.read_description()
+        if isinstance(store, ParquetStore):
+            choose_keys(store, found, settings)
     if found is not None:
         _check_compatible(
             store,
@@ -86,6 +94,9 @@ def translate_sink_errors() -> Iterator[None]:
         yield
     except OutputFull:
         raise
+    except KeyRefused as error:
+        problem, _, fix = str(error).partition("; ")
+        raise WrongUse(problem, fix) from error
     except (Refused, Unavailable) as error:
         raise WrongUse(
             str(error), "`kpiflow doctor --output OUT` checks everything that a job needs there"
@@ -143,7 +154,10 @@ def _fit_file_minutes(
 
 def _read_description(path: Path) -> dict[str, Any]:
     with translate_sink_errors():
-        found = ParquetStore(LocalFolder(path)).read_description()
+        store = ParquetStore(LocalFolder(path))
+        found = store.read_description()
+        if found is not None and is_described_encrypted(found):
+            add_source(store.storage).check()
     if found is None:
         raise _make_missing_error(str(path))
     return _check_parts(str(path), found)
@@ -190,9 +204,14 @@ def _select_row_settings(store: Store, settings: Settings) -> dict[str, Any]:
     return values
 
 
+def _mark_encrypted(store: Store) -> dict[str, Any]:
+    return {ENCRYPT: True} if isinstance(store, ParquetStore) and store.keys else {}
+
+
 def _list_row_settings(description: dict[str, Any]) -> dict[str, Any]:
     """The row settings of an output. A setting that did not exist when it was written has its default."""
-    return Settings.model_construct().row_settings() | description["settings"]
+    defaults, stored = Settings.model_construct().row_settings(), description["settings"]
+    return {name: stored.get(name, value) for name, value in defaults.items()}
 
 
 def _check_versions(name: str, description: dict[str, Any]) -> None:

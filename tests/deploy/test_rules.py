@@ -157,6 +157,7 @@ FIRES: dict[str, tuple[int, Series]] = {
     "KpiRelayExportUnread": (60, {AGE: "3x50 60+60x30"}),
     "KpiRelayLost": (60, {LOST: then(0, 58, 1, 30)}),
     "KpiRelayLate": (60, {LATE: then(0, 50, 3, 30)}),
+    "KpiKeysOverdue": (130, {of("key_age_seconds", 'sink="out"'): "8.206e6+60x200"}),
     "KpiRelayCertificateExpires": (60, {CERTIFICATE: "6.1e5x50 6e5x30"}),
     "KpiAuditUnavailable": (60, {WRITTEN: "1x50 0x30"}),
     "KpiAccessRefused": (60, {REFUSED: then(5, 50, 15, 30)}),

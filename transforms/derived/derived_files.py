@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.partitioning import assign_files
 from schemas.tables import Table
@@ -15,8 +14,9 @@ from transforms.core.record_batches import concat, make_empty
 from transforms.derived.bounds import UNTIMED
 from transforms.derived.plan import Unit
 from transforms.derived.run import sort_file
+from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
-from transforms.sinks.parquet.parquet_file import encode_file, read_file
+from transforms.sinks.parquet.parquet_file import encode_file, open_parquet, read_file
 
 INPUTS = b"kpiflow.inputs"
 """Key of a derived file's footer: the digest of all that it may read, and how many files its unit has. Of a
@@ -84,8 +84,13 @@ class Part(NamedTuple):
     inputs: str | None
 
 
-def write_file(table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int) -> None:
-    """Replace a derived file by its part, or parts of the file of a sealed day; others stay in it."""
+def write_file(
+    table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int, key: MonthKey | None = None
+) -> None:
+    """Replace a derived file by its part, or parts of the file of a sealed day; others stay in it.
+
+    With a `key` the file is encrypted.
+    """
     with file.storage.lock(file.name.rpartition("/")[0]):
         if file.is_day:
             part = _replace_parts(table, file, parts, file_minutes)
@@ -95,7 +100,7 @@ def write_file(table: Table, file: OutputFile, parts: Mapping[str, Part], file_m
             file.storage.remove(file.name)
             return
         stored = file.get()
-        data = encode_file(part.rows, {INPUTS: part.inputs.encode()})
+        data = encode_file(part.rows, {INPUTS: part.inputs.encode()}, key)
         file.storage.put(file.name, data, stored and stored.version)
 
 
@@ -107,9 +112,8 @@ def join_inputs(inputs: Mapping[str, str]) -> dict[bytes, bytes]:
 def read_inputs(file: OutputFile) -> dict[str, str]:
     """What a derived file is made of, by the names of files of hours; nothing, if it cannot be read."""
     try:
-        stored = file.open()
-        source = stored if isinstance(stored, Path) else pa.BufferReader(stored)
-        text = (pq.read_metadata(source).metadata or {}).get(INPUTS, b"").decode(errors="replace")
+        with open_parquet(file.open()) as parquet:
+            text = (parquet.metadata.metadata or {}).get(INPUTS, b"").decode(errors="replace")
         if not file.is_day:
             return {file.name: text}
         return {name: str(value) for name, value in json.loads(text).items()}

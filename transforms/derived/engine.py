@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -33,6 +32,9 @@ from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import open_connection, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, Snapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
+from transforms.derived.stored_view import create_stored_view
+from transforms.sinks.parquet.encryption.key_ring import find_writing_key
+from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 
 _WRITERS = 2
@@ -232,7 +234,7 @@ class Deriver:
         }
         with open_connection(limits.threads, limits.memory_mb, spill) as connection:
             for name, schemas in links.items():
-                _create_stored(connection, name, schemas)
+                create_stored_view(connection, name, schemas)
             bind_inputs(connection, table, period, self.settings, plan.before, plan.expiry)
             rows = run_sql(connection, table)
         return self._write(table, block, rows)
@@ -265,32 +267,10 @@ class Deriver:
         for name, part in parts.items():
             if (file := files.find(name)) is not None:
                 chosen[file][name] = part
+        key = find_writing_key(LocalFolder(self.output))
         with ThreadPoolExecutor(_WRITERS) as pool:
             waiting = [
-                pool.submit(write_file, table, file, own, self._minutes) for file, own in chosen.items()
+                pool.submit(write_file, table, file, own, self._minutes, key) for file, own in chosen.items()
             ]
             for each in waiting:
                 each.result()
-
-
-def _create_stored(
-    connection: duckdb.DuckDBPyConnection, name: str, schemas: Mapping[Path, pa.Schema]
-) -> None:
-    """The view `stored_NAME` over files, in the columns of the table; one that they lack is null.
-
-    `schemas`: those of the files. Only if they differ does DuckDB open all files whenever it plans a query.
-    """
-    schema = find_stored_table(name).schema
-    connection.register(f"empty_{name}", schema.empty_table())
-    if not schemas:
-        connection.execute(f"CREATE TEMP VIEW stored_{name} AS SELECT * FROM empty_{name}")
-        return
-    listed, kinds = ", ".join(f"'{path}'" for path in schemas), set(schemas.values())
-    source = f"read_parquet([{listed}], union_by_name = {len(kinds) > 1}, hive_partitioning = false)"
-    present = {each for kind in kinds for each in kind.names}
-    lacking = [each for each in schema.names if each not in present]
-    columns = ", ".join(f'"{each}"' for each in schema.names if each in present)
-    text = f"SELECT {columns} FROM {source}"
-    if lacking:
-        text = f"SELECT * FROM ({text}) UNION ALL BY NAME SELECT * FROM empty_{name}"
-    connection.execute(f"CREATE TEMP VIEW stored_{name} AS {text}")

@@ -11,11 +11,10 @@ from collections.abc import Hashable, Iterator
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.partitioning import format_window_folder
 from schemas.readers.formats import FIRST_US, LAST_US
@@ -30,7 +29,7 @@ from transforms.derived.snapshot import Snapshot
 from transforms.derived.task_sets import Hashes, hash_tasks
 from transforms.sinks.parquet.local_folder import read_version
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
-from transforms.sinks.parquet.parquet_file import describe_damage
+from transforms.sinks.parquet.parquet_file import describe_damage, open_parquet
 
 _RECENT_SECONDS = 600
 """A file that was changed since may change again while a pass is at work: it is kept when it is listed."""
@@ -215,9 +214,9 @@ def is_recent(file: OutputFile, version: Hashable) -> bool:
     return bool(time.time_ns() - version[2] < _RECENT_SECONDS * 10**9)
 
 
-def _read_columns(file: object, names: list[str]) -> tuple[pa.RecordBatch, pa.Schema]:
+def _read_columns(file: BinaryIO, names: list[str]) -> tuple[pa.RecordBatch, pa.Schema]:
     """The named columns of an open Parquet file, as far as it has them, as one batch; its schema."""
-    with pq.ParquetFile(file) as parquet:
+    with open_parquet(file) as parquet:
         schema = parquet.schema_arrow.remove_metadata()
         present = [name for name in names if name in schema.names]
         table = parquet.read(present).replace_schema_metadata().combine_chunks()

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pipelines.metrics.exposition import make_metrics, make_page
 from pipelines.metrics.numbers import SourceWatch, read_numbers
 from runners.progress import Progress
 from tests.pipelines.metrics.jobs import KEY, Home, Source
+from transforms.sinks.parquet.encryption.key_list import KEYS, begin_list, format_list
 
 FROZEN = {
     "kpiflow_build_info": {"version"},
@@ -54,6 +56,7 @@ FROZEN = {
     "kpiflow_quality_threshold": {"source", "score"},
     "kpiflow_quality_messages": {"source", "score"},
     "kpiflow_quality_age_seconds": {"source"},
+    "kpiflow_key_age_seconds": {"sink"},
 }
 """Dashboards and rules of users have these names: none may change or go."""
 
@@ -90,6 +93,7 @@ def test_the_names_and_labels_are_frozen(home: Home, source: Source) -> None:
     watch.ask()
     home.write_sink(waiting_seconds=1)
     home.write_quality(minutes_ago=1, received=100, incomplete=3)
+    (home.path / KEYS).write_bytes(format_list(begin_list(datetime.now(UTC))))
     samples = [each for family in make_metrics(read_numbers(home.path, watch)) for each in family.samples]
     assert {each.name: set(each.labels) for each in samples} == FROZEN
 

@@ -45,6 +45,9 @@ def write_day_file(
     """
     narrow = pa.schema([field.with_type(narrow_type(field.type)) for field in schema])
     filters = {"ndv": max(1, min(ROW_GROUP, expected)), "fpp": _FALSE_POSITIVES}
+    filtered = (
+        () if key else FILTERED_COLUMNS
+    )  # reading checks every byte of an encrypted file, not of filters
     rows = 0
     with pq.ParquetWriter(
         path,
@@ -53,7 +56,7 @@ def write_day_file(
         compression_level=LEVEL,
         use_dictionary=DICTIONARY_COLUMNS,
         write_statistics=STATISTICS_COLUMNS,
-        bloom_filter_options={name: filters for name in FILTERED_COLUMNS if name in schema.names},
+        bloom_filter_options={name: filters for name in filtered if name in schema.names},
         encryption_properties=make_encryption(key) if key else None,
     ) as writer:
         for part in parts:

@@ -135,33 +135,50 @@ def open_parquet(file: Source) -> pq.ParquetFile:
     except FileNotFoundError:
         raise
     except OSError:
-        # Only now, so that a plain file costs nothing more.
-        decryption = make_decryption(file)
+        # Only now, so that a plain file costs nothing more. The file is opened once: others may replace it.
+        if isinstance(file, Path):
+            source = pa.OSFile(str(file))
+        decryption = make_decryption(file if isinstance(file, bytes | bytearray) else source, file)
         if decryption is None:
             raise
         return pq.ParquetFile(source, decryption_properties=decryption)
 
 
-def open_dataset(files: Sequence[Path], schema: pa.Schema) -> ds.Dataset:
-    """The rows of files, encrypted or not, in the columns of a schema; one that a file lacks is null.
+def is_encrypted(file: Path | bytes) -> bool:
+    """Whether a file is encrypted, by its first bytes."""
+    if isinstance(file, bytes):
+        return file[: len(MAGIC)] == MAGIC
+    with file.open("rb") as opened:
+        return opened.read(len(MAGIC)) == MAGIC
 
-    For DuckDB, which cannot read encrypted files. Rows are read when they are asked for. The files must stay
-    as they are until then.
+
+def open_dataset(files: Sequence[Path | bytes], schema: pa.Schema) -> ds.Dataset:
+    """The rows of files of one output in the columns of a schema; a column that a file lacks is null.
+
+    For DuckDB too, which cannot read encrypted files itself. Rows are read when they are asked for; the files
+    must stay as they are until then.
 
     Raises:
         KeyRefused: the key of a file is not available.
         DamagedFile: the key of a file does not open, or is unknown.
     """
-    folder = LocalFileSystem()
-    fragments = [_choose_format(file).make_fragment(str(file), filesystem=folder) for file in files]
-    return ds.FileSystemDataset(fragments, schema, ds.ParquetFileFormat(), filesystem=folder)
+    plain, encrypted = ds.ParquetFileFormat(), is_encrypted(files[0])
+    fragments = [_make_fragment(file, _choose_format(file) if encrypted else plain) for file in files]
+    return ds.FileSystemDataset(fragments, schema, plain)
 
 
-def _choose_format(file: Path) -> ds.ParquetFileFormat:
+def _make_fragment(file: Path | bytes, form: ds.ParquetFileFormat) -> ds.Fragment:
+    if isinstance(file, Path):
+        return form.make_fragment(str(file), filesystem=LocalFileSystem())
+    return form.make_fragment(pa.BufferReader(file))
+
+
+def _choose_format(file: Path | bytes) -> ds.ParquetFileFormat:
     try:
-        decryption = make_decryption(file)
+        decryption = make_decryption(file, file)
     except _UNREADABLE as error:
-        raise describe_damage(file, _explain_unreadable(error)) from error
+        where = file if isinstance(file, Path) else "a file"
+        raise describe_damage(where, _explain_unreadable(error)) from error
     options = ds.ParquetFragmentScanOptions(decryption_properties=decryption) if decryption else None
     return ds.ParquetFileFormat(default_fragment_scan_options=options)
 

@@ -46,8 +46,10 @@ def make_encryption(key: MonthKey) -> Any:
     return pe.create_encryption_properties(own, aad_prefix=label + wrap_key(key.secret, own, label))
 
 
-def make_decryption(file: Source) -> Any:
+def make_decryption(file: Source, place: object = None) -> Any:
     """The key of a file, as pyarrow's reader takes it. It is None if the file is not encrypted.
+
+    `place`: its path, if it has one: the list of keys may be above it.
 
     Raises:
         KeyRefused: its monthly key is not available.
@@ -56,7 +58,7 @@ def make_decryption(file: Source) -> Any:
     head = read_head(file)
     if head is None:
         return None
-    key = find_key(head.key_id, file if isinstance(file, Path) else None)
+    key = find_key(head.key_id, place if isinstance(place, Path) else None)
     if key is None:
         raise ValueError(f"its key {head.key_id} is in no _keys.json of the outputs that are read")
     own = unwrap_key(key.secret, head.wrapped, _FORM + head.key_id.encode())

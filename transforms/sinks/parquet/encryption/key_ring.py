@@ -163,10 +163,10 @@ def find_writing_key(storage: Storage) -> MonthKey | None:
     Raises:
         KeyRefused, Unavailable: as `KeySource.find_writing_key` does.
     """
-    return add_source(storage).find_writing_key() if is_encrypted(storage) else None
+    return add_source(storage).find_writing_key() if has_keys(storage) else None
 
 
-def is_encrypted(storage: Storage) -> bool:
+def has_keys(storage: Storage) -> bool:
     """Whether an output has a list of keys."""
     return storage.get(KEYS) is not None
 

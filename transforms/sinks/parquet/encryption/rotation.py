@@ -25,8 +25,13 @@ class Rotation:
 
 def plan_rotation(keys: KeyList, now: datetime, days: int = ROTATE_DAYS) -> Rotation | None:
     """The rotation of a list of keys that is due now; None if none is."""
-    due = keys.rotated + timedelta(days=days)
+    due = find_due(keys, days)
     return Rotation(len(keys.keys), due) if due <= now else None
+
+
+def find_due(keys: KeyList, days: int = ROTATE_DAYS) -> datetime:
+    """When the next rotation is due."""
+    return keys.rotated + timedelta(days=days)
 
 
 def rotate_keys(source: KeySource, now: datetime) -> KeyList:
