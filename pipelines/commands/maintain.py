@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,12 @@ from pipelines.console import announce, err, out, print_json, print_result
 from pipelines.jobs.maintain import COLD, WARM, Maintenance
 from pipelines.maintenance.plan import Plan, Step
 from pipelines.progress import open_bar
+from pipelines.settings import Settings
 from pipelines.text_tables import make_table, print_table
-from pipelines.verify.output_description import require_output
+from pipelines.verify.output_description import require_output, translate_sink_errors
 from transforms.core.events import MAINTAINED
+from transforms.sinks.parquet.encryption.rotation import rotate_due_keys
+from transforms.sinks.parquet.local_folder import LocalFolder
 
 
 def maintain(
@@ -36,13 +40,15 @@ def maintain(
     dry: Annotated[bool, typer.Option("--dry-run", help="Only print what is due.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was due, or is, as JSON.")] = False,
 ) -> None:
-    """Do what is due in an output: seal complete days, move old ones, expire the oldest.
+    """Do what is due in an output: seal complete days, move old ones, expire the oldest, rotate keys.
 
     A sealed day has one file for each table instead of one for each half hour. --warm and --cold are kept:
     later runs need not name them. A run that dies can be run again.
     """
     urls = {tier: url for tier, url in ((WARM, warm), (COLD, cold)) if url is not None}
-    work = Maintenance(require_output(output), ctx.obj.settings(), urls, home)
+    settings = ctx.obj.settings()
+    work = Maintenance(require_output(output), settings, urls, home)
+    _rotate_keys(output, settings, dry)
     if dry:
         _print_plan(work.plan(), as_json)
         return
@@ -65,6 +71,16 @@ def maintain(
         return
     counts = ", ".join(f"{count:,} {action}" for action, count in _count(plan).items()) or "nothing was due"
     print_result(f"{counts} in {time.perf_counter() - began:.1f} s -> {output}{_explain(plan)}")
+
+
+def _rotate_keys(output: Path, settings: Settings, dry: bool) -> None:
+    """Rotate the keys of an encrypted output if that is due, or only say so."""
+    now = datetime.now(UTC)
+    with translate_sink_errors():
+        due = rotate_due_keys(LocalFolder(output), settings.master_key, now, settings.rotate_days, not dry)
+    if due is not None:
+        what = "is due" if dry else "was due, and is done"
+        err.print(f"rotation of {due.keys:,} keys {what}: since {due.due:%Y-%m-%d}", markup=False)
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:

@@ -186,13 +186,12 @@ def _write_view(
     empty = f"empty_{source.name}"
     connection.register(empty, source.table.schema.empty_table())
     text = f"SELECT * FROM {empty}"
-    if descriptors and is_encrypted(Path(f"{_DESCRIPTOR}{descriptors[0]}")):
-        stored = f"stored_{source.name}"
-        files_read = [Path(f"{_DESCRIPTOR}{number}") for number in descriptors]
-        connection.register(stored, open_dataset(files_read, source.table.schema))
-        text = f"SELECT * FROM {stored}"
-    elif descriptors:
-        listed = [f"{_DESCRIPTOR}{number}" for number in descriptors]
+    paths = [Path(f"{_DESCRIPTOR}{number}") for number in descriptors]
+    if paths and is_encrypted(paths[0]):
+        connection.register(f"stored_{source.name}", open_dataset(paths, source.table.schema))
+        text = f"SELECT * FROM stored_{source.name}"
+    elif paths:
+        listed = list(map(str, paths))
         files = f"read_parquet({listed}, union_by_name = true, hive_partitioning = false)"
         present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}
         names = [name for name in source.table.schema.names if name in present]

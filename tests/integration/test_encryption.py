@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive `a`, its outputs `enc` and `plain`, the master key `m.key`, and what was printed."""
     folder = tmp_path_factory.mktemp("encryption")
     few = ["--reports", "150", "--dirty", "0.1", "--records", "--agents", "3", "--seed", "5", "--span", "2h"]
+    few += ["--start", f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%dT10:00:00Z}"]
     assert run(["generate", "--output", str(folder / "a"), *few]) == 0
     assert run(["keys", "new", str(folder / "m.key")]) == 0
     words = ["backfill", "--input", str(folder / "a"), "--output", str(folder / "enc"), "--encrypt"]
@@ -138,6 +140,23 @@ def test_keys_are_rotated_and_the_output_is_read_as_before(
     listed = json.loads(ask("keys", "list", made / "enc", "--json")[1])
     assert [len(key["under"]) for key in listed["keys"]] == [1]
     assert {path: path.read_bytes() for path in (made / "enc").rglob("*.parquet")} == before
+    assert ask("parity", made / "enc", made / "plain")[0] == 0
+
+
+def test_maintain_rotates_due_keys_and_seals_days_encrypted(
+    made: Path, ask: Callable[..., tuple[int, str]]
+) -> None:
+    path = made / "enc" / KEYS
+    content = json.loads(path.read_bytes()) | {"rotated": "2026-01-01T00:00:00Z"}
+    path.write_text(json.dumps(content))
+    code, said = ask("maintain", made / "enc", "--dry-run")
+    assert (code, "is due: since 2026-04-01" in said) == (0, True), said
+    assert json.loads(path.read_bytes()) == content
+    assert ask("maintain", made / "enc")[0] == 0
+    assert json.loads(path.read_bytes())["rotated"] > content["rotated"]
+    files = list((made / "enc").rglob("*.parquet"))
+    assert any(each.name == "day.parquet" for each in files)
+    assert {each.read_bytes()[:4] for each in files} == {b"PARE"}
     assert ask("parity", made / "enc", made / "plain")[0] == 0
 
 
