@@ -72,5 +72,8 @@ def _print(compared: dict[str, Comparison]) -> None:
     for name, each in compared.items():
         for difference in each.differences:
             out.print(Text(f"- {name} {escape_line(str(difference))[:500]}"))
+    for each in compared.values():
+        for folder, day in each.compared_from.items():
+            out.print(f"{folder} is compared from {day}: earlier rows of A or B have expired")
     if all(each.same for each in compared.values()):
         out.print("both hold the same rows")

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.verify.compared_days import ComparedDays
 from pipelines.verify.derived_checks import list_derived_tables
 from pipelines.verify.fingerprints import (
     Prints,
@@ -26,7 +27,7 @@ from pipelines.verify.fingerprints import (
 )
 from pipelines.verify.output_description import require_output
 from pipelines.verify.stored_prints import join_prints
-from pipelines.verify.table_scan import load, partition, scan
+from pipelines.verify.table_scan import list_files, load, partition
 from schemas.tables import AGGREGATIONS, RECORD_TABLES, REPORTS, TABLES, Table
 from transforms.core.grouping import number_groups, number_repeats
 from transforms.core.record_batches import concat, make_empty, widen_type
@@ -80,6 +81,7 @@ class Comparison:
     """The comparison of a table.
 
     `equal` and `different` count pairs with one key; `differences` are the first few.
+    `compared_from`: by folder, the first day that is compared, where earlier rows of an output have expired.
     """
 
     rows_a: int = 0
@@ -89,6 +91,7 @@ class Comparison:
     only_a: int = 0
     only_b: int = 0
     differences: list[Difference] = field(default_factory=list)
+    compared_from: dict[str, str] = field(default_factory=dict)
 
     @property
     def same(self) -> bool:
@@ -115,14 +118,16 @@ def compare_outputs(
         transforms.core.errors.DamagedFile: a file cannot be read.
     """
     outputs = (require_output(a), require_output(b))
-    compared = {}
+    compared, days = {}, ComparedDays(outputs)
     for name, table in TABLES.items():
         if set(table.key) <= set(table.identity) and not identity:
-            compared[name] = _compare_multisets(outputs, table, empty_is_null)
+            compared[name] = _compare_multisets(outputs, table, empty_is_null, days)
         else:
-            compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null)
+            compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null, days)
     for name, table in list_derived_tables(outputs).items():
-        compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null)
+        compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null, days)
+    for name, table in (*TABLES.items(), *list_derived_tables(outputs).items()):
+        compared[name].compared_from = {where: day.isoformat() for where, day in days.find(table).items()}
     return {
         name: each
         for name, each in compared.items()
@@ -131,13 +136,18 @@ def compare_outputs(
 
 
 def _compare_by_key(
-    outputs: tuple[Path, Path], table: Table, identity: bool, track: Track, empty_is_null: bool
+    outputs: tuple[Path, Path],
+    table: Table,
+    identity: bool,
+    track: Track,
+    empty_is_null: bool,
+    days: ComparedDays,
 ) -> Comparison:
     files = partition(*((output, table) for output in outputs))
     result = Comparison()
     ignored = {*table.key, *(() if identity else table.identity)}
     columns = [name for name in table.schema.names if name not in ignored]
-    for span in track(sorted({*files[0], *files[1]}), table.name):
+    for span in track(days.choose(table, sorted({*files[0], *files[1]})), table.name):
         _compare_span(table, [each.get(span, []) for each in files], columns, result, empty_is_null)
     return result
 
@@ -243,12 +253,19 @@ def _find_unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools
     return unequal
 
 
-def _compare_multisets(outputs: Sequence[Path], table: Table, empty_is_null: bool) -> Comparison:
+def _compare_multisets(
+    outputs: Sequence[Path], table: Table, empty_is_null: bool, days: ComparedDays
+) -> Comparison:
     """Compare a whole table as a multiset of its columns except those of identity."""
     columns = [name for name in table.schema.names if name not in table.identity]
     sets = []
+
+    def read(output: Path) -> Iterator[pa.RecordBatch]:
+        files = {file.name.removeprefix(f"{table.name}/"): file for file in list_files(output, table)}
+        yield from (load(files[name], table, columns) for name in days.choose(table, files))
+
     for output in outputs:
-        prints = [fingerprint_values(rows, empty_is_null) for rows in scan(output, table, columns)]
+        prints = [fingerprint_values(rows, empty_is_null) for rows in read(output)]
         sets.append(join_prints(prints))
     result = Comparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
     unequal: dict[tuple[int, int], tuple[str, str]] = {}
@@ -260,7 +277,7 @@ def _compare_multisets(outputs: Sequence[Path], table: Table, empty_is_null: boo
         for row in np.flatnonzero(surplus)[: EXAMPLES - len(unequal)].tolist():
             unequal[tuple(distinct[row].tolist())] = (str(counts[row, 0]), str(counts[row, 1]))
     for output in outputs:
-        for rows in scan(output, table, columns) if unequal else ():
+        for rows in read(output) if unequal else ():
             _explain_counts(rows, fingerprint_values(rows, empty_is_null), unequal, result)
     return result
 
