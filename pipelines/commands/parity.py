@@ -12,7 +12,8 @@ from pipelines.console import escape_line, out, print_json
 from pipelines.failures import CheckFailed
 from pipelines.outputs import open_for_reading
 from pipelines.progress import open_bar
-from pipelines.verify.parity import Comparison, compare_outputs
+from pipelines.verify.comparison import Comparison
+from pipelines.verify.parity import compare_outputs
 from transforms.core.errors import DamagedFile
 
 

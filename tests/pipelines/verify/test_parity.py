@@ -12,8 +12,9 @@ from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.summary.queries import summarise
 from pipelines.verify import parity as module
+from pipelines.verify.comparison import Comparison, Difference
 from pipelines.verify.output_description import open_output
-from pipelines.verify.parity import Comparison, Difference, compare_outputs
+from pipelines.verify.parity import compare_outputs
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import conform
