@@ -20,7 +20,7 @@ $(BIN)/.ready: setup.py
 	@PYTHON=$(PYTHON) deploy/install.sh python3-venv
 	@$(PYTHON) -m venv .venv
 	@echo "installing kpiflow and what it needs into .venv ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,objects,bigquery,timeseries,features,relay,service,encryption,dev,docs]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[html,objects,bigquery,timeseries,features,relay,service,encryption,analysis,dev,docs]"
 	@touch $@
 
 flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (installs Java 17 and Maven where they are missing)

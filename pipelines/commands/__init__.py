@@ -23,6 +23,7 @@ COMMANDS = {
     "features": "Write the features of reports, with labels, as one file.",
     "show": "Show rates, latency, outliers, and quarantine by reason.",
     "query": "Ask named queries of an output: by task, agent, type, performance, time.",
+    "compare": "Compare the variants of an experiment, at any time.",
     "serve": "Serve an output over HTTP: named queries, export, live reports.",
     "quarantine": "List, show, replay and dismiss quarantined messages.",
     "audit": "Verify the audit of a service; print its heads.",

@@ -17,6 +17,7 @@ QUERIES: dict[str, Query] = {
         table_queries.AGGREGATES,
         table_queries.FLEET_WINDOWS,
         table_queries.FEATURES,
+        table_queries.EXPERIMENT,
         table_queries.QUALITY,
         table_queries.QUARANTINE,
     )

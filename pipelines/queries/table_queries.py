@@ -4,10 +4,20 @@ import pyarrow as pa
 
 from pipelines.queries.query import Input, Order, Parameter, Query
 from pipelines.queries.report_queries import AGENT
-from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES, MESSAGE_KEY, QUARANTINED
+from schemas.tables import (
+    AGGREGATIONS,
+    FLEET,
+    GRANULARITIES,
+    MESSAGE_KEY,
+    METRIC_COLUMNS,
+    QUARANTINED,
+    REPORTS,
+    TIME,
+)
 from transforms.derived.data_quality import TABLE as DATA_QUALITY
 from transforms.derived.features import FEATURES as FEATURE_ROWS
 
+EXPERIMENT_METRICS = (*METRIC_COLUMNS.values(), "performance_score")
 _SOURCE = Parameter("source", "only this source of messages", "source = $source")
 _NEWEST_WINDOW = Order("time_window_start", descending=True)
 
@@ -47,6 +57,30 @@ FEATURES = Query(
     FEATURE_ROWS.schema,
     (Order("recorded_at", descending=True), Order("report_id")),
     (AGENT, Parameter("task_id", "only this task", "task_id = $task_id")),
+)
+
+EXPERIMENT = Query(
+    "experiment",
+    "the tasks of an experiment, with their variant and the means of their reports, oldest first",
+    (Input("features", FEATURE_ROWS), Input("reports", REPORTS)),
+    f"""
+SELECT task_id, variant, agent_id, min(reports.recorded_at) AS first_recorded_at, count(*) AS reports,
+    {", ".join(f"avg({name}) AS {name}" for name in EXPERIMENT_METRICS)}
+FROM features JOIN reports USING (report_id, task_id, agent_id)
+WHERE experiment = $experiment AND variant IS NOT NULL
+GROUP BY task_id, variant, agent_id""",
+    pa.schema(
+        [
+            ("task_id", pa.string()),
+            ("variant", pa.string()),
+            ("agent_id", pa.string()),
+            ("first_recorded_at", TIME),
+            ("reports", pa.int64()),
+            *((name, pa.float64()) for name in EXPERIMENT_METRICS),
+        ]
+    ),
+    (Order("first_recorded_at"), Order("task_id"), Order("agent_id"), Order("variant")),
+    (Parameter("experiment", "the experiment of the task's metadata", required=True),),
 )
 
 QUALITY = Query(

@@ -35,7 +35,8 @@ def make_output(folder: Path) -> Path:
     reports = [make_report(number, chance) for number in range(900)]
     store(folder, REPORTS, reports)
     names = ("report_id", "task_id", "agent_id", "recorded_at")
-    store(folder, FEATURES, [{name: each[name] for name in names} for each in reports])
+    features = [{name: each[name] for name in names} | name_variant(each["task_id"]) for each in reports]
+    store(folder, FEATURES, features)
     starts = [START + timedelta(minutes=30 * number) for number in range(2 * HOURS)]
     store(folder, AGGREGATIONS, [window for start in starts for window in make_windows(start)])
     store(folder, FLEET, [each for start in starts for each in make_fleet_windows(start)])
@@ -48,6 +49,13 @@ def make_output(folder: Path) -> Path:
     store(folder, QUALITY.table, quality)
     store(folder, QUARANTINED, [make_rejected(number) for number in range(60)])
     return folder
+
+
+def name_variant(task: str) -> dict[str, str | None]:
+    """The experiment of every second task, in which every third one has no variant."""
+    number = int(task.rpartition(" ")[2])
+    variants = ("control", "treatment", None)
+    return {"experiment": "routing", "variant": variants[number % 3]} if number % 2 else {}
 
 
 def make_report(number: int, chance: Random) -> dict[str, Any]:

@@ -58,6 +58,12 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
      "AND time_window_start >= $start AND time_window_start < $end ORDER BY time_window_start DESC"),
     ("features", {"task_id": "task 7"}, Span(),
      f"SELECT * FROM features k WHERE task_id = 'task 7' {NEWEST}"),
+    ("experiment", {"experiment": "routing"}, SPAN,
+     "SELECT task_id, variant, k.agent_id, MIN(k.recorded_at) AS m, COUNT(*), AVG(latency_ms), "
+     "AVG(accuracy), AVG(cpu_usage), AVG(memory_mb), AVG(performance_score) FROM kpi_reports k JOIN "
+     "(SELECT report_id, variant FROM features WHERE experiment = 'routing') USING (report_id) "
+     "WHERE variant IS NOT NULL AND "
+     f"{WITHIN} GROUP BY ALL ORDER BY m, task_id, k.agent_id, variant"),
     ("quality", {"granularity": "1h", "source": "a"}, SPAN,
      "SELECT * FROM data_quality WHERE granularity = '1h' AND source = 'a' AND (time_window_start >= $start "
      "AND time_window_start < $end OR time_window_start IS NULL) ORDER BY time_window_start DESC NULLS LAST"),
