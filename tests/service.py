@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from pipelines.queries.run import Limits
+from pipelines.queries.limits import Limits
 from pipelines.service.server import listen
 from pipelines.service.service import Service
 from pipelines.verify.output_description import read_row_settings
@@ -88,7 +88,9 @@ def run_service(service: Service, tls: ssl.SSLContext | None = None) -> Iterator
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()
     try:
-        yield RunningService(service, loop, ready.result(timeout=30))
+        port = ready.result(timeout=30)
+        assert service.has_index.wait(timeout=30)
+        yield RunningService(service, loop, port)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(timeout=30)

@@ -13,9 +13,10 @@ from pipelines.console import err, escape_line, escape_text, out
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS, list_rows
+from pipelines.queries.limits import Limits
 from pipelines.queries.query import Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
-from pipelines.queries.run import Answer, Limits, run_query
+from pipelines.queries.run import Answer, run_query
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import make_underived_error, read_row_settings
 from transforms.core.durable_files import replace_file

@@ -11,7 +11,7 @@ from pipelines.connections import connect_redis
 from pipelines.console import announce
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from pipelines.listening import is_loopback, parse_address
-from pipelines.queries.run import Limits
+from pipelines.queries.limits import Limits
 from pipelines.settings import Settings
 from pipelines.verify.output_description import read_row_settings
 from transforms.core.events import SERVING

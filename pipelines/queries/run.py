@@ -1,8 +1,7 @@
 """Runs a named query over an output folder."""
 
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -13,7 +12,9 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.failures import RunFailed
+from pipelines.queries.connections import DESCRIPTORS, Connect, connect_once
 from pipelines.queries.cursor import format_cursor, parse_cursor, write_condition
+from pipelines.queries.limits import USUAL, Limits
 from pipelines.queries.open_files import explain_storage_errors, open_files
 from pipelines.queries.query import Input, Query, Value
 from pipelines.queries.stop import QueryStopped, Stop
@@ -24,17 +25,6 @@ from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import is_encrypted, open_dataset
 
 _MICROSECOND = timedelta(microseconds=1)
-_DESCRIPTOR = "/proc/self/fd/"
-_REPLACED = " (deleted)"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a query may use: rows of a page, seconds of execution, and megabytes of DuckDB's memory."""
-
-    rows: int = 100
-    seconds: float = 30
-    memory_mb: int = 1024
 
 
 @dataclass(frozen=True)
@@ -43,6 +33,18 @@ class Part:
 
     columns: tuple[str, ...] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
+
+
+Find = Callable[[OutputFiles, Input, Mapping[str, Value | None], Span], list[OutputFile] | None]
+"""Says in which files the rows of an input are that a query asks for; None if that is not known."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """How a query finds its files and gets its DuckDB."""
+
+    find: Find = lambda *_: None
+    connect: Connect = connect_once
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ def run_query(
     parameters: Mapping[str, Value | None],
     span: Span,
     file_minutes: int,
-    limits: Limits = Limits(),
+    limits: Limits = USUAL,
     cursor: str | None = None,
     stop: Stop | None = None,
     part: Part = Part(),
+    means: Means = Means(),
 ) -> Answer:
     """The page of a query that begins after a cursor, or its first page.
 
@@ -81,6 +84,7 @@ def run_query(
         file_minutes: the setting of the output.
         stop: stops the query from another thread.
         part: what of it is read; the columns of its order must be.
+        means: what a process that answers many queries keeps between them.
 
     Raises:
         WrongUse: the cursor is not of this query.
@@ -94,13 +98,14 @@ def run_query(
     with explain_storage_errors():
         files = OutputFiles.of(folder)
         chosen = {
-            each: _list_input(files, each, parameters, spans[each], file_minutes) for each in query.inputs
+            each: _list_input(files, each, parameters, spans[each], file_minutes, means.find)
+            for each in query.inputs
         }
     distinct = list(dict.fromkeys(file for listed in chosen.values() for file in listed))
     with (
         open_files(distinct) as opened,
         _explain_errors(query, limits, opened, stop),
-        _connect(opened, limits) as connection,
+        means.connect(list(opened.values()), limits) as connection,
         stop.watch(connection),
     ):
         views = {}
@@ -140,43 +145,16 @@ def _list_input(
     parameters: Mapping[str, Value | None],
     span: Span,
     file_minutes: int,
+    find: Find,
 ) -> list[OutputFile]:
     """The files of a table that may have rows in the span; those without a time come first."""
+    found = find(files, source, parameters, span)
+    if found is not None:
+        return found
     below = source.table.name
     if source.window:
         below += f"/{format_window_folder(str(parameters[source.window]))}"
     return files.list_untimed(source.table) + files.list_span(below, span, file_minutes)
-
-
-@contextmanager
-def _connect(opened: Mapping[OutputFile, int], limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB in memory that can read the open files and nothing else, within the limits."""
-    config: dict[str, Any] = {
-        "memory_limit": f"{limits.memory_mb}MB",
-        "temp_directory": "",
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-        "python_enable_replacements": False,
-    }
-    with duckdb.connect(":memory:", config=config) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(f"SET max_execution_time = {max(1, round(limits.seconds * 1000))}")
-        connection.execute(f"SET allowed_paths = [{', '.join(_name_allowed(opened))}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        yield connection
-
-
-def _name_allowed(opened: Mapping[OutputFile, int]) -> Iterator[str]:
-    """SQL texts: the names of the open files.
-
-    DuckDB looks up the name behind a descriptor each time it opens one. Linux adds an end to the name of a
-    file that was replaced.
-    """
-    for number in opened.values():
-        own = f"{_DESCRIPTOR}{number}"
-        stored = os.readlink(own).removesuffix(_REPLACED).replace("'", "''")
-        yield from (f"'{own}'", f"'{stored}{_REPLACED}'")
 
 
 def _write_view(
@@ -186,7 +164,7 @@ def _write_view(
     empty = f"empty_{source.name}"
     connection.register(empty, source.table.schema.empty_table())
     text = f"SELECT * FROM {empty}"
-    paths = [Path(f"{_DESCRIPTOR}{number}") for number in descriptors]
+    paths = [Path(f"{DESCRIPTORS}{number}") for number in descriptors]
     if paths and is_encrypted(paths[0]):
         connection.register(f"stored_{source.name}", open_dataset(paths, source.table.schema))
         text = f"SELECT * FROM stored_{source.name}"
@@ -273,7 +251,7 @@ def _explain_errors(
     except (duckdb.Error, pa.ArrowException) as error:
         text = str(error).splitlines()[0]
         for file, number in sorted(opened.items(), key=lambda item: -item[1]):
-            text = text.replace(f"{_DESCRIPTOR}{number}", str(file))
+            text = text.replace(f"{DESCRIPTORS}{number}", str(file))
         raise RunFailed(
             f"{query.name} failed: {text}", "`kpiflow reconcile OUT` names damaged files"
         ) from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import duckdb
 
@@ -18,12 +19,14 @@ class Stop:
     def __init__(self) -> None:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._is_set = False
+        self._lock = Lock()
 
     def interrupt(self) -> None:
         """Stop the query, also one that has not begun."""
-        self._is_set = True
-        if (connection := self._connection) is not None:
-            connection.interrupt()
+        with self._lock:
+            self._is_set = True
+            if self._connection is not None:
+                self._connection.interrupt()
 
     def check(self) -> None:
         """Raises:
@@ -40,4 +43,5 @@ class Stop:
             self.check()
             yield
         finally:
-            self._connection = None
+            with self._lock:  # the connection may serve another query next
+                self._connection = None

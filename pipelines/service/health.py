@@ -39,6 +39,8 @@ def _find_reasons(service: Service) -> list[str]:
         return [str(error)]
     if minutes != service.file_minutes:
         return ["the output was replaced by one with other file_minutes; start the service again"]
+    if not service.has_index.is_set():
+        return ["the index of tasks is being made"]
     live = service.live
     problems = [live.problem] if live is not None and live.problem else []
     if not service.guards.counts.is_audit_written():

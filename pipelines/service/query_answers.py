@@ -10,9 +10,10 @@ from aiohttp import web
 from pipelines.failures import Failure, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS
+from pipelines.queries.limits import Limits
 from pipelines.queries.query import Kind, Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
-from pipelines.queries.run import Answer, Limits, Part, run_query
+from pipelines.queries.run import Answer, Part, run_query
 from pipelines.queries.stop import Stop
 from pipelines.service.access.query_rights import QueryRights, choose_columns, list_given
 from pipelines.service.content_types import CONTENT_TYPES, choose_format
@@ -81,7 +82,16 @@ def _run(
         cursor = masks.open_cursor(cursor, name)
     part = Part(chosen.columns, chosen.row_conditions)
     answer = run_query(
-        service.folder, query, asked, span, service.file_minutes, limits, cursor, stop, part=part
+        service.folder,
+        query,
+        asked,
+        span,
+        service.file_minutes,
+        limits,
+        cursor,
+        stop,
+        part=part,
+        means=service.means,
     )
     following = answer.cursor
     if following is not None and chosen.masked:

@@ -20,7 +20,8 @@ class QueryPool:
     def __init__(self, size: int) -> None:
         self._threads = ThreadPoolExecutor(size, "query")
         self._most = size * (1 + WAITING)
-        self._count = 0
+        self.count = 0
+        """So many run and wait."""
 
     async def run(self, work: Callable[[Stop], Result]) -> Result:
         """The result of work in a thread. Where the request is cancelled, the work is stopped.
@@ -28,15 +29,15 @@ class QueryPool:
         Raises:
             HttpError: 503, too many queries run and wait.
         """
-        if self._count >= self._most:
+        if self.count >= self._most:
             raise HttpError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{self._count} queries run or wait",
+                f"{self.count} queries run or wait",
                 "ask again later",
                 {"Retry-After": str(BUSY_SECONDS)},
             )
         stop = Stop()
-        self._count += 1
+        self.count += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, _run, work, stop)
         future.add_done_callback(self._leave)
         try:
@@ -50,7 +51,7 @@ class QueryPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _leave(self, future: "asyncio.Future[Any]") -> None:
-        self._count -= 1
+        self.count -= 1
         if not future.cancelled():
             future.exception()  # it is of nobody's interest where the client has left
 

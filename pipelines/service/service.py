@@ -3,12 +3,17 @@
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 
-from pipelines.queries.run import Limits
+from pipelines.queries.connections import KeptConnections
+from pipelines.queries.limits import Limits
+from pipelines.queries.run import Means
 from pipelines.service.arrivals import Arrivals
 from pipelines.service.guards import Guards
 from pipelines.service.live import LiveReports
 from pipelines.service.query_pool import QueryPool
+from pipelines.service.task_index import TaskIndex
+from transforms.sinks.parquet.output_files import OutputFiles
 
 
 @dataclass
@@ -33,12 +38,23 @@ class Service:
     def __post_init__(self) -> None:
         self.pool = QueryPool(self.queries)
         self.resuming = asyncio.Semaphore(1)
+        self.has_index = Event()
+        self.index = TaskIndex(self.folder)
+        self.means = Means(self.index.find, KeptConnections(self.folder, self.limits))
         self.arrivals = Arrivals(self.folder, self.file_minutes)
 
     def start(self) -> None:
         """Begin the work that goes on beside requests, on the running loop."""
+        Thread(target=self._read_tasks, name="task index", daemon=True).start()
         if self.live is not None:
             self.live.start()
+
+    def _read_tasks(self) -> None:
+        """Make the index of tasks, so that no request has to wait for it; what fails here fails there too."""
+        try:
+            self.index.read(OutputFiles.of(self.folder))
+        finally:
+            self.has_index.set()
 
     def close(self) -> None:
         """End the work of the service."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.queries.limits import Limits
 from pipelines.queries.registry import QUERIES
-from pipelines.queries.run import Answer, Limits, run_query
+from pipelines.queries.run import Answer, run_query
 from pipelines.settings import Settings
 from schemas.tables import AGGREGATIONS, FLEET, LAYOUT_VERSION, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import store

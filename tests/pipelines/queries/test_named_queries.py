@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.failures import RunFailed, WrongUse
+from pipelines.queries.limits import Limits
 from pipelines.queries.query import LONGEST_TEXT, Kind
 from pipelines.queries.registry import QUERIES
-from pipelines.queries.run import Limits, run_query
+from pipelines.queries.run import run_query
 from schemas.tables import REPORTS
 from tests.pipelines.queries.small_output import AGENTS, FILE_MINUTES, HOURS, START, ask, make_output
 from transforms.core.time_range import Span

@@ -16,8 +16,8 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.queries.formats import FORMATS
+from pipelines.queries.limits import Limits
 from pipelines.queries.registry import QUERIES
-from pipelines.queries.run import Limits
 from pipelines.service import query_answers
 from pipelines.service.access.masks import Masks
 from pipelines.service.access.policy import decide
@@ -216,7 +216,7 @@ def test_too_many_queries_are_refused_and_told_when_to_come_again(
 ) -> None:
     go, begun = threading.Event(), threading.Event()
 
-    def wait(*_: Any) -> Any:
+    def wait(*_: Any, **__: Any) -> Any:
         begun.set()
         go.wait(20)
         raise query_answers.WrongUse("enough")
@@ -229,7 +229,7 @@ def test_too_many_queries_are_refused_and_told_when_to_come_again(
         for thread in threads:
             thread.start()
         assert begun.wait(10)
-        _wait_until(lambda: service.get("/query/agent-summary").status == 503)
+        _wait_until(lambda: service.service.pool.count == 1 + WAITING)
         reply = service.get("/query/agent-summary")
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
         assert service.get("/healthz").status == 200
