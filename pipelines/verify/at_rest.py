@@ -36,12 +36,12 @@ def describe_volume(folder: Path, root: Path = Path("/")) -> tuple[str, str]:
     block = root / "sys/dev/block" / device
     if not block.exists():
         kind = _find_file_system(device, root / "proc/self/mountinfo") or "of an unknown kind"
-        return f"cannot be seen, the file system ({kind}) is on no block device of this machine", _ADVICE
+        return f"cannot be seen, the file system ({kind}) is not on a block device of this machine", _ADVICE
     names = list(_list_layers(block.resolve(), root / "sys/block"))
     if crypt := next((name for name, uuid in names if uuid.startswith("CRYPT-")), None):
         return f"dm-crypt ({crypt}) is below the folder", ""
     return (
-        f"no dm-crypt is below the folder ({names[-1][0]}); what a disk or a cloud does cannot be seen",
+        f"dm-crypt is not below the folder ({names[-1][0]}); what a disk or a cloud does cannot be seen",
         _ADVICE,
     )
 

@@ -33,7 +33,7 @@ def test_dm_crypt_is_found_below_other_layers(tmp_path: Path) -> None:
 def test_a_plain_disk_is_called_so_with_what_to_do(tmp_path: Path) -> None:
     make_devices(tmp_path, tmp_path, ("sda2", ""))
     found, advice = describe_volume(tmp_path, tmp_path)
-    assert "no dm-crypt is below the folder (sda2)" in found
+    assert "dm-crypt is not below the folder (sda2)" in found
     assert "--encrypt" in advice
 
 
