@@ -19,6 +19,7 @@ GIVEN = {
     "reports-by-task": {"task_id": "task 100"},
     "agent-over-time": {"agent_id": AGENTS[0]},
     "reports-by-type": {"agent_type": "gpu"},
+    "experiment": {"experiment": "x"},
 }
 HOUR = Span(START + timedelta(hours=2), START + timedelta(hours=3))
 
