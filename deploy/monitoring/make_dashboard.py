@@ -31,7 +31,10 @@ PANELS = (
     Panel("Rejected by reason, a second", {
         f'sum by (reason) (rate(kpiflow_outcomes_total{{outcome="quarantined",{_OF}}}[5m]))': "{{reason}}",
     }),
-    Panel("Lost before they were read", {f"kpiflow_trimmed_total{{{_OF}}}": "lost"}),
+    Panel("Lost before they were read, or of expired days", {
+        f"kpiflow_trimmed_total{{{_OF}}}": "lost",
+        f"sum by (kind) (kpiflow_expired_total{{{_OF}}})": "expired {{kind}}",
+    }),
     Panel("Latency, 99 %", {f"kpi_processing_latency{{{_OF}}}": "{{stage}}"}, "s"),
     Panel("Delay of outputs and watermark", {
         f"kpiflow_sink_delay_seconds{{{_OF}}}": "{{sink}}",

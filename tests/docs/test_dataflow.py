@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipelines import cli
 from pipelines.outputs import SCHEMES
-from pipelines.setting_groups import DerivedSettings
+from pipelines.setting_groups import DerivedSettings, MaintenanceSettings, RetentionSettings
 from pipelines.settings import Settings
 from runners.dataflow import NEEDED, STREAM, complete_flags
 from transforms.core import run_metrics
@@ -55,6 +55,10 @@ ALWAYS_LEFT_OUT = {
         ("metrics_certificate", "metrics_key", "metrics_ca"), "Dataflow serves no metrics of kpiflow"
     ),
     **dict.fromkeys(Settings.groups()[DerivedSettings], "tables are derived in folders of this machine"),
+    **dict.fromkeys(
+        (*Settings.groups()[RetentionSettings], *Settings.groups()[MaintenanceSettings]),
+        "folders of this machine are maintained",
+    ),
 }
 LEFT_OUT = {
     "stream": {

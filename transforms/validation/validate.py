@@ -15,7 +15,7 @@ each once, and a row at most six of them:
        |  Accepted                             |  Rejected
     content_rows: types, ids, recency        quarantine_rows: the bytes, and why
 
-Of both, what lies in days that the output has let expire is counted and dropped (`transforms.core.expiry`).
+Of both, rows of days that have expired in the output are counted and dropped (`transforms.core.expiry`).
 
 The kernels that they call (`parser_guards`, `object_pattern`, `constraints`, `formats`, `numbers`,
 `report_id`) call none of these modules.
