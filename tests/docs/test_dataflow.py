@@ -14,7 +14,12 @@ from pydantic import ValidationError
 
 from pipelines import cli
 from pipelines.outputs import SCHEMES
-from pipelines.setting_groups import DerivedSettings, MaintenanceSettings, RetentionSettings
+from pipelines.setting_groups import (
+    DerivedSettings,
+    EncryptionSettings,
+    MaintenanceSettings,
+    RetentionSettings,
+)
 from pipelines.settings import Settings
 from runners.dataflow import NEEDED, STREAM, complete_flags
 from transforms.core import run_metrics
@@ -59,6 +64,7 @@ ALWAYS_LEFT_OUT = {
         (*Settings.groups()[RetentionSettings], *Settings.groups()[MaintenanceSettings]),
         "folders of this machine are maintained",
     ),
+    **dict.fromkeys(Settings.groups()[EncryptionSettings], "the master key is a file of this machine"),
 }
 LEFT_OUT = {
     "stream": {

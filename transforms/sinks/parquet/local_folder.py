@@ -143,6 +143,10 @@ def as_sink_error(folder: Path) -> Iterator[None]:
             raise Unavailable(
                 f"{folder} cannot be used now ({error.strerror}); its file system may be unavailable"
             ) from error
+        if isinstance(error, IsADirectoryError) and error.filename:
+            raise Refused(
+                f"{error.filename} cannot be used: Is a directory; move away what is in its place"
+            ) from error
         if isinstance(error, NotADirectoryError | FileExistsError):
             raise Refused(f"{folder} is a file, or is below one; name a folder as the output") from error
         raise Refused(
