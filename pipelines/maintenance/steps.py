@@ -5,7 +5,8 @@
     expire                         ledger -> (grace) -> remove the files
 
 Until the ledger is replaced, readers take the files of before, which are all there. After that they take the
-new ones, which are all there too.
+new ones, which are all there too. What was written to replaced files meanwhile is merged into the new ones
+before they are removed.
 """
 
 import mmap
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.maintenance.plan import EXPIRE, MOVE, REMOVE, SEAL, Step
+from pipelines.maintenance.replaced_files import digest_files, merge_again, read_versions
 from pipelines.maintenance.stored_days import list_day, list_days
 from schemas.tables import find_table
 from transforms.core.errors import Refused
@@ -48,6 +50,8 @@ from transforms.sinks.parquet.storage import Storage
 
 WORK = "_maintaining"
 """Below the output: what a seal needs while it runs."""
+ATTEMPTS = 3
+"""How often a day is sealed again because a writer added to it meanwhile."""
 WRITTEN, CHANGED, REMOVED, FORGOTTEN = "written", "ledger changed", "a file removed", "ledger forgets"
 """The points of a step at which it may be killed, for tests: `Upkeep.reach` is called with each."""
 
@@ -92,11 +96,17 @@ class Upkeep:
         ledger, version = self._read()
         if ledger.find(step.folder, step.day).sealed:
             return
-        names = sorted(list_day(self.hot, step.folder, step.day, sealed=False))
-        with make_work_folder(self.hot.path, WORK) as work:
-            rows = self._write_day(step, names, work)
+        for _ in range(ATTEMPTS):
+            before = read_versions(self.hot, step.folder, step.day, sealed=False)
+            digest = digest_files(self.hot, before)
+            with make_work_folder(self.hot.path, WORK) as work:
+                rows = self._write_day(step, sorted(before), work)
             self.reach(WRITTEN)
-        self._put(ledger.put_day(step.folder, step.day, Place(True, HOT, rows), self.clock()), version)
+            if read_versions(self.hot, step.folder, step.day, sealed=False) == before:
+                sealed = Place(True, HOT, rows)
+                self._put(ledger.put_day(step.folder, step.day, sealed, self.clock(), digest), version)
+                return
+        raise Refused(f"{step.folder} of {step.day} was written to again and again; run it again later")
 
     def _write_day(self, step: Step, names: Sequence[str], work: Path) -> int:
         """Write the file of a day out of its files of hours, and check that it has as many rows."""
@@ -124,8 +134,8 @@ class Upkeep:
         with open_bytes(self.roots[place.tier], name) as data:
             replace_whole(self.roots[step.tier], name, data)
         self.reach(WRITTEN)
-        moved = place._replace(tier=step.tier)
-        self._put(ledger.put_day(step.folder, step.day, moved, self.clock()), version)
+        moved, digest = place._replace(tier=step.tier), digest_files(self.roots[step.tier], [name])
+        self._put(ledger.put_day(step.folder, step.day, moved, self.clock(), digest), version)
 
     def _expire(self, step: Step) -> None:
         ledger, version = self._read()
@@ -136,12 +146,17 @@ class Upkeep:
     def _remove(self, step: Step) -> None:
         ledger, version = self._read()
         root = self.roots[step.tier]
-        for name in sorted(list_day(root, step.folder, step.day, step.sealed)):
+        names = sorted(list_day(root, step.folder, step.day, step.sealed))
+        removed = [each for each in ledger.replaced if _is_of(each, step)]
+        if not ledger.is_expired(step.folder, step.day):
+            digest = digest_files(root, names)
+            if any(each.digest != digest for each in removed):
+                merge_again(self.hot, root, step.folder, names)
+        for name in names:
             root.remove(name)
             self.reach(REMOVED)
         if isinstance(root, LocalFolder):
             remove_empty(root.path, step.folder, step.day)
-        removed = [each for each in ledger.replaced if _is_of(each, step)]
         self._put(ledger.forget(*removed), version, FORGOTTEN)
 
     def _read(self) -> tuple[Ledger, Hashable | None]:

@@ -43,13 +43,15 @@ class Place(NamedTuple):
 
 class Replaced(NamedTuple):
     """Files that readers of an older ledger may still read: those of a day in a folder that were at a place,
-    until the ledger was changed at `since`."""
+    until the ledger was changed at `since`. `digest`: of what a seal or a move read of them; empty if that is
+    not known."""
 
     folder: str
     day: date
     sealed: bool
     tier: str
     since: datetime
+    digest: str = ""
 
 
 UNSEALED = Place()
@@ -79,13 +81,14 @@ class Ledger:
         """Whether the rows of a day are gone."""
         return day < self.expired_before.get(folder, date.min)
 
-    def put_day(self, folder: str, day: date, place: Place, at: datetime) -> Self:
-        """The ledger after a day got a new place at a moment; files of its old place are then replaced."""
+    def put_day(self, folder: str, day: date, place: Place, at: datetime, digest: str = "") -> Self:
+        """The ledger after a day got a new place at a moment; files of its old place are then replaced.
+        `digest`: of what was read of them."""
         before = self.find(folder, day)
         days = {**self.days, folder: {**self.days.get(folder, {}), day: place}}
         replaced = tuple(each for each in self.replaced if not _is_at(each, folder, day, place))
         if (before.sealed, before.tier) != (place.sealed, place.tier):
-            replaced = (*replaced, Replaced(folder, day, before.sealed, before.tier, at))
+            replaced = (*replaced, Replaced(folder, day, before.sealed, before.tier, at, digest))
         return replace(self, days=days, replaced=replaced)
 
     def expire(self, folder: str, before: date, unsealed: frozenset[date], at: datetime) -> Self:
@@ -204,7 +207,8 @@ def _parse_place(place: Mapping[str, Any]) -> Place:
 
 def _parse_replaced(each: Mapping[str, Any]) -> Replaced:
     day, since = date.fromisoformat(each["day"]), datetime.fromisoformat(each["since"])
-    return Replaced(each["folder"], day, bool(each["sealed"]), _parse_tier(each["tier"]), since)
+    digest = str(each.get("digest", ""))
+    return Replaced(each["folder"], day, bool(each["sealed"]), _parse_tier(each["tier"]), since, digest)
 
 
 def _parse_tier(tier: str) -> str:

@@ -92,7 +92,7 @@ def verify_file(file: Path | bytes) -> str | None:
         KeyRefused: it is encrypted, and its key is not available.
     """
     try:
-        data = _map_file(file) if isinstance(file, Path) else file
+        data = map_file(file) if isinstance(file, Path) else file
         if data[-4:] == MAGIC:
             return _verify_encrypted(data, file)
         metadata = pq.read_metadata(pa.BufferReader(data))
@@ -260,7 +260,7 @@ def read_footer(data: bytes | mmap) -> bytes:
     return bytes(data[_find_footer(data) :])
 
 
-def _map_file(path: Path) -> bytes | mmap:
+def map_file(path: Path) -> bytes | mmap:
     """The bytes of a file; those of a large one need not be in memory."""
     with path.open("rb") as file:
         return mmap(file.fileno(), 0, access=ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
