@@ -7,6 +7,8 @@ from pipelines.jobs.derive_state import read_state, read_until
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.table_scan import list_files
 from schemas.tables import Table
+from transforms.sinks.parquet.encryption.key_ring import has_keys
+from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import verify_file
 
 EXAMPLES = 3
@@ -34,11 +36,14 @@ def find_derived_problems(output: Path) -> Iterator[str]:
     from pipelines.jobs.derive import compare, make_deriver
 
     fix = f"run `kpiflow derive {output}`"
+    is_encrypted = has_keys(LocalFolder(output))
     values = state["settings"] | read_row_settings(output)
     for found in compare(output, make_deriver(output, values), read_until(state)):
         table = found.plan.table.table
         damaged = [
-            (file, problem) for file in list_files(output, table) if (problem := verify_file(file.open()))
+            (file, problem)
+            for file in list_files(output, table)
+            if (problem := verify_file(file.open(), is_encrypted))
         ]
         for file, problem in damaged[:EXAMPLES]:
             yield f"{file.name} {problem}; remove it, then {fix}"

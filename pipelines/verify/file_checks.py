@@ -29,11 +29,19 @@ def choose_fix(table: Table) -> str:
 
 
 def check_file(
-    table: Table, file: OutputFile, file_minutes: int, problems: list[str], prints: StoredPrints
+    table: Table,
+    file: OutputFile,
+    file_minutes: int,
+    is_encrypted: bool,
+    problems: list[str],
+    prints: StoredPrints,
 ) -> None:
-    """Check one file, add what is wrong to `problems`, and add the fingerprints of its rows to `prints`."""
+    """Check one file, add what is wrong to `problems`, and add the fingerprints of its rows to `prints`.
+
+    `is_encrypted`: whether all files of the output have to be.
+    """
     name, fix = file.name, f"move it away, then {choose_fix(table)}"
-    if problem := verify_file(file.open()):
+    if problem := verify_file(file.open(), is_encrypted):
         problems.append(f"{name} {problem}; {fix}")
         prints.damaged.add(file)
         return

@@ -32,6 +32,8 @@ from pipelines.verify.table_scan import list_files
 from pipelines.verify.verdict import Verdict
 from schemas.kinds import KINDS
 from schemas.tables import DUPLICATES, FLEET, MESSAGE_KEY, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
+from transforms.sinks.parquet.encryption.key_ring import has_keys
+from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.row_merge import format_keys
 from transforms.sources.source import UNCOMMITTED
@@ -77,9 +79,10 @@ def reconcile(
     file_minutes, rule = row_settings["file_minutes"], ExpiryRule.of(output, row_settings)
     verdict, prints = Verdict(), StoredPrints(rule)
     tables = (*TABLES.values(), FLEET, TRIMMED)
+    is_encrypted = has_keys(LocalFolder(output))
     every = [(table, file) for table in tables for file in list_files(output, table)]
     for table, file in track(every, "files"):
-        check_file(table, file, file_minutes, verdict.problems, prints)
+        check_file(table, file, file_minutes, is_encrypted, verdict.problems, prints)
     left = find_pending_rows(home or output)
     _check_windows(output, left, prints, verdict, track)
     dangling = _check_keys(output, prints, verdict, read_again)

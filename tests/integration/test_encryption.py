@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tests.integration.archives import Typed
 from transforms.sinks.parquet.encryption.key_list import KEYS
 from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys
 from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_store import ParquetStore
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,29 @@ def test_reconcile_finds_that_each_message_has_one_fate(
     made: Path, ask: Callable[..., tuple[int, str]]
 ) -> None:
     code, said = ask("reconcile", made / "enc", "--input", made / "a")
+    assert code == 0, said
+
+
+def test_reconcile_finds_plain_files_in_an_encrypted_output(
+    made: Path, ask: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """They are whole and in their place, and anybody could have written them, or can read them."""
+    for table in ("kpi_reports", "features"):
+        copy = tmp_path / table
+        shutil.copytree(made / "enc", copy)
+        path = next((made / "plain" / table).rglob("*.parquet"))
+        shutil.copy(path, copy / path.relative_to(made / "plain"))
+        code, said = ask("reconcile", copy, "--input", made / "a")
+        assert code == 1, said
+        assert f"{path.relative_to(made / 'plain')} is not encrypted" in said
+
+
+def test_a_copy_of_an_encrypted_output_can_be_read(
+    made: Path, ask: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """As reconcile and parity make it of an output on object storage."""
+    ParquetStore(LocalFolder(made / "enc")).copy_to(tmp_path / "copy")
+    code, said = ask("reconcile", tmp_path / "copy", "--input", made / "a")
     assert code == 0, said
 
 

@@ -22,17 +22,20 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers that say that no space is left."""
 
 
-def replace_file(path: Path, data: bytes | bytearray | mmap) -> None:
+def replace_file(path: Path, data: bytes | bytearray | mmap, owner: os.stat_result | None = None) -> None:
     """Make `path` hold `data`, safe on disk. Hold the folder's lock if others may write the file too.
+
+    `owner`: whose user and group it gets; without it, those of this process.
 
     Raises:
         OutputFull: the disk, or a quota, is full.
+        PermissionError: this process may not give it to them.
     """
     with explain_full(path.parent):
         make_folder(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
-            _write_new(temporary, data)
+            _write_new(temporary, data, owner)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -102,9 +105,11 @@ def explain_full(folder: Path) -> Iterator[None]:
         raise OutputFull(f"no space left for {folder}; {fix}") from error
 
 
-def _write_new(path: Path, data: bytes | bytearray | mmap) -> None:
+def _write_new(path: Path, data: bytes | bytearray | mmap, owner: os.stat_result | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        if owner is not None:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         append_bytes(descriptor, data)
         os.fsync(descriptor)
     finally:

@@ -85,8 +85,10 @@ def fill_digests(data: bytearray | mmap) -> None:
     _fill(data, start, FOOTER, _BLANK, _hash(data, start))
 
 
-def verify_file(file: Path | bytes) -> str | None:
+def verify_file(file: Path | bytes, must_be_encrypted: bool = False) -> str | None:
     """What is wrong with a file of an output, in words; None if it is exactly as it was written.
+
+    `must_be_encrypted`: as all files of its output are.
 
     Raises:
         KeyRefused: it is encrypted, and its key is not available.
@@ -95,6 +97,8 @@ def verify_file(file: Path | bytes) -> str | None:
         data = map_file(file) if isinstance(file, Path) else file
         if data[-4:] == MAGIC:
             return _verify_encrypted(data, file)
+        if must_be_encrypted and len(data):
+            return "is not encrypted, as the files of this output are: kpiflow did not write it there"
         metadata = pq.read_metadata(pa.BufferReader(data))
     except _UNREADABLE as error:
         return _explain_unreadable(error)

@@ -22,6 +22,7 @@ from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import PIECE_BYTES, conform, split_by_bytes
 from transforms.core.time_range import Span
+from transforms.sinks.parquet.encryption.key_list import KEYS
 from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder, as_sink_error
@@ -122,7 +123,8 @@ class ParquetStore:
     def copy_to(self, folder: Path) -> None:
         files = OutputFiles.of(self.storage)
         listed = [file for name in self.tables for file in files.list_table(find_table(name))]
-        for file, stored in self._fetch([OutputFile(DESCRIPTION, self.storage), *listed]):
+        own = [OutputFile(name, self.storage) for name in (DESCRIPTION, KEYS)]
+        for file, stored in self._fetch([*own, *listed]):
             with as_sink_error(folder):
                 path = folder / file.name
                 path.parent.mkdir(parents=True, exist_ok=True)

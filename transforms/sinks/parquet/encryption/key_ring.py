@@ -158,12 +158,14 @@ def add_source(storage: Storage, master: str | None = None) -> KeySource:
 
 
 def find_writing_key(storage: Storage) -> MonthKey | None:
-    """The key for new files of an output, which has a list of keys; None if it is not encrypted.
+    """The key for new files of an output; None if it is not encrypted: it has no list of keys, and was not said
+    to have one.
 
     Raises:
         KeyRefused, Unavailable: as `KeySource.find_writing_key` does.
     """
-    return add_source(storage).find_writing_key() if has_keys(storage) else None
+    is_encrypted = storage.name in _RING.sources or has_keys(storage)
+    return add_source(storage).find_writing_key() if is_encrypted else None
 
 
 def has_keys(storage: Storage) -> bool:

@@ -81,13 +81,18 @@ class KeyFile:
     def name(self) -> str:
         return str(self.path)
 
+    @property
+    def _place(self) -> Path:
+        """The file behind a link: the link stays, since others reach the file by its own path."""
+        return self.path.resolve()
+
     def create(self, now: datetime) -> str:
         """Make the file with its first version; the id.
 
         Raises:
             KeyRefused: the file exists already.
         """
-        with lock_folder(self.path.absolute().parent):
+        with lock_folder(self._place.parent):
             if self.path.exists():
                 raise KeyRefused(f"{self.path} exists already; `kpiflow keys rotate` adds a version to it")
             return self._append([], now)
@@ -96,7 +101,7 @@ class KeyFile:
         return self._read()[-1].id
 
     def rotate(self, now: datetime) -> str:
-        with lock_folder(self.path.absolute().parent):
+        with lock_folder(self._place.parent):
             return self._append(self._read(), now)
 
     def wrap(self, version: str, key: bytes, context: bytes) -> bytes:
@@ -155,7 +160,8 @@ class KeyFile:
         lines = (" ".join(version) for version in [*versions, new])
         before = os.umask(0o077)
         try:
-            replace_file(self.path, (_HEAD + "\n".join(lines) + "\n").encode())
+            owner = self._place.stat() if versions else None  # a job of another user goes on reading it
+            replace_file(self._place, (_HEAD + "\n".join(lines) + "\n").encode(), owner)
         except PermissionError as error:
             raise KeyRefused(f"cannot write {self.path} ({error.strerror}); name another file") from None
         finally:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -186,6 +187,36 @@ def test_a_rotation_killed_at_any_write_can_be_read_and_completed(
         assert len(master.path.read_text().splitlines()) == versions + 1
     current = master.find_current()
     assert all(list(entry["wrapped"])[-1] == current for entry in read_entries(source))
+
+
+def test_a_rotation_keeps_a_link_to_the_key_file(tmp_path: Path, source: KeySource, master: KeyFile) -> None:
+    """Others, as a job on this machine, may name the file and not the link."""
+    link = tmp_path / "link.key"
+    link.symlink_to(master.path)
+    rotate_keys(KeySource(source.storage, str(link)), NOW)
+    assert link.is_symlink()
+    assert KeyFile(link).find_current() == master.find_current()
+    source.change_list(lambda keys: drop_old(keys, master))
+    forget_keys()
+    source.check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_rotation_by_root_leaves_the_file_to_the_user_of_the_job(
+    source: KeySource, master: KeyFile
+) -> None:
+    os.chown(master.path, 12345, 23456)
+    rotate_keys(source, NOW)
+    found = master.path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12345, 23456, 0o600)
+
+
+def test_nothing_is_written_in_plain_once_the_list_of_keys_is_gone(source: KeySource) -> None:
+    forget_keys()
+    key_ring.add_source(source.storage, source.master)
+    Path(source.storage.locate(KEYS)).unlink()
+    with pytest.raises(KeyRefused, match="is missing"):
+        key_ring.find_writing_key(source.storage)
 
 
 def test_keys_are_rotated_when_they_are_due_and_not_before(source: KeySource, master: KeyFile) -> None:
