@@ -113,6 +113,8 @@ def parse_shares(words: Sequence[str], names: Sequence[str]) -> dict[str, float]
     shares: dict[str, float] = {}
     for word in words:
         name, equals, value = word.rpartition("=")
+        if name in shares:
+            raise WrongUse(f"{name[:50]} has two shares", "give --share once for each variant")
         try:
             shares[name] = float(value)
         except ValueError:

@@ -72,7 +72,8 @@ def _from_json(value: Any, type_: pa.DataType) -> Any:
     if value is None:
         return None
     if pa.types.is_timestamp(type_):
-        return _EPOCH + value * _MICROSECOND
+        # A microsecond later it has to be a time too: there the span of a page may end.
+        return _EPOCH + (value + 1) * _MICROSECOND - _MICROSECOND
     if not isinstance(value, _TYPES[type_]):
         raise TypeError(f"{value!r} is not a {type_}")
     if isinstance(value, str):

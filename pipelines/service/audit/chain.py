@@ -21,6 +21,7 @@ from typing import Any
 ORIGIN = "0" * 64
 """`prev` of the first line of a chain."""
 _BEGINNING = b'{"seq":'
+_MEMBERS = {"seq": int, "time": str, "type": str, "prev": str}
 MONTH = re.compile(r"\d{4}-\d\d\.jsonl")
 _END = re.compile(rb',"hash":"([0-9a-f]{64})"\}')
 
@@ -46,16 +47,21 @@ def parse_line(line: bytes) -> dict[str, Any]:
     """The members of a line without its newline.
 
     Raises:
-        ValueError: it is not a line of a chain, or its hash is not that of its bytes.
+        ValueError: it is not a line of a chain, its hash is not that of its bytes, or it lacks a member that
+            each line of its type has.
     """
     end = _END.search(line, max(0, len(line) - 75))
     if end is None or end.end() != len(line):
         raise ValueError("is not a line of a chain")
     if sha256(line[: end.start()]).hexdigest().encode() != end[1]:
         raise ValueError("was changed: its hash is not that of its text")
-    found: dict[str, Any] = json.loads(line)
-    if not isinstance(found.get("seq"), int) or not isinstance(found.get("prev"), str):
-        raise ValueError("has no number")
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except RecursionError:
+        raise ValueError("is not a line of a chain") from None
+    wanted = _MEMBERS | ({"of": int} if found.get("type") == "end" else {})
+    if not all(type(found.get(name)) is kind for name, kind in wanted.items()):
+        raise ValueError("has no number, or another form")
     return found
 
 

@@ -1,5 +1,6 @@
 """Writes the lines of one chain, several with one sync."""
 
+import errno
 import fcntl
 import os
 import re
@@ -25,7 +26,8 @@ class ChainWriter:
 
     Files and folders are for their owner only. A file is only ever appended to. After a failed write the next
     one reads the end of the chain again and explains what was torn. After a failed sync nothing more is
-    written: what the disk has is unknown until the process starts again.
+    written: what the disk has is unknown until the process starts again. Nor is it after somebody removed or
+    replaced the file.
     """
 
     def __init__(self, folder: Path, name: str, clock: Callable[[], datetime] | None = None) -> None:
@@ -107,6 +109,7 @@ class ChainWriter:
             view = view[os.write(self._file, view) :]
         if data:
             self._sync()
+            self._require_place()
         self.head = head
 
     def _open_file(self, month: str) -> None:
@@ -122,6 +125,21 @@ class ChainWriter:
         except OSError as error:
             self._failed_sync = f"{self._folder}: {error.strerror}; check the disk, then start again"
             raise
+
+    def _require_place(self) -> None:
+        """Check that what was written is where it will be looked for: an open file can be removed or moved.
+
+        Raises:
+            OSError: it is not; nothing more is written.
+        """
+        path = self._folder / f"{self._month}.jsonl"
+        try:
+            is_there = os.path.samestat(os.fstat(self._file), os.stat(path))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            self._failed_sync = f"{path} was removed or replaced; put it back, then start again"
+            raise OSError(errno.ENOENT, self._failed_sync)
 
     def _close_file(self) -> None:
         if self._file >= 0:

@@ -1,12 +1,14 @@
 """Pages: cursors over ties, while rows arrive, and while files are replaced."""
 
+import json
 import os
 import re
 import shutil
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 
@@ -96,6 +98,18 @@ def test_a_cursor_belongs_to_what_was_asked(output: Path) -> None:
 def test_a_text_that_is_no_cursor_is_refused(cursor: str, output: Path) -> None:
     with pytest.raises(WrongUse, match="not a cursor"):
         ask(output, "aggregates", 1, cursor)
+
+
+def test_a_cursor_at_the_end_of_time_is_refused(output: Path) -> None:
+    """Anybody can make one; the span of its page would end a microsecond later."""
+    cursor = ask(output, "agent-over-time", 1, agent_id=AGENTS[0]).cursor
+    assert cursor
+    name, digest, values = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    last = (datetime.max.replace(tzinfo=UTC) - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+    values = [last if isinstance(each, int) else each for each in values]
+    forged = urlsafe_b64encode(json.dumps([name, digest, values]).encode()).decode().rstrip("=")
+    with pytest.raises(WrongUse, match="not a cursor"):
+        ask(output, "agent-over-time", 1, forged, agent_id=AGENTS[0])
 
 
 @contextmanager

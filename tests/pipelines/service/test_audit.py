@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,17 @@ def _add_a_new_one(lines: list[bytes]) -> None:
     lines.insert(3, format_line(Head(last["seq"], last["hash"]), {"type": "begin"}, NOVEMBER)[0])
 
 
+def _add_lines_of_another_form(lines: list[bytes]) -> None:
+    """Their hashes are right, so that their members are read."""
+    last = json.loads(lines[-1])
+    head = Head(last["seq"], last["hash"])
+    for fields in ({}, {"type": "end"}, {"type": "end", "of": []}, {"type": "begin", "time": None}):
+        line, head = format_line(head, fields, NOVEMBER)
+        lines.append(line)
+    body = b'{"seq":1,"deep":' + b"[" * 200_000
+    lines.append(body + b',"hash":"' + sha256(body).hexdigest().encode() + b'"}\n')
+
+
 def _swap(lines: list[bytes]) -> None:
     lines[2], lines[3] = lines[3], lines[2]
 
@@ -140,6 +152,7 @@ def _cut_a_line_in_two(lines: list[bytes]) -> None:
         _remove_the_first,
         _add,
         _add_a_new_one,
+        _add_lines_of_another_form,
         _swap,
         _add_text,
         _cut_a_line_in_two,
@@ -310,6 +323,24 @@ def test_a_failed_sync_ends_the_writing_until_the_next_start(
     with pytest.raises(AuditUnavailable, match="check the disk"):
         writer.write([{"type": "begin"}])
     writer.close()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_nothing_is_answered_once_the_file_is_not_in_its_place(tmp_path: Path, moved: bool) -> None:
+    """As after rm, or logrotate: an open file takes lines that nobody would find."""
+    writer = ChainWriter(tmp_path, "one")
+    writer.open()
+    path = month_file(tmp_path)
+    path.rename(tmp_path / "kept")
+    if moved:
+        path.write_bytes((tmp_path / "kept").read_bytes())
+    for _ in range(2):
+        with pytest.raises(AuditUnavailable, match="was removed or replaced"):
+            writer.write([{"type": "begin"}])
+    writer.close()
+    (tmp_path / "kept").replace(path)
+    write(tmp_path)
+    assert check(tmp_path).problems == []
 
 
 def test_a_month_has_its_file_and_a_clock_that_goes_back_does_not_change_it(tmp_path: Path) -> None:
