@@ -158,8 +158,8 @@ def add_source(storage: Storage, master: str | None = None) -> KeySource:
 
 
 def find_writing_key(storage: Storage) -> MonthKey | None:
-    """The key for new files of an output; None if it is not encrypted: it has no list of keys, and was not said
-    to have one.
+    """The key for new files of an output; None if it is not encrypted: it has no list of keys, and nobody
+    said that it has one.
 
     Raises:
         KeyRefused, Unavailable: as `KeySource.find_writing_key` does.
