@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_TASKS = 20_000_000
 _CONTROL = "control"
+_LEAST_SHARE = 1e-6
+"""With shares that are smaller, or larger than its inverse, the check of the shares overflows."""
 
 
 def compare(
@@ -108,7 +110,8 @@ def parse_shares(words: Sequence[str], names: Sequence[str]) -> dict[str, float]
     """The planned share of each variant, from words `VARIANT=SHARE`.
 
     Raises:
-        WrongUse: a share is no positive number, or a variant of `names` has none.
+        WrongUse: a share is no number between the least and the largest, a variant has two, or one of `names`
+            has none.
     """
     shares: dict[str, float] = {}
     for word in words:
@@ -119,7 +122,7 @@ def parse_shares(words: Sequence[str], names: Sequence[str]) -> dict[str, float]
             shares[name] = float(value)
         except ValueError:
             shares[name] = 0.0
-        if not (equals and shares[name] > 0 and isfinite(shares[name])):
+        if not (equals and _LEAST_SHARE <= shares[name] <= 1 / _LEAST_SHARE):
             raise WrongUse(
                 f"--share {word[:50]} is not a share", "write VARIANT=SHARE, such as treatment=0.1"
             )

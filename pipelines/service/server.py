@@ -27,6 +27,8 @@ from schemas.access import AccessClass
 from transforms.core.events import REQUEST_FAILED, log_event
 
 SERVICE = web.AppKey("service", Service)
+IDLE_SECONDS = 75.0
+"""A connection without a whole request for so long is closed: anybody can open one."""
 _ROUTE = "route"
 _EXCHANGE = web.RequestKey("exchange", Exchange)
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -205,7 +207,11 @@ async def listen(
     """
     # A client that leaves cancels the handler, which stops its query.
     runner = web.AppRunner(
-        make_application(service), access_log=None, shutdown_timeout=2.0, handler_cancellation=True
+        make_application(service),
+        access_log=None,
+        shutdown_timeout=2.0,
+        handler_cancellation=True,
+        keepalive_timeout=IDLE_SECONDS,
     )
     await runner.setup()
     service.start()

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.analysis.comparison import Comparison, Effect, Tasks, Unit, Verdict, compare
+from pipelines.commands.compare import parse_shares
+from pipelines.failures import WrongUse
 from tests.pipelines.analysis.worlds import METRIC, NAMES, World, draw_tasks
 
 HALF_DAY = World(blocks=144)
@@ -86,6 +88,25 @@ def test_shares_that_are_not_the_planned_ones_are_no_conclusion() -> None:
     assert [each.verdict for each in found.effects] == [Verdict.REFUSED]
     planned = compare(take(tasks, ~lost), NAMES[0], {"control": 1.0, "treatment": 0.9})
     assert [each.verdict for each in planned.effects] == [Verdict.HIGHER]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a=0.5"],
+        ["a=nan", "b=1"],
+        ["a=-1", "b=1"],
+        ["a", "b=1"],
+        ["a=1", "a=2", "b=1"],
+        ["a=1e308", "b=1.7e308"],
+        ["a=5e-324", "b=1"],
+    ],
+)
+def test_shares_that_cannot_be_checked_are_refused(words: list[str]) -> None:
+    """A share that vanishes, or a sum that is infinite, would let every count pass."""
+    with pytest.raises(WrongUse, match="share"):
+        parse_shares(words, ["a", "b"])
+    assert parse_shares(["a=1e-6", "b=0.5"], ["a", "b"]) == {"a": 1e-6, "b": 0.5}
 
 
 def test_tasks_of_which_nobody_can_say_what_was_assigned_need_the_unit() -> None:

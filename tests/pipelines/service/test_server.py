@@ -27,7 +27,7 @@ from pipelines.service.query_answers import OF_ALL
 from pipelines.service.query_pool import WAITING
 from pipelines.service.routes import ROUTES
 from tests.pipelines.queries.small_output import AGENTS, START, ask, make_output
-from tests.service import RunningService, make_service, run_service
+from tests.service import HOST, RunningService, make_service, run_service
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +374,21 @@ def test_an_address_in_use_has_a_fix(
 ) -> None:
     assert run(["serve", str(output), "--insecure-loopback", "--listen", f"127.0.0.1:{service.port}"]) == 2
     assert "give another --listen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "])
+def test_a_connection_without_a_whole_request_is_closed(
+    sent: bytes, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else anybody, known or not, could use up all connections that the process may have."""
+    monkeypatch.setattr("pipelines.service.server.IDLE_SECONDS", 0.2)
+    with (
+        run_service(make_service(output)) as service,
+        socket.create_connection((HOST, service.port), timeout=10) as client,
+    ):
+        client.sendall(sent)
+        assert client.recv(100) == b""
+        assert service.get("/healthz").status == 200
 
 
 def test_every_route_has_one_path_and_an_action() -> None:
