@@ -37,17 +37,21 @@ def maintain(
             "--state", help="The --state folder of the stream that writes the output, if it has one."
         ),
     ] = None,
+    expire: Annotated[
+        bool, typer.Option("--expire", help="Let more than half of the output's days expire at once.")
+    ] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only print what is due.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was due, or is, as JSON.")] = False,
 ) -> None:
     """Do what is due in an output: seal complete days, move old ones, expire the oldest, rotate keys.
 
     A sealed day has one file for each table instead of one for each half hour. --warm and --cold are kept:
-    later runs need not name them. A run that dies can be run again.
+    later runs need not name them. A run that dies can be run again. Nothing expires if more than half of the
+    output's days would go from any table, unless --expire is given: the rest is done, and the exit code is 1.
     """
     urls = {tier: url for tier, url in ((WARM, warm), (COLD, cold)) if url is not None}
     settings = ctx.obj.settings()
-    work = Maintenance(require_output(output), settings, urls, home)
+    work = Maintenance(require_output(output), settings, urls, home, expire_most=expire)
     _rotate_keys(output, settings, dry)
     if dry:
         _print_plan(work.plan(), as_json)
@@ -66,11 +70,18 @@ def maintain(
                 )
 
         plan = work.run(follow)
+    _print_end(plan, output, time.perf_counter() - began, as_json)
+    if plan.withheld:
+        raise typer.Exit(1)
+
+
+def _print_end(plan: Plan, output: Path, seconds: float, as_json: bool) -> None:
     if as_json:
         print_json(_describe(plan))
         return
     counts = ", ".join(f"{count:,} {action}" for action, count in _count(plan).items()) or "nothing was due"
-    print_result(f"{counts} in {time.perf_counter() - began:.1f} s -> {output}{_explain(plan)}")
+    print_result(f"{counts} in {seconds:.1f} s -> {output}{_explain(plan)}")
+    _print_withheld(plan)
 
 
 def _rotate_keys(output: Path, settings: Settings, dry: bool) -> None:
@@ -92,11 +103,24 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         table.add_row(step.action, step.folder, str(step.day), step.tier)
     print_table(table)
     out.print(f"{len(plan.steps):,} steps are due{_explain(plan)}")
+    _print_withheld(plan)
+
+
+def _print_withheld(plan: Plan) -> None:
+    if not plan.withheld:
+        return
+    for folder, day, days in plan.withheld:
+        out.print(f"not expired: {days:,} days of {folder} before {day}", markup=False)
+    out.print("nothing expires, since that is more than half of the output's days; --expire allows it")
 
 
 def _describe(plan: Plan) -> dict[str, object]:
     complete = plan.complete_before and plan.complete_before.isoformat()
-    return {"complete_before": complete, "steps": [step.as_json() for step in plan.steps]}
+    return {
+        "complete_before": complete,
+        "steps": [step.as_json() for step in plan.steps],
+        "withheld": [each.as_json() for each in plan.withheld],
+    }
 
 
 def _count(plan: Plan) -> dict[str, int]:

@@ -31,7 +31,8 @@ TIERS = (WARM, COLD)
 
 @dataclass(frozen=True)
 class Maintenance:
-    """An output and how it is to be maintained. `urls`: of WARM and COLD, as far as they were given."""
+    """An output and how it is to be maintained. `urls`: of WARM and COLD, as far as they were given.
+    `expire_most`: whether more than half of its days may expire at once."""
 
     output: Path
     settings: Settings
@@ -39,6 +40,7 @@ class Maintenance:
     home: Path | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC).replace(microsecond=0)
     reach: Callable[[str], None] = ignore_point
+    expire_most: bool = False
 
     def plan(self) -> Plan:
         """What is due now.
@@ -109,6 +111,7 @@ class Maintenance:
             timedelta(days=settings.warm_days) if WARM in upkeep.roots else None,
             timedelta(days=settings.cold_days) if COLD in upkeep.roots else None,
             find_expiry(settings, now),
+            self.expire_most,
         )
         ledger, _ = read_ledger(upkeep.hot)
         until = find_written_until(self.output, home, now)

@@ -1,6 +1,7 @@
 """What is due in an output: a pure function of the ledger, what is stored, the clock and the settings.
 
-Files that were replaced are removed, then days expire, are sealed, and are moved.
+Files that were replaced are removed, then days expire, are sealed, and are moved. An expiry that would take
+more than half of the output's days out of any folder is not done unless that is allowed, nor any other then.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ class Rules:
 
     `after`: how long after a day its rows are complete. `warm` and `cold`: the age at which a day moves
     there, None if there is no such root. `grace`: how long replaced files stay. `kept_from`: by folder the
-    first day that is kept.
+    first day that is kept. `expire_most`: whether more than half of the output's days may expire at once.
     """
 
     after: timedelta
@@ -45,19 +46,33 @@ class Rules:
     warm: timedelta | None = None
     cold: timedelta | None = None
     kept_from: Mapping[str, date] = field(default_factory=dict)
+    expire_most: bool = False
 
 
 Stored = Mapping[str, frozenset[date]]
 """By folder, the days that have files of hours."""
 
 
+class Withheld(NamedTuple):
+    """An expiry that is due and is not done: of so many days of a folder, those before `day`."""
+
+    folder: str
+    day: date
+    days: int
+
+    def as_json(self) -> dict[str, object]:
+        """The same as JSON's types."""
+        return self._asdict() | {"day": self.day.isoformat()}
+
+
 @dataclass(frozen=True)
 class Plan:
     """The steps that are due, in order. `complete_before`: days that ended by then get no more rows; None if
-    that is not known."""
+    that is not known. `withheld`: what would expire too, if that were allowed."""
 
     steps: tuple[Step, ...]
     complete_before: datetime | None
+    withheld: tuple[Withheld, ...] = ()
 
 
 def make_plan(
@@ -69,7 +84,11 @@ def make_plan(
     then only files are removed, and days moved that are sealed already.
     """
     complete = None if written_until is None else written_until - rules.after
-    expired = list(_list_expiring(ledger, stored, rules, complete))
+    days = _list_kept_days(ledger, stored)
+    due = list(_list_expiring(days, rules, complete))
+    is_most = any(2 * each.days > len(frozenset().union(*days.values())) for each in due)
+    withheld = due if is_most and not rules.expire_most else []
+    expired = [] if withheld else [Step(EXPIRE, each.folder, each.day) for each in due]
     gone = {step.folder: step.day for step in expired}
     sealed = [
         step
@@ -86,7 +105,7 @@ def make_plan(
         for each in ledger.replaced
         if each.since + rules.grace <= now
     ]
-    return Plan((*removed, *expired, *sealed, *moved), complete)
+    return Plan((*removed, *expired, *sealed, *moved), complete, tuple(withheld))
 
 
 def can_seal(folder: str) -> bool:
@@ -104,14 +123,27 @@ def end_of(day: date) -> datetime:
     return datetime.combine(day, time(), UTC) + DAY
 
 
-def _list_expiring(ledger: Ledger, stored: Stored, rules: Rules, complete: datetime | None) -> Iterator[Step]:
+def _list_kept_days(ledger: Ledger, stored: Stored) -> dict[str, frozenset[date]]:
+    """By folder, the days that have rows and have not expired."""
+    return {
+        folder: frozenset(
+            day
+            for day in {*stored.get(folder, ()), *ledger.days.get(folder, ())}
+            if not ledger.is_expired(folder, day)
+        )
+        for folder in {*stored, *ledger.days}
+    }
+
+
+def _list_expiring(
+    days: Mapping[str, frozenset[date]], rules: Rules, complete: datetime | None
+) -> Iterator[Withheld]:
     for folder, first in sorted(rules.kept_from.items()):
         if complete is None:
             return
         first = min(first, complete.date())
-        days = {*stored.get(folder, ()), *ledger.days.get(folder, ())}
-        if any(day < first and not ledger.is_expired(folder, day) for day in days):
-            yield Step(EXPIRE, folder, first)
+        if count := sum(day < first for day in days.get(folder, ())):
+            yield Withheld(folder, first, count)
 
 
 def _list_sealing(ledger: Ledger, stored: Stored, complete: datetime | None) -> Iterator[Step]:

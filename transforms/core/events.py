@@ -84,6 +84,11 @@ ENTRIES_LOST = Event(
     "entries of {source} between {after} and {until} were lost before they were read: {entries} ({reason})",
     logging.WARNING,
 )
+MESSAGES_EXPIRED = Event(
+    "messages_expired",
+    "{messages} messages for {table} were not written: rows of their time have expired since the job began",
+    logging.WARNING,
+)
 GROUP_MADE = Event("group_made", "made the group {group} of the stream {source} at {position}")
 READ_AGAIN = Event(
     "read_again", "{source} is read again after {position}: the archive may lack what comes after that"

@@ -195,3 +195,18 @@ def test_the_plan_is_printed_and_nothing_is_done(top, capsys):
     assert list_contents(top) == before
     assert run(["maintain", str(top / "out"), "--dry-run"]) == 0
     assert "6 steps are due" in capsys.readouterr().out
+
+
+def test_most_of_an_output_expires_only_if_that_is_allowed(top, monkeypatch, capsys):
+    monkeypatch.setenv("KPIFLOW_KEEP_REPORTS_DAYS", "30")
+    monkeypatch.setenv("KPIFLOW_KEEP_RECORDS_DAYS", "30")
+    command, before = ["maintain", str(top / "out")], list_contents(top)
+    assert run([*command, "--dry-run"]) == 0
+    assert "not expired: 2 days of kpi_reports before" in capsys.readouterr().out
+    assert list_contents(top) == before
+    assert run(command) == 1
+    ledger, _ = read_ledger(LocalFolder(top / "out"))
+    assert not ledger.expired_before
+    assert len(ledger.days[REPORTS.name]) == 2
+    assert run([*command, "--expire"]) == 0
+    assert not read_all(top)[REPORTS.name]

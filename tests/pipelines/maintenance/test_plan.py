@@ -1,6 +1,17 @@
 from datetime import UTC, date, datetime, timedelta
 
-from pipelines.maintenance.plan import EXPIRE, MOVE, REMOVE, SEAL, Rules, Step, can_seal, make_plan
+from pipelines.maintenance.plan import (
+    EXPIRE,
+    MOVE,
+    REMOVE,
+    SEAL,
+    Plan,
+    Rules,
+    Step,
+    Withheld,
+    can_seal,
+    make_plan,
+)
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger, Place
 
 REPORTS, TASKS = "kpi_reports", "tasks"
@@ -76,7 +87,7 @@ def test_a_day_that_was_not_sealed_for_long_is_sealed_and_moved_in_one_run():
 
 
 def test_what_expires_is_neither_sealed_nor_moved():
-    rules = Rules(3 * HOUR, HOUR, timedelta(days=7), None, {REPORTS: NEXT})
+    rules = Rules(3 * HOUR, HOUR, timedelta(days=7), None, {REPORTS: NEXT}, expire_most=True)
     assert plan(rules=rules, now=MIDNIGHT + timedelta(days=40)) == [Step(EXPIRE, REPORTS, NEXT)]
 
 
@@ -85,3 +96,35 @@ def test_nothing_expires_that_is_not_complete_and_nothing_twice():
     assert plan(rules=rules, now=MIDNIGHT + 2 * HOUR) == []
     expired = Ledger().expire(REPORTS, NEXT, frozenset(), MIDNIGHT)
     assert plan(expired, rules=rules, now=MIDNIGHT + 99 * HOUR) == []
+
+
+def test_nothing_expires_if_more_than_half_of_the_days_would_go_from_a_table():
+    days = frozenset(DAY - timedelta(days=age) for age in range(4))
+    stored = {REPORTS: days, "duplicates": days}
+    now = MIDNIGHT + 99 * HOUR
+
+    def expire(kept: int, **more) -> Plan:
+        kept_from = {REPORTS: DAY - timedelta(days=kept - 1), "duplicates": DAY - timedelta(days=2)}
+        return make_plan(Ledger(), stored, Rules(3 * HOUR, HOUR, kept_from=kept_from, **more), now, now)
+
+    def list_expired(plan: Plan) -> list[str]:
+        return [step.folder for step in plan.steps if step.action == EXPIRE]
+
+    half, most = expire(2), expire(1)
+    assert (list_expired(half), half.withheld) == (["duplicates", REPORTS], ())
+    assert list_expired(most) == []
+    assert most.withheld == (
+        Withheld("duplicates", DAY - timedelta(days=2), 1),
+        Withheld(REPORTS, DAY, 3),
+    )
+    assert sum(step.action == SEAL for step in most.steps) == 8
+    assert list_expired(expire(1, expire_most=True)) == ["duplicates", REPORTS]
+
+
+def test_a_table_with_rows_of_few_days_expires_like_the_others():
+    stored = {
+        REPORTS: frozenset(DAY - timedelta(days=age) for age in range(4)),
+        "quarantine": frozenset([DAY]),
+    }
+    rules = Rules(3 * HOUR, HOUR, kept_from={"quarantine": NEXT})
+    assert plan(stored=stored, rules=rules, now=MIDNIGHT + 99 * HOUR)[0] == Step(EXPIRE, "quarantine", NEXT)

@@ -1,6 +1,6 @@
 """Adding rows to the files of a table: each file becomes the merged set of its rows and the new ones."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.kinds import KIND_OF_TABLE
 from schemas.partitioning import assign_files
-from schemas.tables import DUPLICATES, REPORTS, Table
+from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms.core.errors import Unavailable
+from transforms.core.events import MESSAGES_EXPIRED, log_event
 from transforms.core.grouping import Ints, sort_by_columns
-from transforms.core.process_stats import WRITTEN, observe_latency
+from transforms.core.process_stats import WRITTEN, count_expired, observe_latency
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.day_file import encode_day_file
@@ -72,7 +74,8 @@ def write_rows(
 
     Batches have the table's columns in any order; others are ignored. Each file is replaced at most once, and
     not at all if nothing in it changes. Rows of a sealed day go into its file, wherever that is. Rows of an
-    expired day go nowhere. Messages that lose their place to another message of the same report go to the
+    expired day go nowhere; messages among them are counted as expired, since the job that wrote them began
+    before they were. Messages that lose their place to another message of the same report go to the
     duplicates table *before* the reports are replaced: a crash in between leaves a message in two tables, of
     which reconcile counts one, never in none. With a `ledger` it is counted how much files grow.
     With a `key` the files are encrypted.
@@ -91,6 +94,7 @@ def write_rows(
     counted = ledger if is_counted(table) else None
     files, counts = OutputFiles.of(storage), []
     while left:
+        _count_expired(table, gathered, [part for name, part in left.items() if files.find(name) is None])
         parts = _choose_files(files, left)
         merge = _FileMerge(table, storage, gathered, file_minutes, counted, key)
         counts += merge.merge_parts(parts)
@@ -115,6 +119,18 @@ def _choose_files(files: OutputFiles, rows: Mapping[str, Ints]) -> list[_Part]:
         if (file := files.find(name)) is not None:
             chosen[file].append(numbers)
     return [_Part(file, np.concatenate(numbers)) for file, numbers in chosen.items()]
+
+
+def _count_expired(table: Table, rows: pa.RecordBatch, expired: Sequence[Ints]) -> None:
+    """Count the messages among rows of expired days. Rows of windows are no messages."""
+    kind = KIND_OF_TABLE.get(table.name)
+    if not expired or (kind is None and table.name not in (DUPLICATES.name, QUARANTINED.name)):
+        return
+    numbers = np.concatenate(expired)
+    kinds = [kind.schema] * len(numbers) if kind else rows["kind"].take(pa.array(numbers)).to_pylist()
+    for name, count in Counter(kinds).items():
+        count_expired(name or "unknown", count)
+    log_event(MESSAGES_EXPIRED, table=table.name, messages=len(numbers))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Which file a row is in, or gets into: by the ledger, and by nothing that happens to be there."""
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -8,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from schemas.tables import REPORTS
+from schemas.tables import FLEET, QUARANTINED, REPORTS
 from tests.pipelines.verify.rows import batch, report
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
+from transforms.sinks.parquet import file_merge
 from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -74,6 +76,28 @@ def test_rows_of_an_expired_day_go_nowhere_and_its_files_are_not_read(tmp_path: 
     assert write_rows(REPORTS, home, [batch(REPORTS, [report(2, 0)])], 60).rows == 0
     span = Span(NOON, NOON + timedelta(hours=1))
     assert OutputFiles.of(tmp_path).list_span(FOLDER, span, 60) == []
+
+
+def test_messages_of_a_day_that_expired_after_the_job_began_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Validation drops and counts them by what had expired before; later they are counted here."""
+    home, counted = LocalFolder(tmp_path), Counter[str]()
+    monkeypatch.setattr(file_merge, "count_expired", lambda kind, count: counted.update({kind: count}))
+    folders = (FOLDER, QUARANTINED.name, "kpi_fleet/window_size=1h")
+    ledger = Ledger()
+    for folder in folders:
+        ledger = ledger.expire(folder, DAY + timedelta(days=1), frozenset({DAY}), WHEN)
+    put_ledger(home, ledger, None)
+    refused = {"source": "s", "message_id": "1-0", "received_at": NOON, "kind": "task", "revision": 0}
+    write_rows(REPORTS, home, [batch(REPORTS, [report(1, 0), report(2, 0)])], 60)
+    write_rows(QUARANTINED, home, [batch(QUARANTINED, [refused])], 60)
+    window = {"time_window_start": NOON, "granularity": "1h", "revision": 0}
+    write_rows(FLEET, home, [batch(FLEET, [window])], 60)
+    assert counted == {"kpi_report": 2, "task": 1}
+    assert "2 messages for kpi_reports were not written" in caplog.text
+    assert "kpi_fleet" not in caplog.text
+    assert not list(home.list_files(FOLDER))
 
 
 @dataclass(frozen=True)
