@@ -119,8 +119,8 @@ def can_seal(folder: str) -> bool:
 
 
 def end_of(day: date) -> datetime:
-    """The moment at which a day (UTC) ends."""
-    return datetime.combine(day, time(), UTC) + DAY
+    """The last moment of a day (UTC)."""
+    return datetime.combine(day, time.max, UTC)
 
 
 def _list_kept_days(ledger: Ledger, stored: Stored) -> dict[str, frozenset[date]]:

@@ -97,7 +97,8 @@ def test_an_output_that_goes_away_holds_the_source_back_and_gets_everything_in_t
         scene.until(lambda: sink(scene, 1)["waiting_since"] is not None)
         assert store.url.rpartition("/")[2] in sink(scene, 1)["error"]
         assert not is_ready(port)
-        assert scrape(port)[f'kpiflow_errors_total{{peer="victoriametrics+{store.url}"}}'] > 0
+        errors = f'kpiflow_errors_total{{peer="victoriametrics+{store.url}"}}'
+        scene.until(lambda: scrape(port)[errors] > 0)
         for part in range(TENS_OF_SECONDS):
             scene.add(1000, seed=3 + part, rate=6000)
             assert committed(scene) <= 2000  # no checkpoint of this time is complete: a write waits

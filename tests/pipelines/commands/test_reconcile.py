@@ -57,7 +57,18 @@ def test_the_json_holds_the_counts_and_the_problems(folder: Path, typed: Typed) 
     code, out, _ = typed("reconcile", folder / "out", "--json")
     counts = {"received": 4, "reports": 2, "quarantined": 1, "duplicates": 1}
     zeros = dict.fromkeys(
-        ("records", "dismissed", "missing", "surplus", "trimmed", "unreadable", "uncommitted", "waiting"), 0
+        (
+            "records",
+            "expired",
+            "dismissed",
+            "missing",
+            "surplus",
+            "trimmed",
+            "unreadable",
+            "uncommitted",
+            "waiting",
+        ),
+        0,
     )
     kinds = {"kpi_report": {"stored": 2, "duplicates": 1, "quarantined": 1}}
     assert (code, json.loads(out)) == (0, counts | zeros | {"kinds": kinds, "problems": []})

@@ -18,6 +18,7 @@ from pipelines.settings import Settings
 from tests.builders import NOON, report
 from tests.integration.archives import envelope, write
 from transforms.core.errors import Refused
+from transforms.core.expiry import NOTHING
 from transforms.core.time_range import Span
 
 JOB = ["stream", "--runner", "dataflow", "--redis", "redis://10.0.0.3:6379", "--stream", "kpi"]
@@ -99,8 +100,8 @@ def test_a_backfill_is_submitted_with_the_files_and_blocks_of_its_archives(
     ((texts, settings, _),) = opened
     assert texts == ("gs://bucket/kpis", "victoriametrics+http://10.0.0.4:8428")
     assert (settings.workers, settings.block_hours) == (2, 3)  # four blocks for each worker
-    files, *_, span = wired.call_args.args
-    assert (files, span, wired.call_args.kwargs) == (found, Span(), {"recall": False})
+    files, _, _, span, recall, expiry = wired.call_args.args
+    assert (files, span, recall, expiry) == (found, Span(), False, NOTHING)
     graph, flags = submitted.call_args.args
     assert "--job_name=kpiflow-backfill" in flags
     assert not any(step.unique_name == "Recall" for step in graph.components.transforms.values())

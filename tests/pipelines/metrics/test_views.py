@@ -51,7 +51,7 @@ def test_status_reads_the_numbers_of_the_metrics(home: Home, capsys: pytest.Capt
     home.write_sink(waiting_seconds=40)
     assert run(["status", str(home.path)]) == 0
     shown = capsys.readouterr().out
-    assert "79 messages, 9 of them rejected, 20 lost unread" in shown
+    assert "79 messages, 9 of them rejected, 5 expired, 20 lost unread" in shown
     assert "the disk is gone" in shown
     shutil.rmtree(home.folder / OUTCOMES)
     assert run(["status", str(home.path)]) == 0

@@ -36,6 +36,7 @@ from transforms.sinks.sink import Written
 DESCRIPTION = "_kpiflow.json"
 ENCRYPT = "encrypt"
 """The setting in the description of an encrypted output: a kpiflow that does not know it writes nothing."""
+_LAST_HOUR = datetime(9999, 12, 31, 23, tzinfo=UTC)
 _IGNORED = ("_", ".", "lost+found")
 """How entries of a new place may begin that are nobody's data."""
 
@@ -115,7 +116,7 @@ class ParquetStore:
         if self.keys:
             add_source(self.keys.storage, self.keys.master)
         start = datetime.fromtimestamp(0, UTC) + timedelta(hours=hour)
-        span = Span(start, start + timedelta(hours=1))
+        span = Span(start, None if start >= _LAST_HOUR else start + timedelta(hours=1))
         for file, stored in self._fetch(OutputFiles.of(self.storage).list_hour(REPORTS.name, start)):
             for rows in _read_span(file, stored.data, span):
                 yield from split_by_time(conform(rows, REPORTS.schema))
