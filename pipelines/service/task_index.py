@@ -1,17 +1,18 @@
 """Which files of kpi_reports may have rows of a task: an index in memory, so that a lookup opens one or two.
 
-It keeps a hash of the task of each row, 8 bytes, by hour. A query sees every file as it is when it asks: the
+It keeps a hash of the task of each row by hour, 12 bytes. A query sees every file as it is when it asks: the
 folder of an hour is listed again when its time of change says that files were added or replaced, and only
-those are read. A file that the ledger names, of a sealed day, is a group of its own.
+those are read. A file that the ledger names, of a sealed day, is a group of its own. Where nothing has
+changed, a lookup takes a stat and a binary search for each hour and sealed day of its span, and no lock.
 """
 
 import os
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,36 +23,66 @@ from schemas.tables import REPORTS
 from transforms.core.errors import Refused
 from transforms.core.time_range import Span
 from transforms.derived.task_sets import hash_tasks
+from transforms.sinks.parquet.local_folder import FileVersion, read_version
+from transforms.sinks.parquet.maintenance_ledger import Ledger
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import open_parquet
 
-_FILE_BITS = np.uint64(32)
-_HOUR = timedelta(hours=1)
+_FILE_BITS, _NUMBER = np.uint64(32), np.uint64(0xFFFFFFFF)
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 _SETTLED_NS = 100_000_000
 """A folder that was listed sooner after it changed may have changed again in the same tick of the clock."""
-Version = tuple[int, int, int]
 Hashes = NDArray[np.uint32]
+Found = TypeVar("Found")
 
 
-@dataclass
-class _Group:
-    """Some files: `keys`, uint64[n] in order, has a task's hash and the number of the file for each row."""
+class _Place(NamedTuple):
+    """Where rows of a span are: the path of the folder of an hour, or of the file of a sealed day.
 
-    changed: int = -1
-    files: list[OutputFile] = field(default_factory=list)
-    known: dict[str, tuple[Version, Hashes]] = field(default_factory=dict)
-    keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    The path of a file that is not on this machine is empty.
+    """
 
-    def find(self, hashed: int) -> list[OutputFile]:
-        """The files that may have rows of a task."""
-        bounds = np.array([hashed, hashed + 1], np.uint64) << _FILE_BITS
-        first, last = np.searchsorted(self.keys, bounds)
-        numbers = np.unique(self.keys[first:last] & np.uint64(0xFFFFFFFF))
+    start: datetime
+    length: timedelta
+    path: str
+
+    def overlaps(self, span: Span) -> bool:
+        return (span.end is None or self.start < span.end) and (
+            span.start is None or self.start + self.length > span.start
+        )
+
+    def read_version(self) -> Hashable:
+        """What differs when files were added or replaced.
+
+        Raises:
+            FileNotFoundError: it is the file of a sealed day, and is missing.
+        """
+        return _read_change(self.path) if self.length == _HOUR else read_version(os.stat(self.path))
+
+
+class _Group(NamedTuple):
+    """The files of a place at a version of it.
+
+    `known`: of each file its version and the hashes of its tasks. `keys`: uint64[n] in order, a hash and the
+    number of the file for each row.
+    """
+
+    version: Hashable = None
+    files: tuple[OutputFile, ...] = ()
+    known: Mapping[str, tuple[FileVersion, Hashes]] = {}
+    keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
+
+    def find(self, bounds: NDArray[np.uint64]) -> list[OutputFile]:
+        """The files with keys between two bounds."""
+        first, last = self.keys.searchsorted(bounds).tolist()
+        if first == last:
+            return []
+        numbers = np.unique(self.keys[first:last] & _NUMBER)
         return [self.files[number] for number in numbers.tolist()]
 
-    def update(self, files: list[OutputFile]) -> None:
-        """Read the files that are new or have changed."""
-        known: dict[str, tuple[Version, Hashes]] = {}
+    def update(self, files: list[OutputFile], version: Hashable) -> "_Group":
+        """The group with these files; those that are new or have changed are read."""
+        known: dict[str, tuple[FileVersion, Hashes]] = {}
         kept: list[OutputFile] = []
         for file in files:
             assert file.path is not None
@@ -59,22 +90,42 @@ class _Group:
             if found is not None:
                 known[file.name] = found
                 kept.append(file)
-        if kept != self.files or any(self.known.get(name) is not each for name, each in known.items()):
-            parts = [
-                (known[file.name][1].astype(np.uint64) << _FILE_BITS) | np.uint64(number)
-                for number, file in enumerate(kept)
-            ]
-            self.keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *parts]))
-        self.known, self.files = known, kept
+        if tuple(kept) == self.files and all(self.known[name] is each for name, each in known.items()):
+            return self._replace(version=version)
+        parts = [
+            (known[file.name][1].astype(np.uint64) << _FILE_BITS) | np.uint64(number)
+            for number, file in enumerate(kept)
+        ]
+        keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *parts]))
+        return _Group(version, tuple(kept), known, keys)
+
+
+class _Listing(Generic[Found]):
+    """What the names in a folder say, made again when the folder has changed."""
+
+    def __init__(self, folder: str, parse: Callable[[list[str]], list[Found]]) -> None:
+        self._folder, self._parse = folder, parse
+        self._state: tuple[int, list[Found]] = (-1, [])
+
+    def read(self) -> list[Found]:
+        known, found = self._state
+        changed = _read_change(self._folder)
+        if changed != known:
+            names = os.listdir(self._folder) if changed else []
+            found = self._parse(sorted(names))
+            self._state = (changed if _is_settled(changed) else -1, found)
+        return found
 
 
 class TaskIndex:
-    """The index of an output. Thread-safe."""
+    """The index of an output. Thread-safe: what a thread reads is replaced, never changed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / REPORTS.name
-        self._groups: dict[datetime | date, _Group] = {}
-        self._names: dict[Path, tuple[int, list[str]]] = {}
+        self._folder = f"{folder}/{REPORTS.name}"
+        self._groups: dict[str, _Group] = {}
+        self._days = _Listing(self._folder, _parse_days)
+        self._hours: dict[date, _Listing[_Place]] = {}
+        self._sealed: tuple[Ledger, dict[date, _Place]] = (Ledger(), {})
         self._lock = threading.Lock()
 
     def find(
@@ -85,78 +136,101 @@ class TaskIndex:
         task = parameters.get("task_id")
         if source.table != REPORTS or not isinstance(task, str):
             return None
-        hashed = int(hash_tasks(pa.array([task]))[0])
-        found: list[OutputFile] = []
-        placed = files.ledger.days.get(REPORTS.name, {})
-        if not all(place.sealed for place in placed.values()):
+        if not all(place.sealed for place in files.ledger.days.get(REPORTS.name, {}).values()):
             return None
-        for hour in self._list_hours(set(placed), span):
-            with self._lock:
-                group = self._refresh(files, hour)
-                if group is None:
-                    return None
-                found += group.find(hashed)
+        first = np.uint64(hash_tasks(pa.array([task]))[0]) << _FILE_BITS
+        bounds = np.array([first, first | _NUMBER])
+        found: list[OutputFile] = []
+        for place in self._list_places(files, span):
+            group = self._get(files, place)
+            if group is None:
+                return None
+            found += group.find(bounds)
         return found
 
     def read(self, files: OutputFiles) -> None:
         """Read all files, so that later only those that change are read."""
-        for hour in self._list_hours(set(files.ledger.days.get(REPORTS.name, {})), Span()):
-            with self._lock:
-                self._refresh(files, hour)
+        for place in self._list_places(files, Span()):
+            self._get(files, place)
 
-    def _list_hours(self, sealed: set[date], span: Span) -> list[datetime | date]:
+    def _list_places(self, files: OutputFiles, span: Span) -> list[_Place]:
         """The hours of the span that have a folder, and its sealed days."""
-        names = {name for name in self._list(self._folder) if name.startswith("date=2")}
-        days = {date.fromisoformat(name[5:]) for name in names} | sealed
-        found: list[datetime | date] = []
-        for day in sorted(days):
-            midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-            if not _overlap(span, midnight, timedelta(days=1)):
+        sealed = self._list_sealed(files)
+        found: list[_Place] = []
+        for day in sorted({*self._days.read(), *sealed}):
+            if files.ledger.is_expired(REPORTS.name, day):
                 continue
             if day in sealed:
-                found.append(day)
+                places = [sealed[day]]
+            elif _Place(_begin(day), _DAY, "").overlaps(span):
+                places = self._list_hours(day)
+            else:
                 continue
-            hours = (midnight + int(name[5:]) * _HOUR for name in self._list(self._folder / f"date={day}"))
-            found += [hour for hour in hours if _overlap(span, hour, _HOUR)]
+            found += [place for place in places if place.overlaps(span)]
         return found
 
-    def _list(self, folder: Path) -> list[str]:
-        """The names in a folder, read again when it has changed."""
-        changed = _read_change(folder)
-        known = self._names.get(folder)
-        if known is None or known[0] != changed:
-            names = sorted(name for name in os.listdir(folder) if "=" in name) if changed else []
-            known = (changed, names)
-            if time.time_ns() - changed > _SETTLED_NS:
-                self._names[folder] = known
-        return known[1]
+    def _list_hours(self, day: date) -> list[_Place]:
+        """The hours of a day that have a folder."""
+        listing = self._hours.get(day)
+        if listing is None:
+            folder = f"{self._folder}/date={day}"
 
-    def _refresh(self, files: OutputFiles, hour: datetime | date) -> _Group | None:
-        """The group of an hour or a day, as it is now; None if a file is not on this machine, or damaged."""
-        group = self._groups.setdefault(hour, _Group())
-        is_hour = isinstance(hour, datetime)
-        changed = _read_change(self._folder / f"date={hour:%Y-%m-%d}/hour={hour:%H}") if is_hour else -1
-        if changed != group.changed or not is_hour:
-            listed = files.list_hour(REPORTS.name, _to_hour(hour))
-            if any(file.path is None for file in listed):
-                return None
-            try:
-                group.update(listed)
-            except (OSError, ValueError, pa.ArrowException, Refused):
-                return None  # the query reads every file then, and says which one is damaged
-            group.changed = changed if time.time_ns() - changed > _SETTLED_NS else -1
+            def parse(names: list[str]) -> list[_Place]:
+                starts = {
+                    name: _begin(day) + int(name[5:]) * _HOUR for name in names if name.startswith("hour=")
+                }
+                return [_Place(start, _HOUR, f"{folder}/{name}") for name, start in starts.items()]
+
+            listing = self._hours.setdefault(day, _Listing(folder, parse))
+        return listing.read()
+
+    def _list_sealed(self, files: OutputFiles) -> dict[date, _Place]:
+        """The days that have one file, made again when the ledger has changed."""
+        ledger, found = self._sealed
+        if ledger is not files.ledger:
+            found = {}
+            for day in files.ledger.days.get(REPORTS.name, {}):
+                for file in files.list_hour(REPORTS.name, _begin(day)):
+                    found[day] = _Place(_begin(day), _DAY, str(file.path or ""))
+            self._sealed = files.ledger, found
+        return found
+
+    def _get(self, files: OutputFiles, place: _Place) -> _Group | None:
+        """The group of a place, as it is now; None if a file is not on this machine, missing or damaged: the
+        query reads every file then, and says which one it is."""
+        if not place.path:
+            return None
+        group = self._groups.get(place.path)
+        try:
+            if group is None or group.version != place.read_version():
+                with self._lock:
+                    group = self._refresh(files, place)
+        except (OSError, ValueError, pa.ArrowException, Refused):
+            return None
+        return group
+
+    def _refresh(self, files: OutputFiles, place: _Place) -> _Group:
+        """Read what has changed in a place."""
+        version = place.read_version()
+        known = self._groups.get(place.path, _Group())
+        if known.version == version:  # another thread was here
+            return known
+        listed = files.list_hour(REPORTS.name, place.start)
+        is_settled = not isinstance(version, int) or _is_settled(version)
+        group = known.update(listed, version if is_settled else None)
+        self._groups[place.path] = group
         return group
 
 
-def _to_hour(hour: datetime | date) -> datetime:
-    return hour if isinstance(hour, datetime) else datetime(hour.year, hour.month, hour.day, tzinfo=UTC)
+def _parse_days(names: list[str]) -> list[date]:
+    return [date.fromisoformat(name[5:]) for name in names if name.startswith("date=2")]
 
 
-def _overlap(span: Span, start: datetime, length: timedelta) -> bool:
-    return (span.end is None or start < span.end) and (span.start is None or start + length > span.start)
+def _begin(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _read_change(folder: Path) -> int:
+def _read_change(folder: str) -> int:
     """When the names in a folder changed last, in ns; 0 if there is no folder."""
     try:
         return os.stat(folder).st_mtime_ns
@@ -164,17 +238,18 @@ def _read_change(folder: Path) -> int:
         return 0
 
 
-def _read(path: Path, known: tuple[Version, Hashes] | None) -> tuple[Version, Hashes] | None:
+def _is_settled(changed: int) -> bool:
+    return time.time_ns() - changed > _SETTLED_NS
+
+
+def _read(path: Path, known: tuple[FileVersion, Hashes] | None) -> tuple[FileVersion, Hashes] | None:
     """The version of a file and the hashes of its tasks; None if it is gone."""
     try:
-        stat = os.stat(path)
-        version = stat.st_ino, stat.st_size, stat.st_mtime_ns
-        if known is not None and known[0] == version:
+        if known is not None and known[0] == read_version(os.stat(path)):
             return known
         with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
+            version = read_version(os.fstat(file.fileno()))
             rows = open_parquet(file).read(columns=["task_id"], use_threads=False)
     except FileNotFoundError:
         return None
-    tasks = rows["task_id"].combine_chunks()
-    return (stat.st_ino, stat.st_size, stat.st_mtime_ns), np.unique(hash_tasks(tasks))
+    return version, np.unique(hash_tasks(rows["task_id"].combine_chunks()))

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
@@ -68,10 +69,14 @@ async def _measure(address: str, arguments: argparse.Namespace) -> None:
             asked.append(asyncio.create_task(_ask(session, address, task, due)))
         found = await asyncio.gather(*asked)
         writer.cancel()
-    times = np.array([seconds * 1000 for seconds, is_right in found if is_right])
-    p50, p95, p99 = np.percentile(times, [50, 95, 99])
-    wrong = len(found) - len(times)
-    print(f"report by task, {RATE} a second: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms; {wrong} failed")
+    times = np.array([seconds * 1000 for seconds, problem in found if not problem])
+    p50, p95, p99 = np.percentile(times, [50, 95, 99]) if len(times) else [np.nan] * 3
+    failed = Counter(problem for _, problem in found if problem)
+    named = "".join(f", {count} with {problem}" for problem, count in failed.most_common())
+    print(
+        f"report by task, {RATE} a second: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms; "
+        f"{failed.total()} of {len(found)} failed{named}"
+    )
 
 
 async def _wait_ready(session: aiohttp.ClientSession, address: str) -> float:
@@ -86,11 +91,17 @@ async def _wait_ready(session: aiohttp.ClientSession, address: str) -> float:
         await asyncio.sleep(0.1)
 
 
-async def _ask(session: aiohttp.ClientSession, address: str, task: str, due: float) -> tuple[float, bool]:
-    async with session.get(f"{address}/query/reports-by-task", params={"task_id": task}) as response:
-        body = await response.json()
-    is_right = response.status == 200 and [row["task_id"] for row in body["rows"]] == [task]
-    return time.perf_counter() - due, is_right
+async def _ask(session: aiohttp.ClientSession, address: str, task: str, due: float) -> tuple[float, str]:
+    """The seconds until the answer, and what is wrong with it: its status, other rows, or no answer."""
+    try:
+        async with session.get(f"{address}/query/reports-by-task", params={"task_id": task}) as response:
+            body = await response.json()
+    except aiohttp.ClientError as error:
+        return time.perf_counter() - due, type(error).__name__
+    problem = "" if response.status == HTTPStatus.OK else f"status {response.status}"
+    if not problem and [row["task_id"] for row in body["rows"]] != [task]:
+        problem = "wrong rows"
+    return time.perf_counter() - due, problem
 
 
 async def _replace_files(arguments: argparse.Namespace, chance: Random) -> None:

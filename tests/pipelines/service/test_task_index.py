@@ -1,21 +1,37 @@
 """The index of tasks: a lookup opens the files that have the task and no other, while files are replaced."""
 
+import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.failures import RunFailed
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, run_query
+from pipelines.service.task_index import _Group
 from schemas.tables import REPORTS
 from tests.builders import NOON, report
 from tests.pipelines.service.test_export import add, judge, make_output
 from tests.pipelines.summary.test_queries import store
 from tests.service import MOST, make_service
+from transforms.core.record_batches import concat
 from transforms.core.time_range import Span
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.maintenance_ledger import (
+    NAME,
+    Ledger,
+    Place,
+    locate_day,
+    now,
+    put_ledger,
+    read_ledger,
+)
+from transforms.sinks.parquet.output_files import OutputFile
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 TASKS = [report(number)["task_id"] for number in range(60)]
 
@@ -63,6 +79,58 @@ def test_a_report_that_was_written_is_found_at_once(output: Path) -> None:
             file.unlink()
     assert ask(TASKS[12]).rows.num_rows == 0
     assert ask(TASKS[11]).rows.num_rows == 1
+
+
+def change_ledger(output: Path, change: Callable[[Ledger], Ledger]) -> None:
+    ledger, version = read_ledger(LocalFolder(output))
+    put_ledger(LocalFolder(output), change(ledger), version)
+
+
+def test_a_sealed_day_is_one_file_and_an_expired_one_is_none(output: Path) -> None:
+    """Also while the files of its hours are still there."""
+    ask = make_asker(output)
+    day, sealed = NOON.date(), output / locate_day(REPORTS.name, NOON.date())
+    assert ask(TASKS[7]).files == 2
+    files = sorted((output / REPORTS.name / f"date={day}").rglob("*.parquet"))
+    rows = concat([read_file(path) for path in files])
+    sealed.write_bytes(encode_file(rows))
+    assert ask(TASKS[7]).files == 2
+    change_ledger(output, lambda ledger: ledger.put_day(REPORTS.name, day, Place(True), now()))
+    assert (ask(TASKS[7]).rows.num_rows, ask(TASKS[7]).files) == (2, 1)
+    sealed.with_name("new").write_bytes(encode_file(rows.slice(0, 0)))
+    sealed.with_name("new").rename(sealed)
+    assert ask(TASKS[7]).files == 0
+    sealed.unlink()
+    with pytest.raises(RunFailed, match=f"{sealed.name} is missing"):
+        ask(TASKS[7])
+    (output / NAME).unlink()
+    assert ask(TASKS[7]).files == 2
+    change_ledger(
+        output, lambda ledger: ledger.expire(REPORTS.name, day + timedelta(days=1), frozenset({day}), now())
+    )
+    assert ask(TASKS[7]).files == 0
+
+
+def test_a_task_of_the_largest_hash_is_found(tmp_path: Path) -> None:
+    largest = np.uint64(0xFFFFFFFF) << np.uint64(32)
+    keys = np.array([1, 5, largest - np.uint64(1), largest, largest | np.uint64(1)], np.uint64)
+    files = tuple(OutputFile(name, LocalFolder(tmp_path)) for name in "ab")
+    bounds = np.array([largest, np.uint64(0xFFFFFFFFFFFFFFFF)])
+    assert _Group(0, files, {}, keys).find(bounds) == list(files)
+
+
+def test_a_lookup_in_which_nothing_changed_reads_no_folder(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = make_asker(output)
+    for folder in (output / REPORTS.name).rglob("*"):
+        if folder.is_dir():
+            os.utime(folder, (1, 1))
+    os.utime(output / REPORTS.name, (1, 1))
+    ask(TASKS[0])
+    monkeypatch.delattr(os, "listdir")
+    monkeypatch.delattr(os, "scandir")
+    assert ask(TASKS[7]).rows.num_rows == 2
 
 
 def test_a_damaged_file_is_named(output: Path) -> None:
