@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from tests.pipelines.summary.test_queries import store
 from tests.servers import RedisServer
 from tests.service import RunningService, make_service, run_service
 from transforms.core.record_batches import conform
+from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys, use_master_key
+from transforms.sinks.parquet.encryption.master_key import KeyFile
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
+from transforms.sinks.parquet.parquet_store import ENCRYPT
 from transforms.validation.validate import Rules, judge_block
 
 
@@ -178,3 +183,30 @@ def test_our_relay_reads_the_export_and_goes_on_with_what_is_new(
             each["task_id"] for each in many(10, first=90)
         }
         assert len(read(client)) == 1590
+
+
+def test_an_encrypted_output_is_exported_and_its_tasks_are_found(tmp_path: Path) -> None:
+    output, plain = tmp_path / "encrypted", make_output(tmp_path / "plain", many(30))
+    master = str(tmp_path / "master.key")
+    forget_keys()
+    KeyFile(tmp_path / "master.key").create(datetime.now(UTC))
+    keys = KeySource(LocalFolder(output), master)
+    keys.begin()
+    for path in plain.rglob("*.parquet"):
+        copy = output / path.relative_to(plain)
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(encode_file(read_file(path), key=keys.find_writing_key()))
+    description = json.loads((plain / "_kpiflow.json").read_text())
+    description["settings"][ENCRYPT] = True
+    (output / "_kpiflow.json").write_text(json.dumps(description))
+    try:
+        forget_keys()  # as in a new process
+        use_master_key(master)
+        with run_service(make_service(output)) as service, run_service(make_service(plain)) as other:
+            assert read_all(service, 20) == read_all(other, 20)
+            found = service.get("/query/reports-by-task", task_id=report(7)["task_id"]).json["rows"]
+            assert found == other.get("/query/reports-by-task", task_id=report(7)["task_id"]).json["rows"]
+            assert len(found) == 1
+            assert all(group.files for group in service.service.index._groups.values())
+    finally:
+        forget_keys()
