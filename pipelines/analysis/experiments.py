@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from pipelines.analysis.comparison import BLOCK_MINUTES, Tasks
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.queries.run import Limits, run_query
+from pipelines.queries.limits import Limits
+from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import EXPERIMENT
 from transforms.core.time_range import Span
 from transforms.core.time_units import MINUTE_US

@@ -57,7 +57,8 @@ def verify(
             print_result("without --head, lines that were cut off at the end are not found")
     problems = sum(report.problem_count for report in reports)
     if problems:
-        raise CheckFailed(f"the audit has {problems:,} problem{'s' * (problems > 1)}")
+        fix = "compare it with its copy and with the heads that were anchored; do not correct it"
+        raise CheckFailed(f"the audit has {problems:,} problem{'s' * (problems > 1)}", fix)
 
 
 @audit.command()
@@ -101,10 +102,10 @@ def _print(report: ChainReport) -> None:
         out.print(f"  and {hidden:,} more")
     for torn in report.torn:
         out.print(f"  a crash left {torn}", markup=False)
-    for text, numbers in (("ended by a crash", report.cut_short), ("not ended yet", report.open)):
+    for text, numbers in (("that a crash ended", report.cut_short), ("that have not ended", report.open)):
         if numbers:
             listed = ", ".join(map(str, numbers[:_SHOWN])) + ", ..." * (len(numbers) > _SHOWN)
-            out.print(f"  {text}: {len(numbers):,} answers (line {listed})")
+            out.print(f"  answers {text}: {len(numbers):,} (line {listed})")
 
 
 def _as_json(report: ChainReport) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pipelines.commands.query import require_folder
 from pipelines.console import escape_line, out, print_json
 from pipelines.failures import WrongUse, make_missing_error
 from pipelines.inputs import parse_span
+from pipelines.queries.limits import Limits
 from pipelines.queries.query import name_nearest
-from pipelines.queries.run import Limits
 from pipelines.queries.table_queries import EXPERIMENT_METRICS
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings

@@ -70,8 +70,9 @@ def rotate(
         except ImportError as error:
             raise make_missing_error("encryption", error, "encryption") from error
         version = master.find_current()
-    done = "are only under" if only_drop else "are now under"
-    print_result(f"{len(found.keys)} keys of {output} {done} {version} of {master.name}")
+    count, only = len(found.keys), "only " if only_drop else ""
+    keys_are = "key is" if count == 1 else "keys are"
+    print_result(f"{count} {keys_are} now {only}under {version} of {master.name} -> {output}")
 
 
 @keys.command("list")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from pipelines.console import announce, err, out, print_json, print_result
 from pipelines.jobs.maintain import COLD, WARM, Maintenance
-from pipelines.maintenance.plan import Plan, Step
+from pipelines.maintenance.plan import EXPIRE, Plan, Step
 from pipelines.progress import open_bar
 from pipelines.settings import Settings
 from pipelines.text_tables import make_table, print_table
@@ -79,8 +79,8 @@ def _print_end(plan: Plan, output: Path, seconds: float, as_json: bool) -> None:
     if as_json:
         print_json(_describe(plan))
         return
-    counts = ", ".join(f"{count:,} {action}" for action, count in _count(plan).items()) or "nothing was due"
-    print_result(f"{counts} in {seconds:.1f} s -> {output}{_explain(plan)}")
+    counts = ", ".join(f"{action} {count:,}" for action, count in _count(plan).items()) or "nothing was due"
+    print_result(f"{counts}; {seconds:.1f} s -> {output}{_explain(plan)}")
     _print_withheld(plan)
 
 
@@ -100,7 +100,8 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         return
     table = make_table(["step", "table", "day", "tier"], [])
     for step in plan.steps:
-        table.add_row(step.action, step.folder, str(step.day), step.tier)
+        day = f"before {step.day}" if step.action == EXPIRE else str(step.day)
+        table.add_row(step.action, step.folder, day, step.tier)
     print_table(table)
     out.print(f"{len(plan.steps):,} steps are due{_explain(plan)}")
     _print_withheld(plan)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,9 @@ from pipelines.summary.summary import Summary
 from pipelines.summary.terminal import draw_summary
 from pipelines.target_files import check_target, write_target
 from pipelines.verify.output_description import require_output
+from schemas.tables import REPORTS
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.maintenance_ledger import read_ledger
 from transforms.sinks.parquet.parquet_store import DESCRIPTION
 
 
@@ -43,19 +46,25 @@ def show(
         if (folder / DESCRIPTION).is_file():
             require_output(folder)
         summary = replace(summarise(folder), output=output)
+        expired = read_ledger(LocalFolder(folder))[0].expired_before.get(REPORTS.name)
     if html and make_page:
         write_target(html, "--html", make_page(summary))
     if as_json:
         print_json(list_values(summary), datetime.isoformat)
         return
     if not summary.hours and not summary.received:
-        fill = f"`kpiflow backfill --input FILE... --output {output}` fills it"
-        out.print(Text(f"{output} has no messages yet; {fill}."))
+        out.print(Text(_explain_empty(output, expired)))
     else:
         for part in draw_summary(summary, out.width):
             out.print(part)
     if html:
         out.print(Text(f"Page: {html}"))
+
+
+def _explain_empty(output: str, expired_before: date | None) -> str:
+    if expired_before is not None:
+        return f"{output} has no messages; its reports before {expired_before} have expired."
+    return f"{output} has no messages yet; `kpiflow backfill --input FILE... --output {output}` fills it."
 
 
 def _load_page(path: Path) -> Callable[[Summary], str]:

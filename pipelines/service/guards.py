@@ -20,7 +20,17 @@ from pipelines.service.audit.log import AuditLog
 from pipelines.service.audit.writer import AuditUnavailable
 from schemas.access import CLASSES
 
-__all__ = ["AuditUnavailable", "Forbidden", "Guards", "Rights", "Subject", "Unidentified", "make_guards"]
+__all__ = [
+    "AuditUnavailable",
+    "Entry",
+    "Forbidden",
+    "Guards",
+    "Rights",
+    "Subject",
+    "Unidentified",
+    "make_guards",
+    "make_local_guards",
+]
 LOCAL = Subject("local", "optimization-admin", frozenset(CLASSES))
 """The subject of every request of a service without TLS."""
 

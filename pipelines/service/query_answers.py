@@ -133,7 +133,7 @@ def _choose_limits(given: Mapping[str, str], most: Limits) -> Limits:
         ("memory_mb", memory_mb, 16, most.memory_mb),
     ):
         if not least <= value <= largest:
-            raise WrongUse(f"{name} cannot be {value:g}", f"give {least:g} to {largest:g}")
+            raise WrongUse(f"{name} cannot be {value}", f"give {least} to {largest}")
     return replace(most, rows=rows, seconds=seconds, memory_mb=memory_mb)
 
 

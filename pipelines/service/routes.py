@@ -19,9 +19,8 @@ Handler = Callable[[web.Request, Exchange], Awaitable[web.StreamResponse]]
 class Route:
     """One route.
 
-    `action`: what access and audit call it. `needs`: the class of data of which a role must see something,
-    one of `schemas.access`; empty if nothing of the output is shown. `is_open`: for probes, which show no
-    certificate; nothing is checked or recorded.
+    `action`: what access and audit call it. `is_open`: for probes, which show no certificate; nothing is
+    checked or recorded.
     """
 
     method: str
@@ -29,7 +28,6 @@ class Route:
     handler: Handler
     action: str
     summary: str
-    needs: str = ""
     is_open: bool = False
 
 
@@ -39,7 +37,7 @@ ROUTES = (
     Route("GET", "/openapi.json", show_document, "read the document", "This document."),
     Route("GET", "/metrics", show_metrics, "metrics", "Metrics of the service, for Prometheus."),
     Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
-    Route("GET", "/query/{name}", answer_query, "query", "A page of a named query.", needs="public"),
-    Route("GET", "/kpi/export", export, "export", "Reports in numbered pages.", needs="internal"),
-    Route("GET", "/kpi/stream", stream, "stream", "Live reports, as a WebSocket.", needs="internal"),
+    Route("GET", "/query/{name}", answer_query, "query", "A page of a named query."),
+    Route("GET", "/kpi/export", export, "export", "Reports in numbered pages."),
+    Route("GET", "/kpi/stream", stream, "stream", "Live reports, as a WebSocket."),
 )

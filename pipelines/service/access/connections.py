@@ -6,13 +6,10 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from pipelines.service.access.subject import Subject, Unidentified
+from pipelines.service.guards import Entry
 
 CHECK_SECONDS = 60.0
 """From one check of an open connection to the next."""
-
-
-class _Entry(Protocol):
-    def note(self, rows: int) -> None: ...
 
 
 class _Progress(Protocol):
@@ -24,7 +21,7 @@ def watch_connection(
     transport: asyncio.Transport | None,
     subject: Subject,
     identify: Callable[[asyncio.BaseTransport | None], Subject],
-    entry: _Entry,
+    entry: Entry,
     progress: _Progress,
 ) -> Iterator[None]:
     """While the block runs, check every CHECK_SECONDS that the connection is still that of the subject, and

@@ -4,7 +4,7 @@ import io
 import json
 import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Sum
 from pipelines.summary.terminal import EIGHTHS, Whisker, draw_sparkline, draw_summary
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import EIGHT, NINE, flagged, hourly, message, report, store
+from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.maintenance_ledger import Ledger, put_ledger
 
 AGENT = "3b6a71d8-f19e-4d86-984e-1b60f5026c4f"
 NO_FLAGS = dict.fromkeys(METRICS, 0)
@@ -227,3 +229,12 @@ def test_a_whisker_is_to_scale() -> None:
     console = Console(width=31, file=io.StringIO())
     console.print(Whisker(Latency(10.0, 100.0, 1000.0, 1), 10.0, 10.0**4))
     assert console.file.getvalue() == "●" + "━" * 9 + "┿" + "━" * 9 + "┥\n"  # type: ignore[attr-defined]
+
+
+def test_an_output_whose_reports_have_expired_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger().expire(REPORTS.name, date(2026, 1, 2), frozenset(), datetime(2026, 3, 1, tzinfo=UTC))
+    put_ledger(LocalFolder(tmp_path), ledger, None)
+    assert run(["show", str(tmp_path)]) == 0
+    assert "reports before 2026-01-02 have expired" in " ".join(capsys.readouterr().out.split())
