@@ -25,7 +25,7 @@ from transforms.core.time_range import Span
 from transforms.derived.task_sets import hash_tasks
 from transforms.sinks.parquet.local_folder import FileVersion, read_version
 from transforms.sinks.parquet.maintenance_ledger import Ledger
-from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.sinks.parquet.output_files import DAY_NAME, HOUR_NAME, OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import open_parquet
 
 _FILE_BITS, _NUMBER = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -48,7 +48,7 @@ class _Place(NamedTuple):
 
     def overlaps(self, span: Span) -> bool:
         return (span.end is None or self.start < span.end) and (
-            span.start is None or self.start + self.length > span.start
+            span.start is None or span.start - self.start < self.length
         )
 
     def read_version(self) -> Hashable:
@@ -176,10 +176,10 @@ class TaskIndex:
             folder = f"{self._folder}/date={day}"
 
             def parse(names: list[str]) -> list[_Place]:
-                starts = {
-                    name: _begin(day) + int(name[5:]) * _HOUR for name in names if name.startswith("hour=")
-                }
-                return [_Place(start, _HOUR, f"{folder}/{name}") for name, start in starts.items()]
+                return [
+                    _Place(_begin(day) + int(name[5:]) * _HOUR, _HOUR, f"{folder}/{name}")
+                    for name in filter(HOUR_NAME.fullmatch, names)
+                ]
 
             listing = self._hours.setdefault(day, _Listing(folder, parse))
         return listing.read()
@@ -223,7 +223,7 @@ class TaskIndex:
 
 
 def _parse_days(names: list[str]) -> list[date]:
-    return [date.fromisoformat(name[5:]) for name in names if name.startswith("date=2")]
+    return [date.fromisoformat(name[5:]) for name in filter(DAY_NAME.fullmatch, names)]
 
 
 def _begin(day: date) -> datetime:

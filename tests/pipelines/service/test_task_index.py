@@ -81,6 +81,23 @@ def test_a_report_that_was_written_is_found_at_once(output: Path) -> None:
     assert ask(TASKS[11]).rows.num_rows == 1
 
 
+@pytest.mark.parametrize("year", [1971, 1999, 9999])
+def test_a_report_of_any_year_is_found(year: int, output: Path) -> None:
+    ask = make_asker(output)
+    task = report(999)["task_id"]
+    at = NOON.replace(year=year, month=12, day=31, hour=23)
+    store(output, REPORTS, judge([report(999, at)]).to_pylist())
+    assert ask(task).rows.num_rows == 1
+    assert ask(task, Span(at, None)).rows.num_rows == 1
+
+
+def test_a_folder_with_another_name_is_no_day_or_hour(output: Path) -> None:
+    day = output / REPORTS.name / f"date={NOON.date()}"
+    for folder in (day.with_name(f"{day.name}.bak"), day / "hour=12.bak"):
+        folder.mkdir()
+    assert make_asker(output)(TASKS[7]).files == 2
+
+
 def change_ledger(output: Path, change: Callable[[Ledger], Ledger]) -> None:
     ledger, version = read_ledger(LocalFolder(output))
     put_ledger(LocalFolder(output), change(ledger), version)

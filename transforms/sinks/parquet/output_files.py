@@ -23,7 +23,9 @@ from transforms.sinks.parquet.parquet_file import describe_damage
 from transforms.sinks.parquet.storage import Storage, Stored
 
 _UNKNOWN = "date=unknown/hour=unknown"
-_DAY, _HOUR, _FILE = map(re.compile, (r"date=\d{4}-\d\d-\d\d", r"hour=\d\d", r"\d+\.parquet"))
+DAY_NAME, HOUR_NAME = re.compile(r"date=\d{4}-\d\d-\d\d"), re.compile(r"hour=\d\d")
+"""The names of the folders of a day and of an hour."""
+_FILE = re.compile(r"\d+\.parquet")
 _IN_DAY = re.compile(r"(.*)/date=(\d{4}-\d\d-\d\d)/[^/]+/[^/]+$")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MINUTE = timedelta(minutes=1)
@@ -121,7 +123,7 @@ class OutputFiles:
         Only the days and hours of the span are listed, and the names of all days.
         """
         minutes = 60 if folder.endswith(_LONG_WINDOWS) else file_minutes
-        days = {date.fromisoformat(name[5:]) for name in self._list_names(self.hot, folder, _DAY)}
+        days = {date.fromisoformat(name[5:]) for name in self._list_names(self.hot, folder, DAY_NAME)}
         files: list[OutputFile] = []
         for day in sorted({*days, *self.ledger.days.get(folder, {})}):
             midnight = (day - _EPOCH.date()) // _MINUTE
@@ -228,7 +230,7 @@ class OutputFiles:
     ) -> Iterator[OutputFile]:
         below = f"{folder}/{format_day_folder(day)}"
         midnight = (day - _EPOCH.date()) // _MINUTE
-        for hour in self._list_names(root, below, _HOUR):
+        for hour in self._list_names(root, below, HOUR_NAME):
             start = midnight + 60 * int(hour[5:])
             if _overlap(span, start, 60):
                 for name in self._list_names(root, f"{below}/{hour}", _FILE):
