@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from transforms.core.durable_files import FileVersion, read_version
 from transforms.core.events import Event, log_event
 
 _Made = TypeVar("_Made")
@@ -25,7 +26,7 @@ class FollowedFiles(Generic[_Made]):
         errors: tuple[type[Exception], ...] = (OSError, ValueError),
     ) -> None:
         self._paths, self._make, self._event, self._errors = paths, make, event, errors
-        self._versions: list[tuple[int, int, int]] = []
+        self._versions: list[FileVersion] = []
         self._made: _Made | None = None
         self.problem: str | None = None
 
@@ -36,7 +37,7 @@ class FollowedFiles(Generic[_Made]):
             Exception: one of `errors`, if no version could ever be used.
         """
         try:
-            versions = [(each.st_mtime_ns, each.st_size, each.st_ino) for each in map(Path.stat, self._paths)]
+            versions = [read_version(path.stat()) for path in self._paths]
             if versions != self._versions or self._made is None:
                 made = self._make()
                 self._made, self._versions, self.problem = made, versions, None

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipelines.failures import RunFailed
 from pipelines.queries.open_files import explain_storage_errors
 from schemas.tables import REPORTS
+from transforms.core.durable_files import FileVersion, read_version
 from transforms.core.hashing import hash_ids
 from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
@@ -29,7 +30,6 @@ from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sinks.parquet.parquet_file import open_parquet
 
 Ids = NDArray[np.uint64]
-Version = tuple[int, int, int]
 LOOK_SECONDS = 1.0
 """How often the files are looked at, at most."""
 _ID_BYTES = 32
@@ -71,7 +71,7 @@ class Arrivals:
     def _begin(self) -> None:
         self.name = secrets.token_hex(4)
         self._looked = -LOOK_SECONDS
-        self._versions: dict[Path, Version] = {}
+        self._versions: dict[Path, FileVersion] = {}
         self._known: dict[Path, list[Ids]] = {}
         self._segments: list[_Segment] = []
         self._ends: list[int] = []
@@ -113,7 +113,7 @@ class Arrivals:
             raise OrderEnded
         for path in paths:
             try:
-                version = _read_version(path.stat())
+                version = read_version(path.stat())
             except FileNotFoundError:
                 raise OrderEnded from None
             if self._versions.get(path) != version:
@@ -121,7 +121,7 @@ class Arrivals:
 
     def _add(self, path: Path) -> None:
         with _open(path) as file:
-            self._versions[path] = _read_version(os.fstat(file.fileno()))
+            self._versions[path] = read_version(os.fstat(file.fileno()))
             ids = _hash(open_parquet(file).read(["report_id"])["report_id"])
         known = self._known.setdefault(path, [])
         before = np.concatenate(known) if known else np.zeros(0, np.uint64)
@@ -174,10 +174,6 @@ def _open(path: Path) -> pa.PythonFile:
         raise OrderEnded from None
     except OSError as error:
         raise RunFailed(f"cannot open {path}: {error.strerror}", "check its permissions") from error
-
-
-def _read_version(stat: os.stat_result) -> Version:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _hash(ids: pa.ChunkedArray) -> Ids:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from pipelines.queries.query import Input, Value
 from schemas.tables import REPORTS
+from transforms.core.durable_files import FileVersion, read_version
 from transforms.core.errors import Refused
 from transforms.core.time_range import Span
 from transforms.derived.task_sets import hash_tasks
-from transforms.sinks.parquet.local_folder import FileVersion, read_version
 from transforms.sinks.parquet.maintenance_ledger import Ledger
 from transforms.sinks.parquet.output_files import DAY_NAME, HOUR_NAME, OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import open_parquet

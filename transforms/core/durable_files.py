@@ -18,6 +18,8 @@ from transforms.core.errors import OutputFull
 
 TEMPORARY = ".kpiflow"
 """Suffix of unfinished files. Their names also start with a dot, so listings skip them."""
+FileVersion = tuple[int, int, int]
+"""Inode, size and time of change in nanoseconds."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers that say that no space is left."""
 
@@ -84,6 +86,11 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_version(stat: os.stat_result) -> FileVersion:
+    """The version of a file: one that was replaced has another."""
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def append_bytes(descriptor: int, data: bytes | bytearray | memoryview | mmap) -> None:

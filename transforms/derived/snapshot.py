@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Self
 
-from transforms.sinks.parquet.local_folder import read_version
+from transforms.core.durable_files import read_version
 from transforms.sinks.parquet.output_files import OutputFile
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from schemas.partitioning import format_window_folder
 from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import Table
+from transforms.core.durable_files import read_version
 from transforms.core.grouping import Ints, split_rows
 from transforms.core.hashing import Words
 from transforms.core.record_batches import conform
@@ -27,7 +28,6 @@ from transforms.derived.bounds import Period
 from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
 from transforms.derived.snapshot import Snapshot
 from transforms.derived.task_sets import Hashes, hash_tasks
-from transforms.sinks.parquet.local_folder import read_version
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, open_parquet
 

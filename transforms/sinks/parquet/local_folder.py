@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
 
-from transforms.core.durable_files import explain_full, lock_folder, remove_file, replace_file
+from transforms.core.durable_files import (
+    FileVersion,
+    explain_full,
+    lock_folder,
+    read_version,
+    remove_file,
+    replace_file,
+)
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.reach import get_machine, verify_reach
 from transforms.sinks.parquet.storage import Conflict, Stored
@@ -28,8 +35,6 @@ _PASSING = (
     errno.ENFILE,
 )
 """Errors of a network file system, or of a busy machine, that pass."""
-FileVersion = tuple[int, int, int]
-"""Inode, size and time of change in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +157,6 @@ def as_sink_error(folder: Path) -> Iterator[None]:
         raise Refused(
             f"{folder} cannot be used ({error.strerror}); name another output, or change its permissions"
         ) from error
-
-
-def read_version(stat: os.stat_result) -> FileVersion:
-    """The version of a file: one that was replaced has another."""
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _walk(folder: str, name: str) -> Iterator[str]:
