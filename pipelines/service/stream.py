@@ -5,6 +5,7 @@ all columns, and a client that comes again with `after=ID` goes on behind that e
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,9 +16,10 @@ import orjson
 import redis
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from pipelines.service.access.connections import CHECK_SECONDS
+from pipelines.service.access.subject import Subject
 from pipelines.service.errors import HttpError
 from pipelines.service.exchange import Exchange
-from pipelines.service.guards import Forbidden
 from pipelines.service.live import BEFORE_ALL, Entry, Id, LiveReports, format_id, parse_id
 from schemas.tables import REPORTS
 from transforms.core.events import CLIENT_DROPPED, log_event
@@ -28,8 +30,6 @@ PARAMETERS = {
 }
 MOST_SOCKETS = 500
 PING_SECONDS = 20.0
-CHECK_SECONDS = 60.0
-"""From one look at the rights of an open socket to the next."""
 SLOW_SECONDS = 10.0
 """A client that takes nothing for so long is dropped."""
 _CLOSE_SECONDS = 1.0
@@ -75,7 +75,7 @@ async def _run(
         asyncio.ensure_future(each)
         for each in (
             socket.send(partial(response.send_frame, opcode=WSMsgType.TEXT)),
-            _watch_rights(exchange),
+            _watch_certificate(exchange.subject),
             _read(response),
         )
     ]
@@ -112,7 +112,7 @@ class _Socket:
         """Send entries without end.
 
         Raises:
-            _Ended: the client is too slow, or entries are gone that it cannot be told of.
+            _Ended: the client is too slow, or entries are gone, and it takes no gap.
         """
         if self._has_ids:
             start = {"type": "start", "after": format_id(self._after)}
@@ -165,28 +165,21 @@ class _Socket:
             raise _Ended(WSCloseCode.POLICY_VIOLATION, reason) from None
 
 
-async def _watch_rights(exchange: Exchange) -> None:
-    """Look at the rights of the subject again and again.
+async def _watch_certificate(subject: Subject) -> None:
+    """Wait until the certificate of a subject has expired, so that the client gets the reason.
+
+    What else may change of a subject, `watch_connection` checks for every route.
 
     Raises:
-        _Ended: it has none any more, or what identifies it has expired.
+        _Ended: it has.
     """
-    subject = exchange.subject
-    while True:
-        left = CHECK_SECONDS
-        if subject.until is not None:
-            left = min(left, (subject.until - datetime.now(UTC)).total_seconds())
-        if left <= 0:
-            raise _Ended(WSCloseCode.POLICY_VIOLATION, "the certificate has expired")
-        await asyncio.sleep(left)
-        try:
-            rights = exchange.service.guards.policy.decide(subject, "stream")
-        except Forbidden as error:
-            raise _Ended(WSCloseCode.POLICY_VIOLATION, str(error)[:100]) from error
-        if rights.split(REPORTS.name, REPORTS.schema.names) != exchange.rights.split(
-            REPORTS.name, REPORTS.schema.names
-        ):
-            raise _Ended(WSCloseCode.POLICY_VIOLATION, "the rights have changed; connect again")
+    while (left := _count_seconds_left(subject)) > 0:
+        await asyncio.sleep(min(left, CHECK_SECONDS))  # the clock may be set meanwhile
+    raise _Ended(WSCloseCode.POLICY_VIOLATION, "the certificate has expired")
+
+
+def _count_seconds_left(subject: Subject) -> float:
+    return math.inf if subject.until is None else (subject.until - datetime.now(UTC)).total_seconds()
 
 
 async def _read(response: web.WebSocketResponse) -> None:

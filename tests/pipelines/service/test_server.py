@@ -274,7 +274,7 @@ def test_a_client_that_leaves_stops_its_query(output: Path, monkeypatch: pytest.
 
 @dataclass
 class Recorder:
-    """Guards that write down what passes them, and refuse what they are told to."""
+    """Guards that write down what passes them, and refuse at the step that is named."""
 
     refused: str = ""
     seen: list[str] = field(default_factory=list)

@@ -22,7 +22,7 @@ from transforms.sinks.parquet.encryption.wrapping import KEY_BYTES, NotOpened, u
 
 ENTRY_POINTS = "kpiflow.key_wrappers"
 REVOKED = "revoked"
-"""What stands in a key file in place of a key that must not be used any more."""
+"""What a key file has in place of a key that must not be used any more."""
 _HEAD = (
     "# Master key of kpiflow: who has it can read the outputs, and without it nobody can. Keep a copy.\n"
     "# ID CREATED KEY, the newest last.\n"
