@@ -43,6 +43,7 @@ from schemas.tables import (
 )
 from transforms.core import stage_counters
 from transforms.core.expiry import Expiry
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
@@ -50,7 +51,6 @@ from transforms.history.blocks import Blocks
 from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
 from transforms.sinks.parquet.day_file import encode_day_file
-from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles

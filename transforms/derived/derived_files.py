@@ -10,11 +10,11 @@ import pyarrow as pa
 from schemas.partitioning import assign_files
 from schemas.tables import Table
 from transforms.core.errors import DamagedFile
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty
 from transforms.derived.bounds import UNTIMED
 from transforms.derived.plan import Unit
 from transforms.derived.run import sort_file
-from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, open_parquet, read_file
 

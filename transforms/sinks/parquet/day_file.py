@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import narrow_type, split_by_bytes, split_by_rows
 from transforms.sinks.parquet.encryption.file_key import make_encryption
-from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.parquet_file import (
     BLANK_DIGESTS,
     DICTIONARY_COLUMNS,

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from schemas.tables import Table
 from transforms.core.grouping import Ints, sort_by_columns
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, conform
-from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 PART_ROWS = 1 << 17

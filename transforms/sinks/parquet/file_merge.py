@@ -19,11 +19,11 @@ from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, Table
 from transforms.core.errors import Unavailable
 from transforms.core.events import MESSAGES_EXPIRED, log_event
 from transforms.core.grouping import Ints, sort_by_columns
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.process_stats import WRITTEN, count_expired, observe_latency
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.day_file import encode_day_file
-from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_whole

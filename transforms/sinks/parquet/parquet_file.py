@@ -19,10 +19,10 @@ from pyarrow.fs import LocalFileSystem
 
 from schemas.tables import METRICS
 from transforms.core.errors import DamagedFile
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty, narrow_type, split_by_bytes, split_by_rows
 from transforms.core.time_range import Span, keep_within
 from transforms.sinks.parquet.encryption.file_key import MAGIC, Source, make_decryption, make_encryption
-from transforms.sinks.parquet.encryption.key_list import MonthKey
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
 ROW_GROUP = 1 << 17

@@ -17,26 +17,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from transforms.core.key_wrapping import ID_LENGTH, KEY_BYTES, MonthKey
 from transforms.sinks.parquet.encryption.master_key import KeyRefused, KeyWrapper
-from transforms.sinks.parquet.encryption.wrapping import KEY_BYTES
 
 KEYS = "_keys.json"
-ID_LENGTH = len("2026-11-1a2b3c4d")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-
-
-@dataclass(frozen=True)
-class MonthKey:
-    """A key that is open: never stored, shown, or sent to another process."""
-
-    id: str
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return f"MonthKey({self.id})"
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a key does not leave its process")
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from transforms.core.errors import Unavailable
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.encryption.key_list import (
     KEYS,
     KeyList,
-    MonthKey,
     add_key,
     begin_list,
     format_list,

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from transforms.core.durable_files import lock_folder, replace_file
 from transforms.core.errors import Refused
-from transforms.sinks.parquet.encryption.wrapping import KEY_BYTES, NotOpened, unwrap_key, wrap_key
+from transforms.core.key_wrapping import KEY_BYTES, NotOpened, unwrap_key, wrap_key
 
 ENTRY_POINTS = "kpiflow.key_wrappers"
 REVOKED = "revoked"

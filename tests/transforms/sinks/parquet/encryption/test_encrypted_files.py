@@ -10,8 +10,8 @@ import pytest
 
 from schemas.tables import REPORTS
 from transforms.core.errors import DamagedFile
+from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.encryption.key_list import MonthKey
 from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source, forget_keys
 from transforms.sinks.parquet.encryption.master_key import KeyFile, KeyRefused
 from transforms.sinks.parquet.local_folder import LocalFolder

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from transforms.core.errors import Refused
+from transforms.core.key_wrapping import MonthKey
 from transforms.sinks.parquet.encryption import key_ring, rotation
-from transforms.sinks.parquet.encryption.key_list import KEYS, MonthKey, drop_old, parse_list
+from transforms.sinks.parquet.encryption.key_list import KEYS, drop_old, parse_list
 from transforms.sinks.parquet.encryption.key_ring import KeySource, find_key, forget_keys
 from transforms.sinks.parquet.encryption.master_key import KeyFile, KeyRefused, open_wrapper
 from transforms.sinks.parquet.encryption.rotation import plan_rotation, rotate_due_keys, rotate_keys

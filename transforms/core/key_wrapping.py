@@ -4,10 +4,13 @@ A wrapped key is a random nonce of 12 bytes, the encrypted key, and a tag of 16 
 """
 
 import secrets
+from dataclasses import dataclass
+from typing import Any
 
 KEY_BYTES = 32
 _NONCE = 12
 WRAPPED_BYTES = _NONCE + KEY_BYTES + 16
+ID_LENGTH = len("2026-11-1a2b3c4d")
 
 
 class NotOpened(ValueError):  # noqa: N818 (an answer, not only an error)
@@ -15,6 +18,20 @@ class NotOpened(ValueError):  # noqa: N818 (an answer, not only an error)
 
     def __init__(self) -> None:
         super().__init__("its own key does not open: it was changed after it was written")
+
+
+@dataclass(frozen=True)
+class MonthKey:
+    """A monthly key that is open: never stored, shown, or sent to another process."""
+
+    id: str
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"MonthKey({self.id})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a key does not leave its process")
 
 
 def wrap_key(wrapping: bytes, key: bytes, context: bytes) -> bytes:
