@@ -13,12 +13,14 @@ from typing import Any
 
 import duckdb
 
-from pipelines.failures import RunFailed, WrongUse
+from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from pipelines.jobs.derive_state import HOME, write_state
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
 from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.core.errors import DamagedFile, OutputFull
+from transforms.core.events import TABLE_LEFT_OUT, log_event
+from transforms.derived.derived_table import DerivedTable
 from transforms.derived.digests import GRAIN
 from transforms.derived.engine import Comparison, Counts, Deriver, Follow, Limits, ignore_progress
 from transforms.derived.registry import DERIVED
@@ -38,13 +40,31 @@ def make_deriver(
 ) -> Deriver:
     """What derives the tables of these names (all if none), with the settings `values` of the output.
 
+    A table whose kernel needs a package that is not installed is left out, and an event says so.
+
     Raises:
-        WrongUse: there is no derived table of a name.
+        WrongUse: there is no derived table of a name, or it needs such a package.
     """
     if unknown := [name for name in tables if name not in DERIVED]:
         raise WrongUse(f"there is no derived table {unknown[0]}", f"name one of {', '.join(DERIVED)}")
     chosen = [table for name, table in DERIVED.items() if not tables or name in tables]
-    return Deriver(output, values, values["file_minutes"], limits or Limits(), chosen, **options)
+    usable = [table for table in chosen if not _is_left_out(table, bool(tables))]
+    return Deriver(output, values, values["file_minutes"], limits or Limits(), usable, **options)
+
+
+def _is_left_out(table: DerivedTable, is_named: bool) -> bool:
+    """Whether a table cannot be derived for want of a package.
+
+    Raises:
+        WrongUse: it cannot, and it was asked for by name.
+    """
+    missing, name = table.find_missing(), table.table.name
+    if table.kernel is None or missing is None:
+        return False
+    if is_named:
+        raise make_missing_error(name, ImportError(name=missing), table.kernel.extra)
+    log_event(TABLE_LEFT_OUT, table=name, module=missing, extra=table.kernel.extra)
+    return True
 
 
 def derive(

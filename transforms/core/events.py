@@ -150,6 +150,11 @@ RELAY_PROGRESS = Event(
 )
 DERIVE_PROGRESS = Event("derive_progress", "{table}: {done:,} of {total:,} files")
 DERIVE_FAILED = Event("derive_failed", "{output}: {error}", logging.ERROR)
+TABLE_LEFT_OUT = Event(
+    "table_left_out",
+    "the table {table} is left out: {module} is not installed; pip install 'kpiflow[{extra}]'",
+    logging.WARNING,
+)
 INPUT_INCOMPLETE = Event("input_incomplete", "incomplete input: {problem}", logging.WARNING)
 
 

@@ -43,13 +43,23 @@ on the order of input rows; tests check that.
   reports that were received within context_wait_seconds: late ones would change the sums of settled minutes.
   The other table declares it as an input with `before="context_hours"`.
 - One row a key. Rows whose `table.time` is outside the span are dropped by the engine.
+
+**Kernels.** Where SQL does not suffice, a `Kernel` makes the rows of the table from those of the SQL. It is a
+pure function, and the rules for the SQL are its rules: it gets rows in any order, of a span with whatever
+past the SQL selects, and its rows must not depend on where that begins and ends. Sums of floats over many
+rows do; sums of int64 do not. Windows of 1 min are not an input: a late report would change all that was
+derived from its window since. A kernel's SQL makes them from the `past_reports` that feed (`FEEDS`), which
+are settled once the wait is over.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from importlib.util import find_spec
 from typing import Any
+
+import pyarrow as pa
 
 from schemas.tables import Table
 
@@ -93,11 +103,31 @@ class Input:
 
 
 @dataclass(frozen=True)
-class DerivedTable:
-    """A table that is made of stored tables by SQL.
+class Kernel:
+    """Makes the rows of a derived table from those of its SQL.
 
-    `version`: raise it when the SQL gives other rows than before: its files are then derived again. `inputs`:
-    see the module. `clock`: which file a row belongs to; `table.time` is the column with that time.
+    `compute`: a pure function of these rows and the settings; it returns the columns of the table, others are
+    dropped. `settings`: the names of those that it uses. `modules`: what it imports of packages that only
+    the extra `extra` of kpiflow installs; it imports them when it runs.
+    """
+
+    compute: Callable[[pa.Table, Mapping[str, Any]], pa.Table]
+    settings: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+
+    def find_missing(self) -> str | None:
+        """A module that is not installed; None if it can run."""
+        return next((name for name in self.modules if find_spec(name) is None), None)
+
+
+@dataclass(frozen=True)
+class DerivedTable:
+    """A table that is made of stored tables by SQL, and a kernel where it has one.
+
+    `version`: raise it when the SQL or the kernel gives other rows than before: its files are then derived
+    again. `inputs`: see the module. `clock`: which file a row belongs to; `table.time` is the column with
+    that time.
     """
 
     table: Table
@@ -105,8 +135,13 @@ class DerivedTable:
     inputs: tuple[Input, ...]
     sql: str
     clock: Clock = Clock.RECORDED
+    kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.inputs]
         if len(set(names)) < len(names) or "reports" in names:
             raise ValueError(f"{self.table.name} declares an input twice, or reports, which is always there")
+
+    def find_missing(self) -> str | None:
+        """A module without which the table cannot be derived; None if nothing is missing."""
+        return self.kernel.find_missing() if self.kernel else None

@@ -236,7 +236,7 @@ class Deriver:
             for name, schemas in links.items():
                 create_stored_view(connection, name, schemas)
             bind_inputs(connection, table, period, self.settings, plan.before, plan.expiry)
-            rows = run_sql(connection, table)
+            rows = run_sql(connection, table, self.settings)
         return self._write(table, block, rows)
 
     def _write(self, table: DerivedTable, block: Sequence[Unit], rows: pa.RecordBatch) -> int:

@@ -140,8 +140,9 @@ class Plan:
         return ["inconsistencies"] if self.table.clock is Clock.EFFECTIVE else []
 
     def _choose_settings(self) -> dict[str, Any]:
-        """The settings that the SQL names, and those that bound its inputs."""
+        """The settings that the SQL names or the kernel uses, and those that bound its inputs."""
         named = {*re.findall(r"\w+", self.table.sql), "context_wait_seconds"}
+        named.update(self.table.kernel.settings if self.table.kernel else ())
         named |= {each.before for each in self.table.inputs if isinstance(each.before, str)}
         return {name: value for name, value in self.settings.items() if name in named}
 

@@ -1,4 +1,4 @@
-"""Runs the SQL of a derived table in DuckDB."""
+"""Runs the SQL of a derived table in DuckDB, and its kernel."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ THREADS, MEMORY_MB = 1, 512
 
 
 class BrokenSQL(Exception):  # noqa: N818 (a fault of the program, not of data)
-    """The SQL of a derived table gave a key twice, or columns of other types."""
+    """The SQL or kernel of a derived table gave a key twice, or columns of other types."""
 
 
 def derive_rows(
@@ -51,7 +51,7 @@ def derive_rows(
             connection.register(f"arrow_{name}", pa.Table.from_batches(batches, schema))
             connection.execute(f"CREATE TEMP VIEW stored_{name} AS SELECT * FROM arrow_{name}")
         bind_inputs(connection, table, period, settings)
-        rows = run_sql(connection, table)
+        rows = run_sql(connection, table, settings)
         return rows.take(sort_file(table.table, rows))
 
 
@@ -71,23 +71,27 @@ def open_connection(
     return connection
 
 
-def run_sql(connection: duckdb.DuckDBPyConnection, table: DerivedTable) -> pa.RecordBatch:
+def run_sql(
+    connection: duckdb.DuckDBPyConnection, table: DerivedTable, settings: Mapping[str, Any]
+) -> pa.RecordBatch:
     """The rows of a derived table over its inputs, in the table's columns, in any order.
 
     Raises: as `derive_rows`.
     """
-    schema = table.table.schema
+    schema, maker = table.table.schema, "SQL"
     found = connection.sql(table.sql).to_arrow_table()
+    if table.kernel is not None:
+        found, maker = table.kernel.compute(found, settings), "kernel"
     if missing := [name for name in schema.names if name not in found.schema.names]:
-        raise BrokenSQL(f"the SQL of {table.table.name} lacks columns: {', '.join(missing)}")
+        raise BrokenSQL(f"the {maker} of {table.table.name} lacks columns: {', '.join(missing)}")
     try:
         batches = [conform(batch, schema) for batch in found.to_batches()]
     except pa.ArrowException as error:
-        raise BrokenSQL(f"the SQL of {table.table.name} gives columns of other types: {error}") from error
+        raise BrokenSQL(f"the {maker} of {table.table.name} gives columns of other types: {error}") from error
     rows = concat(batches) if batches else make_empty(schema)
     if _count_keys(rows, table.table.key) < rows.num_rows:
         raise BrokenSQL(
-            f"the SQL of {table.table.name} gives rows with the same {', '.join(table.table.key)}"
+            f"the {maker} of {table.table.name} gives rows with the same {', '.join(table.table.key)}"
         )
     return rows
 

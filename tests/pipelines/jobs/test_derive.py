@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipelines.verify.parity import compare_outputs
 from schemas.tables import REPORTS, TASKS
 from tests.builders import NOON
 from tests.transforms.derived.outputs import EXAMPLES, MINUTE, make_report, make_task, read_derived, write
+from transforms.derived.derived_table import Kernel
 from transforms.derived.registry import DERIVED
 
 SETTINGS = Settings()
@@ -68,6 +70,32 @@ def test_the_command_derives_and_says_what(output: Path, capsys: pytest.CaptureF
 )
 def test_the_command_ends_with_a_code(output: Path, arguments: list[str], code: int) -> None:
     assert run(["derive", str(output), *arguments]) == code
+
+
+def test_a_table_without_its_package_is_left_out_with_a_line_unless_it_is_named(
+    output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = Kernel(lambda rows, _: rows, modules=("json", "no_such_package"), extra="analysis")
+    monkeypatch.setitem(DERIVED, "context", replace(DERIVED["context"], kernel=kernel))
+    assert run(["derive", str(output)]) == 0
+    lines = [each.getMessage() for each in caplog.records if "left out" in each.getMessage()]
+    assert lines == [
+        "the table context is left out: no_such_package is not installed; pip install 'kpiflow[analysis]'"
+    ]
+    assert not any(name.startswith("context/") for name in read_derived(output))
+    assert not list(find_derived_problems(output))
+    with pytest.raises(WrongUse, match="context needs no_such_package"):
+        make_deriver(output, SETTINGS.derived_settings(), ["context"])
+
+
+def test_the_settings_of_a_kernel_make_its_files_stale(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(lambda rows, _: rows, settings=("false_alarm_rate",))
+    monkeypatch.setitem(DERIVED, "context", replace(DERIVED["context"], kernel=kernel))
+    values = SETTINGS.derived_settings()
+    assert derive_output(output, make_deriver(output, values, ["context"])).written == 1
+    assert derive_output(output, make_deriver(output, values, ["context"])).written == 0
+    changed = values | {"false_alarm_rate": 0.5}
+    assert derive_output(output, make_deriver(output, changed, ["context"])).written == 1
 
 
 def test_only_folders_are_derived() -> None:

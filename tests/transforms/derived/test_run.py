@@ -1,6 +1,9 @@
 """SQL of a derived table over tables in memory: the bounds of its inputs, and what it may not give."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,7 +12,7 @@ from pipelines.settings import Settings
 from schemas.tables import TIME, Table
 from tests.builders import NOON
 from transforms.derived.bounds import UNTIMED, Period
-from transforms.derived.derived_table import Clock, DerivedTable, Input
+from transforms.derived.derived_table import Clock, DerivedTable, Input, Kernel
 from transforms.derived.run import BrokenSQL, derive_rows
 
 SETTINGS = Settings().derived_settings()
@@ -109,6 +112,19 @@ def test_settings_are_one_row() -> None:
     sql = "SELECT report_id, recorded_at, context_hours AS n FROM reports, settings"
     table = DerivedTable(COUNTS, 1, (), sql)
     assert counts(table, {"kpi_reports": reports(0)}, Period()) == {"r0": 24}
+
+
+def count_all(rows: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
+    number = pa.array([rows.num_rows + settings["context_hours"]] * rows.num_rows)
+    return rows.append_column("n", number)
+
+
+def test_a_kernel_makes_the_rows_from_those_of_the_sql() -> None:
+    sql = "SELECT report_id, recorded_at FROM reports"
+    table = DerivedTable(COUNTS, 1, (), sql, kernel=Kernel(count_all, settings=("context_hours",)))
+    assert counts(table, {"kpi_reports": reports(0, 1)}, Period()) == {"r0": 26, "r1": 26}
+    with pytest.raises(BrokenSQL, match="the kernel of counts lacks columns: n"):
+        derive_rows(replace(table, kernel=Kernel(lambda rows, _: rows)), {}, SETTINGS)
 
 
 @pytest.mark.parametrize(
