@@ -1,46 +1,29 @@
-"""Compares the variants of an experiment, at any time and as often as one likes.
-
-Where tasks were assigned to variants, one value is the difference of a variant and the control within a
-block of five minutes: what changes over the day, or in one agent, is in both and cancels. Where agents were
-assigned, the agents are what is compared: their means, by Welch's test, at looks that come ever more rarely.
-The k-th look has the level alpha / (k (k + 1)), so that all looks together have at most alpha.
-"""
+"""Compares the variants of an experiment, at any time and as often as one likes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from pipelines.analysis.sequential_tests import (
-    Floats,
-    compute_mean_interval,
-    compute_mean_p_values,
-    compute_ratio_p_values,
+from pipelines.analysis.looks import (
+    LEAST_AGENTS,
+    LEAST_QUANTILE_AGENTS,
+    Seen,
+    estimate_means,
+    estimate_quantiles,
+    look_at_blocks,
+    look_rarely,
 )
+from pipelines.analysis.sequential_tests import compute_ratio_p_values
+from pipelines.analysis.tasks import Floats, Ints, Measure, Tasks, Unit
 
-BLOCK_MINUTES = 5
-LEAST_BLOCKS = 20
-LEAST_AGENTS = 5
-"""Agents of each variant: with fewer, their means say nothing of other agents."""
-FIRST_LOOK = 12
-"""Blocks until the first look where agents are compared; each later look has twice as many."""
 RATIO_LEVEL = 0.001
 """Below this p-value the variants' shares are not the planned ones."""
 SHARED = 0.9
 """Share of the tasks that agents with several variants did, from which on tasks were assigned."""
-Ints = NDArray[np.int64]
-
-
-class Unit(StrEnum):
-    """What was assigned to the variants."""
-
-    TASK = "task"
-    AGENT = "agent"
 
 
 class Verdict(StrEnum):
@@ -52,30 +35,16 @@ class Verdict(StrEnum):
     REFUSED = "no conclusion"
 
 
-class Tasks(NamedTuple):
-    """The tasks of an experiment, ascending in time.
-
-    There is one at least. `variant`: a number of `names`, int64[n]; `agent`: the number of its agent among
-    all agents, int64[n]; `block`: the number of the five minutes of its first report, int64[n]; `values`: by
-    metric the mean of the task's reports, float64[n], NaN where it is unknown.
-    """
-
-    names: Sequence[str]
-    variant: Ints
-    agent: Ints
-    block: Ints
-    values: Mapping[str, Floats]
-
-
 @dataclass(frozen=True)
 class Effect:
-    """A metric of a variant beside that of the control.
+    """A measure of a variant beside that of the control.
 
     Attributes:
+        metric: the measure's name.
         units: blocks, or agents of both, that were compared.
-        control, mean: means of the tasks.
+        control, value: of all tasks of the control and of the variant.
         low, high: interval of the difference; None if there is none.
-        p: adjusted for all metrics and variants; 1 if nothing can be concluded.
+        p: adjusted for all measures and variants; 1 if nothing can be concluded.
         since: the block at which the verdict was reached first.
         reason: why there is no conclusion; else empty.
     """
@@ -84,7 +53,7 @@ class Effect:
     metric: str
     units: int
     control: float
-    mean: float
+    value: float
     difference: float
     low: float | None
     high: float | None
@@ -98,62 +67,56 @@ class Effect:
 class Comparison:
     """A comparison of all variants with the control.
 
-    `counts`: units by variant. `ratio_p`: of "the variants have the planned shares".
+    `is_assigned`: whether tasks or agents were assigned to variants; otherwise sets of agents were compared
+    that were chosen by something else. `counts`: units by variant. `ratio_p`: of "the variants have the
+    planned shares"; None where nothing was assigned.
     """
 
     control: str
     unit: Unit | None
+    is_assigned: bool
     counts: Mapping[str, int]
-    ratio_p: float
+    ratio_p: float | None
     reason: str
     effects: Sequence[Effect]
-
-
-class _Seen(NamedTuple):
-    """What was seen of one metric of one variant: the difference and its interval, and at each look the
-    p-value over all looks so far and the look's block."""
-
-    units: int
-    difference: float
-    interval: tuple[float, float] | None
-    p_values: Floats
-    blocks: Ints
-    reason: str = ""
 
 
 def compare(
     tasks: Tasks,
     control: str,
-    shares: Mapping[str, float] | None = None,
+    measures: Sequence[Measure],
     alpha: float = 0.05,
+    shares: Mapping[str, float] | None = None,
     unit: Unit | None = None,
 ) -> Comparison:
-    """Compare each variant with the control in each metric.
+    """Compare each variant with the control in each measure.
 
     Args:
         tasks: all tasks since the experiment began.
         control: one of their variants.
+        measures: what is compared, of metrics of the tasks.
+        alpha: the chance of any wrong verdict, over all measures and variants, and all looks.
         shares: the planned shares of the variants; equal ones if None.
-        alpha: the chance of any wrong verdict, over all metrics and variants, and all looks.
         unit: what was assigned; None: as the tasks show.
     """
     unit, reason = (unit, "") if unit else find_unit(tasks)
     planned = [1.0 if shares is None else shares[name] for name in tasks.names]
-    counts, ratio_p = _check_shares(tasks, unit, planned)
+    ratio_p = float(compute_ratio_p_values(_list_variants(tasks, unit), planned)[-1])
     if not reason and ratio_p < RATIO_LEVEL:
         reason = (
             f"the variants do not have the planned shares (p = {ratio_p:.2g}): what assigns them is at fault"
         )
-    place = list(tasks.names).index(control)
-    pairs = [(v, metric) for v in range(len(tasks.names)) if v != place for metric in tasks.values]
-    look = _look_at_agents if unit is Unit.AGENT else _look_at_blocks
-    seen = [look(tasks, place, variant, metric, alpha) for variant, metric in pairs]
-    adjusted = _adjust([1.0 if reason or each.reason else each.p_values[-1] for each in seen])
-    effects = [
-        _describe(tasks, place, *pair, each, p, alpha, reason or each.reason)
-        for pair, each, p in zip(pairs, seen, adjusted)
-    ]
-    return Comparison(control, unit, counts, ratio_p, reason, effects)
+    effects = _compare(tasks, control, measures, alpha, unit, reason)
+    return Comparison(control, unit, True, _count_units(tasks, unit), ratio_p, reason, effects)
+
+
+def compare_agents(
+    tasks: Tasks, control: str, measures: Sequence[Measure], alpha: float = 0.05
+) -> Comparison:
+    """Compare sets of agents, the variants, that nobody assigned: as `compare`, but what causes a difference
+    is not known, and there are no planned shares."""
+    effects = _compare(tasks, control, measures, alpha, Unit.AGENT, "")
+    return Comparison(control, Unit.AGENT, False, _count_units(tasks, Unit.AGENT), None, "", effects)
 
 
 def find_unit(tasks: Tasks) -> tuple[Unit | None, str]:
@@ -171,72 +134,43 @@ def find_unit(tasks: Tasks) -> tuple[Unit | None, str]:
     )
 
 
-def _check_shares(tasks: Tasks, unit: Unit | None, planned: Sequence[float]) -> tuple[dict[str, int], float]:
-    """The units by variant, and the p-value of their shares."""
-    chosen = tasks.variant
+def _compare(
+    tasks: Tasks, control: str, measures: Sequence[Measure], alpha: float, unit: Unit | None, reason: str
+) -> list[Effect]:
+    """`reason`: why nothing can be concluded; else empty."""
+    place = list(tasks.names).index(control)
+    pairs = [(v, measure) for v in range(len(tasks.names)) if v != place for measure in measures]
+    seen = [_look(tasks, place, variant, measure, alpha, unit) for variant, measure in pairs]
+    adjusted = _adjust([1.0 if reason or each.reason else each.p_values[-1] for each in seen])
+    return [
+        _describe(tasks, place, *pair, each, p, alpha, reason or each.reason)
+        for pair, each, p in zip(pairs, seen, adjusted)
+    ]
+
+
+def _look(
+    tasks: Tasks, control: int, variant: int, measure: Measure, alpha: float, unit: Unit | None
+) -> Seen:
+    where = tasks, control, variant, measure.metric, alpha
+    if measure.percentile is not None:
+        estimate = partial(estimate_quantiles, quantile=measure.percentile / 100)
+        return look_rarely(*where, estimate, LEAST_QUANTILE_AGENTS)
     if unit is Unit.AGENT:
-        _, first = np.unique(tasks.agent, return_index=True)
-        chosen = tasks.variant[np.sort(first)]
-    counts = np.bincount(chosen, minlength=len(tasks.names)).tolist()
-    return dict(zip(tasks.names, counts)), float(compute_ratio_p_values(chosen, planned)[-1])
+        return look_rarely(*where, estimate_means, LEAST_AGENTS)
+    return look_at_blocks(*where)
 
 
-def _look_at_blocks(tasks: Tasks, control: int, variant: int, metric: str, alpha: float) -> _Seen:
-    values = tasks.values[metric]
-    known = ~np.isnan(values)
-    means = [_average(tasks.block, values, known & (tasks.variant == each)) for each in (control, variant)]
-    blocks, *places = np.intersect1d(means[0][0], means[1][0], assume_unique=True, return_indices=True)
-    if len(blocks) < LEAST_BLOCKS:
-        why = f"{len(blocks)} blocks of {BLOCK_MINUTES} minutes have tasks of both; {LEAST_BLOCKS} are needed"
-        return _refuse(len(blocks), why)
-    differences = means[1][1][places[1]] - means[0][1][places[0]]
-    if not np.ptp(differences):
-        return _refuse(len(blocks), "all differences are equal, so chance cannot be measured")
-    p_values = compute_mean_p_values(differences, LEAST_BLOCKS, alpha)
-    interval = compute_mean_interval(differences, alpha)
-    return _Seen(len(blocks), float(differences.mean()), interval, p_values, blocks)
+def _list_variants(tasks: Tasks, unit: Unit | None) -> Ints:
+    """int64[n]: the variant of each unit, in the order in which they came."""
+    if unit is not Unit.AGENT:
+        return tasks.variant
+    _, first = np.unique(tasks.agent, return_index=True)
+    return tasks.variant[np.sort(first)]
 
 
-def _look_at_agents(tasks: Tasks, control: int, variant: int, metric: str, alpha: float) -> _Seen:
-    elapsed = tasks.block - tasks.block[0] + 1
-    looks = [FIRST_LOOK << k for k in range(64) if FIRST_LOOK << k <= elapsed[-1]]
-    if not looks:
-        return _refuse(0, f"the first look is after {FIRST_LOOK * BLOCK_MINUTES} minutes")
-    values = tasks.values[metric]
-    p_values, least, difference, interval = [], 0, 0.0, None
-    for k, look in enumerate(looks, 1):
-        known = ~np.isnan(values) & (elapsed <= look)
-        means = [
-            _average(tasks.agent, values, known & (tasks.variant == each))[1] for each in (control, variant)
-        ]
-        least = min(map(len, means))
-        if least < LEAST_AGENTS or not all(np.ptp(each) for each in means):
-            p_values.append(1.0)
-            continue
-        test = stats.ttest_ind(means[1], means[0], equal_var=False)
-        p_values.append(min(1.0, float(test.pvalue) * k * (k + 1)))
-        bounds = test.confidence_interval(1 - alpha / (k * (k + 1)))
-        difference, interval = (
-            float(means[1].mean() - means[0].mean()),
-            (float(bounds.low), float(bounds.high)),
-        )
-    if interval is None:
-        return _refuse(least, f"a variant has {least} agents that differ; {LEAST_AGENTS} are needed")
-    agents = len(np.unique(tasks.agent[np.isin(tasks.variant, (control, variant))]))
-    ends = tasks.block[0] + np.array(looks, np.int64) - 1
-    return _Seen(agents, difference, interval, np.minimum.accumulate(p_values), ends)
-
-
-def _average(groups: Ints, values: Floats, chosen: NDArray[np.bool_]) -> tuple[Ints, Floats]:
-    """The groups of the chosen values, ascending, and the mean of each."""
-    numbers = groups[chosen] - groups.min()
-    counts = np.bincount(numbers)
-    found = np.flatnonzero(counts)
-    return found + groups.min(), (np.bincount(numbers, values[chosen])[found] / counts[found])
-
-
-def _refuse(units: int, reason: str) -> _Seen:
-    return _Seen(units, float("nan"), None, np.ones(1), np.zeros(1, np.int64), reason)
+def _count_units(tasks: Tasks, unit: Unit | None) -> dict[str, int]:
+    counts = np.bincount(_list_variants(tasks, unit), minlength=len(tasks.names))
+    return dict(zip(tasks.names, counts.tolist()))
 
 
 def _adjust(p_values: Sequence[float]) -> Floats:
@@ -247,9 +181,17 @@ def _adjust(p_values: Sequence[float]) -> Floats:
 
 
 def _describe(
-    tasks: Tasks, control: int, variant: int, metric: str, seen: _Seen, p: float, alpha: float, reason: str
+    tasks: Tasks,
+    control: int,
+    variant: int,
+    measure: Measure,
+    seen: Seen,
+    p: float,
+    alpha: float,
+    reason: str,
 ) -> Effect:
-    control_mean, mean = (_mean(tasks.values[metric][tasks.variant == each]) for each in (control, variant))
+    values = tasks.values[measure.metric]
+    of_control, value = (_summarise(values[tasks.variant == each], measure) for each in (control, variant))
     verdict, since = Verdict.OPEN, None
     if reason:
         verdict = Verdict.REFUSED
@@ -258,11 +200,15 @@ def _describe(
         since = int(seen.blocks[np.argmax(seen.p_values * (p / seen.p_values[-1] if p else 1.0) <= alpha)])
     low, high = seen.interval or (None, None)
     return Effect(
-        tasks.names[variant], metric, seen.units, control_mean, mean, seen.difference, low, high, float(p),
-        verdict, since, reason,
+        tasks.names[variant], str(measure), seen.units, of_control, value, seen.difference, low, high,
+        float(p), verdict, since, reason,
     )  # fmt: skip
 
 
-def _mean(values: Floats) -> float:
+def _summarise(values: Floats, measure: Measure) -> float:
     known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    if not len(known):
+        return float("nan")
+    if measure.percentile is None:
+        return float(known.mean())
+    return float(np.quantile(known, measure.percentile / 100, method="inverted_cdf"))

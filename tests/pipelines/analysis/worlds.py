@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.analysis.comparison import Tasks, Unit
+from pipelines.analysis.tasks import Tasks, Unit
 
 NAMES = ("control", "treatment")
 METRIC = "latency_ms"
