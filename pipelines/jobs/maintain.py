@@ -6,6 +6,7 @@ It holds the lock `_maintain` of the output, which batches take too.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from pipelines.failures import RunFailed, WrongUse
@@ -64,13 +65,12 @@ class Maintenance:
             with translate_sink_errors():
                 upkeep.put_roots({tier: root.name for tier, root in upkeep.roots.items() if tier != HOT})
                 plan = self._plan(settings, upkeep)
-            for number, step in enumerate(plan.steps):
-                try:
-                    upkeep.run(step)
-                except (Refused, Unavailable) as error:
-                    problem, _, fix = str(error).partition("; ")
-                    raise RunFailed(problem, fix or "run the same command again") from error
-                on_step(step, number + 1, len(plan.steps))
+            done = count(1)
+            try:
+                upkeep.run(plan.steps, lambda step: on_step(step, next(done), len(plan.steps)))
+            except (Refused, Unavailable) as error:
+                problem, _, fix = str(error).partition("; ")
+                raise RunFailed(problem, fix or "run the same command again") from error
         return plan
 
     def _open(self) -> tuple[Settings, Upkeep]:

@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 from pipelines.maintenance.stored_days import list_day
 from schemas.partitioning import format_day_folder
-from schemas.tables import find_table
+from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.sinks.parquet.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.output_files import OutputFile
@@ -41,10 +41,14 @@ def digest_files(root: Storage, names: Iterable[str]) -> str:
 def merge_again(hot: Storage, root: Storage, folder: str, names: Iterable[str]) -> None:
     """Merge the rows of replaced files into the files of their days, as the ledger at `hot` has them.
 
+    Those of a derived table are not merged: what differs is stale, and is derived again.
+
     Raises:
         DamagedFile: one of them is not as it was written; it must not be removed.
     """
-    table = find_table(folder.partition("/")[0])
+    table = find_stored_table(folder.partition("/")[0])
+    if table.name in DERIVED:
+        return
     for file in (OutputFile(name, root) for name in sorted(names)):
         if (stored := file.get()) is not None:
             rows = read_whole(stored.data, str(file))

@@ -1,30 +1,34 @@
-"""Carrying out what is due, a step at a time. Each step can be killed at any point and done again.
+"""Carrying out what is due. Each step can be killed at any point and done again.
 
     seal      write day.parquet -> ledger -> (grace) -> remove the files of hours
     move      copy, verify      -> ledger -> (grace) -> remove the file that was copied
     expire                         ledger -> (grace) -> remove the files
 
 Until the ledger is replaced, readers take the files of before, which are all there. After that they take the
-new ones, which are all there too. What was written to replaced files meanwhile is merged into the new ones
-before they are removed.
+new ones, which are all there too. What was written to replaced files meanwhile is merged into the new ones.
+
+Consecutive steps of one kind are carried out in groups: first all of their files are written, then the ledger
+is replaced once for all. So the time that the ledger takes, which has all days, does not depend on how many
+days are due.
 """
 
-import mmap
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
 from pipelines.jobs.work_folder import make_work_folder
+from pipelines.maintenance.file_copies import count_verified, open_bytes, remove_empty, replace_whole
 from pipelines.maintenance.plan import EXPIRE, MOVE, REMOVE, SEAL, Step
 from pipelines.maintenance.replaced_files import digest_files, merge_again, read_versions
 from pipelines.maintenance.stored_days import list_day, list_days
-from schemas.tables import find_table
-from transforms.core.errors import Refused
+from transforms.core.errors import Refused, Unavailable
+from transforms.derived.registry import find_stored_table
 from transforms.sinks.parquet.day_file import write_day_file
 from transforms.sinks.parquet.day_merge import PART_ROWS, merge_day
 from transforms.sinks.parquet.encryption.key_ring import find_writing_key
@@ -32,6 +36,8 @@ from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     DAY_FILE,
     HOT,
+    MERGED,
+    DayChange,
     Ledger,
     Place,
     Replaced,
@@ -39,19 +45,12 @@ from transforms.sinks.parquet.maintenance_ledger import (
     put_ledger,
     read_ledger,
 )
-from transforms.sinks.parquet.parquet_file import (
-    describe_damage,
-    open_parquet,
-    read_file,
-    read_footer,
-    verify_file,
-)
+from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.storage import Storage
 
 WORK = "_maintaining"
 """Below the output: what a seal needs while it runs."""
-ATTEMPTS = 3
-"""How often a day is sealed again because a writer added to it meanwhile."""
+PUT_SECONDS = 5.0
 WRITTEN, CHANGED, REMOVED, FORGOTTEN = "written", "ledger changed", "a file removed", "ledger forgets"
 """The points of a step at which it may be killed, for tests: `Upkeep.reach` is called with each."""
 
@@ -62,12 +61,16 @@ def ignore_point(point: str) -> None:
 
 @dataclass(frozen=True)
 class Upkeep:
-    """An output under maintenance; hold its lock. `roots`: by tier; HOT is a folder of this machine."""
+    """An output under maintenance; hold its lock. `roots`: by tier; HOT is a folder of this machine.
+
+    `put_seconds`: after so much time no further step joins a group.
+    """
 
     roots: Mapping[str, Storage]
     clock: Callable[[], datetime]
     reach: Callable[[str], None] = ignore_point
     part_rows: int = PART_ROWS
+    put_seconds: float = PUT_SECONDS
 
     @property
     def hot(self) -> LocalFolder:
@@ -76,155 +79,199 @@ class Upkeep:
         assert isinstance(root, LocalFolder)
         return root
 
-    def run(self, step: Step) -> None:
-        """Carry out a step.
+    def run(self, steps: Iterable[Step], follow: Callable[[Step], object] = lambda step: None) -> None:
+        """Carry out steps in order, in groups; `follow` is called with each after its files are written.
 
         Raises:
-            DamagedFile: a file of it is not as it was written; nothing was replaced.
-            OutputFull: no space is left; nothing was replaced.
-            Refused, Unavailable: a root cannot be used.
+            DamagedFile: a file of a step is not as it was written; what came before the step is done.
+            OutputFull: no space is left; the same.
+            Refused, Unavailable: a root cannot be used; the same.
         """
-        {SEAL: self._seal, MOVE: self._move, EXPIRE: self._expire, REMOVE: self._remove}[step.action](step)
+        left = deque(steps)
+        while left:
+            self._run_group(left, follow)
 
     def put_roots(self, urls: Mapping[str, str]) -> None:
         """Note the URLs of the other roots."""
-        ledger, version = self._read()
+        ledger, version = read_ledger(self.hot)
         if {**ledger.roots, **urls} != dict(ledger.roots):
-            self._put(ledger.put_roots({**ledger.roots, **urls}), version)
+            self.put(ledger.put_roots({**ledger.roots, **urls}), version)
+
+    def put(self, ledger: Ledger, version: Hashable | None, point: str = CHANGED) -> None:
+        """Replace the ledger."""
+        put_ledger(self.hot, ledger, version)
+        self.reach(point)
+
+    def _run_group(self, left: deque[Step], follow: Callable[[Step], object]) -> None:
+        """Carry out the first steps, which it takes from `left`."""
+        action, problem, until = left[0].action, None, time.monotonic() + self.put_seconds
+        group = _GROUPS[action](self, read_ledger(self.hot)[0])
+        try:
+            while left and left[0].action == action:
+                group.add(left[0])
+                follow(left.popleft())
+                if time.monotonic() >= until:
+                    break
+        except (Refused, Unavailable) as error:
+            problem = error
+        group.commit()
+        if problem:
+            raise problem
+
+
+class _Group(Protocol):
+    """Steps of one kind that change the ledger at once."""
+
+    def add(self, step: Step) -> None:
+        """Do what comes before the change of the ledger."""
+
+    def commit(self) -> None:
+        """Change the ledger, and do what comes after that."""
+
+
+class _Written(NamedTuple):
+    """The new place of a day whose file is written, and the files that it was made of with their versions:
+    those of hours, or that of the day (`sealed`) on the root `source`."""
+
+    change: DayChange
+    source: Storage
+    sealed: bool
+    versions: Mapping[str, Hashable]
+
+    def is_current(self) -> bool:
+        """Whether the files are as they were."""
+        folder, day, _, _ = self.change
+        return read_versions(self.source, folder, day, self.sealed) == self.versions
+
+
+class _Replacing:
+    """Days that are sealed, or moved.
+
+    A writer may change a file after it was read. If that is before the ledger changes, the day stays as it is
+    until the next run. If it is just then, the rows are merged: who writes later sees the new ledger.
+    """
+
+    def __init__(self, upkeep: Upkeep, ledger: Ledger) -> None:
+        self._upkeep, self._ledger = upkeep, ledger
+        self._written: list[_Written] = []
+
+    def add(self, step: Step) -> None:
+        place = self._ledger.find(step.folder, step.day)
+        if step.action == SEAL and not place.sealed:
+            self._seal(step)
+        elif step.action == MOVE and place.sealed and place.tier != step.tier:
+            self._move(step, place)
+
+    def commit(self) -> None:
+        upkeep = self._upkeep
+        written = [each for each in self._written if each.is_current()]
+        if not written:
+            return
+        ledger, version = read_ledger(upkeep.hot)
+        upkeep.put(ledger.put_days([each.change for each in written], upkeep.clock()), version)
+        for change, source, _, versions in (each for each in written if not each.is_current()):
+            merge_again(upkeep.hot, source, change.folder, versions)
 
     def _seal(self, step: Step) -> None:
-        ledger, version = self._read()
-        if ledger.find(step.folder, step.day).sealed:
-            return
-        for _ in range(ATTEMPTS):
-            before = read_versions(self.hot, step.folder, step.day, sealed=False)
-            digest = digest_files(self.hot, before)
-            with make_work_folder(self.hot.path, WORK) as work:
-                rows = self._write_day(step, sorted(before), work)
-            self.reach(WRITTEN)
-            if read_versions(self.hot, step.folder, step.day, sealed=False) == before:
-                sealed = Place(True, HOT, rows)
-                self._put(ledger.put_day(step.folder, step.day, sealed, self.clock(), digest), version)
-                return
-        raise Refused(f"{step.folder} of {step.day} was written to again and again; run it again later")
+        hot = self._upkeep.hot
+        versions = read_versions(hot, step.folder, step.day, sealed=False)
+        digest = digest_files(hot, versions)
+        with make_work_folder(hot.path, WORK) as work:
+            rows = self._write_day(step, sorted(versions), work)
+        self._upkeep.reach(WRITTEN)
+        change = DayChange(step.folder, step.day, Place(True, HOT, rows), digest)
+        self._written.append(_Written(change, hot, False, versions))
 
     def _write_day(self, step: Step, names: Sequence[str], work: Path) -> int:
         """Write the file of a day out of its files of hours, and check that it has as many rows."""
-        table = find_table(step.folder.partition("/")[0])
-        expected = sum(count_verified(self.hot.path / name) for name in names)
+        hot, table = self._upkeep.hot, find_stored_table(step.folder.partition("/")[0])
+        expected = sum(count_verified(hot.path / name) for name in names)
 
         def read(name: str, columns: Sequence[str] | None) -> pa.RecordBatch:
-            return read_file(self.hot.path / name, columns)
+            return read_file(hot.path / name, columns)
 
-        key = find_writing_key(self.hot)
-        merged = merge_day(table, names, read, work, self.part_rows, key)
+        key = find_writing_key(hot)
+        merged = merge_day(table, names, read, work, self._upkeep.part_rows, key)
         rows = write_day_file(work / DAY_FILE, table.schema, merged, expected, key)
         if rows != expected:
             raise Refused(f"{rows} rows were written of the {expected} of {step}; run it again")
         with open_bytes(LocalFolder(work), DAY_FILE) as data:
-            replace_whole(self.hot, locate_day(step.folder, step.day), data)
+            replace_whole(hot, locate_day(step.folder, step.day), data)
         return rows
 
-    def _move(self, step: Step) -> None:
-        ledger, version = self._read()
-        place = ledger.find(step.folder, step.day)
-        if not place.sealed or place.tier == step.tier:
-            return
+    def _move(self, step: Step, place: Place) -> None:
         name = locate_day(step.folder, step.day)
-        with open_bytes(self.roots[place.tier], name) as data:
-            replace_whole(self.roots[step.tier], name, data)
-        self.reach(WRITTEN)
-        moved, digest = place._replace(tier=step.tier), digest_files(self.roots[step.tier], [name])
-        self._put(ledger.put_day(step.folder, step.day, moved, self.clock(), digest), version)
+        source, target = self._upkeep.roots[place.tier], self._upkeep.roots[step.tier]
+        versions = read_versions(source, step.folder, step.day, sealed=True)
+        with open_bytes(source, name) as data:
+            replace_whole(target, name, data)
+        self._upkeep.reach(WRITTEN)
+        change = DayChange(
+            step.folder, step.day, place._replace(tier=step.tier), digest_files(target, [name])
+        )
+        self._written.append(_Written(change, source, True, versions))
 
-    def _expire(self, step: Step) -> None:
-        ledger, version = self._read()
-        unsealed = list_days(self.hot, step.folder).get(step.folder, frozenset())
-        known = frozenset(day for day in unsealed if not ledger.is_expired(step.folder, day))
-        self._put(ledger.expire(step.folder, step.day, known, self.clock()), version)
 
-    def _remove(self, step: Step) -> None:
-        ledger, version = self._read()
-        root = self.roots[step.tier]
+class _Expiring:
+    """Folders of which days expire."""
+
+    def __init__(self, upkeep: Upkeep, ledger: Ledger) -> None:
+        self._upkeep, self._ledger = upkeep, ledger
+
+    def add(self, step: Step) -> None:
+        unsealed = list_days(self._upkeep.hot, step.folder).get(step.folder, frozenset())
+        known = frozenset(day for day in unsealed if not self._ledger.is_expired(step.folder, day))
+        self._ledger = self._ledger.expire(step.folder, step.day, known, self._upkeep.clock())
+
+    def commit(self) -> None:
+        self._upkeep.put(self._ledger, read_ledger(self._upkeep.hot)[1])
+
+
+class _Removing:
+    """Replaced files that are removed.
+
+    Before the first is removed the ledger says of all that their rows are in the files that replaced them:
+    after a kill the files that are left must not be merged, since `--replace` may have changed the day.
+    """
+
+    def __init__(self, upkeep: Upkeep, ledger: Ledger) -> None:
+        self._upkeep, self._ledger = upkeep, ledger
+        self._steps: list[tuple[Step, list[str]]] = []
+        self._removed: list[Replaced] = []
+
+    def add(self, step: Step) -> None:
+        root = self._upkeep.roots[step.tier]
         names = sorted(list_day(root, step.folder, step.day, step.sealed))
-        removed = [each for each in ledger.replaced if _is_of(each, step)]
-        if not ledger.is_expired(step.folder, step.day):
-            digest = digest_files(root, names)
-            if any(each.digest != digest for each in removed):
-                merge_again(self.hot, root, step.folder, names)
-        for name in names:
-            root.remove(name)
-            self.reach(REMOVED)
-        if isinstance(root, LocalFolder):
-            remove_empty(root.path, step.folder, step.day)
-        self._put(ledger.forget(*removed), version, FORGOTTEN)
+        removed = self._ledger.find_replaced(step.folder, step.day, step.sealed, step.tier)
+        if not self._ledger.is_expired(step.folder, step.day):
+            digests = {each.digest for each in removed} - {MERGED}
+            if digests and digests != {digest_files(root, names)}:
+                merge_again(self._upkeep.hot, root, step.folder, names)
+        self._steps.append((step, names))
+        self._removed += removed
 
-    def _read(self) -> tuple[Ledger, Hashable | None]:
-        return read_ledger(self.hot)
-
-    def _put(self, ledger: Ledger, version: Hashable | None, point: str = CHANGED) -> None:
-        put_ledger(self.hot, ledger, version)
-        self.reach(point)
-
-
-def count_verified(path: Path) -> int:
-    """The number of rows of a file that is as it was written.
-
-    Raises:
-        DamagedFile: it is not.
-    """
-    if problem := verify_file(path):
-        raise describe_damage(path, problem)
-    with open_parquet(path) as parquet:
-        return int(parquet.metadata.num_rows)
+    def commit(self) -> None:
+        upkeep = self._upkeep
+        if not self._steps:
+            return
+        ledger, version = read_ledger(upkeep.hot)
+        upkeep.put(ledger.note_merged(self._removed), version)
+        for step, names in self._steps:
+            root = upkeep.roots[step.tier]
+            for name in names:
+                root.remove(name)
+                upkeep.reach(REMOVED)
+            if isinstance(root, LocalFolder):
+                remove_empty(root.path, step.folder, step.day)
+        ledger, version = read_ledger(upkeep.hot)
+        among = frozenset(each[:5] for each in self._removed)
+        removed = (each for each in ledger.replaced if each[:5] in among)
+        upkeep.put(ledger.forget(*removed), version, FORGOTTEN)
 
 
-@contextmanager
-def open_bytes(storage: Storage, name: str) -> Iterator[bytes | mmap.mmap]:
-    """The bytes of a file, verified; of a file on this machine not in memory.
-
-    Raises:
-        DamagedFile: it is not there, or not as it was written.
-    """
-    where = storage.locate(name)
-    if isinstance(storage, LocalFolder):
-        if problem := verify_file(storage.path / name):
-            raise describe_damage(where, problem)
-        with (storage.path / name).open("rb") as file, _map(file) as data:
-            yield data
-        return
-    stored = storage.get(name)
-    if problem := "is not there" if stored is None else verify_file(stored.data):
-        raise describe_damage(where, problem)
-    assert stored is not None
-    yield stored.data
-
-
-def replace_whole(storage: Storage, name: str, data: bytes | mmap.mmap) -> None:
-    """Put a file that no reader knows, in place of what a killed run may have left, and read it back.
-
-    Raises:
-        DamagedFile: what is read is not what was put.
-    """
-    with storage.lock(name.rpartition("/")[0]):
-        storage.remove(name)
-        storage.put(name, data if isinstance(storage, LocalFolder) else bytes(data), None)
-    with open_bytes(storage, name) as copy:
-        if read_footer(copy) != read_footer(data):
-            raise describe_damage(storage.locate(name), "is not what was written there")
-
-
-def remove_empty(root: Path, folder: str, day: date) -> None:
-    """Remove the folders of a day that have nothing in them."""
-    top = root / folder / f"date={day.isoformat()}"
-    for place in (*sorted(top.glob("hour=*")), top):
-        if place.is_dir() and not any(place.iterdir()):
-            place.rmdir()
-
-
-def _map(file: BinaryIO) -> mmap.mmap:
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _is_of(each: Replaced, step: Step) -> bool:
-    return (each.folder, each.day, each.tier, each.sealed) == (step.folder, step.day, step.tier, step.sealed)
+_GROUPS: Mapping[str, Callable[[Upkeep, Ledger], _Group]] = {
+    SEAL: _Replacing,
+    MOVE: _Replacing,
+    EXPIRE: _Expiring,
+    REMOVE: _Removing,
+}

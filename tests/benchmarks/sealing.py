@@ -110,7 +110,7 @@ def seal(top: Path, day: date) -> None:
     now = datetime.combine(day, datetime.min.time(), UTC) + timedelta(days=9)
     began = time.perf_counter()
     work = Upkeep({HOT: LocalFolder(top)}, lambda: now)
-    work.run(Step(SEAL, REPORTS.name, day))
+    work.run([Step(SEAL, REPORTS.name, day)])
     used = resource.getrusage(resource.RUSAGE_SELF)
     ledger = json.loads((top / "_maintenance.json").read_text())
     took = {"wall": time.perf_counter() - began, "cpu": used.ru_utime + used.ru_stime}

@@ -98,7 +98,7 @@ def test_nothing_is_done_twice(top):
 
 def test_a_run_that_is_killed_at_any_point_is_completed_by_the_next(tmp_path):
     whole = tmp_path / "whole"
-    make_output(whole / "out", 1, 3, (REPORTS,))
+    make_output(whole / "out", 2, 2, (REPORTS,))
     killer = Killer(0)
     for at in DATES:
         maintain(whole, at, killer)
@@ -106,7 +106,7 @@ def test_a_run_that_is_killed_at_any_point_is_completed_by_the_next(tmp_path):
     assert {WRITTEN, CHANGED, REMOVED, FORGOTTEN} == set(killer.points)
     for after in range(1, len(killer.points) + 1):
         top = tmp_path / f"killed{after}"
-        make_output(top / "out", 1, 3, (REPORTS,))
+        make_output(top / "out", 2, 2, (REPORTS,))
         killer = Killer(after)
         for at in DATES:
             try:

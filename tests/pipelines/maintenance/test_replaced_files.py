@@ -1,5 +1,6 @@
 """What is written to a file while it is sealed or moved, or after it, is in the output at the end."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.failures import RunFailed
-from pipelines.maintenance.steps import FORGOTTEN, WRITTEN
+from pipelines.maintenance.steps import CHANGED, FORGOTTEN, REMOVED, WRITTEN
 from schemas.tables import REPORTS
 from tests.pipelines.maintenance.stored import FIRST, make_output, make_rows
 from tests.pipelines.maintenance.test_maintain import DATES, Killed, Killer, list_names, maintain, read_all
@@ -29,15 +30,15 @@ def top(tmp_path: Path) -> Path:
 
 
 class WriteOnce:
-    """Writes at the first point of a name, as a stream does that has just read the ledger."""
+    """Calls once, at the first point of a name: a stream writes that has just read the ledger."""
 
-    def __init__(self, top: Path, point: str, always: bool = False) -> None:
-        self.top, self.point, self.left, self.always = top, point, 3, always
+    def __init__(self, point: str, write: Callable[[], None]) -> None:
+        self.point, self.write, self.is_written = point, write, False
 
     def __call__(self, point: str) -> None:
-        if point == self.point and self.left and (self.always or self.left == 3):
-            self.left -= 1
-            write_hours(self.top, LATE.slice(self.left if self.always else 0, 1 if self.always else 3))
+        if point == self.point and not self.is_written:
+            self.is_written = True
+            self.write()
 
 
 def write_hours(top: Path, rows: pa.RecordBatch) -> None:
@@ -46,6 +47,16 @@ def write_hours(top: Path, rows: pa.RecordBatch) -> None:
     ledger.rename(aside)
     write_rows(REPORTS, LocalFolder(top / "out"), [rows], 30)
     aside.rename(ledger)
+
+
+def write_day(top: Path, rows: pa.RecordBatch, keep: bool = True) -> None:
+    """Add rows to the file of the day on the first root, or leave only these in it."""
+    path = next((top / "out" / REPORTS.name).rglob("day.parquet"))
+    path.write_bytes(encode_day_file(concat([read_file(path), rows] if keep else [rows])))
+
+
+def die() -> None:
+    raise Killed
 
 
 def list_ids(top: Path) -> set[str]:
@@ -64,18 +75,36 @@ def days_and_hours(top: Path) -> tuple[int, int]:
     return sum(name.endswith("day.parquet") for name in names), sum("/hour=" in name for name in names)
 
 
-def test_rows_that_come_between_the_read_and_the_ledger_are_sealed_with_the_others(top):
-    maintain(top, DATES[0], WriteOnce(top, WRITTEN))
-    assert list_ids(top) == expected_ids()
-
-
-def test_a_day_that_is_written_to_at_every_attempt_is_sealed_later(top):
-    with pytest.raises(RunFailed, match="written to again and again"):
-        maintain(top, DATES[0], WriteOnce(top, WRITTEN, always=True))
+@pytest.mark.parametrize("point", [WRITTEN, CHANGED])
+def test_rows_that_come_while_a_day_is_sealed_are_read_at_once(top, point):
+    maintain(top, DATES[0], WriteOnce(point, lambda: write_hours(top, LATE)))
     assert list_ids(top) == expected_ids()
     maintain(top, DATES[0])
     assert list_ids(top) == expected_ids()
     assert days_and_hours(top)[0] == 1
+
+
+@pytest.mark.parametrize("point", [WRITTEN, CHANGED])
+def test_rows_that_come_while_a_day_is_moved_are_read_at_once(top, point):
+    for at in DATES[:2]:
+        maintain(top, at)
+    maintain(top, DATES[2], WriteOnce(point, lambda: write_day(top, LATE)))
+    assert list_ids(top) == expected_ids()
+    for at in (DATES[2], DATES[2] + timedelta(hours=2)):
+        maintain(top, at)
+        assert list_ids(top) == expected_ids()
+    assert [name.split("/")[1] for name in list_names(top)] == ["warm"]
+
+
+def test_rows_that_are_replaced_after_a_removal_was_killed_do_not_come_back(top):
+    maintain(top, DATES[0])
+    with pytest.raises(Killed):
+        maintain(top, DATES[1], WriteOnce(REMOVED, die))
+    assert days_and_hours(top)[1] > 0
+    write_day(top, LATE, keep=False)
+    maintain(top, DATES[1])
+    assert list_ids(top) == set(LATE["report_id"].to_pylist())
+    assert days_and_hours(top) == (1, 0)
 
 
 def test_rows_written_to_files_of_hours_after_the_seal_are_in_the_day_before_these_are_removed(top):
@@ -100,8 +129,7 @@ def test_a_file_that_was_there_and_is_rewritten_after_the_seal_is_merged_too(top
 def test_a_moved_day_that_is_rewritten_on_its_old_root_keeps_these_rows(top):
     for at in DATES[:3]:
         maintain(top, at)
-    path = next((top / "out" / REPORTS.name).rglob("day.parquet"))
-    path.write_bytes(encode_day_file(concat([read_file(path), LATE])))
+    write_day(top, LATE)
     maintain(top, DATES[2] + timedelta(hours=2))
     assert [name.split("/")[1] for name in list_names(top)] == ["warm"]
     assert list_ids(top) == expected_ids()

@@ -11,10 +11,11 @@ A *folder* is that of a table or of one of its window sizes: `kpi_reports`,
 """
 
 import json
-from collections.abc import Hashable, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
@@ -28,6 +29,7 @@ DAY_FILE = "day.parquet"
 HOT, WARM, COLD = "hot", "warm", "cold"
 TIERS = (HOT, WARM, COLD)
 """The roots of an output: the output itself, and two others."""
+MERGED = "merged"
 _VERSION = 1
 
 
@@ -42,10 +44,19 @@ class Place(NamedTuple):
     rows: int = 0
 
 
+class DayChange(NamedTuple):
+    """The new place of a day of a folder. `digest`: of what was read of the files of its old place."""
+
+    folder: str
+    day: date
+    place: Place
+    digest: str = ""
+
+
 class Replaced(NamedTuple):
     """Files that readers of an older ledger may still read: those of a day in a folder that were at a place,
     until the ledger was changed at `since`. `digest`: of what a seal or a move read of them; empty if that is
-    not known."""
+    not known; MERGED once their rows are known to be in the files that replaced them."""
 
     folder: str
     day: date
@@ -83,14 +94,32 @@ class Ledger:
         return day < self.expired_before.get(folder, date.min)
 
     def put_day(self, folder: str, day: date, place: Place, at: datetime, digest: str = "") -> Self:
-        """The ledger after a day got a new place at a moment; files of its old place are then replaced.
-        `digest`: of what was read of them."""
-        before = self.find(folder, day)
-        days = {**self.days, folder: {**self.days.get(folder, {}), day: place}}
-        replaced = tuple(each for each in self.replaced if not _is_at(each, folder, day, place))
-        if (before.sealed, before.tier) != (place.sealed, place.tier):
-            replaced = (*replaced, Replaced(folder, day, before.sealed, before.tier, at, digest))
-        return replace(self, days=days, replaced=replaced)
+        """As `put_days`, of one day."""
+        return self.put_days([DayChange(folder, day, place, digest)], at)
+
+    def put_days(self, changes: Sequence[DayChange], at: datetime) -> Self:
+        """The ledger after days, each named once, got new places at a moment; the files of their old places
+        are then replaced."""
+        days = {folder: dict(places) for folder, places in self.days.items()}
+        current = {(folder, day, place.sealed, place.tier) for folder, day, place, _ in changes}
+        replaced = [each for each in self.replaced if each[:4] not in current]
+        for folder, day, place, digest in changes:
+            before = self.find(folder, day)
+            days.setdefault(folder, {})[day] = place
+            if (before.sealed, before.tier) != (place.sealed, place.tier):
+                replaced.append(Replaced(folder, day, before.sealed, before.tier, at, digest))
+        return replace(self, days=days, replaced=tuple(replaced))
+
+    def find_replaced(self, folder: str, day: date, sealed: bool, tier: str) -> list[Replaced]:
+        """The replaced files of a day that are at a place."""
+        return self._replaced_at.get((folder, day, sealed, tier), [])
+
+    @cached_property
+    def _replaced_at(self) -> dict[tuple[str, date, bool, str], list[Replaced]]:
+        found = defaultdict[tuple[str, date, bool, str], list[Replaced]](list)
+        for each in self.replaced:
+            found[each[:4]].append(each)
+        return found
 
     def expire(self, folder: str, before: date, unsealed: frozenset[date], at: datetime) -> Self:
         """The ledger after the days of a folder before `before` expired at a moment.
@@ -109,10 +138,16 @@ class Ledger:
         expired = {**self.expired_before, folder: before}
         return replace(self, days=days, expired_before=expired, replaced=(*self.replaced, *gone))
 
+    def note_merged(self, merged: Sequence[Replaced]) -> Self:
+        """The ledger after the rows of replaced files are known to be in the files that replaced them."""
+        among = frozenset(merged)
+        noted = (each._replace(digest=MERGED) if each in among else each for each in self.replaced)
+        return replace(self, replaced=tuple(noted))
+
     def forget(self, *removed: Replaced) -> Self:
         """The ledger after replaced files were removed."""
-        left = tuple(each for each in self.replaced if each not in frozenset(removed))
-        return replace(self, replaced=left)
+        among = frozenset(removed)
+        return replace(self, replaced=tuple(each for each in self.replaced if each not in among))
 
     def put_roots(self, roots: Mapping[str, str]) -> Self:
         """The ledger with other URLs of WARM and COLD."""
@@ -198,10 +233,6 @@ def locate_day(folder: str, day: date) -> str:
 def now() -> datetime:
     """The moment of a change, to the second."""
     return datetime.now(UTC).replace(microsecond=0)
-
-
-def _is_at(replaced: Replaced, folder: str, day: date, place: Place) -> bool:
-    return replaced[:4] == (folder, day, place.sealed, place.tier)
 
 
 def _parse_days(days: Mapping[str, Any]) -> dict[date, Place]:
