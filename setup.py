@@ -13,7 +13,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["schemas*", "transforms*", "pipelines*", "runners*"]),
-    package_data={"schemas": ["*.json"], "pipelines.summary": ["*.html"], "pipelines.export": ["*.json"]},
+    package_data={
+        "schemas": ["*.json"],
+        "pipelines.summary": ["*.html"],
+        "pipelines.export": ["*.json"],
+        "pipelines.service.page": ["*.html", "*.css", "*.js", "*.svg"],
+    },
     install_requires=[
         "apache-beam>=2.77,<2.78",
         "pyarrow>=25,<26",

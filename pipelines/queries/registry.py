@@ -14,12 +14,14 @@ QUERIES: dict[str, Query] = {
         report_queries.AGENT_SUMMARY,
         report_queries.HOURLY_PATTERNS,
         report_queries.ANOMALIES,
+        report_queries.OUTLIERS,
         table_queries.AGGREGATES,
         table_queries.FLEET_WINDOWS,
         table_queries.FEATURES,
         table_queries.EXPERIMENT,
         table_queries.QUALITY,
         table_queries.QUARANTINE,
+        table_queries.QUARANTINE_CAUSES,
     )
 }
 

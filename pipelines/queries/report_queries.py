@@ -1,10 +1,10 @@
-"""The queries of reports: by task, agent, type and performance, summaries, patterns and anomalies."""
+"""The queries of reports: by task, agent, type and performance, summaries, anomalies and outliers."""
 
 import pyarrow as pa
 
 from pipelines.queries.query import Input, Kind, Order, Parameter, Query
 from schemas.readers.formats import TIME
-from schemas.tables import METRICS, REPORTS
+from schemas.tables import METRIC_COLUMNS, METRICS, REPORTS
 
 _REPORTS = (Input("reports", REPORTS),)
 _NEWEST = (Order("recorded_at", descending=True), Order("report_id"))
@@ -149,5 +149,48 @@ WHERE abs(latency_ms - baseline_latency) > $deviations * latency_stddev
         Parameter("baseline_to", "end of these reports; without both, those of the query", kind=Kind.TIME),
         Parameter("deviations", "how many standard deviations are far", kind=Kind.NUMBER, default=2.0),
         AGENT,
+    ),
+)
+
+_BASELINE = ("low_fence", "high_fence", "q1", "q3", "baseline_state")
+_MEASURED = ", ".join(
+    f"{{value_column: '{column}', value: {column}, "
+    + ", ".join(f"{name}: {metric}_{name}" for name in _BASELINE)
+    + f", is_outlier: is_{metric}_outlier}}"
+    for metric, column in METRIC_COLUMNS.items()
+)
+
+OUTLIERS = Query(
+    "outliers",
+    "values outside the fences of their agent's past hour, with these fences, newest first",
+    _REPORTS,
+    f"""
+SELECT * EXCLUDE (found), found.*
+FROM (
+    SELECT recorded_at, report_id, task_id, agent_id, target_agent_type, baseline_n,
+        unnest([{_MEASURED}]) AS found
+    FROM reports
+    WHERE {" OR ".join(_FLAGS)}
+)
+WHERE found.is_outlier""",
+    pa.schema(
+        [
+            *(REPORTS.schema.field(name) for name in ("recorded_at", "report_id", "task_id", "agent_id")),
+            *(REPORTS.schema.field(name) for name in ("target_agent_type", "baseline_n")),
+            ("value_column", pa.string()),
+            ("value", pa.float64()),
+            *((name, pa.float64()) for name in _BASELINE[:4]),
+            ("baseline_state", pa.string()),
+        ]
+    ),
+    (*_NEWEST, Order("value_column")),
+    (
+        AGENT,
+        Parameter(
+            "column",
+            "only values of this column",
+            "value_column = $column",
+            choices=tuple(METRIC_COLUMNS.values()),
+        ),
     ),
 )

@@ -110,3 +110,32 @@ WHERE $state = 'all' OR resolution IS NULL""",
         _SOURCE,
     ),
 )
+
+_EXAMPLE = "ORDER BY received_at DESC NULLS LAST, source, message_id"
+
+QUARANTINE_CAUSES = Query(
+    "quarantine-causes",
+    "how many rejected messages are open by cause, with the newest one of each, the most frequent first",
+    (Input("rejected", QUARANTINED),),
+    f"""
+SELECT coalesce(kind, 'kpi_report') AS kind, reason, rule, count(*) AS messages,
+    list(DISTINCT field ORDER BY field) FILTER (WHERE field IS NOT NULL) AS fields,
+    {", ".join(f"first({name} {_EXAMPLE}) AS {name}" for name in (*MESSAGE_KEY, "received_at", "message"))}
+FROM rejected
+WHERE resolution IS NULL
+GROUP BY ALL""",
+    pa.schema(
+        [
+            ("kind", pa.string()),
+            ("reason", pa.string()),
+            ("rule", pa.string()),
+            ("messages", pa.int64()),
+            ("fields", pa.list_(pa.string())),
+            *((name, pa.string()) for name in MESSAGE_KEY),
+            ("received_at", TIME),
+            ("message", pa.string()),
+        ]
+    ),
+    (Order("messages", descending=True), Order("kind"), Order("reason"), Order("rule")),
+    (Parameter("kind", "only this kind of message", "kind = $kind"),),
+)

@@ -8,12 +8,14 @@ import asyncio
 import threading
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import orjson
 import redis
 
 from pipelines.service.report_json import format_report
+from schemas.tables import METRICS
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection
 from transforms.redis.errors import explain_error
@@ -25,6 +27,7 @@ BEFORE_ALL: Id = (-1, 0)
 MOST_ENTRIES = 20_000
 MOST_BYTES = 64 << 20
 """Of the entries that are kept."""
+FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
 _BLOCK_MS = 500
 _BATCH = 1000
 _PAUSE_SECONDS = 1.0
@@ -62,6 +65,12 @@ class Entry:
         if key not in self._texts:
             self._texts[key] = self._make(*key)
         return self._texts[key]
+
+    @cached_property
+    def outcome(self) -> tuple[bool, bool]:
+        """Of a report: whether the task failed, and whether a value is an outlier."""
+        row = orjson.loads(self.data)
+        return row.get("error_details") is not None, any(row.get(name) for name in FLAGS)
 
     def _make(self, has_ids: bool, withheld: tuple[str, ...]) -> bytes:
         if self.gap is not None:

@@ -24,7 +24,7 @@ _ERROR = {
     "required": ["error", "fix"],
     "properties": {"error": {"type": "string"}, "fix": {"type": "string"}},
 }
-_TYPE_OF = {"/metrics": "application/openmetrics-text"}
+_TYPE_OF = {"/metrics": "application/openmetrics-text", "/": "text/html", "/page/{file}": "text/javascript"}
 _TEXTS = {"/kpi/export": export.PARAMETERS, "/kpi/stream": stream.PARAMETERS}
 """Parameters of the routes that are no queries, with what they mean."""
 

@@ -9,7 +9,9 @@ from pipelines.service.exchange import Exchange
 from pipelines.service.export import export
 from pipelines.service.health import say_alive, say_ready, show_metrics
 from pipelines.service.openapi import show_document
+from pipelines.service.page_files import show_page, show_page_file
 from pipelines.service.query_answers import answer_query, list_queries
+from pipelines.service.status import show_status
 from pipelines.service.stream import stream
 
 Handler = Callable[[web.Request, Exchange], Awaitable[web.StreamResponse]]
@@ -34,10 +36,13 @@ class Route:
 ROUTES = (
     Route("GET", "/healthz", say_alive, "probe", "Whether the process answers.", is_open=True),
     Route("GET", "/readyz", say_ready, "probe", "Whether the output can be read.", is_open=True),
+    Route("GET", "/", show_page, "page", "The page for people."),
+    Route("GET", "/page/{file}", show_page_file, "page", "A file of the page."),
     Route("GET", "/openapi.json", show_document, "read the document", "This document."),
     Route("GET", "/metrics", show_metrics, "metrics", "Metrics of the service, for Prometheus."),
     Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
     Route("GET", "/query/{name}", answer_query, "query", "A page of a named query."),
+    Route("GET", "/kpi/status", show_status, "status", "What became of all messages, by hour too."),
     Route("GET", "/kpi/export", export, "export", "Reports in numbered pages."),
     Route("GET", "/kpi/stream", stream, "stream", "Live reports, as a WebSocket."),
 )

@@ -12,6 +12,7 @@ from pipelines.service.arrivals import Arrivals
 from pipelines.service.guards import Guards
 from pipelines.service.live import LiveReports
 from pipelines.service.query_pool import QueryPool
+from pipelines.service.status import StatusCounts
 from pipelines.service.task_index import TaskIndex
 from transforms.sinks.parquet.output_files import OutputFiles
 
@@ -41,6 +42,7 @@ class Service:
         self.has_index = Event()
         self.index = TaskIndex(self.folder)
         self.means = Means(self.index.find, KeptConnections(self.folder, self.limits))
+        self.status = StatusCounts(self.folder)
         self.arrivals = Arrivals(self.folder, self.file_minutes)
 
     def start(self) -> None:

@@ -1,16 +1,18 @@
 """/kpi/stream: a WebSocket that gets each live report as it comes.
 
 Each message is one report, as Layer 4 sends it. With `entries=true` it is an object with the entry's id and
-all columns, and a client that comes again with `after=ID` goes on behind that entry.
+all columns, and a client that comes again with `after=ID` goes on behind that entry. With `counts=true` it
+has the numbers of reports by second, in place of each.
 """
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
+from typing import NamedTuple
 
 import orjson
 import redis
@@ -21,12 +23,14 @@ from pipelines.service.access.subject import Subject
 from pipelines.service.errors import HttpError
 from pipelines.service.exchange import Exchange
 from pipelines.service.live import BEFORE_ALL, Entry, Id, LiveReports, format_id, parse_id
+from pipelines.service.live_counts import COUNT_SECONDS, write_counts
 from schemas.tables import REPORTS
 from transforms.core.events import CLIENT_DROPPED, log_event
 
 PARAMETERS = {
     "entries": "true: objects with the id of the entry and all columns, in place of Layer 4's reports",
-    "after": "with entries=true: go on behind the entry with this id",
+    "counts": "true: how many reports there were in each second, in place of the reports",
+    "after": "with entries=true or counts=true: go on behind the entry with this id",
 }
 MOST_SOCKETS = 500
 PING_SECONDS = 20.0
@@ -44,11 +48,18 @@ class _Ended(Exception):  # noqa: N818
         self.code = code
 
 
+class _Asked(NamedTuple):
+    """What a client wants: messages with ids (entries or counts), counts, and after which entry."""
+
+    has_ids: bool
+    is_counted: bool
+    after: Id | None
+
+
 async def stream(request: web.Request, exchange: Exchange) -> web.StreamResponse:
     """Follow the live reports until the client leaves or is dropped."""
     live = _require_live(exchange)
-    has_ids, after = _parse(request)
-    socket = _Socket(live, exchange, has_ids, after)
+    socket = _Socket(live, exchange, _parse(request))
     if exchange.service.sockets >= MOST_SOCKETS:
         raise HttpError(
             HTTPStatus.SERVICE_UNAVAILABLE, "too many sockets are open", "come later", {"Retry-After": "10"}
@@ -100,8 +111,8 @@ async def _run(
 class _Socket:
     """Sends entries; it keeps the id of the last one and nothing else."""
 
-    def __init__(self, live: LiveReports, exchange: Exchange, has_ids: bool, after: Id | None) -> None:
-        self._live, self._exchange, self._has_ids = live, exchange, has_ids
+    def __init__(self, live: LiveReports, exchange: Exchange, asked: _Asked) -> None:
+        self._live, self._exchange, self._asked, after = live, exchange, asked, asked.after
         columns = REPORTS.schema.names
         self._withheld = tuple(exchange.rights.split(REPORTS.name, columns)[1])
         self._resumes = after is not None
@@ -114,17 +125,33 @@ class _Socket:
         Raises:
             _Ended: the client is too slow, or entries are gone, and it takes no gap.
         """
-        if self._has_ids:
+        if self._asked.has_ids:
             start = {"type": "start", "after": format_id(self._after)}
             listed = {"withheld": self._withheld} if self._withheld else {}
             await self._write(write, orjson.dumps(start | listed))
         while True:
-            for entry in await self._take():
-                if entry.gap is not None and not self._has_ids:
-                    raise _Ended(WSCloseCode.TRY_AGAIN_LATER, "reports are missing here; read /kpi/export")
-                await self._write(write, entry.write(self._has_ids, self._withheld))
-                self._after = entry.id
-                self._exchange.rows += entry.gap is None
+            entries = await self._take()
+            for message in self._write_messages(entries):
+                await self._write(write, message)
+            if self._asked.is_counted:
+                self._move(entries)
+                await asyncio.sleep(COUNT_SECONDS)
+
+    def _write_messages(self, entries: Sequence[Entry]) -> Iterable[bytes]:
+        """The messages of some entries; the place moves on behind each report that was sent."""
+        if self._asked.is_counted:
+            yield from write_counts(entries, self._withheld)
+            return
+        for entry in entries:
+            if entry.gap is not None and not self._asked.has_ids:
+                raise _Ended(WSCloseCode.TRY_AGAIN_LATER, "reports are missing here; read /kpi/export")
+            yield entry.write(self._asked.has_ids, self._withheld)
+            self._move([entry])
+
+    def _move(self, entries: Sequence[Entry]) -> None:
+        """Count entries that were sent, and go on behind them."""
+        self._after = entries[-1].id
+        self._exchange.rows += sum(entry.gap is None for entry in entries)
 
     async def _take(self) -> list[Entry]:
         """The next entries, at least one."""
@@ -206,7 +233,7 @@ def _require_live(exchange: Exchange) -> LiveReports:
     return live
 
 
-def _parse(request: web.Request) -> tuple[bool, Id | None]:
+def _parse(request: web.Request) -> _Asked:
     query = request.query
     for name in query:
         if name not in PARAMETERS or len(query.getall(name)) > 1:
@@ -215,15 +242,24 @@ def _parse(request: web.Request) -> tuple[bool, Id | None]:
                 f"the stream cannot use {name[:50]} so",
                 f"give {', '.join(PARAMETERS)}, each once",
             )
-    has_ids = query.get("entries", "false")
-    if has_ids not in ("true", "false"):
-        raise HttpError(HTTPStatus.BAD_REQUEST, "entries is true or false", "give entries=true")
-    if "after" not in query:
-        return has_ids == "true", None
-    if has_ids != "true":
-        raise HttpError(HTTPStatus.BAD_REQUEST, "after needs entries", "give entries=true too")
+    chosen = []
+    for name in ("entries", "counts"):
+        if query.get(name, "false") not in ("true", "false"):
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"{name} is true or false", f"give {name}=true")
+        chosen += [name] * (query.get(name) == "true")
+    if len(chosen) > 1:
+        raise HttpError(HTTPStatus.BAD_REQUEST, "entries and counts are two things", "give one of them")
+    after = None
+    if "after" in query:
+        if not chosen:
+            raise HttpError(HTTPStatus.BAD_REQUEST, "after needs entries or counts", "give entries=true too")
+        after = _parse_after(query["after"])
+    return _Asked(bool(chosen), "counts" in chosen, after)
+
+
+def _parse_after(text: str) -> Id:
     try:
-        return True, parse_id(query["after"])
+        return parse_id(text)
     except ValueError as error:
         raise HttpError(
             HTTPStatus.BAD_REQUEST, "after is not the id of an entry", "give the id of a message before"

@@ -18,7 +18,7 @@ from schemas.access import CLASSES, AccessClass
 
 UNKNOWN = "unknown"
 """The action of a path that no route has: the answer is 404."""
-_READ = frozenset({UNKNOWN, "list queries", "query", "read the document"})
+_READ = frozenset({UNKNOWN, "page", "list queries", "query", "read the document"})
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Role:
 
 ROLES: Mapping[str, Role] = {
     "monitoring": Role(_READ | {"metrics"}, AccessClass.PUBLIC),
-    "kpi-consumer": Role(_READ | {"export", "stream"}, AccessClass.INTERNAL),
-    "optimization-admin": Role(_READ | {"metrics", "export", "stream"}, AccessClass.CONFIDENTIAL),
+    "kpi-consumer": Role(_READ | {"status", "export", "stream"}, AccessClass.INTERNAL),
+    "optimization-admin": Role(_READ | {"metrics", "status", "export", "stream"}, AccessClass.CONFIDENTIAL),
 }
 """The roles by name. An action that a role does not name is refused."""
 _NAMES = ("DNS", "URI", "EMAIL", "IP")

@@ -15,6 +15,7 @@ from pipelines.settings import Settings
 from schemas.tables import AGGREGATIONS, FLEET, LAYOUT_VERSION, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import store
 from transforms.core.time_range import Span
+from transforms.derived.data_quality import COUNTS
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.features import FEATURES
 
@@ -22,6 +23,7 @@ START = datetime(2025, 10, 20, 20, tzinfo=UTC)
 HOURS = 12
 FILE_MINUTES = 10
 EVER = Span()
+NO_COUNTS = dict.fromkeys(COUNTS, 0)
 TYPES = ("gpu", "cpu")
 AGENTS = tuple(f"agent {number}" for number in range(5))
 
@@ -42,7 +44,7 @@ def make_output(folder: Path) -> Path:
     store(folder, AGGREGATIONS, [window for start in starts for window in make_windows(start)])
     store(folder, FLEET, [each for start in starts for each in make_fleet_windows(start)])
     quality = [
-        {"granularity": size, "source": source, "time_window_start": start, "verdict": "met"}
+        {"granularity": size, "source": source, "time_window_start": start, "verdict": "met", **NO_COUNTS}
         for size in ("1m", "1h")
         for source in ("a", "b")
         for start in (None, *starts[::2])
@@ -70,10 +72,14 @@ def make_report(number: int, chance: Random) -> dict[str, Any]:
         "received_at": at,
         "latency_ms": float(chance.randrange(100, 120)) + (500 if number % 50 == 0 else 0),
         "accuracy": chance.randrange(80, 99) / 100,
+        "is_latency_outlier": number % 50 == 0,
+        "is_accuracy_outlier": number % 100 == 0,
         "custom_metrics": {"tokens": 1.5},
         "error_details": "=1+1" if number % 2 else None,
         "network_bytes": -number,
         "revision": 1,
+        "baseline_n": 60,
+        "latency_high_fence": 150.0,
     }
 
 

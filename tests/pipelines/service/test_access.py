@@ -199,7 +199,14 @@ def test_an_answer_has_no_column_without_right(query: str, client: str, calm: Ho
 
 def test_paths_that_no_route_has_are_refused_to_everybody(calm: House) -> None:
     for client in (*ROLES, "granted"):
-        for path in ("/", "/nowhere", "/query", "/audit", "/%2e%2e/etc/passwd", "/kpi/export/../../roles"):
+        for path in (
+            "/page/../server.py",
+            "/nowhere",
+            "/query",
+            "/audit",
+            "/%2e%2e/etc/passwd",
+            "/kpi/export/../../roles",
+        ):
             assert calm.get(client, path).status in (403, 404)
 
 

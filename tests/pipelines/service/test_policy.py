@@ -107,6 +107,7 @@ def test_the_queries_withhold_exactly_this_from_a_consumer() -> None:
         "reports-by-task": {"custom_metrics", "error_details", "extra"},
         "features": {"agent_fitness_weight", "experiment", "variant"},
         "quarantine": {"payload_sha256", "field", "message"},
+        "quarantine-causes": {"fields", "message"},
     }
 
 

@@ -260,3 +260,34 @@ def test_a_redis_that_is_away_makes_the_service_not_ready(tmp_path: Path) -> Non
         assert service.get("/readyz").status == 503
         assert service.get("/kpi/stream").status == 503
         assert orjson.loads(service.get("/healthz").body) == {"alive": True}
+
+
+def test_counts_have_the_reports_of_each_second_and_resume(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    for at, fields in ((1000, {}), (1500, {"error_details": {"code": 1}}), (2001, {})):
+        (entry,) = format_reports(judge([report(at, **fields)]))
+        client.xadd(STREAM, entry, id=f"{at}-0")
+    first = {"second": 1, "reports": 2, "flagged": 0, "failed": 1}
+    second = {"second": 2, "reports": 1, "flagged": 0, "failed": 0}
+    with serve(tmp_path, server) as service:
+        wait_ready(service)
+
+        async def follow(after: str) -> list[Any]:
+            async with connect(service, f"?counts=true&after={after}") as socket:
+                return (await take(socket, 2))[1:]
+
+        assert asyncio.run(follow("1-0")) == [{"type": "counts", "id": "2001-0", "seconds": [first, second]}]
+        assert asyncio.run(follow("1500-0")) == [{"type": "counts", "id": "2001-0", "seconds": [second]}]
+        client.xtrim(STREAM, minid="2000-0", approximate=False)
+        (gap,) = asyncio.run(follow("1000-0"))
+        assert (gap["type"], gap["after"], gap["before"]) == ("gap", "1000-0", "2001-0")
+
+
+def test_counts_and_entries_are_not_asked_for_together(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    with serve(tmp_path, server) as service:
+        wait_ready(service)
+        assert service.get("/kpi/stream", counts="true", entries="true").status == 400
+        assert service.get("/kpi/stream", counts="maybe").status == 400

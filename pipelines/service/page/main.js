@@ -1,0 +1,39 @@
+// The page of `kpiflow serve`: each section is a module that gets its element and what all of them share.
+
+import { put, setText } from "./dom.js";
+import { mountFates } from "./fates.js";
+import { makeNotices } from "./notices.js";
+import { mountOutliers } from "./outliers.js";
+import { mountQuality } from "./quality.js";
+import { mountQuarantine } from "./quarantine.js";
+import { mountRates } from "./rates.js";
+import { watchStatus } from "./status.js";
+import { mountTheme } from "./theme.js";
+
+const find = (id) => document.getElementById(id);
+
+/** The state in the header: "live", "waiting" or "quiet", and what it means. */
+function makeConnection(element) {
+  return {
+    set(name, text) {
+      element.dataset.state = name;
+      setText(element, text);
+    },
+  };
+}
+
+mountTheme(find("theme"));
+const connection = makeConnection(find("connection"));
+const shared = { status: watchStatus(), notices: makeNotices(find("notices")), connection };
+shared.status.subscribe({
+  onStatus({ output }) {
+    put(find("output"), output);
+    document.title = `${output} · kpiflow`;
+  },
+  onError: (error) => error.status === 0 && connection.set("waiting", "the service does not answer"),
+});
+mountRates(find("rates"), shared);
+mountFates(find("fates"), shared);
+mountOutliers(find("outliers"), shared);
+mountQuality(find("quality"));
+mountQuarantine(find("quarantine"), shared);

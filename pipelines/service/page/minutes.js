@@ -1,0 +1,56 @@
+// The newest hour by minute, from the windows over all agents: what the tables have, also without a live stream.
+
+import { ask } from "./ask.js";
+import { makeBars } from "./bars.js";
+import { el, setText } from "./dom.js";
+import { formatCount, formatMeasure, formatMinute, formatShare } from "./format.js";
+import { makeErrorLine } from "./notices.js";
+import { poll } from "./poll.js";
+
+const SECONDS = 60;
+const MINUTE_MS = 60_000;
+const MINUTES = 60;
+const MOST_ROWS = 1000;
+
+export function mountMinutes(section, status) {
+  const problem = makeErrorLine();
+  const chart = makeBars(["ok", "bad"], (most) => `${formatCount(most)} a minute`);
+  const facts = el("p", { class: "facts" });
+  const element = el("div", { class: "minutes", hidden: true }, el("h3", {}, "The newest hour by minute, from the tables"), chart.element, facts);
+  section.append(element, problem.line);
+  let last = null;
+  status.subscribe({ onStatus: (answer) => (last = answer.last) });
+
+  async function refresh() {
+    const from = new Date((last ? new Date(last).getTime() : Date.now()) - MINUTES * MINUTE_MS).toISOString();
+    const { rows } = await ask("/query/fleet", { granularity: "1m", from, limit: MOST_ROWS });
+    problem.clear();
+    element.hidden = rows.length === 0;
+    if (rows.length) show(chart, facts, rows);
+  }
+
+  status.first.then(() => poll(SECONDS, refresh, problem.show));
+}
+
+function show(chart, facts, rows) {
+  const newest = new Date(rows[0].time_window_start).getTime();
+  const minutes = Array.from({ length: MINUTES }, () => ({ tasks: 0, failed: 0 }));
+  for (const row of rows) {
+    const minute = minutes[MINUTES - 1 - Math.round((newest - new Date(row.time_window_start)) / MINUTE_MS)];
+    if (!minute) continue;
+    minute.tasks += row.task_count;
+    minute.failed += Math.round(row.task_count * (1 - row.success_rate));
+  }
+  const ends = [newest - (MINUTES - 1) * MINUTE_MS, newest].map((each) => formatMinute(each).slice(11));
+  const bars = minutes.map(({ tasks, failed }) => [tasks - failed, failed]);
+  const [tasks, failed] = ["tasks", "failed"].map((name) => minutes.reduce((sum, each) => sum + each[name], 0));
+  chart.draw(`Reports by minute from ${ends[0]} to ${ends[1]}: ${formatCount(tasks)} in all`, bars, ends);
+  setText(facts, `${formatCount(tasks)} reports, ${formatShare(tasks ? 1 - failed / tasks : null)} succeeded; `
+    + `the slowest twentieth of a minute took ${describeSlowest(rows)} or more, at the median.`);
+}
+
+/** The median over windows of the 95th percentile of latency. */
+function describeSlowest(rows) {
+  const sorted = rows.map((row) => row.latency_p95_ms).filter((each) => each !== null).sort((one, other) => one - other);
+  return sorted.length ? formatMeasure("latency_ms", sorted[Math.floor(sorted.length / 2)]) : "?";
+}

@@ -1,0 +1,50 @@
+// The details of an outlier: the explanation, the agent's hour, the report, and what people said of it.
+
+import { ask } from "./ask.js";
+import { el, put } from "./dom.js";
+import { formatMinute, formatNumber } from "./format.js";
+import { makeMarks } from "./marks.js";
+import { makeErrorLine, makeWithheld } from "./notices.js";
+import { drawHour } from "./outlier_pictures.js";
+import { explain } from "./outlier_words.js";
+
+const LOOKBACK_MS = 62 * 60_000; // the hour of the baseline, and the minutes by which it is rounded
+const MOST_DOTS = 600;
+// Columns that the explanation shows already, or that are about storage.
+const LEFT_OUT = /_fence$|_q1$|_q3$|^is_|_state$|^baseline_n$|^revision$|^schema_version$/;
+
+export function makeDetails(row, onMark) {
+  const picture = el("div");
+  const report = el("div");
+  const problem = makeErrorLine();
+  const element = el("div", { class: "details" }, el("p", { class: "words" }, explain(row)), picture,
+    makeMarks(row, onMark), report, problem.line);
+  Promise.all([showHour(row, picture), showReport(row, report)]).catch(problem.show);
+  return element;
+}
+
+async function showHour(row, target) {
+  const at = new Date(row.recorded_at).getTime();
+  const { rows } = await ask("/query/agent-over-time", {
+    agent_id: row.agent_id, from: new Date(at - LOOKBACK_MS).toISOString(), to: row.recorded_at, limit: MOST_DOTS,
+  });
+  put(target, drawHour(row, rows));
+}
+
+async function showReport(row, target) {
+  const at = new Date(row.recorded_at).getTime();
+  const { rows, withheld } = await ask("/query/reports-by-task", {
+    task_id: row.task_id, from: new Date(at - 1000).toISOString(), to: new Date(at + 1000).toISOString(),
+  });
+  const found = rows.find((each) => each.report_id === row.report_id);
+  const pairs = Object.entries(found ?? {}).filter(([name, value]) => value !== null && !LEFT_OUT.test(name));
+  put(target, el("details", { class: "report" }, el("summary", {}, "The whole report"),
+    el("dl", {}, pairs.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, format(name, value))))),
+    makeWithheld(withheld)));
+}
+
+function format(name, value) {
+  if (typeof value === "number") return formatNumber(value);
+  if (name.endsWith("_at")) return formatMinute(value);
+  return typeof value === "object" ? JSON.stringify(value) : value;
+}
