@@ -104,6 +104,10 @@ _COLUMNS: dict[str, dict[AccessClass, str]] = {
     },
     "inconsistencies": {_INTERNAL: _INCONSISTENCY, _RESTRICTED: "evidence"},
     "resolutions": {_INTERNAL: f"{_INCONSISTENCY} resolved_at resolved_by", _RESTRICTED: "evidence"},
+    "marks": {
+        _INTERNAL: "marked_at report_id column verdict marked_by value agent_id task_id recorded_at replaces",
+        _RESTRICTED: "note",
+    },
     "data_quality": {
         _INTERNAL: "granularity source time_window_start time_window_end verdict received incomplete checked "
         "inaccurate timed timely related consistent completeness accuracy timeliness consistency "

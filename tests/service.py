@@ -54,11 +54,18 @@ class RunningService:
         asked = urlencode({name.rstrip("_"): value for name, value in query.items()})
         return self.request("GET", f"{path}?{asked}" if asked else path, headers)
 
-    def request(self, method: str, target: str, headers: dict[str, str] | None = None) -> Reply:
+    def post(self, path: str, content: Any, **headers: str) -> Reply:
+        """Send JSON to a path."""
+        headers = {"Content-Type": "application/json", **headers}
+        return self.request("POST", path, headers, json.dumps(content).encode())
+
+    def request(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> Reply:
         """Send a request."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
         try:
-            connection.request(method, target, headers=headers or {})
+            connection.request(method, target, body, headers or {})
             response = connection.getresponse()
             return Reply(response.status, dict(response.getheaders()), response.read())
         finally:

@@ -54,8 +54,8 @@ def write_condition(order: Sequence[Order], values: Sequence[Any]) -> tuple[str,
     for each, value, name in zip(order, values, names):
         if value is not None:
             sign = "<" if each.descending else ">"
-            choices.append(f"({equal}({each.column} {sign} ${name} OR {each.column} IS NULL))")
-        equal += f"{each.column} IS NOT DISTINCT FROM ${name} AND "
+            choices.append(f'({equal}("{each.column}" {sign} ${name} OR "{each.column}" IS NULL))')
+        equal += f'"{each.column}" IS NOT DISTINCT FROM ${name} AND '
     return f"({' OR '.join(choices) or 'false'})", dict(zip(names, values))
 
 

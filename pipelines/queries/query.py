@@ -5,7 +5,7 @@ was asked for. Values reach it as bound parameters (`$agent_id`), never as text.
 the conditions of the parameters that were given, the order, the place of the cursor and the limit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -78,6 +78,24 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Lookup:
+    """A column that the rows of a page get from another table; null where it has nothing on them.
+
+    `input`: the view, of all times. `key`: the column by which rows find theirs. `sql`: from the view, one
+    row for each key, with the key and the column.
+    """
+
+    column: str
+    input: Input
+    key: str
+    sql: str
+
+    def join(self, rows: str) -> str:
+        """SQL of rows with the column."""
+        return f"SELECT * FROM ({rows}) LEFT JOIN ({self.sql}) USING ({self.key})"
+
+
+@dataclass(frozen=True)
 class Order:
     """A column by which a result is sorted. Nulls come last, whatever the direction."""
 
@@ -90,7 +108,7 @@ class Query:
     """A named query.
 
     `columns`: those of the result, in order. `order`: no two rows of a result are equal in all its columns,
-    so that they make the key of a cursor.
+    so that they make the key of a cursor. `lookup`: gives the last column, which `sql` does not have.
     """
 
     name: str
@@ -100,6 +118,11 @@ class Query:
     columns: pa.Schema
     order: tuple[Order, ...]
     parameters: tuple[Parameter, ...] = ()
+    lookup: Lookup | None = None
+
+    def find_lookup(self, columns: Collection[str]) -> Lookup | None:
+        """The lookup that makes one of these columns."""
+        return self.lookup if self.lookup and self.lookup.column in columns else None
 
     def parse(self, given: Mapping[str, str]) -> dict[str, Value | None]:
         """The value of each parameter, None where there is none.
@@ -118,6 +141,11 @@ class Query:
             name: parameter.parse(given[name]) if name in given else parameter.default
             for name, parameter in known.items()
         }
+
+
+def list_inputs(query: Query) -> list[Input]:
+    """All views of a query."""
+    return [*query.inputs, *([query.lookup.input] if query.lookup else [])]
 
 
 def name_nearest(name: str, known: list[str]) -> str:

@@ -22,6 +22,7 @@ QUERIES: dict[str, Query] = {
         table_queries.QUALITY,
         table_queries.QUARANTINE,
         table_queries.QUARANTINE_CAUSES,
+        table_queries.MARKED,
     )
 }
 

@@ -2,7 +2,8 @@
 
 import pyarrow as pa
 
-from pipelines.queries.query import Input, Kind, Order, Parameter, Query
+from pipelines.queries.query import Input, Kind, Lookup, Order, Parameter, Query
+from schemas.marks import MARKS
 from schemas.readers.formats import TIME
 from schemas.tables import METRIC_COLUMNS, METRICS, REPORTS
 
@@ -22,6 +23,18 @@ AGENT = Parameter("agent_id", "only this agent", "agent_id = $agent_id")
 _EXACT_ACCURACY = "sum(round(accuracy * 1e12)::HUGEINT)::DOUBLE / count(*) / 1e12"
 """The mean accuracy. The sum is of integers, so that it does not depend on the order of rows: a cursor
 compares it with the one of the page before."""
+
+_MARK = Lookup(
+    "mark",
+    Input("marks", MARKS),
+    "report_id",
+    """
+SELECT report_id, map_from_entries(list((marks.column, verdict) ORDER BY marks.column)) AS mark
+FROM marks
+WHERE marked_at NOT IN (SELECT replaces FROM marks WHERE replaces IS NOT NULL)
+GROUP BY report_id""",
+)
+"""The newest verdict on each marked column of a report."""
 
 REPORTS_BY_TASK = Query(
     "reports-by-task",
@@ -141,6 +154,7 @@ WHERE abs(latency_ms - baseline_latency) > $deviations * latency_stddev
             ("latency_stddev", pa.float64()),
             ("baseline_accuracy", pa.float64()),
             ("accuracy_stddev", pa.float64()),
+            (_MARK.column, pa.map_(pa.string(), pa.string())),
         ]
     ),
     _NEWEST,
@@ -150,6 +164,7 @@ WHERE abs(latency_ms - baseline_latency) > $deviations * latency_stddev
         Parameter("deviations", "how many standard deviations are far", kind=Kind.NUMBER, default=2.0),
         AGENT,
     ),
+    _MARK,
 )
 
 _BASELINE = ("low_fence", "high_fence", "q1", "q3", "baseline_state")

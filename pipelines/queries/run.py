@@ -1,6 +1,5 @@
 """Runs a named query over an output folder."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,16 +12,18 @@ import pyarrow as pa
 
 from pipelines.failures import RunFailed
 from pipelines.queries.connections import DESCRIPTORS, Connect, connect_once
-from pipelines.queries.cursor import format_cursor, parse_cursor, write_condition
+from pipelines.queries.cursor import format_cursor, parse_cursor
 from pipelines.queries.limits import USUAL, Limits
 from pipelines.queries.open_files import explain_storage_errors, open_files
 from pipelines.queries.query import Input, Query, Value
+from pipelines.queries.statement import Statement, write_statement, write_view
 from pipelines.queries.stop import QueryStopped, Stop
+from schemas.marks import MARKS
 from schemas.partitioning import format_window_folder
 from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
+from transforms.sinks.parquet.mark_files import list_mark_files
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
-from transforms.sinks.parquet.parquet_file import is_encrypted, open_dataset
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -94,12 +95,15 @@ def run_query(
     stop = stop or Stop()
     asked = {"from": span.start, "to": span.end, **parameters}
     after = None if cursor is None else parse_cursor(query, asked, cursor)
+    columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
     spans = {each: _choose_span(query, each, parameters, span, after) for each in query.inputs}
+    if lookup := query.find_lookup(columns.names):
+        spans[lookup.input] = Span()
     with explain_storage_errors():
         files = OutputFiles.of(folder)
         chosen = {
-            each: _list_input(files, each, parameters, spans[each], file_minutes, means.find)
-            for each in query.inputs
+            each: _list_input(files, each, parameters, within, file_minutes, means.find)
+            for each, within in spans.items()
         }
     distinct = list(dict.fromkeys(file for listed in chosen.values() for file in listed))
     with (
@@ -109,15 +113,15 @@ def run_query(
         stop.watch(connection),
     ):
         views = {}
-        for each in query.inputs:
+        for each, within in spans.items():
             descriptors = [opened[file] for file in chosen[each] if file in opened]
             if query.order[0].descending:
                 descriptors.reverse()  # DuckDB skips what is older than the rows that it has
-            view = _write_view(connection, each, descriptors, spans[each])
+            view = write_view(connection, each, descriptors, within)
             views[each.name] = f"{view} AND ({part.conditions.get(each.table.name, 'true')})"
         stop.check()
-        columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
-        found = _select(connection, query, columns, views, parameters, after, limits.rows + 1)
+        statement = write_statement(query, columns.names, views, parameters, after, limits.rows + 1)
+        found = _select(connection, statement, columns)
     return _make_answer(query, asked, found, limits.rows, len(opened))
 
 
@@ -148,6 +152,8 @@ def _list_input(
     find: Find,
 ) -> list[OutputFile]:
     """The files of a table that may have rows in the span; those without a time come first."""
+    if source.table is MARKS:
+        return list_mark_files(files.hot)
     found = find(files, source, parameters, span)
     if found is not None:
         return found
@@ -157,74 +163,8 @@ def _list_input(
     return files.list_untimed(source.table) + files.list_span(below, span, file_minutes)
 
 
-def _write_view(
-    connection: duckdb.DuckDBPyConnection, source: Input, descriptors: Sequence[int], span: Span
-) -> str:
-    """SQL of an input over open files, in the columns of its table; one that they lack is null."""
-    paths = [Path(f"{DESCRIPTORS}{number}") for number in descriptors]
-    if not paths:
-        text = _write_empty(connection, source)
-    elif is_encrypted(paths[0]):
-        connection.register(f"stored_{source.name}", open_dataset(paths, source.table.schema))
-        text = f"SELECT * FROM stored_{source.name}"
-    else:
-        listed = list(map(str, paths))
-        files = f"read_parquet({listed}, union_by_name = true, hive_partitioning = false)"
-        present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}
-        names = [name for name in source.table.schema.names if name in present]
-        columns = ", ".join(f'"{name}"' for name in names)
-        text = f"SELECT {columns} FROM {files}"
-        if len(names) < len(source.table.schema):
-            text = f"SELECT * FROM ({text}) UNION ALL BY NAME {_write_empty(connection, source)}"
-    return f"SELECT * FROM ({text}) WHERE {_within(source, span)}"
-
-
-def _write_empty(connection: duckdb.DuckDBPyConnection, source: Input) -> str:
-    """SQL of no rows in the columns of a table. To register them takes 2 ms."""
-    name = f"empty_{source.name}"
-    connection.register(name, source.table.schema.empty_table())
-    return f"SELECT * FROM {name}"
-
-
-def _within(source: Input, span: Span) -> str:
-    """SQL: whether a row of the table is in the span."""
-    bounds = []
-    for sign, moment in ((">=", span.start), ("<", span.end)):
-        if moment is not None:
-            bounds.append(f"{source.table.time} {sign} '{moment.isoformat()}'::TIMESTAMPTZ")
-    return f"(({' AND '.join(bounds)}) OR {source.table.time} IS NULL)" if bounds else "true"
-
-
-def _select(
-    connection: duckdb.DuckDBPyConnection,
-    query: Query,
-    columns: pa.Schema,
-    views: Mapping[str, str],
-    parameters: Mapping[str, Value | None],
-    after: Sequence[Any] | None,
-    count: int,
-) -> pa.Table:
-    """The first `count` rows of the result after a place in it."""
-    conditions = [
-        each.condition for each in query.parameters if each.condition and parameters[each.name] is not None
-    ]
-    bound: dict[str, Any] = {}
-    if after is not None:
-        condition, bound = write_condition(query.order, after)
-        conditions.append(condition)
-    names = ", ".join(f'"{name}"' for name in columns.names)
-    order = ", ".join(
-        f"{each.column} {'DESC' if each.descending else 'ASC'} NULLS LAST" for each in query.order
-    )
-    inputs = ", ".join(f"{name} AS ({text})" for name, text in views.items())
-    text = (
-        f"WITH {inputs} SELECT {names} FROM ({query.sql}) WHERE {' AND '.join(conditions) or 'true'} "
-        f"ORDER BY {order} LIMIT {count}"
-    )
-    values = {**parameters, **bound}
-    used = set(re.findall(r"\$(\w+)", text))
-    chosen = {name: value for name, value in values.items() if name in used}
-    rows = connection.sql(text, params=chosen).to_arrow_table()
+def _select(connection: duckdb.DuckDBPyConnection, statement: Statement, columns: pa.Schema) -> pa.Table:
+    rows = connection.sql(statement.text, params=statement.values).to_arrow_table()
     return pa.Table.from_batches([conform(batch, columns) for batch in rows.to_batches()], columns)
 
 

@@ -4,6 +4,7 @@ import pyarrow as pa
 
 from pipelines.queries.query import Input, Order, Parameter, Query
 from pipelines.queries.report_queries import AGENT
+from schemas.marks import FLAGS, MARKS, VERDICTS
 from schemas.tables import (
     AGGREGATIONS,
     FLEET,
@@ -138,4 +139,24 @@ GROUP BY ALL""",
     ),
     (Order("messages", descending=True), Order("kind"), Order("reason"), Order("rule")),
     (Parameter("kind", "only this kind of message", "kind = $kind"),),
+)
+
+MARKED = Query(
+    "marks",
+    "what people said of flagged values, newest first",
+    (Input("marks", MARKS),),
+    """
+SELECT * FROM marks
+WHERE $state = 'all' OR marked_at NOT IN (SELECT replaces FROM marks WHERE replaces IS NOT NULL)""",
+    MARKS.schema,
+    (Order("marked_at", descending=True),),
+    (
+        Parameter(
+            "state", "of each value the newest mark, or all", choices=("current", "all"), default="current"
+        ),
+        Parameter("report_id", "only of this report", "report_id = $report_id"),
+        Parameter("column", "only of this column of reports", '"column" = $column', choices=tuple(FLAGS)),
+        Parameter("verdict", "only this verdict", "verdict = $verdict", choices=VERDICTS),
+        AGENT,
+    ),
 )

@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Exchange:
-    """What a handler gets beside the request. It sets `rows` to the number of rows that it sends."""
+    """What a handler gets beside the request. It sets `rows` to the number of rows that it sends.
+
+    `body`: what was sent to a route that takes something.
+    """
 
     service: "Service"
     subject: Subject
     rights: Rights
+    body: bytes = b""
     rows: int = 0

@@ -1,8 +1,9 @@
 """The OpenAPI document: made from the table of routes and the parameters of the queries."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import web
 
 from pipelines.queries.query import Kind, Parameter, Query
@@ -11,6 +12,9 @@ from pipelines.service import export, stream
 from pipelines.service.content_types import CONTENT_TYPES
 from pipelines.service.exchange import Exchange
 from pipelines.service.query_answers import OF_ALL
+
+if TYPE_CHECKING:
+    from pipelines.service.routes import Route
 
 QUERY_PATH = "/query/{name}"
 _TYPES: dict[Kind, dict[str, str]] = {
@@ -45,20 +49,29 @@ def make_document() -> dict[str, Any]:
                 path = route.path.replace("{name}", query.name)
                 paths[path] = {route.method.lower(): _describe_query(query)}
         else:
-            paths.setdefault(route.path, {})[route.method.lower()] = {
-                "summary": route.summary,
-                "parameters": [
-                    _describe_parameter(Parameter(name, text))
-                    for name, text in _TEXTS.get(route.path, {}).items()
-                ],
-                "responses": _describe_responses({_TYPE_OF.get(route.path, "application/json"): {}}),
-            }
+            paths.setdefault(route.path, {})[route.method.lower()] = _describe_route(route)
     return {
         "openapi": "3.1.0",
         "info": {"title": "kpiflow serve", "version": version("kpiflow")},
         "paths": paths,
         "components": {"schemas": {"Error": _ERROR}},
     }
+
+
+def _describe_route(route: "Route") -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "summary": route.summary,
+        "parameters": [
+            _describe_parameter(Parameter(name, text)) for name, text in _TEXTS.get(route.path, {}).items()
+        ],
+        "responses": _describe_responses({_TYPE_OF.get(route.path, "application/json"): {}}),
+    }
+    if route.takes is not None:
+        (schema,), components = msgspec.json.schema_components([route.takes])
+        body = {"application/json": {"schema": components[schema["$ref"].rpartition("/")[2]]}}
+        described["requestBody"] = {"required": True, "content": body}
+        described["responses"]["201"] = described["responses"]["200"]
+    return described
 
 
 def _describe_query(query: Query) -> dict[str, Any]:

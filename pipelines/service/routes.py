@@ -3,11 +3,13 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from pipelines.service.exchange import Exchange
 from pipelines.service.export import export
 from pipelines.service.health import say_alive, say_ready, show_metrics
+from pipelines.service.marks import Mark, mark
 from pipelines.service.openapi import show_document
 from pipelines.service.page_files import show_page, show_page_file
 from pipelines.service.query_answers import answer_query, list_queries
@@ -22,7 +24,7 @@ class Route:
     """One route.
 
     `action`: what access and audit call it. `is_open`: for probes, which show no certificate; nothing is
-    checked or recorded.
+    checked or recorded. `takes`: the type of the JSON that is sent to it.
     """
 
     method: str
@@ -31,6 +33,7 @@ class Route:
     action: str
     summary: str
     is_open: bool = False
+    takes: type[msgspec.Struct] | None = None
 
 
 ROUTES = (
@@ -45,4 +48,5 @@ ROUTES = (
     Route("GET", "/kpi/status", show_status, "status", "What became of all messages, by hour too."),
     Route("GET", "/kpi/export", export, "export", "Reports in numbered pages."),
     Route("GET", "/kpi/stream", stream, "stream", "Live reports, as a WebSocket."),
+    Route("POST", "/kpi/marks", mark, "mark", "Mark a flagged value as verified or false.", takes=Mark),
 )

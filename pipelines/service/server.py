@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -29,6 +30,9 @@ from transforms.core.events import REQUEST_FAILED, log_event
 SERVICE = web.AppKey("service", Service)
 IDLE_SECONDS = 75.0
 """A connection without a whole request for so long is closed: anybody can open one."""
+LARGEST_BODY = 16_384
+BODY_SECONDS, LINGER_SECONDS = 10.0, 1.0
+"""So long a body is waited for; the rest of one that was refused is read and dropped."""
 _ROUTE = "route"
 _EXCHANGE = web.RequestKey("exchange", Exchange)
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -45,7 +49,7 @@ def make_application(service: Service) -> web.Application:
     """The application of a service. What each query is made of is found now: no request waits for it."""
     for query in QUERIES.values():
         trace(query)
-    app = web.Application(middlewares=[_explain_errors, _check_host, _guard])
+    app = web.Application(middlewares=[_explain_errors, _check_host, _guard], client_max_size=LARGEST_BODY)
     app[SERVICE] = service
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _attach(route))
@@ -108,9 +112,9 @@ async def _guard(request: web.Request, handler: _Next) -> web.StreamResponse:
         return await handler(request)
     action = route.action if route else UNKNOWN
     with _explain_unrecorded():
-        subject, rights = await _admit(request, service, action)
-        entry = await service.guards.audit.begin(subject, action, request.path_qs)
-    exchange = request[_EXCHANGE] = Exchange(service, subject, rights)
+        exchange = request[_EXCHANGE] = await _admit(request, service, route, action)
+        entry = await service.guards.audit.begin(exchange.subject, action, _describe(request, exchange))
+    subject = exchange.subject
     outcome = "cancelled"
     try:
         with watch_connection(request.transport, subject, service.guards.identify, entry, exchange):
@@ -134,8 +138,15 @@ async def _guard(request: web.Request, handler: _Next) -> web.StreamResponse:
 _NO_RIGHTS = Rights(STRANGER, AccessClass.PUBLIC, Masks(b""))
 
 
-async def _admit(request: web.Request, service: Service, action: str) -> tuple[Subject, Rights]:
-    """Who asks and its rights; a refusal is recorded.
+def _describe(request: web.Request, exchange: Exchange) -> Any:
+    """What the audit says of a request: its path, and what it sends."""
+    if not exchange.body:
+        return request.path_qs
+    return {"path": request.path_qs, "body": exchange.body.decode(errors="replace")}
+
+
+async def _admit(request: web.Request, service: Service, route: Route | None, action: str) -> Exchange:
+    """Who asks, with which rights, and what it sends; a refusal is recorded.
 
     Raises:
         HttpError: it may not ask.
@@ -146,7 +157,9 @@ async def _admit(request: web.Request, service: Service, action: str) -> tuple[S
         subject = _identify(request, service)
         _count(subject, service)
         _check_origin(request)
-        return subject, _authorise(subject, action, service)
+        rights = _authorise(subject, action, service)
+        body = await _read_body(request) if route is not None and route.takes else b""
+        return Exchange(service, subject, rights, body)
     except HttpError as error:
         guards.counts.refusals[str(int(error.status))] += 1
         if (skipped := guards.refusals.count(subject.name, request.remote or "", error.status)) is not None:
@@ -186,6 +199,22 @@ def _count(subject: Subject, service: Service) -> None:
         )
 
 
+async def _read_body(request: web.Request) -> bytes:
+    """What a request sends.
+
+    Raises:
+        HttpError: it is too large, or does not come.
+    """
+    try:
+        return await asyncio.wait_for(request.read(), BODY_SECONDS)
+    except web.HTTPRequestEntityTooLarge as error:
+        fix = f"send at most {LARGEST_BODY} bytes"
+        raise HttpError(error.status, "the body is too large", fix, {"Connection": "close"}) from error
+    except TimeoutError as error:
+        problem = f"the body did not come within {BODY_SECONDS:g} s"
+        raise HttpError(408, problem, "send it at once", {"Connection": "close"}) from error
+
+
 def _authorise(subject: Subject, action: str, service: Service) -> Rights:
     try:
         return service.guards.policy.decide(subject, action)
@@ -212,6 +241,7 @@ async def listen(
         shutdown_timeout=2.0,
         handler_cancellation=True,
         keepalive_timeout=IDLE_SECONDS,
+        lingering_time=LINGER_SECONDS,
     )
     await runner.setup()
     service.start()

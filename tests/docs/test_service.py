@@ -44,13 +44,13 @@ def test_a_line_of_curl_gets_its_answer(line: str, service: RunningService, tmp_
     assert printed or (tmp_path / "summary.parquet").stat().st_size > 0
 
 
-def test_the_python_program_runs(service: RunningService, tmp_path: Path) -> None:
-    (program,) = fenced("python")
+@pytest.mark.parametrize("program", fenced("python"))
+def test_a_python_program_runs(program: str, service: RunningService, tmp_path: Path) -> None:
     run([sys.executable, "-c", program], service, tmp_path)
 
 
 def test_every_route_is_listed() -> None:
-    listed = re.findall(r"^\| `(GET [^`]+)` \|", PAGE, flags=re.MULTILINE)
+    listed = re.findall(r"^\| `((?:GET|POST) /[^`]+)` \|", PAGE, flags=re.MULTILINE)
     assert sorted(listed) == sorted(f"{route.method} {route.path}" for route in ROUTES)
 
 

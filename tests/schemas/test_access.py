@@ -3,12 +3,13 @@
 import pytest
 
 from schemas.access import CLASSES, HASHES, AccessClass, find_class
+from schemas.marks import MARKS
 from schemas.tables import FLEET, TABLES, TRIMMED, Table
 from transforms.derived.registry import DERIVED
 
 ALL: dict[str, Table] = {
     **TABLES,
-    **{table.name: table for table in (TRIMMED, FLEET)},
+    **{table.name: table for table in (TRIMMED, FLEET, MARKS)},
     **{name: each.table for name, each in DERIVED.items()},
 }
 RESTRICTED = {
@@ -20,6 +21,7 @@ RESTRICTED = {
     "system_health": {"extra"},
     "inconsistencies": {"evidence"},
     "resolutions": {"evidence"},
+    "marks": {"note"},
 }
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import duckdb
 
-from pipelines.queries.query import Kind, Query
-from transforms.derived.registry import find_stored_table
+from pipelines.queries.query import Kind, Query, list_inputs
 
 Columns = frozenset[tuple[str, str]]
 """Stored columns, each as table and name."""
@@ -49,12 +48,12 @@ def trace(query: Query) -> Lineage:
         names = [row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()]
         off = ",".join(name for name in names if name not in _KEPT)
         connection.execute(f"SET disabled_optimizers = '{off}'")
-        for each in query.inputs:
-            connection.register(f"empty_{each.name}", find_stored_table(each.table.name).schema.empty_table())
+        for each in list_inputs(query):
+            connection.register(f"empty_{each.name}", each.table.schema.empty_table())
             connection.execute(f'CREATE TABLE "{each.name}" AS SELECT * FROM empty_{each.name}')
         rows = _plan(connection, query, f"SELECT count(*) FROM ({query.sql})")
         columns = {
-            name: _plan(connection, query, f'SELECT "{name}" FROM ({query.sql})')
+            name: _plan(connection, query, f'SELECT "{name}" FROM ({_write_source(query, name)})')
             for name in query.columns.names
         }
         conditions = {
@@ -69,6 +68,12 @@ def trace(query: Query) -> Lineage:
     )
 
 
+def _write_source(query: Query, column: str) -> str:
+    """SQL of rows that have a column."""
+    lookup = query.find_lookup([column])
+    return lookup.join(query.sql) if lookup else query.sql
+
+
 def _plan(connection: duckdb.DuckDBPyConnection, query: Query, text: str) -> Columns:
     """The stored columns that a statement reads."""
     used = set(re.findall(r"\$(\w+)", text))
@@ -79,7 +84,7 @@ def _plan(connection: duckdb.DuckDBPyConnection, query: Query, text: str) -> Col
     }
     row = connection.execute(f"EXPLAIN (FORMAT json) {text}", values).fetchone()
     assert row is not None
-    tables = {each.name: each.table.name for each in query.inputs}
+    tables = {each.name: each.table.name for each in list_inputs(query)}
     return frozenset(
         (tables[source], column)
         for node in json.loads(row[1])

@@ -32,7 +32,9 @@ class Role:
 ROLES: Mapping[str, Role] = {
     "monitoring": Role(_READ | {"metrics"}, AccessClass.PUBLIC),
     "kpi-consumer": Role(_READ | {"status", "export", "stream"}, AccessClass.INTERNAL),
-    "optimization-admin": Role(_READ | {"metrics", "status", "export", "stream"}, AccessClass.CONFIDENTIAL),
+    "optimization-admin": Role(
+        _READ | {"metrics", "status", "export", "stream", "mark"}, AccessClass.CONFIDENTIAL
+    ),
 }
 """The roles by name. An action that a role does not name is refused."""
 _NAMES = ("DNS", "URI", "EMAIL", "IP")

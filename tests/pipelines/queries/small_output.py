@@ -18,6 +18,7 @@ from transforms.core.time_range import Span
 from transforms.derived.data_quality import COUNTS
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.features import FEATURES
+from transforms.sinks.parquet.mark_files import add_mark
 
 START = datetime(2025, 10, 20, 20, tzinfo=UTC)
 HOURS = 12
@@ -51,7 +52,17 @@ def make_output(folder: Path) -> Path:
     ]
     store(folder, QUALITY.table, quality)
     store(folder, QUARANTINED, [make_rejected(number) for number in range(60)])
+    for number in range(0, 900, 100):
+        for column, verdict in (("latency_ms", "false"), ("accuracy", "false"), ("latency_ms", "verified")):
+            add_mark(folder, make_mark(reports[number], column, verdict), START)
     return folder
+
+
+def make_mark(report: dict[str, Any], column: str, verdict: str, note: str | None = None) -> dict[str, Any]:
+    """A mark of a value of a report."""
+    known = {name: report[name] for name in ("report_id", "agent_id", "task_id", "recorded_at")}
+    said = {"column": column, "verdict": verdict, "note": note, "marked_by": "local"}
+    return {**known, **said, "value": report[column]}
 
 
 def name_variant(task: str) -> dict[str, str | None]:

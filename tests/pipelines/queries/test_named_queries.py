@@ -51,7 +51,9 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
     ("anomalies", BASELINE, LATER,
      "WITH b AS (SELECT agent_id, AVG(latency_ms) AS l, STDDEV(latency_ms) AS ls, AVG(accuracy) AS a, "
      "STDDEV(accuracy) AS s FROM kpi_reports WHERE recorded_at >= $bs AND recorded_at < $be GROUP BY 1) "
-     f"SELECT {LIST}, l, ls, a, s FROM kpi_reports k JOIN b ON k.agent_id = b.agent_id WHERE {WITHIN} "
+     f"SELECT {LIST}, l, ls, a, s, m FROM kpi_reports k JOIN b ON k.agent_id = b.agent_id LEFT JOIN "
+     "(SELECT report_id, MAP {'accuracy': 'false', 'latency_ms': 'verified'} AS m FROM _marks GROUP BY 1) "
+     f"USING (report_id) WHERE {WITHIN} "
      f"AND (ABS(latency_ms - l) > 2 * ls OR ABS(accuracy - a) > 2 * s) {NEWEST}"),
     ("outliers", {"agent_id": AGENTS[1]}, SPAN,
      f"SELECT recorded_at, report_id, {OF_FLAG}, latency_high_fence, q, q, b FROM (SELECT *, 'latency_ms' "
@@ -88,6 +90,11 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
      f"SELECT {CAUSE}, n, NULL, source, message_id, received_at, message FROM (SELECT *, row_number() OVER "
      f"(PARTITION BY kind, reason, rule {TIMELESS_LAST}) AS place, count(*) OVER (PARTITION BY kind, reason, "
      "rule) AS n FROM quarantine WHERE resolution IS NULL) WHERE place = 1 ORDER BY n DESC, k, reason, rule"),
+    ("marks", {"column": "latency_ms"}, Span(),
+     "SELECT DISTINCT ON (report_id) * FROM (FROM _marks WHERE \"column\" = 'latency_ms' "
+     "ORDER BY marked_at DESC) ORDER BY marked_at DESC"),
+    ("marks", {"state": "all", "agent_id": AGENTS[0]}, Span(),
+     "SELECT * FROM _marks WHERE agent_id = 'agent 0' ORDER BY marked_at DESC"),
 ]  # fmt: skip
 
 

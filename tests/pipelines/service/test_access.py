@@ -46,6 +46,8 @@ ROLES_FILE = "".join(
 ) + (
     '[[subject]]\nname = "granted"\nissuer = "CN=ca"\nsan = "DNS:g.example"\nrole = "kpi-consumer"\n'
     'restricted = ["kpi_reports"]\n'
+    '[[subject]]\nname = "marker"\nissuer = "CN=ca"\nsan = "DNS:k.example"\nrole = "optimization-admin"\n'
+    'restricted = ["kpi_reports", "marks"]\n'
 )
 
 
@@ -85,6 +87,12 @@ class House:
         with self.open(client) as connection:
             return ask(connection, target, **headers)
 
+    def post(self, client: str, target: str, content: Any, **headers: str) -> Reply:
+        """Send JSON once."""
+        with self.open(client) as connection:
+            body, headers = json.dumps(content), {"Content-Type": "application/json", **headers}
+            return ask(connection, target, "POST", body, **headers)
+
     @contextmanager
     def open(self, client: str) -> Iterator[http.client.HTTPSConnection]:
         connection = self.connect(client)
@@ -99,9 +107,15 @@ class House:
         return [json.loads(line) for line in text.splitlines()]
 
 
-def ask(connection: http.client.HTTPSConnection, target: str, **headers: str) -> Reply:
+def ask(
+    connection: http.client.HTTPSConnection,
+    target: str,
+    method: str = "GET",
+    body: str | None = None,
+    **headers: str,
+) -> Reply:
     """Ask on a connection that stays open."""
-    connection.request("GET", target, headers=headers)
+    connection.request(method, target, body, headers)
     response = connection.getresponse()
     return Reply(response.status, dict(response.getheaders()), response.read())
 
@@ -114,7 +128,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def keep_house(folder: Path, output: Path) -> Iterator[House]:
     ca = make_ca(folder)
-    hosts = {**NAMES, "granted": "g.example", "stranger": "x.example"}
+    hosts = {**NAMES, "granted": "g.example", "marker": "k.example", "stranger": "x.example"}
     clients = {name: make_certificate(ca, name, hosts=[host]) for name, host in hosts.items()}
     server = make_certificate(ca, "server")
     house = House(folder, ca, clients)
@@ -155,8 +169,8 @@ GIVEN = {
     "reports-by-type": "?agent_type=gpu",
     "experiment": "?experiment=routing",
 }
-ONLY_GRANTED = "experiment"
-"""A query that joins tables by report_id, which no role sees without grants."""
+ONLY_GRANTED = ("/query/experiment", "/kpi/marks")
+"""A query that joins tables by report_id, and a route that takes one, which no role sees without grants."""
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
@@ -165,14 +179,18 @@ def test_each_route_answers_only_the_roles_that_may(route: Route, calm: House) -
     for path in PATHS.get(route.path, [route.path]):
         name = path.rpartition("/")[2]
         target = path + (GIVEN.get(name, "") if path.startswith("/query/") else "")
-        assert calm.get("", target).status == (200 if route.is_open else 401)
-        assert calm.get("stranger", target).status == (200 if route.is_open else 403)
+
+        def send(client: str, target: str = target) -> int:
+            return (calm.post(client, target, {}) if route.takes else calm.get(client, target)).status
+
+        assert send("") == (200 if route.is_open else 401)
+        assert send("stranger") == (200 if route.is_open else 403)
         for role, rights in ROLES.items():
-            status = calm.get(role, target).status
+            status = send(role)
             is_public = path not in PATHS[QUERY_PATH] or name == "fleet"
             if route.is_open:
                 assert status == 200
-            elif name == ONLY_GRANTED:
+            elif path in ONLY_GRANTED:
                 assert status == 403
             elif route.action in rights.actions and (is_public or rights.level > AccessClass.PUBLIC):
                 assert status != 403
@@ -185,7 +203,7 @@ def test_each_route_answers_only_the_roles_that_may(route: Route, calm: House) -
 def test_an_answer_has_no_column_without_right(query: str, client: str, calm: House) -> None:
     reply = calm.get(client, f"/query/{query}{GIVEN.get(query, '')}")
     if reply.status == 403:
-        assert client == "monitoring" or query == ONLY_GRANTED
+        assert client == "monitoring" or query == "experiment"
         return
     granted = {"kpi_reports"} if client == "granted" else set()
     level = ROLES.get(client, ROLES["kpi-consumer"]).level
@@ -341,7 +359,7 @@ def test_an_answer_that_goes_on_is_ended_when_its_subject_has_changed(
     if change == "certificate":
         house.now[0] += timedelta(days=2)
     else:
-        old, new = ("g.example", "h.example") if change == "role" else ('"kpi_reports"', "")
+        old, new = ("g.example", "h.example") if change == "role" else ('["kpi_reports"]', "[]")
         house.roles.write_text(ROLES_FILE.replace(old, new))
     with pytest.raises((ConnectionError, ssl.SSLError, http.client.HTTPException)):
         connection.getresponse()

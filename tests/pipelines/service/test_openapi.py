@@ -8,6 +8,7 @@ from pipelines.queries.registry import QUERIES
 from pipelines.service.openapi import QUERY_PATH, make_document
 from pipelines.service.query_answers import OF_ALL
 from pipelines.service.routes import ROUTES
+from schemas.marks import FLAGS, VERDICTS
 from tests.pipelines.queries.small_output import make_output
 from tests.service import make_service, run_service
 
@@ -33,7 +34,9 @@ def test_every_parameter_of_the_document_is_known_to_its_route_and_others_are_no
         document = service.get("/openapi.json").json
         assert document == make_document()
         for path, methods in document["paths"].items():
-            listed = methods["get"]["parameters"]
+            for method, described in methods.items():
+                assert method == "get" or described["requestBody"]["required"]
+            listed = methods.get("get", {}).get("parameters", [])
             for each in listed:
                 reply = service.get(path, **{each["name"]: "\x00"})
                 said = reply.json.get("error", "") if reply.status != 404 else ""
@@ -41,3 +44,10 @@ def test_every_parameter_of_the_document_is_known_to_its_route_and_others_are_no
                 assert "cannot use" not in said
             if listed and path != "/kpi/stream":
                 assert service.get(path, never_a_parameter="1").status == 400
+
+
+def test_the_body_of_a_mark_is_described() -> None:
+    schema = PATHS["/kpi/marks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(schema["required"]) == {"report_id", "column", "verdict"}
+    assert set(schema["properties"]["column"]["enum"]) == set(FLAGS)
+    assert set(schema["properties"]["verdict"]["enum"]) == set(VERDICTS)
