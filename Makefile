@@ -27,8 +27,8 @@ flink: setup ## Fetch Flink into .flink, for `kpiflow stream` (installs Java 17 
 	@deploy/install.sh java $(if $(wildcard .flink/lib),,mvn)
 	@$(BIN)/python -m runners.flink.jars
 
-servers: ## Install the servers that tests use
-	@deploy/install.sh redis-server victoria-metrics prometheus
+servers: ## Install the servers that tests use, and a browser
+	@deploy/install.sh redis-server victoria-metrics prometheus chromium
 
 demo: setup ## A live stream, killed and resumed, reconciled, and certified by a backfill (three minutes; installs what it needs)
 	@deploy/demo.sh $(DEMO)

@@ -64,6 +64,8 @@ setup(
             "influxdb-client>=1.50,<2",
             "polars>=2.1,<3",
             "cryptography>=50,<51",
+            "playwright>=1.60,<2",
+            "axe-playwright-python>=0.1.8,<0.2",
         ],
     },
     entry_points={"console_scripts": ["kpiflow=pipelines.cli:main"]},

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the programs that a command needs from Debian's packages, if they are missing.
 #
-#   deploy/install.sh PROGRAM...      python3-venv, redis-server, victoria-metrics, prometheus, java or mvn
+#   deploy/install.sh PROGRAM...      python3-venv, redis-server, victoria-metrics, prometheus, chromium, java or mvn
 #
 # Without root or apt-get, one line names the missing packages and the exit code is 2.
 set -eu
@@ -11,7 +11,7 @@ package_of() {
     java) echo openjdk-17-jre-headless ;;
     mvn) echo maven ;;
     promtool | prometheus) echo prometheus ;;
-    python3-venv | redis-server | victoria-metrics) echo "$1" ;;
+    chromium | python3-venv | redis-server | victoria-metrics) echo "$1" ;;
     *) echo "deploy/install.sh: no package is known for $1" >&2; exit 2 ;;
   esac
 }

@@ -79,15 +79,17 @@ def make_service(folder: Path, **options: Any) -> Service:
 
 
 @contextmanager
-def run_service(service: Service, tls: ssl.SSLContext | None = None) -> Iterator[RunningService]:
-    """The service, listening on a free port of the loopback."""
+def run_service(
+    service: Service, tls: ssl.SSLContext | None = None, port: int = 0
+) -> Iterator[RunningService]:
+    """The service, listening on a port of the loopback; on a free one if it is 0."""
     loop = asyncio.new_event_loop()
     ready: Future[int] = Future()
     stop = asyncio.Event()
 
     async def run() -> None:
-        runner, port = await listen(service, HOST, 0, tls)
-        ready.set_result(port)
+        runner, listening = await listen(service, HOST, port, tls)
+        ready.set_result(listening)
         await stop.wait()
         await runner.cleanup()
         service.close()
@@ -95,9 +97,9 @@ def run_service(service: Service, tls: ssl.SSLContext | None = None) -> Iterator
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()
     try:
-        port = ready.result(timeout=30)
+        listening = ready.result(timeout=30)
         assert service.has_index.wait(timeout=30)
-        yield RunningService(service, loop, port)
+        yield RunningService(service, loop, listening)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(timeout=30)

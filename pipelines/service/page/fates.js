@@ -40,7 +40,7 @@ function makeView(body) {
     return { name, cells, row: el("tr", {}, head, ...Object.values(cells)) };
   });
   const total = { count: el("td", { class: "n" }), share: el("td", { class: "n" }), since: el("td", { class: "n since" }) };
-  const heads = ["", "messages", "share", "since opened"].map((text, place) => el("th", { scope: "col", class: place ? "n" : "" }, text));
+  const heads = ["fate", "messages", "share", "since opened"].map((text, place) => el("th", { scope: "col", class: place ? "n" : "" }, text));
   const table = el("table", { class: "fates" }, el("thead", {}, el("tr", {}, heads)),
     el("tbody", {}, rows.map((each) => each.row), el("tr", { class: "total" }, el("th", { scope: "row" }, "received"), ...Object.values(total))));
   const facts = el("p", { class: "facts" });

@@ -1,0 +1,299 @@
+"""The page in a browser: it loads, follows, explains and recovers, for everybody, and shows text as text.
+
+One browser, one Redis and one output serve all tests of this file.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from pipelines.service.guards import LOCAL, Guards, Subject
+from pipelines.service.live import STREAM, LiveReports
+from pipelines.settings import Settings
+from schemas.tables import LAYOUT_VERSION, QUARANTINED, REPORTS
+from tests.browser import MISSING, find_chromium, open_browser
+from tests.pipelines.service.test_stream import publish
+from tests.pipelines.summary.test_queries import store
+from tests.servers import RedisServer
+from tests.service import RunningService, make_service, run_service
+from transforms.derived.data_quality import COUNTS
+from transforms.derived.data_quality import TABLE as QUALITY
+from transforms.redis.connection import Connection
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs kpiflow[dev]")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, expect
+else:
+    expect = playwright.expect
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason=MISSING)
+NOW = datetime.now(UTC).replace(microsecond=0)
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202e"
+SHOWN = "<img src=x onerror=alert(1)><script>alert(2)</script>\\x1b[31m\\x202e"
+CONSUMER = Subject("reader", "kpi-consumer", frozenset())
+MONITORING = Subject("watcher", "monitoring", frozenset())
+RATE = re.compile(r"[1-9]")
+
+
+def make_reports() -> list[dict[str, Any]]:
+    """80 reports of an agent; one of them an outlier, and hostile."""
+    rows = []
+    for number in range(80):
+        at = NOW - timedelta(minutes=50 - number / 2)
+        rows.append(
+            {
+                "report_id": f"{number:032x}",
+                "task_id": f"task {number}",
+                "agent_id": "agent",
+                "recorded_at": at,
+                "received_at": at,
+                "latency_ms": 100.0 + number % 7,
+                "accuracy": 0.9,
+                "revision": 1,
+            }
+        )
+    flagged = {"latency_low_fence": 90.0, "latency_high_fence": 118.5, "latency_q1": 101.0}
+    flagged |= {"latency_q3": 106.0, "baseline_n": 79, "latency_baseline_state": "ready"}
+    hostile = {"agent_id": HOSTILE, "error_details": json.dumps(HOSTILE)}
+    rows[-1] |= flagged | hostile | {"latency_ms": 400.0, "is_latency_outlier": True}
+    return rows
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page") / "tables"
+    folder.mkdir()
+    settings = Settings().row_settings() | {"file_minutes": 10}
+    (folder / "_kpiflow.json").write_text(
+        json.dumps({"layout": LAYOUT_VERSION, "schemas": {}, "settings": settings})
+    )
+    store(folder, REPORTS, make_reports())
+    rejected = {"source": "s", "message_id": "m1", "received_at": NOW, "payload": b"{}", "revision": 1}
+    cause = {"reason": "schema", "rule": "type", "field": HOSTILE, "message": HOSTILE, "kind": "kpi_report"}
+    store(folder, QUARANTINED, [rejected | cause])
+    hour = NOW.replace(minute=0, second=0)
+    window = {"granularity": "1h", "source": "s", "time_window_start": hour, "verdict": "missed"}
+    thresholds = {
+        f"{name}_threshold": 0.95 for name in ("completeness", "accuracy", "timeliness", "consistency")
+    }
+    counts = dict.fromkeys(COUNTS, 0) | {"received": 100, "incomplete": 10, "checked": 100}
+    store(folder, QUALITY.table, [window | thresholds | counts])
+    return folder
+
+
+class House:
+    """A service that can be stopped and started again on its port, and who asks it."""
+
+    def __init__(self, output: Path, server: RedisServer) -> None:
+        self._output, self._server = output, server
+        self._running: Any = None
+        self.port = 0
+        self.subject = LOCAL
+
+    def start(self) -> None:
+        guards = Guards(identify=lambda _: self.subject)
+        live = LiveReports(Connection(self._server.url))
+        self._running = run_service(make_service(self._output, guards=guards, live=live), port=self.port)
+        self.service: RunningService = self._running.__enter__()
+        self.port = self.service.port
+        end = time.monotonic() + 20
+        while self.service.get("/readyz").status != 200:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.__exit__(None, None, None)
+            self._running = None
+
+
+@pytest.fixture(scope="module")
+def house(output: Path, server: RedisServer) -> Iterator[House]:
+    house = House(output, server)
+    house.start()
+    yield house
+    house.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    """A client of the Redis, whose streams stay: the service of this file follows them."""
+    with server.client() as client:
+        yield client
+
+
+@contextmanager
+def visit(browser: "Browser", house: House, **options: Any) -> Iterator["Page"]:
+    """The page in a window of its own. Nothing of it may fail, or reach another host."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    page.on("request", lambda sent: problems.append(sent.url) if house.service.url not in sent.url else None)
+    page.goto(house.service.url)
+    page.problems = problems  # type: ignore[attr-defined]
+    yield page
+    with suppress(Exception):
+        context.close()
+
+
+def check(page: "Page") -> None:
+    assert page.problems == []  # type: ignore[attr-defined]
+
+
+def test_it_shows_every_section_and_follows_what_comes(
+    browser: "Browser", house: House, client: redis.Redis, output: Path
+) -> None:
+    with visit(browser, house) as page:
+        expect(page.locator("#connection")).to_have_text("live")
+        expect(page.locator("#output")).to_have_text("tables")
+        expect(page.locator("#fates tr", has_text="reports")).to_contain_text("80")
+        expect(page.locator("#fates tr.total")).to_contain_text("81")
+        expect(page.locator("#quality .score.missed")).to_contain_text("90.0 %")
+        expect(page.locator("#quarantine .facts")).to_have_text("1 message open, of 1 cause.")
+        expect(page.locator("#rates .big b")).to_have_text("0.0")
+        publish(client, 0, 25)
+        expect(page.locator("#rates .big b")).to_have_text(re.compile(r"2\.\d"))
+        at = NOW - timedelta(minutes=70)  # a file of its own
+        late = make_reports()[0] | {"report_id": "f" * 32, "recorded_at": at, "received_at": at}
+        store(output, REPORTS, [late])
+        expect(page.locator("#fates tr", has_text="reports")).to_contain_text("+1", timeout=20_000)
+        check(page)
+
+
+def test_an_outlier_explains_itself_and_hostile_text_is_text(browser: "Browser", house: House) -> None:
+    with visit(browser, house) as page:
+        row = page.locator("#outliers .row")
+        expect(row).to_contain_text("400 ms, above the fence of 119 ms")
+        row.click()
+        words = page.locator("#outliers .words")
+        expect(words).to_contain_text("282 ms above the high fence of 119 ms")
+        expect(words).to_contain_text(
+            "79 reports in the hour before, the middle half lay between 101 ms and 106"
+        )
+        expect(page.locator("#outliers figure.hour")).to_be_visible()
+        page.locator(".report summary").click()
+        expect(page.locator(".report dl")).to_contain_text(SHOWN.replace("\\", "\\\\")[:20])
+        page.locator("#quarantine summary").click()
+        expect(page.locator("#quarantine .said")).to_have_text(SHOWN)
+        expect(page.locator("#quarantine code").first).to_contain_text(
+            "kpiflow quarantine show tables --reason schema --kind kpi_report"
+        )
+        assert page.locator("main img, main script").count() == 0
+        check(page)
+
+
+def test_it_goes_on_after_a_restart_and_says_what_it_missed(
+    browser: "Browser", house: House, client: redis.Redis
+) -> None:
+    publish(client, 100, 3)
+    with visit(browser, house) as page:
+        state = page.locator("#connection")
+        expect(state).to_have_text("live")
+        house.stop()
+        expect(state).to_contain_text("again in")
+        publish(client, 200, 40)
+        house.start()
+        expect(state).to_have_text("live", timeout=20_000)
+        expect(page.locator("#rates .rates svg").first).to_have_attribute(
+            "aria-label", re.compile(r"at most ([2-9]\d|\d{3})$")
+        )
+        assert page.locator(".notice").count() == 0  # the entries were still there
+        house.stop()
+        expect(state).to_contain_text("again in")
+        publish(client, 300, 10)
+        client.xtrim(STREAM, maxlen=2, approximate=False)
+        house.start()
+        expect(page.locator(".notice")).to_contain_text("Redis no longer has them", timeout=20_000)
+        page.locator(".notice button").click()
+        expect(page.locator(".notice")).to_have_count(0)
+
+
+def test_columns_without_right_are_named(browser: "Browser", house: House) -> None:
+    house.subject = CONSUMER
+    try:
+        with visit(browser, house) as page:
+            expect(page.locator("#quarantine .withheld")).to_contain_text(
+                "You have no right to fields, message"
+            )
+            expect(page.locator("#rates .withheld")).to_contain_text("error_details")
+            page.locator("#outliers .row").click()
+            page.locator(".report summary").click()
+            expect(page.locator(".report .withheld")).to_contain_text("error_details")
+            check(page)
+    finally:
+        house.subject = LOCAL
+
+
+def test_a_refusal_is_shown_in_the_words_of_the_service(browser: "Browser", house: House) -> None:
+    house.subject = MONITORING
+    try:
+        with visit(browser, house) as page:
+            for section in ("rates", "fates", "outliers", "quality", "quarantine"):
+                expect(page.locator(f"#{section} .error").first).to_contain_text("403: ")
+            house.subject = replace(LOCAL, role="")
+            expect(page.locator("#fates .error")).to_contain_text("has no role", timeout=10_000)
+    finally:
+        house.subject = LOCAL
+
+
+def test_colours_follow_the_system_and_a_choice_is_kept(browser: "Browser", house: House) -> None:
+    def read_ground(page: "Page") -> Any:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    with visit(browser, house, color_scheme="dark") as page:
+        assert read_ground(page) == "rgb(20, 24, 29)"
+        page.locator("#theme").click()
+        assert read_ground(page) == "rgb(251, 251, 250)"
+        page.reload()
+        assert read_ground(page) == "rgb(251, 251, 250)"
+        expect(page.locator("#theme")).to_have_attribute("aria-label", "Colours: light. Change")
+        check(page)
+
+
+def test_everything_is_reached_by_the_keyboard(browser: "Browser", house: House) -> None:
+    with visit(browser, house) as page:
+        expect(page.locator("#outliers .row")).to_be_visible()
+        expect(page.locator("#quarantine summary")).to_be_visible()
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        seen = []
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            seen.append(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
+            if seen[-1] == "row":
+                page.keyboard.press("Enter")
+                expect(page.locator(".row")).to_have_attribute("aria-expanded", "true")
+        assert {"row", "mark verified", "mark false", "SUMMARY"} <= set(seen)
+        check(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_people_out(browser: "Browser", house: House, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs kpiflow[dev]")
+    with visit(browser, house, color_scheme=scheme, viewport={"width": 400, "height": 900}) as page:
+        page.locator("#outliers .row").click()
+        page.locator("#quarantine summary").click()
+        expect(page.locator("figure.hour")).to_be_visible()
+        expect(page.locator("#fates table")).to_be_visible()
+        found = axe.Axe().run(page).response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
