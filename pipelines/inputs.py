@@ -1,25 +1,42 @@
 """What `--input`, `--from` and `--to` mean."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from operator import attrgetter
 
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from schemas.kinds import KINDS
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_files import Files, NoArchiveError, find_files, is_object, split_kind
+from transforms.sources.archives.archive_files import (
+    Files,
+    NoArchiveError,
+    find_files,
+    is_object,
+    open_file,
+    split_kind,
+)
+from transforms.sources.archives.encrypted_files import verify_key
 
 
 def find_archives(patterns: list[str]) -> Files:
-    """The archive files that some patterns match.
+    """The archive files that some patterns match. The keys of encrypted ones open.
 
     Raises:
-        WrongUse: a pattern matches no file, a URL has another form, or its bucket cannot be used.
+        WrongUse: a pattern matches no file, a URL has another form, its bucket cannot be used, or a key is
+            wrong, missing or revoked.
         RunFailed: its server is unavailable.
     """
+    from transforms.sinks.parquet.encryption.archive_keys import ArchiveKeys
+    from transforms.sinks.parquet.encryption.key_ring import get_master_key
+
     with _explain_errors():
-        return find_files(patterns)
+        files = find_files(patterns, ArchiveKeys(get_master_key()))
+        for file in filter(attrgetter("is_encrypted"), files.whole):
+            with suppress(OSError), open_file(file) as opened:  # who reads it reports what is wrong with it
+                verify_key(opened, file.path, file.keys)
+        return files
 
 
 def verify_schema(name: str) -> str:
@@ -65,6 +82,8 @@ def _explain_errors() -> Iterator[None]:
     except Unavailable as error:
         raise RunFailed(str(error), "run the same command again") from error
     except ImportError as error:
+        if error.name and error.name.startswith("cryptography"):
+            raise make_missing_error("encryption", error, "encryption") from error
         raise make_missing_error("object storage", error, "objects") from error
 
 

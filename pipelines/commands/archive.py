@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from pipelines.connections import connect_redis
 from pipelines.console import err, print_result
 from pipelines.failures import RunFailed, WrongUse
+from pipelines.settings import Settings
+from pipelines.verify.output_description import translate_sink_errors
+from pipelines.verify.output_keys import choose_archive_keys
 from schemas.readers.verdicts import Limits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.redis.entry_ids import ZERO, parse_id
@@ -46,16 +49,21 @@ def archive(
     read.
 
     Run it again to add what has come since. Nothing is removed from Redis. A streaming job may write the same
-    archive (--archive).
+    archive (--archive). With --encrypt a new archive is encrypted; one that is stays so.
     """
     if output.exists() and not output.is_dir():
         raise WrongUse(f"{output} is a file", "give --output a folder")
-    connection = connect_redis(url, ctx.obj.settings())
+    settings: Settings = ctx.obj.settings()
+    with translate_sink_errors():
+        keys = choose_archive_keys(output, settings, settings.encrypt)
+    connection = connect_redis(url, settings)
     try:
         connection.check(streams)
+        if keys is not None:
+            keys.begin()
         with connection.client() as client:
             for stream in dict.fromkeys(streams):
-                _archive_stream(client, stream, ArchiveWriter(output), output)
+                _archive_stream(client, stream, ArchiveWriter(output, keys), output)
     except RedisUnavailable as error:
         raise WrongUse(str(error)) from error
     except redis.RedisError as error:

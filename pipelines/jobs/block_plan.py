@@ -18,7 +18,7 @@ from transforms.core.time_units import HOUR_US
 from transforms.history.blocks import Blocks
 from transforms.sources.archives.archive_files import Files
 from transforms.sources.archives.archive_reader import Chunk, read_chunks
-from transforms.sources.archives.parts import COMPRESSION, cut_parts, is_plain
+from transforms.sources.archives.parts import cut_parts, estimate_text
 
 SAMPLE_BYTES = 1 << 16
 """How much is read of a part of the archives."""
@@ -77,8 +77,7 @@ def estimate_reports(files: Files) -> Reports:
     for each in chosen:
         first = next(iter(read_chunks(each, SAMPLE_BYTES)), None)
         if isinstance(first, Chunk) and first.messages.num_rows:
-            octets = (each.size if each.end is None else each.end) - each.start
-            _add_sample(estimate, first.messages, octets * (1 if is_plain(each.path) else COMPRESSION))
+            _add_sample(estimate, first.messages, estimate_text(each))
     return {hour: count * len(ranges) / len(chosen) for hour, count in estimate.items()}
 
 

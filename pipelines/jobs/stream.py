@@ -29,6 +29,8 @@ from pipelines.metrics.server import Address, serve_metrics
 from pipelines.outputs import Outputs, open_outputs, parse_live_streams
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
+from pipelines.verify.output_description import translate_sink_errors
+from pipelines.verify.output_keys import choose_archive_keys
 from runners.direct import TakenOptionError
 from runners.flink.engine import StreamEngine
 from runners.flink.jars import FlinkMissing, check_installed
@@ -67,15 +69,17 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
         source.verify_access()
         if live is not None:
             live.verify_access()
-        _reject_plain_archive(job, settings.encrypt)
+        _choose_archive(job, settings, settings.encrypt)  # before anything is written
         outputs, settings = open_outputs(job.outputs, settings, file_minutes=1)
-        _reject_plain_archive(job, outputs.are_encrypted)
+        archive = _choose_archive(job, settings, outputs.are_encrypted)
         settings = fit_settings(settings)
         job.home.mkdir(parents=True, exist_ok=True)
         with lock_folders(job.home, *outputs.folders, patience=PATIENCE) as locks:
             owner = prepare_home(job, outputs, source.name, settings)
             outputs = outputs.count_in(OutcomeLedger(job.folder / OUTCOMES))
-            graph = StreamGraph(job, outputs, source, live, settings, owner)
+            if archive is not None and archive.keys is not None:
+                archive.keys.begin()
+            graph = StreamGraph(job, outputs, source, live, archive, settings, owner)
             with (
                 hold_lease(source.lease(owner)) as lease,
                 keep_run(job.folder) as keeper,
@@ -90,11 +94,17 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
         raise RunFailed(str(error), fix) from error
 
 
-def _reject_plain_archive(job: StreamJob, encrypted: bool) -> None:
-    """Refuse to archive messages in plain beside encrypted tables."""
-    if encrypted and job.archive is not None:
-        problem = "archives are not encrypted, and the same messages would be readable in --archive"
-        raise WrongUse(problem, "leave --archive out; or archive without --encrypt onto an encrypted volume")
+def _choose_archive(job: StreamJob, settings: Settings, encrypt: bool) -> StreamArchive | None:
+    """The archive of the job, if it has one; encrypted if its outputs are. Nothing is written.
+
+    Raises:
+        WrongUse: it cannot be written with these settings.
+    """
+    if job.archive is None:
+        return None
+    archive = job.archive.absolute()
+    with translate_sink_errors():
+        return StreamArchive(archive, choose_archive_keys(archive, settings, encrypt))
 
 
 def check_readiness(settings: Settings) -> str:
@@ -120,20 +130,19 @@ class StreamGraph:
     outputs: Outputs
     source: LiveSource
     live: LiveStreams | None
+    archive: StreamArchive | None
     settings: Settings
     owner: str
 
     def wire(self, root: beam.Pipeline) -> None:
         """Wire the graph. Each renewal calls this again: a transform belongs to one pipeline only."""
         folder, outputs, settings = self.job.folder, self.outputs, self.settings
-        archive = self.job.archive and self.job.archive.absolute()
-        safe = None if archive is None else StreamArchive(archive)
-        reading = Reading(self.owner, folder / READERS, outputs.gather_seconds, safe)
+        reading = Reading(self.owner, folder / READERS, outputs.gather_seconds, self.archive)
         messages = ReadSource(self.source.read(reading), settings, self.job.kinds)
         sources = Sources(messages, expiry=outputs.read_expiry())
         sinks = make_stream_sinks(outputs, settings, folder / SINKS, self.live)
-        if archive is not None:
-            sinks = replace(sinks, archive=WriteArchive(archive))
+        if self.archive is not None:
+            sinks = replace(sinks, archive=WriteArchive(self.archive))
         build(root, sources, sinks, settings, make_stream_timing(outputs, settings))
 
 

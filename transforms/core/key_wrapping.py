@@ -5,7 +5,7 @@ A wrapped key is a random nonce of 12 bytes, the encrypted key, and a tag of 16 
 
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 KEY_BYTES = 32
 _NONCE = 12
@@ -32,6 +32,18 @@ class MonthKey:
 
     def __reduce__(self) -> Any:
         raise TypeError("a key does not leave its process")
+
+
+class KeyFinder(Protocol):
+    """Finds the key of an archive's file. It can be sent to another process, which then opens keys itself."""
+
+    def find_key(self, key_id: str, file: str) -> MonthKey | None:
+        """The monthly key with an id, for a file of this path or URL; None if no list of keys has it.
+
+        Raises:
+            Refused: the master key is not given, or it or a list is wrong, missing or revoked.
+            Unavailable: a storage, or the service of the master key, does not answer.
+        """
 
 
 def wrap_key(wrapping: bytes, key: bytes, context: bytes) -> bytes:

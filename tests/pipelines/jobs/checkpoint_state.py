@@ -30,6 +30,7 @@ from runners.pipeline import make_pipeline
 from schemas.tables import FLEET, TABLES, TRIMMED
 from transforms.aggregation.statistics import PARTIAL
 from transforms.history import state_codec
+from transforms.sinks.archive.stream_archive import StreamArchive
 from transforms.sources.redis.positions import Position
 
 RECORDED = Path(__file__).with_name("checkpoint_state.txt")
@@ -57,7 +58,7 @@ def translate_stream(home: Path) -> protos.Pipeline:
     source = parse_live_source(job.url, job.streams, job.group, settings)
     live = parse_live_streams(job.url, settings)
     pipeline = make_pipeline(FnApiRunner(), PipelineOptions(["--streaming"]))
-    StreamGraph(job, outputs, source, live, settings, "owner").wire(pipeline)
+    StreamGraph(job, outputs, source, live, StreamArchive(home / "archive"), settings, "owner").wire(pipeline)
     return pipeline.to_runner_api()
 
 

@@ -1,11 +1,12 @@
 """How an archive is laid out: a folder for each source, and in it a file of lines for each hour.
 
     ARCHIVE/<source>/2025-10-22T12.ndjson            entries with data, as envelopes
-    (`transforms.envelopes.envelope_lines`) ARCHIVE/<source>/2025-10-22T12.refused.ndjson    entries without
-    data: `fields` in its place ARCHIVE/<source>/2025-10-22T12.late.ndjson       entries that came after
-    entries with larger ids were archived
+    ARCHIVE/<source>/2025-10-22T12.refused.ndjson    entries without data: `fields` in its place
+    ARCHIVE/<source>/2025-10-22T12.late.ndjson       entries that came after larger ids were archived
 
-The hour (UTC) is that of the entry's id, which is when the stream received it.
+The hour (UTC) is that of the entry's id, which is when the stream received it. Envelopes are described in
+`transforms.envelopes.envelope_lines`. An encrypted archive has `_keys.json` at its top, and `.enc` behind the
+names of its files (`transforms.envelopes.encrypted_segments`).
 """
 
 import os
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.partitioning import escape_name
+from transforms.envelopes.encrypted_segments import ENDING
 from transforms.envelopes.envelope_batches import write_envelopes
 
 MESSAGES, REFUSED = ".ndjson", ".refused.ndjson"
@@ -29,27 +31,31 @@ _LATE = ".late"
 _NO_TIME = -1
 """In place of a time that is unknown, as microseconds since 1970: entries have none that is negative."""
 _HOUR = rf"(?:\d{{4}}-\d\d-\d\dT\d\d|{UNKNOWN})"
-_ANY_FILE = re.compile(f"{_HOUR}(?:{re.escape(_LATE)})?(?:{re.escape(MESSAGES)}|{re.escape(REFUSED)})")
+_ANY_FILE = re.compile(
+    f"{_HOUR}(?:{re.escape(_LATE)})?(?:{re.escape(MESSAGES)}|{re.escape(REFUSED)})(?:{re.escape(ENDING)})?"
+)
 
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files of one source in an archive."""
+    """The files of one source in an archive. `ending`: what they have behind their names, if they are
+    encrypted."""
 
     folder: Path
+    ending: str = ""
 
     @classmethod
-    def of(cls, archive: Path, source: str) -> "SourceFiles":
+    def of(cls, archive: Path, source: str, ending: str = "") -> "SourceFiles":
         """The files of `source`, whose name is escaped to be a file name."""
-        return cls(archive / escape_name(source))
+        return cls(archive / escape_name(source), ending)
 
     def name_file(self, hour: str, kind: str, late: bool = False) -> Path:
         """The path of the file of an hour."""
-        return self.folder / f"{hour}{_LATE if late else ''}{kind}"
+        return self.folder / f"{hour}{_LATE if late else ''}{kind}{self.ending}"
 
     def list_files(self, kind: str) -> list[Path]:
         """The files of a kind that exist, oldest hour first, without the late ones."""
-        pattern = re.compile(_HOUR + re.escape(kind))
+        pattern = re.compile(_HOUR + re.escape(kind + self.ending))
         return [self.folder / name for name in sorted(os.listdir(self.folder)) if pattern.fullmatch(name)]
 
     def read_sizes(self) -> dict[Path, int]:

@@ -22,7 +22,9 @@ from transforms.core.durable_files import explain_full, lock_folder, sync_path
 from transforms.redis.entry_ids import EntryId
 from transforms.sinks.archive.archive_files import MESSAGES, SourceFiles, format_lines, split_by_hour
 from transforms.sinks.archive.archived_ids import find_ids, parse_entry_ids, read_ids, read_last_id
-from transforms.sinks.archive.line_files import append_lines, cut_torn_end
+from transforms.sinks.archive.encrypted_lines import EncryptedLines
+from transforms.sinks.archive.line_files import LineFiles, PlainLines
+from transforms.sinks.parquet.encryption.key_ring import KeySource
 
 _NO_ID: EntryId = (-1, -1)
 EntryIds = NDArray[np.uint64]
@@ -30,10 +32,14 @@ EntryIds = NDArray[np.uint64]
 
 
 class ArchiveWriter:
-    """Appends entries to an archive. Several writers may use one folder: they take turns for each source."""
+    """Appends entries to an archive. Several writers may use one folder: they take turns for each source.
 
-    def __init__(self, folder: Path) -> None:
+    `keys`: those of the archive, if it is encrypted.
+    """
+
+    def __init__(self, folder: Path, keys: KeySource | None = None) -> None:
         self._folder = folder
+        self._lines: LineFiles = PlainLines() if keys is None else EncryptedLines(keys)
         self._series: dict[tuple[str, str], _Series] = {}
 
     def append(self, rows: pa.RecordBatch, kind: str = MESSAGES) -> int:
@@ -67,7 +73,7 @@ class ArchiveWriter:
         return None if series.last == _NO_ID else f"{millis}-{number}"
 
     def _find_series(self, source: str, kind: str) -> "_Series":
-        new = _Series(SourceFiles.of(self._folder, source), kind)
+        new = _Series(SourceFiles.of(self._folder, source, self._lines.ending), self._lines, kind)
         return self._series.setdefault((source, kind), new)
 
     def _append_source(self, source: str, rows: pa.RecordBatch, kind: str) -> int:
@@ -102,6 +108,7 @@ class _Series:
     """
 
     files: SourceFiles
+    lines: LineFiles
     kind: str
     path: Path | None = None
     size: int = 0
@@ -116,9 +123,9 @@ class _Series:
             return
         if paths[-1] == self.path and paths[-1].stat().st_size == self.size:
             return
-        self.path, self.size, self.last = paths[-1], cut_torn_end(paths[-1]), _NO_ID
+        self.path, self.size, self.last = paths[-1], self.lines.cut_torn_end(paths[-1]), _NO_ID
         for path in reversed(paths):
-            if (last := read_last_id(path)) is not None:
+            if (last := read_last_id(self.lines, path)) is not None:
                 self.last = last
                 break
 
@@ -136,12 +143,11 @@ class _Series:
         for hour, part in split_by_hour(rows):
             late = self._read_late(self.files.name_file(hour, self.kind, late=True))
             path = self.files.name_file(hour, self.kind)
-            archived = find_ids(path, ids[part.start], ids[part.stop - 1]) | late.ids
+            archived = late.ids | find_ids(self.lines, path, ids[part.start], ids[part.stop - 1])
             missing = [number for number in range(part.start, part.stop) if ids[number] not in archived]
             if missing:
                 data = format_lines(rows.take(pa.array(missing)), self.kind)
-                append_lines(late.path, late.size, data)
-                late.size += len(data)
+                late.size = self.lines.append(late.path, late.size, data)
                 late.ids.update(ids[number] for number in missing)
                 added += len(missing)
         return added
@@ -150,20 +156,21 @@ class _Series:
         """A `late` file; it is read only if it is not as this process left it."""
         size = path.stat().st_size if path.exists() else 0
         if self.late is None or (self.late.path, self.late.size) != (path, size):
-            size = cut_torn_end(path) if size else 0
-            self.late = _LateFile(path, size, read_ids(path))
+            size = self.lines.cut_torn_end(path) if size else 0
+            self.late = _LateFile(path, size, read_ids(self.lines, path))
         return self.late
 
     def _append_lines(self, path: Path, data: memoryview) -> None:
-        """Append whole lines, or leave the file as it was. A file is begun once the one before it is safe on
-        disk."""
+        """Append whole lines, or leave the file as it was. A file is begun once the one before it is closed
+        and safe on disk."""
         before, size = self.path, self.size if path == self.path else 0
         self.path = None  # if this fails, the next call looks again where the files end
         if before is not None and before != path:
+            if before.exists():
+                self.lines.close(before, self.size)
             sync_if_present(before)
             sync_if_present(before.parent)
-        append_lines(path, size, data)
-        self.path, self.size = path, size + len(data)
+        self.path, self.size = path, self.lines.append(path, size, data)
 
 
 def _is_above(ids: EntryIds, others: EntryIds) -> NDArray[np.bool_]:

@@ -1,6 +1,5 @@
 """Which entries of a stream are in the files of an archive, by their ids."""
 
-import mmap
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from transforms.core.errors import DamagedFile
 from transforms.envelopes.envelope_lines import NO_DATA, read_line
 from transforms.redis.entry_ids import EntryId, parse_id
-from transforms.sinks.archive.line_files import map_file, read_last_line, read_line_at
+from transforms.sinks.archive.line_files import LineFiles
 
 
 def parse_entry_id(text: str) -> EntryId:
@@ -54,13 +53,13 @@ def read_id(line: bytes) -> EntryId | None:
         return None
 
 
-def read_last_id(path: Path) -> EntryId | None:
+def read_last_id(files: LineFiles, path: Path) -> EntryId | None:
     """The id of the last entry of a file of whole lines; None if it is empty.
 
     Raises:
         DamagedFile: its last line is not an entry's envelope.
     """
-    if (line := read_last_line(path)) is None:
+    if (line := files.read_last_line(path)) is None:
         return None
     if (found := read_id(line)) is None:
         problem = "does not end in an entry's envelope, so where the archive ends is unknown"
@@ -68,39 +67,29 @@ def read_last_id(path: Path) -> EntryId | None:
     return found
 
 
-def find_ids(path: Path, first: EntryId, last: EntryId) -> set[EntryId]:
+def find_ids(files: LineFiles, path: Path, first: EntryId, last: EntryId) -> set[EntryId]:
     """The ids from `first` to `last`, both included, in a file that is in the order of ids; none if it is
     missing.
 
-    Reads the lines between them, and a few to find where they start.
+    Reads the lines between them, and a few to find where they start. A line without an id counts as one
+    before `first`.
     """
+
+    def is_before(line: bytes) -> bool:
+        entry = read_id(line)
+        return entry is None or entry < first
+
     found: set[EntryId] = set()
-    with map_file(path) as octets:
-        start = _bisect_lines(octets, first)
-        while start < len(octets):
-            line, start = read_line_at(octets, start)
-            entry = read_id(line)
-            if entry is not None and entry > last:
-                break
-            found |= {entry} if entry is not None else set()
+    for line in files.read_lines(path, is_before):
+        entry = read_id(line)
+        if entry is not None and entry > last:
+            break
+        if entry is not None and entry >= first:
+            found.add(entry)
     return found
 
 
-def read_ids(path: Path) -> set[EntryId]:
+def read_ids(files: LineFiles, path: Path) -> set[EntryId]:
     """The ids in a file, in any order; none if it is missing."""
-    with map_file(path) as octets:
-        return {entry for line in octets[:].splitlines() if (entry := read_id(line)) is not None}
-
-
-def _bisect_lines(octets: mmap.mmap | bytes, first: EntryId) -> int:
-    """The offset of the first line whose id is not below `first`; a line without an id counts as below."""
-    low, high = 0, len(octets)
-    while low < high:
-        start = octets.rfind(b"\n", low, (low + high) // 2) + 1 or low
-        line, end = read_line_at(octets, start)
-        entry = read_id(line)
-        if entry is None or entry < first:
-            low = end
-        else:
-            high = start
-    return low
+    lines = files.read_lines(path, lambda _: False)
+    return {entry for line in lines if (entry := read_id(line)) is not None}

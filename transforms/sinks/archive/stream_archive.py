@@ -18,6 +18,7 @@ from transforms.core.stage_counters import time_stage
 from transforms.sinks.archive.archive_files import MESSAGES, REFUSED, SourceFiles
 from transforms.sinks.archive.archive_writer import ArchiveWriter, sync_if_present
 from transforms.sinks.archive.archived_ids import parse_entry_id
+from transforms.sinks.parquet.encryption.key_ring import KeySource
 
 BOOT = "_boot"
 """A source's file with the boot id of the machine since whose start its archive is known to be complete."""
@@ -26,9 +27,13 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class StreamArchive:
-    """The archive in `folder`, as a live source needs it. Two of the same folder are equal."""
+    """The archive in `folder`, as a live source needs it. Two of the same folder are equal.
+
+    `keys`: those of the archive, if it is encrypted.
+    """
 
     folder: Path
+    keys: KeySource | None = None
 
     def sync(self, sources: Iterable[str]) -> None:
         """Make all that is archived of the sources safe on disk, whichever process wrote it.
@@ -58,7 +63,7 @@ class StreamArchive:
         boot = _read_boot(_BOOT_ID)
         if not boot or _read_boot(SourceFiles.of(self.folder, source).folder / BOOT) != boot:
             return True
-        writer = ArchiveWriter(self.folder)
+        writer = ArchiveWriter(self.folder, self.keys)
         ends = [
             parse_entry_id(last) for kind in (MESSAGES, REFUSED) if (last := writer.find_last(source, kind))
         ]
@@ -91,31 +96,30 @@ class ArchiveSync:
 
 
 class WriteArchive(beam.PTransform):
-    """(messages (RAW), refused entries (QUARANTINE)) of Redis streams -> an archive in `folder`, a writer for
-    each stream.
+    """(messages (RAW), refused entries (QUARANTINE)) of streams -> an archive, a writer for each stream.
 
     Put it beside the source, before anything that regroups: the entries of a stream must come in the order of
-    their ids. Give the source its `StreamArchive`: it then commits nothing that is not synced.
+    their ids. Give the source the same `StreamArchive`: it then commits nothing that is not synced.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, archive: StreamArchive) -> None:
         super().__init__()
-        self.folder = folder
+        self.archive = archive
 
     def expand(
         self, read: tuple[beam.PCollection, beam.PCollection]
     ) -> tuple[beam.PCollection, beam.PCollection]:
         messages, refused = read
-        written = messages | "Messages" >> beam.ParDo(_Append(self.folder, MESSAGES))
-        return written, refused | "Refused" >> beam.ParDo(_Append(self.folder, REFUSED))
+        written = messages | "Messages" >> beam.ParDo(_Append(self.archive, MESSAGES))
+        return written, refused | "Refused" >> beam.ParDo(_Append(self.archive, REFUSED))
 
 
 class _Append(beam.DoFn):
-    def __init__(self, folder: Path, kind: str) -> None:
-        self.folder, self.kind = folder, kind
+    def __init__(self, archive: StreamArchive, kind: str) -> None:
+        self.archive, self.kind = archive, kind
 
     def setup(self) -> None:
-        self.writer = ArchiveWriter(self.folder)
+        self.writer = ArchiveWriter(self.archive.folder, self.archive.keys)
 
     def process(self, rows: pa.RecordBatch) -> None:
         with time_stage("archive", rows.num_rows):

@@ -9,7 +9,10 @@ from itertools import chain
 from typing import BinaryIO, NamedTuple, cast
 
 from schemas.kinds import KINDS
+from transforms.core.key_wrapping import KeyFinder
+from transforms.envelopes.encrypted_segments import ENDING
 from transforms.sources.archives.decompression import gunzip, read_plain, unzstd
+from transforms.sources.archives.encrypted_files import decrypt_lines, find_closed
 
 PARQUET = ".parquet"
 LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
@@ -18,12 +21,15 @@ LINES: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
     for text in (".ndjson", ".jsonl", ".json")
 }
 """How to read a file of lines, by the end of its name."""
+_PLAIN = tuple(end for end, read in LINES.items() if read is read_plain)
+ENCRYPTED = tuple(text + ENDING for text in (".ndjson", ".jsonl", ".json"))
+"""The ends of the names of encrypted files of lines."""
 
 OBJECT_BYTES = 8 << 20
 """How much of an object is read with one request."""
 
-NO_ARCHIVE = "truth.json"
-"""The generator's record of the expected fates; it is beside the archives, and is not one."""
+NO_ARCHIVES = ("truth.json", "_keys.json")
+"""What is beside archives and is none: the generator's record of the expected fates, and the list of keys."""
 
 
 class NoArchiveError(ValueError):
@@ -35,7 +41,8 @@ class FileRange(NamedTuple):
 
     `size`: the file's bytes when it was found; 0 if unknown. `version`: of an object, what identifies its
     content; None if unknown. `kind`: which kind its messages are, by the name of the schema; None if each
-    message's own source tells.
+    message's own source tells. `keys`: what opens it if it is encrypted; `is_closed`: whether its writer has
+    said in it where it ends.
     """
 
     path: str
@@ -44,11 +51,23 @@ class FileRange(NamedTuple):
     size: int = 0
     version: str | None = None
     kind: str | None = None
+    keys: KeyFinder | None = None
+    is_closed: bool = False
 
     @property
     def is_cut(self) -> bool:
         """Whether the rest of the file is in other ranges."""
         return self.start > 0 or self.end is not None
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it is an encrypted file of lines."""
+        return _get_name(self.path).endswith(ENCRYPTED)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a file of lines, neither compressed nor encrypted."""
+        return _get_name(self.path).endswith(_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -74,8 +93,8 @@ class Files:
         return [path for path in self if not is_object(path)]
 
 
-def find_files(patterns: Sequence[str]) -> Files:
-    """The archives that any of the patterns means, each file once.
+def find_files(patterns: Sequence[str], keys: KeyFinder | None = None) -> Files:
+    """The archives that any of the patterns means, each file once. `keys`: what opens encrypted ones.
 
     A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`; or a URL
     of objects (`transforms.sources.archives.object_files.find_objects`). `=` and the name of a schema behind
@@ -98,7 +117,13 @@ def find_files(patterns: Sequence[str]) -> Files:
         if known.kind and file.kind and file.kind != known.kind:
             raise NoArchiveError(f"{file.path} is given as {known.kind} and as {file.kind}")
         found[place] = known._replace(kind=known.kind or file.kind)
-    return Files(tuple(found.values()))
+    closed = find_closed([file.path for file in found.values()])
+    return Files(
+        tuple(
+            file._replace(keys=keys, is_closed=file.path in closed) if file.is_encrypted else file
+            for file in found.values()
+        )
+    )
 
 
 def split_kind(pattern: str) -> tuple[str, str | None]:
@@ -128,7 +153,7 @@ def _measure_file(path: str) -> int:
 def _match_pattern(pattern: str) -> list[FileRange]:
     archives = _match_objects(pattern) if is_object(pattern) else _match_paths(pattern)
     if not archives:
-        known = ", ".join([*LINES, PARQUET])
+        known = ", ".join([*LINES, *ENCRYPTED, PARQUET])
         kinds = f", and behind = may be {', '.join(KINDS)}" if "=" in os.path.basename(pattern) else ""
         raise NoArchiveError(
             f"{pattern!r} matches no archive; an archive is a file whose name ends in {known}{kinds}"
@@ -164,7 +189,7 @@ def _get_name(path: str) -> str:
 
 def _is_archive(path: str) -> bool:
     name = _get_name(path)
-    return name.endswith((*LINES, PARQUET)) and name != NO_ARCHIVE
+    return name.endswith((*LINES, *ENCRYPTED, PARQUET)) and name not in NO_ARCHIVES
 
 
 def open_file(file: FileRange) -> BinaryIO:
@@ -195,6 +220,14 @@ def is_parquet(path: str) -> bool:
     return _get_name(path).endswith(PARQUET)
 
 
-def choose_reader(path: str) -> Callable[[BinaryIO], Iterator[bytes]]:
-    """How to read an archive of lines."""
-    return next(read for end, read in LINES.items() if _get_name(path).endswith(end))
+def read_lines(file: FileRange, opened: BinaryIO) -> Iterator[bytes]:
+    """The text of an archive of lines, a piece at a time.
+
+    Raises:
+        DamagedError: it cannot be decompressed or decrypted; after the text before that.
+        Refused, Unavailable: its key is not available.
+    """
+    if file.is_encrypted:
+        return decrypt_lines(opened, file.path, file.keys, file.is_closed)
+    read = next(read for end, read in LINES.items() if _get_name(file.path).endswith(end))
+    return read(opened)

@@ -27,13 +27,13 @@ from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.sources.archives.archive_files import (
     FileRange,
     Files,
-    choose_reader,
     identify_content,
     is_object,
     is_parquet,
     locate_file,
     make_absolute,
     open_file,
+    read_lines,
 )
 from transforms.sources.archives.decompression import PAYLOAD_BYTES, DamagedError, cut_chunks, drop_mark
 from transforms.sources.archives.envelope_chunks import decode_lines
@@ -112,7 +112,7 @@ def _read_lines(read: FileRange, chunk_bytes: int, payload_bytes: int) -> Iterat
     with open_file(read) as file:
         if read.is_cut and file.seek(0, os.SEEK_END) < read.size:
             raise DamagedError("is shorter than it was when the run began")
-        pieces = choose_reader(read.path)(file) if not read.is_cut else read_range(file, read.start, read.end)
+        pieces = read_range(file, read.start, read.end) if read.is_cut else read_lines(read, file)
         count_before = cache(partial(_count_lines_before, read))
         for number, text in cut_chunks(
             pieces if read.start else drop_mark(pieces), chunk_bytes, payload_bytes

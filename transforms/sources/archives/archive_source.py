@@ -15,6 +15,7 @@ from transforms.core.run_metrics import count_incomplete
 from transforms.sources.archives.archive_files import FileRange, Files, open_file
 from transforms.sources.archives.archive_reader import CHUNK_BYTES, ReadArchives, Unreadable, read_files
 from transforms.sources.archives.decompression import PAYLOAD_BYTES
+from transforms.sources.archives.encrypted_files import verify_key
 from transforms.sources.source import Gathered, OnProgress, OnUnreadable
 
 
@@ -33,7 +34,7 @@ class Archives:
         return f"{next(iter(self.files), 'no file')}{more}"
 
     def check(self) -> Iterator[Finding]:
-        """Open each file."""
+        """Open each file, and the keys of those that are encrypted."""
         unreadable = [finding for file in self.files.whole if (finding := _try_open(file))]
         yield from unreadable
         if not unreadable:
@@ -104,7 +105,9 @@ def count_bytes(number: int) -> None:
 
 def _try_open(file: FileRange) -> Finding | None:
     try:
-        open_file(file._replace(version=None)).close()
+        with open_file(file._replace(version=None)) as opened:
+            if file.is_encrypted:
+                verify_key(opened, file.path, file.keys)
         return None
     except OSError as error:
         problem = f"cannot be opened ({error.strerror or error})"

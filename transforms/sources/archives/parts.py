@@ -1,14 +1,13 @@
 """How archives are divided among readers. A part is some small files, or a range of a large file.
 
 A range has the lines that begin in it, so each line of a file is in exactly one range. Plain files of lines
-and Parquet files (by groups of rows) can be cut into ranges; gzip and zstd have to be read from their
-beginning.
+and Parquet files (by groups of rows) can be cut into ranges; gzip, zstd and encrypted files have to be read
+from their beginning.
 """
 
 from collections.abc import Iterable
 
-from transforms.sources.archives.archive_files import FileRange, choose_reader, is_parquet
-from transforms.sources.archives.decompression import read_plain
+from transforms.sources.archives.archive_files import FileRange, is_parquet
 
 PART_BYTES = 32 << 20
 """About how much text a part has. A larger part makes the last reader end later; each part has a cost of its
@@ -29,7 +28,7 @@ def cut_parts(files: Iterable[FileRange], part_bytes: int = PART_BYTES) -> list[
     small: list[FileRange] = []
     small_bytes = 0
     for file in files:
-        text_bytes = file.size if is_plain(file.path) else file.size * COMPRESSION
+        text_bytes = estimate_text(file)
         if text_bytes >= part_bytes:
             ranges = cut_file(file, -(-text_bytes // part_bytes))
             parts += [(text_bytes // len(ranges), (each,)) for each in ranges]
@@ -46,12 +45,13 @@ def cut_parts(files: Iterable[FileRange], part_bytes: int = PART_BYTES) -> list[
 
 def cut_file(file: FileRange, count: int) -> list[FileRange]:
     """A whole file as `count` ranges, each of a byte at least; as it is if it cannot be cut."""
-    can_be_cut = is_plain(file.path) or is_parquet(file.path)
+    can_be_cut = file.is_plain or is_parquet(file.path)
     count = max(1, min(count, file.size)) if can_be_cut else 1
     edges = [file.size * i // count for i in range(count)]
     return [file._replace(start=start, end=end) for start, end in zip(edges, [*edges[1:], None])]
 
 
-def is_plain(path: str) -> bool:
-    """Whether a file is lines of text that is not compressed."""
-    return not is_parquet(path) and choose_reader(path) is read_plain
+def estimate_text(file: FileRange) -> int:
+    """About how many bytes of text there are in a file, or in a range of it."""
+    octets = (file.size if file.end is None else file.end) - file.start
+    return octets if file.is_plain or file.is_encrypted else octets * COMPRESSION

@@ -25,7 +25,7 @@ from transforms.sinks.archive import archive_writer, stream_archive
 from transforms.sinks.archive.archive_files import MESSAGES, REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.archived_ids import parse_entry_id, read_ids
-from transforms.sinks.archive.stream_archive import ArchiveSync, WriteArchive
+from transforms.sinks.archive.stream_archive import ArchiveSync, StreamArchive, WriteArchive
 from transforms.sources.archives.archive_files import find_files
 from transforms.sources.archives.archive_reader import Chunk, read_files
 from transforms.sources.archives.envelope_chunks import REJECTED, reject_messages
@@ -256,7 +256,7 @@ def test_the_transform_archives_both_kinds(tmp_path: Path) -> None:
     def graph(root: beam.Pipeline) -> None:
         messages = root | "Messages" >> beam.Create([rows], reshuffle=False).with_output_types(pa.RecordBatch)
         others = root | "Others" >> beam.Create([refused], reshuffle=False).with_output_types(pa.RecordBatch)
-        _ = (messages, others) | WriteArchive(tmp_path)
+        _ = (messages, others) | WriteArchive(StreamArchive(tmp_path))
 
     direct.run(graph)
     messages, bad = stored(tmp_path)
@@ -353,7 +353,9 @@ def test_late_lines_are_read_once_however_many_appends_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_files = []
-    monkeypatch.setattr(archive_writer, "read_ids", lambda path: read_files.append(path) or read_ids(path))
+    monkeypatch.setattr(
+        archive_writer, "read_ids", lambda lines, path: read_files.append(path) or read_ids(lines, path)
+    )
     writer = ArchiveWriter(tmp_path)
     writer.append(raw(ids([3_000_000])))
     late = [raw(ids(range(first, first + 20))) for first in range(0, 1000, 10)]

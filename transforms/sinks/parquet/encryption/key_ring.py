@@ -87,6 +87,8 @@ class KeySource:
         Raises:
             KeyRefused, Unavailable: as `find_writing_key` does.
         """
+        if known := _RING.opened.get(key_id):
+            return known
         keys, wrapper = self.read_list(), self.open_master()
         found = next((key for key in keys.keys if key.id == key_id), None)
         if found is None:
@@ -173,6 +175,11 @@ def has_keys(storage: Storage) -> bool:
     return storage.get(KEYS) is not None
 
 
+def get_master_key() -> str | None:
+    """What `use_master_key` got last."""
+    return _RING.master
+
+
 def find_key(key_id: str, path: Path | None = None) -> MonthKey | None:
     """The key of a file by its id; None if the outputs that this process reads do not have it.
 
@@ -187,7 +194,7 @@ def find_key(key_id: str, path: Path | None = None) -> MonthKey | None:
     if path is not None:
         _add_above(path)
     if not _RING.sources:
-        raise KeyRefused(f"a file is encrypted by the key {key_id}; {NO_MASTER}")
+        raise KeyRefused(f"a file is encrypted by the key {key_id}, and no {KEYS} is known; {NO_MASTER}")
     for source in list(_RING.sources.values()):
         if key := source.find_reading_key(key_id):
             return key
