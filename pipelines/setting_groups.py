@@ -4,6 +4,7 @@ The description of a field is what `--help` and `kpiflow settings` print. A new 
 group; the order of fields and groups changes only what is printed.
 """
 
+import os
 from typing import Annotated, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -28,6 +29,11 @@ def _check_time_zone(name: str) -> str:
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise ValueError("is not an IANA time zone; try UTC or Europe/Berlin") from error
     return name
+
+
+def _make_absolute(place: str) -> str:
+    """A path as it is seen from any folder: workers run in others. A URL stays."""
+    return place if "://" in place else os.path.abspath(place)
 
 
 class SettingsGroup(BaseModel):
@@ -188,11 +194,11 @@ class EncryptionSettings(SettingsGroup):
     title: ClassVar[str] = "Encryption"
 
     encrypt: bool = Field(
-        False, description="Encrypt the files of a new output; needs master_key. An output stays as it began."
+        False,
+        description="Encrypt the files of a new output, or archive; needs master_key. It stays as it began.",
     )
-    master_key: str | None = Field(
+    master_key: Annotated[str, Field(min_length=1), AfterValidator(_make_absolute)] | None = Field(
         None,
-        min_length=1,
         description="Master key of encrypted outputs: a file (`kpiflow keys new` makes one), or a URL of a "
         "kind that a package brings. Needed to write and to read them.",
     )

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import run
+from tests.benchmarks.encryption import read_entries
 from tests.integration.archives import Typed
+from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.parquet.encryption.key_list import KEYS
 from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -41,7 +44,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout + done.stderr)
     assert run(["backfill", "--input", str(folder / "a"), "--output", str(folder / "plain")]) == 0
+    keys = KeySource(LocalFolder(folder / "archive-enc"), str(folder / "m.key"))
+    keys.begin()
+    for name, own in (("archive-enc", keys), ("archive-plain", None)):
+        archive_again(folder / "a", ArchiveWriter(folder / name, own))
     return folder
+
+
+def archive_again(archive: Path, writer: ArchiveWriter) -> None:
+    """Write the messages of an archive as a stream does; without the lines that are no entries of one."""
+    for batch in read_entries(archive).to_batches(50):
+        writer.append(batch)
 
 
 @pytest.fixture
@@ -185,11 +198,73 @@ def test_maintain_rotates_due_keys_and_seals_days_encrypted(
     assert ask("parity", made / "enc", made / "plain")[0] == 0
 
 
+def test_every_reader_of_an_archive_says_the_same_of_an_encrypted_one(
+    made: Path, ask: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    outputs = {name: tmp_path / f"from-{name}" for name in ("archive-enc", "archive-plain")}
+    said: dict[str, list[tuple[int, str]]] = {name: [] for name in outputs}
+    for name, output in outputs.items():
+        assert ask("backfill", "--input", made / name, "--output", output)[0] == 0
+        broken = json.loads(ask("quarantine", "list", output, "--json")[1])
+        for words in (
+            ("validate", made / name, "--json"),
+            ("backfill", "--input", made / name, "--output", output, "--replace"),
+            ("quarantine", "replay", output, "--input", made / name),
+            ("doctor", "--input", made / name),
+            ("reconcile", output, "--input", made / name, "--json"),
+        ):
+            code, text = ask(*words)
+            said[name].append((code, mask(text, made / name, output)))
+        assert broken
+    assert said["archive-enc"] == said["archive-plain"]
+    assert ask("parity", *outputs.values())[0] == 0
+
+
+def mask(text: str, *paths: Path) -> str:
+    """What was said, without paths, sizes and durations."""
+    for path in paths:
+        text = text.replace(str(path), "PATH")
+    return re.sub(r"\d[\d,.]* ?(?:s|MB|/s)?\b", "N", re.sub(r"\.enc\b", "", text))
+
+
+def test_an_archive_without_its_key_is_not_read_and_nothing_is_written(
+    made: Path, typed: Typed, tmp_path: Path
+) -> None:
+    other = made / "other.key"
+    assert other.exists() or run(["keys", "new", str(other)]) == 0
+    for words in (
+        ("backfill", "--input", made / "archive-enc", "--output", tmp_path / "new"),
+        ("validate", made / "archive-enc"),
+        ("reconcile", made / "plain", "--input", made / "archive-enc"),
+        ("quarantine", "replay", made / "plain", "--input", made / "archive-enc"),
+    ):
+        for given, problem in (((), "--master-key"), (("--master-key", other), "has no version")):
+            forget_keys()
+            code, said, errors = typed(*words, *given)
+            assert (code in (2, 3), problem in errors, "Traceback" in errors) == (True, True, False), (
+                words,
+                said + errors,
+            )
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_keys_of_an_archive_are_listed_and_rotated_as_those_of_an_output(
+    made: Path, ask: Callable[..., tuple[int, str]]
+) -> None:
+    before = {path: path.read_bytes() for path in (made / "archive-enc").rglob("*.enc")}
+    assert ask("keys", "rotate", made / "archive-enc")[0] == 0
+    listed = json.loads(ask("keys", "list", made / "archive-enc", "--json")[1])
+    assert [len(key["under"]) for key in listed["keys"]] == [2]
+    assert {path: path.read_bytes() for path in (made / "archive-enc").rglob("*.enc")} == before
+    assert ask("validate", made / "archive-enc")[0] == 0
+
+
 def test_no_key_is_in_any_file_or_message(made: Path) -> None:
     source = KeySource(LocalFolder(made / "enc"), str(made / "m.key"))
     lines = (made / "m.key").read_text().splitlines()
     secrets = [base64.b64decode(line.split()[2]) for line in lines if not line.startswith("#")]
-    secrets.append(source.find_writing_key().secret)
+    archive = KeySource(LocalFolder(made / "archive-enc"), str(made / "m.key"))
+    secrets += [each.find_writing_key().secret for each in (source, archive)]
     forms = {
         form
         for key in secrets

@@ -1,6 +1,7 @@
 """The commands read archives from a bucket as they read them from a folder."""
 
 import gzip
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +17,14 @@ from pipelines.jobs.engines import LocalEngine
 from pipelines.settings import Settings
 from pipelines.sources import Request, parse_source
 from tests.builders import NOON, report
-from tests.integration.archives import envelope
+from tests.integration.archives import Typed, envelope
 from tests.s3 import S3Server, wire
+from tests.transforms.sinks.archive.test_archive_writer import ids, raw
 from transforms.core.time_range import Span
+from transforms.sinks.archive.archive_writer import ArchiveWriter
+from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys
+from transforms.sinks.parquet.encryption.master_key import KeyFile
+from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sources.archives import object_files
 
 
@@ -48,6 +54,28 @@ def test_a_backfill_of_objects_is_reconciled_with_them(
         assert "100" in capsys.readouterr().out
     (finding,) = parse_source(Request((pattern,)), Settings()).check()
     assert finding.what.startswith("2 files")
+
+
+def test_an_encrypted_archive_is_read_from_a_bucket_with_the_keys_beside_it(
+    server: S3Server, tmp_path: Path, typed: Typed
+) -> None:
+    master = KeyFile(tmp_path / "m.key")
+    master.create(NOON)
+    keys = KeySource(LocalFolder(tmp_path / "archive"), master.name)
+    keys.begin()
+    ArchiveWriter(tmp_path / "archive", keys).append(raw(ids(range(3)), LINES[:3]))
+    storage = server.storage("bucket", "encrypted")
+    files = [path for path in (tmp_path / "archive").rglob("*") if path.is_file()]
+    with storage.connect() as client:
+        for path in files:
+            obstore.put(client, path.relative_to(tmp_path / "archive").as_posix(), path.read_bytes())
+    forget_keys()
+    code, said, errors = typed("validate", storage.name, "--json")
+    assert (code, "--master-key" in errors) == (2, True), said + errors
+    forget_keys()
+    code, said, errors = typed("validate", storage.name, "--json", "--master-key", master.name)
+    assert (code, json.loads(said)["refused"]) == (0, {"schema": 3}), said + errors
+    forget_keys()
 
 
 def test_a_bucket_that_cannot_be_used_is_wrong_use_or_a_failed_run(

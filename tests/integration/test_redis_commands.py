@@ -24,6 +24,7 @@ from tests.integration.archives import Typed, fates, on_disk, rows
 from tests.integration.processes import start_command, wait_until
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
+from transforms.sinks.parquet.encryption.key_ring import forget_keys
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 
@@ -230,6 +231,32 @@ def test_an_archive_holds_the_stream_and_grows_by_what_is_new(
     assert typed("backfill", "--input", tmp_path / "archive", "--output", tmp_path / "out")[0] == 0
     assert fates(tmp_path / "out") == dict(zip(ids, ["report", "utf8", "report", "report", "not_object"]))
     assert {row["source"] for row in rows(tmp_path / "out", REPORTS, ["source"])} == {"kpi"}
+
+
+def test_an_encrypted_archive_stays_so_and_a_plain_one_stays_plain(
+    server: RedisServer, tmp_path: Path, typed: Typed
+) -> None:
+    folder, plain, key = tmp_path / "encrypted", tmp_path / "plain", ("--master-key", tmp_path / "m.key")
+    forget_keys()
+    assert typed("keys", "new", key[1])[0] == 0
+    add(server, *(valid(number, number) for number in range(3)))
+    assert typed(*archived(server, folder), "--encrypt")[0] == 2
+    assert not folder.exists()
+    assert typed(*archived(server, folder), "--encrypt", *key)[0] == 0
+    add(server, valid(3, 3), {"other": "x"}, first=3)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, _, errors = typed(*archived(server, folder))
+    assert (code, "is encrypted" in errors, "--master-key" in errors) == (2, True, True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    code, out, _ = typed(*archived(server, folder), *key)
+    assert (code, out[:31]) == (0, "2 new entries of kpi, 1 of them")
+    assert {path.suffix for path in folder.glob("kpi/*")} - {""} == {".enc"}
+    assert json.loads(typed("validate", folder, "--json", *key)[1])["reports"] == 4
+
+    assert typed(*archived(server, plain))[0] == 0
+    code, _, errors = typed(*archived(server, plain), "--encrypt", *key)
+    assert (code, "name a new archive" in errors) == (2, True)
+    forget_keys()
 
 
 def test_an_entry_without_data_is_archived_and_refused_under_its_own_id(
