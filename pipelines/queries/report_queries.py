@@ -196,6 +196,7 @@ WHERE found.is_outlier""",
             ("value", pa.float64()),
             *((name, pa.float64()) for name in _BASELINE[:4]),
             ("baseline_state", pa.string()),
+            (_MARK.column, pa.map_(pa.string(), pa.string())),
         ]
     ),
     (*_NEWEST, Order("value_column")),
@@ -208,4 +209,5 @@ WHERE found.is_outlier""",
             choices=tuple(METRIC_COLUMNS.values()),
         ),
     ),
+    _MARK,
 )

@@ -13,12 +13,13 @@ const MOST_DOTS = 600;
 // Columns that the explanation shows already, or that are about storage.
 const LEFT_OUT = /_fence$|_q1$|_q3$|^is_|_state$|^baseline_n$|^revision$|^schema_version$/;
 
+/** The details. `onMark` gets a verdict that was kept; without it there is no right to marks. */
 export function makeDetails(row, onMark) {
   const picture = el("div");
   const report = el("div");
   const problem = makeErrorLine();
   const element = el("div", { class: "details" }, el("p", { class: "words" }, explain(row)), picture,
-    makeMarks(row, onMark), report, problem.line);
+    onMark && makeMarks(row, onMark), report, problem.line);
   Promise.all([showHour(row, picture), showReport(row, report)]).catch(problem.show);
   return element;
 }

@@ -35,7 +35,7 @@ export function mountOutliers(section, { status }) {
     const answer = await find();
     asked = filters.key();
     known = new Set(answer.rows.map(makeKey));
-    put(list, ...answer.rows.map(makeItem));
+    put(list, ...answer.rows.map((row) => makeItem(row, answer.withheld)));
     if (!answer.rows.length) put(list, el("li", {}, makeEmpty("No outliers here. Choose a longer time, or another agent or column.")));
     newer.hidden = true;
     showEnd(answer);
@@ -43,7 +43,7 @@ export function mountOutliers(section, { status }) {
 
   async function loadOlder() {
     const answer = await find({ cursor });
-    const items = answer.rows.map(makeItem);
+    const items = answer.rows.map((row) => makeItem(row, answer.withheld));
     list.append(...items);
     items[0]?.querySelector("button").focus();
     showEnd(answer);
@@ -103,7 +103,7 @@ function makeFilters(onChange) {
   };
 }
 
-function makeItem(row) {
+function makeItem(row, withheld = []) {
   const mark = el("span", { class: "mark-state" });
   const showMark = (verdict) => {
     mark.className = `mark-state ${verdict ?? ""}`;
@@ -121,7 +121,7 @@ function makeItem(row) {
     button.setAttribute("aria-expanded", String(!isOpen));
     if (isOpen) details.hidden = true;
     else if (details) details.hidden = false;
-    else item.append((details = makeDetails(row, showMark)));
+    else item.append((details = makeDetails(row, withheld.includes("mark") ? null : showMark)));
   });
   showMark(findMark(row));
   return item;

@@ -29,6 +29,10 @@ NEWEST = "ORDER BY k.recorded_at DESC, report_id"
 SUMMARY = "AVG(latency_ms) AS l, AVG(accuracy) AS a, COUNT(*), STDDEV(latency_ms)"
 REJECTED = "SELECT * EXCLUDE payload REPLACE (coalesce(kind, 'kpi_report') AS kind) FROM quarantine WHERE"
 TIMELESS_LAST = "ORDER BY received_at DESC NULLS LAST, source, message_id"
+MARKED = (
+    "LEFT JOIN (SELECT report_id, MAP {'accuracy': 'false', 'latency_ms': 'verified'} AS m FROM _marks "
+    "GROUP BY 1) USING (report_id)"
+)
 OF_FLAG = "task_id, agent_id, target_agent_type, baseline_n, c, v, latency_low_fence"
 CAUSE = "coalesce(kind, 'kpi_report') AS k, reason, rule"
 PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
@@ -51,19 +55,18 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
     ("anomalies", BASELINE, LATER,
      "WITH b AS (SELECT agent_id, AVG(latency_ms) AS l, STDDEV(latency_ms) AS ls, AVG(accuracy) AS a, "
      "STDDEV(accuracy) AS s FROM kpi_reports WHERE recorded_at >= $bs AND recorded_at < $be GROUP BY 1) "
-     f"SELECT {LIST}, l, ls, a, s, m FROM kpi_reports k JOIN b ON k.agent_id = b.agent_id LEFT JOIN "
-     "(SELECT report_id, MAP {'accuracy': 'false', 'latency_ms': 'verified'} AS m FROM _marks GROUP BY 1) "
-     f"USING (report_id) WHERE {WITHIN} "
+     f"SELECT {LIST}, l, ls, a, s, m FROM kpi_reports k JOIN b ON k.agent_id = b.agent_id {MARKED} "
+     f"WHERE {WITHIN} "
      f"AND (ABS(latency_ms - l) > 2 * ls OR ABS(accuracy - a) > 2 * s) {NEWEST}"),
     ("outliers", {"agent_id": AGENTS[1]}, SPAN,
-     f"SELECT recorded_at, report_id, {OF_FLAG}, latency_high_fence, q, q, b FROM (SELECT *, 'latency_ms' "
+     f"SELECT recorded_at, report_id, {OF_FLAG}, latency_high_fence, q, q, b, m FROM (SELECT *, 'latency_ms' "
      "AS c, latency_ms AS v, latency_q1 AS q, latency_baseline_state AS b FROM kpi_reports "
      "WHERE is_latency_outlier UNION ALL SELECT * REPLACE (NULL AS latency_high_fence), 'accuracy', "
      "accuracy, NULL, NULL FROM kpi_reports WHERE is_accuracy_outlier) k "
-     f"WHERE agent_id = 'agent 1' AND {WITHIN} {NEWEST}, c"),
+     f"{MARKED} WHERE agent_id = 'agent 1' AND {WITHIN} {NEWEST}, c"),
     ("outliers", {"column": "accuracy"}, Span(),
      "SELECT recorded_at, report_id, task_id, agent_id, target_agent_type, baseline_n, 'accuracy', accuracy, "
-     f"NULL, NULL, NULL, NULL, NULL FROM kpi_reports k WHERE is_accuracy_outlier {NEWEST}"),
+     f"NULL, NULL, NULL, NULL, NULL, m FROM kpi_reports k {MARKED} WHERE is_accuracy_outlier {NEWEST}"),
     ("aggregates", {"granularity": "1m", "agent_id": AGENTS[0]}, SPAN,
      "SELECT * FROM kpi_aggregations WHERE granularity = '1m' AND agent_id = 'agent 0' "
      "AND time_window_start >= $start AND time_window_start < $end ORDER BY time_window_start DESC"),

@@ -199,6 +199,25 @@ def test_an_outlier_explains_itself_and_hostile_text_is_text(browser: "Browser",
         check(page)
 
 
+def test_a_mark_is_kept(browser: "Browser", house: House) -> None:
+    with visit(browser, house) as page:
+        page.locator("#outliers .row").click()
+        page.get_by_label("Note").fill(HOSTILE)
+        page.get_by_role("button", name="False", exact=True).click()
+        expect(page.locator(".marks .kept")).to_have_text("Kept")
+        page.get_by_role("button", name="Verified", exact=True).click()
+        expect(page.locator(".mark-state")).to_have_text("verified")
+        page.reload()
+        expect(page.locator(".mark-state")).to_have_text("verified")
+        page.locator("#outliers .row").click()
+        for name, is_pressed in (("Verified", "true"), ("False", "false")):
+            button = page.get_by_role("button", name=name, exact=True)
+            expect(button).to_have_attribute("aria-pressed", is_pressed)
+        check(page)
+    marks = house.service.get("/query/marks", state="all").json["rows"]
+    assert [(row["verdict"], row["note"]) for row in marks] == [("verified", HOSTILE), ("false", HOSTILE)]
+
+
 def test_it_goes_on_after_a_restart_and_says_what_it_missed(
     browser: "Browser", house: House, client: redis.Redis
 ) -> None:
@@ -234,6 +253,8 @@ def test_columns_without_right_are_named(browser: "Browser", house: House) -> No
             )
             expect(page.locator("#rates .withheld")).to_contain_text("error_details")
             page.locator("#outliers .row").click()
+            expect(page.locator("#outliers > div .withheld")).to_contain_text("You have no right to mark")
+            assert page.locator(".mark").count() == 0
             page.locator(".report summary").click()
             expect(page.locator(".report .withheld")).to_contain_text("error_details")
             check(page)

@@ -108,6 +108,7 @@ def test_the_queries_withhold_exactly_this_from_a_consumer() -> None:
         "features": {"agent_fitness_weight", "experiment", "variant"},
         "quarantine": {"payload_sha256", "field", "message"},
         "quarantine-causes": {"fields", "message"},
+        "outliers": {"mark"},
         "anomalies": {"mark"},  # it is joined by report_id
         "marks": {"note"},
     }
