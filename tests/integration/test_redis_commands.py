@@ -328,6 +328,35 @@ def test_an_output_of_a_stream_and_an_archive_reconciles_with_both(
     assert reconciled(server, output, typed)[1]["surplus"] == 50
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_what_has_expired_is_counted_by_the_payloads_that_the_stream_still_has(
+    server: RedisServer, tmp_path: Path, typed: Typed, encrypted: bool
+) -> None:
+    """Their rows are gone: only the messages themselves say of which day they were."""
+    forget_keys()
+    output, archive, key = tmp_path / "out", tmp_path / "archive", ["--master-key", tmp_path / "m.key"]
+    assert typed("keys", "new", key[1])[0] == 0
+    words = ["--encrypt", *key] if encrypted else []
+    old = datetime.now(UTC) - timedelta(days=500)
+    with server.client() as client:
+        for number in range(6):
+            at = old + timedelta(minutes=number)
+            client.xadd(
+                "kpi", {"data": payload(report(number, at))}, id=f"{int(at.timestamp()) * 1000 + 999}-0"
+            )
+        client.xadd("kpi", {"data": "{"}, id=f"{int(at.timestamp()) * 1000 + 1000}-0")
+        client.xadd("kpi", {"other": "field"}, id=f"{int(at.timestamp()) * 1000 + 1001}-0")
+    assert typed(*archived(server, archive), *words)[0] == 0
+    assert typed("backfill", "--input", archive, "--output", output, *words)[0] == 0
+    source = ["--redis", server.url, "--stream", "kpi", "--json", *words[1:]]
+    assert typed("maintain", output, "--expire", "--grace-seconds", 0, *words[1:])[0] == 0
+    assert typed("maintain", output, "--expire", "--grace-seconds", 0, *words[1:])[0] == 0
+    code, out, errors = typed("reconcile", output, *source)
+    verdict = json.loads(out)
+    assert (code, verdict["received"], verdict["expired"], verdict["missing"]) == (0, 8, 8, 0), out + errors
+    forget_keys()
+
+
 def test_an_entry_without_a_fate_is_missing(server: RedisServer, output: Path, typed: Typed) -> None:
     (new,) = add(server, valid(9, 20), first=20)
     code, verdict = reconciled(server, output, typed)

@@ -9,6 +9,8 @@ import binascii
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import entry_points
@@ -27,6 +29,9 @@ _HEAD = (
     "# Master key of kpiflow: who has it can read the outputs, and without it nobody can. Keep a copy.\n"
     "# ID CREATED KEY, the newest last.\n"
 )
+
+
+_MOST_BYTES = 1 << 20
 
 
 class KeyRefused(Refused):
@@ -92,7 +97,7 @@ class KeyFile:
         Raises:
             KeyRefused: the file exists already.
         """
-        with lock_folder(self._place.parent):
+        with self._explain_unwritable(), lock_folder(self._place.parent):
             if self.path.exists():
                 raise KeyRefused(f"{self.path} exists already; `kpiflow keys rotate` adds a version to it")
             return self._append([], now)
@@ -101,7 +106,7 @@ class KeyFile:
         return self._read()[-1].id
 
     def rotate(self, now: datetime) -> str:
-        with lock_folder(self._place.parent):
+        with self._explain_unwritable(), lock_folder(self._place.parent):
             return self._append(self._read(), now)
 
     def wrap(self, version: str, key: bytes, context: bytes) -> bytes:
@@ -137,18 +142,25 @@ class KeyFile:
     def _read(self) -> list[_Version]:
         """All versions, at least one."""
         try:
-            mode = self.path.stat().st_mode
-            text = self.path.read_text("ascii")
+            # What is no regular file may never answer: it is opened without waiting, and not read.
+            with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                data = file.read(_MOST_BYTES) if stat.S_ISREG(mode) else b""
         except FileNotFoundError:
             fix = "`kpiflow keys new` makes one; on each machine of a job it must be at the same path"
             raise KeyRefused(f"there is no master key {self.path} on this machine; {fix}") from None
-        except UnicodeDecodeError:
-            raise self._explain_damage() from None
+        except IsADirectoryError:
+            raise self._explain_kind() from None
         except OSError as error:
             problem = f"the master key {self.path} cannot be read ({error.strerror})"
             raise KeyRefused(f"{problem}; change its owner to the user of the job") from None
+        if not stat.S_ISREG(mode):
+            raise self._explain_kind()
         if stat.S_IMODE(mode) & 0o077:
             raise KeyRefused(f"others may read the master key {self.path}; run `chmod 600` on it")
+        if not data.isascii() or len(data) == _MOST_BYTES:
+            raise self._explain_damage()
+        text = data.decode("ascii")
         lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
         if not lines or any(len(line) != 3 for line in lines):
             raise self._explain_damage()
@@ -162,11 +174,22 @@ class KeyFile:
         try:
             owner = self._place.stat() if versions else None  # a job of another user goes on reading it
             replace_file(self._place, (_HEAD + "\n".join(lines) + "\n").encode(), owner)
-        except PermissionError as error:
-            raise KeyRefused(f"cannot write {self.path} ({error.strerror}); name another file") from None
         finally:
             os.umask(before)
         return new.id
+
+    @contextmanager
+    def _explain_unwritable(self) -> Iterator[None]:
+        """Raise KeyRefused in place of the errors of a file system."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            why = error.strerror if isinstance(error, OSError) else "links in a circle"
+            raise KeyRefused(f"cannot write {self.path} ({why}); name another file") from None
+
+    def _explain_kind(self) -> KeyRefused:
+        """The error to raise for a folder, a pipe or a device."""
+        return KeyRefused(f"{self.path} is no regular file; give the path of the file with the master key")
 
     def _explain_damage(self) -> KeyRefused:
         """The error to raise for a file of another form. It shows nothing of the file."""

@@ -1,6 +1,7 @@
 """Keys that open only what they should, and that survive a kill at any point."""
 
 import base64
+import errno
 import json
 import os
 import pickle
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from transforms.core.errors import Refused
+from transforms.core.errors import OutputFull, Refused
 from transforms.core.key_wrapping import MonthKey
 from transforms.sinks.parquet.encryption import key_ring, rotation
 from transforms.sinks.parquet.encryption.key_list import KEYS, drop_old, parse_list
@@ -136,6 +137,41 @@ def test_each_wrong_or_missing_key_says_what_to_do(
     assert "is damaged" in find_error(source)
     Path(source.storage.locate(KEYS)).unlink()
     assert "is missing" in find_error(source)
+
+
+def test_what_is_no_file_is_refused_at_once_and_named(
+    source: KeySource, master: KeyFile, tmp_path: Path
+) -> None:
+    master.path.unlink()
+    os.mkfifo(master.path)
+    assert "is no regular file" in find_error(source)
+    master.path.unlink()
+    master.path.mkdir()
+    assert "is no regular file" in find_error(source)
+    assert "is no regular file" in find_error(KeySource(source.storage, "/dev/null"))
+    (tmp_path / "large").write_bytes(b"#" * (1 << 21))
+    (tmp_path / "large").chmod(0o600)
+    assert "is no master key" in find_error(KeySource(source.storage, str(tmp_path / "large")))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "cannot be read" in find_error(KeySource(source.storage, str(tmp_path / "loop")))
+
+
+def test_a_master_key_that_cannot_be_written_names_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (tmp_path / "file" / "m.key", Path("/proc/m.key"), tmp_path / "loop" / "m.key"):
+        with pytest.raises(KeyRefused, match=r"cannot write .*m\.key \(.*; name another file"):
+            KeyFile(place).create(NOW)
+
+    def fill(*anything: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", fill)
+    with pytest.raises(OutputFull, match="free some"):
+        KeyFile(tmp_path / "m.key").create(NOW)
+    assert not (tmp_path / "m.key").exists()
 
 
 def test_a_new_master_key_is_for_its_owner_only_and_replaces_none(master: KeyFile) -> None:
