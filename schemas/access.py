@@ -102,6 +102,14 @@ _COLUMNS: dict[str, dict[AccessClass, str]] = {
         _INTERNAL: "time_window_start target_agent_type task_count",
         _CONFIDENTIAL: "low high sums",  # the sums of the fit: its parameters follow from them
     },
+    "outcome_sums": {
+        _INTERNAL: "time_window_start measure subject task_count",
+        _CONFIDENTIAL: "total counts",  # the steps of rules
+    },
+    "recommendations": {
+        _CONFIDENTIAL: "decided_at rule rule_version subject_kind subject state recommendation parameter "
+        "current proposed factor reason evidence confidence since expires_at outcome"
+    },
     "inconsistencies": {_INTERNAL: _INCONSISTENCY, _RESTRICTED: "evidence"},
     "resolutions": {_INTERNAL: f"{_INCONSISTENCY} resolved_at resolved_by", _RESTRICTED: "evidence"},
     "marks": {

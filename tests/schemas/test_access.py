@@ -44,6 +44,7 @@ def test_only_windows_of_the_fleet_are_public() -> None:
 def test_parameters_of_models_are_confidential() -> None:
     assert find_class("task_sums", "sums") == AccessClass.CONFIDENTIAL
     assert find_class("features", "agent_fitness_weight") == AccessClass.CONFIDENTIAL
+    assert set(CLASSES["recommendations"].values()) == {AccessClass.CONFIDENTIAL}
 
 
 def test_a_column_without_a_class_is_restricted() -> None:

@@ -12,6 +12,7 @@ there):
 | `claims` | reports of the tasks of `reports`, recorded from a - `before` up to b + `before` | see below |
 | `tasks`, `results` | versions of the tasks of `reports`, created (completed) since a - `before` | below |
 | `agents` | versions of the agents of `past_reports` (`reports`), also without an effective_at | its own |
+| `quarantine` | what was rejected and received from a - `before` up to b | its own |
 | `first_records` | one row: the first effective_at of all tasks and agents, or null | tasks, agents |
 | another derived table | rows of the reports in `reports`; with a `before`, those since then | its own |
 | `settings` | one row: every setting by its name | |
@@ -41,7 +42,8 @@ on the order of input rows; tests check that.
 - Tasks and results are those of `reports` only. In a stream a span is a minute, so what needs a long past of
   all reports (a fit over 24 hours) is a derived table of its own, with exact sums by minute and type of the
   reports that were received within context_wait_seconds: late ones would change the sums of settled minutes.
-  The other table declares it as an input with `before="context_hours"`.
+  The other table declares it as an input with a `before`.
+- Of `quarantine` a row may depend on what was received before the effective_at of a report of its own file.
 - One row a key. Rows whose `table.time` is outside the span are dropped by the engine.
 
 **Kernels.** Where SQL does not suffice, a `Kernel` makes the rows of the table from those of the SQL. It is a
@@ -88,11 +90,13 @@ class Input:
 
     `before`: how long before the span it begins: a time, or the name of a setting that ends in its unit
     (`context_hours`). Tasks, results, `past_reports`, `past_windows`, `claims` and, for `Clock.EFFECTIVE`,
-    `inconsistencies` need one.
+    `inconsistencies` need one. `is_joined`: the SQL joins tasks or results to `reports` by task_id, once, so
+    that they need not be narrowed to these tasks before.
     """
 
     name: str
     before: timedelta | str = timedelta(0)
+    is_joined: bool = False
 
     def find_before(self, settings: Mapping[str, Any]) -> timedelta:
         """`before` as a time, by the settings."""

@@ -142,15 +142,19 @@ class _Binding(NamedTuple):
         settled = f"time_window_end <= {_moment(self.bounds.find_settled())}"
         tasks, results = (_moment(find(name).start) for name in ("tasks", "results"))
         claims = f"{self._within('recorded_at', find('claims'))} AND {known} AND {_OF_TASKS}"
+        rejected = self._within("received_at", find("quarantine"))
         of_agents = _OF_PAST_AGENTS if self._has("past_reports") else _OF_AGENTS
         views = {
             "past_reports": f"({_REPORTS}) WHERE {past} AND {known}",
             "past_windows": f"stored_kpi_aggregations WHERE granularity = '1h' AND {windows} AND {settled}",
+            "quarantine": f"stored_quarantine WHERE {rejected} AND received_at <= {_moment(latest)}",
         }
+        joined = {each.name for each in self.table.inputs if each.is_joined}
+        of_task, of_result = ("true" if name in joined else _OF_TASKS for name in ("tasks", "results"))
         rows = {
             "claims": f"({_REPORTS}) WHERE {claims}",
-            "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {_OF_TASKS}",
-            "results": f"stored_results WHERE completed_at >= {results} AND {known} AND {_OF_TASKS}",
+            "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {of_task}",
+            "results": f"stored_results WHERE completed_at >= {results} AND {known} AND {of_result}",
             "agents": f"stored_agents WHERE coalesce({known}, true) AND {of_agents}",
         }
         for name, text in views.items():

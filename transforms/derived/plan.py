@@ -11,7 +11,7 @@ import numpy as np
 
 from schemas.partitioning import format_hour_folder, format_window_folder
 from schemas.readers.formats import FIRST_US, LAST_US
-from schemas.tables import REPORTS
+from schemas.tables import QUARANTINED, REPORTS
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import Ints
 from transforms.core.time_units import HOUR_US, SECOND_US
@@ -208,7 +208,7 @@ class Plan:
                     choices[f"first {stored}"] = Choice(
                         stored, np.flatnonzero(numbers == min(numbers, default=0))
                     )
-            elif each.name in {*SOURCES, *_RECORDS}:
+            elif each.name in {*SOURCES, *_RECORDS, QUARANTINED.name}:
                 stored = SOURCES.get(each.name, (each.name,))[0]
                 last = bounds.find_settled() // GRAIN if each.name == "past_windows" else until
                 places = self.catalogs[stored].find(bounds.find(each.name), last)

@@ -1,7 +1,15 @@
 """All derived tables, each after those that it reads. One more: its module, a line here, docs/columns.md."""
 
 from schemas.tables import Table, find_table
-from transforms.derived import data_quality, features, inconsistencies, resolutions, task_sums
+from transforms.derived import (
+    data_quality,
+    features,
+    inconsistencies,
+    outcome_sums,
+    recommendations,
+    resolutions,
+    task_sums,
+)
 from transforms.derived.derived_table import DerivedTable
 
 TABLES: tuple[DerivedTable, ...] = (
@@ -10,6 +18,8 @@ TABLES: tuple[DerivedTable, ...] = (
     data_quality.TABLE,
     task_sums.TABLE,
     features.TABLE,
+    outcome_sums.TABLE,
+    recommendations.TABLE,
 )
 DERIVED = {each.table.name: each for each in TABLES}
 

@@ -1,0 +1,94 @@
+"""Counts false recommendations.
+
+    python -m tests.benchmarks.recommendations [--seeds 20] [--series 2000]
+
+`generated`: outputs of `kpiflow generate --records` without dirt, one a seed, in which no rule has a cause.
+`at the limit`: series of outcome_sums in which the share of each rule is exactly its limit, the worst case.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.settings import Settings
+from tests.builders import NOON
+from transforms.derived.outcome_sums import LADDER, OUTCOME_SUMS
+from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, Rule
+from transforms.derived.recommendations import PERIOD_HOURS, TABLE
+from transforms.derived.run import derive_rows
+
+_SERIES_AT_ONCE = 200
+_CLEAN = ("--dirty", "0", "--late", "0", "--inconsistent", "0")
+
+
+def make_series(rule: Rule, share: float, series: int, tasks: int, seed: int, hours: int = 24) -> pa.Table:
+    """Rows of outcome_sums of a rule's measure, by minute from noon: of each subject `tasks` tasks a minute,
+    each beyond the rule's step by chance with this probability, and then beyond all steps before it."""
+    random = np.random.default_rng(seed)
+    minutes = hours * 60
+    hits = random.binomial(tasks, share, (series, minutes))
+    steps = len(LADDER) if rule.measure in ("memory", "cpu") else 1
+    counts = [" ".join([str(hit)] * rule.step + ["0"] * (steps - rule.step)) for hit in hits.ravel().tolist()]
+    times = [NOON + timedelta(minutes=minute) for minute in range(minutes)] * series
+    columns = {
+        "time_window_start": times,
+        "measure": [rule.measure] * len(times),
+        "subject": np.repeat([f"subject {number}" for number in range(series)], minutes),
+        "task_count": [tasks] * len(times),
+        "total": [tasks * 1000] * len(times),
+        "counts": counts,
+    }
+    return pa.table(columns, OUTCOME_SUMS.schema)
+
+
+def count_at_the_limit(series: int, tasks: int = 20) -> tuple[int, int]:
+    """How many periods of all rules were tested, and in how many of them a rule was met."""
+    settings, met = Settings().derived_settings(), 0
+    parts = series // _SERIES_AT_ONCE
+    for seed, (rule, _) in enumerate(product(RECOMMENDATION_RULES, range(parts))):
+        rows = make_series(rule, rule.limit, _SERIES_AT_ONCE, tasks, seed, PERIOD_HOURS)
+        found = derive_rows(TABLE, {"outcome_sums": rows}, settings)
+        met += sum(name == rule.name for name in found["rule"].to_pylist())
+    return parts * _SERIES_AT_ONCE * len(RECOMMENDATION_RULES), met
+
+
+def count_generated(seeds: int, reports: int) -> tuple[int, int]:
+    """Reports of generated outputs without a cause, and recommendations in them."""
+    count = 0
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            given = ("--records", "--reports", str(reports), "--agents", "50", "--span", "24h")
+            _run("generate", *given, *_CLEAN, "--seed", str(seed), "--output", f"{folder}/archive")
+            _run("backfill", "--input", f"{folder}/archive", "--output", f"{folder}/out")
+            files = Path(folder, "out", TABLE.table.name).rglob("*.parquet")
+            count += sum(pq.read_metadata(file).num_rows for file in files)
+    return seeds * reports, count
+
+
+def _run(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "pipelines.cli", *words], check=True, capture_output=True)
+
+
+def main() -> None:
+    """Print both counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--reports", type=int, default=20_000)
+    parser.add_argument("--series", type=int, default=2000)
+    asked = parser.parse_args()
+    periods, met = count_at_the_limit(asked.series)
+    print(f"at the limit: {met} false recommendations in {periods:,} periods of {PERIOD_HOURS} h")
+    reports, count = count_generated(asked.seeds, asked.reports)
+    print(f"generated: {count} recommendations in {asked.seeds} outputs, {reports:,} reports of 24 h each")
+
+
+if __name__ == "__main__":
+    main()
