@@ -287,6 +287,12 @@ class DerivedSettings(SettingsGroup):
         lt=1,
         description="Share of an agent's hours in which a rule about distributions may raise a false alarm.",
     )
+    trend_false_alarms_a_day: float = Field(
+        1.0,
+        ge=0.001,
+        le=1000,
+        description="Changes of level that may be reported falsely in a day, over all agents and metrics.",
+    )
     timely_seconds: float = Field(
         10.0,
         ge=0,

@@ -110,6 +110,10 @@ _COLUMNS: dict[str, dict[AccessClass, str]] = {
         _CONFIDENTIAL: "decided_at rule rule_version subject_kind subject state recommendation parameter "
         "current proposed factor reason evidence confidence since expires_at outcome"
     },
+    "trends": {
+        _INTERNAL: "time_window_start level agent_id target_agent_type metric kind verdict points "
+        "is_hour_adjusted slope slope_low slope_high changed_at before after change z threshold"
+    },
     "inconsistencies": {_INTERNAL: _INCONSISTENCY, _RESTRICTED: "evidence"},
     "resolutions": {_INTERNAL: f"{_INCONSISTENCY} resolved_at resolved_by", _RESTRICTED: "evidence"},
     "marks": {

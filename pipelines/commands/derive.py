@@ -41,7 +41,7 @@ def derive(
         bool, typer.Option("--dry-run", help="Only print how many files are stale or should not be there.")
     ] = False,
 ) -> None:
-    """Make the derived tables of an output: features, recommendations, inconsistencies and others.
+    """Make the derived tables of an output: features, recommendations, trends, inconsistencies and others.
 
     Only files are made that are missing, or whose stored rows, settings or SQL have changed. A run that dies
     can be run again.

@@ -26,7 +26,8 @@ ROOMS: dict[str, set[str]] = {
     "redis": {"core"},
     "validation": {"core"},
     "sources": {"core", "envelopes", "objects", "redis", "validation"},
-    "derived": {"core", "sinks"},
+    "analysis": set(),
+    "derived": {"analysis", "core", "sinks"},
     "sinks": {"core", "envelopes", "objects", "redis", "validation"},
 }
 """Rooms of transforms, and what each may import beside itself. Sources and sinks do not know each other."""

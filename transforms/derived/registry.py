@@ -9,6 +9,7 @@ from transforms.derived import (
     recommendations,
     resolutions,
     task_sums,
+    trends,
 )
 from transforms.derived.derived_table import DerivedTable
 
@@ -20,6 +21,7 @@ TABLES: tuple[DerivedTable, ...] = (
     features.TABLE,
     outcome_sums.TABLE,
     recommendations.TABLE,
+    trends.TABLE,
 )
 DERIVED = {each.table.name: each for each in TABLES}
 

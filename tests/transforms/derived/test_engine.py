@@ -208,6 +208,7 @@ def test_tables_that_do_not_read_each_other_are_chains_of_their_own() -> None:
     assert chains == [
         ["task_sums", "features"],
         ["inconsistencies", "resolutions", "data_quality", "outcome_sums", "recommendations"],
+        ["trends"],
     ]
 
 
