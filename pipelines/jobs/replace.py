@@ -9,6 +9,7 @@ that rewriting changes, so after a kill at any point the same command gives the 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -200,7 +201,7 @@ def _rewrite(change: _Change, store: Store, key: MonthKey | None) -> None:
         if not merged.rows.num_rows and not file.is_day:
             file.storage.remove(file.name)
         elif merged.taken or not kept.all():
-            current, encode = file.get(), encode_day_file if file.is_day else encode_file
+            current, encode = file.get(), partial(encode_day_file, table) if file.is_day else encode_file
             file.storage.put(file.name, encode(merged.rows, key=key), current and current.version)
 
 

@@ -52,7 +52,7 @@ def write_hours(top: Path, rows: pa.RecordBatch) -> None:
 def write_day(top: Path, rows: pa.RecordBatch, keep: bool = True) -> None:
     """Add rows to the file of the day on the first root, or leave only these in it."""
     path = next((top / "out" / REPORTS.name).rglob("day.parquet"))
-    path.write_bytes(encode_day_file(concat([read_file(path), rows] if keep else [rows])))
+    path.write_bytes(encode_day_file(REPORTS, concat([read_file(path), rows] if keep else [rows])))
 
 
 def die() -> None:

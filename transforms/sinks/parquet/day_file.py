@@ -2,19 +2,25 @@
 
 Against a file of hours it has smaller row groups, so that a reader decodes less to find one row; a Bloom
 filter on each id, so that a reader skips the row groups without it; and a stronger compression.
+
+Its rows are in blocks of BLOCK_HOURS, each in the order of the table, which begins with the agent for reports
+and windows. So a reader of one hour skips the other blocks, and a reader of one agent most of each block.
 """
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.tables import Table
 from transforms.core.key_wrapping import MonthKey
-from transforms.core.record_batches import narrow_type, split_by_bytes, split_by_rows
+from transforms.core.record_batches import concat, narrow_type, split_by_bytes, split_by_rows
+from transforms.core.time_units import HOUR_US
 from transforms.sinks.parquet.encryption.file_key import make_encryption
 from transforms.sinks.parquet.parquet_file import (
     BLANK_DIGESTS,
@@ -24,7 +30,9 @@ from transforms.sinks.parquet.parquet_file import (
     fill_digests,
 )
 
-ROW_GROUP = 1 << 16
+ROW_GROUP = 1 << 15
+BLOCK_HOURS = 6
+"""With 1, an agent is in every row group; with 24, an hour is (docs/maintenance.md has the figures)."""
 LEVEL = 6
 """Of zstd. Higher ones took much more time for little (docs/maintenance.md has the figures)."""
 FILTERED_COLUMNS = ("task_id", "report_id")
@@ -59,7 +67,7 @@ def write_day_file(
         bloom_filter_options={name: filters for name in filtered if name in schema.names},
         encryption_properties=make_encryption(key) if key else None,
     ) as writer:
-        for part in parts:
+        for part in _gather(parts):
             rows += part.num_rows
             for piece in split_by_bytes(part, narrow):
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
@@ -73,9 +81,23 @@ def write_day_file(
     return rows
 
 
-def encode_day_file(rows: pa.RecordBatch, key: MonthKey | None = None) -> bytes:
-    """The bytes of the file of a sealed day with these rows."""
+def encode_day_file(table: Table, rows: pa.RecordBatch, key: MonthKey | None = None) -> bytes:
+    """The bytes of the file of a sealed day with these rows, which are in the order of the table."""
+    blocks = rows[table.time].cast(pa.int64()).to_numpy() // (BLOCK_HOURS * HOUR_US)
+    rows = rows.take(pa.array(np.argsort(blocks, kind="stable")))
     with TemporaryDirectory(prefix="kpiflow-") as work:
         path = Path(work) / "day.parquet"
         write_day_file(path, rows.schema, split_by_rows(rows, ROW_GROUP), rows.num_rows, key)
         return path.read_bytes()
+
+
+def _gather(parts: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows of parts in order, small ones together: each batch begins a row group."""
+    waiting: list[pa.RecordBatch] = []
+    for part in parts:
+        if waiting and sum(each.num_rows for each in waiting) + part.num_rows > ROW_GROUP:
+            yield concat(waiting)
+            waiting = []
+        waiting.append(part)
+    if waiting:
+        yield concat(waiting)

@@ -1,12 +1,14 @@
 """The rows of a day out of its files of hours, in the order of the day's file, in bounded memory.
 
-A file of hours is in the order of its table. Where that is by agent and then by time, so is the day. The
-agents are divided into ranges of about PART_ROWS rows; each file is read once and its rows of each range are
-spilled to a work folder; then the ranges are put together one by one. Memory is bounded by a file of hours
-and by a range. Where the order of a table does not begin so, the day is its hours one after the other.
+A file of hours is in the order of its table. Where that is by agent and then by time, so is each block of
+BLOCK_HOURS of the day. The agents of a block are divided into ranges of about PART_ROWS rows; each file is
+read once and its rows of each range are spilled to a work folder; then the ranges are put together one by
+one. Memory is bounded by a file of hours and by a range. Where the order of a table does not begin so, the
+day is its hours one after the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from schemas.tables import Table
 from transforms.core.grouping import Ints, sort_by_columns
 from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, conform
+from transforms.sinks.parquet.day_file import BLOCK_HOURS
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 PART_ROWS = 1 << 17
@@ -42,6 +45,19 @@ def merge_day(
         for name in names:
             yield conform(read(name, None), table.schema)
         return
+    for block, same in groupby(names, key=_number_block):
+        yield from _merge_block(table, list(same), read, work / str(block), part_rows, key)
+
+
+def _number_block(name: str) -> int:
+    """The block of a file of hours, by its name `.../hour=HH/HHMM.parquet`."""
+    return int(name.rpartition("/")[2][:2]) // BLOCK_HOURS
+
+
+def _merge_block(
+    table: Table, names: Sequence[str], read: ReadHours, work: Path, part_rows: int, key: MonthKey | None
+) -> Iterator[pa.RecordBatch]:
+    """As `merge_day`, of the files of a block."""
     column = table.order[0]
     encoded = [read(name, [column])[column].dictionary_encode("encode") for name in names]
     parts = divide_rows(encoded, part_rows)
@@ -100,7 +116,7 @@ class _Spill:
 
     def write(self, rows: pa.RecordBatch, parts: Ints) -> None:
         """Write rows by their parts."""
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         if (np.diff(parts) < 0).any():
             order = np.argsort(parts, kind="stable")
             rows, parts = rows.take(pa.array(order)), parts[order]

@@ -191,7 +191,7 @@ class _FileMerge:
         if stored is not None:
             old = read_whole(stored.data, str(part.file))
         merged = merge_rows(self.table, old, self._sort(part.rows), sorted_new=True)
-        encode = encode_day_file if part.file.is_day else encode_file
+        encode = partial(encode_day_file, self.table) if part.file.is_day else encode_file
         data = encode(merged.rows, key=self.key) if merged.taken else b""
         result = _Merged(part, stored, data, merged.taken, merged.displaced)
         if self.ledger is None or not merged.taken:

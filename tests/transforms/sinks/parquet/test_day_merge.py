@@ -6,11 +6,14 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.tables import DUPLICATES, REPORTS, Table
 from tests.pipelines.maintenance.stored import FIRST, make_rows
-from transforms.sinks.parquet.day_file import write_day_file
+from transforms.core.grouping import sort_by_columns
+from transforms.core.time_units import HOUR_US
+from transforms.sinks.parquet.day_file import BLOCK_HOURS, encode_day_file, write_day_file
 from transforms.sinks.parquet.day_merge import divide_rows, merge_day
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -32,18 +35,32 @@ def merge(output: Path, table: Table, part_rows: int) -> list[pa.RecordBatch]:
     return parts
 
 
+def sort_day(rows: pa.RecordBatch) -> pa.Table:
+    """Rows of reports by blocks of hours, agent and time."""
+    numbers = rows["recorded_at"].cast(pa.int64()).to_numpy() // (BLOCK_HOURS * HOUR_US)
+    table = pa.Table.from_batches([rows]).append_column("block", pa.array(numbers))
+    return table.sort_by([(name, "ascending") for name in ("block", *REPORTS.file_order)]).drop("block")
+
+
 @pytest.mark.parametrize("part_rows", [1, 7, 60, 10_000])
-def test_a_day_is_sorted_by_agent_and_time_whatever_the_size_of_its_parts(tmp_path, part_rows):
+def test_a_day_is_sorted_by_block_agent_and_time_whatever_the_size_of_its_parts(tmp_path, part_rows):
     parts = merge(tmp_path, REPORTS, part_rows)
     rows = pa.Table.from_batches(parts)
-    order = [(name, "ascending") for name in REPORTS.file_order]
-    assert rows.equals(pa.Table.from_batches([make_rows(REPORTS, FIRST, COUNT)]).sort_by(order))
+    assert rows.equals(sort_day(make_rows(REPORTS, FIRST, COUNT)))
+
+
+def test_a_late_row_leaves_the_file_of_the_day_as_a_seal_writes_it(tmp_path):
+    rows, path = make_rows(REPORTS, FIRST, COUNT), tmp_path / "day.parquet"
+    write_day_file(path, REPORTS.schema, merge(tmp_path, REPORTS, 60), COUNT)
+    in_order = rows.take(pa.array(sort_by_columns(rows.select(REPORTS.file_order), REPORTS.file_order)))
+    assert encode_day_file(REPORTS, in_order) == path.read_bytes()
+    assert pq.read_metadata(path).num_row_groups == 1
 
 
 def test_a_part_has_about_as_many_rows_as_asked_for(tmp_path):
     parts = merge(tmp_path, REPORTS, 60)
     assert max(part.num_rows for part in parts) <= 60
-    assert len(parts) < 20
+    assert len(parts) < 30
 
 
 def test_an_agent_with_more_rows_than_a_part_is_divided_by_time():

@@ -40,7 +40,7 @@ def seal(output: Path, rows: pa.RecordBatch, root: LocalFolder | None = None) ->
     """Put rows into the file of the day, and the day into the ledger."""
     home = LocalFolder(output)
     name, tier = locate_day(FOLDER, DAY), HOT if root is None else WARM
-    (root or home).put(name, encode_day_file(rows), None)
+    (root or home).put(name, encode_day_file(REPORTS, rows), None)
     ledger = Ledger().put_roots({} if root is None else {WARM: root.name})
     put_ledger(home, ledger.put_day(FOLDER, DAY, Place(True, tier, rows.num_rows), WHEN), None)
     return OutputFile(name, root or home)
