@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from schemas.kinds import KIND_OF_TABLE
 from schemas.tables import FLEET, TABLES
+from transforms.derived.registry import DERIVED
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger, Place
 
 REMOVE, EXPIRE, SEAL, MOVE = "remove", "expire", "seal", "move"
@@ -111,11 +112,12 @@ def make_plan(
 def can_seal(folder: str) -> bool:
     """Whether the days of a folder are sealed: once complete, a stream adds no row to them.
 
-    A kind that is not rejected for its age can add rows to any day, so its table is left as it is.
+    A kind that is not rejected for its age can add rows to any day, so its table is left as it is. A derived
+    day is derived from such tables too, but what they get later does not count for it.
     """
     name = folder.partition("/")[0]
     kind = KIND_OF_TABLE.get(name)
-    return name in {*TABLES, FLEET.name} and (kind is None or kind.is_recent)
+    return name in {*TABLES, FLEET.name, *DERIVED} and (kind is None or kind.is_recent)
 
 
 def end_of(day: date) -> datetime:

@@ -28,7 +28,8 @@ from pipelines.maintenance.plan import EXPIRE, MOVE, REMOVE, SEAL, Step
 from pipelines.maintenance.replaced_files import digest_files, merge_again, read_versions
 from pipelines.maintenance.stored_days import list_day, list_days
 from transforms.core.errors import Refused, Unavailable
-from transforms.derived.registry import find_stored_table
+from transforms.derived.footers import join_files
+from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.sinks.parquet.day_file import write_day_file
 from transforms.sinks.parquet.day_merge import PART_ROWS, merge_day
 from transforms.sinks.parquet.encryption.key_ring import find_writing_key
@@ -45,6 +46,7 @@ from transforms.sinks.parquet.maintenance_ledger import (
     put_ledger,
     read_ledger,
 )
+from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.storage import Storage
 
@@ -192,7 +194,8 @@ class _Replacing:
 
         key = find_writing_key(hot)
         merged = merge_day(table, names, read, work, self._upkeep.part_rows, key)
-        rows = write_day_file(work / DAY_FILE, table.schema, merged, expected, key)
+        metadata = join_files(OutputFile(name, hot) for name in names) if table.name in DERIVED else {}
+        rows = write_day_file(work / DAY_FILE, table.schema, merged, expected, key, metadata)
         if rows != expected:
             raise Refused(f"{rows} rows were written of the {expected} of {step}; run it again")
         with open_bytes(LocalFolder(work), DAY_FILE) as data:

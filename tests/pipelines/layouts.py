@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.tables import FLEET, TABLES, TRIMMED
 from transforms.core.record_batches import concat
-from transforms.derived.derived_files import join_inputs, read_inputs
+from transforms.derived.footers import join_files
 from transforms.derived.registry import DERIVED
 from transforms.derived.run import sort_file
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -113,7 +113,6 @@ def _list_files(output: Path) -> Iterator[OutputFile]:
 def _seal_day(folder: str, files: list[OutputFile], name: str, root: Storage) -> int:
     table = EVERY[folder.partition("/")[0]]
     rows = concat([read_file(file.open()) for file in files])
-    inputs = {name: made for file in files for name, made in read_inputs(file).items()}
-    metadata = join_inputs(inputs) if table.name in DERIVED else None
+    metadata = join_files(files) if table.name in DERIVED else None
     root.put(name, encode_file(rows.take(pa.array(sort_file(table, rows))), metadata), None)
     return rows.num_rows

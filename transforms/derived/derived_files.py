@@ -1,6 +1,5 @@
-"""The files of derived tables, and what their footers say they were made of."""
+"""The files of derived tables: what each was made of, and how they are replaced."""
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +12,13 @@ from transforms.core.errors import DamagedFile
 from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty
 from transforms.derived.bounds import UNTIMED
+from transforms.derived.footers import INPUTS, join_inputs, read_inputs
 from transforms.derived.plan import Unit
 from transforms.derived.run import sort_file
+from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
-from transforms.sinks.parquet.parquet_file import encode_file, open_parquet, read_file
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
-INPUTS = b"kpiflow.inputs"
-"""Key of a derived file's footer: the digest of all that it may read, and how many files its unit has. Of a
-sealed day it is a JSON object with these for the names of all files of hours whose rows it has."""
 _UNTIMED_FOLDER = "date=unknown/"
 
 
@@ -67,9 +65,10 @@ class DerivedFiles:
         self._known: dict[OutputFile, Made] = {}
 
     def read(self, table: Table) -> FoundFiles:
-        """The files of a derived table, as they are now."""
+        """The files of a derived table, as they are now. The file of a sealed day that is missing is made of
+        nothing."""
         files, found = OutputFiles.of(self._output), dict[str, str]()
-        for file, version in files.list_versions(table):
+        for file, version in files.list_versions(table, missing_ok=True):
             known = self._known.get(file)
             if known is None or known.version != version:
                 known = self._known[file] = Made(version, read_inputs(file))
@@ -100,25 +99,12 @@ def write_file(
             file.storage.remove(file.name)
             return
         stored = file.get()
-        data = encode_file(part.rows, {INPUTS: part.inputs.encode()}, key)
+        metadata = {INPUTS: part.inputs.encode()}
+        if file.is_day:
+            data = encode_day_file(table, part.rows, key, metadata)
+        else:
+            data = encode_file(part.rows, metadata, key)
         file.storage.put(file.name, data, stored and stored.version)
-
-
-def join_inputs(inputs: Mapping[str, str]) -> dict[bytes, bytes]:
-    """What the footer of the file of a sealed day says, from what each of its files of hours does."""
-    return {INPUTS: json.dumps(dict(sorted(inputs.items()))).encode()}
-
-
-def read_inputs(file: OutputFile) -> dict[str, str]:
-    """What a derived file is made of, by the names of files of hours; nothing, if it cannot be read."""
-    try:
-        with open_parquet(file.open()) as parquet:
-            text = (parquet.metadata.metadata or {}).get(INPUTS, b"").decode(errors="replace")
-        if not file.is_day:
-            return {file.name: text}
-        return {name: str(value) for name, value in json.loads(text).items()}
-    except (OSError, ValueError, AttributeError, pa.ArrowException):
-        return {} if file.is_day else {file.name: ""}
 
 
 def _replace_parts(table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int) -> Part:

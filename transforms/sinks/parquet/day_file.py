@@ -9,9 +9,10 @@ and windows. So a reader of one hour skips the other blocks, and a reader of one
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -45,11 +46,12 @@ def write_day_file(
     parts: Iterable[pa.RecordBatch],
     expected: int,
     key: MonthKey | None = None,
+    metadata: Mapping[bytes, bytes] = MappingProxyType({}),
 ) -> int:
     """Write rows as one Parquet file with a digest, safe on disk; returns how many there were.
 
     `schema`: that of the parts, whose columns may be wide. `expected`: how many rows there should be; the
-    filters are made for so many. With a `key` the file is encrypted.
+    filters are made for so many. With a `key` the file is encrypted. `metadata` goes into the footer.
     """
     narrow = pa.schema([field.with_type(narrow_type(field.type)) for field in schema])
     filters = {"ndv": max(1, min(ROW_GROUP, expected)), "fpp": _FALSE_POSITIVES}
@@ -71,7 +73,7 @@ def write_day_file(
             rows += part.num_rows
             for piece in split_by_bytes(part, narrow):
                 writer.write_table(pa.Table.from_batches([piece]), row_group_size=ROW_GROUP)
-        writer.add_key_value_metadata({ROWS: str(rows), **({} if key else BLANK_DIGESTS)})
+        writer.add_key_value_metadata({**metadata, ROWS: str(rows), **({} if key else BLANK_DIGESTS)})
     with path.open("r+b") as file:
         if not key:
             with mmap.mmap(file.fileno(), 0) as data:
@@ -81,13 +83,19 @@ def write_day_file(
     return rows
 
 
-def encode_day_file(table: Table, rows: pa.RecordBatch, key: MonthKey | None = None) -> bytes:
+def encode_day_file(
+    table: Table,
+    rows: pa.RecordBatch,
+    key: MonthKey | None = None,
+    metadata: Mapping[bytes, bytes] = MappingProxyType({}),
+) -> bytes:
     """The bytes of the file of a sealed day with these rows, which are in the order of the table."""
     blocks = rows[table.time].cast(pa.int64()).to_numpy() // (BLOCK_HOURS * HOUR_US)
     rows = rows.take(pa.array(np.argsort(blocks, kind="stable")))
     with TemporaryDirectory(prefix="kpiflow-") as work:
         path = Path(work) / "day.parquet"
-        write_day_file(path, rows.schema, split_by_rows(rows, ROW_GROUP), rows.num_rows, key)
+        parts = split_by_rows(rows, ROW_GROUP)
+        write_day_file(path, rows.schema, parts, rows.num_rows, key, metadata)
         return path.read_bytes()
 
 

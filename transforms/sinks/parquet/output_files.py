@@ -15,11 +15,11 @@ from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from schemas.partitioning import format_day_folder, format_hour_folder
-from schemas.tables import Table
+from schemas.tables import TABLES, Table
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import DAY_FILE, HOT, Ledger, Place, locate_day, read_ledger
-from transforms.sinks.parquet.parquet_file import describe_damage
+from transforms.sinks.parquet.parquet_file import DERIVE, REPLACE, describe_damage
 from transforms.sinks.parquet.storage import Storage, Stored
 
 _UNKNOWN = "date=unknown/hour=unknown"
@@ -136,11 +136,13 @@ class OutputFiles:
                 files += self._list_hours(self._find_root(place), folder, day, span, minutes)
         return files
 
-    def list_versions(self, table: Table, window: str = "") -> Iterator[tuple[OutputFile, Hashable]]:
+    def list_versions(
+        self, table: Table, window: str = "", missing_ok: bool = False
+    ) -> Iterator[tuple[OutputFile, Hashable]]:
         """The files of `list_table` in any order, with their versions as they are now.
 
         Raises:
-            DamagedFile: the file of a sealed day is missing.
+            DamagedFile: the file of a sealed day is missing, unless that is `missing_ok`.
         """
         top = f"{table.name}/{window}" if window else table.name
         for name, version in self.hot.list_versions(top):
@@ -153,9 +155,11 @@ class OutputFiles:
             for name, version in root.list_versions(folder)
         }
         for file in placed:
-            if file not in versions:
-                raise describe_damage(str(file), "is missing")
-            yield file, versions[file]
+            if file in versions:
+                yield file, versions[file]
+            elif not missing_ok:
+                fix = REPLACE if table.name in TABLES else DERIVE
+                raise describe_damage(str(file), "is missing", fix)
 
     def list_untimed(self, table: Table) -> list[OutputFile]:
         """The files of a table whose rows have no time."""
