@@ -131,7 +131,7 @@ class Outputs:
         if not isinstance(self.main, ParquetStore):
             return NOTHING
         with translate_sink_errors():
-            return Expiry(read_ledger(self.main.storage)[0].expired_before)
+            return read_ledger(self.main.storage)[0].expiry
 
     def count_in(self, ledger: OutcomeLedger) -> "Outputs":
         """The same outputs; what the main one has is counted in a ledger, if it keeps files."""

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from pipelines.console import announce, err, out, print_json, print_result
 from pipelines.jobs.maintain import COLD, WARM, Maintenance
-from pipelines.maintenance.plan import EXPIRE, Plan, Step
+from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, Plan, Step
 from pipelines.progress import open_bar
 from pipelines.settings import Settings
 from pipelines.text_tables import make_table, print_table
@@ -100,7 +100,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         return
     table = make_table(["step", "table", "day", "tier"], [])
     for step in plan.steps:
-        day = f"before {step.day}" if step.action == EXPIRE else str(step.day)
+        day = f"before {step.day}" if step.action in (EXPIRE, EXPIRE_UNTIMED) else str(step.day)
         table.add_row(step.action, step.folder, day, step.tier)
     print_table(table)
     out.print(f"{len(plan.steps):,} steps are due{_explain(plan)}")

@@ -75,6 +75,7 @@ def _print(compared: dict[str, Comparison]) -> None:
             out.print(Text(f"- {name} {escape_line(str(difference))[:500]}"))
     for each in compared.values():
         for folder, day in each.compared_from.items():
-            out.print(f"{folder} is compared from {day}: earlier rows of A or B have expired")
+            how = f"is compared from {day}: earlier" if day else "is not compared: some"
+            out.print(f"{folder} {how} rows of A or B have expired")
     if all(each.same for each in compared.values()):
         out.print("both hold the same rows")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.jobs.lock import lock_maintenance
+from pipelines.maintenance.first_writes import UNTIMED_TABLES, list_first_days
 from pipelines.maintenance.plan import Plan, Rules, Step, make_plan
 from pipelines.maintenance.steps import Upkeep, ignore_point
 from pipelines.maintenance.stored_days import list_days
@@ -64,6 +65,7 @@ class Maintenance:
         with lock_maintenance(self.output):
             with translate_sink_errors():
                 upkeep.put_roots({tier: root.name for tier, root in upkeep.roots.items() if tier != HOT})
+                upkeep.note_first_writes()
                 plan = self._plan(settings, upkeep)
             done = count(1)
             try:
@@ -115,7 +117,8 @@ class Maintenance:
         )
         ledger, _ = read_ledger(upkeep.hot)
         until = find_written_until(self.output, home, now)
-        return make_plan(ledger, list_days(upkeep.hot), rules, now, until)
+        untimed = {table.name: list_first_days(upkeep.hot, table) for table in UNTIMED_TABLES}
+        return make_plan(ledger, list_days(upkeep.hot), rules, now, until, untimed)
 
 
 def _open_root(tier: str, url: str, settings: Settings) -> Storage:

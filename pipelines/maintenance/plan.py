@@ -7,6 +7,7 @@ more than half of the output's days out of any folder is not done unless that is
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 
 from schemas.kinds import KIND_OF_TABLE
@@ -15,12 +16,14 @@ from transforms.derived.registry import DERIVED
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger, Place
 
 REMOVE, EXPIRE, SEAL, MOVE = "remove", "expire", "seal", "move"
+EXPIRE_UNTIMED = "expire untimed"
 DAY = timedelta(days=1)
 
 
 class Step(NamedTuple):
     """Something that is due for a day of a folder. `tier`: of MOVE where it goes, of REMOVE where the files
-    are; `sealed`: of REMOVE whether that is the day's file. EXPIRE means all days before `day`."""
+    are; `sealed`: of REMOVE whether that is the day's file. EXPIRE means all days before `day`, and
+    EXPIRE_UNTIMED the rows of a table without a time that were first written before it."""
 
     action: str
     folder: str
@@ -77,20 +80,32 @@ class Plan:
 
 
 def make_plan(
-    ledger: Ledger, stored: Stored, rules: Rules, now: datetime, written_until: datetime | None
+    ledger: Ledger,
+    stored: Stored,
+    rules: Rules,
+    now: datetime,
+    written_until: datetime | None,
+    untimed: Stored = MappingProxyType({}),
 ) -> Plan:
     """What is due at a moment.
 
+    `untimed`: by table, the days at which rows without a time that are still there were first written.
     `written_until`: no message that was received before is still to be written; None if that is not known:
     then only files are removed, and days moved that are sealed already.
     """
     complete = None if written_until is None else written_until - rules.after
     days = _list_kept_days(ledger, stored)
     due = list(_list_expiring(days, rules, complete))
-    is_most = any(2 * each.days > len(frozenset().union(*days.values())) for each in due)
-    withheld = due if is_most and not rules.expire_most else []
-    expired = [] if withheld else [Step(EXPIRE, each.folder, each.day) for each in due]
-    gone = {step.folder: step.day for step in expired}
+    new = list(_list_expiring(_leave_out_expired(ledger, untimed), rules, complete))
+    every = frozenset[date]().union(*days.values(), *untimed.values())
+    is_most = any(2 * each.days > len(every) for each in (*due, *new))
+    withheld = [*due, *map(_name_untimed, new)] if is_most and not rules.expire_most else []
+    expired = [Step(EXPIRE, each.folder, each.day) for each in due]
+    expired += [
+        Step(EXPIRE_UNTIMED, each.folder, each.day) for each in _list_expiring(untimed, rules, complete)
+    ]
+    expired = [] if withheld else expired
+    gone = {step.folder: step.day for step in expired if step.action == EXPIRE}
     sealed = [
         step
         for step in _list_sealing(ledger, stored, complete)
@@ -146,6 +161,16 @@ def _list_expiring(
         first = min(first, complete.date())
         if count := sum(day < first for day in days.get(folder, ())):
             yield Withheld(folder, first, count)
+
+
+def _leave_out_expired(ledger: Ledger, untimed: Stored) -> Stored:
+    """The days of rows without a time that have not expired: messages were read again that have."""
+    kept = {name: ledger.untimed_before.get(name, date.min) for name in untimed}
+    return {name: frozenset(day for day in days if day >= kept[name]) for name, days in untimed.items()}
+
+
+def _name_untimed(withheld: Withheld) -> Withheld:
+    return withheld._replace(folder=f"{withheld.folder}/date=unknown")
 
 
 def _list_sealing(ledger: Ledger, stored: Stored, complete: datetime | None) -> Iterator[Step]:

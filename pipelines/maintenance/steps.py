@@ -3,6 +3,7 @@
     seal      write day.parquet -> ledger -> (grace) -> remove the files of hours
     move      copy, verify      -> ledger -> (grace) -> remove the file that was copied
     expire                         ledger -> (grace) -> remove the files
+    expire untimed                 ledger -> remove the rows
 
 Until the ledger is replaced, readers take the files of before, which are all there. After that they take the
 new ones, which are all there too. What was written to replaced files meanwhile is merged into the new ones.
@@ -16,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,9 +25,11 @@ import pyarrow as pa
 
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.maintenance.file_copies import count_verified, open_bytes, remove_empty, replace_whole
-from pipelines.maintenance.plan import EXPIRE, MOVE, REMOVE, SEAL, Step
+from pipelines.maintenance.first_writes import UNTIMED_TABLES, note_first_writes, remove_expired
+from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, MOVE, REMOVE, SEAL, Step
 from pipelines.maintenance.replaced_files import digest_files, merge_again, read_versions
 from pipelines.maintenance.stored_days import list_day, list_days
+from schemas.tables import find_table
 from transforms.core.errors import Refused, Unavailable
 from transforms.derived.footers import join_files
 from transforms.derived.registry import DERIVED, find_stored_table
@@ -98,6 +101,12 @@ class Upkeep:
         ledger, version = read_ledger(self.hot)
         if {**ledger.roots, **urls} != dict(ledger.roots):
             self.put(ledger.put_roots({**ledger.roots, **urls}), version)
+
+    def note_first_writes(self) -> None:
+        """Note which rows without a time are there for the first time."""
+        ledger, today = read_ledger(self.hot)[0], self.clock().date()
+        for table in UNTIMED_TABLES:
+            note_first_writes(self.hot, table, today, ledger.untimed_before.get(table.name, date.min))
 
     def put(self, ledger: Ledger, version: Hashable | None, point: str = CHANGED) -> None:
         """Replace the ledger."""
@@ -230,6 +239,26 @@ class _Expiring:
         self._upkeep.put(self._ledger, read_ledger(self._upkeep.hot)[1])
 
 
+class _ExpiringUntimed:
+    """Tables of which rows without a time expire. They are removed at once: a reader that still finds some
+    reads nothing wrong."""
+
+    def __init__(self, upkeep: Upkeep, ledger: Ledger) -> None:
+        self._upkeep, self._ledger = upkeep, ledger
+        self._tables: list[str] = []
+
+    def add(self, step: Step) -> None:
+        self._ledger = self._ledger.expire_untimed(step.folder, step.day)
+        self._tables.append(step.folder)
+
+    def commit(self) -> None:
+        upkeep, hot = self._upkeep, self._upkeep.hot
+        upkeep.put(self._ledger, read_ledger(hot)[1])
+        for name in self._tables:
+            before = self._ledger.untimed_before[name]
+            remove_expired(hot, find_table(name), before, lambda: upkeep.reach(REMOVED))
+
+
 class _Removing:
     """Replaced files that are removed.
 
@@ -276,5 +305,6 @@ _GROUPS: Mapping[str, Callable[[Upkeep, Ledger], _Group]] = {
     SEAL: _Replacing,
     MOVE: _Replacing,
     EXPIRE: _Expiring,
+    EXPIRE_UNTIMED: _ExpiringUntimed,
     REMOVE: _Removing,
 }

@@ -18,6 +18,7 @@ from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS, TABLES, Table
 from transforms.core.expiry import Expiry
 
 _DAY_OF = re.compile(r"^(?:(window_size=[^/]+)/)?date=(\d{4}-\d\d-\d\d)/")
+UNTIMED_FOLDER = "date=unknown/"
 _NEXT = timedelta(days=1)
 
 
@@ -40,8 +41,28 @@ class ComparedDays:
 
     def choose(self, table: Table, names: Iterable[str]) -> list[str]:
         """The names of spans or files, below the folder of a table, that are compared."""
-        first = self.find(table)
-        return [name for name in names if _is_compared(table, first, name)]
+        first, leaves_untimed = self.find(table), self.leaves_untimed(table)
+        return [
+            name
+            for name in names
+            if not (leaves_untimed and UNTIMED_FOLDER in name) and _is_compared(table, first, name)
+        ]
+
+    def describe(self, table: Table) -> dict[str, str]:
+        """The first day that is compared, by the folders of a table; empty of rows that are not compared."""
+        found = {folder: day.isoformat() for folder, day in self.find(table).items()}
+        if self.leaves_untimed(table):
+            found[f"{table.name}/{UNTIMED_FOLDER.rstrip('/')}"] = ""
+        return found
+
+    def leaves_untimed(self, table: Table) -> bool:
+        """Whether rows without a time are not compared: some, or what they are made of, have expired."""
+        expired = frozenset[str]().union(*(each.untimed for each in self._found))
+        if not expired or table.name in TABLES:
+            return table.name in expired
+        from transforms.derived.registry import DERIVED
+
+        return not expired.isdisjoint(each.name for each in DERIVED[table.name].inputs)
 
 
 def _list_folders(table: Table) -> list[str]:

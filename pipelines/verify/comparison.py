@@ -31,7 +31,8 @@ class Comparison:
     """The comparison of a table.
 
     `equal` and `different` count pairs with one key; `differences` are the first few.
-    `compared_from`: by folder, the first day that is compared, where earlier rows of an output have expired.
+    `compared_from`: by folder, the first day that is compared, where earlier rows of an output have expired;
+    empty if no row of it is compared.
     """
 
     rows_a: int = 0

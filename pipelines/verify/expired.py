@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.graph import make_rules
+from pipelines.maintenance.first_writes import read_expired
 from pipelines.settings import Settings
 from pipelines.verify.fingerprints import Prints, find_among
 from pipelines.verify.output_description import translate_sink_errors
 from schemas.kinds import KINDS, Kind
-from schemas.tables import DUPLICATES, MESSAGE_KEY, QUARANTINED, WAIVED
+from schemas.tables import DUPLICATES, MESSAGE_KEY, QUARANTINED, WAIVED, find_table
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.hashing import fingerprint_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -41,7 +42,19 @@ def read_expiry(output: Path) -> Expiry:
         WrongUse: its maintenance ledger cannot be used.
     """
     with translate_sink_errors():
-        return Expiry(read_ledger(LocalFolder(output))[0].expired_before)
+        return read_ledger(LocalFolder(output))[0].expiry
+
+
+def read_expired_untimed(output: Path) -> Iterator[pa.RecordBatch]:
+    """The messages (MESSAGE_KEY) of an output whose rows had no time and have expired, by table.
+
+    Raises:
+        WrongUse: its maintenance ledger, or what is noted of them, cannot be used.
+    """
+    with translate_sink_errors():
+        hot = LocalFolder(output)
+        for name, before in read_ledger(hot)[0].untimed_before.items():
+            yield read_expired(hot, find_table(name), before)
 
 
 @dataclass(frozen=True)

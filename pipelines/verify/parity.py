@@ -78,7 +78,7 @@ def compare_outputs(
     for name, table in list_derived_tables(outputs).items():
         compared[name] = _compare_by_key(outputs, table, identity, track, empty_is_null, days)
     for name, table in (*TABLES.items(), *list_derived_tables(outputs).items()):
-        compared[name].compared_from = {where: day.isoformat() for where, day in days.find(table).items()}
+        compared[name].compared_from = days.describe(table)
     return {
         name: each
         for name, each in compared.items()

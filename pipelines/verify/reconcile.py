@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from pipelines.jobs.pending_rows import PendingRows, find_pending_rows
 from pipelines.verify.derived_checks import find_derived_problems
-from pipelines.verify.expired import ExpiryRule, Payloads
+from pipelines.verify.expired import ExpiryRule, Payloads, read_expired_untimed
 from pipelines.verify.fates import FADED, GONE, MISSING, ORPHANS, SEVERAL_TABLES, Odd, count_fates
 from pipelines.verify.file_checks import READ_AGAIN, REBUILD, check_file, load_undamaged
 from pipelines.verify.fingerprints import Prints, count_fingerprints, find_among
@@ -179,13 +179,22 @@ def _count_fates(
     odd = count_fates(prints.join_messages(dangling), source, verdict)
     pending = find_among(odd[MISSING], uncommitted)
     verdict.uncommitted, odd[MISSING] = int(pending.sum()), odd[MISSING][~pending]
-    verdict.expired = _take_expired(odd, prints, payloads)
+    verdict.expired = _take_untimed(output, odd) + _take_expired(odd, prints, payloads)
     verdict.missing -= verdict.uncommitted + verdict.expired
     verdict.unreadable = len(unreadable)
     verdict.problems += [
         f"{file} could not be read to its end: {why}; get it whole" for file, why in unreadable.items()
     ]
     _name_odd(output, prints, odd, messages, verdict, read_again)
+
+
+def _take_untimed(output: Path, odd: Odd) -> int:
+    """Take the messages whose rows without a time have expired out of those without a fate; how many there
+    are."""
+    messages = list(read_expired_untimed(output))
+    expired = find_among(odd[MISSING], join_prints([fingerprint_messages(each) for each in messages]))
+    odd[MISSING] = odd[MISSING][~expired]
+    return int(expired.sum())
 
 
 def _take_expired(odd: Odd, prints: StoredPrints, payloads: Payloads | None) -> int:

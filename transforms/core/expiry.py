@@ -32,14 +32,16 @@ class Split(NamedTuple):
 class Expiry:
     """What has expired in an output.
 
-    `before`: by folder, as the ledger has it, the first day (UTC) that has not. Rows without a time, and
-    those of folders that it does not name, do not expire.
+    `before`: by folder, as the ledger has it, the first day (UTC) that has not. Rows of folders that it does
+    not name do not expire. `untimed`: the tables of which rows without a time have expired. A message does
+    not say when its row was first written, so new rows without a time are written all the same.
     """
 
     before: Mapping[str, date] = field(default_factory=dict)
+    untimed: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.before)
+        return bool(self.before or self.untimed)
 
     def has_expired(self, folder: str, day: str) -> bool:
         """Whether a day (YYYY-MM-DD) of a folder has expired; what is no day has not."""

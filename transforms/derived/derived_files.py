@@ -100,10 +100,8 @@ def write_file(
             return
         stored = file.get()
         metadata = {INPUTS: part.inputs.encode()}
-        if file.is_day:
-            data = encode_day_file(table, part.rows, key, metadata)
-        else:
-            data = encode_file(part.rows, metadata, key)
+        is_day, rows = file.is_day, part.rows
+        data = encode_day_file(table, rows, key, metadata) if is_day else encode_file(rows, metadata, key)
         file.storage.put(file.name, data, stored and stored.version)
 
 

@@ -20,7 +20,6 @@ import pyarrow as pa
 from schemas.partitioning import assign_files
 from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import Table
-from transforms.core.expiry import Expiry
 from transforms.core.record_batches import make_empty
 from transforms.derived.blocks import choose_files, split_blocks, split_chains
 from transforms.derived.bounds import UNTIMED, Period
@@ -193,7 +192,7 @@ class Deriver:
     ) -> Comparison:
         made = [name for name in list_stored(table) if name not in stored]
         catalogs = {name: self._stored.read(find_stored_table(name), snapshot) for name in made}
-        expiry = Expiry(OutputFiles.of(self.output).ledger.expired_before)
+        expiry = OutputFiles.of(self.output).ledger.expiry
         given = {**stored, **catalogs}
         plan = Plan(table, given, self.settings, self._minutes, before, since, expiry)
         units, found = plan.list_units(), self._derived.read(table.table)

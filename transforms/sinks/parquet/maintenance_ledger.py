@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from schemas.partitioning import format_day_folder
 from transforms.core.errors import Refused
+from transforms.core.expiry import Expiry
 from transforms.sinks.parquet.storage import Storage
 
 NAME = "_maintenance.json"
@@ -77,13 +78,21 @@ class Ledger:
     `days`: by folder, the days whose rows are no longer in files of hours on the first root.
     `expired_before`: by folder, the first day that has not expired; rows of earlier days are gone, and none
     may come.
-    `roots`: the URLs of WARM and COLD, without secrets. `replaced`: files that are to be removed.
+    `untimed_before`: by table, the first day of which rows without a time that were first written then have
+    not expired. `roots`: the URLs of WARM and COLD, without secrets. `replaced`: files that are to be
+    removed.
     """
 
     days: Mapping[str, Mapping[date, Place]] = field(default_factory=lambda: MappingProxyType({}))
     expired_before: Mapping[str, date] = field(default_factory=lambda: MappingProxyType({}))
     roots: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     replaced: tuple[Replaced, ...] = ()
+    untimed_before: Mapping[str, date] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def expiry(self) -> Expiry:
+        """What has expired."""
+        return Expiry(self.expired_before, frozenset(self.untimed_before))
 
     def find(self, folder: str, day: date) -> Place:
         """Where the rows of a day are, if it has not expired."""
@@ -138,6 +147,11 @@ class Ledger:
         expired = {**self.expired_before, folder: before}
         return replace(self, days=days, expired_before=expired, replaced=(*self.replaced, *gone))
 
+    def expire_untimed(self, table: str, before: date) -> Self:
+        """The ledger after rows of a table without a time expired that were first written before a day."""
+        before = max(before, self.untimed_before.get(table, date.min))
+        return replace(self, untimed_before={**self.untimed_before, table: before})
+
     def note_merged(self, merged: Sequence[Replaced]) -> Self:
         """The ledger after the rows of replaced files are known to be in the files that replaced them."""
         among = frozenset(merged)
@@ -159,6 +173,7 @@ class Ledger:
             "version": _VERSION,
             "roots": dict(sorted(self.roots.items())),
             "expired_before": {name: day.isoformat() for name, day in sorted(self.expired_before.items())},
+            "untimed_before": {name: day.isoformat() for name, day in sorted(self.untimed_before.items())},
             "days": {
                 folder: {day.isoformat(): place._asdict() for day, place in sorted(days.items())}
                 for folder, days in sorted(self.days.items())
@@ -187,6 +202,7 @@ class Ledger:
                 {folder: date.fromisoformat(day) for folder, day in content["expired_before"].items()},
                 {tier: str(url) for tier, url in content["roots"].items()},
                 tuple(_parse_replaced(each) for each in content["replaced"]),
+                {name: date.fromisoformat(day) for name, day in content.get("untimed_before", {}).items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a part is missing or has another type: {error}") from error
