@@ -17,6 +17,7 @@ from pipelines.settings import Settings
 from schemas.tables import AGGREGATIONS, FLEET, REPORTS
 from transforms.aggregation.windows import make_batch_windows, make_stream_windows
 from transforms.core.expiry import NOTHING, Expiry
+from transforms.core.message_encodings import give_encodings
 from transforms.core.sharding import KeyByShard
 from transforms.core.time_range import Span
 from transforms.history.batch_history import BatchHistory
@@ -48,14 +49,19 @@ class ReadSource(beam.PTransform):
     """The messages of a source, with those that it rejects as rows of quarantine.
 
     `reading`: what `transforms.sources.source.Source.read` gives. `kinds`: the schemas that were given for
-    some of its streams.
+    some of its streams; `encodings`: those of streams that are not JSON.
     """
 
     def __init__(
-        self, reading: beam.PTransform, settings: Settings, kinds: Mapping[str, str] | None = None
+        self,
+        reading: beam.PTransform,
+        settings: Settings,
+        kinds: Mapping[str, str] | None = None,
+        encodings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.reading, self.limits, self.kinds = reading, make_rules(settings).limits, kinds or {}
+        self.reading, self.limits = reading, make_rules(settings).limits
+        self.kinds, self.encodings = kinds or {}, encodings or {}
 
     def expand(self, root: beam.pvalue.PBegin) -> Read:
         found = root | "Source" >> self.reading
@@ -63,6 +69,9 @@ class ReadSource(beam.PTransform):
         if self.kinds:
             give = beam.Map(give_kinds, self.kinds).with_output_types(pa.RecordBatch)
             messages, rejected = messages | "Give kinds" >> give, rejected | "Give kinds of rejected" >> give
+        if self.encodings:
+            give = beam.Map(give_encodings, self.encodings).with_output_types(pa.RecordBatch)
+            messages = messages | "Give encodings" >> give
         misfit = beam.Map(quarantine_misfits, self.limits).with_output_types(pa.RecordBatch)
         return Read(messages, rejected | "Misfits" >> misfit, found.gaps)
 

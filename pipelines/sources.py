@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from schemas.kinds import KINDS, REPORT_KIND
+from transforms.core.message_encodings import ENCODINGS
 from transforms.sources.source import LiveSource, Source
 
 if TYPE_CHECKING:
@@ -98,6 +99,25 @@ def parse_streams(texts: Sequence[str]) -> Streams:
             raise WrongUse(f"--stream: {key} is given as {kinds[key]} and as {name}", "give it once")
         keys[key] = None
     return Streams(tuple(keys), kinds)
+
+
+def parse_encodings(texts: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """What `--encoding KEY=ENCODING` says of these streams.
+
+    Raises:
+        WrongUse: there is no such encoding or stream, or a stream is given two.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, _, name = text.rpartition("=")
+        if name not in ENCODINGS:
+            forms = " or ".join(f"KEY={each}" for each in ENCODINGS)
+            raise WrongUse(f"--encoding {text} names no encoding", f"write {forms}")
+        if key not in keys:
+            raise WrongUse(f"--encoding {text}: {key!r} is none of the streams", "give it to --stream too")
+        if found.setdefault(key, name) != name:
+            raise WrongUse(f"--encoding: {key} is given as {found[key]} and as {name}", "give it once")
+    return found
 
 
 def archives_of(files: "Files", settings: Settings) -> "Archives":

@@ -66,7 +66,7 @@ _COLUMNS: dict[str, dict[AccessClass, str]] = {
     "kpi_aggregations": {_INTERNAL: f"agent_id {_WINDOW}"},
     "kpi_fleet": {_PUBLIC: _WINDOW},
     "quarantine": {
-        _INTERNAL: "source message_id received_at kind payload_bytes reason rule resolution "
+        _INTERNAL: "source message_id received_at kind encoding payload_bytes reason rule resolution "
         "dismissed_because dismissed_at revision",
         # The hash of a payload confirms a guess of it; names of fields may be the producer's own.
         _RESTRICTED: "payload payload_sha256 field message",

@@ -130,6 +130,7 @@ QUARANTINE = pa.schema(
     [
         *MESSAGE,
         ("kind", pa.string()),
+        ("encoding", pa.string()),
         ("payload", pa.binary()),
         ("payload_bytes", pa.int64()),
         ("payload_sha256", pa.string()),

@@ -1,6 +1,7 @@
 """`kpiflow archive`: what Redis streams contain now, as an archive."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +9,17 @@ import redis
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from pipelines.commands.engines import Encodings
 from pipelines.connections import connect_redis
 from pipelines.console import err, print_result
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.settings import Settings
+from pipelines.sources import parse_encodings
 from pipelines.verify.output_description import translate_sink_errors
 from pipelines.verify.output_keys import choose_archive_keys
 from schemas.readers.verdicts import Limits
 from transforms.core.errors import DamagedFile, OutputFull
+from transforms.core.message_encodings import give_encodings
 from transforms.redis.entry_ids import ZERO, parse_id
 from transforms.redis.errors import RedisUnavailable
 from transforms.sinks.archive.archive_files import REFUSED
@@ -44,6 +48,7 @@ def archive(
     output: Annotated[
         Path, typer.Option("--output", help="Folder of the archive; it is made if needed.", metavar="DIR")
     ],
+    encoding: Encodings = None,
 ) -> None:
     """Archive what Redis streams contain now: envelopes, in a file for each hour, for `kpiflow backfill` to
     read.
@@ -53,6 +58,7 @@ def archive(
     """
     if output.exists() and not output.is_dir():
         raise WrongUse(f"{output} is a file", "give --output a folder")
+    encodings = parse_encodings(encoding or (), streams)
     settings: Settings = ctx.obj.settings()
     with translate_sink_errors():
         keys = choose_archive_keys(output, settings, settings.encrypt)
@@ -63,7 +69,7 @@ def archive(
             keys.begin()
         with connection.client() as client:
             for stream in dict.fromkeys(streams):
-                _archive_stream(client, stream, ArchiveWriter(output, keys), output)
+                _archive_stream(client, stream, ArchiveWriter(output, keys), output, encodings)
     except RedisUnavailable as error:
         raise WrongUse(str(error)) from error
     except redis.RedisError as error:
@@ -74,7 +80,9 @@ def archive(
         raise RunFailed(f"cannot write {output}: {error}", _AGAIN) from error
 
 
-def _archive_stream(client: redis.Redis, key: str, writer: ArchiveWriter, output: Path) -> None:
+def _archive_stream(
+    client: redis.Redis, key: str, writer: ArchiveWriter, output: Path, encodings: Mapping[str, str]
+) -> None:
     """Archive one stream up to its end as of now."""
     stream = read_stream(client, key)
     if stream is None:
@@ -96,7 +104,7 @@ def _archive_stream(client: redis.Redis, key: str, writer: ArchiveWriter, output
             messages, bad = split_entries(key, entries)
             # Rejected entries first: the next run continues after the last message.
             rejected += writer.append(quarantine_misfits(bad, Limits()), REFUSED)
-            added += writer.append(messages)
+            added += writer.append(give_encodings(messages, encodings))
             bar.advance(task, len(entries))
     ArchiveSync(output).sync([key])
     without = f", {rejected:,} of them without data" if rejected else ""

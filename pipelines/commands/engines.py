@@ -38,6 +38,15 @@ class Runner(StrEnum):
     dataflow = auto()
 
 
+Encodings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoding",
+        help="How the payloads of a stream are encoded: json or protobuf (docs/protobuf.md); several may "
+        "follow. Default: json.",
+        metavar="KEY=ENCODING...",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(

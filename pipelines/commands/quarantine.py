@@ -3,6 +3,7 @@ with them.
 """
 
 import json
+from base64 import b64encode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,9 @@ from pipelines.target_files import check_target, write_target
 from pipelines.text_tables import print_table
 from pipelines.verify.output_description import require_output
 from schemas.kinds import KINDS
+from schemas.readers.verdicts import Limits
+from schemas.registry import load
+from transforms.core.message_encodings import PROTOBUF, add_encodings
 from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.validation.quarantine_rows import quarantine_misfits
@@ -42,6 +46,8 @@ Kinds = Annotated[
 
 CAUSES_SHOWN = 10
 """Causes of rejection that are shown after a replay."""
+_DEEPEST = 512
+"""No payload is shown as JSON that is nested deeper: a setting allows no more."""
 
 
 @quarantine.command("list")
@@ -112,7 +118,7 @@ def show(
         name += f" ({escape_line(row['kind'])})" if has_records([row["kind"]]) else ""
         out.print(style_head("bold", name, f" received {row['received_at'] or 'at an unknown time'}"))
         out.print(style_head("red", f"  {row['reason']}", escape_line(f" {place}: {row['message']}")))
-        out.print(f"  {_format_payload(row['payload'], row['payload_bytes'])}")
+        out.print(f"  {_format_payload(row['payload'], row['payload_bytes'], row['encoding'], row['kind'])}")
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more: --limit shows more, --export writes all")
 
@@ -234,7 +240,7 @@ def _read_envelopes(inputs: list[str], settings: Settings) -> pa.RecordBatch | N
     Raises:
         WrongUse: a file cannot be read to its end, or a line is not an envelope.
     """
-    parts = []
+    parts: list[pa.RecordBatch] = []
     longest = max(kind.limit_payload(settings.max_payload_bytes) for kind in KINDS.values())
     for chunk in read_files(find_archives(inputs), payload_bytes=longest):
         if isinstance(chunk, Unreadable):
@@ -244,7 +250,7 @@ def _read_envelopes(inputs: list[str], settings: Settings) -> pa.RecordBatch | N
             raise WrongUse(
                 f"{wrong['message_id'][0].as_py()}: {wrong['message'][0].as_py()}", "correct the envelope"
             )
-        parts.append(chunk.messages)
+        parts.append(add_encodings(chunk.messages))
     return concat(parts) if parts else None
 
 
@@ -254,13 +260,21 @@ def _filter_ids(rows: pa.RecordBatch, messages: list[str] | None) -> pa.RecordBa
 
 def _format_envelope(row: dict[str, Any]) -> str:
     received = row["received_at"].isoformat().replace("+00:00", "Z") if row["received_at"] else None
-    data = row["payload"].decode("utf-8", "surrogateescape")
-    return json.dumps(
-        {"source": row["source"], "message_id": row["message_id"], "received_at": received, "data": data}
-    )
+    origin = {"source": row["source"], "message_id": row["message_id"], "received_at": received}
+    if row["encoding"] is None:
+        return json.dumps(origin | {"data": row["payload"].decode("utf-8", "surrogateescape")})
+    return json.dumps(origin | {"encoding": row["encoding"], "data": b64encode(row["payload"]).decode()})
 
 
-def _format_payload(payload: bytes, whole_bytes: int | None, length: int = 600) -> str:
+def _format_payload(
+    payload: bytes, whole_bytes: int | None, encoding: str | None, kind: str, length: int = 600
+) -> str:
+    """The beginning of a payload as text: of one of Protocol Buffers, its JSON form if it has one."""
+    if encoding == PROTOBUF and whole_bytes is None:
+        from schemas.protobuf.json_form import write_json  # takes a while
+
+        form = write_json(kind, load(kind).root, payload, Limits(len(payload), _DEEPEST))
+        payload = form if isinstance(form, bytes) else payload
     text = payload[:length].decode("utf-8", "backslashreplace")
     whole_bytes = len(payload) if whole_bytes is None else whole_bytes
     return text if whole_bytes <= length else f"{text}... ({whole_bytes:,} bytes)"

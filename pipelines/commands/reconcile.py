@@ -12,11 +12,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.commands.engines import Encodings
 from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
+from pipelines.sources import Request, parse_encodings, parse_live_source, parse_source, parse_streams
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.file_checks import READ_AGAIN
 from pipelines.verify.output_description import read_row_settings
@@ -26,6 +27,7 @@ from pipelines.verify.source_messages import read_gaps, read_messages
 from pipelines.verify.verdict import Verdict
 from schemas.kinds import REPORT_KIND
 from transforms.core.errors import Refused, Unavailable
+from transforms.core.message_encodings import ENCODING, give_encodings
 from transforms.sources.source import Snapshot, Source
 from transforms.validation.message_kinds import KIND, give_kinds
 
@@ -68,6 +70,7 @@ def reconcile(
         Path | None,
         typer.Option("--state", help="Folder of the stream's state, if it was given one.", metavar="DIR"),
     ] = None,
+    encoding: Encodings = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the counts and the problems as JSON.")
     ] = False,
@@ -87,6 +90,7 @@ def reconcile(
     settings: Settings = ctx.obj.settings()
     given = parse_streams(streams or [])
     keys = given.keys
+    encodings = parse_encodings(encoding or (), keys)
     with (
         Progress(console=err, transient=True, disable=not err.is_terminal) as bar,
         open_for_reading(output, settings) as folder,
@@ -104,7 +108,7 @@ def reconcile(
             sources.append(parse_source(Request(tuple(inputs)), settings.model_copy(update=stored)))
         snapshots = [_open_snapshot(source, folder, opened) for source in sources]
         messages = _read_all(snapshots, folder, bar) if snapshots else None
-        payloads = partial(_read_payloads, snapshots, given.kinds) if snapshots else None
+        payloads = partial(_read_payloads, snapshots, given.kinds, encodings) if snapshots else None
         read_again = f"{GO_ON}; {BRING_REST}" if streams else READ_AGAIN
         try:
             verdict = check(folder, messages, track, keys or None, read_again, state, payloads)
@@ -137,11 +141,14 @@ def _read_all(snapshots: Sequence[Snapshot], output: Path, bar: Progress) -> Mes
     return read
 
 
-def _read_payloads(snapshots: Sequence[Snapshot], kinds: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-    """The messages of all snapshots again, whole, with the kinds that were given for their streams."""
+def _read_payloads(
+    snapshots: Sequence[Snapshot], kinds: Mapping[str, str], encodings: Mapping[str, str]
+) -> Iterator[pa.RecordBatch]:
+    """The messages of all snapshots again, whole, with what was given for their streams."""
     for snapshot in snapshots:
         for batch in snapshot.payloads():
-            yield batch if KIND.name in batch.schema.names else give_kinds(batch, kinds)
+            known = batch if KIND.name in batch.schema.names else give_kinds(batch, kinds)
+            yield known if ENCODING.name in known.schema.names else give_encodings(known, encodings)
 
 
 def _print(verdict: Verdict) -> None:

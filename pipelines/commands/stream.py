@@ -16,6 +16,7 @@ from rich.text import Text
 from pipelines.commands.engines import (
     POOL,
     DryRun,
+    Encodings,
     FlinkMaster,
     Runner,
     WorkerPool,
@@ -30,7 +31,7 @@ from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import stream as run
 from pipelines.jobs.stream_job import StreamJob
 from pipelines.settings import Settings
-from pipelines.sources import parse_streams
+from pipelines.sources import parse_encodings, parse_streams
 from runners.progress import Progress
 from transforms.core.events import log_event
 
@@ -116,6 +117,7 @@ def stream(
             metavar="HOST:PORT",
         ),
     ] = None,
+    encoding: Encodings = None,
     dry: DryRun = False,
     master: FlinkMaster = None,
     environment: WorkerPool = POOL,
@@ -128,6 +130,7 @@ def stream(
     """
     settings: Settings = ctx.obj.settings()
     keys, kinds = parse_streams(streams)
+    encodings = parse_encodings(encoding or (), keys)
     if runner is Runner.direct:
         raise WrongUse("--runner direct runs only what ends", "a stream runs on flink or dataflow")
     local = {
@@ -142,12 +145,12 @@ def stream(
         # Takes half a second, which no other job needs.
         from pipelines.jobs.dataflow_stream import CloudStream
 
-        cloud = CloudStream(url, keys, group, tuple(outputs), ctx.obj.beam_options, live, kinds)
+        cloud = CloudStream(url, keys, group, tuple(outputs), ctx.obj.beam_options, live, kinds, encodings)
         start_on_dataflow(cloud, settings, dry, "the job runs until it is drained")
         return
     job = StreamJob(
         url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
-        master, environment if master else None, ctx.obj.beam_options, kinds, metrics,
+        master, environment if master else None, ctx.obj.beam_options, kinds, encodings, metrics,
     )  # fmt: skip
     with _followed(job.home, settings.log_format == "json") as follow:
         try:

@@ -29,6 +29,7 @@ class CloudStream:
     options: tuple[str, ...]
     live: bool = False
     kinds: Mapping[str, str] = field(default_factory=dict)
+    encodings: Mapping[str, str] = field(default_factory=dict)
     mode: ClassVar[Mode] = STREAM
 
     def list_places(self) -> list[str]:
@@ -54,7 +55,8 @@ class CloudStream:
         live = parse_live_streams(self.url, settings) if self.live else None
 
         def wire(root: beam.Pipeline) -> None:
-            messages = ReadSource(self._parse_source(settings).read(reading), settings, self.kinds)
+            source = self._parse_source(settings).read(reading)
+            messages = ReadSource(source, settings, self.kinds, self.encodings)
             sinks = make_stream_sinks(outputs, settings, None, live)
             timing = make_stream_timing(outputs, settings)
             build(root, Sources(messages, expiry=expiry), sinks, settings, timing)

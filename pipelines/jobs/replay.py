@@ -33,6 +33,7 @@ from schemas.kinds import REPORT_KIND, Kind
 from schemas.readers.verdicts import Rejection
 from schemas.tables import QUARANTINED, REPLAYED, WAIVED
 from transforms.core.expiry import Expiry
+from transforms.core.message_encodings import ENCODING, read_encodings
 from transforms.core.record_batches import RAW, append_columns, concat, make_empty, split_by_bytes
 from transforms.core.time_range import Span
 from transforms.validation.message_kinds import KIND
@@ -204,7 +205,7 @@ def _choose_messages(rows: pa.RecordBatch, corrected: pa.RecordBatch | None) -> 
     if corrected is None:
         newline, nothing = (pa.scalar(octets, pa.large_binary()) for octets in (b"\n", b""))
         payload = pc.binary_join_element_wise(rows["payload"].cast(pa.large_binary()), newline, nothing)
-        return _Chosen(_replace_payload(rows, payload), [])
+        return _Chosen(_replace_payload(rows, payload, rows[ENCODING.name]), [])
     places = {key: place for place, key in enumerate(list_keys(rows))}
     keys = list_keys(corrected)
     # Of two corrections of one message the first counts.
@@ -212,11 +213,12 @@ def _choose_messages(rows: pa.RecordBatch, corrected: pa.RecordBatch | None) -> 
     chosen = {row for row, _ in found}
     unknown = ["/".join(key) for row, key in enumerate(keys) if row not in chosen]
     known = rows.take(pa.array([place for _, place in found], pa.int64()))
-    payload = corrected["payload"].take(pa.array([row for row, _ in found], pa.int64()))
-    return _Chosen(_replace_payload(known, payload), unknown)
+    given = corrected.take(pa.array([row for row, _ in found], pa.int64()))
+    return _Chosen(_replace_payload(known, given["payload"], read_encodings(given)), unknown)
 
 
-def _replace_payload(rows: pa.RecordBatch, payload: pa.Array) -> pa.RecordBatch:
+def _replace_payload(rows: pa.RecordBatch, payload: pa.Array, encodings: pa.Array) -> pa.RecordBatch:
     columns = {name: rows[name] for name in ("source", "message_id", "received_at")}
     messages = pa.RecordBatch.from_pydict(columns | {"payload": payload}, schema=RAW)
-    return append_columns(messages, [(KIND, pc.fill_null(rows[KIND.name], REPORT_KIND.schema))])
+    kinds = pc.fill_null(rows[KIND.name], REPORT_KIND.schema)
+    return append_columns(messages, [(KIND, kinds), (ENCODING, encodings)])

@@ -138,7 +138,7 @@ class StreamGraph:
         """Wire the graph. Each renewal calls this again: a transform belongs to one pipeline only."""
         folder, outputs, settings = self.job.folder, self.outputs, self.settings
         reading = Reading(self.owner, folder / READERS, outputs.gather_seconds, self.archive)
-        messages = ReadSource(self.source.read(reading), settings, self.job.kinds)
+        messages = ReadSource(self.source.read(reading), settings, self.job.kinds, self.job.encodings)
         sources = Sources(messages, expiry=outputs.read_expiry())
         sinks = make_stream_sinks(outputs, settings, folder / SINKS, self.live)
         if self.archive is not None:

@@ -18,7 +18,7 @@ from transforms.core.durable_files import replace_file
 from transforms.history.time_rules import MAX_FUTURE_SECONDS
 from transforms.sources.source import WATERMARK_DELAY_SECONDS
 
-GRAPH_VERSION = 7
+GRAPH_VERSION = 8
 """Raised when what checkpoints hold changes, so that older ones are refused. A test asks for it."""
 
 
@@ -26,7 +26,8 @@ GRAPH_VERSION = 7
 class StreamJob:
     """What a streaming job is asked to do, beside the settings. It keeps its own files in `home`.
 
-    `kinds`: the schemas that were given for some of the streams.
+    `kinds`: the schemas that were given for some of the streams; `encodings`: those of streams that are not
+    JSON.
     """
 
     url: str
@@ -42,6 +43,7 @@ class StreamJob:
     environment: str | None = None
     beam_options: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+    encodings: Mapping[str, str] = field(default_factory=dict)
     metrics: str | None = None
 
     @property

@@ -60,7 +60,7 @@ class Leaves(NamedTuple):
 def read_leaves(root: Node, struct: pa.StructArray, payload: pa.Array) -> Leaves:
     """The columns of the root's leaves, from rows as Arrow parsed them and their bytes (large_binary[n])."""
     valid = np.ones(len(struct), dtype=bool)
-    found = list(_find_leaves(root, struct, np.ones(len(struct), dtype=bool), valid))
+    found = list(find_leaves(root, struct, np.ones(len(struct), dtype=bool), valid))
     foreign = list(_find_foreign(root, struct))
     inferred = [array.type for leaf, array in found if leaf.inferred] + [
         place.array.type for place in foreign
@@ -71,12 +71,12 @@ def read_leaves(root: Node, struct: pa.StructArray, payload: pa.Array) -> Leaves
     for leaf, array in found:
         if leaf.kind == "map":
             array = _read_map(leaf, array, _Bytes(payload, inner_names, has_null), valid)
-        columns.append(_check_column(leaf, array, has_null, valid))
+        columns.append(check_column(leaf, array, has_null, valid))
     described = [Place(leaf.path, array, leaf) for leaf, array in found if leaf.kind in ("any", "object")]
     return Leaves(payload, columns, described + foreign, inner_names, has_null, valid)
 
 
-def _find_leaves(
+def find_leaves(
     node: Node, struct: pa.StructArray, reached: Mask, valid: Mask
 ) -> Iterator[tuple[Node, pa.Array]]:
     """Each leaf with Arrow's array for it; rows that lack something required stop being valid.
@@ -90,7 +90,7 @@ def _find_leaves(
         if child.required:
             valid &= present | ~reached
         if child.kind == "struct":
-            yield from _find_leaves(child, array, present, valid)
+            yield from find_leaves(child, array, present, valid)
         else:
             yield child, array
 
@@ -120,11 +120,11 @@ def _list_fields(type_: pa.DataType) -> list[pa.Field]:
     return list(type_) if pa.types.is_struct(type_) else []
 
 
-def _check_column(leaf: Node, array: pa.Array, has_null: Mask, valid: Mask) -> pa.Array:
+def check_column(leaf: Node, array: pa.Array, has_null: Mask, valid: Mask) -> pa.Array:
     """The leaf's column, all null where any JSON may be; rows that break a rule stop being valid."""
     if leaf.kind in ("any", "object"):
         return pa.nulls(len(array), pa.string())
-    column = array if leaf.kind == "map" else _unsign_zero(array)
+    column = array if leaf.kind == "map" else unsign_zero(array)
     valid &= check_rules(leaf, column)
     if column.null_count and not leaf.nullable and not leaf.required:
         valid &= np.asarray(column.is_valid()) | ~has_null
@@ -156,17 +156,17 @@ def _read_map(leaf: Node, array: pa.Array, text: _Bytes, valid: Mask) -> pa.Arra
     row, place = np.nonzero(has_cell & present[:, None])
     names = pa.array([field.name for field in fields], pa.string()).take(pa.array(place))
     joined = pa.concat_arrays([*cells, pa.array([], type_.item_type)])
-    items = _unsign_zero(joined.take(pa.array(place * len(array) + row)))
+    items = unsign_zero(joined.take(pa.array(place * len(array) + row)))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(array)))])
     nullable = pa.array(offsets, pa.int32(), mask=np.append(~present, False))
     return pa.MapArray.from_arrays(nullable, names, items, type=type_)
 
 
-def _unsign_zero(values: pa.Array) -> pa.Array:
+def unsign_zero(values: pa.Array) -> pa.Array:
     """The values, -0.0 as 0.0: it is one number, however it is spelt."""
     if pa.types.is_list(values.type) and pa.types.is_floating(values.type.value_type):
         mask = values.is_null() if values.null_count else None
-        return pa.ListArray.from_arrays(values.offsets, _unsign_zero(values.values), mask=mask)
+        return pa.ListArray.from_arrays(values.offsets, unsign_zero(values.values), mask=mask)
     return pc.add(values, 0.0) if pa.types.is_floating(values.type) else values
 
 

@@ -1,8 +1,8 @@
 """The strict reader: one document at a time. It judges exactly and explains what is wrong.
 
-`read_rows` is what it does with a block: `decode` turns bytes into a document or a Rejection, `read_columns`
-turns documents into the columns of a schema's leaves, `explain` asks the jsonschema library why a document is
-not valid.
+`read_rows` is what it does with a block: `decode` turns bytes into a document or a Rejection, and
+`judge_documents` judges these, in whatever encoding they came. `read_columns` turns documents into the
+columns of a schema's leaves, `explain` asks the jsonschema library why a document is not valid.
 """
 
 import json
@@ -47,6 +47,13 @@ def read_rows(
     decoded = [
         decode(payload[row].as_py().removesuffix(b"\n"), limits, bool(distinct[row])) for row in rows.tolist()
     ]
+    return judge_documents(root, rows, decoded)
+
+
+def judge_documents(
+    root: Node, rows: Rows, decoded: Sequence[dict[str, Any] | Rejection]
+) -> tuple[Accepted, Rejected]:
+    """Some rows of a block, each with its document or why there is none: as `read_rows` gives them."""
     documents = [each for each in decoded if not isinstance(each, Rejection)]
     columns, failing = read_columns(root, documents)
     leaves, failures = root.leaves(), iter(failing.tolist())

@@ -2,9 +2,10 @@
 report.
 
 An envelope is a JSON object with exactly the keys `message_id`, `received_at`, `data` and, if it likes,
-`source`. Its `data` is the report: an object, whose bytes are kept as they are, or a JSON string that holds
-the report's bytes (an escape `\\udc80` to `\\udcff` is one byte that is not UTF-8, as in Python's
-`surrogateescape`). An envelope is recognised from outside; what its `data` holds is for validation to judge.
+`source` and `encoding`. Its `data` is the report: an object, whose bytes are kept as they are, or a JSON
+string that holds the report's bytes (an escape `\udc80` to `\udcff` is one byte that is not UTF-8, as in
+Python's `surrogateescape`). With `encoding`, which is `protobuf`, it is a string with the report's bytes in
+base64. An envelope is recognised from outside; what its `data` holds is for validation to judge.
 
 An entry of a stream without the field `data` is archived with all it has under `fields`, in place of `data`:
 such a line is rejected (NO_DATA), under the source and the id that it names.
@@ -12,6 +13,8 @@ such a line is rejected (NO_DATA), under the source and the id that it names.
 
 import json
 import re
+from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import cycle, pairwise
@@ -19,13 +22,16 @@ from typing import NamedTuple
 
 import orjson
 
+from transforms.core.message_encodings import PROTOBUF
+
 ARCHIVE = "archive"
 """The source of a message that names none."""
 
 _TEXT = r"[ !#-\[\]-~]"
 CANONICAL = (
     rf'^\{{ ?"(?:source": ?"(?P<source>{_TEXT}+)", ?")?message_id": ?"(?P<message_id>{_TEXT}*)", ?'
-    rf'"received_at": ?(?:"(?P<received_at>{_TEXT}+)"|null), ?"data": ?(?P<data>[{{"])'
+    rf'"received_at": ?(?:"(?P<received_at>{_TEXT}+)"|null), ?'
+    rf'(?:"encoding": ?"(?P<encoding>{PROTOBUF})", ?)?"data": ?(?P<data>[{{"])'
 )
 """How envelopes are written as a rule: keys in order, printable ASCII without escapes, after a mark one space
 or none.
@@ -46,13 +52,14 @@ _INNER_MARK = re.compile(rb'(?:[^][{}"]+|%b)*+[][{}]' % _STRING, re.DOTALL)
 SPACES = b" \t\r"
 """What may be between the tokens of a line."""
 _KEYS = {"message_id", "received_at", "data"}
+_KEYS_WITH_ENCODING = _KEYS | {"encoding"}
 _KEYS_WITHOUT_DATA = {"message_id", "received_at", "fields"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Envelope(NamedTuple):
     """What an envelope says or, where `problem` is not empty, what is wrong with it. `received_at` is not
-    parsed yet.
+    parsed yet. `encoding`: that of `data`, None for JSON.
 
     With the problem NO_DATA it says where the entry came from all the same.
     """
@@ -62,6 +69,7 @@ class Envelope(NamedTuple):
     received_at: str | None = None
     data: bytes = b""
     problem: str = ""
+    encoding: str | None = None
 
 
 def write_entry(source: str, message_id: str, received_ms: int, fields: Mapping[bytes, bytes]) -> bytes:
@@ -78,11 +86,14 @@ def write_entry(source: str, message_id: str, received_ms: int, fields: Mapping[
     return _encode({"source": source, "message_id": message_id, "received_at": received_at, "fields": texts})
 
 
-def write_envelope(source: str, message_id: str, received_at: str | None, data: bytes) -> bytes:
+def write_envelope(
+    source: str, message_id: str, received_at: str | None, data: bytes, encoding: str | None = None
+) -> bytes:
     """An envelope's line, without a newline, for a report's bytes; `received_at` in RFC 3339."""
-    return _encode(
-        {"source": source, "message_id": message_id, "received_at": received_at, "data": _text(data)}
-    )
+    origin: dict[str, object] = {"source": source, "message_id": message_id, "received_at": received_at}
+    if encoding is None:
+        return _encode(origin | {"data": _text(data)})
+    return _encode(origin | {"encoding": encoding, "data": b64encode(data).decode()})
 
 
 def _encode(envelope: dict[str, object]) -> bytes:
@@ -120,14 +131,14 @@ def read_line(line: bytes) -> Envelope | None:
     members = _split_members(line)
     if members is None:
         return _read_broken(line)
-    if members.keys() - {"source"} not in (_KEYS, _KEYS_WITHOUT_DATA):
+    if members.keys() - {"source"} not in (_KEYS, _KEYS_WITH_ENCODING, _KEYS_WITHOUT_DATA):
         return None
     return _make_envelope(members)
 
 
 def _read_broken(line: bytes) -> Envelope | None:
     head = ONE_CANONICAL.match(line)
-    if not (head and head["data"] == b"{" and line.endswith(b"}")):
+    if not (head and head["data"] == b"{" and head["encoding"] is None and line.endswith(b"}")):
         return None
     source, message_id, received_at = (None if text is None else text.decode() for text in head.groups()[:3])
     return Envelope(source or ARCHIVE, message_id or "", received_at, line[head.start("data") : -1])
@@ -156,10 +167,30 @@ def _make_envelope(members: dict[str | None, bytes]) -> Envelope:
     if "fields" in members:
         wrong = NO_DATA if members["fields"].startswith(b"{") else "fields must be an object"
         return Envelope(source, message_id, received_at, problem=wrong)
+    if "encoding" in members:
+        return _read_encoded(Envelope(source, message_id, received_at), members)
     data = read_data(members["data"])
     if data is None:
         return Envelope(problem="data must be an object or a string")
     return Envelope(source, message_id, received_at, data)
+
+
+def _read_encoded(origin: Envelope, members: dict[str | None, bytes]) -> Envelope:
+    if read_string(members["encoding"]) != PROTOBUF:
+        return Envelope(problem=f"encoding must be {PROTOBUF}, or left out of an envelope of JSON")
+    text = read_string(members["data"])
+    data = None if text is None else read_base64(text.encode())
+    if data is None:
+        return Envelope(problem=f"data must be a string in base64, since encoding is {PROTOBUF}")
+    return origin._replace(data=data, encoding=PROTOBUF)
+
+
+def read_base64(text: bytes) -> bytes | None:
+    """The bytes that a text in base64 stands for; None where it is anything else."""
+    try:
+        return a2b_base64(text, strict_mode=True) if text else b""
+    except ValueError:
+        return None
 
 
 def _split_members(line: bytes) -> dict[str | None, bytes] | None:

@@ -13,6 +13,7 @@ from schemas.kinds import KINDS, REPORT_KIND, Kind
 from schemas.readers.verdicts import OVERSIZE, Limits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.core.excerpt import Excerpt
+from transforms.core.message_encodings import read_encodings
 from transforms.core.record_batches import RAW, append_columns, build_batch, concat, fit_column
 from transforms.core.stage_counters import count_stage
 from transforms.validation.message_kinds import KIND, bound, name_kinds
@@ -33,6 +34,7 @@ def quarantine_messages(
         "message_id": messages["message_id"],
         "received_at": messages["received_at"],
         "kind": pa.repeat(kind.schema, messages.num_rows) if kind else name_kinds(messages),
+        "encoding": read_encodings(messages),
         "payload": fit_column(pa.array(payloads, pa.large_binary()), pa.binary()),
         "reason": pa.array([each.reason for each in rejections], pa.string()),
         "field": pa.array([each.field for each in rejections], pa.string()),

@@ -15,13 +15,15 @@ each once, and a row at most six of them:
        |  Accepted                             |  Rejected
     content_rows: types, ids, recency        quarantine_rows: the bytes, and why
 
+The two readers are those of JSON; `schemas.protobuf.reader` is both for payloads of Protocol Buffers.
+
 Of both, rows of days that have expired in the output are counted and dropped (`transforms.core.expiry`).
 
 The kernels that they call (`parser_guards`, `object_pattern`, `constraints`, `formats`, `numbers`,
 `report_id`) call none of these modules.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
@@ -32,7 +34,7 @@ import pyarrow as pa
 
 from schemas.kinds import KINDS, Kind
 from schemas.readers import fast_reader, strict_reader
-from schemas.readers.verdicts import Limits, join_accepted
+from schemas.readers.verdicts import Accepted, Limits, Rejected, join_accepted
 from schemas.registry import Schema, load
 from schemas.tables import QUARANTINE, QUARANTINED, RECORD_TABLES
 from transforms.core import (
@@ -40,6 +42,7 @@ from transforms.core import (
     stage_counters,
 )
 from transforms.core.expiry import NOTHING, Expiry
+from transforms.core.message_encodings import JSON, PROTOBUF, split_by_encoding
 from transforms.core.process_stats import VALIDATED, observe_latency
 from transforms.core.record_batches import REPORT_BATCH, concat, make_empty
 from transforms.core.run_metrics import MESSAGES, count_expired
@@ -66,15 +69,11 @@ class Rules:
     custom_metric_limit: float = 1e15
 
 
-def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
-    """RAW messages of the kind of a schema as rows and quarantine rows; every message is in exactly one of
-    them."""
-    kind, root, payload = KINDS[schema.name], schema.root, messages["payload"]
-    limits = bound(rules.limits, kind)
-    fast = fast_reader.read_block(root, payload, limits)
-    left = np.setdiff1d(np.arange(messages.num_rows), fast.accepted.rows, assume_unique=True)
-    strict, rejected = strict_reader.read_rows(root, payload, left, limits, fast.distinct)
-    accepted = join_accepted(root, [fast.accepted, strict])
+def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules, encoding: str = JSON) -> Judged:
+    """RAW messages of the kind of a schema, in one encoding, as rows and quarantine rows; every message is in
+    exactly one of them."""
+    kind = KINDS[schema.name]
+    accepted, rejected = _READ[encoding](schema, messages["payload"], bound(rules.limits, kind))
     rows = make_rows(messages, kind, schema, accepted)
     untimely, reasons = find_untimely(rows, kind, rules.stale_seconds, rules.future_seconds)
     wrong = messages.take(pa.array(np.concatenate([rejected.rows, accepted.rows[untimely]])))
@@ -82,10 +81,33 @@ def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judge
     return Judged(rows.filter(pa.array(~untimely)) if untimely.any() else rows, quarantine)
 
 
-def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Judged:
+def _read_json(schema: Schema, payload: pa.Array, limits: Limits) -> tuple[Accepted, Rejected]:
+    fast = fast_reader.read_block(schema.root, payload, limits)
+    left = np.setdiff1d(np.arange(len(payload)), fast.accepted.rows, assume_unique=True)
+    strict, rejected = strict_reader.read_rows(schema.root, payload, left, limits, fast.distinct)
+    return join_accepted(schema.root, [fast.accepted, strict]), rejected
+
+
+def _read_protobuf(schema: Schema, payload: pa.Array, limits: Limits) -> tuple[Accepted, Rejected]:
+    from schemas.protobuf import reader  # takes a while, and few jobs need it
+
+    fast = reader.read_block(schema.name, schema.root, payload, limits)
+    left = np.setdiff1d(np.arange(len(payload)), fast.rows, assume_unique=True)
+    strict, rejected = reader.read_rows(schema.name, schema.root, payload, left, limits)
+    return join_accepted(schema.root, [fast, strict]), rejected
+
+
+_READ: Mapping[str, Callable[[Schema, pa.Array, Limits], tuple[Accepted, Rejected]]] = {
+    JSON: _read_json,
+    PROTOBUF: _read_protobuf,
+}
+"""What reads the payloads of a block: the valid rows, and why each of the others is not valid."""
+
+
+def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules, encoding: str = JSON) -> Judged:
     """`judge_block`, but a row at which it raises is quarantined as `error`, and the others go on."""
     kind = KINDS[schema.name]
-    results, faults = bisect_faults(lambda part: judge_block(part, schema, rules), messages)
+    results, faults = bisect_faults(lambda part: judge_block(part, schema, rules, encoding), messages)
     wrong = [quarantine_messages(row, [why], kind) for row, why in faults]
     nothing = make_empty(REPORT_BATCH if kind.is_report else kind.table.schema)
     return Judged(
@@ -95,9 +117,11 @@ def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules) -> Ju
 
 
 def judge_kinds(messages: pa.RecordBatch, rules: Rules) -> Iterator[tuple[Kind, Judged]]:
-    """`judge_messages` of the RAW messages of each kind."""
+    """`judge_messages` of the RAW messages of each kind and encoding."""
     for kind, rows in split_by_kind(messages):
-        yield kind, judge_messages(rows, load_bounded(kind.schema, rules.custom_metric_limit), rules)
+        schema = load_bounded(kind.schema, rules.custom_metric_limit)
+        for encoding, part in split_by_encoding(rows):
+            yield kind, judge_messages(part, schema, rules, encoding)
 
 
 def drop_expired(found: Judged, kind: Kind, expiry: Expiry) -> Judged:

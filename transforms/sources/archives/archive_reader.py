@@ -164,7 +164,7 @@ def _merge_small(chunks: Iterable[Chunk | Unreadable], least_bytes: int) -> Iter
         if isinstance(chunk, Unreadable):
             yield chunk
             continue
-        if parts and parts[-1].messages.schema != chunk.messages.schema:
+        if parts and [each.schema for each in parts[-1]] != [each.schema for each in chunk]:
             yield _merge_chunks(parts)
             parts, size = [], 0
         parts.append(chunk)

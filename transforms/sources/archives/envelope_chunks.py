@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.readers.formats import parse_date_time
-from transforms.core.record_batches import RAW, build_batch, concat, make_empty
+from transforms.core.message_encodings import ENCODING, PROTOBUF, add_encodings
+from transforms.core.record_batches import RAW, append_columns, build_batch, concat, make_empty
 from transforms.envelopes.envelope_lines import (
     ARCHIVE,
     NO_DATA,
     WRONG_TIME,
     Envelope,
     is_blank,
+    read_base64,
     read_line,
     read_string,
 )
@@ -50,8 +52,8 @@ Part = tuple[Positions, pa.RecordBatch]
 
 
 class Decoded(NamedTuple):
-    """The messages of a chunk in the order of its lines, `messages` (RAW) and `rejected` (REJECTED), and how
-    many lines it has."""
+    """The messages of a chunk in the order of its lines, `messages` (RAW, with the column `encoding` if one
+    is not JSON) and `rejected` (REJECTED), and how many lines it has."""
 
     messages: pa.RecordBatch
     rejected: pa.RecordBatch
@@ -69,15 +71,16 @@ def decode_lines(chunk: pa.Buffer | bytes, first_line: SupportsInt = 1) -> Decod
     lines = Lines.of(chunk)
     written, bare = find_heads(lines)
     is_object = lines.text[written.data] == _OPEN
-    whole = written.where(is_object)
+    whole = written.where(is_object & ~written.encoded)
     objects = _read_objects(lines, whole.where(find_single_objects(lines, whole)))
-    strings = _read_strings(lines, written.where(~is_object))
+    strings = _read_strings(lines, written.where(~is_object & ~written.encoded))
+    encoded = _read_encoded(lines, written.where(~is_object & written.encoded))
     undecided = np.ones(len(lines.ends), bool)
-    for rows in (objects[0], strings[0], bare):
+    for rows in (objects[0], strings[0], encoded[0], bare):
         undecided[rows] = False
     unnamed = bare, _read_bare(lines, bare, first_line)
     exact, bad = _read_one_by_one(lines, np.flatnonzero(undecided), first_line)
-    return Decoded(_merge_in_order([objects, strings, unnamed, exact]), bad, len(lines.ends))
+    return Decoded(_merge_in_order([objects, strings, encoded, unnamed, exact]), bad, len(lines.ends))
 
 
 def make_bare_messages(payload: pa.Array, message_ids: pa.Array) -> pa.RecordBatch:
@@ -128,6 +131,17 @@ def _read_strings(lines: Lines, written: Heads) -> Part:
     return _make_part(written.where(np.asarray(strings.is_valid())), end_payloads(strings.drop_null()))
 
 
+def _read_encoded(lines: Lines, written: Heads) -> Part:
+    """Envelopes whose data is a string in base64. What is not exactly that is left out."""
+    texts = lines.cut(written.data, written.close).to_pylist()
+    octets = [read_base64(text[1:-1]) if text.endswith(b'"', 1) else None for text in texts]
+    payload = pa.array(octets, pa.large_binary())
+    rows, messages = _make_part(
+        written.where(np.asarray(payload.is_valid())), end_payloads(payload.drop_null())
+    )
+    return rows, append_columns(messages, [(ENCODING, pa.repeat(PROTOBUF, len(rows)))])
+
+
 def _make_part(written: Heads, payload: pa.Array) -> Part:
     return written.rows, pa.RecordBatch.from_arrays([*written.origins.columns, payload], schema=RAW)
 
@@ -159,7 +173,11 @@ def _read_one_by_one(lines: Lines, rows: Positions, first_line: SupportsInt) -> 
     bad = reject_messages(
         pa.RecordBatch.from_arrays([*origins, bare["payload"]], schema=RAW), problems
     ).filter(pc.invert(good))
-    return (rows[np.asarray(good)], pa.RecordBatch.from_arrays(columns, schema=RAW).filter(good)), bad
+    found = pa.RecordBatch.from_arrays(columns, schema=RAW)
+    encodings = [line.encoding for line in read]
+    if any(encodings):
+        found = append_columns(found, [(ENCODING, pa.array(encodings, pa.string()))])
+    return (rows[np.asarray(good)], found.filter(good)), bad
 
 
 def _merge_in_order(parts: list[Part]) -> pa.RecordBatch:
@@ -167,7 +185,10 @@ def _merge_in_order(parts: list[Part]) -> pa.RecordBatch:
     some = [part for part in parts if len(part[0])]
     if not some:
         return make_empty(RAW)
-    batch = concat([messages for _, messages in some])
+    batches = [messages for _, messages in some]
+    if any(ENCODING.name in messages.schema.names for messages in batches):
+        batches = list(map(add_encodings, batches))
+    batch = concat(batches)
     if len(some) == 1:
         return batch
     return batch.take(pa.array(np.argsort(np.concatenate([rows for rows, _ in some]))))

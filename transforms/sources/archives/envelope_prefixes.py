@@ -27,7 +27,8 @@ LAYOUTS = 8
 are left."""
 
 _PERHAPS = (
-    r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|data"|fields"|[^"]*\\|[^"]*$)))'
+    r'^[ \t\r]*(?:\n?$|\{[ \t\r]*(?:$|"(?:source"|message_id"|received_at"|encoding"|data"|fields"'
+    r'|[^"]*\\|[^"]*$)))'
 )
 """How every blank line and every envelope begins, and hardly any report."""
 
@@ -85,30 +86,36 @@ class Heads(NamedTuple):
     """Lines that begin as envelopes are written, whose time is one, and that close with `}`.
 
     `origins` holds the columns source, message_id and received_at (timestamp[us, UTC]) of each of the `rows`;
-    in the chunk, its data begins at `data`, and at `close` is the `}`.
+    in the chunk, its data begins at `data`, and at `close` is the `}`. `encoded`: whether it names one.
     """
 
     rows: Positions
     origins: pa.RecordBatch
     data: Positions
     close: Positions
+    encoded: NDArray[np.bool_]
 
     def where(self, chosen: NDArray[np.bool_]) -> "Heads":
         """The chosen ones of them."""
         if chosen.all():
             return self
         return Heads(
-            self.rows[chosen], self.origins.filter(pa.array(chosen)), self.data[chosen], self.close[chosen]
+            self.rows[chosen],
+            self.origins.filter(pa.array(chosen)),
+            self.data[chosen],
+            self.close[chosen],
+            self.encoded[chosen],
         )
 
 
 class _Found(NamedTuple):
-    """Rows that are CANONICAL, where the data of each begins in the chunk, and its values as they are written
-    (_WORDS)."""
+    """Rows that are CANONICAL, where the data of each begins in the chunk, its values as they are written
+    (_WORDS), and whether it names an encoding."""
 
     rows: Positions
     data: Positions
     words: pa.RecordBatch
+    encoded: NDArray[np.bool_]
 
 
 def find_heads(lines: Lines) -> tuple[Heads, Positions]:
@@ -177,7 +184,10 @@ def _match_layout(lines: Lines, rows: Positions, sample: re.Match[bytes]) -> _Fo
         rows, chars = rows[alike], chars[alike]
     words = [_take_column(chars, *span) for span in spans]
     return _Found(
-        rows, lines.starts[rows] + sample.start("data"), pa.RecordBatch.from_arrays(words, schema=_WORDS)
+        rows,
+        lines.starts[rows] + sample.start("data"),
+        pa.RecordBatch.from_arrays(words, schema=_WORDS),
+        np.full(len(rows), sample["encoding"] is not None),
     )
 
 
@@ -208,10 +218,12 @@ def _match_pattern(lines: Lines, rows: Positions, begins: pa.Array) -> _Found:
     spans = pc.extract_regex_span(begins, CANONICAL)
     canonical = np.flatnonzero(np.asarray(spans.is_valid()))
     rows, spans = rows[canonical], spans.take(pa.array(canonical))
-    *values, data = (_find_edges(spans.field(i), lines.starts[rows]) for i in range(4))
-    texts = [lines.cut(*edges).cast(pa.string()) for edges in values]
-    words = [pc.if_else(spans.field(i).is_valid(), text, None) for i, text in enumerate(texts)]
-    return _Found(rows, data[0], pa.RecordBatch.from_arrays(words, schema=_WORDS))
+    found = {field.name: spans.field(i) for i, field in enumerate(spans.type)}
+    edges = {name: _find_edges(span, lines.starts[rows]) for name, span in found.items()}
+    texts = [lines.cut(*edges[name]).cast(pa.string()) for name in _WORDS.names]
+    words = [pc.if_else(found[name].is_valid(), text, None) for name, text in zip(_WORDS.names, texts)]
+    encoded = np.diff(edges["encoding"], axis=0)[0] > 0
+    return _Found(rows, edges["data"][0], pa.RecordBatch.from_arrays(words, schema=_WORDS), encoded)
 
 
 def _find_edges(spans: pa.Array, starts: Positions) -> tuple[Positions, Positions]:
@@ -228,8 +240,10 @@ def _merge_in_order(found: list[_Found]) -> _Found:
     if len(some) == 1:
         return some[0]
     rows, data = (np.concatenate([each[i] for each in some]) for i in range(2))
+    encoded = np.concatenate([each.encoded for each in some])
     order = np.argsort(rows)
-    return _Found(rows[order], data[order], concat([each.words for each in some]).take(pa.array(order)))
+    words = concat([each.words for each in some]).take(pa.array(order))
+    return _Found(rows[order], data[order], words, encoded[order])
 
 
 def _check_close_and_time(lines: Lines, found: _Found) -> Heads:
@@ -239,4 +253,6 @@ def _check_close_and_time(lines: Lines, found: _Found) -> Heads:
     times = parse_date_time(received_at)
     origins = pa.RecordBatch.from_arrays([source.fill_null(ARCHIVE), message_id, times], names=_WORDS.names)
     timed = np.asarray(pc.or_(times.is_valid(), received_at.is_null()))
-    return Heads(found.rows, origins, found.data, close).where(timed & (lines.text[close] == _CLOSE))
+    return Heads(found.rows, origins, found.data, close, found.encoded).where(
+        timed & (lines.text[close] == _CLOSE)
+    )

@@ -18,7 +18,9 @@ from schemas.kinds import find_kind
 from schemas.readers.formats import parse_date_time
 from schemas.tables import TIME
 from transforms.core.excerpt import KEPT_BYTES, Excerpt
-from transforms.envelopes.envelope_lines import ARCHIVE, SPACES, is_blank, read_data
+from transforms.core.message_encodings import ENCODING, PROTOBUF
+from transforms.core.record_batches import append_columns
+from transforms.envelopes.envelope_lines import ARCHIVE, SPACES, is_blank, read_base64, read_data
 from transforms.sources.archives.envelope_chunks import REJECTED
 
 ESCAPE = 6
@@ -27,7 +29,7 @@ ESCAPE = 6
 _NAMES = {"message_id", "received_at"}
 _SPACE, _TEXT = r"[ \t\r]*+", r'"(?:[^"\\]++|\\.)*+"'
 _HEAD = re.compile(
-    rf"""{_SPACE}\{{(?P<members>(?:{_SPACE}"(?:source|message_id|received_at)"{_SPACE}:{_SPACE}(?:{_TEXT}|null){_SPACE},)+)"""
+    rf"""{_SPACE}\{{(?P<members>(?:{_SPACE}"(?:source|message_id|received_at|encoding)"{_SPACE}:{_SPACE}(?:{_TEXT}|null){_SPACE},)+)"""
     rf"""{_SPACE}"(?P<name>data|fields)"{_SPACE}:{_SPACE}(?P<mark>["{{])""".encode()
 )
 _WHOLE_ESCAPES = re.compile(
@@ -59,6 +61,7 @@ class _Origin(NamedTuple):
     message_id: str
     received_at: pa.Array
     name: bytes
+    encoding: str | None = None
 
 
 class _Object:
@@ -94,13 +97,35 @@ class _String:
             self._ended = text[end : end + 1] == b'"'
             octets = read_data(text[:end] + b'"')
             self._broken = octets is None or (not self._ended and len(text) - end >= _LONGEST_ESCAPE)
-            self.excerpt.add(octets or b"")
+            self._keep(octets or b"")
             text = b'"' + text[end + self._ended :]
         self._broken |= len(text) > KEPT_BYTES
         self._rest = text[: KEPT_BYTES + 1]
 
+    def _keep(self, octets: bytes) -> None:
+        self.excerpt.add(octets)
+
     def is_whole(self) -> bool:
         return self._ended and not self._broken and self._rest[1:].strip(SPACES) == b"}"
+
+
+class _Base64(_String):
+    """An encoded envelope's data from the quote with which it begins: what the base64 in it stands for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._characters = b""
+
+    def _keep(self, octets: bytes) -> None:
+        text = self._characters + octets
+        end = len(text) - len(text) % 4
+        decoded = read_base64(text[:end])
+        self._broken |= decoded is None
+        self.excerpt.add(decoded or b"")
+        self._characters = text[end:]
+
+    def is_whole(self) -> bool:
+        return super().is_whole() and not self._characters
 
 
 class LongLine:
@@ -111,7 +136,7 @@ class LongLine:
         self.is_blank = True
         self._line, self._digest, self._return = Excerpt(), hashlib.blake2b(digest_size=16), b""
         self._origin, start = _parse_head(first)
-        self._data = _String() if first[start : start + 1] == b'"' else _Object()
+        self._data = _choose_data(self._origin, first[start : start + 1])
         self._take(first)
         self._data.add(first[start:])
 
@@ -142,7 +167,8 @@ class LongLine:
             each if isinstance(each, pa.Array) else pa.array(each, field.type)
             for each, field in zip(columns, REJECTED)
         ]
-        return pa.RecordBatch.from_arrays(arrays, schema=REJECTED)
+        row = pa.RecordBatch.from_arrays(arrays, schema=REJECTED)
+        return append_columns(row, [(ENCODING, pa.array([origin.encoding]))]) if origin.encoding else row
 
     def _take(self, piece: bytes) -> None:
         self._line.add(piece)
@@ -164,12 +190,25 @@ def _parse_head(first: bytes) -> tuple[_Origin | None, int]:
         members = {}
     if (
         head is None
-        or members.keys() - {"source"} != _NAMES
+        or members.keys() - {"source", "encoding"} != _NAMES
         or (head["name"] == b"fields" and head["mark"] == b'"')
+        or ("encoding" in members and not _names_encoding(members["encoding"], head))
     ):
         return None, len(first)
     source, message_id, moment = members.get("source", ARCHIVE), members["message_id"], members["received_at"]
     times = parse_date_time(pa.array([moment], pa.string()))
     if source is None or message_id is None or (moment is not None and times.null_count):
         return None, len(first)
-    return _Origin(source, message_id, times, head["name"]), head.start("mark")
+    origin = _Origin(source, message_id, times, head["name"], members.get("encoding"))
+    return origin, head.start("mark")
+
+
+def _names_encoding(encoding: object, head: re.Match[bytes]) -> bool:
+    """Whether an envelope's encoding, and what its data begins with, fit."""
+    return encoding == PROTOBUF and head["name"] == b"data" and head["mark"] == b'"'
+
+
+def _choose_data(origin: _Origin | None, mark: bytes) -> _Object | _String:
+    if origin is not None and origin.encoding is not None:
+        return _Base64()
+    return _String() if mark == b'"' else _Object()
