@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -114,6 +114,9 @@ def generate(
             show_default="48h; anomaly: 30s a report of an agent",
         ),
     ] = "",
+    encoding: Annotated[
+        Literal["json", "protobuf"], typer.Option(help="Encoding of the payloads: json, or protobuf.")
+    ] = "json",
     compress: Annotated[Compression, typer.Option(help="none, gz or zst.")] = "none",
 ) -> None:
     """Generate synthetic reports as an archive, one file an hour, and truth.json with the expected fate of
@@ -126,6 +129,8 @@ def generate(
     _check_options(ctx, live=url is not None)
     if records and bare:
         raise WrongUse("bare reports cannot have records beside them", "leave out --bare or --records")
+    if bare and encoding != "json":
+        raise WrongUse("bare reports are JSON", "leave out --bare or --encoding")
     try:
         mix = Mix(reports, dirty, duplicates, late, outliers)
         generator = KpiTestGenerator(
@@ -146,12 +151,22 @@ def generate(
 
         share = inconsistent if records else None
         send(
-            url, ctx.obj.settings(), streams or [], rate or 0.0, generator, scenario, mix, truth, warm, share
+            url,
+            ctx.obj.settings(),
+            streams or [],
+            rate or 0.0,
+            generator,
+            scenario,
+            mix,
+            truth,
+            warm,
+            share,
+            encoding,
         )
         return
     assert output is not None
     try:
-        form = Form(bare, compress)
+        form = Form(bare, compress, encoding)
         archive = (
             prepare_with_records(generator, scenario, mix, form, inconsistent, clock_skew)
             if records

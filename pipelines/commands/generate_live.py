@@ -23,6 +23,7 @@ from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.reports import Scenario
 from pipelines.synthetic.sending import Sender
 from schemas.kinds import KINDS
+from transforms.core.message_encodings import JSON
 from transforms.redis.connection import Connection
 from transforms.redis.errors import RedisUnavailable
 
@@ -38,6 +39,7 @@ def send(
     truth: Path | None,
     warm: bool,
     inconsistent: float | None = None,
+    encoding: str = JSON,
 ) -> None:
     """Send a mix of messages to a stream, and write their expected fates to the file `truth`, if one is
     given.
@@ -66,7 +68,9 @@ def send(
     with _catch_interrupt() as stop, ExitStack() as opened:
         senders = {name: _open(opened, connection, key, stop) for name, key in keys.items()}
         start = senders[REPORT].now_us()
-        run = Run(_plan(generator, scenario, mix, per_minute, start, warm, inconsistent), senders, stop)
+        run = Run(
+            _plan(generator, scenario, mix, per_minute, start, warm, inconsistent), senders, stop, encoding
+        )
         began = time.perf_counter()
         with show_count("sending messages of reports", run.reports, lines=True) as advance:
             run.send(advance)

@@ -21,8 +21,20 @@ from pipelines.synthetic.dirt import DIRT
 from pipelines.synthetic.fleet import Fleet
 from pipelines.synthetic.injected_outliers import Injected, inject_outliers
 from pipelines.synthetic.json_columns import format_times
-from pipelines.synthetic.messages import Fates, Messages, Mix, deal_fates, draw_arrivals, format_lines
+from pipelines.synthetic.messages import (
+    Fates,
+    Messages,
+    Mix,
+    deal_fates,
+    draw_arrivals,
+    format_block,
+    format_lines,
+    view_bytes,
+)
+from pipelines.synthetic.protobuf_payloads import encode_payloads, fit_truth, format_encoded
 from pipelines.synthetic.reports import KpiTestGenerator, Scenario, list_task_ids
+from schemas.kinds import REPORT_KIND
+from transforms.core.message_encodings import JSON
 
 Compression = Literal["none", "gz", "zst"]
 TRUTH = "truth.json"
@@ -32,10 +44,16 @@ _BLOCK = 100_000
 
 @dataclass(frozen=True)
 class Form:
-    """How an archive looks: bare reports or envelopes, and the compression of its files."""
+    """How an archive looks: bare reports or envelopes, the compression of its files, and the encoding of the
+    payloads."""
 
     bare: bool = False
     compress: Compression = "none"
+    encoding: str = JSON
+
+    def fit_truth(self, truth: dict[str, Any]) -> dict[str, Any]:
+        """The content of `truth.json`, which is that of JSON, for this encoding."""
+        return truth if self.encoding == JSON else fit_truth(truth)
 
     @property
     def suffix(self) -> str:
@@ -81,12 +99,15 @@ def prepare_archive(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, f
     truth = describe_fates(messages, fates, injected, asked, fleet) | {
         "settings": list_settings(generator, scenario, mix, form)
     }
-    return Archive(
-        messages.received,
-        lambda block: format_lines(messages, block, injected.columns, fleet, form.bare),
-        form,
-        {"seed": generator.seed, "scenario": scenario} | truth,
-    )
+
+    def format_block_lines(block: slice) -> memoryview:
+        if form.encoding == JSON:
+            return format_lines(messages, block, injected.columns, fleet, form.bare)
+        texts = format_block(messages, block, injected.columns, fleet, bare=True)
+        return view_bytes(format_encoded(messages, block, encode_payloads(REPORT_KIND.schema, texts)))
+
+    truth = {"seed": generator.seed, "scenario": scenario} | truth
+    return Archive(messages.received, format_block_lines, form, form.fit_truth(truth))
 
 
 def describe_fates(
@@ -128,7 +149,7 @@ def list_settings(generator: KpiTestGenerator, scenario: Scenario, mix: Mix, for
     span = generator.compute_span(mix.rows, scenario)
     drawn = asdict(generator) | {"start": generator.start.isoformat(), "span_seconds": span.total_seconds()}
     del drawn["span"], drawn["seed"]
-    return asdict(mix) | drawn | asdict(form)
+    return asdict(mix) | drawn | {"bare": form.bare, "compress": form.compress}
 
 
 def write_archive(archive: Archive, folder: Path, on_messages: Callable[[int], None]) -> int:

@@ -20,7 +20,9 @@ from pipelines.synthetic.columns import SECOND
 from pipelines.synthetic.injected_outliers import Injected
 from pipelines.synthetic.live_plan import REPORT, Plan, Positions
 from pipelines.synthetic.messages import Fates, Messages, format_payloads, shift_times
+from pipelines.synthetic.protobuf_payloads import encode_payloads, fit_truth
 from pipelines.synthetic.sending import Sender
+from transforms.core.message_encodings import JSON
 
 _OLDEST_COPY = 3300 * SECOND
 _BLOCK = 5000
@@ -64,9 +66,9 @@ class Run:
     it could not continue. `recorded` int64[n]: recorded_at of each report in microseconds.
     """
 
-    def __init__(self, plan: Plan, senders: Mapping[str, Sender], stop: Event) -> None:
-        """`senders` by schema."""
-        self._plan, self._senders, self._stop = plan, senders, stop
+    def __init__(self, plan: Plan, senders: Mapping[str, Sender], stop: Event, encoding: str = JSON) -> None:
+        """`senders` by schema; `encoding`: that of the payloads."""
+        self._plan, self._senders, self._stop, self._encoding = plan, senders, stop, encoding
         self._is_report = plan.find(REPORT)
         each = len(plan.row) / max(1, int(self._is_report.sum()))
         self._pace = Pace(plan.per_minute / 60 * each)
@@ -144,8 +146,12 @@ class Run:
         self._received[places] = received
         return places[kept], due[kept], received[kept]
 
-    def _encode(self, schema: str, places: Positions, received: Positions) -> pa.StringArray:
+    def _encode(self, schema: str, places: Positions, received: Positions) -> pa.Array:
         """The payloads of messages of a schema at the time they are received."""
+        texts = self._format(schema, places, received)
+        return texts if self._encoding == JSON else encode_payloads(schema, texts)
+
+    def _format(self, schema: str, places: Positions, received: Positions) -> pa.StringArray:
         plan = self._plan
         row, kind = plan.row[places], plan.kind[places]
         if schema == REPORT:
@@ -188,7 +194,8 @@ class Run:
         truth |= {"complete": self.complete, "unsure": self.unsure}
         if plan.records:
             truth["records"] = plan.records.describe(sent.pop(REPORT), sent)
-        return truth | {"settings": plan.settings}
+        truth |= {"settings": plan.settings}
+        return truth if self._encoding == JSON else fit_truth(truth)
 
     def _list_sent(self, schema: str) -> Messages:
         places = np.flatnonzero(self.sent & self._plan.find(schema))

@@ -190,7 +190,7 @@ def _format_payload(report: str, kind: int, number: int, bare: bool) -> str:
     return payload if bare else orjson.dumps(payload).decode()
 
 
-def view_bytes(texts: pa.StringArray) -> memoryview:
+def view_bytes(texts: pa.StringArray | pa.BinaryArray) -> memoryview:
     """The values of a newly built array, without a copy."""
     _, offsets, values = texts.buffers()
     return memoryview(values)[: np.frombuffer(offsets, np.int32)[len(texts)]]

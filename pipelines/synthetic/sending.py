@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import redis
 from numpy.typing import NDArray
 
-from pipelines.synthetic.json_columns import join
 from pipelines.synthetic.messages import view_bytes
 from transforms.redis.connection import Connection
 
@@ -56,7 +55,7 @@ class Sender:
         self._public = connection.public
         self._client: Any = connection.client(patience=0)
         name = f"${len(stream.encode())}\r\n{stream}"
-        self._head = f"*5\r\n$4\r\nXADD\r\n{name}\r\n$1\r\n*\r\n$4\r\ndata\r\n$"
+        self._head = f"*5\r\n$4\r\nXADD\r\n{name}\r\n$1\r\n*\r\n$4\r\ndata\r\n$".encode()
         self._connect()
         info = self._client.xinfo_stream(stream) if self._client.exists(stream) else {}
         self._last: bytes = info.get("last-generated-id", b"0-0")
@@ -65,14 +64,16 @@ class Sender:
         """Microseconds since 1970 by the clock of Redis, which stamps the entries."""
         return time.time_ns() // 1000 + self._ahead_us
 
-    def send(self, payloads: pa.StringArray) -> Sent:
-        """Add entries, in order."""
+    def send(self, payloads: pa.Array) -> Sent:
+        """Add entries with these payloads, string[n] or binary[n], in order."""
         arrived: NDArray[np.bool_] = np.zeros(len(payloads), bool)
-        lengths = pc.binary_length(payloads.cast(pa.binary()))
+        payloads = payloads.cast(pa.binary())
+        lengths = pc.binary_length(payloads).cast(pa.string()).cast(pa.binary())
+        command = [pa.scalar(self._head), lengths, pa.scalar(b"\r\n"), payloads, pa.scalar(b"\r\n")]
         problem = ""
         try:
             self._link.send_packed_command(
-                [view_bytes(join([self._head, lengths, "\r\n", payloads, "\r\n"]))]
+                [view_bytes(pc.binary_join_element_wise(*command, pa.scalar(b"")))]
             )
             for place in range(len(payloads)):
                 try:
@@ -101,7 +102,7 @@ class Sender:
         said = dict(pair.split("=", 1) for pair in self._link.read_response().decode().split() if "=" in pair)
         self._known_as = {"_id": said["id"], "addr": said["addr"]}
 
-    def _recover(self, payloads: pa.StringArray, arrived: NDArray[np.bool_]) -> Sent:
+    def _recover(self, payloads: pa.BinaryArray, arrived: NDArray[np.bool_]) -> Sent:
         began = time.monotonic()
         self._link.disconnect()
         self._client.connection_pool.release(self._link)
@@ -124,7 +125,7 @@ class Sender:
         with suppress(redis.ResponseError):
             self._client.client_kill_filter(**self._known_as)
 
-    def _mark_arrived(self, payloads: pa.StringArray, arrived: NDArray[np.bool_]) -> None:
+    def _mark_arrived(self, payloads: pa.BinaryArray, arrived: NDArray[np.bool_]) -> None:
         """Mark the payloads that are in the stream after the last id as arrived."""
         places: dict[bytes, list[int]] = defaultdict(list)
         for place in np.flatnonzero(~arrived)[::-1].tolist():

@@ -6,7 +6,7 @@ the schema takes it for absent.
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,17 +16,18 @@ from schemas.readers.compiler import Node
 _STRUCT, _VALUE, _LIST = (
     load_raw_class(f"google.protobuf.{name}") for name in ("Struct", "Value", "ListValue")
 )
+Members = Iterable[tuple[str, Any]]
+"""Names and values of a JSON object."""
 _INT64 = range(-(2**63), 2**63)
 
 
-def encode_document(kind: str, root: Node, document: Mapping[str, Any]) -> bytes:
-    """The payload of a document of a kind, whose schema is `root`.
+def encode_document(kind: str, root: Node, document: Mapping[str, Any], repeated: Members = ()) -> bytes:
+    """The payload of a document of a kind, whose schema is `root`; `repeated`: further members of `extra`.
 
     Raises:
         ValueError: it has a text that is not Unicode, or an integer beyond the range of a double.
     """
-    octets: bytes = _encode_message(load_layout(kind), root, document).SerializeToString()
-    return octets
+    return _encode(_encode_message(load_layout(kind), root, document, repeated))
 
 
 def encode_value(value: Any) -> bytes:
@@ -40,17 +41,17 @@ def encode_value(value: Any) -> bytes:
     if isinstance(value, list):
         return _encode(_VALUE(list_value=_encode(_LIST(values=[encode_value(each) for each in value]))))
     if isinstance(value, Mapping):
-        return _encode(_VALUE(struct_value=encode_struct(value)))
+        return _encode(_VALUE(struct_value=encode_struct(value.items())))
     try:
         return _encode(_VALUE(number_value=float(value)))
     except OverflowError as error:
         raise ValueError(str(error)) from error
 
 
-def encode_struct(members: Mapping[str, Any]) -> bytes:
-    """A JSON object as an encoded Struct. Raises: as `encode_document` does."""
+def encode_struct(members: Members) -> bytes:
+    """The members of a JSON object as an encoded Struct. Raises: as `encode_document` does."""
     struct = _STRUCT()
-    for name, value in members.items():
+    for name, value in members:
         struct.fields.add(key=name.encode(), value=encode_value(value))
     return _encode(struct)
 
@@ -60,15 +61,16 @@ def _encode(message: Any) -> bytes:
     return octets
 
 
-def _encode_message(layout: Layout, node: Node, document: Mapping[str, Any]) -> Any:
-    message, extra = layout.raw(), {}
+def _encode_message(layout: Layout, node: Node, document: Mapping[str, Any], repeated: Members = ()) -> Any:
+    message, extra = layout.raw(), list[tuple[str, Any]]()
     fields = {field.name: field for field in layout.fields if field.name != EXTRA}
     for name, value in document.items():
         child = node.by_name.get(name)
         if value is None and child is not None and child.nullable:
             continue
         if child is None or not _put(message, fields[name], child, value):
-            extra[name] = value
+            extra.append((name, value))
+    extra += repeated
     if extra:
         message.extra = encode_struct(extra)
     return message
@@ -114,7 +116,7 @@ def _encode_single(field: Field, value: Any) -> Any:
     if field.shape == "value":
         return encode_value(value)
     if field.shape == "struct":
-        return encode_struct(value) if isinstance(value, Mapping) else None
+        return encode_struct(value.items()) if isinstance(value, Mapping) else None
     if field.shape == "string":
         return value.encode() if isinstance(value, str) else None
     if field.shape == "bool":

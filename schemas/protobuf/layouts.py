@@ -18,7 +18,6 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Any, Literal
 
-import ptars
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorSet
@@ -102,6 +101,8 @@ def load_raw_class(name: str) -> Any:
 @cache
 def load_converter(kind: str) -> Any:
     """What converts payloads of a kind to their columns, and back."""
+    import ptars  # what only encodes, or reads single payloads, does not need it
+
     message = _load_pool("columns").FindMessageTypeByName(f"{PACKAGE}.{MESSAGES[kind]}")
     return ptars.HandlerPool([message.file]).get_for_message(message)
 

@@ -1,7 +1,7 @@
 """An archive of reports and records: the messages of all schemas in order of arrival, and their truth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from pipelines.synthetic.messages import (
     format_envelopes,
     view_bytes,
 )
+from pipelines.synthetic.protobuf_payloads import encode_payloads, format_encoded
 from pipelines.synthetic.records.clocks import skew_clocks
 from pipelines.synthetic.records.messages import RecordStream
 from pipelines.synthetic.records.streams import draw_arrivals_of_records, draw_streams
@@ -22,7 +23,8 @@ from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.truth import describe_records
 from pipelines.synthetic.records.world import build_world
 from pipelines.synthetic.reports import KpiTestGenerator, Scenario
-from schemas.kinds import KINDS, REPORT_KIND
+from schemas.kinds import KINDS, REPORT_KIND, find_kind
+from transforms.core.message_encodings import JSON
 
 
 def prepare_with_records(
@@ -45,36 +47,47 @@ def prepare_with_records(
     arrivals = draw_arrivals_of_records(world, reports, seed)
     streams = draw_streams(world, arrivals, mix, seed)
 
+    is_json = form.encoding == JSON
+
     def format_reports(block: slice) -> pa.StringArray:
-        return format_block(reports, block, world.columns, world.fleet, bare=False)
+        return format_block(reports, block, world.columns, world.fleet, bare=not is_json)
 
     parts = [Part(REPORT_KIND.stream, reports, format_reports)]
-    parts += [_part_of(stream) for stream in streams.values()]
-    merged = Merged.of(parts)
+    parts += [_part_of(stream, bare=not is_json) for stream in streams.values()]
+    merged = Merged.of(parts if is_json else [_encode_part(part) for part in parts])
     truth = describe_fates(reports, world.fates, world.injected, mix.count(mix.outliers), world.fleet)
     truth["records"] = describe_records(world, reports, streams, arrivals)
     truth["settings"] = list_settings(generator, scenario, mix, form) | {
         "inconsistent": inconsistent,
         "clock_skew": clock_skew,
     }
-    return Archive(merged.received, merged.format_lines, form, {"seed": seed, "scenario": scenario} | truth)
+    truth = form.fit_truth({"seed": seed, "scenario": scenario} | truth)
+    return Archive(merged.received, merged.format_lines, form, truth)
 
 
 @dataclass(frozen=True)
 class Part:
-    """The messages of one source, in order of arrival; `format(block)` gives their payloads, string[k]."""
+    """The messages of one source, in order of arrival; `format(block)` gives their payloads, string[k], and
+    `wrap` makes lines of these."""
 
     source: str
     messages: Messages
-    format: Callable[[slice], pa.StringArray]
+    format: Callable[[slice], pa.Array]
+    wrap: Callable[[Messages, slice, pa.Array, str], pa.StringArray] = format_envelopes
 
 
-def _part_of(stream: RecordStream) -> Part:
+def _encode_part(part: Part) -> Part:
+    """The same messages as Protocol Buffers."""
+    kind = find_kind(part.source).schema
+    return replace(part, format=lambda block: encode_payloads(kind, part.format(block)), wrap=format_encoded)
+
+
+def _part_of(stream: RecordStream, bare: bool) -> Part:
     messages = stream.messages
 
     def format_block(block: slice) -> pa.StringArray:
         return stream.format_payloads(
-            messages.row[block], messages.kind[block], messages.received[block], bare=False
+            messages.row[block], messages.kind[block], messages.received[block], bare=bare
         )
 
     return Part(KINDS[stream.schema].stream, messages, format_block)
@@ -106,7 +119,7 @@ class Merged:
             first, last = np.searchsorted(places, [block.start, block.stop]).tolist()
             if first < last:
                 span = slice(first, last)
-                lines.append(format_envelopes(part.messages, span, part.format(span), part.source))
+                lines.append(part.wrap(part.messages, span, part.format(span), part.source))
                 at.append(places[span])
         order = np.argsort(np.concatenate(at))
         return view_bytes(pa.concat_arrays(lines).take(pa.array(order)))
