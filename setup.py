@@ -14,7 +14,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["schemas*", "transforms*", "pipelines*", "runners*"]),
     package_data={
-        "schemas": ["*.json"],
+        "schemas": ["*.json", "proto/*.binpb", "proto/kpiflow/v1/*.proto"],
         "pipelines.summary": ["*.html"],
         "pipelines.export": ["*.json"],
         "pipelines.service.page": ["*.html", "*.css", "*.js", "*.svg"],
@@ -22,6 +22,8 @@ setup(
     install_requires=[
         "apache-beam>=2.77,<2.78",
         "pyarrow>=25,<26",
+        "protobuf>=6.31,<8",
+        "ptars>=0.0.25,<0.0.26",
         "numpy>=2.4,<3",
         "orjson>=3.13,<4",
         "jsonschema>=4.26,<5",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from schemas.protobuf.layouts import EXTRA, Field, Layout, load_layout, load_raw_class
+from schemas.readers import numbers
 from schemas.readers.compiler import Node
 
 _STRUCT, _VALUE, _LIST = (
@@ -18,6 +19,7 @@ _STRUCT, _VALUE, _LIST = (
 )
 Members = Iterable[tuple[str, Any]]
 """Names and values of a JSON object."""
+_EXACT = 2**53
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -25,7 +27,7 @@ def encode_document(kind: str, root: Node, document: Mapping[str, Any], repeated
     """The payload of a document of a kind, whose schema is `root`; `repeated`: further members of `extra`.
 
     Raises:
-        ValueError: it has a text that is not Unicode, or an integer beyond the range of a double.
+        ValueError: it has a text that is not Unicode, or an integer that is no double.
     """
     return _encode(_encode_message(load_layout(kind), root, document, repeated))
 
@@ -42,10 +44,24 @@ def encode_value(value: Any) -> bytes:
         return _encode(_VALUE(list_value=_encode(_LIST(values=[encode_value(each) for each in value]))))
     if isinstance(value, Mapping):
         return _encode(_VALUE(struct_value=encode_struct(value.items())))
+    return _encode(_VALUE(number_value=_as_double(value)))
+
+
+def _as_float(value: float) -> float:
     try:
-        return _encode(_VALUE(number_value=float(value)))
+        return float(value)
     except OverflowError as error:
         raise ValueError(str(error)) from error
+
+
+def _as_double(value: float) -> float:
+    """The number as a double, if its shortest text means the same number."""
+    number = _as_float(value)
+    if isinstance(value, int) and abs(value) > _EXACT:
+        written, exact = numbers.loads(repr(number).encode()), numbers.loads(str(value).encode())
+        if numbers.dumps(written) != numbers.dumps(exact):
+            raise ValueError(f"{value} is no double")
+    return number
 
 
 def encode_struct(members: Members) -> bytes:
@@ -122,13 +138,14 @@ def _encode_single(field: Field, value: Any) -> Any:
     if field.shape == "bool":
         return value if isinstance(value, bool) else None
     if field.shape == "double":
-        return float(value) if is_number else None
+        return _as_float(value) if is_number else None
     if field.shape == "int64":
-        return int(value) if is_number and value == int(value) and int(value) in _INT64 else None
-    return _decode_base64(value)
+        is_integer = is_number and (isinstance(value, int) or value.is_integer())
+        return int(value) if is_integer and int(value) in _INT64 else None
+    return _decode_bytes(value)
 
 
-def _decode_base64(value: Any) -> bytes | None:
+def _decode_bytes(value: Any) -> bytes | None:
     """The bytes that a base64 text stands for, if they are written as that text again."""
     try:
         octets = b64decode(value, validate=True) if isinstance(value, str) else None

@@ -32,6 +32,7 @@ OPEN_BYTES = 1 << 20
 Member = tuple[bytes, bytes]
 """The JSON texts of a name and its value."""
 
+_EXACT = 2.0**53
 _FIXED_BYTES = {1: 8, 5: 4}
 """The length of a value by its wire type."""
 _STRUCT, _VALUE, _LIST = (
@@ -154,8 +155,8 @@ def _join(members: Sequence[Member]) -> bytes:
 
 
 def _write_number(value: float) -> bytes:
-    """An integer without a fraction, as google.protobuf.json_format writes a number of a Value."""
-    return b"%d" % value if value.is_integer() else repr(value).encode()
+    """The shortest text of the number; an integer that float64 holds exactly has no fraction."""
+    return b"%d" % value if value.is_integer() and abs(value) < _EXACT else repr(value).encode()
 
 
 _SCALARS: dict[Shape, Callable[[Any], bytes]] = {

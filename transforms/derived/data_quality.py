@@ -28,7 +28,17 @@ def count_score(score: str, counts: Mapping[str, int]) -> tuple[int, int]:
     return counts[first] - (counts[second] if second else 0), counts[denominator]
 
 
-_UNREADABLE = ("oversize", "envelope", "depth", "utf8", "json", "duplicate_key", "not_object", "error")
+_UNREADABLE = (
+    "oversize",
+    "envelope",
+    "depth",
+    "utf8",
+    "json",
+    "protobuf",
+    "duplicate_key",
+    "not_object",
+    "error",
+)
 _RECORDS = ("tasks", "results", "agents", "system_health")
 
 

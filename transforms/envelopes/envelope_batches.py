@@ -27,7 +27,7 @@ def write_envelopes(rows: pa.RecordBatch) -> memoryview:
     if rows.num_rows < _FEW or rows["received_at"].null_count or len(encodings) > 1:
         return memoryview(b"".join(_write_each(rows)))
     encoding = "" if encodings[0] is None else f'"encoding":"{encodings[0]}",'
-    octets, offsets = _view(_write_base64(rows["payload"]) if encoding else rows["payload"])
+    octets, offsets = _view(_encode_payloads(rows["payload"]) if encoding else rows["payload"])
     plain = _find_plain(octets, offsets)
     source = orjson.dumps(rows["source"][0].as_py())
     lines = pc.binary_join_element_wise(
@@ -57,7 +57,7 @@ def _write_each(rows: pa.RecordBatch) -> list[bytes]:
     return [write_envelope(*values) + b"\n" for values in zip(*columns)]
 
 
-def _write_base64(payload: pa.Array) -> pa.Array:
+def _encode_payloads(payload: pa.Array) -> pa.Array:
     """The payloads in base64, each with its newline."""
     return pa.array([b2a_base64(octets[:-1]) for octets in payload.to_pylist()], pa.large_binary())
 

@@ -179,13 +179,13 @@ def _read_encoded(origin: Envelope, members: dict[str | None, bytes]) -> Envelop
     if read_string(members["encoding"]) != PROTOBUF:
         return Envelope(problem=f"encoding must be {PROTOBUF}, or left out of an envelope of JSON")
     text = read_string(members["data"])
-    data = None if text is None else read_base64(text.encode())
+    data = None if text is None else decode_octets(text.encode())
     if data is None:
         return Envelope(problem=f"data must be a string in base64, since encoding is {PROTOBUF}")
     return origin._replace(data=data, encoding=PROTOBUF)
 
 
-def read_base64(text: bytes) -> bytes | None:
+def decode_octets(text: bytes) -> bytes | None:
     """The bytes that a text in base64 stands for; None where it is anything else."""
     try:
         return a2b_base64(text, strict_mode=True) if text else b""

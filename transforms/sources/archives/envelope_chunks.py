@@ -21,8 +21,8 @@ from transforms.envelopes.envelope_lines import (
     NO_DATA,
     WRONG_TIME,
     Envelope,
+    decode_octets,
     is_blank,
-    read_base64,
     read_line,
     read_string,
 )
@@ -134,7 +134,7 @@ def _read_strings(lines: Lines, written: Heads) -> Part:
 def _read_encoded(lines: Lines, written: Heads) -> Part:
     """Envelopes whose data is a string in base64. What is not exactly that is left out."""
     texts = lines.cut(written.data, written.close).to_pylist()
-    octets = [read_base64(text[1:-1]) if text.endswith(b'"', 1) else None for text in texts]
+    octets = [decode_octets(text[1:-1]) if text.endswith(b'"', 1) else None for text in texts]
     payload = pa.array(octets, pa.large_binary())
     rows, messages = _make_part(
         written.where(np.asarray(payload.is_valid())), end_payloads(payload.drop_null())

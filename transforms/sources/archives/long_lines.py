@@ -20,7 +20,7 @@ from schemas.tables import TIME
 from transforms.core.excerpt import KEPT_BYTES, Excerpt
 from transforms.core.message_encodings import ENCODING, PROTOBUF
 from transforms.core.record_batches import append_columns
-from transforms.envelopes.envelope_lines import ARCHIVE, SPACES, is_blank, read_base64, read_data
+from transforms.envelopes.envelope_lines import ARCHIVE, SPACES, decode_octets, is_blank, read_data
 from transforms.sources.archives.envelope_chunks import REJECTED
 
 ESCAPE = 6
@@ -109,7 +109,7 @@ class _String:
         return self._ended and not self._broken and self._rest[1:].strip(SPACES) == b"}"
 
 
-class _Base64(_String):
+class _EncodedString(_String):
     """An encoded envelope's data from the quote with which it begins: what the base64 in it stands for."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class _Base64(_String):
     def _keep(self, octets: bytes) -> None:
         text = self._characters + octets
         end = len(text) - len(text) % 4
-        decoded = read_base64(text[:end])
+        decoded = decode_octets(text[:end])
         self._broken |= decoded is None
         self.excerpt.add(decoded or b"")
         self._characters = text[end:]
@@ -210,5 +210,5 @@ def _names_encoding(encoding: object, head: re.Match[bytes]) -> bool:
 
 def _choose_data(origin: _Origin | None, mark: bytes) -> _Object | _String:
     if origin is not None and origin.encoding is not None:
-        return _Base64()
+        return _EncodedString()
     return _String() if mark == b'"' else _Object()
