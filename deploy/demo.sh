@@ -1,6 +1,7 @@
 #!/bin/sh
 # A tour of about three minutes: two hours of history, then a live stream through Flink that is killed in the
 # middle, resumed, reconciled, and compared to a backfill of everything. Without Flink only a backfill is shown.
+# It ends with the page of the service: on a terminal until Ctrl-C, otherwise with a picture of it.
 #
 #   deploy/demo.sh FOLDER      FOLDER is emptied first; needs .venv (make setup)
 set -eu
@@ -19,6 +20,40 @@ check_quality() {
   run quality "$1" --rule cpu_over_quota --limit 3
 }
 
+free_port() {
+  .venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# Serve the page beside everything that follows. Options are those of `kpiflow serve`.
+start_page() {
+  address=127.0.0.1:$(free_port)
+  printf '$ kpiflow serve %s --listen %s --insecure-loopback %s &\n' "$demo/tables" "$address" "$*"
+  "$kpiflow" serve "$demo/tables" --listen "$address" --insecure-loopback "$@" >"$demo/serve.log" 2>&1 & page=$!
+  until grep -q "is served" "$demo/serve.log"; do kill -0 "$page" || exit 1; sleep 0.1; done
+  echo "Open http://$address to follow what happens."
+}
+
+draw_page() {
+  .venv/bin/python -m tests.browser "http://$address" "$demo/page.png" --height 1160 "$@" || echo "The page was not drawn." >&2
+}
+
+end_with_page() {
+  if [ -t 1 ]; then
+    say "The page: http://$address, until Ctrl-C"
+    trap 'exit 0' INT
+    wait "$page"
+  elif [ -e "$demo/page.png" ]; then
+    say "A picture of the page: $demo/page.png"
+  fi
+}
+
+job=""
+sender=""
+server=""
+page=""
+picture=""
+trap 'kill $job $sender $picture $page $server 2>/dev/null || true' EXIT
+
 backfill_alone() {
   say "Two days of reports with their tasks, results and agents, backfilled"
   run generate --records --reports 100000 --agents 50 --seed 1 --output "$demo/archive"
@@ -26,6 +61,9 @@ backfill_alone() {
   run reconcile "$demo/tables" --input "$demo/archive"
   run show "$demo/tables" --html "$demo/report.html"
   check_quality "$demo/tables"
+  start_page
+  [ -t 1 ] || draw_page
+  end_with_page
 }
 
 rm -rf "$demo"
@@ -36,28 +74,28 @@ if ! deploy/install.sh redis-server java || ! make --no-print-directory flink; t
   exit
 fi
 
-port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 redis=redis://localhost:$port
 mkdir "$demo/redis"
 redis-server --port "$port" --bind 127.0.0.1 --dir "$demo/redis" --appendonly yes --save "" >"$demo/redis/log" 2>&1 &
 server=$!
-job=""
-sender=""
-trap 'kill $job $sender $server 2>/dev/null || true' EXIT
 until redis-cli -p "$port" ping >/dev/null 2>&1; do sleep 0.1; done
 
 say "1. The past two hours, backfilled: the agents' history, with the tasks and results of their reports"
 began=$(.venv/bin/python -c 'from datetime import *; print((datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ"))')
-run generate --records --output "$demo/history" --reports 20000 --start "$began" --span 2h --agents 50 --seed 1
+# None is late: it would have come during the stream, perhaps with the id of one of the stream's own messages.
+run generate --records --output "$demo/history" --reports 20000 --start "$began" --span 2h --agents 50 --late 0 --seed 1
 run backfill --input "$demo/history" --output "$demo/tables" --file-minutes 1
+start_page --redis "$redis"
 
 say "2. A stream through Flink into the same tables, and 10,000 reports a minute with their records"
-stream="stream --redis $redis --stream $keys --output $demo/tables --archive $demo/archive"
+stream="stream --redis $redis --stream $keys --output $demo/tables --archive $demo/archive --live"
 printf '$ kpiflow %s &\n' "$stream"
 "$kpiflow" $stream & job=$!
 sending="generate --records --redis $redis --stream $key --reports 10000 --rate 10000 --agents 50 --seed 1 --warm --truth $demo/truth.json"
 printf '$ kpiflow %s &\n' "$sending"
 "$kpiflow" $sending & sender=$!
+[ -t 1 ] || draw_page --live & picture=$!
 sleep 30
 until [ -n "$(find "$demo/tables/_stream/checkpoints" -name _metadata 2>/dev/null)" ]; do sleep 1; done
 
@@ -68,6 +106,8 @@ wait "$job" 2>/dev/null || true
 say "4. The same command goes on from the newest checkpoint"
 run $stream --until-idle
 wait "$sender"
+wait "$picture"
+picture=""
 sender=""
 
 say "5. Is every message in exactly one table?"
@@ -83,3 +123,4 @@ run show "$demo/tables" --html "$demo/report.html"
 
 say "8. How good are the data, and which reports do not fit their tasks?"
 check_quality "$demo/tables"
+end_with_page

@@ -1,15 +1,16 @@
 """A headless Chromium, for tests and pictures of the page of the service.
 
-    python -m tests.browser URL FILE.png [--width 1600] [--height 1000] [--dark]
+    python -m tests.browser URL FILE.png [--width 1600] [--height 1000] [--dark] [--live]
 
-writes a picture of a page.
+writes a picture of a page; with --live once reports are coming in.
 """
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "there is no Chromium: `deploy/install.sh chromium`, or `make servers`"
-SETTLE_MS = 8000
-"""So long a picture waits, until the live rates fill a part of their chart."""
+SETTLE_MS = 2000
+"""So long a picture waits for the answers of all sections."""
+LIVE_MS = 120_000
+"""And so long for live reports, if it waits for them."""
+FILL_MS = 20_000
+"""Then they come in for so long, and fill a part of their chart."""
 
 
 def find_chromium() -> str | None:
@@ -43,12 +48,18 @@ def open_browser() -> Iterator["Browser"]:
             browser.close()
 
 
-def draw_page(url: str, picture: Path, width: int, height: int, scheme: str) -> None:
+def draw_page(url: str, picture: Path, width: int, height: int, scheme: str, is_live: bool) -> None:
     """Write a picture of what a window shows of a page, with the details of its first outlier."""
+    from playwright.sync_api import expect
+
     with open_browser() as browser:
         window = {"width": width, "height": height}
         page = browser.new_page(viewport=window, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
         page.goto(url)
+        if is_live:
+            with suppress(AssertionError):  # then the picture shows that nothing comes
+                expect(page.locator("#rates .big b")).to_have_text(re.compile("[1-9]"), timeout=LIVE_MS)
+                page.wait_for_timeout(FILL_MS)
         row = page.locator("#outliers .row").first
         row.wait_for()
         row.click()
@@ -66,10 +77,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1600)
     parser.add_argument("--height", type=int, default=1000)
     parser.add_argument("--dark", action="store_true")
+    parser.add_argument("--live", action="store_true", help="wait until reports are coming in")
     given = parser.parse_args()
     if find_chromium() is None:
         parser.exit(2, f"no picture: {MISSING}\n")
-    draw_page(given.url, given.file, given.width, given.height, "dark" if given.dark else "light")
+    scheme = "dark" if given.dark else "light"
+    draw_page(given.url, given.file, given.width, given.height, scheme, given.live)
 
 
 if __name__ == "__main__":

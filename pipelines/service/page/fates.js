@@ -9,7 +9,7 @@ const FATES = {
   reports: ["reports", "valid, each once"],
   records: ["records", "of tasks, results, agents, health"],
   duplicates: ["duplicates", "of a message that counts"],
-  quarantined: ["quarantined", "rejected, kept with the reason"],
+  quarantined: ["quarantined", "rejected, with the reason"],
 };
 
 export function mountFates(section, { status }) {
@@ -40,7 +40,7 @@ function makeView(body) {
     return { name, cells, row: el("tr", {}, head, ...Object.values(cells)) };
   });
   const total = { count: el("td", { class: "n" }), share: el("td", { class: "n" }), since: el("td", { class: "n since" }) };
-  const heads = ["fate", "messages", "share", "since opened"].map((text, place) => el("th", { scope: "col", class: place ? "n" : "" }, text));
+  const heads = ["fate", "messages", "share", "new"].map((text, place) => el("th", { scope: "col", class: place ? "n" : "" }, text));
   const table = el("table", { class: "fates" }, el("thead", {}, el("tr", {}, heads)),
     el("tbody", {}, rows.map((each) => each.row), el("tr", { class: "total" }, el("th", { scope: "row" }, "received"), ...Object.values(total))));
   const facts = el("p", { class: "facts" });

@@ -12,12 +12,19 @@ import { mountTheme } from "./theme.js";
 
 const find = (id) => document.getElementById(id);
 
-/** The state in the header: "live", "waiting" or "quiet", and what it means. */
+/**
+ * The state in the header: "live", "waiting" or "quiet", and what it means, of the service and of its stream.
+ * What waits is shown first.
+ */
 function makeConnection(element) {
+  const states = new Map();
   return {
-    set(name, text) {
-      element.dataset.state = name;
-      setText(element, text);
+    set(source, name, text) {
+      states.set(source, { name, text });
+      const all = ["stream", "service"].map((each) => states.get(each)).filter(Boolean);
+      const shown = all.find((each) => each.name === "waiting") ?? all[0];
+      element.dataset.state = shown.name;
+      setText(element, shown.text);
     },
   };
 }
@@ -27,10 +34,11 @@ const connection = makeConnection(find("connection"));
 const shared = { status: watchStatus(), notices: makeNotices(find("notices")), connection };
 shared.status.subscribe({
   onStatus({ output }) {
+    connection.set("service", "quiet", "no live reports");
     put(find("output"), output);
     document.title = `${output} · kpiflow`;
   },
-  onError: (error) => error.status === 0 && connection.set("waiting", "the service does not answer"),
+  onError: (error) => error.status === 0 && connection.set("service", "waiting", "the service does not answer"),
 });
 mountRates(find("rates"), shared);
 mountFates(find("fates"), shared);

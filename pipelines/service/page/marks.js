@@ -1,4 +1,4 @@
-// Marks: somebody has looked at a flagged value, and says whether the flag is right.
+// Marks: somebody has looked at a flagged value, and says whether it is right.
 
 import { send } from "./ask.js";
 import { el, put, setText } from "./dom.js";
@@ -39,8 +39,8 @@ export function makeMarks(row, onMark) {
     button.addEventListener("click", () => button.hasAttribute("aria-disabled") || mark(verdict));
   }
   show(findMark(row));
-  const group = el("div", { class: "marks", role: "group", "aria-label": "Is this flag right?" },
-    el("span", {}, "Is this flag right?"), buttons.map(([, button]) => button), note, said);
+  const group = el("div", { class: "marks", role: "group", "aria-label": "Is this value right?" },
+    el("span", {}, "Is this value right?"), buttons.map(([, button]) => button), note, said);
   return put(el("div"), group, problem.line);
 }
 

@@ -2,7 +2,7 @@
 
 import { ask } from "./ask.js";
 import { el, put } from "./dom.js";
-import { formatMinute, formatNumber } from "./format.js";
+import { formatDate, formatNumber, formatTime } from "./format.js";
 import { makeMarks } from "./marks.js";
 import { makeErrorLine, makeWithheld } from "./notices.js";
 import { drawHour } from "./outlier_pictures.js";
@@ -46,6 +46,6 @@ async function showReport(row, target) {
 
 function format(name, value) {
   if (typeof value === "number") return formatNumber(value);
-  if (name.endsWith("_at")) return formatMinute(value);
+  if (name.endsWith("_at")) return `${formatDate(value)} ${formatTime(value)}`;
   return typeof value === "object" ? JSON.stringify(value) : value;
 }

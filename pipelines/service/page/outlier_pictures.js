@@ -6,6 +6,7 @@ import { formatMeasure, formatTime } from "./format.js";
 const [WIDTH, HEIGHT] = [220, 22];
 const [WIDE, TALL] = [640, 180];
 const EDGE = 8;
+const SIDE = 14; // left and right of the hour, so that dots at the ends are whole
 
 /** A line of numbers: quartiles as a box, fences as ticks, the value as a dot. The words beside it say the same. */
 export function drawFences(row) {
@@ -27,7 +28,7 @@ export function drawHour(row, reports) {
   const times = reports.map((each) => new Date(each.recorded_at).getTime());
   const at = new Date(row.recorded_at).getTime();
   const first = Math.min(at, ...times);
-  const x = makeScale([first, at], EDGE, WIDE - EDGE);
+  const x = makeScale([first, at], SIDE, WIDE - SIDE);
   const y = makeScale([row.value, row.low_fence, row.high_fence, ...reports.map((each) => each[column])], TALL - EDGE, EDGE);
   const lines = [["high fence", row.high_fence], ["low fence", row.low_fence]].filter(([, value]) => value !== null);
   const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, preserveAspectRatio: "none", "aria-hidden": "true" },

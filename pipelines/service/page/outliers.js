@@ -14,7 +14,7 @@ const SECONDS = 10;
 const PAGE = 20;
 const SPANS = { "1 hour": 1, "6 hours": 6, "24 hours": 24, "7 days": 168 };
 const USUAL_SPAN = "24 hours";
-const MARKS = { verified: "verified", false: "marked false" };
+const MARKS = { verified: "verified", false: "false" };
 
 export function mountOutliers(section, { status }) {
   const problem = makeErrorLine();

@@ -29,7 +29,6 @@ export function mountRates(section, { status, notices, connection }) {
         isFollowing = true;
         follow(answer, view, notices, connection);
       } else if (!hint.children.length) {
-        connection.set("quiet", "no live reports");
         hint.append(makeEmpty("No live reports here. Start the service with --redis beside a stream:", "kpiflow stream … --live"));
       }
     },
@@ -38,11 +37,13 @@ export function mountRates(section, { status, notices, connection }) {
 }
 
 function follow(answer, view, notices, connection) {
-  followCounts(chooseStart(answer), {
+  const begin = chooseStart(answer);
+  followCounts(begin, {
     start: ({ withheld }) => view.setWithheld(withheld),
     counts: ({ seconds }) => seconds.forEach(view.add),
-    gap: ({ after, before }) => notices.add(describeGap(after, before)),
-    state: (name, text) => connection.set(name, text),
+    // What Redis had dropped before this page was opened is not missing here.
+    gap: ({ after, before }) => after === begin || notices.add(describeGap(after, before)),
+    state: (name, text) => connection.set("stream", name, text),
   });
 }
 
