@@ -19,6 +19,7 @@ QUERIES: dict[str, Query] = {
         table_queries.FLEET_WINDOWS,
         table_queries.FEATURES,
         table_queries.EXPERIMENT,
+        table_queries.TRENDS,
         table_queries.QUALITY,
         table_queries.QUARANTINE,
         table_queries.QUARANTINE_CAUSES,

@@ -17,9 +17,12 @@ from schemas.tables import (
 )
 from transforms.derived.data_quality import TABLE as DATA_QUALITY
 from transforms.derived.features import FEATURES as FEATURE_ROWS
+from transforms.derived.trend_sql import LEVELS, METRICS
+from transforms.derived.trends import TRENDS as TREND_ROWS
 
 EXPERIMENT_METRICS = (*METRIC_COLUMNS.values(), "performance_score")
 _SOURCE = Parameter("source", "only this source of messages", "source = $source")
+_AGENT_TYPE = Parameter("agent_type", "only this target_agent_type", "target_agent_type = $agent_type")
 _NEWEST_WINDOW = Order("time_window_start", descending=True)
 
 
@@ -46,7 +49,7 @@ FLEET_WINDOWS = Query(
     (_NEWEST_WINDOW, Order("target_agent_type")),
     (
         _choose_window(tuple(GRANULARITIES)),
-        Parameter("agent_type", "only this target_agent_type", "target_agent_type = $agent_type"),
+        _AGENT_TYPE,
     ),
 )
 
@@ -82,6 +85,26 @@ GROUP BY task_id, variant, agent_id""",
     ),
     (Order("first_recorded_at"), Order("task_id"), Order("agent_id"), Order("variant")),
     (Parameter("experiment", "the experiment of the task's metadata", required=True),),
+)
+
+TRENDS = Query(
+    "trends",
+    "slopes and changes of level of agents, types and the fleet, newest first",
+    (Input("trends", TREND_ROWS),),
+    "SELECT * FROM trends",
+    TREND_ROWS.schema,
+    (
+        _NEWEST_WINDOW,
+        *(Order(name) for name in ("kind", "level", "agent_id", "target_agent_type", "metric")),
+    ),
+    (
+        Parameter("kind", "only slopes, or only changes", "kind = $kind", choices=("slope", "change")),
+        Parameter("level", "only series of this level", "level = $level", choices=LEVELS),
+        AGENT,
+        _AGENT_TYPE,
+        Parameter("metric", "only this metric", "metric = $metric", choices=tuple(METRICS)),
+        Parameter("verdict", "only this verdict", "verdict = $verdict"),
+    ),
 )
 
 QUALITY = Query(

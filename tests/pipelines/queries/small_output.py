@@ -18,6 +18,7 @@ from transforms.core.time_range import Span
 from transforms.derived.data_quality import COUNTS
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.features import FEATURES
+from transforms.derived.trends import TRENDS
 from transforms.sinks.parquet.mark_files import add_mark
 
 START = datetime(2025, 10, 20, 20, tzinfo=UTC)
@@ -51,6 +52,16 @@ def make_output(folder: Path) -> Path:
         for start in (None, *starts[::2])
     ]
     store(folder, QUALITY.table, quality)
+    trends = [
+        {"kind": kind, "level": level, "agent_id": agent, "target_agent_type": type_, "metric": "latency_ms",
+         "time_window_start": START + timedelta(minutes=10 * number), "verdict": "steady"}
+        for number in range(6 * HOURS)
+        for kind, level, agent, type_ in (
+            ("slope", "agent", AGENTS[0], None), ("change", "fleet", None, None),
+            ("change", "agent_type", None, "gpu"),
+        )
+    ]  # fmt: skip
+    store(folder, TRENDS, trends)
     store(folder, QUARANTINED, [make_rejected(number) for number in range(60)])
     for number in range(0, 900, 100):
         for column, verdict in (("latency_ms", "false"), ("accuracy", "false"), ("latency_ms", "verified")):

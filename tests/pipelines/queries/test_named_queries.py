@@ -81,6 +81,9 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
      "(SELECT report_id, variant FROM features WHERE experiment = 'routing') USING (report_id) "
      "WHERE variant IS NOT NULL AND "
      f"{WITHIN} GROUP BY ALL ORDER BY m, task_id, k.agent_id, variant"),
+    ("trends", {"kind": "change", "agent_type": "gpu"}, SPAN,
+     "SELECT * FROM trends WHERE kind = 'change' AND target_agent_type = 'gpu' "
+     "AND time_window_start >= $start AND time_window_start < $end ORDER BY time_window_start DESC"),
     ("quality", {"granularity": "1h", "source": "a"}, SPAN,
      "SELECT * FROM data_quality WHERE granularity = '1h' AND source = 'a' AND (time_window_start >= $start "
      "AND time_window_start < $end OR time_window_start IS NULL) ORDER BY time_window_start DESC NULLS LAST"),
