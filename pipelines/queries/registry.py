@@ -1,7 +1,7 @@
 """All named queries. One more: an object in a module of this package, and a line here."""
 
 from pipelines.failures import WrongUse
-from pipelines.queries import report_queries, table_queries
+from pipelines.queries import recommendation_queries, report_queries, table_queries
 from pipelines.queries.query import Query, name_nearest
 
 QUERIES: dict[str, Query] = {
@@ -21,6 +21,7 @@ QUERIES: dict[str, Query] = {
         table_queries.EXPERIMENT,
         table_queries.TRENDS,
         table_queries.QUALITY,
+        recommendation_queries.RECOMMENDATIONS,
         table_queries.QUARANTINE,
         table_queries.QUARANTINE_CAUSES,
         table_queries.MARKED,

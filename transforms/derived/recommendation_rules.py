@@ -53,7 +53,7 @@ def _resize(measure: str, parameter: str, unit: str, divisor: int = 1) -> tuple[
     return (
         Rule(
             f"raise_{measure}_quota", 1, measure, near, ABOVE, 0.05, *common,
-            f"more than 5 % of the tasks use over {NEAR_QUOTA:.0%} of their {measure} quota",
+            f"more than 5 % of the tasks use over {NEAR_QUOTA * 100:.0f} % of their {measure} quota",
             f"'raise {parameter} of {tail}' "
             "|| coalesce(' to ' || proposed_value || ' (times ' || factor || ')', '')",
             parameter, divisor, f"peak * {MARGIN}",
@@ -72,7 +72,7 @@ RECOMMENDATION_RULES = (
     *_resize("cpu", "max_cpu_cores", "cores", 1000),
     Rule(
         "raise_time_quota", 1, "timeouts", 1, ABOVE, 0.01, "agent_type",
-        f"more than 1 % of the tasks fail after {NEAR_QUOTA:.0%} of their time quota",
+        f"more than 1 % of the tasks fail after {NEAR_QUOTA * 100:.0f} % of their time quota",
         "'tasks for ' || subject || ' fail when their time is over: raise max_execution_time_secs from a '"
         "|| 'mean of ' || current_value || ' s to ' || proposed_value || ', or find what slows them'",
         "max_execution_time_secs", 1, "1.5",

@@ -18,6 +18,7 @@ from transforms.core.time_range import Span
 from transforms.derived.data_quality import COUNTS
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.features import FEATURES
+from transforms.derived.recommendations import RECOMMENDATIONS
 from transforms.derived.trends import TRENDS
 from transforms.sinks.parquet.mark_files import add_mark
 
@@ -62,6 +63,8 @@ def make_output(folder: Path) -> Path:
         )
     ]  # fmt: skip
     store(folder, TRENDS, trends)
+    decided = [START + timedelta(minutes=10 * number) for number in range(6 * HOURS)]
+    store(folder, RECOMMENDATIONS, [make_recommendation(number, at) for number, at in enumerate(decided)])
     store(folder, QUARANTINED, [make_rejected(number) for number in range(60)])
     for number in range(0, 900, 100):
         for column, verdict in (("latency_ms", "false"), ("accuracy", "false"), ("latency_ms", "verified")):
@@ -127,6 +130,18 @@ def make_fleet_windows(start: datetime) -> list[dict[str, Any]]:
         for size in sizes
         for type_ in TYPES
     ]
+
+
+def make_recommendation(number: int, at: datetime) -> dict[str, Any]:
+    ended = number % 3 == 2
+    return {
+        "decided_at": at,
+        "rule": ("raise_memory_quota", "fix_producer")[number % 2],
+        "subject": f"subject {number % 4}",
+        "state": "ended" if ended else "new",
+        "evidence": "{}",
+        "expires_at": None if ended else at + timedelta(hours=1),
+    }
 
 
 def make_rejected(number: int) -> dict[str, Any]:

@@ -87,6 +87,14 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
     ("quality", {"granularity": "1h", "source": "a"}, SPAN,
      "SELECT * FROM data_quality WHERE granularity = '1h' AND source = 'a' AND (time_window_start >= $start "
      "AND time_window_start < $end OR time_window_start IS NULL) ORDER BY time_window_start DESC NULLS LAST"),
+    ("recommendations", {"state": "all", "rule": "fix_producer"}, SPAN,
+     "SELECT *, lead(decided_at) OVER w, lead(state) OVER w FROM recommendations WHERE rule = 'fix_producer' "
+     "AND decided_at >= $start AND decided_at < $end WINDOW w AS (PARTITION BY subject ORDER BY decided_at) "
+     "ORDER BY decided_at DESC"),
+    ("recommendations", {"at": "2025-10-21T08:00:00Z"}, Span(),
+     "SELECT *, NULL, NULL FROM recommendations k WHERE state <> 'ended' AND expires_at > "
+     "'2025-10-21T08:00:00Z'::TIMESTAMPTZ AND NOT EXISTS (FROM recommendations l WHERE l.rule = k.rule AND "
+     "l.subject = k.subject AND l.decided_at > k.decided_at) ORDER BY decided_at DESC"),
     ("quarantine", {"reason": "schema"}, SPAN,
      f"{REJECTED} reason = 'schema' AND resolution IS NULL AND (received_at >= $start "
      f"AND received_at < $end OR received_at IS NULL) {TIMELESS_LAST}"),

@@ -31,6 +31,7 @@ ASKED = {
     "aggregates": {"granularity": "5s"},
     "features": {"agent_id": AGENTS[0]},
     "quality": {},
+    "recommendations": {"state": "all"},
     "quarantine": {"state": "all"},
 }
 

@@ -88,7 +88,7 @@ def test_a_query_shows_no_column_that_its_tables_would_not(query: Query, role: s
     try:
         chosen = choose_columns(query, (), given)
     except Forbidden:
-        assert role == "monitoring" or query.name == "experiment"
+        assert role == "monitoring" or query.name in ("experiment", "recommendations")
         return
     for source in query.inputs:
         for name in set(source.table.schema.names) & set(chosen.columns):
@@ -101,7 +101,7 @@ def test_the_queries_withhold_exactly_this_from_a_consumer() -> None:
     found = {
         name: choose_columns(query, (), rights("kpi-consumer")).withheld
         for name, query in QUERIES.items()
-        if name != "experiment"
+        if name not in ("experiment", "recommendations")
     }
     assert {name: set(columns) for name, columns in found.items() if columns} == {
         "reports-by-task": {"custom_metrics", "error_details", "extra"},
@@ -112,6 +112,13 @@ def test_the_queries_withhold_exactly_this_from_a_consumer() -> None:
         "anomalies": {"mark"},  # it is joined by report_id
         "marks": {"note"},
     }
+
+
+def test_recommendations_are_for_those_who_optimise() -> None:
+    asked = QUERIES["recommendations"]
+    assert not choose_columns(asked, (), rights("optimization-admin")).withheld
+    with pytest.raises(Forbidden):
+        choose_columns(asked, (), rights("kpi-consumer", "recommendations"))
 
 
 def test_the_tasks_of_an_experiment_need_the_role_and_the_grants_of_the_report_ids_that_join_them() -> None:

@@ -1,0 +1,81 @@
+"""`kpiflow recommend`: what could be changed, why, and what was seen after."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from pipelines.commands.query import require_folder
+from pipelines.console import err, escape_line, out, print_json
+from pipelines.failures import WrongUse
+from pipelines.inputs import parse_span, parse_time
+from pipelines.queries.formats import list_rows
+from pipelines.queries.limits import Limits
+from pipelines.queries.query import name_nearest
+from pipelines.queries.recommendation_queries import RECOMMENDATIONS
+from pipelines.queries.run import run_query
+from pipelines.verify.output_description import make_underived_error, read_row_settings
+from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
+
+
+def recommend(
+    output: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
+    ],
+    subject: Annotated[
+        str | None, typer.Option(help="Only this agent type, priority or source of messages.")
+    ] = None,
+    rule: Annotated[str | None, typer.Option(help="Only this rule.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", help="What counted at this time (RFC 3339).", show_default="now"),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what has ended, has expired or was renewed.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most recommendations.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Print what could be changed, with the evidence, and whether the cause went away.
+
+    kpiflow changes nothing itself. Each recommendation is about the tasks of at most 12 hours, and says when
+    it expires.
+    """
+    names = [each.name for each in RECOMMENDATION_RULES]
+    if rule is not None and rule not in names:
+        raise WrongUse(f"no rule is called {rule[:50]}", name_nearest(rule, names))
+    folder = require_folder(output)
+    moment = None if at is None else parse_time("--at", at)
+    given = {"state": "all" if everything else "open", "at": moment, "rule": rule, "subject": subject}
+    minutes = read_row_settings(folder, "queried")["file_minutes"]
+    answer = run_query(folder, RECOMMENDATIONS, given, parse_span(None, at), minutes, Limits(limit))
+    if not answer.files and not (folder / RECOMMENDATIONS.inputs[0].table.name).is_dir():
+        raise make_underived_error(output)
+    rows = [row | {"evidence": json.loads(row["evidence"])} for row in list_rows(answer.rows)]
+    if as_json:
+        print_json({"recommendations": rows, "is_cut": answer.cursor is not None})
+        return
+    for row in rows:
+        _print(row)
+    if not rows:
+        out.print("no recommendations" if everything else "no open recommendations; --all has older ones")
+    if answer.cursor:
+        err.print(Text(f"cut after {limit:,} recommendations; give --limit more", style="dim"))
+
+
+def _print(row: dict[str, Any]) -> None:
+    seen = row["evidence"]
+    until = f"until {row['expires_at']}" if row["expires_at"] else f"outcome: {row['outcome']}"
+    head = f"{row['rule']} of {row['subject_kind']} {row['subject']}: {row['state']}"
+    out.print(Text(escape_line(head), style="bold"))
+    if row["recommendation"]:
+        out.print(Text(f"  {escape_line(row['recommendation'])}"))
+    share = f"{seen['beyond']:,} of {seen['tasks']:,}, {seen['share']:.2%}"
+    interval = f"{seen['low']:.2%} to {seen['high']:.2%}"
+    out.print(
+        Text(f"  rule: {row['reason']}; seen: {share} ({interval}); confidence {row['confidence']:.6g}")
+    )
+    out.print(Text(f"  since {row['since']}, decided {row['decided_at']}, {until}"))
+    if row["followed_by"]:
+        out.print(Text(f"  later: {row['followed_by']} at {row['followed_at']}"))

@@ -1,0 +1,32 @@
+"""The query of recommendations: which of them count, and what was seen after each."""
+
+import pyarrow as pa
+
+from pipelines.queries.query import Input, Kind, Order, Parameter, Query
+from schemas.readers.formats import TIME
+from transforms.derived.recommendations import RECOMMENDATIONS as TABLE
+
+RECOMMENDATIONS = Query(
+    "recommendations",
+    "what could be changed and why, with what was seen after, newest first",
+    (Input("recommendations", TABLE),),
+    """
+SELECT * FROM (
+    SELECT *, lead(decided_at) OVER later AS followed_at, lead(state) OVER later AS followed_by
+    FROM recommendations
+    WINDOW later AS (PARTITION BY rule, subject ORDER BY decided_at)
+)
+WHERE $state = 'all'
+    OR (followed_at IS NULL AND state <> 'ended' AND expires_at > coalesce($at::TIMESTAMPTZ, now()))""",
+    pa.schema([*TABLE.schema, ("followed_at", TIME), ("followed_by", pa.string())]),
+    (Order("decided_at", descending=True), Order("rule"), Order("subject")),
+    (
+        Parameter(
+            "state", "those that count at a time, or all rows", choices=("open", "all"), default="open"
+        ),
+        Parameter("at", "the time at which they count; now unless given", kind=Kind.TIME),
+        Parameter("rule", "only this rule", "rule = $rule"),
+        Parameter("subject", "only this agent type, priority or source", "subject = $subject"),
+    ),
+)
+"""`open`: no later row of the rule and the subject is there, it has not ended, and has not expired."""
