@@ -37,7 +37,7 @@ def test_open_recommendations_say_what_why_and_until_when(
     text = " ".join(capsys.readouterr().out.split())
     assert "raise max_memory_mb of tasks for subject 0, from a mean of 1000 MB" in text
     assert "more than 5 % of the tasks use over 95 % of their memory quota" in text
-    assert "until 2025-10-24T00:00:00" in text
+    assert "until 2025-10-23T12:00:00" in text
 
 
 def test_json_has_the_evidence(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
