@@ -29,7 +29,7 @@ from pipelines.settings import PREFIX, Settings, SettingsError, load
 from transforms.core.errors import Refused
 from transforms.core.events import is_json, log_as_json
 
-MANY = frozenset({"--input", "--stream"})
+MANY = frozenset({"--input", "--stream", "--encoding"})
 """Options that take several values after one flag, as a shell's glob gives them."""
 FLAGS = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
 """The flag of each setting."""

@@ -12,7 +12,6 @@ infinities (`json`), a text that is not UTF-8 (`utf8`), a name that is in an obj
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -121,7 +120,7 @@ def write_struct(octets: bytes, depth: int) -> bytes:
 def write_value(octets: bytes, depth: int) -> bytes:
     """The JSON text of an encoded Value with at most `depth` open brackets; null if no kind is set.
 
-    Through `map` a level takes one call of Python's stack, which has room for the depth that settings allow.
+    A level takes one call of Python's stack, which has room for the depth that settings allow.
 
     Raises: as `read_struct` does.
     """
@@ -137,12 +136,14 @@ def write_value(octets: bytes, depth: int) -> bytes:
         return b"null"
     if depth < 1:
         raise TooDeep
-    deeper = repeat(depth - 1)
+    parts = []
     if kind == "list_value":
-        return b"[" + b",".join(map(write_value, _LIST.FromString(value.list_value).values, deeper)) + b"]"
-    entries = _STRUCT.FromString(value.struct_value).fields
-    names, values = [write_text(entry.key) for entry in entries], [entry.value for entry in entries]
-    return _join(list(zip(names, map(write_value, values, deeper))))
+        for each in _LIST.FromString(value.list_value).values:
+            parts.append(write_value(each, depth - 1))  # noqa: PERF401 (a comprehension is a call too)
+        return b"[" + b",".join(parts) + b"]"
+    for entry in _STRUCT.FromString(value.struct_value).fields:
+        parts.append(write_text(entry.key) + b":" + write_value(entry.value, depth - 1))  # noqa: PERF401
+    return b"{" + b",".join(parts) + b"}"
 
 
 def write_text(octets: bytes) -> bytes:

@@ -20,7 +20,7 @@ from pipelines.commands import doctor
 from pipelines.failures import WrongUse
 from pipelines.jobs import stream
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
+from pipelines.sources import Request, parse_encodings, parse_live_source, parse_source, parse_streams
 from runners import direct
 from runners.progress import Progress
 from tests.builders import report
@@ -166,3 +166,16 @@ def test_a_stream_can_be_given_with_the_kind_of_its_messages() -> None:
     assert "kpi_report, task, execution_result, agent, system_health" in str(raised.value.fix)
     with pytest.raises(WrongUse, match="a is given as task and as agent"):
         parse_streams(["a=task", "a=agent"])
+
+
+def test_a_stream_can_be_given_with_the_encoding_of_its_messages() -> None:
+    assert parse_encodings(["a=protobuf", "c=d=json"], ("a", "b", "c=d")) == {"a": "protobuf", "c=d": "json"}
+    for text, problem in (
+        ("a", "names no encoding"),
+        ("a=avro", "no encoding"),
+        ("x=json", "none of the streams"),
+    ):
+        with pytest.raises(WrongUse, match=problem):
+            parse_encodings([text], ("a", "b"))
+    with pytest.raises(WrongUse, match="a is given as json and as protobuf"):
+        parse_encodings(["a=json", "a=protobuf"], ("a",))

@@ -44,7 +44,7 @@ def documents(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_the_encodings_of_a_document_have_the_same_rows_and_reasons(kind: str, data: st.DataObject) -> None:
     drawn = data.draw(st.lists(documents(kind), min_size=1, max_size=12))
@@ -77,7 +77,7 @@ def damaged(draw: st.DrawFn, kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_are_judged_alone_as_among_others_and_as_their_json_form(
     kind: str, data: st.DataObject

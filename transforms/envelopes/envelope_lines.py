@@ -187,6 +187,8 @@ def _read_encoded(origin: Envelope, members: dict[str | None, bytes]) -> Envelop
 
 def decode_octets(text: bytes) -> bytes | None:
     """The bytes that a text in base64 stands for; None where it is anything else."""
+    if len(text) % 4:  # Python takes some of these
+        return None
     try:
         return a2b_base64(text, strict_mode=True) if text else b""
     except ValueError:
