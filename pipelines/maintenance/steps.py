@@ -187,8 +187,13 @@ class _Replacing:
         hot = self._upkeep.hot
         versions = read_versions(hot, step.folder, step.day, sealed=False)
         digest = digest_files(hot, versions)
-        with make_work_folder(hot.path, WORK) as work:
-            rows = self._write_day(step, sorted(versions), work)
+        try:
+            with make_work_folder(hot.path, WORK) as work:
+                rows = self._write_day(step, sorted(versions), work)
+        except Refused:
+            if read_versions(hot, step.folder, step.day, sealed=False) == versions:
+                raise
+            return  # the day has got rows meanwhile: the next run seals it
         self._upkeep.reach(WRITTEN)
         change = DayChange(step.folder, step.day, Place(True, HOT, rows), digest)
         self._written.append(_Written(change, hot, False, versions))

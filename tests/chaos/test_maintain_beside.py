@@ -13,6 +13,7 @@ from transforms.sinks.parquet.encryption.key_ring import forget_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 REPORTS = 1500
+ROW_FILES = (".parquet", ".enc", ".ndjson")
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
@@ -40,7 +41,8 @@ def test_a_stream_beside_seals_and_moves_loses_nothing(
     scene.ask("maintain", scene.output, *roots)
     assert scene.prove()["received"] == old + REPORTS
     assert {tier: count_days(scene.folder / tier) for tier in ("warm", "cold")} == {"warm": 1, "cold": 1}
-    files = [path for path in scene.folder.rglob("*") if path.suffix in (".parquet", ".enc", ".ndjson")]
+    roots_of_rows = [scene.folder / name for name in ("out", "warm", "cold", "archive")]
+    files = [path for root in roots_of_rows for path in root.rglob("*") if path.suffix in ROW_FILES]
     heads = {path.read_bytes()[:4] for path in files if "_stream" not in path.parts}
     assert heads == ({b"PARE", b"kpia"} if encrypted else {b"PAR1", b'{"so'})
     forget_keys()

@@ -10,10 +10,19 @@ from pipelines.cli import run
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.jobs.lock import lock_folders, lock_for_batch
 from pipelines.jobs.maintain import Maintenance
+from pipelines.maintenance import steps
 from pipelines.maintenance.plan import SEAL
 from pipelines.maintenance.steps import CHANGED, FORGOTTEN, REMOVED, WRITTEN
 from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TASKS
-from tests.pipelines.maintenance.stored import FIRST, SETTINGS, list_contents, make_output, read_rows
+from tests.pipelines.maintenance.stored import (
+    FIRST,
+    SETTINGS,
+    list_contents,
+    make_output,
+    make_rows,
+    read_rows,
+)
+from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, read_ledger
 
@@ -135,6 +144,31 @@ def test_expired_days_are_gone_and_their_rows_are_no_longer_read(top):
     assert not [name for name in names if "/kpi_reports/date=2026-01-01" in name]
     assert not [name for name in names if f"/{TASKS.name}/date=2026-01-01" in name]
     assert [name for name in names if f"/{TASKS.name}/date=2026-01-02" in name]
+
+
+def test_a_day_that_gets_rows_while_it_is_read_is_sealed_by_the_next_run(top, monkeypatch):
+    """The windows of a stream that has got no message for days are written when the next one comes."""
+    count, late = steps.count_verified, make_rows(REPORTS, FIRST, 120)
+    left = iter(range(20, 120))
+
+    def count_and_write(path: Path) -> int:
+        found = count(path)
+        if path.is_relative_to(top / "out" / REPORTS.name / f"date={FIRST}"):
+            write_rows(REPORTS, LocalFolder(top / "out"), [late.slice(next(left), 1)], 30)
+        return found
+
+    def is_sealed() -> bool:
+        return read_ledger(LocalFolder(top / "out"))[0].find(REPORTS.name, FIRST).sealed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "count_verified", count_and_write)
+        maintain(top, DATES[0])
+    assert not is_sealed()
+    before = read_all(top)
+    assert len(before[REPORTS.name]) == 20 + next(left)
+    maintain(top, DATES[0])
+    assert is_sealed()
+    assert read_all(top) == before
 
 
 def test_a_damaged_file_of_hours_is_not_sealed_and_the_others_are(top):

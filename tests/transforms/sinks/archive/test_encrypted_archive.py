@@ -91,7 +91,7 @@ def test_entries_are_read_as_they_came_and_no_byte_of_them_is_in_plain(
     assert not [word for word in (b"secret", b"message_id", b"kpi", b"fields") if word in octets[2000:]]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(
