@@ -109,6 +109,8 @@ class Query:
 
     `columns`: those of the result, in order. `order`: no two rows of a result are equal in all its columns,
     so that they make the key of a cursor. `lookup`: gives the last column, which `sql` does not have.
+    `windows`: the view of windows that may stand for rows of the first input; without them it is empty.
+    `by_hour`: the result has hours, so windows of several must not be merged.
     """
 
     name: str
@@ -119,6 +121,8 @@ class Query:
     order: tuple[Order, ...]
     parameters: tuple[Parameter, ...] = ()
     lookup: Lookup | None = None
+    windows: Input | None = None
+    by_hour: bool = False
 
     def find_lookup(self, columns: Collection[str]) -> Lookup | None:
         """The lookup that makes one of these columns."""
@@ -145,7 +149,8 @@ class Query:
 
 def list_inputs(query: Query) -> list[Input]:
     """All views of a query."""
-    return [*query.inputs, *([query.lookup.input] if query.lookup else [])]
+    others = (query.windows, query.lookup.input if query.lookup else None)
+    return [*query.inputs, *(each for each in others if each)]
 
 
 def name_nearest(name: str, known: list[str]) -> str:

@@ -3,11 +3,12 @@
 import pyarrow as pa
 
 from pipelines.queries.query import Input, Kind, Lookup, Order, Parameter, Query
+from pipelines.queries.sums import BY_AGENT, BY_HOUR, REPORT_ROWS, WINDOW_ROWS
 from schemas.marks import MARKS
 from schemas.readers.formats import TIME
 from schemas.tables import METRIC_COLUMNS, METRICS, REPORTS
 
-_REPORTS = (Input("reports", REPORTS),)
+_REPORTS = (REPORT_ROWS,)
 _NEWEST = (Order("recorded_at", descending=True), Order("report_id"))
 _FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
 _LIST = pa.schema(
@@ -20,10 +21,6 @@ _LIST = pa.schema(
     ]
 )  # fmt: skip
 AGENT = Parameter("agent_id", "only this agent", "agent_id = $agent_id")
-_EXACT_ACCURACY = "sum(round(accuracy * 1e12)::HUGEINT)::DOUBLE / count(*) / 1e12"
-"""The mean accuracy. The sum is of integers, so that it does not depend on the order of rows: a cursor
-compares it with the one of the page before."""
-
 _MARK = Lookup(
     "mark",
     Input("marks", MARKS),
@@ -84,11 +81,7 @@ AGENT_SUMMARY = Query(
     "agent-summary",
     "means, number of reports and spread of latency by agent, the most accurate first",
     _REPORTS,
-    f"""
-SELECT agent_id, avg(latency_ms) AS avg_latency, {_EXACT_ACCURACY} AS avg_accuracy,
-    count(*) AS task_count, stddev_samp(latency_ms) AS latency_stddev
-FROM reports
-GROUP BY agent_id""",
+    BY_AGENT,
     pa.schema(
         [
             ("agent_id", pa.string()),
@@ -100,17 +93,14 @@ GROUP BY agent_id""",
     ),
     (Order("avg_accuracy", descending=True), Order("agent_id")),
     (AGENT,),
+    windows=WINDOW_ROWS,
 )
 
 HOURLY_PATTERNS = Query(
     "hourly-patterns",
     "means of latency and accuracy by hour and agent, where there are enough reports",
     _REPORTS,
-    """
-SELECT date_trunc('hour', recorded_at) AS hour, agent_id, avg(latency_ms) AS avg_latency,
-    avg(accuracy) AS avg_accuracy, count(*) AS sample_size
-FROM reports
-GROUP BY hour, agent_id""",
+    BY_HOUR,
     pa.schema(
         [
             ("hour", TIME),
@@ -131,6 +121,8 @@ GROUP BY hour, agent_id""",
             default=10,
         ),
     ),
+    windows=WINDOW_ROWS,
+    by_hour=True,
 )
 
 ANOMALIES = Query(

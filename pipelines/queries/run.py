@@ -1,6 +1,6 @@
 """Runs a named query over an output folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -11,12 +11,13 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.failures import RunFailed
-from pipelines.queries.connections import DESCRIPTORS, Connect, connect_once
+from pipelines.queries.connections import DESCRIPTORS
 from pipelines.queries.cursor import format_cursor, parse_cursor
 from pipelines.queries.limits import USUAL, Limits
+from pipelines.queries.means import ONCE, Find, Means
 from pipelines.queries.open_files import explain_storage_errors, open_files
 from pipelines.queries.query import Input, Query, Value
-from pipelines.queries.statement import Statement, write_statement, write_view
+from pipelines.queries.statement import Statement, write_rows, write_statement, write_view
 from pipelines.queries.stop import QueryStopped, Stop
 from schemas.marks import MARKS
 from schemas.partitioning import format_window_folder
@@ -34,18 +35,6 @@ class Part:
 
     columns: tuple[str, ...] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
-
-
-Find = Callable[[OutputFiles, Input, Mapping[str, Value | None], Span], list[OutputFile] | None]
-"""Says in which files the rows of an input are that a query asks for; None if that is not known."""
-
-
-@dataclass(frozen=True)
-class Means:
-    """How a query finds its files and gets its DuckDB."""
-
-    find: Find = lambda *_: None
-    connect: Connect = connect_once
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ def run_query(
     cursor: str | None = None,
     stop: Stop | None = None,
     part: Part = Part(),
-    means: Means = Means(),
+    means: Means = ONCE,
 ) -> Answer:
     """The page of a query that begins after a cursor, or its first page.
 
@@ -96,11 +85,14 @@ def run_query(
     asked = {"from": span.start, "to": span.end, **parameters}
     after = None if cursor is None else parse_cursor(query, asked, cursor)
     columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
-    spans = {each: _choose_span(query, each, parameters, span, after) for each in query.inputs}
+    spans = {each: (_choose_span(query, each, parameters, span, after),) for each in query.inputs}
     if lookup := query.find_lookup(columns.names):
-        spans[lookup.input] = Span()
+        spans[lookup.input] = (Span(),)
     with explain_storage_errors():
         files = OutputFiles.of(folder)
+        covered = means.cover(files, span, query.by_hour) if query.windows else None
+        if covered is not None:
+            spans[query.inputs[0]] = covered.spans
         chosen = {
             each: _list_input(files, each, parameters, within, file_minutes, means.find)
             for each, within in spans.items()
@@ -119,6 +111,9 @@ def run_query(
                 descriptors.reverse()  # DuckDB skips what is older than the rows that it has
             view = write_view(connection, each, descriptors, within)
             views[each.name] = f"{view} AND ({part.conditions.get(each.table.name, 'true')})"
+        if query.windows:
+            rows = covered.windows if covered else None
+            views[query.windows.name] = write_rows(connection, query.windows, rows)
         stop.check()
         statement = write_statement(query, columns.names, views, parameters, after, limits.rows + 1)
         found = _select(connection, statement, columns)
@@ -147,20 +142,20 @@ def _list_input(
     files: OutputFiles,
     source: Input,
     parameters: Mapping[str, Value | None],
-    span: Span,
+    spans: Sequence[Span],
     file_minutes: int,
     find: Find,
 ) -> list[OutputFile]:
-    """The files of a table that may have rows in the span; those without a time come first."""
+    """The files of a table that may have rows in the spans; those without a time come first."""
     if source.table is MARKS:
         return list_mark_files(files.hot)
-    found = find(files, source, parameters, span)
-    if found is not None:
+    if len(spans) == 1 and (found := find(files, source, parameters, spans[0])) is not None:
         return found
     below = source.table.name
     if source.window:
         below += f"/{format_window_folder(str(parameters[source.window]))}"
-    return files.list_untimed(source.table) + files.list_span(below, span, file_minutes)
+    listed = [file for span in spans for file in files.list_span(below, span, file_minutes)]
+    return files.list_untimed(source.table) + list(dict.fromkeys(listed))
 
 
 def _select(connection: duckdb.DuckDBPyConnection, statement: Statement, columns: pa.Schema) -> pa.Table:

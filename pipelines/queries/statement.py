@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import pyarrow as pa
 
 from pipelines.queries.connections import DESCRIPTORS
 from pipelines.queries.cursor import write_condition
@@ -22,12 +23,12 @@ class Statement(NamedTuple):
 
 
 def write_view(
-    connection: duckdb.DuckDBPyConnection, source: Input, descriptors: Sequence[int], span: Span
+    connection: duckdb.DuckDBPyConnection, source: Input, descriptors: Sequence[int], spans: Sequence[Span]
 ) -> str:
     """SQL of an input over open files, in the columns of its table; one that they lack is null."""
     paths = [Path(f"{DESCRIPTORS}{number}") for number in descriptors]
     if not paths:
-        text = _write_empty(connection, source)
+        text = write_rows(connection, source)
     elif is_encrypted(paths[0]):
         connection.register(f"stored_{source.name}", open_dataset(paths, source.table.schema))
         text = f"SELECT * FROM stored_{source.name}"
@@ -39,24 +40,30 @@ def write_view(
         columns = ", ".join(f'"{name}"' for name in names)
         text = f"SELECT {columns} FROM {files}"
         if len(names) < len(source.table.schema):
-            text = f"SELECT * FROM ({text}) UNION ALL BY NAME {_write_empty(connection, source)}"
-    return f"SELECT * FROM ({text}) WHERE {_within(source, span)}"
+            text = f"SELECT * FROM ({text}) UNION ALL BY NAME {write_rows(connection, source)}"
+    return f"SELECT * FROM ({text}) WHERE {_within(source, spans)}"
 
 
-def _write_empty(connection: duckdb.DuckDBPyConnection, source: Input) -> str:
-    """SQL of no rows in the columns of a table. To register them takes 2 ms."""
-    name = f"empty_{source.name}"
-    connection.register(name, source.table.schema.empty_table())
+def write_rows(connection: duckdb.DuckDBPyConnection, source: Input, rows: pa.Table | None = None) -> str:
+    """SQL of rows in memory; without them of no rows, in the columns of a table. It takes 2 ms."""
+    name = f"rows_of_{source.name}"
+    connection.register(name, source.table.schema.empty_table() if rows is None else rows)
     return f"SELECT * FROM {name}"
 
 
-def _within(source: Input, span: Span) -> str:
-    """SQL: whether a row of the table is in the span."""
-    bounds = []
-    for sign, moment in ((">=", span.start), ("<", span.end)):
-        if moment is not None:
-            bounds.append(f"{source.table.time} {sign} '{moment.isoformat()}'::TIMESTAMPTZ")
-    return f"(({' AND '.join(bounds)}) OR {source.table.time} IS NULL)" if bounds else "true"
+def _within(source: Input, spans: Sequence[Span]) -> str:
+    """SQL: whether a row of the table is in one of the spans."""
+    choices = [f"{source.table.time} IS NULL"]
+    for span in spans:
+        bounds = [
+            f"{source.table.time} {sign} '{moment.isoformat()}'::TIMESTAMPTZ"
+            for sign, moment in ((">=", span.start), ("<", span.end))
+            if moment is not None
+        ]
+        if not bounds:
+            return "true"
+        choices.append(f"({' AND '.join(bounds)})")
+    return f"({' OR '.join(choices)})"
 
 
 def write_statement(

@@ -7,13 +7,14 @@ from threading import Event, Thread
 
 from pipelines.queries.connections import KeptConnections
 from pipelines.queries.limits import Limits
-from pipelines.queries.run import Means
+from pipelines.queries.means import Means
 from pipelines.service.arrivals import Arrivals
 from pipelines.service.guards import Guards
 from pipelines.service.live import LiveReports
 from pipelines.service.query_pool import QueryPool
 from pipelines.service.status import StatusCounts
 from pipelines.service.task_index import TaskIndex
+from pipelines.service.window_cover import WindowCover
 from transforms.sinks.parquet.output_files import OutputFiles
 
 
@@ -41,7 +42,8 @@ class Service:
         self.resuming = asyncio.Semaphore(1)
         self.has_index = Event()
         self.index = TaskIndex(self.folder)
-        self.means = Means(self.index.find, KeptConnections(self.folder, self.limits))
+        connections = KeptConnections(self.folder, self.limits)
+        self.means = Means(self.index.find, connections, WindowCover(self.index).cover)
         self.status = StatusCounts(self.folder)
         self.arrivals = Arrivals(self.folder, self.file_minutes)
 

@@ -36,6 +36,22 @@ Hashes = NDArray[np.uint32]
 Found = TypeVar("Found")
 
 
+class Counted(NamedTuple):
+    """How many reports are in the files of an hour, or of a sealed day, from `start` to before `end`."""
+
+    start: datetime
+    end: datetime
+    reports: int
+
+
+class _Known(NamedTuple):
+    """What was read of a file: its version, the hashes of its tasks, how many rows it has."""
+
+    version: FileVersion
+    tasks: Hashes
+    rows: int
+
+
 class _Place(NamedTuple):
     """Where rows of a span are: the path of the folder of an hour, or of the file of a sealed day.
 
@@ -63,14 +79,18 @@ class _Place(NamedTuple):
 class _Group(NamedTuple):
     """The files of a place at a version of it.
 
-    `known`: of each file its version and the hashes of its tasks. `keys`: uint64[n] in order, a hash and the
-    number of the file for each row.
+    `known`: by name of a file. `keys`: uint64[n] in order, a hash and the number of the file for each row.
     """
 
     version: Hashable = None
     files: tuple[OutputFile, ...] = ()
-    known: Mapping[str, tuple[FileVersion, Hashes]] = {}
+    known: Mapping[str, _Known] = {}
     keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
+
+    @property
+    def rows(self) -> int:
+        """How many rows its files have."""
+        return sum(each.rows for each in self.known.values())
 
     def find(self, bounds: NDArray[np.uint64]) -> list[OutputFile]:
         """The files with keys between two bounds."""
@@ -82,7 +102,7 @@ class _Group(NamedTuple):
 
     def update(self, files: list[OutputFile], version: Hashable) -> "_Group":
         """The group with these files; those that are new or have changed are read."""
-        known: dict[str, tuple[FileVersion, Hashes]] = {}
+        known: dict[str, _Known] = {}
         kept: list[OutputFile] = []
         for file in files:
             assert file.path is not None
@@ -93,7 +113,7 @@ class _Group(NamedTuple):
         if tuple(kept) == self.files and all(self.known[name] is each for name, each in known.items()):
             return self._replace(version=version)
         parts = [
-            (known[file.name][1].astype(np.uint64) << _FILE_BITS) | np.uint64(number)
+            (known[file.name].tasks.astype(np.uint64) << _FILE_BITS) | np.uint64(number)
             for number, file in enumerate(kept)
         ]
         keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *parts]))
@@ -113,7 +133,7 @@ class _Listing(Generic[Found]):
         if changed != known:
             names = os.listdir(self._folder) if changed else []
             found = self._parse(sorted(names))
-            self._state = (changed if _is_settled(changed) else -1, found)
+            self._state = (changed if is_settled(changed) else -1, found)
         return found
 
 
@@ -136,7 +156,7 @@ class TaskIndex:
         task = parameters.get("task_id")
         if source.table != REPORTS or not isinstance(task, str):
             return None
-        if not all(place.sealed for place in files.ledger.days.get(REPORTS.name, {}).values()):
+        if not _is_here(files):
             return None
         first = np.uint64(hash_tasks(pa.array([task]))[0]) << _FILE_BITS
         bounds = np.array([first, first | _NUMBER])
@@ -146,6 +166,19 @@ class TaskIndex:
             if group is None:
                 return None
             found += group.find(bounds)
+        return found
+
+    def count(self, files: OutputFiles, span: Span) -> list[Counted] | None:
+        """How many reports there are in each hour and sealed day of a span, oldest first; None if that is not
+        known."""
+        if not _is_here(files):
+            return None
+        found: list[Counted] = []
+        for place in self._list_places(files, span):
+            group = self._get(files, place)
+            if group is None:
+                return None
+            found.append(Counted(place.start, place.start + place.length, group.rows))
         return found
 
     def read(self, files: OutputFiles) -> None:
@@ -216,10 +249,15 @@ class TaskIndex:
         if known.version == version:  # another thread was here
             return known
         listed = files.list_hour(REPORTS.name, place.start)
-        is_settled = not isinstance(version, int) or _is_settled(version)
-        group = known.update(listed, version if is_settled else None)
+        is_kept = not isinstance(version, int) or is_settled(version)
+        group = known.update(listed, version if is_kept else None)
         self._groups[place.path] = group
         return group
+
+
+def _is_here(files: OutputFiles) -> bool:
+    """Whether the folders of hours are all on this machine."""
+    return all(place.sealed for place in files.ledger.days.get(REPORTS.name, {}).values())
 
 
 def _parse_days(names: list[str]) -> list[date]:
@@ -238,18 +276,19 @@ def _read_change(folder: str) -> int:
         return 0
 
 
-def _is_settled(changed: int) -> bool:
+def is_settled(changed: int) -> bool:
+    """Whether a folder that changed then cannot have changed again in the same tick of the clock."""
     return time.time_ns() - changed > _SETTLED_NS
 
 
-def _read(path: Path, known: tuple[FileVersion, Hashes] | None) -> tuple[FileVersion, Hashes] | None:
-    """The version of a file and the hashes of its tasks; None if it is gone."""
+def _read(path: Path, known: _Known | None) -> _Known | None:
+    """What is in a file now; None if it is gone."""
     try:
-        if known is not None and known[0] == read_version(os.stat(path)):
+        if known is not None and known.version == read_version(os.stat(path)):
             return known
         with path.open("rb") as file:
             version = read_version(os.fstat(file.fileno()))
             rows = open_parquet(file).read(columns=["task_id"], use_threads=False)
     except FileNotFoundError:
         return None
-    return version, np.unique(hash_tasks(rows["task_id"].combine_chunks()))
+    return _Known(version, np.unique(hash_tasks(rows["task_id"].combine_chunks())), rows.num_rows)

@@ -1,9 +1,9 @@
 """Measure the service: requests at a fixed rate, answered or not, while files are replaced.
 
 Makes an output of --files files of 1,000 reports (or takes the one in FOLDER), starts `kpiflow serve` in its
-own process, and asks for reports by task. A latency counts from the time at which a request was due, so it
-includes the time in queues. Then the same questions are put to DuckDB itself, on the same files, one after
-the other.
+own process, and asks for reports by task, then for the summary by agent of spans of days. A latency counts
+from the time at which a request was due, so it includes the time in queues. Then the questions by task are
+put to DuckDB itself, on the same files, one after the other.
 
     python -m tests.benchmarks.service FOLDER --files 1000
 """
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
@@ -24,7 +25,7 @@ import duckdb
 import numpy as np
 
 from schemas.tables import REPORTS
-from tests.benchmarks.service_output import ROWS, list_agents, make_output, name_task, write_minute
+from tests.benchmarks.service_output import ROWS, START, list_agents, make_output, name_task, write_minute
 from tests.servers import free_port
 
 RATE = 50
@@ -60,22 +61,38 @@ async def _measure(address: str, arguments: argparse.Namespace) -> None:
         first = await _wait_ready(session, address)
         print(f"ready, with the index of tasks, after {first:.1f} s", flush=True)
         writer = asyncio.create_task(_replace_files(arguments, chance))
-        begun = time.perf_counter()
-        asked = []
-        for number in range(RATE * arguments.seconds):
-            due = begun + number / RATE
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            task = name_task(chance.randrange(arguments.files), chance.randrange(ROWS))
-            asked.append(asyncio.create_task(_ask(session, address, task, due)))
-        found = await asyncio.gather(*asked)
+        for name, draw in (("reports-by-task", _draw_task), ("agent-summary", _draw_span)):
+            begun = time.perf_counter()
+            asked = []
+            for number in range(RATE * arguments.seconds):
+                due = begun + number / RATE
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                given = draw(chance, arguments.files)
+                asked.append(asyncio.create_task(_ask(session, f"{address}/query/{name}", given, due)))
+            _print(name, await asyncio.gather(*asked))
         writer.cancel()
+
+
+def _draw_task(chance: Random, files: int) -> dict[str, str]:
+    return {"task_id": name_task(chance.randrange(files), chance.randrange(ROWS))}
+
+
+def _draw_span(chance: Random, files: int) -> dict[str, str]:
+    """At least nine tenths of all reports, from any second on."""
+    start = START + timedelta(seconds=chance.randrange(files * 3))
+    end = START + timedelta(seconds=files * 60 - chance.randrange(files * 3))
+    return {"from": start.isoformat(), "to": end.isoformat()}
+
+
+def _print(name: str, found: list[tuple[float, str]]) -> None:
     times = np.array([seconds * 1000 for seconds, problem in found if not problem])
     p50, p95, p99 = np.percentile(times, [50, 95, 99]) if len(times) else [np.nan] * 3
     failed = Counter(problem for _, problem in found if problem)
     named = "".join(f", {count} with {problem}" for problem, count in failed.most_common())
     print(
-        f"report by task, {RATE} a second: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms; "
-        f"{failed.total()} of {len(found)} failed{named}"
+        f"{name}, {RATE} a second: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms; "
+        f"{failed.total()} of {len(found)} failed{named}",
+        flush=True,
     )
 
 
@@ -91,15 +108,18 @@ async def _wait_ready(session: aiohttp.ClientSession, address: str) -> float:
         await asyncio.sleep(0.1)
 
 
-async def _ask(session: aiohttp.ClientSession, address: str, task: str, due: float) -> tuple[float, str]:
+async def _ask(
+    session: aiohttp.ClientSession, url: str, given: dict[str, str], due: float
+) -> tuple[float, str]:
     """The seconds until the answer, and what is wrong with it: its status, other rows, or no answer."""
     try:
-        async with session.get(f"{address}/query/reports-by-task", params={"task_id": task}) as response:
+        async with session.get(url, params=given) as response:
             body = await response.json()
     except aiohttp.ClientError as error:
         return time.perf_counter() - due, type(error).__name__
     problem = "" if response.status == HTTPStatus.OK else f"status {response.status}"
-    if not problem and [row["task_id"] for row in body["rows"]] != [task]:
+    task = given.get("task_id")
+    if not problem and task and [row["task_id"] for row in body["rows"]] != [task]:
         problem = "wrong rows"
     return time.perf_counter() - due, problem
 

@@ -1,4 +1,4 @@
-"""An output to measure the service with: reports in many small files, 1,000 in each.
+"""An output to measure the service with: reports in many small files, 1,000 in each, and their windows.
 
 The columns that queries compare are random; the others repeat, so a file is about as large as a stream's.
 """
@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.settings import Settings
-from schemas.partitioning import format_hour_folder
+from schemas.partitioning import format_hour_folder, format_window_folder
 from schemas.readers.formats import TIME
-from schemas.tables import LAYOUT_VERSION, REPORTS
+from schemas.tables import AGGREGATIONS, LAYOUT_VERSION, REPORTS
+from transforms.aggregation.statistics import finish, make_partials, merge_by_agent
+from transforms.core.record_batches import concat
 from transforms.sinks.parquet.parquet_file import encode_file
 
 START = datetime(2025, 10, 20, tzinfo=UTC)
@@ -31,8 +33,21 @@ def make_output(folder: Path, files: int) -> None:
     described = {"layout": LAYOUT_VERSION, "schemas": {}, "settings": settings}
     (folder / "_kpiflow.json").write_text(json.dumps(described))
     agents = [str(uuid.UUID(int=0xA << 124 | 4 << 76 | 8 << 60 | n)) for n in range(ROWS)]
-    for minute in range(files):
-        write_minute(folder, minute, agents)
+    for hour in range(-(-files // 60)):
+        minutes = range(hour * 60, min(files, hour * 60 + 60))
+        for minute in minutes:
+            write_minute(folder, minute, agents)
+        write_windows(folder, hour, concat([make_rows(minute, agents) for minute in minutes]))
+
+
+def write_windows(folder: Path, hour: int, reports: pa.RecordBatch) -> None:
+    """Write the windows of an hour's reports, those of 1 h and of 1 min."""
+    at, partial = START + timedelta(hours=hour), make_partials(reports)
+    for size in ("1m", "1h"):
+        below = folder / AGGREGATIONS.name / format_window_folder(size) / format_hour_folder(at)
+        below.mkdir(parents=True)
+        rows = finish(merge_by_agent(partial, size))
+        (below / f"{at:%H}00.parquet").write_bytes(encode_file(rows))
 
 
 def write_minute(folder: Path, minute: int, agents: list[str]) -> None:

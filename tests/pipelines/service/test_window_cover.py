@@ -1,0 +1,213 @@
+"""Summaries from windows are those of plain SQL over the reports, and read no more than the edges."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from pipelines.queries.registry import QUERIES
+from pipelines.queries.run import Answer, run_query
+from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
+from tests.pipelines.queries.small_output import FILE_MINUTES, make_output
+from tests.pipelines.service.test_task_index import change_ledger
+from tests.pipelines.summary.test_queries import store
+from tests.service import MOST, make_service
+from transforms.aggregation.statistics import finish, make_partials, merge_by_agent
+from transforms.core.record_batches import concat
+from transforms.core.time_range import Span
+from transforms.sinks.parquet.maintenance_ledger import Place, locate_day, now
+from transforms.sinks.parquet.parquet_file import encode_file, read_file
+
+START = datetime.fromisoformat("2025-10-20T00:00:00Z")
+HOURS = 6
+WINDOWS = (AGGREGATIONS.name, "window_size=1h"), (AGGREGATIONS.name, "window_size=1m")
+MEANS = "avg(latency_ms), sum(round(accuracy * 1e12)::HUGEINT)::DOUBLE / count(*) / 1e12, count(*)"
+PLAIN = {
+    "agent-summary": f"agent_id, {MEANS}, stddev_samp(latency_ms)",
+    "hourly-patterns": f"date_trunc('hour', recorded_at), agent_id, {MEANS}",
+}
+GIVEN = {"agent-summary": {}, "hourly-patterns": {"min_reports": "0"}}
+
+
+def make_reports(count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Reports at random times; one agent has a single one, and another hardly differs."""
+    chance = Random(first)
+    agents = [f"agent {chance.randrange(5)}" for _ in range(count)]
+    agents[0] = f"alone {first}"
+    return [
+        {
+            "report_id": f"{first + number:032x}",
+            "task_id": f"task {first + number}",
+            "agent_id": agent,
+            "target_agent_type": chance.choice(("gpu", "cpu")),
+            "recorded_at": START + timedelta(microseconds=chance.randrange(HOURS * 3600 * 10**6)),
+            "latency_ms": 1e6 + chance.random() if agent == "agent 1" else chance.expovariate(0.01),
+            "accuracy": round(chance.random(), 6),
+            "cpu_usage": 0.5,
+            "memory_mb": 1.0,
+            "performance_score": 1.0,
+            "revision": 1,
+        }
+        for number, agent in enumerate(agents)
+    ]
+
+
+def store_windows(output: Path, reports: list[dict[str, Any]]) -> None:
+    partial = make_partials(pa.RecordBatch.from_pylist(reports, schema=REPORTS.schema))
+    windows = [finish(merge_by_agent(partial, size)) for size in GRANULARITIES]
+    store(output, AGGREGATIONS, [row for batch in windows for row in batch.to_pylist()])
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Reports in files of 10 minutes, with their windows."""
+    output = make_output(tmp_path / "out")
+    for table in (REPORTS.name, AGGREGATIONS.name):
+        (output / table).rename(tmp_path / f"no {table}")
+    reports = make_reports(600)
+    store(output, REPORTS, reports)
+    store_windows(output, reports)
+    return output
+
+
+def replace_files(output: Path, write: Callable[[Path], None]) -> None:
+    """Write files and rename them into the output, as a stream does."""
+    write(output / "new")
+    for path in (output / "new").rglob("*.parquet"):
+        path.replace(output / path.relative_to(output / "new"))
+
+
+def make_asker(output: Path) -> Callable[[str, Span], Answer]:
+    service = make_service(output)
+
+    def ask(name: str, span: Span) -> Answer:
+        query = QUERIES[name]
+        return run_query(
+            output, query, query.parse(GIVEN[name]), span, FILE_MINUTES, MOST, means=service.means
+        )
+
+    return ask
+
+
+def select(output: Path, name: str, span: Span) -> list[tuple[Any, ...]]:
+    """Plain SQL over the reports."""
+    files = f"read_parquet('{output}/kpi_reports/**/*.parquet', hive_partitioning = false)"
+    groups = {"agent-summary": "1 ORDER BY 3 DESC, 1", "hourly-patterns": "1, 2 ORDER BY 1, 2"}[name]
+    condition = "recorded_at >= $start AND recorded_at < $end"
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        sql = f"SELECT {PLAIN[name]} FROM {files} WHERE {condition} GROUP BY {groups}"
+        return connection.execute(sql, {"start": span.start, "end": span.end}).fetchall()
+
+
+def compare(answer: Answer, plain: list[tuple[Any, ...]]) -> None:
+    """Agents, hours and counts are equal; means and deviations up to rounding."""
+    assert answer.rows.num_rows == len(plain)
+    for row, expected in zip(answer.rows.to_pylist(), plain):
+        for (name, value), other in zip(row.items(), expected, strict=True):
+            if name == "latency_stddev" and other is not None:
+                assert value == pytest.approx(other, rel=1e-9, abs=1e-9)
+            elif isinstance(value, float):
+                assert value == pytest.approx(other, rel=1e-13)
+            else:
+                assert value == other
+
+
+def draw_spans(count: int) -> list[Span]:
+    """Spans with ends on hours, minutes and anywhere."""
+    chance, spans = Random(3), []
+    for number in range(count):
+        unit = (1, 10**6, 60 * 10**6, 3600 * 10**6)[number % 4]
+        ends = sorted(chance.randrange(HOURS * 3600 * 10**6) // unit * unit for _ in range(2))
+        if ends[0] < ends[1]:
+            spans.append(Span(*(START + timedelta(microseconds=end) for end in ends)))
+    return spans
+
+
+def keep_all(output: Path) -> None:
+    """All windows are there."""
+
+
+def lose_all(output: Path) -> None:
+    (output / AGGREGATIONS.name).rename(output.parent / "no windows at all")
+
+
+def lose_hours(output: Path) -> None:
+    (output / AGGREGATIONS.name / "window_size=1h").rename(output.parent / "no hours")
+
+
+def lose_a_file_of_each(output: Path) -> None:
+    for parts in WINDOWS:
+        for path in sorted(output.joinpath(*parts).rglob("*.parquet"))[1::3]:
+            path.unlink()
+
+
+def add_late_reports(output: Path) -> None:
+    """Reports that the windows do not have yet, in some hours."""
+    late = [each for each in make_reports(30, 5000) if each["recorded_at"].hour % 2]
+    store(output, REPORTS, [*make_reports(600), *late])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("change", [keep_all, lose_all, lose_hours, lose_a_file_of_each, add_late_reports])
+def test_a_summary_is_that_of_plain_sql(name: str, change: Callable[[Path], None], output: Path) -> None:
+    change(output)
+    ask = make_asker(output)
+    for span in draw_spans(12):
+        compare(ask(name, span), select(output, name, span))
+
+
+def test_whole_hours_open_no_reports_and_edges_open_their_files(output: Path) -> None:
+    ask = make_asker(output)
+    hour, minute = timedelta(hours=1), timedelta(minutes=1)
+    assert ask("agent-summary", Span()).files == 0
+    assert ask("agent-summary", Span(START + hour, START + 4 * hour)).files == 0
+    assert ask("agent-summary", Span(START + 7 * minute, START + 4 * hour)).files == 0
+    ragged = Span(START + timedelta(seconds=90), START + 4 * hour + timedelta(seconds=30))
+    assert ask("agent-summary", ragged).files == 2
+
+
+def test_a_report_that_no_window_has_yet_is_in_the_summary_at_once(output: Path) -> None:
+    ask = make_asker(output)
+    assert ask("agent-summary", Span()).files == 0
+    for number in (1, 2):
+        late = make_reports(1, 9000 + number)
+        reports = [*make_reports(600), *late]
+        replace_files(output, lambda folder, reports=reports: store(folder, REPORTS, reports))
+        found = ask("agent-summary", Span())
+        assert f"alone {9000 + number}" in found.rows["agent_id"].to_pylist()
+        assert 1 <= found.files <= 60 // FILE_MINUTES
+    replace_files(output, lambda folder: store_windows(folder, reports))
+    assert ask("agent-summary", Span()).files == 0
+
+
+def test_windows_whose_reports_have_expired_do_not_count(output: Path) -> None:
+    ask = make_asker(output)
+    day = START.date()
+    change_ledger(
+        output, lambda ledger: ledger.expire(REPORTS.name, day + timedelta(days=1), frozenset({day}), now())
+    )
+    assert ask("agent-summary", Span()).rows.num_rows == 0
+
+
+@pytest.mark.parametrize("tables", [[REPORTS.name], [REPORTS.name, "/".join(WINDOWS[0])]])
+def test_sealed_days_count_as_their_hours_do(tables: list[str], output: Path) -> None:
+    day = START.date()
+    for table in tables:
+        files = sorted((output / table / f"date={day}").rglob("*.parquet"))
+        (output / locate_day(table, day)).write_bytes(
+            encode_file(concat([read_file(each) for each in files]))
+        )
+    for table in tables:
+        change_ledger(output, lambda ledger, table=table: ledger.put_day(table, day, Place(True), now()))
+    ask = make_asker(output)
+    for path in (output / REPORTS.name / f"date={day}").glob("hour=*/*.parquet"):
+        path.unlink()
+    for span in draw_spans(8):
+        compare(ask("agent-summary", span), select(output, "agent-summary", span))
+    assert ask("agent-summary", Span(START + timedelta(hours=1), START + timedelta(hours=3))).files == 0
