@@ -85,7 +85,9 @@ def run_query(
     asked = {"from": span.start, "to": span.end, **parameters}
     after = None if cursor is None else parse_cursor(query, asked, cursor)
     columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
-    spans = {each: (_choose_span(query, each, parameters, span, after),) for each in query.inputs}
+    spans: dict[Input, tuple[Span, ...]] = {
+        each: (_choose_span(query, each, parameters, span, after),) for each in query.inputs
+    }
     if lookup := query.find_lookup(columns.names):
         spans[lookup.input] = (Span(),)
     with explain_storage_errors():

@@ -34,17 +34,17 @@ class WindowSums(NamedTuple):
     def keep_within(self, start: int, end: int) -> "WindowSums":
         """The windows that begin from `start` to before `end`."""
         is_within = (self.starts >= start) & (self.starts < end)
-        return WindowSums(*(values[is_within] for values in self))
+        return WindowSums._make(values[is_within] for values in self)
 
 
-_EMPTY = WindowSums(
-    *(np.zeros(0, dtype) for dtype in ("int32", "int64", "int64", "float64", "float64", "float64"))
+_EMPTY = WindowSums._make(
+    np.zeros(0, dtype) for dtype in ("int32", "int64", "int64", "float64", "float64", "float64")
 )
 
 
 def join_sums(parts: Sequence[WindowSums]) -> WindowSums:
     """All windows of the parts."""
-    return WindowSums(*(np.concatenate(values) for values in zip(_EMPTY, *parts, strict=True)))
+    return WindowSums._make(np.concatenate(values) for values in zip(_EMPTY, *parts, strict=True))
 
 
 def merge_sums(sums: WindowSums) -> WindowSums:
@@ -63,7 +63,7 @@ def merge_sums(sums: WindowSums) -> WindowSums:
         starts,
         counts[found].astype(np.int64),
         means[found],
-        squares[found],
+        squares[found].astype(np.float64),
         accuracies[found],
     )
 
