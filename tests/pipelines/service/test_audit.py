@@ -394,6 +394,11 @@ def test_requests_at_one_time_share_syncs(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(check(tmp_path).open) == 200
 
 
+def test_an_audit_of_which_nothing_is_left_is_a_finding_where_a_head_is_given(tmp_path: Path) -> None:
+    assert run(["audit", "verify", str(tmp_path), "--head", f"one 3 {'a' * 64}"]) == 1
+    assert run(["audit", "verify", str(tmp_path)]) == 2
+
+
 def test_head_prints_what_verify_takes(
     audit: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
