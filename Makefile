@@ -7,7 +7,7 @@ SCALE := 1
 WORKERS ?= 3
 SEED := $(shell od -An -N2 -tu2 /dev/urandom | tr -d " ")
 
-.PHONY: help setup flink servers demo check test lint docs bench bench-quick bench-scale bench-batch bench-stream bench-sinks chaos clean
+.PHONY: help setup flink servers demo check test lint docs bench bench-quick bench-scale bench-batch bench-stream bench-sinks bench-trends chaos clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-stream: setup flink servers ## The live stream: latency, drain, a half hou
 
 bench-sinks: setup servers ## Rows a second into each kind of output, beside its plain client library (two minutes)
 	$(BIN)/python -m tests.benchmarks.sinks --folder $(BENCH) --scale $(SCALE)
+
+bench-trends: setup ## Changes that `kpiflow trends` finds, and false ones, beside PELT (two minutes; NAB=DIR scores the Numenta benchmark)
+	$(BIN)/python -m tests.benchmarks.trends $(if $(NAB),--nab $(NAB))
 
 clean: ## Remove what demo, bench, flink and setup made
 	rm -rf $(DEMO) $(BENCH) site .flink .bqemulator .venv build ./*.egg-info
