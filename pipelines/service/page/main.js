@@ -1,5 +1,6 @@
 // The page of `kpiflow serve`: each section is a module that gets its element and what all of them share.
 
+import { mountChanges } from "./changes.js";
 import { put, setText } from "./dom.js";
 import { mountFates } from "./fates.js";
 import { makeNotices } from "./notices.js";
@@ -43,5 +44,6 @@ shared.status.subscribe({
 mountRates(find("rates"), shared);
 mountFates(find("fates"), shared);
 mountOutliers(find("outliers"), shared);
+mountChanges(find("changes"), shared);
 mountQuality(find("quality"));
 mountQuarantine(find("quarantine"), shared);

@@ -27,6 +27,7 @@ from tests.servers import RedisServer
 from tests.service import RunningService, make_service, run_service
 from transforms.derived.data_quality import COUNTS
 from transforms.derived.data_quality import TABLE as QUALITY
+from transforms.derived.trends import TRENDS
 from transforms.redis.connection import Connection
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs kpiflow[dev]")
@@ -87,6 +88,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     counts = dict.fromkeys(COUNTS, 0) | {"received": 100, "incomplete": 10, "checked": 100}
     store(folder, QUALITY.table, [window | thresholds | counts])
+    changed = {"kind": "change", "level": "agent_type", "target_agent_type": HOSTILE, "metric": "latency_ms"}
+    changed |= {"verdict": "raised", "change": 0.25, "before": 1.0, "after": 1.25, "z": 9.1, "threshold": 6.2}
+    store(folder, TRENDS, [changed | {"time_window_start": NOW, "changed_at": NOW}])
     return folder
 
 
@@ -166,6 +170,7 @@ def test_it_shows_every_section_and_follows_what_comes(
         expect(page.locator("#fates tr", has_text="reports")).to_contain_text("80")
         expect(page.locator("#fates tr.total")).to_contain_text("81")
         expect(page.locator("#quality .score.missed")).to_contain_text("90.0 %")
+        expect(page.locator("#changes li")).to_contain_text(f"of the type {SHOWN} raised by 25.0 %")
         expect(page.locator("#quarantine .facts")).to_have_text("1 message open, of 1 cause.")
         expect(page.locator("#rates .big b")).to_have_text("0.0")
         publish(client, 0, 25)
@@ -266,7 +271,7 @@ def test_a_refusal_is_shown_in_the_words_of_the_service(browser: "Browser", hous
     house.subject = MONITORING
     try:
         with visit(browser, house) as page:
-            for section in ("rates", "fates", "outliers", "quality", "quarantine"):
+            for section in ("rates", "fates", "outliers", "changes", "quality", "quarantine"):
                 expect(page.locator(f"#{section} .error").first).to_contain_text("403: ")
             house.subject = replace(LOCAL, role="")
             expect(page.locator("#fates .error")).to_contain_text("has no role", timeout=10_000)
