@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from pipelines.console import announce, err, out, print_json, print_result
+from pipelines.jobs.job_description import read_job
 from pipelines.jobs.maintain import COLD, WARM, Maintenance
 from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, Plan, Step
 from pipelines.progress import open_bar
@@ -52,7 +53,7 @@ def maintain(
     urls = {tier: url for tier, url in ((WARM, warm), (COLD, cold)) if url is not None}
     settings = ctx.obj.settings()
     work = Maintenance(require_output(output), settings, urls, home, expire_most=expire)
-    _rotate_keys(output, settings, dry)
+    _rotate_keys(output, home or output, settings, dry)
     if dry:
         _print_plan(work.plan(), as_json)
         return
@@ -84,14 +85,18 @@ def _print_end(plan: Plan, output: Path, seconds: float, as_json: bool) -> None:
     _print_withheld(plan)
 
 
-def _rotate_keys(output: Path, settings: Settings, dry: bool) -> None:
-    """Rotate the keys of an encrypted output if that is due, or only say so."""
-    now = datetime.now(UTC)
-    with translate_sink_errors():
-        due = rotate_due_keys(LocalFolder(output), settings.master_key, now, settings.rotate_days, not dry)
-    if due is not None:
-        what = "is due" if dry else "was due, and is done"
-        err.print(f"rotation of {due.keys:,} keys {what}: since {due.due:%Y-%m-%d}", markup=False)
+def _rotate_keys(output: Path, home: Path, settings: Settings, dry: bool) -> None:
+    """Rotate the keys of an encrypted output, and of the archive that its stream writes, if that is due; or
+    only say so."""
+    archive = read_job(home).get("archive")
+    for place in (output, *([Path(archive)] if archive else [])):
+        now = datetime.now(UTC)
+        with translate_sink_errors():
+            due = rotate_due_keys(LocalFolder(place), settings.master_key, now, settings.rotate_days, not dry)
+        if due is not None:
+            what = "is due" if dry else "was due, and is done"
+            about = f"rotation of {due.keys:,} keys of {place}"
+            err.print(f"{about} {what}: since {due.due:%Y-%m-%d}", markup=False, soft_wrap=True)
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:

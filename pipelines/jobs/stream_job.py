@@ -100,7 +100,7 @@ def prepare_home(job: StreamJob, outputs: Outputs, source: str, settings: Settin
     description = {
         "owner": owner,
         "source": source,
-        "archive": job.archive and str(job.archive),
+        "archive": job.archive and str(job.archive.absolute()),
         "settle_seconds": compute_settle_seconds(settings, outputs),
         "depends": depends,
     }

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.jobs.job_description import FOLDER
+from pipelines.jobs.job_description import FOLDER, read_job
 from pipelines.jobs.job_status import OUTCOMES, Health, read_health
 from pipelines.jobs.run_record import RunRecord, read_totals
 from pipelines.metrics.machine import Limits, Usage, measure_usage, read_limits
@@ -44,7 +44,7 @@ class Numbers:
         trimmed: messages that were gone before they were read; None as above.
         usage: of the processes of a job on this machine.
         quality: the newest scores of its data, if tables are derived.
-        rotated: by output that is encrypted, when its keys were rotated last, in seconds since 1970.
+        rotated: by encrypted output or archive, when its keys were rotated last, in seconds since 1970.
     """
 
     at: float
@@ -119,18 +119,19 @@ def read_numbers(home: Path, watch: SourceWatch | None = None) -> Numbers:
     usage = measure_usage(run.pid) if health.running else Usage({}, None)
     now = time.time()
     quality = read_scores(outputs, now)
-    rotated = _read_rotated(outputs)
+    archive = read_job(home).get("archive")
+    rotated = _read_rotated([*outputs, *([archive] if archive else [])])
     limits = read_limits()
     return Numbers(now, health, run, is_up, arrived, outcomes, trimmed, usage, limits, quality, rotated)
 
 
-def _read_rotated(outputs: list[str]) -> dict[str, float]:
-    """By output on this machine that has a readable list of keys, when they were rotated last."""
+def _read_rotated(places: list[str]) -> dict[str, float]:
+    """By output or archive on this machine that has a readable list of keys, when they were rotated last."""
     found = {}
-    for output in outputs:
-        path = Path(output) / KEYS
+    for place in places:
+        path = Path(place) / KEYS
         try:
-            found[output] = parse_list(path.read_bytes(), str(path)).rotated.timestamp()
+            found[place] = parse_list(path.read_bytes(), str(path)).rotated.timestamp()
         except (OSError, KeyRefused):
             continue
     return found

@@ -198,6 +198,24 @@ def test_maintain_rotates_due_keys_and_seals_days_encrypted(
     assert ask("parity", made / "enc", made / "plain")[0] == 0
 
 
+def test_maintain_rotates_the_keys_of_the_archive_that_the_stream_of_an_output_writes(
+    made: Path, ask: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    output, archive = tmp_path / "out", tmp_path / "archive"
+    shutil.copytree(made / "enc", output)
+    shutil.copytree(made / "archive-enc", archive)
+    job = {"depends": {"streams": [], "outputs": [], "group": "g"}, "archive": str(archive)}
+    (output / "_stream").mkdir()
+    (output / "_stream" / "job.json").write_text(json.dumps(job))
+    content = json.loads((archive / KEYS).read_bytes()) | {"rotated": "2026-01-01T00:00:00Z"}
+    (archive / KEYS).write_text(json.dumps(content))
+    code, said = ask("maintain", output, "--dry-run")
+    assert (code, f"keys of {archive} is due: since 2026-04-01" in said) == (0, True), said
+    assert ask("maintain", output)[0] == 0
+    assert json.loads((archive / KEYS).read_bytes())["rotated"] > content["rotated"]
+    assert ask("validate", archive)[0] == 0
+
+
 def test_every_reader_of_an_archive_says_the_same_of_an_encrypted_one(
     made: Path, ask: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:

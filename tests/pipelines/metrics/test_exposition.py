@@ -1,17 +1,19 @@
 """The metrics of a job: their names do not change, and no end of a process changes a total."""
 
+import json
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from pipelines.jobs.job_description import FOLDER, JOB
 from pipelines.jobs.run_record import begin_run
 from pipelines.jobs.stream_job import _set_status_aside
 from pipelines.metrics.exposition import make_metrics, make_page
@@ -96,6 +98,15 @@ def test_the_names_and_labels_are_frozen(home: Home, source: Source) -> None:
     (home.path / KEYS).write_bytes(format_list(begin_list(datetime.now(UTC))))
     samples = [each for family in make_metrics(read_numbers(home.path, watch)) for each in family.samples]
     assert {each.name: set(each.labels) for each in samples} == FROZEN
+
+
+def test_the_archive_of_a_stream_has_an_age_of_its_keys(home: Home, source: Source, tmp_path: Path) -> None:
+    path = home.path / FOLDER / JOB
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"archive": str(tmp_path)}))
+    (tmp_path / KEYS).write_bytes(format_list(begin_list(datetime.now(UTC) - timedelta(hours=1))))
+    families = make_metrics(read_numbers(home.path, SourceWatch(source)))
+    (age,) = (each for family in families for each in family.samples if "key_age" in each.name)
+    assert (age.labels, 3600 <= age.value < 4000) == ({"sink": str(tmp_path)}, True)
 
 
 def test_each_number_is_that_of_the_state(home: Home, source: Source) -> None:
