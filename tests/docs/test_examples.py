@@ -11,7 +11,7 @@ from pipelines import cli
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = sorted(path for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh"))
-SLOW = {"backfill.sh"}
+SLOW = {"backfill.sh", "train_success.py"}
 
 
 @pytest.fixture(scope="module")
