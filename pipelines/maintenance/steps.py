@@ -15,30 +15,22 @@ days are due.
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import pyarrow as pa
-
-from pipelines.jobs.work_folder import make_work_folder
-from pipelines.maintenance.file_copies import count_verified, open_bytes, remove_empty, replace_whole
+from pipelines.maintenance.file_copies import open_bytes, remove_empty, replace_whole
 from pipelines.maintenance.first_writes import UNTIMED_TABLES, note_first_writes, remove_expired
 from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, MOVE, REMOVE, SEAL, Step
 from pipelines.maintenance.replaced_files import digest_files, merge_again, read_versions
+from pipelines.maintenance.sealed_day import write_day
 from pipelines.maintenance.stored_days import list_day, list_days
 from schemas.tables import find_table
 from transforms.core.errors import Refused, Unavailable
-from transforms.derived.footers import join_files
-from transforms.derived.registry import DERIVED, find_stored_table
-from transforms.sinks.parquet.day_file import write_day_file
-from transforms.sinks.parquet.day_merge import PART_ROWS, merge_day
-from transforms.sinks.parquet.encryption.key_ring import find_writing_key
+from transforms.sinks.parquet.day_merge import PART_ROWS
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
-    DAY_FILE,
     HOT,
     MERGED,
     DayChange,
@@ -49,12 +41,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     put_ledger,
     read_ledger,
 )
-from transforms.sinks.parquet.output_files import OutputFile
-from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.storage import Storage
 
-WORK = "_maintaining"
-"""Below the output: what a seal needs while it runs."""
 PUT_SECONDS = 5.0
 WRITTEN, CHANGED, REMOVED, FORGOTTEN = "written", "ledger changed", "a file removed", "ledger forgets"
 """The points of a step at which it may be killed, for tests: `Upkeep.reach` is called with each."""
@@ -188,8 +176,7 @@ class _Replacing:
         versions = read_versions(hot, step.folder, step.day, sealed=False)
         digest = digest_files(hot, versions)
         try:
-            with make_work_folder(hot.path, WORK) as work:
-                rows = self._write_day(step, sorted(versions), work)
+            rows = write_day(hot, step, sorted(versions), self._upkeep.part_rows)
         except Refused:
             if read_versions(hot, step.folder, step.day, sealed=False) == versions:
                 raise
@@ -197,24 +184,6 @@ class _Replacing:
         self._upkeep.reach(WRITTEN)
         change = DayChange(step.folder, step.day, Place(True, HOT, rows), digest)
         self._written.append(_Written(change, hot, False, versions))
-
-    def _write_day(self, step: Step, names: Sequence[str], work: Path) -> int:
-        """Write the file of a day out of its files of hours, and check that it has as many rows."""
-        hot, table = self._upkeep.hot, find_stored_table(step.folder.partition("/")[0])
-        expected = sum(count_verified(hot.path / name) for name in names)
-
-        def read(name: str, columns: Sequence[str] | None) -> pa.RecordBatch:
-            return read_file(hot.path / name, columns)
-
-        key = find_writing_key(hot)
-        merged = merge_day(table, names, read, work, self._upkeep.part_rows, key)
-        metadata = join_files(OutputFile(name, hot) for name in names) if table.name in DERIVED else {}
-        rows = write_day_file(work / DAY_FILE, table.schema, merged, expected, key, metadata)
-        if rows != expected:
-            raise Refused(f"{rows} rows were written of the {expected} of {step}; run it again")
-        with open_bytes(LocalFolder(work), DAY_FILE) as data:
-            replace_whole(hot, locate_day(step.folder, step.day), data)
-        return rows
 
     def _move(self, step: Step, place: Place) -> None:
         name = locate_day(step.folder, step.day)

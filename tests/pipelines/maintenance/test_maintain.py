@@ -10,7 +10,7 @@ from pipelines.cli import run
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.jobs.lock import lock_folders, lock_for_batch
 from pipelines.jobs.maintain import Maintenance
-from pipelines.maintenance import steps
+from pipelines.maintenance import sealed_day
 from pipelines.maintenance.plan import SEAL
 from pipelines.maintenance.steps import CHANGED, FORGOTTEN, REMOVED, WRITTEN
 from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TASKS
@@ -148,7 +148,7 @@ def test_expired_days_are_gone_and_their_rows_are_no_longer_read(top):
 
 def test_a_day_that_gets_rows_while_it_is_read_is_sealed_by_the_next_run(top, monkeypatch):
     """The windows of a stream that has got no message for days are written when the next one comes."""
-    count, late = steps.count_verified, make_rows(REPORTS, FIRST, 120)
+    count, late = sealed_day.count_verified, make_rows(REPORTS, FIRST, 120)
     left = iter(range(20, 120))
 
     def count_and_write(path: Path) -> int:
@@ -161,7 +161,7 @@ def test_a_day_that_gets_rows_while_it_is_read_is_sealed_by_the_next_run(top, mo
         return read_ledger(LocalFolder(top / "out"))[0].find(REPORTS.name, FIRST).sealed
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "count_verified", count_and_write)
+        patch.setattr(sealed_day, "count_verified", count_and_write)
         maintain(top, DATES[0])
     assert not is_sealed()
     before = read_all(top)
