@@ -93,15 +93,12 @@ def run_service(
         await stop.wait()
         await runner.cleanup()
         service.close()
-
-    def work() -> None:
-        loop.run_until_complete(run())
-        rest = asyncio.all_tasks(loop)  # such as those of sockets that were open
+        rest = asyncio.all_tasks() - {asyncio.current_task()}  # such as those of sockets that were open
         for task in rest:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        await asyncio.gather(*rest, return_exceptions=True)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()
     try:
         listening = ready.result(timeout=30)
