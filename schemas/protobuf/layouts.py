@@ -21,6 +21,7 @@ from typing import Any, Literal
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorSet
+from google.protobuf.message import DecodeError
 
 PACKAGE = "kpiflow.v1"
 MESSAGES = {
@@ -105,6 +106,21 @@ def load_converter(kind: str) -> Any:
 
     message = _load_pool("columns").FindMessageTypeByName(f"{PACKAGE}.{MESSAGES[kind]}")
     return ptars.HandlerPool([message.file]).get_for_message(message)
+
+
+def is_message(kind: str, octets: bytes) -> bool:
+    """Whether bytes are a message of a kind, whatever its Structs and Values hold."""
+    try:
+        _load_column_class(kind).FromString(octets)
+    except DecodeError:
+        return False
+    return True
+
+
+@cache
+def _load_column_class(kind: str) -> Any:
+    name = f"{PACKAGE}.{MESSAGES[kind]}"
+    return message_factory.GetMessageClass(_load_pool("columns").FindMessageTypeByName(name))
 
 
 def _describe(message: Descriptor) -> Layout:

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from schemas.protobuf.json_form import read_struct, write_json, write_struct, write_value
-from schemas.protobuf.layouts import EXTRA, Field, Layout, load_converter, load_layout
+from schemas.protobuf.layouts import EXTRA, Field, Layout, is_message, load_converter, load_layout
 from schemas.readers import numbers, strict_reader
 from schemas.readers.compiler import Node
 from schemas.readers.constraints import choose_column_type
@@ -42,11 +42,12 @@ def read_block(kind: str, root: Node, payload: pa.Array, limits: Limits) -> Acce
     if root.depth > limits.depth:
         rows = rows[:0]
     octets = pc.binary_slice(payload.take(pa.array(rows)) if len(rows) < len(payload) else payload, 0, -1)
-    found = [
-        _accept(root, load_layout(kind), converted, limits)
-        for converted in _convert(kind, rows, octets.cast(pa.binary()))
-    ]
-    return join_accepted(root, found)
+    parts = list(_convert(kind, rows, octets.cast(pa.binary())))
+    if not parts:
+        return join_accepted(root, [])
+    struct = pa.concat_arrays([part.struct for part in parts])
+    converted = _Converted(np.concatenate([part.rows for part in parts]), struct)
+    return _accept(root, load_layout(kind), converted, limits)
 
 
 def read_rows(
@@ -74,7 +75,8 @@ class _Converted(NamedTuple):
 def _convert(kind: str, rows: Rows, octets: pa.Array) -> Iterator[_Converted]:
     """The rows whose columns are all that their bytes (binary[m]) say.
 
-    One row that is no message fails the conversion of all: they are halved until it is among few.
+    One row that is no message fails the conversion of all. Such rows are then found one by one. If
+    the two libraries do not agree on one, the rows are halved until it is among few.
     """
     if not len(rows):
         return
@@ -82,7 +84,10 @@ def _convert(kind: str, rows: Rows, octets: pa.Array) -> Iterator[_Converted]:
     try:
         batch = converter.array_to_record_batch(octets)
     except ValueError:
-        if len(rows) > _FEW:
+        known = pa.array([is_message(kind, each) for each in octets.to_pylist()], pa.bool_())
+        if known.false_count:
+            yield from _convert(kind, rows[np.asarray(known)], octets.filter(known))
+        elif len(rows) > _FEW:
             half = len(rows) // 2
             yield from _convert(kind, rows[:half], octets[:half])
             yield from _convert(kind, rows[half:], octets[half:])

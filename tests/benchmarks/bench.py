@@ -28,6 +28,8 @@ RIVALS = {"DuckDB": "duckdb_job", "Polars": "polars_job"}
 TARGETS = {"Polars": 1.25, "DuckDB": 1.4}
 """How many times as fast as each kpiflow is meant to be."""
 PER_ROW = "Beam row by row"
+PROTOBUF = "kpiflow, Protocol Buffers"
+"""The same messages in the other encoding."""
 REPETITIONS = 3
 AGENTS, DIRTY, HOURS = 50, 0.05, 48
 PER_ROW_SHARE = 0.04
@@ -71,16 +73,23 @@ def machine() -> str:
 
 
 def archive(
-    folder: Path, reports: int, agents: int = AGENTS, dirty: float = DIRTY, hours: int = HOURS
+    folder: Path,
+    reports: int,
+    agents: int = AGENTS,
+    dirty: float = DIRTY,
+    hours: int = HOURS,
+    encoding: str = "json",
 ) -> Path:
     """An archive of this many messages, generated once; its folder's name tells what is not as usual."""
     unusual = "" if (agents, dirty) == (AGENTS, DIRTY) else f"-{agents}-{dirty:g}"
     unusual += "" if hours == HOURS else f"-{hours}h"
+    unusual += "" if encoding == "json" else f"-{encoding}"
     place = folder / f"archive-{reports}{unusual}"
     truth = place / "truth.json"
     if not (truth.exists() and json.loads(truth.read_text(encoding="utf-8")).get("complete")):
         mix = ["--reports", str(reports), "--agents", str(agents), "--dirty", str(dirty), "--seed", "1"]
-        run([*KPIFLOW, "generate", *mix, "--span", f"{hours}h", "--output", str(place)])
+        mix += ["--span", f"{hours}h", "--encoding", encoding]
+        run([*KPIFLOW, "generate", *mix, "--output", str(place)])
     return place
 
 
@@ -144,6 +153,8 @@ def turn(source: Path, folder: Path, messages: int, rows: bool = True) -> dict[s
     runs = {"kpiflow": backfill(source, folder, messages)}
     runs |= {name: rival(name, source, folder, messages) for name in RIVALS}
     if rows:
+        encoded = archive(folder, messages, encoding="protobuf")
+        runs[PROTOBUF] = backfill(encoded, folder / "protobuf", messages)
         runs[PER_ROW] = per_row(source, folder)
     rates = {name: round(measured.rate) for name, measured in runs.items()}
     print(json.dumps(rates), f"load {os.getloadavg()[0]:.1f}", flush=True)
