@@ -29,7 +29,10 @@ start_page() {
   address=127.0.0.1:$(free_port)
   printf '$ kpiflow serve %s --listen %s --insecure-loopback %s &\n' "$demo/tables" "$address" "$*"
   "$kpiflow" serve "$demo/tables" --listen "$address" --insecure-loopback "$@" >"$demo/serve.log" 2>&1 & page=$!
-  until grep -q "is served" "$demo/serve.log"; do kill -0 "$page" || exit 1; sleep 0.1; done
+  until grep -q "is served" "$demo/serve.log"; do
+    kill -0 "$page" 2>/dev/null || { cat "$demo/serve.log" >&2; exit 1; }
+    sleep 0.1
+  done
   echo "Open http://$address to follow what happens."
 }
 
