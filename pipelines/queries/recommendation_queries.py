@@ -19,7 +19,8 @@ SELECT * FROM (
 WHERE $state = 'all'
     OR (followed_at IS NULL AND state <> 'ended' AND expires_at > coalesce($at::TIMESTAMPTZ, now()))""",
     pa.schema([*TABLE.schema, ("followed_at", TIME), ("followed_by", pa.string())]),
-    (Order("decided_at", descending=True), Order("rule"), Order("subject")),
+    # Not by decided_at first: a page reads nothing newer than its cursor then, and misses what came later.
+    (Order("since", True), Order("decided_at", True), Order("rule"), Order("subject")),
     (
         Parameter(
             "state", "those that count at a time, or all rows", choices=("open", "all"), default="open"

@@ -168,6 +168,7 @@ GIVEN = {
     "agent-over-time": "?agent_id=agent+0",
     "reports-by-type": "?agent_type=gpu",
     "experiment": "?experiment=routing",
+    "recommendations": "?state=all",
 }
 ONLY_GRANTED = ("/query/experiment", "/kpi/marks")
 """A query that joins tables by report_id, and a route that takes one, which no role sees without grants."""
