@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pipelines.queries.registry import QUERIES
 from pipelines.service import server
 from pipelines.service.marks import LONGEST_NOTE
 from tests.pipelines.queries.small_output import ask, make_output
@@ -224,7 +223,3 @@ def test_a_consumer_sees_marks_without_notes_and_without_plain_ids(house: House)
     anomalies = house.get("kpi-consumer", "/query/anomalies").json
     assert anomalies["withheld"] == ["mark"]
     assert {row["report_id"] for row in seen.json["rows"]} & {row["report_id"] for row in anomalies["rows"]}
-
-
-def test_a_mark_is_no_column_of_the_other_queries() -> None:
-    assert [name for name, query in QUERIES.items() if "mark" in query.columns.names] == ["anomalies"]
