@@ -132,6 +132,13 @@ def test_every_file_that_is_named_exists() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("package", ["schemas", "transforms", "pipelines"])
+def test_every_room_is_named(package: str) -> None:
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert rooms
+    assert {room for room in rooms if f"`{package}/{room}/`" not in PAGE} == set()
+
+
 def test_every_setting_and_column_that_is_named_exists() -> None:
     known = set(Settings.model_fields) | {name for table in TABLES.values() for name in table.schema.names}
     known |= {"row", *TABLES, FLEET.name, "build", "flock", "null", "report_id", "flat"}
