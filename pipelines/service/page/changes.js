@@ -5,6 +5,7 @@ import { el, put } from "./dom.js";
 import { COLUMNS, formatDate, formatMeasure, formatNumber, formatShare, formatTime, shortenId } from "./format.js";
 import { makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
 import { poll } from "./poll.js";
+import { countBack, nameEnd } from "./spans.js";
 
 const SECONDS = 60;
 const MOST = 8;
@@ -20,11 +21,12 @@ export function mountChanges(section, { status }) {
   status.subscribe({ onStatus: (answer) => (last = answer.last) });
 
   async function refresh() {
-    const from = last && new Date(new Date(last).getTime() - 3_600_000 * HOURS).toISOString();
-    const { rows, withheld } = await ask("/query/trends", { kind: "change", from, limit: MOST });
+    const { rows, withheld } = await ask("/query/trends", { kind: "change", from: countBack(last, HOURS), limit: MOST });
     problem.clear();
     const list = el("ul", { class: "changes" }, rows.map(makeChange));
-    put(body, rows.length ? list : makeEmpty(`No changes within ${HOURS} hours. They are found where kpiflow[analysis] is installed.`), makeWithheld(withheld));
+    const time = `${HOURS} hours ${nameEnd(last)}`.trim();
+    put(body, rows.length ? [el("p", { class: "span" }, `In the ${time}.`), list]
+      : makeEmpty(`No changes in the ${time}. They are found where kpiflow[analysis] is installed.`), makeWithheld(withheld));
   }
 
   status.first.then(() => poll(SECONDS, refresh, problem.show));

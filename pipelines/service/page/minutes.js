@@ -6,6 +6,7 @@ import { el, setText } from "./dom.js";
 import { formatCount, formatMeasure, formatMinute, formatShare } from "./format.js";
 import { makeErrorLine } from "./notices.js";
 import { poll } from "./poll.js";
+import { countBack } from "./spans.js";
 
 const SECONDS = 60;
 const MINUTE_MS = 60_000;
@@ -22,8 +23,7 @@ export function mountMinutes(section, status) {
   status.subscribe({ onStatus: (answer) => (last = answer.last) });
 
   async function refresh() {
-    const from = new Date((last ? new Date(last).getTime() : Date.now()) - MINUTES * MINUTE_MS).toISOString();
-    const { rows } = await ask("/query/fleet", { granularity: "1m", from, limit: MOST_ROWS });
+    const { rows } = await ask("/query/fleet", { granularity: "1m", from: countBack(last, 1), limit: MOST_ROWS });
     problem.clear();
     element.hidden = rows.length === 0;
     if (rows.length) show(chart, facts, rows);
@@ -41,7 +41,7 @@ function show(chart, facts, rows) {
     minute.tasks += row.task_count;
     minute.failed += Math.round(row.task_count * (1 - row.success_rate));
   }
-  const ends = [newest - (MINUTES - 1) * MINUTE_MS, newest].map((each) => formatMinute(each).slice(11));
+  const ends = [newest - (MINUTES - 1) * MINUTE_MS, newest].map((each) => formatMinute(each));
   const bars = minutes.map(({ tasks, failed }) => [tasks - failed, failed]);
   const [tasks, failed] = ["tasks", "failed"].map((name) => minutes.reduce((sum, each) => sum + each[name], 0));
   chart.draw(`Reports by minute from ${ends[0]} to ${ends[1]}: ${formatCount(tasks)} in all`, bars, ends);

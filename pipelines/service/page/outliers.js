@@ -1,7 +1,7 @@
 // Outliers: values outside the fences of their agent's past hour, newest first, each with its explanation.
 
 import { ask } from "./ask.js";
-import { el, put } from "./dom.js";
+import { el, put, setText } from "./dom.js";
 import { COLUMNS, formatDate, formatTime, shortenId } from "./format.js";
 import { findMark } from "./marks.js";
 import { makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
@@ -9,6 +9,7 @@ import { makeDetails } from "./outlier_details.js";
 import { drawFences } from "./outlier_pictures.js";
 import { describeShortly, nameColumn } from "./outlier_words.js";
 import { poll } from "./poll.js";
+import { countBack, nameEnd } from "./spans.js";
 
 const SECONDS = 10;
 const PAGE = 20;
@@ -24,19 +25,18 @@ export function mountOutliers(section, { status }) {
   const withheld = el("div");
   const filters = makeFilters(() => load().catch(problem.show));
   section.append(filters.element, el("div", { role: "status" }, newer), list, more, withheld, problem.line);
-  let last = null; // when the newest report was recorded: spans end there, also in an old output
   let asked = null; // what the list shows
   let cursor = null;
   let known = new Set();
 
-  const find = (page = {}) => ask("/query/outliers", { ...filters.read(last), limit: PAGE, ...page });
+  const find = (page = {}) => ask("/query/outliers", { ...filters.read(), limit: PAGE, ...page });
 
   async function load() {
     const answer = await find();
     asked = filters.key();
     known = new Set(answer.rows.map(makeKey));
     put(list, ...answer.rows.map((row) => makeItem(row, answer.withheld)));
-    if (!answer.rows.length) put(list, el("li", {}, makeEmpty("No outliers here. Choose a longer time, or another agent or column.")));
+    if (!answer.rows.length) put(list, el("li", {}, makeEmpty("No outliers here. Choose a longer time, or another column or agent.")));
     newer.hidden = true;
     showEnd(answer);
   }
@@ -72,10 +72,7 @@ export function mountOutliers(section, { status }) {
   });
   more.addEventListener("click", () => loadOlder().catch(problem.show));
   status.subscribe({
-    onStatus(answer) {
-      last = answer.last;
-      filters.setCounts(answer.outliers);
-    },
+    onStatus: ({ last, outliers }) => filters.setStatus(last, outliers),
   });
   status.first.then(() => poll(SECONDS, refresh, problem.show));
 }
@@ -87,16 +84,17 @@ function makeFilters(onChange) {
   const column = el("select", { onchange: onChange }, el("option", { value: "" }, "All columns"), options.map(([, option]) => option));
   const span = el("select", { onchange: onChange }, Object.keys(SPANS).map((name) => el("option", { selected: name === USUAL_SPAN }, name)));
   const agent = el("input", { type: "search", placeholder: "any", autocomplete: "off", spellcheck: "false", onchange: onChange });
+  const end = el("small");
+  let last = null; // when the newest report was recorded
   const element = el("form", { class: "filters", role: "search", "aria-label": "Outliers", onsubmit: (event) => event.preventDefault() },
-    el("label", {}, "Column", column), el("label", {}, "The last", span), el("label", { class: "wide" }, "Agent", agent));
+    el("label", {}, "Column", column), el("span", {}, el("label", {}, "The last", span), end), el("label", { class: "wide" }, "Agent", agent));
   return {
     element,
     key: () => JSON.stringify([column.value, span.value, agent.value]),
-    read(last) {
-      const from = last && new Date(new Date(last).getTime() - 3_600_000 * SPANS[span.value]).toISOString();
-      return { column: column.value, agent_id: agent.value.trim(), from };
-    },
-    setCounts(counts) {
+    read: () => ({ column: column.value, agent_id: agent.value.trim(), from: countBack(last, SPANS[span.value]) }),
+    setStatus(newest, counts) {
+      last = newest;
+      setText(end, nameEnd(last));
       const names = { latency_ms: "latency", accuracy: "accuracy", cpu_usage: "cpu", memory_mb: "memory" };
       for (const [name, option] of options) put(option, `${COLUMNS[name].name} (${counts[names[name]] ?? 0})`);
     },

@@ -37,7 +37,8 @@ else:
     expect = playwright.expect
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason=MISSING)
-NOW = datetime.now(UTC).replace(microsecond=0)
+END = datetime(2025, 10, 20, 12, 30, tzinfo=UTC)
+"""The output is one of the past: the page counts back from its newest report."""
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202e"
 SHOWN = "<img src=x onerror=alert(1)><script>alert(2)</script>\\x1b[31m\\x202e"
 CONSUMER = Subject("reader", "kpi-consumer", frozenset())
@@ -49,7 +50,7 @@ def make_reports() -> list[dict[str, Any]]:
     """80 reports of an agent; one of them an outlier, and hostile."""
     rows = []
     for number in range(80):
-        at = NOW - timedelta(minutes=50 - number / 2)
+        at = END - timedelta(minutes=50 - number / 2)
         rows.append(
             {
                 "report_id": f"{number:032x}",
@@ -78,10 +79,10 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"layout": LAYOUT_VERSION, "schemas": {}, "settings": settings})
     )
     store(folder, REPORTS, make_reports())
-    rejected = {"source": "s", "message_id": "m1", "received_at": NOW, "payload": b"{}", "revision": 1}
+    rejected = {"source": "s", "message_id": "m1", "received_at": END, "payload": b"{}", "revision": 1}
     cause = {"reason": "schema", "rule": "type", "field": HOSTILE, "message": HOSTILE, "kind": "kpi_report"}
     store(folder, QUARANTINED, [rejected | cause])
-    hour = NOW.replace(minute=0, second=0)
+    hour = END.replace(minute=0, second=0)
     window = {"granularity": "1h", "source": "s", "time_window_start": hour, "verdict": "missed"}
     thresholds = {
         f"{name}_threshold": 0.95 for name in ("completeness", "accuracy", "timeliness", "consistency")
@@ -90,7 +91,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(folder, QUALITY.table, [window | thresholds | counts])
     changed = {"kind": "change", "level": "agent_type", "target_agent_type": HOSTILE, "metric": "latency_ms"}
     changed |= {"verdict": "raised", "change": 0.25, "before": 1.0, "after": 1.25, "z": 9.1, "threshold": 6.2}
-    store(folder, TRENDS, [changed | {"time_window_start": NOW, "changed_at": NOW}])
+    store(folder, TRENDS, [changed | {"time_window_start": END, "changed_at": END}])
     return folder
 
 
@@ -170,12 +171,16 @@ def test_it_shows_every_section_and_follows_what_comes(
         expect(page.locator("#fates tr", has_text="reports")).to_contain_text("80")
         expect(page.locator("#fates tr.total")).to_contain_text("81")
         expect(page.locator("#quality .score.missed")).to_contain_text("90.0 %")
+        expect(page.locator("#outliers .filters small")).to_have_text(
+            "up to the newest report, 2025-10-20 12:19"
+        )
+        expect(page.locator("#changes .span")).to_contain_text("In the 24 hours up to the newest report")
         expect(page.locator("#changes li")).to_contain_text(f"of the type {SHOWN} raised by 25.0 %")
         expect(page.locator("#quarantine .facts")).to_have_text("1 message open, of 1 cause.")
         expect(page.locator("#rates .big b")).to_have_text("0.0")
         publish(client, 0, 25)
         expect(page.locator("#rates .big b")).to_have_text(re.compile(r"2\.\d"))
-        at = NOW - timedelta(minutes=70)  # a file of its own
+        at = END - timedelta(minutes=70)  # a file of its own
         late = make_reports()[0] | {"report_id": "f" * 32, "recorded_at": at, "received_at": at}
         store(output, REPORTS, [late])
         expect(page.locator("#fates tr", has_text="reports")).to_contain_text("+1", timeout=20_000)
