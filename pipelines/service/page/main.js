@@ -8,6 +8,7 @@ import { mountOutliers } from "./outliers.js";
 import { mountQuality } from "./quality.js";
 import { mountQuarantine } from "./quarantine.js";
 import { mountRates } from "./rates.js";
+import { mountRecommendations } from "./recommendations.js";
 import { watchStatus } from "./status.js";
 import { mountTheme } from "./theme.js";
 
@@ -45,5 +46,6 @@ mountRates(find("rates"), shared);
 mountFates(find("fates"), shared);
 mountOutliers(find("outliers"), shared);
 mountChanges(find("changes"), shared);
+mountRecommendations(find("recommendations"), shared);
 mountQuality(find("quality"));
 mountQuarantine(find("quarantine"), shared);

@@ -52,7 +52,7 @@ function place(element, x, y) {
 }
 
 /** A linear scale from the range of some numbers to a range of pixels. */
-function makeScale(numbers, from, to) {
+export function makeScale(numbers, from, to) {
   const known = numbers.filter((each) => each !== null && each !== undefined);
   const [low, high] = [Math.min(...known), Math.max(...known)];
   return (value) => (high > low ? from + ((value - low) / (high - low)) * (to - from) : (from + to) / 2);
