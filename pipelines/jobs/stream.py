@@ -48,6 +48,8 @@ from transforms.sources.source import GroupTaken, Lease, LiveSource, Reading
 
 PATIENCE = 15.0
 """Seconds in which the processes of a killed run can end."""
+FLUSHES = 2
+"""Complete checkpoints without a row, after which none is on its way."""
 
 _REFUSALS = (Unavailable, GroupTaken, FlinkMissing, TakenOptionError, CheckpointRefused)
 
@@ -233,15 +235,17 @@ class LeaseRenewal:
 
 
 class IdleWatch:
-    """Finds out when everything is in the tables: nothing left to read and nothing written for some seconds.
+    """Finds out when everything is in the tables: nothing is left to read, and for `needed` seconds and
+    FLUSHES checkpoints nothing was written.
 
     Rows can be on their way for minutes after the last message was read, if the machine is busy or outputs
-    are slow.
+    are slow. What was in a worker when a checkpoint began has left it when the checkpoint is complete; the
+    first of them may have begun before the time was over in which rows are gathered.
     """
 
     def __init__(self, home: Path, source: LiveSource, needed: float) -> None:
         self._home, self._source, self._needed = home, source, needed
-        self._seen, self._since = (-1, -1), time.monotonic()
+        self._seen, self._since, self._checkpoints = (-1, -1), time.monotonic(), 0
         self.was_reached = False
 
     def is_reached(self, progress: Progress) -> bool:
@@ -254,6 +258,8 @@ class IdleWatch:
         seen = found.read, sum(sink.rows for sink in found.sinks)
         is_busy = found.lag != 0 or seen != self._seen or any(sink.waiting_since for sink in found.sinks)
         if progress.state != "running" or is_busy or not is_known:
-            self._seen, self._since = seen, time.monotonic()
-        self.was_reached = self.was_reached or time.monotonic() - self._since >= self._needed
+            self._seen, self._since, self._checkpoints = seen, time.monotonic(), progress.checkpoints
+        has_waited = time.monotonic() - self._since >= self._needed
+        has_flushed = progress.checkpoints >= self._checkpoints + FLUSHES
+        self.was_reached = self.was_reached or (has_waited and has_flushed)
         return self.was_reached

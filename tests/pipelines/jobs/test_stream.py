@@ -60,9 +60,10 @@ def test_not_all_is_in_the_tables_while_an_output_still_writes(tmp_path: Path) -
         for rows in range(5):
             written = {"sink": "out", "table": "kpi_reports", "time": rows, "rows": rows, "newest": None}
             (sinks / "sink-1.json").write_text(json.dumps(written | {"waiting_since": None, "error": None}))
-            assert not idle.is_reached(Progress("running"))
+            assert not idle.is_reached(Progress("running", checkpoints=2 * rows))
             time.sleep(0.15)
-        assert idle.is_reached(Progress("running"))
+        assert not idle.is_reached(Progress("running", checkpoints=9)), "a worker may still have rows"
+        assert idle.is_reached(Progress("running", checkpoints=10))
 
 
 def test_nobody_knows_that_all_is_read_while_redis_is_unavailable(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_nobody_knows_that_all_is_read_while_redis_is_unavailable(tmp_path: Path
         idle = IdleWatch(tmp_path, RedisStreams(Connection(url), ("s",), "g"), 0.01)
         idle.is_reached(Progress("running"))
         time.sleep(0.05)
-        return idle.is_reached(Progress("running"))
+        return idle.is_reached(Progress("running", checkpoints=2))
 
     with RedisServer(tmp_path) as server:
         with server.client() as client:
