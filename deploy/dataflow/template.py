@@ -18,11 +18,11 @@ from pipelines import cli
 from pipelines.settings import Settings
 
 COMMAND_OPTIONS = {
-    "stream": ("redis", "stream", "output", "group", "live"),
+    "stream": ("redis", "stream", "encoding", "output", "group", "live"),
     "backfill": ("input", "output", "from", "to"),
 }
 """Parameters that are options of each command. Only a backfill has `input`."""
-LISTS = ("stream", "input", "output")
+LISTS = ("stream", "encoding", "input", "output")
 """Parameters that hold several values, separated by spaces."""
 _DECIDED = ("runner", "streaming")
 

@@ -52,7 +52,7 @@ def _find_no_prefixes(
         [pa.array([], pa.string()), pa.array([], pa.string()), times],
         names=["source", "message_id", "received_at"],
     )
-    return envelope_prefixes.Heads(none, origins, none, none), none
+    return envelope_prefixes.Heads(none, origins, none, none, none.astype(np.bool_)), none
 
 
 TIERS = (
