@@ -32,7 +32,13 @@ def show_settings(command: Callable[..., None], name: str) -> Callable[..., None
     call.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
     options = {parameter.name: parameter.annotation for parameter in added}
     call.__annotations__ = {**command.__annotations__, **options}
+    call.__doc__ = _join_lines(command.__doc__ or "")
     return call
+
+
+def _join_lines(text: str) -> str:
+    """A docstring with a line for each paragraph: `--help` keeps the line breaks of all but the first."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
 def _list_parameters(titles: Collection[str]) -> Iterator[inspect.Parameter]:
@@ -46,7 +52,7 @@ def _list_parameters(titles: Collection[str]) -> Iterator[inspect.Parameter]:
     for group, names in used.items():
         for name in names:
             declared = Settings.model_fields[name]
-            text = declared.description or ""
+            text = (declared.description or "") + _list_choices(declared)
             if name in Settings.secrets():
                 text = f"Not a flag; set {PREFIX}{name.upper()}. {text}"
             elif declared.default is not None:
@@ -61,10 +67,19 @@ def _document(name: str, text: str, metavar: str, panel: str) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def _list_choices(declared: FieldInfo) -> str:
+    """The values that a setting may have, if it is one of a few; a wide `auto|always|never` in place of its
+    kind would cut long names of other settings.
+    """
+    if get_origin(declared.annotation) is not Literal:
+        return ""
+    return f" One of {', '.join(get_args(declared.annotation))}."
+
+
 def _name_type(declared: FieldInfo) -> str:
     """The kind of value that a setting takes, as `--help` names it."""
     kinds = {bool: "[true|false]", int: "INTEGER", float: "FLOAT", str: "TEXT", SecretStr: "SECRET"}
     types = (declared.annotation, *get_args(declared.annotation))
     if get_origin(declared.annotation) is Literal:
-        return "|".join(types[1:])
+        return "CHOICE"
     return next((kinds[each] for each in types if each in kinds), "FILE")

@@ -18,6 +18,8 @@ from pipelines.queries.run import run_query
 from pipelines.verify.output_description import make_underived_error, read_row_settings
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 
+_OLDER = "--at TIME gives those of a past time, --all every one"
+
 
 def recommend(
     output: Annotated[
@@ -59,7 +61,7 @@ def recommend(
     for row in rows:
         _print(row)
     if not rows:
-        out.print("no recommendations" if everything else "no open recommendations; --all has older ones")
+        out.print("no recommendations" if everything else f"no open recommendations; {_OLDER}")
     if answer.cursor:
         err.print(Text(f"cut after {limit:,} recommendations; give --limit more", style="dim"))
 

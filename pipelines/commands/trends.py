@@ -37,7 +37,7 @@ def trends(
     ] = None,
     fleet: Annotated[bool, typer.Option("--fleet", help="Only all agents as one.")] = False,
     start: Annotated[
-        str | None, typer.Option("--from", help="Only what was seen since this time (RFC 3339).")
+        str | None, typer.Option("--from", help="Only what was seen at or after this time (RFC 3339).")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="Only what was seen before this time.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many of each kind.")] = 20,
@@ -111,7 +111,7 @@ def _print_changes(rows: list[Row]) -> None:
 
 def _print_slopes(rows: list[Row]) -> None:
     if not rows:
-        out.print(Text("no series rose or fell in the newest two hours", style="dim"))
+        out.print(Text("no series rose or fell in the newest hour of this span", style="dim"))
         return
     out.print()
     table = make_table(["series", "metric", "verdict"], ["an hour", "95 % interval"])

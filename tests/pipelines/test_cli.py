@@ -101,6 +101,14 @@ def test_a_command_gets_its_own_options_and_no_settings() -> None:
     assert given == ["n"]
 
 
+def test_the_help_wraps_each_paragraph_as_a_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run(["compare", "--help"])
+    assert "stays below --alpha over all looks, metrics and variants." in capsys.readouterr().out
+
+
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     run(["--help"])
     assert set(re.findall(r"^│ ([a-z]+) ", capsys.readouterr().out, flags=re.MULTILINE)) == set(COMMANDS)
