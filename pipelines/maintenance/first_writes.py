@@ -106,5 +106,7 @@ def _read_messages(hot: Storage, table: Table) -> pa.RecordBatch:
 
 
 def _join(rows: pa.RecordBatch) -> pa.Array:
-    """One text for each message."""
-    return pc.binary_join_element_wise(*(rows[name] for name in MESSAGE_KEY), "\0")
+    """string[n]: one text for each message. It begins with the length of the source, since an id of an
+    archive may have any character: no two messages have one text."""
+    length = pc.binary_length(rows["source"]).cast(pa.string())
+    return pc.binary_join_element_wise(length, *(rows[name] for name in MESSAGE_KEY), " ")

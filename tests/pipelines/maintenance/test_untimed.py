@@ -26,11 +26,12 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 YEAR = timedelta(days=366)
 
 
-def make_message(number: int) -> pa.RecordBatch:
+def make_message(message_id: str, source: str = "archive") -> pa.RecordBatch:
     """A message that is not valid, received at an unknown time."""
     raw = messages(["{"], START)
     changed = {
-        "message_id": pa.array([f"{number}-0"]),
+        "source": pa.array([source]),
+        "message_id": pa.array([message_id]),
         "received_at": pa.nulls(1, RAW.field("received_at").type),
     }
     for name, column in changed.items():
@@ -38,7 +39,7 @@ def make_message(number: int) -> pa.RecordBatch:
     return raw
 
 
-OLD, NEW = [make_message(number) for number in (1, 2, 3)], [make_message(4)]
+OLD, NEW = [make_message(f"{number}-0") for number in (1, 2, 3)], [make_message("4-0")]
 
 
 def maintain(output: Path, at: datetime, reach=ignore_point, expire_most: bool = True) -> Plan:
@@ -87,6 +88,17 @@ def test_rows_expire_a_year_after_they_were_first_found_whatever_the_time_of_the
         maintain(each, START + 2 * YEAR)
         assert list_ids(each) == []
         assert count_fates(each, [*OLD, *NEW]) == (0, 4)
+
+
+def test_a_message_whose_source_and_id_join_to_those_of_another_expires_by_its_own_day(tmp_path):
+    output = tmp_path / "out"
+    open_output(output, TEN_MINUTES, create=True)
+    write(output, [make_message("id", source="a\0b")])
+    maintain(output, START)
+    write(output, [make_message("b\0id", source="a")])
+    maintain(output, START + YEAR / 2)
+    maintain(output, START + YEAR)
+    assert list_ids(output) == ["b\0id"]
 
 
 def test_an_expired_message_that_is_read_again_is_removed_by_the_next_run(output):
