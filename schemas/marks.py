@@ -3,12 +3,12 @@
 import pyarrow as pa
 
 from schemas.readers.formats import TIME
-from schemas.tables import METRIC_COLUMNS, Table
+from schemas.tables import METRIC_COLUMNS, OUTLIER_FLAGS, Table
 
 VERDICTS = ("verified", "false")
 """The value is right, although it is far from the others; or the report is wrong."""
 LONGEST_NOTE = 500
-FLAGS = {column: f"is_{metric}_outlier" for metric, column in METRIC_COLUMNS.items()}
+FLAGS = {column: OUTLIER_FLAGS[metric] for metric, column in METRIC_COLUMNS.items()}
 """The columns of REPORTS whose values can be marked, and the flag of each."""
 
 MARKS = Table(

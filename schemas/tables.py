@@ -18,8 +18,10 @@ GRANULARITIES = {"5s": 5, "1m": 60, "1h": 3600}
 """Window length in seconds of each granularity."""
 
 METRICS = ("latency", "accuracy", "cpu", "memory")
-"""The metrics that have a baseline and fences; METRIC_COLUMNS names the report column of each."""
+"""The metrics that have a baseline and fences; METRIC_COLUMNS and OUTLIER_FLAGS name the
+report columns of each: its value, and whether that is an outlier."""
 METRIC_COLUMNS = {"latency": "latency_ms", "accuracy": "accuracy", "cpu": "cpu_usage", "memory": "memory_mb"}
+OUTLIER_FLAGS = {metric: f"is_{metric}_outlier" for metric in METRICS}
 
 MESSAGE = [("source", pa.string()), ("message_id", pa.string()), ("received_at", TIME)]
 MESSAGE_KEY = ("source", "message_id")
@@ -73,12 +75,12 @@ BASELINE = pa.schema(
 
 FLAGS = pa.schema(
     [
-        (f"{name}", type_)
+        (name, type_)
         for metric in METRICS
         for name, type_ in (
             (f"{metric}_low_fence", pa.float64()),
             (f"{metric}_high_fence", pa.float64()),
-            (f"is_{metric}_outlier", pa.bool_()),
+            (OUTLIER_FLAGS[metric], pa.bool_()),
         )
     ]
     + [(f"is_{name}_anomaly", pa.bool_()) for name in ("latency", "accuracy", "resource")]

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS
+from schemas.tables import FLAGS, METRIC_COLUMNS, METRICS, OUTLIER_FLAGS
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.histogram_scales import SCALES, LogScale, Scale
 from transforms.core.record_batches import append_columns
@@ -50,7 +50,7 @@ def flag_outliers(batch: pa.RecordBatch, iqr_factor: float, flat_margin: float) 
         below[metric], above[metric] = values < low, values > high
         columns[f"{metric}_low_fence"] = pa.array(low, from_pandas=True)
         columns[f"{metric}_high_fence"] = pa.array(high, from_pandas=True)
-        columns[f"is_{metric}_outlier"] = pa.array(below[metric] | above[metric])
+        columns[OUTLIER_FLAGS[metric]] = pa.array(below[metric] | above[metric])
     columns["is_latency_anomaly"] = pa.array(above["latency"])
     columns["is_accuracy_anomaly"] = pa.array(below["accuracy"])
     columns["is_resource_anomaly"] = pa.array(above["cpu"] | above["memory"])

@@ -6,17 +6,16 @@ from pipelines.queries.query import Input, Kind, Lookup, Order, Parameter, Query
 from pipelines.queries.sums import BY_AGENT, BY_HOUR, REPORT_ROWS, WINDOW_ROWS
 from schemas.marks import MARKS
 from schemas.readers.formats import TIME
-from schemas.tables import METRIC_COLUMNS, METRICS, REPORTS
+from schemas.tables import METRIC_COLUMNS, OUTLIER_FLAGS, REPORTS
 
 _REPORTS = (REPORT_ROWS,)
 _NEWEST = (Order("recorded_at", descending=True), Order("report_id"))
-_FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
 _LIST = pa.schema(
     [
         REPORTS.schema.field(name)
         for name in (
             "recorded_at", "report_id", "task_id", "agent_id", "target_agent_type", "latency_ms", "accuracy",
-            "cpu_usage", "memory_mb", "network_bytes", "performance_score", *_FLAGS,
+            "cpu_usage", "memory_mb", "network_bytes", "performance_score", *OUTLIER_FLAGS.values(),
         )
     ]
 )  # fmt: skip
@@ -163,7 +162,7 @@ _BASELINE = ("low_fence", "high_fence", "q1", "q3", "baseline_state")
 _MEASURED = ", ".join(
     f"{{value_column: '{column}', value: {column}, "
     + ", ".join(f"{name}: {metric}_{name}" for name in _BASELINE)
-    + f", is_outlier: is_{metric}_outlier}}"
+    + f", is_outlier: {OUTLIER_FLAGS[metric]}}}"
     for metric, column in METRIC_COLUMNS.items()
 )
 
@@ -177,7 +176,7 @@ FROM (
     SELECT recorded_at, report_id, task_id, agent_id, target_agent_type, baseline_n,
         unnest([{_MEASURED}]) AS found
     FROM reports
-    WHERE {" OR ".join(_FLAGS)}
+    WHERE {" OR ".join(OUTLIER_FLAGS.values())}
 )
 WHERE found.is_outlier""",
     pa.schema(

@@ -15,7 +15,7 @@ import orjson
 import redis
 
 from pipelines.service.report_json import format_report
-from schemas.tables import METRICS
+from schemas.tables import OUTLIER_FLAGS
 from transforms.redis.access import LIVE_STREAMS
 from transforms.redis.connection import Connection
 from transforms.redis.errors import explain_error
@@ -27,7 +27,6 @@ BEFORE_ALL: Id = (-1, 0)
 MOST_ENTRIES = 20_000
 MOST_BYTES = 64 << 20
 """Of the entries that are kept."""
-FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
 _BLOCK_MS = 500
 _BATCH = 1000
 _PAUSE_SECONDS = 1.0
@@ -70,7 +69,7 @@ class Entry:
     def outcome(self) -> tuple[bool, bool]:
         """Of a report: whether the task failed, and whether a value is an outlier."""
         row = orjson.loads(self.data)
-        return row.get("error_details") is not None, any(row.get(name) for name in FLAGS)
+        return row.get("error_details") is not None, any(row.get(name) for name in OUTLIER_FLAGS.values())
 
     def _make(self, has_ids: bool, withheld: tuple[str, ...]) -> bytes:
         if self.gap is not None:

@@ -30,6 +30,7 @@ from schemas.tables import (
     MESSAGE_KEY,
     METRIC_COLUMNS,
     METRICS,
+    OUTLIER_FLAGS,
     QUARANTINED,
     REPORTS,
     Table,
@@ -40,7 +41,6 @@ from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import open_dataset
 
 AGENTS_LISTED = 10
-FLAGS = {metric: f"is_{metric}_outlier" for metric in METRICS}
 PERCENTILES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 
 
@@ -141,13 +141,16 @@ def _count_reports(output: Path) -> pa.Table:
     """
     recorded_at = pc.field("recorded_at")
     return _group_rows(
-        _open_dataset(output, REPORTS, ["recorded_at", "agent_id", "error_details", *FLAGS.values()]),
+        _open_dataset(output, REPORTS, ["recorded_at", "agent_id", "error_details", *OUTLIER_FLAGS.values()]),
         {"hour": _floor_hour("recorded_at"), "agent_id": pc.field("agent_id")},
         {
             "failed": (pc.field("error_details").is_valid(), "hash_sum"),
             "first": (recorded_at, "hash_min"),
             "last": (recorded_at, "hash_max"),
-            **{metric: (pc.coalesce(pc.field(flag), False), "hash_sum") for metric, flag in FLAGS.items()},
+            **{
+                metric: (pc.coalesce(pc.field(flag), False), "hash_sum")
+                for metric, flag in OUTLIER_FLAGS.items()
+            },
         },
         count="reports",
     )
@@ -261,9 +264,9 @@ def _find_example(output: Path, metric: str, by_hour: pa.Table) -> Outlier | Non
     value, low, high = METRIC_COLUMNS[metric], f"{metric}_low_fence", f"{metric}_high_fence"
     numbers = [value, low, high, f"{metric}_q1", f"{metric}_q3", "baseline_n"]
     columns = ["agent_id", "task_id", "recorded_at", *numbers]
-    read = [*columns, "report_id", FLAGS[metric]]
+    read = [*columns, "report_id", OUTLIER_FLAGS[metric]]
     stored = _open_files(OutputFiles.of(output).list_hour(REPORTS.name, hour), REPORTS, read)
-    rows = stored.to_table(filter=pc.field(FLAGS[metric]) & (_floor_hour("recorded_at") == hour))
+    rows = stored.to_table(filter=pc.field(OUTLIER_FLAGS[metric]) & (_floor_hour("recorded_at") == hour))
     beyond = pc.max_element_wise(pc.subtract(rows[value], rows[high]), pc.subtract(rows[low], rows[value]))
     order = [("beyond", "descending"), ("report_id", "ascending")]
     first = rows.append_column("beyond", beyond).sort_by(order).slice(0, 1).select(columns).to_pylist()

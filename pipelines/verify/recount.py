@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.jobs.pending_rows import PendingRows
 from pipelines.verify.table_scan import list_files, load
 from schemas.partitioning import format_window_folder
-from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, REPORTS, Table
+from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, OUTLIER_FLAGS, REPORTS, Table
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import number_groups
 from transforms.core.record_batches import concat, make_empty
@@ -28,8 +28,9 @@ MEAN = "avg_latency_ms"
 WINDOW = ("agent_id", "time_window_start")
 
 _SPAN = re.compile(r"(?P<folder>.*)/date=(?P<date>\d{4}-\d\d-\d\d)/(?:hour=(?P<hour>\d\d)/)?[^/]+$")
-_FLAGS = tuple(f"is_{metric}_outlier" for metric in METRICS)
-_REPORT_COLUMNS = ("agent_id", "recorded_at", "latency_ms", "source", "received_at", "revision", *_FLAGS)
+_REPORT_COLUMNS = (
+    "agent_id", "recorded_at", "latency_ms", "source", "received_at", "revision", *OUTLIER_FLAGS.values(),
+)  # fmt: skip
 _WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN, "revision")
 
 
@@ -136,7 +137,7 @@ def counted(reports: pa.RecordBatch, seconds: int) -> pa.RecordBatch:
     )
     columns = {name: rows[name].take(pa.array(first)) for name in WINDOW} | {"task_count": pa.array(counts)}
     for metric, name in zip(METRICS, OUTLIERS):
-        flags = pc.fill_null(reports[f"is_{metric}_outlier"], False).to_numpy(zero_copy_only=False)
+        flags = pc.fill_null(reports[OUTLIER_FLAGS[metric]], False).to_numpy(zero_copy_only=False)
         columns[name] = pa.array(np.bincount(groups[flags], minlength=len(first)))
     sums = np.bincount(groups, weights=_floats(reports["latency_ms"]), minlength=len(first))
     columns[MEAN] = pa.array(sums / counts)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.readers.formats import LAST_US
-from schemas.tables import AGGREGATION, GRANULARITIES, METRICS, TIME
+from schemas.tables import AGGREGATION, GRANULARITIES, METRICS, OUTLIER_FLAGS, TIME
 from transforms.aggregation.histograms import Histograms
 from transforms.core.grouping import Groups, group_rows, rank_texts
 from transforms.core.record_batches import concat, make_empty
@@ -167,7 +167,7 @@ def _make_singles(reports: pa.RecordBatch) -> pa.RecordBatch:
         "latency_max": reports["latency_ms"],
     }
     for metric, name in zip(METRICS, _OUTLIERS):
-        columns[name] = pc.fill_null(reports[f"is_{metric}_outlier"], False).cast(pa.int64())
+        columns[name] = pc.fill_null(reports[OUTLIER_FLAGS[metric]], False).cast(pa.int64())
     return _build_partial(columns, Histograms.of_values(reports["latency_ms"].to_numpy()))
 
 

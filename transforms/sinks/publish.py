@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 
-from schemas.tables import METRIC_COLUMNS, METRICS
+from schemas.tables import METRIC_COLUMNS, METRICS, OUTLIER_FLAGS
 from transforms.core.errors import Finding
 from transforms.core.process_stats import PUBLISHED, observe_latency
 from transforms.core.stage_counters import time_stage
@@ -43,7 +43,7 @@ def format_reports(reports: pa.RecordBatch) -> Iterator[Entry]:
 def format_outliers(reports: pa.RecordBatch) -> Iterator[Entry]:
     """An entry for each flagged metric: identity, value, and the fences and quartiles that explain it."""
     for metric in METRICS:
-        flagged = reports.filter(pc.fill_null(reports[f"is_{metric}_outlier"], False))
+        flagged = reports.filter(pc.fill_null(reports[OUTLIER_FLAGS[metric]], False))
         names = [*_EVENT, METRIC_COLUMNS[metric], *(f"{metric}_{name}" for name in _OF_METRIC)]
         for row in flagged.select(names).to_pylist():
             event = {name: row[name] for name in _EVENT} | {
