@@ -24,7 +24,9 @@ SPREAD_FILES = 16
 NAME_LENGTH = 200
 """Most characters of a file name that is made of a text from the data; file systems take 255 bytes."""
 _PREFIX_LENGTH = 160
-_UNKNOWN = "date=unknown/hour=unknown"
+UNTIMED_FOLDER = "date=unknown"
+"""The folder of rows without a time, relative to that of a table."""
+UNTIMED_HOUR = f"{UNTIMED_FOLDER}/hour=unknown"
 _TIMED = "timed"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -104,7 +106,7 @@ def _assign_places(table: Table, rows: pa.RecordBatch) -> tuple[np.ndarray, list
     keys = zip(*(rows[name].take(pa.array(unknown)).to_pylist() for name in table.key))
     first = len(names)
     places[unknown] = [first + crc32(json.dumps(key).encode()) % UNTIMED_FILES for key in keys]
-    return places, [*names, *(f"{_UNKNOWN}/{number:02}.parquet" for number in range(UNTIMED_FILES))]
+    return places, [*names, *(f"{UNTIMED_HOUR}/{number:02}.parquet" for number in range(UNTIMED_FILES))]
 
 
 def _span_seconds(place: str, file_minutes: int) -> int:
@@ -112,7 +114,7 @@ def _span_seconds(place: str, file_minutes: int) -> int:
 
 
 def _format_file(place: str, seconds: int) -> str:
-    if place.startswith(_UNKNOWN):
+    if place.startswith(UNTIMED_HOUR):
         return place
     start = _EPOCH + timedelta(seconds=seconds)
     folder = "" if place == _TIMED else f"{format_window_folder(place)}/"

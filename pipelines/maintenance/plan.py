@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from schemas.kinds import KIND_OF_TABLE
+from schemas.partitioning import UNTIMED_FOLDER
 from schemas.tables import FLEET, TABLES
 from transforms.derived.registry import DERIVED
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger, Place
@@ -170,7 +171,7 @@ def _leave_out_expired(ledger: Ledger, untimed: Stored) -> Stored:
 
 
 def _name_untimed(withheld: Withheld) -> Withheld:
-    return withheld._replace(folder=f"{withheld.folder}/date=unknown")
+    return withheld._replace(folder=f"{withheld.folder}/{UNTIMED_FOLDER}")
 
 
 def _list_sealing(ledger: Ledger, stored: Stored, complete: datetime | None) -> Iterator[Step]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from pipelines.jobs.derive_state import read_state
 from pipelines.settings import Settings
 from pipelines.verify.expired import read_expiry
-from schemas.partitioning import format_window_folder
+from schemas.partitioning import UNTIMED_FOLDER, format_window_folder
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS, TABLES, Table
 from transforms.core.expiry import Expiry
 
 _DAY_OF = re.compile(r"^(?:(window_size=[^/]+)/)?date=(\d{4}-\d\d-\d\d)/")
-UNTIMED_FOLDER = "date=unknown/"
 _NEXT = timedelta(days=1)
 
 
@@ -45,14 +44,14 @@ class ComparedDays:
         return [
             name
             for name in names
-            if not (leaves_untimed and UNTIMED_FOLDER in name) and _is_compared(table, first, name)
+            if not (leaves_untimed and f"{UNTIMED_FOLDER}/" in name) and _is_compared(table, first, name)
         ]
 
     def describe(self, table: Table) -> dict[str, str]:
         """The first day that is compared, by the folders of a table; empty of rows that are not compared."""
         found = {folder: day.isoformat() for folder, day in self.find(table).items()}
         if self.leaves_untimed(table):
-            found[f"{table.name}/{UNTIMED_FOLDER.rstrip('/')}"] = ""
+            found[f"{table.name}/{UNTIMED_FOLDER}"] = ""
         return found
 
     def leaves_untimed(self, table: Table) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipelines.jobs.derive_state import read_state, read_until
 from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.table_scan import list_files
+from schemas.partitioning import UNTIMED_FOLDER
 from schemas.tables import Table
 from transforms.sinks.parquet.encryption.key_ring import has_keys
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -54,7 +55,7 @@ def find_derived_problems(output: Path) -> Iterator[str]:
             (stale, "are stale: what they are made of has changed"),
         ):
             if units:
-                files = [file for unit in units for file in unit.files or [f"{table.name}/date=unknown"]]
+                files = [file for unit in units for file in unit.files or [f"{table.name}/{UNTIMED_FOLDER}"]]
                 yield f"{len(files)} files of {table.name} {text} ({_quote(files)}); {fix}"
         if found.surplus:
             yield f"{len(found.surplus)} files of {table.name} have no rows ({_quote(found.surplus)}); {fix}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from schemas.partitioning import assign_files
+from schemas.partitioning import UNTIMED_FOLDER, assign_files
 from schemas.tables import Table
 from transforms.core.errors import DamagedFile
 from transforms.core.key_wrapping import MonthKey
@@ -18,8 +18,6 @@ from transforms.derived.run import sort_file
 from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
-
-_UNTIMED_FOLDER = "date=unknown/"
 
 
 class Made(NamedTuple):
@@ -54,7 +52,7 @@ class FoundFiles(NamedTuple):
         return sorted(set(self.inputs) - wanted)
 
     def _list_untimed(self) -> list[str]:
-        return [file for file in self.inputs if _UNTIMED_FOLDER in file]
+        return [file for file in self.inputs if f"{UNTIMED_FOLDER}/" in file]
 
 
 class DerivedFiles:

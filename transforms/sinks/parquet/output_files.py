@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-from schemas.partitioning import format_day_folder, format_hour_folder
+from schemas.partitioning import UNTIMED_HOUR, format_day_folder, format_hour_folder
 from schemas.tables import TABLES, Table
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -22,7 +22,6 @@ from transforms.sinks.parquet.maintenance_ledger import DAY_FILE, HOT, Ledger, P
 from transforms.sinks.parquet.parquet_file import DERIVE, REPLACE, describe_damage
 from transforms.sinks.parquet.storage import Storage, Stored
 
-_UNKNOWN = "date=unknown/hour=unknown"
 DAY_NAME, HOUR_NAME = re.compile(r"date=\d{4}-\d\d-\d\d"), re.compile(r"hour=\d\d")
 """The names of the folders of a day and of an hour."""
 _FILE = re.compile(r"\d+\.parquet")
@@ -163,7 +162,7 @@ class OutputFiles:
 
     def list_untimed(self, table: Table) -> list[OutputFile]:
         """The files of a table whose rows have no time."""
-        below = f"{table.name}/{_UNKNOWN}"
+        below = f"{table.name}/{UNTIMED_HOUR}"
         return [OutputFile(f"{below}/{name}", self.hot) for name in self._list_names(self.hot, below, _FILE)]
 
     def find(self, name: str) -> OutputFile | None:
