@@ -96,16 +96,8 @@ def make_plan(
     """
     complete = None if written_until is None else written_until - rules.after
     days = _list_kept_days(ledger, stored)
-    due = list(_list_expiring(days, rules, complete))
-    new = list(_list_expiring(_leave_out_expired(ledger, untimed), rules, complete))
-    every = frozenset[date]().union(*days.values(), *untimed.values())
-    is_most = any(2 * each.days > len(every) for each in (*due, *new))
-    withheld = [*due, *map(_name_untimed, new)] if is_most and not rules.expire_most else []
-    expired = [Step(EXPIRE, each.folder, each.day) for each in due]
-    expired += [
-        Step(EXPIRE_UNTIMED, each.folder, each.day) for each in _list_expiring(untimed, rules, complete)
-    ]
-    expired = [] if withheld else expired
+    withheld = [] if rules.expire_most else _list_withheld(ledger, days, untimed, rules, complete)
+    expired = [] if withheld else _expire(days, untimed, rules, complete)
     gone = {step.folder: step.day for step in expired if step.action == EXPIRE}
     sealed = [
         step
@@ -162,6 +154,25 @@ def _list_expiring(
         first = min(first, complete.date())
         if count := sum(day < first for day in days.get(folder, ())):
             yield Withheld(folder, first, count)
+
+
+def _list_withheld(
+    ledger: Ledger, days: Stored, untimed: Stored, rules: Rules, complete: datetime | None
+) -> list[Withheld]:
+    """All that would expire, if that is more than half of the output's days out of a folder; else nothing."""
+    due = list(_list_expiring(days, rules, complete))
+    new = list(_list_expiring(_leave_out_expired(ledger, untimed), rules, complete))
+    every = frozenset[date]().union(*days.values(), *untimed.values())
+    is_most = any(2 * each.days > len(every) for each in (*due, *new))
+    return [*due, *map(_name_untimed, new)] if is_most else []
+
+
+def _expire(days: Stored, untimed: Stored, rules: Rules, complete: datetime | None) -> list[Step]:
+    return [
+        Step(action, each.folder, each.day)
+        for action, stored in ((EXPIRE, days), (EXPIRE_UNTIMED, untimed))
+        for each in _list_expiring(stored, rules, complete)
+    ]
 
 
 def _leave_out_expired(ledger: Ledger, untimed: Stored) -> Stored:
