@@ -53,9 +53,9 @@ def trends(
     folder, span = require_folder(output), parse_span(start, end)
     if not (folder / TRENDS.inputs[0].table.name).is_dir():
         raise make_underived_error(output)
-    limits = Limits(limit, seconds, memory_mb)
-    changes = _ask(folder, asked | {"kind": "change"}, span, limits)
-    slopes = _find_steepest(folder, asked | {"kind": "slope"}, span, limits)
+    limits, minutes = Limits(limit, seconds, memory_mb), read_row_settings(folder, "queried")["file_minutes"]
+    changes = _ask(folder, asked | {"kind": "change"}, span, minutes, limits)
+    slopes = _find_steepest(folder, asked | {"kind": "slope"}, span, minutes, limits)
     if as_json:
         print_json({"changes": changes, "slopes": slopes}, default=_format_time)
         return
@@ -74,19 +74,20 @@ def _choose(agent: str | None, agent_type: str | None, fleet: bool) -> dict[str,
     return {"level": "fleet"} if fleet else {}
 
 
-def _ask(folder: Path, given: Mapping[str, str], span: Span, limits: Limits) -> list[Row]:
-    minutes = read_row_settings(folder, "queried")["file_minutes"]
+def _ask(folder: Path, given: Mapping[str, str], span: Span, minutes: int, limits: Limits) -> list[Row]:
     rows: list[Row] = run_query(folder, TRENDS, TRENDS.parse(given), span, minutes, limits).rows.to_pylist()
     return rows
 
 
-def _find_steepest(folder: Path, given: Mapping[str, str], span: Span, limits: Limits) -> list[Row]:
+def _find_steepest(
+    folder: Path, given: Mapping[str, str], span: Span, minutes: int, limits: Limits
+) -> list[Row]:
     """The slopes of the newest hour that are not steady, those that are most certain first."""
-    newest = _ask(folder, given, span, replace(limits, rows=1))
+    newest = _ask(folder, given, span, minutes, replace(limits, rows=1))
     if not newest:
         return []
     hour = newest[0]["time_window_start"].replace(minute=0)
-    rows = _ask(folder, given, Span(hour, hour + _HOUR), replace(limits, rows=_MOST_SLOPES))
+    rows = _ask(folder, given, Span(hour, hour + _HOUR), minutes, replace(limits, rows=_MOST_SLOPES))
     moving = [row for row in rows if row["verdict"] != "steady"]
     return sorted(moving, key=_rate_certainty, reverse=True)[: limits.rows]
 
