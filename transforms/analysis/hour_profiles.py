@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms.analysis.series import Bools, Ints, Points
-
-HOUR = 60
+from transforms.analysis.series import HOUR, Bools, Ints, Points
 
 
 class Rises(NamedTuple):
@@ -67,9 +65,7 @@ def build_profile(rises: Rises, points: Points) -> Profile:
 
 def find_run_starts(run: Ints, points: Points) -> Ints:
     """int64[n]: the first point of the same series and run, before which the profile has another constant."""
-    begins = np.ones(len(run), np.bool_)
-    begins[1:] = (run[1:] != run[:-1]) | (points.series[1:] != points.series[:-1])
-    return np.maximum.accumulate(np.where(begins, np.arange(len(run)), 0))
+    return np.maximum.accumulate(np.where(points.find_firsts(run), np.arange(len(run)), 0))
 
 
 def _interpolate(rise: Ints, place: tuple[Ints, Ints], within: Ints) -> Ints:

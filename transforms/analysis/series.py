@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+HOUR = 60
+"""Minutes."""
 MICRO = 1_000_000
 """Values are whole millionths, at most 2**25 of them; a window has at most a few hundred."""
 
@@ -31,6 +33,12 @@ class Points(NamedTuple):
         width = int(self.minute.max(initial=0)) - first + 1 + minutes
         keys = self.series * width + (self.minute - first) + minutes
         return np.searchsorted(keys, keys - minutes, side="right").astype(np.int64)
+
+    def find_firsts(self, part: Ints) -> Bools:
+        """bool[n]: the points whose series or `part` (int64[n]) is not that of the point before."""
+        is_first = np.ones(len(part), np.bool_)
+        is_first[1:] = (part[1:] != part[:-1]) | (self.series[1:] != self.series[:-1])
+        return is_first
 
 
 class Moments(NamedTuple):

@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms.analysis.series import MICRO, Floats, Ints, Moments, Points
+from transforms.analysis.series import HOUR, MICRO, Floats, Ints, Moments, Points
 
 BLOCK = 10
 BLOCKS = 12
 """Blocks of a window; they end with the hour."""
 LEAST_BLOCKS = 8
 CONFIDENCE = 0.95
-HOUR = 60
 
 
 class Slopes(NamedTuple):

@@ -5,8 +5,7 @@ docs/trends.md says what they are for. All means are of sums of integers, so the
 
 from typing import NamedTuple
 
-from transforms.analysis.series import MICRO
-from transforms.analysis.slopes import HOUR
+from transforms.analysis.series import HOUR, MICRO
 from transforms.core.time_units import MINUTE_US
 from transforms.derived.feature_sql import join_queries
 from transforms.derived.feature_sql.arithmetic import divide

@@ -23,8 +23,8 @@ from transforms.analysis.change_points import (
     screen,
 )
 from transforms.analysis.hour_profiles import Profile, Rises, build_profile, find_run_starts
-from transforms.analysis.series import MICRO, Bools, Ints, Moments, Points
-from transforms.analysis.slopes import HOUR, fit_slopes
+from transforms.analysis.series import HOUR, MICRO, Bools, Ints, Moments, Points
+from transforms.analysis.slopes import fit_slopes
 from transforms.core.time_units import MINUTE_US
 from transforms.derived.derived_table import DerivedTable, Input, Kernel
 from transforms.derived.trend_sql import DAYS, LEVELS, METRICS, SQL
@@ -148,10 +148,7 @@ def _examine(
 
 def _find_first_of_hours(points: Points, own: Bools) -> Ints:
     """The own points that are the first of their series in an hour."""
-    hour = points.minute // HOUR
-    is_first = np.ones(len(hour), np.bool_)
-    is_first[1:] = (hour[1:] != hour[:-1]) | (points.series[1:] != points.series[:-1])
-    return np.flatnonzero(is_first & own)
+    return np.flatnonzero(points.find_firsts(points.minute // HOUR) & own)
 
 
 def _describe(changes: Sequence[Change], name: str, points: Points, begins: Ints, profile: Profile) -> _Found:
