@@ -13,6 +13,7 @@ from pipelines.failures import RunFailed, WrongUse
 from pipelines.queries.limits import Limits
 from pipelines.queries.query import Input, Order, Parameter, Query, Value
 from pipelines.queries.run import run_query
+from pipelines.queries.stop import Stop
 from pipelines.queries.table_queries import EXPERIMENT, EXPERIMENT_METRICS
 from schemas.tables import REPORTS
 from transforms.core.time_range import Span
@@ -35,18 +36,25 @@ GROUP BY task_id, agent_id""",
 
 
 def read_tasks(
-    folder: Path, experiment: str, metrics: tuple[str, ...], span: Span, file_minutes: int, limits: Limits
+    folder: Path,
+    experiment: str,
+    metrics: tuple[str, ...],
+    span: Span,
+    file_minutes: int,
+    limits: Limits,
+    stop: Stop | None = None,
 ) -> Tasks:
     """The tasks of an experiment whose reports were recorded in a span.
 
-    A task that was handed to another agent counts once, for the agent that reported first.
+    A task that was handed to another agent counts once, for the agent that reported first. `stop` stops
+    reading from another thread.
 
     Raises:
         WrongUse: it has no tasks there.
         RunFailed: they are more than the limit, or need more time or memory.
     """
     asked = EXPERIMENT.parse({"experiment": experiment})
-    rows = _read(folder, EXPERIMENT, asked, span, file_minutes, limits)
+    rows = _read(folder, EXPERIMENT, asked, span, file_minutes, limits, stop)
     if not rows.num_rows:
         raise WrongUse(
             f"no task of the experiment {experiment} has a report in this span",
@@ -102,8 +110,9 @@ def _read(
     span: Span,
     file_minutes: int,
     limits: Limits,
+    stop: Stop | None = None,
 ) -> pa.Table:
-    answer = run_query(folder, query, asked, span, file_minutes, limits)
+    answer = run_query(folder, query, asked, span, file_minutes, limits, stop=stop)
     if answer.cursor:
         raise RunFailed(f"there are more than {limits.rows:,} tasks", "narrow it by --from and --to")
     return answer.rows

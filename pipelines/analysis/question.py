@@ -15,6 +15,7 @@ from pipelines.analysis.tasks import BLOCK_MINUTES, Measure, Unit
 from pipelines.failures import WrongUse
 from pipelines.queries.limits import Limits
 from pipelines.queries.query import name_nearest
+from pipelines.queries.stop import Stop
 from pipelines.queries.table_queries import EXPERIMENT_METRICS
 from pipelines.verify.output_description import read_row_settings
 from transforms.core.time_range import Span
@@ -68,8 +69,9 @@ class Question:
             experiment, parse_agents(agents), control, measures, planned, Unit(unit) if unit else None, alpha
         )
 
-    def answer(self, folder: Path, span: Span, limits: Limits) -> Comparison:
-        """The comparison, from the reports of an output in a span of time.
+    def answer(self, folder: Path, span: Span, limits: Limits, stop: Stop | None = None) -> Comparison:
+        """The comparison, from the reports of an output in a span of time. `stop` stops reading the tasks of
+        an experiment from another thread.
 
         Raises:
             WrongUse: there are no tasks, or no variant to compare, or one without a planned share.
@@ -81,7 +83,7 @@ class Question:
             tasks = read_tasks_of_agents(folder, self.agents, *where)
             self._check(tasks.names)
             return compare_agents(tasks, self.control, self.measures, self.alpha)
-        tasks = read_tasks(folder, self.experiment, *where)
+        tasks = read_tasks(folder, self.experiment, *where, stop)
         self._check(tasks.names)
         return compare(tasks, self.control, self.measures, self.alpha, self.shares, self.unit)
 

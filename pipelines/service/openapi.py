@@ -8,7 +8,7 @@ from aiohttp import web
 
 from pipelines.queries.query import Kind, Parameter, Query
 from pipelines.queries.registry import QUERIES
-from pipelines.service import export, stream
+from pipelines.service import comparisons, export, stream
 from pipelines.service.content_types import CONTENT_TYPES
 from pipelines.service.exchange import Exchange
 from pipelines.service.query_answers import OF_ALL
@@ -29,7 +29,11 @@ _ERROR = {
     "properties": {"error": {"type": "string"}, "fix": {"type": "string"}},
 }
 _TYPE_OF = {"/metrics": "application/openmetrics-text", "/": "text/html", "/page/{file}": "text/javascript"}
-_TEXTS = {"/kpi/export": export.PARAMETERS, "/kpi/stream": stream.PARAMETERS}
+_TEXTS = {
+    "/kpi/compare/{experiment}": comparisons.PARAMETERS,
+    "/kpi/export": export.PARAMETERS,
+    "/kpi/stream": stream.PARAMETERS,
+}
 """Parameters of the routes that are no queries, with what they mean."""
 
 

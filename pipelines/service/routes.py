@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from pipelines.service.comparisons import compare
 from pipelines.service.exchange import Exchange
 from pipelines.service.export import export
 from pipelines.service.health import say_alive, say_ready, show_metrics
@@ -46,6 +47,13 @@ ROUTES = (
     Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
     Route("GET", "/query/{name}", answer_query, "query", "A page of a named query."),
     Route("GET", "/kpi/status", show_status, "status", "What became of all messages, by hour too."),
+    Route(
+        "GET",
+        "/kpi/compare/{experiment}",
+        compare,
+        "query",
+        "The variants of an experiment beside its control.",
+    ),
     Route("GET", "/kpi/export", export, "export", "Reports in numbered pages."),
     Route("GET", "/kpi/stream", stream, "stream", "Live reports, as a WebSocket."),
     Route("POST", "/kpi/marks", mark, "mark", "Mark a flagged value as verified or false.", takes=Mark),

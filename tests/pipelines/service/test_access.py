@@ -162,7 +162,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory, output: Path) -> Iterator[Hou
 
 
 QUERY_PATH = "/query/{name}"
-PATHS = {QUERY_PATH: [f"/query/{name}" for name in QUERIES]}
+PATHS = {
+    QUERY_PATH: [f"/query/{name}" for name in QUERIES],
+    "/kpi/compare/{experiment}": ["/kpi/compare/routing"],
+}
 GIVEN = {
     "reports-by-task": "?task_id=task+1",
     "agent-over-time": "?agent_id=agent+0",
@@ -170,8 +173,9 @@ GIVEN = {
     "experiment": "?experiment=routing",
     "recommendations": "?state=all",
 }
-ONLY_GRANTED = ("/query/experiment", "/kpi/marks")
-"""A query that joins tables by report_id, and a route that takes one, which no role sees without grants."""
+ONLY_GRANTED = ("/query/experiment", "/kpi/compare/routing", "/kpi/marks")
+"""A query that joins tables by report_id, a route that asks it, and one that takes a report_id: no role sees
+them without grants."""
 CONFIDENTIAL = "/query/recommendations"
 """A query of a table that is confidential as a whole."""
 
