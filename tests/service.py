@@ -88,10 +88,10 @@ def run_service(
     stop = asyncio.Event()
 
     async def run() -> None:
-        runner, listening = await listen(service, HOST, port, tls)
-        ready.set_result(listening)
+        listener = await listen(service, HOST, port, tls)
+        ready.set_result(listener.port)
         await stop.wait()
-        await runner.cleanup()
+        await listener.cleanup()
         service.close()
         rest = asyncio.all_tasks() - {asyncio.current_task()}  # such as those of sockets that were open
         for task in rest:

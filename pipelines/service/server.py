@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from pipelines.console import escape_line
 from pipelines.failures import WrongUse
 from pipelines.listening import is_loopback
 from pipelines.queries.registry import QUERIES
@@ -22,6 +23,7 @@ from pipelines.service.access.subject import STRANGER
 from pipelines.service.errors import HttpError, make_error_response
 from pipelines.service.exchange import Exchange
 from pipelines.service.guards import AuditUnavailable, Forbidden, Rights, Subject, Unidentified
+from pipelines.service.http_connection import HttpConnection
 from pipelines.service.routes import ROUTES, Route
 from pipelines.service.service import Service
 from schemas.access import AccessClass
@@ -81,7 +83,8 @@ async def _explain_errors(request: web.Request, handler: _Next) -> web.StreamRes
         fix = "GET /openapi.json lists the routes"
         return make_error_response(HttpError(error.status, error.reason.lower(), fix))
     except Exception as error:
-        log_event(REQUEST_FAILED, path=request.path, error=f"{type(error).__name__}: {error}")
+        text = escape_line(f"{type(error).__name__}: {error}")
+        log_event(REQUEST_FAILED, path=request.rel_url.raw_path, error=text)
         return make_error_response(HttpError(500, "the service failed", "its log says why"))
 
 
@@ -210,6 +213,9 @@ async def _read_body(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge as error:
         fix = f"send at most {LARGEST_BODY} bytes"
         raise HttpError(error.status, "the body is too large", fix, {"Connection": "close"}) from error
+    except web.RequestPayloadError as error:
+        fix = "send it as Content-Encoding and Transfer-Encoding say"
+        raise HttpError(400, "the body cannot be read", fix, {"Connection": "close"}) from error
     except TimeoutError as error:
         problem = f"the body did not come within {BODY_SECONDS:g} s"
         raise HttpError(408, problem, "send it at once", {"Connection": "close"}) from error
@@ -226,33 +232,46 @@ def _forbid(error: Forbidden) -> HttpError:
     return HttpError(HTTPStatus.FORBIDDEN, str(error), "ask for a role or a grant that allows it")
 
 
-async def listen(
-    service: Service, host: str, port: int, tls: ssl.SSLContext | None
-) -> tuple[web.AppRunner, int]:
-    """Listen until the runner is cleaned up. Returns it and the port.
+class Listener:
+    """A service that listens on `port`, until it is cleaned up."""
+
+    def __init__(self, runner: web.AppRunner, server: asyncio.Server) -> None:
+        self._runner, self._server = runner, server
+        self.port: int = server.sockets[0].getsockname()[1]
+
+    async def cleanup(self) -> None:
+        """Accept no more, end what is open."""
+        self._server.close()
+        await self._runner.cleanup()
+
+
+async def listen(service: Service, host: str, port: int, tls: ssl.SSLContext | None) -> Listener:
+    """Listen.
 
     Raises:
         WrongUse: the address cannot be used.
     """
     # A client that leaves cancels the handler, which stops its query.
-    runner = web.AppRunner(
-        make_application(service),
-        access_log=None,
-        shutdown_timeout=2.0,
-        handler_cancellation=True,
-        keepalive_timeout=IDLE_SECONDS,
-        lingering_time=LINGER_SECONDS,
-    )
+    runner = web.AppRunner(make_application(service), shutdown_timeout=2.0, handler_cancellation=True)
     await runner.setup()
+    manager = runner.server
+    assert manager is not None
+
+    def connect() -> HttpConnection:
+        refusals = service.guards.counts.refusals
+        return HttpConnection(
+            manager, _HEADERS, refusals, keepalive_timeout=IDLE_SECONDS, lingering_time=LINGER_SECONDS
+        )
+
     service.start()
     try:
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        server = await asyncio.get_running_loop().create_server(connect, host, port, ssl=tls, backlog=128)
     except OSError as error:
         await runner.cleanup()
         raise WrongUse(
             f"cannot listen on {host}:{port}: {error.strerror}", "give another --listen"
         ) from error
-    return runner, runner.addresses[0][1]
+    return Listener(runner, server)
 
 
 async def serve(
@@ -266,10 +285,10 @@ async def serve(
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner, port = await listen(service, host, port, tls)
+    listener = await listen(service, host, port, tls)
     try:
-        on_listening(port)
+        on_listening(listener.port)
         await stop.wait()
     finally:
-        await runner.cleanup()
+        await listener.cleanup()
         service.close()

@@ -74,6 +74,7 @@ PROGRESS = Event(
 )
 SERVING = Event("serving", "{output} is served on {address}")
 REQUEST_FAILED = Event("request_failed", "a request of {path} failed: {error}", logging.ERROR)
+CONNECTION_FAILED = Event("connection_failed", "a connection failed: {error}", logging.ERROR)
 CLIENT_DROPPED = Event("client_dropped", "the socket of {subject} was closed: {reason}", logging.WARNING)
 MAINTAINED = Event("maintained", "{action}: {folder} {day} {tier}")
 METRICS_SERVED = Event("metrics_served", "metrics of {home} on {host}:{port}")

@@ -1,0 +1,74 @@
+"""The HTTP of a connection, before there is a request that the guards could judge.
+
+What is not HTTP, or expects what is not given, gets an answer as every other error: JSON, and closed. It is
+counted, and neither the answer nor the log has a byte of the sender.
+"""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+from pipelines.service.errors import HttpError, make_error_response
+from transforms.core.events import CONNECTION_FAILED, log_event
+
+_FIXES = {
+    400: HttpError(400, "this is not a request of HTTP/1.1", "send what `curl` sends"),
+    417: HttpError(417, "this is not expected here", "send no header Expect, or 100-continue"),
+}
+_OTHER = HttpError(500, "the service failed", "its log says why")
+
+
+class HttpConnection(web.RequestHandler):
+    """aiohttp's handler of a connection. `headers`: of each answer that no application has made."""
+
+    __slots__ = ("_headers", "_refusals")
+
+    def __init__(
+        self,
+        manager: web.Server,
+        headers: dict[str, str],
+        refusals: Counter[str],
+        **options: Any,
+    ) -> None:
+        super().__init__(manager, loop=asyncio.get_running_loop(), access_log=None, **options)  # type: ignore[arg-type]
+        self._headers, self._refusals = headers, refusals
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what cannot be read as a request, or whose handling failed outside of its handler.
+
+        Raises:
+            ConnectionError: another answer has begun.
+        """
+        if status >= 500:
+            self.log_exception(exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("another answer has begun")
+        response = web.Response(status=status)
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log a failure by its type only: its text may have what was sent. A body that is none is not ours."""
+        error = kw.get("exc_info")
+        if not isinstance(error, web.RequestPayloadError):
+            log_event(CONNECTION_FAILED, error=type(error).__name__)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer. An error that no application has made gets its text and headers here."""
+        if resp.status >= 400 and not resp.prepared and resp.content_type != "application/json":
+            error = _FIXES.get(resp.status, _OTHER)
+            self._refusals[str(int(error.status))] += 1
+            resp = make_error_response(error)
+            resp.headers.update(self._headers)
+            resp.force_close()
+        return await super().finish_response(request, resp, start_time)
