@@ -6,7 +6,10 @@ number names it. At the start the order is that of the files, from the oldest on
 gone, as when a day expires or its files become one; the next order has another name.
 """
 
+import hashlib
+import hmac
 import os
+import re
 import secrets
 import threading
 import time
@@ -19,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.failures import RunFailed
+from pipelines.failures import RunFailed, WrongUse
 from pipelines.queries.open_files import explain_storage_errors
 from schemas.tables import REPORTS
 from transforms.core.durable_files import FileVersion, read_version
@@ -33,6 +36,7 @@ Ids = NDArray[np.uint64]
 LOOK_SECONDS = 1.0
 """How often the files are looked at, at most."""
 _ID_BYTES = 32
+_SNAPSHOT = re.compile(r"([0-9a-f]{8})-(\d{1,15})-([0-9a-f]{32})")
 
 
 class OrderEnded(Exception):  # noqa: N818 (an answer, not only an error)
@@ -55,6 +59,13 @@ def _list_paths(folder: Path, file_minutes: int) -> list[Path]:
     return [path for path in paths if path]
 
 
+class Snapshot(NamedTuple):
+    """The first `total` reports of the order of this name."""
+
+    name: str
+    total: int
+
+
 class _Segment(NamedTuple):
     path: Path
     ids: Ids
@@ -66,6 +77,7 @@ class Arrivals:
     def __init__(self, folder: Path, file_minutes: int) -> None:
         self._folder, self._minutes = folder, file_minutes
         self._lock = threading.Lock()
+        self._key = secrets.token_bytes(32)
         self._begin()
 
     def _begin(self) -> None:
@@ -76,8 +88,8 @@ class Arrivals:
         self._segments: list[_Segment] = []
         self._ends: list[int] = []
 
-    def count(self) -> tuple[str, int]:
-        """The name of the order, and how many reports there are now."""
+    def take(self) -> Snapshot:
+        """The snapshot of what there is now."""
         with self._lock:
             if time.monotonic() - self._looked >= LOOK_SECONDS:
                 try:
@@ -85,7 +97,27 @@ class Arrivals:
                 except OrderEnded:
                     self._begin()
                     self._look()
-            return self.name, self._total
+            return Snapshot(self.name, self._total)
+
+    def format_snapshot(self, snapshot: Snapshot) -> str:
+        """A snapshot as text, signed: nobody else can make one, or change its number."""
+        text = f"{snapshot.name}-{snapshot.total}"
+        return f"{text}-{hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:32]}"
+
+    def parse_snapshot(self, text: str) -> Snapshot:
+        """The snapshot of a text.
+
+        Raises:
+            WrongUse: it is not as `format_snapshot` wrote it.
+            OrderEnded: there is no order of its name any more.
+        """
+        found = _SNAPSHOT.fullmatch(text) if text.isascii() else None
+        if found and found[1] != self.name:
+            raise OrderEnded
+        snapshot = Snapshot(found[1], int(found[2])) if found else None
+        if snapshot is None or not hmac.compare_digest(text, self.format_snapshot(snapshot)):
+            raise WrongUse("this is not a snapshot of this service", "copy it whole from a page")
+        return snapshot
 
     def read(self, name: str, start: int, end: int, columns: list[str]) -> pa.Table:
         """The reports at the places from start to before end, with some columns of REPORTS.

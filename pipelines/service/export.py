@@ -5,7 +5,6 @@ that gives it back gets a page of the same snapshot. Without one the page is cut
 is new is always behind what was there before, so pages that are full never change.
 """
 
-import re
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -16,7 +15,7 @@ from aiohttp import web
 
 from pipelines.failures import Failure, WrongUse
 from pipelines.queries.stop import Stop
-from pipelines.service.arrivals import OrderEnded
+from pipelines.service.arrivals import OrderEnded, Snapshot
 from pipelines.service.errors import HttpError, as_http_error
 from pipelines.service.exchange import Exchange
 from pipelines.service.report_json import COLUMNS, format_report, list_reports
@@ -29,13 +28,12 @@ PARAMETERS = {
     "per_page": f"reports of a page: {USUAL_PAGE} unless given, at most {LARGEST_PAGE}",
     "snapshot": "the snapshot of a page before",
 }
-_SNAPSHOT = re.compile(r"([0-9a-f]{8})-(\d{1,15})")
 
 
 class _Request(NamedTuple):
     page: int
     per_page: int
-    snapshot: tuple[str, int] | None
+    snapshot: str | None
 
 
 async def export(request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -44,11 +42,12 @@ async def export(request: web.Request, exchange: Exchange) -> web.StreamResponse
     columns, withheld = exchange.rights.split(REPORTS.name, COLUMNS)
 
     def work(stop: Stop) -> tuple[int, bytes]:
-        name, total = asked.snapshot or arrivals.count()
+        snapshot = arrivals.take() if asked.snapshot is None else arrivals.parse_snapshot(asked.snapshot)
         start = (asked.page - 1) * asked.per_page
-        rows = arrivals.read(name, start, min(start + asked.per_page, total), columns)
+        rows = arrivals.read(snapshot.name, start, min(start + asked.per_page, snapshot.total), columns)
         reports = [format_report(row, withheld) for row in list_reports(rows)]
-        return len(reports), _format_page(reports, asked, (name, total), withheld)
+        name = arrivals.format_snapshot(snapshot)
+        return len(reports), _format_page(reports, asked, snapshot, name, withheld)
 
     try:
         asked = _parse(request)
@@ -71,13 +70,7 @@ def _parse(request: web.Request) -> _Request:
     per_page = _parse_number("per_page", query.get("per_page", str(USUAL_PAGE)))
     if per_page > LARGEST_PAGE:
         raise WrongUse(f"per_page cannot be {per_page}", f"give at most {LARGEST_PAGE}")
-    snapshot = None
-    if (text := query.get("snapshot")) is not None:
-        found = _SNAPSHOT.fullmatch(text)
-        if found is None:
-            raise WrongUse("this is not a snapshot", "copy it whole from a page")
-        snapshot = found[1], int(found[2])
-    return _Request(_parse_number("page", query.get("page", "1")), per_page, snapshot)
+    return _Request(_parse_number("page", query.get("page", "1")), per_page, query.get("snapshot"))
 
 
 def _parse_number(name: str, text: str) -> int:
@@ -87,18 +80,17 @@ def _parse_number(name: str, text: str) -> int:
 
 
 def _format_page(
-    reports: list[bytes], asked: _Request, snapshot: tuple[str, int], withheld: list[str]
+    reports: list[bytes], asked: _Request, snapshot: Snapshot, name: str, withheld: list[str]
 ) -> bytes:
-    name, total = snapshot
     page = {
         "timestamp": datetime.fromtimestamp(int(time.time()), UTC),
         "kpi_reports": [orjson.Fragment(report) for report in reports],
         "pagination": {
             "page": asked.page,
             "per_page": asked.per_page,
-            "total_pages": -(-total // asked.per_page),
-            "total_count": total,
+            "total_pages": -(-snapshot.total // asked.per_page),
+            "total_count": snapshot.total,
         },
-        "snapshot": f"{name}-{total}",
+        "snapshot": name,
     }
     return orjson.dumps(page | ({"withheld": withheld} if withheld else {}), option=orjson.OPT_UTC_Z)

@@ -162,7 +162,18 @@ def test_a_wrong_page_is_refused(query: str, tmp_path: Path) -> None:
     with run_service(make_service(make_output(tmp_path, many(1)))) as service:
         reply = service.request("GET", f"/kpi/export?{query}")
         assert (reply.status, set(reply.json)) == (400, {"error", "fix"})
-        assert service.get("/kpi/export", snapshot="00000000-1").status == 410
+        assert service.get("/kpi/export", snapshot="00000000-1-" + "0" * 32).status == 410
+
+
+def test_a_snapshot_that_the_service_did_not_make_is_refused(tmp_path: Path) -> None:
+    with run_service(make_service(make_output(tmp_path, many(3)))) as service:
+        true = service.get("/kpi/export").json["snapshot"]
+        name, total, signature = true.split("-")
+        forged = [f"{name}-{number}-{signature}" for number in ("2", "4", "999999999", "03")]
+        for text in (*forged, f"{name}-{total}", f"{name}-{total}-{'0' * 32}", f"{true}0", f"{true}\n"):
+            reply = service.get("/kpi/export", snapshot=text)
+            assert (reply.status, reply.json["fix"]) == (400, "copy it whole from a page")
+        assert service.get("/kpi/export", snapshot=true).json["pagination"]["total_count"] == 3
 
 
 def test_our_relay_reads_the_export_and_goes_on_with_what_is_new(
