@@ -32,7 +32,7 @@ class HttpConnection(web.RequestHandler):
         refusals: Counter[str],
         **options: Any,
     ) -> None:
-        super().__init__(manager, loop=asyncio.get_running_loop(), access_log=None, **options)  # type: ignore[arg-type]
+        super().__init__(manager, loop=asyncio.get_running_loop(), **options)
         self._headers, self._refusals = headers, refusals
 
     def handle_error(
@@ -56,7 +56,7 @@ class HttpConnection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log a failure by its type only: its text may have what was sent. A body that is none is not ours."""
+        """Log a failure by its type: its text may have what was sent. A body that is none is not ours."""
         error = kw.get("exc_info")
         if not isinstance(error, web.RequestPayloadError):
             log_event(CONNECTION_FAILED, error=type(error).__name__)

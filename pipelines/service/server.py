@@ -259,9 +259,8 @@ async def listen(service: Service, host: str, port: int, tls: ssl.SSLContext | N
 
     def connect() -> HttpConnection:
         refusals = service.guards.counts.refusals
-        return HttpConnection(
-            manager, _HEADERS, refusals, keepalive_timeout=IDLE_SECONDS, lingering_time=LINGER_SECONDS
-        )
+        times = {"keepalive_timeout": IDLE_SECONDS, "lingering_time": LINGER_SECONDS}
+        return HttpConnection(manager, _HEADERS, refusals, access_log=None, **times)
 
     service.start()
     try:

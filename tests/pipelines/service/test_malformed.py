@@ -1,4 +1,4 @@
-"""Requests that are not HTTP, or ask HTTP for what is not given: a JSON answer and at most one line in the log,
+"""Requests that are not HTTP, or ask HTTP for what is not given: a JSON answer, at most one line in the log,
 both without a byte of the sender."""
 
 import json
@@ -62,7 +62,8 @@ def test_the_answer_and_the_log_have_no_byte_of_the_sender(
     request, expected = SENT[sent]
     head, body = _send(service, request)
     assert int(head.split()[1]) == expected
-    assert b"application/json" in head and b"nosniff" in head
+    assert b"application/json" in head
+    assert b"nosniff" in head
     assert set(json.loads(body)) == {"error", "fix"}
     assert MARK not in head + body
     assert len(caplog.records) <= 1
@@ -79,7 +80,8 @@ def test_a_failure_of_the_service_is_one_line_of_the_log(
     monkeypatch.setattr(query_answers, "run_query", fail)
     assert service.get("/query/agent-summary").json["error"] == "the service failed"
     (line,) = [each.getMessage() for each in caplog.records]
-    assert "RuntimeError: first" in line and not set("\n\x1b") & set(line)
+    assert "RuntimeError: first" in line
+    assert not set("\n\x1b") & set(line)
 
 
 def _send(service: RunningService, request: bytes) -> tuple[bytes, bytes]:
