@@ -67,6 +67,8 @@ PANELS = (
         f"kpiflow_cpu_limit_cores{{{_OF}}}": "limit",
     }),
     Panel("Quality scores", {f"kpiflow_quality_score{{{_OF}}}": "{{source}} {{score}}"}, "percentunit"),
+    Panel("Rows analysed, a minute", {f"pattern_analysis_throughput{{{_OF}}}": "rows"}),
+    Panel("From arrival to recommendation", {f"optimization_decision_latency{{{_OF}}}": "wait"}, "s"),
     Panel("Alerts", {'sum by (alertname) (ALERTS{alertstate="firing",alertname=~"Kpi.*"})': "{{alertname}}"}),
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
-from pipelines.jobs.derive_state import HOME, write_state
+from pipelines.jobs.derive_state import HOME, describe_analysis, read_state, write_state
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
 from schemas.readers.formats import FIRST_US, LAST_US
@@ -119,8 +119,9 @@ def run_pass(
     before = find_cutoff(until, deriver.settings["context_wait_seconds"])
     with make_work_folder(output / HOME, "work") as work:
         counts = deriver.derive(work, before, follow or ignore_progress, since)
-    values = {"seconds": time.monotonic() - began, "settings": dict(deriver.settings), **asdict(counts)}
-    write_state(output, until, **values)
+    seconds, cutoff = time.monotonic() - began, None if until is None else before
+    kept = describe_analysis(read_state(output), cutoff, counts.read, seconds, not counts.changed)
+    write_state(output, until, seconds=seconds, settings=dict(deriver.settings), **asdict(counts), **kept)
     return counts
 
 

@@ -40,5 +40,23 @@ def read_until(state: dict[str, Any]) -> datetime | None:
     return None if moment is None else datetime.fromtimestamp(moment / 1_000_000, UTC)
 
 
+def describe_analysis(
+    state: dict[str, Any] | None, cutoff: int | None, read: int, seconds: float, is_whole: bool
+) -> dict[str, Any]:
+    """What the state keeps of how fast rows are analysed, from the state before a pass and what it did.
+
+    `cutoff`: the microsecond up to which it derived, None if it derived everything. `is_whole`: it left
+    nothing to the next one. A pass that read no rows says nothing new. `delay_seconds` is the longest that a
+    row waited, from its arrival until its tables were written: from the cutoff of the last whole pass before.
+    """
+    state = state or {}
+    last = state.get("whole_until")
+    kept = {"whole_until": cutoff if is_whole else last, "analysis": state.get("analysis")}
+    if read:
+        delay = None if last is None or cutoff is None else time.time() - last / 1_000_000
+        kept["analysis"] = {"rows": read, "seconds": seconds, "delay_seconds": delay}
+    return kept
+
+
 def _has_file(output: Path, table: Table) -> bool:
     return next(OutputFiles.of(output).iterate(table), None) is not None

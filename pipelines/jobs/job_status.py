@@ -74,13 +74,17 @@ class DerivedHealth:
     """How far the derived tables of an output folder are.
 
     `until`: reports whose wait was over then are derived; None if all are. `at` and `error`: of the last
-    pass.
+    pass. `rows`, `seconds`: of the last one that analysed rows, how many, once for each table, and how long
+    it took. `delay_seconds`: the longest that one of them waited from its arrival until tables were written.
     """
 
     output: str
     until: datetime | None
     at: datetime | None
     error: str | None
+    rows: int | None = None
+    seconds: float | None = None
+    delay_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,8 @@ def _derived_healths(outputs: tuple[str, ...]) -> Iterator[DerivedHealth]:
     for output in outputs:
         if "://" not in output and (state := read_state(Path(output))) is not None:
             at = _moment(state["at"] * 1000)
-            yield DerivedHealth(output, read_until(state), at, state.get("error"))
+            analysis = state.get("analysis") or {}
+            yield DerivedHealth(output, read_until(state), at, state.get("error"), **analysis)
 
 
 def _sink_as_json(sink: SinkHealth, behind: float | None) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def make_metrics(numbers: Numbers) -> Iterator[Metric]:
     yield from _describe_sinks(numbers)
     yield from _describe_processes(numbers)
     yield from _describe_quality(numbers)
+    yield from _describe_deriving(numbers)
 
 
 def _describe_messages(numbers: Numbers) -> Iterator[Metric]:
@@ -140,6 +141,19 @@ def _describe_quality(numbers: Numbers) -> Iterator[Metric]:
         "quality_age_seconds", "Since the end of its newest minute.", ("source",),
         (((source,), max(0.0, numbers.at - end)) for source, end in ends.items()),
     )  # fmt: skip
+
+
+def _describe_deriving(numbers: Numbers) -> Iterator[Metric]:
+    facts = {
+        "derive_rows": ("Rows that the last pass of deriving analysed, once for each table.", "rows"),
+        "derive_seconds": ("How long that pass took.", "seconds"),
+        "derive_delay_seconds": (
+            "The longest that one of them waited from arrival until tables were written.", "delay_seconds",
+        ),
+    }  # fmt: skip
+    for name, (text, field) in facts.items():
+        samples = (((each.output,), getattr(each, field)) for each in numbers.health.derived)
+        yield make_gauge(name, text, ("sink",), samples)
 
 
 def _age(numbers: Numbers, since: float) -> float | None:

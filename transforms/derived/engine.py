@@ -74,11 +74,15 @@ class Comparison(NamedTuple):
 
 @dataclass
 class Counts:
-    """What a pass did, by files: `changed` were left because a stored file was replaced in the meantime."""
+    """What a pass did, by files: `changed` were left because a stored file was replaced in the meantime.
+
+    `read`: the rows that the written files are about, once for each table.
+    """
 
     written: int = 0
     removed: int = 0
     changed: int = 0
+    read: int = 0
     rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: "Counts") -> None:
@@ -86,6 +90,7 @@ class Counts:
         self.written += other.written
         self.removed += other.removed
         self.changed += other.changed
+        self.read += other.read
         for name, rows in other.rows.items():
             self.rows[name] = self.rows.get(name, 0) + rows
 
@@ -211,7 +216,8 @@ class Deriver:
             done += len(block)
             try:
                 rows = self._derive_block(found.plan, block, snapshot, limits, str(spill))
-                yield Counts(written=len(block), rows={name: rows})
+                read = sum(unit.rows for unit in block)
+                yield Counts(written=len(block), read=read, rows={name: rows})
             except ChangedFile:
                 yield Counts(changed=len(block))
         follow(name, done, len(found.stale))

@@ -1,6 +1,8 @@
 """Deriving an output: the command, the end of a batch, the process beside a stream, reconcile and parity."""
 
 import json
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +17,7 @@ from pipelines.jobs.derive import derive as derive_output
 from pipelines.jobs.derive import find_cutoff, make_deriver
 from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.derive_loop import derive_until, find_until
-from pipelines.jobs.derive_state import HOME, read_state, should_derive
+from pipelines.jobs.derive_state import HOME, describe_analysis, read_state, should_derive
 from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import folder_outputs
 from pipelines.settings import Settings
@@ -184,6 +186,33 @@ def test_most_passes_beside_a_stream_leave_old_files_alone(output: Path) -> None
     assert {name for name in whole if "hour=03" in name}
     derive_until(output, deriver, NOON + 5 * MINUTE, hours=3)
     assert read_derived(output) == whole
+
+
+def test_the_state_says_how_long_rows_waited_since_the_last_whole_pass(output: Path) -> None:
+    deriver = make_deriver(output, SETTINGS.derived_settings())
+
+    def find_analysis(until: datetime | None) -> dict[str, Any]:
+        derive_until(output, deriver, until)
+        return dict((read_state(output) or {})["analysis"])
+
+    first = find_analysis(NOON + 1.5 * MINUTE)
+    assert first["rows"] > 0
+    assert first["delay_seconds"] is None
+    assert find_analysis(NOON + 2 * MINUTE) == first, "a pass without new rows"
+    later = find_analysis(NOON + 10 * MINUTE)
+    waited = later["delay_seconds"] - (time.time() - (NOON + 2 * MINUTE).timestamp())
+    assert waited == pytest.approx(SETTINGS.context_wait_seconds, abs=30)
+    shutil.rmtree(output / "context")
+    assert find_analysis(None)["delay_seconds"] is None
+
+
+def test_rows_that_a_pass_leaves_to_the_next_wait_on() -> None:
+    state = {"whole_until": 5_000_000, "analysis": None}
+    state = describe_analysis(state, 9_000_000, 10, 1.0, is_whole=False)
+    assert state["whole_until"] == 5_000_000
+    state = describe_analysis(state, 12_000_000, 10, 1.0, is_whole=True)
+    assert state["analysis"]["delay_seconds"] == pytest.approx(time.time() - 5, abs=30)
+    assert state["whole_until"] == 12_000_000
 
 
 def test_a_failure_beside_a_stream_is_in_the_state_and_the_next_pass_goes_on(output: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.jobs.derive_state import HOME, write_state
 from pipelines.jobs.job_description import FOLDER, JOB
 from pipelines.jobs.job_status import OUTCOMES, READERS, SINKS
 from pipelines.jobs.lock import lock_folders
@@ -90,6 +91,11 @@ class Home:
         row |= {"time_window_start": start, "time_window_end": start + timedelta(minutes=1)}
         row |= {"completeness_threshold": 0.98}
         write_rows(table, LocalFolder(self.path), [pa.RecordBatch.from_pylist([row], table.schema)], 60)
+
+    def derive(self, **analysis: float | None) -> None:
+        """The state of a pass of deriving that analysed rows."""
+        (self.path / HOME).mkdir(exist_ok=True)
+        write_state(self.path, None, analysis=analysis)
 
     def complete_checkpoint(self, seconds_ago: float = 0.0) -> None:
         path = self.folder / "checkpoints" / "job" / "chk-1" / "_metadata"

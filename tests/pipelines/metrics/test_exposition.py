@@ -59,6 +59,9 @@ FROZEN = {
     "kpiflow_quality_messages": {"source", "score"},
     "kpiflow_quality_age_seconds": {"source"},
     "kpiflow_key_age_seconds": {"sink"},
+    "kpiflow_derive_rows": {"sink"},
+    "kpiflow_derive_seconds": {"sink"},
+    "kpiflow_derive_delay_seconds": {"sink"},
 }
 """Dashboards and rules of users have these names: none may change or go."""
 
@@ -95,6 +98,7 @@ def test_the_names_and_labels_are_frozen(home: Home, source: Source) -> None:
     watch.ask()
     home.write_sink(waiting_seconds=1)
     home.write_quality(minutes_ago=1, received=100, incomplete=3)
+    home.derive(rows=900, seconds=2.0, delay_seconds=95.0)
     (home.path / KEYS).write_bytes(format_list(begin_list(datetime.now(UTC))))
     samples = [each for family in make_metrics(read_numbers(home.path, watch)) for each in family.samples]
     assert {each.name: set(each.labels) for each in samples} == FROZEN
@@ -145,6 +149,14 @@ def test_a_score_is_that_of_the_newest_quarter_of_an_hour(home: Home, source: So
     assert found[f"kpiflow_quality_score{own}"] == pytest.approx(380 / 400)
     assert (found[f"kpiflow_quality_threshold{own}"], found[f"kpiflow_quality_messages{own}"]) == (0.98, 400)
     assert 0 < found[f"kpiflow_quality_age_seconds[('source', '{KEY}')]"] < 200
+
+
+def test_the_last_pass_of_deriving_is_in_the_metrics(home: Home, source: Source) -> None:
+    home.derive(rows=900, seconds=2.0, delay_seconds=None)
+    found = read(home, source)
+    own = f"[('sink', '{home.path}')]"
+    assert (found[f"kpiflow_derive_rows{own}"], found[f"kpiflow_derive_seconds{own}"]) == (900, 2)
+    assert f"kpiflow_derive_delay_seconds{own}" not in found
 
 
 def test_a_kill_and_a_resume_change_no_total(home: Home, source: Source) -> None:
