@@ -24,6 +24,7 @@ from pathlib import Path
 
 from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.benchmarks import bench
+from tests.benchmarks.deciding import deciding
 from tests.benchmarks.deriving import deriving
 from tests.benchmarks.journey import journey
 from tests.benchmarks.parts import Figure, Outcome, Plan, drain, keys, latency, parallel, recovery, soak
@@ -33,7 +34,7 @@ from tests.benchmarks.trials import Sample
 PARTS = {
     "latency": latency, "journey": journey, "drain": drain, "soak": soak,
     "keys": keys, "parallel": parallel, "producers": producers, "recovery": recovery,
-    "deriving": deriving,
+    "deriving": deriving, "deciding": deciding,
 }  # fmt: skip
 BEST = "--flush-seconds 15 --checkpoint-seconds 30"
 """Settings for throughput: few flushes and checkpoints."""
