@@ -191,11 +191,12 @@ def _read_texts(array: pa.Array, write: Callable[[bytes], str | None], valid: Ma
 
 
 def _write_open(leaf: Node, limits: Limits) -> Callable[[bytes], str | None]:
-    """What writes the canonical text of a Struct or Value that the schema does not describe further."""
+    """What writes the canonical text of a Struct or Value that the schema does not describe further. It
+    raises ValueError where a name is in it twice."""
     write = write_struct if leaf.kind == "object" else write_value
 
     def write_canonical(octets: bytes) -> str | None:
-        value = numbers.loads(write(octets, limits.depth - len(leaf.path)))
+        value = strict_reader.load_distinct(write(octets, limits.depth - len(leaf.path)))
         return None if value is None else numbers.dumps(value)
 
     return write_canonical
@@ -207,7 +208,7 @@ def _write_extra(root: Node, limits: Limits) -> Callable[[bytes], str | None]:
 
     def write_canonical(octets: bytes) -> str | None:
         members = read_struct(octets, limits.depth - 1)
-        found = {numbers.loads(name): numbers.loads(value) for name, value in members}
+        found = {numbers.loads(name): strict_reader.load_distinct(value) for name, value in members}
         if len(found) < len(members) or found.keys() & root.by_name.keys():
             raise ValueError("only the strict reader can tell")
         return numbers.dumps(found) if found else None

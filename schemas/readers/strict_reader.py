@@ -89,9 +89,7 @@ def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[
     except UnicodeDecodeError as error:
         return Rejection("utf8", f"invalid UTF-8 at byte {error.start}: {error.reason}")
     try:
-        document = numbers.loads(payload)
-        if not (distinct_keys or _is_plainly_distinct(payload, document)):
-            json.loads(payload, object_pairs_hook=_build_distinct)
+        document = numbers.loads(payload) if distinct_keys else load_distinct(payload)
     except _RepeatedNameError as error:
         return Rejection(
             "duplicate_key", f"the name {str(error)!r} stands twice in one object", field=str(error)
@@ -101,6 +99,14 @@ def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[
     if not isinstance(document, dict):
         return Rejection("not_object", f"a JSON {_name_type(document)}, not an object")
     return document
+
+
+def load_distinct(text: bytes) -> Any:
+    """The value of a JSON text. Raises ValueError if it is none, or repeats a name in an object."""
+    value = numbers.loads(text)
+    if not _is_plainly_distinct(text, value):
+        json.loads(text, object_pairs_hook=_build_distinct)
+    return value
 
 
 def is_too_deep(payload: bytes, limits: Limits) -> bool:

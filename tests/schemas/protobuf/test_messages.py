@@ -146,6 +146,8 @@ DEEP = b""
 for _ in range(300):
     DEEP = delimited(6, delimited(1, DEEP))
 VALID = encode_document("kpi_report", ROOT, report())
+TWICE = 2 * delimited(1, delimited(1, b"a"))
+"""A Struct that has a name twice."""
 REASONS = {
     "cut": (VALID[:-3], "protobuf"),
     "random": (b"\xff\xfe", "protobuf"),
@@ -155,6 +157,16 @@ REASONS = {
     "no UTF-8": (VALID + delimited(13, b"\xff"), "utf8"),
     "no UTF-8 in a name": (VALID + delimited(8, delimited(1, b"\xff") + b"\x11" + bytes(8)), "utf8"),
     "a name twice": (VALID + 2 * delimited(8, delimited(1, b"a") + b"\x11" + bytes(8)), "duplicate_key"),
+    "a name twice in a Value": (VALID + delimited(12, delimited(5, TWICE)), "duplicate_key"),
+    "a name twice in a Struct": (
+        encode_document("kpi_report", ROOT, report(execution_context=...))
+        + delimited(10, delimited(1, b"h") + b"\x10\x01\x19" + struct.pack("<d", 1) + delimited(4, TWICE)),
+        "duplicate_key",
+    ),
+    "a name twice deep in extra": (
+        VALID + delimited(16, delimited(1, delimited(1, b"t") + delimited(2, delimited(5, TWICE)))),
+        "duplicate_key",
+    ),
     "a field in extra": (
         VALID + delimited(16, delimited(1, delimited(1, b"accuracy") + delimited(2, b""))), "duplicate_key"
     ),
