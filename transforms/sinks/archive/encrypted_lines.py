@@ -32,6 +32,12 @@ from transforms.sinks.parquet.encryption.key_ring import KeySource
 
 _ZEROS = bytes(16)
 """What encrypted bytes have by chance in one of 10^38 places, and a page that was lost in a power cut has."""
+_SECTOR = 512
+"""A page that was lost begins at a multiple of it, in bytes."""
+
+
+class _UnknownKey(Changed):
+    """The list of keys has no such key. No crash leaves that."""
 
 
 class _Segment(NamedTuple):
@@ -70,7 +76,7 @@ class EncryptedLines:
             except CutShort:
                 file.truncate(end)
             except Changed as error:
-                if not _has_lost_page(file, end):
+                if isinstance(error, _UnknownKey) or not _has_lost_page(file, end):
                     raise _explain_change(path, error) from error
                 file.truncate(end)
         return end
@@ -109,7 +115,8 @@ class EncryptedLines:
     def _find_key(self, key_id: str) -> MonthKey:
         key = self.keys.find_reading_key(key_id)
         if key is None:
-            raise Changed(f"its key {key_id} is not in {self.keys.storage.locate(KEYS)}")
+            kind = Changed if "\0" in key_id else _UnknownKey  # zeros: of a page that was lost
+            raise kind(f"the key {key_id}, which is not in {self.keys.storage.locate(KEYS)}")
         return key
 
 
@@ -140,6 +147,9 @@ def _open_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def _explain_change(path: Path, error: Exception) -> DamagedFile:
+    if isinstance(error, _UnknownKey):
+        fix = "put back the list of keys of this archive, or move the file away"
+        return DamagedFile(f"{path} needs {error}; {fix}")
     return DamagedFile(f"{path} was changed after it was written ({error}); move the file away")
 
 
@@ -155,4 +165,5 @@ def _read_tag(path: Path, size: int) -> bytes:
 def _has_lost_page(file: BinaryIO, start: int) -> bool:
     """Whether there are zeros behind an offset, in place of what was not on disk when power failed."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as octets:
-        return octets[-1] == 0 or octets.find(_ZEROS, start) >= 0
+        newest = octets[(len(octets) - 1) // _SECTOR * _SECTOR :]
+        return not any(newest) or octets.find(_ZEROS, start) >= 0

@@ -175,6 +175,34 @@ def test_a_change_that_no_crash_makes_is_refused_by_the_writer_and_reported_by_t
             assert path.read_bytes() == changed
 
 
+def test_a_file_that_ends_in_a_zero_by_chance_is_not_cut(
+    folder: Path, keys: KeySource, writer: ArchiveWriter, master: KeyFile, tmp_path: Path
+) -> None:
+    """Neither with the list of keys of another archive, nor if a byte was changed."""
+    writer.append(raw(ids([0])))
+    path = only_file(folder)
+    number = 0
+    while not path.read_bytes().endswith(b"\0") or path.stat().st_size % 512 == 1:
+        number += 1
+        writer.append(raw(ids([number])))
+    written, own = path.read_bytes(), (folder / KEYS).read_bytes()
+    path.write_bytes(written[:200] + bytes([written[200] ^ 1]) + written[201:])
+    with pytest.raises(DamagedFile, match="move the file away"):
+        ArchiveWriter(folder, keys).append(raw(ids([number + 1])))
+    assert path.stat().st_size == len(written)
+    path.write_bytes(written)
+    forget_keys()
+    KeySource(LocalFolder(tmp_path / "other"), master.name).begin()
+    shutil.copy(tmp_path / "other" / KEYS, folder / KEYS)
+    forget_keys()
+    with pytest.raises(DamagedFile, match="put back the list of keys of this archive"):
+        ArchiveWriter(folder, keys).append(raw(ids([number + 1])))
+    assert path.read_bytes() == written
+    (folder / KEYS).write_bytes(own)
+    forget_keys()
+    assert ArchiveWriter(folder, keys).append(raw(ids([number, number + 1]))) == 1
+
+
 def test_segments_and_chunks_that_were_moved_or_left_out_are_noticed(
     folder: Path, keys: KeySource, writer: ArchiveWriter
 ) -> None:
