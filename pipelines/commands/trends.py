@@ -51,6 +51,7 @@ def trends(
     """
     asked = _choose(agent, agent_type, fleet)
     folder, span = require_folder(output), parse_span(start, end)
+    read_row_settings(folder, "queried")  # an error if there is no output
     if not (folder / TRENDS.inputs[0].table.name).is_dir():
         raise make_underived_error(output)
     limits, minutes = Limits(limit, seconds, memory_mb), read_row_settings(folder, "queried")["file_minutes"]

@@ -1,6 +1,7 @@
 """`kpiflow trends`: what it shows of an output, and how it ends."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,16 @@ def test_wrong_use_ends_with_2(output: Path, wrong: list[str]) -> None:
 
 
 def test_an_output_that_is_not_derived_is_named_with_the_fix(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["trends", str(tmp_path)]) != 0
-    assert "derive" in capsys.readouterr().err
+    shutil.rmtree(output / "trends")
+    assert run(["trends", str(output)]) == 2
+    assert "kpiflow derive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["", "missing"])
+def test_a_folder_without_an_output_is_named_with_the_fix(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["trends", str(tmp_path / folder)]) == 2
+    assert "kpiflow backfill" in capsys.readouterr().err
