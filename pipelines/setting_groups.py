@@ -287,7 +287,7 @@ class DerivedSettings(SettingsGroup):
         lt=1,
         description="Share of an agent's hours in which a rule about distributions may raise a false alarm.",
     )
-    trend_false_alarms_a_day: float = Field(
+    trend_false_alarms: float = Field(
         1.0,
         ge=0.001,
         le=1000,

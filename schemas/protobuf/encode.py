@@ -27,7 +27,8 @@ def encode_document(kind: str, root: Node, document: Mapping[str, Any], repeated
     """The payload of a document of a kind, whose schema is `root`; `repeated`: further members of `extra`.
 
     Raises:
-        ValueError: it has a text that is not Unicode, or an integer that is no double.
+        ValueError: it has a text that is not Unicode, or an integer that is no double; or it lacks a map or
+            list that the schema requires, which a message cannot: without an entry it is empty.
     """
     return _encode(_encode_message(load_layout(kind), root, document, repeated))
 
@@ -80,6 +81,9 @@ def _encode(message: Any) -> bytes:
 def _encode_message(layout: Layout, node: Node, document: Mapping[str, Any], repeated: Members = ()) -> Any:
     message, extra = layout.raw(), list[tuple[str, Any]]()
     fields = {field.name: field for field in layout.fields if field.name != EXTRA}
+    for name, field in fields.items():
+        if field.shape in ("map", "list") and node.by_name[name].required and name not in document:
+            raise ValueError(f"no message lacks {name}: without an entry it is empty")
     for name, value in document.items():
         child = node.by_name.get(name)
         if value is None and child is not None and child.nullable:

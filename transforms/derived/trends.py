@@ -83,7 +83,7 @@ def compute_trends(rows: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
     }
     points = Points(series[:count], given["minute"][:count])
     own = _find_own(rows.slice(0, count), points)
-    thresholds = find_thresholds(points, settings["trend_false_alarms_a_day"], len(METRICS))
+    thresholds = find_thresholds(points, settings["trend_false_alarms"], len(METRICS))
     starts = points.find_starts(WINDOW)
     found: list[_Found] = []
     for name in METRICS:
@@ -203,7 +203,7 @@ TABLE = DerivedTable(
     sql=SQL,
     kernel=Kernel(
         compute_trends,
-        settings=("trend_false_alarms_a_day",),
+        settings=("trend_false_alarms",),
         modules=("scipy", "ruptures"),
         extra="analysis",
     ),

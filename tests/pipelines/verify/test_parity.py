@@ -274,9 +274,9 @@ def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path)
     assert sorted(
         str(each).replace("payload_bytes=None payload_sha256=None ", "") for each in refusals.differences
     ) == [
-        f"kind=kpi_report payload={{{{ reason=json {others}: rows is 1 in A, 0 in B",
-        f"kind=kpi_report payload={{{{ reason=utf8 {others}: rows is 0 in A, 1 in B",
-        f"kind=kpi_report payload={{{{{{ reason=json {others}: rows is 1 in A, 0 in B",
+        f"kind=kpi_report encoding=None payload={{{{ reason=json {others}: rows is 1 in A, 0 in B",
+        f"kind=kpi_report encoding=None payload={{{{ reason=utf8 {others}: rows is 0 in A, 1 in B",
+        f"kind=kpi_report encoding=None payload={{{{{{ reason=json {others}: rows is 1 in A, 0 in B",
     ]
 
 
