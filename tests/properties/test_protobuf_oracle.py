@@ -49,13 +49,10 @@ def documents(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 def test_the_encodings_of_a_document_have_the_same_rows_and_reasons(kind: str, data: st.DataObject) -> None:
     drawn = data.draw(st.lists(documents(kind), min_size=1, max_size=12))
     pairs = []
-    required = [node.name for node in load(kind).root.children if node.required and node.kind == "map"]
     for document in drawn:
-        if not document.keys() >= set(required):  # no message can say that a map is not there
-            continue
         try:
             pairs.append((json.dumps(document).encode(), encode_document(kind, load(kind).root, document)))
-        except ValueError:  # it has a number or a text that no message can hold
+        except ValueError:  # no message can hold it
             continue
     assume(pairs)
     texts, octets = map(list, zip(*pairs))
