@@ -8,17 +8,17 @@ changed, a lookup takes a stat and a binary search for each hour and sealed day 
 
 import os
 import threading
-import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.queries.query import Input, Value
+from pipelines.service.folder_listing import FolderListing, is_settled, read_change
 from schemas.tables import REPORTS
 from transforms.core.durable_files import FileVersion, read_version
 from transforms.core.errors import Refused
@@ -30,10 +30,7 @@ from transforms.sinks.parquet.parquet_file import open_parquet
 
 _FILE_BITS, _NUMBER = np.uint64(32), np.uint64(0xFFFFFFFF)
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
-_SETTLED_NS = 100_000_000
-"""A folder that was listed sooner after it changed may have changed again in the same tick of the clock."""
 Hashes = NDArray[np.uint32]
-Found = TypeVar("Found")
 
 
 class Counted(NamedTuple):
@@ -73,7 +70,7 @@ class _Place(NamedTuple):
         Raises:
             FileNotFoundError: it is the file of a sealed day, and is missing.
         """
-        return _read_change(self.path) if self.length == _HOUR else read_version(os.stat(self.path))
+        return read_change(self.path) if self.length == _HOUR else read_version(os.stat(self.path))
 
 
 class _Group(NamedTuple):
@@ -120,31 +117,14 @@ class _Group(NamedTuple):
         return _Group(version, tuple(kept), known, keys)
 
 
-class _Listing(Generic[Found]):
-    """What the names in a folder say, made again when the folder has changed."""
-
-    def __init__(self, folder: str, parse: Callable[[list[str]], list[Found]]) -> None:
-        self._folder, self._parse = folder, parse
-        self._state: tuple[int, list[Found]] = (-1, [])
-
-    def read(self) -> list[Found]:
-        known, found = self._state
-        changed = _read_change(self._folder)
-        if changed != known:
-            names = os.listdir(self._folder) if changed else []
-            found = self._parse(sorted(names))
-            self._state = (changed if is_settled(changed) else -1, found)
-        return found
-
-
 class TaskIndex:
     """The index of an output. Thread-safe: what a thread reads is replaced, never changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = f"{folder}/{REPORTS.name}"
         self._groups: dict[str, _Group] = {}
-        self._days = _Listing(self._folder, _parse_days)
-        self._hours: dict[date, _Listing[_Place]] = {}
+        self._days = FolderListing(self._folder, _parse_days)
+        self._hours: dict[date, FolderListing[_Place]] = {}
         self._sealed: tuple[Ledger, dict[date, _Place]] = (Ledger(), {})
         self._lock = threading.Lock()
 
@@ -214,7 +194,7 @@ class TaskIndex:
                     for name in filter(HOUR_NAME.fullmatch, names)
                 ]
 
-            listing = self._hours.setdefault(day, _Listing(folder, parse))
+            listing = self._hours.setdefault(day, FolderListing(folder, parse))
         return listing.read()
 
     def _list_sealed(self, files: OutputFiles) -> dict[date, _Place]:
@@ -225,8 +205,23 @@ class TaskIndex:
             for day in files.ledger.days.get(REPORTS.name, {}):
                 for file in files.list_hour(REPORTS.name, _begin(day)):
                     found[day] = _Place(_begin(day), _DAY, str(file.path or ""))
+            self._forget(files.ledger, found)
             self._sealed = files.ledger, found
         return found
+
+    def _forget(self, ledger: Ledger, sealed: Mapping[date, _Place]) -> None:
+        """Drop what was read of days that have expired, and of the hours of days that have one file."""
+        places = {place.path for place in sealed.values()}
+
+        def has_hours(day: date) -> bool:
+            return day not in sealed and not ledger.is_expired(REPORTS.name, day)
+
+        for day in list(self._hours):
+            if not has_hours(day):
+                self._hours.pop(day, None)
+        for path in list(self._groups):
+            if path not in places and not has_hours(_parse_day(path)):
+                self._groups.pop(path, None)
 
     def _get(self, files: OutputFiles, place: _Place) -> _Group | None:
         """The group of a place, as it is now; None if a file is not on this machine, missing or damaged: the
@@ -264,21 +259,13 @@ def _parse_days(names: list[str]) -> list[date]:
     return [date.fromisoformat(name[5:]) for name in filter(DAY_NAME.fullmatch, names)]
 
 
+def _parse_day(path: str) -> date:
+    """The day of the path of a place."""
+    return date.fromisoformat(path.rpartition("/date=")[2][:10])
+
+
 def _begin(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def _read_change(folder: str) -> int:
-    """When the names in a folder changed last, in ns; 0 if there is no folder."""
-    try:
-        return os.stat(folder).st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
-def is_settled(changed: int) -> bool:
-    """Whether a folder that changed then cannot have changed again in the same tick of the clock."""
-    return time.time_ns() - changed > _SETTLED_NS
 
 
 def _read(path: Path, known: _Known | None) -> _Known | None:

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from pipelines.queries.means import Covered
 from pipelines.queries.sums import WINDOWS
-from pipelines.service.task_index import Counted, TaskIndex, is_settled
+from pipelines.service.folder_listing import is_settled
+from pipelines.service.task_index import Counted, TaskIndex
 from pipelines.service.window_sums import AgentNames, WindowSums, join_sums, merge_sums
 from schemas.partitioning import format_hour_folder, format_window_folder
 from schemas.tables import AGGREGATIONS

@@ -128,6 +128,31 @@ def test_a_sealed_day_is_one_file_and_an_expired_one_is_none(output: Path) -> No
     assert ask(TASKS[7]).files == 0
 
 
+def test_the_index_forgets_the_hours_of_sealed_and_expired_days(output: Path) -> None:
+    service = make_service(output)
+    index, query = service.index, QUERIES["reports-by-task"]
+    days = [NOON.date(), NOON.date() + timedelta(days=1)]
+    store(output, REPORTS, judge([report(999, NOON + timedelta(days=1))]).to_pylist())
+
+    def look() -> tuple[int, list[str]]:
+        """The files of a task, and the places of the index."""
+        asked = query.parse({"task_id": TASKS[7]})
+        answer = run_query(output, query, asked, EVER, 10, MOST, means=service.means)
+        return answer.files, [path.partition(f"{REPORTS.name}/")[2] for path in index._groups]
+
+    assert look()[0] == 2
+    assert len(look()[1]) == 11
+    sealed = output / locate_day(REPORTS.name, days[0])
+    paths = sorted((output / REPORTS.name / f"date={days[0]}").rglob("*.parquet"))
+    sealed.write_bytes(encode_file(concat([read_file(path) for path in paths])))
+    change_ledger(output, lambda ledger: ledger.put_day(REPORTS.name, days[0], Place(True), now()))
+    assert look()[0] == 1
+    assert sorted(look()[1]) == [f"date={days[0]}/day.parquet", f"date={days[1]}/hour=12"]
+    change_ledger(output, lambda ledger: ledger.expire(REPORTS.name, days[1], frozenset({days[0]}), now()))
+    assert look() == (0, [f"date={days[1]}/hour=12"])
+    assert list(index._hours) == days[1:]
+
+
 def test_a_task_of_the_largest_hash_is_found(tmp_path: Path) -> None:
     largest = np.uint64(0xFFFFFFFF) << np.uint64(32)
     keys = np.array([1, 5, largest - np.uint64(1), largest, largest | np.uint64(1)], np.uint64)
