@@ -1,4 +1,7 @@
-"""All derived tables, each after those that it reads. One more: its module, a line here, docs/columns.md."""
+"""All derived tables, each after those that it reads. One more: its module, a line here, docs/columns.md.
+
+Beside a stream a pass makes them one after the other: what people wait for comes before what takes long.
+"""
 
 from schemas.tables import Table, find_table
 from transforms.derived import (
@@ -17,11 +20,11 @@ TABLES: tuple[DerivedTable, ...] = (
     inconsistencies.TABLE,
     resolutions.TABLE,
     data_quality.TABLE,
-    task_sums.TABLE,
-    features.TABLE,
     outcome_sums.TABLE,
     recommendations.TABLE,
     trends.TABLE,
+    task_sums.TABLE,
+    features.TABLE,
 )
 DERIVED = {each.table.name: each for each in TABLES}
 
