@@ -16,7 +16,7 @@ from pipelines.queries.formats import FORMATS, list_rows
 from pipelines.queries.limits import Limits
 from pipelines.queries.query import Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
-from pipelines.queries.run import Answer, run_query
+from pipelines.queries.run import Answer, plan_query, run_query
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import make_underived_error, read_row_settings
 from transforms.core.durable_files import replace_file
@@ -73,6 +73,9 @@ def query(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.001, max=3600, help="Stop the query after so long.")] = 30,
     memory_mb: Annotated[int, typer.Option(min=16, help="Stop the query if it needs more memory.")] = 1024,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print how DuckDB runs it, measured, in place of the rows.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--help", help="Show this message; with a NAME, explain the query.")
     ] = False,
@@ -96,15 +99,14 @@ def query(
         return
     chosen = _choose_format(form, target)
     folder = require_folder(output)
-    answer = run_query(
-        folder,
-        asked,
-        asked.parse(_split_parameters(parameters or [])),
-        parse_span(start, end),
-        read_row_settings(folder, "queried")["file_minutes"],
-        Limits(limit, seconds, memory_mb),
-        cursor,
-    )
+    given = asked.parse(_split_parameters(parameters or []))
+    minutes = read_row_settings(folder, "queried")["file_minutes"]
+    span, limits = parse_span(start, end), Limits(limit, seconds, memory_mb)
+    if plan:
+        for line in plan_query(folder, asked, given, span, minutes, limits).list_lines():
+            out.print(Text(escape_line(line)))
+        return
+    answer = run_query(folder, asked, given, span, minutes, limits, cursor)
     if not answer.files and any(
         each.table.name in DERIVED and not (folder / each.table.name).is_dir() for each in asked.inputs
     ):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -16,6 +16,7 @@ from pipelines.queries.cursor import format_cursor, parse_cursor
 from pipelines.queries.limits import USUAL, Limits
 from pipelines.queries.means import ONCE, Find, Means
 from pipelines.queries.open_files import explain_storage_errors, open_files
+from pipelines.queries.plan import Plan, measure_steps
 from pipelines.queries.query import Input, Query, Value
 from pipelines.queries.statement import Statement, write_rows, write_statement, write_view
 from pipelines.queries.stop import QueryStopped, Stop
@@ -82,6 +83,51 @@ def run_query(
         RunFailed: it needs more files than it may, or a file cannot be read.
     """
     stop = stop or Stop()
+    with _prepare(
+        folder, query, parameters, span, file_minutes, limits, cursor, stop, part, means
+    ) as prepared:
+        found = _select(prepared)
+    return _make_answer(query, prepared.asked, found, limits.rows, prepared.files)
+
+
+def plan_query(
+    folder: Path,
+    query: Query,
+    parameters: Mapping[str, Value | None],
+    span: Span,
+    file_minutes: int,
+    limits: Limits = USUAL,
+) -> Plan:
+    """How the first page of a query is made, measured while it is. Arguments and errors: as `run_query`."""
+    with _prepare(
+        folder, query, parameters, span, file_minutes, limits, None, Stop(), Part(), ONCE
+    ) as prepared:
+        return Plan(prepared.files, measure_steps(prepared.connection, prepared.statement))
+
+
+class _Prepared(NamedTuple):
+    """The SQL of a page over files that are open, and its columns. `asked`: what a cursor is bound to."""
+
+    connection: duckdb.DuckDBPyConnection
+    statement: Statement
+    columns: pa.Schema
+    asked: Mapping[str, Any]
+    files: int
+
+
+@contextmanager
+def _prepare(
+    folder: Path,
+    query: Query,
+    parameters: Mapping[str, Value | None],
+    span: Span,
+    file_minutes: int,
+    limits: Limits,
+    cursor: str | None,
+    stop: Stop,
+    part: Part,
+    means: Means,
+) -> Iterator[_Prepared]:
     asked = {"from": span.start, "to": span.end, **parameters}
     after = None if cursor is None else parse_cursor(query, asked, cursor)
     columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
@@ -118,8 +164,7 @@ def run_query(
             views[query.windows.name] = write_rows(connection, query.windows, rows)
         stop.check()
         statement = write_statement(query, columns.names, views, parameters, after, limits.rows + 1)
-        found = _select(connection, statement, columns)
-    return _make_answer(query, asked, found, limits.rows, len(opened))
+        yield _Prepared(connection, statement, columns, asked, len(opened))
 
 
 def _choose_span(
@@ -160,8 +205,9 @@ def _list_input(
     return files.list_untimed(source.table) + list(dict.fromkeys(listed))
 
 
-def _select(connection: duckdb.DuckDBPyConnection, statement: Statement, columns: pa.Schema) -> pa.Table:
-    rows = connection.sql(statement.text, params=statement.values).to_arrow_table()
+def _select(prepared: _Prepared) -> pa.Table:
+    statement, columns = prepared.statement, prepared.columns
+    rows = prepared.connection.sql(statement.text, params=statement.values).to_arrow_table()
     return pa.Table.from_batches([conform(batch, columns) for batch in rows.to_batches()], columns)
 
 

@@ -10,7 +10,8 @@ from pipelines.queries.registry import QUERIES
 from tests.pipelines.queries.small_output import AGENTS, START, ask, make_output
 from transforms.core.time_range import Span
 
-PAGE = (Path(__file__).parents[3] / "docs" / "queries.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "queries.md").read_text(encoding="utf-8")
 OPENED = {
     name: int(files)
     for name, files in re.findall(r"^\| `([\w-]+)` \| (\d+) \| .* \|$", PAGE, flags=re.MULTILINE)
@@ -31,6 +32,11 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_query_is_listed() -> None:
     assert list(OPENED) == list(QUERIES)
+
+
+def test_the_page_of_plans_has_each_query() -> None:
+    page = (DOCS / "plans.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## ([\w-]+)$", page, flags=re.MULTILINE) == list(QUERIES)
 
 
 @pytest.mark.parametrize("name", QUERIES)

@@ -164,3 +164,20 @@ def test_a_terminal_obeys_nothing_in_a_text(answer: Answer) -> None:
     for name in ("json", "ndjson"):
         rendered = FORMATS[name](replace(answer, rows=rows, cursor=None))
         assert all(32 <= byte < 127 or byte == 10 for byte in rendered)
+
+
+def test_a_plan_names_files_rows_and_conditions_in_place_of_the_rows(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["query", str(output), "agent-over-time", f"agent_id={AGENTS[0]}", "--plan"]) == 0
+    files, last, *before = capsys.readouterr().out.splitlines()
+    rows = ask(output, "agent-over-time", 101, agent_id=AGENTS[0]).rows.num_rows
+    assert files == f"{ask(output, 'agent-over-time', agent_id=AGENTS[0]).files} files opened"
+    assert last.startswith(f"TOP_N: {rows} rows, ")
+    assert "recorded_at DESC" in last
+    assert any("READ_PARQUET" in line and f"agent_id = '{AGENTS[0]}'" in line for line in before)
+
+
+def test_a_plan_that_takes_too_long_is_stopped(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["query", str(output), "anomalies", "--plan", "--seconds", "0.001"]) == 3
+    assert "was stopped after 0.001 s" in capsys.readouterr().err
