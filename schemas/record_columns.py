@@ -2,7 +2,7 @@
 
 `schemas.tables` adds the columns of the message and makes tables of them. The name of a column is the last
 step of its field's path, but for the record's `id`. `version` is a fingerprint of the content;
-`effective_at` is when the record began to count.
+`effective_at` is when the record began to count. The execution context is a column of reports.
 """
 
 import pyarrow as pa
@@ -77,3 +77,14 @@ HEALTH = pa.schema(
         ("extra", pa.string()),
     ]
 )
+
+EXECUTION_CONTEXT = pa.struct(
+    [
+        ("hostname", pa.string()),
+        ("available_cores", pa.int64()),
+        ("available_memory_mb", pa.float64()),
+        ("gpu_info", pa.string()),
+        ("network_interfaces", pa.list_(pa.string())),
+    ]
+)
+"""Where a report says that its task was executed."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from schemas.readers.formats import TIME
-from schemas.record_columns import AGENT, HEALTH, RESULT, TASK
+from schemas.record_columns import AGENT, EXECUTION_CONTEXT, HEALTH, RESULT, TASK
 
 LAYOUT_VERSION = 2
 """Raised when folders, keys or the meaning of stored columns change; older code refuses a newer layout."""
@@ -18,24 +18,14 @@ GRANULARITIES = {"5s": 5, "1m": 60, "1h": 3600}
 """Window length in seconds of each granularity."""
 
 METRICS = ("latency", "accuracy", "cpu", "memory")
-"""The metrics that have a baseline and fences; METRIC_COLUMNS and OUTLIER_FLAGS name the
-report columns of each: its value, and whether that is an outlier."""
+"""The metrics that have a baseline and fences; METRIC_COLUMNS and OUTLIER_FLAGS name the report columns of
+each: its value, and whether that is an outlier."""
 METRIC_COLUMNS = {"latency": "latency_ms", "accuracy": "accuracy", "cpu": "cpu_usage", "memory": "memory_mb"}
 OUTLIER_FLAGS = {metric: f"is_{metric}_outlier" for metric in METRICS}
 
 MESSAGE = [("source", pa.string()), ("message_id", pa.string()), ("received_at", TIME)]
 MESSAGE_KEY = ("source", "message_id")
 """The columns that identify a message."""
-
-EXECUTION_CONTEXT = pa.struct(
-    [
-        ("hostname", pa.string()),
-        ("available_cores", pa.int64()),
-        ("available_memory_mb", pa.float64()),
-        ("gpu_info", pa.string()),
-        ("network_interfaces", pa.list_(pa.string())),
-    ]
-)
 
 REPORT = pa.schema(
     [

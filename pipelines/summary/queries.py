@@ -148,8 +148,7 @@ def _count_reports(output: Path) -> pa.Table:
             "first": (recorded_at, "hash_min"),
             "last": (recorded_at, "hash_max"),
             **{
-                metric: (pc.coalesce(pc.field(flag), False), "hash_sum")
-                for metric, flag in OUTLIER_FLAGS.items()
+                name: (pc.coalesce(pc.field(flag), False), "hash_sum") for name, flag in OUTLIER_FLAGS.items()
             },
         },
         count="reports",

@@ -10,7 +10,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.tables import ENRICHMENT, EXECUTION_CONTEXT, REPORT, TIME
+from schemas.record_columns import EXECUTION_CONTEXT
+from schemas.tables import ENRICHMENT, REPORT, TIME
 from transforms.core.record_batches import build_batch
 from transforms.enrich import Enrich, EnrichOptions, enrich
 
