@@ -5,6 +5,7 @@ counted, and neither the answer nor the log has a byte of the sender.
 """
 
 import asyncio
+import socket
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,10 @@ from aiohttp import web
 from pipelines.service.errors import HttpError, make_error_response
 from transforms.core.events import CONNECTION_FAILED, log_event
 
+TAKE_SECONDS = 30.0
+"""A client that takes nothing of its answer for so long is dropped: it holds the answer and a descriptor."""
+_TAKE_OPTION: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+"""Linux has it; elsewhere such a client is kept."""
 _FIXES = {
     400: HttpError(400, "this is not a request of HTTP/1.1", "send what `curl` sends"),
     417: HttpError(417, "this is not expected here", "send no header Expect, or 100-continue"),
@@ -34,6 +39,13 @@ class HttpConnection(web.RequestHandler):
     ) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
         self._headers, self._refusals = headers, refusals
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin. The kernel watches what the client takes, also after the answer has ended here."""
+        accepted = transport.get_extra_info("socket")
+        if _TAKE_OPTION is not None:
+            accepted.setsockopt(socket.IPPROTO_TCP, _TAKE_OPTION, int(TAKE_SECONDS * 1000))
+        super().connection_made(transport)
 
     def handle_error(
         self,

@@ -32,6 +32,8 @@ from transforms.core.events import REQUEST_FAILED, log_event
 SERVICE = web.AppKey("service", Service)
 IDLE_SECONDS = 75.0
 """A connection without a whole request for so long is closed: anybody can open one."""
+HANDSHAKE_SECONDS = 10.0
+"""So long a handshake of TLS is waited for: until then a connection takes 0.3 MB."""
 LARGEST_BODY = 16_384
 BODY_SECONDS, LINGER_SECONDS = 10.0, 1.0
 """So long a body is waited for; the rest of one that was refused is read and dropped."""
@@ -264,7 +266,10 @@ async def listen(service: Service, host: str, port: int, tls: ssl.SSLContext | N
 
     service.start()
     try:
-        server = await asyncio.get_running_loop().create_server(connect, host, port, ssl=tls, backlog=128)
+        patience = None if tls is None else HANDSHAKE_SECONDS
+        server = await asyncio.get_running_loop().create_server(
+            connect, host, port, ssl=tls, backlog=128, ssl_handshake_timeout=patience
+        )
     except OSError as error:
         await runner.cleanup()
         raise WrongUse(

@@ -5,6 +5,7 @@ import csv
 import http.client
 import io
 import json
+import socket
 import ssl
 import threading
 import time
@@ -75,12 +76,17 @@ class House:
 
     def connect(self, client: str = "", **options: Any) -> http.client.HTTPSConnection:
         """A connection with the certificate of a client; of nobody if it has no name."""
-        context = ssl.create_default_context(cafile=str(self.ca.certificate))
-        if client:
-            context.load_cert_chain(self.clients[client].certificate, self.clients[client].key)
+        context = self.make_context(client)
         for name, value in options.items():
             setattr(context, name, value)
         return http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)
+
+    def make_context(self, client: str = "") -> ssl.SSLContext:
+        """The TLS of a client; of nobody if it has no name."""
+        context = ssl.create_default_context(cafile=str(self.ca.certificate))
+        if client:
+            context.load_cert_chain(self.clients[client].certificate, self.clients[client].key)
+        return context
 
     def get(self, client: str, target: str, **headers: str) -> Reply:
         """Ask once."""
@@ -126,7 +132,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def keep_house(folder: Path, output: Path) -> Iterator[House]:
+def keep_house(folder: Path, output: Path, **options: Any) -> Iterator[House]:
     ca = make_ca(folder)
     hosts = {**NAMES, "granted": "g.example", "marker": "k.example", "stranger": "x.example"}
     clients = {name: make_certificate(ca, name, hosts=[host]) for name, host in hosts.items()}
@@ -142,7 +148,7 @@ def keep_house(folder: Path, output: Path) -> Iterator[House]:
     context = tls.make_context()
     audit.open()
     guards = make_guards(tls, policy, audit)
-    with run_service(make_service(output, guards=guards, is_local=False), context) as service:
+    with run_service(make_service(output, guards=guards, is_local=False, **options), context) as service:
         house.port = service.port
         yield house
     audit.close()
@@ -267,6 +273,19 @@ def test_a_certificate_of_another_authority_gets_no_connection(house: House, tmp
 def test_an_older_version_of_tls_gets_no_connection(house: House) -> None:
     with pytest.raises(ssl.SSLError):
         house.connect("kpi-consumer", maximum_version=ssl.TLSVersion.TLSv1_2).request("GET", "/queries")
+
+
+def test_a_handshake_that_does_not_go_on_is_ended(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.service.server.HANDSHAKE_SECONDS", 2.0)
+    with keep_house(tmp_path, output) as house:
+        clients = [socket.create_connection((HOST, house.port), timeout=20) for _ in range(20)]
+        clients[0].sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the begin of one
+        assert house.get("kpi-consumer", "/queries").status == 200
+        for client in clients:
+            with client:
+                assert client.recv(100) == b""
 
 
 def test_a_session_is_not_resumed(house: House) -> None:

@@ -18,7 +18,7 @@ from pipelines.cli import run
 from pipelines.queries.formats import FORMATS
 from pipelines.queries.limits import Limits
 from pipelines.queries.registry import QUERIES
-from pipelines.service import query_answers
+from pipelines.service import http_connection, query_answers
 from pipelines.service.access.masks import Masks
 from pipelines.service.access.policy import decide
 from pipelines.service.content_types import CONTENT_TYPES
@@ -388,6 +388,28 @@ def test_a_connection_without_a_whole_request_is_closed(
     ):
         client.sendall(sent)
         assert client.recv(100) == b""
+        assert service.get("/healthz").status == 200
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_dropped(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else anybody, known or not, could hold connections and answers without end."""
+    monkeypatch.setattr(http_connection, "TAKE_SECONDS", 0.3)
+    dropped = threading.Event()
+    lose = http_connection.HttpConnection.connection_lost
+
+    def note(self: http_connection.HttpConnection, error: BaseException | None) -> None:
+        lose(self, error)
+        if isinstance(error, TimeoutError):
+            dropped.set()
+
+    monkeypatch.setattr(http_connection.HttpConnection, "connection_lost", note)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((HOST, service.port))
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 400)
+        assert dropped.wait(15)
         assert service.get("/healthz").status == 200
 
 

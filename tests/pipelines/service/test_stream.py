@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import redis
 
 from pipelines.relay.export import parse_page
 from pipelines.service import stream
+from pipelines.service.access import connections
 from pipelines.service.guards import Guards, Subject
 from pipelines.service.live import STREAM, LiveReports
 from schemas.tables import REPORTS
 from tests.builders import report
+from tests.pipelines.service.test_access import ROLES_FILE, House, keep_house
 from tests.pipelines.service.test_export import judge, make_output
 from tests.servers import RedisServer
 from tests.service import RunningService, make_service, run_service
@@ -54,10 +57,11 @@ def serve(tmp_path: Path, server: RedisServer, **options: Any) -> Any:
     return run_service(service)
 
 
-def wait_ready(service: RunningService) -> None:
+def wait_ready(service: RunningService | House) -> None:
+    get = service.get if isinstance(service, RunningService) else partial(service.get, "")
     end = time.monotonic() + 20
-    while service.get("/readyz").status != 200:
-        assert time.monotonic() < end, service.get("/readyz").body
+    while (ready := get("/readyz")).status != 200:
+        assert time.monotonic() < end, ready.body
         time.sleep(0.02)
 
 
@@ -218,6 +222,43 @@ def test_a_socket_ends_with_the_certificate_of_its_client(
                 assert (closed.data, closed.extra) == (1008, "the certificate has expired")
 
         asyncio.run(follow())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("c.example", "d.example"), ('c.example"\nrole = "kpi-consumer"', 'c.example"\nrole = "monitoring"')],
+    ids=["removed", "lowered"],
+)
+def test_a_socket_over_tls_ends_when_its_role_has_changed(
+    before: str,
+    after: str,
+    server: RedisServer,
+    client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "CHECK_SECONDS", 0.1)
+    output = make_output(tmp_path, [report(0)])
+    with keep_house(tmp_path, output, live=LiveReports(Connection(server.url))) as house:
+        wait_ready(house)
+        url = f"https://localhost:{house.port}/kpi/stream"
+
+        async def follow() -> None:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.ws_connect(url, ssl=house.make_context("kpi-consumer")) as changed,
+                session.ws_connect(url, ssl=house.make_context("optimization-admin")) as other,
+            ):
+                publish(client, 0, 1)
+                assert (await take(changed, 1))[0] == (await take(other, 1))[0]
+                assert before in ROLES_FILE
+                house.roles.write_text(ROLES_FILE.replace(before, after))
+                assert (await changed.receive(timeout=20)).type is aiohttp.WSMsgType.CLOSED
+                publish(client, 1, 1)
+                assert (await take(other, 1))[0]["task_id"] == report(1)["task_id"]
+
+        asyncio.run(follow())
+        assert house.get("kpi-consumer", "/kpi/stream").status == 403
 
 
 @pytest.mark.parametrize(
