@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         direct.run(build)
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # the engine handles it too
         try:
-            while True:  # until the job itself interrupts
-                follow(Progress("running"))
+            for checkpoints in count():  # until the job itself interrupts
+                follow(Progress("running", checkpoints=checkpoints))
         finally:
             signal.signal(signal.SIGINT, handler)
 
