@@ -37,6 +37,8 @@ EXTRA = "extra"
 values of another type than that of their field."""
 
 Shape = Literal["string", "double", "int64", "bool", "bytes", "message", "struct", "value", "map", "list"]
+_Form = Literal["typed", "columns", "raw"]
+"""Which of the descriptions of the same bytes: that of the .proto files, or one of those above."""
 _OPEN: dict[str, Shape] = {"google.protobuf.Struct": "struct", "google.protobuf.Value": "value"}
 _SCALARS: dict[int, Shape] = {
     FieldDescriptor.TYPE_STRING: "string",
@@ -83,14 +85,13 @@ class Layout:
 @cache
 def load_layout(kind: str) -> Layout:
     """The layout of the message of a kind."""
-    return _describe(_load_pool("typed").FindMessageTypeByName(f"{PACKAGE}.{MESSAGES[kind]}"))
+    return _describe(_find_message("typed", kind))
 
 
 @cache
 def load_class(kind: str) -> Any:
     """The message class of a kind as its .proto file describes it."""
-    name = f"{PACKAGE}.{MESSAGES[kind]}"
-    return message_factory.GetMessageClass(_load_pool("typed").FindMessageTypeByName(name))
+    return message_factory.GetMessageClass(_find_message("typed", kind))
 
 
 @cache
@@ -104,7 +105,7 @@ def load_converter(kind: str) -> Any:
     """What converts payloads of a kind to their columns, and back."""
     import ptars  # what only encodes, or reads single payloads, does not need it
 
-    message = _load_pool("columns").FindMessageTypeByName(f"{PACKAGE}.{MESSAGES[kind]}")
+    message = _find_message("columns", kind)
     return ptars.HandlerPool([message.file]).get_for_message(message)
 
 
@@ -119,8 +120,12 @@ def is_message(kind: str, octets: bytes) -> bool:
 
 @cache
 def _load_column_class(kind: str) -> Any:
-    name = f"{PACKAGE}.{MESSAGES[kind]}"
-    return message_factory.GetMessageClass(_load_pool("columns").FindMessageTypeByName(name))
+    return message_factory.GetMessageClass(_find_message("columns", kind))
+
+
+def _find_message(form: _Form, kind: str) -> Descriptor:
+    """The description of the message of a kind."""
+    return _load_pool(form).FindMessageTypeByName(f"{PACKAGE}.{MESSAGES[kind]}")
 
 
 def _describe(message: Descriptor) -> Layout:
@@ -142,7 +147,7 @@ def _describe_field(field: FieldDescriptor) -> Field:
 
 
 @cache
-def _load_pool(form: Literal["typed", "columns", "raw"]) -> descriptor_pool.DescriptorPool:
+def _load_pool(form: _Form) -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     octets = resources.files("schemas").joinpath(f"proto/{PACKAGE}.binpb").read_bytes()
     for file in FileDescriptorSet.FromString(octets).file:
