@@ -45,7 +45,7 @@ setup(
         "encryption": ["cryptography>=50,<51"],
         "timeseries": ["httpx>=0.28,<0.29"],
         "relay": ["aiohttp>=3.14,<4", "cryptography>=50,<51", "msgspec>=0.22,<0.23"],
-        "service": ["aiohttp>=3.14,<4", "msgspec>=0.22,<0.23"],
+        "service": ["aiohttp>=3.14,<4", "cryptography>=50,<51", "msgspec>=0.22,<0.23"],
         "analysis": ["scipy>=1.16,<2", "statsmodels>=0.14,<0.15", "ruptures>=1.1.10,<2"],
         "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
         "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1,<2"],

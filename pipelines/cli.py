@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(SafeFormatter())
-    raise SystemExit(run(sys.argv[1:] if argv is None else argv))
+    code = run(sys.argv[1:] if argv is None else argv)
+    gc.freeze()  # else the interpreter searches all modules for garbage as it ends: 0.3 s of CPU
+    raise SystemExit(code)
 
 
 def run(argv: Sequence[str]) -> int:

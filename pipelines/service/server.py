@@ -24,6 +24,7 @@ from pipelines.service.errors import HttpError, make_error_response
 from pipelines.service.exchange import Exchange
 from pipelines.service.guards import AuditUnavailable, Forbidden, Rights, Subject, Unidentified
 from pipelines.service.http_connection import HttpConnection
+from pipelines.service.notices import keep_notifying
 from pipelines.service.routes import ROUTES, Route
 from pipelines.service.service import Service
 from schemas.access import AccessClass
@@ -264,7 +265,6 @@ async def listen(service: Service, host: str, port: int, tls: ssl.SSLContext | N
         times = {"keepalive_timeout": IDLE_SECONDS, "lingering_time": LINGER_SECONDS}
         return HttpConnection(manager, _HEADERS, refusals, access_log=None, **times)
 
-    service.start()
     try:
         patience = None if tls is None else HANDSHAKE_SECONDS
         server = await asyncio.get_running_loop().create_server(
@@ -272,9 +272,9 @@ async def listen(service: Service, host: str, port: int, tls: ssl.SSLContext | N
         )
     except OSError as error:
         await runner.cleanup()
-        raise WrongUse(
-            f"cannot listen on {host}:{port}: {error.strerror}", "give another --listen"
-        ) from error
+        problem = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise WrongUse(problem, "give another --listen") from error
+    service.start()
     return Listener(runner, server)
 
 
@@ -292,7 +292,9 @@ async def serve(
     listener = await listen(service, host, port, tls)
     try:
         on_listening(listener.port)
+        notices = asyncio.create_task(keep_notifying())
         await stop.wait()
+        notices.cancel()
     finally:
         await listener.cleanup()
         service.close()

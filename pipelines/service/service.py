@@ -42,6 +42,8 @@ class Service:
         self.resuming = asyncio.Semaphore(1)
         self.has_index = Event()
         self.index = TaskIndex(self.folder)
+        self._is_ending = Event()
+        self._reader = Thread(target=self._read_tasks, name="task index")
         connections = KeptConnections(self.folder, self.limits)
         self.means = Means(self.index.find, connections, WindowCover(self.index).cover)
         self.status = StatusCounts(self.folder)
@@ -49,19 +51,23 @@ class Service:
 
     def start(self) -> None:
         """Begin the work that goes on beside requests, on the running loop."""
-        Thread(target=self._read_tasks, name="task index", daemon=True).start()
+        self._reader.start()
         if self.live is not None:
             self.live.start()
 
     def _read_tasks(self) -> None:
         """Make the index of tasks, so that no request has to wait for it; what fails here fails there too."""
         try:
-            self.index.read(OutputFiles.of(self.folder))
+            self.index.read(OutputFiles.of(self.folder), self._is_ending.is_set)
         finally:
             self.has_index.set()
 
     def close(self) -> None:
-        """End the work of the service."""
+        """End the work of the service. A process that ends while a thread of it reads Parquet may wait for
+        ever: Arrow ends its own threads, for which that one waits."""
         self.pool.close()
         if self.live is not None:
             self.live.end()
+        self._is_ending.set()
+        if self._reader.is_alive():
+            self._reader.join()

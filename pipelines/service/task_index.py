@@ -8,7 +8,7 @@ changed, a lookup takes a stat and a binary search for each hour and sealed day 
 
 import os
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -161,9 +161,11 @@ class TaskIndex:
             found.append(Counted(place.start, place.start + place.length, group.rows))
         return found
 
-    def read(self, files: OutputFiles) -> None:
-        """Read all files, so that later only those that change are read."""
+    def read(self, files: OutputFiles, is_ending: Callable[[], bool] = lambda: False) -> None:
+        """Read all files, so that later only those that change are read; no more once `is_ending`."""
         for place in self._list_places(files, Span()):
+            if is_ending():
+                return
             self._get(files, place)
 
     def _list_places(self, files: OutputFiles, span: Span) -> list[_Place]:
