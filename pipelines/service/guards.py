@@ -30,6 +30,7 @@ __all__ = [
     "Unidentified",
     "make_guards",
     "make_local_guards",
+    "record",
 ]
 LOCAL = Subject("local", "optimization-admin", frozenset(CLASSES))
 """The subject of every request of a service without TLS."""
@@ -130,6 +131,20 @@ class Guards:
     find_problems: Callable[[], list[str]] = _find_nothing
     counts: AccessCounts = field(default_factory=AccessCounts)
     refusals: RefusalLimit = field(default_factory=RefusalLimit)
+
+
+async def record(audit: Audit, subject: Subject, action: str, object: Any, *, is_needed: bool) -> Entry:
+    """Record that a request begins. One whose record is not needed goes on without it.
+
+    Raises:
+        AuditUnavailable: that is not possible.
+    """
+    try:
+        return await audit.begin(subject, action, object)
+    except AuditUnavailable:
+        if is_needed:
+            raise
+        return _NoEntry()
 
 
 def identify(transport: asyncio.BaseTransport | None, policy: Policy, tls: ServiceTls) -> Subject:

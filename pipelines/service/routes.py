@@ -25,7 +25,8 @@ class Route:
     """One route.
 
     `action`: what access and audit call it. `is_open`: for probes, which show no certificate; nothing is
-    checked or recorded. `takes`: the type of the JSON that is sent to it.
+    checked or recorded. `says_audit`: it is answered also while the audit cannot be written, since it says
+    so. `takes`: the type of the JSON that is sent to it.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Route:
     action: str
     summary: str
     is_open: bool = False
+    says_audit: bool = False
     takes: type[msgspec.Struct] | None = None
 
 
@@ -43,7 +45,7 @@ ROUTES = (
     Route("GET", "/", show_page, "page", "The page for people."),
     Route("GET", "/page/{file}", show_page_file, "page", "A file of the page."),
     Route("GET", "/openapi.json", show_document, "read the document", "This document."),
-    Route("GET", "/metrics", show_metrics, "metrics", "Metrics of the service, for Prometheus."),
+    Route("GET", "/metrics", show_metrics, "metrics", "Metrics for Prometheus.", says_audit=True),
     Route("GET", "/queries", list_queries, "list queries", "The named queries, with their parameters."),
     Route("GET", "/query/{name}", answer_query, "query", "A page of a named query."),
     Route("GET", "/kpi/status", show_status, "status", "What became of all messages, by hour too."),

@@ -22,7 +22,7 @@ from pipelines.service.access.roles import UNKNOWN
 from pipelines.service.access.subject import STRANGER
 from pipelines.service.errors import HttpError, make_error_response
 from pipelines.service.exchange import Exchange
-from pipelines.service.guards import AuditUnavailable, Forbidden, Rights, Subject, Unidentified
+from pipelines.service.guards import AuditUnavailable, Forbidden, Rights, Subject, Unidentified, record
 from pipelines.service.http_connection import HttpConnection
 from pipelines.service.notices import keep_notifying
 from pipelines.service.routes import ROUTES, Route
@@ -119,8 +119,9 @@ async def _guard(request: web.Request, handler: _Next) -> web.StreamResponse:
     action = route.action if route else UNKNOWN
     with _explain_unrecorded():
         exchange = request[_EXCHANGE] = await _admit(request, service, route, action)
-        entry = await service.guards.audit.begin(exchange.subject, action, _describe(request, exchange))
-    subject = exchange.subject
+        subject, is_needed = exchange.subject, route is None or not route.says_audit
+        asked = _describe(request, exchange)
+        entry = await record(service.guards.audit, subject, action, asked, is_needed=is_needed)
     outcome = "cancelled"
     try:
         with watch_connection(request.transport, subject, service.guards.identify, entry, exchange):
@@ -200,9 +201,8 @@ def _check_origin(request: web.Request) -> None:
 
 def _count(subject: Subject, service: Service) -> None:
     if wait := service.guards.admit(subject):
-        raise HttpError(
-            HTTPStatus.TOO_MANY_REQUESTS, "too many requests", "ask later", {"Retry-After": str(wait)}
-        )
+        headers = {"Retry-After": str(wait)}
+        raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, "too many requests", "ask later", headers)
 
 
 async def _read_body(request: web.Request) -> bytes:

@@ -470,7 +470,7 @@ def test_refusals_cannot_fill_the_audit() -> None:
     assert limit.count("nobody", "host", 401) == 1000 - REFUSALS
 
 
-def test_nothing_is_answered_while_the_audit_cannot_be_written(
+def test_nothing_but_metrics_is_answered_while_the_audit_cannot_be_written(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> int:
@@ -481,6 +481,9 @@ def test_nothing_is_answered_while_the_audit_cannot_be_written(
         assert house.get("kpi-consumer", "/query/agent-summary").status == 503
         assert house.get("", "/query/agent-summary").status == 503
         assert house.get("", "/readyz").status == 503
+        metrics = house.get("monitoring", "/metrics")
+        assert house.get("kpi-consumer", "/metrics").status == 503  # a refusal needs its line
+    assert "kpiflow_service_audit_written 0.0" in metrics.body.decode()  # else no alert could fire
     assert house.get("kpi-consumer", "/query/agent-summary").json["row_count"] == len(AGENTS)
     assert [each.problems for each in verify_audit(house.folder / "audit")] == [[]]
 

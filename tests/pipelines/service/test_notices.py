@@ -30,6 +30,12 @@ def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
     )
 
 
+def drain(notices: socket.socket) -> None:
+    """Read what was sent before."""
+    for _ in range(10):
+        notices.recv(100)
+
+
 def test_systemd_gets_ready_and_then_a_sign_of_life_again_and_again(
     tmp_path: Path, notices: socket.socket
 ) -> None:
@@ -39,8 +45,7 @@ def test_systemd_gets_ready_and_then_a_sign_of_life_again_and_again(
     service.send_signal(signal.SIGSTOP)  # its loop does not run
     notices.settimeout(0.6)
     with pytest.raises(TimeoutError):
-        for _ in range(10):  # a few may have been sent before
-            notices.recv(100)
+        drain(notices)
     service.send_signal(signal.SIGCONT)
     service.terminate()
     assert service.wait(30) == 0
