@@ -124,15 +124,15 @@ class _Run:
             self._server.check()
             if (report := job.ask_report()) is not None:
                 self._raise_error_of(report.trace or "")
-                self._progress = self._make_progress(report)
-                self._check_restarts(report)
+                self._progress = self._make_progress(report, job.restarts)
+                self._check_restarts(job.restarts, report.trace or "")
             self._follow(self._progress)
 
-    def _check_restarts(self, report: BatchReport) -> None:
+    def _check_restarts(self, restarts: int, trace: str) -> None:
         """Raise if Flink restarts the job in vain."""
-        if report.restarts > _MOST_RESTARTS:
+        if restarts > _MOST_RESTARTS:
             raise self._fail_in_vain()
-        if report.restarts > _MOST_RESTARTS_ON_A_LOST_WORKER and is_lost_worker(report.trace or ""):
+        if restarts > _MOST_RESTARTS_ON_A_LOST_WORKER and is_lost_worker(trace):
             raise _LostWorkerKept(self._progress.failure or "")
 
     def _fail_in_vain(self) -> FlinkFailed:
@@ -144,7 +144,7 @@ class _Run:
             failure = self._server.fail("a step failed", self._server.find_cause(trace) or "")
             raise StepFailed(str(failure)) from RuntimeError(trace)
 
-    def _make_progress(self, report: BatchReport) -> BatchProgress:
+    def _make_progress(self, report: BatchReport, restarts: int) -> BatchProgress:
         rest = self._server.find_rest()
         runs = report.state in ("RUNNING", "FINISHED")
         return BatchProgress(
@@ -152,7 +152,7 @@ class _Run:
             report.steps,
             report.steps_done,
             report.bytes,
-            self._restarts_before + report.restarts,
+            self._restarts_before + restarts,
             self._server.find_cause(report.trace),
             rest.url if rest else "",
         )

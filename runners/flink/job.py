@@ -1,15 +1,15 @@
 """One job on Flink: how it does, its checkpoints, its end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from runners.flink.checkpoints import list_complete_checkpoints, remove_other_jobs, seal
-from runners.flink.rest import BatchReport, JobReport, Rest, Unreachable
+from runners.flink.rest import BatchReport, Failure, JobReport, Report, Rest, Unreachable
 
-Report = TypeVar("Report")
+Some = TypeVar("Some", bound=Report)
 
 _CHECKPOINT_SECONDS = 30.0
 _CANCEL_SECONDS = 15.0
@@ -18,10 +18,17 @@ _ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 
 
 class FlinkJob:
-    """A job of a unique name, reached over Flink's REST interface once its address is known."""
+    """A job of a unique name, reached over Flink's REST interface once its address is known.
+
+    `restarts`: how often Flink has restarted it or a part of it, by the failures that reports had. Flink's
+    metric `numRestarts` is not used: if a TaskManager is lost while Flink asks it for metrics, all metrics of
+    the cluster keep their values from then on (Flink 1.19).
+    """
 
     def __init__(self, name: str, find_rest: Callable[[], Rest | None]) -> None:
         self.name = name
+        self.restarts = 0
+        self._newest_failure = 0
         self._find_rest = find_rest
         self._id: str | None = None
 
@@ -47,12 +54,19 @@ class FlinkJob:
         self._id = self._id or rest.find_job(self.name)
         return (rest, self._id) if self._id else None
 
-    def _ask(self, ask: Callable[[Rest, str], Report]) -> Report | None:
+    def _ask(self, ask: Callable[[Rest, str], Some]) -> Some | None:
         """What Flink answers about this job; None while it does not answer, or does not know it yet."""
         with suppress(Unreachable):
             if (found := self._find()) is not None:
-                return ask(*found)
+                report = ask(*found)
+                self._count_restarts(report.failures)
+                return report
         return None
+
+    def _count_restarts(self, failures: Sequence[Failure]) -> None:
+        """Count the failures that are newer than those of the reports before."""
+        self.restarts += sum(failure.at > self._newest_failure for failure in failures)
+        self._newest_failure = max((self._newest_failure, *(failure.at for failure in failures)))
 
 
 class BatchJob(FlinkJob):

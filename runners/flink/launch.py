@@ -134,16 +134,16 @@ class _Run:
         """Bring the progress up to date and seal a new checkpoint; without an answer of Flink do nothing."""
         if (report := job.ask_report()) is None:
             return
-        self._progress = self._add(report)
+        self._progress = self._add(report, job.restarts)
         try:
             job.seal_new_checkpoint(report.checkpoints.completed)
         except OSError as error:
             self._warn_of_sync(error)
-        is_tried = report.restarts >= _UNREADABLE_TRIES and is_unreadable(report.trace or "")
+        is_tried = job.restarts >= _UNREADABLE_TRIES and is_unreadable(report.trace or "")
         if is_tried and self._choice.newest and not job.has_checkpoint:
             raise explain_refusal(self._choice, find_root_cause(report.trace or ""))
 
-    def _add(self, report: JobReport) -> Progress:
+    def _add(self, report: JobReport, restarts: int) -> Progress:
         """The progress with what a job reports, and the totals of the jobs before it."""
         runs, checkpoints = report.is_running, report.checkpoints
         has_begun = self._progress.state != "starting" or report.trace is not None
@@ -156,7 +156,7 @@ class _Run:
             checkpoint_bytes=checkpoints.bytes,
             checkpoint_age=time.time() - checkpoints.at if checkpoints.at else None,
             checkpoint_seconds=checkpoints.seconds,
-            restarts=self._before.restarts + report.restarts,
+            restarts=self._before.restarts + restarts,
             failure=failure or self._before.failure,
             rest=rest.url if rest else "",
         )

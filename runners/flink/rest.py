@@ -5,10 +5,13 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 _SECONDS = 5.0
+_FAILURES = 8
+"""How many failures of a job are asked for: more than one between two reports is rare. Flink keeps 16."""
 _GIVEN_UP = "Coordinator is suspending"
 """Flink's reason for a checkpoint that failed because its job did."""
 _LOST_WORKER = "call already cancelled"
@@ -34,27 +37,43 @@ class Checkpoints:
     """Why the newest attempt failed, if it is newer than the newest complete one."""
 
 
-class JobReport(NamedTuple):
-    """How a job does; `trace` is Java's stack trace of its last failure, `restarts` are Flink's own."""
+class Failure(NamedTuple):
+    """A failure after which Flink restarted a job or a part of it: when, in ms since 1970, and Java's stack
+    trace."""
+
+    at: int
+    trace: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a job does; the newest of its last failures comes first."""
+
+    failures: Sequence[Failure]
+
+    @property
+    def trace(self) -> str | None:
+        """Java's stack trace of the last failure; None if it never failed."""
+        return self.failures[0].trace if self.failures else None
+
+
+@dataclass(frozen=True)
+class JobReport(Report):
+    """How a stream does."""
 
     is_running: bool
     checkpoints: Checkpoints
-    trace: str | None
-    restarts: int
 
 
-class BatchReport(NamedTuple):
-    """How a batch job does: `steps` are Flink's tasks, and `bytes` what they have written for others.
-
-    `state` is in Flink's words, and `trace` Java's stack trace of its last failure.
-    """
+@dataclass(frozen=True)
+class BatchReport(Report):
+    """How a batch does: its `state` in Flink's words, `steps` are Flink's tasks, and `bytes` what they have
+    written for others."""
 
     state: str
     steps: int
     steps_done: int
     bytes: int
-    trace: str | None
-    restarts: int
 
 
 class Rest:
@@ -87,7 +106,7 @@ class Rest:
     def ask_report(self, job: str) -> JobReport:
         """How the job does."""
         state = self.ask_state(job)[1]
-        return JobReport(state, self.ask_checkpoints(job), self.ask_trace(job), self.ask_restarts(job))
+        return JobReport(self.ask_failures(job), state, self.ask_checkpoints(job))
 
     def ask_batch_report(self, job: str) -> BatchReport:
         """How the batch job does."""
@@ -95,19 +114,13 @@ class Rest:
         steps = reply["vertices"]
         done = sum(step["status"] == "FINISHED" for step in steps)
         written = sum(step["metrics"]["write-bytes"] for step in steps)
-        trace, restarts = self.ask_trace(job), self.ask_restarts(job)
-        return BatchReport(reply["state"], len(steps), done, written, trace, restarts)
+        return BatchReport(self.ask_failures(job), reply["state"], len(steps), done, written)
 
     def ask_state(self, job: str) -> tuple[str, bool]:
         """The job's state in Flink's words, and whether all of its tasks run."""
         reply = self.ask(f"/jobs/{job}")
         done = all(vertex["status"] in ("RUNNING", "FINISHED") for vertex in reply["vertices"])
         return reply["state"], done and reply["state"] == "RUNNING"
-
-    def ask_restarts(self, job: str) -> int:
-        """How often Flink has restarted the job by itself."""
-        reply = self.ask(f"/jobs/{job}/metrics?get=numRestarts")
-        return int(reply[0]["value"]) if reply else 0
 
     def ask_checkpoints(self, job: str) -> Checkpoints:
         """The job's checkpoints."""
@@ -125,12 +138,11 @@ class Rest:
             failure,
         )
 
-    def ask_trace(self, job: str) -> str | None:
-        """Java's stack trace of the job's last failure; None if it never failed."""
-        entries = (
-            self.ask(f"/jobs/{job}/exceptions?maxExceptions=1").get("exceptionHistory", {}).get("entries", [])
-        )
-        return entries[0]["stacktrace"] if entries else None
+    def ask_failures(self, job: str) -> list[Failure]:
+        """The last failures of the job, the newest first."""
+        reply = self.ask(f"/jobs/{job}/exceptions?maxExceptions={_FAILURES}")
+        entries = reply.get("exceptionHistory", {}).get("entries", [])
+        return [Failure(entry["timestamp"], entry["stacktrace"]) for entry in entries]
 
     def make_checkpoint(self, job: str, patience: float) -> bool:
         """Make a checkpoint and wait for it; whether it is complete."""

@@ -12,7 +12,7 @@ import pytest
 from runners.flink import batch, job, job_server
 from runners.flink.engine import BatchEngine, make_folders
 from runners.flink.job_server import FlinkFailed, JobServer
-from runners.flink.rest import BatchReport
+from runners.flink.rest import BatchReport, Failure
 from runners.progress import BatchProgress
 
 LOST = (
@@ -72,7 +72,7 @@ class Flink:
         return ("CANCELED", False) if number in self.canceled else ("RUNNING", True)
 
     def ask_batch_report(self, number: int) -> BatchReport:
-        return BatchReport("RUNNING", 4, 1, 100, self.trace, self.restarts)
+        return BatchReport([Failure(self.restarts, self.trace)], "RUNNING", 4, 1, 100)
 
     def cancel(self, number: int) -> None:
         self.canceled.append(number)

@@ -14,7 +14,7 @@ from runners.flink import job, job_server, launch
 from runners.flink.checkpoints import choose_checkpoints, list_complete_checkpoints
 from runners.flink.engine import StreamEngine, make_folders
 from runners.flink.job_server import FlinkFailed, JobServer
-from runners.flink.rest import Checkpoints, JobReport
+from runners.flink.rest import Checkpoints, Failure, JobReport
 from runners.flink.restore import CheckpointRefused
 from runners.progress import Progress
 
@@ -70,7 +70,8 @@ class Flink:
 
     def ask_report(self, name: str) -> JobReport:
         completed = len(list((self.folder / "checkpoints").glob(f"{name}/chk-*/")))
-        return JobReport(not self.restarts, Checkpoints(completed), self.trace, self.restarts)
+        failures = [Failure(number + 1, self.trace or "") for number in reversed(range(self.restarts))]
+        return JobReport(failures, not self.restarts, Checkpoints(completed))
 
     def make_checkpoint(self, name: str, patience: float = 0.0) -> bool:
         path = self.folder / "checkpoints" / name / f"chk-{next(self.numbers)}"
