@@ -50,8 +50,6 @@ def installed() -> Path:
 class Emulator(Server):
     """bqemulator with the project `demo`; `port` is that of REST."""
 
-    patience = 60.0
-
     def __init__(self) -> None:
         super().__init__()
         self.rest, self.grpc = self.port, free_port()

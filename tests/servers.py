@@ -13,17 +13,14 @@ from typing import Any, Self
 import redis
 
 from tests.certificates import Certificates
+from tests.patience import PATIENCE
 
-_PATIENCE = 20.0
 _PORTS = (10_000, 32_000)
 _DRAW = random.SystemRandom()  # Hypothesis seeds the other one, so parallel workers would draw the same ports
 
 
 class Server:
     """A server process on a free port. It runs in a `with` block, and may be killed and started within it."""
-
-    patience = _PATIENCE
-    """Seconds until it must answer."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -50,7 +47,7 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-        end = time.monotonic() + self.patience
+        end = time.monotonic() + PATIENCE
         while not self.answers():
             assert self.process.poll() is None, f"the server ended at once: {self.command()}"
             assert time.monotonic() < end, f"the server does not answer: {self.command()}"
@@ -72,7 +69,7 @@ class Server:
     def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
         if self.process is not None:
             how(self.process)
-            self.process.wait(_PATIENCE)
+            self.process.wait(PATIENCE)
             self.process = None
 
 

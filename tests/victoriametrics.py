@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 
+from tests.patience import PATIENCE
 from tests.servers import Server
 
-_PATIENCE = 20.0
-_CLIENT = httpx.Client(verify=False, trust_env=False, timeout=_PATIENCE)
+_CLIENT = httpx.Client(verify=False, trust_env=False, timeout=PATIENCE)
 
 
 class VictoriaMetricsServer(Server):

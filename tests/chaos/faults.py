@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.streaming import INJECT, KEY, ROOT, Scene, children
-
-PATIENCE = 150.0
+from tests.patience import PATIENCE
 
 
 def inject(faults: Sequence[Mapping[str, object]] = (), **variables: str) -> dict[str, str]:
@@ -29,9 +28,8 @@ def kill_at(folder: Path, point: str, part: str, at: int = 2) -> dict[str, objec
 
 
 def hold_at(folder: Path, point: str, at: int = 2) -> dict[str, object]:
-    """A worker that outlives its run: it stops at a point, once the file `held` is made, until there
-    is one `released`."""
-    return {"point": point, "holds": str(folder / "released"), "at": at, "done": str(folder / "held")}
+    """A worker that outlives its run: it is stopped at a point, until SIGCONT."""
+    return {"point": point, "holds": "worker", "at": at, "done": str(folder / "held")}
 
 
 def start_producer(scene: Scene, reports: int, rate: int, *more: str) -> subprocess.Popen[bytes]:
@@ -78,15 +76,20 @@ def stop_workers(run: subprocess.Popen[str]) -> Iterator[None]:
 
 def alive(pid: int) -> bool:
     """Whether a process runs, be it stopped."""
+    return read_state(pid) not in "ZX"
+
+
+def read_state(pid: int) -> str:
+    """The kernel's letter for the state of a process: T if it is stopped, X if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "X"
 
 
-def until(reached: Callable[[], Any], patience: float = PATIENCE) -> None:
+def until(reached: Callable[[], Any]) -> None:
     """Wait until something holds, whatever lives or not."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.02)

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -114,7 +114,7 @@ class Watch:
     def __init__(self, scene: Scene, prometheus: PrometheusServer) -> None:
         self._scene, self._prometheus = scene, prometheus
 
-    def until(self, alerts: set[str], allowed: set[str] = frozenset(), patience: float = 180.0) -> None:  # type: ignore[assignment]
+    def until(self, alerts: set[str], allowed: Set[str] = frozenset()) -> None:
         """Wait until exactly these fire. Only these, and `allowed` ones, may fire before."""
         seen: set[str] = set()
 
@@ -124,7 +124,7 @@ class Watch:
             assert seen <= alerts | allowed, f"{seen - alerts - allowed} fired beside {alerts}"
             return now == alerts
 
-        self._scene.until(is_reached, patience)
+        self._scene.until(is_reached)
 
     def stay(self, alerts: set[str], seconds: float) -> None:
         """See that exactly these fire for some seconds."""

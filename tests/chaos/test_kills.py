@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import PATIENCE, inject, kill_at, processes, start_producer, stop_workers
+from tests.chaos.faults import inject, kill_at, processes, start_producer, stop_workers
 from tests.integration.streaming import Scene, kill
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 

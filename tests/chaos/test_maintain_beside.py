@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.encryption import read_entries
-from tests.chaos.faults import PATIENCE, start_producer
+from tests.chaos.faults import start_producer
 from tests.integration.streaming import KEY, Scene
+from tests.patience import PATIENCE
 from transforms.sinks.parquet.encryption.key_ring import forget_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

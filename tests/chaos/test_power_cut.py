@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from runners.flink.checkpoints import list_complete_checkpoints
-from tests.chaos.faults import PATIENCE, alive, read_offset, start_producer, until
+from tests.chaos.faults import alive, read_offset, start_producer, until
 from tests.integration.streaming import KEY, Scene, children, kill
+from tests.patience import PATIENCE
 from transforms.envelopes.envelope_lines import read_line
 from transforms.redis.entry_ids import parse_id
 

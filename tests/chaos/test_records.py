@@ -11,8 +11,9 @@ import pytest
 
 from schemas.kinds import KINDS, REPORT_KIND
 from tests.builders import payload
-from tests.chaos.faults import PATIENCE, start_producer
+from tests.chaos.faults import start_producer
 from tests.integration.streaming import Scene, kill
+from tests.patience import PATIENCE
 from transforms.derived.registry import DERIVED
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]

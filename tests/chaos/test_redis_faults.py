@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from tests.chaos.faults import PATIENCE, interrupt, is_caught_up, read_offset, start_producer, stop_workers
+from tests.chaos.faults import interrupt, is_caught_up, read_offset, start_producer, stop_workers
 from tests.integration.streaming import KEY, Scene
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def test_restarts_cut_connections_strange_consumers_and_a_destroyed_group_lose_n
         scene.until(lambda: client.xinfo_groups(KEY))
         assert client.xinfo_groups(KEY)[0]["pending"] == 0
     assert producer.wait(PATIENCE) == 0
-    assert run.wait(2 * PATIENCE) == 0, scene.said()
+    assert run.wait(PATIENCE) == 0, scene.said()
     with scene.server.client() as client:
         assert scene.prove()["received"] == client.xlen(KEY) >= 8000
 
@@ -66,12 +67,10 @@ def test_redis_may_be_away_at_the_start_at_the_end_and_for_longer_than_a_command
     scene.start()
     scene.until(lambda: scene.read() == 1000)
     scene.server.stop()
-    scene.until(
-        lambda: "state restarting" in scene.said() or "1 restarts" in scene.said(), patience=2 * PATIENCE
-    )
+    scene.until(lambda: "state restarting" in scene.said() or "1 restarts" in scene.said())
     scene.server.start()
     scene.add(1000, seed=2)
-    scene.until(lambda: is_caught_up(scene), patience=2 * PATIENCE)
+    scene.until(lambda: is_caught_up(scene))
     place = read_offset(scene)
     scene.server.stop()
     interrupt(scene)

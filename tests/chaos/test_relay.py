@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.integration.streaming import KEY, ROOT
+from tests.patience import PATIENCE
 from tests.servers import RedisServer, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -51,10 +52,10 @@ def test_each_report_that_layer_4_ever_offered_is_in_the_tables_once(
             with start(tmp_path / "relay.log", *relay, "--live", f"ws://127.0.0.1:{port}/kpi/stream") as live:
                 wait_for_offers(record, offered, [layer4, live])
                 live.send_signal(signal.SIGINT)
-                assert live.wait(60) == 130
+                assert live.wait(PATIENCE) == 130
             ask(*relay, "--once")
             layer4.send_signal(signal.SIGTERM)
-            assert layer4.wait(60) == 0
+            assert layer4.wait(PATIENCE) == 0
         ask("archive", "--redis", server.url, "--stream", KEY, "--output", tmp_path / "stream")
     said = (tmp_path / "layer4.log").read_text()
     print(said, (tmp_path / "relay.log").read_text()[-2000:], sep="\n")
@@ -93,7 +94,7 @@ def start(log: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
 def wait_for_offers(record: Path, offered: int, alive: list[subprocess.Popen[str]]) -> None:

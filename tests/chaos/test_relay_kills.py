@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.pipelines.relay.running import wait_for
 from tests.servers import RedisServer, free_port
 from transforms.envelopes.envelope_lines import read_line
@@ -68,7 +69,7 @@ class Programs:
     def end(self) -> None:
         for process in self.running:
             process.kill()
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -93,8 +94,8 @@ def test_kills_at_random_moments_lose_no_report_of_a_faulty_layer4(programs: Pro
         wait_for(lambda: programs.count() > before)  # noqa: B023 (called at once)
         time.sleep(draw.uniform(0, 2))
         relay.kill()
-        relay.wait(30)
-    assert programs.relay("--once").wait(300) == 0
+        relay.wait(PATIENCE)
+    assert programs.relay("--once").wait(PATIENCE) == 0
     offered = programs.record.read_bytes().splitlines()
     found = set(programs.read())
     kept = offered[: len(offered) - 2000]  # the simulator goes on
@@ -111,7 +112,7 @@ def test_another_relay_takes_over_within_seconds_of_a_kill(programs: Programs) -
     log = programs.folder / "relay.log"
     wait_for(lambda: b"waiting" in log.read_bytes())
     first.send_signal(signal.SIGKILL)
-    first.wait(30)
+    first.wait(PATIENCE)
     began, before = time.monotonic(), programs.count()
     wait_for(lambda: programs.count() > before)
     assert time.monotonic() - began < 15

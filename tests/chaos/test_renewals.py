@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import PATIENCE, start_producer
+from tests.chaos.faults import start_producer
 from tests.integration.streaming import Scene
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 

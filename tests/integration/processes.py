@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).parents[2]
-_PATIENCE = 60.0
 
 
 def start_command(*words: object) -> subprocess.Popen[str]:
@@ -26,7 +27,7 @@ def _interruptible() -> None:
 def wait_until(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
     """Wait until something holds while the process runs; an AssertionError if it ends before, or never gets
     there."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + PATIENCE
     while not reached():
         assert process.poll() is None, f"the process ended before it got there: {process.communicate()}"
         assert time.monotonic() < end, "the process never got there"
@@ -38,11 +39,11 @@ def count_files(output: Path) -> int:
     return sum(1 for path in output.rglob("*.parquet") if not path.name.startswith("."))
 
 
-def wait_for_ends(processes: Iterable[int], seconds: float) -> None:
-    """Wait until the processes run no more; an AssertionError if one still does after so many seconds."""
-    end = time.monotonic() + seconds
+def wait_for_ends(processes: Iterable[int]) -> None:
+    """Wait until the processes run no more; an AssertionError if one never ends."""
+    end = time.monotonic() + PATIENCE
     while left := [each for each in processes if _is_running(each)]:
-        assert time.monotonic() < end, f"still running after {seconds} s: {left}"
+        assert time.monotonic() < end, f"still running: {left}"
         time.sleep(0.01)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from runners.flink.jars import FlinkMissing, ensure_jars, find_java
 from tests.integration.streaming import children
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 180.0
 
 try:
     find_java()

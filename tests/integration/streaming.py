@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cli import run
+from tests.patience import PATIENCE
 from tests.servers import RedisServer
 
 ROOT = Path(__file__).parents[2]
 INJECT = ROOT / "tests" / "chaos" / "inject"
 KEY = "layer4_kpi_reports"
 QUICK = ("--checkpoint-seconds", "1", "--flush-seconds", "1", "--read-count", "500")
-PATIENCE = 400.0
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Scene:
         """Run the job, again after each time that it dies, until all is in the tables: how often it was
         started."""
         for start in range(1, 30):
-            if self.start("--until-idle", *words, env=env).wait(2 * PATIENCE) == 0:
+            if self.start("--until-idle", *words, env=env).wait(PATIENCE) == 0:
                 return start
         raise AssertionError(f"it never ends well: {self.said()}")
 
@@ -85,9 +85,9 @@ class Scene:
         """What the newest run said."""
         return (self.folder / f"run-{len(self.runs) - 1}.log").read_text()
 
-    def until(self, reached: Any, patience: float = PATIENCE) -> None:
+    def until(self, reached: Any) -> None:
         """Wait until something holds, while the newest run lives."""
-        end = time.monotonic() + patience
+        end = time.monotonic() + PATIENCE
         while not reached():
             assert self.runs[-1].poll() is None, f"the run ended: {self.said()}"
             assert time.monotonic() < end, f"never got there: {self.said()}"
@@ -163,7 +163,7 @@ def kill(process: subprocess.Popen[str], part: str) -> None:
     them)."""
     if part == "all":
         process.kill()
-        process.wait(30)
+        process.wait(PATIENCE)
         return
     mark = {"java": "FlinkJobServerDriver", "worker": "runners.flink.workers --worker"}[part]
     for pid, line in children(process.pid).items():
@@ -182,4 +182,4 @@ def end_runs(scene: Scene) -> Iterator[Scene]:
         for process in scene.runs:
             if process.poll() is None:
                 process.kill()
-                process.wait(30)
+                process.wait(PATIENCE)

@@ -12,7 +12,7 @@ import pytest
 from runners.flink.checkpoints import find_newest_checkpoint, list_complete_checkpoints
 from tests.integration.counting import ENGINE, assert_counted_without_a_gap, read_numbers
 from tests.integration.processes import wait_for_ends
-from tests.integration.programs import PATIENCE, WHY_NOT, Program
+from tests.integration.programs import WHY_NOT, Program
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
@@ -120,7 +120,7 @@ def test_nothing_outlives_a_killed_launcher_and_a_lock_holds_as_long_as_anything
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.kill(run.process.pid, signal.SIGKILL)
         fcntl.flock(again, fcntl.LOCK_EX)
-    wait_for_ends(children, PATIENCE)
+    wait_for_ends(children)
     successor = begun(folder)
     successor.counted()
     assert_counted_without_a_gap(folder)

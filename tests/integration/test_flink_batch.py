@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.processes import wait_for_ends
-from tests.integration.programs import PATIENCE, WHY_NOT, Program
+from tests.integration.programs import WHY_NOT, Program
 from tests.integration.summing import NUMBERS, list_workers, read_sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
@@ -78,7 +78,7 @@ def test_a_killed_java_ends_the_run_with_that_cause_and_the_same_command_complet
     end = run.ended()
     assert end["end"] == "FlinkFailed"
     assert "Java process was killed by signal 9" in end["message"]
-    wait_for_ends(children, PATIENCE)
+    wait_for_ends(children)
     (tmp_path / "hold").unlink()
     assert begin().ended() == {"end": "done", "counted": NUMBERS}
     assert read_sums(tmp_path) == SUMS
@@ -91,4 +91,4 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, begin: Begin) -> N
     assert len(children) > 1
     run.interrupted()
     assert run.progress["state"] == "stopping"
-    wait_for_ends(children, PATIENCE)
+    wait_for_ends(children)

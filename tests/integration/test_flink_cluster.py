@@ -14,9 +14,10 @@ import pytest
 
 from runners.flink.rest import Rest, Unreachable
 from tests.integration.counting import assert_counted_without_a_gap
-from tests.integration.programs import PATIENCE, ROOT, WHY_NOT, Program
+from tests.integration.programs import ROOT, WHY_NOT, Program
 from tests.integration.streaming import children
 from tests.integration.summing import NUMBERS, list_workers, read_sums
+from tests.patience import PATIENCE
 
 SLOTS = 2
 HANG_SECONDS = 1.5

@@ -22,6 +22,7 @@ from tests.integration.processes import (
     wait_until,
 )
 from tests.integration.streaming import children
+from tests.patience import PATIENCE
 from transforms.sinks.parquet.parquet_file import verify_file
 
 pytestmark = pytest.mark.slow
@@ -93,12 +94,12 @@ def test_a_worker_that_is_killed_ends_the_run_with_the_fix(
 ) -> None:
     process, workers = start(clean, output, reached)
     os.kill(workers[place], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, err
     assert f"worker process {workers[place]} was killed by signal 9; what was written is complete" in err
     assert "fewer --workers or --block-reports; then run the command again" in " ".join(err.split())
     assert "Traceback" not in err
-    wait_for_ends(workers, 5)
+    wait_for_ends(workers)
     assert not (output / "_spool").exists()
     completes()
 
@@ -110,10 +111,10 @@ def test_an_interrupt_ends_all_processes_at_once(
     process, workers = start(clean, output, reached)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - began < 10
     assert (process.returncode, "Traceback" in err) == (130, False)
-    wait_for_ends(workers, 5)
+    wait_for_ends(workers)
     assert not (output / "_spool").exists()
     completes()
 
@@ -124,9 +125,9 @@ def test_an_interrupt_of_the_terminal_reaches_all_processes_and_ends_them_the_sa
     process, workers = start(clean, output, has_spool)
     for each in (*workers, process.pid):
         os.kill(each, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, "Traceback" in err) == (130, False)
-    wait_for_ends(workers, 5)
+    wait_for_ends(workers)
     completes()
 
 
@@ -137,9 +138,9 @@ def test_workers_do_not_outlive_the_command(
 ) -> None:
     process, workers = start(clean, output, reached)
     process.send_signal(sent)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -sent
-    wait_for_ends(workers, 5)
+    wait_for_ends(workers)
     completes()
 
 
@@ -181,6 +182,8 @@ def test_a_parent_that_ignores_children_and_closes_streams_changes_nothing(
     clean: Path, output: Path, typed: Typed, closed: str
 ) -> None:
     words = [str(word) for word in command(clean, output)]
-    subprocess.run([sys.executable, "-c", IGNORANT, closed, *words], cwd=ROOT, timeout=60, check=not closed)
+    subprocess.run(
+        [sys.executable, "-c", IGNORANT, closed, *words], cwd=ROOT, timeout=PATIENCE, check=not closed
+    )
     assert typed("parity", clean, output, "--identity")[0] == 0
     assert not (output / "_spool").exists()

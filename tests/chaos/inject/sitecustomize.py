@@ -4,8 +4,8 @@ Environment variables name the faults:
 
 FAULTS: a JSON list of faults that happen in workers one after the other, each once in all runs:
     `point` (see POINTS), `at` (at which passage of the point), `done` (a file that is made first), and
-    either `kills` (worker, java or all) or `holds`: the worker stops until a file of this name exists, and
-    does not die with its parent.
+    either `kills` (worker, java or all) or `holds`: the worker stops (SIGSTOP), and does not die with its
+    parent.
 POISON: a text; validation raises at messages that contain it, in backfills too.
 HASTY: the group's offset is committed as soon as entries are read, before a checkpoint holds them.
 """
@@ -43,7 +43,7 @@ TABLE_FILE = re.compile(r"\..*\.parquet\..*\.kpiflow")
 PR_SET_PDEATHSIG = 1
 WORKER = "--worker" in sys.orig_argv
 HOLDING = threading.Event()
-"""Whether this worker is stopped."""
+"""Whether this worker is stopped, or was."""
 FAULTS: list[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "[]")) if WORKER else []
 
 Edit = Callable[[Any], Any]
@@ -69,9 +69,9 @@ def happen(fault: dict[str, Any]) -> None:
     except FileExistsError:
         return
     if "holds" in fault:
+        # The whole process: else it ends once Java hangs up, unless this thread is one that Python waits for.
         HOLDING.set()
-    while "holds" in fault and not os.path.exists(fault["holds"]):
-        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGSTOP)
     for victim in victims if "kills" in fault else ():
         os.kill(victim, signal.SIGKILL)
 
@@ -156,7 +156,7 @@ def patch(module: ModuleType) -> None:
 
 
 def die_with(parent: int) -> None:
-    """End this process once its parent has ended, unless it is stopped.
+    """End this process once its parent has ended, unless it is one that is held.
 
     The kernel does this for every worker. The signal belongs to the thread that asked for it, so it has to be
     given up at the start, before it is known which worker will be stopped.

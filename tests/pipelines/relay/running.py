@@ -14,6 +14,7 @@ from pipelines.jobs.relay import RelayJob, relay
 from pipelines.relay.home import RelayStatus
 from pipelines.relay.tls import TlsFiles
 from pipelines.settings import Settings
+from tests.patience import PATIENCE
 from tests.pipelines.relay.layer4 import Layer4
 from tests.servers import RedisServer
 
@@ -42,9 +43,9 @@ class Running:
         wait_for(lambda: self.status is not None and is_so(self.status))
 
 
-def wait_for(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(is_so: Callable[[], bool]) -> None:
     """Wait until something is so."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < end, "it never is"
         time.sleep(0.02)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.cli import run
+from tests.patience import PATIENCE
 
-_PATIENCE = 120.0
 STEPS = {
     "lock": ("pipelines.jobs.derive", "lock_home"),
     "read what files were made of": ("transforms.derived.derived_files", "DerivedFiles.read"),
@@ -49,7 +49,7 @@ def start_derive(output: Path, kill: Kill | None = None) -> BaseProcess:
 
 def finish(process: BaseProcess) -> int:
     """The exit code of a process; of one that was killed the negative signal."""
-    process.join(_PATIENCE)
+    process.join(PATIENCE)
     assert process.exitcode is not None, "it never ends"
     return process.exitcode
 
