@@ -35,6 +35,7 @@ _PORTS = re.compile(rb"JobService started on \S*?:(?P<job>\d+)|Rest endpoint lis
 _HUNG_UP = re.compile("CANCELLED|UNAVAILABLE|[Cc]losed|[Cc]ancelled|INTERNAL")
 """Causes that only say that a worker is gone."""
 _START_SECONDS = 180.0
+_END_SECONDS = 30.0
 _TICK = 0.1
 
 
@@ -82,8 +83,8 @@ class JobServer:
         try:
             submission = submit(build, make_options(self._java.matches["job"], self._pool_port))
         except grpc.RpcError as error:
-            self.interrupted.wait(REPORT_SECONDS)  # a process hangs up before it has ended
-            self.check()
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._check_end()
             raise self.fail("Flink's job server does not accept the job", self._java.last_line) from error
         self._wait_until(lambda: self.find_rest() is not None or submission.is_over, "Flink does not start")
         return submission
@@ -109,8 +110,7 @@ class JobServer:
     def explain_end(self, submission: Submission) -> FlinkFailed:
         """The error for a job that is over without success."""
         if submission.has_hung_up:
-            time.sleep(REPORT_SECONDS)  # a process hangs up before it has ended
-            self.check()
+            self._check_end()
         return self.fail("the job ended", self.find_cause(submission.text) or "")
 
     def fail(self, what: str, why: str) -> FlinkFailed:
@@ -120,6 +120,14 @@ class JobServer:
     def warn(self, what: str) -> None:
         """Write a warning to the log."""
         self._java.write_log(f"WARN kpiflow: {what}\n".encode())
+
+    def _check_end(self) -> None:
+        """Wait until a Java process that has hung up has ended, which takes seconds on a busy machine; raise
+        FlinkFailed with how it ended. Return if it lives on."""
+        end = time.monotonic() + _END_SECONDS
+        while self._java.exit_code is None and not self.interrupted.is_set() and time.monotonic() < end:
+            time.sleep(_TICK)
+        self.check()
 
     def _wait_until(self, is_reached: Callable[[], bool], otherwise: str) -> None:
         end = time.monotonic() + _START_SECONDS

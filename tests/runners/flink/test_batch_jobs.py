@@ -81,6 +81,7 @@ class Flink:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     monkeypatch.setattr(job, "_TICK", 0.001)
+    monkeypatch.setattr(job_server, "_TICK", 0.001)
 
     def run_batch(flink: Flink, reported: list[BatchProgress] | None = None) -> Any:
         monkeypatch.setattr(job_server, "submit", flink.submit)
@@ -120,6 +121,47 @@ def test_restarts_for_another_reason_are_no_cause_for_another_job(run: Callable[
         run(flink)
     assert flink.jobs == [1]
     assert flink.restarts > 12
+
+
+class Dying(Flink):
+    """Hangs up, and ends some questions later, as a process does that was killed on a busy machine."""
+
+    ends_after = 5
+
+    @property
+    def exit_code(self) -> int | None:  # type: ignore[override]
+        self.asked += self.is_over
+        return -9 if self.asked > self.ends_after else None
+
+    @exit_code.setter
+    def exit_code(self, value: int | None) -> None:
+        self.asked = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.restarts > 0
+
+    def wait(self, seconds: float) -> bool:
+        self.restarts += 1
+        return True
+
+    @property
+    def is_done(self) -> bool:
+        return False
+
+
+def test_a_java_process_that_hangs_up_before_it_has_ended_is_the_cause(run: Callable[..., Any]) -> None:
+    with pytest.raises(FlinkFailed, match="Java process was killed by signal 9"):
+        run(Dying(has_hung_up=True))
+
+
+def test_a_java_process_that_hangs_up_and_does_not_end_is_given_up(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_server, "_END_SECONDS", 0.01)
+    monkeypatch.setattr(Dying, "ends_after", 1_000_000)
+    with pytest.raises(FlinkFailed, match="the job ended: it gave no reason"):
+        run(Dying(has_hung_up=True))
 
 
 def test_a_job_that_recovers_from_a_lost_worker_is_the_only_one(run: Callable[..., Any]) -> None:
