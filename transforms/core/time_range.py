@@ -20,6 +20,12 @@ class Span:
         """Whether the span has no bounds."""
         return self.start is None and self.end is None
 
+    def overlaps(self, other: "Span") -> bool:
+        """Whether a moment can be in both."""
+        return (self.start is None or other.end is None or self.start < other.end) and (
+            other.start is None or self.end is None or other.start < self.end
+        )
+
     def contains(self, times: pa.Array) -> np.ndarray:
         """bool[n]: which times (timestamp[us, UTC]) are inside; a null time is."""
         inside = np.ones(len(times), dtype=bool)

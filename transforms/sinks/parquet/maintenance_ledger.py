@@ -208,6 +208,9 @@ class Ledger:
             raise ValueError(f"a part is missing or has another type: {error}") from error
 
 
+_EMPTY = Ledger()
+
+
 def read_ledger(storage: Storage) -> tuple[Ledger, Hashable | None]:
     """The ledger of an output, by its first root, and the version of its file (None: there is none).
 
@@ -216,7 +219,7 @@ def read_ledger(storage: Storage) -> tuple[Ledger, Hashable | None]:
     """
     stored = storage.get(NAME)
     if stored is None:
-        return Ledger(), None
+        return _EMPTY, None
     try:
         return _parse(stored.data), stored.version
     except ValueError as error:

@@ -8,6 +8,7 @@ place (`transforms.sinks.parquet.encryption.file_key`).
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from hashlib import blake2b
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -242,8 +243,8 @@ def read_span(data: bytes, column: str, span: Span, name: str = "") -> Iterator[
     """
     try:
         with open_parquet(data) as parquet:
-            for number in range(parquet.num_row_groups):
-                if not _may_have(parquet.metadata.row_group(number), column, span):
+            for number, within in enumerate(list_row_groups(parquet, column)):
+                if not within.overlaps(span):
                     continue
                 times = parquet.read_row_group(number, [column]).column(0).combine_chunks()
                 if span.contains(times).any():
@@ -252,6 +253,21 @@ def read_span(data: bytes, column: str, span: Span, name: str = "") -> Iterator[
                         yield from keep_within(batch, span, column)
     except _UNREADABLE as error:
         raise describe_damage(name, _explain_unreadable(error)) from error
+
+
+def list_row_groups(parquet: pq.ParquetFile, column: str) -> list[Span]:
+    """The span of the times of each row group, by its statistics; open if it has none."""
+    return [
+        _read_bounds(parquet.metadata.row_group(number), column) for number in range(parquet.num_row_groups)
+    ]
+
+
+def _read_bounds(group: pq.RowGroupMetaData, column: str) -> Span:
+    columns = map(group.column, range(group.num_columns))
+    statistics = next(each.statistics for each in columns if each.path_in_schema == column)
+    if statistics is None or not statistics.has_min_max:
+        return Span()
+    return Span(statistics.min, statistics.max + timedelta(microseconds=1))
 
 
 def describe_damage(file: Path | str, problem: str, fix: str = REPLACE) -> DamagedFile:
@@ -268,17 +284,6 @@ def map_file(path: Path) -> bytes | mmap:
     """The bytes of a file; those of a large one need not be in memory."""
     with path.open("rb") as file:
         return mmap(file.fileno(), 0, access=ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
-
-
-def _may_have(group: pq.RowGroupMetaData, column: str, span: Span) -> bool:
-    """Whether a row group may have a time within the span."""
-    columns = map(group.column, range(group.num_columns))
-    statistics = next(each.statistics for each in columns if each.path_in_schema == column)
-    if statistics is None or not statistics.has_min_max:
-        return True
-    return (span.end is None or statistics.min < span.end) and (
-        span.start is None or statistics.max >= span.start
-    )
 
 
 def _explain_unreadable(error: Exception) -> str:
