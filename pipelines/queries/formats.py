@@ -27,12 +27,17 @@ def list_rows(rows: pa.Table) -> Iterator[dict[str, Any]]:
     """The rows as dicts of what JSON knows: times as RFC 3339, maps as dicts, numbers that are not finite as
     null."""
     for batch in rows.to_batches(max_chunksize=_CHUNK):
-        columns = [
-            [_to_plain(value, field.type) for value in column.to_pylist()]
-            for column, field in zip(batch.columns, batch.schema)
-        ]
-        for values in zip(*columns):
+        for values in zip(*map(_list_values, batch.columns)):
             yield dict(zip(rows.column_names, values))
+
+
+def _list_values(column: pa.Array) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_string(column.type) or pa.types.is_integer(column.type):
+        return values
+    if pa.types.is_floating(column.type):
+        return [value if value is not None and isfinite(value) else None for value in values]
+    return [_to_plain(value, column.type) for value in values]
 
 
 def _render_json(answer: Answer) -> bytes:

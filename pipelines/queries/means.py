@@ -18,15 +18,18 @@ Find = Callable[[OutputFiles, Input, Mapping[str, Value | None], Span], list[Out
 class Covered:
     """Windows that have exactly the reports of a span, but for those in some spans within it.
 
-    `windows`: rows with the columns `WINDOWS` of `pipelines.queries.sums`, of any granularity.
+    `files`: how many files of reports were opened to make some of them. `merge`: these windows and others,
+    which have the rest of the reports, as one for each group; both with the columns `WINDOWS` of
+    `pipelines.queries.sums`.
     """
 
-    windows: pa.Table
     spans: tuple[Span, ...]
+    files: int
+    merge: Callable[[pa.Table | None], pa.Table]
 
 
 Cover = Callable[[OutputFiles, Span, bool], Covered | None]
-"""The windows of a span of reports, by hour or merged by agent; None if there are none to rely on."""
+"""The windows of a span of reports, by hour or by agent; None if there are none to rely on."""
 
 
 @dataclass(frozen=True)

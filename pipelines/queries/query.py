@@ -5,6 +5,7 @@ was asked for. Values reach it as bound parameters (`$agent_id`), never as text.
 the conditions of the parameters that were given, the order, the place of the cursor and the limit.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from schemas.tables import Table
 LONGEST_TEXT = 1000
 """Most characters of a parameter's value."""
 Value = str | int | float | datetime
+_COMPARISON = re.compile(r'"?(\w+)"? (=|<=|>=|>|<) \$(\w+)')
 
 
 class Kind(Enum):
@@ -46,6 +48,12 @@ class Parameter:
     choices: tuple[str, ...] = ()
     default: Value | None = None
     required: bool = False
+
+    @property
+    def comparison(self) -> tuple[str, str] | None:
+        """The column of the result that the condition compares with the value, and the sign."""
+        found = _COMPARISON.fullmatch(self.condition)
+        return (found[1], found[2]) if found and found[3] == self.name else None
 
     def parse(self, text: str) -> Value:
         """The value that a text means.
@@ -96,6 +104,36 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How the rows of a query are made of windows: one for each agent, or for each hour and agent.
+
+    `input`: the view of windows. `names`: its columns that are read, all of them to merge windows.
+    `of_reports`: SQL that makes such windows of the first input of the query. `columns`: each of the
+    result, and the column of windows that it is. `by_hour`: there is a window for each hour.
+    """
+
+    input: Input
+    names: tuple[str, ...]
+    of_reports: str
+    columns: tuple[tuple[str, str], ...]
+    by_hour: bool = False
+
+    @property
+    def sql(self) -> str:
+        """SQL of the rows, from the view of windows."""
+        return f"{self._selection}\nFROM {self.input.name}"
+
+    @property
+    def whole(self) -> str:
+        """SQL of the rows, from reports."""
+        return f"{self._selection}\nFROM (\n{self.of_reports}\n)"
+
+    @property
+    def _selection(self) -> str:
+        return "SELECT " + ", ".join(f"{source} AS {name}" for name, source in self.columns)
+
+
+@dataclass(frozen=True)
 class Order:
     """A column by which a result is sorted. Nulls come last, whatever the direction."""
 
@@ -109,8 +147,7 @@ class Query:
 
     `columns`: those of the result, in order. `order`: no two rows of a result are equal in all its columns,
     so that they make the key of a cursor. `lookup`: gives the last column, which `sql` does not have.
-    `windows`: the view of windows that may stand for rows of the first input; without them it is empty.
-    `by_hour`: the result has hours, so windows of several must not be merged.
+    `windows`: how it is made of windows that have the rows of the first input, in place of `sql`.
     """
 
     name: str
@@ -121,8 +158,12 @@ class Query:
     order: tuple[Order, ...]
     parameters: tuple[Parameter, ...] = ()
     lookup: Lookup | None = None
-    windows: Input | None = None
-    by_hour: bool = False
+    windows: Windows | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its rows are those of its only input."""
+        return len(self.inputs) == 1 and self.sql == f"SELECT * FROM {self.inputs[0].name}"
 
     def find_lookup(self, columns: Collection[str]) -> Lookup | None:
         """The lookup that makes one of these columns."""
@@ -147,9 +188,14 @@ class Query:
         }
 
 
+def list_sources(query: Query) -> list[str]:
+    """Each SQL that makes the rows of a query."""
+    return [query.sql, *([query.windows.sql] if query.windows else [])]
+
+
 def list_inputs(query: Query) -> list[Input]:
     """All views of a query."""
-    others = (query.windows, query.lookup.input if query.lookup else None)
+    others = (query.windows and query.windows.input, query.lookup and query.lookup.input)
     return [*query.inputs, *(each for each in others if each)]
 
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from pipelines.queries.query import Input, Kind, Lookup, Order, Parameter, Query
-from pipelines.queries.sums import BY_AGENT, BY_HOUR, REPORT_ROWS, WINDOW_ROWS
+from pipelines.queries.sums import BY_AGENT, BY_HOUR, REPORT_ROWS
 from schemas.marks import MARKS
 from schemas.readers.formats import TIME
 from schemas.tables import METRIC_COLUMNS, OUTLIER_FLAGS, REPORTS
@@ -80,7 +80,7 @@ AGENT_SUMMARY = Query(
     "agent-summary",
     "means, number of reports and spread of latency by agent, the most accurate first",
     _REPORTS,
-    BY_AGENT,
+    BY_AGENT.whole,
     pa.schema(
         [
             ("agent_id", pa.string()),
@@ -92,14 +92,14 @@ AGENT_SUMMARY = Query(
     ),
     (Order("avg_accuracy", descending=True), Order("agent_id")),
     (AGENT,),
-    windows=WINDOW_ROWS,
+    windows=BY_AGENT,
 )
 
 HOURLY_PATTERNS = Query(
     "hourly-patterns",
     "means of latency and accuracy by hour and agent, where there are enough reports",
     _REPORTS,
-    BY_HOUR,
+    BY_HOUR.whole,
     pa.schema(
         [
             ("hour", TIME),
@@ -120,8 +120,7 @@ HOURLY_PATTERNS = Query(
             default=10,
         ),
     ),
-    windows=WINDOW_ROWS,
-    by_hour=True,
+    windows=BY_HOUR,
 )
 
 ANOMALIES = Query(

@@ -1,41 +1,30 @@
 """Runs a named query over an output folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from pipelines.failures import RunFailed
 from pipelines.queries.connections import DESCRIPTORS
-from pipelines.queries.cursor import format_cursor, parse_cursor
+from pipelines.queries.cursor import format_cursor
+from pipelines.queries.few_rows import Page, conform_table, read_page
 from pipelines.queries.limits import USUAL, Limits
-from pipelines.queries.means import ONCE, Find, Means
-from pipelines.queries.open_files import explain_storage_errors, open_files
+from pipelines.queries.means import ONCE, Covered, Means
+from pipelines.queries.open_files import open_files
 from pipelines.queries.plan import Plan, measure_steps
-from pipelines.queries.query import Input, Query, Value
-from pipelines.queries.statement import Statement, write_rows, write_statement, write_view
+from pipelines.queries.query import Query, Value, Windows
+from pipelines.queries.selection import WHOLE, Part, Selection, select_files
+from pipelines.queries.statement import Statement, write_rows, write_statement, write_view, write_views
 from pipelines.queries.stop import QueryStopped, Stop
-from schemas.marks import MARKS
-from schemas.partitioning import format_window_folder
-from transforms.core.record_batches import conform
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.mark_files import list_mark_files
-from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.sinks.parquet.output_files import OutputFile
 
-_MICROSECOND = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is read: some columns of the result, all if none are here; SQL that rows meet, by their table."""
-
-    columns: tuple[str, ...] = ()
-    conditions: Mapping[str, str] = field(default_factory=dict)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ def run_query(
     limits: Limits = USUAL,
     cursor: str | None = None,
     stop: Stop | None = None,
-    part: Part = Part(),
+    part: Part = WHOLE,
     means: Means = ONCE,
 ) -> Answer:
     """The page of a query that begins after a cursor, or its first page.
@@ -83,11 +72,13 @@ def run_query(
         RunFailed: it needs more files than it may, or a file cannot be read.
     """
     stop = stop or Stop()
-    with _prepare(
-        folder, query, parameters, span, file_minutes, limits, cursor, stop, part, means
-    ) as prepared:
-        found = _select(prepared)
-    return _make_answer(query, prepared.asked, found, limits.rows, prepared.files)
+    selection = select_files(folder, query, parameters, span, file_minutes, cursor, part, means)
+    found = read_page(selection, query, parameters, limits.rows + 1, part)
+    if found is None:
+        with _prepare(selection, query, parameters, limits, stop, part, means) as prepared:
+            rows = prepared.run(lambda statement: statement.fetch(prepared.connection))
+            found = Page(conform_table(rows, selection.columns), prepared.files)
+    return _make_answer(query, selection.asked, found, limits.rows)
 
 
 def plan_query(
@@ -99,125 +90,83 @@ def plan_query(
     limits: Limits = USUAL,
 ) -> Plan:
     """How the first page of a query is made, measured while it is. Arguments and errors: as `run_query`."""
-    with _prepare(
-        folder, query, parameters, span, file_minutes, limits, None, Stop(), Part(), ONCE
-    ) as prepared:
-        return Plan(prepared.files, measure_steps(prepared.connection, prepared.statement))
+    selection = select_files(folder, query, parameters, span, file_minutes, None, WHOLE, ONCE)
+    with _prepare(selection, query, parameters, limits, Stop(), WHOLE, ONCE) as prepared:
+        steps = prepared.run(lambda statement: measure_steps(prepared.connection, statement))
+        return Plan(prepared.files, steps)
 
 
 class _Prepared(NamedTuple):
-    """The SQL of a page over files that are open, and its columns. `asked`: what a cursor is bound to."""
+    """The SQL of a page over `files` that are open.
+
+    `write`: the statement, where the files have all columns of their tables, or some lack some.
+    """
 
     connection: duckdb.DuckDBPyConnection
-    statement: Statement
-    columns: pa.Schema
-    asked: Mapping[str, Any]
+    write: Callable[[bool], Statement]
     files: int
+
+    def run(self, run: Callable[[Statement], Result]) -> Result:
+        """What is made of the statement. Most files have all columns, so only a failure makes DuckDB look."""
+        try:
+            return run(self.write(True))
+        except duckdb.BinderException:
+            return run(self.write(False))
 
 
 @contextmanager
 def _prepare(
-    folder: Path,
+    selection: Selection,
     query: Query,
     parameters: Mapping[str, Value | None],
-    span: Span,
-    file_minutes: int,
     limits: Limits,
-    cursor: str | None,
     stop: Stop,
     part: Part,
     means: Means,
 ) -> Iterator[_Prepared]:
-    asked = {"from": span.start, "to": span.end, **parameters}
-    after = None if cursor is None else parse_cursor(query, asked, cursor)
-    columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
-    spans: dict[Input, tuple[Span, ...]] = {
-        each: (_choose_span(query, each, parameters, span, after),) for each in query.inputs
-    }
-    if lookup := query.find_lookup(columns.names):
-        spans[lookup.input] = (Span(),)
-    with explain_storage_errors():
-        files = OutputFiles.of(folder)
-        covered = means.cover(files, span, query.by_hour) if query.windows else None
-        if covered is not None:
-            spans[query.inputs[0]] = covered.spans
-        chosen = {
-            each: _list_input(files, each, parameters, within, file_minutes, means.find)
-            for each, within in spans.items()
-        }
-    distinct = list(dict.fromkeys(file for listed in chosen.values() for file in listed))
+    covered = selection.covered
     with (
-        open_files(distinct) as opened,
+        open_files(selection.distinct) as opened,
         _explain_errors(query, limits, opened, stop),
         means.connect(list(opened.values()), limits) as connection,
         stop.watch(connection),
     ):
-        views = {}
-        for each, within in spans.items():
-            descriptors = [opened[file] for file in chosen[each] if file in opened]
-            if query.order[0].descending:
-                descriptors.reverse()  # DuckDB skips what is older than the rows that it has
-            view = write_view(connection, each, descriptors, within)
-            views[each.name] = f"{view} AND ({part.conditions.get(each.table.name, 'true')})"
-        if query.windows:
-            rows = covered.windows if covered else None
-            views[query.windows.name] = write_rows(connection, query.windows, rows)
-        stop.check()
-        statement = write_statement(query, columns.names, views, parameters, after, limits.rows + 1)
-        yield _Prepared(connection, statement, columns, asked, len(opened))
+
+        def write(are_whole: bool) -> Statement:
+            views = {}
+            for each, listed in selection.files.items():
+                descriptors = [opened[file] for file in listed if file in opened]
+                if query.order[0].descending:
+                    descriptors.reverse()  # DuckDB skips what is older than the rows that it has
+                view = write_view(connection, each, descriptors, selection.spans[each], are_whole)
+                views[each.name] = f"{view} AND ({part.conditions.get(each.table.name, 'true')})"
+            sql = query.sql
+            if query.windows and covered:
+                views = {query.windows.input.name: _merge_windows(connection, query.windows, covered, views)}
+                sql = query.windows.sql
+            names = selection.columns.names
+            return write_statement(query, sql, names, views, parameters, selection.after, limits.rows + 1)
+
+        yield _Prepared(connection, write, len(opened) + (covered.files if covered else 0))
 
 
-def _choose_span(
-    query: Query,
-    source: Input,
-    parameters: Mapping[str, Value | None],
-    span: Span,
-    after: Sequence[Any] | None,
-) -> Span:
-    """The span of an input: its own, if it has one, or that of the query, as far as the cursor leaves it."""
-    if source.span:
-        start, end = (parameters[name] for name in source.span)
-        return Span(start or span.start, end or span.end)  # type: ignore[arg-type]
-    first = query.order[0]
-    if after and after[0] is not None and first.descending and first.column == source.table.time:
-        end = after[0] + _MICROSECOND
-        return replace(span, end=min(end, span.end) if span.end else end)
-    return span
+def _merge_windows(
+    connection: duckdb.DuckDBPyConnection, windows: Windows, covered: Covered, views: Mapping[str, str]
+) -> str:
+    """SQL of windows in memory: those that cover a span, and those of the rest of its reports."""
+    rest = None
+    if covered.spans:
+        rest = Statement(f"{write_views(views)} {windows.of_reports}").fetch(connection)
+    return write_rows(connection, windows.input, covered.merge(rest))
 
 
-def _list_input(
-    files: OutputFiles,
-    source: Input,
-    parameters: Mapping[str, Value | None],
-    spans: Sequence[Span],
-    file_minutes: int,
-    find: Find,
-) -> list[OutputFile]:
-    """The files of a table that may have rows in the spans; those without a time come first."""
-    if source.table is MARKS:
-        return list_mark_files(files.hot)
-    if len(spans) == 1 and (found := find(files, source, parameters, spans[0])) is not None:
-        return found
-    below = source.table.name
-    if source.window:
-        below += f"/{format_window_folder(str(parameters[source.window]))}"
-    listed = [file for span in spans for file in files.list_span(below, span, file_minutes)]
-    return files.list_untimed(source.table) + list(dict.fromkeys(listed))
-
-
-def _select(prepared: _Prepared) -> pa.Table:
-    statement, columns = prepared.statement, prepared.columns
-    rows = prepared.connection.sql(statement.text, params=statement.values).to_arrow_table()
-    return pa.Table.from_batches([conform(batch, columns) for batch in rows.to_batches()], columns)
-
-
-def _make_answer(query: Query, asked: Mapping[str, Any], found: pa.Table, limit: int, files: int) -> Answer:
-    rows = found.slice(0, limit)
+def _make_answer(query: Query, asked: Mapping[str, Any], found: Page, limit: int) -> Answer:
+    rows = found.rows.slice(0, limit)
     cursor = None
-    if found.num_rows > limit:
+    if found.rows.num_rows > limit:
         keys = rows.slice(limit - 1).select([each.column for each in query.order])
         cursor = format_cursor(query, asked, keys.to_pylist()[0])
-    return Answer(query, asked, rows, cursor, files)
+    return Answer(query, asked, rows, cursor, found.files)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The SQL of a page of a query, over files that are open."""
 
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +15,33 @@ from pipelines.queries.query import Input, Query, Value
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.parquet_file import is_encrypted, open_dataset
 
+warnings.filterwarnings("ignore", "Arrow output on a DB-API result", UserWarning)
+
 
 class Statement(NamedTuple):
     """SQL, and the values that it binds by name."""
 
     text: str
-    values: dict[str, Any]
+    values: Mapping[str, Any] = {}
+
+    def fetch(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        """Its rows."""
+        # DuckDB advises `sql`, to copy no rows; but that binds a statement twice, which takes longer.
+        return connection.execute(self.text, self.values).to_arrow_table()
 
 
 def write_view(
-    connection: duckdb.DuckDBPyConnection, source: Input, descriptors: Sequence[int], spans: Sequence[Span]
+    connection: duckdb.DuckDBPyConnection,
+    source: Input,
+    descriptors: Sequence[int],
+    spans: Sequence[Span],
+    are_whole: bool,
 ) -> str:
-    """SQL of an input over open files, in the columns of its table; one that they lack is null."""
+    """SQL of an input over open files, in the columns of its table.
+
+    `are_whole`: each column is in one of the files at least, or the SQL cannot be bound. Else one that they
+    lack is null; to look for it takes half as long as a small query.
+    """
     paths = [Path(f"{DESCRIPTORS}{number}") for number in descriptors]
     if not paths:
         text = write_rows(connection, source)
@@ -35,8 +51,10 @@ def write_view(
     else:
         listed = list(map(str, paths))
         files = f"read_parquet({listed}, union_by_name = true, hive_partitioning = false)"
-        present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}
-        names = [name for name in source.table.schema.names if name in present]
+        names = source.table.schema.names
+        if not are_whole:
+            found = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}
+            names = [name for name in names if name in found]
         columns = ", ".join(f'"{name}"' for name in names)
         text = f"SELECT {columns} FROM {files}"
         if len(names) < len(source.table.schema):
@@ -66,15 +84,24 @@ def _within(source: Input, spans: Sequence[Span]) -> str:
     return f"({' OR '.join(choices)})"
 
 
+def write_views(views: Mapping[str, str]) -> str:
+    """The begin of a statement, by which it can name views."""
+    return f"WITH {', '.join(f'{name} AS ({view})' for name, view in views.items())}"
+
+
 def write_statement(
     query: Query,
+    sql: str,
     columns: Collection[str],
     views: Mapping[str, str],
     parameters: Mapping[str, Value | None],
     after: Sequence[Any] | None,
     count: int,
 ) -> Statement:
-    """SQL of the first `count` rows of a result after a place in it. `views`: the SQL of each input."""
+    """SQL of the first `count` rows of a result after a place in it.
+
+    `sql`: of all rows of the query. `views`: the SQL of each view in it.
+    """
     conditions = [
         each.condition for each in query.parameters if each.condition and parameters[each.name] is not None
     ]
@@ -87,11 +114,9 @@ def write_statement(
     order = "ORDER BY " + ", ".join(
         f'"{each.column}" {"DESC" if each.descending else "ASC"} NULLS LAST' for each in query.order
     )
-    page = (
-        f"SELECT {names} FROM ({query.sql}) WHERE {' AND '.join(conditions) or 'true'} {order} LIMIT {count}"
-    )
+    page = f"SELECT {names} FROM ({sql}) WHERE {' AND '.join(conditions) or 'true'} {order} LIMIT {count}"
     if lookup is not None:
         page = f"{lookup.join(page)} {order}"
-    text = f"WITH {', '.join(f'{name} AS ({view})' for name, view in views.items())} {page}"
+    text = f"{write_views(views)} {page}"
     values = {**parameters, **bound}
     return Statement(text, {name: values[name] for name in set(re.findall(r"\$(\w+)", text)) & set(values)})

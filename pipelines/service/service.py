@@ -45,7 +45,7 @@ class Service:
         self._is_ending = Event()
         self._reader = Thread(target=self._read_tasks, name="task index")
         connections = KeptConnections(self.folder, self.limits)
-        self.means = Means(self.index.find, connections, WindowCover(self.index).cover)
+        self.means = Means(self.index.find, connections, WindowCover(self.index, self.file_minutes).cover)
         self.status = StatusCounts(self.folder)
         self.arrivals = Arrivals(self.folder, self.file_minutes)
 

@@ -77,17 +77,14 @@ class _Group(NamedTuple):
     """The files of a place at a version of it.
 
     `known`: by name of a file. `keys`: uint64[n] in order, a hash and the number of the file for each row.
+    `rows`: how many rows the files have.
     """
 
     version: Hashable = None
     files: tuple[OutputFile, ...] = ()
     known: Mapping[str, _Known] = {}
     keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
-
-    @property
-    def rows(self) -> int:
-        """How many rows its files have."""
-        return sum(each.rows for each in self.known.values())
+    rows: int = 0
 
     def find(self, bounds: NDArray[np.uint64]) -> list[OutputFile]:
         """The files with keys between two bounds."""
@@ -114,7 +111,7 @@ class _Group(NamedTuple):
             for number, file in enumerate(kept)
         ]
         keys = np.sort(np.concatenate([np.zeros(0, np.uint64), *parts]))
-        return _Group(version, tuple(kept), known, keys)
+        return _Group(version, tuple(kept), known, keys, sum(each.rows for each in known.values()))
 
 
 class TaskIndex:

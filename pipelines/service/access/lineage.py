@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from pipelines.queries.query import Kind, Query, list_inputs
+from pipelines.queries.query import Kind, Query, list_inputs, list_sources
 
 Columns = frozenset[tuple[str, str]]
 """Stored columns, each as table and name."""
@@ -51,13 +51,10 @@ def trace(query: Query) -> Lineage:
         for each in list_inputs(query):
             connection.register(f"empty_{each.name}", each.table.schema.empty_table())
             connection.execute(f'CREATE TABLE "{each.name}" AS SELECT * FROM empty_{each.name}')
-        rows = _plan(connection, query, f"SELECT count(*) FROM ({query.sql})")
-        columns = {
-            name: _plan(connection, query, f'SELECT "{name}" FROM ({_write_source(query, name)})')
-            for name in query.columns.names
-        }
+        rows = _plan(connection, query, "SELECT count(*)") | _list_merged(query)
+        columns = {name: _plan(connection, query, f'SELECT "{name}"', name) for name in query.columns.names}
         conditions = {
-            each.name: _plan(connection, query, f"SELECT count(*) FROM ({query.sql}) WHERE {each.condition}")
+            each.name: _plan(connection, query, "SELECT count(*)", condition=each.condition)
             for each in query.parameters
             if each.condition
         }
@@ -68,13 +65,34 @@ def trace(query: Query) -> Lineage:
     )
 
 
-def _write_source(query: Query, column: str) -> str:
-    """SQL of rows that have a column."""
+def _plan(
+    connection: duckdb.DuckDBPyConnection,
+    query: Query,
+    selection: str,
+    column: str = "",
+    condition: str = "true",
+) -> Columns:
+    """The stored columns that a selection from the rows of a query reads, however these are made.
+
+    `column`: the one that it selects, if it does.
+    """
     lookup = query.find_lookup([column])
-    return lookup.join(query.sql) if lookup else query.sql
+    found: set[tuple[str, str]] = set()
+    for sql in list_sources(query):
+        rows = lookup.join(sql) if lookup else sql
+        found.update(_list_columns(connection, query, f"{selection} FROM ({rows}) WHERE {condition}"))
+    return frozenset(found)
 
 
-def _plan(connection: duckdb.DuckDBPyConnection, query: Query, text: str) -> Columns:
+def _list_merged(query: Query) -> Columns:
+    """The stored columns of windows that are merged before a statement reads them."""
+    windows = query.windows
+    return frozenset((windows.input.table.name, name) for name in windows.names) if windows else frozenset()
+
+
+def _list_columns(
+    connection: duckdb.DuckDBPyConnection, query: Query, text: str
+) -> Iterator[tuple[str, str]]:
     """The stored columns that a statement reads."""
     used = set(re.findall(r"\$(\w+)", text))
     values = {
@@ -85,11 +103,8 @@ def _plan(connection: duckdb.DuckDBPyConnection, query: Query, text: str) -> Col
     row = connection.execute(f"EXPLAIN (FORMAT json) {text}", values).fetchone()
     assert row is not None
     tables = {each.name: each.table.name for each in list_inputs(query)}
-    return frozenset(
-        (tables[source], column)
-        for node in json.loads(row[1])
-        for source, column in _list_scans(node, tables)
-    )
+    for node in json.loads(row[1]):
+        yield from ((tables[source], column) for source, column in _list_scans(node, tables))
 
 
 def _list_scans(node: Mapping[str, Any], tables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
