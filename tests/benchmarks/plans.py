@@ -24,7 +24,8 @@ The output is that of 20,000 reports with their records (`kpiflow generate --rec
 --agents 50 --seed 1 --output archive`, `kpiflow backfill --input archive --output OUT`), and
 `python -m tests.benchmarks.plans OUT` wrote this page. The times are of one run on a machine with 2 virtual
 CPUs and other work beside: compare steps of a plan with each other, not with other machines. A Dynamic Filter
-is DuckDB's own: once it has a page of rows, it skips files and row groups that cannot be in it.
+is DuckDB's own: once it has a page of rows, it skips files and row groups that cannot be in it. The service
+makes some pages [without DuckDB](service.md#lookups-by-task).
 """
 HOUR = timedelta(hours=1)
 

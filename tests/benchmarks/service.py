@@ -2,8 +2,8 @@
 
 Makes an output of --files files of 1,000 reports (or takes the one in FOLDER), starts `kpiflow serve` in its
 own process, and asks for reports by task, then for the summary by agent of spans of days. A latency counts
-from the time at which a request was due, so it includes the time in queues. Then the questions by task are
-put to DuckDB itself, on the same files, one after the other.
+from the time at which a request was due, so it includes the time in queues. CPU time is that of the
+service. Then the questions by task are put to DuckDB itself, on the same files, one after the other.
 
     python -m tests.benchmarks.service FOLDER --files 1000
 """
@@ -47,7 +47,7 @@ def main() -> None:
     command = [sys.executable, "-m", "pipelines.cli", "serve", str(arguments.folder), "--insecure-loopback"]
     with subprocess.Popen([*command, "--listen", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL) as server:
         try:
-            asyncio.run(_measure(f"http://127.0.0.1:{port}", arguments))
+            asyncio.run(_measure(f"http://127.0.0.1:{port}", arguments, server.pid))
         finally:
             server.terminate()
     _ask_directly(arguments)
@@ -55,22 +55,29 @@ def main() -> None:
     print(f"\n{os.cpu_count()} cores; load of the machine over 1, 5 and 15 minutes: {load}")
 
 
-async def _measure(address: str, arguments: argparse.Namespace) -> None:
+async def _measure(address: str, arguments: argparse.Namespace, service: int) -> None:
     chance = Random(1)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         first = await _wait_ready(session, address)
         print(f"ready, with the index of tasks, after {first:.1f} s", flush=True)
         writer = asyncio.create_task(_replace_files(arguments, chance))
         for name, draw in (("reports-by-task", _draw_task), ("agent-summary", _draw_span)):
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), _read_cpu(service)
             asked = []
             for number in range(RATE * arguments.seconds):
                 due = begun + number / RATE
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 given = draw(chance, arguments.files)
                 asked.append(asyncio.create_task(_ask(session, f"{address}/query/{name}", given, due)))
-            _print(name, await asyncio.gather(*asked))
+            found = await asyncio.gather(*asked)
+            _print(name, found, (_read_cpu(service) - used) / len(found))
         writer.cancel()
+
+
+def _read_cpu(process: int) -> float:
+    """The CPU time of a process so far, in ms."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 def _draw_task(chance: Random, files: int) -> dict[str, str]:
@@ -84,13 +91,13 @@ def _draw_span(chance: Random, files: int) -> dict[str, str]:
     return {"from": start.isoformat(), "to": end.isoformat()}
 
 
-def _print(name: str, found: list[tuple[float, str]]) -> None:
+def _print(name: str, found: list[tuple[float, str]], cpu: float) -> None:
     times = np.array([seconds * 1000 for seconds, problem in found if not problem])
     p50, p95, p99 = np.percentile(times, [50, 95, 99]) if len(times) else [np.nan] * 3
     failed = Counter(problem for _, problem in found if problem)
     named = "".join(f", {count} with {problem}" for problem, count in failed.most_common())
     print(
-        f"{name}, {RATE} a second: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms; "
+        f"{name}, {RATE} a second: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms; {cpu:.1f} ms of CPU each; "
         f"{failed.total()} of {len(found)} failed{named}",
         flush=True,
     )
