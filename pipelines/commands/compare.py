@@ -12,6 +12,8 @@ from pipelines.failures import make_missing_error
 from pipelines.inputs import parse_span
 from pipelines.queries.limits import Limits
 from pipelines.text_tables import make_table, print_table
+from pipelines.verify.output_description import read_row_settings, require_derived
+from transforms.derived.features import FEATURES
 
 if TYPE_CHECKING:
     from pipelines.analysis.comparison import Comparison
@@ -87,9 +89,11 @@ def compare(
     except ImportError as error:
         raise make_missing_error("compare", error, "analysis") from error
     question = Question.parse(experiment, agents or (), control, metrics or (), shares or (), unit, alpha)
-    found = question.answer(
-        require_folder(output), parse_span(start, end), Limits(MOST_TASKS, seconds, memory_mb)
-    )
+    folder = require_folder(output)
+    if question.experiment is not None:
+        read_row_settings(folder, "compared")  # an error if there is no output
+        require_derived(folder, FEATURES)
+    found = question.answer(folder, parse_span(start, end), Limits(MOST_TASKS, seconds, memory_mb))
     if as_json:
         print_json(list_comparison(found, alpha))
     else:

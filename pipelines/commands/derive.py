@@ -30,8 +30,9 @@ def derive(
         str | None,
         typer.Option(
             "--until",
-            help="Only reports whose wait for records was over at this time (RFC 3339). Default: all. Give "
-            "it if a job writes to the output whose watermark is not known here.",
+            help="Only reports whose wait for records was over at this time (RFC 3339), late ones up to the "
+            "full ten minutes before it. Default: all. Give it if a job writes to the output whose "
+            "watermark is not known here.",
         ),
     ] = None,
     tables: Annotated[

@@ -59,7 +59,7 @@ def features(
     folder, span = require_output(local), parse_span(start, end)
     total = len(partition((folder, FEATURES), (folder, REPORTS))[0])
     if not total:
-        raise make_underived_error(output)
+        raise make_underived_error(folder, FEATURES)
     stored = _load_encoder(encode, encoder)
     context = timedelta(hours=ctx.obj.settings().context_hours)
     files = Files(target)

@@ -12,7 +12,7 @@ from pipelines.console import out, print_json
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.summary.broken_reports import read_broken_reports
-from pipelines.summary.quality import Quality, SourceQuality, read_quality
+from pipelines.summary.quality import QUALITY, Quality, SourceQuality, read_quality
 from pipelines.summary.quality_views import (
     describe_reports,
     format_missed,
@@ -78,7 +78,7 @@ def quality(
     except DamagedFile as error:
         raise CheckFailed(str(error), f"run `kpiflow derive {output}`") from error
     if not is_derived:
-        raise make_underived_error(output)
+        raise make_underived_error(output, QUALITY.table)
 
 
 def _find_rule(name: str | None, limit: int | None) -> Rule | None:

@@ -18,7 +18,7 @@ from pipelines.queries.query import Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
 from pipelines.queries.run import Answer, plan_query, run_query
 from pipelines.text_tables import make_table, print_table
-from pipelines.verify.output_description import make_underived_error, read_row_settings
+from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import OutputFull
 from transforms.derived.registry import DERIVED
@@ -107,10 +107,8 @@ def query(
             out.print(Text(escape_line(line)))
         return
     answer = run_query(folder, asked, given, span, minutes, limits, cursor)
-    if not answer.files and any(
-        each.table.name in DERIVED and not (folder / each.table.name).is_dir() for each in asked.inputs
-    ):
-        raise make_underived_error(output)
+    if not answer.files:
+        require_derived(folder, *(each.table for each in asked.inputs if each.table.name in DERIVED))
     _write(answer, chosen, target)
     if answer.cursor:
         cut = f"cut after {answer.rows.num_rows:,} rows; the same command continues with"

@@ -15,7 +15,7 @@ from pipelines.queries.limits import Limits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.recommendation_queries import RECOMMENDATIONS
 from pipelines.queries.run import run_query
-from pipelines.verify.output_description import make_underived_error, read_row_settings
+from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 
 _OLDER = "--at TIME gives those of a past time, --all every one"
@@ -52,8 +52,8 @@ def recommend(
     given = {"state": "all" if everything else "open", "at": moment, "rule": rule, "subject": subject}
     minutes = read_row_settings(folder, "queried")["file_minutes"]
     answer = run_query(folder, RECOMMENDATIONS, given, parse_span(None, at), minutes, Limits(limit))
-    if not answer.files and not (folder / RECOMMENDATIONS.inputs[0].table.name).is_dir():
-        raise make_underived_error(output)
+    if not answer.files:
+        require_derived(folder, RECOMMENDATIONS.inputs[0].table)
     rows = [row | {"evidence": json.loads(row["evidence"])} for row in list_rows(answer.rows)]
     if as_json:
         print_json({"recommendations": rows, "is_cut": answer.cursor is not None})

@@ -17,7 +17,7 @@ from pipelines.queries.limits import Limits
 from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import TRENDS
 from pipelines.text_tables import make_table, print_table
-from pipelines.verify.output_description import make_underived_error, read_row_settings
+from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.time_range import Span
 from transforms.derived.trend_sql import METRICS
 
@@ -52,8 +52,7 @@ def trends(
     asked = _choose(agent, agent_type, fleet)
     folder, span = require_folder(output), parse_span(start, end)
     read_row_settings(folder, "queried")  # an error if there is no output
-    if not (folder / TRENDS.inputs[0].table.name).is_dir():
-        raise make_underived_error(output)
+    require_derived(folder, TRENDS.inputs[0].table)
     limits, minutes = Limits(limit, seconds, memory_mb), read_row_settings(folder, "queried")["file_minutes"]
     changes = _ask(folder, asked | {"kind": "change"}, span, minutes, limits)
     slopes = _find_steepest(folder, asked | {"kind": "slope"}, span, minutes, limits)

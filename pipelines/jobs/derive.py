@@ -76,7 +76,8 @@ def derive(
 ) -> Counts:
     """Derive what is stale, until nothing changes any more.
 
-    Of reports only those are derived whose wait was over at `until`.
+    Of reports only those are derived whose wait was over at `until`; of late ones (`Plan.find_cutoff`) at the
+    last full ten minutes before it.
 
     Raises:
         WrongUse: another job is deriving the output.

@@ -15,11 +15,12 @@ from pipelines.settings import Settings
 from pipelines.verify.output_keys import choose_keys
 from schemas.kinds import KINDS
 from schemas.registry import list_versions
-from schemas.tables import LAYOUT_VERSION
+from schemas.tables import LAYOUT_VERSION, Table
 from transforms.core.errors import OutputFull, Refused, Unavailable
 from transforms.sinks.parquet.encryption.key_ring import add_source
 from transforms.sinks.parquet.encryption.master_key import KeyRefused
 from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sinks.parquet.parquet_store import ENCRYPT, ParquetStore, is_described_encrypted
 from transforms.sinks.sink import Store
 
@@ -114,9 +115,20 @@ def require_local(output: str) -> Path:
     return Path(output)
 
 
-def make_underived_error(output: str) -> WrongUse:
-    """The error to raise for an output without derived tables."""
-    return WrongUse(f"{output} has no derived tables", f"`kpiflow derive {output}` makes them")
+def make_underived_error(output: str | Path, table: Table) -> WrongUse:
+    """The error to raise for an output without a derived table."""
+    return WrongUse(f"{output} has no table {table.name}", f"`kpiflow derive {output}` makes it")
+
+
+def require_derived(output: Path, *tables: Table) -> None:
+    """Check that derived tables are in an output: even without rows they have a folder or a file.
+
+    Raises:
+        WrongUse: one was not derived: nothing was, or by a version of kpiflow that did not have it yet.
+    """
+    for table in tables:
+        if not (output / table.name).is_dir() and next(OutputFiles.of(output).iterate(table), None) is None:
+            raise make_underived_error(output, table)
 
 
 def require_output(path: Path) -> Path:

@@ -37,7 +37,7 @@ def fit_slopes(moments: Moments, points: Points, places: Ints, profile: Ints) ->
         places: int64[k], the points.
         profile: int64[n], what was subtracted, up to a constant for each window.
     """
-    from scipy import stats  # type: ignore[import-untyped]
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy.stats takes a second to load
 
     bounds = _find_bounds(points, places)
     counts = np.diff(bounds, axis=1)
@@ -53,7 +53,7 @@ def fit_slopes(moments: Moments, points: Points, places: Ints, profile: Ints) ->
         used = (counts > 0).sum(axis=1)
         freedom = np.maximum(used - 2, 1)
         residuals = (counts * (y - slope[:, None] * x) ** 2).sum(axis=1)
-        width = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(residuals / freedom / spread)
+        width = stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(residuals / freedom / spread)
     slope[used < LEAST_BLOCKS] = np.nan
     return Slopes(slope, slope - width, slope + width, total)
 

@@ -1,10 +1,10 @@
 """What is derived at once: chains of tables, blocks of files, and the stored files that a block reads."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from transforms.derived.bounds import UNTIMED
+from transforms.derived.bounds import UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.plan import Choices, Plan, Unit
 from transforms.derived.task_sets import TaskSet
@@ -26,19 +26,27 @@ def split_chains(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
 
 
 def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
-    """The stale units in blocks that are consecutive among all units and have about `rows` rows."""
+    """The stale units in blocks: consecutive among all units, of one cutoff, and with about `rows` rows."""
     places = {unit.period: place for place, unit in enumerate(units)}
     block: list[Unit] = []
     for unit in stale:
-        is_next = block and places[unit.period] == places[block[-1].period] + 1
-        if block and (
-            not is_next or unit.period == UNTIMED or sum(each.rows for each in block) + unit.rows > rows
-        ):
+        if block and not _continues(block, unit, places, rows):
             yield block
             block = []
         block.append(unit)
     if block:
         yield block
+
+
+def _continues(block: Sequence[Unit], unit: Unit, places: Mapping[Period, int], rows: int) -> bool:
+    """Whether a unit can be derived together with those before it."""
+    last = block[-1]
+    return (
+        places[unit.period] == places[last.period] + 1
+        and unit.cutoff == last.cutoff
+        and unit.period != UNTIMED
+        and sum(each.rows for each in block) + unit.rows <= rows
+    )
 
 
 def choose_files(plan: Plan, choices: Choices) -> dict[str, dict[tuple[OutputFile, Hashable], pa.Schema]]:

@@ -240,7 +240,7 @@ class Deriver:
         with open_connection(limits.threads, limits.memory_mb, spill) as connection:
             for name, schemas in links.items():
                 create_stored_view(connection, name, schemas)
-            bind_inputs(connection, table, period, self.settings, plan.before, plan.expiry)
+            bind_inputs(connection, table, period, self.settings, block[0].cutoff, plan.expiry)
             rows = run_sql(connection, table, self.settings)
         return self._write(table, block, rows)
 

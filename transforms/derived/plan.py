@@ -14,7 +14,7 @@ from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import QUARANTINED, REPORTS
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import Ints
-from transforms.core.time_units import HOUR_US, SECOND_US
+from transforms.core.time_units import HOUR_US, MINUTE_US, SECOND_US
 from transforms.derived.bounds import UNTIMED, Bounds, Period
 from transforms.derived.closed import find_closed
 from transforms.derived.derived_table import Clock, DerivedTable
@@ -22,6 +22,9 @@ from transforms.derived.digests import GRAIN, NO_GRAIN, digest_inputs
 from transforms.derived.inputs import RECEIVED, SOURCES, list_derived_inputs
 from transforms.derived.stored_files import Catalog
 
+FRESH_US, LATE_STEP_US = 2 * MINUTE_US, 10 * MINUTE_US
+"""A span of reports is fresh until so long after its end. Then the reports that are late for it count at
+every full step: each minute has some, and a file is derived whole."""
 _RECORDS = ("tasks", "results", "agents")
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _IN_DAY = re.compile(r"date=(\d{4}-\d\d-\d\d)/(?:hour=(\d\d)/\d\d(\d\d))?")
@@ -41,11 +44,13 @@ Choices = dict[str, Choice]
 class Unit(NamedTuple):
     """What is derived together: a span, and its files.
 
-    `digest`: of everything that it may read. `rows`: of the rows that it is about. `files`: their names below
-    the output; of the UNTIMED span none, since its rows decide it.
+    `cutoff`: the microsecond before which its rows are effective. `digest`: of everything that it may read.
+    `rows`: of the rows that it is about. `files`: their names below the output; of the UNTIMED span none,
+    since its rows decide it.
     """
 
     period: Period
+    cutoff: int
     digest: str
     rows: int
     files: tuple[str, ...]
@@ -55,8 +60,9 @@ class Unit(NamedTuple):
 class Plan:
     """The units of a derived table over stored files.
 
-    `before` (microseconds, whole grains): only what is effective before it is derived. `since`: spans that
-    ended by then are left out, and those that are closed by `expiry`, what has expired in the output.
+    `before` (microseconds, whole grains): only what is effective before it is derived, and of reports that
+    are late only what is effective before the last full step of it (`find_cutoff`). `since`: spans that ended
+    by then are left out, and those that are closed by `expiry`, what has expired in the output.
     """
 
     table: DerivedTable
@@ -86,6 +92,15 @@ class Plan:
         periods = (each for each in self._list_periods() if each.start >= self.closed)
         units = (self._make_unit(period) for period in periods if period.end > self.since)
         return [unit for unit in units if unit is not None]
+
+    def find_cutoff(self, period: Period) -> int:
+        """The microsecond before which the rows of a span are effective that are derived.
+
+        It depends on `before` alone, and never decreases with it.
+        """
+        if self.table.clock is not Clock.RECORDED or self.before == LAST_US:
+            return self.before
+        return min(self.before, max(self.before // LATE_STEP_US * LATE_STEP_US, period.end + FRESH_US))
 
     def select(self, period: Period) -> Choices:
         """What may be read for a span; nothing if there is nothing that its rows could be about."""
@@ -133,7 +148,7 @@ class Plan:
         if not rows or not all(sums[name][2] for name in self._list_needed()):
             return None
         digest = digest_inputs(self.table.table.name, self.table.version, self._choose_settings(), sums)
-        return Unit(period, digest, rows, self._name_files(period))
+        return Unit(period, self.find_cutoff(period), digest, rows, self._name_files(period))
 
     def _list_needed(self) -> list[str]:
         """Inputs without which there are no rows."""
@@ -158,7 +173,7 @@ class Plan:
 
     def _select_recorded(self, period: Period) -> Choices:
         reports = self.catalogs[REPORTS.name]
-        own = reports.find(period, _grain_before(self.before))
+        own = reports.find(period, _grain_before(self.find_cutoff(period)))
         if not len(own):
             return {}
         wait = self.settings["context_wait_seconds"] * SECOND_US

@@ -123,7 +123,7 @@ def test_an_output_without_derived_tables_names_the_command_that_makes_them(
     for path in (output / QUALITY.table.name).rglob("*.parquet"):
         path.unlink()
     assert run(["quality", str(output), *words]) == 2
-    assert f"`kpiflow derive {output}` makes them" in capsys.readouterr().err
+    assert f"no table data_quality\n  `kpiflow derive {output}` makes it" in capsys.readouterr().err
 
 
 def test_hours_that_lack_most_messages_come_first(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

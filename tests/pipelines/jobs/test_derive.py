@@ -29,6 +29,7 @@ from tests.builders import NOON
 from tests.transforms.derived.outputs import EXAMPLES, MINUTE, make_report, make_task, read_derived, write
 from transforms.derived.derived_table import Kernel
 from transforms.derived.registry import DERIVED
+from transforms.sources.source import WATERMARK_DELAY_SECONDS
 
 SETTINGS = Settings()
 
@@ -148,7 +149,7 @@ def test_a_batch_derives_outputs_with_records_or_that_are_derived_already(tmp_pa
 def describe_stream(folder: Path, watermark: datetime | None, **sink: Any) -> None:
     for name in ("readers", "sinks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "job.json").write_text(json.dumps({"settle_seconds": 30, "depends": {"streams": ["a", "b"]}}))
+    (folder / "job.json").write_text(json.dumps({"depends": {"streams": ["a", "b"]}}))
     mark = watermark and watermark.timestamp() * 1000
     for key in "ab":
         reader = {"streams": {key: {}}, "watermark": mark}
@@ -157,15 +158,16 @@ def describe_stream(folder: Path, watermark: datetime | None, **sink: Any) -> No
 
 
 def test_beside_a_stream_reports_wait_for_the_watermark_of_every_reader(tmp_path: Path) -> None:
-    assert find_until(tmp_path) is None
+    assert find_until(tmp_path, 15) is None
     describe_stream(tmp_path, NOON)
-    assert find_until(tmp_path) == NOON - timedelta(seconds=30)
+    read = NOON + timedelta(seconds=WATERMARK_DELAY_SECONDS)
+    assert find_until(tmp_path, 15) == read - timedelta(seconds=15)
     (tmp_path / "readers" / "reader-b.json").unlink()
-    assert find_until(tmp_path) is None
+    assert find_until(tmp_path, 15) is None
     describe_stream(tmp_path, None)
-    assert find_until(tmp_path) is None
+    assert find_until(tmp_path, 15) is None
     describe_stream(tmp_path, NOON, waiting_since=1)
-    assert find_until(tmp_path) is None
+    assert find_until(tmp_path, 15) is None
 
 
 def test_what_a_stream_has_not_derived_yet_is_no_problem(output: Path) -> None:

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.readers.formats import LAST_US
 from schemas.tables import REPORTS, TASKS, Table
 from tests.builders import NOON
 from tests.transforms.derived.outputs import (
     EXAMPLES,
+    FILE_MINUTES,
     MINUTE,
     SETTINGS,
     derive,
@@ -26,9 +28,11 @@ from tests.transforms.derived.outputs import (
 )
 from transforms.derived import engine
 from transforms.derived.blocks import split_chains
+from transforms.derived.bounds import Period
 from transforms.derived.derived_table import Input
 from transforms.derived.digests import GRAIN
 from transforms.derived.engine import Limits
+from transforms.derived.plan import LATE_STEP_US, Plan
 from transforms.derived.registry import DERIVED, TABLES
 
 
@@ -148,6 +152,36 @@ def test_reports_after_the_watermark_are_derived_later(output: Path) -> None:
     )
     assert derive(output, moment(1)).rows["context"] == 1
     assert derive(output).rows["context"] == 3
+
+
+def test_reports_that_are_late_for_a_file_that_was_derived_count_at_the_next_full_step(output: Path) -> None:
+    late = [make_report(n, NOON, minutes * MINUTE, n) for n, minutes in ((2, 93.1), (3, 94.2), (4, 103))]
+    add(output, [(REPORTS, row) for row in (make_report(1, NOON, 0 * MINUTE, 1), *late)])
+    assert [derive(output, moment(m)).rows.get("context", 0) for m in (92, 93.5, 99.5, 100, 109.5)] == [
+        1, 0, 0, 3, 0,
+    ]  # fmt: skip
+    derive(output)
+    assert read_derived(output) == derive_once([(REPORTS, make_report(1, NOON, 0 * MINUTE, 1))] + [
+        (REPORTS, row) for row in late
+    ])  # fmt: skip
+
+
+def test_reports_of_a_fresh_file_count_at_every_pass(output: Path) -> None:
+    reports = [make_report(n, NOON + n * MINUTE, 5 * MINUTE, n) for n in (50, 51, 52)]
+    add(output, [(REPORTS, row) for row in reports])
+    assert [derive(output, moment(m)).rows.get("context", 0) for m in (55.5, 56.5, 57.5)] == [1, 2, 3]
+
+
+@given(ends=st.integers(0, 2000), moments=st.lists(st.integers(0, 4000), min_size=2, max_size=2).map(sorted))
+def test_what_was_derived_of_a_file_stays_in_it(ends: int, moments: list[int]) -> None:
+    """The cutoff of a file never goes back, and ends at that of the pass."""
+    earlier, later = (
+        Plan(TABLES[0], {}, SETTINGS, FILE_MINUTES, each * GRAIN).find_cutoff(Period(0, ends * GRAIN))
+        for each in moments
+    )
+    assert earlier <= later <= moments[1] * GRAIN
+    assert later > (moments[1] - LATE_STEP_US // GRAIN) * GRAIN
+    assert Plan(TABLES[0], {}, SETTINGS, FILE_MINUTES).find_cutoff(Period(0, ends)) == LAST_US
 
 
 def test_a_file_that_is_replaced_after_it_was_compared_is_left_for_the_next_pass(
