@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,11 +66,16 @@ class VictoriaMetricsServer(Server):
         assert response.is_success, response.text
         return response
 
+    def _show(self, path: str, **params: Any) -> httpx.Response:
+        """The answer to a search, after all that was written. The server keeps for 10 s which series matched,
+        so each search has a matcher of its own, for a label that no series has."""
+        self.get("/internal/force_flush")
+        return self.get(path, **params, **{"extra_filters[]": f'{{request!="{uuid.uuid4()}"}}'})
+
     def samples(self, match: str = '{__name__!=""}') -> dict[tuple[tuple[str, str], ...], dict[int, float]]:
         """{labels, sorted: {time in ms: value}} of every sample that is stored and shown."""
-        self.get("/internal/force_flush")
         found: dict[tuple[tuple[str, str], ...], dict[int, float]] = defaultdict(dict)
-        for line in self.get("/api/v1/export", **{"match[]": match, "start": 0, "end": 1 << 32}).text.split(
+        for line in self._show("/api/v1/export", **{"match[]": match, "start": 0, "end": 1 << 32}).text.split(
             "\n"
         )[:-1]:
             series = json.loads(line)
@@ -78,16 +84,14 @@ class VictoriaMetricsServer(Server):
 
     def query(self, text: str, at: float) -> dict[tuple[tuple[str, str], ...], float]:
         """{labels, sorted: value} of an instant query at a time in seconds since 1970."""
-        self.get("/internal/force_flush")
-        results = self.get("/api/v1/query", query=text, time=at, nocache=1).json()["data"]["result"]
+        results = self._show("/api/v1/query", query=text, time=at, nocache=1).json()["data"]["result"]
         return {tuple(sorted(one["metric"].items())): float(one["value"][1]) for one in results}
 
     def query_range(
         self, text: str, start: float, end: float, step: int
     ) -> dict[tuple[tuple[str, str], ...], dict[int, float]]:
         """{labels, sorted: {time in seconds: value}} of a query over a time."""
-        self.get("/internal/force_flush")
-        results = self.get(
+        results = self._show(
             "/api/v1/query_range", query=text, start=start, end=end, step=step, nocache=1
         ).json()["data"]["result"]
         return {

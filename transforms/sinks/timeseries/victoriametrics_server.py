@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +29,7 @@ NEEDED = (
     "/snapshot/ and /metrics"
 )
 
+_NO_LABEL = "kpiflow_request"
 _AUTHORIZE = "set KPIFLOW_VICTORIAMETRICS_TOKEN, or _USER and _PASSWORD, in the environment"
 
 
@@ -83,11 +85,12 @@ class Server:
 
         Columns are those of WINDOW, `slot` (int64, ms after the start) and `revision` (int64).
         """
-        matchers = ",".join(
-            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()
-        )
+        matchers = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()]
+        # The server keeps for 10 s which series matched, also after it was asked to show new ones. So each
+        # request has a matcher of its own, for a label that no series has.
+        matchers.append(f'{_NO_LABEL}!="{uuid.uuid4().hex}"')
         form = {
-            "match[]": f"{series.measurement}_{REVISION.name}{{{matchers}}}",
+            "match[]": f"{series.measurement}_{REVISION.name}{{{','.join(matchers)}}}",
             "start": str(first // 1000),
             "end": str((last + SLOTS) // 1000),
             "max_rows_per_line": "1000",

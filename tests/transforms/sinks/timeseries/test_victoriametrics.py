@@ -4,6 +4,7 @@ cut answers."""
 import pickle
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,7 +28,7 @@ from tests.victoriametrics import VictoriaMetricsServer
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.sink import Written
 from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics, next_slots
-from transforms.sinks.timeseries.victoriametrics_server import SLOTS
+from transforms.sinks.timeseries.victoriametrics_server import SLOTS, Server
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 START = int(NOON.timestamp())
@@ -72,8 +73,8 @@ def shown(server: VictoriaMetricsServer, match: str = "kpi_tasks") -> dict[tuple
     error."""
     found = {}
     for labels, samples in server.samples(match).items():
-        for time, value in samples.items():
-            key = dict(labels).get("agent_type", ""), datetime.fromtimestamp((time - 1) // SLOTS * 5, UTC)
+        for at, value in samples.items():
+            key = dict(labels).get("agent_type", ""), datetime.fromtimestamp((at - 1) // SLOTS * 5, UTC)
             assert key not in found
             found[key] = value
     return found
@@ -211,6 +212,21 @@ def test_any_text_is_a_label_under_which_revisions_are_found_again(
     )
     assert [sink.write(FLEET, rows).rows for _ in range(2)] == [len(texts) + 1, 0]
     assert sorted(shown(shared, f'kpi_tasks{{run="{run}"}}').values()) == list(range(1, len(texts) + 2))
+
+
+def test_a_new_series_is_found_though_the_server_itself_was_first_to_make_it_searchable(
+    own: VictoriaMetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    persist = Server.persist
+
+    def persist_late(server: Server, snapshots: bool) -> None:
+        time.sleep(1.5)  # once a second the server does so, and then keeps what searches found for 10 s
+        persist(server, snapshots)
+
+    monkeypatch.setattr(Server, "persist", persist_late)
+    sink = VictoriaMetrics(own.url)
+    assert [sink.write(FLEET, fleet(window(0, revision))).rows for revision in (7, 7, 8)] == [1, 0, 1]
+    assert shown(own) == {("a", NOON): 8.0}
 
 
 def test_outputs_that_share_a_server_under_labels_of_their_own_do_not_mix(own: VictoriaMetricsServer) -> None:
