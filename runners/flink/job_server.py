@@ -35,7 +35,7 @@ _PORTS = re.compile(rb"JobService started on \S*?:(?P<job>\d+)|Rest endpoint lis
 _HUNG_UP = re.compile("CANCELLED|UNAVAILABLE|[Cc]losed|[Cc]ancelled|INTERNAL")
 """Causes that only say that a worker is gone."""
 _START_SECONDS = 180.0
-_END_SECONDS = 30.0
+_END_SECONDS = 15.0
 _TICK = 0.1
 
 
@@ -83,8 +83,7 @@ class JobServer:
         try:
             submission = submit(build, make_options(self._java.matches["job"], self._pool_port))
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._check_end()
+            self._check_end()
             raise self.fail("Flink's job server does not accept the job", self._java.last_line) from error
         self._wait_until(lambda: self.find_rest() is not None or submission.is_over, "Flink does not start")
         return submission

@@ -99,7 +99,7 @@ def start(log: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
 
 def wait_for_offers(record: Path, offered: int, alive: list[subprocess.Popen[str]]) -> None:
     """Wait until Layer 4 has offered so many reports."""
-    end = time.monotonic() + 2 * SECONDS + 60
+    end = time.monotonic() + 2 * SECONDS + PATIENCE
     while not record.exists() or count_lines(record) < offered:
         assert all(process.poll() is None for process in alive), "Layer 4 or the relay ended"
         assert time.monotonic() < end, "Layer 4 does not offer what it should"

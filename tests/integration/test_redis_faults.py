@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.patience import PATIENCE
 from tests.servers import Network, RedisServer
 from transforms.redis.connection import Connection
 from transforms.sources.redis.lease import RedisLease
@@ -33,7 +34,7 @@ class Reading:
         self.lost += [entries for batch in read.gaps for entries in batch["entries"].to_pylist()]
 
     def until(self, reached: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while not reached():
             assert time.monotonic() < end, f"read {len(self.ids)} only"
             self.once()

@@ -14,6 +14,8 @@ import pytest
 
 from runners import worker_processes
 from runners.worker_processes import State, WorkerDied, WorkerProcess, fork_workers
+from tests.integration.processes import wait_for_ends
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,7 +195,7 @@ with fork_workers(2) as workers:
         print(error)
 print("done")
 """)
-    out, _ = program.communicate(timeout=60)
+    out, _ = program.communicate(timeout=PATIENCE)
     first, died, last = out.splitlines()
     assert (first, died.startswith("worker process"), died.endswith("ended"), last) == (
         *("1", True, True),
@@ -214,15 +216,4 @@ with fork_workers(3) as workers:
     assert len(processes) == 3
     program.kill()
     program.wait()
-    until = time.monotonic() + 10
-    while any(map(is_running, processes)):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def is_running(process: int) -> bool:
-    """Whether a process is there and is no zombie: nobody may wait for orphans in a container."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    wait_for_ends(processes)

@@ -29,6 +29,7 @@ from runners.flink.processes import Child, Log, start
 from runners.flink.rest import find_root_cause
 from runners.flink.workers import serve_pool
 from runners.pipeline import make_pipeline
+from tests.integration.processes import wait_for_ends
 from tests.integration.streaming import children
 
 PYTHON_ERROR = """org.apache.flink.runtime.JobException: Recovery is suppressed
@@ -224,10 +225,7 @@ def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     os.kill(child, 0)
     parent.kill()
     parent.wait()
-    end = time.monotonic() + 10
-    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not Path(f"/proc/{child}").exists()
+    wait_for_ends([child])
 
 
 def test_a_child_is_heard_logged_and_ended(tmp_path: Path) -> None:

@@ -344,9 +344,9 @@ def test_what_is_read_again_is_looked_up_without_reading_the_whole_file(tmp_path
     writer = ArchiveWriter(tmp_path)
     writer.append(raw(ids(range(0, 3_000_000, 20))))
     again = raw(ids(range(2_000_000, 2_000_200, 20)))
-    began = time.perf_counter()
+    began = time.process_time()
     assert writer.append(again) == 0
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
 
 
 def test_late_lines_are_read_once_however_many_appends_follow(
