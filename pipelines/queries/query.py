@@ -141,9 +141,9 @@ class Order:
     descending: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Query:
-    """A named query.
+    """A named query. It is equal to itself only: each request looks up what is known of it.
 
     `columns`: those of the result, in order. `order`: no two rows of a result are equal in all its columns,
     so that they make the key of a cursor. `lookup`: gives the last column, which `sql` does not have.

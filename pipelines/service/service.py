@@ -45,7 +45,8 @@ class Service:
         self._is_ending = Event()
         self._reader = Thread(target=self._read_tasks, name="task index")
         connections = KeptConnections(self.folder, self.limits)
-        self.means = Means(self.index.find, connections, WindowCover(self.index, self.file_minutes).cover)
+        self._windows = WindowCover(self.index, self.file_minutes)
+        self.means = Means(self.index.find, connections, self._windows.cover)
         self.status = StatusCounts(self.folder)
         self.arrivals = Arrivals(self.folder, self.file_minutes)
 
@@ -56,9 +57,12 @@ class Service:
             self.live.start()
 
     def _read_tasks(self) -> None:
-        """Make the index of tasks, so that no request has to wait for it; what fails here fails there too."""
+        """Make the index of tasks and read windows, so that no request has to wait for them; what fails here
+        fails there too."""
         try:
-            self.index.read(OutputFiles.of(self.folder), self._is_ending.is_set)
+            files = OutputFiles.of(self.folder)
+            self.index.read(files, self._is_ending.is_set)
+            self._windows.read(files, self._is_ending.is_set)
         finally:
             self.has_index.set()
 

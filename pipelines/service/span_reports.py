@@ -14,7 +14,8 @@ from transforms.core.durable_files import FileVersion, read_version
 from transforms.core.errors import Refused
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
-from transforms.sinks.parquet.parquet_file import list_row_groups, open_parquet
+from transforms.sinks.parquet.parquet_file import open_parquet
+from transforms.sinks.parquet.row_groups import list_row_groups
 
 MOST_ROWS = 1_000_000
 """Reports that are kept, 52 bytes each."""

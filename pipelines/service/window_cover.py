@@ -7,7 +7,7 @@ taken from windows of an hour, the rest of an hour from those of a minute, the r
 """
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import groupby
@@ -39,6 +39,8 @@ MOST_WINDOWS = 2_000_000
 """Windows that are kept, 52 bytes each."""
 MOST_MERGED = 500_000
 """Windows merged by day that are kept, as large."""
+READ_FIRST = 192
+"""Hours, or sealed days, whose windows are read at the start: those of 8 days."""
 MOST_REPORTS = 200_000
 """Reports that are read here for a query; DuckDB reads those of a span that needs more."""
 
@@ -59,6 +61,13 @@ class WindowCover:
         self._kept = KeptSums(MOST_WINDOWS)
         self._days = KeptSums(MOST_MERGED)
         self._reports = SpanReports(self._names, file_minutes)
+
+    def read(self, files: OutputFiles, is_ending: Callable[[], bool]) -> None:
+        """Read the newest windows of 1 h, so that no request waits for those of a week."""
+        for place in (self._index.count(files, Span()) or [])[-READ_FIRST:]:
+            if is_ending():
+                return
+            self._get(files, "1h", place)
 
     def cover(self, files: OutputFiles, span: Span, by_hour: bool) -> Covered | None:
         """The windows of a span, and the spans whose reports must be read; None if there are no windows, or

@@ -12,6 +12,8 @@ import pytest
 
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, run_query
+from pipelines.service import window_cover
+from pipelines.service.service import Service
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
 from tests.pipelines.queries.small_output import FILE_MINUTES, make_output
 from tests.pipelines.service.test_task_index import change_ledger
@@ -82,8 +84,8 @@ def replace_files(output: Path, write: Callable[[Path], None]) -> None:
         path.replace(output / path.relative_to(output / "new"))
 
 
-def make_asker(output: Path) -> Callable[[str, Span], Answer]:
-    service = make_service(output)
+def make_asker(output: Path, service: Service | None = None) -> Callable[[str, Span], Answer]:
+    service = service or make_service(output)
 
     def ask(name: str, span: Span) -> Answer:
         query = QUERIES[name]
@@ -170,6 +172,17 @@ def test_whole_hours_open_no_reports_and_edges_open_their_files(output: Path) ->
     assert ask("agent-summary", Span(START + 7 * minute, START + 4 * hour)).files == 0
     ragged = Span(START + timedelta(seconds=90), START + 4 * hour + timedelta(seconds=30))
     assert ask("agent-summary", ragged).files == 2
+
+
+def test_windows_of_hours_are_read_before_the_first_request(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(output)
+    service.start()
+    assert service.has_index.wait(timeout=30)
+    service.close()
+    monkeypatch.setattr(window_cover, "read_file", lambda *_: pytest.fail("windows are read again"))
+    assert make_asker(output, service)("agent-summary", Span()).files == 0
 
 
 def test_a_report_that_no_window_has_yet_is_in_the_summary_at_once(output: Path) -> None:

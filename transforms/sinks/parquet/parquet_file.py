@@ -8,7 +8,6 @@ place (`transforms.sinks.parquet.encryption.file_key`).
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from hashlib import blake2b
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -24,6 +23,7 @@ from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty, narrow_type, split_by_bytes, split_by_rows
 from transforms.core.time_range import Span, keep_within
 from transforms.sinks.parquet.encryption.file_key import MAGIC, Source, make_decryption, make_encryption
+from transforms.sinks.parquet.row_groups import list_row_groups
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"
 ROW_GROUP = 1 << 17
@@ -253,21 +253,6 @@ def read_span(data: bytes, column: str, span: Span, name: str = "") -> Iterator[
                         yield from keep_within(batch, span, column)
     except _UNREADABLE as error:
         raise describe_damage(name, _explain_unreadable(error)) from error
-
-
-def list_row_groups(parquet: pq.ParquetFile, column: str) -> list[Span]:
-    """The span of the times of each row group, by its statistics; open if it has none."""
-    return [
-        _read_bounds(parquet.metadata.row_group(number), column) for number in range(parquet.num_row_groups)
-    ]
-
-
-def _read_bounds(group: pq.RowGroupMetaData, column: str) -> Span:
-    columns = map(group.column, range(group.num_columns))
-    statistics = next(each.statistics for each in columns if each.path_in_schema == column)
-    if statistics is None or not statistics.has_min_max:
-        return Span()
-    return Span(statistics.min, statistics.max + timedelta(microseconds=1))
 
 
 def describe_damage(file: Path | str, problem: str, fix: str = REPLACE) -> DamagedFile:
