@@ -75,6 +75,9 @@ def serve(
     queries: Annotated[
         int, typer.Option(min=1, max=64, help="Queries that run at once; a few more wait, others get 503.")
     ] = 4,
+    connections: Annotated[
+        int, typer.Option(min=1, help="Connections that are open at once; further ones are closed.")
+    ] = 1000,
 ) -> None:
     """Serve the named queries of an output folder over HTTP, until interrupted.
 
@@ -101,7 +104,7 @@ def serve(
     else:
         guards, context, log = access.open()
     limits = Limits(rows, seconds, memory_mb)
-    service = Service(folder, minutes, limits, queries, guards, is_local=is_insecure, live=live)
+    service = Service(folder, minutes, limits, queries, connections, guards, is_local=is_insecure, live=live)
 
     def say(port: int) -> None:
         scheme = "http" if context is None else "https"

@@ -1,4 +1,4 @@
-"""The queries of aggregates, features, data quality and the quarantine."""
+"""The queries of aggregates, features, experiments, trends, data quality, the quarantine and marks."""
 
 import pyarrow as pa
 
@@ -23,6 +23,10 @@ from transforms.derived.trends import TRENDS as TREND_ROWS
 EXPERIMENT_METRICS = (*METRIC_COLUMNS.values(), "performance_score")
 _SOURCE = Parameter("source", "only this source of messages", "source = $source")
 _AGENT_TYPE = Parameter("agent_type", "only this target_agent_type", "target_agent_type = $agent_type")
+_TOTAL_MEANS = (
+    "success_rate", "avg_latency_ms", "avg_accuracy", "avg_cpu_usage", "avg_memory_mb", "performance_score",
+)  # fmt: skip
+"""Columns of windows whose means over several windows are weighted by their tasks."""
 _NEWEST_WINDOW = Order("time_window_start", descending=True)
 
 
@@ -51,6 +55,28 @@ FLEET_WINDOWS = Query(
         _choose_window(tuple(GRANULARITIES)),
         _AGENT_TYPE,
     ),
+)
+
+TOTALS = Query(
+    "totals",
+    "windows of 5s, 1m or 1h over all agents of all types, newest first",
+    (Input("windows", FLEET, window="granularity"),),
+    f"""
+SELECT time_window_start, count(*) AS agent_types, sum(task_count)::BIGINT AS task_count,
+    {", ".join(f"sum({name} * task_count) / sum(task_count) AS {name}" for name in _TOTAL_MEANS)}
+FROM windows
+WHERE granularity = $granularity
+GROUP BY time_window_start""",
+    pa.schema(
+        [
+            ("time_window_start", TIME),
+            ("agent_types", pa.int64()),
+            ("task_count", pa.int64()),
+            *((name, pa.float64()) for name in _TOTAL_MEANS),
+        ]
+    ),
+    (_NEWEST_WINDOW,),
+    (_choose_window(tuple(GRANULARITIES)),),
 )
 
 FEATURES = Query(
@@ -85,6 +111,30 @@ GROUP BY task_id, variant, agent_id""",
     ),
     (Order("first_recorded_at"), Order("task_id"), Order("agent_id"), Order("variant")),
     (Parameter("experiment", "the experiment of the task's metadata", required=True),),
+)
+
+EXPERIMENTS = Query(
+    "experiments",
+    "the experiments that tasks belong to, with their variants and when they were seen, newest first",
+    (Input("features", FEATURE_ROWS),),
+    """
+SELECT experiment, list(DISTINCT variant ORDER BY variant) AS variants, count(DISTINCT task_id) AS tasks,
+    count(DISTINCT agent_id) AS agents, min(recorded_at) AS first_recorded_at,
+    max(recorded_at) AS last_recorded_at
+FROM features
+WHERE experiment IS NOT NULL AND variant IS NOT NULL
+GROUP BY experiment""",
+    pa.schema(
+        [
+            ("experiment", pa.string()),
+            ("variants", pa.list_(pa.string())),
+            ("tasks", pa.int64()),
+            ("agents", pa.int64()),
+            ("first_recorded_at", TIME),
+            ("last_recorded_at", TIME),
+        ]
+    ),
+    (Order("last_recorded_at", descending=True), Order("experiment")),
 )
 
 TRENDS = Query(

@@ -26,19 +26,21 @@ _OTHER = HttpError(500, "the service failed", "its log says why")
 
 
 class HttpConnection(web.RequestHandler):
-    """aiohttp's handler of a connection. `headers`: of each answer that no application has made."""
+    """aiohttp's handler of a connection. `headers`: of each answer that no application has made. `lost` is
+    done once the connection is lost."""
 
-    __slots__ = ("_headers", "_refusals")
+    __slots__ = ("_headers", "_lost", "_refusals")
 
     def __init__(
         self,
         manager: web.Server,
         headers: dict[str, str],
         refusals: Counter[str],
+        lost: asyncio.Future[None],
         **options: Any,
     ) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
-        self._headers, self._refusals = headers, refusals
+        self._headers, self._refusals, self._lost = headers, refusals, lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. The kernel watches what the client takes, also after the answer has ended here."""
@@ -46,6 +48,12 @@ class HttpConnection(web.RequestHandler):
         if _TAKE_OPTION is not None:
             accepted.setsockopt(socket.IPPROTO_TCP, _TAKE_OPTION, int(TAKE_SECONDS * 1000))
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        if not self._lost.done():
+            self._lost.set_result(None)
 
     def handle_error(
         self,

@@ -15,6 +15,7 @@ from pipelines.console import escape_line
 from pipelines.failures import WrongUse
 from pipelines.listening import is_loopback
 from pipelines.queries.registry import QUERIES
+from pipelines.service.acceptor import Acceptor
 from pipelines.service.access.connections import watch_connection
 from pipelines.service.access.lineage import trace
 from pipelines.service.access.masks import Masks
@@ -33,8 +34,6 @@ from transforms.core.events import REQUEST_FAILED, log_event
 SERVICE = web.AppKey("service", Service)
 IDLE_SECONDS = 75.0
 """A connection without a whole request for so long is closed: anybody can open one."""
-HANDSHAKE_SECONDS = 10.0
-"""So long a handshake of TLS is waited for: until then a connection takes 0.3 MB."""
 LARGEST_BODY = 16_384
 BODY_SECONDS, LINGER_SECONDS = 10.0, 1.0
 """So long a body is waited for; the rest of one that was refused is read and dropped."""
@@ -238,14 +237,14 @@ def _forbid(error: Forbidden) -> HttpError:
 class Listener:
     """A service that listens on `port`, until it is cleaned up."""
 
-    def __init__(self, runner: web.AppRunner, server: asyncio.Server) -> None:
-        self._runner, self._server = runner, server
-        self.port: int = server.sockets[0].getsockname()[1]
+    def __init__(self, runner: web.AppRunner, acceptor: Acceptor, port: int) -> None:
+        self._runner, self._acceptor, self.port = runner, acceptor, port
 
     async def cleanup(self) -> None:
         """Accept no more, end what is open."""
-        self._server.close()
+        await self._acceptor.stop()
         await self._runner.cleanup()
+        await self._acceptor.close()
 
 
 async def listen(service: Service, host: str, port: int, tls: ssl.SSLContext | None) -> Listener:
@@ -259,23 +258,21 @@ async def listen(service: Service, host: str, port: int, tls: ssl.SSLContext | N
     await runner.setup()
     manager = runner.server
     assert manager is not None
+    refusals = service.guards.counts.refusals
 
-    def connect() -> HttpConnection:
-        refusals = service.guards.counts.refusals
+    def connect(lost: asyncio.Future[None]) -> HttpConnection:
         times = {"keepalive_timeout": IDLE_SECONDS, "lingering_time": LINGER_SECONDS}
-        return HttpConnection(manager, _HEADERS, refusals, access_log=None, **times)
+        return HttpConnection(manager, _HEADERS, refusals, lost, access_log=None, **times)
 
+    acceptor = Acceptor(connect, service.connections, tls, refusals)
     try:
-        patience = None if tls is None else HANDSHAKE_SECONDS
-        server = await asyncio.get_running_loop().create_server(
-            connect, host, port, ssl=tls, backlog=128, ssl_handshake_timeout=patience
-        )
+        listening = await acceptor.start(host, port)
     except OSError as error:
         await runner.cleanup()
         problem = f"cannot listen on {host}:{port}: {error.strerror}"
         raise WrongUse(problem, "give another --listen") from error
     service.start()
-    return Listener(runner, server)
+    return Listener(runner, acceptor, listening)
 
 
 async def serve(

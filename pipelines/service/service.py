@@ -22,7 +22,8 @@ from transforms.sinks.parquet.output_files import OutputFiles
 class Service:
     """An output that is served.
 
-    `limits`: the most that one query may use. `queries`: so many run at once. `is_local`: it listens on the
+    `limits`: the most that one query may use. `queries`: so many run at once. `connections`: so
+    many are open at once. `is_local`: it listens on the
     loopback without TLS, so requests must name the loopback as their host. `live`: the live reports, if there
     are any.
     """
@@ -31,6 +32,7 @@ class Service:
     file_minutes: int
     limits: Limits
     queries: int = 4
+    connections: int = 1000
     guards: Guards = field(default_factory=Guards)
     is_local: bool = True
     live: LiveReports | None = None

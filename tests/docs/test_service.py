@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from pipelines import cli
-from pipelines.service import http_connection, live, server, stream
+from pipelines.service import acceptor, http_connection, live, server, stream
 from pipelines.service.query_pool import WAITING
 from pipelines.service.routes import ROUTES
 from tests.pipelines.queries.small_output import make_output
@@ -63,7 +63,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert f"{WAITING} times as many wait" in said
     assert f"the newest {live.MOST_ENTRIES:,} entries, up to {live.MOST_BYTES >> 20} MiB" in said
     assert f"takes nothing for {stream.SLOW_SECONDS:g} s" in said
-    assert f"not done after {server.HANDSHAKE_SECONDS:g} s" in said
+    assert f"not done after {acceptor.HANDSHAKE_SECONDS:g} s" in said
     assert f"no whole request for {server.IDLE_SECONDS:g} s" in said
     assert f"a body has {server.BODY_SECONDS:g} s" in said
     assert f"nothing of an answer for {http_connection.TAKE_SECONDS:g} s" in said

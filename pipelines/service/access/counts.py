@@ -93,8 +93,8 @@ class AccessCounts:
             "service_rows", "Rows that were sent, by role and action.", ("role", "action"), self.rows.items()
         )
         yield make_counter(
-            "service_refusals", "Requests that were refused: 401, 403 and 429.", ("status",),
-            (((status,), self.refusals[status]) for status in ("401", "403", "429")),
+            "service_refusals", "Requests (401, 403, 429) and connections (503) refused.", ("status",),
+            (((status,), self.refusals[status]) for status in ("401", "403", "429", "503")),
         )  # fmt: skip
         yield make_gauge(
             "service_audit_written", "1 if the audit can be written.", (), [((), self.is_audit_written())]

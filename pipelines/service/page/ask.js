@@ -1,5 +1,7 @@
 // Requests to the service, and what it says where it refuses one.
 
+const PAGE = 1000;
+
 /** The service refused a request: what it says is wrong, and what to do about it. Status 0: no answer. */
 export class Refused extends Error {
   constructor(status, error, fix = "", retrySeconds = 0) {
@@ -13,6 +15,21 @@ export async function ask(path, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== "");
   const query = new URLSearchParams(given).toString();
   return read(query ? `${path}?${query}` : path);
+}
+
+/**
+ * The rows of a named query, page by page, at most so many. `isCut`: there are more, and the section must say
+ * so.
+ */
+export async function askRows(name, parameters, most) {
+  const rows = [];
+  let answer = { cursor: null };
+  do {
+    const limit = Math.min(PAGE, most - rows.length);
+    answer = await ask(`/query/${name}`, { ...parameters, limit, cursor: answer.cursor });
+    rows.push(...answer.rows);
+  } while (answer.cursor !== null && rows.length < most);
+  return { rows, withheld: answer.withheld, isCut: answer.cursor !== null };
 }
 
 /** Send JSON; the answer is JSON. */

@@ -5,11 +5,14 @@ const digits = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const times = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const rate = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
-export const COLUMNS = {
-  latency_ms: { name: "Latency", unit: " ms" },
-  accuracy: { name: "Accuracy", unit: "" },
-  cpu_usage: { name: "CPU", unit: "" },
-  memory_mb: { name: "Memory", unit: " MB" },
+/** `better`: the direction in which a metric improves. `window`: its column in windows.
+ * `isRelative`: its trends are shares, as docs/columns.md says. */
+export const METRICS = {
+  latency_ms: { name: "Latency", unit: " ms", better: "lower", window: "avg_latency_ms", isRelative: true },
+  accuracy: { name: "Accuracy", unit: "", better: "higher", window: "avg_accuracy" },
+  cpu_usage: { name: "CPU", unit: "", better: "lower", window: "avg_cpu_usage" },
+  memory_mb: { name: "Memory", unit: " MB", better: "lower", window: "avg_memory_mb", isRelative: true },
+  performance_score: { name: "Performance", unit: "", better: "higher", window: "performance_score" },
 };
 
 export const formatCount = (value) => whole.format(value);
@@ -17,14 +20,14 @@ export const formatCount = (value) => whole.format(value);
 /** A value as a whole number from 100 on, else with four significant digits. */
 export function formatNumber(value) {
   if (value === null || value === undefined) return "?";
-  return Math.abs(value) >= 100 ? whole.format(value) : digits.format(value);
+  return (Math.abs(value) >= 100 ? whole : digits).format(value).replace("-", "−");
 }
 
 export const formatRate = (value) => (value >= 100 ? whole : rate).format(value);
 
 export const formatTimes = (value) => times.format(value);
 
-export const formatMeasure = (column, value) => `${formatNumber(value)}${COLUMNS[column]?.unit ?? ""}`;
+export const formatMeasure = (column, value) => `${formatNumber(value)}${METRICS[column]?.unit ?? ""}`;
 
 /** A share in percent. Only 0 and 1 read as 0 % and 100 %. */
 export function formatShare(share) {
@@ -32,6 +35,8 @@ export function formatShare(share) {
   const shown = share > 0 && share < 1 ? Math.min(Math.max(share, 0.001), 0.999) : share;
   return `${(100 * shown).toFixed(1)} %`;
 }
+
+export const nameMetric = (metric) => METRICS[metric]?.name ?? metric;
 
 export const formatTime = (moment) => new Date(moment).toISOString().slice(11, 19);
 export const formatDate = (moment) => new Date(moment).toISOString().slice(0, 10);

@@ -1,12 +1,12 @@
 // A picture of an interval: a bar with the value as a dot, beside a limit as a tick. Words beside it say the same.
 
 import { svg } from "./dom.js";
-import { makeScale } from "./outlier_pictures.js";
+import { makeScale } from "./plot.js";
 
 const [WIDTH, HEIGHT, EDGE] = [220, 22, 8];
 
 /** `ends`: further numbers that the axis reaches. */
-export function drawInterval({ low, high, value, limit, ends }) {
+export function drawInterval({ low, high, value, limit, ends = [] }) {
   const numbers = [low, high, value, limit, ...ends];
   const x = makeScale(numbers, EDGE, WIDTH - EDGE);
   const middle = HEIGHT / 2;

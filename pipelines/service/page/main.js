@@ -1,6 +1,6 @@
 // The page of `kpiflow serve`: each section is a module that gets its element and what all of them share.
 
-import { mountChanges } from "./changes.js";
+import { mountComparisons } from "./comparisons.js";
 import { put, setText } from "./dom.js";
 import { mountFates } from "./fates.js";
 import { makeNotices } from "./notices.js";
@@ -11,6 +11,7 @@ import { mountRates } from "./rates.js";
 import { mountRecommendations } from "./recommendations.js";
 import { watchStatus } from "./status.js";
 import { mountTheme } from "./theme.js";
+import { mountTrends } from "./trends.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -45,7 +46,8 @@ shared.status.subscribe({
 mountRates(find("rates"), shared);
 mountFates(find("fates"), shared);
 mountOutliers(find("outliers"), shared);
-mountChanges(find("changes"), shared);
+mountComparisons(find("comparisons"));
+mountTrends(find("trends"), shared);
 mountRecommendations(find("recommendations"), shared);
-mountQuality(find("quality"));
+mountQuality(find("quality"), shared);
 mountQuarantine(find("quarantine"), shared);

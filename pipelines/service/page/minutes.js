@@ -1,6 +1,6 @@
-// The newest hour by minute, from the windows over all agents: what the tables have, also without a live stream.
+// The newest hour by minute, from the windows of all agents: what the tables have, also without a live stream.
 
-import { ask } from "./ask.js";
+import { askRows } from "./ask.js";
 import { makeBars } from "./bars.js";
 import { el, setText } from "./dom.js";
 import { formatCount, formatMeasure, formatMinute, formatShare } from "./format.js";
@@ -11,7 +11,6 @@ import { countBack } from "./spans.js";
 const SECONDS = 60;
 const MINUTE_MS = 60_000;
 const MINUTES = 60;
-const MOST_ROWS = 1000;
 
 export function mountMinutes(section, status) {
   const problem = makeErrorLine();
@@ -23,7 +22,7 @@ export function mountMinutes(section, status) {
   status.subscribe({ onStatus: (answer) => (last = answer.last) });
 
   async function refresh() {
-    const { rows } = await ask("/query/fleet", { granularity: "1m", from: countBack(last, 1), limit: MOST_ROWS });
+    const { rows } = await askRows("totals", { granularity: "1m", from: countBack(last, 1) }, MINUTES);
     problem.clear();
     element.hidden = rows.length === 0;
     if (rows.length) show(chart, facts, rows);
@@ -45,12 +44,7 @@ function show(chart, facts, rows) {
   const bars = minutes.map(({ tasks, failed }) => [tasks - failed, failed]);
   const [tasks, failed] = ["tasks", "failed"].map((name) => minutes.reduce((sum, each) => sum + each[name], 0));
   chart.draw(`Reports by minute from ${ends[0]} to ${ends[1]}: ${formatCount(tasks)} in all`, bars, ends);
+  const latency = rows.reduce((sum, row) => sum + row.task_count * row.avg_latency_ms, 0) / tasks;
   setText(facts, `${formatCount(tasks)} reports, ${formatShare(tasks ? 1 - failed / tasks : null)} succeeded; `
-    + `the slowest twentieth of a minute took ${describeSlowest(rows)} or more, at the median.`);
-}
-
-/** The median over windows of the 95th percentile of latency. */
-function describeSlowest(rows) {
-  const sorted = rows.map((row) => row.latency_p95_ms).filter((each) => each !== null).sort((one, other) => one - other);
-  return sorted.length ? formatMeasure("latency_ms", sorted[Math.floor(sorted.length / 2)]) : "?";
+    + `one took ${formatMeasure("latency_ms", latency)} on average.`);
 }

@@ -44,6 +44,9 @@ export function makeEmpty(text, command) {
   return el("p", { class: "empty" }, text, command ? [" ", el("code", {}, command)] : null);
 }
 
+/** That there are more rows than are shown. */
+export const makeCut = (isCut, text) => isCut && el("p", { class: "facts" }, text);
+
 /** The columns to which there is no right. */
 export function makeWithheld(names) {
   if (!names?.length) return null;

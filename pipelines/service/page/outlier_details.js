@@ -1,6 +1,6 @@
 // The details of an outlier: the explanation, the agent's hour, the report, and what people said of it.
 
-import { ask } from "./ask.js";
+import { askRows } from "./ask.js";
 import { el, put } from "./dom.js";
 import { formatDate, formatNumber, formatTime } from "./format.js";
 import { makeMarks } from "./marks.js";
@@ -9,7 +9,7 @@ import { drawHour } from "./outlier_pictures.js";
 import { explain } from "./outlier_words.js";
 
 const LOOKBACK_MS = 62 * 60_000; // the hour of the baseline, and the minutes by which it is rounded
-const MOST_DOTS = 600;
+const MOST_DOTS = 1000;
 // Columns that the explanation shows already, or that are about storage.
 const LEFT_OUT = /_fence$|_q1$|_q3$|^is_|_state$|^baseline_n$|^revision$|^schema_version$/;
 
@@ -26,17 +26,14 @@ export function makeDetails(row, onMark) {
 
 async function showHour(row, target) {
   const at = new Date(row.recorded_at).getTime();
-  const { rows } = await ask("/query/agent-over-time", {
-    agent_id: row.agent_id, from: new Date(at - LOOKBACK_MS).toISOString(), to: row.recorded_at, limit: MOST_DOTS,
-  });
-  put(target, drawHour(row, rows));
+  const span = { from: new Date(at - LOOKBACK_MS).toISOString(), to: row.recorded_at };
+  put(target, drawHour(row, await askRows("agent-over-time", { agent_id: row.agent_id, ...span }, MOST_DOTS)));
 }
 
 async function showReport(row, target) {
   const at = new Date(row.recorded_at).getTime();
-  const { rows, withheld } = await ask("/query/reports-by-task", {
-    task_id: row.task_id, from: new Date(at - 1000).toISOString(), to: new Date(at + 1000).toISOString(),
-  });
+  const span = { from: row.recorded_at, to: new Date(at + 1).toISOString() };
+  const { rows, withheld } = await askRows("reports-by-task", { task_id: row.task_id, ...span }, Infinity);
   const found = rows.find((each) => each.report_id === row.report_id);
   const pairs = Object.entries(found ?? {}).filter(([name, value]) => value !== null && !LEFT_OUT.test(name));
   put(target, el("details", { class: "report" }, el("summary", {}, "The whole report"),

@@ -1,12 +1,10 @@
 // Pictures of an outlier: the value beside its fences and quartiles, and the hour of the agent around it.
 
-import { el, svg } from "./dom.js";
-import { formatMeasure, formatTime } from "./format.js";
+import { svg } from "./dom.js";
+import { formatMeasure, formatTime, plural } from "./format.js";
+import { EDGE, makeDot, makeLine, makeLineName, makePlot, makeScale, SIDE, TALL, WIDE } from "./plot.js";
 
 const [WIDTH, HEIGHT] = [220, 22];
-const [WIDE, TALL] = [640, 180];
-const EDGE = 8;
-const SIDE = 14; // left and right of the hour, so that dots at the ends are whole
 
 /** A line of numbers: quartiles as a box, fences as ticks, the value as a dot. The words beside it say the same. */
 export function drawFences(row) {
@@ -21,9 +19,9 @@ export function drawFences(row) {
 
 /**
  * The reports of the agent in the hour before and the value, over the band of its quartiles and the lines of
- * its fences. `reports`: rows of agent-over-time, in any order.
+ * its fences. `reports`: rows of agent-over-time, in any order. `isCut`: they are only the newest ones.
  */
-export function drawHour(row, reports) {
+export function drawHour(row, { rows: reports, isCut }) {
   const column = row.value_column;
   const times = reports.map((each) => new Date(each.recorded_at).getTime());
   const at = new Date(row.recorded_at).getTime();
@@ -31,29 +29,16 @@ export function drawHour(row, reports) {
   const x = makeScale([first, at], SIDE, WIDE - SIDE);
   const y = makeScale([row.value, row.low_fence, row.high_fence, ...reports.map((each) => each[column])], TALL - EDGE, EDGE);
   const lines = [["high fence", row.high_fence], ["low fence", row.low_fence]].filter(([, value]) => value !== null);
-  const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+  const count = `${isCut ? "the newest " : ""}${plural(reports.length, "report")}`;
+  const shapes = [
     svg("rect", { class: "box", x: 0, width: WIDE, y: y(row.q3), height: Math.max(1, y(row.q1) - y(row.q3)) }),
-    lines.map(([, value]) => svg("line", { class: "fence", x1: 0, x2: WIDE, y1: y(value), y2: y(value) })));
-  const dots = reports.map((each, place) => makeDot("dot", x(times[place]), y(each[column])));
-  const label = `${reports.length} reports of the agent in the hour before, between ${formatTime(first)} and ${formatTime(at)}`;
-  const names = lines.map(([name, value]) => place(el("span", { class: "line-name" }, `${name} ${formatMeasure(column, value)}`), 0, y(value)));
-  return el("figure", { class: "hour", role: "img", "aria-label": label },
-    el("div", { class: "plot" }, picture, dots, makeDot("dot value", x(at), y(row.value)), names),
-    el("figcaption", {}, el("span", {}, formatTime(first)), el("span", {}, `${reports.length} reports`), el("span", {}, formatTime(at))));
-}
-
-/** A dot as HTML: the picture is stretched to its box, and would make ellipses of circles. */
-const makeDot = (name, x, y) => place(el("i", { class: name }), x, y);
-
-function place(element, x, y) {
-  element.style.left = `${(100 * x) / WIDE}%`;
-  element.style.top = `${(100 * y) / TALL}%`;
-  return element;
-}
-
-/** A linear scale from the range of some numbers to a range of pixels. */
-export function makeScale(numbers, from, to) {
-  const known = numbers.filter((each) => each !== null && each !== undefined);
-  const [low, high] = [Math.min(...known), Math.max(...known)];
-  return (value) => (high > low ? from + ((value - low) / (high - low)) * (to - from) : (from + to) / 2);
+    ...lines.map(([, value]) => makeLine("fence", 0, WIDE, y(value))),
+  ];
+  const marks = [
+    ...reports.map((each, place) => makeDot("dot", x(times[place]), y(each[column]))),
+    makeDot("dot value", x(at), y(row.value)),
+    ...lines.map(([name, value]) => makeLineName(`${name} ${formatMeasure(column, value)}`, y(value))),
+  ];
+  const label = `${count} of the agent in the hour before, between ${formatTime(first)} and ${formatTime(at)}`;
+  return makePlot(label, shapes, marks, [formatTime(first), count, formatTime(at)]);
 }

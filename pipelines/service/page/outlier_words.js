@@ -1,9 +1,8 @@
 // An outlier in words: what it is beside its fences, and what these are made of.
 
-import { COLUMNS, formatMeasure, formatTimes, plural } from "./format.js";
+import { formatMeasure, formatTimes, nameMetric, plural } from "./format.js";
 
 export const isBelow = (row) => row.low_fence !== null && row.value < row.low_fence;
-export const nameColumn = (column) => COLUMNS[column]?.name ?? column;
 
 /** One line: `2,065 ms, above the fence of 722 ms`. */
 export function describeShortly(row) {
@@ -16,7 +15,7 @@ export function explain(row) {
   const show = (value) => formatMeasure(row.value_column, value);
   const below = isBelow(row);
   const fence = below ? row.low_fence : row.high_fence;
-  const distance = `${nameColumn(row.value_column)} was ${show(row.value)}: ${show(Math.abs(row.value - fence))} ${below ? "below the low" : "above the high"} fence of ${show(fence)}.`;
+  const distance = `${nameMetric(row.value_column)} was ${show(row.value)}: ${show(Math.abs(row.value - fence))} ${below ? "below the low" : "above the high"} fence of ${show(fence)}.`;
   const middle = `Of this agent's ${plural(row.baseline_n, "report")} in the hour before, the middle half lay between ${show(row.q1)} and ${show(row.q3)}`;
   const width = row.q3 - row.q1;
   if (row.baseline_state !== "ready" || !(width > 0)) {

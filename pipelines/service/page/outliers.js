@@ -2,12 +2,12 @@
 
 import { ask } from "./ask.js";
 import { el, put, setText } from "./dom.js";
-import { COLUMNS, formatDate, formatTime, shortenId } from "./format.js";
+import { formatDate, formatTime, nameMetric, shortenId } from "./format.js";
 import { findMark } from "./marks.js";
 import { makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
 import { makeDetails } from "./outlier_details.js";
 import { drawFences } from "./outlier_pictures.js";
-import { describeShortly, nameColumn } from "./outlier_words.js";
+import { describeShortly } from "./outlier_words.js";
 import { poll } from "./poll.js";
 import { countBack, nameEnd } from "./spans.js";
 
@@ -15,6 +15,8 @@ const SECONDS = 10;
 const PAGE = 20;
 const SPANS = { "1 hour": 1, "6 hours": 6, "24 hours": 24, "7 days": 168 };
 const USUAL_SPAN = "24 hours";
+// The columns that have fences, and what /kpi/status calls the counts of their outliers.
+const FENCED = { latency_ms: "latency", accuracy: "accuracy", cpu_usage: "cpu", memory_mb: "memory" };
 const MARKS = { verified: "verified", false: "false" };
 
 export function mountOutliers(section, { status }) {
@@ -80,7 +82,7 @@ export function mountOutliers(section, { status }) {
 const makeKey = (row) => `${row.report_id} ${row.value_column}`;
 
 function makeFilters(onChange) {
-  const options = Object.entries(COLUMNS).map(([name, { name: title }]) => [name, el("option", { value: name }, title)]);
+  const options = Object.keys(FENCED).map((name) => [name, el("option", { value: name }, nameMetric(name))]);
   const column = el("select", { onchange: onChange }, el("option", { value: "" }, "All columns"), options.map(([, option]) => option));
   const span = el("select", { onchange: onChange }, Object.keys(SPANS).map((name) => el("option", { selected: name === USUAL_SPAN }, name)));
   const agent = el("input", { type: "search", placeholder: "any", autocomplete: "off", spellcheck: "false", onchange: onChange });
@@ -95,8 +97,7 @@ function makeFilters(onChange) {
     setStatus(newest, counts) {
       last = newest;
       setText(end, nameEnd(last));
-      const names = { latency_ms: "latency", accuracy: "accuracy", cpu_usage: "cpu", memory_mb: "memory" };
-      for (const [name, option] of options) put(option, `${COLUMNS[name].name} (${counts[names[name]] ?? 0})`);
+      for (const [name, option] of options) put(option, `${nameMetric(name)} (${counts[FENCED[name]] ?? 0})`);
     },
   };
 }
@@ -109,7 +110,7 @@ function makeItem(row, withheld = []) {
   };
   const button = el("button", { type: "button", class: "row", "aria-expanded": "false" },
     el("time", { datetime: row.recorded_at }, formatTime(row.recorded_at), el("small", {}, formatDate(row.recorded_at))),
-    el("span", { class: "what" }, el("b", {}, nameColumn(row.value_column)), " ", describeShortly(row),
+    el("span", { class: "what" }, el("b", {}, nameMetric(row.value_column)), " ", describeShortly(row),
       el("small", {}, "agent ", shortenId(row.agent_id))),
     drawFences(row), mark);
   const item = el("li", {}, button);

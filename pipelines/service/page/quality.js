@@ -1,14 +1,15 @@
 // Quality of the data: the scores of each source against its thresholds, over the newest day.
 
-import { ask } from "./ask.js";
+import { askRows } from "./ask.js";
 import { el, put } from "./dom.js";
 import { formatCount, formatMinute, formatShare } from "./format.js";
-import { makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
+import { makeCut, makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
 import { poll } from "./poll.js";
+import { countBack } from "./spans.js";
 
 const SECONDS = 60;
 const HOURS = 24;
-const MOST_ROWS = 500;
+const MOST_ROWS = 5000;
 // Each score: the numbers it is made of, as docs/columns.md defines them.
 const SCORES = {
   completeness: (sum) => [sum.received - sum.incomplete, sum.received],
@@ -18,28 +19,30 @@ const SCORES = {
 };
 const COUNTS = ["received", "incomplete", "checked", "inaccurate", "timed", "timely", "related", "consistent"];
 
-export function mountQuality(section) {
+export function mountQuality(section, { status }) {
   const problem = makeErrorLine();
   const body = el("div");
   section.append(body, problem.line);
-  poll(
-    SECONDS,
-    async () => {
-      const answer = await ask("/query/quality", { granularity: "1h", limit: MOST_ROWS });
-      problem.clear();
-      show(body, answer);
-    },
-    problem.show,
-  );
+  let last = null;
+  status.subscribe({ onStatus: (answer) => (last = answer.last) });
+
+  async function refresh() {
+    // A message is received after it was recorded, so the newest windows are not older than this.
+    const answer = await askRows("quality", { granularity: "1h", from: countBack(last, HOURS) }, MOST_ROWS);
+    problem.clear();
+    show(body, answer);
+  }
+
+  status.first.then(() => poll(SECONDS, refresh, problem.show));
 }
 
-function show(body, { rows, withheld }) {
+function show(body, { rows, withheld, isCut }) {
   const sources = groupBySource(rows.filter((row) => row.time_window_start !== null));
   if (!sources.length) {
     put(body, makeEmpty("No scores yet. This makes them:", "kpiflow derive OUT"));
     return;
   }
-  put(body, ...sources.map(makeSource), makeWithheld(withheld));
+  put(body, ...sources.map(makeSource), makeCut(isCut, `The newest ${formatCount(MOST_ROWS)} windows count.`), makeWithheld(withheld));
 }
 
 /** The windows of each source, of the newest HOURS hours that there are, oldest first. */

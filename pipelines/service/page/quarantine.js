@@ -1,24 +1,24 @@
 // Rejected messages by cause, with the newest one of each, and the commands that correct and replay them.
 
-import { ask } from "./ask.js";
+import { askRows } from "./ask.js";
 import { el, put } from "./dom.js";
+import { makeFew } from "./few.js";
 import { formatCount, formatMinute, plural } from "./format.js";
-import { makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
+import { makeCut, makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
 import { poll } from "./poll.js";
 
 const SECONDS = 30;
-const MOST = 200;
+const MOST = 2000;
 const FEW = 8;
 
 export function mountQuarantine(section, { status }) {
   const problem = makeErrorLine();
   const summary = el("p", { class: "facts" });
   const list = el("div", { class: "causes" });
-  const more = el("button", { type: "button", class: "more", hidden: true });
+  const few = makeFew(list, FEW, "causes");
   const withheld = el("div");
-  section.append(summary, list, more, withheld, problem.line);
+  section.append(summary, list, few.more, withheld, problem.line);
   const open = new Set(); // causes whose details are open, so that a refresh leaves them so
-  let isWhole = false;
   let output = "OUT";
   let answer = null;
   status.subscribe({ onStatus: (found) => (output = found.output) });
@@ -27,22 +27,15 @@ export function mountQuarantine(section, { status }) {
     const causes = answer.rows;
     const count = causes.reduce((sum, row) => sum + row.messages, 0);
     put(summary, causes.length ? `${plural(count, "message")} open, of ${plural(causes.length, "cause")}.` : "");
-    const shown = isWhole ? causes : causes.slice(0, FEW);
     const focused = list.contains(document.activeElement) ? document.activeElement.closest("details")?.dataset.cause : null;
-    put(list, ...(causes.length ? shown.map((row) => makeCause(row, output, open)) : [makeEmpty("No rejected messages are open.")]));
+    few.show(causes.map((row) => () => makeCause(row, output, open)));
+    if (!causes.length) put(list, makeEmpty("No rejected messages are open."));
     if (focused) [...list.children].find((each) => each.dataset.cause === focused)?.querySelector("summary").focus();
-    more.hidden = causes.length <= FEW;
-    put(more, isWhole ? "Show fewer" : `Show all ${causes.length} causes`);
-    put(withheld, makeWithheld(answer.withheld));
+    put(withheld, makeCut(answer.isCut, `These are the ${formatCount(MOST)} most frequent causes.`), makeWithheld(answer.withheld));
   }
 
-  more.addEventListener("click", () => {
-    isWhole = !isWhole;
-    show();
-  });
-
   async function refresh() {
-    const found = await ask("/query/quarantine-causes", { limit: MOST });
+    const found = await askRows("quarantine-causes", {}, MOST);
     problem.clear();
     if (JSON.stringify(found) === JSON.stringify(answer)) return;
     answer = found;

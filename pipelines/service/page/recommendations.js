@@ -1,10 +1,10 @@
 // Recommendations: what could be changed and why. They expire; those that ended say what was seen then.
 
-import { ask } from "./ask.js";
+import { askRows } from "./ask.js";
 import { el, put } from "./dom.js";
 import { formatCount, formatMinute, formatShare } from "./format.js";
 import { drawInterval } from "./interval_picture.js";
-import { makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
+import { makeCut, makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
 import { poll } from "./poll.js";
 
 const SECONDS = 60;
@@ -21,21 +21,21 @@ export function mountRecommendations(section, { status }) {
   status.subscribe({ onStatus: (answer) => (last = answer.last) });
 
   async function refresh() {
-    const { rows, is_cut, withheld } = await ask("/query/recommendations", { at: last, limit: MOST });
+    const { rows, isCut, withheld } = await askRows("recommendations", { at: last }, MOST);
     const when = last ? ` when the newest report was recorded, ${formatMinute(last)}` : "";
     put(body, el("p", { class: "span" }, rows.length ? `These counted${when || " now"}. kpiflow changes nothing itself.` : null),
       rows.length ? el("ul", { class: "advice" }, rows.map(makeOpen)) : makeEmpty(`Nothing was recommended${when}.`),
-      is_cut && el("p", { class: "facts" }, `The newest ${MOST} are shown.`), makeWithheld(withheld));
+      makeCut(isCut, `The newest ${MOST} are shown.`), makeWithheld(withheld));
     past.hidden = false;
     if (past.open) await showPast(new Set(rows.map(makeKey)));
     problem.clear();
   }
 
   async function showPast(open) {
-    const { rows, is_cut } = await ask("/query/recommendations", { state: "all", at: last, limit: MOST });
+    const { rows, isCut } = await askRows("recommendations", { state: "all", at: last }, MOST);
     const found = rows.filter((row) => row.followed_at === null && !open.has(makeKey(row)));
     put(gone, found.length ? el("ul", { class: "advice" }, found.map(makePast)) : makeEmpty("There are none."),
-      is_cut && el("p", { class: "facts" }, `Of the newest ${MOST} rows.`));
+      makeCut(isCut, `Of the newest ${MOST} rows.`));
   }
 
   const again = poll(SECONDS, () => status.first.then(refresh), problem.show);

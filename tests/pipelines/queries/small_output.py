@@ -118,14 +118,15 @@ def make_windows(start: datetime) -> list[dict[str, Any]]:
 
 
 def make_fleet_windows(start: datetime) -> list[dict[str, Any]]:
-    """Windows of both types with 9 to 11 tasks; the first have one."""
+    """Windows of both types with 9 to 12 tasks; the first have one."""
     sizes = ("5s", "1m") if start.minute else ("5s", "1m", "1h")
     return [
         {
             "granularity": size,
             "time_window_start": start,
             "target_agent_type": type_,
-            "task_count": 1 if start == START else 9 + start.hour % 3,
+            "task_count": 1 if start == START else 9 + start.hour % 3 + TYPES.index(type_),
+            "avg_latency_ms": 100.0 + 50 * TYPES.index(type_),
         }
         for size in sizes
         for type_ in TYPES

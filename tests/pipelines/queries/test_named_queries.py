@@ -73,8 +73,17 @@ PLAIN: list[tuple[str, dict[str, str], Span, str]] = [
     ("fleet", {"granularity": "5s", "agent_type": "gpu"}, SPAN,
      "SELECT * FROM kpi_fleet WHERE granularity = '5s' AND target_agent_type = 'gpu' "
      "AND time_window_start >= $start AND time_window_start < $end ORDER BY time_window_start DESC"),
+    ("totals", {"granularity": "1h"}, SPAN,
+     "SELECT DISTINCT time_window_start, count(*) OVER w, sum(task_count) OVER w, NULL, "
+     "sum(task_count * avg_latency_ms) OVER w / sum(task_count) OVER w, NULL, NULL, NULL, NULL "
+     "FROM kpi_fleet WHERE granularity = '1h' AND time_window_start >= $start AND time_window_start < $end "
+     "WINDOW w AS (PARTITION BY time_window_start) ORDER BY time_window_start DESC"),
     ("features", {"task_id": "task 7"}, Span(),
      f"SELECT * FROM features k WHERE task_id = 'task 7' {NEWEST}"),
+    ("experiments", {}, SPAN,
+     "SELECT 'routing', ['control', 'treatment'], COUNT(DISTINCT task_id), COUNT(DISTINCT agent_id), "
+     "MIN(recorded_at), MAX(recorded_at) FROM features WHERE experiment = 'routing' AND variant <> '' AND "
+     f"{WITHIN}"),
     ("experiment", {"experiment": "routing"}, SPAN,
      "SELECT task_id, variant, k.agent_id, MIN(k.recorded_at) AS m, COUNT(*), AVG(latency_ms), "
      "AVG(accuracy), AVG(cpu_usage), AVG(memory_mb), AVG(performance_score) FROM kpi_reports k JOIN "
@@ -138,7 +147,8 @@ def test_a_query_gives_what_plain_sql_gives(
     assert answer.rows.schema == QUERIES[name].columns
     assert len(expected) == answer.rows.num_rows > 0
     for row, plain in zip(answer.rows.to_pylist(), expected):
-        maps = {key: dict(value) for key, value in row.items() if isinstance(value, list)}
+        pairs = {key: value for key, value in row.items() if isinstance(value, list)}
+        maps = {key: dict(value) for key, value in pairs.items() if isinstance(value[0], tuple)}
         assert (row | maps) == {
             key: pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
             for key, value in zip(row, plain, strict=True)

@@ -182,8 +182,8 @@ GIVEN = {
 ONLY_GRANTED = ("/query/experiment", "/kpi/compare/routing", "/kpi/marks")
 """A query that joins tables by report_id, a route that asks it, and one that takes a report_id: no role sees
 them without grants."""
-CONFIDENTIAL = "/query/recommendations"
-"""A query of a table that is confidential as a whole."""
+CONFIDENTIAL = ("/query/experiments", "/query/recommendations")
+"""Queries whose rows follow from confidential columns."""
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
@@ -200,10 +200,10 @@ def test_each_route_answers_only_the_roles_that_may(route: Route, calm: House) -
         assert send("stranger") == (200 if route.is_open else 403)
         for role, rights in ROLES.items():
             status = send(role)
-            is_public = path not in PATHS[QUERY_PATH] or name == "fleet"
+            is_public = path not in PATHS[QUERY_PATH] or name in ("fleet", "totals")
             if route.is_open:
                 assert status == 200
-            elif path in ONLY_GRANTED or (path == CONFIDENTIAL and rights.level < AccessClass.CONFIDENTIAL):
+            elif path in ONLY_GRANTED or (path in CONFIDENTIAL and rights.level < AccessClass.CONFIDENTIAL):
                 assert status == 403
             elif route.action in rights.actions and (is_public or rights.level > AccessClass.PUBLIC):
                 assert status != 403
@@ -216,7 +216,7 @@ def test_each_route_answers_only_the_roles_that_may(route: Route, calm: House) -
 def test_an_answer_has_no_column_without_right(query: str, client: str, calm: House) -> None:
     reply = calm.get(client, f"/query/{query}{GIVEN.get(query, '')}")
     if reply.status == 403:
-        assert client == "monitoring" or query in ("experiment", "recommendations")
+        assert client == "monitoring" or query in ("experiments", "experiment", "recommendations")
         return
     granted = {"kpi_reports"} if client == "granted" else set()
     level = ROLES.get(client, ROLES["kpi-consumer"]).level
@@ -278,7 +278,7 @@ def test_an_older_version_of_tls_gets_no_connection(house: House) -> None:
 def test_a_handshake_that_does_not_go_on_is_ended(
     tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.service.server.HANDSHAKE_SECONDS", 2.0)
+    monkeypatch.setattr("pipelines.service.acceptor.HANDSHAKE_SECONDS", 2.0)
     with keep_house(tmp_path, output) as house:
         clients = [socket.create_connection((HOST, house.port), timeout=20) for _ in range(20)]
         clients[0].sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the begin of one
@@ -442,6 +442,8 @@ def test_a_window_with_fewer_than_ten_tasks_is_not_public(calm: House) -> None:
     assert 1 in internal
     assert sorted(public) == sorted(count for count in internal if count >= 10)
     assert public
+    totals = calm.get("monitoring", target.replace("fleet", "totals")).json["rows"]
+    assert sum(row["task_count"] for row in totals) == sum(public)
 
 
 def test_cells_of_csv_are_no_formulas(calm: House) -> None:

@@ -191,8 +191,8 @@ def test_it_shows_every_section_and_follows_what_comes(
         expect(page.locator("#outliers .filters small")).to_have_text(
             "up to the newest report, 2025-10-20 12:19"
         )
-        expect(page.locator("#changes .span")).to_contain_text("In the 24 hours up to the newest report")
-        expect(page.locator("#changes li")).to_contain_text(f"of the type {SHOWN} raised by 25.0 %")
+        expect(page.locator("#trends .span").first).to_contain_text("In the 24 hours up to the newest report")
+        expect(page.locator("#trends .changes li")).to_contain_text(f"of the type {SHOWN} raised by 25.0 %")
         advice = page.locator("#recommendations li")
         expect(advice).to_contain_text(f"raise it for {SHOWN}")
         expect(advice).to_contain_text("250 of 1,000 tasks, 25.0 % (20.0 % to 31.0 %); the limit is 5.0 %")
@@ -220,7 +220,7 @@ def test_an_outlier_explains_itself_and_hostile_text_is_text(browser: "Browser",
         expect(words).to_contain_text(
             "79 reports in the hour before, the middle half lay between 101 ms and 106"
         )
-        expect(page.locator("#outliers figure.hour")).to_be_visible()
+        expect(page.locator("#outliers figure.over-time")).to_be_visible()
         page.locator(".report summary").click()
         expect(page.locator(".report dl")).to_contain_text(SHOWN.replace("\\", "\\\\")[:20])
         page.locator("#quarantine summary").click()
@@ -306,7 +306,8 @@ def test_a_refusal_is_shown_in_the_words_of_the_service(browser: "Browser", hous
                 "rates",
                 "fates",
                 "outliers",
-                "changes",
+                "trends",
+                "comparisons",
                 "recommendations",
                 "quality",
                 "quarantine",
@@ -359,7 +360,7 @@ def test_axe_finds_nothing_that_keeps_people_out(browser: "Browser", house: Hous
         page.locator("#quarantine summary").click()
         page.locator("#recommendations summary").click()
         expect(page.locator("#recommendations .past li")).to_be_visible()
-        expect(page.locator("figure.hour")).to_be_visible()
+        expect(page.locator("figure.over-time")).to_be_visible()
         expect(page.locator("#fates table")).to_be_visible()
         found = axe.Axe().run(page).response["violations"]
         assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []

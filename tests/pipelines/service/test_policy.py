@@ -88,7 +88,7 @@ def test_a_query_shows_no_column_that_its_tables_would_not(query: Query, role: s
     try:
         chosen = choose_columns(query, (), given)
     except Forbidden:
-        assert role == "monitoring" or query.name in ("experiment", "recommendations")
+        assert role == "monitoring" or query.name in ("experiments", "experiment", "recommendations")
         return
     for source in query.inputs:
         for name in set(source.table.schema.names) & set(chosen.columns):
@@ -101,7 +101,7 @@ def test_the_queries_withhold_exactly_this_from_a_consumer() -> None:
     found = {
         name: choose_columns(query, (), rights("kpi-consumer")).withheld
         for name, query in QUERIES.items()
-        if name not in ("experiment", "recommendations")
+        if name not in ("experiments", "experiment", "recommendations")
     }
     assert {name: set(columns) for name, columns in found.items() if columns} == {
         "reports-by-task": {"custom_metrics", "error_details", "extra"},
@@ -119,6 +119,14 @@ def test_recommendations_are_for_those_who_optimise() -> None:
     assert not choose_columns(asked, (), rights("optimization-admin")).withheld
     with pytest.raises(Forbidden):
         choose_columns(asked, (), rights("kpi-consumer", "recommendations"))
+
+
+def test_the_list_of_experiments_needs_the_role_and_shows_nothing_of_producers() -> None:
+    asked = QUERIES["experiments"]
+    assert not choose_columns(asked, (), rights("optimization-admin")).withheld
+    for role, grants in (("kpi-consumer", ("features",)), ("monitoring", ())):
+        with pytest.raises(Forbidden):
+            choose_columns(asked, (), rights(role, *grants))
 
 
 def test_the_tasks_of_an_experiment_need_the_role_and_the_grants_of_the_report_ids_that_join_them() -> None:

@@ -1,11 +1,13 @@
 """The service over HTTP: queries, formats, cursors, limits, guards, errors, and requests that mean harm."""
 
+import http.client
 import io
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -389,6 +391,27 @@ def test_a_connection_without_a_whole_request_is_closed(
         client.sendall(sent)
         assert client.recv(100) == b""
         assert service.get("/healthz").status == 200
+
+
+def test_connections_beyond_the_most_are_closed_at_once_and_counted(output: Path) -> None:
+    def wait_until_open(service: RunningService) -> None:
+        end = time.monotonic() + 10
+        while True:
+            with suppress(OSError, http.client.HTTPException):
+                assert service.get("/healthz").status == 200
+                return
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    with run_service(make_service(output, connections=2)) as service:
+        where = (HOST, service.port)
+        with socket.create_connection(where, timeout=10), socket.create_connection(where, timeout=10):
+            for _ in range(3):
+                with socket.create_connection(where, timeout=10) as client:
+                    assert client.recv(100) == b""
+        wait_until_open(service)
+        assert 'service_refusals_total{status="503"}' in service.get("/metrics").body.decode()
+        assert service.service.guards.counts.refusals["503"] >= 3
 
 
 def test_a_client_that_takes_nothing_of_its_answer_is_dropped(
