@@ -17,7 +17,7 @@ export function makeVariant(name, effects, found) {
 
 function makeEffect(row, reason) {
   const words = el("span", {}, el("b", {}, nameMetric(row.metric)), " ", makeVerdict(row));
-  const picture = row.low === null ? null : drawInterval({ low: row.low, high: row.high, value: row.difference, limit: 0 });
+  const picture = row.low === null ? null : drawInterval({ low: row.low, high: row.high, value: row.difference, limit: 0, name: "0" });
   const why = row.reason && row.reason !== reason ? ` No conclusion: ${row.reason}.` : "";
   return el("li", {}, words, picture, el("small", {}, describe(row), why));
 }

@@ -33,7 +33,7 @@ export const formatMeasure = (column, value) => `${formatNumber(value)}${METRICS
 export function formatShare(share) {
   if (share === null || share === undefined) return "–";
   const shown = share > 0 && share < 1 ? Math.min(Math.max(share, 0.001), 0.999) : share;
-  return `${(100 * shown).toFixed(1)} %`;
+  return `${(100 * shown).toFixed(1)} %`.replace("-", "−");
 }
 
 export const nameMetric = (metric) => METRICS[metric]?.name ?? metric;

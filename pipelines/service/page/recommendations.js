@@ -74,7 +74,7 @@ function makeEvidence(row) {
   const words = `${formatCount(beyond)} of ${formatCount(tasks)} ${counted}, ${formatShare(share)} `
     + `(${formatShare(low)} to ${formatShare(high)}); the limit is ${formatShare(limit)}`;
   const rule = el("p", {}, `Rule for ${nameSubject(row)}: ${row.reason}. Seen: ${words}.`);
-  return [rule, drawInterval({ low, high, value: share, limit, ends: [0] })];
+  return [rule, drawInterval({ low, high, value: share, limit, name: `limit ${formatShare(limit)}`, ends: [0] })];
 }
 
 /** Rounded down: no confidence reads as 100 %. */

@@ -25,10 +25,10 @@ export function makeChange(row) {
 
 /** A slope, with its interval beside 0. */
 export function makeSlope(row) {
-  const [slope, low, high] = [row.slope, row.slope_low, row.slope_high].map((each) => formatAmount(row.metric, each));
-  return el("li", {}, makeSign(row), el("span", {}, nameSeries(row), ` ${row.verdict} by ${slope} an hour`,
+  const [low, high] = [row.slope_low, row.slope_high].map((each) => formatAmount(row.metric, each));
+  return el("li", {}, makeSign(row), el("span", {}, nameSeries(row), ` ${row.verdict} by ${formatAmount(row.metric, Math.abs(row.slope))} an hour`,
     el("small", {}, `${nameEffect(row)}; 95 % interval ${low} to ${high}`),
-    drawInterval({ low: row.slope_low, high: row.slope_high, value: row.slope, limit: 0 })));
+    drawInterval({ low: row.slope_low, high: row.slope_high, value: row.slope, limit: 0, name: "0" })));
 }
 
 const isUpwards = (row) => UPWARDS.includes(row.verdict);

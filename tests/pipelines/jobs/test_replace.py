@@ -23,6 +23,7 @@ from pipelines.verify.reconcile import reconcile
 from pipelines.verify.table_scan import scan
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, RECORD_TABLES, REPORTS, TABLES, Table
 from tests.builders import NOON, agent_record, health, list_paths, report, result, task
+from tests.pipelines.marks import add_marks, read_marks
 from tests.pipelines.verify.rows import as_source
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
@@ -168,6 +169,12 @@ def test_the_output_is_as_if_the_input_had_always_been_there_instead(output: Pat
     assert not are_same(output, made / "expected")
     assert are_same(replace(output, FRESH), made / "expected")
     assert not (output / "_replacing").exists()
+
+
+def test_marks_of_the_span_stay(output: Path, made: Path) -> None:
+    marks = add_marks(output)
+    assert are_same(replace(output, FRESH), made / "expected")
+    assert read_marks(output) == marks
 
 
 def test_flags_of_the_next_hour_follow_even_where_less_is_known_of_the_hour_before(output: Path) -> None:

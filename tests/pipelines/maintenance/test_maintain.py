@@ -22,6 +22,7 @@ from tests.pipelines.maintenance.stored import (
     make_rows,
     read_rows,
 )
+from tests.pipelines.marks import add_marks, read_marks
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, read_ledger
@@ -96,6 +97,14 @@ def test_days_move_to_warm_and_to_cold_and_keep_their_rows(top):
     maintain(top, DATES[-1] + timedelta(hours=2))
     assert {name.split("/")[1] for name in list_names(top) if "/tasks/" not in name} == {"cold"}
     assert read_all(top) == before
+
+
+def test_marks_stay_when_their_reports_are_sealed_moved_and_expire(top):
+    marks = add_marks(top / "out")
+    for at in (*DATES[:3], START + timedelta(days=30)):
+        maintain(top, at, keep_reports_days=31, keep_records_days=31)
+        assert read_marks(top / "out") == marks
+    assert {row["recorded_at"].date() for row in read_all(top)[REPORTS.name]} == {FIRST + timedelta(days=1)}
 
 
 def test_nothing_is_done_twice(top):

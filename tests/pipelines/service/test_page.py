@@ -19,7 +19,7 @@ import redis
 from pipelines.service.guards import LOCAL, Guards, Subject
 from pipelines.service.live import STREAM, LiveReports
 from pipelines.settings import Settings
-from schemas.tables import LAYOUT_VERSION, QUARANTINED, REPORTS
+from schemas.tables import AGGREGATIONS, FLEET, LAYOUT_VERSION, QUARANTINED, REPORTS
 from tests.browser import MISSING, find_chromium, open_browser
 from tests.pipelines.service.test_stream import publish
 from tests.pipelines.summary.test_queries import store
@@ -27,6 +27,7 @@ from tests.servers import RedisServer
 from tests.service import RunningService, make_service, run_service
 from transforms.derived.data_quality import COUNTS
 from transforms.derived.data_quality import TABLE as QUALITY
+from transforms.derived.features import FEATURES
 from transforms.derived.recommendations import RECOMMENDATIONS
 from transforms.derived.trends import TRENDS
 from transforms.redis.connection import Connection
@@ -44,6 +45,7 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202e"
 SHOWN = "<img src=x onerror=alert(1)><script>alert(2)</script>\\x1b[31m\\x202e"
 CONSUMER = Subject("reader", "kpi-consumer", frozenset())
 MONITORING = Subject("watcher", "monitoring", frozenset())
+TYPES = 20
 RATE = re.compile(r"[1-9]")
 
 
@@ -84,6 +86,31 @@ def make_recommendations() -> list[dict[str, Any]]:
     return [about | times | counts, about | times | ended]
 
 
+def make_minutes() -> list[dict[str, Any]]:
+    """An hour of windows of a minute of each type: the latency rises by half of it after 30 minutes."""
+    first = make_reports()[-1]["recorded_at"].replace(second=0) - timedelta(minutes=59)
+    window = {"granularity": "1m", "success_rate": 0.5}
+    return [
+        window
+        | {"time_window_start": first + timedelta(minutes=minute), "target_agent_type": HOSTILE + "x" * kind}
+        | {"task_count": 2, "avg_latency_ms": 150.0 if minute >= 30 else 100.0}
+        for minute in range(60)
+        for kind in range(TYPES)
+    ]
+
+
+def make_features() -> list[dict[str, Any]]:
+    """The tasks of two experiments; the older one has a hostile name and one variant."""
+    columns = ("report_id", "task_id", "agent_id", "recorded_at")
+    found = []
+    for number, row in enumerate(make_reports()):
+        about = {"experiment": "routing", "variant": ("control", "treatment")[number % 2]}
+        if number < 2:
+            about = {"experiment": f"{HOSTILE}/..", "variant": "only"}
+        found.append({name: row[name] for name in columns} | about)
+    return found
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page") / "tables"
@@ -105,8 +132,14 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(folder, QUALITY.table, [window | thresholds | counts])
     changed = {"kind": "change", "level": "agent_type", "target_agent_type": HOSTILE, "metric": "latency_ms"}
     changed |= {"verdict": "raised", "change": 0.25, "before": 1.0, "after": 1.25, "z": 9.1, "threshold": 6.2}
-    store(folder, TRENDS, [changed | {"time_window_start": END, "changed_at": END}])
+    changed |= {"time_window_start": END, "changed_at": END - timedelta(minutes=40)}
+    slope = {"kind": "slope", "level": "agent", "agent_id": "agent", "metric": "latency_ms"}
+    slope |= {"verdict": "rising", "slope": 0.1, "slope_low": 0.05, "slope_high": 0.15}
+    store(folder, TRENDS, [changed, slope | {"time_window_start": END - timedelta(minutes=30)}])
     store(folder, RECOMMENDATIONS, make_recommendations())
+    store(folder, FLEET, make_minutes())
+    store(folder, AGGREGATIONS, [each | {"agent_id": "agent"} for each in make_minutes()[::TYPES]])
+    store(folder, FEATURES, make_features())
     return folder
 
 
@@ -230,6 +263,83 @@ def test_an_outlier_explains_itself_and_hostile_text_is_text(browser: "Browser",
         )
         assert page.locator("main img, main script").count() == 0
         check(page)
+
+
+def test_the_newest_hour_has_all_its_minutes_whatever_number_of_types_there_is(
+    browser: "Browser", house: House
+) -> None:
+    with visit(browser, house) as page:
+        facts = page.locator("#rates .minutes .facts")
+        expect(facts).to_have_text(
+            f"{60 * TYPES * 2:,} reports, 50.0 % succeeded; one took 125 ms on average."
+        )
+        check(page)
+
+
+def test_a_change_of_level_shows_its_minutes(browser: "Browser", house: House) -> None:
+    with visit(browser, house) as page:
+        page.locator("#trends summary").click()
+        plot = page.get_by_role("img", name=re.compile("Latency of 60 minutes .* between 100 ms and 150 ms"))
+        expect(plot).to_be_visible()
+        assert plot.locator(".dot").count() == 60
+        expect(page.locator("#trends .slopes li")).to_contain_text("of agent agent rising by 10.0 % an hour")
+        expect(page.locator("#trends .slopes li")).to_contain_text("95 % interval 5.0 % to 15.0 %")
+        check(page)
+
+
+def test_an_experiment_is_chosen_and_its_verdicts_are_said(browser: "Browser", house: House) -> None:
+    with visit(browser, house) as page:
+        section = page.locator("#comparisons")
+        expect(section.locator(".effects li")).to_have_count(5, timeout=20_000)
+        expect(section.locator("h3")).to_have_text("treatment 39 beside 39 of control")
+        expect(section.locator(".effects li").first).to_contain_text("Latency no conclusion")
+        expect(section.locator(".effects li").first).to_contain_text(
+            "blocks of 5 minutes have tasks of both; 20 are needed"
+        )
+        expect(section.get_by_role("status").first).to_contain_text("Tasks were assigned: 39 to control")
+        section.get_by_label("Compared with").select_option("treatment")
+        expect(section.locator("h3")).to_have_text("control 39 beside 39 of treatment")
+        section.get_by_label("Experiment").select_option(f"{SHOWN}/..")
+        expect(section.locator(".error")).to_contain_text("400: all tasks have the variant only")
+        expect(section.locator(".effects li")).to_have_count(0)
+        check(page, "400 (Bad Request)")
+
+
+def test_a_verdict_has_its_interval_as_a_picture(browser: "Browser", house: House) -> None:
+    answer = {"control": "control", "unit": "task", "assigned": True, "alpha": 0.05, "reason": None}
+    answer["units"] = {"control": 100, "treatment": 99}
+    effect = {"variant": "treatment", "metric": "latency_ms", "control": 320.0, "value": 290.0, "reason": ""}
+    effect |= {"difference": -30.0, "low": -45.5, "high": -14.5, "p": 0.0002, "verdict": "lower"}
+    answer["effects"] = [effect | {"since": "2025-10-20T12:05:00Z"}]
+    with visit(browser, house) as page:
+        page.route("**/kpi/compare/*", lambda route: route.fulfill(json=answer))
+        page.reload()
+        item = page.locator("#comparisons .effects li")
+        expect(item).to_contain_text("Latency lower, better since 2025-10-20 12:05")
+        expect(item).to_contain_text(
+            "320 ms → 290 ms; difference \u221230 ms (\u221245.5 ms to \u221214.5 ms)"
+        )
+        expect(item).to_contain_text("p below 0.001")
+        box, tick = item.locator("rect").bounding_box(), item.locator("line.fence").bounding_box()
+        assert box["x"] + box["width"] < tick["x"]  # all of the interval is below 0
+
+
+def test_a_list_that_is_not_whole_says_so(browser: "Browser", house: House) -> None:
+    cause = {"kind": "task", "reason": "schema", "rule": "type", "messages": 1, "received_at": None}
+    cause |= {"source": "s", "message_id": "m", "message": "", "fields": None}
+    pages: list[str] = []
+
+    def answer(route: Any) -> None:
+        pages.append(route.request.url)
+        route.fulfill(json={"rows": [cause] * 1000, "is_cut": True, "cursor": "more"})
+
+    with visit(browser, house) as page:
+        page.route("**/query/quarantine-causes?*", answer)
+        page.reload()
+        section = page.locator("#quarantine")
+        expect(section).to_contain_text("These are the 2,000 most frequent causes.")
+        expect(section.locator(".facts").first).to_have_text("2,000 messages open, of 2,000 causes.")
+        assert [("cursor=more" in url) for url in pages[:2]] == [False, True]
 
 
 def test_a_mark_is_kept(browser: "Browser", house: House) -> None:

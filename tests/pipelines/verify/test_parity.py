@@ -16,6 +16,7 @@ from pipelines.verify.comparison import Comparison, Difference
 from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
+from tests.pipelines.marks import add_marks, read_marks
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import conform
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -87,6 +88,14 @@ def output(path: Path, tables: dict[str, list[Row]] | None = None, file_minutes:
         if rows[table.name]:
             ParquetStore(LocalFolder(path), file_minutes).write(table, [batch(table, rows[table.name])])
     return path
+
+
+def test_marks_are_no_rows_of_an_output_and_stay_as_they_are(tmp_path: Path) -> None:
+    marked, plain = output(tmp_path / "marked"), output(tmp_path / "plain")
+    marks = add_marks(marked)
+    for one, other in ((marked, plain), (plain, marked)):
+        assert all(table.same for table in compare_outputs(one, other, identity=True).values())
+    assert read_marks(marked) == marks
 
 
 @pytest.fixture(scope="module")
