@@ -86,7 +86,7 @@ class Acceptor:
             else:
                 self._refusals["503"] += 1
                 accepted.close()
-            await asyncio.sleep(0)  # whoever connects without end must not keep the others waiting
+            await asyncio.sleep(0)  # connections without end must not keep the others waiting
 
     async def _serve(self, accepted: socket.socket) -> None:
         """Serve a connection until it is lost."""
