@@ -4,9 +4,13 @@ const SVG = "http://www.w3.org/2000/svg";
 // Control characters, and those that change the direction of what follows.
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
 
-/** A text in which characters that do not print are written as codes. */
+const LONGEST = 600;
+
+/** A text in which characters that do not print are written as codes; of a very long one the begin. */
 export function showUnseen(text) {
-  return String(text).replace(UNSEEN, (found) => `\\x${found.codePointAt(0).toString(16).padStart(2, "0")}`);
+  const whole = String(text);
+  const shown = whole.length > LONGEST ? `${whole.slice(0, LONGEST)}… (${whole.length} characters)` : whole;
+  return shown.replace(UNSEEN, (found) => `\\x${found.codePointAt(0).toString(16).padStart(2, "0")}`);
 }
 
 /** An HTML element. Properties are attributes, except `on...` (listeners); null and false leave one out. */
