@@ -112,7 +112,8 @@ _COLUMNS: dict[str, dict[AccessClass, str]] = {
     },
     "trends": {
         _INTERNAL: "time_window_start level agent_id target_agent_type metric kind verdict points "
-        "is_hour_adjusted slope slope_low slope_high changed_at before after change z threshold"
+        "is_hour_adjusted slope slope_low slope_high changed_at before after change change_low change_high z "
+        "threshold false_alarms only_type"
     },
     "inconsistencies": {_INTERNAL: _INCONSISTENCY, _RESTRICTED: "evidence"},
     "resolutions": {_INTERNAL: f"{_INCONSISTENCY} resolved_at resolved_by", _RESTRICTED: "evidence"},

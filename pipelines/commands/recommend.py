@@ -26,7 +26,7 @@ def recommend(
         str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
     ],
     subject: Annotated[
-        str | None, typer.Option(help="Only this agent type, priority or source of messages.")
+        str | None, typer.Option(help="Only this agent type, agent, priority or source.")
     ] = None,
     rule: Annotated[str | None, typer.Option(help="Only this rule.")] = None,
     at: Annotated[
@@ -41,8 +41,7 @@ def recommend(
 ) -> None:
     """Print what could be changed, with the evidence, and whether the cause went away.
 
-    kpiflow changes nothing itself. Each recommendation is about the tasks of at most 12 hours, and says when
-    it expires.
+    kpiflow changes nothing itself. Each recommendation is about at most 12 hours, and says when it expires.
     """
     names = [each.name for each in RECOMMENDATION_RULES]
     if rule is not None and rule not in names:
@@ -67,17 +66,26 @@ def recommend(
 
 
 def _print(row: dict[str, Any]) -> None:
-    seen = row["evidence"]
     until = f"until {row['expires_at']}" if row["expires_at"] else f"outcome: {row['outcome']}"
     head = f"{row['rule']} of {row['subject_kind']} {row['subject']}: {row['state']}"
     out.print(Text(escape_line(head), style="bold"))
     if row["recommendation"]:
         out.print(Text(f"  {escape_line(row['recommendation'])}"))
-    share = f"{seen['beyond']:,} of {seen['tasks']:,}, {seen['share']:.2%}"
-    interval = f"{seen['low']:.2%} to {seen['high']:.2%}"
-    out.print(
-        Text(f"  rule: {row['reason']}; seen: {share} ({interval}); confidence {row['confidence']:.6g}")
-    )
+    seen = f"seen: {escape_line(_describe(row['evidence']))}; confidence {row['confidence']:.6g}"
+    out.print(Text(f"  rule: {row['reason']}; {seen}"))
     out.print(Text(f"  since {row['since']}, decided {row['decided_at']}, {until}"))
     if row["followed_by"]:
         out.print(Text(f"  later: {row['followed_by']} at {row['followed_at']}"))
+
+
+def _describe(seen: dict[str, Any]) -> str:
+    """The evidence in words: a share of tasks, or a change of level, with its interval."""
+    if "share" in seen:
+        share = f"{seen['beyond']:,} of {seen['tasks']:,}, {seen['share']:.2%}"
+        return f"{share} ({seen['low']:.2%} to {seen['high']:.2%})"
+    size, low, high = (
+        f"{seen[name]:+.1%}" if seen["is_relative"] else f"{seen[name]:+.4f}"
+        for name in ("change", "low", "high")
+    )
+    of = "" if seen["level"] == "agent" else f" of the type {seen['agent_type']}"
+    return f"{seen['metric']}{of} {size} ({low} to {high}) since {seen['changed_at']}"

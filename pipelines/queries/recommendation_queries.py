@@ -27,7 +27,7 @@ WHERE $state = 'all'
         ),
         Parameter("at", "the time at which they count; now unless given", kind=Kind.TIME),
         Parameter("rule", "only this rule", "rule = $rule"),
-        Parameter("subject", "only this agent type, priority or source", "subject = $subject"),
+        Parameter("subject", "only this agent type, agent, priority or source", "subject = $subject"),
     ),
 )
 """`open`: no later row of the rule and the subject is there, it has not ended, and has not expired."""

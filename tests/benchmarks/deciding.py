@@ -14,7 +14,9 @@ from schemas.kinds import KINDS
 from tests.benchmarks.parts import RATES, Figure, Outcome, Plan
 from tests.benchmarks.trials import Trial
 from tests.builders import report, task
-from transforms.derived.recommendations import LEAST_MINUTES, LEAST_TASKS, PERIOD_HOURS, RECOMMENDATIONS
+from transforms.derived.evidence import PERIOD_HOURS
+from transforms.derived.recommendations import RECOMMENDATIONS
+from transforms.derived.share_evidence import LEAST_MINUTES, LEAST_TASKS
 from transforms.sinks.parquet.parquet_file import read_file
 
 RULE = "raise_memory_quota"

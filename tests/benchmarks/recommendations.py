@@ -20,11 +20,14 @@ import pyarrow.parquet as pq
 
 from pipelines.settings import Settings
 from tests.builders import NOON
+from transforms.derived.evidence import PERIOD_HOURS
 from transforms.derived.outcome_sums import LADDER, OUTCOME_SUMS
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, Rule
-from transforms.derived.recommendations import PERIOD_HOURS, TABLE
+from transforms.derived.recommendations import TABLE
 from transforms.derived.run import derive_rows
+from transforms.derived.share_evidence import ShareTest
 
+SHARE_RULES = [rule for rule in RECOMMENDATION_RULES if isinstance(rule.test, ShareTest)]
 _SERIES_AT_ONCE = 200
 _CLEAN = ("--dirty", "0", "--late", "0", "--inconsistent", "0")
 
@@ -32,15 +35,15 @@ _CLEAN = ("--dirty", "0", "--late", "0", "--inconsistent", "0")
 def make_series(rule: Rule, share: float, series: int, tasks: int, seed: int, hours: int = 24) -> pa.Table:
     """Rows of outcome_sums of a rule's measure, by minute from noon: of each subject `tasks` tasks a minute,
     each beyond the rule's step by chance with this probability, and then beyond all steps before it."""
-    random = np.random.default_rng(seed)
+    random, test = np.random.default_rng(seed), rule.test
     minutes = hours * 60
     hits = random.binomial(tasks, share, (series, minutes))
-    steps = len(LADDER) if rule.measure in ("memory", "cpu") else 1
-    counts = [" ".join([str(hit)] * rule.step + ["0"] * (steps - rule.step)) for hit in hits.ravel().tolist()]
+    steps = len(LADDER) if test.measure in ("memory", "cpu") else 1
+    counts = [" ".join([str(hit)] * test.step + ["0"] * (steps - test.step)) for hit in hits.ravel().tolist()]
     times = [NOON + timedelta(minutes=minute) for minute in range(minutes)] * series
     columns = {
         "time_window_start": times,
-        "measure": [rule.measure] * len(times),
+        "measure": [test.measure] * len(times),
         "subject": np.repeat([f"subject {number}" for number in range(series)], minutes),
         "task_count": [tasks] * len(times),
         "total": [tasks * 1000] * len(times),
@@ -53,11 +56,11 @@ def count_at_the_limit(series: int, tasks: int = 20) -> tuple[int, int]:
     """How many periods of all rules were tested, and in how many of them a rule was met."""
     settings, met = Settings().derived_settings(), 0
     parts = series // _SERIES_AT_ONCE
-    for seed, (rule, _) in enumerate(product(RECOMMENDATION_RULES, range(parts))):
-        rows = make_series(rule, rule.limit, _SERIES_AT_ONCE, tasks, seed, PERIOD_HOURS)
+    for seed, (rule, _) in enumerate(product(SHARE_RULES, range(parts))):
+        rows = make_series(rule, rule.test.limit, _SERIES_AT_ONCE, tasks, seed, PERIOD_HOURS)
         found = derive_rows(TABLE, {"outcome_sums": rows}, settings)
         met += sum(name == rule.name for name in found["rule"].to_pylist())
-    return parts * _SERIES_AT_ONCE * len(RECOMMENDATION_RULES), met
+    return parts * _SERIES_AT_ONCE * len(SHARE_RULES), met
 
 
 def count_generated(seeds: int, reports: int) -> tuple[int, int]:

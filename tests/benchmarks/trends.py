@@ -113,7 +113,7 @@ def detect(values: np.ndarray, has_past: bool, budget: float = 1.0) -> list[Alar
     z = screen(clipped - profile.level, moments, starts, profile.level, profile.variance, FLOOR)
     alarms = find_alarms(z, find_thresholds(points, budget, 1), points)
     own = np.ones(len(raw), np.bool_)
-    found = confirm(alarms, raw - profile.level, points, starts, profile.level, own, FLOOR)
+    found = confirm(alarms, raw - profile.level, points, starts, profile.level, profile.variance, own, FLOOR)
     width = last.shape[1]
     return [(each.place // width, each.place % width, each.at % width) for each in found]
 

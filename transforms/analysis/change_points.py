@@ -41,6 +41,7 @@ LEAST_SHARE = 0.5
 MARGIN = 4
 """The formula of false alarms is for series without autocorrelation, whose spread is known. With an
 autocorrelation of 0.6 between minutes they were up to four times as many (docs/trends.md)."""
+CONFIDENCE = 0.95
 _MOST_CORRELATION = 0.8
 _DAY = 1440
 _STEPS = np.linspace(2.5, 12.0, 951)
@@ -58,12 +59,14 @@ class Alarms(NamedTuple):
 
 class Change(NamedTuple):
     """A confirmed change. `place`: the point at which it was seen. `at`: the first point at the new level.
-    `before`, `after`: medians of the two levels, in millionths. `z`, `threshold`: of the alarm."""
+    `before`, `after`: medians of the two levels, in millionths; `width`: half the 95 % interval of their
+    difference. `z`, `threshold`: of the alarm."""
 
     place: int
     at: int
     before: float
     after: float
+    width: float
     z: float
     threshold: float
 
@@ -145,50 +148,64 @@ def find_alarms(largest: Floats, thresholds: Floats, points: Points) -> Alarms:
 
 
 def confirm(
-    alarms: Alarms, values: Ints, points: Points, starts: Ints, profile: Ints, own: Bools, floor: float
+    alarms: Alarms,
+    values: Ints,
+    points: Points,
+    starts: Ints,
+    profile: Ints,
+    doubt: Ints,
+    own: Bools,
+    floor: float,
 ) -> Iterator[Change]:
     """The changes that are reported at the points of `own` (bool[n]): each once, where it is confirmed first.
 
-    `values`: as of `screen`, but far values as they are.
+    `values`: as of `screen`, but far values as they are. `starts`, `profile`, `doubt`, `floor`: as there.
     """
-    seen: dict[int, Change | None] = {}
+    look = _Look(alarms, values, starts, profile, doubt, floor, {})
     looked = np.flatnonzero(np.isin(alarms.number, LOOKS))
     series, minute = points.series[alarms.places[looked]], points.minute[alarms.places[looked]]
     for n, alarm in enumerate(looked.tolist()):
         place = int(alarms.places[alarm])
         if not own[place]:
             continue
-        change = _look(alarm, alarms, values, starts, profile, floor, seen)
+        change = look.find(alarm)
         if change is None:
             continue
         before = n - 1
         while before >= 0 and series[before] == series[n] and minute[before] > minute[n] - QUIET:
-            if _look(int(looked[before]), alarms, values, starts, profile, floor, seen):
+            if look.find(int(looked[before])):
                 break
             before -= 1
         else:
             yield change
 
 
-def _look(
-    alarm: int,
-    alarms: Alarms,
-    values: Ints,
-    starts: Ints,
-    profile: Ints,
-    floor: float,
-    seen: dict[int, Change | None],
-) -> Change | None:
-    """The change behind an alarm; None if it is not confirmed. `seen` remembers it."""
-    if alarm not in seen:
-        place = int(alarms.places[alarm])
-        start = int(starts[place])
-        window = (values[start : place + 1] + profile[place]).astype(np.float64)
-        found = locate(window, floor)
-        seen[alarm] = found and Change(
-            place, start + found[0], *found[1:], float(alarms.z[alarm]), float(alarms.threshold[alarm])
-        )
-    return seen[alarm]
+class _Look(NamedTuple):
+    """Looks at alarms alone; the arrays are those of `confirm`. `seen`: what was found before."""
+
+    alarms: Alarms
+    values: Ints
+    starts: Ints
+    profile: Ints
+    doubt: Ints
+    floor: float
+    seen: dict[int, Change | None]
+
+    def find(self, alarm: int) -> Change | None:
+        """The change behind an alarm; None if it is not confirmed."""
+        if alarm not in self.seen:
+            self.seen[alarm] = self._look(alarm, int(self.alarms.places[alarm]))
+        return self.seen[alarm]
+
+    def _look(self, alarm: int, place: int) -> Change | None:
+        start = int(self.starts[place])
+        window = (self.values[start : place + 1] + self.profile[place]).astype(np.float64)
+        found = locate(window, self.floor)
+        if found is None:
+            return None
+        width = measure_width(window, found[0], int(self.doubt[place] - self.doubt[start]), self.floor)
+        z, threshold = float(self.alarms.z[alarm]), float(self.alarms.threshold[alarm])
+        return Change(place, start + found[0], *found[1:], width, z, threshold)
 
 
 def locate(window: Floats, floor: float) -> tuple[int, float, float] | None:
@@ -209,3 +226,30 @@ def locate(window: Floats, floor: float) -> tuple[int, float, float] | None:
     if abs(moved) < floor or moved * mean <= 0 or abs(moved) < LEAST_SHARE * abs(mean):
         return None
     return place, *medians
+
+
+def measure_width(window: Floats, place: int, doubt: int, floor: float) -> float:
+    """Half the 95 % interval of the difference of the medians of float64[n] before and since `place`.
+
+    That of normal values whose neighbours depend on each other as the residuals do: the variance of a median
+    is pi / 2 times that of a mean (Kendall and Stuart, The Advanced Theory of Statistics, 1977). The place
+    counts as known. `doubt`, `floor`: as of `screen`.
+    """
+    from scipy import stats  # type: ignore[import-untyped]
+
+    parts = window[:place], window[place:]
+    residuals = np.concatenate([each - np.median(each) for each in parts])
+    size = len(residuals)
+    squares = float(residuals @ residuals)
+    raw = float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0
+    correlation = min(max(raw + (1 + 3 * raw) / size, 0.0), _MOST_CORRELATION)
+    inflation = (1 + correlation) / (1 - correlation)
+    variance = max(squares / (size - 2), floor * floor) * inflation * sum(1 / len(each) for each in parts)
+    freedom = max(size / inflation - 2, 3.0)
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(np.pi / 2 * variance + doubt / 3))
+
+
+def count_false_alarms(z: Floats, threshold: Floats, budget: float) -> Floats:
+    """float64[k]: how many false alarms a day of all series together are so large, if those above the
+    threshold are `budget`."""
+    return budget * rate_false_alarms(z) / rate_false_alarms(threshold)

@@ -21,8 +21,8 @@ TABLES: tuple[DerivedTable, ...] = (
     resolutions.TABLE,
     data_quality.TABLE,
     outcome_sums.TABLE,
-    recommendations.TABLE,
     trends.TABLE,
+    recommendations.TABLE,
     task_sums.TABLE,
     features.TABLE,
 )

@@ -128,10 +128,11 @@ QUERIES = {
             ON cells.agent_id = usual.agent_id AND {divide("minute", HOUR)} = usual.hour""",
     "minutes": f"""
         SELECT '{LEVELS[0]}' AS level, agent_id AS name, minute,
-            max(effective) >= minute * {MINUTE_US} AS is_settled, {_MEANS}
+            max(effective) >= minute * {MINUTE_US} AS is_settled,
+            CASE WHEN count(*) = 1 THEN min(target_agent_type) END AS only_type, {_MEANS}
         FROM cells GROUP BY agent_id, minute
         UNION ALL
-        SELECT {_TYPE_OR_FLEET}, minute, false AS is_settled, {_MEANS}
+        SELECT {_TYPE_OR_FLEET}, minute, false AS is_settled, NULL AS only_type, {_MEANS}
         FROM deviations GROUP BY GROUPING SETS ((target_agent_type, minute), (minute)) {_OF_TYPES}""",
     "wanted": f"""
         SELECT DISTINCT hour - 24 * day - unnest([0, 1]) AS hour

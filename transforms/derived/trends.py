@@ -18,12 +18,13 @@ from transforms.analysis.change_points import (
     WINDOW,
     Change,
     confirm,
+    count_false_alarms,
     find_alarms,
     find_thresholds,
     screen,
 )
 from transforms.analysis.hour_profiles import Profile, Rises, build_profile, find_run_starts
-from transforms.analysis.series import HOUR, MICRO, Bools, Ints, Moments, Points
+from transforms.analysis.series import HOUR, MICRO, Bools, Floats, Ints, Moments, Points
 from transforms.analysis.slopes import fit_slopes
 from transforms.core.time_units import MINUTE_US
 from transforms.derived.derived_table import DerivedTable, Input, Kernel
@@ -47,8 +48,12 @@ COLUMNS = pa.schema(
         ("before", pa.float64()),
         ("after", pa.float64()),
         ("change", pa.float64()),
+        ("change_low", pa.float64()),
+        ("change_high", pa.float64()),
         ("z", pa.float64()),
         ("threshold", pa.float64()),
+        ("false_alarms", pa.float64()),
+        ("only_type", pa.string()),
     ]
 )
 TRENDS = Table(
@@ -69,6 +74,20 @@ class _Found(NamedTuple):
     columns: dict[str, Any]
 
 
+class _Context(NamedTuple):
+    """What is the same for all metrics. `starts`: int64[n], of the windows. `thresholds`: float64[n]. `own`:
+    bool[n], the points that rows are about. `budget`: false alarms a day. `types`: the only type of each
+    point, string[n], null if there were several. `type_starts`: int64[n], since which point it was so."""
+
+    points: Points
+    starts: Ints
+    thresholds: Floats
+    own: Bools
+    budget: float
+    types: pa.Array
+    type_starts: Ints
+
+
 def compute_trends(rows: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
     """The rows of `trends` from those of its SQL: minutes of series, and rises of their profiles."""
     series, names = _number_series(rows)
@@ -82,16 +101,24 @@ def compute_trends(rows: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
         if name != "is_rise" and rows.schema.field(name).type == pa.int64()
     }
     points = Points(series[:count], given["minute"][:count])
-    own = _find_own(rows.slice(0, count), points)
-    thresholds = find_thresholds(points, settings["trend_false_alarms"], len(METRICS))
-    starts = points.find_starts(WINDOW)
+    context = _prepare(rows.slice(0, count), points, settings["trend_false_alarms"])
     found: list[_Found] = []
     for name in METRICS:
         raw, clipped = given[name], given[f"clipped_{name}"]
         rises = Rises(series[count:], given["minute"][count:], raw[count:], clipped[count:])
         profile = build_profile(rises, points)
-        found += _examine(name, points, raw[:count], clipped[:count], profile, starts, thresholds, own)
+        found += _examine(name, context, raw[:count], clipped[:count], profile)
     return _build(found, points, names)
+
+
+def _prepare(rows: pa.Table, points: Points, budget: float) -> _Context:
+    types = rows["only_type"].combine_chunks().dictionary_encode()
+    types = types.combine_chunks() if isinstance(types, pa.ChunkedArray) else types
+    codes = pc.fill_null(types.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return _Context(
+        points, points.find_starts(WINDOW), find_thresholds(points, budget, len(METRICS)),
+        _find_own(rows, points), budget, types.cast(pa.string()), find_run_starts(codes, points),
+    )  # fmt: skip
 
 
 def _number_series(rows: pa.Table) -> tuple[Ints, pa.Table]:
@@ -116,22 +143,13 @@ def _find_own(rows: pa.Table, points: Points) -> Bools:
     return rows["is_own"].to_numpy() & np.isin(points.minute, settled)
 
 
-def _examine(
-    name: str,
-    points: Points,
-    raw: Ints,
-    clipped: Ints,
-    profile: Profile,
-    starts: Ints,
-    thresholds: np.ndarray,
-    own: Bools,
-) -> Iterator[_Found]:
+def _examine(name: str, context: _Context, raw: Ints, clipped: Ints, profile: Profile) -> Iterator[_Found]:
     """The slopes and changes of one metric."""
-    metric = METRICS[name]
+    metric, points = METRICS[name], context.points
     values = clipped - profile.level
     moments = Moments.of(values)
-    begins = np.maximum(starts, find_run_starts(profile.run, points))
-    places = _find_first_of_hours(points, own)
+    begins = np.maximum(context.starts, find_run_starts(profile.run, points))
+    places = _find_first_of_hours(points, context.own)
     lines = fit_slopes(moments, points, places, profile.level)
     holds = ~np.isnan(lines.slope)
     yield _Found(places[holds], name, "slope", {
@@ -140,10 +158,11 @@ def _examine(
         "verdict": np.where(lines.low > 0, "rising", np.where(lines.high < 0, "falling", "steady"))[holds],
     })  # fmt: skip
     largest = screen(values, moments, begins, profile.level, profile.variance, metric.floor)
-    alarms = find_alarms(largest, thresholds, points)
-    changes = list(confirm(alarms, raw - profile.level, points, begins, profile.level, own, metric.floor))
+    alarms = find_alarms(largest, context.thresholds, points)
+    around = begins, profile.level, profile.variance
+    changes = list(confirm(alarms, raw - profile.level, points, *around, context.own, metric.floor))
     if changes:
-        yield _describe(changes, name, points, begins, profile)
+        yield _describe(changes, name, context, begins, profile)
 
 
 def _find_first_of_hours(points: Points, own: Bools) -> Ints:
@@ -151,18 +170,24 @@ def _find_first_of_hours(points: Points, own: Bools) -> Ints:
     return np.flatnonzero(points.find_firsts(points.minute // HOUR) & own)
 
 
-def _describe(changes: Sequence[Change], name: str, points: Points, begins: Ints, profile: Profile) -> _Found:
-    places = np.array([each.place for each in changes])
-    before, after = (np.array(each) / MICRO for each in zip(*((each.before, each.after) for each in changes)))
+def _describe(
+    changes: Sequence[Change], name: str, context: _Context, begins: Ints, profile: Profile
+) -> _Found:
+    places, points = np.array([each.place for each in changes]), context.points
+    scaled = np.array([(each.before, each.after, each.width) for each in changes]).T / MICRO
+    before, after, width = scaled
+    moved = [after - before + each * width for each in (0, -1, 1)]
     if METRICS[name].is_log:
-        before, after = np.exp(before), np.exp(after)
-    moved = after / before - 1 if METRICS[name].is_log else after - before
+        before, after, moved = np.exp(before), np.exp(after), [np.expm1(each) for each in moved]
+    z, threshold = (np.array([getattr(each, part) for each in changes]) for part in ("z", "threshold"))
+    is_one = pa.array(context.type_starts[places] <= begins[places])
     return _Found(places, name, "change", {
         "points": places - begins[places] + 1, "is_hour_adjusted": profile.is_known[places],
         "changed_at": points.minute[[each.at for each in changes]] * MINUTE_US,
-        "before": before, "after": after, "change": moved,
-        "z": np.round([each.z for each in changes], 3),
-        "threshold": np.round([each.threshold for each in changes], 3),
+        "before": before, "after": after, "change": moved[0], "change_low": moved[1], "change_high": moved[2],
+        "z": np.round(z, 3), "threshold": np.round(threshold, 3),
+        "false_alarms": count_false_alarms(z, threshold, context.budget),
+        "only_type": pc.if_else(is_one, context.types.take(pa.array(places)), None),
         "verdict": np.where(after > before, "raised", "lowered"),
     })  # fmt: skip
 
@@ -195,7 +220,7 @@ def _cast(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
 
 TABLE = DerivedTable(
     TRENDS,
-    version=1,
+    version=2,
     inputs=(
         Input("past_reports", timedelta(minutes=PAST)),
         Input("past_windows", timedelta(days=DAYS, hours=PAST // HOUR + 3)),

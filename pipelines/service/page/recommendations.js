@@ -2,7 +2,7 @@
 
 import { askRows } from "./ask.js";
 import { el, put } from "./dom.js";
-import { formatCount, formatMinute, formatShare } from "./format.js";
+import { formatCount, formatMinute, formatNumber, formatShare } from "./format.js";
 import { drawInterval } from "./interval_picture.js";
 import { makeCut, makeEmpty, makeErrorLine, makeWithheld } from "./notices.js";
 import { poll } from "./poll.js";
@@ -67,14 +67,24 @@ function describeOutcome({ outcome, parameter }) {
   return "the cause has gone; whether something was changed is not known";
 }
 
-/** The rule, and the share that it looks at, with its interval against the limit. */
+/** The rule, and what was seen, with its interval against the limit. */
 function makeEvidence(row) {
-  const { measure, tasks, beyond, share, low, high, limit } = JSON.parse(row.evidence);
+  const seen = JSON.parse(row.evidence);
+  const rule = (words) => el("p", {}, `Rule for ${nameSubject(row)}: ${row.reason}. Seen: ${words}.`);
+  return "share" in seen ? [rule(describeShare(seen)), drawInterval({ ...seen, value: seen.share, name: `limit ${formatShare(seen.limit)}`, ends: [0] })]
+    : [rule(describeChange(seen)), drawInterval({ ...seen, value: seen.change, limit: 0, name: "no change", ends: [] })];
+}
+
+function describeShare({ measure, tasks, beyond, share, low, high, limit }) {
   const counted = measure === "rejected" ? "reports and rejected messages" : "tasks";
-  const words = `${formatCount(beyond)} of ${formatCount(tasks)} ${counted}, ${formatShare(share)} `
+  return `${formatCount(beyond)} of ${formatCount(tasks)} ${counted}, ${formatShare(share)} `
     + `(${formatShare(low)} to ${formatShare(high)}); the limit is ${formatShare(limit)}`;
-  const rule = el("p", {}, `Rule for ${nameSubject(row)}: ${row.reason}. Seen: ${words}.`);
-  return [rule, drawInterval({ low, high, value: share, limit, name: `limit ${formatShare(limit)}`, ends: [0] })];
+}
+
+function describeChange({ metric, level, agent_type, change, low, high, is_relative, changed_at }) {
+  const of = level === "agent" ? "" : ` of the type ${agent_type}`;
+  const [size, least, most] = [change, low, high].map(is_relative ? formatShare : formatNumber);
+  return `${metric}${of} changed by ${size} (${least} to ${most}) at ${formatMinute(changed_at)}`;
 }
 
 /** Rounded down: no confidence reads as 100 %. */

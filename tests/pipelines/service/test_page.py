@@ -74,7 +74,7 @@ def make_reports() -> list[dict[str, Any]]:
 
 
 def make_recommendations() -> list[dict[str, Any]]:
-    """One that counts, and one that has ended."""
+    """Two that count, and one that has ended."""
     seen = {"measure": "memory", "tasks": 1000, "beyond": 250, "share": 0.25, "low": 0.2, "high": 0.31}
     about = {"rule": "raise_memory_quota", "subject_kind": "agent_type", "reason": "more than 5 % are large"}
     about |= {"parameter": "max_memory_mb", "evidence": json.dumps(seen | {"limit": 0.05})}
@@ -83,7 +83,18 @@ def make_recommendations() -> list[dict[str, Any]]:
     counts = {"subject": HOSTILE, "state": "new", "recommendation": f"raise it for {HOSTILE}"}
     counts |= {"confidence": 1.0, "expires_at": END + hour}
     ended = {"subject": "inference", "state": "ended", "outcome": "changed", "confidence": 0.99991}
-    return [about | times | counts, about | times | ended]
+    changed = {
+        "metric": "latency_ms",
+        "level": "agent",
+        "agent_type": "x",
+        "change": 0.5,
+        "low": 0.25,
+        "high": 0.8,
+    }
+    changed |= {"is_relative": True, "changed_at": "2025-10-20T11:20:00.000000Z"}
+    slower = {"rule": "slower_agent", "subject_kind": "agent", "recommendation": "look at agent a"}
+    slower |= {"evidence": json.dumps(changed), "subject": "a", "parameter": None, "confidence": 0.99}
+    return [about | times | counts, about | times | counts | slower, about | times | ended]
 
 
 def make_minutes() -> list[dict[str, Any]]:
@@ -226,7 +237,9 @@ def test_it_shows_every_section_and_follows_what_comes(
         )
         expect(page.locator("#trends .span").first).to_contain_text("In the 24 hours up to the newest report")
         expect(page.locator("#trends .changes li")).to_contain_text(f"of the type {SHOWN} raised by 25.0 %")
-        advice = page.locator("#recommendations li")
+        slower = page.locator("#recommendations li", has_text="look at agent a")
+        expect(slower).to_contain_text("latency_ms changed by 50.0 % (25.0 % to 80.0 %) at 2025-10-20 11:20")
+        advice = page.locator("#recommendations li", has_text="raise it")
         expect(advice).to_contain_text(f"raise it for {SHOWN}")
         expect(advice).to_contain_text("250 of 1,000 tasks, 25.0 % (20.0 % to 31.0 %); the limit is 5.0 %")
         expect(advice).to_contain_text("Confidence over 99.9999 %; since 2025-10-20 11:30")

@@ -8,17 +8,18 @@ import pyarrow as pa
 import pytest
 
 from pipelines.settings import Settings
-from tests.benchmarks.recommendations import make_series
+from tests.benchmarks.recommendations import SHARE_RULES, make_series
 from tests.builders import NOON
 from tests.transforms.derived.contexts import Row, derive, report, result, store, task
-from transforms.derived import outcome_sums, recommendations
+from transforms.derived import outcome_sums, recommendations, share_evidence
 from transforms.derived.bounds import Period
 from transforms.derived.derived_table import DerivedTable
-from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, Rule
+from transforms.derived.evidence import PERIOD_HOURS
+from transforms.derived.recommendation_rules import Rule
 from transforms.derived.registry import find_stored_table
 from transforms.derived.run import derive_rows
 
-RULES = {rule.name: rule for rule in RECOMMENDATION_RULES}
+RULES = {rule.name: rule for rule in SHARE_RULES}
 EVERY = 10.0
 """Seconds from a task to the next."""
 
@@ -94,13 +95,13 @@ def test_each_rule_finds_a_planted_cause_and_no_other_rule_does(name):
     (row,) = recommend(run_tasks(**fields))
     assert (row["rule"], row["subject"], row["state"], row["outcome"]) == (name, subject, "new", None)
     assert row["since"] == row["decided_at"]
-    assert row["confidence"] >= 1 - recommendations.LEVEL
+    assert row["confidence"] >= 1 - share_evidence.LEVEL
     if proposed is not None:
         assert (row["current"], row["proposed"]) == (current, proposed)
     evidence, rule = json.loads(row["evidence"]), RULES[name]
     low, high = evidence["low"], evidence["high"]
     assert low <= evidence["share"] <= high
-    assert not low < rule.limit < high
+    assert not low < rule.test.limit < high
     assert subject in row["recommendation"]
 
 
@@ -109,7 +110,7 @@ def test_a_task_that_fits_its_quotas_and_deadline_makes_no_recommendation():
 
 
 def test_few_tasks_make_no_recommendation():
-    stored = run_tasks(recommendations.LEAST_TASKS - 1, report={"memory_mb": 2000.0})
+    stored = run_tasks(share_evidence.LEAST_TASKS - 1, report={"memory_mb": 2000.0})
     assert recommend(stored) == []
 
 
@@ -127,7 +128,7 @@ def _recommend_series(rule: Rule, *shares: float, total: int = 1000) -> list[Row
     """The rows of a rule over periods in which its share is one of these each."""
     parts = []
     for period, share in enumerate(shares):
-        rows = make_series(rule, share, 1, 20, period, recommendations.PERIOD_HOURS)
+        rows = make_series(rule, share, 1, 20, period, PERIOD_HOURS)
         moved = [time + timedelta(hours=12 * period) for time in rows["time_window_start"].to_pylist()]
         rows = rows.set_column(0, rows.schema.field(0), pa.array(moved, rows.schema.field(0).type))
         if period:
@@ -154,7 +155,7 @@ def test_a_cause_that_goes_away_ends_the_recommendation_and_says_whether_the_quo
 
 def test_a_share_at_the_limit_is_recommended_by_chance_in_hardly_any_period():
     rule = RULES["raise_time_quota"]
-    rows = make_series(rule, rule.limit, 200, 20, 7, recommendations.PERIOD_HOURS)
+    rows = make_series(rule, rule.test.limit, 200, 20, 7, PERIOD_HOURS)
     assert derive(recommendations.TABLE, {"outcome_sums": rows}) == []
 
 

@@ -57,6 +57,17 @@ def test_a_change_of_level_is_reported_once_with_its_time_and_size() -> None:
     assert change["time_window_start"] - NOON <= 220 * MINUTE
     assert change["change"] == pytest.approx(np.expm1(0.5), abs=0.2)
     assert change["after"] / change["before"] - 1 == pytest.approx(change["change"])
+    assert 0.2 < change["change_low"] < change["change"] < change["change_high"] < 1.3
+    assert 0 < change["false_alarms"] < SETTINGS["trend_false_alarms"]
+
+
+@pytest.mark.parametrize(("since", "only"), [(0, "inference"), (130, None), (-1, "inference")])
+def test_a_change_names_the_type_of_its_agent_if_all_reports_of_the_window_were_for_one(since, only) -> None:
+    reports = draw(latency=(200, 0.5))
+    types = ["other" if number == since else "inference" for number in range(reports.num_rows)]
+    place = reports.schema.get_field_index("target_agent_type")
+    (change,) = find(reports.set_column(place, "target_agent_type", pa.array(types)), kind="change")
+    assert change["only_type"] == only
 
 
 def test_steady_series_have_slopes_and_no_change() -> None:
