@@ -162,13 +162,17 @@ def parse_shares(words: Sequence[str]) -> dict[str, float]:
 
 def list_comparison(found: Comparison, alpha: float) -> dict[str, Any]:
     """The comparison as JSON; numbers that are unknown are null."""
-    effects = [asdict(each) | {"since": name_time(each)} for each in found.effects]
-    plain = [{name: _drop_nan(value) for name, value in each.items()} for each in effects]
     return {
         "control": found.control, "unit": found.unit, "assigned": found.is_assigned, "alpha": alpha,
         "units": dict(found.counts), "ratio_p": found.ratio_p, "reason": found.reason or None,
-        "effects": plain,
+        "effects": [describe_effect(each) for each in found.effects],
     }  # fmt: skip
+
+
+def describe_effect(effect: Effect) -> dict[str, Any]:
+    """An effect as JSON; numbers that are unknown are null."""
+    values = asdict(effect) | {"since": name_time(effect)}
+    return {name: _drop_nan(value) for name, value in values.items()}
 
 
 def name_time(effect: Effect) -> str | None:

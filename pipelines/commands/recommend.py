@@ -1,7 +1,9 @@
 """`kpiflow recommend`: what could be changed, why, and what was seen after."""
 
 import json
-from typing import Annotated, Any
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -18,6 +20,13 @@ from pipelines.queries.run import run_query
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 
+if TYPE_CHECKING:
+    from pipelines.analysis.winner_rows import Winners
+
+ADOPT = "adopt_variant"
+"""The rule about experiments, which are compared when one asks."""
+MOST_EXPERIMENTS = 100
+_MOST_TASKS, _SECONDS, _MEMORY_MB = 5_000_000, 300, 4096
 _OLDER = "--at TIME gives those of a past time, --all every one"
 
 
@@ -26,7 +35,7 @@ def recommend(
         str, typer.Argument(metavar="OUT", help="Output folder; a stream may be writing to it.")
     ],
     subject: Annotated[
-        str | None, typer.Option(help="Only this agent type, agent, priority or source.")
+        str | None, typer.Option(help="Only this agent type, agent, priority, source or experiment.")
     ] = None,
     rule: Annotated[str | None, typer.Option(help="Only this rule.")] = None,
     at: Annotated[
@@ -43,7 +52,7 @@ def recommend(
 
     kpiflow changes nothing itself. Each recommendation is about at most 12 hours, and says when it expires.
     """
-    names = [each.name for each in RECOMMENDATION_RULES]
+    names = [*(each.name for each in RECOMMENDATION_RULES), ADOPT]
     if rule is not None and rule not in names:
         raise WrongUse(f"no rule is called {rule[:50]}", name_nearest(rule, names))
     folder = require_folder(output)
@@ -54,15 +63,41 @@ def recommend(
     if not answer.files:
         require_derived(folder, RECOMMENDATIONS.inputs[0].table)
     rows = [row | {"evidence": json.loads(row["evidence"])} for row in list_rows(answer.rows)]
+    winners = None
+    if rule in (None, ADOPT):
+        winners = _find_winners(folder, moment, everything, minutes)
+    if winners:
+        rows += [row for row in winners.rows if subject in (None, row["subject"])]
     if as_json:
-        print_json({"recommendations": rows, "is_cut": answer.cursor is not None})
+        reasons = winners.reasons if winners else {}
+        print_json({"recommendations": rows, "is_cut": answer.cursor is not None, "without_winner": reasons})
         return
     for row in rows:
         _print(row)
+    _print_reasons(winners, subject)
     if not rows:
         out.print("no recommendations" if everything else f"no open recommendations; {_OLDER}")
     if answer.cursor:
         err.print(Text(f"cut after {limit:,} recommendations; give --limit more", style="dim"))
+
+
+def _find_winners(folder: Path, at: datetime | None, everything: bool, minutes: int) -> "Winners | None":
+    """The experiments with their winners; None where they cannot be compared."""
+    try:
+        from pipelines.analysis.winner_rows import list_winners
+    except ImportError as error:
+        err.print(Text(f"experiments are not compared: {error}; install kpiflow[analysis]", style="dim"))
+        return None
+    limits = Limits(_MOST_TASKS, _SECONDS, _MEMORY_MB)
+    return list_winners(folder, at, everything, minutes, limits, MOST_EXPERIMENTS)
+
+
+def _print_reasons(winners: "Winners | None", subject: str | None) -> None:
+    for name, reason in winners.reasons.items() if winners else ():
+        if subject in (None, name):
+            out.print(Text(f"no winner of the experiment {escape_line(name)}: {escape_line(reason)}", "dim"))
+    if winners and winners.is_cut:
+        err.print(Text(f"only the newest {MOST_EXPERIMENTS} experiments were compared", style="dim"))
 
 
 def _print(row: dict[str, Any]) -> None:
@@ -79,13 +114,21 @@ def _print(row: dict[str, Any]) -> None:
 
 
 def _describe(seen: dict[str, Any]) -> str:
-    """The evidence in words: a share of tasks, or a change of level, with its interval."""
+    """The evidence in words, with its interval: a share of tasks, a change of level, or a difference."""
     if "share" in seen:
         share = f"{seen['beyond']:,} of {seen['tasks']:,}, {seen['share']:.2%}"
         return f"{share} ({seen['low']:.2%} to {seen['high']:.2%})"
+    if "variant" in seen:
+        after = seen["after"]
+        later = after["reason"] or _format_difference(after)
+        return f"{seen['metric']} {_format_difference(seen)}; after that: {later}"
     size, low, high = (
         f"{seen[name]:+.1%}" if seen["is_relative"] else f"{seen[name]:+.4f}"
         for name in ("change", "low", "high")
     )
     of = "" if seen["level"] == "agent" else f" of the type {seen['agent_type']}"
     return f"{seen['metric']}{of} {size} ({low} to {high}) since {seen['changed_at']}"
+
+
+def _format_difference(seen: dict[str, Any]) -> str:
+    return f"{seen['difference']:+.4g} ({seen['low']:.4g} to {seen['high']:.4g}) of {seen['units']:,} units"
