@@ -16,12 +16,15 @@ from pipelines.analysis.looks import (
     estimate_quantiles,
     look_at_blocks,
     look_rarely,
+    refuse,
 )
 from pipelines.analysis.sequential_tests import compute_ratio_p_values
 from pipelines.analysis.tasks import Floats, Ints, Measure, Tasks, Unit
 
 RATIO_LEVEL = 0.001
 """Below this p-value the variants' shares are not the planned ones."""
+LARGEST = 1e100
+"""The largest size of a value: squares and sums of larger ones overflow."""
 SHARED = 0.9
 """Share of the tasks that agents with several variants did, from which on tasks were assigned."""
 
@@ -152,6 +155,8 @@ def _look(
     tasks: Tasks, control: int, variant: int, measure: Measure, alpha: float, unit: Unit | None
 ) -> Seen:
     where = tasks, control, variant, measure.metric, alpha
+    if count := _count_extreme(tasks.values[measure.metric]):
+        return refuse(0, f"{count:,} tasks have a {measure.metric} that is infinite, or above {LARGEST:g}")
     if measure.percentile is not None:
         estimate = partial(estimate_quantiles, quantile=measure.percentile / 100)
         return look_rarely(*where, estimate, LEAST_QUANTILE_AGENTS)
@@ -205,9 +210,13 @@ def _describe(
     )  # fmt: skip
 
 
+def _count_extreme(values: Floats) -> int:
+    return int((np.abs(values) > LARGEST).sum())
+
+
 def _summarise(values: Floats, measure: Measure) -> float:
     known = values[~np.isnan(values)]
-    if not len(known):
+    if not len(known) or _count_extreme(known):
         return float("nan")
     if measure.percentile is None:
         return float(known.mean())

@@ -67,10 +67,10 @@ def look_at_blocks(tasks: Tasks, control: int, variant: int, metric: str, alpha:
     blocks, *places = np.intersect1d(means[0][0], means[1][0], assume_unique=True, return_indices=True)
     if len(blocks) < LEAST_BLOCKS:
         why = f"{len(blocks)} blocks of {BLOCK_MINUTES} minutes have tasks of both; {LEAST_BLOCKS} are needed"
-        return _refuse(len(blocks), why)
+        return refuse(len(blocks), why)
     differences = means[1][1][places[1]] - means[0][1][places[0]]
     if not np.ptp(differences):
-        return _refuse(len(blocks), "all differences are equal, so chance cannot be measured")
+        return refuse(len(blocks), "all differences are equal, so chance cannot be measured")
     p_values = compute_mean_p_values(differences, LEAST_BLOCKS, alpha)
     interval = compute_mean_interval(differences, alpha)
     return Seen(len(blocks), float(differences.mean()), interval, p_values, blocks)
@@ -86,7 +86,7 @@ def look_rarely(
     elapsed = tasks.block - tasks.block[0] + 1
     looks = [FIRST_LOOK << k for k in range(64) if FIRST_LOOK << k <= elapsed[-1]]
     if not looks:
-        return _refuse(0, f"the first look is after {FIRST_LOOK * BLOCK_MINUTES} minutes")
+        return refuse(0, f"the first look is after {FIRST_LOOK * BLOCK_MINUTES} minutes")
     values, p_values, last = tasks.values[metric], [], None
     for k, look in enumerate(looks, 1):
         known = ~np.isnan(values) & (elapsed <= look)
@@ -101,7 +101,7 @@ def look_rarely(
         last = found.difference, (found.difference - width, found.difference + width)
     counts = [len(np.unique(tasks.agent[tasks.variant == each])) for each in (control, variant)]
     if last is None:
-        return _refuse(min(counts), f"a variant has {min(counts)} agents that differ; {least} are needed")
+        return refuse(min(counts), f"a variant has {min(counts)} agents that differ; {least} are needed")
     agents = len(np.unique(tasks.agent[np.isin(tasks.variant, (control, variant))]))
     ends = tasks.block[0] + np.array(looks, np.int64) - 1
     return Seen(agents, *last, np.minimum.accumulate(p_values), ends)
@@ -155,5 +155,6 @@ def _find_quantile(values: Floats, weights: Ints, quantile: float) -> float:
     return float(values[np.searchsorted(reached, quantile * reached[-1])])
 
 
-def _refuse(units: int, reason: str) -> Seen:
+def refuse(units: int, reason: str) -> Seen:
+    """No look, for a reason."""
     return Seen(units, float("nan"), None, np.ones(1), np.zeros(1, np.int64), reason)

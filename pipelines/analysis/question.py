@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.analysis.comparison import Comparison, Effect, compare, compare_agents
 from pipelines.analysis.experiments import read_tasks, read_tasks_of_agents
 from pipelines.analysis.tasks import BLOCK_MINUTES, Measure, Unit
+from pipelines.console import escape_line
 from pipelines.failures import WrongUse
 from pipelines.queries.limits import Limits
 from pipelines.queries.query import name_nearest
@@ -89,12 +90,17 @@ class Question:
 
     def _check(self, names: Sequence[str]) -> None:
         if self.control not in names:
-            advice = f"--control: {name_nearest(self.control, list(names))}"
+            advice = f"--control: {name_nearest(self.control, [escape_line(name) for name in names])}"
             raise WrongUse(f"no task has the variant {self.control[:50]}", advice)
         if len(names) < 2:
-            raise WrongUse(f"all tasks have the variant {names[0]}", "compare once another variant has tasks")
+            raise WrongUse(
+                f"all tasks have the variant {escape_line(names[0])}",
+                "compare once another variant has tasks",
+            )
         if self.shares is not None and (missing := [name for name in names if name not in self.shares]):
-            raise WrongUse(f"the variant {missing[0][:50]} has no share", "give --share for every variant")
+            raise WrongUse(
+                f"the variant {escape_line(missing[0][:50])} has no share", "give --share for every variant"
+            )
 
 
 def parse_measures(words: Sequence[str]) -> list[Measure]:

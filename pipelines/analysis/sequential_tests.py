@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, lambertw  # type: ignore[import-untyped]
+from scipy.special import lambertw  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 
@@ -48,14 +48,25 @@ def compute_mean_interval(values: Floats, alpha: float) -> tuple[float, float]:
 
 def compute_ratio_p_values(choices: NDArray[np.int64], shares: Sequence[float]) -> Floats:
     """float64[n]: after each choice (a number of `shares`), the p-value of "they are drawn with these shares"
-    over all looks so far; never rising."""
-    expected = np.asarray(shares, np.float64) / np.sum(shares)
-    counts = np.cumsum(choices[:, None] == np.arange(len(expected)), axis=0)
-    prior = CONCENTRATION * expected
-    total = counts.sum(axis=1)
-    logs = gammaln(CONCENTRATION) - gammaln(CONCENTRATION + total) - counts @ np.log(expected)
-    logs += (gammaln(prior + counts) - gammaln(prior)).sum(axis=1)
+    over all looks so far; never rising.
+
+    The likelihood under the Dirichlet prior is a product over the choices (Polya's urn), so that no array has
+    a value for each choice and share.
+    """
+    expected = (np.asarray(shares, np.float64) / np.sum(shares))[choices]
+    before = CONCENTRATION * expected + _count_equal_before(choices)
+    logs = np.cumsum(np.log(before / (CONCENTRATION + np.arange(len(choices))) / expected))
     return np.exp(-np.maximum.accumulate(np.maximum(logs, 0.0)))
+
+
+def _count_equal_before(choices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64[n]: how many of the choices before each are the same."""
+    order = np.argsort(choices, kind="stable")
+    places = np.arange(len(choices))
+    firsts = np.diff(choices[order], prepend=-1) != 0
+    counts = np.empty_like(places)
+    counts[order] = places - np.maximum.accumulate(np.where(firsts, places, 0))
+    return counts
 
 
 def _accumulate(values: Floats) -> tuple[Floats, Floats, Floats]:

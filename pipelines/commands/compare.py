@@ -106,7 +106,8 @@ def _print(found: "Comparison", alpha: float) -> None:
     counts = ", ".join(f"{count:,} of {escape_line(name)}" for name, count in found.counts.items())
     out.print(f"{found.unit or 'unit'}s: {counts}")
     table = make_table(
-        ["variant", "metric"], [found.control, "value", "difference", f"{1 - alpha:.3g} interval", "p"]
+        ["variant", "metric"],
+        [escape_line(found.control), "value", "difference", f"{1 - alpha:.3g} interval", "p"],
     )
     table.add_column("verdict")
     for each in found.effects:

@@ -1,9 +1,10 @@
 """Counts false recommendations.
 
-    python -m tests.benchmarks.recommendations [--seeds 20] [--series 2000]
+    python -m tests.benchmarks.recommendations [--seeds 20] [--series 2000] [--experiments 400]
 
 `generated`: outputs of `kpiflow generate --records` without dirt, one a seed, in which no rule has a cause.
 `at the limit`: series of outcome_sums in which the share of each rule is exactly its limit, the worst case.
+`experiments`: drawn ones with five metrics, without an effect and with one on latency.
 """
 
 import argparse
@@ -18,8 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.analysis.tasks import Unit
+from pipelines.analysis.winners import Winner, find_winner
 from pipelines.settings import Settings
 from tests.builders import NOON
+from tests.pipelines.analysis.worlds import World, draw_metrics
 from transforms.derived.evidence import PERIOD_HOURS
 from transforms.derived.outcome_sums import LADDER, OUTCOME_SUMS
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, Rule
@@ -29,6 +33,7 @@ from transforms.derived.share_evidence import ShareTest
 
 SHARE_RULES = [rule for rule in RECOMMENDATION_RULES if isinstance(rule.test, ShareTest)]
 _SERIES_AT_ONCE = 200
+EFFECTS = (-0.05, -0.1)
 _CLEAN = ("--dirty", "0", "--late", "0", "--inconsistent", "0")
 
 
@@ -63,6 +68,15 @@ def count_at_the_limit(series: int, tasks: int = 20) -> tuple[int, int]:
     return parts * _SERIES_AT_ONCE * len(SHARE_RULES), met
 
 
+def count_winners(experiments: int, effect: float = 0.0) -> int:
+    """How many drawn experiments ever had a winner: verdicts stay, so that the last look has them all."""
+    world, found = World(blocks=144, tasks_per_block=40), 0
+    for seed in range(experiments):
+        tasks = draw_metrics(seed, Unit.TASK, world, latency_ms=effect)
+        found += isinstance(find_winner(tasks), Winner)
+    return found
+
+
 def count_generated(seeds: int, reports: int) -> tuple[int, int]:
     """Reports of generated outputs without a cause, and recommendations in them."""
     count = 0
@@ -86,7 +100,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--reports", type=int, default=20_000)
     parser.add_argument("--series", type=int, default=2000)
+    parser.add_argument("--experiments", type=int, default=400)
     asked = parser.parse_args()
+    false = count_winners(asked.experiments)
+    print(f"experiments: {false} of {asked.experiments} without an effect have a winner")
+    for effect in EFFECTS:
+        count = asked.experiments // 4
+        print(f"experiments: {count_winners(count, effect)} of {count} with {effect:+.0%} have one")
     periods, met = count_at_the_limit(asked.series)
     print(f"at the limit: {met} false recommendations in {periods:,} periods of {PERIOD_HOURS} h")
     reports, count = count_generated(asked.seeds, asked.reports)

@@ -191,3 +191,40 @@ def test_sets_of_agents_are_listed_or_read_from_a_file(tmp_path: Path) -> None:
     for words in (["a"], ["=x"], ["a="], ["a=1", "a=2"], ["a=1,2", "b=2"], [f"a=@{tmp_path / 'none'}"]):
         with pytest.raises(WrongUse):
             parse_agents(words)
+
+
+@pytest.mark.parametrize("unit", [Unit.TASK, Unit.AGENT])
+@pytest.mark.parametrize("measure", [MEAN, P95])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1.7e308])
+def test_values_that_overflow_are_no_conclusion(unit: Unit, measure: Measure, value: float) -> None:
+    tasks = draw_tasks(5, Unit.TASK, 0.0, HALF_DAY)
+    values = np.where(np.arange(len(tasks.block)) == 7, value, tasks.values[METRIC])
+    (effect,) = compare(tasks._replace(values={METRIC: values}), NAMES[0], [measure], unit=unit).effects
+    assert effect.verdict is Verdict.REFUSED
+    assert effect.reason == "1 tasks have a latency_ms that is infinite, or above 1e+100"
+    assert np.isnan(effect.value) or np.isnan(effect.control)
+
+
+@pytest.mark.parametrize("unit", [Unit.TASK, Unit.AGENT])
+def test_one_agent_equal_values_and_clocks_that_jump_are_no_fault(unit: Unit) -> None:
+    tasks = draw_tasks(5, Unit.TASK, 0.0, HALF_DAY)
+    alone = tasks._replace(agent=np.zeros_like(tasks.agent))
+    (effect,) = compare(alone, NAMES[0], [MEAN], unit=unit).effects
+    assert effect.verdict is (Verdict.OPEN if unit is Unit.TASK else Verdict.REFUSED)
+    constant = tasks._replace(values={METRIC: np.ones(len(tasks.block))})
+    assert compare(constant, NAMES[0], [MEAN], unit=unit).effects[0].reason
+    first = np.concatenate([[-(2**50)], tasks.block[1:-1], [2**50]])
+    (effect,) = compare(tasks._replace(block=first), NAMES[0], [MEAN], unit=unit).effects
+    assert effect.verdict in (Verdict.OPEN, Verdict.REFUSED)
+
+
+def test_each_of_two_hundred_variants_has_an_answer() -> None:
+    tasks = draw_tasks(6, Unit.TASK, 0.0, HALF_DAY)
+    chance = np.random.default_rng(1)
+    many = tasks._replace(
+        names=("control", *(f"v{n}" for n in range(1, 200))),
+        variant=chance.integers(0, 200, len(tasks.block)),
+    )
+    effects = compare(many, "control", [MEAN], unit=Unit.TASK).effects
+    assert len(effects) == 199
+    assert not {Verdict.HIGHER, Verdict.LOWER} & {each.verdict for each in effects}

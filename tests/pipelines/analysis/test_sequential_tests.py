@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import gammaln  # type: ignore[import-untyped]
 
 from pipelines.analysis.sequential_tests import (
+    CONCENTRATION,
     compute_mean_interval,
     compute_mean_p_values,
     compute_ratio_p_values,
@@ -63,3 +65,16 @@ def test_the_ratio_test_is_the_bayes_factor_that_its_formula_says(choices: np.nd
         counts[choice] += 1
         best = max(best, factor)
     assert compute_ratio_p_values(choices, shares)[-1] == pytest.approx(1 / best)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.permutations([1.0, 2.0, 3.0, 0.5]))
+def test_the_p_value_of_shares_is_that_of_the_dirichlet_and_multinomial_distributions(
+    choices: list[int], shares: list[float]
+) -> None:
+    expected = np.array(shares) / sum(shares)
+    counts = np.cumsum(np.array(choices)[:, None] == np.arange(4), axis=0)
+    prior, total = CONCENTRATION * expected, np.arange(len(choices)) + 1
+    logs = (gammaln(prior + counts) - gammaln(prior)).sum(axis=1) - counts @ np.log(expected)
+    logs += gammaln(CONCENTRATION) - gammaln(CONCENTRATION + total)
+    found = compute_ratio_p_values(np.array(choices), shares)
+    assert found == pytest.approx(np.exp(-np.maximum.accumulate(np.maximum(logs, 0))), rel=1e-9)

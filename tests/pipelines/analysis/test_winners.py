@@ -4,21 +4,14 @@ import numpy as np
 import pytest
 
 from pipelines.analysis.tasks import Tasks, Unit
-from pipelines.analysis.winners import BETTER, LEVEL, MEASURES, Winner, find_winner, select_tasks
-from tests.pipelines.analysis.worlds import World, draw_tasks
+from pipelines.analysis.winners import BETTER, LEVEL, Winner, find_winner, select_tasks
+from tests.pipelines.analysis.worlds import World, draw_metrics
 
 HALF_DAY = World(blocks=144)
 
 
 def draw(seed: int, unit: Unit = Unit.TASK, world: World = HALF_DAY, **effects: float) -> Tasks:
-    """Tasks with every metric; of some of them the logarithm of `treatment` differs."""
-    tasks = draw_tasks(seed, unit, 0.0, world)
-    values = {}
-    for number, measure in enumerate(MEASURES):
-        chance = np.random.default_rng((seed, number))
-        level = np.exp(chance.normal(0, 0.3, len(tasks.block)))
-        values[measure.metric] = level * np.exp(effects.get(measure.metric, 0.0) * tasks.variant)
-    return tasks._replace(values=values)
+    return draw_metrics(seed, unit, world, **effects)
 
 
 def win(tasks: Tasks) -> Winner:

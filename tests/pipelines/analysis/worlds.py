@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.analysis.tasks import Tasks, Unit
+from pipelines.queries.table_queries import EXPERIMENT_METRICS
 
 NAMES = ("control", "treatment")
 METRIC = "latency_ms"
@@ -40,3 +41,14 @@ def draw_tasks(seed: int, unit: Unit, effect: float = 0.0, world: World | None =
     variant = chance.integers(0, 2, len(block)) if unit is Unit.TASK else of_agent[agent]
     latency = np.exp(level[block, agent] + effect * variant + chance.normal(0, world.noise, len(block)))
     return Tasks(NAMES, variant.astype(np.int64), agent, block + FIRST_BLOCK, {METRIC: latency})
+
+
+def draw_metrics(seed: int, unit: Unit, world: World, **effects: float) -> Tasks:
+    """Tasks with every metric, each drawn alone; of some of them the logarithm of `treatment` differs."""
+    tasks = draw_tasks(seed, unit, 0.0, world)
+    values = {}
+    for number, metric in enumerate(EXPERIMENT_METRICS):
+        chance = np.random.default_rng((seed, number))
+        level = np.exp(chance.normal(0, 0.3, len(tasks.block)))
+        values[metric] = level * np.exp(effects.get(metric, 0.0) * tasks.variant)
+    return tasks._replace(values=values)
