@@ -240,8 +240,7 @@ def test_a_file_system_without_hard_links_is_copied_from(
 def test_tables_that_do_not_read_each_other_are_chains_of_their_own() -> None:
     chains = [[table.table.name for table in chain] for chain in split_chains(list(TABLES))]
     assert chains == [
-        ["inconsistencies", "resolutions", "data_quality", "outcome_sums", "recommendations"],
-        ["trends"],
+        ["inconsistencies", "resolutions", "data_quality", "outcome_sums", "trends", "recommendations"],
         ["task_sums", "features"],
     ]
 
