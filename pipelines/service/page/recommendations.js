@@ -71,8 +71,11 @@ function describeOutcome({ outcome, parameter }) {
 function makeEvidence(row) {
   const seen = JSON.parse(row.evidence);
   const rule = (words) => el("p", {}, `Rule for ${nameSubject(row)}: ${row.reason}. Seen: ${words}.`);
-  return "share" in seen ? [rule(describeShare(seen)), drawInterval({ ...seen, value: seen.share, name: `limit ${formatShare(seen.limit)}`, ends: [0] })]
-    : [rule(describeChange(seen)), drawInterval({ ...seen, value: seen.change, limit: 0, name: "no change", ends: [] })];
+  if (!("share" in seen)) {
+    return [rule(describeChange(seen)), drawInterval({ ...seen, value: seen.change, limit: 0, name: "no change" })];
+  }
+  const name = `limit ${formatShare(seen.limit)}`;
+  return [rule(describeShare(seen)), drawInterval({ ...seen, value: seen.share, name, ends: [0] })];
 }
 
 function describeShare({ measure, tasks, beyond, share, low, high, limit }) {
