@@ -14,22 +14,29 @@ from transforms.derived.feature_sql.context import LATE_US, MINUTE
 
 class Metric(NamedTuple):
     """A metric that is watched. `is_log`: its logarithm is; differences are relative then. `floor`: the least
-    standard deviation and change, in millionths. `window`: its column in windows of an hour. `fences`: of
-    what its fences are named."""
+    standard deviation and change, in millionths. `window`: its column in windows of an hour. `clipped`: its
+    value from metrics that are not beyond their fences, `{name}`; `fenced`: these metrics."""
 
     is_log: bool
     floor: int
     window: str
-    fences: str = ""
+    clipped: str
+    fenced: tuple[str, ...]
 
 
+FENCES = {"latency_ms": "latency", "accuracy": "accuracy", "cpu_usage": "cpu", "memory_mb": "memory"}
+"""Of what the fences of a metric are named."""
 METRICS = {
-    "latency_ms": Metric(True, 10_000, "avg_latency_ms", "latency"),
-    "accuracy": Metric(False, 1_000, "avg_accuracy", "accuracy"),
-    "cpu_usage": Metric(False, 1_000, "avg_cpu_usage", "cpu"),
-    "memory_mb": Metric(True, 10_000, "avg_memory_mb", "memory"),
-    "performance_score": Metric(False, 1_000, "performance_score"),
-}
+    "latency_ms": Metric(True, 10_000, "avg_latency_ms", "{latency_ms}", ("latency_ms",)),
+    "accuracy": Metric(False, 1_000, "avg_accuracy", "{accuracy}", ("accuracy",)),
+    "cpu_usage": Metric(False, 1_000, "avg_cpu_usage", "{cpu_usage}", ("cpu_usage",)),
+    "memory_mb": Metric(True, 10_000, "avg_memory_mb", "{memory_mb}", ("memory_mb",)),
+    "performance_score": Metric(
+        False, 1_000, "performance_score",
+        "({accuracy} * reference_latency_ms / (reference_latency_ms + {latency_ms}))",
+        ("accuracy", "latency_ms"),
+    ),
+}  # fmt: skip
 LEVELS = ("agent", "agent_type", "fleet")
 USUAL_HOURS = 24
 """Hours whose mean is the usual level of an agent, from which that of types and the fleet is measured."""
@@ -49,16 +56,18 @@ def _log(metric: Metric, value: str) -> str:
 
 
 def _clip(name: str, metric: Metric) -> str:
-    """SQL: a scaled value, or the fence that it is beyond. Fences of equal quartiles do not count."""
-    if not metric.fences:
-        return f"scaled_{name}"
-    low, high = (f"{metric.fences}_{side}_fence" for side in ("low", "high"))
+    """SQL: the scaled value of a report none of whose values is beyond a fence. Fences of equal quartiles do
+    not count."""
+    beyond, within = [], {}
+    for fenced in metric.fenced:
+        low, high = (f"{FENCES[fenced]}_{side}_fence" for side in ("low", "high"))
+        beyond.append(f"{high} > {low} AND ({fenced} > {high} OR {fenced} < {low})")
+        within[fenced] = (
+            f"CASE WHEN {high} > {low} THEN greatest(least({fenced}, {high}), {low}) ELSE {fenced} END"
+        )
     # Few values are beyond, so that few logarithms are taken twice.
-    beyond = " ".join(
-        f"WHEN {name} {sign} {fence} AND {high} > {low} THEN {_scale(_log(metric, fence), _SHORT)}"
-        for sign, fence in ((">", high), ("<", low))
-    )
-    return f"CASE {beyond} ELSE scaled_{name} END"
+    clipped = _scale(_log(metric, metric.clipped.format(**within)), _SHORT)
+    return f"CASE WHEN {' OR '.join(beyond)} THEN {clipped} ELSE scaled_{name} END"
 
 
 def _average(window: str) -> str:
@@ -107,7 +116,7 @@ QUERIES = {
     "feeding": f"""
         SELECT agent_id, target_agent_type, {MINUTE} AS minute, epoch_us(effective_at) AS effective, {_VALUES}
         FROM (SELECT *, {_SCALED} FROM past_reports)
-            CROSS JOIN (SELECT context_wait_seconds FROM settings)
+            CROSS JOIN (SELECT context_wait_seconds, reference_latency_ms FROM settings)
         WHERE received_at IS NULL OR epoch_us(received_at) - epoch_us(recorded_at)
             <= least({LATE_US}, context_wait_seconds * 1000000)""",
     "cells": f"""

@@ -109,6 +109,35 @@ def test_a_few_far_values_are_no_change() -> None:
     assert find(reports.set_column(place, "latency_ms", pa.array(values)), kind="change") == []
 
 
+@pytest.mark.parametrize(
+    ("metric", "beyond", "fence"),
+    [("latency_ms", 30_000.0, 900.0), ("latency_ms", 0.0, 20.0), ("accuracy", 0.0, 0.5)],
+)
+def test_a_value_beyond_its_fence_counts_as_the_fence_in_its_metric_and_in_the_score(
+    metric: str, beyond: float, fence: float
+) -> None:
+    reports = draw()
+    for name, bound in {
+        "latency_low": 20,
+        "latency_high": 900,
+        "accuracy_low": 0.5,
+        "accuracy_high": 1,
+    }.items():
+        reports = reports.append_column(f"{name}_fence", pa.array([float(bound)] * reports.num_rows))
+
+    def move(value: float) -> list[dict[str, Any]]:
+        columns = {name: reports[name].to_numpy().copy() for name in ("latency_ms", "accuracy")}
+        columns[metric][[130, 150, 180]] = value
+        columns["performance_score"] = columns["accuracy"] * 1000 / (1000 + columns["latency_ms"])
+        moved = reports
+        for name, values in columns.items():
+            moved = moved.set_column(moved.schema.get_field_index(name), name, pa.array(values))
+        return find(moved, kind="slope")
+
+    assert move(beyond) == move(fence)
+    assert move(beyond) != find(reports, kind="slope")
+
+
 def test_late_reports_and_gaps_change_nothing_else() -> None:
     reports = draw(latency=(200, 0.5))
     late = draw(seed=2).slice(50, 100)
