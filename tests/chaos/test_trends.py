@@ -67,6 +67,8 @@ def test_a_change_in_a_stream_is_in_the_table_once_the_stream_has_passed_it(scen
     scene.until(lambda: any(row["level"] == "agent" for row in read_changes(scene)))
     (change,) = (row for row in read_changes(scene) if row["level"] == "agent")
     assert change["verdict"] == "raised"
+    assert abs(change["changed_at"] - past[CHANGE][0]) <= 2 * MINUTE
+    assert 1.7 < change["after"] / change["before"] < 2.3
     assert timedelta(0) <= change["time_window_start"] - past[CHANGE][0] <= 10 * MINUTE
     scene.runs[-1].terminate()
     scene.runs[-1].wait()

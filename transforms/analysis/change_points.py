@@ -29,11 +29,11 @@ RECENT = (5, 8, 12, 18, 27, 40)
 """Numbers of last points that are compared with those before them."""
 LEAST_BEFORE = 20
 """Points that a window needs before the last ones."""
-QUIET = 30
+QUIET = 45
 """Minutes in which an alarm is of the same change as the one before."""
-LOOKS = (1, 4, 10)
-"""The alarms of a change, by number, at which it is looked at alone: what few points do not show may be
-confirmed once there are more."""
+LOOKS = (5, 8, 14)
+"""The alarms of a change, by number, at which it is looked at alone. A large change raises its first alarm
+at its first point, which does not say where it began; what few points do not show may be confirmed later."""
 PAST = WINDOW + 2 * QUIET
 """Minutes before a point on which it depends whether a change is reported there."""
 LEAST_SHARE = 0.5
@@ -204,6 +204,8 @@ class _Look(NamedTuple):
         if found is None:
             return None
         width = measure_width(window, found[0], int(self.doubt[place] - self.doubt[start]), self.floor)
+        if abs(found[2] - found[1]) <= width:
+            return None
         z, threshold = float(self.alarms.z[alarm]), float(self.alarms.threshold[alarm])
         return Change(place, start + found[0], *found[1:], width, z, threshold)
 

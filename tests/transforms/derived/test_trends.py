@@ -61,6 +61,15 @@ def test_a_change_of_level_is_reported_once_with_its_time_and_size() -> None:
     assert 0 < change["false_alarms"] < SETTINGS["trend_false_alarms"]
 
 
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("by", [-2.0, 1.0, 2.0])
+def test_a_large_change_is_placed_and_sized_as_well_as_a_small_one(by: float, seed: int) -> None:
+    (change,) = find(draw(seed=seed, latency=(200, by)), kind="change")
+    assert abs(change["changed_at"] - (NOON + 200 * MINUTE)) <= 2 * MINUTE
+    assert change["time_window_start"] - NOON <= 210 * MINUTE
+    assert np.log(change["after"] / change["before"]) == pytest.approx(by, rel=0.25)
+
+
 @pytest.mark.parametrize(("since", "only"), [(0, "inference"), (130, None), (-1, "inference")])
 def test_a_change_names_the_type_of_its_agent_if_all_reports_of_the_window_were_for_one(since, only) -> None:
     reports = draw(latency=(200, 0.5))
@@ -101,12 +110,14 @@ def test_values_that_are_all_equal_are_steady_and_a_new_value_is_a_change() -> N
     assert {row["verdict"] for row in find(constant, metric="accuracy")} == {"steady"}
 
 
-def test_a_few_far_values_are_no_change() -> None:
-    reports = draw()
+@pytest.mark.parametrize("seed", range(1, 13))
+def test_a_few_far_values_are_no_change_even_without_fences(seed: int) -> None:
+    reports = draw(seed=seed)
     place = reports.schema.get_field_index("latency_ms")
     values = reports["latency_ms"].to_numpy().copy()
-    values[[200, 202]] *= 20
-    assert find(reports.set_column(place, "latency_ms", pa.array(values)), kind="change") == []
+    values[[200, 202, 205]] *= 20
+    found = find(reports.set_column(place, "latency_ms", pa.array(values)), kind="change")
+    assert [row for row in found if row["metric"] == "latency_ms"] == []
 
 
 @pytest.mark.parametrize(
