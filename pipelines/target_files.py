@@ -12,24 +12,25 @@ def check_target(path: Path, flag: str) -> None:
     """Check that the file of an option can be one. Call it first, so that nothing is read in vain.
 
     Raises:
-        WrongUse: its folder does not exist, it is a folder itself, or it would be in an output.
+        WrongUse: its folder does not exist, it would be in an output, or it is a folder, a pipe or a device:
+            a device such as /dev/null would be replaced by a file.
     """
     if output := next((each for each in path.absolute().parents if (each / DESCRIPTION).exists()), None):
         raise WrongUse(
             f"{path} is in the output {output}, where only tables belong", f"give {flag} a file elsewhere"
         )
-    if not path.parent.is_dir() or path.is_dir():
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
         raise WrongUse(f"cannot write to {path}", f"give {flag} a file in a folder that exists")
 
 
-def write_target(path: Path, flag: str, text: str) -> None:
+def write_target(path: Path, flag: str, data: bytes) -> None:
     """Write the file of an option; an earlier one is replaced as a whole.
 
     Raises:
         RunFailed: it cannot be written.
     """
     try:
-        replace_file(path, text.encode())
+        replace_file(path, data)
     except OutputFull as error:
         raise RunFailed(*str(error).split("; ", 1)) from error
     except OSError as error:

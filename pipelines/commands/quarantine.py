@@ -106,7 +106,8 @@ def show(
             for row in _filter_ids(part, messages).to_pylist()
         ]
     if export is not None:
-        write_target(export, "--export", "".join(_format_envelope(row) + "\n" for row in rows))
+        lines = "".join(_format_envelope(row) + "\n" for row in rows)
+        write_target(export, "--export", lines.encode())
         out.print(
             f"{len(rows):,} messages -> {export}; correct their data, "
             f"then run `kpiflow quarantine replay {output} --input {export}`"

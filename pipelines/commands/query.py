@@ -17,10 +17,9 @@ from pipelines.queries.limits import Limits
 from pipelines.queries.query import Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
 from pipelines.queries.run import Answer, plan_query, run_query
+from pipelines.target_files import check_target, write_target
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_derived
-from transforms.core.durable_files import replace_file
-from transforms.core.errors import OutputFull
 from transforms.derived.registry import DERIVED
 
 MOST_ROWS = 100_000
@@ -144,8 +143,7 @@ def _split_parameters(words: Sequence[str]) -> dict[str, str]:
 
 def _choose_format(form: Format | None, target: Path | None) -> str:
     if target is not None:
-        if not target.parent.is_dir() or target.is_dir():
-            raise WrongUse(f"cannot write to {target}", "give --output a file in a folder that exists")
+        check_target(target, "--output")
         chosen = form.value if form else SUFFIXES.get(target.suffix)
         if chosen is None or chosen == "table":
             raise WrongUse(f"in which format is {target}?", f"give --format {'|'.join(FORMATS)}")
@@ -162,10 +160,7 @@ def _write(answer: Answer, chosen: str, target: Path | None) -> None:
         return
     data = FORMATS[chosen](answer)
     if target is not None:
-        try:
-            replace_file(target, data)
-        except (OSError, OutputFull) as error:
-            raise RunFailed(f"cannot write {target}: {error}", "give --output another file") from error
+        write_target(target, "--output", data)
         err.print(f"{answer.rows.num_rows:,} rows -> {target}")
     elif chosen == "csv" and sys.stdout.isatty():
         typer.echo(escape_text(data.decode()), nl=False)

@@ -48,7 +48,7 @@ def show(
         summary = replace(summarise(folder), output=output)
         expired = read_ledger(LocalFolder(folder))[0].expired_before.get(REPORTS.name)
     if html and make_page:
-        write_target(html, "--html", make_page(summary))
+        write_target(html, "--html", make_page(summary).encode())
     if as_json:
         print_json(list_values(summary), datetime.isoformat)
         return

@@ -125,4 +125,9 @@ def test_settings_speak_of_settings_that_exist() -> None:
 
 def foreign(span: str) -> bool:
     """Whether a span of code is a command of another program."""
-    return bool(re.match(r"(pip|docker|kubectl|gcloud|redis-|apt-get|influx|pytest|python)", span))
+    return bool(
+        re.match(
+            r"(pip|docker|buildah|podman|kubectl|systemd-|logger|gcloud|redis-|apt-get|influx|pytest|python)",
+            span,
+        )
+    )

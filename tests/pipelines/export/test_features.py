@@ -214,13 +214,13 @@ def test_a_pipeline_that_another_program_made_is_refused(
     assert not target.exists()
 
 
-def test_an_output_without_features_names_the_command_that_makes_them(
+def test_an_output_without_features_names_the_command_that_makes_the_table(
     output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (output / FEATURES.name).rglob("*.parquet"):
         path.unlink()
     assert run(["features", str(output), "--output", str(output.parent / "f.parquet")]) == 2
-    assert f"`kpiflow derive {output}` makes them" in capsys.readouterr().err
+    assert f"`kpiflow derive {output}` makes it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("span", [[], ["--from", "2025-10-20T00:00:00Z", "--to", "2025-10-21T00:00:00Z"]])
