@@ -8,38 +8,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from pipelines.analysis.comparison import Effect
 from pipelines.analysis.experiments import read_tasks
 from pipelines.analysis.question import describe_effect, name_time
 from pipelines.analysis.tasks import BLOCK_MINUTES
 from pipelines.analysis.winners import CONTROL, LEVEL, Winner, find_winner
 from pipelines.queries.limits import Limits
-from pipelines.queries.query import Input, Order, Query
 from pipelines.queries.run import run_query
-from pipelines.queries.table_queries import EXPERIMENT_METRICS
-from schemas.tables import TIME
+from pipelines.queries.table_queries import EXPERIMENT_METRICS, EXPERIMENTS
 from transforms.core.time_range import Span
-from transforms.derived.features import FEATURES
 
 RULE = "adopt_variant"
 REASON = "a variant is better than the control in a metric, and worse in none"
 EXPIRY = timedelta(hours=24)
 """After its last task, a recommendation about an experiment is old."""
 Row = dict[str, Any]
-
-_EXPERIMENTS = Query(
-    "experiments",
-    "the experiments of the tasks, the one with the newest task first",
-    (Input("features", FEATURES),),
-    """
-SELECT experiment, max(recorded_at) AS last_recorded_at FROM features
-WHERE experiment IS NOT NULL AND variant IS NOT NULL GROUP BY experiment""",
-    pa.schema([("experiment", pa.string()), ("last_recorded_at", TIME)]),
-    (Order("last_recorded_at", descending=True), Order("experiment")),
-    (),
-)
 
 
 class Winners(NamedTuple):
@@ -63,7 +46,7 @@ def list_winners(
         RunFailed: reading needs more than the limits.
     """
     span, now = Span(None, at), at or datetime.now(UTC)
-    listed = run_query(folder, _EXPERIMENTS, {}, span, file_minutes, Limits(experiments, limits.seconds))
+    listed = run_query(folder, EXPERIMENTS, {}, span, file_minutes, Limits(experiments, limits.seconds))
     found = Winners([], {}, listed.cursor is not None)
     for row in listed.rows.to_pylist():
         name, expires_at = row["experiment"], row["last_recorded_at"] + EXPIRY

@@ -191,7 +191,7 @@ CHANGES = ("add_reports", "write_windows", "lose_windows", "damage_windows", "ma
     st.booleans(),
     st.sampled_from((0, 30, 200_000)),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_summaries_are_those_of_plain_sql(seed: int, changes: list[str], is_untimed: bool, most: int) -> None:
     with TemporaryDirectory() as top, patch.object(window_cover, "MOST_REPORTS", most):
         chance, world = Random(seed), World(Path(top))
