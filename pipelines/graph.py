@@ -30,6 +30,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.settings import Settings
+from schemas.readers.verdicts import MessageLimits
 from schemas.tables import (
     AGGREGATIONS,
     DUPLICATES,
@@ -48,7 +49,7 @@ from transforms.core.time_range import Span
 from transforms.enrich import Enrich, EnrichOptions
 from transforms.outliers import FlagOutliers
 from transforms.validation.quarantine_rows import shorten_oversize
-from transforms.validation.validate import Limits, Rules, Validate
+from transforms.validation.validate import MessageRules, Validate
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,10 @@ def _keep_records(rows: beam.PCollection, table: Table, span: Span) -> beam.PCol
     return rows | f"Keep {table.name} in span" >> KeepWithin(span, table.span_time)
 
 
-def make_rules(settings: Settings) -> Rules:
+def make_rules(settings: Settings) -> MessageRules:
     """The rules that a message must meet."""
-    limits = Limits(settings.max_payload_bytes, settings.max_depth)
-    return Rules(limits, settings.stale_seconds, settings.future_seconds, settings.custom_metric_limit)
+    limits = MessageLimits(settings.max_payload_bytes, settings.max_depth)
+    return MessageRules(limits, settings.stale_seconds, settings.future_seconds, settings.custom_metric_limit)
 
 
 def make_enrich_options(settings: Settings) -> EnrichOptions:

@@ -64,7 +64,7 @@ def _make_influxdb(url: SplitResult, settings: Settings) -> Sink:
 
 
 @dataclass(frozen=True)
-class Scheme:
+class OutputScheme:
     """A kind of output: the form of its URLs, what makes a sink of one, and the pip extra that it needs."""
 
     form: str
@@ -73,14 +73,18 @@ class Scheme:
 
 
 SCHEMES = {
-    "file": Scheme("a folder", _make_folder),
-    "s3": Scheme("s3://BUCKET/PREFIX", _make_objects, "objects"),
-    "gs": Scheme("gs://BUCKET/PREFIX", _make_objects, "objects"),
-    "bigquery": Scheme("bigquery://PROJECT/DATASET", _make_bigquery, "bigquery"),
-    "victoriametrics+http": Scheme("victoriametrics+http://HOST:PORT", _make_victoriametrics, "timeseries"),
-    "victoriametrics+https": Scheme("victoriametrics+https://HOST:PORT", _make_victoriametrics, "timeseries"),
-    "influxdb+http": Scheme("influxdb+http://HOST:PORT/BUCKET?org=ORG", _make_influxdb, "timeseries"),
-    "influxdb+https": Scheme("influxdb+https://HOST:PORT/BUCKET?org=ORG", _make_influxdb, "timeseries"),
+    "file": OutputScheme("a folder", _make_folder),
+    "s3": OutputScheme("s3://BUCKET/PREFIX", _make_objects, "objects"),
+    "gs": OutputScheme("gs://BUCKET/PREFIX", _make_objects, "objects"),
+    "bigquery": OutputScheme("bigquery://PROJECT/DATASET", _make_bigquery, "bigquery"),
+    "victoriametrics+http": OutputScheme(
+        "victoriametrics+http://HOST:PORT", _make_victoriametrics, "timeseries"
+    ),
+    "victoriametrics+https": OutputScheme(
+        "victoriametrics+https://HOST:PORT", _make_victoriametrics, "timeseries"
+    ),
+    "influxdb+http": OutputScheme("influxdb+http://HOST:PORT/BUCKET?org=ORG", _make_influxdb, "timeseries"),
+    "influxdb+https": OutputScheme("influxdb+https://HOST:PORT/BUCKET?org=ORG", _make_influxdb, "timeseries"),
 }
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class SourceRequest:
     """What a user says about a source: URLs, or patterns of files; of a live one also the streams and the
     group."""
 
@@ -30,13 +30,13 @@ class Request:
     group: str = ""
 
 
-def _archives(request: Request, settings: Settings) -> Source:
+def _archives(request: SourceRequest, settings: Settings) -> Source:
     from pipelines.inputs import find_archives
 
     return archives_of(find_archives(list(request.urls)), settings)
 
 
-def _redis(request: Request, settings: Settings) -> Source:
+def _redis(request: SourceRequest, settings: Settings) -> Source:
     from pipelines.connections import connect_redis
     from transforms.sources.redis.redis_source import RedisStreams
     from transforms.sources.redis.session import Session
@@ -53,22 +53,22 @@ def _redis(request: Request, settings: Settings) -> Source:
 
 
 @dataclass(frozen=True)
-class Scheme:
+class SourceScheme:
     """A kind of source: how its URLs look, and what makes one of a request."""
 
     form: str
-    make: Callable[[Request, Settings], Source]
+    make: Callable[[SourceRequest, Settings], Source]
 
 
 ARCHIVES = "file"
 """The scheme of everything that is not written as a URL."""
 SCHEMES = {
-    ARCHIVES: Scheme("files, folders or globs of archives", _archives),
-    "s3": Scheme("s3://BUCKET/PATTERN", _archives),
-    "gs": Scheme("gs://BUCKET/PATTERN", _archives),
-    "redis": Scheme("redis://HOST:PORT/DB", _redis),
-    "rediss": Scheme("rediss://HOST:PORT/DB", _redis),
-    "unix": Scheme("unix:///PATH?db=DB", _redis),
+    ARCHIVES: SourceScheme("files, folders or globs of archives", _archives),
+    "s3": SourceScheme("s3://BUCKET/PATTERN", _archives),
+    "gs": SourceScheme("gs://BUCKET/PATTERN", _archives),
+    "redis": SourceScheme("redis://HOST:PORT/DB", _redis),
+    "rediss": SourceScheme("rediss://HOST:PORT/DB", _redis),
+    "unix": SourceScheme("unix:///PATH?db=DB", _redis),
 }
 
 
@@ -127,7 +127,7 @@ def archives_of(files: "Files", settings: Settings) -> "Archives":
     return Archives(files, settings.read_mb << 20, settings.max_payload_bytes)
 
 
-def parse_source(request: Request, settings: Settings) -> Source:
+def parse_source(request: SourceRequest, settings: Settings) -> Source:
     """The source that a user means; it is not connected to.
 
     Raises:
@@ -153,7 +153,7 @@ def parse_live_source(url: str, streams: Sequence[str], group: str, settings: Se
     if "://" not in url:
         forms = ", ".join(each.form for name, each in SCHEMES.items() if each.make is not _archives)
         raise WrongUse(f"{url!r} is no URL of a source", f"give one of {forms}")
-    source = parse_source(Request((url,), tuple(dict.fromkeys(streams)), group), settings)
+    source = parse_source(SourceRequest((url,), tuple(dict.fromkeys(streams)), group), settings)
     if not isinstance(source, LiveSource):
         raise WrongUse(f"messages do not keep coming to {url}", "`kpiflow backfill --input` reads it")
     return source

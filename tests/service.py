@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.service.server import listen
 from pipelines.service.service import Service
 from pipelines.verify.output_description import read_row_settings
 
 HOST = "127.0.0.1"
-MOST = Limits(rows=10_000, seconds=30, memory_mb=256)
+MOST = QueryLimits(rows=10_000, seconds=30, memory_mb=256)
 
 
 @dataclass(frozen=True)

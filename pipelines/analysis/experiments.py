@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.analysis.tasks import BLOCK_MINUTES, Tasks
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import Input, Order, Parameter, Query, Value
 from pipelines.queries.run import run_query
 from pipelines.queries.stop import Stop
@@ -41,7 +41,7 @@ def read_tasks(
     metrics: tuple[str, ...],
     span: Span,
     file_minutes: int,
-    limits: Limits,
+    limits: QueryLimits,
     stop: Stop | None = None,
 ) -> Tasks:
     """The tasks of an experiment whose reports were recorded in a span.
@@ -69,7 +69,7 @@ def read_tasks_of_agents(
     metrics: tuple[str, ...],
     span: Span,
     file_minutes: int,
-    limits: Limits,
+    limits: QueryLimits,
 ) -> Tasks:
     """The tasks of sets of agents whose reports were recorded in a span; the variant of a task is the set.
 
@@ -109,7 +109,7 @@ def _read(
     asked: Mapping[str, Value | None],
     span: Span,
     file_minutes: int,
-    limits: Limits,
+    limits: QueryLimits,
     stop: Stop | None = None,
 ) -> pa.Table:
     answer = run_query(folder, query, asked, span, file_minutes, limits, stop=stop)

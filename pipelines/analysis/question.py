@@ -14,7 +14,7 @@ from pipelines.analysis.experiments import read_tasks, read_tasks_of_agents
 from pipelines.analysis.tasks import BLOCK_MINUTES, Measure, Unit
 from pipelines.console import escape_line
 from pipelines.failures import WrongUse
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.stop import Stop
 from pipelines.queries.table_queries import EXPERIMENT_METRICS
@@ -70,7 +70,7 @@ class Question:
             experiment, parse_agents(agents), control, measures, planned, Unit(unit) if unit else None, alpha
         )
 
-    def answer(self, folder: Path, span: Span, limits: Limits, stop: Stop | None = None) -> Comparison:
+    def answer(self, folder: Path, span: Span, limits: QueryLimits, stop: Stop | None = None) -> Comparison:
         """The comparison, from the reports of an output in a span of time. `stop` stops reading the tasks of
         an experiment from another thread.
 

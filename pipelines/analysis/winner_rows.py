@@ -13,7 +13,7 @@ from pipelines.analysis.experiments import read_tasks
 from pipelines.analysis.question import describe_effect, name_time
 from pipelines.analysis.tasks import BLOCK_MINUTES
 from pipelines.analysis.winners import CONTROL, LEVEL, Winner, find_winner
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import EXPERIMENT_METRICS, EXPERIMENTS
 from transforms.core.time_range import Span
@@ -35,7 +35,12 @@ class Winners(NamedTuple):
 
 
 def list_winners(
-    folder: Path, at: datetime | None, everything: bool, file_minutes: int, limits: Limits, experiments: int
+    folder: Path,
+    at: datetime | None,
+    everything: bool,
+    file_minutes: int,
+    limits: QueryLimits,
+    experiments: int,
 ) -> Winners:
     """The winners by the reports before a time; now if None.
 
@@ -46,7 +51,7 @@ def list_winners(
         RunFailed: reading needs more than the limits.
     """
     span, now = Span(None, at), at or datetime.now(UTC)
-    listed = run_query(folder, EXPERIMENTS, {}, span, file_minutes, Limits(experiments, limits.seconds))
+    listed = run_query(folder, EXPERIMENTS, {}, span, file_minutes, QueryLimits(experiments, limits.seconds))
     found = Winners([], {}, listed.cursor is not None)
     for row in listed.rows.to_pylist():
         name, expires_at = row["experiment"], row["last_recorded_at"] + EXPIRY

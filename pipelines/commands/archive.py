@@ -17,7 +17,7 @@ from pipelines.settings import Settings
 from pipelines.sources import parse_encodings
 from pipelines.verify.output_description import translate_sink_errors
 from pipelines.verify.output_keys import choose_archive_keys
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.message_encodings import give_encodings
 from transforms.redis.entry_ids import ZERO, parse_id
@@ -103,7 +103,7 @@ def _archive_stream(
         for entries in read_entries(client, key, stream.last, after):
             messages, bad = split_entries(key, entries)
             # Rejected entries first: the next run continues after the last message.
-            rejected += writer.append(quarantine_misfits(bad, Limits()), REFUSED)
+            rejected += writer.append(quarantine_misfits(bad, MessageLimits()), REFUSED)
             added += writer.append(give_encodings(messages, encodings))
             bar.advance(task, len(entries))
     ArchiveSync(output).sync([key])

@@ -7,7 +7,7 @@ import typer
 
 from pipelines.console import out, print_json, print_result
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
-from pipelines.service.audit.chain import MONTH, Head, list_chains
+from pipelines.service.audit.chain import MONTH, ChainHead, list_chains
 from pipelines.service.audit.tail import ChainDamaged, read_tail
 from pipelines.service.audit.verify import ChainReport, parse_heads, verify_audit
 from transforms.core.durable_files import sync_path
@@ -86,7 +86,7 @@ def _require_audit(folder: Path) -> None:
         raise WrongUse(f"{folder} has no audit", "name the folder that `kpiflow serve` has as --audit")
 
 
-def _read_heads(text: str) -> list[tuple[str, Head]]:
+def _read_heads(text: str) -> list[tuple[str, ChainHead]]:
     try:
         return parse_heads(Path(text).read_text() if len(text.split()) < 3 else text)
     except (OSError, ValueError) as error:

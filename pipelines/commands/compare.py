@@ -10,7 +10,7 @@ from pipelines.commands.query import require_folder
 from pipelines.console import escape_line, out, print_json
 from pipelines.failures import make_missing_error
 from pipelines.inputs import parse_span
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.derived.features import FEATURES
@@ -93,7 +93,7 @@ def compare(
     if question.experiment is not None:
         read_row_settings(folder, "compared")  # an error if there is no output
         require_derived(folder, FEATURES)
-    found = question.answer(folder, parse_span(start, end), Limits(MOST_TASKS, seconds, memory_mb))
+    found = question.answer(folder, parse_span(start, end), QueryLimits(MOST_TASKS, seconds, memory_mb))
     if as_json:
         print_json(list_comparison(found, alpha))
     else:

@@ -17,7 +17,7 @@ from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_local
 from runners.memory import prepare_memory
 from transforms.core.events import DERIVE_PROGRESS
-from transforms.derived.engine import Comparison
+from transforms.derived.engine import PlanComparison
 from transforms.derived.registry import DERIVED
 
 
@@ -76,7 +76,7 @@ def derive(
         print_result(f"{counts.changed:,} files changed while they were read; the next run derives them")
 
 
-def _tabulate(found: list[Comparison]) -> Table:
+def _tabulate(found: list[PlanComparison]) -> Table:
     table = make_table(["table"], ["files", "stale", "surplus"])
     for each in found:
         counts = (len(each.units), len(each.stale), len(each.surplus))

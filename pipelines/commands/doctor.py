@@ -19,7 +19,7 @@ from pipelines.jobs.lock import is_locked
 from pipelines.jobs.stream import check_readiness
 from pipelines.outputs import local_folder, parse_live_streams, parse_sink
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_live_source, parse_source, parse_streams
+from pipelines.sources import SourceRequest, parse_live_source, parse_source, parse_streams
 from pipelines.verify.at_rest import find_encryption
 from pipelines.verify.output_description import check_description
 from pipelines.verify.output_keys import choose_keys
@@ -86,7 +86,7 @@ def doctor(
         raise WrongUse("there is nothing to check", fix)
     found = {text: list(_check_output(text, settings)) for text in dict.fromkeys(outputs or [])}
     if inputs:
-        archives = parse_source(Request(tuple(inputs)), settings)
+        archives = parse_source(SourceRequest(tuple(inputs)), settings)
         found[archives.name] = list(archives.check())
     if url:
         source = parse_live_source(url, parse_streams(streams or []).keys, group, settings)

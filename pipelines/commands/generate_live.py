@@ -18,7 +18,7 @@ from pipelines.settings import Settings
 from pipelines.synthetic import KpiTestGenerator
 from pipelines.synthetic.archive import write_truth
 from pipelines.synthetic.live import Run
-from pipelines.synthetic.live_plan import REPORT, Plan, plan
+from pipelines.synthetic.live_plan import REPORT, LivePlan, plan
 from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.reports import Scenario
 from pipelines.synthetic.sending import Sender
@@ -102,7 +102,7 @@ def _plan(
     start: int,
     warm: bool,
     inconsistent: float | None,
-) -> Plan:
+) -> LivePlan:
     try:
         return plan(generator, scenario, mix, per_minute, start, warm, inconsistent)
     except MemoryError as error:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from pipelines.console import announce, err, out, print_json, print_result
 from pipelines.jobs.job_description import read_job
 from pipelines.jobs.maintain import COLD, WARM, Maintenance
-from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, Plan, Step
+from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, MaintenancePlan, MaintenanceStep
 from pipelines.progress import open_bar
 from pipelines.settings import Settings
 from pipelines.text_tables import make_table, print_table
@@ -61,7 +61,7 @@ def maintain(
     with open_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()) as bar:
         task = bar.add_task("", total=None)
 
-        def follow(step: Step, done: int, total: int) -> None:
+        def follow(step: MaintenanceStep, done: int, total: int) -> None:
             bar.update(
                 task, completed=done, total=total, description=f"{step.action} {step.folder} {step.day}"
             )
@@ -76,7 +76,7 @@ def maintain(
         raise typer.Exit(1)
 
 
-def _print_end(plan: Plan, output: Path, seconds: float, as_json: bool) -> None:
+def _print_end(plan: MaintenancePlan, output: Path, seconds: float, as_json: bool) -> None:
     if as_json:
         print_json(_describe(plan))
         return
@@ -99,7 +99,7 @@ def _rotate_keys(output: Path, home: Path, settings: Settings, dry: bool) -> Non
             err.print(f"{about} {what}: since {due.due:%Y-%m-%d}", markup=False, soft_wrap=True)
 
 
-def _print_plan(plan: Plan, as_json: bool) -> None:
+def _print_plan(plan: MaintenancePlan, as_json: bool) -> None:
     if as_json:
         print_json(_describe(plan))
         return
@@ -112,7 +112,7 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
     _print_withheld(plan)
 
 
-def _print_withheld(plan: Plan) -> None:
+def _print_withheld(plan: MaintenancePlan) -> None:
     if not plan.withheld:
         return
     for folder, day, days in plan.withheld:
@@ -120,7 +120,7 @@ def _print_withheld(plan: Plan) -> None:
     out.print("nothing expires, since that is more than half of the output's days; --expire allows it")
 
 
-def _describe(plan: Plan) -> dict[str, object]:
+def _describe(plan: MaintenancePlan) -> dict[str, object]:
     complete = plan.complete_before and plan.complete_before.isoformat()
     return {
         "complete_before": complete,
@@ -129,11 +129,11 @@ def _describe(plan: Plan) -> dict[str, object]:
     }
 
 
-def _count(plan: Plan) -> dict[str, int]:
+def _count(plan: MaintenancePlan) -> dict[str, int]:
     return dict(Counter(step.action for step in plan.steps))
 
 
-def _explain(plan: Plan) -> str:
+def _explain(plan: MaintenancePlan) -> str:
     if plan.complete_before is not None:
         return ""
     return "; no day is known to be complete: the stream has not committed a position yet"

@@ -12,7 +12,7 @@ from pipelines.console import escape_line, out, print_json
 from pipelines.failures import CheckFailed
 from pipelines.outputs import open_for_reading
 from pipelines.progress import open_bar
-from pipelines.verify.comparison import Comparison
+from pipelines.verify.comparison import TableComparison
 from pipelines.verify.parity import compare_outputs
 from transforms.core.errors import DamagedFile
 
@@ -62,7 +62,7 @@ def parity(
         raise CheckFailed(f"{a} (A) and {b} (B) do not hold the same rows: {', '.join(different)}")
 
 
-def _print(compared: dict[str, Comparison]) -> None:
+def _print(compared: dict[str, TableComparison]) -> None:
     table = Table(box=None, header_style="bold")
     for title in ("table", "in A", "in B", "equal", "different", "only A", "only B"):
         table.add_column(title, justify="left" if title == "table" else "right", no_wrap=True)

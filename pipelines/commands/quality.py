@@ -28,7 +28,7 @@ from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span
-from transforms.derived.rules import RULES, Rule
+from transforms.derived.rules import RULES, InconsistencyRule
 
 HOURS_SHOWN = 10
 """Hours with a missed score that are printed; `--json` has every hour."""
@@ -81,7 +81,7 @@ def quality(
         raise make_underived_error(output, QUALITY.table)
 
 
-def _find_rule(name: str | None, limit: int | None) -> Rule | None:
+def _find_rule(name: str | None, limit: int | None) -> InconsistencyRule | None:
     if name is None and limit is not None:
         raise WrongUse("--limit is about the reports that break a rule", "add --rule NAME")
     rules = {rule.name: rule for rule in RULES}
@@ -90,7 +90,7 @@ def _find_rule(name: str | None, limit: int | None) -> Rule | None:
     return rules[name] if name else None
 
 
-def _list_reports(folder: Path, rule: Rule, span: Span, limit: int, as_json: bool) -> bool:
+def _list_reports(folder: Path, rule: InconsistencyRule, span: Span, limit: int, as_json: bool) -> bool:
     """Print the reports that break a rule. False if there are no derived tables."""
     found = read_broken_reports(folder, rule, span, limit)
     if found and as_json:

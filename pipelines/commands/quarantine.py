@@ -28,7 +28,7 @@ from pipelines.target_files import check_target, write_target
 from pipelines.text_tables import print_table
 from pipelines.verify.output_description import require_output
 from schemas.kinds import KINDS
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
 from transforms.core.message_encodings import PROTOBUF, add_encodings
 from transforms.core.record_batches import concat
@@ -274,7 +274,7 @@ def _format_payload(
     if encoding == PROTOBUF and whole_bytes is None:
         from schemas.protobuf.json_form import write_json  # takes a while
 
-        form = write_json(kind, load(kind).root, payload, Limits(len(payload), _DEEPEST))
+        form = write_json(kind, load(kind).root, payload, MessageLimits(len(payload), _DEEPEST))
         payload = form if isinstance(form, bytes) else payload
     text = payload[:length].decode("utf-8", "backslashreplace")
     whole_bytes = len(payload) if whole_bytes is None else whole_bytes

@@ -13,7 +13,7 @@ from pipelines.console import err, escape_line, escape_text, out
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS, list_rows
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
 from pipelines.queries.run import Answer, plan_query, run_query
@@ -100,7 +100,7 @@ def query(
     folder = require_folder(output)
     given = asked.parse(_split_parameters(parameters or []))
     minutes = read_row_settings(folder, "queried")["file_minutes"]
-    span, limits = parse_span(start, end), Limits(limit, seconds, memory_mb)
+    span, limits = parse_span(start, end), QueryLimits(limit, seconds, memory_mb)
     if plan:
         for line in plan_query(folder, asked, given, span, minutes, limits).list_lines():
             out.print(Text(escape_line(line)))

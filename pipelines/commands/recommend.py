@@ -13,7 +13,7 @@ from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import WrongUse
 from pipelines.inputs import parse_span, parse_time
 from pipelines.queries.formats import list_rows
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.recommendation_queries import RECOMMENDATIONS
 from pipelines.queries.run import run_query
@@ -59,7 +59,7 @@ def recommend(
     moment = None if at is None else parse_time("--at", at)
     given = {"state": "all" if everything else "open", "at": moment, "rule": rule, "subject": subject}
     minutes = read_row_settings(folder, "queried")["file_minutes"]
-    answer = run_query(folder, RECOMMENDATIONS, given, parse_span(None, at), minutes, Limits(limit))
+    answer = run_query(folder, RECOMMENDATIONS, given, parse_span(None, at), minutes, QueryLimits(limit))
     if not answer.files:
         require_derived(folder, RECOMMENDATIONS.inputs[0].table)
     rows = [row | {"evidence": json.loads(row["evidence"])} for row in list_rows(answer.rows)]
@@ -88,7 +88,7 @@ def _find_winners(folder: Path, at: datetime | None, everything: bool, minutes: 
     except ImportError as error:
         err.print(Text(f"experiments are not compared: {error}; install kpiflow[analysis]", style="dim"))
         return None
-    limits = Limits(_MOST_TASKS, _SECONDS, _MEMORY_MB)
+    limits = QueryLimits(_MOST_TASKS, _SECONDS, _MEMORY_MB)
     return list_winners(folder, at, everything, minutes, limits, MOST_EXPERIMENTS)
 
 

@@ -17,7 +17,7 @@ from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.outputs import open_for_reading
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_encodings, parse_live_source, parse_source, parse_streams
+from pipelines.sources import SourceRequest, parse_encodings, parse_live_source, parse_source, parse_streams
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.file_checks import READ_AGAIN
 from pipelines.verify.output_description import read_row_settings
@@ -28,7 +28,7 @@ from pipelines.verify.verdict import Verdict
 from schemas.kinds import REPORT_KIND
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.message_encodings import ENCODING, give_encodings
-from transforms.sources.source import Snapshot, Source
+from transforms.sources.source import Source, SourceSnapshot
 from transforms.validation.message_kinds import KIND, give_kinds
 
 BRING_REST = (
@@ -105,7 +105,7 @@ def reconcile(
             sources.append(parse_live_source(url, keys, group, settings))
         if inputs:
             stored = {"max_payload_bytes": read_row_settings(folder)["max_payload_bytes"]}
-            sources.append(parse_source(Request(tuple(inputs)), settings.model_copy(update=stored)))
+            sources.append(parse_source(SourceRequest(tuple(inputs)), settings.model_copy(update=stored)))
         snapshots = [_open_snapshot(source, folder, opened) for source in sources]
         messages = _read_all(snapshots, folder, bar) if snapshots else None
         payloads = partial(_read_payloads, snapshots, given.kinds, encodings) if snapshots else None
@@ -123,14 +123,14 @@ def reconcile(
         raise CheckFailed(f"{output} does not reconcile: {count} problem{'s' * (count > 1)}")
 
 
-def _open_snapshot(source: Source, output: Path, opened: ExitStack) -> Snapshot:
+def _open_snapshot(source: Source, output: Path, opened: ExitStack) -> SourceSnapshot:
     try:
         return opened.enter_context(source.snapshot(read_gaps(output)))
     except (Unavailable, Refused) as error:
         raise WrongUse(str(error)) from error
 
 
-def _read_all(snapshots: Sequence[Snapshot], output: Path, bar: Progress) -> Messages:
+def _read_all(snapshots: Sequence[SourceSnapshot], output: Path, bar: Progress) -> Messages:
     """What reads the messages of all snapshots, one after the other, and shows how far it is."""
     tasks = [bar.add_task("source", total=snapshot.size) for snapshot in snapshots]
 
@@ -142,7 +142,7 @@ def _read_all(snapshots: Sequence[Snapshot], output: Path, bar: Progress) -> Mes
 
 
 def _read_payloads(
-    snapshots: Sequence[Snapshot], kinds: Mapping[str, str], encodings: Mapping[str, str]
+    snapshots: Sequence[SourceSnapshot], kinds: Mapping[str, str], encodings: Mapping[str, str]
 ) -> Iterator[pa.RecordBatch]:
     """The messages of all snapshots again, whole, with what was given for their streams."""
     for snapshot in snapshots:

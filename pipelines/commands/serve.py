@@ -11,7 +11,7 @@ from pipelines.connections import connect_redis
 from pipelines.console import announce
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from pipelines.listening import is_loopback, parse_address
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.settings import Settings
 from pipelines.verify.output_description import read_row_settings
 from transforms.core.events import SERVING
@@ -103,7 +103,7 @@ def serve(
         guards, log = access.open_local()
     else:
         guards, context, log = access.open()
-    limits = Limits(rows, seconds, memory_mb)
+    limits = QueryLimits(rows, seconds, memory_mb)
     service = Service(folder, minutes, limits, queries, connections, guards, is_local=is_insecure, live=live)
 
     def say(port: int) -> None:

@@ -13,7 +13,7 @@ from pipelines.commands.query import require_folder
 from pipelines.console import escape_line, out, print_json
 from pipelines.failures import WrongUse
 from pipelines.inputs import parse_span
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import TRENDS
 from pipelines.text_tables import make_table, print_table
@@ -53,7 +53,10 @@ def trends(
     folder, span = require_folder(output), parse_span(start, end)
     read_row_settings(folder, "queried")  # an error if there is no output
     require_derived(folder, TRENDS.inputs[0].table)
-    limits, minutes = Limits(limit, seconds, memory_mb), read_row_settings(folder, "queried")["file_minutes"]
+    limits, minutes = (
+        QueryLimits(limit, seconds, memory_mb),
+        read_row_settings(folder, "queried")["file_minutes"],
+    )
     changes = _ask(folder, asked | {"kind": "change"}, span, minutes, limits)
     slopes = _find_steepest(folder, asked | {"kind": "slope"}, span, minutes, limits)
     if as_json:
@@ -74,13 +77,13 @@ def _choose(agent: str | None, agent_type: str | None, fleet: bool) -> dict[str,
     return {"level": "fleet"} if fleet else {}
 
 
-def _ask(folder: Path, given: Mapping[str, str], span: Span, minutes: int, limits: Limits) -> list[Row]:
+def _ask(folder: Path, given: Mapping[str, str], span: Span, minutes: int, limits: QueryLimits) -> list[Row]:
     rows: list[Row] = run_query(folder, TRENDS, TRENDS.parse(given), span, minutes, limits).rows.to_pylist()
     return rows
 
 
 def _find_steepest(
-    folder: Path, given: Mapping[str, str], span: Span, minutes: int, limits: Limits
+    folder: Path, given: Mapping[str, str], span: Span, minutes: int, limits: QueryLimits
 ) -> list[Row]:
     """The slopes of the newest hour that are not steady, those that are most certain first."""
     newest = _ask(folder, given, span, minutes, replace(limits, rows=1))

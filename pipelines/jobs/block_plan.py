@@ -41,14 +41,14 @@ Reports = Mapping[int, float]
 """About how many reports were recorded in each hour (since 1970)."""
 
 
-class Plan(NamedTuple):
+class BlockPlan(NamedTuple):
     """How a batch is divided. `file_minutes` is what a new output should have."""
 
     blocks: Blocks
     file_minutes: int
 
 
-def plan_blocks(reports: Reports, workers: int, block_reports: int) -> Plan:
+def plan_blocks(reports: Reports, workers: int, block_reports: int) -> BlockPlan:
     """The plan for these reports, so that a block has at most about `block_reports`, of all agents if it can.
 
     Blocks are as large as may be, since each has a cost of its own, but there are some for each worker.
@@ -57,7 +57,7 @@ def plan_blocks(reports: Reports, workers: int, block_reports: int) -> Plan:
     hours = next((hours for hours in BLOCK_HOURS if _fits(reports, hours, workers, block_reports)), 1)
     shards = max(1, -int(-densest // block_reports)) if hours == 1 else 1
     minutes = next((each for each in _FILE_MINUTES if densest * each / 60 <= FILE_REPORTS), 1)
-    return Plan(Blocks(hours, shards), minutes)
+    return BlockPlan(Blocks(hours, shards), minutes)
 
 
 def _fits(reports: Reports, hours: int, workers: int, block_reports: int) -> bool:

@@ -22,7 +22,7 @@ from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.events import TABLE_LEFT_OUT, log_event
 from transforms.derived.derived_table import DerivedTable
 from transforms.derived.digests import GRAIN
-from transforms.derived.engine import Comparison, Counts, Deriver, Follow, Limits, ignore_progress
+from transforms.derived.engine import Counts, DeriveLimits, Deriver, Follow, PlanComparison, ignore_progress
 from transforms.derived.registry import DERIVED
 from transforms.derived.run import BrokenSQL
 
@@ -35,7 +35,7 @@ def make_deriver(
     output: Path,
     values: Mapping[str, Any],
     tables: Sequence[str] = (),
-    limits: Limits | None = None,
+    limits: DeriveLimits | None = None,
     **options: bool,
 ) -> Deriver:
     """What derives the tables of these names (all if none), with the settings `values` of the output.
@@ -49,7 +49,7 @@ def make_deriver(
         raise WrongUse(f"there is no derived table {unknown[0]}", f"name one of {', '.join(DERIVED)}")
     chosen = [table for name, table in DERIVED.items() if not tables or name in tables]
     usable = [table for table in chosen if not _is_left_out(table, bool(tables))]
-    return Deriver(output, values, values["file_minutes"], limits or Limits(), usable, **options)
+    return Deriver(output, values, values["file_minutes"], limits or DeriveLimits(), usable, **options)
 
 
 def _is_left_out(table: DerivedTable, is_named: bool) -> bool:
@@ -76,7 +76,7 @@ def derive(
 ) -> Counts:
     """Derive what is stale, until nothing changes any more.
 
-    Of reports only those are derived whose wait was over at `until`; of late ones (`Plan.find_cutoff`) at the
+    Of reports only those are derived whose wait was over at `until`; of late ones (`DerivePlan.find_cutoff`) at the
     last full ten minutes before it.
 
     Raises:
@@ -126,7 +126,7 @@ def run_pass(
     return counts
 
 
-def compare(output: Path, deriver: Deriver, until: datetime | None = None) -> list[Comparison]:
+def compare(output: Path, deriver: Deriver, until: datetime | None = None) -> list[PlanComparison]:
     """Each derived table against what it should be."""
     with explain_errors(output):
         return list(deriver.compare(find_cutoff(until, deriver.settings["context_wait_seconds"])))

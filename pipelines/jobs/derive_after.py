@@ -9,7 +9,7 @@ from pipelines.outputs import Outputs
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
-    from transforms.derived.engine import Limits
+    from transforms.derived.engine import DeriveLimits
 
 
 def derive_outputs(outputs: Outputs, settings: Settings) -> None:
@@ -31,9 +31,9 @@ def derive_folder(folder: Path, settings: Settings) -> None:
     derive(folder, make_deriver(folder, settings.derived_settings(), (), make_limits(settings)))
 
 
-def make_limits(settings: Settings) -> "Limits":
+def make_limits(settings: Settings) -> "DeriveLimits":
     """What deriving may use, by the settings."""
-    from transforms.derived.engine import Limits
+    from transforms.derived.engine import DeriveLimits
 
     threads = settings.workers or count_cores()
-    return Limits(threads, settings.derive_memory_mb)
+    return DeriveLimits(threads, settings.derive_memory_mb)

@@ -24,7 +24,7 @@ from schemas.readers.formats import FIRST_US
 from transforms.core.events import DERIVE_FAILED, log_as_json, log_event
 from transforms.core.status_files import read_status
 from transforms.core.time_units import SECOND_US
-from transforms.derived.engine import Deriver, Limits
+from transforms.derived.engine import DeriveLimits, Deriver
 from transforms.sinks.parquet.encryption.key_ring import use_master_key
 from transforms.sources.source import WATERMARK_DELAY_SECONDS
 
@@ -39,7 +39,7 @@ _PATIENCE = 5.0
 def run(task: Mapping[str, Any]) -> None:
     """Derive every `seconds`, until the process is ended."""
     use_master_key(task.get("master_key"))
-    limits, settings = Limits(1, task["memory_mb"]), task["settings"]
+    limits, settings = DeriveLimits(1, task["memory_mb"]), task["settings"]
     derivers = {
         Path(output): make_deriver(Path(output), settings, (), limits, indexed=True)
         for output in task["outputs"]

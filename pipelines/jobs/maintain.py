@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.jobs.lock import lock_maintenance
 from pipelines.maintenance.first_writes import UNTIMED_TABLES, list_first_days
-from pipelines.maintenance.plan import Plan, Rules, Step, make_plan
+from pipelines.maintenance.plan import MaintenancePlan, MaintenanceRules, MaintenanceStep, make_plan
 from pipelines.maintenance.steps import Upkeep, ignore_point
 from pipelines.maintenance.stored_days import list_days
 from pipelines.maintenance.written_until import find_delay, find_written_until
@@ -26,7 +26,7 @@ from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger,
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.parquet.storage import Storage
 
-OnStep = Callable[[Step, int, int], object]
+OnStep = Callable[[MaintenanceStep, int, int], object]
 """Called after each step with the number of steps done and of all."""
 TIERS = (WARM, COLD)
 
@@ -44,7 +44,7 @@ class Maintenance:
     reach: Callable[[str], None] = ignore_point
     expire_most: bool = False
 
-    def plan(self) -> Plan:
+    def plan(self) -> MaintenancePlan:
         """What is due now.
 
         Raises:
@@ -54,7 +54,7 @@ class Maintenance:
         with translate_sink_errors():
             return self._plan(settings, upkeep)
 
-    def run(self, on_step: OnStep) -> Plan:
+    def run(self, on_step: OnStep) -> MaintenancePlan:
         """Do what is due; returns what it was.
 
         Raises:
@@ -105,9 +105,9 @@ class Maintenance:
         _check_apart(self.output, roots)
         return roots
 
-    def _plan(self, settings: Settings, upkeep: Upkeep) -> Plan:
+    def _plan(self, settings: Settings, upkeep: Upkeep) -> MaintenancePlan:
         now, home = self.clock(), self.home or self.output
-        rules = Rules(
+        rules = MaintenanceRules(
             find_delay(home, settings),
             timedelta(seconds=settings.grace_seconds),
             timedelta(days=settings.warm_days) if WARM in upkeep.roots else None,

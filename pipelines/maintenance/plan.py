@@ -14,14 +14,14 @@ from schemas.kinds import KIND_OF_TABLE
 from schemas.partitioning import UNTIMED_FOLDER
 from schemas.tables import FLEET, TABLES
 from transforms.derived.registry import DERIVED
-from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger, Place
+from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, DayPlace, Ledger
 
 REMOVE, EXPIRE, SEAL, MOVE = "remove", "expire", "seal", "move"
 EXPIRE_UNTIMED = "expire untimed"
 DAY = timedelta(days=1)
 
 
-class Step(NamedTuple):
+class MaintenanceStep(NamedTuple):
     """Something that is due for a day of a folder. `tier`: of MOVE where it goes, of REMOVE where the files
     are; `sealed`: of REMOVE whether that is the day's file. EXPIRE means all days before `day`, and
     EXPIRE_UNTIMED the rows of a table without a time that were first written before it."""
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rules:
+class MaintenanceRules:
     """When something is due.
 
     `after`: how long after a day its rows are complete. `warm` and `cold`: the age at which a day moves
@@ -71,11 +71,11 @@ class Withheld(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class MaintenancePlan:
     """The steps that are due, in order. `complete_before`: days that ended by then get no more rows; None if
     that is not known. `withheld`: what would expire too, if that were allowed."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[MaintenanceStep, ...]
     complete_before: datetime | None
     withheld: tuple[Withheld, ...] = ()
 
@@ -83,11 +83,11 @@ class Plan:
 def make_plan(
     ledger: Ledger,
     stored: Stored,
-    rules: Rules,
+    rules: MaintenanceRules,
     now: datetime,
     written_until: datetime | None,
     untimed: Stored = MappingProxyType({}),
-) -> Plan:
+) -> MaintenancePlan:
     """What is due at a moment.
 
     `untimed`: by table, the days at which rows without a time that are still there were first written.
@@ -110,11 +110,11 @@ def make_plan(
         if step.day >= gone.get(step.folder, date.min)
     ]
     removed = [
-        Step(REMOVE, each.folder, each.day, each.tier, each.sealed)
+        MaintenanceStep(REMOVE, each.folder, each.day, each.tier, each.sealed)
         for each in ledger.replaced
         if each.since + rules.grace <= now
     ]
-    return Plan((*removed, *expired, *sealed, *moved), complete, tuple(withheld))
+    return MaintenancePlan((*removed, *expired, *sealed, *moved), complete, tuple(withheld))
 
 
 def can_seal(folder: str) -> bool:
@@ -146,7 +146,7 @@ def _list_kept_days(ledger: Ledger, stored: Stored) -> dict[str, frozenset[date]
 
 
 def _list_expiring(
-    days: Mapping[str, frozenset[date]], rules: Rules, complete: datetime | None
+    days: Mapping[str, frozenset[date]], rules: MaintenanceRules, complete: datetime | None
 ) -> Iterator[Withheld]:
     for folder, first in sorted(rules.kept_from.items()):
         if complete is None:
@@ -157,7 +157,7 @@ def _list_expiring(
 
 
 def _list_withheld(
-    ledger: Ledger, days: Stored, untimed: Stored, rules: Rules, complete: datetime | None
+    ledger: Ledger, days: Stored, untimed: Stored, rules: MaintenanceRules, complete: datetime | None
 ) -> list[Withheld]:
     """All that would expire, if that is more than half of the output's days out of a folder; else nothing."""
     due = list(_list_expiring(days, rules, complete))
@@ -167,9 +167,11 @@ def _list_withheld(
     return [*due, *map(_name_untimed, new)] if is_most else []
 
 
-def _expire(days: Stored, untimed: Stored, rules: Rules, complete: datetime | None) -> list[Step]:
+def _expire(
+    days: Stored, untimed: Stored, rules: MaintenanceRules, complete: datetime | None
+) -> list[MaintenanceStep]:
     return [
-        Step(action, each.folder, each.day)
+        MaintenanceStep(action, each.folder, each.day)
         for action, stored in ((EXPIRE, days), (EXPIRE_UNTIMED, untimed))
         for each in _list_expiring(stored, rules, complete)
     ]
@@ -185,9 +187,9 @@ def _name_untimed(withheld: Withheld) -> Withheld:
     return withheld._replace(folder=f"{withheld.folder}/{UNTIMED_FOLDER}")
 
 
-def _list_sealing(ledger: Ledger, stored: Stored, complete: datetime | None) -> Iterator[Step]:
+def _list_sealing(ledger: Ledger, stored: Stored, complete: datetime | None) -> Iterator[MaintenanceStep]:
     due = (
-        Step(SEAL, folder, day)
+        MaintenanceStep(SEAL, folder, day)
         for folder, days in stored.items()
         for day in days
         if can_seal(folder)
@@ -199,16 +201,18 @@ def _list_sealing(ledger: Ledger, stored: Stored, complete: datetime | None) -> 
     yield from sorted(due, key=lambda step: (step.day, step.folder))
 
 
-def _list_moving(ledger: Ledger, sealed: list[Step], rules: Rules, now: datetime) -> Iterator[Step]:
+def _list_moving(
+    ledger: Ledger, sealed: list[MaintenanceStep], rules: MaintenanceRules, now: datetime
+) -> Iterator[MaintenanceStep]:
     places = [(day, folder, place) for folder, days in ledger.days.items() for day, place in days.items()]
-    places += [(step.day, step.folder, Place(True)) for step in sealed]
+    places += [(step.day, step.folder, DayPlace(True)) for step in sealed]
     for day, folder, place in sorted(places):
         tier = _choose_tier(now - end_of(day), rules)
         if place.sealed and place.tier != tier and place.tier != COLD and tier != HOT:
-            yield Step(MOVE, folder, day, tier)
+            yield MaintenanceStep(MOVE, folder, day, tier)
 
 
-def _choose_tier(age: timedelta, rules: Rules) -> str:
+def _choose_tier(age: timedelta, rules: MaintenanceRules) -> str:
     if rules.cold is not None and age >= rules.cold:
         return COLD
     return WARM if rules.warm is not None and age >= rules.warm else HOT

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.maintenance.file_copies import count_verified, open_bytes, replace_whole
-from pipelines.maintenance.plan import Step
+from pipelines.maintenance.plan import MaintenanceStep
 from transforms.core.errors import Refused
 from transforms.derived.footers import join_files
 from transforms.derived.registry import DERIVED, find_stored_table
@@ -23,7 +23,7 @@ WORK = "_maintaining"
 """Below the output: what a seal needs while it runs."""
 
 
-def write_day(hot: LocalFolder, step: Step, names: Sequence[str], part_rows: int) -> int:
+def write_day(hot: LocalFolder, step: MaintenanceStep, names: Sequence[str], part_rows: int) -> int:
     """Write the file of a day out of its files of hours (`names`), and check that it has as many rows; how
     many it has.
 
@@ -41,7 +41,7 @@ def write_day(hot: LocalFolder, step: Step, names: Sequence[str], part_rows: int
 
 
 def _merge_hours(
-    hot: LocalFolder, step: Step, names: Sequence[str], work: Path, part_rows: int
+    hot: LocalFolder, step: MaintenanceStep, names: Sequence[str], work: Path, part_rows: int
 ) -> tuple[int, int]:
     """Write the file into a work folder: how many rows it has, and how many its files of hours have."""
     table, key = find_stored_table(step.folder.partition("/")[0]), find_writing_key(hot)

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 
 from pipelines.maintenance.file_copies import open_bytes, remove_empty, replace_whole
 from pipelines.maintenance.first_writes import UNTIMED_TABLES, note_first_writes, remove_expired
-from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, MOVE, REMOVE, SEAL, Step
+from pipelines.maintenance.plan import EXPIRE, EXPIRE_UNTIMED, MOVE, REMOVE, SEAL, MaintenanceStep
 from pipelines.maintenance.replaced_files import digest_files, merge_again, read_versions
 from pipelines.maintenance.sealed_day import write_day
 from pipelines.maintenance.stored_days import list_day, list_days
@@ -34,8 +34,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     HOT,
     MERGED,
     DayChange,
+    DayPlace,
     Ledger,
-    Place,
     Replaced,
     locate_day,
     put_ledger,
@@ -72,7 +72,11 @@ class Upkeep:
         assert isinstance(root, LocalFolder)
         return root
 
-    def run(self, steps: Iterable[Step], follow: Callable[[Step], object] = lambda step: None) -> None:
+    def run(
+        self,
+        steps: Iterable[MaintenanceStep],
+        follow: Callable[[MaintenanceStep], object] = lambda step: None,
+    ) -> None:
         """Carry out steps in order, in groups; `follow` is called with each after its files are written.
 
         Raises:
@@ -101,7 +105,7 @@ class Upkeep:
         put_ledger(self.hot, ledger, version)
         self.reach(point)
 
-    def _run_group(self, left: deque[Step], follow: Callable[[Step], object]) -> None:
+    def _run_group(self, left: deque[MaintenanceStep], follow: Callable[[MaintenanceStep], object]) -> None:
         """Carry out the first steps, which it takes from `left`."""
         action, problem, until = left[0].action, None, time.monotonic() + self.put_seconds
         group = _GROUPS[action](self, read_ledger(self.hot)[0])
@@ -121,7 +125,7 @@ class Upkeep:
 class _Group(Protocol):
     """Steps of one kind that change the ledger at once."""
 
-    def add(self, step: Step) -> None:
+    def add(self, step: MaintenanceStep) -> None:
         """Do what comes before the change of the ledger."""
 
     def commit(self) -> None:
@@ -154,7 +158,7 @@ class _Replacing:
         self._upkeep, self._ledger = upkeep, ledger
         self._written: list[_Written] = []
 
-    def add(self, step: Step) -> None:
+    def add(self, step: MaintenanceStep) -> None:
         place = self._ledger.find(step.folder, step.day)
         if step.action == SEAL and not place.sealed:
             self._seal(step)
@@ -171,7 +175,7 @@ class _Replacing:
         for change, source, _, versions in (each for each in written if not each.is_current()):
             merge_again(upkeep.hot, source, change.folder, versions)
 
-    def _seal(self, step: Step) -> None:
+    def _seal(self, step: MaintenanceStep) -> None:
         hot = self._upkeep.hot
         versions = read_versions(hot, step.folder, step.day, sealed=False)
         digest = digest_files(hot, versions)
@@ -182,10 +186,10 @@ class _Replacing:
                 raise
             return  # the day has got rows meanwhile: the next run seals it
         self._upkeep.reach(WRITTEN)
-        change = DayChange(step.folder, step.day, Place(True, HOT, rows), digest)
+        change = DayChange(step.folder, step.day, DayPlace(True, HOT, rows), digest)
         self._written.append(_Written(change, hot, False, versions))
 
-    def _move(self, step: Step, place: Place) -> None:
+    def _move(self, step: MaintenanceStep, place: DayPlace) -> None:
         name = locate_day(step.folder, step.day)
         source, target = self._upkeep.roots[place.tier], self._upkeep.roots[step.tier]
         versions = read_versions(source, step.folder, step.day, sealed=True)
@@ -204,7 +208,7 @@ class _Expiring:
     def __init__(self, upkeep: Upkeep, ledger: Ledger) -> None:
         self._upkeep, self._ledger = upkeep, ledger
 
-    def add(self, step: Step) -> None:
+    def add(self, step: MaintenanceStep) -> None:
         unsealed = list_days(self._upkeep.hot, step.folder).get(step.folder, frozenset())
         known = frozenset(day for day in unsealed if not self._ledger.is_expired(step.folder, day))
         self._ledger = self._ledger.expire(step.folder, step.day, known, self._upkeep.clock())
@@ -221,7 +225,7 @@ class _ExpiringUntimed:
         self._upkeep, self._ledger = upkeep, ledger
         self._tables: list[str] = []
 
-    def add(self, step: Step) -> None:
+    def add(self, step: MaintenanceStep) -> None:
         self._ledger = self._ledger.expire_untimed(step.folder, step.day)
         self._tables.append(step.folder)
 
@@ -242,10 +246,10 @@ class _Removing:
 
     def __init__(self, upkeep: Upkeep, ledger: Ledger) -> None:
         self._upkeep, self._ledger = upkeep, ledger
-        self._steps: list[tuple[Step, list[str]]] = []
+        self._steps: list[tuple[MaintenanceStep, list[str]]] = []
         self._removed: list[Replaced] = []
 
-    def add(self, step: Step) -> None:
+    def add(self, step: MaintenanceStep) -> None:
         root = self._upkeep.roots[step.tier]
         names = sorted(list_day(root, step.folder, step.day, step.sealed))
         removed = self._ledger.find_replaced(step.folder, step.day, step.sealed, step.tier)

@@ -25,7 +25,7 @@ class Usage(NamedTuple):
     java_cpu: float | None
 
 
-class Limits(NamedTuple):
+class MachineLimits(NamedTuple):
     """What the control group of a process allows, or else what the machine has: bytes of memory, cores."""
 
     memory: int
@@ -44,7 +44,7 @@ def measure_usage(pid: int) -> Usage:
     return Usage(dict(memory), java)
 
 
-def read_limits() -> Limits:
+def read_limits() -> MachineLimits:
     """The limits of this process; those of a job on the same machine are the same."""
     memory, cores = os.sysconf("SC_PHYS_PAGES") * _PAGE, float(os.cpu_count() or 1)
     for folder in _list_groups():
@@ -53,7 +53,7 @@ def read_limits() -> Limits:
         with suppress(OSError, ValueError):
             quota, period = map(int, (folder / "cpu.max").read_text().split())
             cores = min(cores, quota / period)
-    return Limits(memory, cores)
+    return MachineLimits(memory, cores)
 
 
 def _list_groups() -> Iterator[Path]:

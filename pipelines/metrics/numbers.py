@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines.jobs.job_description import FOLDER, read_job
 from pipelines.jobs.job_status import OUTCOMES, Health, read_health
 from pipelines.jobs.run_record import RunRecord, read_totals
-from pipelines.metrics.machine import Limits, Usage, measure_usage, read_limits
+from pipelines.metrics.machine import MachineLimits, Usage, measure_usage, read_limits
 from pipelines.metrics.quality import QualityScore, read_scores
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms.core.errors import Unavailable
@@ -55,7 +55,7 @@ class Numbers:
     outcomes: Counter[tuple[str, str]] | None
     trimmed: int | None
     usage: Usage
-    limits: Limits
+    limits: MachineLimits
     quality: list[QualityScore]
     rotated: dict[str, float]
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import duckdb
 
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 
 DESCRIPTORS = "/proc/self/fd/"
 _REPLACED = " (deleted)"
@@ -19,12 +19,12 @@ class Connect(Protocol):
     """How a query gets its DuckDB, which can read the files behind some descriptors."""
 
     def __call__(
-        self, descriptors: Sequence[int], limits: Limits
+        self, descriptors: Sequence[int], limits: QueryLimits
     ) -> AbstractContextManager[duckdb.DuckDBPyConnection]: ...
 
 
 @contextmanager
-def connect_once(descriptors: Sequence[int], limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect_once(descriptors: Sequence[int], limits: QueryLimits) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB for one query. It can read the open files and nothing else."""
     with _open(limits, f"allowed_paths = [{', '.join(_name_allowed(descriptors))}]") as connection:
         yield connection
@@ -37,14 +37,16 @@ class KeptConnections:
     with other limits than the usual ones gets its own.
     """
 
-    def __init__(self, folder: Path, usual: Limits) -> None:
+    def __init__(self, folder: Path, usual: QueryLimits) -> None:
         names = (f"'{_quote(f'{folder.resolve()}/')}'", f"'{DESCRIPTORS}'")
         self._allowed = f"allowed_directories = [{', '.join(names)}]"
         self._usual, self._folder = usual, str(folder.resolve())
         self._kept = threading.local()
 
     @contextmanager
-    def __call__(self, descriptors: Sequence[int], limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+    def __call__(
+        self, descriptors: Sequence[int], limits: QueryLimits
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         usual = (limits.seconds, limits.memory_mb) == (self._usual.seconds, self._usual.memory_mb)
         if not (usual and all(map(self._may_read, descriptors))):
             with connect_once(descriptors, limits) as connection:
@@ -63,7 +65,7 @@ class KeptConnections:
         return os.readlink(f"{DESCRIPTORS}{descriptor}").startswith(f"{self._folder}/")
 
 
-def _open(limits: Limits, allowed: str) -> duckdb.DuckDBPyConnection:
+def _open(limits: QueryLimits, allowed: str) -> duckdb.DuckDBPyConnection:
     config: dict[str, Any] = {
         "memory_limit": f"{limits.memory_mb}MB",
         "temp_directory": "",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class QueryLimits:
     """Rows of a page, seconds of execution, and megabytes of DuckDB's memory."""
 
     rows: int = 100
@@ -12,4 +12,4 @@ class Limits:
     memory_mb: int = 1024
 
 
-USUAL = Limits()
+USUAL = QueryLimits()

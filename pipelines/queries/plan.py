@@ -15,7 +15,7 @@ _LONGEST = 80
 """Characters of a detail in a text."""
 
 
-class Step(NamedTuple):
+class QueryStep(NamedTuple):
     """A step of a plan, which reads what the steps behind it that are one deeper give.
 
     `rows` that it gave; `seconds` of CPU time in it; `detail`: what it reads, joins, filters or sorts by.
@@ -28,14 +28,14 @@ class Step(NamedTuple):
     detail: str
 
 
-class Plan(NamedTuple):
+class QueryPlan(NamedTuple):
     """How a query was run: how many files it opened, and its steps, the last one first.
 
     Steps that only choose columns are left out.
     """
 
     files: int
-    steps: Sequence[Step]
+    steps: Sequence[QueryStep]
 
     def list_lines(self) -> Iterator[str]:
         """The plan as text."""
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
             yield f"{head}  {shorten(step.detail, _LONGEST)}".rstrip()
 
 
-def measure_steps(connection: duckdb.DuckDBPyConnection, statement: Statement) -> list[Step]:
+def measure_steps(connection: duckdb.DuckDBPyConnection, statement: Statement) -> list[QueryStep]:
     """Run a statement and return its steps."""
     explain = f"EXPLAIN (ANALYZE, FORMAT json) {statement.text}"
     (row,) = connection.execute(explain, statement.values).fetchall()
@@ -55,12 +55,12 @@ def measure_steps(connection: duckdb.DuckDBPyConnection, statement: Statement) -
     return list(_list_steps(root, 0))
 
 
-def _list_steps(node: Mapping[str, Any], depth: int) -> Iterator[Step]:
+def _list_steps(node: Mapping[str, Any], depth: int) -> Iterator[QueryStep]:
     known = node["extra_info"]
     detail = "; ".join(_write_detail(known[name]) for name in _DETAILS if known.get(name))
     is_step = node["type"] != "PROJECTION"
     if is_step:
-        yield Step(depth, node["name"].strip(), node["intermediate_rows"], node["timing"], detail)
+        yield QueryStep(depth, node["name"].strip(), node["intermediate_rows"], node["timing"], detail)
     for child in node.get("children", ()):
         yield from _list_steps(child, depth + is_step)
 

@@ -13,10 +13,10 @@ from pipelines.failures import RunFailed
 from pipelines.queries.connections import DESCRIPTORS
 from pipelines.queries.cursor import format_cursor
 from pipelines.queries.few_rows import Page, conform_table, read_page
-from pipelines.queries.limits import USUAL, Limits
+from pipelines.queries.limits import USUAL, QueryLimits
 from pipelines.queries.means import ONCE, Covered, Means
 from pipelines.queries.open_files import open_files
-from pipelines.queries.plan import Plan, measure_steps
+from pipelines.queries.plan import QueryPlan, measure_steps
 from pipelines.queries.query import Query, Value, Windows
 from pipelines.queries.selection import WHOLE, Part, Selection, select_files
 from pipelines.queries.statement import Statement, write_rows, write_statement, write_view, write_views
@@ -49,7 +49,7 @@ def run_query(
     parameters: Mapping[str, Value | None],
     span: Span,
     file_minutes: int,
-    limits: Limits = USUAL,
+    limits: QueryLimits = USUAL,
     cursor: str | None = None,
     stop: Stop | None = None,
     part: Part = WHOLE,
@@ -87,13 +87,13 @@ def plan_query(
     parameters: Mapping[str, Value | None],
     span: Span,
     file_minutes: int,
-    limits: Limits = USUAL,
-) -> Plan:
+    limits: QueryLimits = USUAL,
+) -> QueryPlan:
     """How the first page of a query is made, measured while it is. Arguments and errors: as `run_query`."""
     selection = select_files(folder, query, parameters, span, file_minutes, None, WHOLE, ONCE)
     with _prepare(selection, query, parameters, limits, Stop(), WHOLE, ONCE) as prepared:
         steps = prepared.run(lambda statement: measure_steps(prepared.connection, statement))
-        return Plan(prepared.files, steps)
+        return QueryPlan(prepared.files, steps)
 
 
 class _Prepared(NamedTuple):
@@ -119,7 +119,7 @@ def _prepare(
     selection: Selection,
     query: Query,
     parameters: Mapping[str, Value | None],
-    limits: Limits,
+    limits: QueryLimits,
     stop: Stop,
     part: Part,
     means: Means,
@@ -171,7 +171,7 @@ def _make_answer(query: Query, asked: Mapping[str, Any], found: Page, limit: int
 
 @contextmanager
 def _explain_errors(
-    query: Query, limits: Limits, opened: Mapping[OutputFile, int], stop: Stop
+    query: Query, limits: QueryLimits, opened: Mapping[OutputFile, int], stop: Stop
 ) -> Iterator[None]:
     """Raise the errors of DuckDB as RunFailed with a fix."""
     narrow = "ask for a shorter span with --from and --to"

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipelines.relay.cursor import Cursor
-from pipelines.relay.delivery import Delivery, Place, Recent, split_by_size
+from pipelines.relay.delivery import Delivery, ExportPosition, Recent, split_by_size
 from pipelines.relay.errors import Layer4Refused
 from pipelines.relay.export import ExportReader, Page, digest_report
 from pipelines.relay.home import Situation
 from pipelines.relay.live import LiveReader, Received
-from pipelines.relay.page_order import LEAST, MEMORY, PageOrder, Window
+from pipelines.relay.page_order import LEAST, MEMORY, PageOrder, PageWindow
 from transforms.core.process_stats import observe_latency
 from transforms.core.time_units import SECOND_US
 
@@ -129,7 +129,7 @@ class ActiveRelay:
         lost = self._order.lost
         first = self._order.take(window, page.digests, page.total)
         if self._order.lost > lost:
-            await self._delivery.add([], Place(0, []), Counter(lost=1))
+            await self._delivery.add([], ExportPosition(0, []), Counter(lost=1))
             return _Look(True, False)
         is_new = first < len(page.reports)
         if is_new and self._situation.connected and self._is_caught_up:
@@ -143,7 +143,7 @@ class ActiveRelay:
         behind = self._situation.behind = max(0, page.total - self._order.place)
         return _Look(is_new, behind == 0 and len(page.reports) < window.per_page)
 
-    def _note_size(self, window: Window, page: Page) -> None:
+    def _note_size(self, window: PageWindow, page: Page) -> None:
         """Take in that the export has a limit for per_page. A single response proves nothing: it may be the
         one of another request."""
         is_other = page.per_page not in (0, window.per_page)
@@ -162,7 +162,7 @@ class ActiveRelay:
     ) -> None:
         new = [at for at, digest in enumerate(digests) if not self._by_live.take(digest)]
         order = self._order
-        place = Place(order.place + len(digests), [*order.memory, *digests][-MEMORY:])
+        place = ExportPosition(order.place + len(digests), [*order.memory, *digests][-MEMORY:])
         is_healed = self._live is not None and self._is_caught_up
         totals = Counter(exported=len(new), healed=len(new) if is_healed else 0)
         totals["malformed"] = sum(digests[at] in malformed for at in new)

@@ -10,7 +10,7 @@ import aiohttp
 from pipelines.relay.errors import Layer4Refused, Layer4Unavailable
 from pipelines.relay.export import ExportReader, Page, as_layer4_error
 from pipelines.relay.handshake import read_expiry
-from pipelines.relay.page_order import Window
+from pipelines.relay.page_order import PageWindow
 from pipelines.relay.session import open_session
 from pipelines.relay.tls import Tls, TlsFiles, check_url
 from transforms.core.errors import Finding
@@ -78,7 +78,7 @@ def judge_clock(page: Page, now: float, most: float) -> Finding:
 
 async def _read_page(url: str, tls: Tls) -> Page:
     async with open_session() as session:
-        return await ExportReader(url, tls, session, lambda _: None).fetch_once(Window(1, 1))
+        return await ExportReader(url, tls, session, lambda _: None).fetch_once(PageWindow(1, 1))
 
 
 async def _open_socket(url: str, tls: Tls) -> None:

@@ -15,7 +15,7 @@ _REPORTS, _BYTES = 1000, 4 << 20
 """At most so many reports, and bytes of them unless one has more, are added at a time."""
 
 
-class Place(NamedTuple):
+class ExportPosition(NamedTuple):
     """Where the export's cursor is after some reports: the place, and the digests of the last ones."""
 
     place: int
@@ -27,7 +27,7 @@ class _Work:
     """What is left to add, and the totals with it."""
 
     reports: list[bytes]
-    place: Place | None
+    place: ExportPosition | None
     totals: Counter[str]
 
 
@@ -51,7 +51,10 @@ class Delivery:
         self._lock = asyncio.Lock()
 
     async def add(
-        self, reports: Sequence[bytes], place: Place | None = None, totals: Counter[str] | None = None
+        self,
+        reports: Sequence[bytes],
+        place: ExportPosition | None = None,
+        totals: Counter[str] | None = None,
     ) -> None:
         """Add reports, counted as `totals` says, and move the cursor in the export, if a place is given.
 

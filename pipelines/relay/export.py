@@ -18,7 +18,7 @@ from pipelines.relay.cursor import DIGEST
 from pipelines.relay.errors import Layer4Refused, Layer4Unavailable
 from pipelines.relay.handshake import find_cause
 from pipelines.relay.pace import Pace
-from pipelines.relay.page_order import Window
+from pipelines.relay.page_order import PageWindow
 from pipelines.relay.tls import Tls, explain_tls
 from transforms.core.process_stats import count_attempt
 from transforms.core.retry import retry_without_end
@@ -146,7 +146,7 @@ class ExportReader:
         self._unreadable = 0  # so many responses in a row
         self._malformed: frozenset[bytes] = frozenset()  # of the last page
 
-    async def fetch(self, window: Window) -> Page:
+    async def fetch(self, window: PageWindow) -> Page:
         """A page, however long that takes.
 
         Raises:
@@ -157,7 +157,7 @@ class ExportReader:
                 return await self.fetch_once(window)
         raise AssertionError("attempts have no end")
 
-    async def fetch_once(self, window: Window) -> Page:
+    async def fetch_once(self, window: PageWindow) -> Page:
         """A page, if it can be read now.
 
         Raises:
@@ -190,7 +190,7 @@ class ExportReader:
         self._unreadable, self._malformed = 0, page.malformed
         return page
 
-    async def _get(self, window: Window) -> bytes:
+    async def _get(self, window: PageWindow) -> bytes:
         params = {"page": window.page, "per_page": window.per_page}
         context = self._tls.current()
         try:

@@ -23,7 +23,7 @@ _SEARCHES = 3
 """So often the whole export is searched before what was relayed last counts as dropped."""
 
 
-class Window(NamedTuple):
+class PageWindow(NamedTuple):
     """A page, counted from 1, of pages of so many reports."""
 
     page: int
@@ -40,7 +40,7 @@ class Window(NamedTuple):
         return self.page * self.per_page
 
 
-def choose_window(place: int, most: int = MOST) -> Window:
+def choose_window(place: int, most: int = MOST) -> PageWindow:
     """The window that has a place and most places behind it, with at most `most` reports.
 
     Pages of different sizes begin at different places: among those of half to all of `most` reports is one
@@ -48,7 +48,7 @@ def choose_window(place: int, most: int = MOST) -> Window:
     """
     sizes = range(most, most // 2, -1)
     per_page = max(sizes, key=lambda size: size - place % size)
-    return Window(place // per_page + 1, per_page)
+    return PageWindow(place // per_page + 1, per_page)
 
 
 def find_new(memory: Sequence[bytes], page: Sequence[bytes], expected: int = 0) -> int | None:
@@ -99,15 +99,15 @@ class PageOrder:
         """Whether what was relayed last was not where it was expected."""
         return self._below is not None
 
-    def next_window(self) -> Window:
+    def next_window(self) -> PageWindow:
         """The page to ask for."""
         if not self.memory:
-            return Window(1, self.most)
+            return PageWindow(1, self.most)
         if self._below is not None:
-            return Window(max(1, -(-self._below // self.most)), self.most)
+            return PageWindow(max(1, -(-self._below // self.most)), self.most)
         return choose_window(max(0, self.place - 1 - self._margin), self.most)
 
-    def take(self, window: Window, page: Sequence[bytes], total: int) -> int:
+    def take(self, window: PageWindow, page: Sequence[bytes], total: int) -> int:
         """The place in a response to `window` of the first report that is new; all from there on are. `page`:
         digests of its reports; `total`: how many the export says it has."""
         self._total = max(0, total)
@@ -127,7 +127,7 @@ class PageOrder:
         self.place += len(digests)
         self.memory = [*self.memory, *digests][-MEMORY:]
 
-    def _search_below(self, window: Window, has_reports: bool) -> None:
+    def _search_below(self, window: PageWindow, has_reports: bool) -> None:
         """What was relayed last can only have moved to lower places: look there next."""
         below = window.start
         if not has_reports and not self._failures and 0 < self._total < below:

@@ -59,7 +59,7 @@ def _list_paths(folder: Path, file_minutes: int) -> list[Path]:
     return [path for path in paths if path]
 
 
-class Snapshot(NamedTuple):
+class ExportSnapshot(NamedTuple):
     """The first `total` reports of the order of this name."""
 
     name: str
@@ -88,7 +88,7 @@ class Arrivals:
         self._segments: list[_Segment] = []
         self._ends: list[int] = []
 
-    def take(self) -> Snapshot:
+    def take(self) -> ExportSnapshot:
         """The snapshot of what there is now."""
         with self._lock:
             if time.monotonic() - self._looked >= LOOK_SECONDS:
@@ -97,14 +97,14 @@ class Arrivals:
                 except OrderEnded:
                     self._begin()
                     self._look()
-            return Snapshot(self.name, self._total)
+            return ExportSnapshot(self.name, self._total)
 
-    def format_snapshot(self, snapshot: Snapshot) -> str:
+    def format_snapshot(self, snapshot: ExportSnapshot) -> str:
         """A snapshot as text, signed: nobody else can make one, or change its number."""
         text = f"{snapshot.name}-{snapshot.total}"
         return f"{text}-{hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:32]}"
 
-    def parse_snapshot(self, text: str) -> Snapshot:
+    def parse_snapshot(self, text: str) -> ExportSnapshot:
         """The snapshot of a text.
 
         Raises:
@@ -114,7 +114,7 @@ class Arrivals:
         found = _SNAPSHOT.fullmatch(text) if text.isascii() else None
         if found and found[1] != self.name:
             raise OrderEnded
-        snapshot = Snapshot(found[1], int(found[2])) if found else None
+        snapshot = ExportSnapshot(found[1], int(found[2])) if found else None
         if snapshot is None or not hmac.compare_digest(text, self.format_snapshot(snapshot)):
             raise WrongUse("this is not a snapshot of this service", "copy it whole from a page")
         return snapshot

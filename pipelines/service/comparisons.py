@@ -10,7 +10,7 @@ from aiohttp import web
 
 from pipelines.failures import Failure, WrongUse, make_missing_error
 from pipelines.inputs import parse_span
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.stop import Stop
 from pipelines.queries.table_queries import EXPERIMENT
@@ -71,7 +71,7 @@ def _answer(
     given: Mapping[str, str],
     span: Span,
     alpha: float,
-    limits: Limits,
+    limits: QueryLimits,
     stop: Stop,
 ) -> dict[str, Any]:
     """The comparison as JSON. What it needs is imported here: that takes seconds, and may be missing.

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from pipelines.failures import Failure, WrongUse
 from pipelines.queries.stop import Stop
-from pipelines.service.arrivals import OrderEnded, Snapshot
+from pipelines.service.arrivals import ExportSnapshot, OrderEnded
 from pipelines.service.errors import HttpError, as_http_error
 from pipelines.service.exchange import Exchange
 from pipelines.service.report_json import COLUMNS, format_report, list_reports
@@ -80,7 +80,7 @@ def _parse_number(name: str, text: str) -> int:
 
 
 def _format_page(
-    reports: list[bytes], asked: _Request, snapshot: Snapshot, name: str, withheld: list[str]
+    reports: list[bytes], asked: _Request, snapshot: ExportSnapshot, name: str, withheld: list[str]
 ) -> bytes:
     page = {
         "timestamp": datetime.fromtimestamp(int(time.time()), UTC),

@@ -50,7 +50,7 @@ def format_id(found: Id) -> str:
 
 
 @dataclass
-class Entry:
+class StreamEntry:
     """An entry; or a gap, with the ids around it: entries between them are gone, or may be."""
 
     id: Id
@@ -89,7 +89,7 @@ class LiveReports:
         self, connection: Connection, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES
     ) -> None:
         self._connection, self._most = connection, (most_entries, most_bytes)
-        self._entries: list[Entry] = []
+        self._entries: list[StreamEntry] = []
         self._ids: list[Id] = []
         self._bytes = 0
         self.starts = 0
@@ -115,7 +115,7 @@ class LiveReports:
         """The id of the newest entry."""
         return self._ids[-1] if self._ids else self.floor or ZERO
 
-    def list_after(self, after: Id) -> list[Entry] | None:
+    def list_after(self, after: Id) -> list[StreamEntry] | None:
         """The entries after an id; None if some of them are not kept."""
         if self.floor is None or after < self.floor:
             return None
@@ -125,7 +125,7 @@ class LiveReports:
         """Wait for more entries."""
         await self._changed.wait()
 
-    def read_older(self, after: Id) -> list[Entry]:
+    def read_older(self, after: Id) -> list[StreamEntry]:
         """The next entries after an id, from Redis; blocks. A gap comes first, where entries may be gone.
 
         Raises:
@@ -185,7 +185,7 @@ class LiveReports:
     def _note(self, problem: str | None) -> None:
         self.problem = problem
 
-    def _add(self, entries: list[Entry]) -> None:
+    def _add(self, entries: list[StreamEntry]) -> None:
         if entries[0].id < self.last:  # the stream has begun again
             self._entries, self._ids, self._bytes, self.floor = [], [], 0, BEFORE_ALL
             self.starts += 1
@@ -209,20 +209,20 @@ def _read_last(client: redis.Redis) -> Id:
     return ZERO if found is None else parse_id(_text(found["last-generated-id"]))
 
 
-def _find_gap(client: redis.Redis, after: Id) -> Entry | None:
+def _find_gap(client: redis.Redis, after: Id) -> StreamEntry | None:
     """What is missing between an id and the first entry that can be read; None if nothing is."""
     if not client.exists(STREAM):
-        return Entry(ZERO, gap=(after, ZERO)) if after > ZERO else None
+        return StreamEntry(ZERO, gap=(after, ZERO)) if after > ZERO else None
     info: Any = client.xinfo_stream(STREAM)
     last = parse_id(_text(info["last-generated-id"]))
     if last < after:
-        return Entry(ZERO, gap=(after, ZERO))
+        return StreamEntry(ZERO, gap=(after, ZERO))
     if last == after or info["entries-added"] == info["length"]:
         return None
     if not info["first-entry"]:
-        return Entry(last, gap=(after, last))
+        return StreamEntry(last, gap=(after, last))
     first = parse_id(_text(info["first-entry"][0]))
-    return Entry(_precede(first), gap=(after, first)) if first > after else None
+    return StreamEntry(_precede(first), gap=(after, first)) if first > after else None
 
 
 def _precede(found: Id) -> Id:
@@ -230,8 +230,8 @@ def _precede(found: Id) -> Id:
     return (found[0], found[1] - 1) if found[1] else (found[0] - 1, 2**64 - 1)
 
 
-def _parse(found: Any) -> list[Entry]:
-    return [Entry(parse_id(_text(name)), fields.get(b"data", b"{}")) for name, fields in found]
+def _parse(found: Any) -> list[StreamEntry]:
+    return [StreamEntry(parse_id(_text(name)), fields.get(b"data", b"{}")) for name, fields in found]
 
 
 def _text(value: Any) -> str:

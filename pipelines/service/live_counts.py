@@ -10,14 +10,14 @@ from typing import Any
 
 import orjson
 
-from pipelines.service.live import Entry, format_id
+from pipelines.service.live import StreamEntry, format_id
 
 COUNT_SECONDS = 0.5
 """A socket of counts gets a message at most so often."""
 _FAILURE = "error_details"
 
 
-def write_counts(entries: Sequence[Entry], withheld: Collection[str]) -> Iterator[bytes]:
+def write_counts(entries: Sequence[StreamEntry], withheld: Collection[str]) -> Iterator[bytes]:
     """The messages for some entries, in order: one for all entries up to the next gap, and one for a gap.
 
     A second is that of the entries' ids. Of a second: `reports`; of these `failed`, if the column that says
@@ -32,7 +32,7 @@ def write_counts(entries: Sequence[Entry], withheld: Collection[str]) -> Iterato
             yield orjson.dumps({"type": "counts", "id": format_id(part[-1].id), "seconds": seconds})
 
 
-def _count(entries: Sequence[Entry], withheld: Collection[str]) -> list[dict[str, Any]]:
+def _count(entries: Sequence[StreamEntry], withheld: Collection[str]) -> list[dict[str, Any]]:
     """The counts of each second, in order."""
     found: dict[int, dict[str, int]] = {}
     names = ["reports", "flagged"] + ["failed"] * (_FAILURE not in withheld)

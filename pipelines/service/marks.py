@@ -12,7 +12,7 @@ from aiohttp import web
 
 from pipelines.failures import Failure, RunFailed
 from pipelines.queries.formats import list_rows
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.open_files import explain_storage_errors
 from pipelines.queries.query import LONGEST_TEXT, Input, Order, Parameter, Query
 from pipelines.queries.run import run_query
@@ -125,7 +125,7 @@ def _find_report(exchange: Exchange, asked: Mark, stop: Stop) -> dict[str, Any]:
         HttpError: there is none, or the value is not flagged.
     """
     service = exchange.service
-    limits = Limits(1, service.limits.seconds, service.limits.memory_mb)
+    limits = QueryLimits(1, service.limits.seconds, service.limits.memory_mb)
     found = run_query(
         service.folder,
         _REPORT,

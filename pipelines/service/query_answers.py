@@ -10,7 +10,7 @@ from aiohttp import web
 from pipelines.failures import Failure, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import Kind, Parameter, Query
 from pipelines.queries.registry import QUERIES, find_query
 from pipelines.queries.run import Answer, Part, run_query
@@ -72,7 +72,7 @@ def _run(
     chosen: QueryRights,
     asked: Mapping[str, Any],
     span: Span,
-    limits: Limits,
+    limits: QueryLimits,
     cursor: str | None,
     stop: Stop,
 ) -> Answer:
@@ -122,7 +122,7 @@ def _list_given(request: web.Request) -> dict[str, str]:
     return given
 
 
-def _choose_limits(given: Mapping[str, str], most: Limits) -> Limits:
+def _choose_limits(given: Mapping[str, str], most: QueryLimits) -> QueryLimits:
     """The limits of a query: as asked for, within those of the service."""
     rows = int(given.get("limit", min(USUAL_ROWS, most.rows)))
     seconds = float(given.get("seconds", most.seconds))

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from pipelines.queries.connections import KeptConnections
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.means import Means
 from pipelines.service.arrivals import Arrivals
 from pipelines.service.guards import Guards
@@ -30,7 +30,7 @@ class Service:
 
     folder: Path
     file_minutes: int
-    limits: Limits
+    limits: QueryLimits
     queries: int = 4
     connections: int = 1000
     guards: Guards = field(default_factory=Guards)

@@ -22,7 +22,7 @@ from pipelines.service.access.connections import CHECK_SECONDS
 from pipelines.service.access.subject import Subject
 from pipelines.service.errors import HttpError
 from pipelines.service.exchange import Exchange
-from pipelines.service.live import BEFORE_ALL, Entry, Id, LiveReports, format_id, parse_id
+from pipelines.service.live import BEFORE_ALL, Id, LiveReports, StreamEntry, format_id, parse_id
 from pipelines.service.live_counts import COUNT_SECONDS, write_counts
 from schemas.tables import REPORTS
 from transforms.core.events import CLIENT_DROPPED, log_event
@@ -137,7 +137,7 @@ class _Socket:
                 self._move(entries)
                 await asyncio.sleep(COUNT_SECONDS)
 
-    def _write_messages(self, entries: Sequence[Entry]) -> Iterable[bytes]:
+    def _write_messages(self, entries: Sequence[StreamEntry]) -> Iterable[bytes]:
         """The messages of some entries; the place moves on behind each report that was sent."""
         if self._asked.is_counted:
             yield from write_counts(entries, self._withheld)
@@ -148,12 +148,12 @@ class _Socket:
             yield entry.write(self._asked.has_ids, self._withheld)
             self._move([entry])
 
-    def _move(self, entries: Sequence[Entry]) -> None:
+    def _move(self, entries: Sequence[StreamEntry]) -> None:
         """Count entries that were sent, and go on behind them."""
         self._after = entries[-1].id
         self._exchange.rows += sum(entry.gap is None for entry in entries)
 
-    async def _take(self) -> list[Entry]:
+    async def _take(self) -> list[StreamEntry]:
         """The next entries, at least one."""
         while True:
             if self._starts != self._live.starts:
@@ -172,7 +172,7 @@ class _Socket:
             elif older := await self._read_older():
                 return older
 
-    async def _read_older(self) -> list[Entry]:
+    async def _read_older(self) -> list[StreamEntry]:
         """Entries that are not kept any more, from Redis, while it is asked for them one socket at a time."""
         async with self._exchange.service.resuming:
             try:

@@ -11,7 +11,7 @@ from pipelines.rate_limit import RateLimit
 from pipelines.simulator import faults as names
 from pipelines.simulator.faults import Faults
 from pipelines.simulator.offers import Offers
-from pipelines.simulator.pages import USUAL_PAGE, Request, format_page
+from pipelines.simulator.pages import USUAL_PAGE, PageRequest, format_page
 
 HANG_SECONDS = 120.0
 """How long a request without an answer is kept open."""
@@ -45,7 +45,7 @@ class Export:
         if wait := self._limit.admit(_name_consumer(request)):
             return _refuse(wait)
         try:
-            asked = Request.parse(
+            asked = PageRequest.parse(
                 request.query.get("page", "1"), request.query.get("per_page", str(USUAL_PAGE))
             )
         except ValueError as error:
@@ -58,14 +58,14 @@ class Export:
             return await _ANSWERS[fault](request, self._write(asked, fault, size))
         return web.Response(body=self._write(asked, fault, size), content_type="application/json")
 
-    def _write(self, asked: Request, fault: str, size: float) -> bytes:
+    def _write(self, asked: PageRequest, fault: str, size: float) -> bytes:
         offers = self._offers
         content = choose_content(asked, range(offers.first, offers.end), fault, size)
         reports = offers.read(content.found.start, content.found.stop)
         return format_page(reports, asked, content.total, offers.clock.now(), content.pages)
 
 
-def choose_content(asked: Request, kept: range, fault: str, size: float) -> Content:
+def choose_content(asked: PageRequest, kept: range, fault: str, size: float) -> Content:
     """What the answer says to a request, where Layer 4 keeps the reports with the numbers `kept`.
 
     `size` in [0, 1): how much the fault leaves on a page, or by how much it changes the count.
@@ -74,7 +74,7 @@ def choose_content(asked: Request, kept: range, fault: str, size: float) -> Cont
     if fault == names.SHORT:
         return Content(found[: int(size * len(found))], total)
     if fault == names.REPEATED and asked.page > 1:
-        return Content(Request(asked.page - 1, asked.per_page).find(kept.start, kept.stop), total)
+        return Content(PageRequest(asked.page - 1, asked.per_page).find(kept.start, kept.stop), total)
     if fault == names.FALSE_LAST:
         found = found[: int(size * len(found))]
         return Content(found, (asked.page - 1) * asked.per_page + len(found), asked.page)

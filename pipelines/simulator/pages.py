@@ -12,14 +12,14 @@ USUAL_PAGE = 100
 
 
 @dataclass(frozen=True)
-class Request:
+class PageRequest:
     """Which page a consumer asks for: `page` from 1, of `per_page` reports."""
 
     page: int
     per_page: int
 
     @classmethod
-    def parse(cls, page: str, per_page: str) -> "Request":
+    def parse(cls, page: str, per_page: str) -> "PageRequest":
         """The request of two numbers as text.
 
         Raises:
@@ -37,7 +37,7 @@ class Request:
 
 
 def format_page(
-    reports: Iterable[bytes], asked: Request, total: int, now: int, pages: int | None = None
+    reports: Iterable[bytes], asked: PageRequest, total: int, now: int, pages: int | None = None
 ) -> bytes:
     """The body of a page; `now` in microseconds since 1970; `pages`: the number of pages, if not that of
     `total` reports.

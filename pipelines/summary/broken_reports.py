@@ -15,7 +15,7 @@ from transforms.core.time_range import Span, keep_within
 from transforms.derived.data_quality import TABLE as QUALITY
 from transforms.derived.inconsistencies import TABLE as INCONSISTENCIES
 from transforms.derived.resolutions import TABLE as RESOLUTIONS
-from transforms.derived.rules import Rule
+from transforms.derived.rules import InconsistencyRule
 
 _TIME = "recorded_at"
 
@@ -45,7 +45,9 @@ class BrokenReports:
     newest: tuple[BrokenReport, ...]
 
 
-def read_broken_reports(output: Path, rule: Rule, span: Span, limit: int) -> BrokenReports | None:
+def read_broken_reports(
+    output: Path, rule: InconsistencyRule, span: Span, limit: int
+) -> BrokenReports | None:
     """The reports recorded within the span that break the rule, at most `limit` of them.
 
     None if there are no derived tables.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipelines.synthetic.archive import describe_fates
 from pipelines.synthetic.columns import SECOND
 from pipelines.synthetic.injected_outliers import Injected
-from pipelines.synthetic.live_plan import REPORT, Plan, Positions
+from pipelines.synthetic.live_plan import REPORT, LivePlan, Positions
 from pipelines.synthetic.messages import Fates, Messages, format_payloads, shift_times
 from pipelines.synthetic.protobuf_payloads import encode_payloads, fit_truth
 from pipelines.synthetic.sending import Sender
@@ -66,7 +66,9 @@ class Run:
     it could not continue. `recorded` int64[n]: recorded_at of each report in microseconds.
     """
 
-    def __init__(self, plan: Plan, senders: Mapping[str, Sender], stop: Event, encoding: str = JSON) -> None:
+    def __init__(
+        self, plan: LivePlan, senders: Mapping[str, Sender], stop: Event, encoding: str = JSON
+    ) -> None:
         """`senders` by schema; `encoding`: that of the payloads."""
         self._plan, self._senders, self._stop, self._encoding = plan, senders, stop, encoding
         self._is_report = plan.find(REPORT)

@@ -25,7 +25,7 @@ Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Plan:
+class LivePlan:
     """m messages in the order in which they are sent.
 
     `schema` int64[m]: place in `schemas`; `row` int64[m] of the columns (of a record: of its stream); `kind`
@@ -66,7 +66,7 @@ def plan(
     start: int,
     warm: bool = False,
     inconsistent: float | None = None,
-) -> Plan:
+) -> LivePlan:
     """Draw a run, except its times. It starts at about `start` (microseconds since 1970).
 
     `warm`: see `inject_outliers`. `inconsistent`: the share of reports with a fault, if records are sent too.
@@ -93,7 +93,7 @@ def plan(
     columns, feeding = generator.columns(fleet, moments), fates.good & ~fates.late
     asked = mix.count(mix.outliers)
     injected = inject_outliers(columns, moments, fleet, feeding, asked, generator.seed, warm)
-    return Plan(
+    return LivePlan(
         schemas=(REPORT,),
         schema=np.zeros(len(row), np.int64),
         row=row,
@@ -119,7 +119,7 @@ def _add_records(
     mix: Mix,
     per_minute: float,
     options: dict[str, Any],
-) -> Plan:
+) -> LivePlan:
     """The plan of reports, of which each is received when it is due, and of their records."""
     streams = {name: each.messages for name, each in records.streams.items()}
     first = {name: streams[name] for name in FIRST}
@@ -127,7 +127,7 @@ def _add_records(
     received = np.concatenate([each.received for each in parts.values()])
     order = np.argsort(np.maximum(received, start), kind="stable")
     schema = np.repeat(np.arange(len(parts)), [len(each.row) for each in parts.values()])
-    return Plan(
+    return LivePlan(
         schemas=tuple(parts),
         schema=schema[order],
         row=np.concatenate([each.row for each in parts.values()])[order],

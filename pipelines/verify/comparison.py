@@ -27,7 +27,7 @@ class Difference:
 
 
 @dataclass
-class Comparison:
+class TableComparison:
     """The comparison of a table.
 
     `equal` and `different` count pairs with one key; `differences` are the first few.

@@ -28,7 +28,7 @@ from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import read_ledger
 from transforms.sinks.row_merge import format_keys
 from transforms.validation.quarantine_rows import quarantine_misfits
-from transforms.validation.validate import Rules, judge_kinds
+from transforms.validation.validate import MessageRules, judge_kinds
 
 Payloads = Callable[[], Iterator[pa.RecordBatch]]
 """Reads the source again, as batches of RAW, and of REJECTED for what is no message."""
@@ -67,7 +67,7 @@ class ExpiryRule:
     """
 
     expiry: Expiry = NOTHING
-    rules: Rules = field(default_factory=Rules)
+    rules: MessageRules = field(default_factory=MessageRules)
 
     @classmethod
     def of(cls, output: Path, row_settings: Mapping[str, object]) -> "ExpiryRule":

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.verify.compared_days import ComparedDays
-from pipelines.verify.comparison import EXAMPLES, Comparison, Difference
+from pipelines.verify.comparison import EXAMPLES, Difference, TableComparison
 from pipelines.verify.derived_checks import list_derived_tables
 from pipelines.verify.fingerprints import (
     Prints,
@@ -57,7 +57,7 @@ CELLS = 16_000_000
 
 def compare_outputs(
     a: Path, b: Path, identity: bool, track: Track = lambda sequence, _: sequence, empty_is_null: bool = False
-) -> dict[str, Comparison]:
+) -> dict[str, TableComparison]:
     """Compare two outputs to which no run is writing. With `identity`, the message of each row and its
     revision count too. Derived tables are compared if both outputs have been derived.
 
@@ -93,9 +93,9 @@ def _compare_by_key(
     track: Track,
     empty_is_null: bool,
     days: ComparedDays,
-) -> Comparison:
+) -> TableComparison:
     files = partition(*((output, table) for output in outputs))
-    result = Comparison()
+    result = TableComparison()
     ignored = {*table.key, *(() if identity else table.identity)}
     columns = [name for name in table.schema.names if name not in ignored]
     for span in track(days.choose(table, sorted({*files[0], *files[1]})), table.name):
@@ -107,7 +107,7 @@ def _compare_span(
     table: Table,
     files: Sequence[Sequence[OutputFile]],
     columns: Sequence[str],
-    result: Comparison,
+    result: TableComparison,
     empty_is_null: bool,
 ) -> None:
     """Add the rows of one span of time to the result."""
@@ -206,7 +206,7 @@ def _find_unequal_nested(a: pa.Array, b: pa.Array, empty_is_null: bool) -> Bools
 
 def _compare_multisets(
     outputs: Sequence[Path], table: Table, empty_is_null: bool, days: ComparedDays
-) -> Comparison:
+) -> TableComparison:
     """Compare a whole table as a multiset of its columns except those of identity."""
     columns = [name for name in table.schema.names if name not in table.identity]
     sets = []
@@ -218,7 +218,7 @@ def _compare_multisets(
     for output in outputs:
         prints = [fingerprint_values(rows, empty_is_null) for rows in read(output)]
         sets.append(join_prints(prints))
-    result = Comparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
+    result = TableComparison(rows_a=len(sets[0]), rows_b=len(sets[1]))
     unequal: dict[tuple[int, int], tuple[str, str]] = {}
     for distinct, counts in count_fingerprints(sets):
         surplus = counts[:, 0] - counts[:, 1]
@@ -234,7 +234,10 @@ def _compare_multisets(
 
 
 def _explain_counts(
-    rows: pa.RecordBatch, prints: Prints, unequal: dict[tuple[int, int], tuple[str, str]], result: Comparison
+    rows: pa.RecordBatch,
+    prints: Prints,
+    unequal: dict[tuple[int, int], tuple[str, str]],
+    result: TableComparison,
 ) -> None:
     """Explain the unequal fingerprints that are among the rows, and remove them."""
     for row in np.flatnonzero(find_among(prints, np.array([*unequal, (0, 0)], dtype=np.uint64))).tolist():

@@ -13,11 +13,11 @@ from pipelines.verify.table_scan import list_files, load
 from schemas.tables import LOST, MESSAGE_KEY, TRIMMED
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import concat
-from transforms.sources.source import UNCOMMITTED, OnProgress, OnUnreadable, Snapshot
+from transforms.sources.source import UNCOMMITTED, OnProgress, OnUnreadable, SourceSnapshot
 
 
 def read_messages(
-    snapshot: Snapshot, output: Path, on_progress: OnProgress, on_unreadable: OnUnreadable
+    snapshot: SourceSnapshot, output: Path, on_progress: OnProgress, on_unreadable: OnUnreadable
 ) -> Iterator[pa.RecordBatch]:
     """The messages of a source, as `Snapshot.messages` gives them.
 

@@ -20,7 +20,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from schemas.protobuf.layouts import EXTRA, Field, Layout, Shape, load_layout, load_raw_class
 from schemas.readers.compiler import Node
-from schemas.readers.verdicts import OVERSIZE, Limits, Rejection
+from schemas.readers.verdicts import OVERSIZE, MessageLimits, Rejection
 
 PROTOBUF = "protobuf"
 """The reason of a payload that is no message of its type."""
@@ -43,7 +43,7 @@ class TooDeep(ValueError):  # noqa: N818 (named for what is wrong)
     """A Struct or Value is nested deeper than the limit."""
 
 
-def write_json(kind: str, root: Node, payload: bytes, limits: Limits) -> bytes | Rejection:
+def write_json(kind: str, root: Node, payload: bytes, limits: MessageLimits) -> bytes | Rejection:
     """The JSON form of a payload, which need not be valid JSON; or why there is none.
 
     `root`: the schema of the kind. The reason is `oversize`, `protobuf` or `depth`, the first that applies.

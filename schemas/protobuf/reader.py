@@ -24,7 +24,7 @@ from schemas.readers.compiler import Node
 from schemas.readers.constraints import choose_column_type
 from schemas.readers.leaf_columns import check_column, find_leaves, unsign_zero
 from schemas.readers.parser_guards import find_bounds
-from schemas.readers.verdicts import Accepted, Limits, Mask, Rejected, Rejection, Rows, join_accepted
+from schemas.readers.verdicts import Accepted, Mask, MessageLimits, Rejected, Rejection, Rows, join_accepted
 
 _LONG_ROW = 1 << 14
 """Longer rows, in bytes, are left to the strict reader: others are not slowed by them."""
@@ -34,7 +34,7 @@ _NO_LIMIT = 1 << 62
 """The size of a JSON form has no limit of its own: that of its payload has one."""
 
 
-def read_block(kind: str, root: Node, payload: pa.Array, limits: Limits) -> Accepted:
+def read_block(kind: str, root: Node, payload: pa.Array, limits: MessageLimits) -> Accepted:
     """The rows of a block that are valid for certain; `payload` is large_binary[n], each with one newline
     behind its bytes, and `root` the schema of the kind."""
     _, starts, ends = find_bounds(payload)
@@ -51,14 +51,14 @@ def read_block(kind: str, root: Node, payload: pa.Array, limits: Limits) -> Acce
 
 
 def read_rows(
-    kind: str, root: Node, payload: pa.Array, rows: Rows, limits: Limits
+    kind: str, root: Node, payload: pa.Array, rows: Rows, limits: MessageLimits
 ) -> tuple[Accepted, Rejected]:
     """Some rows of a block: the valid ones as columns, and why each of the others is not valid."""
 
     forms = (
         write_json(kind, root, payload[row].as_py().removesuffix(b"\n"), limits) for row in rows.tolist()
     )
-    unlimited = Limits(_NO_LIMIT, limits.depth)
+    unlimited = MessageLimits(_NO_LIMIT, limits.depth)
     decoded = [
         form if isinstance(form, Rejection) else strict_reader.decode(form, unlimited) for form in forms
     ]
@@ -101,7 +101,7 @@ def _convert(kind: str, rows: Rows, octets: pa.Array) -> Iterator[_Converted]:
         yield _Converted(rows[exact], struct.filter(pa.array(exact)))
 
 
-def _accept(root: Node, layout: Layout, converted: _Converted, limits: Limits) -> Accepted:
+def _accept(root: Node, layout: Layout, converted: _Converted, limits: MessageLimits) -> Accepted:
     """The valid ones of the rows."""
     rows, struct = converted
     valid = np.ones(len(rows), bool)
@@ -190,7 +190,7 @@ def _read_texts(array: pa.Array, write: Callable[[bytes], str | None], valid: Ma
     return pa.array([*texts, None], pa.string()).take(pa.array(codes))
 
 
-def _write_open(leaf: Node, limits: Limits) -> Callable[[bytes], str | None]:
+def _write_open(leaf: Node, limits: MessageLimits) -> Callable[[bytes], str | None]:
     """What writes the canonical text of a Struct or Value that the schema does not describe further. It
     raises ValueError where a name is in it twice."""
     write = write_struct if leaf.kind == "object" else write_value
@@ -202,7 +202,7 @@ def _write_open(leaf: Node, limits: Limits) -> Callable[[bytes], str | None]:
     return write_canonical
 
 
-def _write_extra(root: Node, limits: Limits) -> Callable[[bytes], str | None]:
+def _write_extra(root: Node, limits: MessageLimits) -> Callable[[bytes], str | None]:
     """What writes the canonical text of `extra`. It raises ValueError where a member is a property of the
     schema, or is there twice."""
 

@@ -28,7 +28,7 @@ from schemas.readers.compiler import Node, make_arrow_fields
 from schemas.readers.leaf_columns import read_leaves
 from schemas.readers.parser_guards import find_bounds, find_few_names, find_plain
 from schemas.readers.raw_text import cut_texts
-from schemas.readers.verdicts import Accepted, Limits, Mask, Rows, join_accepted
+from schemas.readers.verdicts import Accepted, Mask, MessageLimits, Rows, join_accepted
 
 _SAMPLES = (128, 2048)
 """Rows from which the names and types of a block are taken; more if the first sample missed some names."""
@@ -50,7 +50,7 @@ class FastReading(NamedTuple):
     distinct: Mask
 
 
-def read_block(root: Node, payload: pa.Array, limits: Limits) -> FastReading:
+def read_block(root: Node, payload: pa.Array, limits: MessageLimits) -> FastReading:
     """The rows of a block that are valid for certain.
 
     `payload` is large_binary[n], each a JSON text and a newline: its values buffer is newline-delimited JSON.

@@ -19,7 +19,7 @@ from schemas.readers.verdicts import Mask, Rows
 
 
 @dataclass(frozen=True)
-class Place:
+class LeafPlace:
     """Where values are that no schema describes, and Arrow's array for them, of any type.
 
     `leaf` is the schema's node for any JSON, or any object; None for a name that the schema does not have.
@@ -51,7 +51,7 @@ class Leaves(NamedTuple):
 
     payload: pa.Array
     columns: list[pa.Array]
-    places: list[Place]
+    places: list[LeafPlace]
     inner_names: set[str]
     has_null: Mask
     valid: Mask
@@ -72,7 +72,7 @@ def read_leaves(root: Node, struct: pa.StructArray, payload: pa.Array) -> Leaves
         if leaf.kind == "map":
             array = _read_map(leaf, array, _Bytes(payload, inner_names, has_null), valid)
         columns.append(check_column(leaf, array, has_null, valid))
-    described = [Place(leaf.path, array, leaf) for leaf, array in found if leaf.kind in ("any", "object")]
+    described = [LeafPlace(leaf.path, array, leaf) for leaf, array in found if leaf.kind in ("any", "object")]
     return Leaves(payload, columns, described + foreign, inner_names, has_null, valid)
 
 
@@ -95,12 +95,12 @@ def find_leaves(
             yield child, array
 
 
-def _find_foreign(node: Node, struct: pa.StructArray) -> Iterator[Place]:
+def _find_foreign(node: Node, struct: pa.StructArray) -> Iterator[LeafPlace]:
     """The names that the schema does not have."""
     for number, field in enumerate(struct.type):
         child = node.by_name.get(field.name)
         if child is None:
-            yield Place((*node.path, field.name), struct.field(number))
+            yield LeafPlace((*node.path, field.name), struct.field(number))
         elif child.kind == "struct":
             yield from _find_foreign(child, struct.field(number))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.readers.verdicts import Limits, Mask, Rows
+from schemas.readers.verdicts import Mask, MessageLimits, Rows
 
 _LONG_ROW = 1 << 14
 """Longer rows, in bytes, are left to the strict reader: it is as fast on them, and others are not slowed."""
@@ -18,7 +18,7 @@ _QUOTE, _BACKSLASH = b'"\\'
 _ENDS_NAME = np.isin(np.arange(256), list(b": \t\r\n"))
 
 
-def find_plain(payload: pa.Array, limits: Limits) -> Mask:
+def find_plain(payload: pa.Array, limits: MessageLimits) -> Mask:
     """bool[n]: rows that look like one object, are UTF-8 and cannot overwhelm the parser."""
     text, starts, ends = find_bounds(payload)
     lengths = ends - starts - 1

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from schemas.readers import numbers
 from schemas.readers.compiler import Node
 from schemas.readers.constraints import write_text
-from schemas.readers.leaf_columns import Leaves, Place
-from schemas.readers.verdicts import Limits, Mask, Rows
+from schemas.readers.leaf_columns import LeafPlace, Leaves
+from schemas.readers.verdicts import Mask, MessageLimits, Rows
 
 Path = tuple[str, ...]
 
@@ -30,7 +30,7 @@ _VALUE = r'(?P<value>\{[^{}]*\}|\[[^\[\]{}]*\]|"[^"\\]*"|-?[0-9][-+0-9.eE]*|true
 """A value up to its end. A brace inside of a string would cut it short, and leave what is no JSON."""
 
 
-def cut_texts(root: Node, leaves: Leaves, limits: Limits) -> tuple[list[pa.Array], pa.Array, Mask]:
+def cut_texts(root: Node, leaves: Leaves, limits: MessageLimits) -> tuple[list[pa.Array], pa.Array, Mask]:
     """The columns of all leaves, `extra` (string[n]), and bool[n]: the rows that are valid for certain."""
     foreign = [place for place in leaves.places if place.leaf is None]
     names = Counter(node.name for node in root.nodes()) + Counter(place.name for place in foreign)
@@ -51,7 +51,7 @@ def cut_texts(root: Node, leaves: Leaves, limits: Limits) -> tuple[list[pa.Array
     return columns, extra, valid
 
 
-def _find_foreign_nulls(root: Node, leaves: Leaves, foreign: Sequence[Place]) -> Mask:
+def _find_foreign_nulls(root: Node, leaves: Leaves, foreign: Sequence[LeafPlace]) -> Mask:
     """bool[n]: rows that may have null under a foreign name, which Arrow shows like an absent name.
 
     These are rows that have the word `null` more often than as the value of one of the schema's own names.
@@ -69,7 +69,7 @@ def _find_foreign_nulls(root: Node, leaves: Leaves, foreign: Sequence[Place]) ->
     return found
 
 
-def _cut(payload: pa.Array, place: Place, rows: Rows, limits: Limits) -> tuple[pa.Array, Rows]:
+def _cut(payload: pa.Array, place: LeafPlace, rows: Rows, limits: MessageLimits) -> tuple[pa.Array, Rows]:
     """string[n]: the canonical text of the value in each of `rows`; and rows where it cannot be cut."""
     found = pc.extract_regex(payload.take(pa.array(rows)), rf'"{re.escape(place.name)}"\s*:\s*{_VALUE}')
     spellings = pc.struct_field(found, "value").dictionary_encode()
@@ -82,7 +82,7 @@ def _cut(payload: pa.Array, place: Place, rows: Rows, limits: Limits) -> tuple[p
     return texts, rows[~known]
 
 
-def _write_canonical(spelling: bytes, place: Place, limits: Limits) -> str | None:
+def _write_canonical(spelling: bytes, place: LeafPlace, limits: MessageLimits) -> str | None:
     """The canonical text of a value; None if it is no JSON, not allowed, or perhaps nested too deep."""
     if len(place.path) + spelling.count(b"[") + spelling.count(b"{") > limits.depth:
         return None
@@ -94,7 +94,7 @@ def _write_canonical(spelling: bytes, place: Place, limits: Limits) -> str | Non
 
 
 def _join_members(
-    places: Sequence[Place], texts: Mapping[Path, pa.Array], rows: int, depth: int = 0
+    places: Sequence[LeafPlace], texts: Mapping[Path, pa.Array], rows: int, depth: int = 0
 ) -> pa.Array:
     """string[n]: the canonical text of objects that hold these places, if there is a value; else null.
 

@@ -22,7 +22,7 @@ from schemas.readers.compiler import Node
 from schemas.readers.constraints import check_rules, choose_column_type, write_text
 from schemas.readers.formats import make_format_checker
 from schemas.readers.numbers import NUMBERS
-from schemas.readers.verdicts import Accepted, Limits, Mask, Rejected, Rejection, Rows
+from schemas.readers.verdicts import Accepted, Mask, MessageLimits, Rejected, Rejection, Rows
 
 _STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"?', re.DOTALL)
 """A string, or the beginning of one at the end of a cut-off text: it always matches to the end, so no byte is
@@ -38,7 +38,7 @@ _FEW_ENTRIES = 16
 
 
 def read_rows(
-    root: Node, payload: pa.Array, rows: Rows, limits: Limits, distinct: Mask
+    root: Node, payload: pa.Array, rows: Rows, limits: MessageLimits, distinct: Mask
 ) -> tuple[Accepted, Rejected]:
     """Some rows of a block: the valid ones as columns, and why each of the others is not valid.
 
@@ -73,7 +73,7 @@ def judge_documents(
     return accepted, Rejected(rows[~valid], [verdict for verdict in verdicts if verdict is not None])
 
 
-def decode(payload: bytes, limits: Limits, distinct_keys: bool = False) -> dict[str, Any] | Rejection:
+def decode(payload: bytes, limits: MessageLimits, distinct_keys: bool = False) -> dict[str, Any] | Rejection:
     """The document of a payload, or why there is none.
 
     `distinct_keys`: it is known that no object in it repeats a key. The reason is the first of these that
@@ -109,7 +109,7 @@ def load_distinct(text: bytes) -> Any:
     return value
 
 
-def is_too_deep(payload: bytes, limits: Limits) -> bool:
+def is_too_deep(payload: bytes, limits: MessageLimits) -> bool:
     """Whether more brackets are open at once, outside of strings, than the limits allow."""
     if payload.count(b"{") + payload.count(b"[") <= limits.depth:
         return False

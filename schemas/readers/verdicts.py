@@ -30,7 +30,7 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class Limits:
+class MessageLimits:
     """How large (bytes) and how deeply nested a document may be."""
 
     payload_bytes: int = 1 << 20

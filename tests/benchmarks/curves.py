@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.jobs.block_plan import Plan, plan_blocks
+from pipelines.jobs.block_plan import BlockPlan, plan_blocks
 from pipelines.settings import Settings
 from schemas.tables import GRANULARITIES
 
@@ -56,7 +56,7 @@ class Point:
         return self.messages * self.dirty
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> BlockPlan:
         """How the run is divided, of messages that are spread evenly."""
         even = dict.fromkeys(range(self.hours), self.messages / self.hours)
         return plan_blocks(even, self.cores, self.block_reports)

@@ -19,7 +19,7 @@ from tests.benchmarks.trials import KPIFLOW, Passed, Spent, Trial, received_us
 from transforms.core.arrow_coder import BatchCoder
 from transforms.sources.archives.archive_files import find_files
 from transforms.sources.archives.archive_reader import Chunk, read_files
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 STEPS = {
     "read": "until the reader's next read; the answer of Redis",
@@ -223,7 +223,7 @@ def _shuffled_bytes(archive: Path) -> float:
     chunks = itertools.islice(
         (chunk for chunk in read_files(find_files([str(archive)]), 1 << 20) if isinstance(chunk, Chunk)), 4
     )
-    reports = [judge_block(chunk.messages, load("kpi_report"), Rules())[0] for chunk in chunks]
+    reports = [judge_block(chunk.messages, load("kpi_report"), MessageRules())[0] for chunk in chunks]
     return sum(len(BatchCoder().encode(batch)) for batch in reports) / sum(
         batch.num_rows for batch in reports
     )

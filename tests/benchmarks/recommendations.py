@@ -26,7 +26,7 @@ from tests.builders import NOON
 from tests.pipelines.analysis.worlds import World, draw_metrics
 from transforms.derived.evidence import PERIOD_HOURS
 from transforms.derived.outcome_sums import LADDER, OUTCOME_SUMS
-from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, Rule
+from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, RecommendationRule
 from transforms.derived.recommendations import TABLE
 from transforms.derived.run import derive_rows
 from transforms.derived.share_evidence import ShareTest
@@ -37,7 +37,9 @@ EFFECTS = (-0.05, -0.1)
 _CLEAN = ("--dirty", "0", "--late", "0", "--inconsistent", "0")
 
 
-def make_series(rule: Rule, share: float, series: int, tasks: int, seed: int, hours: int = 24) -> pa.Table:
+def make_series(
+    rule: RecommendationRule, share: float, series: int, tasks: int, seed: int, hours: int = 24
+) -> pa.Table:
     """Rows of outcome_sums of a rule's measure, by minute from noon: of each subject `tasks` tasks a minute,
     each beyond the rule's step by chance with this probability, and then beyond all steps before it."""
     random, test = np.random.default_rng(seed), rule.test

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.maintenance.plan import SEAL, Step
+from pipelines.maintenance.plan import SEAL, MaintenanceStep
 from pipelines.maintenance.steps import Upkeep
 from schemas.tables import REPORTS
 from transforms.core.durable_files import make_folder
@@ -115,7 +115,7 @@ def seal(top: Path, day: date) -> None:
     peak, ended = [0.0], threading.Event()
     sampler = threading.Thread(target=sample_memory, args=(peak, ended))
     sampler.start()
-    work.run([Step(SEAL, REPORTS.name, day)])
+    work.run([MaintenanceStep(SEAL, REPORTS.name, day)])
     ended.set()
     sampler.join()
     used = resource.getrusage(resource.RUSAGE_SELF)

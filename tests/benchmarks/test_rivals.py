@@ -18,7 +18,7 @@ from tests.benchmarks.rivals.equal import UnequalError, likeness
 from tests.builders import NOON, report
 from transforms.sources.archives.archive_files import find_files
 from transforms.sources.archives.archive_reader import Chunk, read_files
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 ROOT = Path(__file__).parents[2]
 KPIFLOW = [sys.executable, "-m", "pipelines.cli"]
@@ -194,6 +194,6 @@ def expected(source: Path) -> dict[str, str]:
     """The same by kpiflow."""
     (chunk,) = read_files(find_files([str(source)]))
     assert isinstance(chunk, Chunk)
-    reports, wrong = judge_block(chunk.messages, load("kpi_report"), Rules())
+    reports, wrong = judge_block(chunk.messages, load("kpi_report"), MessageRules())
     refused = zip(wrong["message_id"].to_pylist(), wrong["reason"].to_pylist())
     return dict.fromkeys(reports["message_id"].to_pylist(), "") | dict(refused)

@@ -24,7 +24,7 @@ from schemas.registry import Schema, load
 from tests.benchmarks.bench import AGENTS, archive, machine
 from transforms.sources.archives import envelope_chunks, envelope_prefixes
 from transforms.sources.archives.archive_reader import CHUNK_BYTES
-from transforms.validation.validate import Rules, judge_messages
+from transforms.validation.validate import MessageRules, judge_messages
 
 DIRTY = (0.0, 0.05, 0.2)
 """Parts of the messages that are to be rejected, an archive each."""
@@ -109,14 +109,14 @@ def judge(chunks: Sequence[bytes], schema: Schema) -> tuple[float, Counts]:
     """Seconds of the processor to decode and judge all lines, and what became of them."""
     begun, reports, rejected = time.process_time(), 0, 0
     for chunk in chunks:
-        judged = judge_messages(envelope_chunks.decode_lines(chunk).messages, schema, Rules())
+        judged = judge_messages(envelope_chunks.decode_lines(chunk).messages, schema, MessageRules())
         reports, rejected = reports + judged.rows.num_rows, rejected + judged.quarantine.num_rows
     return time.process_time() - begun, (reports, rejected)
 
 
 def measure(chunks: Sequence[bytes], dirty: float, turns: int = TURNS) -> Iterator[Gain]:
     """The gain of each tier."""
-    schema = load("kpi_report").bounded(Rules().custom_metric_limit)
+    schema = load("kpi_report").bounded(MessageRules().custom_metric_limit)
     _, expected = judge(chunks, schema)
     for tier in TIERS:
         best = [np.inf, np.inf]

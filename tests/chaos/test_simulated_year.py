@@ -19,7 +19,7 @@ from transforms.core.record_batches import RAW, conform
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import COLD, WARM, Ledger, read_ledger
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.validation.validate import Rules, drop_expired, judge_kinds
+from transforms.validation.validate import MessageRules, drop_expired, judge_kinds
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 WEEK = timedelta(weeks=1)
@@ -45,7 +45,7 @@ def write(output: Path, sent: list[pa.RecordBatch]) -> None:
     store = ParquetStore(LocalFolder(output), TEN_MINUTES.file_minutes)
     expiry, reports = Expiry(read_ledger(store.storage)[0].expired_before), []
     for raw in sent:
-        for kind, judged in judge_kinds(raw, Rules()):
+        for kind, judged in judge_kinds(raw, MessageRules()):
             found = drop_expired(judged, kind, expiry)
             for table, rows in ((kind.table, found.rows), (QUARANTINED, found.quarantine)):
                 if rows.num_rows:

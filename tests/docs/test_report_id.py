@@ -11,7 +11,7 @@ import pytest
 from schemas.registry import load
 from tests.builders import messages
 from transforms.sources.archives.envelope_chunks import decode_lines
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/report-id.md").read_text(encoding="utf-8")
 Definition = Callable[[dict[str, Any]], str]
@@ -76,7 +76,7 @@ def test_the_program_and_the_kernel_agree_on_other_reports(
 
 def identified(report: dict[str, Any], report_id: Definition) -> tuple[str, str]:
     """What the page's program and the kernel call a report."""
-    reports, refused = judge_block(messages([report], received_at=None), load("kpi_report"), Rules())
+    reports, refused = judge_block(messages([report], received_at=None), load("kpi_report"), MessageRules())
     assert refused["message"].to_pylist() == []
     (row,) = reports.to_pylist()
     return report_id(row), row["report_id"]

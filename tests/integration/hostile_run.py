@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import redis
 
 from schemas.readers import fast_reader
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
 from tests.builders import NOON
 from tests.integration.archives import write
@@ -38,7 +38,7 @@ from transforms.core.record_batches import split_by_rows
 from transforms.envelopes.envelope_lines import is_blank, write_envelope
 from transforms.sources.archives.archive_files import find_files
 from transforms.sources.archives.archive_reader import Chunk, read_files
-from transforms.validation.validate import Judged, Rules, judge_messages
+from transforms.validation.validate import Judged, MessageRules, judge_messages
 
 FEW = 6
 
@@ -98,9 +98,11 @@ def judged_strictly(messages: pa.RecordBatch) -> Judged:
     """The messages as the strict reader alone judges them."""
     both = fast_reader.read_block
     with mock.patch.object(
-        fast_reader, "read_block", lambda root, payload, limits: both(root, payload, Limits(payload_bytes=0))
+        fast_reader,
+        "read_block",
+        lambda root, payload, limits: both(root, payload, MessageLimits(payload_bytes=0)),
     ):
-        return judge_messages(messages, load("kpi_report"), Rules())
+        return judge_messages(messages, load("kpi_report"), MessageRules())
 
 
 def differences(folder: Path) -> Iterator[tuple[str, str]]:
@@ -114,7 +116,7 @@ def differences(folder: Path) -> Iterator[tuple[str, str]]:
         if isinstance(chunk, Chunk):
             strict = _by_id([judged_strictly(chunk.messages)])
             for parts in ([chunk.messages], split_by_rows(chunk.messages, FEW)):
-                found = _by_id([judge_messages(part, load("kpi_report"), Rules()) for part in parts])
+                found = _by_id([judge_messages(part, load("kpi_report"), MessageRules()) for part in parts])
                 yield from (
                     name for name in found.keys() | strict.keys() if found.get(name) != strict.get(name)
                 )

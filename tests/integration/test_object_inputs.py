@@ -15,7 +15,7 @@ from pipelines.inputs import find_archives
 from pipelines.jobs.backfill import backfill
 from pipelines.jobs.engines import LocalEngine
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_source
+from pipelines.sources import SourceRequest, parse_source
 from tests.builders import NOON, report
 from tests.integration.archives import Typed, envelope
 from tests.s3 import S3Server, wire
@@ -52,7 +52,7 @@ def test_a_backfill_of_objects_is_reconciled_with_them(
     for words in (["reconcile", str(tmp_path / "out"), "--input"], ["validate"]):
         assert cli.run([*words, pattern]) == 0
         assert "100" in capsys.readouterr().out
-    (finding,) = parse_source(Request((pattern,)), Settings()).check()
+    (finding,) = parse_source(SourceRequest((pattern,)), Settings()).check()
     assert finding.what.startswith("2 files")
 
 

@@ -18,8 +18,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     COLD,
     HOT,
     WARM,
+    DayPlace,
     Ledger,
-    Place,
     locate_day,
     put_ledger,
 )
@@ -91,7 +91,7 @@ def _seal(
     ledger = Ledger().put_roots(urls)
     for (folder, day), files in _list_days(output, only).items():
         rows = _seal_day(folder, files, locate_day(folder, day), root)
-        ledger = ledger.put_day(folder, day, Place(True, tier, rows), WHEN)
+        ledger = ledger.put_day(folder, day, DayPlace(True, tier, rows), WHEN)
         for file in files if remove else ():
             file.storage.remove(file.name)
     put_ledger(LocalFolder(output), ledger, None)

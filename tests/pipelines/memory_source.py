@@ -13,11 +13,11 @@ from apache_beam.transforms.window import TimestampedValue
 from numpy.typing import NDArray
 
 from pipelines.settings import Settings
-from pipelines.sources import Request
+from pipelines.sources import SourceRequest
 from tests.builders import messages
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.errors import Finding, Refused, Unavailable
-from transforms.sources.reader_status import Place, ReaderReport, ReaderStatus
+from transforms.sources.reader_status import ReaderReport, ReaderStatus, StreamPosition
 from transforms.sources.source import (
     UNCOMMITTED,
     Gathered,
@@ -174,7 +174,7 @@ class _Read(beam.DoFn):
                 newest = max(newest, received_at)
                 rows += 1
             last = server.streams[key][-1][0]
-            places[key] = Place(str(last), last, server.added[key])
+            places[key] = StreamPosition(str(last), last, server.added[key])
             server.committed[key] = last
         millis = int(newest.timestamp() * 1000)
         status.report(ReaderReport(places, rows, millis, millis), millis)
@@ -192,6 +192,6 @@ def _no_rows(root: beam.pvalue.PBegin, name: str) -> beam.PCollection:
     return root | name >> beam.Create([], reshuffle=False).with_output_types(pa.RecordBatch)
 
 
-def make(request: Request, settings: Settings) -> MemoryStreams:
+def make(request: SourceRequest, settings: Settings) -> MemoryStreams:
     """What a line of the list of kinds calls."""
     return MemoryStreams(request.urls[0], request.streams, request.group)

@@ -18,7 +18,7 @@ from pipelines.graph import Sinks, Sources, build, make_rules
 from pipelines.settings import Settings
 from runners import direct
 from schemas.kinds import KINDS
-from schemas.readers.verdicts import Limits, Rejection
+from schemas.readers.verdicts import MessageLimits, Rejection
 from schemas.registry import load
 from schemas.tables import AGGREGATIONS, DUPLICATES, FLEET, QUARANTINED, RECORD_TABLES, REPORTS
 from tests.builders import NOON, agent, agent_record, health, messages, report, result, task
@@ -27,7 +27,7 @@ from transforms.core.record_batches import concat
 from transforms.core.time_range import Span
 from transforms.history import baseline
 from transforms.validation.quarantine_rows import quarantine_messages
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
@@ -229,7 +229,7 @@ def test_duplicates_and_refused_messages_are_in_no_window(run: Run) -> None:
 
 def stored(documents: list[Row]) -> pa.RecordBatch:
     """Reports as an output holds them, under messages of a source of their own."""
-    reports, _ = judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())
+    reports, _ = judge_block(messages(documents, received_at=None), load("kpi_report"), MessageRules())
     columns = {name: reports[name] for name in reports.schema.names}
     columns["source"] = pa.array(["past"] * reports.num_rows)
     return pa.RecordBatch.from_pydict(columns, schema=reports.schema)
@@ -281,8 +281,8 @@ def test_settings_reach_the_step_that_they_are_for(run: Run) -> None:
 
 def test_the_rules_of_a_message_are_those_of_the_settings() -> None:
     asked = Settings(max_payload_bytes=2000, max_depth=5, stale_seconds=60, future_seconds=0)
-    assert make_rules(asked) == Rules(Limits(2000, 5), 60, 0)
-    assert make_rules(Settings()) == Rules()
+    assert make_rules(asked) == MessageRules(MessageLimits(2000, 5), 60, 0)
+    assert make_rules(Settings()) == MessageRules()
 
 
 @pytest.mark.parametrize("division", [{"shards": 16}, {"block_hours": 1}, {"block_hours": 1, "shards": 3}])
@@ -331,7 +331,7 @@ def test_a_report_at_which_a_later_kernel_raises_is_refused_and_its_neighbours_g
         "OverflowError: date value out of range",
     )
     both = (row["payload"], report(2, latency_ms=77.0, **rich))
-    kept, original = (judge_block(messages([each]), load("kpi_report"), Rules())[0] for each in both)
+    kept, original = (judge_block(messages([each]), load("kpi_report"), MessageRules())[0] for each in both)
     assert kept == original
 
 

@@ -21,7 +21,7 @@ from pipelines.commands import doctor
 from pipelines.failures import WrongUse
 from pipelines.jobs import stream
 from pipelines.settings import Settings
-from pipelines.sources import Request, parse_encodings, parse_live_source, parse_source, parse_streams
+from pipelines.sources import SourceRequest, parse_encodings, parse_live_source, parse_source, parse_streams
 from runners import direct
 from runners.progress import Progress
 from tests.builders import report
@@ -37,7 +37,7 @@ Ask = Callable[..., tuple[int, Any, str]]
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server whose kind is in the list, with three reports, one of them twice, and a message that is
     none."""
-    monkeypatch.setitem(sources.SCHEMES, "memory", sources.Scheme("memory://NAME", memory_source.make))
+    monkeypatch.setitem(sources.SCHEMES, "memory", sources.SourceScheme("memory://NAME", memory_source.make))
     SERVERS["here"] = server = Server()
     now = datetime.now(UTC).replace(microsecond=0)
     documents = [*(report(number, now - timedelta(seconds=30)) for number in (1, 2, 3, 1)), "{"]
@@ -143,7 +143,7 @@ def test_a_group_of_another_job_is_wrong_use(server: Server, ask: Ask, tmp_path:
 
 def test_a_source_that_no_kind_is_for_is_wrong_use_with_the_forms_there_are() -> None:
     with pytest.raises(WrongUse, match="no source is called kafka://") as raised:
-        parse_source(Request(("kafka://host",)), Settings())
+        parse_source(SourceRequest(("kafka://host",)), Settings())
     assert "redis://HOST:PORT/DB" in raised.value.fix
     for url in ("nowhere", "file:///archive"):
         with pytest.raises(WrongUse):
@@ -152,7 +152,7 @@ def test_a_source_that_no_kind_is_for_is_wrong_use_with_the_forms_there_are() ->
 
 def test_archives_and_redis_streams_are_kinds_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "a.ndjson").write_text("")
-    assert not isinstance(parse_source(Request((str(tmp_path),)), Settings()), LiveSource)
+    assert not isinstance(parse_source(SourceRequest((str(tmp_path),)), Settings()), LiveSource)
     for url in ("redis://h", "rediss://h", "unix:///h"):
         assert parse_live_source(url, [KEY, KEY], "g", Settings()).streams == (KEY,)
 

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from schemas.readers import fast_reader, strict_reader
 from schemas.readers.compiler import UnsupportedKeyword, compile_schema
 from schemas.readers.formats import make_format_checker
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 
 Json = dict[str, Any]
 VALUES: list[Any] = [
@@ -193,14 +193,14 @@ def test_a_keyword_means_what_json_schema_says_or_is_refused_at_load(name: str, 
         oracle.check_schema(schema)
         texts = [json.dumps(document).encode() for document in [{}, *({"a": value} for value in VALUES)]]
         _, failing = strict_reader.read_columns(
-            root, [strict_reader.decode(text, Limits()) for text in texts]
+            root, [strict_reader.decode(text, MessageLimits()) for text in texts]
         )  # type: ignore[misc]
         for text, strict in zip(texts, (failing < 0).tolist()):
             expected = oracle.is_valid(json.loads(text))
             fast = (
                 len(
                     fast_reader.read_block(
-                        root, pa.array([text + b"\n"], pa.large_binary()), Limits()
+                        root, pa.array([text + b"\n"], pa.large_binary()), MessageLimits()
                     ).accepted.rows
                 )
                 > 0

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from schemas.kinds import KINDS
 from schemas.protobuf.encode import encode_document
 from schemas.protobuf.json_form import write_json
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
 from tests.builders import NOON, messages, report
 from tests.properties.test_schema_oracle import mutate, values
 from transforms.core.message_encodings import JSON, PROTOBUF
 from transforms.validation.message_kinds import bound
-from transforms.validation.validate import Judged, Rules, judge_block
+from transforms.validation.validate import Judged, MessageRules, judge_block
 
-RULES = Rules(stale_seconds=10**12, future_seconds=10**12)
+RULES = MessageRules(stale_seconds=10**12, future_seconds=10**12)
 VERDICT = ["message_id", "reason", "field", "rule"]
 
 
@@ -90,7 +90,7 @@ def test_damaged_bytes_are_judged_alone_as_among_others_and_as_their_json_form(
         for one, of_all in zip(alone, together):
             mine = of_all.filter(pa.compute.equal(of_all["message_id"], own)).to_pylist()
             assert [row | {"message_id": "m0"} for row in mine] == one.to_pylist()
-        form = write_json(kind, load(kind).root, each, bound(Limits(), KINDS[kind]))
+        form = write_json(kind, load(kind).root, each, bound(MessageLimits(), KINDS[kind]))
         if isinstance(form, bytes):
             rows, quarantine = judge(kind, [form], JSON)
             assert alone.rows.to_pylist() == rows.to_pylist()

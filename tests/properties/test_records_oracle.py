@@ -20,7 +20,7 @@ from transforms.core.record_batches import RAW
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.validation.validate import Rules, judge_kinds
+from transforms.validation.validate import MessageRules, judge_kinds
 
 Message = tuple[Kind, str, int | None, str]
 """Kind, message_id, minutes after noon at which it was received, and document."""
@@ -121,7 +121,7 @@ def write(folder: Path, parts: Iterable[Sequence[Message]]) -> dict[str, list[di
     """The files of an output after one write of each part."""
     store = ParquetStore(LocalFolder(folder), 60)
     for part in parts:
-        for kind, judged in judge_kinds(batch(part), Rules()):
+        for kind, judged in judge_kinds(batch(part), MessageRules()):
             store.write(kind.table, [judged.rows])
             store.write(QUARANTINED, [judged.quarantine])
     return {

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
 
 from schemas.readers import fast_reader, strict_reader
-from schemas.readers.verdicts import Limits, Rejection
+from schemas.readers.verdicts import MessageLimits, Rejection
 from schemas.registry import list_versions, load
 
 MOMENT = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
@@ -234,12 +234,12 @@ def verdicts(name: str, lines: list[bytes]) -> list[Rejection | None]:
     """What the two readers say together, as Validate uses them."""
     root = load(name).root
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted, distinct = fast_reader.read_block(root, payload, Limits())
+    accepted, distinct = fast_reader.read_block(root, payload, MessageLimits())
     found: list[Rejection | None] = [Rejection("undecided", "")] * len(lines)
     for row in accepted.rows.tolist():
         found[row] = None
     for row in set(range(len(lines))) - set(accepted.rows.tolist()):
-        document = strict_reader.decode(lines[row], Limits(), bool(distinct[row]))
+        document = strict_reader.decode(lines[row], MessageLimits(), bool(distinct[row]))
         if isinstance(document, Rejection):
             found[row] = document
             continue
@@ -270,8 +270,8 @@ def test_both_readers_make_the_same_columns_of_a_valid_document(data: st.DataObj
     schema = load("kpi_report")
     lines = data.draw(st.lists(texts(schema.document), min_size=1, max_size=8))
     payload = pa.array([line + b"\n" for line in lines], pa.large_binary())
-    accepted, _ = fast_reader.read_block(schema.root, payload, Limits())
-    kept = [strict_reader.decode(lines[row], Limits()) for row in accepted.rows.tolist()]
+    accepted, _ = fast_reader.read_block(schema.root, payload, MessageLimits())
+    kept = [strict_reader.decode(lines[row], MessageLimits()) for row in accepted.rows.tolist()]
     strict, failing = strict_reader.read_columns(schema.root, kept)  # type: ignore[arg-type]
     assert (failing == -1).all()
     assert [column.to_pylist() for column in accepted.columns] == [column.to_pylist() for column in strict]

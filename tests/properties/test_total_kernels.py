@@ -23,7 +23,7 @@ from transforms.history.time_rules import find_affected_hours
 from transforms.outliers import flag_outliers
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 from transforms.sinks.row_merge import merge_rows
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 LEAST, MOST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)
 OLD = datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -74,7 +74,7 @@ def test_every_kernel_takes_every_valid_report(
     raw = messages(
         [report(number, **fields) for number, fields in enumerate(drawn)], MOST if received else None
     )
-    valid, refused = judge_block(raw, load("kpi_report"), Rules(stale_seconds=10**12))
+    valid, refused = judge_block(raw, load("kpi_report"), MessageRules(stale_seconds=10**12))
     assert set(refused["reason"].to_pylist()) <= {"future"}
     for _, batch in split_by_shard(valid, shards):
         assert {each.as_py().timestamp() // 3600 for each in batch["recorded_at"]} <= find_affected_hours(

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from transforms.derived.bounds import UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable
-from transforms.derived.plan import Choices, Plan, Unit
+from transforms.derived.plan import Choices, DerivePlan, DeriveUnit
 from transforms.derived.task_sets import TaskSet
 from transforms.sinks.parquet.output_files import OutputFile
 
@@ -25,10 +25,12 @@ def split_chains(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
     return chains
 
 
-def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Iterator[list[Unit]]:
+def split_blocks(
+    units: Sequence[DeriveUnit], stale: Sequence[DeriveUnit], rows: int
+) -> Iterator[list[DeriveUnit]]:
     """The stale units in blocks: consecutive among all units, of one cutoff, and with about `rows` rows."""
     places = {unit.period: place for place, unit in enumerate(units)}
-    block: list[Unit] = []
+    block: list[DeriveUnit] = []
     for unit in stale:
         if block and not _continues(block, unit, places, rows):
             yield block
@@ -38,7 +40,9 @@ def split_blocks(units: Sequence[Unit], stale: Sequence[Unit], rows: int) -> Ite
         yield block
 
 
-def _continues(block: Sequence[Unit], unit: Unit, places: Mapping[Period, int], rows: int) -> bool:
+def _continues(
+    block: Sequence[DeriveUnit], unit: DeriveUnit, places: Mapping[Period, int], rows: int
+) -> bool:
     """Whether a unit can be derived together with those before it."""
     last = block[-1]
     return (
@@ -49,7 +53,9 @@ def _continues(block: Sequence[Unit], unit: Unit, places: Mapping[Period, int], 
     )
 
 
-def choose_files(plan: Plan, choices: Choices) -> dict[str, dict[tuple[OutputFile, Hashable], pa.Schema]]:
+def choose_files(
+    plan: DerivePlan, choices: Choices
+) -> dict[str, dict[tuple[OutputFile, Hashable], pa.Schema]]:
     """The stored files to read with their versions and schemas, by stored table, without those in which an
     index finds none of the tasks."""
     chosen: dict[str, dict[tuple[OutputFile, Hashable], pa.Schema]] = {}
@@ -63,7 +69,7 @@ def choose_files(plan: Plan, choices: Choices) -> dict[str, dict[tuple[OutputFil
     return chosen
 
 
-def _find_tasks(plan: Plan, choices: Choices) -> TaskSet | None:
+def _find_tasks(plan: DerivePlan, choices: Choices) -> TaskSet | None:
     """The tasks of the reports, or of the inconsistencies; None if a file has no index."""
     name = "own reports" if plan.table.clock is Clock.RECORDED else "inconsistencies"
     stored, places = choices[name]

@@ -13,7 +13,7 @@ from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty
 from transforms.derived.bounds import UNTIMED
 from transforms.derived.footers import INPUTS, join_inputs, read_inputs
-from transforms.derived.plan import Unit
+from transforms.derived.plan import DeriveUnit
 from transforms.derived.run import sort_file
 from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
@@ -36,7 +36,7 @@ class FoundFiles(NamedTuple):
     files: OutputFiles
     inputs: dict[str, str]
 
-    def holds(self, unit: Unit) -> bool:
+    def holds(self, unit: DeriveUnit) -> bool:
         """Whether all files of a unit are there and are made of what they should be, or have expired."""
         names = [name for name in unit.files or self._list_untimed() if self.files.find(name)]
         if unit.files and not names:
@@ -44,7 +44,7 @@ class FoundFiles(NamedTuple):
         wanted = f"{unit.digest} {len(unit.files or names)}"
         return bool(names) and all(self.inputs.get(name) == wanted for name in names)
 
-    def list_surplus(self, units: Sequence[Unit]) -> list[str]:
+    def list_surplus(self, units: Sequence[DeriveUnit]) -> list[str]:
         """The files that belong to none of the units."""
         wanted = {file for unit in units for file in unit.files}
         if any(unit.period == UNTIMED for unit in units):
@@ -74,7 +74,7 @@ class DerivedFiles:
         return FoundFiles(files, found)
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """The rows of a file of hours in its order, and what they are made of; both None: it is to go."""
 
     rows: pa.RecordBatch | None
@@ -82,7 +82,11 @@ class Part(NamedTuple):
 
 
 def write_file(
-    table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int, key: MonthKey | None = None
+    table: Table,
+    file: OutputFile,
+    parts: Mapping[str, FilePart],
+    file_minutes: int,
+    key: MonthKey | None = None,
 ) -> None:
     """Replace a derived file by its part, or parts of the file of a sealed day; others stay in it.
 
@@ -103,7 +107,9 @@ def write_file(
         file.storage.put(file.name, data, stored and stored.version)
 
 
-def _replace_parts(table: Table, file: OutputFile, parts: Mapping[str, Part], file_minutes: int) -> Part:
+def _replace_parts(
+    table: Table, file: OutputFile, parts: Mapping[str, FilePart], file_minutes: int
+) -> FilePart:
     """The rows of the file of a day with some parts replaced, and what it is made of then.
 
     Of a damaged file nothing is kept: all of its parts are stale.
@@ -119,4 +125,4 @@ def _replace_parts(table: Table, file: OutputFile, parts: Mapping[str, Part], fi
     rows = concat([kept.filter(stays), *(part.rows for part in parts.values() if part.rows is not None)])
     made = {**inputs, **{name: part.inputs for name, part in parts.items()}}
     text = join_inputs({name: each for name, each in made.items() if each is not None})[INPUTS].decode()
-    return Part(rows.take(sort_file(table, rows)), text)
+    return FilePart(rows.take(sort_file(table, rows)), text)

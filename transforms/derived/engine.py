@@ -23,13 +23,13 @@ from schemas.tables import Table
 from transforms.core.record_batches import make_empty
 from transforms.derived.blocks import choose_files, split_blocks, split_chains
 from transforms.derived.bounds import UNTIMED, Period
-from transforms.derived.derived_files import DerivedFiles, FoundFiles, Part, write_file
+from transforms.derived.derived_files import DerivedFiles, FilePart, FoundFiles, write_file
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.inputs import bind_inputs, list_stored
-from transforms.derived.plan import Plan, Unit
+from transforms.derived.plan import DerivePlan, DeriveUnit
 from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import open_connection, run_sql, sort_file
-from transforms.derived.snapshot import ChangedFile, Snapshot
+from transforms.derived.snapshot import ChangedFile, FileSnapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
 from transforms.derived.stored_view import create_stored_view
 from transforms.sinks.parquet.encryption.key_ring import find_writing_key
@@ -44,7 +44,7 @@ _TIMES_ROWS = {Clock.RECORDED: 1, Clock.RECEIVED: 4, Clock.EFFECTIVE: 16}
 
 
 @dataclass(frozen=True)
-class Limits:
+class DeriveLimits:
     """What deriving may use: threads, MB of DuckDB's memory, and at most how many reports of one run of the
     SQL, about; fewer if memory is small."""
 
@@ -52,22 +52,22 @@ class Limits:
     memory_mb: int = 600
     rows: int = 250_000
 
-    def share(self, chains: int) -> "Limits":
+    def share(self, chains: int) -> "DeriveLimits":
         """What one of some chains may use that are derived at once. The threads of all take turns."""
-        return Limits(self.threads, self.memory_mb // chains, self.rows)
+        return DeriveLimits(self.threads, self.memory_mb // chains, self.rows)
 
     def find_rows(self, table: DerivedTable) -> int:
         """Rows of one run of the SQL of a table."""
         return min(self.rows, self.memory_mb * _ROWS_OF_MB) * _TIMES_ROWS[table.clock]
 
 
-class Comparison(NamedTuple):
+class PlanComparison(NamedTuple):
     """A derived table against its plan: units that are stale or missing, files that should be gone, and what
     the files are made of now."""
 
-    plan: Plan
-    units: list[Unit]
-    stale: list[Unit]
+    plan: DerivePlan
+    units: list[DeriveUnit]
+    stale: list[DeriveUnit]
     surplus: list[str]
     made: FoundFiles
 
@@ -115,7 +115,7 @@ class Deriver:
         output: Path,
         settings: Mapping[str, Any],
         file_minutes: int,
-        limits: Limits = Limits(),
+        limits: DeriveLimits = DeriveLimits(),
         tables: Sequence[DerivedTable] = tuple(DERIVED.values()),
         indexed: bool = False,
     ) -> None:
@@ -124,8 +124,8 @@ class Deriver:
         self._stored, self._derived = StoredFiles(output, file_minutes, indexed), DerivedFiles(output)
 
     def compare(
-        self, before: int = LAST_US, snapshot: Snapshot | None = None, since: int = FIRST_US
-    ) -> Iterator[Comparison]:
+        self, before: int = LAST_US, snapshot: FileSnapshot | None = None, since: int = FIRST_US
+    ) -> Iterator[PlanComparison]:
         """Each table against its plan. A table that reads another is compared after that is done with.
 
         Files that may change soon are kept in the snapshot, if there is one. With `since`, only spans that
@@ -143,7 +143,7 @@ class Deriver:
         """One pass: derive what is stale. `work`: an empty folder in the same file system as the output.
 
         With several threads, tables that do not read each other are derived at once.
-        `before`, `since`: see `transforms.derived.plan.Plan`.
+        `before`, `since`: see `transforms.derived.plan.DerivePlan`.
 
         Raises:
             DamagedFile: a stored file cannot be read.
@@ -153,7 +153,7 @@ class Deriver:
         counts, ended = Counts(), Event()
         chains = split_chains(self.tables) if self._limits.threads > 1 else [list(self.tables)]
         limits = self._limits.share(len(chains))
-        with Snapshot(work) as snapshot, ThreadPoolExecutor(len(chains)) as pool:
+        with FileSnapshot(work) as snapshot, ThreadPoolExecutor(len(chains)) as pool:
             catalogs = self._read_stored(snapshot)
 
             def derive_chain(chain: Sequence[DerivedTable]) -> Iterator[Counts]:
@@ -178,7 +178,7 @@ class Deriver:
         counts.rows = {name: counts.rows[name] for name in names}
         return counts
 
-    def _read_stored(self, snapshot: Snapshot | None) -> dict[str, Catalog]:
+    def _read_stored(self, snapshot: FileSnapshot | None) -> dict[str, Catalog]:
         """The catalogs of the stored tables that none of the tables makes, by name."""
         own = {each.table.name for each in self.tables}
         names = dict.fromkeys(name for table in self.tables for name in list_stored(table))
@@ -192,22 +192,22 @@ class Deriver:
         table: DerivedTable,
         stored: Mapping[str, Catalog],
         before: int,
-        snapshot: Snapshot | None,
+        snapshot: FileSnapshot | None,
         since: int,
-    ) -> Comparison:
+    ) -> PlanComparison:
         made = [name for name in list_stored(table) if name not in stored]
         catalogs = {name: self._stored.read(find_stored_table(name), snapshot) for name in made}
         expiry = OutputFiles.of(self.output).ledger.expiry
         given = {**stored, **catalogs}
-        plan = Plan(table, given, self.settings, self._minutes, before, since, expiry)
+        plan = DerivePlan(table, given, self.settings, self._minutes, before, since, expiry)
         units, found = plan.list_units(), self._derived.read(table.table)
         stale = [unit for unit in units if not found.holds(unit)]
         surplus = found.list_surplus(units) if since == FIRST_US else []
         surplus = [file for file in surplus if not plan.is_closed(file)]
-        return Comparison(plan, units, stale, surplus, found)
+        return PlanComparison(plan, units, stale, surplus, found)
 
     def _derive_table(
-        self, found: Comparison, snapshot: Snapshot, limits: Limits, spill: Path, follow: Follow
+        self, found: PlanComparison, snapshot: FileSnapshot, limits: DeriveLimits, spill: Path, follow: Follow
     ) -> Iterator[Counts]:
         """Derive what is stale of a table, and yield after each block what was done."""
         done, name = 0, found.plan.table.table.name
@@ -225,10 +225,15 @@ class Deriver:
         yield Counts(removed=len(found.surplus))
 
     def _remove(self, table: Table, names: Sequence[str]) -> None:
-        self._write_parts(table, {name: Part(None, None) for name in names})
+        self._write_parts(table, {name: FilePart(None, None) for name in names})
 
     def _derive_block(
-        self, plan: Plan, block: Sequence[Unit], snapshot: Snapshot, limits: Limits, spill: str
+        self,
+        plan: DerivePlan,
+        block: Sequence[DeriveUnit],
+        snapshot: FileSnapshot,
+        limits: DeriveLimits,
+        spill: str,
     ) -> int:
         """Derive consecutive units with one run of the SQL; how many rows they have."""
         table, period = plan.table, Period(block[0].period.start, block[-1].period.end)
@@ -244,31 +249,31 @@ class Deriver:
             rows = run_sql(connection, table, self.settings)
         return self._write(table, block, rows)
 
-    def _write(self, table: DerivedTable, block: Sequence[Unit], rows: pa.RecordBatch) -> int:
+    def _write(self, table: DerivedTable, block: Sequence[DeriveUnit], rows: pa.RecordBatch) -> int:
         """Write the files of the units; how many rows they have. Those that belong to none are dropped."""
         codes, names = assign_files(table.table, rows, self._minutes)
         order = np.argsort(codes, kind="stable")
         ends = np.cumsum(np.bincount(codes, minlength=len(names)))
         parts = dict(zip(names, np.split(order, ends[:-1]))) if names else {}
 
-        def make_part(name: str, unit: Unit, count: int) -> Part:
+        def make_part(name: str, unit: DeriveUnit, count: int) -> FilePart:
             part = make_empty(table.table.schema)
             if name in parts:
                 places = pa.array(parts[name])
                 own = rows.select(table.table.file_order).take(places)
                 part = rows.take(places.take(sort_file(table.table, own)))
-            return Part(part, f"{unit.digest} {count}")
+            return FilePart(part, f"{unit.digest} {count}")
 
-        made: dict[str, Part] = {}
+        made: dict[str, FilePart] = {}
         for unit in block:
             files = sorted(parts) if unit.period == UNTIMED else unit.files
             made |= {name: make_part(name, unit, len(files)) for name in files}
         self._write_parts(table.table, made)
         return sum(part.rows.num_rows for part in made.values() if part.rows is not None)
 
-    def _write_parts(self, table: Table, parts: Mapping[str, Part]) -> None:
+    def _write_parts(self, table: Table, parts: Mapping[str, FilePart]) -> None:
         """Write files of hours, or their rows into the files of sealed days. What has expired is dropped."""
-        files, chosen = OutputFiles.of(self.output), defaultdict[OutputFile, dict[str, Part]](dict)
+        files, chosen = OutputFiles.of(self.output), defaultdict[OutputFile, dict[str, FilePart]](dict)
         for name, part in parts.items():
             if (file := files.find(name)) is not None:
                 chosen[file][name] = part

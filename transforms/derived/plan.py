@@ -41,7 +41,7 @@ Choices = dict[str, Choice]
 """By input; `own INPUT` is what the derived rows are about."""
 
 
-class Unit(NamedTuple):
+class DeriveUnit(NamedTuple):
     """What is derived together: a span, and its files.
 
     `cutoff`: the microsecond before which its rows are effective. `digest`: of everything that it may read.
@@ -57,7 +57,7 @@ class Unit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class DerivePlan:
     """The units of a derived table over stored files.
 
     `before` (microseconds, whole grains): only what is effective before it is derived, and of reports that
@@ -87,7 +87,7 @@ class Plan:
         start = datetime.fromisoformat(f"{day}T{hour}:{minute}+00:00")
         return (start - _EPOCH) // timedelta(microseconds=1) < self.closed
 
-    def list_units(self) -> list[Unit]:
+    def list_units(self) -> list[DeriveUnit]:
         """The units in the order of time; none has no rows to be about."""
         periods = (each for each in self._list_periods() if each.start >= self.closed)
         units = (self._make_unit(period) for period in periods if period.end > self.since)
@@ -142,13 +142,13 @@ class Plan:
     def _is_received(self) -> bool:
         return self.table.clock is Clock.RECEIVED
 
-    def _make_unit(self, period: Period) -> Unit | None:
+    def _make_unit(self, period: Period) -> DeriveUnit | None:
         sums = {name: self.catalogs[stored].add_up(at) for name, (stored, at) in self.select(period).items()}
         rows = sum(int(words[2]) for name, words in sums.items() if name.startswith("own "))
         if not rows or not all(sums[name][2] for name in self._list_needed()):
             return None
         digest = digest_inputs(self.table.table.name, self.table.version, self._choose_settings(), sums)
-        return Unit(period, self.find_cutoff(period), digest, rows, self._name_files(period))
+        return DeriveUnit(period, self.find_cutoff(period), digest, rows, self._name_files(period))
 
     def _list_needed(self) -> list[str]:
         """Inputs without which there are no rows."""

@@ -15,7 +15,7 @@ MARGIN = 1.25
 
 
 @dataclass(frozen=True)
-class Rule:
+class RecommendationRule:
     """A rule of recommendations.
 
     Attributes:
@@ -37,20 +37,22 @@ class Rule:
     parameter: str = ""
 
 
-def _resize(measure: str, parameter: str, unit: str, divisor: int = 1) -> tuple[Rule, Rule]:
+def _resize(
+    measure: str, parameter: str, unit: str, divisor: int = 1
+) -> tuple[RecommendationRule, RecommendationRule]:
     """The two rules about a quota: it is often reached, or never nearly."""
     tail = f"tasks for ' || subject || ', from a mean of ' || current_value || ' {unit}"
     near, far = LADDER.index(NEAR_QUOTA) + 1, LADDER.index(0.4) + 1
     proposal = divisor, f"peak * {MARGIN}"
     return (
-        Rule(
+        RecommendationRule(
             f"raise_{measure}_quota", 1, "agent_type",
             f"more than 5 % of the tasks use over {NEAR_QUOTA * 100:.0f} % of their {measure} quota",
             f"'raise {parameter} of {tail}' "
             "|| coalesce(' to ' || proposed_value || ' (times ' || factor || ')', '')",
             ShareTest(measure, near, ABOVE, 0.05, *proposal), parameter,
         ),
-        Rule(
+        RecommendationRule(
             f"lower_{measure}_quota", 1, "agent_type",
             f"less than 1 % of the tasks use over 40 % of their {measure} quota",
             f"'lower {parameter} of {tail} to ' || proposed_value || ' (times ' || factor || ')'",
@@ -59,10 +61,10 @@ def _resize(measure: str, parameter: str, unit: str, divisor: int = 1) -> tuple[
     )  # fmt: skip
 
 
-def _watch(name: str, metric: str, worse: str) -> Rule:
+def _watch(name: str, metric: str, worse: str) -> RecommendationRule:
     """The rule that an agent became worse in a metric, and its type did not."""
     before, after = (f"format('{{:.5g}}', (evidence->>'{name}')::DOUBLE)" for name in ("before", "after"))
-    return Rule(
+    return RecommendationRule(
         name, 1, "agent",
         f"the level of {metric} of an agent was {worse}, and that of its type did not change with it",
         f"'look at agent ' || subject || ': the level of its {metric} changed from ' || {before} || ' to ' "
@@ -75,21 +77,21 @@ def _watch(name: str, metric: str, worse: str) -> Rule:
 RECOMMENDATION_RULES = (
     *_resize("memory", "max_memory_mb", "MB"),
     *_resize("cpu", "max_cpu_cores", "cores", 1000),
-    Rule(
+    RecommendationRule(
         "raise_time_quota", 1, "agent_type",
         f"more than 1 % of the tasks fail after {NEAR_QUOTA * 100:.0f} % of their time quota",
         "'tasks for ' || subject || ' fail when their time is over: raise max_execution_time_secs from a '"
         "|| 'mean of ' || current_value || ' s to ' || proposed_value || ', or find what slows them'",
         ShareTest("timeouts", 1, ABOVE, 0.01, 1, "1.5"), "max_execution_time_secs",
     ),
-    Rule(
+    RecommendationRule(
         "meet_deadlines", 1, "priority",
         "more than 5 % of the tasks are completed after their deadline",
         "'tasks of priority ' || subject || ' miss their deadline, a mean of ' || current_value || "
         "' s after creation: start them earlier, or give them more time'",
         ShareTest("deadlines", 1, ABOVE, 0.05), "deadline",
     ),
-    Rule(
+    RecommendationRule(
         "fix_producer", 1, "source",
         "more than 5 % of the reports are rejected",
         "'more than 5 % of the reports of ' || subject || ' are rejected: look at the causes with '"

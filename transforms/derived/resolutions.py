@@ -5,7 +5,7 @@ import pyarrow as pa
 from schemas.tables import TIME, Table
 from transforms.derived.derived_table import Clock, DerivedTable, Input
 from transforms.derived.inconsistencies import INCONSISTENCY, OWN, RESULT_VERSIONS, TASK_VERSIONS
-from transforms.derived.rules import RULES, Rule
+from transforms.derived.rules import RULES, InconsistencyRule
 
 _LATER = {
     "task": ("later_tasks", "task_id"),
@@ -37,7 +37,7 @@ JOIN (
 """
 
 
-def _select_resolving(rule: Rule) -> str:
+def _select_resolving(rule: InconsistencyRule) -> str:
     """SQL: report_id, rule, and each record that resolves an inconsistency of this rule."""
     assert rule.resolution
     relation, shared = _LATER[rule.resolution.kind]

@@ -42,7 +42,7 @@ class Resolution:
 
 
 @dataclass(frozen=True)
-class Rule:
+class InconsistencyRule:
     """A rule, broken by each row of `relation` for which `condition` is true.
 
     `evidence`: SQL of each value of the column of that name. `meaning`: what is wrong, as text.
@@ -71,9 +71,9 @@ def format_time(microseconds: str) -> str:
     return f"strftime(make_timestamp({microseconds}), '%Y-%m-%dT%H:%M:%S.%fZ')"
 
 
-def _limit(name: str, used: str, quota: str, meaning: str) -> Rule:
+def _limit(name: str, used: str, quota: str, meaning: str) -> InconsistencyRule:
     """The rule that a report uses at most a quota of its task."""
-    return Rule(
+    return InconsistencyRule(
         name,
         ERROR,
         meaning,
@@ -83,9 +83,9 @@ def _limit(name: str, used: str, quota: str, meaning: str) -> Rule:
     )
 
 
-def _compare(metric: str) -> Rule:
+def _compare(metric: str) -> InconsistencyRule:
     """The rule that an agent's level of a metric belongs among those of its type."""
-    return Rule(
+    return InconsistencyRule(
         f"{metric}_distribution",
         WARNING,
         f"the agent's {metric} is far from that of the other agents of its type",
@@ -109,7 +109,7 @@ def fits(target: str, type_: str, capabilities: str) -> str:
 
 
 RULES = (
-    Rule(
+    InconsistencyRule(
         "task_unknown",
         ERROR,
         "no task with this id is known",
@@ -117,7 +117,7 @@ RULES = (
         {"tasks_since": format_time("first_task")},
         resolution=Resolution("task"),
     ),
-    Rule(
+    InconsistencyRule(
         "agent_unknown",
         ERROR,
         "no agent with this id is known",
@@ -125,7 +125,7 @@ RULES = (
         {"agents_since": format_time("first_agent")},
         resolution=Resolution("agent"),
     ),
-    Rule(
+    InconsistencyRule(
         "recorded_before_creation",
         ERROR,
         "recorded before the task was created",
@@ -133,7 +133,7 @@ RULES = (
         {"created_at": format_time("task.created"), "task_version": "task.version"},
         resolution=Resolution("task", "recorded >= later.created - clock"),
     ),
-    Rule(
+    InconsistencyRule(
         "recorded_after_completion",
         ERROR,
         "recorded after the task was completed",
@@ -145,7 +145,7 @@ RULES = (
     _limit("memory_over_quota", "memory_mb", "memory", "more memory in use than the task's quota"),
     _limit("time_over_quota", "seconds_used", "seconds", "longer at work than the task's quota"),
     _limit("network_over_quota", "mbps_used", "mbps", "more network traffic than the task's quota"),
-    Rule(
+    InconsistencyRule(
         "agent_type_mismatch",
         ERROR,
         "the agent is not of the type that the task asks for, and has no such capability",
@@ -166,7 +166,7 @@ RULES = (
             ),
         ),
     ),
-    Rule(
+    InconsistencyRule(
         "outcome_disagrees",
         ERROR,
         "the report and the result disagree on whether the task succeeded",
@@ -178,7 +178,7 @@ RULES = (
         },
         resolution=Resolution("execution_result", "later.success <> has_error_details"),
     ),
-    Rule(
+    InconsistencyRule(
         "task_claimed_twice",
         ERROR,
         "another agent has reported the same task",
@@ -191,7 +191,7 @@ RULES = (
         },
         relation="earlier_claims",
     ),
-    Rule(
+    InconsistencyRule(
         "task_reported_twice",
         WARNING,
         "the same agent has reported the task before",
@@ -203,14 +203,14 @@ RULES = (
         },
         relation="earlier_claims",
     ),
-    Rule(
+    InconsistencyRule(
         "task_changed",
         WARNING,
         "there are two versions of the task",
         "task.versions > 1",
         {"versions": "task.versions", "task_version": "task.version"},
     ),
-    Rule(
+    InconsistencyRule(
         "result_changed",
         WARNING,
         "there are two versions of the result",
@@ -221,6 +221,6 @@ RULES = (
 )
 
 
-def select_all(rules: Iterable[Rule]) -> str:
+def select_all(rules: Iterable[InconsistencyRule]) -> str:
     """SQL: the rows of inconsistencies of these rules."""
     return "\nUNION ALL\n".join(rule.select() for rule in rules)

@@ -19,7 +19,7 @@ class ChangedFile(Exception):  # noqa: N818 (an answer, not only an error)
     """A stored file was replaced or removed since it was listed."""
 
 
-class Snapshot:
+class FileSnapshot:
     """Links to stored files in a folder, as long as it is open. Threads may share it."""
 
     def __init__(self, folder: Path) -> None:

@@ -26,7 +26,7 @@ from transforms.core.record_batches import conform
 from transforms.core.time_units import DAY_US, HOUR_US, MINUTE_US
 from transforms.derived.bounds import Period
 from transforms.derived.digests import GRAIN, Grains, digest_rows, list_digest_columns
-from transforms.derived.snapshot import Snapshot
+from transforms.derived.snapshot import FileSnapshot
 from transforms.derived.task_sets import Hashes, hash_tasks
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, open_parquet
@@ -65,7 +65,7 @@ class StoredFiles:
         self._known: dict[OutputFile, tuple[Hashable, list[StoredFile]]] = {}
         self._schemas: dict[pa.Schema, pa.Schema] = {}
 
-    def read(self, table: Table, snapshot: Snapshot | None = None) -> "Catalog":
+    def read(self, table: Table, snapshot: FileSnapshot | None = None) -> "Catalog":
         """All files of a table, as they are now. Those that may change soon are kept in the snapshot.
 
         Raises:
@@ -81,7 +81,7 @@ class StoredFiles:
         return Catalog(found)
 
     def _read(
-        self, table: Table, file: OutputFile, version: Hashable, snapshot: Snapshot | None
+        self, table: Table, file: OutputFile, version: Hashable, snapshot: FileSnapshot | None
     ) -> list[StoredFile]:
         path, kept = file.path, None if file.path else version
         if snapshot is not None and is_recent(file, version):

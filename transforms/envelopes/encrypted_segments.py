@@ -46,7 +46,7 @@ class Changed(ValueError):  # noqa: N818 (an answer, not only an error)
     """A segment is not as it was written, or not where it was written."""
 
 
-class Head(NamedTuple):
+class SegmentHead(NamedTuple):
     """The head of a segment: all of it, the id of the monthly key, and how many bytes of lines follow."""
 
     octets: bytes
@@ -70,7 +70,7 @@ def encrypt_segment(lines: memoryview, key: MonthKey, before: bytes) -> bytes:
 
     own, label = secrets.token_bytes(KEY_BYTES), _FORM + key.id.encode()
     octets = label + wrap_key(key.secret, own, label) + len(lines).to_bytes(_LENGTH_BYTES)
-    head, cipher = Head(octets, key.id, len(lines)), AESGCM(own)
+    head, cipher = SegmentHead(octets, key.id, len(lines)), AESGCM(own)
     parts = [octets]
     for number in range(head.chunks):
         chunk = lines[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
@@ -78,7 +78,7 @@ def encrypt_segment(lines: memoryview, key: MonthKey, before: bytes) -> bytes:
     return b"".join(parts)
 
 
-def read_head(file: BinaryIO) -> Head | None:
+def read_head(file: BinaryIO) -> SegmentHead | None:
     """The head that is next in a file; None at its end.
 
     Raises:
@@ -93,11 +93,11 @@ def read_head(file: BinaryIO) -> Head | None:
     if len(octets) < HEAD_BYTES:
         raise CutShort("its last segment ends too early")
     key_id = octets[len(_FORM) : len(_FORM) + ID_LENGTH].decode("ascii", "replace")
-    return Head(octets, key_id, int.from_bytes(octets[-_LENGTH_BYTES:]))
+    return SegmentHead(octets, key_id, int.from_bytes(octets[-_LENGTH_BYTES:]))
 
 
 def decrypt_segment(
-    file: BinaryIO, head: Head, key: MonthKey, before: bytes
+    file: BinaryIO, head: SegmentHead, key: MonthKey, before: bytes
 ) -> Generator[bytes, None, bytes]:
     """The lines behind a head, a chunk at a time, each of them as it was written; returns the last tag.
 
@@ -124,5 +124,5 @@ def decrypt_segment(
     return chunk[-TAG_BYTES:]
 
 
-def _make_nonce(head: Head, number: int) -> bytes:
+def _make_nonce(head: SegmentHead, number: int) -> bytes:
     return number.to_bytes(11) + bytes([number == head.chunks - 1])

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Windows:
+class BaselineWindows:
     """The distinct windows that are asked for, one for each (agent, minute): ranges of the feeding reports.
 
     `feeding` (int64[f]) are the rows of the feeding reports, by agent and minute; `first` and `end`
@@ -91,7 +91,7 @@ def compute_quartiles(scale: Scale, first: Found, third: Found) -> tuple[Floats,
     return q1, q3, flat
 
 
-def _find_windows(reports: pa.Table, lookback: pa.Table) -> Windows:
+def _find_windows(reports: pa.Table, lookback: pa.Table) -> BaselineWindows:
     """The windows of the reports' own minutes, over those that feed: rows of both, one after the other."""
     agents = pa.chunked_array([*reports["agent_id"].chunks, *lookback["agent_id"].chunks])
     agent = agents.dictionary_encode().combine_chunks().indices.to_numpy()
@@ -108,11 +108,11 @@ def _find_windows(reports: pa.Table, lookback: pa.Table) -> Windows:
     asked = key[distinct.picks]
     bounds = (asked - LOOKBACK_MINUTES, asked - GAP_MINUTES)
     first, end = (np.searchsorted(key[feeding], bound).astype(np.int32) for bound in bounds)
-    return Windows(feeding, first, end, distinct.ids)
+    return BaselineWindows(feeding, first, end, distinct.ids)
 
 
 def _compute_metric(
-    metric: str, values: Floats, buckets: Ints, windows: Windows, enough: NDArray[np.bool_]
+    metric: str, values: Floats, buckets: Ints, windows: BaselineWindows, enough: NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
     """The columns of one metric.
 
@@ -146,7 +146,7 @@ def _compute_metric(
 
 
 def _compute_percentiles(
-    matrix: WaveletMatrix, buckets: Ints, windows: Windows, enough: NDArray[np.bool_]
+    matrix: WaveletMatrix, buckets: Ints, windows: BaselineWindows, enough: NDArray[np.bool_]
 ) -> Floats:
     """float64[n]: the percentage of its window below each report's bucket, half of that bucket included."""
     rows = np.flatnonzero(enough[windows.of_row])

@@ -25,12 +25,12 @@ _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=60)}
 _CREDENTIAL_MINUTES = 5
 """How long credentials of boto3 are used before it is asked again: it renews them ten minutes before they
 end."""
-_ANSWERED: set["Place"] = set()
+_ANSWERED: set["BucketPlace"] = set()
 """Places that have answered this process: they had credentials."""
 
 
 @dataclass(frozen=True)
-class Place:
+class BucketPlace:
     """The objects of a bucket whose names begin with `prefix/` (all, if it is empty).
 
     Credentials come from the environment, and so do `endpoint` and `region` if they are empty.
@@ -111,7 +111,7 @@ def parse_options(scheme: str, query: str, form: str, more: frozenset[str] = fro
 
 
 @cache
-def _get_client(place: Place) -> S3Store | GCSStore:
+def _get_client(place: BucketPlace) -> S3Store | GCSStore:
     """The connections of this process to a place."""
     client: dict[str, Any] = {
         "timeout": timedelta(seconds=SECONDS),
@@ -132,7 +132,7 @@ def _get_client(place: Place) -> S3Store | GCSStore:
     return S3Store(place.bucket, config=config, credential_provider=_find_profile(place), **options)
 
 
-def _find_profile(place: Place) -> Any:
+def _find_profile(place: BucketPlace) -> Any:
     """Credentials as boto3 finds them (profiles, single sign-on), if it is installed and the environment has
     none."""
     if {"AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"} & set(os.environ):

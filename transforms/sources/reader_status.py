@@ -31,7 +31,7 @@ class Notices(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class StreamPosition:
     """How far a stream is read: the id of the last message, and `index` messages of the `added` that it ever
     had.
 
@@ -50,7 +50,7 @@ class ReaderReport:
     message read so far arrived; `now`: the source's time. Both are milliseconds since 1970.
     """
 
-    places: Mapping[str, Place]
+    places: Mapping[str, StreamPosition]
     rows: int
     now: int
     newest: int | None = None

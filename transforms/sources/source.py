@@ -55,7 +55,7 @@ class Gathered(NamedTuple):
     gaps: beam.PCollection | None = None
 
 
-class Snapshot(Protocol):
+class SourceSnapshot(Protocol):
     """What a source contains at one moment, for `reconcile`."""
 
     @property
@@ -98,7 +98,7 @@ class Source(Protocol):
     def read(self) -> beam.PTransform:
         """A transform from the pipeline's root to `Gathered`."""
 
-    def snapshot(self, gaps: pa.RecordBatch) -> AbstractContextManager[Snapshot]:
+    def snapshot(self, gaps: pa.RecordBatch) -> AbstractContextManager[SourceSnapshot]:
         """What the source contains now; `gaps` are rows of the table `trimmed` that its readers have
         reported.
 

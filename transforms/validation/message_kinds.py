@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.kinds import KINDS, Kind, find_kind
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from transforms.core.grouping import split_rows
 from transforms.core.record_batches import append_columns
 
@@ -46,6 +46,6 @@ def split_by_kind(messages: pa.RecordBatch) -> Iterator[tuple[Kind, pa.RecordBat
         yield KINDS[kinds.dictionary[code].as_py()], rows
 
 
-def bound(limits: Limits, kind: Kind) -> Limits:
+def bound(limits: MessageLimits, kind: Kind) -> MessageLimits:
     """The limits for messages of a kind."""
-    return Limits(kind.limit_payload(limits.payload_bytes), limits.depth)
+    return MessageLimits(kind.limit_payload(limits.payload_bytes), limits.depth)

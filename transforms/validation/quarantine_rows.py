@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.kinds import KINDS, REPORT_KIND, Kind
-from schemas.readers.verdicts import OVERSIZE, Limits, Rejection
+from schemas.readers.verdicts import OVERSIZE, MessageLimits, Rejection
 from schemas.tables import MESSAGE, QUARANTINE, REPORT
 from transforms.core.excerpt import Excerpt
 from transforms.core.message_encodings import read_encodings
@@ -145,7 +145,7 @@ def _run_guarded(
         yield beam.pvalue.TaggedOutput("quarantine", quarantine_failed(row, [why]))
 
 
-def quarantine_misfits(bad: pa.RecordBatch, limits: Limits) -> pa.RecordBatch:
+def quarantine_misfits(bad: pa.RecordBatch, limits: MessageLimits) -> pa.RecordBatch:
     """QUARANTINE rows of what is no message (REJECTED of the sources): `oversize`, or else `envelope`."""
     lengths = pc.coalesce(bad["payload_bytes"], pc.subtract(pc.binary_length(bad["payload"]), 1)).to_pylist()
     bounds = [bound(limits, KINDS[name]) for name in name_kinds(bad).to_pylist()]

@@ -34,7 +34,7 @@ import pyarrow as pa
 
 from schemas.kinds import KINDS, Kind
 from schemas.readers import fast_reader, strict_reader
-from schemas.readers.verdicts import Accepted, Limits, Rejected, join_accepted
+from schemas.readers.verdicts import Accepted, MessageLimits, Rejected, join_accepted
 from schemas.registry import Schema, load
 from schemas.tables import QUARANTINE, QUARANTINED, RECORD_TABLES
 from transforms.core import (
@@ -60,16 +60,18 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rules:
+class MessageRules:
     """What is required of a message beside its schema: size, nesting, recency, bounds of custom metrics."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: MessageLimits = field(default_factory=MessageLimits)
     stale_seconds: int = 3600
     future_seconds: int = 60
     custom_metric_limit: float = 1e15
 
 
-def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules, encoding: str = JSON) -> Judged:
+def judge_block(
+    messages: pa.RecordBatch, schema: Schema, rules: MessageRules, encoding: str = JSON
+) -> Judged:
     """RAW messages of the kind of a schema, in one encoding, as rows and quarantine rows; every message is in
     exactly one of them."""
     kind = KINDS[schema.name]
@@ -81,14 +83,14 @@ def judge_block(messages: pa.RecordBatch, schema: Schema, rules: Rules, encoding
     return Judged(rows.filter(pa.array(~untimely)) if untimely.any() else rows, quarantine)
 
 
-def _read_json(schema: Schema, payload: pa.Array, limits: Limits) -> tuple[Accepted, Rejected]:
+def _read_json(schema: Schema, payload: pa.Array, limits: MessageLimits) -> tuple[Accepted, Rejected]:
     fast = fast_reader.read_block(schema.root, payload, limits)
     left = np.setdiff1d(np.arange(len(payload)), fast.accepted.rows, assume_unique=True)
     strict, rejected = strict_reader.read_rows(schema.root, payload, left, limits, fast.distinct)
     return join_accepted(schema.root, [fast.accepted, strict]), rejected
 
 
-def _read_protobuf(schema: Schema, payload: pa.Array, limits: Limits) -> tuple[Accepted, Rejected]:
+def _read_protobuf(schema: Schema, payload: pa.Array, limits: MessageLimits) -> tuple[Accepted, Rejected]:
     from schemas.protobuf import reader  # takes a while, and few jobs need it
 
     fast = reader.read_block(schema.name, schema.root, payload, limits)
@@ -97,14 +99,16 @@ def _read_protobuf(schema: Schema, payload: pa.Array, limits: Limits) -> tuple[A
     return join_accepted(schema.root, [fast, strict]), rejected
 
 
-_READ: Mapping[str, Callable[[Schema, pa.Array, Limits], tuple[Accepted, Rejected]]] = {
+_READ: Mapping[str, Callable[[Schema, pa.Array, MessageLimits], tuple[Accepted, Rejected]]] = {
     JSON: _read_json,
     PROTOBUF: _read_protobuf,
 }
 """What reads the payloads of a block: the valid rows, and why each of the others is not valid."""
 
 
-def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules, encoding: str = JSON) -> Judged:
+def judge_messages(
+    messages: pa.RecordBatch, schema: Schema, rules: MessageRules, encoding: str = JSON
+) -> Judged:
     """`judge_block`, but a row at which it raises is quarantined as `error`, and the others go on."""
     kind = KINDS[schema.name]
     results, faults = bisect_faults(lambda part: judge_block(part, schema, rules, encoding), messages)
@@ -116,7 +120,7 @@ def judge_messages(messages: pa.RecordBatch, schema: Schema, rules: Rules, encod
     )
 
 
-def judge_kinds(messages: pa.RecordBatch, rules: Rules) -> Iterator[tuple[Kind, Judged]]:
+def judge_kinds(messages: pa.RecordBatch, rules: MessageRules) -> Iterator[tuple[Kind, Judged]]:
     """`judge_messages` of the RAW messages of each kind and encoding."""
     for kind, rows in split_by_kind(messages):
         schema = load_bounded(kind.schema, rules.custom_metric_limit)
@@ -147,9 +151,9 @@ class Validate(beam.PTransform):
     row would lie in what has expired by `expiry` are in none of the outputs.
     """
 
-    def __init__(self, rules: Rules | None = None, expiry: Expiry = NOTHING) -> None:
+    def __init__(self, rules: MessageRules | None = None, expiry: Expiry = NOTHING) -> None:
         super().__init__()
-        self.rules, self.expiry = rules or Rules(), expiry
+        self.rules, self.expiry = rules or MessageRules(), expiry
 
     def expand(self, messages: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         tags = ("quarantine", *RECORD_TABLES)
@@ -159,7 +163,7 @@ class Validate(beam.PTransform):
 
 
 class _ValidateFn(beam.DoFn):
-    def __init__(self, rules: Rules, expiry: Expiry) -> None:
+    def __init__(self, rules: MessageRules, expiry: Expiry) -> None:
         self.rules, self.expiry = rules, expiry
 
     def setup(self) -> None:

@@ -27,20 +27,20 @@ _END = re.compile(rb',"hash":"([0-9a-f]{64})"\}')
 
 
 @dataclass(frozen=True)
-class Head:
+class ChainHead:
     """The newest line of a chain: its number and its hash. A chain without lines has seq 0."""
 
     seq: int = 0
     hash: str = ORIGIN
 
 
-def format_line(head: Head, fields: Mapping[str, Any], at: datetime) -> tuple[bytes, Head]:
+def format_line(head: ChainHead, fields: Mapping[str, Any], at: datetime) -> tuple[bytes, ChainHead]:
     """The line with these fields after a head, with its newline, and the head that it makes."""
     time = at.astimezone(UTC).isoformat(timespec="microseconds")
     named = {"seq": head.seq + 1, "time": time, **fields, "prev": head.hash}
     body = json.dumps(named, separators=(",", ":"), ensure_ascii=True)[:-1].encode()
     digest = sha256(body).hexdigest()
-    return body + f',"hash":"{digest}"}}\n'.encode(), Head(head.seq + 1, digest)
+    return body + f',"hash":"{digest}"}}\n'.encode(), ChainHead(head.seq + 1, digest)
 
 
 def parse_line(line: bytes) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pipelines.service.audit.chain import Head, find_start, list_months, parse_line
+from pipelines.service.audit.chain import ChainHead, find_start, list_months, parse_line
 
 _BLOCK = 1 << 20
 """Bytes at the end of a file that are read: more than a line and an unfinished write together."""
@@ -19,7 +19,7 @@ class ChainDamaged(Exception):  # noqa: N818 (a finding)
 class Tail:
     """`month`: the newest file, empty if there is none. `torn`: what follows its last complete line."""
 
-    head: Head
+    head: ChainHead
     month: str
     torn: bytes = b""
 
@@ -42,8 +42,8 @@ def read_tail(folder: Path) -> Tail:
         line, rest = _split_end(_read_end(path), path)
         torn, month = torn + rest, month or path.stem
         if line is not None:
-            return Tail(Head(line["seq"], line["hash"]), month, torn)
-    return Tail(Head(), month, torn)
+            return Tail(ChainHead(line["seq"], line["hash"]), month, torn)
+    return Tail(ChainHead(), month, torn)
 
 
 def _read_end(path: Path) -> bytes:

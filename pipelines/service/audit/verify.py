@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.service.audit.chain import (
     ORIGIN,
-    Head,
+    ChainHead,
     find_start,
     list_chains,
     list_months,
@@ -31,7 +31,7 @@ class ChainReport:
     lines: int = 0
     first: str = ""
     last: str = ""
-    head: Head = field(default_factory=Head)
+    head: ChainHead = field(default_factory=ChainHead)
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
     torn: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class ChainReport:
 
 
 def verify_audit(
-    folder: Path, anchors: Iterable[tuple[str, Head]] = (), expired_before: str = ""
+    folder: Path, anchors: Iterable[tuple[str, ChainHead]] = (), expired_before: str = ""
 ) -> list[ChainReport]:
     """What is found in each chain below a folder.
 
@@ -133,12 +133,12 @@ class _Scan:
         """Compare a line with the one before it and with the anchors."""
         report, seq = self.report, fields["seq"]
         if not report.lines and self._has_expired(where) and seq > 1:
-            report.head = Head(seq - 1, fields["prev"])
+            report.head = ChainHead(seq - 1, fields["prev"])
         if seq > report.head.seq + 1:
             self.find(f"{where}: lines {report.head.seq + 1} to {seq - 1} are missing before it")
         elif (seq, fields["prev"]) != (report.head.seq + 1, report.head.hash):
             self.find(f"{where} was added, or its neighbours were changed: it does not continue the chain")
-        report.head = Head(seq, fields["hash"])
+        report.head = ChainHead(seq, fields["hash"])
         if self._anchors.get(seq, fields["hash"]) != fields["hash"]:
             self.find(f"{where} was rewritten: line {seq} was anchored with another hash")
         report.lines += 1
@@ -159,7 +159,7 @@ class _Scan:
             self._begun.clear()
 
 
-def parse_heads(text: str) -> list[tuple[str, Head]]:
+def parse_heads(text: str) -> list[tuple[str, ChainHead]]:
     """The heads in lines that end in `WRITER SEQ HASH`, as `kpiflow audit head` prints them.
 
     Raises:
@@ -170,5 +170,5 @@ def parse_heads(text: str) -> list[tuple[str, Head]]:
         words = line.split()[-3:]
         if len(words) < 3 or not words[1].isdecimal() or len(words[2]) != len(ORIGIN):
             raise ValueError(f"`{line.strip()[:100]}` does not end in WRITER SEQ HASH")
-        found.append((words[0], Head(int(words[1]), words[2].lower())))
+        found.append((words[0], ChainHead(int(words[1]), words[2].lower())))
     return found

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.service.audit.chain import Head, format_line
+from pipelines.service.audit.chain import ChainHead, format_line
 from pipelines.service.audit.tail import ChainDamaged, read_tail
 from transforms.core.durable_files import sync_path
 
@@ -33,7 +33,7 @@ class ChainWriter:
     def __init__(self, folder: Path, name: str, clock: Callable[[], datetime] | None = None) -> None:
         self._folder, self.name = folder / name, name
         self._clock = clock or (lambda: datetime.now(UTC))
-        self.head = Head()
+        self.head = ChainHead()
         self._month = ""
         self._lock = self._file = -1
         self._failed_sync: str | None = None

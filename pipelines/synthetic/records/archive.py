@@ -52,7 +52,7 @@ def prepare_with_records(
     def format_reports(block: slice) -> pa.StringArray:
         return format_block(reports, block, world.columns, world.fleet, bare=not is_json)
 
-    parts = [Part(REPORT_KIND.stream, reports, format_reports)]
+    parts = [ArchivePart(REPORT_KIND.stream, reports, format_reports)]
     parts += [_part_of(stream, bare=not is_json) for stream in streams.values()]
     merged = Merged.of(parts if is_json else [_encode_part(part) for part in parts])
     truth = describe_fates(reports, world.fates, world.injected, mix.count(mix.outliers), world.fleet)
@@ -66,7 +66,7 @@ def prepare_with_records(
 
 
 @dataclass(frozen=True)
-class Part:
+class ArchivePart:
     """The messages of one source, in order of arrival; `format(block)` gives their payloads, string[k], and
     `wrap` makes lines of these."""
 
@@ -76,13 +76,13 @@ class Part:
     wrap: Callable[[Messages, slice, pa.Array, str], pa.StringArray] = format_envelopes
 
 
-def _encode_part(part: Part) -> Part:
+def _encode_part(part: ArchivePart) -> ArchivePart:
     """The same messages as Protocol Buffers."""
     kind = find_kind(part.source).schema
     return replace(part, format=lambda block: encode_payloads(kind, part.format(block)), wrap=format_encoded)
 
 
-def _part_of(stream: RecordStream, bare: bool) -> Part:
+def _part_of(stream: RecordStream, bare: bool) -> ArchivePart:
     messages = stream.messages
 
     def format_block(block: slice) -> pa.StringArray:
@@ -90,7 +90,7 @@ def _part_of(stream: RecordStream, bare: bool) -> Part:
             messages.row[block], messages.kind[block], messages.received[block], bare=bare
         )
 
-    return Part(KINDS[stream.schema].stream, messages, format_block)
+    return ArchivePart(KINDS[stream.schema].stream, messages, format_block)
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class Merged:
     `received` int64[m]: microseconds since 1970; `places`, of each part: where its messages are among all.
     """
 
-    parts: list[Part]
+    parts: list[ArchivePart]
     received: Integers
     places: list[Integers]
 
     @classmethod
-    def of(cls, parts: list[Part]) -> "Merged":
+    def of(cls, parts: list[ArchivePart]) -> "Merged":
         """Merge the parts; of equal times, the first part comes first."""
         received = np.concatenate([part.messages.received for part in parts])
         order = np.argsort(received, kind="stable")

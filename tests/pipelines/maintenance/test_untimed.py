@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.jobs.maintain import Maintenance
-from pipelines.maintenance.plan import EXPIRE_UNTIMED, Plan
+from pipelines.maintenance.plan import EXPIRE_UNTIMED, MaintenancePlan
 from pipelines.maintenance.steps import ignore_point
 from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
@@ -42,7 +42,7 @@ def make_message(message_id: str, source: str = "archive") -> pa.RecordBatch:
 OLD, NEW = [make_message(f"{number}-0") for number in (1, 2, 3)], [make_message("4-0")]
 
 
-def maintain(output: Path, at: datetime, reach=ignore_point, expire_most: bool = True) -> Plan:
+def maintain(output: Path, at: datetime, reach=ignore_point, expire_most: bool = True) -> MaintenancePlan:
     work = Maintenance(output, TEN_MINUTES, {}, clock=lambda: at, reach=reach, expire_most=expire_most)
     return work.run(lambda *_: None)
 

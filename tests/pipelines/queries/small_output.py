@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, run_query
 from pipelines.settings import Settings
@@ -167,7 +167,9 @@ def ask(
 ) -> Answer:
     """The answer of a query."""
     query = QUERIES[name]
-    return run_query(folder, query, query.parse(parameters), span, FILE_MINUTES, Limits(rows=limit), cursor)
+    return run_query(
+        folder, query, query.parse(parameters), span, FILE_MINUTES, QueryLimits(rows=limit), cursor
+    )
 
 
 def read_pages(folder: Path, name: str, limit: int, **options: Any) -> pa.Table:

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.queries.connections import DESCRIPTORS, KeptConnections
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 
-LIMITS = Limits(100, 5, 64)
+LIMITS = QueryLimits(100, 5, 64)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_connection_with_an_error_or_other_limits_or_files_is_not_kept(
         first.execute("SELECT nothing")
     with connect([descriptor], LIMITS) as second:
         assert second is not first
-    with connect([descriptor], Limits(100, 1, 64)) as third:
+    with connect([descriptor], QueryLimits(100, 1, 64)) as third:
         assert third is not second
     outside = os.open(output.parent / "b.parquet", os.O_RDONLY)
     with connect([outside], LIMITS) as fourth:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import LONGEST_TEXT, Kind
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import run_query
@@ -207,7 +207,7 @@ def test_a_query_is_stopped_after_its_seconds(output: Path) -> None:
     columns = "agent_id, 1.0 AS avg_latency, 1.0 AS avg_accuracy, 1 AS task_count, 1.0 AS latency_stddev"
     endless = type(query)(**(vars(query) | {"sql": f"SELECT {columns} FROM reports, range(100000000000)"}))
     with pytest.raises(RunFailed, match=r"stopped after 0\.2 s"):
-        run_query(output, endless, query.parse({}), Span(), FILE_MINUTES, Limits(seconds=0.2))
+        run_query(output, endless, query.parse({}), Span(), FILE_MINUTES, QueryLimits(seconds=0.2))
 
 
 def test_a_query_is_stopped_at_its_memory(output: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_query_is_stopped_at_its_memory(output: Path) -> None:
     sql = f"SELECT (range * range)::VARCHAR AS agent_id, 1.0 AS avg_accuracy, * FROM ({rows}) GROUP BY ALL"
     huge = type(query)(**(vars(query) | {"sql": sql}))
     with pytest.raises(RunFailed, match="needs more than 64 MB"):
-        run_query(output, huge, query.parse({}), Span(), FILE_MINUTES, Limits(memory_mb=64))
+        run_query(output, huge, query.parse({}), Span(), FILE_MINUTES, QueryLimits(memory_mb=64))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

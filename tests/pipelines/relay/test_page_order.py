@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.relay.page_order import LEAST, PageOrder, Window, choose_window, find_new
+from pipelines.relay.page_order import LEAST, PageOrder, PageWindow, choose_window, find_new
 
 FAULTS = ("none", "short", "repeated", "empty", "count", "append", "drop")
 
@@ -20,7 +20,7 @@ class Export:
     dropped: int = 0
     before: list[bytes] = field(default_factory=list)
 
-    def read(self, window: Window, fault: str, random_: random.Random) -> tuple[list[bytes], int]:
+    def read(self, window: PageWindow, fault: str, random_: random.Random) -> tuple[list[bytes], int]:
         kept = self.reports[self.dropped :]
         page, total = kept[window.start : window.end], len(kept)
         if fault == "short":

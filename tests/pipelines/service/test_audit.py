@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.service.access.subject import Subject
-from pipelines.service.audit.chain import Head, format_line
+from pipelines.service.audit.chain import ChainHead, format_line
 from pipelines.service.audit.log import LONGEST_OBJECT, AuditLog
 from pipelines.service.audit.tail import read_tail
 from pipelines.service.audit.verify import ChainReport, parse_heads, verify_audit
@@ -100,7 +100,7 @@ def _change_and_hash_again(lines: list[bytes]) -> None:
         for name, value in fields.items()
         if name not in ("seq", "time", "prev", "hash", "subject")
     }
-    lines[1] = format_line(Head(1, fields["prev"]), {**more, "subject": "otto"}, NOVEMBER)[0]
+    lines[1] = format_line(ChainHead(1, fields["prev"]), {**more, "subject": "otto"}, NOVEMBER)[0]
 
 
 def _remove(lines: list[bytes]) -> None:
@@ -117,13 +117,13 @@ def _add(lines: list[bytes]) -> None:
 
 def _add_a_new_one(lines: list[bytes]) -> None:
     last = json.loads(lines[2])
-    lines.insert(3, format_line(Head(last["seq"], last["hash"]), {"type": "begin"}, NOVEMBER)[0])
+    lines.insert(3, format_line(ChainHead(last["seq"], last["hash"]), {"type": "begin"}, NOVEMBER)[0])
 
 
 def _add_lines_of_another_form(lines: list[bytes]) -> None:
     """Their hashes are right, so that their members are read."""
     last = json.loads(lines[-1])
-    head = Head(last["seq"], last["hash"])
+    head = ChainHead(last["seq"], last["hash"])
     for fields in ({}, {"type": "end"}, {"type": "end", "of": []}, {"type": "begin", "time": None}):
         line, head = format_line(head, fields, NOVEMBER)
         lines.append(line)

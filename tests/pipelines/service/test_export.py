@@ -27,7 +27,7 @@ from transforms.sinks.parquet.encryption.master_key import KeyFile
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 from transforms.sinks.parquet.parquet_store import ENCRYPT
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def make_output(folder: Path, documents: list[dict[str, Any]]) -> Path:
 
 def judge(documents: list[Any]) -> pa.RecordBatch:
     """The rows of reports that are valid."""
-    rows, refused = judge_block(messages(documents, None), load("kpi_report"), Rules())
+    rows, refused = judge_block(messages(documents, None), load("kpi_report"), MessageRules())
     assert not refused.num_rows
     return conform(rows, REPORTS.schema)
 

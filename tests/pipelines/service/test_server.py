@@ -18,7 +18,7 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.queries.formats import FORMATS
-from pipelines.queries.limits import Limits
+from pipelines.queries.limits import QueryLimits
 from pipelines.queries.registry import QUERIES
 from pipelines.service import http_connection, query_answers
 from pipelines.service.access.masks import Masks
@@ -443,7 +443,7 @@ def test_every_route_has_one_path_and_an_action() -> None:
 
 
 def test_limits_of_the_service_bound_those_of_a_request(output: Path) -> None:
-    with run_service(make_service(output, limits=Limits(3, 1, 64))) as service:
+    with run_service(make_service(output, limits=QueryLimits(3, 1, 64))) as service:
         assert service.get("/query/agent-summary").json["is_cut"]
         assert service.get("/query/agent-summary", limit=4).json["fix"] == "give 1 to 3"
         assert service.get("/query/agent-summary", seconds=2).status == 400

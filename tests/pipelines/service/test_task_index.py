@@ -23,8 +23,8 @@ from transforms.core.time_range import Span
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     NAME,
+    DayPlace,
     Ledger,
-    Place,
     locate_day,
     now,
     put_ledger,
@@ -112,7 +112,7 @@ def test_a_sealed_day_is_one_file_and_an_expired_one_is_none(output: Path) -> No
     rows = concat([read_file(path) for path in files])
     sealed.write_bytes(encode_file(rows))
     assert ask(TASKS[7]).files == 2
-    change_ledger(output, lambda ledger: ledger.put_day(REPORTS.name, day, Place(True), now()))
+    change_ledger(output, lambda ledger: ledger.put_day(REPORTS.name, day, DayPlace(True), now()))
     assert (ask(TASKS[7]).rows.num_rows, ask(TASKS[7]).files) == (2, 1)
     sealed.with_name("new").write_bytes(encode_file(rows.slice(0, 0)))
     sealed.with_name("new").rename(sealed)
@@ -145,7 +145,7 @@ def test_the_index_forgets_the_hours_of_sealed_and_expired_days(output: Path) ->
     sealed = output / locate_day(REPORTS.name, days[0])
     paths = sorted((output / REPORTS.name / f"date={days[0]}").rglob("*.parquet"))
     sealed.write_bytes(encode_file(concat([read_file(path) for path in paths])))
-    change_ledger(output, lambda ledger: ledger.put_day(REPORTS.name, days[0], Place(True), now()))
+    change_ledger(output, lambda ledger: ledger.put_day(REPORTS.name, days[0], DayPlace(True), now()))
     assert look()[0] == 1
     assert sorted(look()[1]) == [f"date={days[0]}/day.parquet", f"date={days[1]}/hour=12"]
     change_ledger(output, lambda ledger: ledger.expire(REPORTS.name, days[1], frozenset({days[0]}), now()))

@@ -23,7 +23,7 @@ from tests.service import MOST, make_service
 from transforms.aggregation.statistics import finish, make_partials, merge_by_agent
 from transforms.core.record_batches import concat
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.maintenance_ledger import Place, locate_day, now
+from transforms.sinks.parquet.maintenance_ledger import DayPlace, locate_day, now
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 START = datetime.fromisoformat("2025-10-20T00:00:00Z")
@@ -220,7 +220,7 @@ def test_sealed_days_count_as_their_hours_do(tables: list[str], output: Path) ->
             encode_file(concat([read_file(each) for each in files]))
         )
     for table in tables:
-        change_ledger(output, lambda ledger, table=table: ledger.put_day(table, day, Place(True), now()))
+        change_ledger(output, lambda ledger, table=table: ledger.put_day(table, day, DayPlace(True), now()))
     ask = make_asker(output)
     for path in (output / REPORTS.name / f"date={day}").glob("hour=*/*.parquet"):
         path.unlink()

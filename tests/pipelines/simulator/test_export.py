@@ -14,7 +14,7 @@ import pytest
 from pipelines.rate_limit import RateLimit
 from pipelines.simulator.export import choose_content
 from pipelines.simulator.faults import Faults
-from pipelines.simulator.pages import Request
+from pipelines.simulator.pages import PageRequest
 from pipelines.simulator.reports import ArchivedReports
 from tests.layer4 import RunningLayer4, run_layer4
 
@@ -113,25 +113,25 @@ def test_a_cut_body_is_half_of_what_was_announced() -> None:
 
 
 def test_a_short_page_says_the_right_count() -> None:
-    found = choose_content(Request(2, 100), range(50, 1000), "short", 0.25)
+    found = choose_content(PageRequest(2, 100), range(50, 1000), "short", 0.25)
     assert (found.found, found.total, found.pages) == (range(150, 175), 950, None)
 
 
 def test_a_repeated_page_has_the_reports_of_the_page_before() -> None:
     kept = range(50, 1000)
-    assert choose_content(Request(3, 100), kept, "repeated", 0.5).found == range(150, 250)
-    assert choose_content(Request(1, 100), kept, "repeated", 0.5).found == range(50, 150)
+    assert choose_content(PageRequest(3, 100), kept, "repeated", 0.5).found == range(150, 250)
+    assert choose_content(PageRequest(1, 100), kept, "repeated", 0.5).found == range(50, 150)
 
 
 def test_a_false_last_page_says_that_no_other_follows() -> None:
-    found = choose_content(Request(2, 100), range(1000), "false-last", 0.999)
+    found = choose_content(PageRequest(2, 100), range(1000), "false-last", 0.999)
     assert (found.found, found.total, found.pages) == (range(100, 199), 199, 2)
-    assert choose_content(Request(2, 100), range(1000), "false-last", 0.0).found == range(100, 100)
+    assert choose_content(PageRequest(2, 100), range(1000), "false-last", 0.0).found == range(100, 100)
 
 
 def test_a_changed_count_is_another_one() -> None:
     for size in (0.0, 0.5, 0.99):
-        content = choose_content(Request(2, 100), range(1000), "count", size)
+        content = choose_content(PageRequest(2, 100), range(1000), "count", size)
         assert content.total != 1000
         assert content.found == range(100, 200)
 

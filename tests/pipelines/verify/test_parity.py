@@ -12,7 +12,7 @@ from pipelines.failures import WrongUse
 from pipelines.settings import Settings
 from pipelines.summary.queries import summarise
 from pipelines.verify import parity as module
-from pipelines.verify.comparison import Comparison, Difference
+from pipelines.verify.comparison import Difference, TableComparison
 from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
@@ -124,7 +124,7 @@ def test_an_output_of_layout_1_has_the_rows_of_one_of_layout_2(tmp_path: Path) -
     assert summarise(older).hours == summarise(newer).hours
 
 
-def differing(compared: dict[str, Comparison]) -> dict[str, list[str]]:
+def differing(compared: dict[str, TableComparison]) -> dict[str, list[str]]:
     """The explained differences of the tables that are not the same."""
     assert all(each.same is not bool(each.differences) for each in compared.values())
     return {
@@ -268,7 +268,7 @@ def test_a_multiset_counts_how_often_a_row_is_there(plain: Path, tmp_path: Path)
         "quarantine": [refused(1), refused(2, reason="utf8")],
     }
     compared = compare_outputs(plain, output(tmp_path / "other", others), identity=False)
-    assert compared["duplicates"] == Comparison(
+    assert compared["duplicates"] == TableComparison(
         2,
         3,
         2,

@@ -25,7 +25,7 @@ from transforms.core.record_batches import RAW, conform
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import Ledger, put_ledger, read_ledger
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.validation.validate import Rules, drop_expired, judge_kinds
+from transforms.validation.validate import MessageRules, drop_expired, judge_kinds
 
 FIRST = date(2026, 3, 1)
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -59,7 +59,7 @@ def write(output: Path, sent: list[pa.RecordBatch]) -> int:
     expiry = Expiry(read_ledger(LocalFolder(output))[0].expired_before)
     store, written = ParquetStore(LocalFolder(output), TEN_MINUTES.file_minutes), 0
     for raw in sent:
-        for kind, judged in judge_kinds(raw, Rules()):
+        for kind, judged in judge_kinds(raw, MessageRules()):
             found = drop_expired(judged, kind, expiry)
             for table, rows in ((kind.table, found.rows), (QUARANTINED, found.quarantine)):
                 written += rows.num_rows

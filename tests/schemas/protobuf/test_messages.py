@@ -20,23 +20,23 @@ from schemas.protobuf.encode import encode_document
 from schemas.protobuf.json_form import OPEN_BYTES, write_json
 from schemas.protobuf.layouts import MESSAGES, Layout, load_class, load_layout
 from schemas.readers.compiler import Node
-from schemas.readers.verdicts import Limits, Rejection
+from schemas.readers.verdicts import MessageLimits, Rejection
 from schemas.registry import load
 from tests.builders import report
 
 FOLDER = Path(reader.__file__).parents[1] / "proto"
 ROOT = load("kpi_report").root
 MIB = 1 << 20
-LIMITS = Limits()
+LIMITS = MessageLimits()
 
 
-def form(payload: bytes, kind: str = "kpi_report", limits: Limits = LIMITS) -> Any:
+def form(payload: bytes, kind: str = "kpi_report", limits: MessageLimits = LIMITS) -> Any:
     """The JSON form as a value, or the Rejection."""
     found = write_json(kind, load(kind).root, payload, limits)
     return found if isinstance(found, Rejection) else json.loads(found)
 
 
-def judge(payload: bytes, kind: str = "kpi_report", limits: Limits = LIMITS) -> str:
+def judge(payload: bytes, kind: str = "kpi_report", limits: MessageLimits = LIMITS) -> str:
     """The verdict on one payload."""
     payloads = pa.array([payload + b"\n"], pa.large_binary())
     if len(reader.read_block(kind, load(kind).root, payloads, limits).rows):
@@ -192,7 +192,7 @@ def test_the_deepest_value_that_settings_allow_is_read() -> None:
     value = b""
     for _ in range(511):
         value = delimited(6, delimited(1, value))
-    deepest = Limits(depth=512)
+    deepest = MessageLimits(depth=512)
     text = write_json("kpi_report", ROOT, delimited(12, value), deepest)
     assert isinstance(text, bytes)
     assert text.count(b"[") == 511
@@ -213,7 +213,7 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_message_gets_a_reason(case: str) -> None:
     kind, payload = HOSTILE[case]
-    limits = Limits(32 * MIB if kind == "agent" else MIB)
+    limits = MessageLimits(32 * MIB if kind == "agent" else MIB)
     wanted = {"oversize"} if kind == "agent" else {"schema", "duplicate_key", "protobuf"}
     assert judge(payload, kind, limits) in wanted
 
@@ -221,7 +221,7 @@ def test_a_hostile_message_gets_a_reason(case: str) -> None:
 def test_an_agent_may_have_a_long_program_but_not_a_long_rest() -> None:
     agent = {"id": report()["agent_id"], "agent_type": "t", "state": "s"}
     octets = encode_document("agent", load("agent").root, agent) + delimited(7, bytes(3 * OPEN_BYTES))
-    limits = Limits(32 * MIB)
+    limits = MessageLimits(32 * MIB)
     assert judge(octets, "agent", limits) == "valid 1"
     assert judge(octets + delimited(2, bytes(OPEN_BYTES + 1)), "agent", limits) == "oversize"
     assert json_form.exceeds_open_bytes(load_layout("agent"), octets + b"\x80") is False

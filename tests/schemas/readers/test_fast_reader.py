@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.readers import fast_reader, numbers, strict_reader
 from schemas.readers.compiler import compile_schema
-from schemas.readers.verdicts import Accepted, Limits
+from schemas.readers.verdicts import Accepted, MessageLimits
 from schemas.registry import load
 from tests.builders import payload, report
 
@@ -24,8 +24,8 @@ def block(*written: Any) -> pa.Array:
     return pa.array([payload(each) + b"\n" for each in written], pa.large_binary())
 
 
-def read(*written: Any, limits: Limits | None = None) -> Accepted:
-    return fast_reader.read_block(ROOT, block(*written), limits or Limits()).accepted
+def read(*written: Any, limits: MessageLimits | None = None) -> Accepted:
+    return fast_reader.read_block(ROOT, block(*written), limits or MessageLimits()).accepted
 
 
 def accepted(*written: Any) -> list[int]:
@@ -96,7 +96,7 @@ def test_a_value_that_may_lack_but_not_be_null_is_vouched_for_only_where_no_null
     )
 
     def accepted_by_it(*written: str) -> list[int]:
-        return fast_reader.read_block(root, block(*written), Limits()).accepted.rows.tolist()
+        return fast_reader.read_block(root, block(*written), MessageLimits()).accepted.rows.tolist()
 
     assert accepted_by_it("{}", '{"a":null}', '{"b":"x"}', '{"a":1,"b":"null"}') == [0, 2, 3]
     assert accepted_by_it('{"b":"null"}', '{"a":2}') == [1]
@@ -147,18 +147,23 @@ def test_rows_that_break_the_parser_are_found_among_a_thousand() -> None:
 
 def test_rows_that_were_parsed_are_known_to_repeat_no_name() -> None:
     written = block(report(), report(accuracy=2), twice("accuracy"), "{")
-    assert fast_reader.read_block(ROOT, written, Limits()).distinct.tolist() == [True, True, False, False]
+    assert fast_reader.read_block(ROOT, written, MessageLimits()).distinct.tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_a_row_that_is_oversize_is_not_parsed() -> None:
     length = len(payload(report()))
-    assert read(report(), report(odd="x"), limits=Limits(payload_bytes=length)).rows.tolist() == [0]
+    assert read(report(), report(odd="x"), limits=MessageLimits(payload_bytes=length)).rows.tolist() == [0]
 
 
 def test_no_row_is_accepted_under_a_limit_of_depth_that_the_schema_itself_exceeds() -> None:
     assert ROOT.depth == 3
-    assert read(report(), limits=Limits(depth=3)).rows.tolist() == [0]
-    assert read(report(), limits=Limits(depth=2)).rows.tolist() == []
+    assert read(report(), limits=MessageLimits(depth=3)).rows.tolist() == [0]
+    assert read(report(), limits=MessageLimits(depth=2)).rows.tolist() == []
 
 
 def test_an_empty_block_has_the_columns_of_one_that_is_not() -> None:
@@ -169,10 +174,10 @@ def test_an_empty_block_has_the_columns_of_one_that_is_not() -> None:
 
 def test_a_slice_of_a_block_is_read_like_a_block_of_its_own() -> None:
     whole = block(*(report(i, zone=i) for i in range(10)), "{", report(10))
-    assert rows(fast_reader.read_block(ROOT, whole[3:9], Limits()).accepted) == rows(
+    assert rows(fast_reader.read_block(ROOT, whole[3:9], MessageLimits()).accepted) == rows(
         read(*(report(i, zone=i) for i in range(3, 9)))
     )
-    assert fast_reader.read_block(ROOT, whole[9:], Limits()).accepted.rows.tolist() == [0, 2]
+    assert fast_reader.read_block(ROOT, whole[9:], MessageLimits()).accepted.rows.tolist() == [0, 2]
 
 
 POOL = [
@@ -214,7 +219,7 @@ def test_what_stands_beside_a_row_does_not_change_what_it_holds(
     start = data.draw(st.integers(0, len(places) - 1))
     end = data.draw(st.integers(start + 1, len(places)))
     whole = block(*(POOL[place] for place in places))
-    for place, cells, extra in rows(fast_reader.read_block(ROOT, whole[start:end], Limits()).accepted):
+    for place, cells, extra in rows(fast_reader.read_block(ROOT, whole[start:end], MessageLimits()).accepted):
         alone = read(POOL[places[start + place]])
         assert rows(alone) == [(0, cells, extra)]
 
@@ -222,7 +227,7 @@ def test_what_stands_beside_a_row_does_not_change_what_it_holds(
 @pytest.mark.parametrize("written", POOL)
 def test_a_row_that_is_accepted_holds_what_the_strict_reader_finds(written: Any) -> None:
     for _, cells, extra in rows(read(written)):
-        document = strict_reader.decode(payload(written), Limits())
+        document = strict_reader.decode(payload(written), MessageLimits())
         assert isinstance(document, dict)
         columns, failing = strict_reader.read_columns(ROOT, [document])
         assert failing.tolist() == [-1]

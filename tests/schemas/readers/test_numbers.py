@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.readers.numbers import dumps, loads
 from schemas.registry import load
 from tests.builders import NOON, messages, report
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 SCHEMA = load("kpi_report")
 
@@ -93,7 +93,7 @@ def ids(spellings: list[str]) -> list[str]:
         json.dumps(report(odd="N", error_details={"a": "N"}) | {"deep": [{"x": "N"}]}).replace('"N"', each)
         for each in spellings
     ]
-    reports, _ = judge_block(messages(written, NOON), SCHEMA, Rules())
+    reports, _ = judge_block(messages(written, NOON), SCHEMA, MessageRules())
     assert reports.num_rows == len(spellings)
     order = pa.compute.sort_indices(reports["message_id"])
     return reports["report_id"].take(order).to_pylist()
@@ -112,7 +112,7 @@ def test_a_number_of_a_described_field_is_its_float_without_a_sign_of_zero(numbe
     written = [json.dumps(report(custom_metrics={"a": "N"})).replace('"N"', each) for each in numbers]
     awkward = [each.replace("{", '{"\\u006fdd": null, ', 1) for each in written]
     for lines in (written, awkward):
-        reports, _ = judge_block(messages(lines, NOON), SCHEMA, Rules())
+        reports, _ = judge_block(messages(lines, NOON), SCHEMA, MessageRules())
         found = dict(zip(reports["message_id"].to_pylist(), reports["custom_metrics"].to_pylist()))
         assert [repr(found[f"m{place}"][0][1]) for place in range(len(numbers))] == [
             repr(float(each) + 0.0) for each in numbers
@@ -123,6 +123,6 @@ def test_minus_zero_is_zero_in_either_reader() -> None:
     lines = [json.dumps(report(accuracy="N")).replace('"N"', each) for each in ("-0", "-0.0", "-0e1", "0")]
     awkward = [each.replace("{", '{"\\u006fdd": null, ', 1) for each in lines]
     for written in (lines, awkward):
-        reports, _ = judge_block(messages(written, NOON), SCHEMA, Rules())
+        reports, _ = judge_block(messages(written, NOON), SCHEMA, MessageRules())
         assert [repr(value) for value in reports["accuracy"].to_pylist()] == ["0.0"] * 4
         assert len(set(reports["report_id"].to_pylist())) == 1

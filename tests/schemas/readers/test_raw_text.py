@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.readers import fast_reader, numbers, strict_reader
-from schemas.readers.verdicts import Limits, join_accepted
+from schemas.readers.verdicts import MessageLimits, join_accepted
 from schemas.registry import load
 from tests.builders import payload, report
 
@@ -24,9 +24,9 @@ def block(*written: Any) -> pa.Array:
 def held(*written: Any) -> list[tuple[str | None, str | None, str | None]]:
     """error_details, gpu_info and extra of each row, by both readers; all rows must be accepted."""
     payloads = block(*written)
-    fast, distinct = fast_reader.read_block(ROOT, payloads, Limits())
+    fast, distinct = fast_reader.read_block(ROOT, payloads, MessageLimits())
     left = np.setdiff1d(np.arange(len(written)), fast.rows)
-    strict, rejected = strict_reader.read_rows(ROOT, payloads, left, Limits(), distinct)
+    strict, rejected = strict_reader.read_rows(ROOT, payloads, left, MessageLimits(), distinct)
     assert rejected.rejections == []
     found = join_accepted(ROOT, [fast, strict])
     columns = {leaf.name: column.to_pylist() for leaf, column in zip(ROOT.leaves(), found.columns)}
@@ -36,7 +36,7 @@ def held(*written: Any) -> list[tuple[str | None, str | None, str | None]]:
 
 def accepted(*written: Any) -> list[int]:
     """The rows of which the fast reader cuts the texts."""
-    return fast_reader.read_block(ROOT, block(*written), Limits()).accepted.rows.tolist()
+    return fast_reader.read_block(ROOT, block(*written), MessageLimits()).accepted.rows.tolist()
 
 
 def test_usual_values_are_cut_and_unusual_ones_left_to_the_strict_reader() -> None:

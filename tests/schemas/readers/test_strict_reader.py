@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.readers import strict_reader
 from schemas.readers.numbers import dumps, loads
 from schemas.readers.strict_reader import decode, explain, is_too_deep, read_columns
-from schemas.readers.verdicts import Limits, Rejection
+from schemas.readers.verdicts import MessageLimits, Rejection
 from schemas.registry import load
 from tests.builders import report
 
@@ -24,9 +24,9 @@ JSON = st.recursive(
 )
 
 
-def reason(payload: bytes, limits: Limits | None = None) -> str | None:
+def reason(payload: bytes, limits: MessageLimits | None = None) -> str | None:
     """Why a payload is no document; None where it is one."""
-    read = decode(payload, limits or Limits())
+    read = decode(payload, limits or MessageLimits())
     return read.reason if isinstance(read, Rejection) else None
 
 
@@ -37,16 +37,16 @@ def nested(depth: int, inside: str = "") -> bytes:
 
 def test_a_document_may_be_as_long_as_the_limit_and_no_longer() -> None:
     payload = b'{"a":"xxxxx"}'
-    assert reason(payload, Limits(payload_bytes=len(payload))) is None
-    assert decode(payload, Limits(payload_bytes=len(payload) - 1)) == Rejection(
+    assert reason(payload, MessageLimits(payload_bytes=len(payload))) is None
+    assert decode(payload, MessageLimits(payload_bytes=len(payload) - 1)) == Rejection(
         "oversize", "13 bytes are more than 12"
     )
 
 
 def test_a_document_may_be_as_deep_as_the_limit_and_no_deeper() -> None:
     assert reason(nested(32)) is None
-    assert decode(nested(33), Limits()) == Rejection("depth", "nested deeper than 32")
-    assert reason(nested(5), Limits(depth=4)) == "depth"
+    assert decode(nested(33), MessageLimits()) == Rejection("depth", "nested deeper than 32")
+    assert reason(nested(5), MessageLimits(depth=4)) == "depth"
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_a_document_may_be_as_deep_as_the_limit_and_no_deeper() -> None:
 )
 def test_brackets_inside_of_strings_are_not_depth(text: str) -> None:
     payload = f'{{"a":"{text}","b":[[1]],"{text}":{{}}}}'.encode()
-    assert not is_too_deep(payload, Limits(depth=3))
-    assert reason(payload, Limits(depth=3)) is None
-    assert is_too_deep(payload.replace(b"[[1]]", b"[[[1]]]"), Limits(depth=3))
+    assert not is_too_deep(payload, MessageLimits(depth=3))
+    assert reason(payload, MessageLimits(depth=3)) is None
+    assert is_too_deep(payload.replace(b"[[1]]", b"[[[1]]]"), MessageLimits(depth=3))
 
 
 def test_brackets_that_close_make_room_for_others() -> None:
-    assert reason(('{"a":[' + ",".join(["[[]]"] * 50) + "]}").encode(), Limits(depth=4)) is None
+    assert reason(('{"a":[' + ",".join(["[[]]"] * 50) + "]}").encode(), MessageLimits(depth=4)) is None
 
 
 @given(JSON)
@@ -70,12 +70,12 @@ def test_depth_is_what_walking_through_the_value_gives(value: Any) -> None:
         return isinstance(each, dict | list) + max(map(depth, inner), default=0)
 
     payload = json.dumps(value).encode()
-    assert not is_too_deep(payload, Limits(depth=depth(value)))
-    assert depth(value) == 0 or is_too_deep(payload, Limits(depth=depth(value) - 1))
+    assert not is_too_deep(payload, MessageLimits(depth=depth(value)))
+    assert depth(value) == 0 or is_too_deep(payload, MessageLimits(depth=depth(value) - 1))
 
 
 def test_the_first_reason_of_several_is_given() -> None:
-    assert reason(b"\xff" * 9, Limits(payload_bytes=8)) == "oversize"
+    assert reason(b"\xff" * 9, MessageLimits(payload_bytes=8)) == "oversize"
     assert reason(nested(40, "NaN") + b"\xff") == "depth"
     assert reason(b'{"a":1,"a":NaN\xff}') == "utf8"
     assert reason(b'{"a":1,"a":NaN}') == "json"
@@ -107,12 +107,12 @@ def test_a_name_in_several_objects_or_inside_of_a_text_is_no_repetition(text: st
 
 @pytest.mark.parametrize("number", [2**63, 2**64, -(2**64) - 1, 10**20, 123456789012345678901234567890])
 def test_huge_integers_keep_their_digits(number: int) -> None:
-    read = decode(f'{{"a":[{number}],"b":{{"c":{number}}}}}'.encode(), Limits())
+    read = decode(f'{{"a":[{number}],"b":{{"c":{number}}}}}'.encode(), MessageLimits())
     assert dumps(read) == f'{{"a":[{number}],"b":{{"c":{number}}}}}'
 
 
 def test_digits_inside_of_a_text_are_no_number() -> None:
-    assert decode(b'{"a":"12345678901234567890","b":1.5}', Limits()) == {
+    assert decode(b'{"a":"12345678901234567890","b":1.5}', MessageLimits()) == {
         "a": "12345678901234567890",
         "b": 1.5,
     }
@@ -197,7 +197,7 @@ def test_a_long_value_does_not_make_a_long_message() -> None:
 )
 def test_a_payload_of_a_megabyte_is_refused_within_a_second(text: bytes) -> None:
     start = time.process_time()
-    document = decode(text, Limits())
+    document = decode(text, MessageLimits())
     if not isinstance(document, Rejection):
         _, failing = read_columns(ROOT, [document])
         assert explain(ROOT, document, ROOT.leaves()[failing[0]]).reason == "schema"

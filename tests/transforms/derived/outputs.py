@@ -14,7 +14,7 @@ from schemas.tables import AGENTS, REPORTS, TASKS, TIME, Table
 from tests.builders import NOON
 from transforms.core.record_batches import build_batch
 from transforms.derived.derived_table import Clock, DerivedTable, Input
-from transforms.derived.engine import Counts, Deriver, Limits
+from transforms.derived.engine import Counts, DeriveLimits, Deriver
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
 
@@ -167,7 +167,7 @@ def derive(output: Path, before: int = LAST_US, **options: Any) -> Counts:
     work.mkdir(exist_ok=True)
     options = {"tables": EXAMPLES, **options}
     settings = options.pop("settings", SETTINGS)
-    return Deriver(output, settings, FILE_MINUTES, options.pop("limits", Limits()), **options).derive(
+    return Deriver(output, settings, FILE_MINUTES, options.pop("limits", DeriveLimits()), **options).derive(
         work, before
     )
 

@@ -11,7 +11,7 @@ from pipelines.settings import Settings
 from tests.builders import NOON
 from transforms.derived.bounds import Period
 from transforms.derived.change_evidence import ChangeTest
-from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, Rule
+from transforms.derived.recommendation_rules import RECOMMENDATION_RULES, RecommendationRule
 from transforms.derived.recommendations import TABLE
 from transforms.derived.run import derive_rows
 from transforms.derived.trend_sql import METRICS
@@ -58,7 +58,7 @@ def recommend(*rows: Row, period: Period | None = None) -> list[Row]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_each_rule_finds_an_agent_that_became_worse_when_its_type_did_not(rule: Rule) -> None:
+def test_each_rule_finds_an_agent_that_became_worse_when_its_type_did_not(rule: RecommendationRule) -> None:
     assert isinstance(rule.test, ChangeTest)
     metric, sign = rule.test.metric, 1 if rule.test.worse == "raised" else -1
     (row,) = recommend(slope(metric), change(metric, 30, 0.5 * sign))

@@ -31,8 +31,8 @@ from transforms.derived.blocks import split_chains
 from transforms.derived.bounds import Period
 from transforms.derived.derived_table import Input
 from transforms.derived.digests import GRAIN
-from transforms.derived.engine import Limits
-from transforms.derived.plan import LATE_STEP_US, Plan
+from transforms.derived.engine import DeriveLimits
+from transforms.derived.plan import LATE_STEP_US, DerivePlan
 from transforms.derived.registry import DERIVED, TABLES
 
 
@@ -75,7 +75,7 @@ def test_deriving_after_each_of_some_additions_is_deriving_once(seed: int, cuts:
             chance = random.Random(seed)
             derive(Path(folder), moment(chance.random() * 400) // GRAIN * GRAIN)
             derive(Path(folder), settings=SETTINGS | {"context_hours": chance.choice([1, 24])})
-        derive(Path(folder), indexed=True, limits=Limits(threads=2, rows=4))
+        derive(Path(folder), indexed=True, limits=DeriveLimits(threads=2, rows=4))
         assert read_derived(Path(folder)) == derive_once(rows)
         assert derive(Path(folder)).written == 0
 
@@ -176,12 +176,12 @@ def test_reports_of_a_fresh_file_count_at_every_pass(output: Path) -> None:
 def test_what_was_derived_of_a_file_stays_in_it(ends: int, moments: list[int]) -> None:
     """The cutoff of a file never goes back, and ends at that of the pass."""
     earlier, later = (
-        Plan(TABLES[0], {}, SETTINGS, FILE_MINUTES, each * GRAIN).find_cutoff(Period(0, ends * GRAIN))
+        DerivePlan(TABLES[0], {}, SETTINGS, FILE_MINUTES, each * GRAIN).find_cutoff(Period(0, ends * GRAIN))
         for each in moments
     )
     assert earlier <= later <= moments[1] * GRAIN
     assert later > (moments[1] - LATE_STEP_US // GRAIN) * GRAIN
-    assert Plan(TABLES[0], {}, SETTINGS, FILE_MINUTES).find_cutoff(Period(0, ends)) == LAST_US
+    assert DerivePlan(TABLES[0], {}, SETTINGS, FILE_MINUTES).find_cutoff(Period(0, ends)) == LAST_US
 
 
 def test_a_file_that_is_replaced_after_it_was_compared_is_left_for_the_next_pass(
@@ -259,12 +259,12 @@ def test_if_one_chain_fails_the_pass_fails_and_the_next_one_makes_the_same_files
     with monkeypatch.context() as patch:
         kill_after(2, patch)
         with pytest.raises(Killed):
-            derive(output, limits=Limits(threads=2))
-    derive(output, limits=Limits(threads=2))
+            derive(output, limits=DeriveLimits(threads=2))
+    derive(output, limits=DeriveLimits(threads=2))
     assert read_derived(output) == derive_once(rows)
     assert [path.name for path in (output / "_derive").iterdir() if path.suffix == ".parquet"] == []
 
 
 def test_little_memory_makes_small_blocks() -> None:
-    assert Limits(memory_mb=600).share(2).find_rows(TABLES[0]) == 187_500
-    assert Limits(memory_mb=4000).share(2).find_rows(TABLES[0]) == 250_000
+    assert DeriveLimits(memory_mb=600).share(2).find_rows(TABLES[0]) == 187_500
+    assert DeriveLimits(memory_mb=4000).share(2).find_rows(TABLES[0]) == 250_000

@@ -16,7 +16,7 @@ from tests.transforms.derived.contexts import Row, agent, at, task
 from tests.transforms.derived.feature_rows import HOUR, MINUTE, derive, derive_sums, report, store, window
 from transforms.derived import features, task_sums
 from transforms.derived.bounds import Period
-from transforms.derived.engine import Deriver, Limits
+from transforms.derived.engine import DeriveLimits, Deriver
 from transforms.derived.registry import find_stored_table
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.local_folder import LocalFolder
@@ -148,7 +148,7 @@ def test_how_reports_are_cut_changes_nothing(expected: pa.RecordBatch, minutes: 
 def test_the_engine_makes_the_same_rows_file_by_file(tmp_path: Path, expected: pa.RecordBatch) -> None:
     """Half of the messages come first, and what they make is derived before the others come."""
     settings = Settings(**SETTINGS).derived_settings()
-    deriver = Deriver(tmp_path, settings, 30, Limits(rows=250), (task_sums.TABLE, features.TABLE))
+    deriver = Deriver(tmp_path, settings, 30, DeriveLimits(rows=250), (task_sums.TABLE, features.TABLE))
     work = tmp_path / "_derive"
     work.mkdir()
     for first in (True, False):

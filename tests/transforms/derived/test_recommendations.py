@@ -15,7 +15,7 @@ from transforms.derived import outcome_sums, recommendations, share_evidence
 from transforms.derived.bounds import Period
 from transforms.derived.derived_table import DerivedTable
 from transforms.derived.evidence import PERIOD_HOURS
-from transforms.derived.recommendation_rules import Rule
+from transforms.derived.recommendation_rules import RecommendationRule
 from transforms.derived.registry import find_stored_table
 from transforms.derived.run import derive_rows
 
@@ -124,7 +124,7 @@ def test_a_task_of_two_versions_is_not_counted():
     assert sum(row["task_count"] for row in sums if row["measure"] == "memory") == 19
 
 
-def _recommend_series(rule: Rule, *shares: float, total: int = 1000) -> list[Row]:
+def _recommend_series(rule: RecommendationRule, *shares: float, total: int = 1000) -> list[Row]:
     """The rows of a rule over periods in which its share is one of these each."""
     parts = []
     for period, share in enumerate(shares):

@@ -25,7 +25,7 @@ from transforms.history.time_rules import find_affected_hours, find_minutes
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 HOUR = int(NOON.timestamp()) // 3600
 """The hour of noon, since 1970."""
@@ -38,7 +38,7 @@ def after(minutes: float) -> datetime:
 def reports(*minutes: float) -> pa.RecordBatch:
     """Reports recorded so many minutes after noon; report i has the task of number i."""
     documents = [report(number, at=after(each)) for number, each in enumerate(minutes)]
-    return judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
+    return judge_block(messages(documents, received_at=None), load("kpi_report"), MessageRules())[0]
 
 
 def affected(*minutes: float) -> list[int]:
@@ -89,7 +89,7 @@ def test_a_report_before_1970_affects_hours_before_1970() -> None:
     old = judge_block(
         messages([report(at=datetime(1969, 12, 31, 23, 30, tzinfo=NOON.tzinfo))], None),
         load("kpi_report"),
-        Rules(),
+        MessageRules(),
     )[0]
     assert find_affected_hours(old) == {-1, 0}
 
@@ -205,7 +205,7 @@ def test_a_shard_recalls_hours_whole_with_the_62_minutes_before_them_or_without(
 
 def test_a_shard_recalls_its_own_agents_in_the_order_of_files(tmp_path: Path) -> None:
     documents = [report(number, at=after(number), agent_id=agent(number)) for number in range(60)]
-    stored = judge_block(messages(documents, received_at=None), load("kpi_report"), Rules())[0]
+    stored = judge_block(messages(documents, received_at=None), load("kpi_report"), MessageRules())[0]
     store = ParquetStore(LocalFolder(tmp_path), 10)
     store.write(REPORTS, [conform(stored, REPORTS.schema)])
     shard_of = assign_shards(stored["agent_id"], 3)

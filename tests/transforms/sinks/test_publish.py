@@ -14,7 +14,7 @@ from transforms.history.batch_history import apply_history
 from transforms.history.blocks import LOOKBACK
 from transforms.outliers import flag_outliers
 from transforms.sinks.publish import format_outliers, format_reports
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 
 def enriched() -> pa.RecordBatch:
@@ -25,7 +25,7 @@ def enriched() -> pa.RecordBatch:
     documents.append(
         report(40, NOON + timedelta(minutes=40), latency_ms=9000.0, custom_metrics={"queue": 3.0})
     )
-    reports, refused = judge_block(messages(documents, None), load("kpi_report"), Rules())
+    reports, refused = judge_block(messages(documents, None), load("kpi_report"), MessageRules())
     assert not refused.num_rows
     none = pa.Table.from_batches([], LOOKBACK)
     (judged,) = apply_history([reports], none, min_samples=30)[0]

@@ -12,12 +12,12 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.kinds import KINDS
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
 from tests.builders import NOON, agent, agent_record, health, messages, report, result, task
 from transforms.core.record_batches import concat
 from transforms.validation.message_kinds import give_kind
-from transforms.validation.validate import Judged, Rules, Validate, judge_kinds
+from transforms.validation.validate import Judged, MessageRules, Validate, judge_kinds
 
 SOON = NOON + timedelta(seconds=1)
 DOCUMENTS = {
@@ -30,11 +30,11 @@ DOCUMENTS = {
 
 
 def judged(
-    kind: str, *documents: Any, received_at: datetime | None = SOON, rules: Rules | None = None
+    kind: str, *documents: Any, received_at: datetime | None = SOON, rules: MessageRules | None = None
 ) -> Judged:
     """What became of documents of one kind, which its stream tells."""
     sent = messages(documents, received_at, KINDS[kind].stream)
-    ((found, each),) = judge_kinds(sent, rules or Rules())
+    ((found, each),) = judge_kinds(sent, rules or MessageRules())
     assert found.schema == kind
     return each
 
@@ -207,21 +207,24 @@ def test_a_malformed_record_is_rejected_as_what_it_is_and_costs_only_itself(kind
 
 
 def test_an_agent_may_be_as_large_as_a_program():
-    rules = Rules(Limits(2000))
+    rules = MessageRules(MessageLimits(2000))
     for kind, sizes in {"task": (2, 2), "agent": (0, 1)}.items():
         large = [DOCUMENTS[kind] | {"x": "x" * size} for size in (2000, 33 << 20)]
         found = judged(kind, *large, rules=rules).quarantine
         assert found["reason"].to_pylist() == ["oversize"] * sizes[1 if kind == "agent" else 0]
-    assert judged("agent", agent_record(x="x" * 2000), rules=Rules(Limits(64 << 20))).rows.num_rows == 1
+    assert (
+        judged("agent", agent_record(x="x" * 2000), rules=MessageRules(MessageLimits(64 << 20))).rows.num_rows
+        == 1
+    )
 
 
 def test_the_source_tells_the_kind_unless_one_is_given():
     plain = messages([task()], source="layer4_tasks")
     given = give_kind(messages([agent_record()], source="layer4_tasks"), "agent")
-    assert [kind.schema for kind, _ in judge_kinds(plain, Rules())] == ["task"]
-    assert [kind.schema for kind, _ in judge_kinds(given, Rules())] == ["agent"]
-    assert [kind.schema for kind, _ in judge_kinds(messages([report()]), Rules())] == ["kpi_report"]
-    assert list(judge_kinds(plain.slice(0, 0), Rules())) == []
+    assert [kind.schema for kind, _ in judge_kinds(plain, MessageRules())] == ["task"]
+    assert [kind.schema for kind, _ in judge_kinds(given, MessageRules())] == ["agent"]
+    assert [kind.schema for kind, _ in judge_kinds(messages([report()]), MessageRules())] == ["kpi_report"]
+    assert list(judge_kinds(plain.slice(0, 0), MessageRules())) == []
 
 
 def test_one_transform_validates_all_kinds_at_once():

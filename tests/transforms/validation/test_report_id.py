@@ -9,11 +9,11 @@ import pytest
 
 from schemas.registry import load
 from tests.builders import NOON, agent, messages, report
-from transforms.validation.validate import Rules, judge_block
+from transforms.validation.validate import MessageRules, judge_block
 
 
 def ids(*documents: Any) -> list[str]:
-    reports, refused = judge_block(messages(documents), load("kpi_report"), Rules())
+    reports, refused = judge_block(messages(documents), load("kpi_report"), MessageRules())
     assert refused.num_rows == 0, refused.to_pylist()
     rows = sorted(
         zip(reports["message_id"].to_pylist(), reports["report_id"].to_pylist()),

@@ -11,12 +11,12 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.readers import fast_reader
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
 from tests.builders import NOON, agent, messages, payload, report
 from transforms.validation import validate as module
 from transforms.validation.quarantine_rows import bisect_faults
-from transforms.validation.validate import Rules, Validate, judge_block
+from transforms.validation.validate import MessageRules, Validate, judge_block
 
 SCHEMA = load("kpi_report")
 
@@ -24,7 +24,7 @@ SCHEMA = load("kpi_report")
 def judged(
     *documents: Any, received_at: datetime | None = NOON + timedelta(seconds=1)
 ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    return judge_block(messages(documents, received_at), SCHEMA, Rules())
+    return judge_block(messages(documents, received_at), SCHEMA, MessageRules())
 
 
 def reason(document: Any) -> tuple[str, str | None, str | None]:
@@ -154,9 +154,9 @@ def test_ordinary_reports_take_the_fast_path() -> None:
         report(6, agent_id=agent(1).upper(), recorded_at="2025-10-22T14:00:00.123456789+02:00"),
     ]
     batch = messages(documents)
-    assert fast_reader.read_block(SCHEMA.root, batch["payload"], Limits()).accepted.rows.tolist() == list(
-        range(len(documents))
-    )
+    assert fast_reader.read_block(
+        SCHEMA.root, batch["payload"], MessageLimits()
+    ).accepted.rows.tolist() == list(range(len(documents)))
 
 
 def test_unknown_fields_are_kept_with_their_nulls_wherever_they_stand() -> None:
@@ -217,7 +217,7 @@ def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: p
     def kernel(batch: pa.RecordBatch, *_: Any) -> Any:
         if "m1" in batch["message_id"].to_pylist():
             raise ZeroDivisionError("no")
-        return judge_block(batch, SCHEMA, Rules())
+        return judge_block(batch, SCHEMA, MessageRules())
 
     monkeypatch.setattr(module, "judge_block", kernel)
     with TestPipeline() as pipeline:
@@ -235,7 +235,7 @@ def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: p
 
 
 def test_a_custom_metric_beyond_the_limit_is_refused_by_name_and_one_at_it_is_not() -> None:
-    rules = Rules(custom_metric_limit=1000.0)
+    rules = MessageRules(custom_metric_limit=1000.0)
     values = [1000.0, -1000, 1000.5, -1e9, 10**30]
     sent = messages([report(custom_metrics={"a": 1.0, "b": value}) for value in values])
     reports, refused = judge_block(sent, SCHEMA.bounded(1000.0), rules)
@@ -248,6 +248,6 @@ def test_a_custom_metric_beyond_the_limit_is_refused_by_name_and_one_at_it_is_no
 def test_a_limit_is_part_of_what_validate_judges_by() -> None:
     with TestPipeline() as pipeline:
         given = pipeline | beam.Create([messages([report(custom_metrics={"a": 11})])], reshuffle=False)
-        judged = given | Validate(Rules(custom_metric_limit=10.0))
+        judged = given | Validate(MessageRules(custom_metric_limit=10.0))
         counts = judged.quarantine | beam.Map(lambda rows: rows["rule"].to_pylist())
         assert_that(counts, equal_to([["maximum"]]))

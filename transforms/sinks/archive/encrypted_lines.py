@@ -21,7 +21,7 @@ from transforms.envelopes.encrypted_segments import (
     TAG_BYTES,
     Changed,
     CutShort,
-    Head,
+    SegmentHead,
     decrypt_segment,
     encrypt_segment,
     read_head,
@@ -45,7 +45,7 @@ class _Segment(NamedTuple):
 
     start: int
     end: int
-    head: Head
+    head: SegmentHead
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ MERGED = "merged"
 _VERSION = 1
 
 
-class Place(NamedTuple):
+class DayPlace(NamedTuple):
     """Where the rows of a day are: on which tier, and whether in one file (`sealed`) or in files of hours.
 
     `rows`: how many the file had when maintenance last wrote it.
@@ -50,7 +50,7 @@ class DayChange(NamedTuple):
 
     folder: str
     day: date
-    place: Place
+    place: DayPlace
     digest: str = ""
 
 
@@ -67,7 +67,7 @@ class Replaced(NamedTuple):
     digest: str = ""
 
 
-UNSEALED = Place()
+UNSEALED = DayPlace()
 """Where the rows of a day are that the ledger does not name."""
 
 
@@ -83,7 +83,7 @@ class Ledger:
     removed.
     """
 
-    days: Mapping[str, Mapping[date, Place]] = field(default_factory=lambda: MappingProxyType({}))
+    days: Mapping[str, Mapping[date, DayPlace]] = field(default_factory=lambda: MappingProxyType({}))
     expired_before: Mapping[str, date] = field(default_factory=lambda: MappingProxyType({}))
     roots: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     replaced: tuple[Replaced, ...] = ()
@@ -94,7 +94,7 @@ class Ledger:
         """What has expired."""
         return Expiry(self.expired_before, frozenset(self.untimed_before))
 
-    def find(self, folder: str, day: date) -> Place:
+    def find(self, folder: str, day: date) -> DayPlace:
         """Where the rows of a day are, if it has not expired."""
         return self.days.get(folder, {}).get(day, UNSEALED)
 
@@ -102,7 +102,7 @@ class Ledger:
         """Whether the rows of a day are gone."""
         return day < self.expired_before.get(folder, date.min)
 
-    def put_day(self, folder: str, day: date, place: Place, at: datetime, digest: str = "") -> Self:
+    def put_day(self, folder: str, day: date, place: DayPlace, at: datetime, digest: str = "") -> Self:
         """As `put_days`, of one day."""
         return self.put_days([DayChange(folder, day, place, digest)], at)
 
@@ -254,12 +254,12 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _parse_days(days: Mapping[str, Any]) -> dict[date, Place]:
+def _parse_days(days: Mapping[str, Any]) -> dict[date, DayPlace]:
     return {date.fromisoformat(day): _parse_place(place) for day, place in days.items()}
 
 
-def _parse_place(place: Mapping[str, Any]) -> Place:
-    return Place(bool(place["sealed"]), _parse_tier(place["tier"]), int(place["rows"]))
+def _parse_place(place: Mapping[str, Any]) -> DayPlace:
+    return DayPlace(bool(place["sealed"]), _parse_tier(place["tier"]), int(place["rows"]))
 
 
 def _parse_replaced(each: Mapping[str, Any]) -> Replaced:

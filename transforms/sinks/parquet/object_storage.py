@@ -22,13 +22,13 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.objects.errors import ONE_MACHINE
-from transforms.objects.place import Place, parse_options, verify_bucket
+from transforms.objects.place import BucketPlace, parse_options, verify_bucket
 from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.storage import Conflict, Stored
 
 
 @dataclass(frozen=True)
-class ObjectStorage(Place):
+class ObjectStorage(BucketPlace):
     """A place for the objects of tables: a `Storage`.
 
     `conditions` says whether the server honours conditional puts; if not, writers use locks of this machine,

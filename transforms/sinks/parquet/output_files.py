@@ -18,7 +18,14 @@ from schemas.partitioning import UNTIMED_HOUR, format_day_folder, format_hour_fo
 from schemas.tables import TABLES, Table
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.local_folder import LocalFolder
-from transforms.sinks.parquet.maintenance_ledger import DAY_FILE, HOT, Ledger, Place, locate_day, read_ledger
+from transforms.sinks.parquet.maintenance_ledger import (
+    DAY_FILE,
+    HOT,
+    DayPlace,
+    Ledger,
+    locate_day,
+    read_ledger,
+)
 from transforms.sinks.parquet.parquet_file import DERIVE, REPLACE, describe_damage
 from transforms.sinks.parquet.storage import Storage, Stored
 
@@ -189,11 +196,11 @@ class OutputFiles:
         """Whether maintenance has changed nothing: every file is on the first root."""
         return not self.ledger.days and not self.ledger.expired_before
 
-    def _find_place(self, folder: str, day: date) -> Place | None:
+    def _find_place(self, folder: str, day: date) -> DayPlace | None:
         """Where the rows of a day are; None if it has expired."""
         return None if self.ledger.is_expired(folder, day) else self.ledger.find(folder, day)
 
-    def _find_root(self, place: Place) -> Storage:
+    def _find_root(self, place: DayPlace) -> Storage:
         return self.hot if place.tier == HOT else self._roots[place.tier]
 
     def gather_ledger(self) -> Ledger:

@@ -13,7 +13,7 @@ import obstore
 from obstore.exceptions import PreconditionError
 
 from transforms.core.retry import retry_while_unavailable
-from transforms.objects.place import Place, parse_options, verify_bucket
+from transforms.objects.place import BucketPlace, parse_options, verify_bucket
 
 PATIENCE_SECONDS = 120
 """How long a request is repeated while the server is unavailable."""
@@ -32,7 +32,7 @@ class Found(NamedTuple):
     version: str | None
 
 
-def parse_object(url: str) -> tuple[Place, str]:
+def parse_object(url: str) -> tuple[BucketPlace, str]:
     """The bucket, and the key or pattern, that a URL names. What follows its last `?` are options.
 
     Raises:
@@ -43,7 +43,7 @@ def parse_object(url: str) -> tuple[Place, str]:
     where, _, query = url.rpartition("?") if "?" in url else (url, "", "")
     netloc, _, key = where.partition("://")[2].partition("/")
     options = parse_options(scheme, query, form)
-    return Place(scheme, verify_bucket(netloc, form), **options), key
+    return BucketPlace(scheme, verify_bucket(netloc, form), **options), key
 
 
 def find_objects(pattern: str) -> Iterator[Found]:
@@ -81,12 +81,12 @@ def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
 
 
-def _find_object(place: Place, key: str) -> Found | None:
+def _find_object(place: BucketPlace, key: str) -> Found | None:
     meta = _ask(place, partial(_head, key=key))
     return None if meta is None else _describe(place, meta)
 
 
-def _list(place: Place, prefix: str) -> list[Any]:
+def _list(place: BucketPlace, prefix: str) -> list[Any]:
     return _ask(
         place,
         lambda client: [each for some in obstore.list(client, prefix=prefix or None) for each in some],
@@ -103,7 +103,7 @@ def _head(client: Any, key: str) -> Any:
         return None
 
 
-def _ask(place: Place, request: Any) -> Any:
+def _ask(place: BucketPlace, request: Any) -> Any:
     """The answer of a request, which gets the client and is repeated while the server is unavailable."""
     for attempt in retry_while_unavailable(PATIENCE_SECONDS):
         with attempt, place.connect() as client:
@@ -111,7 +111,7 @@ def _ask(place: Place, request: Any) -> Any:
     return None  # is not reached: the last attempt raises
 
 
-def _describe(place: Place, meta: Any) -> Found:
+def _describe(place: BucketPlace, meta: Any) -> Found:
     url = place.locate(meta["path"])
     # An empty list of options keeps a `?` of the key itself apart.
     return Found(url + (place.query or "?" if "?" in url or place.query else ""), meta["size"], meta["e_tag"])

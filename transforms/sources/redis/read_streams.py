@@ -28,7 +28,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.redis.connection import Connection
 from transforms.redis.entry_ids import ZERO, parse_id
-from transforms.sources.reader_status import Place, ReaderReport, ReaderStatus
+from transforms.sources.reader_status import ReaderReport, ReaderStatus, StreamPosition
 from transforms.sources.redis.checkpointed_positions import PositionsProvider
 from transforms.sources.redis.commits import Commits
 from transforms.sources.redis.lease import RedisLease
@@ -226,7 +226,7 @@ def report_read(read: Read) -> ReaderReport:
         counts = pc.fill_null(batch["entries"], 0).to_pylist()
         for source, entries in zip(batch["source"].to_pylist(), counts):
             lost[source] = lost.get(source, 0) + entries
-    places = {key: Place(each.last, each.index, each.added) for key, each in read.positions.items()}
+    places = {key: StreamPosition(each.last, each.index, each.added) for key, each in read.positions.items()}
     newest = max((parse_id(place.position)[0] for place in places.values()), default=0)
     return ReaderReport(places, read.rows, read.now, newest or None, lost, read.notices)
 

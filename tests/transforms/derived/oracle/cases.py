@@ -18,7 +18,7 @@ from tests.transforms.derived.oracle.rows import HOUR, Row, read_rows
 from tests.transforms.derived.oracle.rows import Settings as Values
 from transforms.derived.bounds import EVER, UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable
-from transforms.derived.engine import Limits
+from transforms.derived.engine import DeriveLimits
 from transforms.derived.registry import DERIVED
 from transforms.derived.run import derive_rows
 
@@ -75,7 +75,7 @@ def compare_files(seed: int, folder: Path) -> dict[str, list[str]]:
     for start, end in zip(edges, edges[1:]):
         blocks = ["--block-hours", random.choice(["1", "6", "24"])]
         output = make_output(folder, lines[start:end], *words, *blocks)
-        limits = Limits(random.choice([1, 2]), rows=random.choice([5, 50, 10**6]))
+        limits = DeriveLimits(random.choice([1, 2]), rows=random.choice([5, 50, 10**6]))
         values = Settings(**settings).derived_settings() | read_row_settings(output)
         derive(output, make_deriver(output, values, (), limits))
     rows = {table.name: read_output(output, table) for table in STORED}

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners import direct
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.envelopes.envelope_lines import NO_DATA, write_entry
@@ -168,7 +168,7 @@ def refused_entry(number: int, fields: dict[bytes, bytes]) -> pa.RecordBatch:
     """The QUARANTINE row of an entry without data, as a stream makes it."""
     line = write_entry("kpi", f"{NOON_MS + number}-0", NOON_MS + number, fields)
     return quarantine_misfits(
-        reject_messages(raw([f"{NOON_MS + number}-0"], [line]), pa.array([NO_DATA])), Limits()
+        reject_messages(raw([f"{NOON_MS + number}-0"], [line]), pa.array([NO_DATA])), MessageLimits()
     )
 
 
@@ -183,7 +183,7 @@ def test_an_entry_without_data_has_the_same_row_from_the_archive(fields: dict[by
     with tempfile.TemporaryDirectory() as folder:
         assert [ArchiveWriter(Path(folder)).append(row, REFUSED) for _ in range(2)] == [1, 0]
         messages, bad = stored(Path(folder))
-    assert (messages.num_rows, quarantine_misfits(bad, Limits())) == (0, row)
+    assert (messages.num_rows, quarantine_misfits(bad, MessageLimits())) == (0, row)
 
 
 def test_entries_without_data_do_not_hold_back_the_others(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_transform_archives_both_kinds(tmp_path: Path) -> None:
 
     direct.run(graph)
     messages, bad = stored(tmp_path)
-    assert (messages.equals(rows), quarantine_misfits(bad, Limits()).equals(refused)) == (True, True)
+    assert (messages.equals(rows), quarantine_misfits(bad, MessageLimits()).equals(refused)) == (True, True)
 
 
 def test_a_sync_covers_what_has_grown_since_the_last_whoever_wrote_it(

@@ -10,8 +10,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     NAME,
     UNSEALED,
     WARM,
+    DayPlace,
     Ledger,
-    Place,
     Replaced,
     locate_day,
     put_ledger,
@@ -21,7 +21,7 @@ from transforms.sinks.parquet.storage import Conflict
 
 DAY, AT = date(2026, 1, 2), datetime(2026, 3, 1, tzinfo=UTC)
 REPORTS, WINDOWS = "kpi_reports", "kpi_aggregations/window_size=5s"
-SEALED = Place(True, HOT, 12)
+SEALED = DayPlace(True, HOT, 12)
 
 
 def make_ledger() -> Ledger:
@@ -59,13 +59,13 @@ def test_a_day_with_a_new_place_leaves_the_files_of_its_old_place_to_be_removed(
     ledger = Ledger().put_day(REPORTS, DAY, SEALED, AT)
     assert ledger.replaced == (Replaced(REPORTS, DAY, False, HOT, AT),)
     later = AT + timedelta(days=7)
-    moved = ledger.put_day(REPORTS, DAY, Place(True, WARM, 12), later)
+    moved = ledger.put_day(REPORTS, DAY, DayPlace(True, WARM, 12), later)
     assert moved.replaced[1:] == (Replaced(REPORTS, DAY, True, HOT, later),)
     assert moved.forget(*moved.replaced).replaced == ()
 
 
 def test_a_file_that_is_read_again_is_not_removed():
-    warm = Place(True, WARM, 12)
+    warm = DayPlace(True, WARM, 12)
     moved = Ledger().put_day(REPORTS, DAY, SEALED, AT).put_day(REPORTS, DAY, warm, AT)
     back = moved.put_day(REPORTS, DAY, SEALED, AT)
     assert Replaced(REPORTS, DAY, True, HOT, AT) not in back.replaced
@@ -81,7 +81,7 @@ def test_more_rows_in_the_same_file_replace_nothing():
 
 def test_expired_days_are_gone_from_the_ledger_and_their_files_are_to_be_removed():
     unsealed = frozenset([DAY - timedelta(days=1), DAY + timedelta(days=5)])
-    ledger = Ledger().put_day(REPORTS, DAY, Place(True, COLD, 1), AT).forget(*make_ledger().replaced)
+    ledger = Ledger().put_day(REPORTS, DAY, DayPlace(True, COLD, 1), AT).forget(*make_ledger().replaced)
     expired = ledger.expire(REPORTS, DAY + timedelta(days=1), unsealed, AT)
     assert expired.is_expired(REPORTS, DAY)
     assert not expired.is_expired(REPORTS, DAY + timedelta(days=1))

@@ -21,8 +21,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     HOT,
     NAME,
     WARM,
+    DayPlace,
     Ledger,
-    Place,
     locate_day,
     put_ledger,
 )
@@ -42,7 +42,7 @@ def seal(output: Path, rows: pa.RecordBatch, root: LocalFolder | None = None) ->
     name, tier = locate_day(FOLDER, DAY), HOT if root is None else WARM
     (root or home).put(name, encode_day_file(REPORTS, rows), None)
     ledger = Ledger().put_roots({} if root is None else {WARM: root.name})
-    put_ledger(home, ledger.put_day(FOLDER, DAY, Place(True, tier, rows.num_rows), WHEN), None)
+    put_ledger(home, ledger.put_day(FOLDER, DAY, DayPlace(True, tier, rows.num_rows), WHEN), None)
     return OutputFile(name, root or home)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
 from schemas.tables import QUARANTINE
 from transforms.core.message_encodings import ENCODING, PROTOBUF, add_encodings, split_by_encoding
@@ -20,7 +20,7 @@ from transforms.sources.archives.decompression import cut_chunks
 from transforms.sources.archives.envelope_chunks import decode_lines
 from transforms.sources.archives.long_lines import LongLine, compute_longest_line
 from transforms.validation.quarantine_rows import quarantine_misfits, shorten_oversize
-from transforms.validation.validate import Rules, judge_messages
+from transforms.validation.validate import MessageRules, judge_messages
 
 AT = "2026-01-01T00:00:00.000001Z"
 WRONG = (
@@ -97,7 +97,7 @@ def test_an_archive_keeps_the_bytes(count: int) -> None:
     assert b"encoding" not in bytes(write_envelopes(rows))
 
 
-LIMITS = Limits(payload_bytes=1024)
+LIMITS = MessageLimits(payload_bytes=1024)
 
 
 def judge(line: bytes, held_bytes: int) -> pa.RecordBatch:
@@ -109,7 +109,9 @@ def judge(line: bytes, held_bytes: int) -> pa.RecordBatch:
             continue
         raw, bad, _ = decode_lines(text, number)
         found += [
-            shorten_oversize(judge_messages(part, load("kpi_report"), Rules(LIMITS), encoding).quarantine)
+            shorten_oversize(
+                judge_messages(part, load("kpi_report"), MessageRules(LIMITS), encoding).quarantine
+            )
             for encoding, part in split_by_encoding(raw)
         ]
         found.append(shorten_oversize(quarantine_misfits(bad, LIMITS)))

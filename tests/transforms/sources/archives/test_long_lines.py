@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.kinds import KINDS
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
 from tests.builders import line_id
 from tests.integration.hostile_shapes import TEXTS
@@ -20,9 +20,9 @@ from transforms.sources.archives.decompression import cut_chunks
 from transforms.sources.archives.envelope_chunks import decode_lines
 from transforms.sources.archives.long_lines import LongLine, compute_longest_line
 from transforms.validation.quarantine_rows import quarantine_misfits, shorten_oversize
-from transforms.validation.validate import Rules, judge_messages
+from transforms.validation.validate import MessageRules, judge_messages
 
-LIMITS = Limits(payload_bytes=1024)
+LIMITS = MessageLimits(payload_bytes=1024)
 SIZE = compute_longest_line(LIMITS.payload_bytes)
 SOURCES = ["kpi", "berichte-\u00fc", 'a "quoted" key', "\u202e"]
 
@@ -47,7 +47,7 @@ def refused(number: int, text: bytes | LongLine) -> Iterator[pa.RecordBatch]:
         yield quarantine_misfits(text.message(number), LIMITS)
         return
     raw, bad, _ = decode_lines(text, number)
-    yield judge_messages(raw, load("kpi_report"), Rules(LIMITS))[1]
+    yield judge_messages(raw, load("kpi_report"), MessageRules(LIMITS))[1]
     yield quarantine_misfits(bad, LIMITS)
 
 

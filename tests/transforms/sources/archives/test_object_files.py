@@ -15,7 +15,7 @@ from tests.builders import line_id
 from tests.s3 import Fault, S3Server, wire
 from transforms.core.errors import Refused, Unavailable
 from transforms.objects import place
-from transforms.objects.place import Place
+from transforms.objects.place import BucketPlace
 from transforms.sources.archives import object_files
 from transforms.sources.archives.archive_files import FileRange, Files, NoArchiveError, find_files
 from transforms.sources.archives.archive_reader import Chunk, ReadArchives, Unreadable, read_files
@@ -35,7 +35,7 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def folder(server: S3Server, tmp_path: Path) -> Place:
+def folder(server: S3Server, tmp_path: Path) -> BucketPlace:
     """A part of the bucket that is empty."""
     return server.storage("bucket", tmp_path.name)
 
@@ -46,16 +46,16 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_files, "PATIENCE_SECONDS", 3)
 
 
-def put(folder: Place, name: str, data: bytes = b"{}\n") -> None:
+def put(folder: BucketPlace, name: str, data: bytes = b"{}\n") -> None:
     with folder.connect() as client:
         obstore.put(client, name, data)
 
 
-def url(folder: Place, pattern: str, endpoint: str = "") -> str:
+def url(folder: BucketPlace, pattern: str, endpoint: str = "") -> str:
     return f"{folder.locate(pattern)}?endpoint={endpoint or folder.endpoint}&region=us-east-1"
 
 
-def names(files: Files, folder: Place) -> list[str]:
+def names(files: Files, folder: BucketPlace) -> list[str]:
     return [path.removeprefix(folder.locate("") + "/").rpartition("?")[0] for path in files]
 
 
@@ -69,7 +69,7 @@ def reasons(chunks: list[Chunk | Unreadable]) -> set[str]:
 
 
 def test_a_pattern_means_what_it_means_in_a_folder(
-    folder: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: BucketPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     keys = ["a/1.ndjson", "a/b/2.ndjson.gz", "a/b/c/3.JSON", "[4].ndjson", "d/5.parquet", "d/5.csv"]
@@ -102,7 +102,7 @@ def test_a_url_of_another_form_says_which_form_to_write(text: str, problem: str)
 
 
 def test_a_large_object_is_read_in_ranges_and_a_small_one_as_a_whole(
-    folder: Place, monkeypatch: pytest.MonkeyPatch
+    folder: BucketPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transforms.sources.archives.archive_files.OBJECT_BYTES", 500)
     columns = {"message_id": IDS, "received_at": pa.nulls(1000), "data": ["{}"] * 1000}
@@ -119,7 +119,7 @@ def test_a_large_object_is_read_in_ranges_and_a_small_one_as_a_whole(
         assert_that(found, equal_to(IDS * 3))
 
 
-def test_an_object_that_is_replaced_or_removed_meanwhile_is_incomplete(folder: Place) -> None:
+def test_an_object_that_is_replaced_or_removed_meanwhile_is_incomplete(folder: BucketPlace) -> None:
     put(folder, "a.ndjson", TEXT)
     (file,) = find_files([url(folder, "a.ndjson")]).whole
     put(folder, "a.ndjson", TEXT.upper())
@@ -135,7 +135,7 @@ def test_an_object_that_is_replaced_or_removed_meanwhile_is_incomplete(folder: P
 
 
 @pytest.mark.parametrize("fault", [503, "lost", "cut"])
-def test_a_failure_that_passes_is_retried(server: S3Server, folder: Place, fault: Fault) -> None:
+def test_a_failure_that_passes_is_retried(server: S3Server, folder: BucketPlace, fault: Fault) -> None:
     put(folder, "a.ndjson", TEXT)
     faults = [fault, None, fault]
     with wire(server.endpoint, lambda *_: faults.pop(0) if faults else None) as endpoint:
@@ -144,7 +144,7 @@ def test_a_failure_that_passes_is_retried(server: S3Server, folder: Place, fault
     assert faults == []
 
 
-def test_a_failure_that_stays_ends_the_run_and_names_its_fix(server: S3Server, folder: Place) -> None:
+def test_a_failure_that_stays_ends_the_run_and_names_its_fix(server: S3Server, folder: BucketPlace) -> None:
     put(folder, "a.ndjson", TEXT)
     with pytest.raises(Refused, match="there is no bucket 'other'; make it"):
         find_files([url(server.storage("other"), "*")])
@@ -160,7 +160,7 @@ def test_a_failure_that_stays_ends_the_run_and_names_its_fix(server: S3Server, f
 
 
 def test_without_credentials_the_message_says_where_to_set_them(
-    server: S3Server, folder: Place, monkeypatch: pytest.MonkeyPatch
+    server: S3Server, folder: BucketPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -13,7 +13,7 @@ from apache_beam.runners.sdf_utils import RestrictionTrackerView, ThreadsafeRest
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from schemas.readers.verdicts import Limits
+from schemas.readers.verdicts import MessageLimits
 from tests.servers import RedisServer
 from transforms.redis.connection import Connection
 from transforms.sinks.archive.archive_files import REFUSED
@@ -171,7 +171,9 @@ class Archived(Runner):
             if isinstance(each, TimestampedValue):
                 ArchiveWriter(self.folder).append(each.value)
             elif each.tag == "rejected":
-                ArchiveWriter(self.folder).append(quarantine_misfits(each.value.value, Limits()), REFUSED)
+                ArchiveWriter(self.folder).append(
+                    quarantine_misfits(each.value.value, MessageLimits()), REFUSED
+                )
         return outputs
 
     def restart(self, kept: dict[str, Position]) -> None:

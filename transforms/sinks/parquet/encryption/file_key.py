@@ -31,7 +31,7 @@ _HEAD = len(_BEFORE) + _PREFIX + len(_AFTER) + _UNIQUE + len(_END)
 Source = Path | bytes | bytearray | BinaryIO
 
 
-class Head(NamedTuple):
+class FileHead(NamedTuple):
     """What an encrypted file says in plain before its footer."""
 
     key_id: str
@@ -64,7 +64,7 @@ def make_decryption(file: Source, place: object = None) -> Any:
     return pe.create_decryption_properties(own)
 
 
-def read_head(file: Source) -> Head | None:
+def read_head(file: Source) -> FileHead | None:
     """What a file says in plain; None if it is not encrypted.
 
     Raises:
@@ -83,7 +83,7 @@ def read_head(file: Source) -> Head | None:
         file.seek(place)
 
 
-def _read_head(file: BinaryIO) -> Head | None:
+def _read_head(file: BinaryIO) -> FileHead | None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 8))
     end = file.read(8)
@@ -93,7 +93,7 @@ def _read_head(file: BinaryIO) -> Head | None:
     return parse_head(file.read(_HEAD))
 
 
-def parse_head(head: bytes) -> Head:
+def parse_head(head: bytes) -> FileHead:
     """The key's id and the wrapped key out of the bytes with which the footer of a file begins.
 
     Raises:
@@ -110,4 +110,4 @@ def parse_head(head: bytes) -> Head:
     if not is_whole:
         raise ValueError("it is encrypted by another program, or was changed after it was written")
     label = prefix[len(_FORM) : -WRAPPED_BYTES]
-    return Head(label.decode("ascii", "replace"), prefix[-WRAPPED_BYTES:])
+    return FileHead(label.decode("ascii", "replace"), prefix[-WRAPPED_BYTES:])
