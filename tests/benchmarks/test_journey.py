@@ -100,11 +100,11 @@ from transforms.core.record_batches import RAW
 watch(sys.argv[1])
 from transforms.history.stream_history import StreamHistory
 from transforms.core.sharding import KeyByShard
-from transforms.validation.validate import Rules, Validate
+from transforms.validation.validate import MessageRules, Validate
 with beam.Pipeline(FnApiRunner()) as pipeline:
     message = {"source": "kpi", "message_id": "1-0", "received_at": NOON, "payload": payload(report())}
     raw = pipeline | beam.Create([pa.RecordBatch.from_pylist([message], schema=RAW)])
-    _ = (raw | Validate(Rules())).reports | KeyByShard(1) | StreamHistory(30, 3600, 60)
+    _ = (raw | Validate(MessageRules())).reports | KeyByShard(1) | StreamHistory(30, 3600, 60)
 """
 
 

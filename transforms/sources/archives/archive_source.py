@@ -69,7 +69,7 @@ class ReadMessages(beam.PTransform):
 
 @dataclass(frozen=True)
 class ArchivesSnapshot:
-    """The messages of archive files (`transforms.sources.source.Snapshot`): all that was in them still is."""
+    """The messages of archive files (`transforms.sources.source.SourceSnapshot`): all that was in them still is."""
 
     archives: Archives
     can_lose = False
