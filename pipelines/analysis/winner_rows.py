@@ -14,11 +14,11 @@ from pipelines.analysis.question import describe_effect, name_time
 from pipelines.analysis.tasks import BLOCK_MINUTES
 from pipelines.analysis.winners import CONTROL, LEVEL, Winner, find_winner
 from pipelines.queries.limits import QueryLimits
+from pipelines.queries.recommendation_queries import ADOPT_VARIANT
 from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import EXPERIMENT_METRICS, EXPERIMENTS
 from transforms.core.time_range import Span
 
-RULE = "adopt_variant"
 REASON = "a variant is better than the control in a metric, and worse in none"
 EXPIRY = timedelta(hours=24)
 """After its last task, a recommendation about an experiment is old."""
@@ -75,8 +75,8 @@ def _make_row(experiment: str, winner: Winner, expires_at: datetime) -> Row:
     )
     times = {"decided_at": name_time(gain), "since": name_time(gain)}
     return {
-        **times, "rule": RULE, "rule_version": 1, "subject_kind": "experiment", "subject": experiment,
-        "state": "new", "recommendation": advice, "parameter": None, "current": None, "proposed": None,
+        **times, "rule": ADOPT_VARIANT, "rule_version": 1,
+        "subject_kind": "experiment", "subject": experiment, "state": "new", "recommendation": advice, "parameter": None, "current": None, "proposed": None,
         "factor": None, "reason": REASON, "evidence": _describe(winner), "confidence": 1 - gain.p,
         "expires_at": expires_at.isoformat(), "outcome": None, "followed_at": None, "followed_by": None,
     }  # fmt: skip

@@ -41,13 +41,13 @@ class Winner(NamedTuple):
     after: Effect
 
 
-def find_winner(tasks: Tasks, control: str = CONTROL) -> Winner | str:
+def find_winner(tasks: Tasks) -> Winner | str:
     """The winner of an experiment, or why there is none."""
-    if control not in tasks.names:
-        return f"no task has the variant {control}"
+    if CONTROL not in tasks.names:
+        return f"no task has the variant {CONTROL}"
     if len(tasks.names) < 2:
-        return f"all tasks have the variant {control}"
-    found = compare(tasks, control, MEASURES, LEVEL)
+        return f"all tasks have the variant {CONTROL}"
+    found = compare(tasks, CONTROL, MEASURES, LEVEL)
     if found.reason:
         return found.reason
     gains: dict[str, list[Effect]] = {}
@@ -78,16 +78,13 @@ def _explain(found: Comparison, gains: Mapping[str, list[Effect]], winners: list
 def _look_after(tasks: Tasks, found: Comparison, gain: Effect) -> Effect:
     """The metric of a gain in the tasks after its verdict."""
     chosen = tasks.block > _find_since(gain)
-    chosen &= np.isin(
-        tasks.variant, [list(tasks.names).index(name) for name in (found.control, gain.variant)]
-    )
-    measure = Measure(gain.metric)
+    chosen &= np.isin(tasks.variant, [tasks.names.index(name) for name in (found.control, gain.variant)])
     left = select_tasks(tasks, np.flatnonzero(chosen))
     if len(np.unique(left.variant)) < 2:
         nan = float("nan")
         return Effect(gain.variant, gain.metric, 0, nan, nan, nan, None, None, 1.0, Verdict.REFUSED, None,
                       "no tasks of both came after it")  # fmt: skip
-    (effect,) = compare(left, found.control, [measure], LEVEL, unit=found.unit).effects
+    (effect,) = compare(left, found.control, [Measure(gain.metric)], LEVEL, unit=found.unit).effects
     return effect
 
 

@@ -15,7 +15,7 @@ from pipelines.inputs import parse_span, parse_time
 from pipelines.queries.formats import list_rows
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
-from pipelines.queries.recommendation_queries import RECOMMENDATIONS
+from pipelines.queries.recommendation_queries import ADOPT_VARIANT, RECOMMENDATIONS
 from pipelines.queries.run import run_query
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
@@ -23,8 +23,6 @@ from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 if TYPE_CHECKING:
     from pipelines.analysis.winner_rows import Winners
 
-ADOPT = "adopt_variant"
-"""The rule about experiments, which are compared when one asks."""
 MOST_EXPERIMENTS = 100
 _MOST_TASKS, _SECONDS, _MEMORY_MB = 5_000_000, 300, 4096
 _OLDER = "--at TIME gives those of a past time, --all every one"
@@ -50,9 +48,9 @@ def recommend(
 ) -> None:
     """Print what could be changed, with the evidence, and whether the cause went away.
 
-    kpiflow changes nothing itself. Each recommendation is about at most 12 hours, and says when it expires.
+    kpiflow changes nothing itself. Each recommendation says when it expires.
     """
-    names = [*(each.name for each in RECOMMENDATION_RULES), ADOPT]
+    names = [*(each.name for each in RECOMMENDATION_RULES), ADOPT_VARIANT]
     if rule is not None and rule not in names:
         raise WrongUse(f"no rule is called {rule[:50]}", name_nearest(rule, names))
     folder = require_folder(output)
@@ -64,7 +62,7 @@ def recommend(
         require_derived(folder, RECOMMENDATIONS.inputs[0].table)
     rows = [row | {"evidence": json.loads(row["evidence"])} for row in list_rows(answer.rows)]
     winners = None
-    if rule in (None, ADOPT):
+    if rule in (None, ADOPT_VARIANT):
         winners = _find_winners(folder, moment, everything, minutes)
     if winners:
         rows += [row for row in winners.rows if subject in (None, row["subject"])]

@@ -51,12 +51,9 @@ def trends(
     """
     asked = _choose(agent, agent_type, fleet)
     folder, span = require_folder(output), parse_span(start, end)
-    read_row_settings(folder, "queried")  # an error if there is no output
+    minutes = read_row_settings(folder, "queried")["file_minutes"]
     require_derived(folder, TRENDS.inputs[0].table)
-    limits, minutes = (
-        QueryLimits(limit, seconds, memory_mb),
-        read_row_settings(folder, "queried")["file_minutes"],
-    )
+    limits = QueryLimits(limit, seconds, memory_mb)
     changes = _ask(folder, asked | {"kind": "change"}, span, minutes, limits)
     slopes = _find_steepest(folder, asked | {"kind": "slope"}, span, minutes, limits)
     if as_json:

@@ -76,8 +76,8 @@ def derive(
 ) -> Counts:
     """Derive what is stale, until nothing changes any more.
 
-    Of reports only those are derived whose wait was over at `until`; of late ones (`DerivePlan.find_cutoff`) at the
-    last full ten minutes before it.
+    Of reports only those are derived whose wait was over at `until`; of late ones at the last full ten
+    minutes before it (`DerivePlan.find_cutoff`).
 
     Raises:
         WrongUse: another job is deriving the output.

@@ -6,6 +6,9 @@ from pipelines.queries.query import Input, Kind, Order, Parameter, Query
 from schemas.readers.formats import TIME
 from transforms.derived.recommendations import RECOMMENDATIONS as TABLE
 
+ADOPT_VARIANT = "adopt_variant"
+"""The rule whose rows are not in the table: experiments are compared when one asks."""
+
 RECOMMENDATIONS = Query(
     "recommendations",
     "what could be changed and why, with what was seen after, newest first",

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from schemas.readers.formats import FIRST_US
 from transforms.analysis.change_points import QUIET, WINDOW
 from transforms.core.time_units import MINUTE_US
 from transforms.derived.derived_table import Input
-from transforms.derived.evidence import PERIOD_HOURS, Evidence, count_from_first, write_rows
-from transforms.derived.rules import format_time
+from transforms.derived.evidence import PERIOD_HOURS, Evidence, count_from_first, format_moment, write_rows
 from transforms.derived.trend_sql import METRICS
 
 MOST_FALSE_ALARMS = 0.1
@@ -31,10 +29,6 @@ class ChangeTest:
 
     metric: str
     worse: str
-
-
-def _format(time: str) -> str:
-    return format_time(f"{time} + ({FIRST_US})")
 
 
 def _make_verdicts(tests: Mapping[str, ChangeTest]) -> dict[str, str]:
@@ -92,7 +86,7 @@ def _make_details(tests: Mapping[str, ChangeTest]) -> dict[str, str]:
         "change_details": f"""
         SELECT rule, subject, moment, exp(-false_alarms) AS confidence, json_object(
             'metric', metric, 'level', CASE WHEN is_agent THEN 'agent' ELSE 'agent_type' END,
-            'agent_type', type, 'changed_at', {_format("changed")}, 'before', before, 'after', after,
+            'agent_type', type, 'changed_at', {format_moment("changed")}, 'before', before, 'after', after,
             'change', change, 'is_relative', metric IN ({_LOGS}), 'low', change_low, 'high', change_high,
             'z', z, 'threshold', threshold,
             'false_alarms', false_alarms)::VARCHAR AS evidence,

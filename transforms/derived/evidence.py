@@ -12,6 +12,7 @@ from typing import Any
 from schemas.readers.formats import FIRST_US
 from transforms.core.time_units import HOUR_US
 from transforms.derived.derived_table import Input
+from transforms.derived.rules import format_time
 
 PERIOD_HOURS = 12
 PERIOD_US = PERIOD_HOURS * HOUR_US
@@ -41,6 +42,11 @@ class Evidence:
 def count_from_first(time: str) -> str:
     """SQL: a time in microseconds since FIRST_US, so that none is negative."""
     return f"(epoch_us({time}) - ({FIRST_US}))"
+
+
+def format_moment(moment: str) -> str:
+    """SQL: a time as text, from what `count_from_first` gave."""
+    return format_time(f"{moment} + ({FIRST_US})")
 
 
 def write_rows(name: str, columns: str, rows: Mapping[str, tuple[str | float | int, ...]]) -> str:

@@ -11,7 +11,7 @@ from schemas.readers.formats import FIRST_US
 from schemas.tables import TIME, Table
 from transforms.derived.change_evidence import CHANGES
 from transforms.derived.derived_table import DerivedTable
-from transforms.derived.evidence import PERIOD_US, Evidence
+from transforms.derived.evidence import PERIOD_US, Evidence, write_rows
 from transforms.derived.feature_sql import join_queries
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 from transforms.derived.share_evidence import SHARES
@@ -41,18 +41,18 @@ def _moment(number: str) -> str:
     return f"make_timestamptz({number} + ({FIRST_US}))"
 
 
-_RULES = ", ".join(
-    f"('{each.name}', {each.version}, '{each.subject_kind}', nullif('{each.parameter}', ''), "
-    f"'{each.meaning}')"
+_RULES = {
+    each.name: (each.version, each.subject_kind, each.parameter, each.meaning)
     for each in RECOMMENDATION_RULES
-)
+}
 _ADVICE = " ".join(f"WHEN '{rule.name}' THEN {rule.advice}" for rule in RECOMMENDATION_RULES)
 
 _VERDICTS = {name: text for each in EVIDENCE for name, text in each.make_verdicts(_list_tests(each)).items()}
 _DETAILS = {name: text for each in EVIDENCE for name, text in each.make_details(_list_tests(each)).items()}
 QUERIES = {
     "rules": f"""
-        SELECT * FROM (VALUES {_RULES}) AS rules(rule, rule_version, subject_kind, parameter, reason)""",
+        SELECT * REPLACE (nullif(parameter, '') AS parameter)
+        FROM ({write_rows("rules", "rule_version, subject_kind, parameter, reason", _RULES)})""",
     **_VERDICTS,
     "verdicts": f"""
         SELECT *, moment // {PERIOD_US} AS period FROM ({_unite("verdicts")})""",

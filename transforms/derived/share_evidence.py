@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import log
 
-from schemas.readers.formats import FIRST_US
 from transforms.core.time_units import MINUTE_US
 from transforms.derived.derived_table import Input
-from transforms.derived.evidence import PERIOD_HOURS, PERIOD_US, Evidence, count_from_first, write_rows
+from transforms.derived.evidence import (
+    PERIOD_HOURS,
+    PERIOD_US,
+    Evidence,
+    count_from_first,
+    format_moment,
+    write_rows,
+)
 from transforms.derived.outcome_sums import LADDER
-from transforms.derived.rules import format_time
 
 LEVEL = 1e-4
 LEAST_TASKS, LEAST_MINUTES = 100, 10
@@ -120,8 +125,8 @@ def _make_details(tests: Mapping[str, ShareTest]) -> dict[str, str]:
         GROUP BY rule, subject, moment""",
         "share_details": f"""
         SELECT rule, subject, moment, 1 - exp(-{_test("share_limit")}) AS confidence, json_object(
-            'measure', measure, 'from', {format_time(f"d.period * {PERIOD_US} + ({FIRST_US})")},
-            'to', {format_time(f"moment + {MINUTE_US} + ({FIRST_US})")}, 'tasks', n::BIGINT,
+            'measure', measure, 'from', {format_moment(f"d.period * {PERIOD_US}")},
+            'to', {format_moment(f"moment + {MINUTE_US}")}, 'tasks', n::BIGINT,
             'beyond', k::BIGINT, 'share', round(k / n, 6), 'low', {_bound("0", "(k / n)")},
             'high', {_bound("1", "(k / n - 1)")}, 'limit', share_limit, 'level', {LEVEL},
             'parameter_before', round(mean_before, 3))::VARCHAR AS evidence,

@@ -16,7 +16,6 @@ class Export:
     """Pages of a list that grows and whose front is dropped, with faults."""
 
     reports: list[bytes]
-    cap: int
     dropped: int = 0
     before: list[bytes] = field(default_factory=list)
 
@@ -65,7 +64,7 @@ def drain(export: Export, order: PageOrder, faults: list[str], random_: random.R
 def test_any_sequence_of_faulty_pages_skips_no_report(
     count: int, faults: list[str], most: int, random_: random.Random
 ) -> None:
-    export = Export([b"%d" % each for each in range(count)], most)
+    export = Export([b"%d" % each for each in range(count)])
     order = PageOrder(most=most)
     relayed = drain(export, order, faults, random_)
     assert set(relayed) == set(export.reports)

@@ -20,7 +20,6 @@ from transforms.derived.trends import TRENDS
 Row = dict[str, Any]
 RULES = [rule for rule in RECOMMENDATION_RULES if isinstance(rule.test, ChangeTest)]
 SETTINGS = Settings().derived_settings()
-SLOWER = next(rule for rule in RULES if rule.name == "slower_agent")
 
 
 def slope(metric: str, minute: int = 0, kind: str = "inference") -> Row:
