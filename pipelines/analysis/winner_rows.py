@@ -76,8 +76,9 @@ def _make_row(experiment: str, winner: Winner, expires_at: datetime) -> Row:
     times = {"decided_at": name_time(gain), "since": name_time(gain)}
     return {
         **times, "rule": ADOPT_VARIANT, "rule_version": 1,
-        "subject_kind": "experiment", "subject": experiment, "state": "new", "recommendation": advice, "parameter": None, "current": None, "proposed": None,
-        "factor": None, "reason": REASON, "evidence": _describe(winner), "confidence": 1 - gain.p,
+        "subject_kind": "experiment", "subject": experiment, "state": "new",
+        "recommendation": advice, "parameter": None, "current": None, "proposed": None, "factor": None,
+        "reason": REASON, "evidence": _describe(winner), "confidence": 1 - gain.p,
         "expires_at": expires_at.isoformat(), "outcome": None, "followed_at": None, "followed_by": None,
     }  # fmt: skip
 
