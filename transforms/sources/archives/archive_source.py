@@ -69,7 +69,10 @@ class ReadMessages(beam.PTransform):
 
 @dataclass(frozen=True)
 class ArchivesSnapshot:
-    """The messages of archive files (`transforms.sources.source.SourceSnapshot`): all that was in them still is."""
+    """The messages of archive files: all that was in them still is.
+
+    See `transforms.sources.source.SourceSnapshot`.
+    """
 
     archives: Archives
     can_lose = False
