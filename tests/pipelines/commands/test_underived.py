@@ -19,7 +19,7 @@ COMMANDS = [
     ("recommendations", ["recommend"]),
     ("data_quality", ["quality"]),
     ("data_quality", ["quality", "--rule", "task_unknown"]),
-    ("features", ["features", "--output", "/dev/null"]),
+    ("features", ["features", "--output", "features.parquet"]),
     ("features", ["compare", "experiment"]),
     *(
         (each.table.name, ["query", name])
@@ -32,8 +32,13 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("table", "words"), COMMANDS)
 def test_what_reads_a_table_that_is_missing_names_the_command_that_makes_it(
-    table: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    table: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     output = tmp_path / "out"
     open_output(output, Settings(), create=True)
     write(output, REPORTS, [make_report(n, NOON + n * MINUTE, 0 * MINUTE, n) for n in range(2)])

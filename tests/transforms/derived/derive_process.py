@@ -19,7 +19,7 @@ from tests.patience import PATIENCE
 STEPS = {
     "lock": ("pipelines.jobs.derive", "lock_home"),
     "read what files were made of": ("transforms.derived.derived_files", "DerivedFiles.read"),
-    "keep a stored file": ("transforms.derived.snapshot", "Snapshot.hold"),
+    "keep a stored file": ("transforms.derived.snapshot", "FileSnapshot.hold"),
     "run the SQL": ("transforms.derived.engine", "run_sql"),
     "write a new file": ("transforms.core.durable_files", "_write_new"),
     "rename it": ("pathlib", "Path.replace"),
