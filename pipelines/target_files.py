@@ -1,5 +1,6 @@
 """Files that a command writes where the user wants them, such as an export or a page."""
 
+import os
 from pathlib import Path
 
 from pipelines.failures import RunFailed, WrongUse
@@ -12,14 +13,20 @@ def check_target(path: Path, flag: str) -> None:
     """Check that the file of an option can be one. Call it first, so that nothing is read in vain.
 
     Raises:
-        WrongUse: its folder does not exist, it would be in an output, or it is a folder, a pipe or a device:
-            a device such as /dev/null would be replaced by a file.
+        WrongUse: its folder does not exist, its name cannot be, it would be in an output, or it is a folder,
+            a pipe or a device: a device such as /dev/null would be replaced by a file.
     """
-    if output := next((each for each in path.absolute().parents if (each / DESCRIPTION).exists()), None):
+    folder = Path(os.path.realpath(path.parent))  # by links and `..`, a folder in an output has other names
+    try:
+        output = next((each for each in (folder, *folder.parents) if (each / DESCRIPTION).exists()), None)
+        is_usable = folder.is_dir() and (path.is_file() or not path.exists())
+    except OSError:  # a name is too long, or a folder may not be searched
+        output, is_usable = None, False
+    if output:
         raise WrongUse(
             f"{path} is in the output {output}, where only tables belong", f"give {flag} a file elsewhere"
         )
-    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
+    if not is_usable:
         raise WrongUse(f"cannot write to {path}", f"give {flag} a file in a folder that exists")
 
 

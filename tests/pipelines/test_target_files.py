@@ -30,3 +30,22 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_target(path, "--output", data)
         assert path.read_bytes() == data
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_an_output_is_refused_by_whatever_name(tmp_path: Path) -> None:
+    output = make_output(tmp_path / "out")
+    (tmp_path / "link").symlink_to(output / "kpi_reports")
+    with pytest.raises(WrongUse, match="is in the output"):
+        check_target(tmp_path / "link" / "rows.csv", "--output")
+    check_target(output / ".." / "rows.csv", "--output")
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (
+        tmp_path / f"{'n' * 300}.csv",
+        tmp_path / ("n" * 300) / "rows.csv",
+        tmp_path / "loop" / "a.csv",
+    ):
+        with pytest.raises(WrongUse, match="cannot write to"):
+            check_target(path, "--output")
