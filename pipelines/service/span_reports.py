@@ -111,8 +111,11 @@ class SpanReports:
             ]
 
     def _read_group(self, parquet: pq.ParquetFile, number: int) -> WindowSums:
-        rows = parquet.read_row_group(number, REPORT_COLUMNS, use_threads=False).combine_chunks()
-        return self._names.read_reports(rows.to_batches()[0])
+        rows = parquet.read_row_group(number, REPORT_COLUMNS, use_threads=False)
+        if missing := set(REPORT_COLUMNS) - set(rows.column_names):  # pyarrow leaves it out in silence
+            raise ValueError(f"there is no column {min(missing)}")
+        batches = rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
+        return self._names.read_reports(batches[0])
 
 
 def _choose(file: _File, span: Span, most: int) -> list[int]:

@@ -9,12 +9,15 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, run_query
 from pipelines.service import window_cover
 from pipelines.service.service import Service
+from pipelines.service.span_reports import SpanReports
+from pipelines.service.window_sums import AgentNames
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
 from tests.pipelines.queries.small_output import FILE_MINUTES, make_output
 from tests.pipelines.service.test_task_index import change_ledger
@@ -24,6 +27,7 @@ from transforms.aggregation.statistics import finish, make_partials, merge_by_ag
 from transforms.core.record_batches import concat
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.maintenance_ledger import DayPlace, locate_day, now
+from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 
 START = datetime.fromisoformat("2025-10-20T00:00:00Z")
@@ -186,6 +190,26 @@ def test_windows_of_hours_are_read_before_the_first_request(
     service.close()
     monkeypatch.setattr(window_cover, "read_file", lambda *_: pytest.fail("windows are read again"))
     assert make_asker(output, service)("agent-summary", Span()).files == 0
+
+
+@pytest.mark.parametrize("column", ["accuracy", "recorded_at"])
+def test_a_file_that_lacks_a_column_is_left_to_duckdb(column: str, output: Path) -> None:
+    files, reports = OutputFiles.of(output), SpanReports(AgentNames(), FILE_MINUTES)
+    found = reports.read(files, Span(), 10_000)
+    assert found is not None
+    assert sum(part.counts.sum() for part in found.parts) == 600
+    path = next((output / REPORTS.name).rglob("*.parquet"))
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns([column]), path)
+    assert reports.read(files, Span(), 10_000) is None
+
+
+def test_a_row_group_without_rows_counts_nothing(output: Path) -> None:
+    path = next((output / REPORTS.name).rglob("*.parquet"))
+    lost = pq.read_metadata(path).num_rows
+    pq.write_table(pq.read_table(path, partitioning=None).slice(0, 0), path)
+    found = SpanReports(AgentNames(), FILE_MINUTES).read(OutputFiles.of(output), Span(), 10_000)
+    assert found is not None
+    assert sum(part.counts.sum() for part in found.parts) == 600 - lost
 
 
 def test_a_report_that_no_window_has_yet_is_in_the_summary_at_once(output: Path) -> None:
