@@ -19,6 +19,11 @@ def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
+def format_change(value: float, is_relative: bool) -> str:
+    """A change of a metric with its sign: a share of it, or in its own unit."""
+    return f"{value:+.1%}" if is_relative else f"{value:+.4f}"
+
+
 def print_table(table: Table) -> None:
     """Print a table. Without a terminal it is as wide as its content needs, so that no cell is folded."""
     if not out.is_terminal:

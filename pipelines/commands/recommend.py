@@ -17,6 +17,7 @@ from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.recommendation_queries import ADOPT_VARIANT, RECOMMENDATIONS
 from pipelines.queries.run import run_query
+from pipelines.text_tables import format_change
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 
@@ -120,10 +121,7 @@ def _describe(seen: dict[str, Any]) -> str:
         after = seen["after"]
         later = after["reason"] or _format_difference(after)
         return f"{seen['metric']} {_format_difference(seen)}; after that: {later}"
-    size, low, high = (
-        f"{seen[name]:+.1%}" if seen["is_relative"] else f"{seen[name]:+.4f}"
-        for name in ("change", "low", "high")
-    )
+    size, low, high = (format_change(seen[name], seen["is_relative"]) for name in ("change", "low", "high"))
     of = "" if seen["level"] == "agent" else f" of the type {seen['agent_type']}"
     return f"{seen['metric']}{of} {size} ({low} to {high}) since {seen['changed_at']}"
 

@@ -16,7 +16,7 @@ from pipelines.inputs import parse_span
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import TRENDS
-from pipelines.text_tables import make_table, print_table
+from pipelines.text_tables import format_change, make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.time_range import Span
 from transforms.derived.trend_sql import METRICS
@@ -104,7 +104,11 @@ def _print_changes(rows: list[Row]) -> None:
     table = make_table(["series", "metric", "changed at"], ["before", "after", "change"])
     table.add_column("seen at")
     for row in rows:
-        numbers = f"{row['before']:.4g}", f"{row['after']:.4g}", _format_change(row["metric"], row["change"])
+        numbers = (
+            f"{row['before']:.4g}",
+            f"{row['after']:.4g}",
+            format_change(row["change"], METRICS[row["metric"]].is_log),
+        )
         times = _format_time(row["changed_at"]), _format_time(row["time_window_start"])
         table.add_row(_name(row), row["metric"], times[0], *numbers, times[1])
     print_table(table)
@@ -118,7 +122,8 @@ def _print_slopes(rows: list[Row]) -> None:
     table = make_table(["series", "metric", "verdict"], ["an hour", "95 % interval"])
     for row in rows:
         low, middle, high = (
-            _format_change(row["metric"], row[name]) for name in ("slope_low", "slope", "slope_high")
+            format_change(row[name], METRICS[row["metric"]].is_log)
+            for name in ("slope_low", "slope", "slope_high")
         )
         table.add_row(_name(row), row["metric"], row["verdict"], middle, f"{low} to {high}")
     print_table(table)
@@ -128,10 +133,6 @@ def _name(row: Row) -> str:
     if row["level"] == "agent":
         return escape_line(row["agent_id"])
     return "fleet" if row["level"] == "fleet" else f"type {escape_line(row['target_agent_type'])}"
-
-
-def _format_change(metric: str, value: float) -> str:
-    return f"{value:+.1%}" if METRICS[metric].is_log else f"{value:+.4f}"
 
 
 def _format_time(moment: datetime) -> str:

@@ -16,7 +16,7 @@ from pipelines.queries.open_files import open_files
 from pipelines.queries.query import Order, Query, Value
 from pipelines.queries.selection import Part, Selection
 from transforms.core.errors import Refused
-from transforms.core.record_batches import conform
+from transforms.core.record_batches import conform_table
 from transforms.core.time_range import keep_within
 from transforms.sinks.parquet.parquet_file import open_parquet
 
@@ -78,11 +78,6 @@ def select_page(
 
         first = bisect_right(range(rows.num_rows), False, key=is_after)
     return rows.take(places.slice(first, count))
-
-
-def conform_table(rows: pa.Table, columns: pa.Schema) -> pa.Table:
-    """The rows in these columns."""
-    return pa.Table.from_batches([conform(batch, columns) for batch in rows.to_batches()], columns)
 
 
 def _filter(rows: pa.Table, query: Query, parameters: Mapping[str, Value | None]) -> pa.Table:

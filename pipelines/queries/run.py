@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.failures import RunFailed
 from pipelines.queries.connections import DESCRIPTORS
 from pipelines.queries.cursor import format_cursor
-from pipelines.queries.few_rows import Page, conform_table, read_page
+from pipelines.queries.few_rows import Page, read_page
 from pipelines.queries.limits import USUAL, QueryLimits
 from pipelines.queries.means import ONCE, Covered, Means
 from pipelines.queries.open_files import open_files
@@ -21,6 +21,7 @@ from pipelines.queries.query import Query, Value, Windows
 from pipelines.queries.selection import WHOLE, Part, Selection, select_files
 from pipelines.queries.statement import Statement, write_rows, write_statement, write_view, write_views
 from pipelines.queries.stop import QueryStopped, Stop
+from transforms.core.record_batches import conform_table
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile
 

@@ -27,7 +27,7 @@ from pipelines.queries.open_files import explain_storage_errors
 from schemas.tables import REPORTS
 from transforms.core.durable_files import FileVersion, read_version
 from transforms.core.hashing import hash_ids
-from transforms.core.record_batches import conform
+from transforms.core.record_batches import conform_table
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sinks.parquet.parquet_file import open_parquet
@@ -189,8 +189,7 @@ class Arrivals:
         places = np.searchsorted(found, ids, sorter=order)
         if len(found) == 0 or (found[order[np.minimum(places, len(found) - 1)]] != ids).any():
             raise OrderEnded
-        batches = rows.take(pa.array(order[places])).combine_chunks().to_batches()
-        return pa.Table.from_batches([conform(batch, schema) for batch in batches], schema)
+        return conform_table(rows.take(pa.array(order[places])).combine_chunks(), schema)
 
 
 def _open(path: Path) -> pa.PythonFile:

@@ -12,6 +12,7 @@ from pipelines.service.window_sums import REPORT_COLUMNS, AgentNames, WindowSums
 from schemas.tables import REPORTS
 from transforms.core.durable_files import FileVersion, read_version
 from transforms.core.errors import Refused
+from transforms.core.record_batches import make_empty
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import open_parquet
@@ -114,7 +115,7 @@ class SpanReports:
         rows = parquet.read_row_group(number, REPORT_COLUMNS, use_threads=False)
         if missing := set(REPORT_COLUMNS) - set(rows.column_names):  # pyarrow leaves it out in silence
             raise ValueError(f"there is no column {min(missing)}")
-        batches = rows.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
+        batches = rows.combine_chunks().to_batches() or [make_empty(rows.schema)]
         return self._names.read_reports(batches[0])
 
 

@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 import duckdb
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from pipelines.verify.output_description import open_output
 from schemas.partitioning import UNTIMED_HOUR
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
 from tests.pipelines.maintenance.stored import SETTINGS
+from tests.pipelines.queries.summaries import compare
 from tests.service import MOST
 from transforms.aggregation.statistics import finish, make_partials, merge_by_agent
 from transforms.core.time_range import Span
@@ -167,19 +167,6 @@ def draw_asked(chance: Random) -> Iterator[tuple[str, dict[str, str], Span]]:
         if chance.random() < 0.2:
             given["agent_id"] = "a"
         yield name, given, Span(start, end + timedelta(microseconds=1))
-
-
-def compare(answer: Answer, plain: list[tuple[Any, ...]]) -> None:
-    """Agents, hours, counts and the order are equal; means and deviations up to rounding."""
-    assert answer.rows.num_rows == len(plain)
-    for row, expected in zip(answer.rows.to_pylist(), plain):
-        for (name, value), other in zip(row.items(), expected, strict=True):
-            if name == "latency_stddev" and other is not None:
-                assert value == pytest.approx(other, rel=1e-9, abs=1e-9)
-            elif isinstance(value, float):
-                assert value == pytest.approx(other, rel=1e-13)
-            else:
-                assert value == other
 
 
 CHANGES = ("add_reports", "write_windows", "lose_windows", "damage_windows", "maintain", "expire")

@@ -140,6 +140,11 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return join_columns(columns, schema)
 
 
+def conform_table(rows: pa.Table, columns: pa.Schema) -> pa.Table:
+    """The rows of a table in these columns, as `conform` gives them."""
+    return pa.Table.from_batches([conform(batch, columns) for batch in rows.to_batches()], columns)
+
+
 def split_by_bytes(rows: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows, in order, as batches of `schema` of at most PIECE_BYTES; the columns may be wide."""
     if rows.nbytes > PIECE_BYTES and rows.num_rows > 1:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from schemas.tables import Table
 from transforms.core.grouping import number_groups, sort_by_columns
-from transforms.core.record_batches import concat, conform, make_empty
+from transforms.core.record_batches import concat, conform, conform_table, make_empty
 from transforms.derived.bounds import EVER, Period
 from transforms.derived.derived_table import DerivedTable
 from transforms.derived.inputs import bind_inputs, list_stored
@@ -47,8 +47,7 @@ def derive_rows(
         for name in list_stored(table):
             schema = find_stored_table(name).schema
             given = stored.get(name, schema.empty_table())
-            batches = [conform(batch, schema) for batch in given.combine_chunks().to_batches()]
-            connection.register(f"arrow_{name}", pa.Table.from_batches(batches, schema))
+            connection.register(f"arrow_{name}", conform_table(given.combine_chunks(), schema))
             connection.execute(f"CREATE TEMP VIEW stored_{name} AS SELECT * FROM arrow_{name}")
         bind_inputs(connection, table, period, settings)
         rows = run_sql(connection, table, settings)

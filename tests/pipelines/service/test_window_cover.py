@@ -20,6 +20,7 @@ from pipelines.service.span_reports import SpanReports
 from pipelines.service.window_sums import AgentNames
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
 from tests.pipelines.queries.small_output import FILE_MINUTES, make_output
+from tests.pipelines.queries.summaries import compare
 from tests.pipelines.service.test_task_index import change_ledger
 from tests.pipelines.summary.test_queries import store
 from tests.service import MOST, make_service
@@ -110,19 +111,6 @@ def select(output: Path, name: str, span: Span) -> list[tuple[Any, ...]]:
         connection.execute("SET TimeZone = 'UTC'")
         sql = f"SELECT {PLAIN[name]} FROM {files} WHERE {condition} GROUP BY {groups}"
         return connection.execute(sql, {"start": span.start, "end": span.end}).fetchall()
-
-
-def compare(answer: Answer, plain: list[tuple[Any, ...]]) -> None:
-    """Agents, hours and counts are equal; means and deviations up to rounding."""
-    assert answer.rows.num_rows == len(plain)
-    for row, expected in zip(answer.rows.to_pylist(), plain):
-        for (name, value), other in zip(row.items(), expected, strict=True):
-            if name == "latency_stddev" and other is not None:
-                assert value == pytest.approx(other, rel=1e-9, abs=1e-9)
-            elif isinstance(value, float):
-                assert value == pytest.approx(other, rel=1e-13)
-            else:
-                assert value == other
 
 
 def draw_spans(count: int) -> list[Span]:
