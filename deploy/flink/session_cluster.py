@@ -23,7 +23,7 @@ ROOT = Path(__file__).absolute().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from runners.flink.jars import find_java  # noqa: E402 (a script outside the packages)
-from runners.flink.processes import Child, Log, find_free_port, start  # noqa: E402
+from runners.flink.processes import LOOPBACK, Child, Log, find_free_port, start  # noqa: E402
 from runners.flink.rest import Rest, Unreachable  # noqa: E402
 from runners.flink.workers import serve_pool  # noqa: E402
 
@@ -64,18 +64,18 @@ def fetch(folder: Path) -> Path:
 
 
 def write_configuration(folder: Path, ports: tuple[int, int], slots: int) -> None:
-    """Write the cluster's configuration: little memory, on localhost only."""
+    """Write the cluster's configuration: little memory, on the loopback only."""
     rest, rpc = ports
     own = {
-        "rest.address": "localhost",
-        "rest.bind-address": "localhost",
+        "rest.address": LOOPBACK,
+        "rest.bind-address": LOOPBACK,
         "rest.port": rest,
-        "jobmanager.rpc.address": "localhost",
+        "jobmanager.rpc.address": LOOPBACK,
         "jobmanager.rpc.port": rpc,
-        "jobmanager.bind-host": "localhost",
+        "jobmanager.bind-host": LOOPBACK,
         "jobmanager.memory.process.size": "1000m",
-        "taskmanager.host": "localhost",
-        "taskmanager.bind-host": "localhost",
+        "taskmanager.host": LOOPBACK,
+        "taskmanager.bind-host": LOOPBACK,
         "taskmanager.memory.process.size": f"{PROCESS_MB}m",
         "taskmanager.memory.managed.size": f"{MANAGED_MB}m",
         "taskmanager.numberOfTaskSlots": slots,
@@ -187,8 +187,8 @@ def main() -> None:
         task_managers = [start_task_manager(folder, lib, number) for number in range(asked.taskmanagers)]
         stack.callback(lambda: [child.stop() for child in (*task_managers, job_manager)])
         slots = asked.taskmanagers * asked.slots
-        wait_for_slots(Rest(f"http://localhost:{rest}"), slots, [job_manager, *task_managers])
-        print(f"--flink-master localhost:{rest} --environment localhost:{pool}", flush=True)
+        wait_for_slots(Rest(f"http://{LOOPBACK}:{rest}"), slots, [job_manager, *task_managers])
+        print(f"--flink-master {LOOPBACK}:{rest} --environment {LOOPBACK}:{pool}", flush=True)
         while not stopped.wait(1.0):
             if job_manager.exit_code is not None:
                 raise SystemExit(f"the JobManager ended: {job_manager.last_line}; see {folder / 'logs'}")

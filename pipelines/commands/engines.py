@@ -67,7 +67,7 @@ WorkerPool = Annotated[
     str, typer.Option("--environment", help="Python worker pool of the cluster.", metavar="HOST:PORT")
 ]
 """Options of every command that starts a job on an engine."""
-POOL = "localhost:50000"
+POOL = "127.0.0.1:50000"
 
 
 _DRY_RUN = {"--dry-run": "only Dataflow has one; `kpiflow doctor` checks what a job on this machine needs"}

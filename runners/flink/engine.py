@@ -10,7 +10,7 @@ from pathlib import Path
 from runners.direct import TakenOptionError
 from runners.flink.checkpoints import FOLDER
 from runners.flink.jars import DEPLOY
-from runners.flink.processes import Form
+from runners.flink.processes import LOOPBACK, Form
 from runners.flink.workers import Within
 
 _CHECKPOINT_TIMEOUT_SECONDS = 120
@@ -163,7 +163,7 @@ def make_java_arguments(engine: Engine, jars: Path) -> list[str]:
         "-cp",
         f"{jars}/*",
         "org.apache.beam.runners.flink.FlinkJobServerDriver",
-        "--job-host=localhost",
+        f"--job-host={LOOPBACK}",
         "--job-port=0",
         "--artifact-port=0",
         "--expansion-port=0",
@@ -204,10 +204,10 @@ def make_batch_options(engine: BatchEngine, name: str, job_port: str, pool_port:
 def _make_job_options(engine: Engine, name: str, job_port: str, pool_port: int) -> list[str]:
     return [
         f"--job_name={name}",
-        f"--job_endpoint=localhost:{job_port}",
+        f"--job_endpoint={LOOPBACK}:{job_port}",
         f"--job_server_timeout={_JOB_SERVER_SECONDS}",  # how late an early death of Java is noticed
         "--environment_type=EXTERNAL",
-        f"--environment_config={engine.environment or f'localhost:{pool_port}'}",
+        f"--environment_config={engine.environment or f'{LOOPBACK}:{pool_port}'}",
         f"--sdk_worker_parallelism={engine.workers}",
         f"--parallelism={engine.parallelism}",
         f"--flink_conf_dir={engine.folder / 'conf'}",

@@ -22,7 +22,7 @@ import grpc
 
 from runners.flink.engine import Engine, make_folders, make_java_arguments, refuse_taken
 from runners.flink.jars import ensure_jars, find_java
-from runners.flink.processes import Child, Log, start
+from runners.flink.processes import LOOPBACK, Child, Log, start
 from runners.flink.rest import Rest, find_root_cause
 from runners.flink.submission import Submission, submit
 from runners.flink.workers import WorkerPool, serve_pool
@@ -93,7 +93,7 @@ class JobServer:
         if self._engine.master is not None:
             return Rest(f"http://{self._engine.master}")
         port = self._java.matches.get("rest")
-        return Rest(f"http://localhost:{port}") if port else None
+        return Rest(f"http://{LOOPBACK}:{port}") if port else None
 
     def check(self) -> None:
         """Raise FlinkFailed with how the Java process has ended, if it has."""

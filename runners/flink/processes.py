@@ -21,6 +21,9 @@ from typing import IO
 Form = Callable[[str, bytes], bytes]
 _PR_SET_PDEATHSIG = 1
 _PARENT_DIED = 113
+LOOPBACK = "127.0.0.1"
+"""Where the processes of a job listen. `localhost` has a second address, whose same port can be another
+program's: a client that tries that one first reaches a stranger."""
 _FORKER = ThreadPoolExecutor(1, "forker")
 """Starts all children. To the kernel the parent is the *thread* that forked, so this thread must live on."""
 
@@ -139,9 +142,9 @@ def start(
 
 
 def find_free_port() -> int:
-    """A free port of localhost, for programs that cannot choose one themselves."""
+    """A free port of the loopback, for programs that cannot choose one themselves."""
     with socket.socket() as probe:
-        probe.bind(("localhost", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 

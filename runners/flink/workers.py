@@ -30,13 +30,15 @@ from apache_beam.portability.api import (
 )
 from google.protobuf import json_format, text_format
 
-from runners.flink.processes import Child, Log, start
+from runners.flink.processes import LOOPBACK, Child, Log, start
 
 _THREADS = 16
 _READY = "worker is connected"
 _READY_LINE = re.compile(f"^(?P<ready>{_READY})$".encode())
 _START_SECONDS = 120.0
 _TICK = 0.02
+_ALONE = [("grpc.so_reuseport", 0)]
+"""By default the kernel may divide the connections to a port between two servers."""
 _WITHIN = "KPIFLOW_WORKER_WITHIN"
 """The environment variable with the pickled `within` of a worker."""
 
@@ -153,13 +155,20 @@ def serve_pool(
     keep_open: Sequence[int] = (),
     within: Within | None = None,
     port: int = 0,
-    host: str = "localhost",
+    host: str = LOOPBACK,
 ) -> Iterator[tuple[WorkerPool, int]]:
-    """Serve a pool; yield it with the port it listens on (a free one by default). Its workers end with it."""
+    """Serve a pool; yield it with the port it listens on (a free one by default). Its workers end with it.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
     pool = WorkerPool(log, keep_open, within)
-    server = grpc.server(ThreadPoolExecutor(_THREADS, "worker-pool"))
+    server = grpc.server(ThreadPoolExecutor(_THREADS, "worker-pool"), options=_ALONE)
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
-    bound = server.add_insecure_port(f"{host}:{port}")
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise OSError(f"a pool of workers cannot listen on {host}:{port}") from error
     server.start()
     try:
         yield pool, bound
@@ -215,15 +224,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar=("ID", "CONTROL", "PROVISION"),
         help="run one worker (the pool starts these)",
     )
-    parser.add_argument("--host", default="localhost", help="the address a pool listens on")
+    parser.add_argument("--host", default=LOOPBACK, help="the address a pool listens on")
     parser.add_argument("--log", type=Path, default=Path("workers.log"), help="log file of the workers")
     arguments = parser.parse_args(argv)
     if arguments.worker:
         work(*arguments.worker)
         return
-    with serve_pool(Log(arguments.log), port=arguments.pool, host=arguments.host) as (_, port):
-        print(f"worker pool listens on {arguments.host}:{port}", flush=True)
-        threading.Event().wait()
+    try:
+        with serve_pool(Log(arguments.log), port=arguments.pool, host=arguments.host) as (_, port):
+            print(f"worker pool listens on {arguments.host}:{port}", flush=True)
+            threading.Event().wait()
+    except OSError as error:
+        parser.error(f"{error}; give a --pool and a --host that no other program listens on")
 
 
 if __name__ == "__main__":

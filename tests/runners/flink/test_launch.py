@@ -1,35 +1,25 @@
 """What the Flink engine decides, asks and makes of answers; `tests/integration/test_flink.py` runs it."""
 
 import os
-import re
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
-from unittest.mock import MagicMock
 
 import apache_beam as beam
 import grpc
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from runners.direct import TakenOptionError
-from runners.flink import jars, workers
+from runners.flink import jars
 from runners.flink.checkpoints import find_newest_checkpoint, remove_other_jobs
 from runners.flink.engine import StreamEngine, make_folders, make_java_arguments, write_stream_configuration
 from runners.flink.jars import FlinkMissing
 from runners.flink.job_server import FlinkFailed
 from runners.flink.launch import run
-from runners.flink.processes import Child, Log, start
 from runners.flink.rest import find_root_cause
-from runners.flink.workers import serve_pool
 from runners.pipeline import make_pipeline
-from tests.integration.processes import wait_for_ends
 from tests.integration.streaming import children
 
 PYTHON_ERROR = """org.apache.flink.runtime.JobException: Recovery is suppressed
@@ -211,87 +201,6 @@ def test_jars_are_fetched_whole_or_not_at_all(
             jars.ensure_jars(tmp_path / "lib", said.append)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["mvn"]
     assert len(said) == 1
-
-
-def test_a_child_dies_with_its_parent_however_that_ends(tmp_path: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path; from runners.flink.processes import Child, Log, start\n"
-        f"print(start(['sleep', '600'], Log(Path({str(tmp_path / 'log')!r}))).pid, flush=True)\n"
-        "time.sleep(600)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    os.kill(child, 0)
-    parent.kill()
-    parent.wait()
-    wait_for_ends([child])
-
-
-def test_a_child_is_heard_logged_and_ended(tmp_path: Path) -> None:
-    log = Log(tmp_path / "logs" / "child.log")
-    command = ["sh", "-c", "echo port 17; echo done >&2; sleep 600"]
-    child = start(command, log, label="a", pattern=re.compile(rb"port (?P<port>\d+)"))
-    while child.last_line != "done":
-        time.sleep(0.01)
-    assert (child.matches, child.exit_code) == ({"port": "17"}, None)
-    child.stop()
-    assert child.exit_code == -signal.SIGTERM
-    assert (tmp_path / "logs" / "child.log").read_text() == "[a] port 17\n[a] done\n"
-
-
-def test_a_log_keeps_its_newest_lines_in_bounded_space(tmp_path: Path) -> None:
-    log = Log(tmp_path / "log", limit=100)
-    for number in range(1000):
-        log.write(b"line %04d\n" % number)
-    kept = (tmp_path / "log.1").read_text() + (tmp_path / "log").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
-    assert kept == "".join(f"line {number:04d}\n" for number in range(1000))[-len(kept) :]
-    assert 100 <= len(kept) <= 200
-
-
-def test_a_worker_that_cannot_connect_is_an_answer_and_not_a_wait_for_ever(tmp_path: Path) -> None:
-    nowhere = endpoints_pb2.ApiServiceDescriptor(url="localhost:1")
-    request = beam_fn_api_pb2.StartWorkerRequest(
-        worker_id="1-1", control_endpoint=nowhere, provision_endpoint=nowhere
-    )
-    with (
-        serve_pool(Log(tmp_path / "workers.log")) as (pool, port),
-        grpc.insecure_channel(f"localhost:{port}") as channel,
-    ):
-        stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
-        reply = stub.StartWorker(request)
-        assert "ended before it was connected" in reply.error
-        stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
-        assert "Python worker 1-1 ended with exit code 1" in (pool.find_death() or "")
-        assert pool.list_pids() == []
-
-
-def test_stopping_a_worker_ends_no_worker_of_the_same_name_of_another_taskmanager(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = Log(tmp_path / "workers.log")
-    started: list[Child] = []
-
-    def start_sleeping(*_: Any, **__: Any) -> Child:
-        started.append(start(["sleep", "60"], log))
-        return started[-1]
-
-    monkeypatch.setattr(workers, "start", start_sleeping)
-    monkeypatch.setattr(workers, "_wait_until_ready", lambda worker: "")
-    pool = workers.WorkerPool(log)
-    stop = beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1")
-    for _ in range(2):
-        pool.StartWorker(beam_fn_api_pb2.StartWorkerRequest(worker_id="1-1"), MagicMock())
-    pool.StopWorker(stop, MagicMock())
-    assert pool.list_pids() == [child.pid for child in started]
-    os.kill(started[1].pid, signal.SIGTERM)
-    while started[1].exit_code is None:
-        time.sleep(0.01)
-    pool.StopWorker(stop, MagicMock())
-    assert pool.list_pids() == [started[0].pid]
-    pool.StopWorker(stop, MagicMock())
-    assert (pool.list_pids(), started[0].exit_code) == ([], -signal.SIGTERM)
 
 
 def test_what_the_build_raises_is_raised_before_flink_is_asked(tmp_path: Path) -> None:
