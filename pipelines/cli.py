@@ -123,7 +123,7 @@ def _use_master_key(invocation: Invocation) -> None:
     except WrongUse:
         return
     if master is not None:
-        from transforms.sinks.parquet.encryption.key_ring import use_master_key  # 20 ms that few need
+        from transforms.encryption.key_ring import use_master_key  # 20 ms that few need
 
         use_master_key(master)
 

@@ -28,8 +28,8 @@ def find_archives(patterns: list[str]) -> Files:
             wrong, missing or revoked.
         RunFailed: its server is unavailable.
     """
-    from transforms.sinks.parquet.encryption.archive_keys import ArchiveKeys
-    from transforms.sinks.parquet.encryption.key_ring import get_master_key
+    from transforms.encryption.archive_keys import ArchiveKeys
+    from transforms.encryption.key_ring import get_master_key
 
     with _explain_errors():
         files = find_files(patterns, ArchiveKeys(get_master_key()))

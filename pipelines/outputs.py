@@ -17,13 +17,13 @@ from pipelines.settings import Settings
 from pipelines.verify.output_description import open_store, translate_sink_errors
 from schemas.tables import FLEET
 from transforms.core.expiry import NOTHING, Expiry
+from transforms.encryption.key_ring import KeySource
 from transforms.redis.connection import SCHEMES as REDIS_SCHEMES
-from transforms.sinks.parquet.encryption.key_ring import KeySource
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import read_ledger
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Sink, Store
+from transforms.storage.local_folder import LocalFolder
 
 if TYPE_CHECKING:
     from transforms.sinks.publish import LiveStreams
@@ -34,7 +34,7 @@ def _make_folder(url: SplitResult, settings: Settings) -> Sink:
 
 
 def _make_objects(url: SplitResult, settings: Settings) -> Sink:
-    from transforms.sinks.parquet.object_storage import ObjectStorage
+    from transforms.storage.object_storage import ObjectStorage
 
     return ParquetStore(ObjectStorage.from_url(url), settings.file_minutes, settings.flush_seconds)
 

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from transforms.sinks.parquet.object_storage import ObjectStorage
+from transforms.storage.object_storage import ObjectStorage
 
 Fault = str | int | tuple[int, str] | None
 """What becomes of a request: None, it is answered; a number, it is not done and answered with this status

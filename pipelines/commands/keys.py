@@ -12,10 +12,10 @@ from pipelines.outputs import parse_sink
 from pipelines.settings import Settings
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import translate_sink_errors
-from transforms.sinks.parquet.encryption.key_list import drop_old
-from transforms.sinks.parquet.encryption.key_ring import KeySource, has_keys
-from transforms.sinks.parquet.encryption.master_key import KeyFile
-from transforms.sinks.parquet.encryption.rotation import find_due, rotate_keys
+from transforms.encryption.key_list import drop_old
+from transforms.encryption.key_ring import KeySource, has_keys
+from transforms.encryption.master_key import KeyFile
+from transforms.encryption.rotation import find_due, rotate_keys
 from transforms.sinks.parquet.parquet_store import ParquetStore
 
 keys = typer.Typer(

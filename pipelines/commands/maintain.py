@@ -18,8 +18,8 @@ from pipelines.settings import Settings
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import require_output, translate_sink_errors
 from transforms.core.events import MAINTAINED
-from transforms.sinks.parquet.encryption.rotation import rotate_due_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.rotation import rotate_due_keys
+from transforms.storage.local_folder import LocalFolder
 
 
 def maintain(

@@ -19,9 +19,9 @@ from pipelines.summary.terminal import draw_summary
 from pipelines.target_files import check_target, write_target
 from pipelines.verify.output_description import require_output
 from schemas.tables import REPORTS
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import read_ledger
 from transforms.sinks.parquet.parquet_store import DESCRIPTION
+from transforms.storage.local_folder import LocalFolder
 
 
 def show(

@@ -25,7 +25,7 @@ from transforms.core.events import DERIVE_FAILED, log_as_json, log_event
 from transforms.core.status_files import read_status
 from transforms.core.time_units import SECOND_US
 from transforms.derived.engine import DeriveLimits, Deriver
-from transforms.sinks.parquet.encryption.key_ring import use_master_key
+from transforms.encryption.key_ring import use_master_key
 from transforms.sources.source import WATERMARK_DELAY_SECONDS
 
 RECENT_HOURS = 3

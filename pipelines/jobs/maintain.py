@@ -21,10 +21,10 @@ from pipelines.retention import find_expiry
 from pipelines.settings import Settings
 from pipelines.verify.output_description import open_store, translate_sink_errors
 from transforms.core.errors import Refused, Unavailable
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, Ledger, read_ledger
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 OnStep = Callable[[MaintenanceStep, int, int], object]
 """Called after each step with the number of steps done and of all."""

@@ -48,17 +48,17 @@ from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
+from transforms.encryption.key_ring import find_writing_key
 from transforms.history.blocks import Blocks
 from transforms.history.recall import ReadHours, list_hours_to_read, recall_hours
 from transforms.history.time_rules import HOUR_SECONDS, LOOKBACK_HOURS
 from transforms.sinks.parquet.day_file import encode_day_file
-from transforms.sinks.parquet.encryption.key_ring import find_writing_key
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import format_keys, merge_rows
 from transforms.sinks.sink import Store
 from transforms.sources.archives.archive_files import Files
+from transforms.storage.local_folder import LocalFolder
 
 Kept = NDArray[np.bool_]
 Keep = Callable[[pa.RecordBatch], Kept]

@@ -7,9 +7,9 @@ from datetime import date
 from pathlib import Path
 from typing import BinaryIO
 
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import describe_damage, open_parquet, read_footer, verify_file
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 
 def count_verified(path: Path) -> int:

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from schemas.tables import DUPLICATES, MESSAGE_KEY, QUARANTINED, RESULTS, SYSTEM_HEALTH, TASKS, Table
 from transforms.core.record_batches import concat, make_empty
-from transforms.sinks.parquet.encryption.key_ring import find_writing_key
+from transforms.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_file, read_whole
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.storage import Storage
 
 UNTIMED_TABLES = (QUARANTINED, DUPLICATES, TASKS, RESULTS, SYSTEM_HEALTH)
 """The tables whose rows can lack a time and expire."""

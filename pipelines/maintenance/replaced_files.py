@@ -12,11 +12,11 @@ from hashlib import blake2b
 from pipelines.maintenance.stored_days import list_day
 from schemas.partitioning import format_day_folder
 from transforms.derived.registry import DERIVED, find_stored_table
-from transforms.sinks.parquet.encryption.key_ring import find_writing_key
+from transforms.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.parquet.parquet_file import map_file, read_footer, read_whole
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.storage import Storage
 
 HOUR_MINUTES = 60
 """The span of a file of hours, when rows are only written to files of days."""

@@ -11,13 +11,13 @@ from pipelines.maintenance.plan import MaintenanceStep
 from transforms.core.errors import Refused
 from transforms.derived.footers import join_files
 from transforms.derived.registry import DERIVED, find_stored_table
+from transforms.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.day_file import write_day_file
 from transforms.sinks.parquet.day_merge import merge_day
-from transforms.sinks.parquet.encryption.key_ring import find_writing_key
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import DAY_FILE, locate_day
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.parquet.parquet_file import read_file
+from transforms.storage.local_folder import LocalFolder
 
 WORK = "_maintaining"
 """Below the output: what a seal needs while it runs."""

@@ -29,7 +29,6 @@ from pipelines.maintenance.stored_days import list_day, list_days
 from schemas.tables import find_table
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.parquet.day_merge import PART_ROWS
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     HOT,
     MERGED,
@@ -41,7 +40,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     put_ledger,
     read_ledger,
 )
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 PUT_SECONDS = 5.0
 WRITTEN, CHANGED, REMOVED, FORGOTTEN = "written", "ledger changed", "a file removed", "ledger forgets"

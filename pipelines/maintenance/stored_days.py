@@ -7,7 +7,7 @@ from datetime import date
 
 from schemas.partitioning import format_day_folder
 from transforms.sinks.parquet.maintenance_ledger import locate_day
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.storage import Storage
 
 _HOURS = re.compile(r"(?P<folder>.+)/date=(?P<day>\d{4}-\d\d-\d\d)/hour=\d\d/[^/]+\.parquet")
 

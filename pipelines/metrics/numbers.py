@@ -18,8 +18,8 @@ from pipelines.metrics.machine import MachineLimits, Usage, measure_usage, read_
 from pipelines.metrics.quality import QualityScore, read_scores
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED
 from transforms.core.errors import Unavailable
-from transforms.sinks.parquet.encryption.key_list import KEYS, parse_list
-from transforms.sinks.parquet.encryption.master_key import KeyRefused
+from transforms.encryption.key_list import KEYS, parse_list
+from transforms.encryption.master_key import KeyRefused
 from transforms.sinks.parquet.outcome_ledger import read_outcomes
 from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sources.source import LiveSource, SourceState

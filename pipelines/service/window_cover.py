@@ -28,10 +28,10 @@ from schemas.tables import AGGREGATIONS, REPORTS
 from transforms.core.durable_files import read_version
 from transforms.core.errors import Refused
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import UNSEALED, Ledger
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import read_file
+from transforms.storage.local_folder import LocalFolder
 
 _HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
 _EPOCH, _MICROSECOND = datetime.fromtimestamp(0, UTC), timedelta(microseconds=1)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from transforms.core.errors import Finding
-from transforms.sinks.parquet.encryption.key_ring import KeySource
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import KeySource
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 
 _ADVICE = "encrypt the volume (LUKS, or the cloud's disks), or make an output with --encrypt"
 _BUCKET_ADVICE = "set the bucket's default encryption, or make an output with --encrypt"
@@ -65,7 +65,7 @@ def _find_file_system(device: str, mounts: Path) -> str:
 
 def describe_bucket(store: ParquetStore) -> tuple[str, str]:
     """The default encryption of a bucket, as its server says; and what to do, empty if nothing."""
-    from transforms.sinks.parquet.object_storage import ObjectStorage
+    from transforms.storage.object_storage import ObjectStorage
 
     assert isinstance(store.storage, ObjectStorage)
     place = store.storage

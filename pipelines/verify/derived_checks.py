@@ -8,9 +8,9 @@ from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.table_scan import list_files
 from schemas.partitioning import UNTIMED_FOLDER
 from schemas.tables import Table
-from transforms.sinks.parquet.encryption.key_ring import has_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import has_keys
 from transforms.sinks.parquet.parquet_file import verify_file
+from transforms.storage.local_folder import LocalFolder
 
 EXAMPLES = 3
 

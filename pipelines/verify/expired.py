@@ -24,9 +24,9 @@ from schemas.kinds import KINDS, Kind
 from schemas.tables import DUPLICATES, MESSAGE_KEY, QUARANTINED, WAIVED, find_table
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.hashing import fingerprint_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import read_ledger
 from transforms.sinks.row_merge import format_keys
+from transforms.storage.local_folder import LocalFolder
 from transforms.validation.quarantine_rows import quarantine_misfits
 from transforms.validation.validate import MessageRules, judge_kinds
 

@@ -17,12 +17,12 @@ from schemas.kinds import KINDS
 from schemas.registry import list_versions
 from schemas.tables import LAYOUT_VERSION, Table
 from transforms.core.errors import OutputFull, Refused, Unavailable
-from transforms.sinks.parquet.encryption.key_ring import add_source
-from transforms.sinks.parquet.encryption.master_key import KeyRefused
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import add_source
+from transforms.encryption.master_key import KeyRefused
 from transforms.sinks.parquet.output_files import OutputFiles
 from transforms.sinks.parquet.parquet_store import ENCRYPT, ParquetStore, is_described_encrypted
 from transforms.sinks.sink import Store
+from transforms.storage.local_folder import LocalFolder
 
 SCHEMAS = tuple(KINDS)
 """The schemas whose version decides the content of a stored row."""

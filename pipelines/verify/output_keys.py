@@ -5,11 +5,11 @@ from typing import Any
 
 from pipelines.failures import WrongUse, make_missing_error
 from pipelines.settings import Settings
+from transforms.encryption.key_ring import KeySource, add_source, has_keys
 from transforms.envelopes.encrypted_segments import ENDING
-from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source, has_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore, is_described_encrypted
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 
 def choose_keys(

@@ -32,11 +32,11 @@ from pipelines.verify.table_scan import list_files
 from pipelines.verify.verdict import Verdict
 from schemas.kinds import KINDS
 from schemas.tables import DUPLICATES, FLEET, MESSAGE_KEY, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
-from transforms.sinks.parquet.encryption.key_ring import has_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import has_keys
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.row_merge import format_keys
 from transforms.sources.source import UNCOMMITTED
+from transforms.storage.local_folder import LocalFolder
 
 Unreadable = Callable[[str, str], None]
 """Called with each file of the source that could not be read to its end, and the reason."""

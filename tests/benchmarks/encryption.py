@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.core.record_batches import RAW
+from transforms.encryption.key_ring import KeySource
 from transforms.sinks.archive.archive_writer import ArchiveWriter
-from transforms.sinks.parquet.encryption.key_ring import KeySource
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sources.archives.archive_files import find_files
 from transforms.sources.archives.archive_reader import Chunk, read_files
+from transforms.storage.local_folder import LocalFolder
 
 _NAMES = ("plain", "encrypted")
 

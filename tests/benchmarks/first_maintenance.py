@@ -17,7 +17,7 @@ from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS
 from tests.pipelines.maintenance.stored import FIRST, SETTINGS, make_output, make_rows
 from transforms.core.record_batches import concat
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.storage.local_folder import LocalFolder
 
 ROWS = 2
 """Of each day and table."""

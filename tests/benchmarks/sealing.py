@@ -28,9 +28,9 @@ from schemas.tables import REPORTS
 from transforms.core.durable_files import make_folder
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import concat
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import HOT, locate_day
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
+from transforms.storage.local_folder import LocalFolder
 
 
 def main() -> None:

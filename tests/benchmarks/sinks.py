@@ -30,10 +30,10 @@ from tests.benchmarks import plain
 from tests.bigquery import Emulator, store
 from tests.s3 import S3Server
 from tests.victoriametrics import VictoriaMetricsServer
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Sink
 from transforms.sinks.timeseries.victoriametrics import VictoriaMetrics
+from transforms.storage.local_folder import LocalFolder
 
 REPORTS_AT_ALL = 200_000
 BATCH = 50_000

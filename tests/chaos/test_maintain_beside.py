@@ -10,7 +10,7 @@ from tests.benchmarks.encryption import read_entries
 from tests.chaos.faults import start_producer
 from tests.integration.streaming import KEY, Scene
 from tests.patience import PATIENCE
-from transforms.sinks.parquet.encryption.key_ring import forget_keys
+from transforms.encryption.key_ring import forget_keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 REPORTS = 1500

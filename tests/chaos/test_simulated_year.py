@@ -16,9 +16,9 @@ from tests.builders import messages, report, task
 from tests.pipelines.verify.rows import TEN_MINUTES, put, windows
 from transforms.core.expiry import Expiry
 from transforms.core.record_batches import RAW, conform
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import COLD, WARM, Ledger, read_ledger
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 from transforms.validation.validate import MessageRules, drop_expired, judge_kinds
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)

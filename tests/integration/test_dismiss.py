@@ -12,7 +12,7 @@ from pipelines.cli import run
 from schemas.tables import QUARANTINED
 from tests.builders import line_id, report
 from tests.integration.archives import Typed, on_disk, rows, write
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.storage.local_folder import LocalFolder
 
 BROKEN = [json.dumps(report(2, accuracy=7)).encode(), b"\0\0" + json.dumps(report(3)).encode()]
 LINES = [json.dumps(report(1)).encode(), *BROKEN, json.dumps(report(4)).encode()]

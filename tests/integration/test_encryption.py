@@ -16,11 +16,11 @@ import pytest
 from pipelines.cli import run
 from tests.benchmarks.encryption import read_entries
 from tests.integration.archives import Typed
+from transforms.encryption.key_list import KEYS
+from transforms.encryption.key_ring import KeySource, forget_keys
 from transforms.sinks.archive.archive_writer import ArchiveWriter
-from transforms.sinks.parquet.encryption.key_list import KEYS
-from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 
 
 @pytest.fixture(autouse=True)

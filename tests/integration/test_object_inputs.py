@@ -21,11 +21,11 @@ from tests.integration.archives import Typed, envelope
 from tests.s3 import S3Server, wire
 from tests.transforms.sinks.archive.test_archive_writer import ids, raw
 from transforms.core.time_range import Span
+from transforms.encryption.key_ring import KeySource, forget_keys
+from transforms.encryption.master_key import KeyFile
 from transforms.sinks.archive.archive_writer import ArchiveWriter
-from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys
-from transforms.sinks.parquet.encryption.master_key import KeyFile
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sources.archives import object_files
+from transforms.storage.local_folder import LocalFolder
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from pipelines.settings import Settings
 from tests.integration.archives import Typed
 from tests.pipelines.maintenance.test_maintain import Killed
 from tests.s3 import S3Server
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import COLD, WARM, read_ledger
+from transforms.storage.local_folder import LocalFolder
 
 START = datetime(2026, 1, 1, 20, tzinfo=UTC)
 """The reports are of two days."""

@@ -18,8 +18,8 @@ from schemas.tables import DUPLICATES, QUARANTINED, TABLES
 from tests.builders import NOON, agent_record, health, report, result, task
 from tests.integration.archives import Typed, envelope, on_disk, rows, write
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sources.archives.archive_files import find_files
+from transforms.storage.local_folder import LocalFolder
 
 SOON = NOON + timedelta(seconds=1)
 GOOD = {

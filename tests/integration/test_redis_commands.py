@@ -24,9 +24,9 @@ from tests.integration.archives import Typed, fates, on_disk, rows
 from tests.integration.processes import start_command, wait_until
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.encryption.key_ring import forget_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import forget_keys
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 
 MINUTE = 60_000
 

@@ -13,7 +13,6 @@ from transforms.core.record_batches import concat
 from transforms.derived.footers import join_files
 from transforms.derived.registry import DERIVED
 from transforms.derived.run import sort_file
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     COLD,
     HOT,
@@ -25,7 +24,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
 )
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY = (

@@ -26,9 +26,9 @@ from tests.pipelines.layouts import LAYOUTS, Layout, keep_hours, seal_cold, seal
 from tests.pipelines.verify.rows import as_source
 from tests.s3 import S3Server
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 HOUR = timedelta(hours=1)
 EARLY, LATE = replacing.STORED[::2], replacing.STORED[1::2]

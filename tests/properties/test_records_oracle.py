@@ -17,9 +17,9 @@ from schemas.kinds import KINDS, Kind
 from schemas.tables import DUPLICATES, QUARANTINED
 from tests.builders import NOON, agent_record, health, result, task
 from transforms.core.record_batches import RAW
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 from transforms.validation.validate import MessageRules, judge_kinds
 
 Message = tuple[Kind, str, int | None, str]

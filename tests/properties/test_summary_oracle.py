@@ -32,9 +32,9 @@ from tests.service import MOST
 from transforms.aggregation.statistics import finish, make_partials, merge_by_agent
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import WARM, now, put_ledger, read_ledger
 from transforms.sinks.parquet.parquet_file import encode_file
+from transforms.storage.local_folder import LocalFolder
 
 FIRST, DAYS = datetime(2026, 1, 1, tzinfo=UTC), 3
 FILE_MINUTES = 30

@@ -32,9 +32,9 @@ from transforms.derived.run import open_connection, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, FileSnapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
 from transforms.derived.stored_view import create_stored_view
-from transforms.sinks.parquet.encryption.key_ring import find_writing_key
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.storage.local_folder import LocalFolder
 
 _WRITERS = 2
 _ROWS_OF_MB = 625

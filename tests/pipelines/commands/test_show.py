@@ -19,8 +19,8 @@ from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Sum
 from pipelines.summary.terminal import EIGHTHS, Whisker, draw_sparkline, draw_summary
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import EIGHT, NINE, flagged, hourly, message, report, store
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import Ledger, put_ledger
+from transforms.storage.local_folder import LocalFolder
 
 AGENT = "3b6a71d8-f19e-4d86-984e-1b60f5026c4f"
 NO_FLAGS = dict.fromkeys(METRICS, 0)

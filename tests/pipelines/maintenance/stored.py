@@ -12,10 +12,10 @@ from pipelines.verify.output_description import open_output
 from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TASKS, Table
 from transforms.core.record_batches import build_batch
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import HOT, Ledger, locate_day
 from transforms.sinks.parquet.parquet_file import read_file
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 FIRST = date(2026, 1, 1)
 SETTINGS = Settings.model_construct()

@@ -9,10 +9,10 @@ import pytest
 from pipelines.verify.table_scan import scan
 from tests.pipelines.maintenance.stored import make_output
 from tests.pipelines.maintenance.test_maintain import DATES, FOLDERS, list_names, maintain
-from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source, find_writing_key, forget_keys
-from transforms.sinks.parquet.encryption.master_key import KeyFile
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import KeySource, add_source, find_writing_key, forget_keys
+from transforms.encryption.master_key import KeyFile
 from transforms.sinks.parquet.parquet_file import encode_file, is_encrypted, read_file
+from transforms.storage.local_folder import LocalFolder
 
 
 @pytest.fixture

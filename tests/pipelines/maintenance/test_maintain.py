@@ -24,8 +24,8 @@ from tests.pipelines.maintenance.stored import (
 )
 from tests.pipelines.marks import add_marks, read_marks
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import COLD, HOT, WARM, read_ledger
+from transforms.storage.local_folder import LocalFolder
 
 FOLDERS = {
     REPORTS.name: REPORTS,

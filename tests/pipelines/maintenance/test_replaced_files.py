@@ -15,9 +15,9 @@ from tests.pipelines.maintenance.test_maintain import DATES, Killed, Killer, lis
 from transforms.core.record_batches import concat
 from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import NAME
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
+from transforms.storage.local_folder import LocalFolder
 
 LATE = make_rows(REPORTS, FIRST, 23).slice(20)
 """Three more reports of the first day."""

@@ -20,8 +20,8 @@ from transforms.core.errors import Unavailable
 from transforms.core.process_stats import LATENCY_BOUNDS, ProcessStats
 from transforms.derived.data_quality import TABLE
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sources.source import SourceState, StreamState
+from transforms.storage.local_folder import LocalFolder
 
 KEY = "layer4_kpi_reports"
 

@@ -20,7 +20,7 @@ from pipelines.metrics.exposition import make_metrics, make_page
 from pipelines.metrics.numbers import SourceWatch, read_numbers
 from runners.progress import Progress
 from tests.pipelines.metrics.jobs import KEY, Home, Source
-from transforms.sinks.parquet.encryption.key_list import KEYS, begin_list, format_list
+from transforms.encryption.key_list import KEYS, begin_list, format_list
 
 FROZEN = {
     "kpiflow_build_info": {"version"},

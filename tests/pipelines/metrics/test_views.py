@@ -18,7 +18,7 @@ from pipelines.metrics.rejected import read_rejected
 from schemas.tables import QUARANTINED
 from tests.pipelines.metrics.jobs import KEY, Home, Source
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.storage.local_folder import LocalFolder
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from tests.pipelines.summary.test_queries import store
 from tests.servers import RedisServer
 from tests.service import RunningService, make_service, run_service
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys, use_master_key
-from transforms.sinks.parquet.encryption.master_key import KeyFile
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import KeySource, forget_keys, use_master_key
+from transforms.encryption.master_key import KeyFile
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 from transforms.sinks.parquet.parquet_store import ENCRYPT
+from transforms.storage.local_folder import LocalFolder
 from transforms.validation.validate import MessageRules, judge_block
 
 

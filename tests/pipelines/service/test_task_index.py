@@ -20,7 +20,6 @@ from tests.pipelines.summary.test_queries import store
 from tests.service import MOST, make_service
 from transforms.core.record_batches import concat
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     NAME,
     DayPlace,
@@ -32,6 +31,7 @@ from transforms.sinks.parquet.maintenance_ledger import (
 )
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
+from transforms.storage.local_folder import LocalFolder
 
 TASKS = [report(number)["task_id"] for number in range(60)]
 

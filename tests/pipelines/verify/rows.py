@@ -14,8 +14,8 @@ from pipelines.verify.reconcile import Messages, Unreadable
 from schemas.kinds import Kind
 from schemas.tables import GRANULARITIES, Table
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 TEN_MINUTES = Settings.model_construct().model_copy(update={"file_minutes": 10})

@@ -19,9 +19,9 @@ from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
 from tests.pipelines.marks import add_marks, read_marks
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 NAN = float("nan")

@@ -12,9 +12,9 @@ from schemas.tables import DUPLICATES, QUARANTINED
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
 from transforms.redis.connection import Connection
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sources.redis.redis_source import RedisStreams
+from transforms.storage.local_folder import LocalFolder
 
 
 @pytest.fixture

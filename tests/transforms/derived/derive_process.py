@@ -24,7 +24,7 @@ STEPS = {
     "write a new file": ("transforms.core.durable_files", "_write_new"),
     "rename it": ("pathlib", "Path.replace"),
     "sync its folder": ("transforms.core.durable_files", "sync_path"),
-    "remove a file without rows": ("transforms.sinks.parquet.local_folder", "LocalFolder.remove"),
+    "remove a file without rows": ("transforms.storage.local_folder", "LocalFolder.remove"),
     "write the state": ("pipelines.jobs.derive", "write_state"),
 }
 """By name: the module and function of each step of `derive`."""

@@ -16,7 +16,7 @@ from transforms.core.record_batches import build_batch
 from transforms.derived.derived_table import Clock, DerivedTable, Input
 from transforms.derived.engine import Counts, DeriveLimits, Deriver
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.storage.local_folder import LocalFolder
 
 MINUTE = timedelta(minutes=1)
 FILE_MINUTES = 30

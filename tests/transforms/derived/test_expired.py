@@ -22,8 +22,8 @@ from tests.transforms.derived.outputs import (
 from transforms.core.expiry import Expiry
 from transforms.derived.closed import find_closed
 from transforms.derived.registry import DERIVED
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import Ledger, put_ledger
+from transforms.storage.local_folder import LocalFolder
 
 FIRST = date(2026, 3, 1)
 START = datetime(2026, 3, 1, tzinfo=UTC)

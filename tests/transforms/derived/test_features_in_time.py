@@ -19,7 +19,7 @@ from transforms.derived.bounds import Period
 from transforms.derived.engine import DeriveLimits, Deriver
 from transforms.derived.registry import find_stored_table
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.storage.local_folder import LocalFolder
 
 SETTINGS: dict[str, Any] = {"fit_reports": 20, "correlation_reports": 3, "context_hours": 4}
 WAIT = timedelta(seconds=60)

@@ -22,9 +22,9 @@ from transforms.core.sharding import assign_shards
 from transforms.history.blocks import Blocks, is_lookback
 from transforms.history.recall import Recall, RecallShard, _read_for_blocks, recall_hours
 from transforms.history.time_rules import find_affected_hours, find_minutes
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
+from transforms.storage.local_folder import LocalFolder
 from transforms.validation.validate import MessageRules, judge_block
 
 HOUR = int(NOON.timestamp()) // 3600

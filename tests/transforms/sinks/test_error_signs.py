@@ -14,8 +14,8 @@ from tests.transforms.sinks.timeseries.test_influxdb import Fake, fleet, influx 
 from transforms.core.error_signs import BIGQUERY, INFLUXDB, OBJECTS, VICTORIAMETRICS, Signs
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.bigquery.errors import as_sink_error
-from transforms.sinks.parquet.object_storage import ObjectStorage
 from transforms.sinks.timeseries.influxdb import InfluxDB
+from transforms.storage.object_storage import ObjectStorage
 
 ANY_STATUS = (400, 403, 404, 409, 422, 429, 500, 503)
 PERMANENT: dict[Signs, list[str]] = {

@@ -19,12 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from transforms.core.durable_files import explain_full, lock_folder, sync_path
+from transforms.encryption.key_ring import KeySource
 from transforms.redis.entry_ids import EntryId
 from transforms.sinks.archive.archive_files import MESSAGES, SourceFiles, format_lines, split_by_hour
 from transforms.sinks.archive.archived_ids import find_ids, parse_entry_ids, read_ids, read_last_id
 from transforms.sinks.archive.encrypted_lines import EncryptedLines
 from transforms.sinks.archive.line_files import LineFiles, PlainLines
-from transforms.sinks.parquet.encryption.key_ring import KeySource
 
 _NO_ID: EntryId = (-1, -1)
 EntryIds = NDArray[np.uint64]

@@ -14,6 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 from transforms.core.errors import DamagedFile
 from transforms.core.key_wrapping import MonthKey
+from transforms.encryption.key_list import KEYS
+from transforms.encryption.key_ring import KeySource
 from transforms.envelopes.encrypted_segments import (
     BEGIN,
     ENDING,
@@ -27,8 +29,6 @@ from transforms.envelopes.encrypted_segments import (
     read_head,
 )
 from transforms.sinks.archive.line_files import UNSYNCED_BYTES, append_lines
-from transforms.sinks.parquet.encryption.key_list import KEYS
-from transforms.sinks.parquet.encryption.key_ring import KeySource
 
 _ZEROS = bytes(16)
 """What encrypted bytes have by chance in one of 10^38 places, and a page that was lost in a power cut has."""

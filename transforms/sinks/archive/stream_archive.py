@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from transforms.core.durable_files import lock_folder, replace_file
 from transforms.core.stage_counters import time_stage
+from transforms.encryption.key_ring import KeySource
 from transforms.sinks.archive.archive_files import MESSAGES, REFUSED, SourceFiles
 from transforms.sinks.archive.archive_writer import ArchiveWriter, sync_if_present
 from transforms.sinks.archive.archived_ids import parse_entry_id
-from transforms.sinks.parquet.encryption.key_ring import KeySource
 
 BOOT = "_boot"
 """A source's file with the boot id of the machine since whose start its archive is known to be complete."""

@@ -49,9 +49,9 @@ from transforms.sinks.bigquery.dataset_tables import (
     new_inbox,
 )
 from transforms.sinks.bigquery.merge import ROW, Merge
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Written
+from transforms.storage.local_folder import LocalFolder
 
 FORM = (
     "bigquery://PROJECT/DATASET, with ?location=EU, or ?endpoint=http://HOST:PORT&storage_endpoint=HOST:PORT "

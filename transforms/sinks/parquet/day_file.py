@@ -22,7 +22,7 @@ from schemas.tables import Table
 from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, narrow_type, split_by_bytes, split_by_rows
 from transforms.core.time_units import HOUR_US
-from transforms.sinks.parquet.encryption.file_key import make_encryption
+from transforms.encryption.file_key import make_encryption
 from transforms.sinks.parquet.parquet_file import (
     BLANK_DIGESTS,
     DICTIONARY_COLUMNS,

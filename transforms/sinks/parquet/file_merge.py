@@ -27,9 +27,9 @@ from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_whole
-from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written
+from transforms.storage.storage import Conflict, Storage, Stored
 
 ATTEMPTS = 10
 """How often a file is merged again because another writer changed it; each time one of the writers succeeds.

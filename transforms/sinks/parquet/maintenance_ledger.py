@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 from schemas.partitioning import format_day_folder
 from transforms.core.errors import Refused
 from transforms.core.expiry import Expiry
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.storage import Storage
 
 NAME = "_maintenance.json"
 DAY_FILE = "day.parquet"

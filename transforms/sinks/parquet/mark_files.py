@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from schemas.marks import MARKS
 from transforms.core.durable_files import lock_folder, replace_file
 from transforms.core.record_batches import concat, conform, make_empty
-from transforms.sinks.parquet.encryption.key_ring import find_writing_key
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, read_file, verify_file
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 FOLDER = "_marks"
 _NAME = re.compile(r"\d{4}-\d\d\.parquet")

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from schemas.tables import MESSAGE, QUARANTINED, TRIMMED, Table
 from transforms.core.durable_files import lock_folder, replace_file
 from transforms.core.status_files import read_kept, report_damage
-from transforms.sinks.parquet.local_folder import as_sink_error
+from transforms.storage.local_folder import as_sink_error
 
 Data = bytes | bytearray
 

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from schemas.partitioning import UNTIMED_HOUR, format_day_folder, format_hour_folder
 from schemas.tables import TABLES, Table
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     DAY_FILE,
     HOT,
@@ -27,7 +26,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     read_ledger,
 )
 from transforms.sinks.parquet.parquet_file import DERIVE, REPLACE, describe_damage
-from transforms.sinks.parquet.storage import Storage, Stored
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage, Stored
 
 DAY_NAME, HOUR_NAME = re.compile(r"date=\d{4}-\d\d-\d\d"), re.compile(r"hour=\d\d")
 """The names of the folders of a day and of an hour."""
@@ -260,7 +260,7 @@ def open_root(url: str) -> Storage:
     """
     parts = urlsplit(url)
     if parts.scheme in ("s3", "gs"):
-        from transforms.sinks.parquet.object_storage import ObjectStorage
+        from transforms.storage.object_storage import ObjectStorage
 
         return ObjectStorage.from_url(parts)
     return LocalFolder(Path(url))

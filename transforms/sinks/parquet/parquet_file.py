@@ -3,7 +3,7 @@
 The footer's key-value metadata holds `kpiflow.rows`, the number of rows; `kpiflow.digest`, the BLAKE2b-128 of
 every byte before the footer; and `kpiflow.footer`, the BLAKE2b-128 of the footer itself with zeros in place
 of this value. Digests are 32 hex digits. An encrypted file has no digests: the tags of AES-GCM take their
-place (`transforms.sinks.parquet.encryption.file_key`).
+place (`transforms.encryption.file_key`).
 """
 
 import os
@@ -22,7 +22,7 @@ from transforms.core.errors import DamagedFile
 from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import concat, make_empty, narrow_type, split_by_bytes, split_by_rows
 from transforms.core.time_range import Span, keep_within
-from transforms.sinks.parquet.encryption.file_key import MAGIC, Source, make_decryption, make_encryption
+from transforms.encryption.file_key import MAGIC, Source, make_decryption, make_encryption
 from transforms.sinks.parquet.row_groups import list_row_groups
 
 ROWS, DIGEST, FOOTER = b"kpiflow.rows", b"kpiflow.digest", b"kpiflow.footer"

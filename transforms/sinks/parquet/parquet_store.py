@@ -22,16 +22,16 @@ from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import PIECE_BYTES, conform, split_by_bytes
 from transforms.core.time_range import Span
-from transforms.sinks.parquet.encryption.key_list import KEYS
-from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source
+from transforms.encryption.key_list import KEYS
+from transforms.encryption.key_ring import KeySource, add_source
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder, as_sink_error
 from transforms.sinks.parquet.maintenance_ledger import put_ledger
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, read_file, read_span
-from transforms.sinks.parquet.storage import Conflict, Storage, Stored
 from transforms.sinks.sink import Written
+from transforms.storage.local_folder import LocalFolder, as_sink_error
+from transforms.storage.storage import Conflict, Storage, Stored
 
 DESCRIPTION = "_kpiflow.json"
 ENCRYPT = "encrypt"

@@ -20,19 +20,19 @@ from hypothesis import strategies as st
 from tests.transforms.sinks.archive.test_archive_writer import HOUR_MS, MANY, ids, names, raw, refused_entry
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import RAW, concat, make_empty
+from transforms.encryption.archive_keys import ArchiveKeys
+from transforms.encryption.key_list import KEYS
+from transforms.encryption.key_ring import KeySource, forget_keys
+from transforms.encryption.master_key import KeyFile, KeyRefused
+from transforms.encryption.rotation import rotate_keys
 from transforms.envelopes.encrypted_segments import CHUNK_BYTES
 from transforms.sinks.archive import encrypted_lines
 from transforms.sinks.archive.archive_files import REFUSED
 from transforms.sinks.archive.archive_writer import ArchiveWriter
 from transforms.sinks.archive.stream_archive import StreamArchive
-from transforms.sinks.parquet.encryption.archive_keys import ArchiveKeys
-from transforms.sinks.parquet.encryption.key_list import KEYS
-from transforms.sinks.parquet.encryption.key_ring import KeySource, forget_keys
-from transforms.sinks.parquet.encryption.master_key import KeyFile, KeyRefused
-from transforms.sinks.parquet.encryption.rotation import rotate_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sources.archives.archive_files import find_files
 from transforms.sources.archives.archive_reader import Chunk, Unreadable, read_files
+from transforms.storage.local_folder import LocalFolder
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import concat
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 from transforms.sinks.bigquery.dataset_tables import new_inbox
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.row_merge import has_contents
 from transforms.sinks.sink import Store
+from transforms.storage.local_folder import LocalFolder
 
 ALL = (*TABLES.values(), TRIMMED)
 MIDNIGHT = datetime(2025, 10, 22, tzinfo=UTC)

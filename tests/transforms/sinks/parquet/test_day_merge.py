@@ -16,8 +16,8 @@ from transforms.core.time_units import HOUR_US
 from transforms.sinks.parquet.day_file import BLOCK_HOURS, encode_day_file, write_day_file
 from transforms.sinks.parquet.day_merge import divide_rows, merge_day
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import read_file, verify_file
+from transforms.storage.local_folder import LocalFolder
 
 COUNT = 500
 

@@ -20,11 +20,11 @@ from transforms.core.durable_files import replace_file
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import conform
 from transforms.sinks.parquet import parquet_store
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import encode_file, read_file, verify_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Written
+from transforms.storage.local_folder import LocalFolder
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 Row = dict[str, Any]
@@ -218,7 +218,7 @@ def test_displaced_messages_are_on_disk_before_the_report_that_displaces_them(
             raise Killed
         replace_file(path, data)
 
-    monkeypatch.setattr("transforms.sinks.parquet.local_folder.replace_file", watched)
+    monkeypatch.setattr("transforms.storage.local_folder.replace_file", watched)
     with pytest.raises(Killed):
         write(REPORTS, tmp_path, [reports(report(1, message=1))], 10)
     assert [row["message_id"] for row in rows_of(tmp_path, "duplicates")] == ["2-0"]
@@ -255,7 +255,7 @@ from pathlib import Path
 import pyarrow as pa
 from schemas.tables import DUPLICATES
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.storage.local_folder import LocalFolder
 for i in range(12):
     row = {"source": sys.argv[2], "message_id": f"{i}-0", "received_at": 1_761_134_400_000_000}
     row |= {"report_id": "r", "revision": 1}

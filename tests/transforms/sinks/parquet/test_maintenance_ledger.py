@@ -3,7 +3,6 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from transforms.core.errors import Refused
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     COLD,
     HOT,
@@ -17,7 +16,8 @@ from transforms.sinks.parquet.maintenance_ledger import (
     put_ledger,
     read_ledger,
 )
-from transforms.sinks.parquet.storage import Conflict
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Conflict
 
 DAY, AT = date(2026, 1, 2), datetime(2026, 3, 1, tzinfo=UTC)
 REPORTS, WINDOWS = "kpi_reports", "kpi_aggregations/window_size=5s"

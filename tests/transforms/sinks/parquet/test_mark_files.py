@@ -10,11 +10,11 @@ import pytest
 
 from transforms.core import durable_files
 from transforms.core.errors import DamagedFile, OutputFull
-from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source, forget_keys
-from transforms.sinks.parquet.encryption.master_key import KeyFile, KeyRefused
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import KeySource, add_source, forget_keys
+from transforms.encryption.master_key import KeyFile, KeyRefused
 from transforms.sinks.parquet.mark_files import FOLDER, add_mark, list_mark_files
 from transforms.sinks.parquet.parquet_file import read_file, verify_file
+from transforms.storage.local_folder import LocalFolder
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)

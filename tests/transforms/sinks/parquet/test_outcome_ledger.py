@@ -14,10 +14,10 @@ from transforms.core.durable_files import replace_file
 from transforms.core.process_stats import WRITTEN, ProcessStats, record_process
 from transforms.core.status_files import read_status
 from transforms.sinks.parquet import outcome_ledger
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger, read_outcomes
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 
 def rows(table: Table, numbers: range, minute: int = 0, **columns: object) -> pa.RecordBatch:

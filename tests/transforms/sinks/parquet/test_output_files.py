@@ -16,7 +16,6 @@ from transforms.core.time_range import Span
 from transforms.sinks.parquet import file_merge
 from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.file_merge import write_rows
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.maintenance_ledger import (
     HOT,
     NAME,
@@ -29,6 +28,7 @@ from transforms.sinks.parquet.maintenance_ledger import (
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import read_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
+from transforms.storage.local_folder import LocalFolder
 
 FOLDER, DAY = REPORTS.name, date(2025, 10, 22)
 NOON = datetime(2025, 10, 22, 12, tzinfo=UTC)

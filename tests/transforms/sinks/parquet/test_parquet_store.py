@@ -12,12 +12,12 @@ from schemas.tables import REPORTS, TRIMMED
 from transforms.core import reach
 from transforms.core.errors import DamagedFile, Refused
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import encode_file, read_file, verify_file
 from transforms.sinks.parquet.parquet_store import DESCRIPTION, ParquetStore
-from transforms.sinks.parquet.storage import Storage
 from transforms.sinks.row_merge import merge_rows
 from transforms.sinks.sink import Store, Written
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 HOUR = int(NOON.timestamp()) // 3600

@@ -19,10 +19,10 @@ from schemas.tables import DUPLICATES, REPORTS, Table
 from tests.s3 import S3Server
 from transforms.core.errors import Unavailable
 from transforms.sinks.parquet import file_merge
-from transforms.sinks.parquet.local_folder import LocalFolder
 from transforms.sinks.parquet.parquet_file import read_file, verify_file
 from transforms.sinks.parquet.parquet_store import ParquetStore
-from transforms.sinks.parquet.storage import Storage, Stored
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage, Stored
 
 NOON = datetime(2025, 10, 22, 12, 0, tzinfo=UTC)
 COLUMNS = ("report_id", "agent_id", "recorded_at", "source", "message_id", "received_at", "revision")
@@ -187,9 +187,7 @@ def test_the_scheduler_finds_the_rows_that_are_lost_without_versions(server: S3S
                 yield seed
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            "transforms.sinks.parquet.object_storage.ObjectStorage.lock", lambda *_: nullcontext()
-        )
+        patched.setattr("transforms.storage.object_storage.ObjectStorage.lock", lambda *_: nullcontext())
         assert len(list(losing())) > 1
 
 

@@ -20,7 +20,7 @@ from transforms.core.durable_files import (
 )
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.reach import get_machine, verify_reach
-from transforms.sinks.parquet.storage import Conflict, Stored
+from transforms.storage.storage import Conflict, Stored
 
 LEAST_FREE = 100 << 20
 """Bytes that a folder's file system should have free."""

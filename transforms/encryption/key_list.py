@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from transforms.core.key_wrapping import ID_LENGTH, KEY_BYTES, MonthKey
-from transforms.sinks.parquet.encryption.master_key import KeyRefused, KeyWrapper
+from transforms.encryption.master_key import KeyRefused, KeyWrapper
 
 KEYS = "_keys.json"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"

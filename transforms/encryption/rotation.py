@@ -8,9 +8,9 @@ one of the two can read, before, between and after the steps. The same call agai
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from transforms.sinks.parquet.encryption.key_list import KEYS, KeyList, parse_list, wrap_again
-from transforms.sinks.parquet.encryption.key_ring import KeySource
-from transforms.sinks.parquet.storage import Storage
+from transforms.encryption.key_list import KEYS, KeyList, parse_list, wrap_again
+from transforms.encryption.key_ring import KeySource
+from transforms.storage.storage import Storage
 
 ROTATE_DAYS = 90
 

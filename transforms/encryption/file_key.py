@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow.parquet.encryption as pe
 
 from transforms.core.key_wrapping import ID_LENGTH, KEY_BYTES, WRAPPED_BYTES, MonthKey, unwrap_key, wrap_key
-from transforms.sinks.parquet.encryption.key_ring import find_key
+from transforms.encryption.key_ring import find_key
 
 MAGIC = b"PARE"
 """The first and the last bytes of a file with an encrypted footer; those of others are PAR1."""

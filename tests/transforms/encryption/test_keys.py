@@ -14,12 +14,12 @@ import pytest
 
 from transforms.core.errors import OutputFull, Refused
 from transforms.core.key_wrapping import MonthKey
-from transforms.sinks.parquet.encryption import key_ring, rotation
-from transforms.sinks.parquet.encryption.key_list import KEYS, drop_old, parse_list
-from transforms.sinks.parquet.encryption.key_ring import KeySource, find_key, forget_keys
-from transforms.sinks.parquet.encryption.master_key import KeyFile, KeyRefused, open_wrapper
-from transforms.sinks.parquet.encryption.rotation import plan_rotation, rotate_due_keys, rotate_keys
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption import key_ring, rotation
+from transforms.encryption.key_list import KEYS, drop_old, parse_list
+from transforms.encryption.key_ring import KeySource, find_key, forget_keys
+from transforms.encryption.master_key import KeyFile, KeyRefused, open_wrapper
+from transforms.encryption.rotation import plan_rotation, rotate_due_keys, rotate_keys
+from transforms.storage.local_folder import LocalFolder
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 

@@ -19,8 +19,8 @@ from tests.s3 import Fault, S3Server, wire
 from tests.servers import free_port
 from transforms.core.errors import Refused, Unavailable
 from transforms.objects import place
-from transforms.sinks.parquet.object_storage import ObjectStorage
-from transforms.sinks.parquet.storage import Conflict
+from transforms.storage.object_storage import ObjectStorage
+from transforms.storage.storage import Conflict
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from transforms.core.key_wrapping import MonthKey
-from transforms.sinks.parquet.encryption.key_ring import add_source, find_key, has_keys, use_master_key
+from transforms.encryption.key_ring import add_source, find_key, has_keys, use_master_key
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ArchiveKeys:
 
     def _add_objects_above(self, url: str) -> None:
         """Say that the nearest folder above an object that has a list of keys is encrypted."""
-        from transforms.sinks.parquet.object_storage import ObjectStorage
+        from transforms.storage.object_storage import ObjectStorage
 
         where, mark, query = url.rpartition("?") if "?" in url else (url, "", "")
         scheme, bucket, *names = where.replace("://", "/", 1).split("/")

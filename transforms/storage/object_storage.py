@@ -23,8 +23,8 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.objects.errors import ONE_MACHINE
 from transforms.objects.place import BucketPlace, parse_options, verify_bucket
-from transforms.sinks.parquet.local_folder import LocalFolder
-from transforms.sinks.parquet.storage import Conflict, Stored
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Conflict, Stored
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.errors import OutputFull, Refused, Unavailable
-from transforms.sinks.parquet.local_folder import LocalFolder
-from transforms.sinks.parquet.storage import Conflict, Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Conflict, Storage
 
 
 def put(storage: Storage, name: str, data: bytes) -> None:
@@ -138,7 +138,7 @@ def test_errors_of_a_file_system_become_those_of_a_sink(
 
 
 def test_little_space_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.sinks.parquet.local_folder.LEAST_FREE", 1 << 60)
+    monkeypatch.setattr("transforms.storage.local_folder.LEAST_FREE", 1 << 60)
     (finding,) = [finding for finding in LocalFolder(tmp_path).check() if finding.problem]
     assert (finding.what, finding.fix) == ("free space", "free some, or name an output on another disk")
 

@@ -12,9 +12,8 @@ from schemas.tables import REPORTS
 from transforms.core.errors import DamagedFile
 from transforms.core.key_wrapping import MonthKey
 from transforms.core.record_batches import conform
-from transforms.sinks.parquet.encryption.key_ring import KeySource, add_source, forget_keys
-from transforms.sinks.parquet.encryption.master_key import KeyFile, KeyRefused
-from transforms.sinks.parquet.local_folder import LocalFolder
+from transforms.encryption.key_ring import KeySource, add_source, forget_keys
+from transforms.encryption.master_key import KeyFile, KeyRefused
 from transforms.sinks.parquet.parquet_file import (
     encode_file,
     open_dataset,
@@ -23,6 +22,7 @@ from transforms.sinks.parquet.parquet_file import (
     read_whole,
     verify_file,
 )
+from transforms.storage.local_folder import LocalFolder
 
 NOON = 1_761_000_000_000_000
 

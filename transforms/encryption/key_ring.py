@@ -13,7 +13,7 @@ from pathlib import Path
 from transforms.core.errors import Unavailable
 from transforms.core.key_wrapping import MonthKey
 from transforms.core.retry import back_off
-from transforms.sinks.parquet.encryption.key_list import (
+from transforms.encryption.key_list import (
     KEYS,
     KeyList,
     add_key,
@@ -22,9 +22,9 @@ from transforms.sinks.parquet.encryption.key_list import (
     open_key,
     parse_list,
 )
-from transforms.sinks.parquet.encryption.master_key import KeyRefused, KeyWrapper, open_wrapper
-from transforms.sinks.parquet.local_folder import LocalFolder
-from transforms.sinks.parquet.storage import Conflict, Storage, Stored
+from transforms.encryption.master_key import KeyRefused, KeyWrapper, open_wrapper
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Conflict, Storage, Stored
 
 _ATTEMPTS = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0

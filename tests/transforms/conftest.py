@@ -1,4 +1,4 @@
-"""Places for files, as tests of sinks need them."""
+"""Places for files, as tests of storage, sinks and sources need them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.s3 import S3Server
-from transforms.sinks.parquet.local_folder import LocalFolder
-from transforms.sinks.parquet.storage import Storage
+from transforms.storage.local_folder import LocalFolder
+from transforms.storage.storage import Storage
 
 
 @pytest.fixture(scope="module")
