@@ -19,7 +19,7 @@ settings.load_profile("kpiflow")
 remember_answers()
 
 TESTS = Path(__file__).parent
-SERVERS = {"RedisServer", "S3Server", "Emulator", "VictoriaMetricsServer"}
+SERVERS = {"RedisServer", "S3Server", "Emulator", "PrometheusServer", "VictoriaMetricsServer"}
 THREADED = {"S3Server", "Emulator", "grpc", "obstore"}
 FIRST = ("chaos", "integration")
 BEGUN = pytest.StashKey[bool]()

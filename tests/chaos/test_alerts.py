@@ -1,24 +1,22 @@
 """A real stream, and a real Prometheus that scrapes it: each fault fires its alert and no other, and recovery
 resolves it. A minute of the rules is four seconds here."""
 
-import json
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
 import pytest
-import yaml
 
 from deploy.monitoring.render import TEMPLATE, render
 from tests.builders import agent, payload, report
 from tests.integration.streaming import KEY, Scene
 from tests.integration.test_outputs import is_ready
-from tests.servers import RedisServer, Server, free_port
+from tests.prometheus import PrometheusServer
+from tests.servers import RedisServer, free_port
 from tests.victoriametrics import VictoriaMetricsServer
 
 pytestmark = pytest.mark.chaos
@@ -27,44 +25,16 @@ ANY_TIME = {"KpiResourcesScarce", "KpiUptimeBudgetBurns"}
 """The one depends on this machine, the other sums up all faults of the test."""
 
 
-class PrometheusServer(Server):
+def configure(folder: Path, target: int) -> PrometheusServer:
     """A Prometheus that scrapes a port of this machine, and evaluates the rules with short minutes."""
-
-    def __init__(self, folder: Path, target: int) -> None:
-        super().__init__()
-        self.folder = folder
-        folder.mkdir()
-        (folder / "rules.yaml").write_text(render(TEMPLATE.read_text(encoding="utf-8"), MINUTE))
-        configuration = {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
-            "rule_files": ["rules.yaml"],
-            "scrape_configs": [
-                {"job_name": "kpiflow", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
-            ],
-        }
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
-
-    def command(self) -> Sequence[str]:
-        return [
-            "prometheus",
-            f"--config.file={self.folder / 'prometheus.yaml'}",
-            f"--storage.tsdb.path={self.folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-        ]
-
-    def answers(self) -> bool:
-        try:
-            self.firing()
-        except OSError:
-            return False
-        return True
-
-    def firing(self) -> set[str]:
-        """The alerts that fire now."""
-        url = f"http://127.0.0.1:{self.port}/api/v1/alerts"
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            alerts = json.load(reply)["data"]["alerts"]
-        return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"} - ANY_TIME
+    folder.mkdir()
+    (folder / "rules.yaml").write_text(render(TEMPLATE.read_text(encoding="utf-8"), MINUTE))
+    configuration = {
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yaml"],
+        "scrape_configs": [{"job_name": "kpiflow", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}],
+    }
+    return PrometheusServer(folder, configuration)
 
 
 class Producer:
@@ -119,7 +89,7 @@ class Watch:
         seen: set[str] = set()
 
         def is_reached() -> bool:
-            now = self._prometheus.firing()
+            now = self._prometheus.list_firing() - ANY_TIME
             seen.update(now)
             assert seen <= alerts | allowed, f"{seen - alerts - allowed} fired beside {alerts}"
             return now == alerts
@@ -130,7 +100,7 @@ class Watch:
         """See that exactly these fire for some seconds."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            assert self._prometheus.firing() == alerts
+            assert self._prometheus.list_firing() - ANY_TIME == alerts
             time.sleep(0.5)
 
 
@@ -142,7 +112,7 @@ def test_each_fault_fires_its_alert_and_no_other_and_recovery_resolves_it(
         also = ("--output", f"victoriametrics+{store.url}")
         scene.start(*also, "--metrics", port, "--checkpoint-seconds", 5)
         scene.until(lambda: is_listening(port) and is_ready(port))
-        with PrometheusServer(tmp_path / "prometheus", port) as prometheus:
+        with configure(tmp_path / "prometheus", port) as prometheus:
             watch = Watch(scene, prometheus)
             watch.stay(set(), 6 * MINUTE)
 
