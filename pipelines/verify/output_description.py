@@ -82,12 +82,6 @@ def check_description(store: Store, settings: Settings) -> None:
         )
 
 
-def open_output(path: Path, settings: Settings, create: bool, file_minutes: int = 30) -> Settings:
-    """`open_store` of a folder on this machine: the settings to write it with."""
-    store = ParquetStore(LocalFolder(path), settings.file_minutes)
-    return open_store(store, settings, create, file_minutes)[1]
-
-
 @contextmanager
 def translate_sink_errors() -> Iterator[None]:
     """Turn errors of a sink before a job has started into WrongUse: the user has to fix them."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipelines.jobs.maintain import Maintenance
-from pipelines.verify.output_description import open_output
 from pipelines.verify.reconcile import reconcile
 from schemas.kinds import KINDS
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS, TASKS
 from tests.builders import messages, report, task
+from tests.outputs import open_output
 from tests.pipelines.verify.rows import TEN_MINUTES, put, windows
 from transforms.core.expiry import Expiry
 from transforms.core.record_batches import RAW, conform

@@ -23,9 +23,9 @@ from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, run_query
 from pipelines.service import window_cover
 from pipelines.service.service import Service
-from pipelines.verify.output_description import open_output
 from schemas.partitioning import UNTIMED_HOUR
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
+from tests.outputs import open_output
 from tests.pipelines.maintenance.stored import SETTINGS
 from tests.pipelines.queries.summaries import compare
 from tests.service import MOST

@@ -8,9 +8,9 @@ import pytest
 from pipelines.cli import run
 from pipelines.queries.registry import QUERIES
 from pipelines.settings import Settings
-from pipelines.verify.output_description import open_output
 from schemas.tables import REPORTS
 from tests.builders import NOON
+from tests.outputs import open_output
 from tests.transforms.derived.outputs import MINUTE, make_report, write
 from transforms.derived.registry import DERIVED
 

@@ -22,10 +22,10 @@ from pipelines.jobs.lock import lock_folders
 from pipelines.outputs import folder_outputs
 from pipelines.settings import Settings
 from pipelines.verify.derived_checks import find_derived_problems
-from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
 from schemas.tables import REPORTS, TASKS
 from tests.builders import NOON
+from tests.outputs import open_output
 from tests.transforms.derived.outputs import EXAMPLES, MINUTE, make_report, make_task, read_derived, write
 from transforms.derived.derived_table import Kernel
 from transforms.derived.registry import DERIVED
@@ -245,9 +245,9 @@ def test_reconcile_names_stale_missing_surplus_and_damaged_files(output: Path) -
     write(output, TASKS, [make_task(7, NOON, NOON, 1)])
     found = " | ".join(find_derived_problems(output))
     for part in (
-        "files of context are stale",
-        "files of inconsistencies are missing",
-        "files of context have no rows",
+        "context: 1 file stale, since what it is made of has changed",
+        "inconsistencies: 1 file missing",
+        "context: 1 file without rows",
         "hour=00/0000.parquet cannot be read",
         f"run `kpiflow derive {output}`",
     ):

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.settings import Settings
-from pipelines.verify.output_description import open_output
 from schemas.tables import AGGREGATIONS, DUPLICATES, REPORTS, TASKS, Table
+from tests.outputs import open_output
 from transforms.core.record_batches import build_batch
 from transforms.sinks.parquet.file_merge import write_rows
 from transforms.sinks.parquet.maintenance_ledger import HOT, Ledger, locate_day

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.maintenance.steps import CHANGED, WRITTEN
-from pipelines.verify.output_description import open_output
 from schemas.tables import AGENTS, REPORTS, TASKS
 from tests.builders import NOON
+from tests.outputs import open_output
 from tests.pipelines.maintenance.stored import SETTINGS
 from tests.pipelines.maintenance.test_maintain import maintain
 from tests.pipelines.maintenance.test_replaced_files import WriteOnce

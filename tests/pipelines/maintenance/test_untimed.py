@@ -11,12 +11,12 @@ import pytest
 from pipelines.jobs.maintain import Maintenance
 from pipelines.maintenance.plan import EXPIRE_UNTIMED, MaintenancePlan
 from pipelines.maintenance.steps import ignore_point
-from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
 from pipelines.verify.reconcile import reconcile
 from pipelines.verify.table_scan import scan
 from schemas.tables import QUARANTINED
 from tests.builders import messages
+from tests.outputs import open_output
 from tests.pipelines.maintenance.test_maintain import Killed, Killer
 from tests.pipelines.verify.rows import TEN_MINUTES
 from tests.pipelines.verify.test_reconcile_expired import write

@@ -11,11 +11,11 @@ from typing import Any
 from pipelines.cli import run
 from pipelines.jobs.derive import derive, make_deriver
 from pipelines.settings import Settings
-from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
 from pipelines.verify.table_scan import scan
 from schemas.tables import Table
 from tests.integration.archives import write
+from tests.outputs import open_output
 from tests.pipelines.stream_parity.deliveries import Streams, deliver, go_back, list_times, read
 from tests.pipelines.stream_parity.memory_stream import Run
 from transforms.derived.registry import TABLES

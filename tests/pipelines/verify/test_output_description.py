@@ -8,8 +8,9 @@ import pytest
 
 from pipelines.failures import WrongUse
 from pipelines.settings import Settings
-from pipelines.verify.output_description import open_output, read_row_settings, require_output
+from pipelines.verify.output_description import read_row_settings, require_output
 from schemas.kinds import KINDS
+from tests.outputs import open_output
 
 PLAIN = Settings.model_construct().model_copy(update={"file_minutes": 10})
 

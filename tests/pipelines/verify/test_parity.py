@@ -13,9 +13,9 @@ from pipelines.settings import Settings
 from pipelines.summary.queries import summarise
 from pipelines.verify import parity as module
 from pipelines.verify.comparison import Difference, TableComparison
-from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table
+from tests.outputs import open_output
 from tests.pipelines.marks import add_marks, read_marks
 from transforms.core.errors import DamagedFile
 from transforms.core.record_batches import conform

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.verify.output_description import open_output
 from pipelines.verify.parity import compare_outputs
 from schemas.tables import AGGREGATIONS, QUARANTINED, REPORTS
+from tests.outputs import open_output
 from tests.pipelines.verify.rows import NOON, TEN_MINUTES, put, refused, report, windows
 from transforms.sinks.parquet.maintenance_ledger import Ledger, put_ledger
 from transforms.storage.local_folder import LocalFolder

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.failures import WrongUse
-from pipelines.verify.output_description import open_output
 from pipelines.verify.reconcile import Messages, Unreadable, reconcile
 from pipelines.verify.verdict import Verdict
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED, Table
+from tests.outputs import open_output
 from tests.pipelines.verify.changes import TAMPERS, rewritten, without_a_row
 from tests.pipelines.verify.rows import NOON, TEN_MINUTES, Row, duplicate, put, refused, report, windows
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
@@ -101,7 +101,7 @@ def test_a_changed_account_of_losses_is_noticed(output: Path) -> None:
 
 def test_the_mend_of_a_message_without_a_fate_is_the_callers(output: Path) -> None:
     verdict = reconcile(output, source(*ALL, 99), read_again="start the stream")
-    assert verdict.problems == ["1 messages of the source have no fate (e.g. s 99-0); start the stream"]
+    assert verdict.problems == ["1 message of the source without a fate (e.g. s 99-0); start the stream"]
 
 
 def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
@@ -131,7 +131,7 @@ def test_messages_of_the_source_without_a_fate_are_missing_and_named(output: Pat
     verdict = reconcile(output, source(*ALL, 40, 41))
     assert counts(verdict) == {**WHOLE, "received": 16, "missing": 2}
     (problem,) = verdict.problems
-    assert problem.startswith("2 messages of the source have no fate (e.g. ")
+    assert problem.startswith("2 messages of the source without a fate (e.g. ")
     assert ("s 40-0" in problem, "s 41-0" in problem, "kpiflow backfill" in problem) == (True, True, True)
 
 
@@ -147,7 +147,7 @@ def test_a_second_report_of_one_message_is_surplus(output: Path) -> None:
     put(output, AGGREGATIONS, windows(GOOD + twice))
     verdict = reconcile(output, source(*ALL))
     assert counts(verdict) == {**WHOLE, "reports": 10, "surplus": 1}
-    assert verdict.problems[0].startswith("1 messages are in kpi_reports more than once (e.g. s 0-0)")
+    assert verdict.problems[0].startswith("1 message in kpi_reports more than once (e.g. s 0-0)")
 
 
 def test_a_source_that_could_not_be_read_to_its_end_is_a_problem_by_name(output: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_row_that_a_replay_closed_is_no_fate_without_its_report(output: Path) 
         verdict = reconcile(output, messages)
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
         assert verdict.problems == [
-            "1 messages left quarantine by a replay, but their reports or records are gone (e.g. s 50-0); "
+            "1 message replayed, but with reports or records that are gone (e.g. s 50-0); "
             "run `kpiflow quarantine replay`: it opens them again, and accepts corrected ones with --input"
         ]
 
@@ -200,7 +200,7 @@ def test_a_duplicate_whose_report_is_gone_is_no_fate(output: Path) -> None:
         verdict = reconcile(output, messages)
         assert counts(verdict) == {**WHOLE, "received": 15, "missing": 1}
         assert verdict.problems == [
-            "1 report_ids are in duplicates but not in kpi_reports (e.g. r99); run `kpiflow backfill` over "
+            "1 report_id in duplicates but not in kpi_reports (e.g. r99); run `kpiflow backfill` over "
             "the source again"
         ]
     put(output, QUARANTINED, [refused(32)])
@@ -211,19 +211,19 @@ def test_a_message_quarantined_at_two_times_is_in_the_table_twice(output: Path) 
     put(output, QUARANTINED, [refused(20, received_at=NOON + timedelta(minutes=20))])
     verdict = reconcile(output)
     assert counts(verdict) == WHOLE
-    assert "1 messages are in quarantine more than once (e.g. s 20-0)" in verdict.problems[0]
+    assert "1 message in quarantine more than once (e.g. s 20-0)" in verdict.problems[0]
 
 
 def test_a_report_that_lies_in_two_files_is_named(output: Path) -> None:
     moved = [report(1, 1300, message_id="60-0")]
     put(output, REPORTS, moved)
     put(output, AGGREGATIONS, windows([*GOOD, *moved]))
-    assert "1 report_ids are in kpi_reports more than once (e.g. r1)" in reconcile(output).problems[0]
+    assert "1 report_id in kpi_reports more than once (e.g. r1)" in reconcile(output).problems[0]
 
 
 def test_a_duplicate_of_no_report_is_named(output: Path) -> None:
     put(output, DUPLICATES, [duplicate(32, of=99)])
-    assert "1 report_ids are in duplicates but not in kpi_reports (e.g. r99)" in reconcile(output).problems[0]
+    assert "1 report_id in duplicates but not in kpi_reports (e.g. r99)" in reconcile(output).problems[0]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_window_that_does_not_agree_with_its_reports_is_named(
     put(output, AGGREGATIONS, [{**window, column: value, "revision": 99}])
     (problem,) = reconcile(output).problems
     assert problem.startswith("kpi_aggregations/window_size=1m/date=2025-10-22/hour=12 does not agree")
-    assert f": 1 differences, first {column} of agent a at 2025-10-22 12:00:00+00:00 is" in problem
+    assert f": 1 difference, first {column} of agent a at 2025-10-22 12:00:00+00:00 is" in problem
 
 
 def test_a_mean_summed_in_another_order_agrees(output: Path) -> None:
@@ -258,7 +258,7 @@ def test_windows_without_reports_and_reports_without_windows_are_named(output: P
     late = report(70, 4000)
     put(output, AGGREGATIONS, [row for row in windows([*GOOD, late]) if row["granularity"] == "1h"])
     (problem,) = reconcile(output).problems
-    assert "reports of 2025-10-22 13:00: 1 differences, first a window of agent a" in problem
+    assert "reports of 2025-10-22 13:00: 1 difference, first a window of agent a" in problem
     put(output, REPORTS, [late])
     assert [problem.split(" ")[0] for problem in reconcile(output).problems] == [
         "kpi_aggregations/window_size=5s/date=2025-10-22/hour=13",

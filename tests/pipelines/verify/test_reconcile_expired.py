@@ -11,7 +11,6 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.verify.output_description import open_output
 from pipelines.verify.reconcile import reconcile
 from pipelines.verify.table_scan import scan
 from pipelines.verify.verdict import Verdict
@@ -19,6 +18,7 @@ from schemas.kinds import KINDS
 from schemas.partitioning import format_day_folder, format_window_folder
 from schemas.tables import AGGREGATIONS, DUPLICATES, GRANULARITIES, QUARANTINED, REPORTS, TASKS
 from tests.builders import messages, report, task
+from tests.outputs import open_output
 from tests.pipelines.verify.rows import TEN_MINUTES, put, windows
 from transforms.core.expiry import Expiry
 from transforms.core.record_batches import RAW, conform
@@ -154,7 +154,7 @@ def test_a_message_that_is_lost_from_a_day_that_is_kept_is_still_missing(tmp_pat
     shutil.rmtree(output / TASKS.name)
     found = check(output, sent)
     assert (found.expired, found.missing) == (1, 1)
-    assert "1 messages of the source have no fate" in found.problems[0]
+    assert "1 message of the source without a fate" in found.problems[0]
 
 
 def test_a_duplicate_of_a_report_that_has_expired_is_no_problem(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.verify.output_description import open_output
 from pipelines.verify.reconcile import reconcile
 from schemas.kinds import KINDS, Kind
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, RECORD_TABLES, TABLES, Table
 from tests.builders import list_paths
+from tests.outputs import open_output
 from tests.pipelines.verify.changes import TAMPERS, copied, rewritten, without_a_row
 from tests.pipelines.verify.rows import (
     NOON,
@@ -87,14 +87,14 @@ def test_a_duplicate_of_what_is_not_stored_is_no_fate(output: Path, messages: li
     for source in (None, as_source([*messages, row])):
         verdict = reconcile(output, source)
         assert (verdict.missing, verdict.duplicates, len(verdict.problems)) == (1, 4, 1)
-        assert f"are in duplicates but not in {kind.table.name} (e.g. " in verdict.problems[0]
+        assert f" in duplicates but not in {kind.table.name} (e.g. " in verdict.problems[0]
         assert (row["report_id"] if kind.is_report else row["record_id"]) in verdict.problems[0]
 
 
 def test_a_record_of_another_kind_with_the_same_key_is_not_what_a_duplicate_repeats(output: Path) -> None:
     put(output, RESULT.table, [stored(RESULT, 7, 5)])
     put(output, DUPLICATES, [repeated(TASK, 7, 6)])
-    assert "1 task_id versions are in duplicates but not in tasks" in reconcile(output).problems[0]
+    assert "1 task_id version in duplicates but not in tasks" in reconcile(output).problems[0]
 
 
 def test_a_duplicate_of_a_kind_whose_messages_are_all_different_is_no_fate(output: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_duplicate_of_a_kind_whose_messages_are_all_different_is_no_fate(outpu
 def test_a_record_that_lies_in_two_files_is_named(output: Path) -> None:
     put(output, TASK.table, [stored(TASK, 1, 8) | {"created_at": NOON + timedelta(hours=3)}])
     problem = reconcile(output).problems[0]
-    assert "1 task_id versions are in tasks more than once (e.g. task_id1 version1)" in problem
+    assert "1 task_id version in tasks more than once (e.g. task_id1 version1)" in problem
 
 
 def test_a_message_that_is_stored_as_two_kinds_is_surplus_and_named(
@@ -115,7 +115,7 @@ def test_a_message_that_is_stored_as_two_kinds_is_surplus_and_named(
     verdict = reconcile(output, as_source(messages))
     assert (verdict.surplus, verdict.received, verdict.records) == (1, 19, 9)
     (problem,) = verdict.problems
-    assert problem.startswith("1 messages are in the tables of several kinds (e.g. layer4_tasks 1-0)")
+    assert problem.startswith("1 message in the tables of several kinds (e.g. layer4_tasks 1-0)")
 
 
 def test_rows_of_versions_that_knew_only_reports_are_of_reports(output: Path) -> None:
@@ -132,7 +132,7 @@ def test_rows_of_versions_that_knew_only_reports_are_of_reports(output: Path) ->
 
 def test_rows_of_an_unknown_kind_are_a_problem(output: Path) -> None:
     put(output, QUARANTINED, [rejected(TASK, 9) | {"kind": "dream"}])
-    assert "holds 1 rows of an unknown kind; move it away" in reconcile(output).problems[0]
+    assert "holds 1 row of an unknown kind; move it away" in reconcile(output).problems[0]
 
 
 @pytest.mark.parametrize("table", RECORD_TABLES.values(), ids=RECORD_TABLES)

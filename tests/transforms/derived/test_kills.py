@@ -14,9 +14,9 @@ from pipelines.jobs.derive import derive as derive_output
 from pipelines.jobs.derive import make_deriver
 from pipelines.settings import Settings
 from pipelines.verify.derived_checks import find_derived_problems
-from pipelines.verify.output_description import open_output
 from schemas.tables import AGENTS, REPORTS, TASKS
 from tests.builders import NOON
+from tests.outputs import open_output
 from tests.transforms.derived.derive_process import STEPS, Kill, finish, start_derive
 from tests.transforms.derived.outputs import MINUTE, make_agent, make_report, make_task, write
 from transforms.derived import inconsistencies
