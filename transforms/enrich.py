@@ -75,7 +75,9 @@ def _compute_scores(batch: pa.RecordBatch, reference_latency_ms: float) -> dict[
     """Accuracy in relation to latency, CPU and memory."""
     accuracy = _read_values(batch["accuracy"])
     available = _read_values(pc.struct_field(batch["execution_context"], "available_memory_mb"))
-    memory_share = np.minimum(1.0, _read_values(batch["memory_mb"]) / available)
+    memory = _read_values(batch["memory_mb"])
+    # min(1, memory / available), without the overflow of a division by next to nothing
+    memory_share = np.divide(memory, available, out=np.ones_like(memory), where=~(memory >= available))
     resource_use = (_read_values(batch["cpu_usage"]) + memory_share) / 2
     score = accuracy * reference_latency_ms / (reference_latency_ms + _read_values(batch["latency_ms"]))
     unused = resource_use < LEAST_USE

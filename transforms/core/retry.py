@@ -21,10 +21,12 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 def retry_while_unavailable(seconds: float) -> Iterable[Any]:
     """Attempts, each a context manager: `for attempt in retry_while_unavailable(60): with attempt: ...`.
 
-    An attempt that raises `Unavailable` is repeated until `seconds` have passed; then it is raised.
+    An attempt that raises `Unavailable` is repeated until `seconds` have passed; then it is raised. Of 0
+    seconds there is one attempt.
     """
+    attempts, timeout = (None, seconds) if seconds else (1, None)
     return stamina.retry_context(
-        on=Unavailable, attempts=None, timeout=seconds, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE
+        on=Unavailable, attempts=attempts, timeout=timeout, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE
     )
 
 

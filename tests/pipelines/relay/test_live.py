@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import redis
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestServer as HttpServer
 
 from pipelines.relay.cursor import RelayedStream, Superseded
 from pipelines.relay.live import LiveReader
@@ -104,7 +104,7 @@ def test_a_socket_that_is_sent_elsewhere_is_not_followed() -> None:
     async def follow() -> None:
         app = web.Application()
         app.add_routes([web.get("/{path:.*}", redirect)])
-        async with TestServer(app) as server, open_session() as session:
+        async with HttpServer(app) as server, open_session() as session:
             url = str(server.make_url("/kpi/stream")).replace("http", "ws")
             with pytest.raises(aiohttp.ClientError, match="another address"):
                 await session.ws_connect(url)

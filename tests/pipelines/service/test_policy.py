@@ -308,7 +308,7 @@ def test_a_role_that_is_taken_away_counts_at_once_and_a_broken_file_is_not_used(
         (('"CN=ca"', "3"), "it needs issuer"),
         (("DNS:", ""), "san must begin with"),
         (("[[subject]]", "[subject]"), r"must contain \[\[subject"),
-        (("restricted", "["), ""),
+        (("restricted", "["), "Invalid initial character for a key"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path: Path, change: tuple[str, str], problem: str) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
-from apache_beam.testing.test_stream import TestStream
+from apache_beam.testing.test_stream import TestStream as BeamStream
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.trigger import GeneralTriggerDriver
 from apache_beam.transforms.window import TimestampedValue
@@ -69,7 +69,7 @@ class Run:
 class _Given(beam.PTransform):
     """A source of scripted messages, without any that it refuses."""
 
-    def __init__(self, stream: TestStream) -> None:
+    def __init__(self, stream: BeamStream) -> None:
         super().__init__()
         self.stream = stream
 
@@ -79,9 +79,9 @@ class _Given(beam.PTransform):
         return Read(messages, none)
 
 
-def _script(steps: Sequence[Step]) -> TestStream:
+def _script(steps: Sequence[Step]) -> BeamStream:
     """The reads, and then time enough for all that they make."""
-    stream, watermark = TestStream(), 0
+    stream, watermark = BeamStream(), 0
     for step in steps:
         elements = [
             TimestampedValue(batch, batch["received_at"][0].as_py().timestamp()) for batch in step.batches

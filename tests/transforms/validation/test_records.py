@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.kinds import KINDS
@@ -232,7 +232,7 @@ def test_one_transform_validates_all_kinds_at_once():
         messages([document, "{"], source=KINDS[kind].stream).slice(0, 2)
         for kind, document in DOCUMENTS.items()
     ]
-    with TestPipeline() as pipeline:
+    with BeamPipeline() as pipeline:
         found = pipeline | beam.Create([concat(sent)]) | Validate()
         for tag in ("reports", "tasks", "results", "agents", "system_health"):
             ids = found[tag] | f"ids of {tag}" >> beam.FlatMap(lambda batch: batch["message_id"].to_pylist())

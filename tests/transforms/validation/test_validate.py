@@ -7,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.test_pipeline import TestPipeline as BeamPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
 from schemas.readers import fast_reader
@@ -220,7 +220,7 @@ def test_the_transform_quarantines_a_row_at_which_a_kernel_raises(monkeypatch: p
         return judge_block(batch, SCHEMA, MessageRules())
 
     monkeypatch.setattr(module, "judge_block", kernel)
-    with TestPipeline() as pipeline:
+    with BeamPipeline() as pipeline:
         judged = pipeline | beam.Create([messages([report(i) for i in range(3)])]) | Validate()
         assert_that(
             judged.reports | beam.FlatMap(lambda b: b["message_id"].to_pylist()),
@@ -246,7 +246,7 @@ def test_a_custom_metric_beyond_the_limit_is_refused_by_name_and_one_at_it_is_no
 
 
 def test_a_limit_is_part_of_what_validate_judges_by() -> None:
-    with TestPipeline() as pipeline:
+    with BeamPipeline() as pipeline:
         given = pipeline | beam.Create([messages([report(custom_metrics={"a": 11})])], reshuffle=False)
         judged = given | Validate(MessageRules(custom_metric_limit=10.0))
         counts = judged.quarantine | beam.Map(lambda rows: rows["rule"].to_pylist())
