@@ -1,6 +1,8 @@
 """Files that a command writes where the user wants them, such as an export or a page."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.failures import RunFailed, WrongUse
@@ -36,10 +38,17 @@ def write_target(path: Path, flag: str, data: bytes) -> None:
     Raises:
         RunFailed: it cannot be written.
     """
-    try:
+    with explain_unwritable(path, flag):
         replace_file(path, data)
+
+
+@contextmanager
+def explain_unwritable(path: Path, flag: str) -> Iterator[None]:
+    """Raise RunFailed in place of the errors of a file system while the file of an option is written."""
+    try:
+        yield
     except OutputFull as error:
         raise RunFailed(*str(error).split("; ", 1)) from error
     except OSError as error:
-        problem = f"cannot write {path}: {error.strerror}"
+        problem = f"cannot write {path}: {error.strerror or error}"
         raise RunFailed(problem, f"give {flag} another file") from error

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import grpc
 import httpx
 
+from tests.patience import PATIENCE
 from tests.servers import Server, free_port
 from transforms.sinks.bigquery.bigquery_store import BigQuery
 
@@ -107,7 +108,7 @@ class Faulty:
     def __enter__(self) -> "Faulty":
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.rest = self.server.server_address[1]
-        self.client = httpx.Client(timeout=60)
+        self.client = httpx.Client(timeout=PATIENCE)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
         self.thread.start()
         self.channel = grpc.insecure_channel(f"localhost:{self.emulator.grpc}")

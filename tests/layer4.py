@@ -17,6 +17,7 @@ from pipelines.simulator.outages import Outages
 from pipelines.simulator.reports import GeneratedReports, Reports, Schedule
 from pipelines.simulator.server import Layer4
 from pipelines.synthetic import KpiTestGenerator
+from tests.patience import PATIENCE
 
 START = 1_761_159_600_000_000
 """2025-10-22T19:00:00Z in microseconds since 1970."""
@@ -93,7 +94,7 @@ def run_layer4(
         yield RunningLayer4(layer4, loop, host, port, tls is not None)
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(PATIENCE)
         offers.close()
 
 

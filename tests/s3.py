@@ -12,6 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.patience import PATIENCE
 from transforms.storage.object_storage import ObjectStorage
 
 Fault = str | int | tuple[int, str] | None
@@ -86,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         fault = self.faults(self.command, self.path)
         if fault == "silent":
-            self.ended.wait(10)
+            self.ended.wait(PATIENCE)
         elif isinstance(fault, int | tuple):
             status, text = (
                 fault
@@ -107,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items()
             if not (ignorant and name.lower() in _CONDITIONS)
         }
-        connection = HTTPConnection(self.far, timeout=20)
+        connection = HTTPConnection(self.far, timeout=PATIENCE)
         try:
             connection.request(self.command, self.path, body, headers)
             response = connection.getresponse()

@@ -17,6 +17,7 @@ from pipelines.queries.limits import QueryLimits
 from pipelines.service.server import listen
 from pipelines.service.service import Service
 from pipelines.verify.output_description import read_row_settings
+from tests.patience import PATIENCE
 
 HOST = "127.0.0.1"
 MOST = QueryLimits(rows=10_000, seconds=30, memory_mb=256)
@@ -63,7 +64,7 @@ class RunningService:
         self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes | None = None
     ) -> Reply:
         """Send a request."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE)
         try:
             connection.request(method, target, body, headers or {})
             response = connection.getresponse()
@@ -101,10 +102,10 @@ def run_service(
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()
     try:
-        listening = ready.result(timeout=30)
-        assert service.has_index.wait(timeout=30)
+        listening = ready.result(timeout=PATIENCE)
+        assert service.has_index.wait(timeout=PATIENCE)
         yield RunningService(service, loop, listening)
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
         loop.close()

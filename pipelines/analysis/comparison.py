@@ -20,6 +20,7 @@ from pipelines.analysis.looks import (
 )
 from pipelines.analysis.sequential_tests import compute_ratio_p_values
 from pipelines.analysis.tasks import Floats, Ints, Measure, Tasks, Unit
+from transforms.core.counts import format_count
 
 RATIO_LEVEL = 0.001
 """Below this p-value the variants' shares are not the planned ones."""
@@ -156,7 +157,9 @@ def _look(
 ) -> Seen:
     where = tasks, control, variant, measure.metric, alpha
     if count := _count_extreme(tasks.values[measure.metric]):
-        return refuse(0, f"{count:,} tasks have a {measure.metric} that is infinite, or above {LARGEST:g}")
+        return refuse(
+            0, f"{measure.metric} is infinite or above {LARGEST:g} in {format_count(count, 'task')}"
+        )
     if measure.percentile is not None:
         estimate = partial(estimate_quantiles, quantile=measure.percentile / 100)
         return look_rarely(*where, estimate, LEAST_QUANTILE_AGENTS)

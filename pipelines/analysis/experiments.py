@@ -114,7 +114,7 @@ def _read(
 ) -> pa.Table:
     answer = run_query(folder, query, asked, span, file_minutes, limits, stop=stop)
     if answer.cursor:
-        raise RunFailed(f"there are more than {limits.rows:,} tasks", "narrow it by --from and --to")
+        raise RunFailed(f"there are more tasks than {limits.rows:,}", "narrow it by --from and --to")
     return answer.rows
 
 

@@ -15,6 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from pipelines.analysis.sequential_tests import compute_mean_interval, compute_mean_p_values
 from pipelines.analysis.tasks import BLOCK_MINUTES, Floats, Ints, Tasks
+from transforms.core.counts import format_count
 
 LEAST_BLOCKS = 20
 LEAST_AGENTS = 5
@@ -66,8 +67,8 @@ def look_at_blocks(tasks: Tasks, control: int, variant: int, metric: str, alpha:
     means = [_average(tasks.block[each], values[each]) for each in chosen]
     blocks, *places = np.intersect1d(means[0][0], means[1][0], assume_unique=True, return_indices=True)
     if len(blocks) < LEAST_BLOCKS:
-        why = f"{len(blocks)} blocks of {BLOCK_MINUTES} minutes have tasks of both; {LEAST_BLOCKS} are needed"
-        return refuse(len(blocks), why)
+        shared = f"{format_count(len(blocks), 'block')} of {BLOCK_MINUTES} minutes with tasks of both"
+        return refuse(len(blocks), f"{shared}; {LEAST_BLOCKS} are needed")
     differences = means[1][1][places[1]] - means[0][1][places[0]]
     if not np.ptp(differences):
         return refuse(len(blocks), "all differences are equal, so chance cannot be measured")
@@ -101,7 +102,8 @@ def look_rarely(
         last = found.difference, (found.difference - width, found.difference + width)
     counts = [len(np.unique(tasks.agent[tasks.variant == each])) for each in (control, variant)]
     if last is None:
-        return refuse(min(counts), f"a variant has {min(counts)} agents that differ; {least} are needed")
+        fewest = format_count(min(counts), "different agent")
+        return refuse(min(counts), f"a variant has {fewest}; {least} are needed")
     agents = len(np.unique(tasks.agent[np.isin(tasks.variant, (control, variant))]))
     ends = tasks.block[0] + np.array(looks, np.int64) - 1
     return Seen(agents, *last, np.minimum.accumulate(p_values), ends)

@@ -13,6 +13,7 @@ import numpy as np
 from pipelines.analysis.comparison import Comparison, Effect, Verdict, compare
 from pipelines.analysis.tasks import Ints, Measure, Tasks
 from pipelines.queries.table_queries import EXPERIMENT_METRICS
+from transforms.core.counts import format_count
 
 LEVEL = 0.01
 CONTROL = "control"
@@ -66,7 +67,8 @@ def find_winner(tasks: Tasks) -> Winner | str:
 def _explain(found: Comparison, gains: Mapping[str, list[Effect]], winners: list[str]) -> str:
     """Why there is not one winner."""
     if len(winners) > 1:
-        return f"{len(winners)} variants are better than the control: compare them with each other"
+        better = format_count(len(winners), "variant")
+        return f"{better} are better than the control: compare them with each other"
     if gains:
         return f"{next(iter(gains))} is better in one metric and worse in another"
     reasons = {each.reason for each in found.effects}

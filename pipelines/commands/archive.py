@@ -18,6 +18,7 @@ from pipelines.sources import parse_encodings
 from pipelines.verify.output_description import translate_sink_errors
 from pipelines.verify.output_keys import choose_archive_keys
 from schemas.readers.verdicts import MessageLimits
+from transforms.core.counts import format_count
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.message_encodings import give_encodings
 from transforms.redis.entry_ids import ZERO, parse_id
@@ -109,7 +110,9 @@ def _archive_stream(
     ArchiveSync(output).sync([key])
     without = f", {rejected:,} of them without data" if rejected else ""
     seconds = time.perf_counter() - began
-    print_result(f"{added + rejected:,} new entries of {key}{without} -> {output} in {seconds:.1f} s")
+    print_result(
+        f"{format_count(added + rejected, 'new entry')} of {key}{without} -> {output} in {seconds:.1f} s"
+    )
 
 
 def _columns(key: str) -> tuple[TextColumn, BarColumn, MofNCompleteColumn]:

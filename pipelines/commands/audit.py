@@ -10,6 +10,7 @@ from pipelines.failures import CheckFailed, RunFailed, WrongUse
 from pipelines.service.audit.chain import MONTH, ChainHead, list_chains
 from pipelines.service.audit.tail import ChainDamaged, read_tail
 from pipelines.service.audit.verify import ChainReport, parse_heads, verify_audit
+from transforms.core.counts import format_count
 from transforms.core.durable_files import sync_path
 
 audit = typer.Typer(help="Verify the audit of a service; print its heads.", no_args_is_help=True)
@@ -59,7 +60,7 @@ def verify(
     problems = sum(report.problem_count for report in reports)
     if problems:
         fix = "compare it with its copy and with the heads that were anchored; do not correct it"
-        raise CheckFailed(f"the audit has {problems:,} problem{'s' * (problems > 1)}", fix)
+        raise CheckFailed(f"the audit has {format_count(problems, 'problem')}", fix)
 
 
 @audit.command()
@@ -96,7 +97,7 @@ def _read_heads(text: str) -> list[tuple[str, ChainHead]]:
 
 def _print(report: ChainReport) -> None:
     span = f", {report.first} to {report.last}" if report.lines else ""
-    print_result(f"{report.name}: {report.lines:,} lines{span}")
+    print_result(f"{report.name}: {format_count(report.lines, 'line')}{span}")
     for problem in report.problems:
         out.print(f"  problem: {problem}", markup=False)
     if hidden := report.problem_count - len(report.problems):

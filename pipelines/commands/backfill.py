@@ -22,6 +22,7 @@ from pipelines.failures import CheckFailed, Failure, RunFailed
 from pipelines.inputs import find_archives, parse_span
 from pipelines.jobs.backfill import backfill as backfill_span
 from pipelines.jobs.replace import replace_span
+from transforms.core.counts import format_count
 from transforms.core.errors import DamagedFile, OutputFull, Refused, Unavailable
 from transforms.core.events import INPUT_INCOMPLETE
 from transforms.core.run_metrics import Results
@@ -99,9 +100,8 @@ def backfill(
     if timings:
         out.print(_tabulate_timings(results))
     rows, names = results.messages, ", ".join(outputs)
-    print_result(
-        f"{rows:,} messages of {len(files)} files in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {names}"
-    )
+    read = f"{format_count(rows, 'message')} of {format_count(len(files), 'file')}"
+    print_result(f"{read} in {seconds:.1f} s ({rows / seconds:,.0f}/s) -> {names}")
     if results.expired:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(results.expired.items()))
         print_result(f"not written, since rows of their time have expired: {kinds}")
@@ -114,8 +114,9 @@ def _check_complete(results: Results, files: int, kept: str) -> None:
     for problem in results.incomplete:
         announce(INPUT_INCOMPLETE, "yellow", problem=problem)
     if results.incomplete:
+        of_all = f"{len(results.incomplete)} of {format_count(files, 'input file')}"
         raise CheckFailed(
-            f"{len(results.incomplete)} of {files} input files could not be read to their end; {kept}",
+            f"{of_all} could not be read to the end; {kept}",
             "repair the files or fetch them again, and run the same command: no message is counted twice",
         )
 

@@ -16,6 +16,7 @@ from pipelines.progress import LINE_SECONDS, open_bar
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_local
 from runners.memory import prepare_memory
+from transforms.core.counts import format_count
 from transforms.core.events import DERIVE_PROGRESS
 from transforms.derived.engine import PlanComparison
 from transforms.derived.registry import DERIVED
@@ -67,13 +68,13 @@ def derive(
 
         counts = derive_output(folder, deriver, moment, follow)
     seconds = time.perf_counter() - began
-    rows = (
-        ", ".join(f"{count:,} rows of {name}" for name, count in counts.rows.items()) or "nothing was stale"
-    )
-    gone = f"; {counts.removed:,} files without rows were removed" if counts.removed else ""
-    print_result(f"{rows} in {seconds:.1f} s{gone} -> {output}")
+    rows = ", ".join(f"{format_count(count, 'row')} of {name}" for name, count in counts.rows.items())
+    gone = f"; removed, since without rows: {format_count(counts.removed, 'file')}" if counts.removed else ""
+    print_result(f"{rows or 'nothing was stale'} in {seconds:.1f} s{gone} -> {output}")
     if counts.changed:
-        print_result(f"{counts.changed:,} files changed while they were read; the next run derives them")
+        print_result(
+            f"changed during the run: {format_count(counts.changed, 'file')}; the next run derives the rest"
+        )
 
 
 def _tabulate(found: list[PlanComparison]) -> Table:

@@ -23,6 +23,7 @@ from pipelines.sources import SourceRequest, parse_live_source, parse_source, pa
 from pipelines.verify.at_rest import find_encryption
 from pipelines.verify.output_description import check_description
 from pipelines.verify.output_keys import choose_keys
+from transforms.core.counts import format_count
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.sinks.parquet.parquet_store import ParquetStore
 from transforms.sinks.sink import Store
@@ -101,7 +102,7 @@ def doctor(
             _print(place, findings)
     problems = sum(bool(each.problem) for findings in found.values() for each in findings)
     if problems:
-        raise CheckFailed(f"{problems} problem{'s' * (problems > 1)} would keep a job from working")
+        raise CheckFailed(f"{format_count(problems, 'problem')} would keep a job from working")
 
 
 def _check_output(text: str, settings: Settings) -> Iterator[Finding]:

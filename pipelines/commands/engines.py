@@ -18,6 +18,7 @@ from pipelines.jobs.engines import Engine, open_local_engine
 from pipelines.progress import LINE_SECONDS, open_bar, show_reading
 from pipelines.settings import Settings
 from runners.progress import BatchProgress
+from transforms.core.counts import format_count
 from transforms.core.events import STEPS_PROGRESS
 
 if TYPE_CHECKING:
@@ -161,6 +162,5 @@ def start_on_dataflow(job: CloudJob, settings: Settings, dry: bool, started: str
     for problem in problems:
         out.print(f"problem: {problem}", style="bold red")
     if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise CheckFailed(f"Dataflow cannot run this: {count}")
+        raise CheckFailed(f"Dataflow cannot run this: {format_count(len(problems), 'problem')}")
     out.print("Beam's DataflowRunner translates the job; nothing was started")

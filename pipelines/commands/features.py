@@ -9,13 +9,14 @@ import typer
 from pipelines.console import err, out
 from pipelines.export.export import Files, export
 from pipelines.export.feature_rows import count_reports
-from pipelines.failures import CheckFailed, RunFailed, WrongUse, make_missing_error
+from pipelines.failures import CheckFailed, WrongUse, make_missing_error
 from pipelines.inputs import parse_span
 from pipelines.progress import show_count
-from pipelines.target_files import check_target
+from pipelines.target_files import check_target, explain_unwritable
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from pipelines.verify.table_scan import partition
 from schemas.tables import REPORTS
+from transforms.core.counts import format_count
 from transforms.core.errors import DamagedFile
 from transforms.derived.features import FEATURES
 
@@ -64,19 +65,18 @@ def features(
     context = timedelta(hours=ctx.obj.settings().context_hours)
     files = Files(target)
     try:
-        with show_count("hours", total, lines=True) as advance:
+        with explain_unwritable(target, "--output"), show_count("hours", total, lines=True) as advance:
             count = export(folder, files, span, context, lambda: advance(1), encode, stored)
         missing = count_reports(folder, span) - count
     except DamagedFile as error:
         raise CheckFailed(str(error), f"run `kpiflow derive {output}`") from error
-    except PermissionError as error:
-        raise RunFailed(f"cannot write {target}: {error.strerror}", "give --output another file") from error
     beside = [files.dictionary, *([files.encoder] if encode else [])]
-    out.print(f"{count:,} rows -> {target}, and {', '.join(path.name for path in beside)} beside it")
+    out.print(
+        f"{format_count(count, 'row')} -> {target}, and {', '.join(path.name for path in beside)} beside it"
+    )
     if missing > 0:
-        err.print(
-            f"{missing:,} reports of this span have no features yet; `kpiflow derive {output}` makes them"
-        )
+        lacks = f"without features yet: {format_count(missing, 'report')} of this span"
+        err.print(f"{lacks}; `kpiflow derive {output}` makes them")
 
 
 def _load_encoder(encode: bool, path: Path | None) -> "Encoder | None":

@@ -3,10 +3,10 @@ fates.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from pipelines.synthetic.messages import Mix, check_share
 from pipelines.synthetic.records.archive import prepare_with_records
 from pipelines.synthetic.records.clocks import check_skew
 from pipelines.synthetic.reports import Scenario
+from transforms.core.counts import format_count
 
 _OF_ARCHIVES = frozenset({"output", "bare", "start", "span", "compress", "clock_skew"})
 _OF_STREAMS = frozenset({"streams", "rate", "truth", "warm"})
@@ -149,37 +150,36 @@ def generate(
         # Loads Beam and other modules that an archive does not need.
         from pipelines.commands.generate_live import send
 
-        share = inconsistent if records else None
-        send(
-            url,
-            ctx.obj.settings(),
-            streams or [],
-            rate or 0.0,
-            generator,
-            scenario,
-            mix,
-            truth,
-            warm,
-            share,
-            encoding,
-        )
+        where = url, ctx.obj.settings(), streams or [], rate or 0.0
+        send(*where, generator, scenario, mix, truth, warm, inconsistent if records else None, encoding)
         return
     assert output is not None
-    try:
-        form = Form(bare, compress, encoding)
-        archive = (
-            prepare_with_records(generator, scenario, mix, form, inconsistent, clock_skew)
-            if records
-            else prepare_archive(generator, scenario, mix, form)
-        )
-    except MemoryError as error:
-        raise RunFailed(
-            f"{reports:,} messages do not fit into memory", "write several archives, each with its --start"
-        ) from error
+    wrong = (inconsistent, clock_skew) if records else None
+    archive = _prepare(generator, scenario, mix, Form(bare, compress, encoding), wrong)
     with show_count("writing", len(archive.received)) as advance:
         size = write_archive(archive, output, advance)
     for line in _describe_result(archive, output, size, time.perf_counter() - began):
         print_result(line)
+
+
+def _prepare(
+    generator: KpiTestGenerator,
+    scenario: Scenario,
+    mix: Mix,
+    form: Form,
+    records: tuple[float, float] | None,
+) -> Archive:
+    """The archive to write. `records`: the share of inconsistent reports and the skew of clocks, if it has
+    records."""
+    try:
+        if records is not None:
+            return prepare_with_records(generator, scenario, mix, form, *records)
+        return prepare_archive(generator, scenario, mix, form)
+    except MemoryError as error:
+        raise RunFailed(
+            f"there is no memory for {format_count(mix.messages, 'message')}",
+            "write several archives, each with its --start",
+        ) from error
 
 
 def _check_options(ctx: typer.Context, live: bool) -> None:
@@ -220,23 +220,28 @@ def _parse_time(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def describe_fates(truth: Mapping[str, Any], messages: int) -> str:
+    """What becomes of generated messages, in words; `messages`: their number with those of records."""
+    fates = f"{format_count(truth['reports'], 'report')}, {truth['outliers']:,} of them outliers; "
+    fates += f"{format_count(truth['duplicates'], 'duplicate')}, {truth['quarantined']:,} to quarantine"
+    records = messages - truth["messages"]
+    return fates + (f"; {format_count(records, 'message')} of records" if records else "")
+
+
 def _describe_result(archive: Archive, output: Path, size: int, seconds: float) -> Iterator[str]:
     truth = archive.truth
-    fates = f"{truth['reports']:,} reports, {truth['outliers']:,} of them outliers; "
-    fates += f"{truth['duplicates']:,} duplicates, {truth['quarantined']:,} to quarantine"
     messages = len(archive.received)
-    if messages > truth["messages"]:
-        fates += f"; {messages - truth['messages']:,} messages of records"
+    fates = describe_fates(truth, messages)
     yield (
-        f"wrote {messages:,} messages ({fates}) to {output} in {seconds:.1f} s: "
+        f"wrote {format_count(messages, 'message')} ({fates}) to {output} in {seconds:.1f} s: "
         f"{messages / seconds:,.0f}/s, {size / 1e6:,.1f} MB; {TRUTH} has the expected fates"
     )
     asked = truth["outliers_asked"]
     if truth["outliers"] < asked:
         yield (
-            f"{truth['outliers'] or 'none'} of the {asked:,} outliers that --outliers asks for were made: "
-            f"only reports whose agent sent {HISTORY} others in the hour before can be one, and at most one "
-            f"in {CROWD} of these is. Generate more --reports, fewer --agents or a shorter --span"
+            f"--outliers asks for {format_count(asked, 'outlier')}, {truth['outliers'] or 'none'} could be "
+            f"made: only reports whose agent sent {HISTORY} others in the hour before can be one, and at "
+            f"most one in {CROWD} of these is. Generate more --reports, fewer --agents or a shorter --span"
         )
     planted = [f"--{name}" for name in ("dirty", "late", "inconsistent") if truth["settings"].get(name)]
     if planted and "records" in truth:

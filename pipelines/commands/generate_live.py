@@ -10,6 +10,7 @@ from threading import Event
 from types import FrameType
 from typing import Any
 
+from pipelines.commands.generate import describe_fates
 from pipelines.connections import connect_redis
 from pipelines.console import print_result
 from pipelines.failures import RunFailed, WrongUse
@@ -23,6 +24,7 @@ from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.reports import Scenario
 from pipelines.synthetic.sending import Sender
 from schemas.kinds import KINDS
+from transforms.core.counts import format_count
 from transforms.core.message_encodings import JSON
 from transforms.redis.connection import Connection
 from transforms.redis.errors import RedisUnavailable
@@ -54,7 +56,7 @@ def send(
         KeyboardInterrupt: interrupted by the user. The truth file has the messages that were sent until then.
     """
     if len(streams) != 1:
-        raise WrongUse(f"{len(streams)} streams are given", "give one --stream KEY")
+        raise WrongUse(f"one stream is needed, and there are {len(streams)}", "give one --stream KEY")
     if not 0 <= per_minute < float("inf"):
         raise WrongUse(
             f"--rate {per_minute} is not possible",
@@ -107,7 +109,7 @@ def _plan(
         return plan(generator, scenario, mix, per_minute, start, warm, inconsistent)
     except MemoryError as error:
         raise RunFailed(
-            f"{mix.messages:,} messages do not fit into memory", "send fewer at a time"
+            f"there is no memory for {format_count(mix.messages, 'message')}", "send fewer at a time"
         ) from error
 
 
@@ -138,15 +140,12 @@ def _catch_interrupt() -> Iterator[Event]:
 
 
 def _describe_result(said: dict[str, Any], place: str, seconds: float, truth: Path | None) -> str:
-    fates = f"{said['reports']:,} reports, {said['outliers']:,} of them outliers; "
-    fates += f"{said['duplicates']:,} duplicates, {said['quarantined']:,} to quarantine"
     unsure = f"; {said['unsure']:,} more may have arrived when the connection broke" if said["unsure"] else ""
     kept = f"; {truth} has the expected fates" if truth else ""
     messages, of_reports = said["messages"], ""
     if "records" in said:
         messages = sum(said["records"]["messages"].values())
-        fates += f"; {messages - said['messages']:,} messages of records"
         of_reports = " of reports"
     rate = 60 * said["messages"] / max(seconds, 1e-9)
-    sent = f"sent {messages:,} messages ({fates}) to {place}"
+    sent = f"sent {format_count(messages, 'message')} ({describe_fates(said, messages)}) to {place}"
     return f"{sent} in {seconds:.1f} s: {rate:,.0f}/min{of_reports}{unsure}{kept}"

@@ -17,6 +17,7 @@ from pipelines.progress import open_bar
 from pipelines.settings import Settings
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import require_output, translate_sink_errors
+from transforms.core.counts import format_count
 from transforms.core.events import MAINTAINED
 from transforms.encryption.rotation import rotate_due_keys
 from transforms.storage.local_folder import LocalFolder
@@ -95,7 +96,7 @@ def _rotate_keys(output: Path, home: Path, settings: Settings, dry: bool) -> Non
             due = rotate_due_keys(LocalFolder(place), settings.master_key, now, settings.rotate_days, not dry)
         if due is not None:
             what = "is due" if dry else "was due, and is done"
-            about = f"rotation of {due.keys:,} keys of {place}"
+            about = f"rotation of {format_count(due.keys, 'key')} of {place}"
             err.print(f"{about} {what}: since {due.due:%Y-%m-%d}", markup=False, soft_wrap=True)
 
 
@@ -108,16 +109,17 @@ def _print_plan(plan: MaintenancePlan, as_json: bool) -> None:
         day = f"before {step.day}" if step.action in (EXPIRE, EXPIRE_UNTIMED) else str(step.day)
         table.add_row(step.action, step.folder, day, step.tier)
     print_table(table)
-    out.print(f"{len(plan.steps):,} steps are due{_explain(plan)}")
+    out.print(f"due: {format_count(len(plan.steps), 'step')}{_explain(plan)}")
     _print_withheld(plan)
 
 
 def _print_withheld(plan: MaintenancePlan) -> None:
-    if not plan.withheld:
-        return
-    for folder, day, days in plan.withheld:
-        out.print(f"not expired: {days:,} days of {folder} before {day}", markup=False)
-    out.print("nothing expires, since that is more than half of the output's days; --expire allows it")
+    if plan.withheld:
+        what = ", ".join(
+            f"{format_count(days, 'day')} of {folder} before {day}" for folder, day, days in plan.withheld
+        )
+        why = "that is more than half of the output's days"
+        out.print(f"nothing expires, since {why}; --expire allows it: {what}")
 
 
 def _describe(plan: MaintenancePlan) -> dict[str, object]:

@@ -136,7 +136,7 @@ def _print_hours(low: Sequence[SourceQuality], total: int) -> None:
     """Print those that come first of the hours with a missed score, and how many of `total` these are."""
     shown = low[:HOURS_SHOWN]
     worst = f"; the {len(shown)} that lack most" if len(shown) < len(low) else ""
-    title = f"\n{len(low):,} of {total:,} hours of the sources have a score below its threshold{worst}:"
+    title = f"\nHours of the sources with a score below its threshold, {len(low):,} of {total:,}{worst}:"
     out.print(Text(title, style="bold"))
     table = make_table(["hour", "source", "below its threshold"], ["received", "lacks"])
     for each in shown:

@@ -30,6 +30,7 @@ from pipelines.verify.output_description import require_output
 from schemas.kinds import KINDS
 from schemas.readers.verdicts import MessageLimits
 from schemas.registry import load
+from transforms.core.counts import format_count
 from transforms.core.message_encodings import PROTOBUF, add_encodings
 from transforms.core.record_batches import concat
 from transforms.sources.archives.archive_reader import Unreadable, read_files
@@ -68,7 +69,7 @@ def list_(
         ]
         print_json(listed)
         return
-    table = Table(box=None, header_style="bold", caption=f"{counts.total():,} open messages")
+    table = Table(box=None, header_style="bold", caption=f"{format_count(counts.total(), 'message')} open")
     shown = CAUSE if has_records(cause[0] for cause in counts) else CAUSE[1:]
     for title in (*shown, "messages", "example"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")
@@ -109,7 +110,7 @@ def show(
         lines = "".join(_format_envelope(row) + "\n" for row in rows)
         write_target(export, "--export", lines.encode())
         out.print(
-            f"{len(rows):,} messages -> {export}; correct their data, "
+            f"{format_count(len(rows), 'message')} -> {export}; correct their data, "
             f"then run `kpiflow quarantine replay {output} --input {export}`"
         )
         return
@@ -169,7 +170,9 @@ def replay_(
         err.print(style_head("yellow", "still rejected:", f" {line}"))
     if len(causes) > CAUSES_SHOWN:
         more = len(causes) - CAUSES_SHOWN
-        err.print(f"... and by {more:,} more causes: `kpiflow quarantine list {output}` has them all")
+        err.print(
+            f"... and by {format_count(more, 'other cause')}: `kpiflow quarantine list {output}` has them all"
+        )
     for name in result.unknown[:20]:
         err.print(style_head("yellow", "not open in quarantine:", escape_line(f" {name}")))
     waived = f" ({result.waived:,} of them under a waiver of recency)" if result.waived else ""

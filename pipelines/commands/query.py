@@ -20,6 +20,7 @@ from pipelines.queries.run import Answer, plan_query, run_query
 from pipelines.target_files import check_target, write_target
 from pipelines.text_tables import make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_derived
+from transforms.core.counts import format_count
 from transforms.derived.registry import DERIVED
 
 MOST_ROWS = 100_000
@@ -110,7 +111,7 @@ def query(
         require_derived(folder, *(each.table for each in asked.inputs if each.table.name in DERIVED))
     _write(answer, chosen, target)
     if answer.cursor:
-        cut = f"cut after {answer.rows.num_rows:,} rows; the same command continues with"
+        cut = f"cut after {format_count(answer.rows.num_rows, 'row')}; the same command continues with"
         err.print(Text(f"{cut} --cursor {answer.cursor}", style="dim"))
 
 
@@ -161,7 +162,7 @@ def _write(answer: Answer, chosen: str, target: Path | None) -> None:
     data = FORMATS[chosen](answer)
     if target is not None:
         write_target(target, "--output", data)
-        err.print(f"{answer.rows.num_rows:,} rows -> {target}")
+        err.print(f"{format_count(answer.rows.num_rows, 'row')} -> {target}")
     elif chosen == "csv" and sys.stdout.isatty():
         typer.echo(escape_text(data.decode()), nl=False)
     else:

@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.text import Text
@@ -11,7 +11,7 @@ from rich.text import Text
 from pipelines.commands.query import require_folder
 from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import WrongUse
-from pipelines.inputs import parse_span, parse_time
+from pipelines.inputs import parse_time
 from pipelines.queries.formats import list_rows
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
@@ -19,6 +19,8 @@ from pipelines.queries.recommendation_queries import ADOPT_VARIANT, RECOMMENDATI
 from pipelines.queries.run import run_query
 from pipelines.text_tables import format_change
 from pipelines.verify.output_description import read_row_settings, require_derived
+from transforms.core.counts import format_count
+from transforms.core.time_range import Span
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 
 if TYPE_CHECKING:
@@ -55,29 +57,54 @@ def recommend(
     if rule is not None and rule not in names:
         raise WrongUse(f"no rule is called {rule[:50]}", name_nearest(rule, names))
     folder = require_folder(output)
-    moment = None if at is None else parse_time("--at", at)
-    given = {"state": "all" if everything else "open", "at": moment, "rule": rule, "subject": subject}
+    moment = parse_time("--at", at)
+    found = _find(folder, _Wanted(subject, rule, moment, everything), limit)
+    if as_json:
+        reasons = found.winners.reasons if found.winners else {}
+        print_json({"recommendations": found.rows, "is_cut": found.is_cut, "without_winner": reasons})
+        return
+    for row in found.rows:
+        _print(row)
+    _print_reasons(found.winners, subject)
+    if not found.rows:
+        out.print("no recommendations" if everything else f"no open recommendations; {_OLDER}")
+    if found.is_cut:
+        cut = f"cut after {format_count(limit, 'recommendation')}; give --limit more"
+        err.print(Text(cut, style="dim"))
+
+
+class _Wanted(NamedTuple):
+    """Which recommendations to print."""
+
+    subject: str | None
+    rule: str | None
+    at: datetime | None
+    everything: bool
+
+
+class _Recommended(NamedTuple):
+    """Rows of recommendations, whether there are more, and the experiments that were compared for them."""
+
+    rows: list[dict[str, Any]]
+    is_cut: bool
+    winners: "Winners | None"
+
+
+def _find(folder: Path, wanted: _Wanted, limit: int) -> _Recommended:
+    """Those of the stored table, at most `limit`, and the winners of experiments."""
+    subject, rule, at, everything = wanted
+    given = {"state": "all" if everything else "open", "at": at, "rule": rule, "subject": subject}
     minutes = read_row_settings(folder, "queried")["file_minutes"]
-    answer = run_query(folder, RECOMMENDATIONS, given, parse_span(None, at), minutes, QueryLimits(limit))
+    answer = run_query(folder, RECOMMENDATIONS, given, Span(None, at), minutes, QueryLimits(limit))
     if not answer.files:
         require_derived(folder, RECOMMENDATIONS.inputs[0].table)
     rows = [row | {"evidence": json.loads(row["evidence"])} for row in list_rows(answer.rows)]
     winners = None
     if rule in (None, ADOPT_VARIANT):
-        winners = _find_winners(folder, moment, everything, minutes)
+        winners = _find_winners(folder, at, everything, minutes)
     if winners:
         rows += [row for row in winners.rows if subject in (None, row["subject"])]
-    if as_json:
-        reasons = winners.reasons if winners else {}
-        print_json({"recommendations": rows, "is_cut": answer.cursor is not None, "without_winner": reasons})
-        return
-    for row in rows:
-        _print(row)
-    _print_reasons(winners, subject)
-    if not rows:
-        out.print("no recommendations" if everything else f"no open recommendations; {_OLDER}")
-    if answer.cursor:
-        err.print(Text(f"cut after {limit:,} recommendations; give --limit more", style="dim"))
+    return _Recommended(rows, answer.cursor is not None, winners)
 
 
 def _find_winners(folder: Path, at: datetime | None, everything: bool, minutes: int) -> "Winners | None":
@@ -127,4 +154,5 @@ def _describe(seen: dict[str, Any]) -> str:
 
 
 def _format_difference(seen: dict[str, Any]) -> str:
-    return f"{seen['difference']:+.4g} ({seen['low']:.4g} to {seen['high']:.4g}) of {seen['units']:,} units"
+    interval = f"({seen['low']:.4g} to {seen['high']:.4g})"
+    return f"{seen['difference']:+.4g} {interval} of {format_count(seen['units'], 'unit')}"

@@ -26,6 +26,7 @@ from pipelines.verify.reconcile import reconcile as check
 from pipelines.verify.source_messages import read_gaps, read_messages
 from pipelines.verify.verdict import Verdict
 from schemas.kinds import REPORT_KIND
+from transforms.core.counts import format_count
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.message_encodings import ENCODING, give_encodings
 from transforms.sources.source import Source, SourceSnapshot
@@ -104,8 +105,7 @@ def reconcile(
         if url and keys:
             sources.append(parse_live_source(url, keys, group, settings))
         if inputs:
-            stored = {"max_payload_bytes": read_row_settings(folder)["max_payload_bytes"]}
-            sources.append(parse_source(SourceRequest(tuple(inputs)), settings.model_copy(update=stored)))
+            sources.append(_parse_archives(inputs, folder, settings))
         snapshots = [_open_snapshot(source, folder, opened) for source in sources]
         messages = _read_all(snapshots, folder, bar) if snapshots else None
         payloads = partial(_read_payloads, snapshots, given.kinds, encodings) if snapshots else None
@@ -119,8 +119,14 @@ def reconcile(
     else:
         _print(verdict)
     if verdict.problems:
-        count = len(verdict.problems)
-        raise CheckFailed(f"{output} does not reconcile: {count} problem{'s' * (count > 1)}")
+        count = format_count(len(verdict.problems), "problem")
+        raise CheckFailed(f"{output} does not reconcile: {count}")
+
+
+def _parse_archives(inputs: Sequence[str], folder: Path, settings: Settings) -> Source:
+    """Archives, to be read with the size of payloads with which the output was written."""
+    stored = {"max_payload_bytes": read_row_settings(folder)["max_payload_bytes"]}
+    return parse_source(SourceRequest(tuple(inputs)), settings.model_copy(update=stored))
 
 
 def _open_snapshot(source: Source, output: Path, opened: ExitStack) -> SourceSnapshot:
@@ -165,16 +171,14 @@ def _print(verdict: Verdict) -> None:
         out.print(Text(f"- {escape_line(problem)}"))
     if verdict.trimmed or verdict.gaps:
         more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
-        left = f"{verdict.trimmed:,} entries{more} left their stream before they were read"
+        left = f"{format_count(verdict.trimmed, 'entry')}{more} left their stream before they were read"
         out.print(f"{left}: see the table `trimmed`")
     if verdict.uncommitted:
-        late = f"{verdict.uncommitted:,} messages after the offset that the job has committed"
-        out.print(f"{late} are not in a table yet: {GO_ON}", soft_wrap=True)
+        late = format_count(verdict.uncommitted, "message")
+        out.print(f"not in a table yet: {late} after the offset that the job has committed: {GO_ON}")
     if verdict.waiting:
-        out.print(
-            f"{verdict.waiting:,} windows will contain their newest reports after the next run: {GO_ON}",
-            soft_wrap=True,
-        )
+        windows = format_count(verdict.waiting, "window")
+        out.print(f"{windows} will contain the newest reports after the next run: {GO_ON}")
     if not verdict.problems:
         out.print(f"every {'other ' if verdict.uncommitted else ''}message has exactly one fate")
 

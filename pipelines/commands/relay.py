@@ -1,7 +1,7 @@
 """`kpiflow relay`: Layer 4's HTTP export and WebSocket into a Redis stream."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipelines.console import announce, err, print_result
 from pipelines.failures import WrongUse, make_missing_error
+from transforms.core.counts import format_count
 from transforms.core.events import RELAY_PROGRESS, is_json
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def relay(
             print_result("stopped; the same command goes on from where it was")
             raise
     totals = status.totals
-    print_result(f"everything in the export is relayed: {totals.get('exported', 0):,} reports over all runs")
+    print_result(f"everything in the export is relayed: {_count(totals, 'exported')} over all runs")
     if status.backfill:
-        print_result(f"{totals.get('archived', 0):,} were too old for the stream; put them into the tables:")
+        print_result(f"too old for the stream: {_count(totals, 'archived')}; put them into the tables:")
         print_result(f"  {status.backfill}")
 
 
@@ -132,14 +133,14 @@ def describe_relay(status: "RelayStatus") -> Iterator[tuple[str, str]]:
     """How a relay does, as names and texts."""
     found, totals = status.situation, status.totals
     yield "relay", found.state if status.running else "not running"
-    yield "export", f"{totals.get('exported', 0):,} reports{_describe_behind(found.behind)}"
+    yield "export", _count(totals, "exported") + _describe_behind(found.behind)
     if status.live is not None:
         socket = "open" if found.connected else "closed"
-        healed, opened = totals.get("healed", 0), totals.get("connections", 0)
+        opened = format_count(totals.get("connections", 0), "time")
         yield (
             "socket",
-            f"{socket}, {totals.get('live', 0):,} reports, opened {opened:,} times, "
-            f"{healed:,} missed and relayed from the export",
+            f"{socket}, {_count(totals, 'live')}, opened {opened}, "
+            f"{totals.get('healed', 0):,} missed and relayed from the export",
         )
     for name, text in (
         ("export", found.export_error), ("socket", found.live_error), ("redis", found.redis_error),
@@ -147,11 +148,17 @@ def describe_relay(status: "RelayStatus") -> Iterator[tuple[str, str]]:
         if text:
             yield f"{name} problem", text
     if malformed := totals.get("malformed", 0):
-        yield "no JSON", f"{malformed:,} reports of the export; `kpiflow stream` puts them into quarantine"
+        count = format_count(malformed, "report")
+        yield "no JSON", f"{count} of the export; `kpiflow stream` puts such into quarantine"
     if lost := totals.get("lost", 0):
-        yield "lost", f"{lost:,} times Layer 4 dropped reports, or may have, before they were read"
+        count = format_count(lost, "time")
+        yield "lost", f"{count} Layer 4 dropped reports, or may have, before they were read"
     if status.backfill:
-        yield "too old", f"{totals.get('archived', 0):,} reports are archived: {status.backfill}"
+        yield "too old", f"{_count(totals, 'archived')} in the archive: {status.backfill}"
+
+
+def _count(totals: Mapping[str, int], name: str) -> str:
+    return format_count(totals.get(name, 0), "report")
 
 
 def _describe_behind(behind: int | None) -> str:

@@ -25,6 +25,7 @@ from pipelines.simulator.reports import ArchivedReports, GeneratedReports, Repor
 from pipelines.simulator.tls import make_context
 from pipelines.synthetic import KpiTestGenerator
 from pipelines.synthetic.messages import check_share
+from transforms.core.counts import format_count
 from transforms.core.events import NOTICE
 
 _HELP = "`kpiflow simulate --help` lists the options"
@@ -252,7 +253,8 @@ def _read_archives(patterns: list[str]) -> Reports:
     except OSError as error:
         raise RunFailed(f"no copy of the reports can be written: {error}", "make room for it") from error
     if every.skipped:
-        announce(NOTICE, message=f"{every.skipped:,} messages are not JSON objects and are left out")
+        skipped = format_count(every.skipped, "message")
+        announce(NOTICE, message=f"{skipped} without a JSON object left out")
     if not every.count:
         raise WrongUse("there is no report in these archives", "give --input archives with reports")
     return every

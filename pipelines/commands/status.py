@@ -11,10 +11,12 @@ from rich.table import Table
 from pipelines.commands.relay import make_relay_table
 from pipelines.console import out, print_json
 from pipelines.jobs.job_status import DerivedHealth, Health, SinkHealth, StreamHealth, read_health
+from pipelines.jobs.run_record import RunRecord
 from pipelines.metrics.numbers import Numbers, SourceWatch, read_numbers
 from pipelines.metrics.readiness import find_reasons
 from pipelines.relay.home import is_relay, read_relay_status
 from pipelines.sources import parse_live_source
+from transforms.core.counts import format_count
 from transforms.sources.source import AHEAD_SECONDS
 
 
@@ -71,7 +73,7 @@ def _make_table(numbers: Numbers, unreachable: str | None) -> Table:
     table = Table(box=None, show_header=False)
     state = "running" if found.running else "not running"
     table.add_row("job", f"{state}, group {found.group} at {found.source}")
-    table.add_row("runs", f"{run.starts:,} starts, {run.restarts:,} restarts, {run.renewals:,} renewals")
+    table.add_row("runs", describe_runs(run))
     if found.running:
         for reason in find_reasons(numbers):
             table.add_row("not ready", reason)
@@ -107,7 +109,7 @@ def describe_outcomes(numbers: Numbers) -> str:
     lost = f", {numbers.trimmed:,} lost unread" if numbers.trimmed else ""
     expired = numbers.run.stats.expired.total()
     late = f", {expired:,} expired" if expired else ""
-    return f"{outcomes.total():,} messages, {rejected:,} of them rejected{late}{lost}"
+    return f"{format_count(outcomes.total(), 'message')}, {rejected:,} of them rejected{late}{lost}"
 
 
 def describe_warnings(stream: StreamHealth) -> Iterator[str]:
@@ -116,16 +118,16 @@ def describe_warnings(stream: StreamHealth) -> Iterator[str]:
         yield f"{stream.lost:,} lost before they were read: see the table `trimmed`"
     if stream.went_back:
         yield (
-            f"went back to an older state {stream.went_back} times (a failover?): it was read again "
-            "from the committed offset"
+            f"went back to an older state {format_count(stream.went_back, 'time')} (a failover?): it was "
+            "read again from the committed offset"
         )
     if stream.moved:
         yield (
-            f"another client moved the group {stream.moved} times: it was moved back; give that client "
-            "a group of its own"
+            f"another client moved the group {format_count(stream.moved, 'time')}: it was moved back; give "
+            "that client a group of its own"
         )
     if stream.ahead_seconds > AHEAD_SECONDS or stream.ahead:
-        count = f"{stream.ahead:,} entries so far"
+        count = f"{format_count(stream.ahead, 'entry')} so far"
         yield (
             f"ids are {stream.ahead_seconds:,.0f} s ahead of the clock of the source ({count}): "
             "reports may be rejected as stale; see `A clock that jumped ahead` in docs/operations.md"
@@ -141,7 +143,7 @@ def describe_sink(sink: SinkHealth, found: Health, now: datetime) -> str:
         return "nothing was written yet"
     behind = sink.behind(found.newest)
     delay = f", {behind:,.1f} s behind" if behind is not None else ""
-    return f"{sink.rows:,} rows{delay}, last {describe_time(sink.written, now)}"
+    return f"{format_count(sink.rows, 'row')}{delay}, last {describe_time(sink.written, now)}"
 
 
 def describe_derived(derived: DerivedHealth, now: datetime) -> str:
@@ -153,9 +155,13 @@ def describe_derived(derived: DerivedHealth, now: datetime) -> str:
 
 def describe_count(entries: int | None) -> str:
     """A number of entries in words; a source cannot always tell it."""
-    if entries is None:
-        return "an unknown number of entries"
-    return f"{entries:,} entr{'y' if entries == 1 else 'ies'}"
+    return "an unknown number of entries" if entries is None else format_count(entries, "entry")
+
+
+def describe_runs(run: RunRecord) -> str:
+    """How often a job was started, in words."""
+    counts = {"start": run.starts, "restart": run.restarts, "renewal": run.renewals}
+    return ", ".join(format_count(count, noun) for noun, count in counts.items())
 
 
 def describe_time(moment: datetime | None, now: datetime) -> str:

@@ -33,6 +33,7 @@ from pipelines.jobs.stream_job import StreamJob
 from pipelines.settings import Settings
 from pipelines.sources import parse_encodings, parse_streams
 from runners.progress import Progress
+from transforms.core.counts import format_count
 from transforms.core.events import log_event
 
 _LINE_SECONDS = 10.0
@@ -229,19 +230,18 @@ class _Rate:
 def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str, str]]:
     now = datetime.now(UTC)
     begun = f", from {Path(progress.restored_from).name}" if progress.restored_from else ""
-    counts = [
-        f", {n} {word}" for n, word in ((progress.renewals, "renewals"), (progress.restarts, "restarts")) if n
-    ]
+    counted = {"renewal": progress.renewals, "restart": progress.restarts}
+    counts = [f", {format_count(count, noun)}" for noun, count in counted.items() if count]
     yield "state", progress.state + begun + "".join(counts)
     if progress.failure and progress.state == "restarting":
         yield "because", progress.failure
     for why in progress.left_out:
         yield "warning", f"{why}; went on from {progress.restored_from}"
-    yield "read", f"{found.read:,} messages, {rate(found.read):,.0f}/s"
+    yield "read", f"{format_count(found.read, 'message')}, {rate(found.read):,.0f}/s"
     yield "lag", describe_count(found.lag)
     for stream in found.streams:
         if stream.lost:
-            yield stream.stream, f"{stream.lost:,} entries were gone before they were read"
+            yield stream.stream, f"lost before the job had read it: {format_count(stream.lost, 'entry')}"
     for sink in found.sinks:
         if sink.waiting_since:
             yield sink.name, describe_sink(sink, found, now)

@@ -12,13 +12,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.commands.status import describe_count, describe_outcomes, describe_sink, describe_size
+from pipelines.commands.status import (
+    describe_count,
+    describe_outcomes,
+    describe_runs,
+    describe_sink,
+    describe_size,
+)
 from pipelines.console import out
 from pipelines.jobs.job_status import read_health
 from pipelines.metrics.numbers import Numbers, SourceWatch, read_numbers
 from pipelines.metrics.readiness import find_reasons
 from pipelines.metrics.rejected import RejectedMessage, read_rejected
 from pipelines.sources import parse_live_source
+from transforms.core.counts import format_count
 from transforms.core.process_stats import LATENCY_BOUNDS, Latency
 
 _REJECTED = 5
@@ -69,7 +76,7 @@ def _describe(before: Numbers, now: Numbers) -> Iterator[tuple[str, str]]:
     yield "state", f"{run.state if health.running else 'not running'}, {'not ready' if reasons else 'ready'}"
     for reason in reasons:
         yield "", reason
-    yield "runs", f"{run.starts:,} starts, {run.restarts:,} restarts, {run.renewals:,} renewals"
+    yield "runs", describe_runs(run)
     yield "arriving", _describe_rate(before, now, before.arrived, now.arrived)
     yield "read", _describe_rate(before, now, before.read, now.read)
     yield "lag", describe_count(health.lag)
@@ -94,7 +101,7 @@ def _describe_rate(before: Numbers, now: Numbers, old: dict[str, int], new: dict
         return "unknown"
     seconds, total = now.at - before.at, sum(new.values())
     grown = sum(count - old.get(key, count) for key, count in new.items())
-    return f"{total:,} messages" + (f", {grown / seconds:,.1f}/s" if seconds > 0 else "")
+    return format_count(total, "message") + (f", {grown / seconds:,.1f}/s" if seconds > 0 else "")
 
 
 def _describe_latency(before: Latency, now: Latency) -> str:

@@ -18,6 +18,7 @@ from pipelines.settings import Settings
 from pipelines.text_tables import print_table
 from schemas.kinds import KINDS, REPORT_KIND, Kind
 from transforms.core import stage_counters
+from transforms.core.counts import format_count
 from transforms.core.grouping import number_groups
 from transforms.core.record_batches import concat
 from transforms.history.dedup import INPUTS, deduplicate
@@ -86,10 +87,10 @@ def validate(
     for problem in fates.unreadable:
         err.print(style_head("yellow", "incomplete input:", f" {problem}"))
     if fates.unreadable:
-        problem = f"{len(fates.unreadable)} input files could not be read to their end"
+        problem = f"{format_count(len(fates.unreadable), 'input file')} could not be read to the end"
         raise CheckFailed(problem, "repair them or fetch them again")
     if strict and fates.rejected:
-        problem = f"{fates.rejected.total():,} messages are not valid"
+        problem = f"{format_count(fates.rejected.total(), 'message')} did not pass"
         raise CheckFailed(problem, "the reasons are above; without --strict the exit code is 0")
 
 

@@ -16,6 +16,7 @@ from pipelines.export.dictionary import LABEL, add_texts, load_texts
 from pipelines.failures import RunFailed
 from pipelines.verify.table_scan import load, partition, scan
 from schemas.tables import ENRICHMENT, FLAGS, REPORTS, RESULTS
+from transforms.core.counts import format_count
 from transforms.core.record_batches import concat, make_empty
 from transforms.core.time_range import Span, keep_within
 from transforms.derived.features import FEATURES
@@ -96,7 +97,9 @@ def _join_rows(
 ) -> pa.RecordBatch:
     places = pc.index_in(features["report_id"], reports["report_id"])
     if places.null_count:
-        problem = f"{places.null_count} reports of {output} have features but are not stored"
+        problem = (
+            f"{output} has features of {format_count(places.null_count, 'report')} that it does not store"
+        )
         raise RunFailed(problem, f"run `kpiflow derive {output}`, then the same command again")
     own = reports.take(places)
     columns = [*features.columns, *(own[name] for name in OF_REPORT)]

@@ -17,7 +17,7 @@ from pipelines.settings import Settings
 from runners.flink.processes import Child, Log, start
 from transforms.core.events import format_output, is_json
 
-SETTLE_MARGIN_SECONDS = 5
+WRITE_MARGIN_SECONDS = 5
 """Folders hold the rows of a message so long after twice the seconds for which they are gathered."""
 LOG = "derive.log"
 """Below the folder of the stream's job: what the process prints."""
@@ -67,7 +67,7 @@ class _Beside:
             "outputs": folders,
             "settings": settings.derived_settings(),
             "seconds": settings.derive_seconds,
-            "settle_seconds": 2 * settings.flush_seconds + SETTLE_MARGIN_SECONDS,
+            "write_seconds": 2 * settings.flush_seconds + WRITE_MARGIN_SECONDS,
             "memory_mb": settings.derive_memory_mb,
             "json": is_json(),
             "master_key": settings.master_key,

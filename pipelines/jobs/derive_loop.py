@@ -47,7 +47,7 @@ def run(task: Mapping[str, Any]) -> None:
     whole = 0.0
     while True:
         began = time.monotonic()
-        until = find_until(Path(task["folder"]), task["settle_seconds"])
+        until = find_until(Path(task["folder"]), task["write_seconds"])
         is_whole = began >= whole
         for output, deriver in derivers.items() if until is not None else ():
             derive_until(output, deriver, until, None if is_whole else RECENT_HOURS)
@@ -73,13 +73,13 @@ def derive_until(output: Path, deriver: Deriver, until: datetime | None, hours: 
         write_state(output, **state)
 
 
-def find_until(folder: Path, settle_seconds: int) -> datetime | None:
+def find_until(folder: Path, write_seconds: int) -> datetime | None:
     """The moment up to which the outputs of a stream have all messages; None while it is not known.
 
     That is the moment up to which its readers have read, as long as it is known of every stream and no output
-    is waited for, less the time until tables hold what was read. Of a job that needs longer than that, what
-    was missing is derived by the next pass. Windows of an hour are read an hour after their end, so the
-    watermark's delay, which windows wait for, does not count.
+    is waited for, less `write_seconds`, the time until folders hold what was read. Of a job that needs longer
+    than that, what was missing is derived by the next pass. Windows of an hour are read an hour after their
+    end, so the watermark's delay, which windows wait for, does not count.
     """
     job = read_status(folder / JOB) or {}
     readers = [read_status(path) or {} for path in sorted((folder / READERS).glob("reader-*.json"))]
@@ -91,7 +91,7 @@ def find_until(folder: Path, settle_seconds: int) -> datetime | None:
     )
     if not known or not is_whole or any(sink.get("waiting_since") for sink in read_sinks(folder)):
         return None
-    return datetime.fromtimestamp(min(known) / 1000 + WATERMARK_DELAY_SECONDS - settle_seconds, UTC)
+    return datetime.fromtimestamp(min(known) / 1000 + WATERMARK_DELAY_SECONDS - write_seconds, UTC)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pyarrow as pa
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.maintenance.file_copies import count_verified, open_bytes, replace_whole
 from pipelines.maintenance.plan import MaintenanceStep
+from transforms.core.counts import format_count
 from transforms.core.errors import Refused
 from transforms.derived.footers import join_files
 from transforms.derived.registry import DERIVED, find_stored_table
@@ -34,7 +35,9 @@ def write_day(hot: LocalFolder, step: MaintenanceStep, names: Sequence[str], par
     with make_work_folder(hot.path, WORK) as work:
         rows, expected = _merge_hours(hot, step, names, work, part_rows)
         if rows != expected:
-            raise Refused(f"{rows} rows were written of the {expected} of {step}; run it again")
+            raise Refused(
+                f"{rows:,} of {format_count(expected, 'row')} of {step} could be written; run it again"
+            )
         with open_bytes(LocalFolder(work), DAY_FILE) as data:
             replace_whole(hot, locate_day(step.folder, step.day), data)
     return rows

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 
 from pipelines.failures import RunFailed
+from transforms.core.counts import format_count
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.parquet.output_files import OutputFile
 
@@ -71,7 +72,7 @@ def _allow_descriptors(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise RunFailed(
-                f"the query reads {count:,} files, and the process may open {hard:,}",
+                f"the query reads {format_count(count, 'file')}, and the process may open {hard:,}",
                 "bound it with --from and --to, or raise the limit (`ulimit -n`)",
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from pipelines.queries.statement import Statement
+from transforms.core.counts import format_count
 
 _DETAILS = ("Join Type", "Conditions", "Filters", "Expression", "Groups", "Order By", "Top")
 """What DuckDB says of a step that is kept, in this order. Names of files are not: they are descriptors."""
@@ -39,9 +40,10 @@ class QueryPlan(NamedTuple):
 
     def list_lines(self) -> Iterator[str]:
         """The plan as text."""
-        yield f"{self.files:,} files opened"
+        yield f"{format_count(self.files, 'file')} opened"
         for step in self.steps:
-            head = f"{'  ' * step.depth}{step.name}: {step.rows:,} rows, {step.seconds * 1000:.1f} ms"
+            rows = format_count(step.rows, "row")
+            head = f"{'  ' * step.depth}{step.name}: {rows}, {step.seconds * 1000:.1f} ms"
             yield f"{head}  {shorten(step.detail, _LONGEST)}".rstrip()
 
 

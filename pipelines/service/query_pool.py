@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pipelines.queries.stop import Stop
 from pipelines.service.errors import BUSY_SECONDS, HttpError
+from transforms.core.counts import format_count
 
 Result = TypeVar("Result")
 WAITING = 8
@@ -32,7 +33,7 @@ class QueryPool:
         if self.count >= self._most:
             raise HttpError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{self.count} queries run or wait",
+                f"it runs or holds back {format_count(self.count, 'query')}",
                 "ask again later",
                 {"Retry-After": str(BUSY_SECONDS)},
             )

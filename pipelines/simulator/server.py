@@ -17,6 +17,7 @@ from pipelines.simulator.metrics import Layer4Metrics
 from pipelines.simulator.offers import MOST_BEHIND, Offers
 from pipelines.simulator.outages import Outages
 from pipelines.simulator.sockets import Sockets
+from transforms.core.counts import format_count
 
 TICK_SECONDS = 0.01
 """Seconds between two looks at the clock."""
@@ -72,7 +73,7 @@ class Layer4:
         """What was offered and answered, as one line."""
         sockets, answers = self.sockets, self.export.answers
         parts = [
-            f"offered {self.offers.end:,} reports",
+            f"offered {format_count(self.offers.end, 'report')}",
             f"answers of the export: {_list(answers)}",
             f"sockets: {sockets.opened:,} opened, {sockets.refused:,} refused, {sockets.dropped:,} dropped, "
             f"{sockets.slow:,} of them slow",

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from pipelines.console import escape_line
 from pipelines.summary.summary import Hour, Summary
 from schemas.tables import METRICS
+from transforms.core.counts import format_count
 
 INK, GRID = "#5b6570", "#e3e6ea"
 BLUE, GREY, RED, AMBER, GREEN, PURPLE = "#3a6ea5", "#b4bcc6", "#c4553b", "#d19a2e", "#4f8f68", "#84599b"
@@ -61,7 +62,7 @@ def draw_figures(summary: Summary) -> Iterator[Figure]:
     """Every chart that has data."""
     hours = summary.hours[-CHARTED_HOURS:]
     hidden = len(summary.hours) > len(hours)
-    cut = f" The newest {CHARTED_HOURS} of {len(summary.hours):,} hours." if hidden else ""
+    cut = f" The newest {CHARTED_HOURS} of {format_count(len(summary.hours), 'hour')}." if hidden else ""
     counts = [{"hour": _ms(hour), **{name: getattr(hour, name) for name in FATES}} for hour in hours]
     flagged = [{"hour": _ms(hour), **hour.outliers} for hour in hours]
     charts = [

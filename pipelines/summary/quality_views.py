@@ -15,6 +15,7 @@ from pipelines.summary.broken_reports import BrokenReport, BrokenReports
 from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import format_percent
 from pipelines.text_tables import make_table
+from transforms.core.counts import format_count
 
 _SHOWN, _NAMED, _NAME = 50, 3, 200
 """Sources of a table, sources that an error names, and letters of a source's name; `--json` has all."""
@@ -61,7 +62,7 @@ def name_missed(windows: Sequence[SourceQuality]) -> str:
         f"{score.name} of {name_source(each.source)}" for each in windows[:_NAMED] for score in each.missed
     ]
     if more := len(windows[_NAMED:]):
-        named.append(f"and of {more:,} more sources")
+        named.append(f"and of {format_count(more, 'other source')}")
     return ", ".join(named)
 
 
@@ -93,7 +94,7 @@ def tabulate_sources(sources: Sequence[SourceQuality]) -> Table:
     for each in sorted(sources, key=lambda each: not each.missed)[:_SHOWN] if many else sources:
         table.add_row(Text(name_source(each.source)), f"{each.received:,}", *map(_draw_score, each.scores))
     if many:
-        table.add_row(f"and {len(sources) - _SHOWN:,} more sources; --json has all")
+        table.add_row(f"and {format_count(len(sources) - _SHOWN, 'other source')}; --json has all")
     return table
 
 

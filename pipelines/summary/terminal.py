@@ -15,6 +15,7 @@ from pipelines.console import escape_line
 from pipelines.summary.quality_views import name_thresholds, tabulate_rules, tabulate_sources
 from pipelines.summary.summary import Hour, Latency, Summary, format_number, format_percent
 from schemas.tables import METRICS
+from transforms.core.counts import format_count
 
 WIDEST = 120
 """Largest width of a table, in characters."""
@@ -51,7 +52,7 @@ def _draw_title(summary: Summary) -> Text:
     title = Text.assemble((escape_line(summary.output), "bold"))
     if summary.first and summary.last:
         span = f"{summary.first:%Y-%m-%d %H:%M} to {summary.last:%Y-%m-%d %H:%M} UTC"
-        title.append(f"\n{span}, {summary.agents:,} agent{'s' * (summary.agents != 1)}", style=QUIET)
+        title.append(f"\n{span}, {format_count(summary.agents, 'agent')}", style=QUIET)
     return title
 
 

@@ -20,6 +20,7 @@ from pipelines.synthetic.columns import (
 from pipelines.synthetic.fleet import PATTERNS, SLOW, Fleet, build_fleet
 from pipelines.synthetic.injected_outliers import ADVERSE, FARTHEST, HISTORY, Injected, inject_outliers
 from pipelines.synthetic.json_columns import format_reports, format_uuids
+from transforms.core.counts import format_count
 
 START = datetime(2025, 10, 20, tzinfo=UTC)
 """Default first moment: fixed (a Monday), so that runs are reproducible."""
@@ -151,19 +152,21 @@ class KpiTestGenerator:
         each = -(-count // self.agents)
         _check(
             each > HISTORY,
-            f"{count} reports of {self.agents} agents are too few for an anomaly scenario, whose agents need "
-            f"a history of "
+            f"{self._describe(count)} cannot be an anomaly scenario, whose agents need a history of "
             f"{HISTORY} reports; ask for {self.agents * 2 * HISTORY} reports or for fewer agents",
         )
         span = each * ANOMALY_INTERVAL if self.span is None else self.span
         shortest, longest = (each * interval for interval in _DENSE)
         _check(
             shortest <= span <= longest,
-            f"each agent of an anomaly scenario reports every 20 to 60 s, so {count} reports of "
-            f"{self.agents} agents need a span "
-            f"from {shortest} to {longest}, not {span}; leave the span out to get {each * ANOMALY_INTERVAL}",
+            f"each agent of an anomaly scenario reports every 20 to 60 s, so the span of "
+            f"{self._describe(count)} must be from {shortest} to {longest}, "
+            f"not {span}; leave the span out to get {each * ANOMALY_INTERVAL}",
         )
         return span
+
+    def _describe(self, count: int) -> str:
+        return f"{format_count(count, 'report')} of {format_count(self.agents, 'agent')}"
 
     def _fleet(self, patterns: list[str]) -> Fleet:
         medians = {"latency": self.latency_median_ms, "accuracy": self.accuracy_median}
@@ -171,7 +174,7 @@ class KpiTestGenerator:
         return build_fleet(self.agents, self.seed, self.task_types, medians, spreads, patterns)
 
     def _inject(self, count: int, scenario: Scenario, outliers: float) -> tuple[Fleet, Injected]:
-        _check(count >= 0, f"{count} reports cannot be generated; ask for 0 or more")
+        _check(count >= 0, f"a count of {count} is not possible; ask for 0 or more")
         _check(0 <= outliers <= 1, f"outliers = {outliers} is not a share; give a number from 0 to 1")
         fleet, moments = self.fleet(scenario), self.moments(count, scenario)
         everyone: NDArray[np.bool_] = np.ones(count, bool)

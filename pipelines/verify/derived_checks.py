@@ -8,6 +8,7 @@ from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.table_scan import list_files
 from schemas.partitioning import UNTIMED_FOLDER
 from schemas.tables import Table
+from transforms.core.counts import format_count
 from transforms.encryption.key_ring import has_keys
 from transforms.sinks.parquet.parquet_file import verify_file
 from transforms.storage.local_folder import LocalFolder
@@ -51,14 +52,15 @@ def find_derived_problems(output: Path) -> Iterator[str]:
         missing = [unit for unit in found.stale if not any(file in found.made.inputs for file in unit.files)]
         stale = [unit for unit in found.stale if unit not in missing]
         for units, text in (
-            (missing, "are missing"),
-            (stale, "are stale: what they are made of has changed"),
+            (missing, "missing"),
+            (stale, "stale, since what it is made of has changed"),
         ):
             if units:
                 files = [file for unit in units for file in unit.files or [f"{table.name}/{UNTIMED_FOLDER}"]]
-                yield f"{len(files)} files of {table.name} {text} ({_quote(files)}); {fix}"
+                yield f"{table.name}: {format_count(len(files), 'file')} {text} ({_quote(files)}); {fix}"
         if found.surplus:
-            yield f"{len(found.surplus)} files of {table.name} have no rows ({_quote(found.surplus)}); {fix}"
+            count = format_count(len(found.surplus), "file")
+            yield f"{table.name}: {count} without rows ({_quote(found.surplus)}); {fix}"
 
 
 def _quote(files: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pipelines.verify.table_scan import list_files, load
 from schemas.kinds import KINDS
 from schemas.partitioning import assign_files
 from schemas.tables import MESSAGE_KEY, RECORD_TABLES, Table
+from transforms.core.counts import format_count
 from transforms.core.errors import DamagedFile
 from transforms.core.grouping import number_groups
 from transforms.sinks.parquet.output_files import OutputFile
@@ -57,12 +58,12 @@ def check_file(
     misplaced = np.array(elsewhere, dtype=bool)[codes]
     if misplaced.any():
         first = places[elsewhere.index(True)]
-        found = f"{misplaced.sum()} rows that belong elsewhere, first into {first}"
+        found = f"{format_count(misplaced.sum(), 'row')} of another file, first of {first}"
         problems.append(f"{name} holds {found}; {fix}")
     if repeats := rows.num_rows - len(np.unique(number_groups(rows, table.key))):
-        problems.append(f"{name} holds {repeats} rows whose key another row has; {fix}")
+        problems.append(f"{name} holds {format_count(repeats, 'row')} whose key another row has; {fix}")
     if unknown := _count_unknown_kinds(rows):
-        problems.append(f"{name} holds {unknown} rows of an unknown kind; {fix}")
+        problems.append(f"{name} holds {format_count(unknown, 'row')} of an unknown kind; {fix}")
     if table in FATES:
         prints.add(table, rows)
 

@@ -117,14 +117,13 @@ def _check_keys(output: Path, prints: StoredPrints, verdict: Verdict, read_again
     for kind in [name for name in KINDS if name in {*prints.keys, *prints.repeated}]:
         table = KINDS[kind].table
         twice, lost = _compare_keys(join_prints(prints.keys[kind]), join_prints(prints.repeated[kind]))
-        names = f"{' '.join(table.key)}s are in"
+        key = " ".join(table.key)
         stored = _read_keys(output, kind, prints.damaged)
         repeated = _read_repeated(output, kind, prints.damaged)
         dangling[kind], lost = lost, lost[find_among(lost, prints.join_lasting(kind))]
-        verdict.add_problem(twice, stored, f"{names} {table.name} more than once", REBUILD, ["key"])
-        verdict.add_problem(
-            lost, repeated, f"{names} duplicates but not in {table.name}", read_again, ["key"]
-        )
+        verdict.add_problem(twice, stored, key, f"in {table.name} more than once", REBUILD, ["key"])
+        absent = f"in duplicates but not in {table.name}"
+        verdict.add_problem(lost, repeated, key, absent, read_again, ["key"])
     return dangling
 
 
@@ -230,19 +229,14 @@ def _name_odd(
     def read(*tables: Table) -> Iterator[pa.RecordBatch]:
         return chain(*(load_undamaged(output, table, MESSAGE_KEY, prints.damaged) for table in tables))
 
-    replayed = "messages left quarantine by a replay, but their reports or records are gone"
-    several = "messages are in the tables of several kinds"
-    verdict.add_problem(
-        odd[MISSING], _read_again(messages), "messages of the source have no fate", read_again
-    )
-    verdict.add_problem(odd[GONE], read(QUARANTINED), replayed, OPEN_AGAIN)
-    verdict.add_problem(
-        odd[ORPHANS], read(*FATES), "messages have a fate but are not in the source", GIVE_ALL
-    )
-    verdict.add_problem(odd[SEVERAL_TABLES], read(*FATES), several, ONE_KIND)
-    for table in FATES:
-        found = odd.get(table.name, join_prints([]))
-        verdict.add_problem(found, read(table), f"messages are in {table.name} more than once", REBUILD)
+    for problem, rows, text, fix in (
+        (MISSING, _read_again(messages), "of the source without a fate", read_again),
+        (GONE, read(QUARANTINED), "replayed, but with reports or records that are gone", OPEN_AGAIN),
+        (ORPHANS, read(*FATES), "with a fate but not in the source", GIVE_ALL),
+        (SEVERAL_TABLES, read(*FATES), "in the tables of several kinds", ONE_KIND),
+        *((table.name, read(table), f"in {table.name} more than once", REBUILD) for table in FATES),
+    ):
+        verdict.add_problem(odd.get(problem, join_prints([])), rows, "message", text, fix)
 
 
 def _read_source(batches: Iterator[pa.RecordBatch], left: PendingRows | None) -> tuple[Prints, Prints]:

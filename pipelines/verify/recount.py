@@ -15,6 +15,7 @@ from pipelines.jobs.pending_rows import PendingRows
 from pipelines.verify.table_scan import list_files, load
 from schemas.partitioning import format_window_folder
 from schemas.tables import AGGREGATIONS, GRANULARITIES, METRICS, OUTLIER_FLAGS, REPORTS, Table
+from transforms.core.counts import format_count
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import number_groups
 from transforms.core.record_batches import concat, make_empty
@@ -167,7 +168,7 @@ def _difference(expected: pa.RecordBatch, found: pa.RecordBatch) -> str:
         name, (left, right) = next((name, cells[:, 0]) for name, cells in differing.items() if cells.shape[1])
         stored, given = found[name][right], expected[name][left]
         first = f"{name} of {_named(expected, left)} is {stored}, its reports give {given}"
-    return f"{count} differences, first {first}" if count else ""
+    return f"{format_count(count, 'difference')}, first {first}" if count else ""
 
 
 def _differ(name: str, expected: pa.Array, found: pa.Array, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pipelines.verify.fingerprints import Prints, find_among
 from schemas.kinds import KINDS, REPORT_KIND
 from schemas.tables import MESSAGE_KEY
+from transforms.core.counts import format_count
 from transforms.core.hashing import fingerprint_rows
 
 EXAMPLES = 3
@@ -90,13 +91,18 @@ class Verdict:
         self,
         found: Prints,
         batches: Iterable[pa.RecordBatch],
+        noun: str,
         text: str,
         fix: str,
         names: Sequence[str] = MESSAGE_KEY,
     ) -> None:
-        """Report fingerprints that were found, if any, with examples from the rows of `batches`."""
+        """Report fingerprints that were found, if any, with examples from the rows of `batches`.
+
+        `noun`: what a fingerprint is of, singular; `text`: what is wrong.
+        """
         if len(found):
-            self.problems.append(f"{len(found)} {text} ({_quote_examples(batches, names, found)}); {fix}")
+            examples = _quote_examples(batches, names, found)
+            self.problems.append(f"{format_count(len(found), noun)} {text} ({examples}); {fix}")
 
     def as_json(self) -> dict[str, Any]:
         """The counts in the order of the command's documentation, the fates by kind, then the problems."""

@@ -67,7 +67,7 @@ def test_redis_may_be_away_at_the_start_at_the_end_and_for_longer_than_a_command
     scene.start()
     scene.until(lambda: scene.read() == 1000)
     scene.server.stop()
-    scene.until(lambda: "state restarting" in scene.said() or "1 restarts" in scene.said())
+    scene.until(lambda: "state restarting" in scene.said() or "1 restart" in scene.said())
     scene.server.start()
     scene.add(1000, seed=2)
     scene.until(lambda: is_caught_up(scene))

@@ -14,6 +14,7 @@ from pipelines import cli
 from pipelines.service import acceptor, http_connection, live, server, stream
 from pipelines.service.query_pool import WAITING
 from pipelines.service.routes import ROUTES
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import make_output
 from tests.service import RunningService, make_service, run_service
 
@@ -33,7 +34,9 @@ def fenced(language: str) -> list[str]:
 
 def run(words: list[str], service: RunningService, folder: Path) -> str:
     environment = {"KPIFLOW": service.url, "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        words, env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -71,7 +71,7 @@ def test_what_comes_before_the_cut_of_a_truncated_archive_is_kept(
     whole = gzip.compress(b"".join(line + b"\n" for line in LINES))
     (tmp_path / "cut.ndjson.gz").write_bytes(whole[: len(whole) // 2])
     code, _, err = typed("backfill", "--input", tmp_path / "cut.ndjson.gz", "--output", output)
-    assert (code, "cut.ndjson.gz cut short" in err, "could not be read to their end" in err) == (
+    assert (code, "cut.ndjson.gz cut short" in err, "could not be read to the end" in err) == (
         1,
         True,
         True,

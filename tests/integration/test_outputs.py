@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 from tests.integration.streaming import KEY, Scene, kill
+from tests.patience import PATIENCE
 from tests.servers import free_port
 from tests.victoriametrics import VictoriaMetricsServer
 
@@ -59,13 +60,13 @@ def parse_page(text: str) -> dict[str, float]:
 
 def scrape(port: int) -> dict[str, float]:
     """The metrics that a job serves."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as reply:
         return parse_page(reply.read().decode())
 
 
 def is_ready(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE) as reply:
             return bool(reply.status == 200)
     except urllib.error.HTTPError:
         return False

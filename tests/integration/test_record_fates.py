@@ -186,7 +186,7 @@ def test_a_replayed_task_whose_row_is_gone_is_missing_and_can_be_replayed_again(
     shutil.rmtree(output / "tasks")
     assert typed("backfill", "--input", output.with_name("a.ndjson"), "--output", output)[0] == 0
     code, out, _ = typed("reconcile", output, "--input", output.with_name("a.ndjson"), "--json")
-    assert (code, "reports or records are gone (e.g. layer4_tasks 3-0)" in out) == (1, True), out
+    assert (code, "reports or records that are gone (e.g. layer4_tasks 3-0)" in out) == (1, True), out
     assert typed("quarantine", "replay", output, "--input", corrected, "--kind", "task")[0] == 1
     assert stored(output)["task"] == {"1-0", "3-0"}
     reconciled(output, typed)

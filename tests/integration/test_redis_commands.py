@@ -22,6 +22,7 @@ from schemas.tables import METRICS, QUARANTINED, REPORTS, TRIMMED
 from tests.builders import payload, report
 from tests.integration.archives import Typed, fates, on_disk, rows
 from tests.integration.processes import start_command, wait_until
+from tests.patience import PATIENCE
 from tests.servers import RedisServer
 from transforms.core.record_batches import conform
 from transforms.encryption.key_ring import forget_keys
@@ -158,7 +159,7 @@ def test_ctrl_c_ends_generation_with_an_exact_truth(server: RedisServer, tmp_pat
     with server.client() as client:
         wait_until(process, lambda: client.xlen("kpi") > 20)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=PATIENCE)
         said = json.loads(truth.read_text())
         assert (process.returncode, said["complete"], said["messages"]) == (130, False, client.xlen("kpi"))
     assert f"sent {said['messages']:,} messages" in out
@@ -202,7 +203,7 @@ def test_a_full_redis_ends_generation_with_what_it_took(tmp_path: Path, typed: T
         (["--redis", "redis://localhost", "--rate", "1"], "--redis needs --stream and --rate"),
         (
             ["--redis", "redis://localhost", "--stream", "s", "t", "--rate", "1"],
-            "2 streams are given",
+            "one stream is needed, and there are 2",
         ),
         (
             ["--redis", "redis://localhost", "--stream", "s", "--rate", "-1"],
@@ -360,7 +361,7 @@ def test_what_has_expired_is_counted_by_the_payloads_that_the_stream_still_has(
 def test_an_entry_without_a_fate_is_missing(server: RedisServer, output: Path, typed: Typed) -> None:
     (new,) = add(server, valid(9, 20), first=20)
     code, verdict = reconciled(server, output, typed)
-    problem = f"1 messages of the source have no fate (e.g. kpi {new}); {GO_ON}; {BRING_REST}"
+    problem = f"1 message of the source without a fate (e.g. kpi {new}); {GO_ON}; {BRING_REST}"
     assert (code, verdict) == (1, WHOLE | {"received": 9, "missing": 1, "problems": [problem]})
     again = output.parent / "again"
     assert typed(*archived(server, again))[0] == 0
@@ -380,7 +381,7 @@ def test_what_the_job_has_not_committed_is_no_loss(server: RedisServer, output: 
         client.xgroup_setid("kpi", "kpiflow", "0")
     assert reconciled(server, output, typed) == (0, WHOLE | {"received": 10, "uncommitted": 2})
     _, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi")
-    assert "2 messages after the offset that the job has committed are not in a table yet" in out
+    assert "not in a table yet: 2 messages after the offset that the job has committed" in out
 
 
 @pytest.mark.parametrize("left", [5, 1, 0])
@@ -412,7 +413,7 @@ def test_a_fate_that_no_entry_ever_had_is_surplus(server: RedisServer, output: P
     code, verdict = reconciled(server, output, typed)
     assert (code, verdict["surplus"]) == (1, 1)
     assert (
-        f"1 messages have a fate but are not in the source (e.g. kpi {foreign['message_id']})"
+        f"1 message with a fate but not in the source (e.g. kpi {foreign['message_id']})"
         in verdict["problems"][0]
     )
 

@@ -12,4 +12,4 @@ def test_while_messages_are_read_the_share_and_their_rate_are_shown() -> None:
 def test_once_all_is_read_the_rows_that_are_written_are_shown() -> None:
     stages = {"read": Stage(bytes=1_000), "validate": Stage(rows=2_000)}
     stages |= {"write kpi_reports": Stage(rows=1_500), "write kpi_fleet": Stage(rows=3_000)}
-    assert _describe(stages, 1_000, 20.4) == "all 2,000 messages read, 4,500 rows written, 20 s"
+    assert _describe(stages, 1_000, 20.4) == "all read (2,000 messages), 4,500 rows written, 20 s"

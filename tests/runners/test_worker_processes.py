@@ -143,7 +143,7 @@ def test_a_worker_can_be_killed_while_another_thread_calls_it(worker: WorkerProc
     while worker.is_idle:
         time.sleep(0.01)
     worker.kill()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert [str(error) for error in ended] == [f"worker process {worker.process} was killed by signal 9"]
     assert not is_there(worker.process)
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import string
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TextIO
 
+from transforms.core.counts import format_count
 from transforms.core.secrets import mask_values
 
 EVENTS: dict[str, "Event"] = {}
@@ -24,8 +26,17 @@ _log = logging.getLogger(__name__)
 _is_json = False
 
 
+class _Texts(string.Formatter):
+    """Formats texts in which a noun in the braces stands for a count with its noun: `{rows:row}`."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if len(format_spec) > 1 and format_spec.isalpha():
+            return format_count(value, format_spec)
+        return str(super().format_field(value, format_spec))
+
+
 class Event:
-    """A kind of event. The braces of its text name its fields."""
+    """A kind of event. The braces of its text name its fields; `{rows:row}` is a count with its noun."""
 
     def __init__(self, name: str, text: str, level: int = logging.INFO) -> None:
         self.name, self.text, self.level = name, text, level
@@ -40,7 +51,7 @@ class Event:
         """
         if fields.keys() != self.fields:
             raise TypeError(f"{self.name} has the fields {sorted(self.fields)}, not {sorted(fields)}")
-        return self.text.format(**fields)
+        return _Texts().format(self.text, **fields)
 
 
 # Every command.
@@ -58,19 +69,19 @@ OUTPUT = Event("output", "{process}: {message}")
 JOB_STARTING = Event("job_starting", "the job starts from {restored_from}")
 JOB_RUNNING = Event("job_running", "the job runs, from {restored_from}")
 JOB_RESTARTING = Event(
-    "job_restarting", "the job restarts ({restarts} restarts so far): {failure}", logging.WARNING
+    "job_restarting", "the job restarts ({restarts:restart} so far): {failure}", logging.WARNING
 )
-JOB_RENEWED = Event("job_renewed", "the job is renewed ({renewals} renewals so far)")
+JOB_RENEWED = Event("job_renewed", "the job is renewed ({renewals:renewal} so far)")
 JOB_STOPPING = Event("job_stopping", "the job stops, from {restored_from}")
 CHECKPOINT_LEFT_OUT = Event("checkpoint_left_out", "{reason}", logging.WARNING)
 MESSAGES_LOST = Event(
-    "messages_lost", "{messages:,} messages of {source} were gone before they were read", logging.ERROR
+    "messages_lost", "{messages:message} of {source} lost before this job had read it", logging.ERROR
 )
 SINK_UNAVAILABLE = Event("sink_unavailable", "{sink} is unavailable: {error}", logging.WARNING)
 SINK_AVAILABLE = Event("sink_available", "{sink} is available again")
 PROGRESS = Event(
     "progress",
-    "read {read:,}, lag {lag}, watermark {watermark}, {checkpoints} checkpoints, {checkpoint_bytes:,} bytes",
+    "read {read:,}, lag {lag}, watermark {watermark}, {checkpoints:checkpoint}, {checkpoint_bytes:,} bytes",
 )
 SERVING = Event("serving", "{output} is served on {address}")
 REQUEST_FAILED = Event("request_failed", "a request of {path} failed: {error}", logging.ERROR)
@@ -87,7 +98,7 @@ ENTRIES_LOST = Event(
 )
 MESSAGES_EXPIRED = Event(
     "messages_expired",
-    "{messages} messages for {table} were not written: rows of their time have expired since the job began",
+    "{messages:message} for {table} not written: rows of that time have expired since the job began",
     logging.WARNING,
 )
 GROUP_MADE = Event("group_made", "made the group {group} of the stream {source} at {position}")
@@ -96,7 +107,7 @@ READ_AGAIN = Event(
 )
 ARCHIVE_INCOMPLETE = Event(
     "archive_incomplete",
-    "the archive may lack up to {entries:,} entries of {source} after {position}, which are in the tables: "
+    "the archive may lack up to {entries:entry} of {source} after {position}, although the tables do not: "
     "they left the stream before they could be read again",
     logging.WARNING,
 )
@@ -107,10 +118,10 @@ STREAM_WENT_BACK = Event(
 )
 SOURCE_WARNING = Event("source_warning", "{message}", logging.WARNING)
 WINDOWS_DROPPED = Event(
-    "windows_dropped", "{sink} drops {windows:,} windows, older than its {limit}", logging.WARNING
+    "windows_dropped", "{sink} drops {windows:window}, older than its {limit}", logging.WARNING
 )
 REVISIONS_EXHAUSTED = Event(
-    "revisions_exhausted", "{windows:,} windows have had too many revisions to take another", logging.WARNING
+    "revisions_exhausted", "no revision is left for another change of {windows:window}", logging.WARNING
 )
 SNAPSHOT_KEPT = Event(
     "snapshot_kept", "{sink} keeps the snapshot {snapshot}, which uses disk space ({error})", logging.WARNING
@@ -137,19 +148,19 @@ FILES_NOT_USED = Event("files_not_used", "a new version is not used: {error}", l
 # Batches.
 READING_PROGRESS = Event(
     "reading_progress",
-    "{stage}: {share:.0%} read, {messages:,} messages, {messages_per_second:,.0f}/s",
+    "{stage}: {share:.0%} read, {messages:message}, {messages_per_second:,.0f}/s",
 )
 WRITING_PROGRESS = Event(
-    "writing_progress", "{stage}: all {messages:,} messages read, {rows:,} rows written, {seconds:.0f} s"
+    "writing_progress", "{stage}: all read ({messages:message}), {rows:row} written, {seconds:.0f} s"
 )
-STEPS_PROGRESS = Event("steps_progress", "Flink {state}, {done} of {total} steps done")
+STEPS_PROGRESS = Event("steps_progress", "Flink {state}, {done} of {total:step} done")
 COUNT_PROGRESS = Event("count_progress", "{doing}: {done:,} of {total:,}, {per_minute:,.0f}/min")
 RELAY_PROGRESS = Event(
     "relay_progress",
-    "{state}: {exported:,} reports of the export, {live:,} of the socket, {archived:,} archived as too old, "
-    "lost {lost:,} times; {problem}",
+    "{state}: {exported:report} of the export, {live:,} of the socket, {archived:,} archived as too old, "
+    "lost {lost:time}; {problem}",
 )
-DERIVE_PROGRESS = Event("derive_progress", "{table}: {done:,} of {total:,} files")
+DERIVE_PROGRESS = Event("derive_progress", "{table}: {done:,} of {total:file}")
 DERIVE_FAILED = Event("derive_failed", "{output}: {error}", logging.ERROR)
 TABLE_LEFT_OUT = Event(
     "table_left_out",

@@ -67,9 +67,9 @@ def test_a_verdict_of_several_metrics_is_reached_by_all_of_them_together() -> No
 @pytest.mark.parametrize(
     ("tasks", "reason"),
     [
-        (draw_tasks(4, Unit.TASK, 1.0, World(blocks=19)), "19 blocks of 5 minutes have tasks of both"),
+        (draw_tasks(4, Unit.TASK, 1.0, World(blocks=19)), "19 blocks of 5 minutes with tasks of both"),
         (draw_tasks(4, Unit.AGENT, 1.0, World(blocks=11)), "the first look is after 60 minutes"),
-        (draw_tasks(4, Unit.AGENT, 1.0, World(agents=8)), "a variant has 4 agents that differ"),
+        (draw_tasks(4, Unit.AGENT, 1.0, World(agents=8)), "a variant has 4 different agents"),
     ],
 )
 def test_too_little_data_is_no_conclusion(tasks: Tasks, reason: str) -> None:
@@ -166,7 +166,7 @@ def test_the_error_of_a_quantile_is_that_of_agents_not_of_their_tasks() -> None:
 
 def test_a_quantile_of_few_agents_is_no_conclusion() -> None:
     effect = compare_one(draw_tasks(10, Unit.TASK, 1.0, World(agents=9)), P95)
-    assert effect.reason == "a variant has 9 agents that differ; 10 are needed"
+    assert effect.reason == "a variant has 9 different agents; 10 are needed"
 
 
 def test_sets_of_agents_are_compared_as_agents_whatever_their_sizes() -> None:
@@ -201,7 +201,7 @@ def test_values_that_overflow_are_no_conclusion(unit: Unit, measure: Measure, va
     values = np.where(np.arange(len(tasks.block)) == 7, value, tasks.values[METRIC])
     (effect,) = compare(tasks._replace(values={METRIC: values}), NAMES[0], [measure], unit=unit).effects
     assert effect.verdict is Verdict.REFUSED
-    assert effect.reason == "1 tasks have a latency_ms that is infinite, or above 1e+100"
+    assert effect.reason == "latency_ms is infinite or above 1e+100 in 1 task"
     assert np.isnan(effect.value) or np.isnan(effect.control)
 
 

@@ -63,7 +63,7 @@ def test_where_compare_refuses_there_is_no_winner_and_the_reason_is_named() -> N
     kept = np.flatnonzero((tasks.variant == 0) | (np.arange(len(tasks.block)) % 2 == 0))
     assert "do not have the planned shares" in str(find_winner(select_tasks(tasks, kept)))
     few = draw(5, world=World(blocks=19), latency_ms=-1.0)
-    assert "19 blocks of 5 minutes have tasks of both; 20 are needed" in str(find_winner(few))
+    assert "19 blocks of 5 minutes with tasks of both; 20 are needed" in str(find_winner(few))
     mixed = tasks._replace(variant=np.where(tasks.agent % 2, tasks.agent % 4 // 2, tasks.variant))
     assert "say with --unit what was assigned" in str(find_winner(mixed))
 

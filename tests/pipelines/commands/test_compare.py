@@ -39,7 +39,7 @@ def test_sets_of_agents_are_compared_without_an_experiment(
     assert (answer["assigned"], answer["unit"], answer["ratio_p"]) == (False, "agent", None)
     assert answer["units"] == {"control": 2, "new": 3}
     assert {each["reason"] for each in answer["effects"]} == {
-        "a variant has 2 agents that differ; 5 are needed"
+        "a variant has 2 different agents; 5 are needed"
     }
 
 

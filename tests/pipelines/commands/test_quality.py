@@ -154,8 +154,8 @@ def test_many_sources_are_not_all_named_and_those_below_a_threshold_come_first(
     printed = capsys.readouterr()
     first = [line.split() for line in printed.out.splitlines()[1:8]]
     assert [words[0] for words in first] == ["b", *["low"] * 5, "a"]
-    assert "and 17 more sources" in printed.out
-    assert "completeness of low 1, and of 3 more sources" in " ".join(printed.err.split())
+    assert "and 17 other sources" in printed.out
+    assert "completeness of low 1, and of 3 other sources" in " ".join(printed.err.split())
 
 
 def test_a_hostile_name_of_a_source_is_one_short_line(

@@ -79,7 +79,7 @@ def test_a_lost_file_of_quarantine_is_seen_with_the_source(folder: Path, typed: 
     assert typed("reconcile", folder / "out")[0] == 0
     code, out, err = typed("reconcile", folder / "out", "--input", folder / "a.ndjson")
     assert (code, "does not reconcile: 1 problem" in err) == (1, True)
-    assert f"- 1 messages of the source have no fate (e.g. archive {line_id(4, BROKEN)})" in out
+    assert f"- 1 message of the source without a fate (e.g. archive {line_id(4, BROKEN)})" in out
 
 
 def test_a_broken_archive_ends_with_one_and_is_named(folder: Path, typed: Typed) -> None:

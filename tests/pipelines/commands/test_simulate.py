@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.cli import run
 from tests.certificates import make_certificates
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 
@@ -36,7 +37,7 @@ def test_it_serves_until_it_is_stopped_and_says_what_it_did(tmp_path: Path) -> N
             assert len(json.load(answer)["kpi_reports"]) == 20
         program.send_signal(signal.SIGUSR1)
         program.send_signal(signal.SIGTERM)
-        said, _ = program.communicate(timeout=20)
+        said, _ = program.communicate(timeout=PATIENCE)
     assert program.returncode == 0
     assert said.split("; ") == [
         "offered 120 reports",
@@ -55,7 +56,7 @@ def test_it_offers_the_reports_of_an_archive_and_no_other_messages(tmp_path: Pat
         assert program.stderr is not None
         assert "Layer 4 listens" in program.stderr.readline()
         program.terminate()
-        said, errors = program.communicate(timeout=20)
+        said, errors = program.communicate(timeout=PATIENCE)
     assert program.returncode == 0, errors
     offered = int(said.split()[1])
     assert 250 < offered <= 300

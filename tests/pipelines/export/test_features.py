@@ -229,11 +229,11 @@ def test_reports_without_features_are_counted_and_not_left_out_in_silence(
 ) -> None:
     words = ["features", str(output), "--output", str(output.parent / "f.parquet"), *span]
     assert run(words) == 0
-    assert "no features yet" not in capsys.readouterr().err
+    assert "without features" not in capsys.readouterr().err
     for path in (output / FEATURES.name / "date=2025-10-20" / "hour=13").glob("*.parquet"):
         path.unlink()
     assert run(words) == 0
-    assert re.search(rf"[1-9] reports? .* no features yet; `kpiflow derive {output}`", one_line(capsys))
+    assert re.search(rf"without features yet: [1-9] reports? .*; `kpiflow derive {output}`", one_line(capsys))
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -248,6 +248,17 @@ def test_features_of_a_report_that_is_gone_are_no_export(
     target = output.parent / "f.parquet"
     assert run(["features", str(output), "--output", str(target)]) == 3
     assert f"run `kpiflow derive {output}`" in capsys.readouterr().err
+    assert list(target.parent.iterdir()) == [output]
+
+
+def test_a_file_that_cannot_be_written_is_a_failed_run_with_its_fix(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = output.parent / f"{'n' * 240}.parquet"  # the names beside it are too long
+    assert run(["features", str(output), "--output", str(target)]) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"cannot write {target}: File name too long" in said
+    assert "give --output another file" in said
     assert list(target.parent.iterdir()) == [output]
 
 

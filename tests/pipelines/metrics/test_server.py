@@ -22,6 +22,7 @@ from pipelines.metrics.server import Address, serve_metrics
 from pipelines.settings import Settings
 from runners.progress import Progress
 from tests.certificates import Certificates, make_certificates
+from tests.patience import PATIENCE
 from tests.pipelines.metrics.jobs import Home, Source
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -42,7 +43,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 def ask(url: str, context: ssl.SSLContext | None = None) -> tuple[int, str, str]:
     """Status, content type and body."""
     try:
-        with urllib.request.urlopen(url, timeout=5, context=context) as reply:
+        with urllib.request.urlopen(url, timeout=PATIENCE, context=context) as reply:
             return reply.status, reply.headers["Content-Type"], reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers["Content-Type"], error.read().decode()

@@ -73,7 +73,7 @@ def run_relay(
         yield running
     finally:
         running.ended.set()
-        thread.join(60)
+        thread.join(PATIENCE)
     if running.error is not None:
         raise running.error
 

@@ -37,6 +37,7 @@ from pipelines.service.guards import make_guards
 from pipelines.service.routes import ROUTES, Route
 from schemas.access import CLASSES, AccessClass
 from tests.certificates import Pair, make_ca, make_certificate, make_crl
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import AGENTS, make_output
 from tests.service import HOST, Reply, make_service, run_service
 
@@ -79,7 +80,7 @@ class House:
         context = self.make_context(client)
         for name, value in options.items():
             setattr(context, name, value)
-        return http.client.HTTPSConnection("localhost", self.port, timeout=30, context=context)
+        return http.client.HTTPSConnection("localhost", self.port, timeout=PATIENCE, context=context)
 
     def make_context(self, client: str = "") -> ssl.SSLContext:
         """The TLS of a client; of nobody if it has no name."""
@@ -253,7 +254,7 @@ def test_an_answer_is_in_the_audit_with_its_rows(house: House) -> None:
     target = "/query/agent-summary?limit=3"
     fingerprint = house.clients["kpi-consumer"].load()[0].fingerprint(hashes.SHA256()).hex()
     assert house.get("kpi-consumer", target).status == 200
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while len(lines := [line for line in house.read_audit() if line["type"] in ("begin", "end")]) < 2:
         assert time.monotonic() < deadline, "the end is recorded after the answer, but was not"
         time.sleep(0.02)
@@ -280,7 +281,7 @@ def test_a_handshake_that_does_not_go_on_is_ended(
 ) -> None:
     monkeypatch.setattr("pipelines.service.acceptor.HANDSHAKE_SECONDS", 2.0)
     with keep_house(tmp_path, output) as house:
-        clients = [socket.create_connection((HOST, house.port), timeout=20) for _ in range(20)]
+        clients = [socket.create_connection((HOST, house.port), timeout=PATIENCE) for _ in range(20)]
         clients[0].sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the begin of one
         assert house.get("kpi-consumer", "/queries").status == 200
         for client in clients:
@@ -380,7 +381,7 @@ def test_an_answer_that_goes_on_is_ended_when_its_subject_has_changed(
     monkeypatch.setattr(query_answers, "run_query", wait)
     connection = house.connect("granted")
     connection.request("GET", "/query/agent-summary")
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE)
     time.sleep(0.3)
     if change == "certificate":
         house.now[0] += timedelta(days=2)

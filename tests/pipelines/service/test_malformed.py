@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.service import query_answers
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import make_output
 from tests.service import HOST, RunningService, make_service, run_service
 
@@ -86,7 +87,7 @@ def test_a_failure_of_the_service_is_one_line_of_the_log(
 
 def _send(service: RunningService, request: bytes) -> tuple[bytes, bytes]:
     """The head and the body of the answer to what is sent."""
-    with socket.create_connection((HOST, service.port), timeout=10) as client:
+    with socket.create_connection((HOST, service.port), timeout=PATIENCE) as client:
         client.sendall(request)
         got = b""
         while b"}" not in got and (part := client.recv(65536)):

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.service import server
 from pipelines.service.marks import LONGEST_NOTE
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import ask, make_output
 from tests.pipelines.service.test_access import House, keep_house
 from tests.service import HOST, Reply, RunningService, make_service, run_service
@@ -147,7 +148,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
-    with socket.create_connection((HOST, service.port), timeout=10) as client:
+    with socket.create_connection((HOST, service.port), timeout=PATIENCE) as client:
         head = f"POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 408")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import make_output
 
 
@@ -48,7 +49,7 @@ def test_systemd_gets_ready_and_then_a_sign_of_life_again_and_again(
         drain(notices)
     service.send_signal(signal.SIGCONT)
     service.terminate()
-    assert service.wait(30) == 0
+    assert service.wait(PATIENCE) == 0
     assert got == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
 
 
@@ -60,7 +61,7 @@ def test_a_watchdog_of_another_process_gets_nothing(tmp_path: Path, notices: soc
     with pytest.raises(TimeoutError):
         notices.recv(100)
     service.terminate()
-    assert service.wait(30) == 0
+    assert service.wait(PATIENCE) == 0
 
 
 def test_without_systemd_a_service_starts_as_before(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_without_systemd_a_service_starts_as_before(tmp_path: Path) -> None:
     assert service.stderr is not None
     assert "is served on" in service.stderr.readline()
     service.terminate()
-    assert service.wait(30) == 0
+    assert service.wait(PATIENCE) == 0
 
 
 def test_a_command_ends_at_once_when_its_work_has_ended(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pipelines.service.live import STREAM, LiveReports
 from pipelines.settings import Settings
 from schemas.tables import AGGREGATIONS, FLEET, LAYOUT_VERSION, QUARANTINED, REPORTS
 from tests.browser import MISSING, find_chromium, open_browser
+from tests.patience import PATIENCE
 from tests.pipelines.service.test_stream import publish
 from tests.pipelines.summary.test_queries import store
 from tests.servers import RedisServer
@@ -169,7 +170,7 @@ class House:
         self._running = run_service(make_service(self._output, guards=guards, live=live), port=self.port)
         self.service: RunningService = self._running.__enter__()
         self.port = self.service.port
-        end = time.monotonic() + 20
+        end = time.monotonic() + PATIENCE
         while self.service.get("/readyz").status != 200:
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -252,7 +253,7 @@ def test_it_shows_every_section_and_follows_what_comes(
         at = END - timedelta(minutes=70)  # a file of its own
         late = make_reports()[0] | {"report_id": "f" * 32, "recorded_at": at, "received_at": at}
         store(output, REPORTS, [late])
-        expect(page.locator("#fates tr", has_text="reports")).to_contain_text("+1", timeout=20_000)
+        expect(page.locator("#fates tr", has_text="reports")).to_contain_text("+1", timeout=1000 * PATIENCE)
         check(page)
 
 
@@ -303,11 +304,11 @@ def test_a_change_of_level_shows_its_minutes(browser: "Browser", house: House) -
 def test_an_experiment_is_chosen_and_its_verdicts_are_said(browser: "Browser", house: House) -> None:
     with visit(browser, house) as page:
         section = page.locator("#comparisons")
-        expect(section.locator(".effects li")).to_have_count(5, timeout=20_000)
+        expect(section.locator(".effects li")).to_have_count(5, timeout=1000 * PATIENCE)
         expect(section.locator("h3")).to_have_text("treatment 39 beside 39 of control")
         expect(section.locator(".effects li").first).to_contain_text("Latency no conclusion")
         expect(section.locator(".effects li").first).to_contain_text(
-            "blocks of 5 minutes have tasks of both; 20 are needed"
+            "blocks of 5 minutes with tasks of both; 20 are needed"
         )
         expect(section.get_by_role("status").first).to_contain_text("Tasks were assigned: 39 to control")
         section.get_by_label("Compared with").select_option("treatment")
@@ -385,7 +386,7 @@ def test_it_goes_on_after_a_restart_and_says_what_it_missed(
         expect(state).to_contain_text("again in")
         publish(client, 200, 40)
         house.start()
-        expect(state).to_have_text("live", timeout=20_000)
+        expect(state).to_have_text("live", timeout=1000 * PATIENCE)
         expect(page.locator("#rates .rates svg").first).to_have_attribute(
             "aria-label", re.compile(r"at most ([2-9]\d|\d{3})$")
         )
@@ -395,7 +396,7 @@ def test_it_goes_on_after_a_restart_and_says_what_it_missed(
         publish(client, 300, 10)
         client.xtrim(STREAM, maxlen=2, approximate=False)
         house.start()
-        expect(page.locator(".notice")).to_contain_text("Redis no longer has them", timeout=20_000)
+        expect(page.locator(".notice")).to_contain_text("Redis no longer has them", timeout=1000 * PATIENCE)
         page.locator(".notice button").click()
         expect(page.locator(".notice")).to_have_count(0)
 
@@ -437,7 +438,7 @@ def test_a_refusal_is_shown_in_the_words_of_the_service(browser: "Browser", hous
             ):
                 expect(page.locator(f"#{section} .error").first).to_contain_text("403: ")
             house.subject = replace(LOCAL, role="")
-            expect(page.locator("#fates .error")).to_contain_text("has no role", timeout=10_000)
+            expect(page.locator("#fates .error")).to_contain_text("has no role", timeout=1000 * PATIENCE)
     finally:
         house.subject = LOCAL
 

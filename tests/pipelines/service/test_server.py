@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipelines.service.guards import AuditUnavailable, Forbidden, Guards, Rights
 from pipelines.service.query_answers import OF_ALL
 from pipelines.service.query_pool import WAITING
 from pipelines.service.routes import ROUTES
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import AGENTS, START, ask, make_output
 from tests.service import HOST, RunningService, make_service, run_service
 
@@ -220,7 +222,7 @@ def test_too_many_queries_are_refused_and_told_when_to_come_again(
 
     def wait(*_: Any, **__: Any) -> Any:
         begun.set()
-        go.wait(20)
+        go.wait(PATIENCE)
         raise query_answers.WrongUse("enough")
 
     monkeypatch.setattr(query_answers, "run_query", wait)
@@ -230,7 +232,7 @@ def test_too_many_queries_are_refused_and_told_when_to_come_again(
         ]
         for thread in threads:
             thread.start()
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE)
         _wait_until(lambda: service.service.pool.count == 1 + WAITING)
         reply = service.get("/query/agent-summary")
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
@@ -242,7 +244,7 @@ def test_too_many_queries_are_refused_and_told_when_to_come_again(
 
 
 def _wait_until(holds: Any) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -254,7 +256,8 @@ def test_a_client_that_leaves_stops_its_query(output: Path, monkeypatch: pytest.
     def wait(*arguments: Any, **_: Any) -> Any:
         stop = arguments[-1]
         begun.set()
-        for _ in range(500):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             time.sleep(0.02)
             try:
                 stop.check()
@@ -269,9 +272,9 @@ def test_a_client_that_leaves_stops_its_query(output: Path, monkeypatch: pytest.
         socket.create_connection(("127.0.0.1", service.port)) as client,
     ):
         client.sendall(b"GET /query/agent-summary HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE)
         client.close()
-        assert stopped.wait(10)
+        assert stopped.wait(PATIENCE)
 
 
 @dataclass
@@ -386,7 +389,7 @@ def test_a_connection_without_a_whole_request_is_closed(
     monkeypatch.setattr("pipelines.service.server.IDLE_SECONDS", 0.2)
     with (
         run_service(make_service(output)) as service,
-        socket.create_connection((HOST, service.port), timeout=10) as client,
+        socket.create_connection((HOST, service.port), timeout=PATIENCE) as client,
     ):
         client.sendall(sent)
         assert client.recv(100) == b""
@@ -395,7 +398,7 @@ def test_a_connection_without_a_whole_request_is_closed(
 
 def test_connections_beyond_the_most_are_closed_at_once_and_counted(output: Path) -> None:
     def wait_until_open(service: RunningService) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while True:
             with suppress(OSError, http.client.HTTPException):
                 assert service.get("/healthz").status == 200
@@ -405,9 +408,10 @@ def test_connections_beyond_the_most_are_closed_at_once_and_counted(output: Path
 
     with run_service(make_service(output, connections=2)) as service:
         where = (HOST, service.port)
-        with socket.create_connection(where, timeout=10), socket.create_connection(where, timeout=10):
+        connect = partial(socket.create_connection, where, timeout=PATIENCE)
+        with connect(), connect():
             for _ in range(3):
-                with socket.create_connection(where, timeout=10) as client:
+                with connect() as client:
                     assert client.recv(100) == b""
         wait_until_open(service)
         assert 'service_refusals_total{status="503"}' in service.get("/metrics").body.decode()
@@ -432,7 +436,7 @@ def test_a_client_that_takes_nothing_of_its_answer_is_dropped(
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((HOST, service.port))
         client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 400)
-        assert dropped.wait(15)
+        assert dropped.wait(PATIENCE)
         assert service.get("/healthz").status == 200
 
 

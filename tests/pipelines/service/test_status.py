@@ -13,6 +13,7 @@ from pipelines.service.guards import Guards, Subject
 from pipelines.service.status import StatusCounts
 from pipelines.summary.queries import summarise
 from pipelines.summary.summary import Summary
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import make_output
 from tests.service import make_service, run_service
 
@@ -45,7 +46,7 @@ def test_one_count_answers_all_who_wait_and_is_kept(tmp_path: Path, monkeypatch:
 
     def count(folder: Path) -> Summary:
         counts.append(folder)
-        go.wait(10)
+        go.wait(PATIENCE)
         return summary
 
     async def ask() -> list[Any]:

@@ -22,6 +22,7 @@ from pipelines.service.guards import Guards, Subject
 from pipelines.service.live import STREAM, LiveReports
 from schemas.tables import REPORTS
 from tests.builders import report
+from tests.patience import PATIENCE
 from tests.pipelines.service.test_access import ROLES_FILE, House, keep_house
 from tests.pipelines.service.test_export import judge, make_output
 from tests.servers import RedisServer
@@ -48,7 +49,7 @@ async def connect(service: RunningService, query: str = "") -> AsyncIterator[Any
 
 
 async def take(socket: Any, count: int) -> list[Any]:
-    return [json.loads((await socket.receive(timeout=20)).data) for _ in range(count)]
+    return [json.loads((await socket.receive(timeout=PATIENCE)).data) for _ in range(count)]
 
 
 def serve(tmp_path: Path, server: RedisServer, **options: Any) -> Any:
@@ -59,7 +60,7 @@ def serve(tmp_path: Path, server: RedisServer, **options: Any) -> Any:
 
 def wait_ready(service: RunningService | House) -> None:
     get = service.get if isinstance(service, RunningService) else partial(service.get, "")
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while (ready := get("/readyz")).status != 200:
         assert time.monotonic() < end, ready.body
         time.sleep(0.02)
@@ -76,7 +77,7 @@ def test_a_socket_gets_reports_as_layer_4_sends_them(
         async def follow() -> None:
             async with connect(service) as socket:
                 publish(client, 0, 2)
-                assert (await socket.receive(timeout=20)).data.encode() == exported[0]
+                assert (await socket.receive(timeout=PATIENCE)).data.encode() == exported[0]
                 assert (await take(socket, 1))[0]["task_id"] == report(1)["task_id"]
 
         asyncio.run(follow())
@@ -147,7 +148,7 @@ def test_a_stream_that_begins_again_is_a_gap_and_sends_a_layer_4_client_to_the_e
                 client.xadd(STREAM, {"report_id": "x", "data": "{}"}, id="1-1")
                 gap, entry = await take(socket, 2)
                 assert (gap["type"], gap["before"], entry["id"]) == ("gap", "0-0", "1-1")
-                closed = await plain.receive(timeout=20)
+                closed = await plain.receive(timeout=PATIENCE)
                 assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1013)
                 assert "read /kpi/export" in closed.extra
 
@@ -171,7 +172,7 @@ def test_a_slow_client_is_dropped_with_a_reason_and_the_others_are_not(
                     await take(quick, 10)
                     if service.service.sockets == 1:
                         break
-                end = time.monotonic() + 20
+                end = time.monotonic() + PATIENCE
                 while service.service.sockets > 1:
                     assert time.monotonic() < end
                     await asyncio.sleep(0.05)
@@ -200,7 +201,7 @@ def test_two_hundred_sockets_are_fed_by_one_reader_of_redis(
                 await asyncio.gather(*(socket.close() for socket in sockets))
 
         asyncio.run(follow())
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while service.service.sockets:
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -218,7 +219,7 @@ def test_a_socket_ends_with_the_certificate_of_its_client(
 
         async def follow() -> None:
             async with connect(running) as socket:
-                closed = await socket.receive(timeout=20)
+                closed = await socket.receive(timeout=PATIENCE)
                 assert (closed.data, closed.extra) == (1008, "the certificate has expired")
 
         asyncio.run(follow())
@@ -253,7 +254,7 @@ def test_a_socket_over_tls_ends_when_its_role_has_changed(
                 assert (await take(changed, 1))[0] == (await take(other, 1))[0]
                 assert before in ROLES_FILE
                 house.roles.write_text(ROLES_FILE.replace(before, after))
-                assert (await changed.receive(timeout=20)).type is aiohttp.WSMsgType.CLOSED
+                assert (await changed.receive(timeout=PATIENCE)).type is aiohttp.WSMsgType.CLOSED
                 publish(client, 1, 1)
                 assert (await take(other, 1))[0]["task_id"] == report(1)["task_id"]
 

@@ -19,6 +19,7 @@ from pipelines.service.service import Service
 from pipelines.service.span_reports import SpanReports
 from pipelines.service.window_sums import AgentNames
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
+from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import FILE_MINUTES, make_output
 from tests.pipelines.queries.summaries import compare
 from tests.pipelines.service.test_task_index import change_ledger
@@ -174,7 +175,7 @@ def test_windows_of_hours_are_read_before_the_first_request(
         os.utime(folder, (1, 1))  # what changed just now is read again
     service = make_service(output)
     service.start()
-    assert service.has_index.wait(timeout=30)
+    assert service.has_index.wait(timeout=PATIENCE)
     service.close()
     monkeypatch.setattr(window_cover, "read_file", lambda *_: pytest.fail("windows are read again"))
     assert make_asker(output, service)("agent-summary", Span()).files == 0

@@ -17,10 +17,11 @@ from pipelines.simulator.faults import Faults
 from pipelines.simulator.pages import PageRequest
 from pipelines.simulator.reports import ArchivedReports
 from tests.layer4 import RunningLayer4, run_layer4
+from tests.patience import PATIENCE
 
 
 def get(layer4: RunningLayer4, query: str = "") -> Any:
-    with urlopen(f"{layer4.export}{query}", timeout=20) as answer:
+    with urlopen(f"{layer4.export}{query}", timeout=PATIENCE) as answer:
         assert answer.headers["Content-Type"] == "application/json"
         return json.load(answer)
 

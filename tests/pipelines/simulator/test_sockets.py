@@ -14,6 +14,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 
 from pipelines.simulator.outages import Outages
 from tests.layer4 import RunningLayer4, run_layer4
+from tests.patience import PATIENCE
 
 FAST = 120_000.0
 """Reports a minute, so that tests are short."""
@@ -30,7 +31,7 @@ class SetClock:
 
 def wait_for(is_so: Callable[[], bool]) -> None:
     """Wait until something is so."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -42,11 +43,11 @@ def consume(
     """What `work` returns of a connection to the stream."""
 
     async def connect() -> Any:
-        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20))
+        session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE))
         async with session, session.ws_connect(layer4.live, autoping=False) as connection:
             return await work(connection)
 
-    return asyncio.run(asyncio.wait_for(connect(), 20))
+    return asyncio.run(asyncio.wait_for(connect(), PATIENCE))
 
 
 async def read_reports(connection: ClientWebSocketResponse, most: int = 1 << 30) -> list[bytes]:

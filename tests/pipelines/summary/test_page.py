@@ -15,6 +15,7 @@ from pipelines.summary.page import render_page
 from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
 from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
 from schemas.tables import METRICS
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.threads  # charts are drawn by a library with threads
 
@@ -217,7 +218,7 @@ def test_everything_fits_the_page_whatever_its_width(tmp_path: Path, text: str, 
         f"--user-data-dir={tmp_path}/browser",
     ]
     done = subprocess.run(
-        [str(BROWSER), *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=60
+        [str(BROWSER), *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=PATIENCE
     )
     (title,) = re.findall("<title>(.*?)</title>", done.stdout)
     assert title == "0 0"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from transforms.core import events
 from transforms.core.events import EVENTS, PROGRESS, SINK_UNAVAILABLE, format_output, log_as_json, log_event
 
@@ -107,7 +108,7 @@ def test_output_of_processes_is_events_and_their_warnings_are_in_this_log_too(lo
 def test_a_command_begins_ends_and_fails_with_events(tmp_path: Path) -> None:
     def say(*words: str) -> tuple[int, list[dict[str, Any]]]:
         command = [sys.executable, "-m", "pipelines.cli", *words, "--log-format", "json"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
         return done.returncode, [json.loads(line) for line in done.stderr.splitlines()]
 
     code, said = say("generate", "--reports", "20", "--output", str(tmp_path / "a"))

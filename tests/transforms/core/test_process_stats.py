@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.tables import TIME
+from tests.patience import PATIENCE
 from transforms.core import process_stats
 from transforms.core.process_stats import (
     LATENCY_BOUNDS,
@@ -58,7 +59,7 @@ def test_a_process_that_dies_has_written_what_it_measured_a_second_ago(
     monkeypatch.setattr(process_stats, "_SECONDS", 0.02)
     with record_process(tmp_path, "worker"):
         count_attempt("a")
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE
         while not read_stats(tmp_path).attempts and time.monotonic() < end:
             time.sleep(0.01)
         assert read_stats(tmp_path).attempts == {"a": 1}

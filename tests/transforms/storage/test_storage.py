@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from transforms.core.durable_files import lock_folder, remove_file, replace_file
 from transforms.core.errors import OutputFull, Refused, Unavailable
 from transforms.storage.local_folder import LocalFolder
@@ -227,5 +228,5 @@ def test_a_lock_waits_for_the_other_holder_and_leaves_no_file(tmp_path: Path) ->
         thread.start()
         thread.join(0.1)
         entered.append("first")
-    thread.join(5)
+    thread.join(PATIENCE)
     assert (entered, list((tmp_path / "x").iterdir())) == (["first", "second"], [])

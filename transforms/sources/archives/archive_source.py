@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from transforms.core import stage_counters
+from transforms.core.counts import format_count
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.run_metrics import count_incomplete
 from transforms.sources.archives.archive_files import FileRange, Files, open_file
@@ -30,7 +31,7 @@ class Archives:
     @property
     def name(self) -> str:
         """How many files, and the first of them."""
-        more = f" and {len(self.files) - 1:,} more files" if len(self.files) > 1 else ""
+        more = f" and {format_count(len(self.files) - 1, 'other file')}" if len(self.files) > 1 else ""
         return f"{next(iter(self.files), 'no file')}{more}"
 
     def check(self) -> Iterator[Finding]:
@@ -38,7 +39,8 @@ class Archives:
         unreadable = [finding for file in self.files.whole if (finding := _try_open(file))]
         yield from unreadable
         if not unreadable:
-            yield Finding(f"{len(self.files):,} files, {self.files.total_bytes / 1e6:,.1f} MB, can be opened")
+            count = format_count(len(self.files), "file")
+            yield Finding(f"{count}, {self.files.total_bytes / 1e6:,.1f} MB, can be opened")
 
     def read(self) -> beam.PTransform:
         """The transform that reads the files."""

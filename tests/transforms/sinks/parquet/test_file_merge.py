@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, Table, find_table
+from tests.patience import PATIENCE
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.record_batches import conform
@@ -269,7 +270,7 @@ def test_two_processes_that_write_one_file_lose_nothing(tmp_path: Path) -> None:
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in ("a", "b")
     ]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(PATIENCE) for writer in writers] == [0, 0]
     assert {(row["source"], row["message_id"]) for row in rows_of(tmp_path, "duplicates")} == {
         (name, f"{i}-0") for name in ("a", "b") for i in range(12)
     }

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from schemas.tables import AGGREGATIONS, FLEET, GRANULARITIES
 from tests.builders import agent
+from tests.patience import PATIENCE
 from tests.victoriametrics import VictoriaMetricsServer
 from transforms.core.errors import Refused, Unavailable
 from transforms.sinks.sink import Written
@@ -243,7 +244,7 @@ class Cut(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     protocol_version = "HTTP/1.1"
     upstream: VictoriaMetricsServer
-    passing = httpx.Client(verify=False, trust_env=False, timeout=20)
+    passing = httpx.Client(verify=False, trust_env=False, timeout=PATIENCE)
     at = -1
     fault: Callable[["Cut"], None]
     seen = 0
@@ -384,7 +385,7 @@ def test_the_last_slot_is_still_the_windows_and_there_is_none_after_it(
         VictoriaMetrics(own.url).write(FLEET, fleet(window(0, revision))).rows for revision in (3, 4)
     ] == [0, 0]
     assert list(own.samples("kpi_tasks").values()) == [{last: 3.0}]
-    assert "1 windows have had too many revisions" in caplog.text
+    assert "no revision is left for another change of 1 window" in caplog.text
 
 
 def test_a_server_that_is_away_is_unavailable_until_it_is_back(own: VictoriaMetricsServer) -> None:

@@ -233,7 +233,7 @@ def test_entries_that_left_the_stream_before_they_could_be_archived_again_are_re
     shutil.rmtree(tmp_path)
     client.xtrim("s", minid="8-0", approximate=False)
     runner.restart(runner.restriction)
-    assert [ids(runner.session()), "up to 1 entries of s after 6-0" in caplog.text] == [["8-0"], True]
+    assert [ids(runner.session()), "up to 1 entry of s after 6-0" in caplog.text] == [["8-0"], True]
 
 
 @pytest.mark.parametrize("seed", range(15))
