@@ -170,7 +170,7 @@ def _print(verdict: Verdict) -> None:
     for problem in verdict.problems:
         out.print(Text(f"- {escape_line(problem)}"))
     if verdict.trimmed or verdict.gaps:
-        more = f", and {verdict.gaps} times an unknown number" if verdict.gaps else ""
+        more = f", and {format_count(verdict.gaps, 'time')} an unknown number" if verdict.gaps else ""
         left = f"{format_count(verdict.trimmed, 'entry')}{more} left their stream before they were read"
         out.print(f"{left}: see the table `trimmed`")
     if verdict.uncommitted:

@@ -281,7 +281,7 @@ def test_several_streams_are_archived_side_by_side(server: RedisServer, tmp_path
     add(server, valid(1, 0), key="a/b")
     add(server, valid(2, 0), valid(3, 1), key="c")
     code, out, _ = typed(*archived(server, tmp_path / "archive", "a/b", "c"))
-    assert (code, "1 new entries of a/b" in out, "2 new entries of c" in out) == (0, True, True)
+    assert (code, "1 new entry of a/b" in out, "2 new entries of c" in out) == (0, True, True)
     assert sorted(path.name for path in (tmp_path / "archive").iterdir()) == ["a%2Fb", "c"]
 
 
@@ -483,7 +483,7 @@ def test_what_the_stream_lost_is_named(server: RedisServer, output: Path, typed:
     code, out, _ = typed("reconcile", output, "--redis", server.url, "--stream", "kpi")
     assert (
         code,
-        "5 entries, and 1 times an unknown number left their stream before they were read" in out,
+        "5 entries, and 1 time an unknown number left their stream before they were read" in out,
     ) == (0, True)
 
 
@@ -531,7 +531,7 @@ def test_status_names_what_is_wrong_with_a_stream_and_with_redis(tmp_path: Path,
     assert code == 0
     for notice in (
         "2 lost before they were read",
-        "went back to an older state 1 times",
+        "went back to an older state 1 time",
         "another client moved the group 3 times",
         "ahead of the clock of the source (4 entries so far)",
         "full, producers are refused",

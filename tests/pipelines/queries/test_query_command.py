@@ -15,6 +15,7 @@ from pipelines.queries.formats import FORMATS
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer
 from tests.pipelines.queries.small_output import AGENTS, START, ask, make_output
+from transforms.core.counts import format_count
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +173,9 @@ def test_a_plan_names_files_rows_and_conditions_in_place_of_the_rows(
     assert run(["query", str(output), "agent-over-time", f"agent_id={AGENTS[0]}", "--plan"]) == 0
     files, last, *before = capsys.readouterr().out.splitlines()
     rows = ask(output, "agent-over-time", 101, agent_id=AGENTS[0]).rows.num_rows
-    assert files == f"{ask(output, 'agent-over-time', agent_id=AGENTS[0]).files} files opened"
-    assert last.startswith(f"TOP_N: {rows} rows, ")
+    opened = ask(output, "agent-over-time", agent_id=AGENTS[0]).files
+    assert files == f"{format_count(opened, 'file')} opened"
+    assert last.startswith(f"TOP_N: {format_count(rows, 'row')}, ")
     assert "recorded_at DESC" in last
     assert any("READ_PARQUET" in line and f"agent_id = '{AGENTS[0]}'" in line for line in before)
 
