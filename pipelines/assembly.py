@@ -31,7 +31,7 @@ from transforms.validation.message_kinds import give_kinds
 from transforms.validation.quarantine_rows import quarantine_misfits
 
 
-class Read(NamedTuple):
+class SourceRows(NamedTuple):
     """What a source gives the graph.
 
     Attributes:
@@ -63,7 +63,7 @@ class ReadSource(beam.PTransform):
         self.reading, self.limits = reading, make_rules(settings).limits
         self.kinds, self.encodings = kinds or {}, encodings or {}
 
-    def expand(self, root: beam.pvalue.PBegin) -> Read:
+    def expand(self, root: beam.pvalue.PBegin) -> SourceRows:
         found = root | "Source" >> self.reading
         messages, rejected = found.messages, found.rejected
         if self.kinds:
@@ -73,15 +73,15 @@ class ReadSource(beam.PTransform):
             give = beam.Map(give_encodings, self.encodings).with_output_types(pa.RecordBatch)
             messages = messages | "Give encodings" >> give
         misfit = beam.Map(quarantine_misfits, self.limits).with_output_types(pa.RecordBatch)
-        return Read(messages, rejected | "Misfits" >> misfit, found.gaps)
+        return SourceRows(messages, rejected | "Misfits" >> misfit, found.gaps)
 
 
 class NoMessages(beam.PTransform):
     """A source without messages: of a run over stored reports only."""
 
-    def expand(self, root: beam.pvalue.PBegin) -> Read:
+    def expand(self, root: beam.pvalue.PBegin) -> SourceRows:
         none = root | beam.Create([]).with_output_types(pa.RecordBatch)
-        return Read(none, none)
+        return SourceRows(none, none)
 
 
 def make_blocks(settings: Settings) -> Blocks:

@@ -10,7 +10,7 @@ from schemas.kinds import KINDS
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import (
-    Files,
+    ArchiveFiles,
     NoArchiveError,
     find_files,
     is_object,
@@ -20,7 +20,7 @@ from transforms.sources.archives.archive_files import (
 from transforms.sources.archives.encrypted_files import verify_key
 
 
-def find_archives(patterns: list[str]) -> Files:
+def find_archives(patterns: list[str]) -> ArchiveFiles:
     """The archive files that some patterns match. The keys of encrypted ones open.
 
     Raises:

@@ -16,7 +16,7 @@ from transforms.core.message_encodings import ENCODINGS
 from transforms.sources.source import LiveSource, Source
 
 if TYPE_CHECKING:
-    from transforms.sources.archives.archive_files import Files
+    from transforms.sources.archives.archive_files import ArchiveFiles
     from transforms.sources.archives.archive_source import Archives
 
 
@@ -120,7 +120,7 @@ def parse_encodings(texts: Sequence[str], keys: Sequence[str]) -> dict[str, str]
     return found
 
 
-def archives_of(files: "Files", settings: Settings) -> "Archives":
+def archives_of(files: "ArchiveFiles", settings: Settings) -> "Archives":
     """Archive files as a source, under the settings."""
     from transforms.sources.archives.archive_source import Archives
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.simulator.clock import Clock
+from pipelines.simulator.clock import SimulatedClock
 from pipelines.simulator.faults import Faults
 from pipelines.simulator.offers import MOST_BEHIND, Offers
 from pipelines.simulator.outages import Outages
@@ -83,7 +83,7 @@ def run_layer4(
     `kpiflow simulate`."""
     schedule = Schedule(start, rate, history)
     every = make_reports(schedule, seed, ties=ties) if reports is None else reports
-    offers = Offers(every, schedule, Clock(start, speed, monotonic), most, keep, record)
+    offers = Offers(every, schedule, SimulatedClock(start, speed, monotonic), most, keep, record)
     layer4 = Layer4(offers, Faults.parse(faults, fault_seed), outages or Outages(), most_behind)
     offers.advance()
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()

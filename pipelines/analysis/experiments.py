@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipelines.analysis.tasks import BLOCK_MINUTES, Tasks
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.queries.limits import QueryLimits
-from pipelines.queries.query import Input, Order, Parameter, Query, Value
+from pipelines.queries.query import Order, Parameter, Query, QueryInput, Value
 from pipelines.queries.run import run_query
 from pipelines.queries.stop import Stop
 from pipelines.queries.table_queries import EXPERIMENT, EXPERIMENT_METRICS
@@ -22,7 +22,7 @@ from transforms.core.time_units import MINUTE_US
 _OF_AGENTS = Query(
     "tasks_of_agents",
     "the tasks of some agents, with the means of their reports, oldest first",
-    (Input("reports", REPORTS),),
+    (QueryInput("reports", REPORTS),),
     f"""
 SELECT task_id, agent_id, min(recorded_at) AS first_recorded_at,
     {", ".join(f"avg({name}) AS {name}" for name in EXPERIMENT_METRICS)}

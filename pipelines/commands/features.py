@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.console import err, out
-from pipelines.export.export import Files, export
+from pipelines.export.export import ExportFiles, export
 from pipelines.export.feature_rows import count_reports
 from pipelines.failures import CheckFailed, WrongUse, make_missing_error
 from pipelines.inputs import parse_span
@@ -63,7 +63,7 @@ def features(
         raise make_underived_error(folder, FEATURES)
     stored = _load_encoder(encode, encoder)
     context = timedelta(hours=ctx.obj.settings().context_hours)
-    files = Files(target)
+    files = ExportFiles(target)
     try:
         with explain_unwritable(target, "--output"), show_count("hours", total, lines=True) as advance:
             count = export(folder, files, span, context, lambda: advance(1), encode, stored)

@@ -17,7 +17,7 @@ from pipelines.durations import parse_duration
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from pipelines.inputs import find_archives, parse_time
 from pipelines.listening import is_loopback, parse_address
-from pipelines.simulator.clock import Clock
+from pipelines.simulator.clock import SimulatedClock
 from pipelines.simulator.faults import OF_REQUESTS, OF_SOCKETS, Faults
 from pipelines.simulator.offers import MOST_BEHIND, Offers
 from pipelines.simulator.outages import Outages
@@ -188,7 +188,7 @@ def simulate(
         raise WrongUse(str(error), _HELP) from error
     every = _read_archives(inputs) if inputs else GeneratedReports(generator, schedule, ties)
     with _explain_record(record):
-        offers = Offers(every, schedule, Clock(schedule.start, speed), reports, keep, record)
+        offers = Offers(every, schedule, SimulatedClock(schedule.start, speed), reports, keep, record)
     layer4 = server.Layer4(offers, chosen, outages, slow_after)
     try:
         with _explain_record(record):

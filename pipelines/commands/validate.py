@@ -22,7 +22,7 @@ from transforms.core.counts import format_count
 from transforms.core.grouping import number_groups
 from transforms.core.record_batches import concat
 from transforms.history.dedup import INPUTS, deduplicate
-from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_files import ArchiveFiles
 from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.sources.archives.archive_source import count_bytes
 from transforms.validation.message_kinds import give_kind
@@ -33,7 +33,7 @@ EXAMPLES = 3
 
 
 @dataclass
-class Fates:
+class ValidatedFates:
     """What would become of the messages: records by table, rejected ones by reason, with some examples of
     each."""
 
@@ -94,9 +94,9 @@ def validate(
         raise CheckFailed(problem, "the reasons are above; without --strict the exit code is 0")
 
 
-def _judge_archives(archives: Files, schema: str | None, settings: Settings) -> Fates:
+def _judge_archives(archives: ArchiveFiles, schema: str | None, settings: Settings) -> ValidatedFates:
     stage_counters.reset()
-    fates, rules = Fates(), make_rules(settings)
+    fates, rules = ValidatedFates(), make_rules(settings)
     kept: dict[Kind, list[pa.RecordBatch]] = {kind: [] for kind in KINDS.values()}
     for chunk in read_files(archives, settings.read_mb << 20, count_bytes, settings.max_payload_bytes):
         if isinstance(chunk, Unreadable):
@@ -130,7 +130,7 @@ def _count_distinct(rows: pa.RecordBatch, names: tuple[str, ...]) -> int:
     return len(np.unique(number_groups(rows, names)))
 
 
-def _print(fates: Fates) -> None:
+def _print(fates: ValidatedFates) -> None:
     table = Table(box=None, header_style="bold")
     for title in ("fate", "messages", "examples"):
         table.add_column(title, justify="right" if title == "messages" else "left", overflow="fold")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Files:
+class ExportFiles:
     """The files of an export: `data`, and those beside it."""
 
     data: Path
@@ -44,7 +44,7 @@ class Files:
 
 def export(
     output: Path,
-    files: Files,
+    files: ExportFiles,
     span: Span,
     context: timedelta,
     on_hour: Callable[[], object],
@@ -91,7 +91,7 @@ def _write_plain(path: Path, batches: Iterator[pa.RecordBatch]) -> "Encoder":
 
 
 def _write(
-    files: Files, batches: Iterator[pa.RecordBatch], encoder: "Encoder | None", keep: bool = False
+    files: ExportFiles, batches: Iterator[pa.RecordBatch], encoder: "Encoder | None", keep: bool = False
 ) -> int:
     """Write the files; returns how many rows there are. `keep`: the encoder is new, and is written too."""
     schema = pa.schema([*SCHEMA, *(encoder.make_fields() if encoder else [])])

@@ -22,10 +22,12 @@ from transforms.core import stage_counters
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.run_metrics import Results
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_files import ArchiveFiles
 
 
-def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span, engine: Engine) -> Results:
+def backfill(
+    files: ArchiveFiles, texts: Sequence[str], settings: Settings, span: Span, engine: Engine
+) -> Results:
     """Run the graph over archives into outputs; the number of messages, and the files that are incomplete.
 
     Raises:
@@ -42,7 +44,9 @@ def backfill(files: Files, texts: Sequence[str], settings: Settings, span: Span,
     return results
 
 
-def open_fitting_outputs(files: Files, texts: Sequence[str], settings: Settings) -> tuple[Outputs, Settings]:
+def open_fitting_outputs(
+    files: ArchiveFiles, texts: Sequence[str], settings: Settings
+) -> tuple[Outputs, Settings]:
     """The outputs of a batch, described and ready, and the settings that suit them and the archives.
 
     Raises: as `open_outputs` does.
@@ -51,7 +55,7 @@ def open_fitting_outputs(files: Files, texts: Sequence[str], settings: Settings)
     return open_outputs(texts, settings, file_minutes=file_minutes)
 
 
-def fit_settings(files: Files, settings: Settings) -> tuple[Settings, int]:
+def fit_settings(files: ArchiveFiles, settings: Settings) -> tuple[Settings, int]:
     """The settings with the blocks that suit the archives, unless they are given.
 
     And how many minutes a file of a new output should have.
@@ -67,7 +71,12 @@ def fit_settings(files: Files, settings: Settings) -> tuple[Settings, int]:
 
 
 def fill_outputs(
-    files: Files, outputs: Outputs, settings: Settings, span: Span, engine: Engine, locks: tuple[int, ...]
+    files: ArchiveFiles,
+    outputs: Outputs,
+    settings: Settings,
+    span: Span,
+    engine: Engine,
+    locks: tuple[int, ...],
 ) -> Results:
     """Run the graph over archives into outputs that this job has locked."""
     recall, expiry = outputs.main.has_reports(), outputs.read_expiry()
@@ -76,7 +85,7 @@ def fill_outputs(
 
 
 def wire_batch(
-    files: Files,
+    files: ArchiveFiles,
     outputs: Outputs,
     settings: Settings,
     span: Span,

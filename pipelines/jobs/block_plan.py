@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from transforms.core.time_units import HOUR_US
 from transforms.history.blocks import Blocks
-from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_files import ArchiveFiles
 from transforms.sources.archives.archive_reader import Chunk, read_chunks
 from transforms.sources.archives.parts import cut_parts, estimate_text
 
@@ -68,7 +68,7 @@ def _fits(reports: Reports, hours: int, workers: int, block_reports: int) -> boo
     return enough and max(blocks.values(), default=0) <= block_reports
 
 
-def estimate_reports(files: Files) -> Reports:
+def estimate_reports(files: ArchiveFiles) -> Reports:
     """About how many messages of the archives were recorded in which hour."""
     parts = cut_parts(files.whole)
     ranges = [each for part in parts for each in part]

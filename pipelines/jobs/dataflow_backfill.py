@@ -11,9 +11,9 @@ from pipelines.outputs import parse_outputs
 from pipelines.settings import Settings
 from runners.dataflow import BATCH, Mode, read_option
 from transforms.core.time_range import Span
-from transforms.sources.archives.archive_files import FileRange, Files
+from transforms.sources.archives.archive_files import ArchiveFiles, FileRange
 
-_SOME_ARCHIVE = Files((FileRange("gs://BUCKET/ARCHIVE.ndjson"),))
+_SOME_ARCHIVE = ArchiveFiles((FileRange("gs://BUCKET/ARCHIVE.ndjson"),))
 
 
 @dataclass(frozen=True)

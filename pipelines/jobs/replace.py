@@ -57,7 +57,7 @@ from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import describe_damage, encode_file, verify_file
 from transforms.sinks.row_merge import format_keys, merge_rows
 from transforms.sinks.sink import Store
-from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_files import ArchiveFiles
 from transforms.storage.local_folder import LocalFolder
 
 Kept = NDArray[np.bool_]
@@ -70,7 +70,7 @@ _STAGING = "_replacing"
 
 
 def replace_span(
-    files: Files, texts: Sequence[str], settings: Settings, span: Span, engine: Engine
+    files: ArchiveFiles, texts: Sequence[str], settings: Settings, span: Span, engine: Engine
 ) -> Results:
     """Replace what an output folder holds of the span by what the archives hold.
 

@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.assembly import Read, make_batch_sinks, make_batch_timing, make_sources
+from pipelines.assembly import SourceRows, make_batch_sinks, make_batch_timing, make_sources
 from pipelines.graph import build, make_rules
 from pipelines.jobs.derive_after import derive_outputs
 from pipelines.jobs.engines import LocalEngine
@@ -173,11 +173,11 @@ class _Messages(beam.PTransform):
         super().__init__()
         self.messages = messages
 
-    def expand(self, root: beam.pvalue.PBegin) -> Read:
+    def expand(self, root: beam.pvalue.PBegin) -> SourceRows:
         def create(name: str, batches: Sequence[pa.RecordBatch]) -> beam.PCollection:
             return root | name >> beam.Create(batches, reshuffle=False).with_output_types(pa.RecordBatch)
 
-        return Read(create("Messages", self.messages), create("Nothing refused", []))
+        return SourceRows(create("Messages", self.messages), create("Nothing refused", []))
 
 
 def _explain_cut(rows: pa.RecordBatch) -> pa.RecordBatch:

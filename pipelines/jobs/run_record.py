@@ -36,7 +36,7 @@ _MOST_NAMES = 200
 
 
 @dataclass
-class Mark:
+class ReadMark:
     """How many messages of a stream were ever read (`total`), and the largest index among them (`most`).
 
     Readers go back to a checkpoint, and an index with them. So only what is above the mark is new. A stream
@@ -46,13 +46,13 @@ class Mark:
     total: int = 0
     most: int = 0
 
-    def move(self, index: int | None, added: int | None) -> "Mark":
+    def move(self, index: int | None, added: int | None) -> "ReadMark":
         """The mark after a reader has reported its place."""
         if index is None:
             return self
         if index > self.most:
-            return Mark(self.total + index - self.most, index)
-        return Mark(self.total, index) if added is not None and added < self.most else self
+            return ReadMark(self.total + index - self.most, index)
+        return ReadMark(self.total, index) if added is not None and added < self.most else self
 
 
 @dataclass
@@ -84,7 +84,7 @@ class RunRecord:
     failure: str | None = None
     checkpoint_seconds: float = 0.0
     renew_seconds: float = 0.0
-    marks: dict[str, Mark] = field(default_factory=dict)
+    marks: dict[str, ReadMark] = field(default_factory=dict)
     stats: ProcessStats = field(default_factory=ProcessStats)
     added: list[str] = field(default_factory=list)
 
@@ -93,7 +93,7 @@ class RunRecord:
         """The record in a job's folder; an empty one if there is none. A damaged one is reported."""
         content = read_kept(folder / RUN) or {}
         try:
-            marks = {key: Mark(**mark) for key, mark in content.pop("marks", {}).items()}
+            marks = {key: ReadMark(**mark) for key, mark in content.pop("marks", {}).items()}
             return cls(**content | {"marks": marks, "stats": ProcessStats.of(content.pop("stats", None))})
         except (TypeError, AttributeError):
             report_damage(folder / RUN, "it is not the record of a job")
@@ -108,7 +108,7 @@ class RunRecord:
         """Take in how far the readers have come, from their status files."""
         for reader in readers:
             for key, place in reader.get("streams", {}).items():
-                self.marks[key] = self.marks.get(key, Mark()).move(place.get("index"), place.get("added"))
+                self.marks[key] = self.marks.get(key, ReadMark()).move(place.get("index"), place.get("added"))
 
 
 def read_totals(folder: Path) -> RunRecord:

@@ -31,7 +31,7 @@ _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Page(NamedTuple):
+class ResultPage(NamedTuple):
     """Rows of a result, and how many files were opened for them."""
 
     rows: pa.Table
@@ -40,12 +40,12 @@ class Page(NamedTuple):
 
 def read_page(
     selection: Selection, query: Query, parameters: Mapping[str, Value | None], count: int, part: Part
-) -> Page | None:
+) -> ResultPage | None:
     """The first `count` rows of a result; None where DuckDB has to make them."""
     if selection.covered is not None and query.windows is not None and not selection.files:
         names, sources = zip(*query.windows.columns)
         rows = selection.covered.merge(None).select(list(sources)).rename_columns(list(names))
-        found = Page(rows, selection.covered.files)
+        found = ResultPage(rows, selection.covered.files)
     elif selection.are_few and query.is_plain and not part.conditions:
         read = _read_files(selection, query, parameters)
         if read is None:
@@ -54,7 +54,7 @@ def read_page(
     else:
         return None
     page = select_page(found.rows, query, parameters, selection.after, count)
-    return Page(conform_table(page, selection.columns), found.files)
+    return ResultPage(conform_table(page, selection.columns), found.files)
 
 
 def select_page(
@@ -98,7 +98,9 @@ def _is_after(order: Sequence[Order], row: Sequence[Any], place: Sequence[Any]) 
     return False
 
 
-def _read_files(selection: Selection, query: Query, parameters: Mapping[str, Value | None]) -> Page | None:
+def _read_files(
+    selection: Selection, query: Query, parameters: Mapping[str, Value | None]
+) -> ResultPage | None:
     """The rows of small files that meet the parameters of a query; None if a file is not small, or cannot be
     read: DuckDB says which one then."""
     (source,) = query.inputs
@@ -118,4 +120,4 @@ def _read_files(selection: Selection, query: Query, parameters: Mapping[str, Val
             found = _filter(conform_table(rows, source.table.schema), query, parameters)
             for batch in found.to_batches():
                 parts += keep_within(batch, span, source.table.time)
-    return Page(pa.Table.from_batches(parts, source.table.schema), len(opened))
+    return ResultPage(pa.Table.from_batches(parts, source.table.schema), len(opened))

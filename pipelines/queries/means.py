@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines.queries.connections import Connect, connect_once
-from pipelines.queries.query import Input, Value
+from pipelines.queries.query import QueryInput, Value
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 
-Find = Callable[[OutputFiles, Input, Mapping[str, Value | None], Span], list[OutputFile] | None]
+Find = Callable[[OutputFiles, QueryInput, Mapping[str, Value | None], Span], list[OutputFile] | None]
 """Says in which files the rows of an input are that a query asks for; None if that is not known."""
 
 

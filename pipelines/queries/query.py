@@ -1,8 +1,8 @@
 """What a named query is: SQL over tables of an output, its parameters, its columns and its order.
 
-The SQL reads views, one for each `Input`: the current rows of a table, already within the span of time that
-was asked for. Values reach it as bound parameters (`$agent_id`), never as text. `pipelines.queries.run` adds
-the conditions of the parameters that were given, the order, the place of the cursor and the limit.
+The SQL reads views, one for each `QueryInput`: the current rows of a table, already within the span of time
+that was asked for. Values reach it as bound parameters (`$agent_id`), never as text. `pipelines.queries.run`
+adds the conditions of the parameters that were given, the order, the place of the cursor and the limit.
 """
 
 import re
@@ -24,7 +24,7 @@ Value = str | int | float | datetime
 _COMPARISON = re.compile(r'"?(\w+)"? (=|<=|>=|>|<) \$(\w+)')
 
 
-class Kind(Enum):
+class ParameterKind(Enum):
     """The type of a parameter, by the name that help texts use."""
 
     TEXT = "text"
@@ -44,7 +44,7 @@ class Parameter:
     name: str
     summary: str
     condition: str = ""
-    kind: Kind = Kind.TEXT
+    kind: ParameterKind = ParameterKind.TEXT
     choices: tuple[str, ...] = ()
     default: Value | None = None
     required: bool = False
@@ -72,7 +72,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Input:
+class QueryInput:
     """A view of the SQL: the rows of a table in a span of time.
 
     `window`: the parameter that names the size of the windows, for a table of windows. `span`: the two
@@ -94,7 +94,7 @@ class Lookup:
     """
 
     column: str
-    input: Input
+    input: QueryInput
     key: str
     sql: str
 
@@ -104,7 +104,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Windows:
+class QueryWindows:
     """How the rows of a query are made of windows: one for each agent, or for each hour and agent.
 
     `input`: the view of windows. `names`: its columns that are read, all of them to merge windows.
@@ -112,7 +112,7 @@ class Windows:
     result, and the column of windows that it is. `by_hour`: there is a window for each hour.
     """
 
-    input: Input
+    input: QueryInput
     names: tuple[str, ...]
     of_reports: str
     columns: tuple[tuple[str, str], ...]
@@ -152,13 +152,13 @@ class Query:
 
     name: str
     summary: str
-    inputs: tuple[Input, ...]
+    inputs: tuple[QueryInput, ...]
     sql: str
     columns: pa.Schema
     order: tuple[Order, ...]
     parameters: tuple[Parameter, ...] = ()
     lookup: Lookup | None = None
-    windows: Windows | None = None
+    windows: QueryWindows | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -193,7 +193,7 @@ def list_sources(query: Query) -> list[str]:
     return [query.sql, *([query.windows.sql] if query.windows else [])]
 
 
-def list_inputs(query: Query) -> list[Input]:
+def list_inputs(query: Query) -> list[QueryInput]:
     """All views of a query."""
     others = (query.windows and query.windows.input, query.lookup and query.lookup.input)
     return [*query.inputs, *(each for each in others if each)]
@@ -205,18 +205,18 @@ def name_nearest(name: str, known: list[str]) -> str:
     return f"give {' or '.join(near)}" if near else f"give one of {', '.join(known)}" if known else ""
 
 
-def _parse(text: str, kind: Kind) -> Value:
-    if kind is Kind.INTEGER:
+def _parse(text: str, kind: ParameterKind) -> Value:
+    if kind is ParameterKind.INTEGER:
         number = int(text)
         if abs(number) >= 2**63:
             raise ValueError("not an int64")
         return number
-    if kind is Kind.NUMBER:
+    if kind is ParameterKind.NUMBER:
         value = float(text)
         if not isfinite(value):
             raise ValueError("not finite")
         return value
-    if kind is Kind.TIME:
+    if kind is ParameterKind.TIME:
         moment = datetime.fromisoformat(text)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     text.encode()  # an error if it is not Unicode

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from pipelines.queries.query import Input, Kind, Order, Parameter, Query
+from pipelines.queries.query import Order, Parameter, ParameterKind, Query, QueryInput
 from schemas.readers.formats import TIME
 from transforms.derived.recommendations import RECOMMENDATIONS as TABLE
 
@@ -12,7 +12,7 @@ ADOPT_VARIANT = "adopt_variant"
 RECOMMENDATIONS = Query(
     "recommendations",
     "what could be changed and why, with what was seen after, newest first",
-    (Input("recommendations", TABLE),),
+    (QueryInput("recommendations", TABLE),),
     """
 SELECT * FROM (
     SELECT *, lead(decided_at) OVER later AS followed_at, lead(state) OVER later AS followed_by
@@ -28,7 +28,7 @@ WHERE $state = 'all'
         Parameter(
             "state", "those that count at a time, or all rows", choices=("open", "all"), default="open"
         ),
-        Parameter("at", "the time at which they count; now unless given", kind=Kind.TIME),
+        Parameter("at", "the time at which they count; now unless given", kind=ParameterKind.TIME),
         Parameter("rule", "only this rule", "rule = $rule"),
         Parameter("subject", "only this agent type, agent, priority or source", "subject = $subject"),
     ),

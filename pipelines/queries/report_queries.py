@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from pipelines.queries.query import Input, Kind, Lookup, Order, Parameter, Query
+from pipelines.queries.query import Lookup, Order, Parameter, ParameterKind, Query, QueryInput
 from pipelines.queries.sums import BY_AGENT, BY_HOUR, REPORT_ROWS
 from schemas.marks import MARKS
 from schemas.readers.formats import TIME
@@ -22,7 +22,7 @@ _LIST = pa.schema(
 AGENT = Parameter("agent_id", "only this agent", "agent_id = $agent_id")
 _MARK = Lookup(
     "mark",
-    Input("marks", MARKS),
+    QueryInput("marks", MARKS),
     "report_id",
     """
 SELECT report_id, map_from_entries(list((marks.column, verdict) ORDER BY marks.column)) AS mark
@@ -70,8 +70,10 @@ REPORTS_BY_PERFORMANCE = Query(
     _LIST,
     (Order("accuracy"), Order("latency_ms", descending=True), *_NEWEST),
     (
-        Parameter("max_accuracy", "accuracy at most", "accuracy <= $max_accuracy", Kind.NUMBER),
-        Parameter("min_latency_ms", "latency at least, in ms", "latency_ms >= $min_latency_ms", Kind.NUMBER),
+        Parameter("max_accuracy", "accuracy at most", "accuracy <= $max_accuracy", ParameterKind.NUMBER),
+        Parameter(
+            "min_latency_ms", "latency at least, in ms", "latency_ms >= $min_latency_ms", ParameterKind.NUMBER
+        ),
         Parameter("agent_type", "only this target_agent_type", "target_agent_type = $agent_type"),
     ),
 )
@@ -116,7 +118,7 @@ HOURLY_PATTERNS = Query(
             "min_reports",
             "only above so many reports",
             "sample_size > $min_reports",
-            Kind.INTEGER,
+            ParameterKind.INTEGER,
             default=10,
         ),
     ),
@@ -126,7 +128,7 @@ HOURLY_PATTERNS = Query(
 ANOMALIES = Query(
     "anomalies",
     "reports far from the mean latency or accuracy of their agent, newest first",
-    (*_REPORTS, Input("baseline_reports", REPORTS, span=("baseline_from", "baseline_to"))),
+    (*_REPORTS, QueryInput("baseline_reports", REPORTS, span=("baseline_from", "baseline_to"))),
     """
 SELECT reports.*, baseline_latency, latency_stddev, baseline_accuracy, accuracy_stddev
 FROM reports JOIN (
@@ -149,9 +151,13 @@ WHERE abs(latency_ms - baseline_latency) > $deviations * latency_stddev
     ),
     _NEWEST,
     (
-        Parameter("baseline_from", "start of the reports that make the means", kind=Kind.TIME),
-        Parameter("baseline_to", "end of these reports; without both, those of the query", kind=Kind.TIME),
-        Parameter("deviations", "how many standard deviations are far", kind=Kind.NUMBER, default=2.0),
+        Parameter("baseline_from", "start of the reports that make the means", kind=ParameterKind.TIME),
+        Parameter(
+            "baseline_to", "end of these reports; without both, those of the query", kind=ParameterKind.TIME
+        ),
+        Parameter(
+            "deviations", "how many standard deviations are far", kind=ParameterKind.NUMBER, default=2.0
+        ),
         AGENT,
     ),
     _MARK,

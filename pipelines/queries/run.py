@@ -12,12 +12,12 @@ import pyarrow as pa
 from pipelines.failures import RunFailed
 from pipelines.queries.connections import DESCRIPTORS
 from pipelines.queries.cursor import format_cursor
-from pipelines.queries.few_rows import Page, read_page
+from pipelines.queries.few_rows import ResultPage, read_page
 from pipelines.queries.limits import USUAL, QueryLimits
 from pipelines.queries.means import ONCE, Covered, Means
 from pipelines.queries.open_files import open_files
 from pipelines.queries.plan import QueryPlan, measure_steps
-from pipelines.queries.query import Query, Value, Windows
+from pipelines.queries.query import Query, QueryWindows, Value
 from pipelines.queries.selection import WHOLE, Part, Selection, select_files
 from pipelines.queries.statement import Statement, write_rows, write_statement, write_view, write_views
 from pipelines.queries.stop import QueryStopped, Stop
@@ -78,7 +78,7 @@ def run_query(
     if found is None:
         with _prepare(selection, query, parameters, limits, stop, part, means) as prepared:
             rows = prepared.run(lambda statement: statement.fetch(prepared.connection))
-            found = Page(conform_table(rows, selection.columns), prepared.files)
+            found = ResultPage(conform_table(rows, selection.columns), prepared.files)
     return _make_answer(query, selection.asked, found, limits.rows)
 
 
@@ -152,7 +152,7 @@ def _prepare(
 
 
 def _merge_windows(
-    connection: duckdb.DuckDBPyConnection, windows: Windows, covered: Covered, views: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection, windows: QueryWindows, covered: Covered, views: Mapping[str, str]
 ) -> str:
     """SQL of windows in memory: those that cover a span, and those of the rest of its reports."""
     rest = None
@@ -161,7 +161,7 @@ def _merge_windows(
     return write_rows(connection, windows.input, covered.merge(rest))
 
 
-def _make_answer(query: Query, asked: Mapping[str, Any], found: Page, limit: int) -> Answer:
+def _make_answer(query: Query, asked: Mapping[str, Any], found: ResultPage, limit: int) -> Answer:
     rows = found.rows.slice(0, limit)
     cursor = None
     if found.rows.num_rows > limit:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.queries.cursor import parse_cursor
 from pipelines.queries.means import Covered, Means
 from pipelines.queries.open_files import explain_storage_errors
-from pipelines.queries.query import Input, Query, Value
+from pipelines.queries.query import Query, QueryInput, Value
 from schemas.marks import MARKS
 from schemas.partitioning import format_window_folder
 from transforms.core.time_range import Span
@@ -44,8 +44,8 @@ class Selection(NamedTuple):
     columns: pa.Schema
     asked: Mapping[str, Any]
     after: list[Any] | None
-    spans: Mapping[Input, tuple[Span, ...]]
-    files: Mapping[Input, list[OutputFile]]
+    spans: Mapping[QueryInput, tuple[Span, ...]]
+    files: Mapping[QueryInput, list[OutputFile]]
     covered: Covered | None
     are_few: bool
 
@@ -74,7 +74,7 @@ def select_files(
     asked = {"from": span.start, "to": span.end, **parameters}
     after = None if cursor is None else parse_cursor(query, asked, cursor)
     columns = pa.schema([each for each in query.columns if each.name in part.columns or not part.columns])
-    spans: dict[Input, tuple[Span, ...]] = {
+    spans: dict[QueryInput, tuple[Span, ...]] = {
         each: (_choose_span(query, each, parameters, span, after),) for each in query.inputs
     }
     if lookup := query.find_lookup(columns.names):
@@ -105,7 +105,7 @@ def _cover(means: Means, files: OutputFiles, query: Query, span: Span, part: Par
 
 def _choose_span(
     query: Query,
-    source: Input,
+    source: QueryInput,
     parameters: Mapping[str, Value | None],
     span: Span,
     after: Sequence[Any] | None,
@@ -123,7 +123,7 @@ def _choose_span(
 
 def _list_input(
     files: OutputFiles,
-    source: Input,
+    source: QueryInput,
     parameters: Mapping[str, Value | None],
     spans: Sequence[Span],
     file_minutes: int,

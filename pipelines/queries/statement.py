@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.queries.connections import DESCRIPTORS
 from pipelines.queries.cursor import write_condition
-from pipelines.queries.query import Input, Query, Value
+from pipelines.queries.query import Query, QueryInput, Value
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.parquet_file import is_encrypted, open_dataset
 
@@ -33,7 +33,7 @@ class Statement(NamedTuple):
 
 def write_view(
     connection: duckdb.DuckDBPyConnection,
-    source: Input,
+    source: QueryInput,
     descriptors: Sequence[int],
     spans: Sequence[Span],
     are_whole: bool,
@@ -63,14 +63,16 @@ def write_view(
     return f"SELECT * FROM ({text}) WHERE {_within(source, spans)}"
 
 
-def write_rows(connection: duckdb.DuckDBPyConnection, source: Input, rows: pa.Table | None = None) -> str:
+def write_rows(
+    connection: duckdb.DuckDBPyConnection, source: QueryInput, rows: pa.Table | None = None
+) -> str:
     """SQL of rows in memory; without them of no rows, in the columns of a table. It takes 2 ms."""
     name = f"rows_of_{source.name}"
     connection.register(name, source.table.schema.empty_table() if rows is None else rows)
     return f"SELECT * FROM {name}"
 
 
-def _within(source: Input, spans: Sequence[Span]) -> str:
+def _within(source: QueryInput, spans: Sequence[Span]) -> str:
     """SQL: whether a row of the table is in one of the spans."""
     choices = [f"{source.table.time} IS NULL"]
     for span in spans:

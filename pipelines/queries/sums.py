@@ -6,11 +6,11 @@ one of integers (1e-12), so that it does not depend on the order of rows: a curs
 the page before. Percentiles of windows do not merge, so no query asks for them here.
 """
 
-from pipelines.queries.query import Input, Windows
+from pipelines.queries.query import QueryInput, QueryWindows
 from schemas.tables import AGGREGATIONS, REPORTS
 
-REPORT_ROWS = Input("reports", REPORTS)
-_WINDOW_ROWS = Input("windows", AGGREGATIONS)
+REPORT_ROWS = QueryInput("reports", REPORTS)
+_WINDOW_ROWS = QueryInput("windows", AGGREGATIONS)
 WINDOWS = ("time_window_start", "agent_id", "task_count", "avg_latency_ms", "latency_stddev", "avg_accuracy")
 """The columns of windows that are merged."""
 _OF_REPORTS = """agent_id, count(*) AS task_count, avg(latency_ms) AS avg_latency_ms,
@@ -19,7 +19,7 @@ _OF_REPORTS = """agent_id, count(*) AS task_count, avg(latency_ms) AS avg_latenc
 FROM reports
 GROUP BY ALL"""
 
-BY_AGENT = Windows(
+BY_AGENT = QueryWindows(
     _WINDOW_ROWS,
     WINDOWS,
     f"SELECT NULL::TIMESTAMPTZ AS time_window_start, {_OF_REPORTS}",
@@ -31,7 +31,7 @@ BY_AGENT = Windows(
         ("latency_stddev", "latency_stddev"),
     ),
 )
-BY_HOUR = Windows(
+BY_HOUR = QueryWindows(
     _WINDOW_ROWS,
     WINDOWS,
     f"SELECT date_trunc('hour', recorded_at) AS time_window_start, {_OF_REPORTS}",

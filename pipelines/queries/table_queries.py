@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from pipelines.queries.query import Input, Order, Parameter, Query
+from pipelines.queries.query import Order, Parameter, Query, QueryInput
 from pipelines.queries.report_queries import AGENT
 from schemas.marks import FLAGS, MARKS, VERDICTS
 from schemas.tables import (
@@ -37,7 +37,7 @@ def _choose_window(sizes: tuple[str, ...]) -> Parameter:
 AGGREGATES = Query(
     "aggregates",
     "windows of 5s, 1m or 1h by agent, newest first",
-    (Input("windows", AGGREGATIONS, window="granularity"),),
+    (QueryInput("windows", AGGREGATIONS, window="granularity"),),
     "SELECT * FROM windows WHERE granularity = $granularity",
     AGGREGATIONS.schema,
     (_NEWEST_WINDOW, Order("agent_id")),
@@ -47,7 +47,7 @@ AGGREGATES = Query(
 FLEET_WINDOWS = Query(
     "fleet",
     "windows of 5s, 1m or 1h over all agents of a type, newest first",
-    (Input("windows", FLEET, window="granularity"),),
+    (QueryInput("windows", FLEET, window="granularity"),),
     "SELECT * FROM windows WHERE granularity = $granularity",
     FLEET.schema,
     (_NEWEST_WINDOW, Order("target_agent_type")),
@@ -60,7 +60,7 @@ FLEET_WINDOWS = Query(
 TOTALS = Query(
     "totals",
     "windows of 5s, 1m or 1h over all agents of all types, newest first",
-    (Input("windows", FLEET, window="granularity"),),
+    (QueryInput("windows", FLEET, window="granularity"),),
     f"""
 SELECT time_window_start, count(*) AS agent_types, sum(task_count)::BIGINT AS task_count,
     {", ".join(f"sum({name} * task_count) / sum(task_count) AS {name}" for name in _TOTAL_MEANS)}
@@ -82,7 +82,7 @@ GROUP BY time_window_start""",
 FEATURES = Query(
     "features",
     "what was known of each report when it came in, newest first",
-    (Input("features", FEATURE_ROWS),),
+    (QueryInput("features", FEATURE_ROWS),),
     "SELECT * FROM features",
     FEATURE_ROWS.schema,
     (Order("recorded_at", descending=True), Order("report_id")),
@@ -92,7 +92,7 @@ FEATURES = Query(
 EXPERIMENT = Query(
     "experiment",
     "the tasks of an experiment, with their variant and the means of their reports, oldest first",
-    (Input("features", FEATURE_ROWS), Input("reports", REPORTS)),
+    (QueryInput("features", FEATURE_ROWS), QueryInput("reports", REPORTS)),
     f"""
 SELECT task_id, variant, agent_id, min(reports.recorded_at) AS first_recorded_at, count(*) AS reports,
     {", ".join(f"avg({name}) AS {name}" for name in EXPERIMENT_METRICS)}
@@ -116,7 +116,7 @@ GROUP BY task_id, variant, agent_id""",
 EXPERIMENTS = Query(
     "experiments",
     "the experiments that tasks belong to, with their variants and when they were seen, newest first",
-    (Input("features", FEATURE_ROWS),),
+    (QueryInput("features", FEATURE_ROWS),),
     """
 SELECT experiment, list(DISTINCT variant ORDER BY variant) AS variants, count(DISTINCT task_id) AS tasks,
     count(DISTINCT agent_id) AS agents, min(recorded_at) AS first_recorded_at,
@@ -140,7 +140,7 @@ GROUP BY experiment""",
 TRENDS = Query(
     "trends",
     "slopes and changes of level of agents, types and the fleet, newest first",
-    (Input("trends", TREND_ROWS),),
+    (QueryInput("trends", TREND_ROWS),),
     "SELECT * FROM trends",
     TREND_ROWS.schema,
     (
@@ -160,7 +160,7 @@ TRENDS = Query(
 QUALITY = Query(
     "quality",
     "scores of each source by window of received_at, newest first",
-    (Input("windows", DATA_QUALITY.table, window="granularity"),),
+    (QueryInput("windows", DATA_QUALITY.table, window="granularity"),),
     "SELECT * FROM windows WHERE granularity = $granularity",
     DATA_QUALITY.table.schema,
     (_NEWEST_WINDOW, Order("source")),
@@ -170,7 +170,7 @@ QUALITY = Query(
 QUARANTINE = Query(
     "quarantine",
     "rejected messages and why, newest first; without their bytes",
-    (Input("rejected", QUARANTINED),),
+    (QueryInput("rejected", QUARANTINED),),
     """
 SELECT * REPLACE (coalesce(kind, 'kpi_report') AS kind)
 FROM rejected
@@ -190,7 +190,7 @@ _EXAMPLE = "ORDER BY received_at DESC NULLS LAST, source, message_id"
 QUARANTINE_CAUSES = Query(
     "quarantine-causes",
     "how many rejected messages are open by cause, with the newest one of each, the most frequent first",
-    (Input("rejected", QUARANTINED),),
+    (QueryInput("rejected", QUARANTINED),),
     f"""
 SELECT coalesce(kind, 'kpi_report') AS kind, reason, rule, count(*) AS messages,
     list(DISTINCT field ORDER BY field) FILTER (WHERE field IS NOT NULL) AS fields,
@@ -217,7 +217,7 @@ GROUP BY ALL""",
 MARKED = Query(
     "marks",
     "what people said of flagged values, newest first",
-    (Input("marks", MARKS),),
+    (QueryInput("marks", MARKS),),
     """
 SELECT * FROM marks
 WHERE $state = 'all' OR marked_at NOT IN (SELECT replaces FROM marks WHERE replaces IS NOT NULL)""",

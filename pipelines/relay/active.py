@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipelines.relay.cursor import Cursor
 from pipelines.relay.delivery import Delivery, ExportPosition, Recent, split_by_size
 from pipelines.relay.errors import Layer4Refused
-from pipelines.relay.export import ExportReader, Page, digest_report
+from pipelines.relay.export import ExportPage, ExportReader, digest_report
 from pipelines.relay.home import Situation
 from pipelines.relay.live import LiveReader, Received
 from pipelines.relay.page_order import LEAST, MEMORY, PageOrder, PageWindow
@@ -143,7 +143,7 @@ class ActiveRelay:
         behind = self._situation.behind = max(0, page.total - self._order.place)
         return _Look(is_new, behind == 0 and len(page.reports) < window.per_page)
 
-    def _note_size(self, window: PageWindow, page: Page) -> None:
+    def _note_size(self, window: PageWindow, page: ExportPage) -> None:
         """Take in that the export has a limit for per_page. A single response proves nothing: it may be the
         one of another request."""
         is_other = page.per_page not in (0, window.per_page)

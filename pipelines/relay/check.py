@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from pipelines.relay.errors import Layer4Refused, Layer4Unavailable
-from pipelines.relay.export import ExportReader, Page, as_layer4_error
+from pipelines.relay.export import ExportPage, ExportReader, as_layer4_error
 from pipelines.relay.handshake import read_expiry
 from pipelines.relay.page_order import PageWindow
 from pipelines.relay.session import open_session
@@ -64,7 +64,7 @@ def judge_expiry(until: datetime, now: datetime) -> Finding:
     return Finding(what, problem, "replace the files of --certificate and --key; a relay takes the new ones")
 
 
-def judge_clock(page: Page, now: float, most: float) -> Finding:
+def judge_clock(page: ExportPage, now: float, most: float) -> Finding:
     """Whether the clock of Layer 4 is as ours."""
     what = f"the clock of Layer 4 is within {most:g} s of ours"
     if page.timestamp is None:
@@ -76,7 +76,7 @@ def judge_clock(page: Page, now: float, most: float) -> Finding:
     return Finding(what, f"it is {abs(ahead):,.0f} s {where}", "synchronise both clocks (NTP)")
 
 
-async def _read_page(url: str, tls: Tls) -> Page:
+async def _read_page(url: str, tls: Tls) -> ExportPage:
     async with open_session() as session:
         return await ExportReader(url, tls, session, lambda _: None).fetch_once(PageWindow(1, 1))
 

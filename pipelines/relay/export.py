@@ -60,7 +60,7 @@ class _Body(msgspec.Struct):
     timestamp: object = None
 
 
-class Page(NamedTuple):
+class ExportPage(NamedTuple):
     """A page: each report's own bytes, their digests, and what the export says about itself. `timestamp`:
     its clock, in seconds since 1970; None if it has none. `malformed`: digests of the reports that are no
     JSON."""
@@ -83,7 +83,7 @@ def digest_report(report: bytes) -> bytes:
     return blake2b(report, digest_size=DIGEST).digest()
 
 
-def parse_page(body: bytes) -> Page:
+def parse_page(body: bytes) -> ExportPage:
     """A page from the body of a response.
 
     Raises:
@@ -93,7 +93,7 @@ def parse_page(body: bytes) -> Page:
     return _make_page(found, [bytes(each) for each in found.kpi_reports])
 
 
-def parse_broken_page(body: bytes) -> Page:
+def parse_broken_page(body: bytes) -> ExportPage:
     """A page from a body that is complete, but in which reports are no JSON.
 
     Raises:
@@ -115,8 +115,8 @@ def _decode(body: bytes) -> _Body:
         raise Layer4Unavailable(text) from None
 
 
-def _make_page(found: _Body, reports: list[bytes]) -> Page:
-    return Page(
+def _make_page(found: _Body, reports: list[bytes]) -> ExportPage:
+    return ExportPage(
         reports,
         [digest_report(each) for each in reports],
         found.pagination.per_page,
@@ -146,7 +146,7 @@ class ExportReader:
         self._unreadable = 0  # so many responses in a row
         self._malformed: frozenset[bytes] = frozenset()  # of the last page
 
-    async def fetch(self, window: PageWindow) -> Page:
+    async def fetch(self, window: PageWindow) -> ExportPage:
         """A page, however long that takes.
 
         Raises:
@@ -157,7 +157,7 @@ class ExportReader:
                 return await self.fetch_once(window)
         raise AssertionError("attempts have no end")
 
-    async def fetch_once(self, window: PageWindow) -> Page:
+    async def fetch_once(self, window: PageWindow) -> ExportPage:
         """A page, if it can be read now.
 
         Raises:
@@ -177,7 +177,7 @@ class ExportReader:
         self._notice(None)
         return page
 
-    def _parse(self, body: bytes) -> Page:
+    def _parse(self, body: bytes) -> ExportPage:
         """A page. Reports that are no JSON are taken if that is so at several tries: what is wrong is not the
         way, but the reports."""
         try:

@@ -26,7 +26,7 @@ class _Head(msgspec.Struct):
     recorded_at: object = None
 
 
-class Split(NamedTuple):
+class ReportsByAge(NamedTuple):
     """Reports by where they go."""
 
     fresh: list[bytes]
@@ -36,10 +36,10 @@ class Split(NamedTuple):
 _decoder = msgspec.json.Decoder(_Head)
 
 
-def split_by_age(reports: Sequence[bytes], oldest: float) -> Split:
+def split_by_age(reports: Sequence[bytes], oldest: float) -> ReportsByAge:
     """The reports by whether they were recorded at `oldest` (seconds since 1970) or later. One whose time
     cannot be read goes to the stream, where validation says why."""
-    split = Split([], [])
+    split = ReportsByAge([], [])
     for report in reports:
         recorded = read_recorded_at(report)
         (split.fresh if recorded is None or recorded >= oldest else split.late).append(report)

@@ -14,7 +14,7 @@ from pipelines.failures import Failure, RunFailed
 from pipelines.queries.formats import list_rows
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.open_files import explain_storage_errors
-from pipelines.queries.query import LONGEST_TEXT, Input, Order, Parameter, Query
+from pipelines.queries.query import LONGEST_TEXT, Order, Parameter, Query, QueryInput
 from pipelines.queries.run import run_query
 from pipelines.queries.stop import Stop
 from pipelines.service.errors import HttpError, as_http_error
@@ -29,7 +29,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _REPORT = Query(
     "marked-report",
     "the report of an id, with what can be marked",
-    (Input("reports", REPORTS),),
+    (QueryInput("reports", REPORTS),),
     "SELECT * FROM reports",
     pa.schema(
         [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from pipelines.queries.query import Kind, Parameter, Query
+from pipelines.queries.query import Parameter, ParameterKind, Query
 from pipelines.queries.registry import QUERIES
 from pipelines.service import comparisons, export, stream
 from pipelines.service.content_types import CONTENT_TYPES
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pipelines.service.routes import Route
 
 QUERY_PATH = "/query/{name}"
-_TYPES: dict[Kind, dict[str, str]] = {
-    Kind.TEXT: {"type": "string"},
-    Kind.INTEGER: {"type": "integer"},
-    Kind.NUMBER: {"type": "number"},
-    Kind.TIME: {"type": "string", "format": "date-time"},
+_TYPES: dict[ParameterKind, dict[str, str]] = {
+    ParameterKind.TEXT: {"type": "string"},
+    ParameterKind.INTEGER: {"type": "integer"},
+    ParameterKind.NUMBER: {"type": "number"},
+    ParameterKind.TIME: {"type": "string", "format": "date-time"},
 }
 _ERROR = {
     "type": "object",

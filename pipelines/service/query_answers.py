@@ -11,7 +11,7 @@ from pipelines.failures import Failure, WrongUse
 from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS
 from pipelines.queries.limits import QueryLimits
-from pipelines.queries.query import Kind, Parameter, Query
+from pipelines.queries.query import Parameter, ParameterKind, Query
 from pipelines.queries.registry import QUERIES, find_query
 from pipelines.queries.run import Answer, Part, run_query
 from pipelines.queries.stop import Stop
@@ -23,13 +23,13 @@ from transforms.core.time_range import Span
 
 USUAL_ROWS = 100
 OF_ALL = (
-    Parameter("from", "only rows at or after this time", kind=Kind.TIME),
-    Parameter("to", "only rows before this time", kind=Kind.TIME),
-    Parameter("limit", "rows of a page, at most", kind=Kind.INTEGER, default=USUAL_ROWS),
+    Parameter("from", "only rows at or after this time", kind=ParameterKind.TIME),
+    Parameter("to", "only rows before this time", kind=ParameterKind.TIME),
+    Parameter("limit", "rows of a page, at most", kind=ParameterKind.INTEGER, default=USUAL_ROWS),
     Parameter("cursor", "continue after the page that had this cursor"),
     Parameter("format", "form of the rows, in place of the header Accept", choices=tuple(FORMATS)),
-    Parameter("seconds", "stop the query after so long", kind=Kind.NUMBER),
-    Parameter("memory_mb", "stop the query if it needs more memory", kind=Kind.INTEGER),
+    Parameter("seconds", "stop the query after so long", kind=ParameterKind.NUMBER),
+    Parameter("memory_mb", "stop the query if it needs more memory", kind=ParameterKind.INTEGER),
 )
 """What every query takes beside its own parameters."""
 _LONGEST_CURSOR = 8000

@@ -34,7 +34,7 @@ HOURS = 48
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedSummary:
     """A summary, and when it was made."""
 
     summary: Summary
@@ -46,11 +46,11 @@ class StatusCounts:
 
     def __init__(self, folder: Path, count: Callable[[Path], Summary] = summarise) -> None:
         self._folder, self._summarise = folder, count
-        self._kept: Counted | None = None
+        self._kept: CountedSummary | None = None
         self._until = 0.0
-        self._counting: asyncio.Task[Counted] | None = None
+        self._counting: asyncio.Task[CountedSummary] | None = None
 
-    async def read(self) -> Counted:
+    async def read(self) -> CountedSummary:
         """The summary, counted now or a short time ago.
 
         Raises:
@@ -63,14 +63,17 @@ class StatusCounts:
             self._counting.add_done_callback(self._end)
         return await asyncio.shield(self._counting)
 
-    async def _count(self) -> Counted:
+    async def _count(self) -> CountedSummary:
         began, at = time.monotonic(), datetime.now(UTC)
         summary = await asyncio.to_thread(self._summarise, self._folder)
         ended = time.monotonic()
-        self._kept, self._until = Counted(summary, at), ended + max(FRESH_SECONDS, COST * (ended - began))
+        self._kept, self._until = (
+            CountedSummary(summary, at),
+            ended + max(FRESH_SECONDS, COST * (ended - began)),
+        )
         return self._kept
 
-    def _end(self, task: "asyncio.Task[Counted]") -> None:
+    def _end(self, task: "asyncio.Task[CountedSummary]") -> None:
         self._counting = None
         if not task.cancelled():
             task.exception()  # it is of nobody's interest where all clients have left
@@ -94,7 +97,7 @@ async def show_status(request: web.Request, exchange: Exchange) -> web.StreamRes
     return web.Response(body=orjson.dumps(answer), content_type="application/json")
 
 
-def _describe(counted: Counted, rights: Rights) -> dict[str, Any]:
+def _describe(counted: CountedSummary, rights: Rights) -> dict[str, Any]:
     """A summary as JSON. What is counted from a column to which there is no right is left out and listed."""
     found = counted.summary
     fates = ("received", "reports", "records", "duplicates", "quarantined")

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.queries.query import Input, Value
+from pipelines.queries.query import QueryInput, Value
 from pipelines.service.folder_listing import FolderListing, is_settled, read_change
 from schemas.tables import REPORTS
 from transforms.core.durable_files import FileVersion, read_version
@@ -33,7 +33,7 @@ _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 Hashes = NDArray[np.uint32]
 
 
-class Counted(NamedTuple):
+class CountedReports(NamedTuple):
     """How many reports are in the files of an hour, or of a sealed day, from `start` to before `end`."""
 
     start: datetime
@@ -126,7 +126,7 @@ class TaskIndex:
         self._lock = threading.Lock()
 
     def find(
-        self, files: OutputFiles, source: Input, parameters: Mapping[str, Value | None], span: Span
+        self, files: OutputFiles, source: QueryInput, parameters: Mapping[str, Value | None], span: Span
     ) -> list[OutputFile] | None:
         """The files that may have rows of a task in a span, oldest first; None if that is not asked or not
         known."""
@@ -145,17 +145,17 @@ class TaskIndex:
             found += group.find(bounds)
         return found
 
-    def count(self, files: OutputFiles, span: Span) -> list[Counted] | None:
+    def count(self, files: OutputFiles, span: Span) -> list[CountedReports] | None:
         """How many reports there are in each hour and sealed day of a span, oldest first; None if that is not
         known."""
         if not _is_here(files):
             return None
-        found: list[Counted] = []
+        found: list[CountedReports] = []
         for place in self._list_places(files, span):
             group = self._get(files, place)
             if group is None:
                 return None
-            found.append(Counted(place.start, place.start + place.length, group.rows))
+            found.append(CountedReports(place.start, place.start + place.length, group.rows))
         return found
 
     def read(self, files: OutputFiles, is_ending: Callable[[], bool] = lambda: False) -> None:

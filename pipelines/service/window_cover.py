@@ -21,7 +21,7 @@ from pipelines.queries.sums import WINDOWS
 from pipelines.service.folder_listing import is_settled
 from pipelines.service.kept_sums import Kept, KeptSums
 from pipelines.service.span_reports import SpanReports
-from pipelines.service.task_index import Counted, TaskIndex
+from pipelines.service.task_index import CountedReports, TaskIndex
 from pipelines.service.window_sums import AgentNames, WindowSums, join_sums, merge_sums
 from schemas.partitioning import format_hour_folder, format_window_folder
 from schemas.tables import AGGREGATIONS, REPORTS
@@ -99,7 +99,7 @@ class WindowCover:
         return Covered(tuple(spans), count, merge)
 
     def _cover_place(
-        self, files: OutputFiles, place: Counted, span: Span
+        self, files: OutputFiles, place: CountedReports, span: Span
     ) -> tuple[list[WindowSums], list[Span]]:
         """The windows of a part of an hour or of a sealed day, and what they leave."""
         left, sums = [_intersect(span, Span(place.start, place.end))], []
@@ -116,7 +116,7 @@ class WindowCover:
             left = rest
         return sums, left
 
-    def _find_whole(self, files: OutputFiles, place: Counted, span: Span) -> Kept | None:
+    def _find_whole(self, files: OutputFiles, place: CountedReports, span: Span) -> Kept | None:
         """The windows of 1 h of a place that is whole within a span."""
         is_whole = (span.start is None or span.start <= place.start) and (
             span.end is None or place.end <= span.end
@@ -152,7 +152,7 @@ class WindowCover:
             sums += [each.keep_within(*_read_bounds(span)) for each in found.parts]
         return sums, left, count
 
-    def _get(self, files: OutputFiles, size: str, place: Counted) -> Kept | None:
+    def _get(self, files: OutputFiles, size: str, place: CountedReports) -> Kept | None:
         """The windows of a size in a place, as they are now; None if they do not have every report of it, or
         cannot be read here."""
         try:
@@ -162,20 +162,20 @@ class WindowCover:
             return None
         return kept if kept.reports == place.reports else None
 
-    def _read(self, files: OutputFiles, size: str, place: Counted, version: Hashable) -> Kept:
+    def _read(self, files: OutputFiles, size: str, place: CountedReports, version: Hashable) -> Kept:
         batches = [read_file(file.open(), WINDOWS) for file in _list_files(files, size, place)]
         sums = join_sums([self._names.read_windows(batch) for batch in batches]).sort()
         return self._kept.put((size, place.start), version, sums)
 
 
-def _list_files(files: OutputFiles, size: str, place: Counted) -> list[OutputFile]:
+def _list_files(files: OutputFiles, size: str, place: CountedReports) -> list[OutputFile]:
     folder = _name_folder(size)
     if place.end - place.start == _HOUR:
         return files.list_hour(folder, place.start)
     return files.list_span(folder, Span(place.start, place.end), 60)
 
 
-def _read_version(files: OutputFiles, size: str, place: Counted) -> Hashable:
+def _read_version(files: OutputFiles, size: str, place: CountedReports) -> Hashable:
     """What differs when the windows of a place were added or replaced: the change of their folder, or the
     versions of their files.
 
@@ -191,7 +191,7 @@ def _read_version(files: OutputFiles, size: str, place: Counted) -> Hashable:
     return tuple(read_version(os.stat(file.path)) for file in found if file.path)
 
 
-def _is_in_place(ledger: Ledger, size: str, place: Counted) -> bool:
+def _is_in_place(ledger: Ledger, size: str, place: CountedReports) -> bool:
     """Whether the windows of a place are in one folder of an hour on the first root."""
     folder, day = _name_folder(size), place.start.date()
     is_moved = ledger.is_expired(folder, day) or ledger.find(folder, day) != UNSEALED

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from schemas.kinds import REPORT_KIND
-from transforms.sources.archives.archive_files import Files
+from transforms.sources.archives.archive_files import ArchiveFiles
 from transforms.sources.archives.archive_reader import Unreadable, read_files
 from transforms.validation.message_kinds import split_by_kind
 
@@ -12,7 +12,7 @@ class UnreadableError(Exception):
     """A file cannot be read, or not to its end."""
 
 
-def read_payloads(files: Files) -> Iterator[bytes]:
+def read_payloads(files: ArchiveFiles) -> Iterator[bytes]:
     """The payload of each report, in the order of the files; messages of other kinds are left out.
 
     Raises:

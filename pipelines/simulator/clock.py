@@ -8,7 +8,7 @@ from pipelines.synthetic.columns import SECOND
 
 
 @dataclass(frozen=True)
-class Clock:
+class SimulatedClock:
     """Runs from `start` (microseconds since 1970) at `speed` times the speed of a real clock."""
 
     start: int

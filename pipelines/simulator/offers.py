@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from pipelines.simulator.clock import Clock
+from pipelines.simulator.clock import SimulatedClock
 from pipelines.simulator.reports import BLOCK, Reports, Schedule
 
 CACHED_BLOCKS = 32
@@ -27,7 +27,7 @@ class Offers:
         self,
         reports: Reports,
         schedule: Schedule,
-        clock: Clock,
+        clock: SimulatedClock,
         most: int | None = None,
         keep: int | None = None,
         record: Path | None = None,

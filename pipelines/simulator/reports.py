@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from pipelines.synthetic.columns import SECOND, Moments, draw_columns
+from pipelines.synthetic.columns import SECOND, ReportTimes, draw_columns
 from pipelines.synthetic.fleet import Fleet, make_random
 from pipelines.synthetic.json_columns import format_reports
 from pipelines.synthetic.reports import KpiTestGenerator
@@ -82,7 +82,7 @@ class GeneratedReports:
         own = np.where(random.random(BLOCK) < self.ties, 0, np.arange(BLOCK))
         recorded = (times - lag)[np.maximum.accumulate(own)]
         agent = random.integers(0, self.generator.agents, BLOCK)
-        moments = Moments(agent, recorded, int(times[0]), int(times[-1] - times[0]) + 1)
+        moments = ReportTimes(agent, recorded, int(times[0]), int(times[-1] - times[0]) + 1)
         columns = draw_columns(self._fleet, moments, seed)
         return [text.encode() for text in format_reports(columns, self._fleet).to_pylist()]
 

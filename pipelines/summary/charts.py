@@ -15,7 +15,7 @@ import vl_convert
 from markupsafe import Markup
 
 from pipelines.console import escape_line
-from pipelines.summary.summary import Hour, Summary
+from pipelines.summary.summary import HourCounts, Summary
 from schemas.tables import METRICS
 from transforms.core.counts import format_count
 
@@ -85,7 +85,7 @@ def draw_figures(summary: Summary) -> Iterator[Figure]:
             yield Figure(title, note, _draw(chart, title))
 
 
-def _ms(hour: Hour) -> int:
+def _ms(hour: HourCounts) -> int:
     return int(hour.start.timestamp() * 1000)
 
 
@@ -148,7 +148,7 @@ def _stack(rows: Sequence[dict[str, Any]], colours: dict[str, str]) -> alt.Chart
     )
 
 
-def _number_runs(hours: Sequence[Hour]) -> list[int]:
+def _number_runs(hours: Sequence[HourCounts]) -> list[int]:
     """The number of the unbroken run each hour belongs to: a line must not cross hours without data."""
     runs = [0] * len(hours)
     for place, (before, after) in enumerate(pairwise(hours), start=1):
@@ -156,7 +156,7 @@ def _number_runs(hours: Sequence[Hour]) -> list[int]:
     return runs
 
 
-def _plot_latencies(hours: Sequence[Hour]) -> alt.Chart | None:
+def _plot_latencies(hours: Sequence[HourCounts]) -> alt.Chart | None:
     known = [hour for hour in hours if hour.latency]
     rows = [
         {
@@ -188,7 +188,7 @@ def _choose_dots(hours: Sequence[object], **options: Any) -> alt.OverlayMarkDef 
     return alt.OverlayMarkDef(size=24, filled=True, **options) if len(hours) <= DOTTED_HOURS else False
 
 
-def _plot_successes(hours: Sequence[Hour]) -> alt.Chart | None:
+def _plot_successes(hours: Sequence[HourCounts]) -> alt.Chart | None:
     known = [hour for hour in hours if hour.reports]
     rates = [hour.success_rate or 0.0 for hour in known]
     if not rates:

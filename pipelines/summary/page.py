@@ -16,7 +16,7 @@ from pipelines.console import escape_line
 from pipelines.summary.charts import CHARTED_HOURS, FATES, IN_THE_DARK, PERCENTILES, draw_figures
 from pipelines.summary.quality import Quality
 from pipelines.summary.quality_views import format_score, name_thresholds
-from pipelines.summary.summary import Hour, Summary, format_number, format_percent
+from pipelines.summary.summary import HourCounts, Summary, format_number, format_percent
 from schemas.tables import METRICS
 
 OPEN_HOURS = 24
@@ -24,7 +24,7 @@ OPEN_HOURS = 24
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table of the page: the name and the style of each column, rows of text, and a note above them."""
 
     title: str
@@ -84,41 +84,43 @@ def _fill_cards(summary: Summary) -> Iterator[tuple[str, str, str]]:
     yield "outliers", f"{sum(summary.outliers.values()):,}", "flagged values"
 
 
-def _list_kinds(summary: Summary) -> Table:
+def _list_kinds(summary: Summary) -> PageTable:
     rows = [
         (each.kind, f"{each.stored:,}", f"{each.duplicates:,}", f"{each.quarantined:,}")
         for each in summary.kinds
     ]
-    return Table("Messages by kind", {"kind": "", "stored": "n", "duplicates": "n", "quarantined": "n"}, rows)
+    return PageTable(
+        "Messages by kind", {"kind": "", "stored": "n", "duplicates": "n", "quarantined": "n"}, rows
+    )
 
 
-def _list_quality(found: Quality | None) -> Iterator[Table]:
+def _list_quality(found: Quality | None) -> Iterator[PageTable]:
     if not found or not found.sources:
         return
     names = [score.name for score in found.sources[0].scores]
     scores = [(each.source, f"{each.received:,}", *map(format_score, each.scores)) for each in found.sources]
     columns = {"source": "", **dict.fromkeys(("received", *names), "n")}
     note = f"! is below its threshold; {name_thresholds(found.sources)}"
-    yield Table("Quality by source", columns, scores, note)
+    yield PageTable("Quality by source", columns, scores, note)
     rules = [
         (each.rule, each.severity, f"{each.broken:,}", f"{each.resolved:,}", f"{each.open:,}")
         for each in found.open_rules
     ]
     columns = {"rule": "", "severity": "", **dict.fromkeys(("broken", "resolved", "open"), "n")}
-    yield Table("Open inconsistencies by rule", columns, rules)
+    yield PageTable("Open inconsistencies by rule", columns, rules)
 
 
-def _list_reasons(summary: Summary) -> Table:
+def _list_reasons(summary: Summary) -> PageTable:
     columns = {"reason": "", "count": "n", "share": "n", "field": "id", "rule": "id"}
     rows = []
     for reason in summary.reasons:
         cause = [text or "" for text in (reason.field, reason.rule, reason.example)]
         share = format_percent(reason.count / summary.quarantined)
         rows.append((str(reason.reason), f"{reason.count:,}", share, *cause))
-    return Table("Quarantine by reason", columns | {"example of the commonest cause": "text"}, rows)
+    return PageTable("Quarantine by reason", columns | {"example of the commonest cause": "text"}, rows)
 
 
-def _list_outliers(summary: Summary) -> Table:
+def _list_outliers(summary: Summary) -> PageTable:
     columns = {"metric": "", "count": "n", "share": "n", "the farthest of the newest hour": "text"}
     columns |= {"recorded at": "t", "agent": "id", "task": "id"}
     examples = {
@@ -134,26 +136,26 @@ def _list_outliers(summary: Summary) -> Table:
         )
         for metric, count in summary.outliers.items()
     ]
-    return Table("Outliers by metric", columns, rows)
+    return PageTable("Outliers by metric", columns, rows)
 
 
-def _list_agents(summary: Summary) -> Table:
+def _list_agents(summary: Summary) -> PageTable:
     columns = {"agent": "id", "reports": "n", "failed": "n", "flags": "n", **dict.fromkeys(METRICS, "n")}
     rows = []
     for agent in summary.worst_agents:
         flags = list(agent.outliers.values())
         counts = (agent.reports, agent.failed, sum(flags), *flags)
         rows.append((agent.agent_id, *(f"{count:,}" for count in counts)))
-    return Table("Agents with the most outliers", columns, rows)
+    return PageTable("Agents with the most outliers", columns, rows)
 
 
-def _list_hours(summary: Summary) -> Table:
+def _list_hours(summary: Summary) -> PageTable:
     columns = {"hour": "t", **dict.fromkeys((*FATES, "success", *PERCENTILES, *METRICS), "n")}
     rows = [list(_list_hour(hour)) for hour in summary.hours[-CHARTED_HOURS:]]
-    return Table("Hour by hour", columns, rows)
+    return PageTable("Hour by hour", columns, rows)
 
 
-def _list_hour(hour: Hour) -> Iterator[str]:
+def _list_hour(hour: HourCounts) -> Iterator[str]:
     latency = hour.latency
     yield f"{hour.start:%Y-%m-%d %H:%M}"
     yield from (f"{getattr(hour, name):,}" for name in FATES)

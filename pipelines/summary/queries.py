@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.quality import read_quality
-from pipelines.summary.summary import Agent, Hour, KindCounts, Latency, Outlier, Reason, Summary
+from pipelines.summary.summary import Agent, HourCounts, KindCounts, LatencySummary, Outlier, Reason, Summary
 from pipelines.verify.record_keys import FATES
 from pipelines.verify.table_scan import list_files
 from schemas.kinds import KINDS, REPORT_KIND
@@ -214,7 +214,7 @@ def _count_by_key(counts: Counter[tuple], place: int) -> Counter[Any]:
     return totals
 
 
-def _read_latencies(output: Path) -> dict[datetime, Latency]:
+def _read_latencies(output: Path) -> dict[datetime, LatencySummary]:
     files = [file for file in list_files(output, AGGREGATIONS) if "=1h/" in file.name]
     stored = _open_files(files, AGGREGATIONS, ["time_window_start", *PERCENTILES])
     rows = stored.to_table().drop_null().combine_chunks()
@@ -223,7 +223,9 @@ def _read_latencies(output: Path) -> dict[datetime, Latency]:
     hours = rows["time_window_start"].combine_chunks().dictionary_encode()
     codes = hours.indices.to_numpy()
     p50, p95, p99 = (compute_group_medians(codes, rows[name].to_numpy()).tolist() for name in PERCENTILES)
-    return dict(zip(hours.dictionary.to_pylist(), map(Latency, p50, p95, p99, np.bincount(codes).tolist())))
+    return dict(
+        zip(hours.dictionary.to_pylist(), map(LatencySummary, p50, p95, p99, np.bincount(codes).tolist()))
+    )
 
 
 def compute_group_medians(codes: NDArray[np.integer], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -241,8 +243,8 @@ def _join_hours(
     by_hour: pa.Table,
     duplicates: Counter[tuple],
     quarantined: Counter[tuple],
-    latencies: Mapping[datetime, Latency],
-) -> tuple[Hour, ...]:
+    latencies: Mapping[datetime, LatencySummary],
+) -> tuple[HourCounts, ...]:
     reports = {row["hour"]: row for row in by_hour.to_pylist()}
     nothing = dict.fromkeys(by_hour.column_names, 0)
     repeated, refused = _count_by_key(duplicates, 0), _count_by_key(quarantined, 0)
@@ -252,7 +254,9 @@ def _join_hours(
         outliers = {metric: row[metric] for metric in METRICS}
         latency = latencies.get(start)
         hours.append(
-            Hour(start, row["reports"], row["failed"], repeated[start], refused[start], outliers, latency)
+            HourCounts(
+                start, row["reports"], row["failed"], repeated[start], refused[start], outliers, latency
+            )
         )
     return tuple(hours)
 

@@ -11,7 +11,7 @@ UNITS = {"latency": " ms", "accuracy": "", "cpu": "", "memory": " MB"}
 
 
 @dataclass(frozen=True)
-class Latency:
+class LatencySummary:
     """Latency percentiles of an hour in ms, each the plain median over the agents' own percentiles."""
 
     p50_ms: float
@@ -21,7 +21,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Hour:
+class HourCounts:
     """One UTC hour.
 
     Reports and their flagged values count by recorded_at, duplicates and quarantined messages by received_at.
@@ -33,7 +33,7 @@ class Hour:
     duplicates: int
     quarantined: int
     outliers: dict[str, int]
-    latency: Latency | None
+    latency: LatencySummary | None
 
     @property
     def success_rate(self) -> float | None:
@@ -119,7 +119,7 @@ class Summary:
     agents: int
     first: datetime | None
     last: datetime | None
-    hours: tuple[Hour, ...]
+    hours: tuple[HourCounts, ...]
     outliers: dict[str, int]
     examples: tuple[Outlier, ...]
     worst_agents: tuple[Agent, ...]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipelines.console import escape_line
 from pipelines.summary.quality_views import name_thresholds, tabulate_rules, tabulate_sources
-from pipelines.summary.summary import Hour, Latency, Summary, format_number, format_percent
+from pipelines.summary.summary import HourCounts, LatencySummary, Summary, format_number, format_percent
 from schemas.tables import METRICS
 from transforms.core.counts import format_count
 
@@ -166,7 +166,7 @@ def _draw_agents(summary: Summary) -> Table:
 class Whisker:
     """A line from p50 to p99 on a logarithmic axis from `low` to `high` ms, as wide as its cell."""
 
-    latency: Latency
+    latency: LatencySummary
     low: float
     high: float
 
@@ -188,7 +188,7 @@ class Whisker:
 class Sparkline:
     """Reports per hour over the whole span: as wide as its cell, but at most one character an hour."""
 
-    hours: Sequence[Hour]
+    hours: Sequence[HourCounts]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(draw_sparkline(self.hours, options.max_width), style=CALM, no_wrap=True)
@@ -197,7 +197,7 @@ class Sparkline:
         return Measurement(4, options.max_width)
 
 
-def draw_sparkline(hours: Sequence[Hour], width: int) -> str:
+def draw_sparkline(hours: Sequence[HourCounts], width: int) -> str:
     """Mean reports per hour as block characters: at most `width` cells, blank without reports."""
     places = [round((hour.start - hours[0].start).total_seconds() / 3600) for hour in hours]
     span = places[-1] + 1

@@ -63,7 +63,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Moments:
+class ReportTimes:
     """The agent and time of each report.
 
     `agent` int64[n]; `recorded` int64[n] microseconds, ascending, from `start` to `start + span`
@@ -83,7 +83,7 @@ class Moments:
         )
 
 
-def draw_daily_moments(count: int, agents: int, seed: int, start: int, span: int) -> Moments:
+def draw_daily_moments(count: int, agents: int, seed: int, start: int, span: int) -> ReportTimes:
     """Draw random times, most around 14:00 UTC and fewest around 02:00, each of a random agent."""
     random = make_random(seed, "moments")
     grid = np.linspace(0, span, max(2, span // (HOUR // 4) + 1))
@@ -91,10 +91,10 @@ def draw_daily_moments(count: int, agents: int, seed: int, start: int, span: int
     done = np.concatenate([[0], np.cumsum((rate[1:] + rate[:-1]) / 2)])
     shares = (np.arange(count) + random.random(count)) / max(count, 1)
     recorded = start + np.interp(shares, done / done[-1], grid).astype(np.int64)
-    return Moments(random.integers(0, agents, count), recorded, start, span)
+    return ReportTimes(random.integers(0, agents, count), recorded, start, span)
 
 
-def draw_regular_moments(count: int, agents: int, seed: int, start: int, span: int) -> Moments:
+def draw_regular_moments(count: int, agents: int, seed: int, start: int, span: int) -> ReportTimes:
     """Draw times at regular intervals, each moved by up to a fifth of one; each agent has its own phase."""
     random = make_random(seed, "moments")
     rows = np.arange(count)
@@ -105,10 +105,10 @@ def draw_regular_moments(count: int, agents: int, seed: int, start: int, span: i
         np.int64
     )
     order = np.argsort(recorded, kind="stable")
-    return Moments(agent[order], recorded[order], start, span)
+    return ReportTimes(agent[order], recorded[order], start, span)
 
 
-def draw_columns(fleet: Fleet, moments: Moments, seed: int) -> Columns:
+def draw_columns(fleet: Fleet, moments: ReportTimes, seed: int) -> Columns:
     """Draw a report for each moment, with every metric around its agent's level."""
     random = make_random(seed, "columns")
     count = len(moments.recorded)

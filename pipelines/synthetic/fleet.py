@@ -21,7 +21,7 @@ _NORMAL_Q3 = 0.6745
 
 
 @dataclass(frozen=True)
-class Effect:
+class PatternEffect:
     """The change of the usual level: factors of latency and memory, shifts of accuracy and cpu.
 
     Each is float64[n] or one number.
@@ -33,24 +33,24 @@ class Effect:
     memory: Floats | float = 1.0
 
 
-def _daily_peak(_: Floats, hour: Floats) -> Effect:
+def _daily_peak(_: Floats, hour: Floats) -> PatternEffect:
     load = np.exp(-(((hour - 14) / 2.5) ** 2))
-    return Effect(latency=1 + load, cpu=0.2 * load)
+    return PatternEffect(latency=1 + load, cpu=0.2 * load)
 
 
-def _step_change(progress: Floats, _: Floats) -> Effect:
+def _step_change(progress: Floats, _: Floats) -> PatternEffect:
     after = progress >= 0.5
-    return Effect(latency=np.where(after, 1.8, 1.0), memory=np.where(after, 1.5, 1.0))
+    return PatternEffect(latency=np.where(after, 1.8, 1.0), memory=np.where(after, 1.5, 1.0))
 
 
-Pattern = Callable[[Floats, Floats], Effect]
+Pattern = Callable[[Floats, Floats], PatternEffect]
 PATTERNS: dict[str, Pattern] = {
-    "steady": lambda progress, hour: Effect(),
-    "degrading": lambda progress, hour: Effect(latency=1 + 1.5 * progress, accuracy=-0.15 * progress),
+    "steady": lambda progress, hour: PatternEffect(),
+    "degrading": lambda progress, hour: PatternEffect(latency=1 + 1.5 * progress, accuracy=-0.15 * progress),
     "daily_peak": _daily_peak,
     "step_change": _step_change,
-    "slow": lambda progress, hour: Effect(latency=SLOW),
-    "improving": lambda progress, hour: Effect(latency=1 - 0.5 * progress, cpu=-0.05 * progress),
+    "slow": lambda progress, hour: PatternEffect(latency=SLOW),
+    "improving": lambda progress, hour: PatternEffect(latency=1 - 0.5 * progress, cpu=-0.05 * progress),
 }
 """Performance patterns by name: the effect at each moment, from the elapsed share of the span [0, 1] and the
 UTC hour [0, 24).

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic.columns import SECOND, Columns, Moments, clip_to_schema
+from pipelines.synthetic.columns import SECOND, Columns, ReportTimes, clip_to_schema
 from pipelines.synthetic.fleet import LEVEL_PATTERNS, Fleet, make_random
 from schemas.tables import METRICS
 from transforms.history.time_rules import GAP_MINUTES, LOOKBACK_MINUTES
@@ -39,7 +39,7 @@ class Injected:
 
 def inject_outliers(
     columns: Columns,
-    moments: Moments,
+    moments: ReportTimes,
     fleet: Fleet,
     feeding: NDArray[np.bool_],
     asked: int,

@@ -33,7 +33,7 @@ _BEHIND = 1.0
 
 
 @dataclass
-class Pace:
+class SendingPace:
     """When each message is due, of about `per_second`; all at once if that is 0. Lost time is not made up
     for.
     """
@@ -73,7 +73,7 @@ class Run:
         self._plan, self._senders, self._stop, self._encoding = plan, senders, stop, encoding
         self._is_report = plan.find(REPORT)
         each = len(plan.row) / max(1, int(self._is_report.sum()))
-        self._pace = Pace(plan.per_minute / 60 * each)
+        self._pace = SendingPace(plan.per_minute / 60 * each)
         self._due = np.zeros(len(plan.lag))
         first = np.flatnonzero(self._is_report)[::-1]
         self._due[plan.row[first]] = plan.at[first]

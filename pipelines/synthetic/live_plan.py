@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic.columns import SECOND, Columns, Moments
+from pipelines.synthetic.columns import SECOND, Columns, ReportTimes
 from pipelines.synthetic.fleet import Fleet, make_random
 from pipelines.synthetic.injected_outliers import Injected, inject_outliers
 from pipelines.synthetic.messages import COPY, RESPELLED, Fates, Messages, Mix, deal_fates
@@ -153,7 +153,7 @@ def _draw_moments(
     interval: float,
     start: int,
     random: np.random.Generator,
-) -> Moments:
+) -> ReportTimes:
     """The agent of each report, and the time at which its first message is due, `interval` microseconds
     apart.
     """
@@ -163,7 +163,7 @@ def _draw_moments(
     regular = scenario == "anomaly"
     agent = np.arange(mix.rows) % agents if regular else random.integers(0, agents, mix.rows)
     span = max(1, int(len(row) * interval))
-    return Moments(agent, start + (first * interval).astype(np.int64), start, span)
+    return ReportTimes(agent, start + (first * interval).astype(np.int64), start, span)
 
 
 def _order_messages(

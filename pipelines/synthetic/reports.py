@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.synthetic.columns import (
     LIMITS,
     Columns,
-    Moments,
+    ReportTimes,
     draw_columns,
     draw_daily_moments,
     draw_regular_moments,
@@ -128,7 +128,7 @@ class KpiTestGenerator:
         """The agents of a scenario."""
         return self._fleet(list(PATTERNS) if scenario == "performance" else ["steady"])
 
-    def moments(self, count: int, scenario: Scenario) -> Moments:
+    def moments(self, count: int, scenario: Scenario) -> ReportTimes:
         """The agent and time of each report of a scenario.
 
         Raises:
@@ -141,7 +141,7 @@ class KpiTestGenerator:
         draw = draw_regular_moments if scenario == "anomaly" else draw_daily_moments
         return draw(count, self.agents, self.seed, start, span)
 
-    def columns(self, fleet: Fleet, moments: Moments) -> Columns:
+    def columns(self, fleet: Fleet, moments: ReportTimes) -> Columns:
         """The reports of these moments as columns, without outliers."""
         return draw_columns(fleet, moments, self.seed)
 

@@ -35,7 +35,7 @@ _REPORT_COLUMNS = (
 _WINDOW_COLUMNS = (*WINDOW, *COUNTS, MEAN, "revision")
 
 
-class Hour(NamedTuple):
+class HourFiles(NamedTuple):
     """An hour of UTC in the form of file names, and its files by the folder of their table or window size.
 
     It is a whole day, with an empty `hour`, if one of its folders has the day in one file.
@@ -58,7 +58,7 @@ class Hour(NamedTuple):
         return concat([nothing, *(load(file, table, columns) for file in self.files.get(folder, []))])
 
 
-def hours(output: Path, damaged: Set[OutputFile] = frozenset()) -> list[Hour]:
+def hours(output: Path, damaged: Set[OutputFile] = frozenset()) -> list[HourFiles]:
     """Every hour that has a report or a window, without the damaged files."""
     files = [file for table in (REPORTS, AGGREGATIONS) for file in list_files(output, table)]
     spans = [(file, match) for file in files if (match := _SPAN.match(file.name)) and file not in damaged]
@@ -67,7 +67,7 @@ def hours(output: Path, damaged: Set[OutputFile] = frozenset()) -> list[Hour]:
     for file, match in spans:
         hour = "" if match["date"] in days else match["hour"]
         found[match["date"], hour][match["folder"]].append(file)
-    return [Hour(*span, found[span]) for span in sorted(found)]
+    return [HourFiles(*span, found[span]) for span in sorted(found)]
 
 
 class Agreement(NamedTuple):
@@ -81,7 +81,7 @@ class Agreement(NamedTuple):
     waiting: int
 
 
-def disagreements(hour: Hour, waiting: PendingRows | None = None, expiry: Expiry = NOTHING) -> Agreement:
+def disagreements(hour: HourFiles, waiting: PendingRows | None = None, expiry: Expiry = NOTHING) -> Agreement:
     """Compare the windows of an hour with its reports, without the sizes of windows that have expired.
 
     A window waits if its revision is less than that of its reports, and one of these is among the `waiting`

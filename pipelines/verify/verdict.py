@@ -16,7 +16,7 @@ EXAMPLES = 3
 
 
 @dataclass
-class KindCounts:
+class KindFates:
     """The messages of a kind, by their fate."""
 
     stored: int = 0
@@ -45,7 +45,7 @@ class Verdict:
     - waiting: windows, not messages, that lack their newest reports until the stream continues.
     """
 
-    kinds: dict[str, KindCounts] = field(default_factory=dict)
+    kinds: dict[str, KindFates] = field(default_factory=dict)
     expired: int = 0
     dismissed: int = 0
     missing: int = 0
@@ -83,9 +83,9 @@ class Verdict:
         fates = self.reports + self.records + self.quarantined + self.duplicates
         return fates + self.expired + self.missing + self.uncommitted - self.surplus
 
-    def of_kind(self, kind: str) -> KindCounts:
+    def of_kind(self, kind: str) -> KindFates:
         """The counts of a kind, to read or to add to."""
-        return self.kinds.setdefault(kind, KindCounts())
+        return self.kinds.setdefault(kind, KindFates())
 
     def add_problem(
         self,

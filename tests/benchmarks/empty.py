@@ -23,7 +23,7 @@ from runners.memory import prepare_memory
 from transforms.core import stage_counters
 from transforms.core.batch_spool import BatchSpool
 from transforms.core.grouping import split_rows
-from transforms.sources.archives.archive_files import Files, find_files
+from transforms.sources.archives.archive_files import ArchiveFiles, find_files
 from transforms.sources.archives.archive_reader import Chunk, ReadArchives, read_files
 
 CHUNK_BYTES = load()[0].read_mb << 20
@@ -48,7 +48,7 @@ def count(block: tuple[int, Iterable[pa.RecordBatch]]) -> None:
     stage_counters.add(COUNTED, rows=sum(batch.num_rows for batch in block[1]))
 
 
-def with_beam(files: Files) -> int:
+def with_beam(files: ArchiveFiles) -> int:
     """Read, key, group, key and group on the runner of a backfill: the messages that arrive."""
 
     def wire(root: beam.Pipeline) -> None:
@@ -63,7 +63,7 @@ def with_beam(files: Files) -> int:
     return stage_counters.snapshot()[COUNTED].rows
 
 
-def without_beam(files: Files) -> int:
+def without_beam(files: ArchiveFiles) -> int:
     """Read and deal out twice in a loop, by the same spool and with memory set up alike: the messages that
     arrive."""
     prepare_memory()

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipelines.assembly import Read, make_batch_timing, make_blocks
+from pipelines.assembly import SourceRows, make_batch_timing, make_blocks
 from pipelines.graph import Sinks, Sources, build, make_rules
 from pipelines.settings import Settings
 from runners import direct
@@ -41,11 +41,11 @@ class Given(beam.PTransform):
         super().__init__()
         self.messages, self.refused = messages, refused
 
-    def expand(self, root: beam.pvalue.PBegin) -> Read:
+    def expand(self, root: beam.pvalue.PBegin) -> SourceRows:
         def given(name: str, batches: Sequence[pa.RecordBatch]) -> beam.PCollection:
             return root | name >> beam.Create(batches, reshuffle=False).with_output_types(pa.RecordBatch)
 
-        return Read(given("messages", [self.messages]), given("refused", self.refused))
+        return SourceRows(given("messages", [self.messages]), given("refused", self.refused))
 
 
 class Stored(beam.PTransform):

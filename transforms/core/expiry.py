@@ -21,7 +21,7 @@ CLOSED_HOURS = 2
 """Hours after the first day of reports begins in which no new report may lie: LOOKBACK_HOURS of history."""
 
 
-class Split(NamedTuple):
+class RowsByExpiry(NamedTuple):
     """The rows of a batch that may be written, and how many may not."""
 
     kept: pa.RecordBatch
@@ -68,11 +68,11 @@ class Expiry:
         times = rows[table.time]
         return np.asarray(pc.fill_null(pc.less(times, pa.scalar(start, times.type)), False))
 
-    def split(self, table: Table, rows: pa.RecordBatch) -> Split:
+    def split(self, table: Table, rows: pa.RecordBatch) -> RowsByExpiry:
         """The new rows of a table that may be written, and the number of the others."""
         expired = self.find_expired(table, rows)
         count = int(np.count_nonzero(expired))
-        return Split(rows.filter(pa.array(~expired)) if count else rows, count)
+        return RowsByExpiry(rows.filter(pa.array(~expired)) if count else rows, count)
 
 
 NOTHING = Expiry()

@@ -18,7 +18,7 @@ from transforms.core.grouping import group_rows, sort_rows
 from transforms.core.histogram_scales import SCALES, Scale
 from transforms.core.record_batches import build_batch, make_empty
 from transforms.history.time_rules import GAP_MINUTES, LOOKBACK_MINUTES, find_minutes, mark_late
-from transforms.history.wavelet_matrix import Found, Ints, WaveletMatrix
+from transforms.history.wavelet_matrix import Ints, NthValues, WaveletMatrix
 
 INPUTS = ("agent_id", "recorded_at", "received_at", *METRIC_COLUMNS.values())
 """The report columns that a baseline is computed from."""
@@ -77,13 +77,15 @@ def find_buckets(reports: pa.Table | pa.RecordBatch) -> tuple[dict[str, Floats],
     return values, np.stack(buckets, axis=1)
 
 
-def interpolate(scale: Scale, found: Found) -> Floats:
+def interpolate(scale: Scale, found: NthValues) -> Floats:
     """float64[m]: the value at `place` of the `equals` values that are spread evenly over bucket `value`."""
     low, high = scale.edges[found.value], scale.edges[found.value + 1]
     return low + (high - low) * ((found.place + 0.5) / found.equals)
 
 
-def compute_quartiles(scale: Scale, first: Found, third: Found) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def compute_quartiles(
+    scale: Scale, first: NthValues, third: NthValues
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """float64[m] q1 and q3, and bool[m] whether they are flat: in one bucket, whose middle both then are."""
     flat = first.value == third.value
     middle = (scale.edges[first.value] + scale.edges[first.value + 1]) / 2
@@ -123,7 +125,7 @@ def _compute_metric(
     matrix = WaveletMatrix(buckets[windows.feeding], scale.size)
     first, end, samples = (column[enough] for column in (windows.first, windows.end, windows.samples))
 
-    def find_quarter(quarters: int) -> Found:
+    def find_quarter(quarters: int) -> NthValues:
         return matrix.find_nth(first, end, (quarters * samples + 3) // 4 - 1)
 
     def spread_to_rows(answers: Floats) -> Floats:

@@ -28,7 +28,7 @@ from transforms.history.baseline import (
     interpolate,
 )
 from transforms.history.time_rules import GAP_MINUTES, LOOKBACK_MINUTES
-from transforms.history.wavelet_matrix import Counted, Found
+from transforms.history.wavelet_matrix import NthValues, RankCounts
 
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -99,7 +99,7 @@ class Window:
         """
         return self._search(0, groups << BITS), self._search(0, (groups << BITS) | _BUCKET, "right")
 
-    def read(self, metric: int, places: Longs) -> Found:
+    def read(self, metric: int, places: Longs) -> NthValues:
         """The bucket at each of `places` (int64[m]), its place among its equals, and their number.
 
         Equals are the same bucket of the same group.
@@ -107,16 +107,16 @@ class Window:
         keys = self.keys[metric]
         found = keys[places]
         first, end = np.searchsorted(keys, found), np.searchsorted(keys, found, "right")
-        return Found((found & keys.dtype.type(_BUCKET)).astype(np.int32), places - first, end - first)
+        return NthValues((found & keys.dtype.type(_BUCKET)).astype(np.int32), places - first, end - first)
 
-    def rank(self, metric: int, groups: Longs, first: Longs, buckets: Longs) -> Counted:
+    def rank(self, metric: int, groups: Longs, first: Longs, buckets: Longs) -> RankCounts:
         """How many of each group are below a bucket, and how many in it.
 
         `first` is the first place of the group. All int64[m].
         """
         keys = (groups << BITS) | buckets
         low, high = self._search(metric, keys), self._search(metric, keys, "right")
-        return Counted(low - first, high - low)
+        return RankCounts(low - first, high - low)
 
     def _search(self, metric: int, keys: Longs, side: str = "left") -> Longs:
         ordered = self.keys[metric]

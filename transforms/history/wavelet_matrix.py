@@ -20,7 +20,7 @@ BLOCK = 1 << 15
 """Queries answered at a time: their intermediate arrays fit a core's cache."""
 
 
-class Found(NamedTuple):
+class NthValues(NamedTuple):
     """Results of `find_nth`, int32[m].
 
     The value, its place (from 0) among its equals in the range, and their number.
@@ -31,7 +31,7 @@ class Found(NamedTuple):
     equals: Ints
 
 
-class Counted(NamedTuple):
+class RankCounts(NamedTuple):
     """Results of `rank`, int32[m]: how many values of the range are smaller, and how many are equal."""
 
     smaller: Ints
@@ -56,20 +56,20 @@ class WaveletMatrix:
             # Stable: within zeros and within ones the order of the level above stays.
             rest = np.concatenate([rest[np.flatnonzero(~high)], rest[np.flatnonzero(high)]])
 
-    def find_nth(self, first: Ints, end: Ints, nth: Ints) -> Found:
+    def find_nth(self, first: Ints, end: Ints, nth: Ints) -> NthValues:
         """The `nth` smallest (from 0) value of each range; 0 <= nth < end - first. All are int32[m]."""
         answers = [self._find_nth(*block) for block in _cut_blocks(first, end, nth)]
-        return Found(*(np.concatenate(column) for column in zip(*answers)))
+        return NthValues(*(np.concatenate(column) for column in zip(*answers)))
 
-    def rank(self, first: Ints, end: Ints, value: Ints) -> Counted:
+    def rank(self, first: Ints, end: Ints, value: Ints) -> RankCounts:
         """How many values of each range are below `value` and how many equal it; 0 <= value < size.
 
         All are int32[m].
         """
         answers = [self._rank(*block) for block in _cut_blocks(first, end, value)]
-        return Counted(*(np.concatenate(column) for column in zip(*answers)))
+        return RankCounts(*(np.concatenate(column) for column in zip(*answers)))
 
-    def _find_nth(self, first: Ints, end: Ints, nth: Ints) -> Found:
+    def _find_nth(self, first: Ints, end: Ints, nth: Ints) -> NthValues:
         value = np.zeros_like(nth)
         for zeros in self.zeros:
             low_first, low_end = zeros[first], zeros[end]
@@ -81,9 +81,9 @@ class WaveletMatrix:
             # zeros and of the ones before. Written as arithmetic, so that no query branches.
             first = low_first + high * (first - 2 * low_first + zeros[-1])
             end = low_end + high * (end - 2 * low_end + zeros[-1])
-        return Found(value, nth, end - first)
+        return NthValues(value, nth, end - first)
 
-    def _rank(self, first: Ints, end: Ints, value: Ints) -> Counted:
+    def _rank(self, first: Ints, end: Ints, value: Ints) -> RankCounts:
         smaller = np.zeros_like(value)
         for shift, zeros in zip(reversed(range(self.bits)), self.zeros):
             low_first, low_end = zeros[first], zeros[end]
@@ -91,7 +91,7 @@ class WaveletMatrix:
             smaller += high * (low_end - low_first)
             first = low_first + high * (first - 2 * low_first + zeros[-1])
             end = low_end + high * (end - 2 * low_end + zeros[-1])
-        return Counted(smaller, end - first)
+        return RankCounts(smaller, end - first)
 
 
 def _cut_blocks(*columns: Ints) -> Iterator[tuple[Ints, ...]]:

@@ -55,7 +55,7 @@ class Bucket(NamedTuple):
     bucket: str
 
 
-class Answer(NamedTuple):
+class StoreAnswer(NamedTuple):
     """An error of the client: its text, the HTTP status (0 if nothing was answered), the server's own code,
     and a sentence about it that holds no credentials and no name of an object."""
 
@@ -65,7 +65,7 @@ class Answer(NamedTuple):
     said: str
 
     @classmethod
-    def parse(cls, text: str) -> "Answer":
+    def parse(cls, text: str) -> "StoreAnswer":
         """What the text of an error says."""
         status = int(next(iter(re.findall(r"status code: (\d{3})", text)), 0))
         code, *words = (
@@ -96,7 +96,7 @@ class Answer(NamedTuple):
 
 
 def explain_answer(
-    answer: Answer, bucket: Bucket, unauthenticated: bool, has_answered: bool
+    answer: StoreAnswer, bucket: Bucket, unauthenticated: bool, has_answered: bool
 ) -> Refused | Unavailable:
     """The error to raise. `has_answered`: this process has used the bucket before, so it had credentials."""
     said = f"{bucket.name} {answer.said}"
@@ -116,7 +116,7 @@ def explain_answer(
     return _explain_silence(answer, bucket)
 
 
-def _explain_credentials(answer: Answer, bucket: Bucket, has_answered: bool) -> Refused | Unavailable:
+def _explain_credentials(answer: StoreAnswer, bucket: Bucket, has_answered: bool) -> Refused | Unavailable:
     fix = CREDENTIALS[bucket.scheme]
     if not answer.asked_for_credentials:
         return Refused(f"{bucket.name} {answer.said}: the credentials are not accepted; {fix}")
@@ -125,7 +125,7 @@ def _explain_credentials(answer: Answer, bucket: Bucket, has_answered: bool) -> 
     return Refused(f"{bucket.name}: there are no credentials; {fix}")
 
 
-def _explain_silence(answer: Answer, bucket: Bucket) -> Refused | Unavailable:
+def _explain_silence(answer: StoreAnswer, bucket: Bucket) -> Refused | Unavailable:
     """The error if nothing was answered at all."""
     said = f"{bucket.name} {answer.said}"
     if "InvalidCertificate" in answer.text:

@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError, UnauthenticatedError
 from obstore.store import GCSStore, S3Store
 
 from transforms.core.errors import Refused
-from transforms.objects.errors import CREDENTIALS, Answer, Bucket, explain_answer
+from transforms.objects.errors import CREDENTIALS, Bucket, StoreAnswer, explain_answer
 
 SECONDS = 300.0
 """Time-out of one request, its body included: an object of 100 MB at 3 Mbit/s."""
@@ -74,7 +74,7 @@ class BucketPlace:
         except (BaseError, FileNotFoundError, ValueError) as error:
             unauthenticated = isinstance(error, UnauthenticatedError)
             bucket = Bucket(self.name, self.scheme, self.bucket)
-            answer = Answer.parse(str(error))
+            answer = StoreAnswer.parse(str(error))
             raise explain_answer(answer, bucket, unauthenticated, self in _ANSWERED) from None
         _ANSWERED.add(self)
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import duckdb
 
-from pipelines.queries.query import Kind, Query, list_inputs, list_sources
+from pipelines.queries.query import ParameterKind, Query, list_inputs, list_sources
 
 Columns = frozenset[tuple[str, str]]
 """Stored columns, each as table and name."""
 _KEPT = ("unused_columns", "column_lifetime")
-_EXAMPLES: dict[Kind, Any] = {
-    Kind.TEXT: "",
-    Kind.INTEGER: 0,
-    Kind.NUMBER: 0.0,
-    Kind.TIME: datetime.fromtimestamp(0, UTC),
+_EXAMPLES: dict[ParameterKind, Any] = {
+    ParameterKind.TEXT: "",
+    ParameterKind.INTEGER: 0,
+    ParameterKind.NUMBER: 0.0,
+    ParameterKind.TIME: datetime.fromtimestamp(0, UTC),
 }
 
 

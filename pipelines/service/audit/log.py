@@ -33,7 +33,7 @@ class _Item:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BegunAnswer:
     """An answer that has begun: `seq` is the number of its line."""
 
     log: "AuditLog"
@@ -71,7 +71,7 @@ class AuditLog:
         self._chain.open()
         self._thread.start()
 
-    async def begin(self, subject: Subject, action: str, object: Any) -> Entry:
+    async def begin(self, subject: Subject, action: str, object: Any) -> BegunAnswer:
         """Write that an answer begins; it is safe on disk when this returns.
 
         Raises:
@@ -79,7 +79,7 @@ class AuditLog:
         """
         item = self._put({"type": "begin", **_describe(subject, action, object)})
         try:
-            return Entry(self, await _wait(item))
+            return BegunAnswer(self, await _wait(item))
         except asyncio.CancelledError:
             item.add_done_callback(self._end_cancelled)
             raise
@@ -112,7 +112,7 @@ class AuditLog:
 
     def _end_cancelled(self, begun: "Future[int]") -> None:
         if begun.exception() is None:
-            Entry(self, begun.result()).end(0, "the client left")
+            BegunAnswer(self, begun.result()).end(0, "the client left")
 
     def _run(self) -> None:
         while (item := self._items.get()) is not None:

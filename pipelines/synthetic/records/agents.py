@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.synthetic.columns import SECOND, Moments
+from pipelines.synthetic.columns import SECOND, ReportTimes
 from pipelines.synthetic.fleet import Fleet, Floats, make_random
 from pipelines.synthetic.records.effects import MINUTE, Roles
 from pipelines.synthetic.records.tasks import Integers
@@ -36,7 +36,7 @@ class Beats:
 
 
 @dataclass(frozen=True)
-class Health:
+class HealthRows:
     """n states of the system in order of time.
 
     `recorded` int64[n]: microseconds since 1970; `active` int64[n]: agents that reported in the minute
@@ -49,7 +49,7 @@ class Health:
     load: Floats
 
 
-def draw_beats(moments: Moments, fleet: Fleet, agents: int, roles: Roles, seed: int) -> Beats:
+def draw_beats(moments: ReportTimes, fleet: Fleet, agents: int, roles: Roles, seed: int) -> Beats:
     """Draw the registration of each agent, in the minute before the span, and its heartbeats: every 10
     minutes, or less often so that they are fewer than a fifth of the reports.
 
@@ -83,7 +83,7 @@ def find_types(fleet: Fleet, roles: Roles, agent: Integers, at: Integers, change
     return np.where(changed, (kinds + 1) % len(fleet.task_types), kinds)
 
 
-def _count_done(moments: Moments, agent: Integers, sent: Integers) -> Integers:
+def _count_done(moments: ReportTimes, agent: Integers, sent: Integers) -> Integers:
     scale = int(moments.span + 2 * MINUTE)
     offset = MINUTE - moments.start
     keys = np.sort(moments.agent * float(scale) + moments.recorded + offset)
@@ -91,7 +91,7 @@ def _count_done(moments: Moments, agent: Integers, sent: Integers) -> Integers:
     return np.searchsorted(keys, until) - np.searchsorted(keys, since)
 
 
-def observe_health(moments: Moments) -> Health:
+def observe_health(moments: ReportTimes) -> HealthRows:
     """The state of the system at the end of each minute."""
     minutes = max(1, moments.span // _HEALTH_INTERVAL)
     minute = np.minimum((moments.recorded - moments.start) // _HEALTH_INTERVAL, minutes - 1)
@@ -100,4 +100,4 @@ def observe_health(moments: Moments) -> Health:
     active = np.bincount(pairs // (int(moments.agent.max(initial=0)) + 1), minlength=minutes)
     ends = (1 + np.arange(minutes)) * _HEALTH_INTERVAL
     load: Floats = np.minimum(reports / max(1e-9, float(reports.mean())), 4.0)
-    return Health(moments.start + ends, active, (ends + 10 * MINUTE) / SECOND, np.round(load, 4))
+    return HealthRows(moments.start + ends, active, (ends + 10 * MINUTE) / SECOND, np.round(load, 4))

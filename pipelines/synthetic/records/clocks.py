@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipelines.synthetic.columns import SECOND
 from pipelines.synthetic.fleet import make_random
-from pipelines.synthetic.records.streams import Arrivals
+from pipelines.synthetic.records.streams import RecordArrivals
 from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.world import World
 
@@ -44,7 +44,7 @@ def skew_clocks(world: World, seconds: float, seed: int) -> World:
     )
 
 
-def find_clock_faults(world: World, arrivals: Arrivals, wait: int) -> dict[str, Integers]:
+def find_clock_faults(world: World, arrivals: RecordArrivals, wait: int) -> dict[str, Integers]:
     """The rows of the reports that a clock puts before the creation of their task, or after its completion;
     `wait` microseconds after they are received these are known.
     """

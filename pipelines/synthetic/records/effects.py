@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic.columns import REACH, SECOND, Columns, Moments, clip_to_schema
+from pipelines.synthetic.columns import REACH, SECOND, Columns, ReportTimes, clip_to_schema
 from pipelines.synthetic.fleet import Fleet, Floats, make_random
 from pipelines.synthetic.json_columns import format_times
-from pipelines.synthetic.records.tasks import TREATED, Integers, Tasks
+from pipelines.synthetic.records.tasks import TREATED, Integers, TaskRows
 
 MINUTE = 60 * SECOND
 
@@ -92,7 +92,7 @@ def set_latency_levels(fleet: Fleet, roles: Roles) -> Fleet:
     return replace(fleet, levels=fleet.levels | {"latency": latency})
 
 
-def draw_busy_phases(moments: Moments, agents: int, seed: int) -> Moments:
+def draw_busy_phases(moments: ReportTimes, agents: int, seed: int) -> ReportTimes:
     """The moments with other agents: some report more than others, and each has busy periods of 20 minutes,
     with three times as many reports.
     """
@@ -120,7 +120,7 @@ def _hash_to_unit(first: Integers, second: Integers, seed: int) -> Floats:
 
 
 def plant_effects(
-    columns: Columns, tasks: Tasks, moments: Moments, fleet: Fleet, roles: Roles, seed: int
+    columns: Columns, tasks: TaskRows, moments: ReportTimes, fleet: Fleet, roles: Roles, seed: int
 ) -> Columns:
     """The reports with all effects on latency, CPU and memory."""
     latency = columns.metrics["latency"] * np.exp(
@@ -140,7 +140,7 @@ def plant_effects(
     return replace(columns, metrics=metrics)
 
 
-def compute_task_effect(tasks: Tasks) -> Floats:
+def compute_task_effect(tasks: TaskRows) -> Floats:
     """What each task adds to the logarithm of its latency, float64[n]."""
     values = {
         "max_cpu_cores": tasks.cores,
@@ -163,7 +163,7 @@ def count_earlier(agent: Integers) -> Integers:
     return earlier
 
 
-def compute_workload(moments: Moments) -> Floats:
+def compute_workload(moments: ReportTimes) -> Floats:
     """The rows of the same agent in the 5 minutes before each row, over the agent's average for 5 minutes,
     float64[n].
     """

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic.columns import SECOND, Columns, Moments
+from pipelines.synthetic.columns import SECOND, Columns, ReportTimes
 from pipelines.synthetic.fleet import Fleet, make_random
-from pipelines.synthetic.records.tasks import Integers, Tasks
+from pipelines.synthetic.records.tasks import Integers, TaskRows
 
 FAULTS = {
     "task_never": "task_unknown",
@@ -51,7 +51,7 @@ _LONGEST_GAP = 20 * 3600 * SECOND
 
 
 @dataclass(frozen=True)
-class Faults:
+class RecordFaults:
     """`kind` int64[n]: 0 where a report has no fault, else 1 + the place in FAULTS."""
 
     kind: Integers
@@ -70,17 +70,17 @@ class Faults:
         return np.flatnonzero(self.find(name))
 
 
-def deal_faults(candidates: NDArray[np.bool_], count: int, seed: int) -> Faults:
+def deal_faults(candidates: NDArray[np.bool_], count: int, seed: int) -> RecordFaults:
     """Deal all faults alike to `count` of the candidates, bool[n], but those that depend on values."""
     random = make_random(seed, "faults")
     chosen = random.permutation(np.flatnonzero(candidates))[:count]
     kind = np.zeros(len(candidates), np.int64)
     places = 1 + np.arange(len(chosen)) % len(_NAMES)
-    kind[chosen] = np.where(np.isin(places, [Faults.number(name) for name in _BY_VALUE]), 0, places)
-    return Faults(kind)
+    kind[chosen] = np.where(np.isin(places, [RecordFaults.number(name) for name in _BY_VALUE]), 0, places)
+    return RecordFaults(kind)
 
 
-def name_ghosts(moments: Moments, faults: Faults, agents: int) -> Moments:
+def name_ghosts(moments: ReportTimes, faults: RecordFaults, agents: int) -> ReportTimes:
     """The moments in which the reports of unknown agents come from the ghosts, rows `agents` and up."""
     rows = faults.rows("agent_never")
     agent = moments.agent.copy()
@@ -89,8 +89,13 @@ def name_ghosts(moments: Moments, faults: Faults, agents: int) -> Moments:
 
 
 def share_tasks(
-    faults: Faults, tasks: Tasks, moments: Moments, candidates: NDArray[np.bool_], types: int, agents: int
-) -> tuple[Faults, Tasks]:
+    faults: RecordFaults,
+    tasks: TaskRows,
+    moments: ReportTimes,
+    candidates: NDArray[np.bool_],
+    types: int,
+    agents: int,
+) -> tuple[RecordFaults, TaskRows]:
     """Give the reports of shared tasks the task of an earlier report, of the same agent or of another one of
     its type. Reports for which there is none are without a fault.
 
@@ -113,10 +118,10 @@ def share_tasks(
         owner[rows[found]] = partner[found]
         taken[partner[found]] = True
         kind[rows[~found]] = 0
-    return Faults(kind), replace(tasks, owner=owner)
+    return RecordFaults(kind), replace(tasks, owner=owner)
 
 
-def _find_earlier(moments: Moments, free: Integers, agent: Integers, recorded: Integers) -> Integers:
+def _find_earlier(moments: ReportTimes, free: Integers, agent: Integers, recorded: Integers) -> Integers:
     """The latest of the rows `free` of each agent that is 3 minutes to 20 h earlier, or -1; int64[k]."""
     if not len(free):
         return np.full(len(agent), -1)
@@ -130,7 +135,7 @@ def _find_earlier(moments: Moments, free: Integers, agent: Integers, recorded: I
     return np.where(fits, row, -1)
 
 
-def spoil_reports(columns: Columns, tasks: Tasks, faults: Faults) -> Columns:
+def spoil_reports(columns: Columns, tasks: TaskRows, faults: RecordFaults) -> Columns:
     """The reports as of their faults: shared tasks (which succeeded), and no target type of a task for other
     agents.
     """
@@ -145,14 +150,14 @@ def spoil_reports(columns: Columns, tasks: Tasks, faults: Faults) -> Columns:
 
 
 def spoil_tasks(
-    faults: Faults,
-    tasks: Tasks,
+    faults: RecordFaults,
+    tasks: TaskRows,
     columns: Columns,
     fleet: Fleet,
     candidates: NDArray[np.bool_],
     count: int,
     seed: int,
-) -> tuple[Faults, Tasks]:
+) -> tuple[RecordFaults, TaskRows]:
     """Apply the faults to the tasks; first choose those reports, of the candidates without a fault, whose
     latency or network traffic can be over a quota: up to `count` of each.
     """
@@ -168,8 +173,8 @@ def spoil_tasks(
     }
     for name, limit in limits.items():
         chosen = random.permutation(np.flatnonzero(free & (limit >= 1)))[:count]
-        kind[chosen], free[chosen] = Faults.number(name), False
-    faults = Faults(kind)
+        kind[chosen], free[chosen] = RecordFaults.number(name), False
+    faults = RecordFaults(kind)
 
     def put(values: NDArray, name: str, instead: NDArray, *more: str) -> NDArray:
         return np.where(faults.find(name, *more), instead, values).astype(values.dtype)

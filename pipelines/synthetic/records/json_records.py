@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from pipelines.synthetic.columns import SECOND, Columns
 from pipelines.synthetic.fleet import Fleet
 from pipelines.synthetic.json_columns import LAYERS, format_times, format_uuids, join, join_where
-from pipelines.synthetic.records.agents import STATES, Beats, Health
-from pipelines.synthetic.records.tasks import METADATA, PAYLOAD_BYTES, Integers, Tasks
+from pipelines.synthetic.records.agents import STATES, Beats, HealthRows
+from pipelines.synthetic.records.tasks import METADATA, PAYLOAD_BYTES, Integers, TaskRows
 
 UNKNOWN_TYPE = "unheard-of"
 """The target of a task that no agent is made for, where all agents are of one type."""
@@ -25,7 +25,7 @@ _CAPABILITIES = ("json", "streaming", "gpu")
 
 
 def format_tasks(
-    rows: Integers, tasks: Tasks, sound: Tasks, columns: Columns, fleet: Fleet
+    rows: Integers, tasks: TaskRows, sound: TaskRows, columns: Columns, fleet: Fleet
 ) -> pa.StringArray:
     """The tasks of these rows as JSON, string[k]. A row of n or more is the second version of row - n, with
     a later deadline and the CPU quota of the `sound` tasks.
@@ -64,7 +64,7 @@ def format_tasks(
     )
 
 
-def format_results(rows: Integers, tasks: Tasks, columns: Columns, fleet: Fleet) -> pa.StringArray:
+def format_results(rows: Integers, tasks: TaskRows, columns: Columns, fleet: Fleet) -> pa.StringArray:
     """The results of the tasks of these rows as JSON, string[k]. A row of n or more is the second version of
     row - n, with other disk_io_ops.
     """
@@ -143,7 +143,7 @@ def format_binaries(fleet: Fleet) -> pa.StringArray:
     return _pick([base64.b64encode(each).decode() for each in binaries], fleet.types)
 
 
-def format_health(rows: Integers, health: Health) -> pa.StringArray:
+def format_health(rows: Integers, health: HealthRows) -> pa.StringArray:
     """The states of the system of these rows as JSON, string[k]."""
     load = health.load[rows]
     return join(

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pipelines.synthetic.columns import SECOND
 from pipelines.synthetic.messages import REPORT, RESPELLED, Messages, Mix
-from pipelines.synthetic.records.faults import Faults
-from pipelines.synthetic.records.streams import NEVER, Arrivals, draw_arrivals_of_records, draw_streams
+from pipelines.synthetic.records.faults import RecordFaults
+from pipelines.synthetic.records.streams import NEVER, RecordArrivals, draw_arrivals_of_records, draw_streams
 from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.truth import describe_records
 from pipelines.synthetic.records.world import World
@@ -63,7 +63,7 @@ class LiveRecords:
         """The part `records` of `truth.json` about the messages that were sent, as of when they were."""
         world, count = self._world, len(self._last)
         first = {name: _find_first(messages, 2 * count) for name, messages in sent.items()}
-        arrivals = Arrivals(
+        arrivals = RecordArrivals(
             report=_find_first(reports, count),
             task=first["task"][:count],
             result=first["execution_result"][:count],
@@ -75,7 +75,7 @@ class LiveRecords:
         return describe_records(replace(world, faults=faults), reports, streams, arrivals, with_ids=False)
 
 
-def _keep_sent(faults: Faults, arrivals: Arrivals, second_result: Integers) -> Faults:
+def _keep_sent(faults: RecordFaults, arrivals: RecordArrivals, second_result: Integers) -> RecordFaults:
     """The faults of reports that were sent, as of which of their records were."""
     kind = faults.kind.copy()
     no_task, no_result = arrivals.task == NEVER, arrivals.result == NEVER
@@ -88,9 +88,9 @@ def _keep_sent(faults: Faults, arrivals: Arrivals, second_result: Integers) -> F
         (no_result, "completed_before_report", ""),
         (no_result, "success_differs", ""),
     ):
-        kind[faults.find(name) & missing] = Faults.number(instead)
+        kind[faults.find(name) & missing] = RecordFaults.number(instead)
     kind[arrivals.report == NEVER] = 0
-    return Faults(kind)
+    return RecordFaults(kind)
 
 
 def _find_first(messages: Messages, count: int) -> Integers:

@@ -28,7 +28,7 @@ NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class RecordArrivals:
     """When things are received, microseconds since 1970.
 
     `report` int64[n]: the first message of each report; `task`, `result` int64[n]: those of its task, where
@@ -43,7 +43,7 @@ class Arrivals:
     registered: Integers
 
 
-def draw_arrivals_of_records(world: World, reports: Messages, seed: int) -> Arrivals:
+def draw_arrivals_of_records(world: World, reports: Messages, seed: int) -> RecordArrivals:
     """Draw when the records of each report are received: some milliseconds after they are made; if late,
     minutes to hours after the report.
     """
@@ -67,7 +67,7 @@ def draw_arrivals_of_records(world: World, reports: Messages, seed: int) -> Arri
         ).astype(np.int64)
     registered = np.zeros(len(world.fleet.types), np.int64)
     registered[world.beats.agent] = world.beats.registered + SHORTEST_DELAY
-    return Arrivals(report, task, result, corrected, registered)
+    return RecordArrivals(report, task, result, corrected, registered)
 
 
 def _draw_delays(random: np.random.Generator, count: int) -> Integers:
@@ -75,7 +75,7 @@ def _draw_delays(random: np.random.Generator, count: int) -> Integers:
     return np.minimum(delay, _LONGEST_DELAY).astype(np.int64)
 
 
-def draw_streams(world: World, arrivals: Arrivals, mix: Mix, seed: int) -> dict[str, RecordStream]:
+def draw_streams(world: World, arrivals: RecordArrivals, mix: Mix, seed: int) -> dict[str, RecordStream]:
     """The messages of each schema of records, by schema."""
     tasks, sound, columns, fleet, beats = world.tasks, world.sound, world.columns, world.fleet, world.beats
     health = observe_health(world.moments)

@@ -40,7 +40,7 @@ _MEMORY_PER_CORE_MB = 16384
 
 
 @dataclass(frozen=True)
-class Tasks:
+class TaskRows:
     """n tasks with their results, one for the report of each row.
 
     `priority`, `memory` (MB), `seconds`, `network` (Mbit/s, 0 is none) int64[n]; `cores` float64[n]; `layer`
@@ -76,7 +76,7 @@ def shrink_hosts(fleet: Fleet) -> Fleet:
     return replace(fleet, cores=cores, contexts=format_contexts(cores, _MEMORY_PER_CORE_MB, fleet.gpu))
 
 
-def draw_tasks(types: Integers, seed: int) -> Tasks:
+def draw_tasks(types: Integers, seed: int) -> TaskRows:
     """Draw a task for each row, for an agent of these types, int64[n]; without its times."""
     random = make_random(seed, "tasks")
     count = len(types)
@@ -84,7 +84,7 @@ def draw_tasks(types: Integers, seed: int) -> Tasks:
     def draw(values: tuple[int, ...], shares: tuple[float, ...] | None = None) -> Integers:
         return random.choice(np.array(values), count, p=shares)
 
-    return Tasks(
+    return TaskRows(
         priority=draw(PRIORITIES, _PRIORITY_SHARES),
         layer=random.integers(0, len(LAYERS), count),
         target=types,
@@ -101,7 +101,7 @@ def draw_tasks(types: Integers, seed: int) -> Tasks:
     )
 
 
-def fit_reports(columns: Columns, tasks: Tasks, fleet: Fleet, seed: int) -> Columns:
+def fit_reports(columns: Columns, tasks: TaskRows, fleet: Fleet, seed: int) -> Columns:
     """The reports as of these tasks: their priority, layer and type where a report has them; network traffic
     and latency within every quota.
     """
@@ -123,7 +123,7 @@ def fit_reports(columns: Columns, tasks: Tasks, fleet: Fleet, seed: int) -> Colu
     return replace(columns, options=options, metrics=metrics, network=np.minimum(columns.network, most))
 
 
-def time_tasks(tasks: Tasks, columns: Columns, seed: int) -> Tasks:
+def time_tasks(tasks: TaskRows, columns: Columns, seed: int) -> TaskRows:
     """The tasks with their times: created before the report by its latency and the time in the queue, which
     is shorter for a higher priority; completed up to 0.1 s after the last report of the task.
     """
@@ -142,7 +142,7 @@ def time_tasks(tasks: Tasks, columns: Columns, seed: int) -> Tasks:
     )
 
 
-def raise_quotas(tasks: Tasks, columns: Columns, fleet: Fleet) -> Tasks:
+def raise_quotas(tasks: TaskRows, columns: Columns, fleet: Fleet) -> TaskRows:
     """The tasks with CPU and memory quotas doubled until the reports are within them; few need it."""
     cores, memory = tasks.cores.copy(), tasks.memory.copy()
     used = columns.metrics["cpu"] * fleet.cores[columns.agent] * 1.05

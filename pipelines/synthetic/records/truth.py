@@ -12,7 +12,7 @@ from pipelines.synthetic.records.clocks import find_clock_faults
 from pipelines.synthetic.records.effects import describe_effects
 from pipelines.synthetic.records.faults import FAULTS, RESOLVED
 from pipelines.synthetic.records.messages import RecordStream
-from pipelines.synthetic.records.streams import NEVER, SHORTEST_DELAY, Arrivals, count_accepted
+from pipelines.synthetic.records.streams import NEVER, SHORTEST_DELAY, RecordArrivals, count_accepted
 from pipelines.synthetic.records.tasks import Integers
 from pipelines.synthetic.records.world import World
 
@@ -33,7 +33,7 @@ def describe_records(
     world: World,
     reports: Messages,
     streams: dict[str, RecordStream],
-    arrivals: Arrivals,
+    arrivals: RecordArrivals,
     with_ids: bool = True,
 ) -> dict[str, Any]:
     """The part `records` of `truth.json`; `with_ids`: the ids of messages are known."""
@@ -59,7 +59,7 @@ def describe_records(
     }
 
 
-def _list_faults(world: World, reports: Messages, arrivals: Arrivals, with_ids: bool) -> dict[str, Any]:
+def _list_faults(world: World, reports: Messages, arrivals: RecordArrivals, with_ids: bool) -> dict[str, Any]:
     """By fault: how many reports have it, and the first LISTED of them, in order of recorded_at."""
     registered = arrivals.registered[world.columns.agent]
     good = world.fates.good & (arrivals.report < NEVER)

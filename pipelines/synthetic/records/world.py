@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.synthetic.columns import Columns, Moments
+from pipelines.synthetic.columns import Columns, ReportTimes
 from pipelines.synthetic.fleet import Fleet
 from pipelines.synthetic.injected_outliers import Injected, inject_outliers
 from pipelines.synthetic.messages import Fates, Mix, check_share, deal_fates
@@ -22,7 +22,7 @@ from pipelines.synthetic.records.effects import (
 from pipelines.synthetic.records.faults import (
     FAULTS,
     GHOSTS,
-    Faults,
+    RecordFaults,
     deal_faults,
     name_ghosts,
     share_tasks,
@@ -30,7 +30,7 @@ from pipelines.synthetic.records.faults import (
     spoil_tasks,
 )
 from pipelines.synthetic.records.tasks import (
-    Tasks,
+    TaskRows,
     draw_tasks,
     fit_reports,
     raise_quotas,
@@ -48,14 +48,14 @@ class World:
     register.
     """
 
-    moments: Moments
+    moments: ReportTimes
     fleet: Fleet
     roles: Roles
     fates: Fates
-    faults: Faults
+    faults: RecordFaults
     injected: Injected
-    sound: Tasks
-    tasks: Tasks
+    sound: TaskRows
+    tasks: TaskRows
     beats: Beats
     agents: int
 
@@ -81,7 +81,7 @@ def build_world_at(
     mix: Mix,
     inconsistent: float,
     fates: Fates,
-    moments: Moments,
+    moments: ReportTimes,
     warm: bool = False,
 ) -> World:
     """Draw a world with reports at these moments, of which the share `inconsistent` has a fault.
@@ -127,8 +127,8 @@ def build_world_at(
 def _draw_reports(
     generator: KpiTestGenerator,
     fleet: Fleet,
-    moments: Moments,
-    tasks: Tasks,
+    moments: ReportTimes,
+    tasks: TaskRows,
     roles: Roles,
     feeding: NDArray[np.bool_],
     mix: Mix,

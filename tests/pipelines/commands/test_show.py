@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipelines.cli import run
 from pipelines.summary.queries import summarise
-from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
+from pipelines.summary.summary import Agent, HourCounts, LatencySummary, Outlier, Reason, Summary
 from pipelines.summary.terminal import EIGHTHS, Whisker, draw_sparkline, draw_summary
 from schemas.tables import AGGREGATIONS, DUPLICATES, METRICS, QUARANTINED, REPORTS
 from tests.pipelines.summary.test_queries import EIGHT, NINE, flagged, hourly, message, report, store
@@ -48,7 +48,7 @@ def many_hours(count: int) -> Summary:
     """A wide summary: large numbers, long texts, `count` hours."""
     flags = dict.fromkeys(METRICS, 1_234_567)
     example = Outlier("memory", AGENT, AGENT, EIGHT, 123456.0, -258.0, 81234.0, 20112.0, 35412.0, 61)
-    hour = (1_234_567, 30_000, 45_678, 123_456, flags, Latency(120.4, 1300.0, 45000.0, 1000))
+    hour = (1_234_567, 30_000, 45_678, 123_456, flags, LatencySummary(120.4, 1300.0, 45000.0, 1000))
     return Summary(
         output="/data/output",
         reports=count * 1_234_567,
@@ -58,7 +58,7 @@ def many_hours(count: int) -> Summary:
         agents=1000,
         first=EIGHT,
         last=EIGHT + timedelta(hours=count),
-        hours=tuple(Hour(EIGHT + timedelta(hours=n), *hour) for n in range(count)),
+        hours=tuple(HourCounts(EIGHT + timedelta(hours=n), *hour) for n in range(count)),
         outliers=flags,
         examples=(example,),
         worst_agents=(Agent(AGENT, 123_456, 9, dict.fromkeys(METRICS, 1234)),),
@@ -191,9 +191,11 @@ def test_without_the_extra_html_names_it(
     assert "pip install 'kpiflow[html]'" in capsys.readouterr().err
 
 
-def at(places: list[int], reports: list[int]) -> list[Hour]:
+def at(places: list[int], reports: list[int]) -> list[HourCounts]:
     start = datetime(2025, 1, 1, tzinfo=UTC)
-    return [Hour(start + timedelta(hours=h), n, 0, 0, 0, NO_FLAGS, None) for h, n in zip(places, reports)]
+    return [
+        HourCounts(start + timedelta(hours=h), n, 0, 0, 0, NO_FLAGS, None) for h, n in zip(places, reports)
+    ]
 
 
 def test_a_sparkline_is_blank_where_nothing_came() -> None:
@@ -218,7 +220,7 @@ def test_a_whisker_has_its_marks_in_order_inside_its_cell(
 ) -> None:
     p50, p95, p99 = sorted(values)
     console = Console(width=width, file=io.StringIO())
-    console.print(Whisker(Latency(p50, p95, p99, 1), min(p50, spare), max(p99, spare)))
+    console.print(Whisker(LatencySummary(p50, p95, p99, 1), min(p50, spare), max(p99, spare)))
     line = console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
     assert len(line) <= width
     assert line.lstrip(" ")[0] == "●"
@@ -227,7 +229,7 @@ def test_a_whisker_has_its_marks_in_order_inside_its_cell(
 
 def test_a_whisker_is_to_scale() -> None:
     console = Console(width=31, file=io.StringIO())
-    console.print(Whisker(Latency(10.0, 100.0, 1000.0, 1), 10.0, 10.0**4))
+    console.print(Whisker(LatencySummary(10.0, 100.0, 1000.0, 1), 10.0, 10.0**4))
     assert console.file.getvalue() == "●" + "━" * 9 + "┿" + "━" * 9 + "┥\n"  # type: ignore[attr-defined]
 
 

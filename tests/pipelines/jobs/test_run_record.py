@@ -11,7 +11,7 @@ from pipelines.jobs.run_record import (
     PROCESSES,
     RUN,
     STOPPED,
-    Mark,
+    ReadMark,
     RunKeeper,
     RunRecord,
     begin_run,
@@ -56,7 +56,7 @@ def leave_process(folder: Path, attempts: int, pid: int = GONE, number: int = 0)
     ids=["goes on", "goes back to a checkpoint", "was made again", "was emptied", "is unknown for a while"],
 )
 def test_a_message_counts_as_read_once(places: list[tuple[int | None, int | None]], read: int) -> None:
-    mark = Mark()
+    mark = ReadMark()
     for place in places:
         mark = mark.move(*place)
     assert mark.total == read

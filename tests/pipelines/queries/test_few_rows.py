@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.queries import few_rows
 from pipelines.queries.few_rows import select_page
-from pipelines.queries.query import Input, Order, Parameter, Query
+from pipelines.queries.query import Order, Parameter, Query, QueryInput
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import run_query
 from pipelines.queries.statement import write_statement
@@ -53,7 +53,13 @@ def test_a_page_of_rows_is_that_of_the_statement(
 ) -> None:
     rows = [{**row, "id": number} for number, row in enumerate(rows)]
     query = Query(
-        "q", "", (Input("rows", REPORTS),), "SELECT * FROM rows", COLUMNS, (*order, Order("id")), PARAMETERS
+        "q",
+        "",
+        (QueryInput("rows", REPORTS),),
+        "SELECT * FROM rows",
+        COLUMNS,
+        (*order, Order("id")),
+        PARAMETERS,
     )
     given = {"name": "a" if has_name else None, "least": 1e-12 if has_least else None}
     place = None

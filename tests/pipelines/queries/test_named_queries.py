@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.queries.limits import QueryLimits
-from pipelines.queries.query import LONGEST_TEXT, Kind
+from pipelines.queries.query import LONGEST_TEXT, ParameterKind
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import run_query
 from schemas.tables import REPORTS
@@ -248,14 +248,14 @@ def test_a_wrong_parameter_is_refused(name: str, given: dict[str, str], message:
 @pytest.mark.parametrize("query", QUERIES.values(), ids=lambda each: each.name)
 def test_a_query_declares_what_its_sql_uses(query: Any) -> None:
     names = {each.name for each in query.parameters}
-    times = {each.name for each in query.parameters if each.kind is Kind.TIME}
+    times = {each.name for each in query.parameters if each.kind is ParameterKind.TIME}
     for source in query.inputs:
         assert set(source.span or ()) <= times
         assert {source.window} - {""} <= names
     for each in query.order:
         assert each.column in query.columns.names
     for each in query.parameters:
-        assert f"${each.name}" in query.sql + each.condition or each.kind is Kind.TIME
+        assert f"${each.name}" in query.sql + each.condition or each.kind is ParameterKind.TIME
 
 
 def test_queries_import_neither_beam_nor_runners() -> None:

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pipelines.cli import run
 from pipelines.metrics.server import Address, serve_pages
 from pipelines.relay.check import check_layer4, judge_clock, judge_expiry
-from pipelines.relay.export import Page
+from pipelines.relay.export import ExportPage
 from pipelines.relay.metrics import make_relay_page, make_relay_pages
 from pipelines.relay.tls import TlsFiles
 from tests.certificates import make_ca, make_certificate
@@ -117,6 +117,6 @@ def test_a_clock_or_a_certificate_that_is_wrong_is_named() -> None:
     now = datetime.now(UTC)
     assert not judge_expiry(now + timedelta(days=8), now).problem
     assert "has expired" in judge_expiry(now - timedelta(days=1), now).problem
-    page = Page([], [], 1, 0, 100.0)
+    page = ExportPage([], [], 1, 0, 100.0)
     assert not judge_clock(page, 103.0, 5).problem
     assert judge_clock(page, 90.0, 5).problem == "it is 10 s ahead"

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pipelines.failures import WrongUse
-from pipelines.queries.query import Input, Order, Parameter, Query
+from pipelines.queries.query import Order, Parameter, Query, QueryInput
 from pipelines.queries.registry import QUERIES
 from pipelines.service.access.certificates import ClientCertificate, parse_certificate
 from pipelines.service.access.masks import Masks
@@ -27,7 +27,7 @@ ALL_GRANTS = frozenset(CLASSES)
 FLEET_SUMS = Query(
     "fleet-sums",
     "",
-    (Input("windows", FLEET, window="granularity"),),
+    (QueryInput("windows", FLEET, window="granularity"),),
     "SELECT target_agent_type, sum(task_count) AS tasks FROM windows GROUP BY target_agent_type",
     pa.schema([("target_agent_type", pa.string()), ("tasks", pa.int64())]),
     (Order("target_agent_type"),),
@@ -41,7 +41,7 @@ def rights(role: str, *grants: str, action: str = "query") -> Rights:
 
 def make_query(sql: str, columns: dict[str, pa.DataType], *parameters: Parameter) -> Query:
     schema = pa.schema(list(columns.items()))
-    return Query("made", "", (Input("reports", REPORTS),), sql, schema, (), parameters)
+    return Query("made", "", (QueryInput("reports", REPORTS),), sql, schema, (), parameters)
 
 
 @pytest.mark.parametrize("role", [*ROLES, "", "root"])

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.simulator.clock import Clock
+from pipelines.simulator.clock import SimulatedClock
 from pipelines.simulator.offers import CACHED_BLOCKS, Offers
 from pipelines.simulator.reports import BLOCK, Schedule
 from tests.layer4 import START, make_reports
@@ -54,7 +54,7 @@ def test_a_share_of_the_reports_ties_with_the_one_before() -> None:
 
 def test_the_clock_runs_at_its_speed_and_offers_at_the_rate() -> None:
     now = 50.0
-    clock = Clock(START, speed=60.0, monotonic=lambda: now)
+    clock = SimulatedClock(START, speed=60.0, monotonic=lambda: now)
     offers = Offers(make_reports(Schedule(START, 600, history=10)), Schedule(START, 600, history=10), clock)
     assert offers.advance() == range(10)
     now = 51.0
@@ -64,7 +64,7 @@ def test_the_clock_runs_at_its_speed_and_offers_at_the_rate() -> None:
 
 
 def test_what_is_kept_in_memory_does_not_grow_with_what_was_offered() -> None:
-    offers = Offers(Numbers(), Schedule(START, 0, history=100_000), Clock(START))
+    offers = Offers(Numbers(), Schedule(START, 0, history=100_000), SimulatedClock(START))
     offers.advance()
     assert sum(1 for _ in offers.read(0, offers.end)) == 100_000
     assert offers.cached == CACHED_BLOCKS

@@ -17,7 +17,7 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.trigger import GeneralTriggerDriver
 from apache_beam.transforms.window import TimestampedValue
 
-from pipelines.assembly import Read, make_stream_sinks, make_stream_timing
+from pipelines.assembly import SourceRows, make_stream_sinks, make_stream_timing
 from pipelines.graph import Sources, build
 from pipelines.outputs import open_outputs
 from pipelines.settings import Settings
@@ -73,10 +73,10 @@ class _Given(beam.PTransform):
         super().__init__()
         self.stream = stream
 
-    def expand(self, root: beam.pvalue.PBegin) -> Read:
+    def expand(self, root: beam.pvalue.PBegin) -> SourceRows:
         messages = root | self.stream | beam.Map(lambda each: each).with_output_types(pa.RecordBatch)
         none = messages | "None" >> beam.FlatMap(lambda each: ()).with_output_types(pa.RecordBatch)
-        return Read(messages, none)
+        return SourceRows(messages, none)
 
 
 def _script(steps: Sequence[Step]) -> BeamStream:

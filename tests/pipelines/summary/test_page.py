@@ -13,7 +13,7 @@ import pytest
 from pipelines.summary.charts import FATES, FLAGGED, IN_THE_DARK, PERCENTILES
 from pipelines.summary.page import render_page
 from pipelines.summary.quality import BrokenRule, Quality, Score, SourceQuality
-from pipelines.summary.summary import Agent, Hour, Latency, Outlier, Reason, Summary
+from pipelines.summary.summary import Agent, HourCounts, LatencySummary, Outlier, Reason, Summary
 from schemas.tables import METRICS
 from tests.patience import PATIENCE
 
@@ -26,10 +26,12 @@ POLICY = (
 HOSTILE = "<script src=http://evil>\x1b[31m\x00\n\ufffe\u202e'\"&</style></svg><b onclick=x>"
 
 
-def an_hour(after: int, reports: int = 100, latency: bool = True) -> Hour:
+def an_hour(after: int, reports: int = 100, latency: bool = True) -> HourCounts:
     """Hour `after` hours past eight, with an outlier of every metric."""
-    percentiles = Latency(120.0, 300.0, 450.0 + after, agents=2) if latency else None
-    return Hour(EIGHT + timedelta(hours=after), reports, 3, 4, 5, dict.fromkeys(METRICS, 1), percentiles)
+    percentiles = LatencySummary(120.0, 300.0, 450.0 + after, agents=2) if latency else None
+    return HourCounts(
+        EIGHT + timedelta(hours=after), reports, 3, 4, 5, dict.fromkeys(METRICS, 1), percentiles
+    )
 
 
 def a_quality(text: str) -> Quality:
@@ -40,7 +42,7 @@ def a_quality(text: str) -> Quality:
     return Quality((source,), (), (BrokenRule(text, "error", 5, 2), BrokenRule("resolved", "error", 3, 3)))
 
 
-def a_summary(hours: tuple[Hour, ...], text: str = "plain") -> Summary:
+def a_summary(hours: tuple[HourCounts, ...], text: str = "plain") -> Summary:
     """A summary of `hours` whose every text is `text`."""
     example = Outlier("latency", text, text, EIGHT, 8123.0, -258.0, 812.0, 201.0, 354.0, 61)
     return Summary(

@@ -20,9 +20,9 @@ from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.queries import compute_group_medians, summarise
 from pipelines.summary.summary import (
     Agent,
-    Hour,
+    HourCounts,
     KindCounts,
-    Latency,
+    LatencySummary,
     Outlier,
     Reason,
     Summary,
@@ -99,7 +99,7 @@ def test_every_message_counts_once_where_its_highest_fate_is(tmp_path: Path) -> 
     store(tmp_path, QUARANTINED, [message(n, reason="stale") for n in (1, 2, 3, 4)])
     summary = summarise(tmp_path)
     assert (summary.reports, summary.duplicates, summary.quarantined, summary.received) == (2, 1, 1, 4)
-    assert summary.hours == (Hour(EIGHT, 2, 0, 1, 1, NO_FLAGS, None),)
+    assert summary.hours == (HourCounts(EIGHT, 2, 0, 1, 1, NO_FLAGS, None),)
     assert summary.reasons == (Reason("stale", 1, None, None, None),)
     assert summary.share(summary.quarantined) == 0.25
 
@@ -218,7 +218,10 @@ def test_latency_is_the_median_over_agents_of_the_hourly_percentiles(tmp_path: P
     ]
     store(tmp_path, AGGREGATIONS, rows)
     latencies = {hour.start: hour.latency for hour in summarise(tmp_path).hours}
-    assert latencies == {EIGHT: Latency(3, 20, 300, agents=3), NINE: Latency(5.5, 6.5, 8, agents=2)}
+    assert latencies == {
+        EIGHT: LatencySummary(3, 20, 300, agents=3),
+        NINE: LatencySummary(5.5, 6.5, 8, agents=2),
+    }
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1e6)), min_size=1, max_size=50))

@@ -13,7 +13,7 @@ import pytest
 from pipelines.graph import make_rules
 from pipelines.settings import Settings
 from pipelines.synthetic import KpiTestGenerator
-from pipelines.synthetic.live import Pace, Run
+from pipelines.synthetic.live import Run, SendingPace
 from pipelines.synthetic.live_plan import plan
 from pipelines.synthetic.messages import Mix
 from pipelines.synthetic.sending import Sender, Sent
@@ -160,9 +160,9 @@ def test_a_steady_run_has_outliers_where_its_agents_have_a_history() -> None:
 
 
 def test_each_message_is_due_at_the_rate_and_lost_time_is_not_made_up_for() -> None:
-    pace = Pace(100.0, began=time.monotonic() + 5)
+    pace = SendingPace(100.0, began=time.monotonic() + 5)
     assert (pace.due(np.array([0, 0.01, 2])) - pace.began).tolist() == pytest.approx([0, 0.01, 2])
-    late = Pace(100.0, began=time.monotonic() - 50)
+    late = SendingPace(100.0, began=time.monotonic() - 50)
     assert late.due(np.array([10.0]))[0] - time.monotonic() == pytest.approx(0, abs=0.5)
 
 
@@ -170,7 +170,7 @@ def test_each_message_is_due_at_the_rate_and_lost_time_is_not_made_up_for() -> N
     ("per_second", "at_once", "block"), [(1, 1, 1), (250, 3, 62), (20_000, 300, 5000), (0, 1000, 5000)]
 )
 def test_steps_and_blocks_grow_with_the_rate(per_second: float, at_once: int, block: int) -> None:
-    assert (Pace(per_second).at_once(), Pace(per_second).block()) == (at_once, block)
+    assert (SendingPace(per_second).at_once(), SendingPace(per_second).block()) == (at_once, block)
 
 
 class LoggingRecorder(Recorder):

@@ -24,7 +24,7 @@ from transforms.core.process_stats import WRITTEN, count_expired, observe_latenc
 from transforms.core.record_batches import concat, conform, make_empty
 from transforms.core.retry import back_off
 from transforms.sinks.parquet.day_file import encode_day_file
-from transforms.sinks.parquet.outcome_ledger import Change, OutcomeLedger, is_counted, measure_growth
+from transforms.sinks.parquet.outcome_ledger import FileChange, OutcomeLedger, is_counted, measure_growth
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_whole
 from transforms.sinks.row_merge import merge_rows
@@ -226,7 +226,8 @@ class _FileMerge:
         if self.ledger is None:
             return list(map_threads(self._put, changed))
         changes = [
-            Change(one.part.file.name, one.stored and one.stored.data, one.data, one.growth) for one in merged
+            FileChange(one.part.file.name, one.stored and one.stored.data, one.data, one.growth)
+            for one in merged
         ]
         self.ledger.begin(self.table.name, changes)
         is_put = list(map_threads(self._put, changed))

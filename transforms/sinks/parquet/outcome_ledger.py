@@ -33,7 +33,7 @@ from transforms.storage.local_folder import as_sink_error
 Data = bytes | bytearray
 
 
-class Change(NamedTuple):
+class FileChange(NamedTuple):
     """A file that is about to be merged: its name, its stored bytes (None: it is new), and if it is to be
     replaced, the new bytes with what grows."""
 
@@ -49,7 +49,7 @@ class OutcomeLedger:
 
     folder: Path
 
-    def begin(self, table: str, changes: Iterable[Change]) -> None:
+    def begin(self, table: str, changes: Iterable[FileChange]) -> None:
         """Settle what an earlier writer left open about these files, and note how they are to grow.
 
         Hold the lock of the files' folder until `commit`.

@@ -26,7 +26,7 @@ BODY_BYTES = 4 << 20
 _PORTION = 50_000
 
 
-class Field(NamedTuple):
+class LineField(NamedTuple):
     """A field of a line: the value of `column`, times `times`, divided by `per`, in `unit`.
 
     Units are Prometheus' base units. One of the factors is 1, so that a value is rounded at most once.
@@ -39,26 +39,26 @@ class Field(NamedTuple):
     per: int = 1
 
 
-REVISION = Field("revision", "revision", "")
+REVISION = LineField("revision", "revision", "")
 FIELDS = (
-    Field("tasks", "task_count", "reports"),
-    Field("success_ratio", "success_rate", "fraction"),
-    Field("latency_seconds", "avg_latency_ms", "seconds", per=1000),
-    Field("latency_stddev_seconds", "latency_stddev", "seconds", per=1000),
-    Field("latency_min_seconds", "min_latency_ms", "seconds", per=1000),
-    Field("latency_max_seconds", "max_latency_ms", "seconds", per=1000),
-    Field("latency_p50_seconds", "latency_p50_ms", "seconds", per=1000),
-    Field("latency_p95_seconds", "latency_p95_ms", "seconds", per=1000),
-    Field("latency_p99_seconds", "latency_p99_ms", "seconds", per=1000),
-    Field("accuracy_ratio", "avg_accuracy", "fraction"),
-    Field("accuracy_stddev_ratio", "accuracy_stddev", "fraction"),
-    Field("cpu_usage_ratio", "avg_cpu_usage", "fraction"),
-    Field("memory_bytes", "avg_memory_mb", "bytes", times=1_000_000),
-    Field("network_bytes", "total_network_bytes", "bytes"),
-    Field("performance_score", "performance_score", "score, 0 to 1"),
-    Field("efficiency_ratio", "efficiency_ratio", "ratio"),
+    LineField("tasks", "task_count", "reports"),
+    LineField("success_ratio", "success_rate", "fraction"),
+    LineField("latency_seconds", "avg_latency_ms", "seconds", per=1000),
+    LineField("latency_stddev_seconds", "latency_stddev", "seconds", per=1000),
+    LineField("latency_min_seconds", "min_latency_ms", "seconds", per=1000),
+    LineField("latency_max_seconds", "max_latency_ms", "seconds", per=1000),
+    LineField("latency_p50_seconds", "latency_p50_ms", "seconds", per=1000),
+    LineField("latency_p95_seconds", "latency_p95_ms", "seconds", per=1000),
+    LineField("latency_p99_seconds", "latency_p99_ms", "seconds", per=1000),
+    LineField("accuracy_ratio", "avg_accuracy", "fraction"),
+    LineField("accuracy_stddev_ratio", "accuracy_stddev", "fraction"),
+    LineField("cpu_usage_ratio", "avg_cpu_usage", "fraction"),
+    LineField("memory_bytes", "avg_memory_mb", "bytes", times=1_000_000),
+    LineField("network_bytes", "total_network_bytes", "bytes"),
+    LineField("performance_score", "performance_score", "score, 0 to 1"),
+    LineField("efficiency_ratio", "efficiency_ratio", "ratio"),
     *(
-        Field(f"{metric}_outliers", f"{metric}_outlier_count", "reports")
+        LineField(f"{metric}_outliers", f"{metric}_outlier_count", "reports")
         for metric in ("latency", "accuracy", "cpu", "memory")
     ),
 )
@@ -119,7 +119,7 @@ def format_bodies(
     rows: pa.RecordBatch,
     series: Series,
     times: Ints,
-    fields: Sequence[Field],
+    fields: Sequence[LineField],
     labels: Mapping[str, str] | None = None,
     limit: int = BODY_BYTES,
 ) -> Iterator[bytes]:
@@ -141,7 +141,7 @@ def format_bodies(
 
 
 def _format_lines(
-    rows: pa.RecordBatch, series: Series, fields: Sequence[Field], labels: Mapping[str, str]
+    rows: pa.RecordBatch, series: Series, fields: Sequence[LineField], labels: Mapping[str, str]
 ) -> pa.Array:
     """string[m]: a line, with its line break, of each row that has a field."""
     join = pc.binary_join_element_wise
@@ -166,7 +166,7 @@ def _format_lines(
     )
 
 
-def _format_numbers(rows: pa.RecordBatch, field: Field) -> pa.Array:
+def _format_numbers(rows: pa.RecordBatch, field: LineField) -> pa.Array:
     """string[n]: a column's numbers in the field's unit; null where there is none."""
     values = rows[field.column]
     if field.times != 1 or field.per != 1:

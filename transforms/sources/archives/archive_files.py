@@ -71,7 +71,7 @@ class FileRange(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Files:
+class ArchiveFiles:
     """The whole files of a run, by path."""
 
     whole: tuple[FileRange, ...]
@@ -93,7 +93,7 @@ class Files:
         return [path for path in self if not is_object(path)]
 
 
-def find_files(patterns: Sequence[str], keys: KeyFinder | None = None) -> Files:
+def find_files(patterns: Sequence[str], keys: KeyFinder | None = None) -> ArchiveFiles:
     """The archives that any of the patterns means, each file once. `keys`: what opens encrypted ones.
 
     A pattern is a file, a folder (all archives below it) or a glob with `*`, `?`, `[...]` and `**`; or a URL
@@ -118,7 +118,7 @@ def find_files(patterns: Sequence[str], keys: KeyFinder | None = None) -> Files:
             raise NoArchiveError(f"{file.path} is given as {known.kind} and as {file.kind}")
         found[place] = known._replace(kind=known.kind or file.kind)
     closed = find_closed([file.path for file in found.values()])
-    return Files(
+    return ArchiveFiles(
         tuple(
             file._replace(keys=keys, is_closed=file.path in closed) if file.is_encrypted else file
             for file in found.values()

@@ -25,8 +25,8 @@ from transforms.core import arrow_coder  # noqa: F401 (carries what leaves here)
 from transforms.core.reach import get_machine, verify_reach
 from transforms.core.record_batches import RAW, concat, make_empty
 from transforms.sources.archives.archive_files import (
+    ArchiveFiles,
     FileRange,
-    Files,
     identify_content,
     is_object,
     is_parquet,
@@ -143,14 +143,14 @@ def _read_rows(read: FileRange, chunk_bytes: int) -> Iterator[tuple[Chunk, int]]
 
 
 def read_files(
-    files: Files | Iterable[str | FileRange],
+    files: ArchiveFiles | Iterable[str | FileRange],
     chunk_bytes: int = CHUNK_BYTES,
     on_bytes: OnBytes | None = None,
     payload_bytes: int = PAYLOAD_BYTES,
 ) -> Iterator[Chunk | Unreadable]:
     """`read_chunks` of each file in turn, those of small files together; a thread reads the next while the
     caller works on one."""
-    ranges = files.whole if isinstance(files, Files) else files
+    ranges = files.whole if isinstance(files, ArchiveFiles) else files
     chunks = chain.from_iterable(read_chunks(each, chunk_bytes, on_bytes, payload_bytes) for each in ranges)
     return read_ahead(_merge_small(chunks, chunk_bytes // _SMALL))
 
@@ -213,7 +213,7 @@ class ReadArchives(beam.PTransform):
         part_bytes: int = PART_BYTES,
     ) -> None:
         super().__init__()
-        whole = files.whole if isinstance(files, Files) else map(locate_file, files)
+        whole = files.whole if isinstance(files, ArchiveFiles) else map(locate_file, files)
         self.files = tuple(map(make_absolute, whole))  # a worker runs in another folder
         self.part_bytes = part_bytes
         self.chunk_bytes = chunk_bytes

@@ -13,7 +13,7 @@ from transforms.core import stage_counters
 from transforms.core.counts import format_count
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.run_metrics import count_incomplete
-from transforms.sources.archives.archive_files import FileRange, Files, open_file
+from transforms.sources.archives.archive_files import ArchiveFiles, FileRange, open_file
 from transforms.sources.archives.archive_reader import CHUNK_BYTES, ReadArchives, Unreadable, read_files
 from transforms.sources.archives.decompression import PAYLOAD_BYTES
 from transforms.sources.archives.encrypted_files import verify_key
@@ -24,7 +24,7 @@ from transforms.sources.source import Gathered, OnProgress, OnUnreadable
 class Archives:
     """Archive files. The other fields are options of `archive_reader.ReadArchives`."""
 
-    files: Files
+    files: ArchiveFiles
     chunk_bytes: int = CHUNK_BYTES
     payload_bytes: int = PAYLOAD_BYTES
 

@@ -24,7 +24,7 @@ class GoneError(OSError):
     """An object is not there, or not the one that was found."""
 
 
-class Found(NamedTuple):
+class FoundObject(NamedTuple):
     """An object: its URL, its size in bytes, and its version (the e-tag)."""
 
     url: str
@@ -46,7 +46,7 @@ def parse_object(url: str) -> tuple[BucketPlace, str]:
     return BucketPlace(scheme, verify_bucket(netloc, form), **options), key
 
 
-def find_objects(pattern: str) -> Iterator[Found]:
+def find_objects(pattern: str) -> Iterator[FoundObject]:
     """The objects that a pattern means: one object, all below a folder, or a glob with `*`, `[...]` and `**`.
 
     As in a folder of this machine, names that begin with a dot are found only where the pattern names them.
@@ -81,7 +81,7 @@ def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
 
 
-def _find_object(place: BucketPlace, key: str) -> Found | None:
+def _find_object(place: BucketPlace, key: str) -> FoundObject | None:
     meta = _ask(place, partial(_head, key=key))
     return None if meta is None else _describe(place, meta)
 
@@ -111,10 +111,12 @@ def _ask(place: BucketPlace, request: Any) -> Any:
     return None  # is not reached: the last attempt raises
 
 
-def _describe(place: BucketPlace, meta: Any) -> Found:
+def _describe(place: BucketPlace, meta: Any) -> FoundObject:
     url = place.locate(meta["path"])
     # An empty list of options keeps a `?` of the key itself apart.
-    return Found(url + (place.query or "?" if "?" in url or place.query else ""), meta["size"], meta["e_tag"])
+    return FoundObject(
+        url + (place.query or "?" if "?" in url or place.query else ""), meta["size"], meta["e_tag"]
+    )
 
 
 class ObjectReader(io.RawIOBase):

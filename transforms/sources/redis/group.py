@@ -31,7 +31,7 @@ class Moment(NamedTuple):
     streams: dict[str, Stream | None]
 
 
-class Delivery(NamedTuple):
+class GroupPlace(NamedTuple):
     """Where a group is: its last delivered id, its oldest pending one, its lag, and how many entries it has
     read.
 
@@ -83,12 +83,12 @@ class Group:
         """
         return self._parse(list(last), transact(self.client, list(last), _questions(last)))
 
-    def read_delivery(self, key: str) -> Delivery:
+    def read_delivery(self, key: str) -> GroupPlace:
         """Where the group of a stream is, which both exist."""
         group: Any = find_group(self.client.xinfo_groups(key), self.name)
         pending: Any = self.client.xpending(key, self.name)["min"]
         delivered = group["last-delivered-id"].decode()
-        return Delivery(delivered, pending and pending.decode(), group["entries-read"], group["lag"])
+        return GroupPlace(delivered, pending and pending.decode(), group["entries-read"], group["lag"])
 
     def read_committed(self, keys: Iterable[str]) -> dict[str, Position]:
         """The committed positions of these streams; those that have none are left out."""

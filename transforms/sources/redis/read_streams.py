@@ -34,7 +34,7 @@ from transforms.sources.redis.commits import Commits
 from transforms.sources.redis.lease import RedisLease
 from transforms.sources.redis.offsets import Positions
 from transforms.sources.redis.positions import Position
-from transforms.sources.redis.reader import Read, Reader
+from transforms.sources.redis.reader import ReadEntries, Reader
 from transforms.sources.redis.session import Session, read_session
 from transforms.sources.source import AHEAD_SECONDS, Gathered, Reading
 
@@ -97,7 +97,7 @@ class ReadFromRedisStreams(beam.PTransform):
         read = (
             root
             | "Readers" >> beam.Create(readers)
-            | "Read" >> reading.with_outputs(_REJECTED, _GAPS, main=_MESSAGES)
+            | "ReadEntries" >> reading.with_outputs(_REJECTED, _GAPS, main=_MESSAGES)
         )
         for output in read:
             output.is_bounded = False  # Beam says so of the main output only
@@ -151,7 +151,7 @@ class _OpenReader:
         }
         return kept | self.reader.offsets.rewind(lacking)
 
-    def read(self, positions: Positions, count: int, block_ms: int) -> Read:
+    def read(self, positions: Positions, count: int, block_ms: int) -> ReadEntries:
         if self.lease and time.monotonic() - self.renewed >= RENEW_SECONDS:
             self.lease.renew_by(self.client)
             self.renewed = time.monotonic()
@@ -219,7 +219,7 @@ def is_read_again(before: Positions, after: Positions) -> bool:
     return any(parse_id(after[key].last) < parse_id(position.last) for key, position in before.items())
 
 
-def report_read(read: Read) -> ReaderReport:
+def report_read(read: ReadEntries) -> ReaderReport:
     """What a read did, for the reader's status file."""
     lost: dict[str, int] = {}
     for batch in read.gaps:
@@ -231,7 +231,7 @@ def report_read(read: Read) -> ReaderReport:
     return ReaderReport(places, read.rows, read.now, newest or None, lost, read.notices)
 
 
-def _stamp(read: Read) -> Iterator[Any]:
+def _stamp(read: ReadEntries) -> Iterator[Any]:
     """The batches of a read under their tags, each at the time of its first row, at latest now."""
     for batch in read.messages:
         yield TimestampedValue(batch, _time(batch, read.now))

@@ -44,7 +44,7 @@ READ_BYTES = 16 << 20
 _FIRST_COUNT, _GROWTH = 256, 4
 
 
-class Read(NamedTuple):
+class ReadEntries(NamedTuple):
     """What one read gave: batches of messages (RAW), of rejected entries (REJECTED) and of gaps (LOST), and
     where it led.
 
@@ -88,7 +88,7 @@ class Reader:
         self._ahead_ms = int(ahead_seconds * 1000)
         self._count = _FIRST_COUNT
 
-    def read(self, positions: Positions, count: int, block_ms: int) -> Read:
+    def read(self, positions: Positions, count: int, block_ms: int) -> ReadEntries:
         """At most `count` entries of each stream after its position, waiting up to `block_ms` for a first one
         of any.
 
@@ -108,10 +108,10 @@ class Reader:
         with _without_collections():
             return self._read(read.positions, count)
 
-    def _read(self, positions: Positions, count: int) -> Read:
+    def _read(self, positions: Positions, count: int) -> ReadEntries:
         limit = min(count, self._count)
         moment = self.group.read(positions, limit)
-        result = Read([], [], [], {}, None, moment.now, True, {})
+        result = ReadEntries([], [], [], {}, None, moment.now, True, {})
         reached: list[int | None] = []
         lost: list[tuple[str, Loss]] = []
         for key, before in positions.items():
@@ -177,7 +177,7 @@ class Reader:
         text = f"{where}: its reports may be rejected as stale"
         self.notices.warn(key, Notices(ahead=number), text)
 
-    def _adapt(self, read: Read, limit: int) -> None:
+    def _adapt(self, read: ReadEntries, limit: int) -> None:
         """How many entries to read next: few at first, then about READ_BYTES of what they are like."""
         rows = read.rows
         octets = sum(batch["payload"].nbytes for batch in (*read.messages, *read.rejected))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from transforms.sources.redis.offsets import Positions
-from transforms.sources.redis.reader import Read
+from transforms.sources.redis.reader import ReadEntries
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Session:
 
 
 def read_session(
-    read: Callable[[Positions, int, int], Read],
+    read: Callable[[Positions, int, int], ReadEntries],
     positions: Positions,
     session: Session,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Read]:
+) -> Iterator[ReadEntries]:
     """The reads of one session from some positions: at least one, the last of them perhaps empty."""
     end = clock() + session.idle_ms / 1000
     begun = False

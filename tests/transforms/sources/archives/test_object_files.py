@@ -17,7 +17,7 @@ from transforms.core.errors import Refused, Unavailable
 from transforms.objects import place
 from transforms.objects.place import BucketPlace
 from transforms.sources.archives import object_files
-from transforms.sources.archives.archive_files import FileRange, Files, NoArchiveError, find_files
+from transforms.sources.archives.archive_files import ArchiveFiles, FileRange, NoArchiveError, find_files
 from transforms.sources.archives.archive_reader import Chunk, ReadArchives, Unreadable, read_files
 from transforms.sources.archives.archive_source import Archives
 from transforms.sources.archives.parts import cut_file, cut_parts
@@ -55,7 +55,7 @@ def url(folder: BucketPlace, pattern: str, endpoint: str = "") -> str:
     return f"{folder.locate(pattern)}?endpoint={endpoint or folder.endpoint}&region=us-east-1"
 
 
-def names(files: Files, folder: BucketPlace) -> list[str]:
+def names(files: ArchiveFiles, folder: BucketPlace) -> list[str]:
     return [path.removeprefix(folder.locate("") + "/").rpartition("?")[0] for path in files]
 
 
@@ -130,7 +130,7 @@ def test_an_object_that_is_replaced_or_removed_meanwhile_is_incomplete(folder: B
     found = [chunk for each in cut_file(file, 4) for chunk in read_files([each])]
     assert reasons(found) == {"cannot be read (it is not there any more)"}
     assert reasons(list(read_files([file.path]))) == {"cannot be read (there is no such object)"}
-    (finding,) = Archives(Files((file,))).check()
+    (finding,) = Archives(ArchiveFiles((file,))).check()
     assert "there is no such object" in finding.problem
 
 

@@ -25,7 +25,7 @@ from transforms.sources.redis.entries import digest_entry
 from transforms.sources.redis.lease import RedisLease
 from transforms.sources.redis.positions import Position
 from transforms.sources.redis.read_streams import AsDicts, ReadFromRedisStreams, as_dicts
-from transforms.sources.redis.reader import Read
+from transforms.sources.redis.reader import ReadEntries
 from transforms.sources.redis.session import Session, read_session
 from transforms.sources.source import AHEAD_SECONDS, GroupTaken, Reading
 from transforms.validation.quarantine_rows import quarantine_misfits
@@ -428,7 +428,7 @@ class Clock:
     def __init__(self, arrivals: list[int]) -> None:
         self.now, self.arrivals = 0.0, sorted(arrivals)
 
-    def read(self, positions, count, block_ms) -> Read:
+    def read(self, positions, count, block_ms) -> ReadEntries:
         if not self.arrivals or self.arrivals[0] > self.now * 1000 + block_ms:
             self.now += block_ms / 1000
             return _Rows(0, positions, True)

@@ -18,7 +18,7 @@ from transforms.redis.connection import Connection
 from transforms.redis.entry_ids import parse_id
 from transforms.redis.errors import RedisUnavailable
 from transforms.sources.redis.positions import Position
-from transforms.sources.redis.reader import Read, Reader
+from transforms.sources.redis.reader import ReadEntries, Reader
 
 HOUR_MS = 3_600_000
 
@@ -37,11 +37,11 @@ def add(client: redis.Redis, *ids: str, key: str = "s") -> None:
         client.xadd(key, {"data": entry_id}, id=entry_id)
 
 
-def ids(read: Read) -> list[str]:
+def ids(read: ReadEntries) -> list[str]:
     return [entry_id for batch in read.messages for entry_id in batch["message_id"].to_pylist()]
 
 
-def lost(*reads: Read) -> list[tuple[str, str, int | None, str]]:
+def lost(*reads: ReadEntries) -> list[tuple[str, str, int | None, str]]:
     """(after, first that could be read or `now`, entries, reason) of each loss."""
     rows = [(row, f"{read.now}-0") for read in reads for batch in read.gaps for row in batch.to_pylist()]
     untils = ["now" if row["message_id"] == now else row["message_id"] for row, now in rows]
@@ -333,7 +333,7 @@ class History:
         act()
         self.removed |= before - self.held()
 
-    def read(self, limit: int) -> Read:
+    def read(self, limit: int) -> ReadEntries:
         read = self.reader.read(self.positions, max(1, limit), 0)
         self.positions = read.positions
         new = {
