@@ -20,7 +20,7 @@ remember_answers()
 
 TESTS = Path(__file__).parent
 SERVERS = {"RedisServer", "S3Server", "Emulator", "PrometheusServer", "VictoriaMetricsServer"}
-THREADED = {"S3Server", "Emulator", "grpc", "obstore"}
+THREADED = {"S3Server", "Emulator", "ObjectStorage", "grpc", "obstore"}
 FIRST = ("chaos", "integration")
 BEGUN = pytest.StashKey[bool]()
 """Whether a library runs threads in this process."""
