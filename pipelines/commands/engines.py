@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from pipelines.console import announce, err, out
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.cores import count_cores
-from pipelines.jobs.engines import Engine, open_local_engine
+from pipelines.jobs.engines import BatchEngine, open_local_engine
 from pipelines.progress import LINE_SECONDS, open_bar, show_reading
 from pipelines.settings import Settings
 from runners.progress import BatchProgress
@@ -110,7 +110,7 @@ def fit_to_engine(settings: Settings, master: str | None) -> Settings:
 @contextmanager
 def open_engine(
     runner: Runner, settings: Settings, master: str | None, environment: str, beam_options: tuple[str, ...]
-) -> Iterator[tuple[Engine, ShowReading]]:
+) -> Iterator[tuple[BatchEngine, ShowReading]]:
     """Yields what runs a batch, and what shows its progress. Open it before connections and long work."""
     workers = settings.workers or count_cores()
     if runner is Runner.direct:

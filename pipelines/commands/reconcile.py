@@ -24,7 +24,7 @@ from pipelines.verify.output_description import read_row_settings
 from pipelines.verify.reconcile import GO_ON, Messages, Unreadable
 from pipelines.verify.reconcile import reconcile as check
 from pipelines.verify.source_messages import read_gaps, read_messages
-from pipelines.verify.verdict import Verdict
+from pipelines.verify.verdict import Reconciliation
 from schemas.kinds import REPORT_KIND
 from transforms.core.counts import format_count
 from transforms.core.errors import Refused, Unavailable
@@ -157,7 +157,7 @@ def _read_payloads(
             yield known if ENCODING.name in known.schema.names else give_encodings(known, encodings)
 
 
-def _print(verdict: Verdict) -> None:
+def _print(verdict: Reconciliation) -> None:
     table = Table(box=None, show_header=False)
     table.add_column()
     table.add_column(justify="right")

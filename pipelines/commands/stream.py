@@ -29,7 +29,7 @@ from pipelines.failures import WrongUse
 from pipelines.jobs.events import EventLog
 from pipelines.jobs.job_status import Health, read_health
 from pipelines.jobs.stream import stream as run
-from pipelines.jobs.stream_job import StreamJob
+from pipelines.jobs.stream_job import StreamRequest
 from pipelines.settings import Settings
 from pipelines.sources import parse_encodings, parse_streams
 from runners.progress import Progress
@@ -149,7 +149,7 @@ def stream(
         cloud = CloudStream(url, keys, group, tuple(outputs), ctx.obj.beam_options, live, kinds, encodings)
         start_on_dataflow(cloud, settings, dry, "the job runs until it is drained")
         return
-    job = StreamJob(
+    job = StreamRequest(
         url, keys, group, tuple(outputs), choose_home(outputs, state), archive, live, fresh, until_idle,
         master, environment if master else None, ctx.obj.beam_options, kinds, encodings, metrics,
     )  # fmt: skip

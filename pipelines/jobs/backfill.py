@@ -13,7 +13,7 @@ from pipelines.graph import build
 from pipelines.jobs.block_plan import estimate_reports, plan_blocks
 from pipelines.jobs.cores import count_cores
 from pipelines.jobs.derive_after import derive_outputs
-from pipelines.jobs.engines import Engine, Wire
+from pipelines.jobs.engines import BatchEngine, Wire
 from pipelines.jobs.lock import lock_for_batch
 from pipelines.outputs import Outputs, open_outputs
 from pipelines.settings import Settings
@@ -26,7 +26,7 @@ from transforms.sources.archives.archive_files import ArchiveFiles
 
 
 def backfill(
-    files: ArchiveFiles, texts: Sequence[str], settings: Settings, span: Span, engine: Engine
+    files: ArchiveFiles, texts: Sequence[str], settings: Settings, span: Span, engine: BatchEngine
 ) -> Results:
     """Run the graph over archives into outputs; the number of messages, and the files that are incomplete.
 
@@ -75,7 +75,7 @@ def fill_outputs(
     outputs: Outputs,
     settings: Settings,
     span: Span,
-    engine: Engine,
+    engine: BatchEngine,
     locks: tuple[int, ...],
 ) -> Results:
     """Run the graph over archives into outputs that this job has locked."""

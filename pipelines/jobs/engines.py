@@ -24,7 +24,7 @@ Wire = Callable[[beam.Pipeline], None]
 _SPOOL = "_spool"
 
 
-class Engine(Protocol):
+class BatchEngine(Protocol):
     """Runs graphs of a batch, one after the other."""
 
     def run(self, wire: Wire, near: Path | None, locks: tuple[int, ...] = ()) -> Results:

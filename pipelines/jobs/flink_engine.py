@@ -24,7 +24,7 @@ _FOLDER, _SPOOL = "_flink", "spool"
 
 @dataclass(frozen=True)
 class FlinkEngine:
-    """Runs graphs on Flink (`pipelines.jobs.engines.Engine`).
+    """Runs graphs on Flink (`pipelines.jobs.engines.BatchEngine`).
 
     Attributes:
         parallelism: parallel tasks of each step.

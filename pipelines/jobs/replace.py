@@ -24,7 +24,7 @@ from pipelines.failures import WrongUse
 from pipelines.graph import Sources, build
 from pipelines.jobs.backfill import fill_outputs, open_fitting_outputs
 from pipelines.jobs.derive_after import derive_outputs
-from pipelines.jobs.engines import Engine
+from pipelines.jobs.engines import BatchEngine
 from pipelines.jobs.lock import lock_for_batch
 from pipelines.jobs.work_folder import make_work_folder
 from pipelines.outputs import Outputs, folder_outputs
@@ -70,7 +70,7 @@ _STAGING = "_replacing"
 
 
 def replace_span(
-    files: ArchiveFiles, texts: Sequence[str], settings: Settings, span: Span, engine: Engine
+    files: ArchiveFiles, texts: Sequence[str], settings: Settings, span: Span, engine: BatchEngine
 ) -> Results:
     """Replace what an output folder holds of the span by what the archives hold.
 
@@ -138,7 +138,7 @@ def _stage_around(outputs: Outputs, staged: Outputs, hours: set[int]) -> None:
 
 
 def _flag_again(
-    staged: Outputs, hours: set[int], settings: Settings, engine: Engine, locks: tuple[int, ...]
+    staged: Outputs, hours: set[int], settings: Settings, engine: BatchEngine, locks: tuple[int, ...]
 ) -> None:
     """Run the graph over the staged reports of some hours, with no new messages."""
 

@@ -23,7 +23,7 @@ from pipelines.jobs.derive_beside import derive_beside
 from pipelines.jobs.job_status import OUTCOMES, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.run_record import PROCESSES, WORKER, RunKeeper, keep_run
-from pipelines.jobs.stream_job import StreamJob, compute_settle_seconds, fit_settings, prepare_home
+from pipelines.jobs.stream_job import StreamRequest, compute_settle_seconds, fit_settings, prepare_home
 from pipelines.metrics.numbers import SourceWatch
 from pipelines.metrics.server import Address, serve_metrics
 from pipelines.outputs import Outputs, open_outputs, parse_live_streams
@@ -54,7 +54,7 @@ FLUSHES = 2
 _REFUSALS = (Unavailable, GroupTaken, FlinkMissing, TakenOptionError, CheckpointRefused)
 
 
-def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None]) -> None:
+def stream(job: StreamRequest, settings: Settings, follow: Callable[[Progress], None]) -> None:
     """Run the job until it is interrupted, or idle if `until_idle`; `follow` gets the progress each second.
 
     Raises:
@@ -96,7 +96,7 @@ def stream(job: StreamJob, settings: Settings, follow: Callable[[Progress], None
         raise RunFailed(str(error), fix) from error
 
 
-def _choose_archive(job: StreamJob, settings: Settings, encrypt: bool) -> StreamArchive | None:
+def _choose_archive(job: StreamRequest, settings: Settings, encrypt: bool) -> StreamArchive | None:
     """The archive of the job, if it has one; encrypted if its outputs are. Nothing is written.
 
     Raises:
@@ -128,7 +128,7 @@ def check_readiness(settings: Settings) -> str:
 class StreamGraph:
     """The graph of a streaming job, as `wire` builds it."""
 
-    job: StreamJob
+    job: StreamRequest
     outputs: Outputs
     source: LiveSource
     live: LiveStreams | None
@@ -177,7 +177,7 @@ def _run(
 
 @contextmanager
 def _serve_metrics(
-    job: StreamJob, source: LiveSource, address: Address | None, keeper: RunKeeper
+    job: StreamRequest, source: LiveSource, address: Address | None, keeper: RunKeeper
 ) -> Iterator[None]:
     """Serve the job's metrics, if it is asked to."""
     if address is None:
@@ -187,7 +187,7 @@ def _serve_metrics(
         yield
 
 
-def _choose_engine(job: StreamJob, settings: Settings, locks: tuple[int, ...]) -> StreamEngine:
+def _choose_engine(job: StreamRequest, settings: Settings, locks: tuple[int, ...]) -> StreamEngine:
     return StreamEngine(
         job.folder,
         settings.parallelism,

@@ -23,7 +23,7 @@ GRAPH_VERSION = 8
 
 
 @dataclass(frozen=True)
-class StreamJob:
+class StreamRequest:
     """What a streaming job is asked to do, beside the settings. It keeps its own files in `home`.
 
     `kinds`: the schemas that were given for some of the streams; `encodings`: those of streams that are not
@@ -79,7 +79,7 @@ def compute_settle_seconds(settings: Settings, outputs: Outputs) -> int:
     return max(WATERMARK_DELAY_SECONDS + 5 + flush, 3 * flush + 1) + outputs.gather_seconds + 5
 
 
-def prepare_home(job: StreamJob, outputs: Outputs, source: str, settings: Settings) -> str:
+def prepare_home(job: StreamRequest, outputs: Outputs, source: str, settings: Settings) -> str:
     """Check that the checkpoints belong to this job and write `job.json`; returns the job's unique name.
 
     Raises:
@@ -112,7 +112,7 @@ def prepare_home(job: StreamJob, outputs: Outputs, source: str, settings: Settin
     return owner
 
 
-def _list_dependencies(job: StreamJob, outputs: Outputs, settings: Settings) -> dict[str, Any]:
+def _list_dependencies(job: StreamRequest, outputs: Outputs, settings: Settings) -> dict[str, Any]:
     """Everything that the state in a checkpoint depends on."""
     return {
         "graph": GRAPH_VERSION,

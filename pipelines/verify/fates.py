@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipelines.verify.fingerprints import Census, Prints, count_fingerprints
 from pipelines.verify.stored_prints import MessageSets, Row, join_prints
-from pipelines.verify.verdict import Verdict
+from pipelines.verify.verdict import Reconciliation
 from schemas.kinds import KINDS
 from schemas.tables import DUPLICATES, QUARANTINED
 
@@ -21,7 +21,7 @@ Odd = dict[str, Prints]
 """Fingerprints of messages with a problem, by problem."""
 
 
-def count_fates(sets: MessageSets, source: Prints | None, verdict: Verdict) -> Odd:
+def count_fates(sets: MessageSets, source: Prints | None, verdict: Reconciliation) -> Odd:
     """Count the fates of all messages into the verdict, and return those with a problem.
 
     `source` has the messages of the source, if it is known.
@@ -42,7 +42,7 @@ class _FateCounts:
         self.prints, self.counts = part
         self.columns, self.sourced = columns, sourced
 
-    def count(self, verdict: Verdict) -> Odd:
+    def count(self, verdict: Reconciliation) -> Odd:
         stored = self._sum(Row.STORED)
         is_stored, is_duplicate = stored > 0, self._sum(Row.DUPLICATE) > 0
         is_rejected, is_closed = self._sum(Row.REJECTED) > 0, self._sum(Row.CLOSED) > 0

@@ -29,7 +29,7 @@ from pipelines.verify.record_keys import FATES, REPEATED, read_repeated_keys
 from pipelines.verify.recount import disagreements, hours
 from pipelines.verify.stored_prints import StoredPrints, fingerprint_messages, join_prints
 from pipelines.verify.table_scan import list_files
-from pipelines.verify.verdict import Verdict
+from pipelines.verify.verdict import Reconciliation
 from schemas.kinds import KINDS
 from schemas.tables import DUPLICATES, FLEET, MESSAGE_KEY, QUARANTINED, REPORTS, TABLES, TRIMMED, Table
 from transforms.encryption.key_ring import has_keys
@@ -64,7 +64,7 @@ def reconcile(
     read_again: str = READ_AGAIN,
     home: Path | None = None,
     payloads: Payloads | None = None,
-) -> Verdict:
+) -> Reconciliation:
     """Check an output to which no run is writing, against itself and against the source that `messages`
     reads.
 
@@ -77,7 +77,7 @@ def reconcile(
     """
     row_settings = read_row_settings(output)
     file_minutes, rule = row_settings["file_minutes"], ExpiryRule.of(output, row_settings)
-    verdict, prints = Verdict(), StoredPrints(rule)
+    verdict, prints = Reconciliation(), StoredPrints(rule)
     tables = (*TABLES.values(), FLEET, TRIMMED)
     is_encrypted = has_keys(LocalFolder(output))
     every = [(table, file) for table in tables for file in list_files(output, table)]
@@ -94,7 +94,7 @@ def reconcile(
 
 
 def _check_windows(
-    output: Path, left: PendingRows | None, prints: StoredPrints, verdict: Verdict, track: Track
+    output: Path, left: PendingRows | None, prints: StoredPrints, verdict: Reconciliation, track: Track
 ) -> None:
     """Count each window again from its reports, unless one of the two has expired. What a stopped stream
     still has to write is not a problem."""
@@ -108,7 +108,9 @@ def _check_windows(
         verdict.waiting += found.waiting
 
 
-def _check_keys(output: Path, prints: StoredPrints, verdict: Verdict, read_again: str) -> dict[str, Prints]:
+def _check_keys(
+    output: Path, prints: StoredPrints, verdict: Reconciliation, read_again: str
+) -> dict[str, Prints]:
     """Check that each report and record is stored once, and that each duplicate has what it repeats.
 
     Returns by kind the keys that duplicates repeat although they are not stored.
@@ -151,7 +153,7 @@ def _read_repeated(output: Path, kind: str, damaged: set[OutputFile]) -> Iterato
 
 
 def _count_trimmed(
-    output: Path, prints: StoredPrints, streams: Sequence[str] | None, verdict: Verdict
+    output: Path, prints: StoredPrints, streams: Sequence[str] | None, verdict: Reconciliation
 ) -> None:
     for rows in load_undamaged(output, TRIMMED, ["source", "entries"], prints.damaged):
         if streams is not None:
@@ -167,7 +169,7 @@ def _count_fates(
     messages: Messages | None,
     payloads: Payloads | None,
     left: PendingRows | None,
-    verdict: Verdict,
+    verdict: Reconciliation,
     read_again: str,
 ) -> None:
     """Fill in the counts, and name messages that have no fate, more than one, or no source."""
@@ -221,7 +223,7 @@ def _name_odd(
     prints: StoredPrints,
     odd: Odd,
     messages: Messages | None,
-    verdict: Verdict,
+    verdict: Reconciliation,
     read_again: str,
 ) -> None:
     """Add a problem for each kind of odd messages, with examples."""

@@ -25,7 +25,7 @@ class KindFates:
 
 
 @dataclass
-class Verdict:
+class Reconciliation:
     """Counts of messages, and the problems.
 
     received = reports + records + quarantined + duplicates + expired + missing + uncommitted - surplus.

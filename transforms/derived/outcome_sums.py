@@ -20,7 +20,7 @@ NEAR_QUOTA = 0.95
 
 
 @dataclass(frozen=True)
-class Measure:
+class OutcomeMeasure:
     """What is counted of the finished tasks of a minute, in SQL over `cases`.
 
     `subject`: for whom. `known`: which tasks count. `total`: a whole number that is added up: the quota or
@@ -42,22 +42,22 @@ class Measure:
         FROM cases WHERE {self.known} AND {self.subject} IS NOT NULL GROUP BY ALL"""
 
 
-def _measure_quota(name: str, used: str, quota: str, total: str) -> Measure:
+def _measure_quota(name: str, used: str, quota: str, total: str) -> OutcomeMeasure:
     hits = tuple(f"{used} > {quota} * {share!r}::DOUBLE" for share in LADDER)
-    return Measure(name, "target_agent_type", f"{quota} > 0 AND {used} IS NOT NULL", total, hits)
+    return OutcomeMeasure(name, "target_agent_type", f"{quota} > 0 AND {used} IS NOT NULL", total, hits)
 
 
 MEASURES = (
     _measure_quota("memory", "memory_used", "max_memory_mb", "max_memory_mb"),
     _measure_quota("cpu", "cores_used", "max_cpu_cores", "round(max_cpu_cores * 1000)"),
-    Measure(
+    OutcomeMeasure(
         "timeouts",
         "target_agent_type",
         "max_execution_time_secs > 0 AND success IS NOT NULL",
         "max_execution_time_secs",
         (f"NOT success AND time_used >= max_execution_time_secs * {NEAR_QUOTA!r}::DOUBLE",),
     ),
-    Measure(
+    OutcomeMeasure(
         "deadlines",
         "priority::VARCHAR",
         "deadline IS NOT NULL AND completed IS NOT NULL",

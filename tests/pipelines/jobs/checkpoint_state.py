@@ -22,7 +22,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from google.protobuf.json_format import MessageToDict
 
 from pipelines.jobs.stream import StreamGraph
-from pipelines.jobs.stream_job import GRAPH_VERSION, StreamJob, fit_settings
+from pipelines.jobs.stream_job import GRAPH_VERSION, StreamRequest, fit_settings
 from pipelines.outputs import open_outputs, parse_live_streams
 from pipelines.settings import Settings
 from pipelines.sources import parse_live_source
@@ -52,7 +52,7 @@ def record(file: Path, version: int, lines: list[str]) -> None:
 def translate_stream(home: Path) -> protos.Pipeline:
     """The graph of a streaming job with everything that one can have."""
     texts = (str(home / "out"), "victoriametrics+http://localhost:8428")
-    job = StreamJob("redis://h", ("a", "b"), "g", texts, home, archive=home / "archive", live=True)
+    job = StreamRequest("redis://h", ("a", "b"), "g", texts, home, archive=home / "archive", live=True)
     outputs, settings = open_outputs(job.outputs, Settings(parallelism=2), file_minutes=1)
     settings = fit_settings(settings)
     source = parse_live_source(job.url, job.streams, job.group, settings)

@@ -13,7 +13,7 @@ from pipelines.jobs.job_description import FOLDER, JOB
 from pipelines.jobs.job_status import BEFORE, READERS, SINKS, read_health
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.stream import IdleWatch, LeaseRenewal, hold_lease
-from pipelines.jobs.stream_job import StreamJob, prepare_home
+from pipelines.jobs.stream_job import StreamRequest, prepare_home
 from pipelines.outputs import open_outputs
 from pipelines.settings import Settings
 from runners.progress import Progress
@@ -26,12 +26,12 @@ from transforms.sources.source import GroupTaken
 
 def test_an_interruption_while_redis_is_unavailable_is_an_interruption(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
-        job = StreamJob(server.url, ("s",), "g", (str(tmp_path / "out"),), tmp_path / "out")
+        job = StreamRequest(server.url, ("s",), "g", (str(tmp_path / "out"),), tmp_path / "out")
         with pytest.raises(KeyboardInterrupt):
             interrupt_without(server, job)
 
 
-def interrupt_without(server: RedisServer, job: StreamJob) -> None:
+def interrupt_without(server: RedisServer, job: StreamRequest) -> None:
     with hold_lease(RedisStreams(Connection(server.url), job.streams, job.group).lease("me")):
         server.kill()
         raise KeyboardInterrupt
@@ -177,7 +177,7 @@ def leave_checkpoint(home: Path) -> Path:
 
 def prepare(home: Path, *streams: str, fresh: bool = False, **settings: Any) -> None:
     """What a start of a job keeps at its home."""
-    job = StreamJob("redis://h", streams, "g", (str(home),), home, fresh=fresh)
+    job = StreamRequest("redis://h", streams, "g", (str(home),), home, fresh=fresh)
     outputs, shaped = open_outputs(job.outputs, Settings(**settings), file_minutes=1)
     prepare_home(job, outputs, "redis://h", shaped)
 

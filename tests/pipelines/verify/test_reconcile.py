@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.failures import WrongUse
 from pipelines.verify.reconcile import Messages, Unreadable, reconcile
-from pipelines.verify.verdict import Verdict
+from pipelines.verify.verdict import Reconciliation
 from schemas.tables import AGGREGATIONS, DUPLICATES, QUARANTINED, REPORTS, TRIMMED, Table
 from tests.outputs import open_output
 from tests.pipelines.verify.changes import TAMPERS, rewritten, without_a_row
@@ -55,7 +55,7 @@ def source(*numbers: int, unreadable: str = "") -> Messages:
 ALL = (*range(9), 20, 21, 22, 30, 31)
 
 
-def counts(verdict: Verdict) -> dict[str, int]:
+def counts(verdict: Reconciliation) -> dict[str, int]:
     """The counts that are not zero."""
     return {name: value for name, value in verdict.as_json().items() if value and isinstance(value, int)}
 
@@ -112,7 +112,7 @@ def test_the_json_has_the_documented_names_in_order(output: Path) -> None:
 
 def test_an_output_without_rows_reconciles(tmp_path: Path) -> None:
     open_output(tmp_path, TEN_MINUTES, create=True)
-    assert reconcile(tmp_path, source()).as_json() == Verdict().as_json()
+    assert reconcile(tmp_path, source()).as_json() == Reconciliation().as_json()
 
 
 def test_a_folder_that_is_no_output_is_wrong_use(tmp_path: Path) -> None:

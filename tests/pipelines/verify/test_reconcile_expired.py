@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.verify.reconcile import reconcile
 from pipelines.verify.table_scan import scan
-from pipelines.verify.verdict import Verdict
+from pipelines.verify.verdict import Reconciliation
 from schemas.kinds import KINDS
 from schemas.partitioning import format_day_folder, format_window_folder
 from schemas.tables import AGGREGATIONS, DUPLICATES, GRANULARITIES, QUARANTINED, REPORTS, TASKS
@@ -94,7 +94,7 @@ def aggregate(output: Path) -> None:
     remove_expired(output, read_ledger(LocalFolder(output))[0])
 
 
-def check(output: Path, sent: list[pa.RecordBatch]) -> Verdict:
+def check(output: Path, sent: list[pa.RecordBatch]) -> Reconciliation:
     def read(_: object = None) -> Iterator[pa.RecordBatch]:
         yield from sent
 
