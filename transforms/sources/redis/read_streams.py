@@ -97,7 +97,7 @@ class ReadFromRedisStreams(beam.PTransform):
         read = (
             root
             | "Readers" >> beam.Create(readers)
-            | "ReadEntries" >> reading.with_outputs(_REJECTED, _GAPS, main=_MESSAGES)
+            | "Read" >> reading.with_outputs(_REJECTED, _GAPS, main=_MESSAGES)
         )
         for output in read:
             output.is_bounded = False  # Beam says so of the main output only
