@@ -1,4 +1,4 @@
-"""GET /kpi/compare/{experiment}: the variants of an experiment beside its control, as `kpiflow compare`."""
+"""GET /kpi/compare: the variants of an experiment beside its control, as `kpiflow compare`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +21,9 @@ from pipelines.service.errors import HttpError, as_http_error
 from pipelines.service.exchange import Exchange
 from transforms.core.time_range import Span
 
+EXPERIMENT_NAME = "experiment"
 PARAMETERS = {
+    EXPERIMENT_NAME: "the experiment, as the metadata of its tasks name it; any text",
     "control": "the variant that the others are compared with; control unless given",
     "metric": "metrics, or metric:pN for a percentile, with a comma between; the mean of each unless given",
     "share": "planned shares, as variant=share, with a comma between; equal ones unless given",
@@ -37,10 +39,11 @@ _LONGEST = 1000
 
 async def compare(request: web.Request, exchange: Exchange) -> web.StreamResponse:
     """The comparison, as `kpiflow compare --json` has it."""
-    service, experiment = exchange.service, request.match_info["experiment"]
+    service = exchange.service
     check_rights(exchange.rights)
     try:
         given = _read_parameters(request)
+        experiment = given[EXPERIMENT_NAME]
         span = parse_span(given.get("from"), given.get("to"))
         alpha = _parse_alpha(given.get("alpha", "0.05"))
         limits = replace(service.limits, rows=MOST_TASKS)
@@ -97,8 +100,10 @@ def _read_parameters(request: web.Request) -> dict[str, str]:
     """The parameters of the URL.
 
     Raises:
-        WrongUse: one is unknown, given twice or too long.
+        WrongUse: one is unknown, given twice or too long, or there is no experiment.
     """
+    if EXPERIMENT_NAME not in request.query:
+        raise WrongUse("a comparison is of an experiment", f"give {EXPERIMENT_NAME}=NAME")
     for name, text in request.query.items():
         if name not in PARAMETERS:
             advice = name_nearest(name, list(PARAMETERS))

@@ -30,7 +30,7 @@ _ERROR = {
 }
 _TYPE_OF = {"/metrics": "application/openmetrics-text", "/": "text/html", "/page/{file}": "text/javascript"}
 _TEXTS = {
-    "/kpi/compare/{experiment}": comparisons.PARAMETERS,
+    "/kpi/compare": comparisons.PARAMETERS,
     "/kpi/export": export.PARAMETERS,
     "/kpi/stream": stream.PARAMETERS,
 }
@@ -66,7 +66,8 @@ def _describe_route(route: "Route") -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": route.summary,
         "parameters": [
-            _describe_parameter(Parameter(name, text)) for name, text in _TEXTS.get(route.path, {}).items()
+            _describe_parameter(Parameter(name, text, required=name == comparisons.EXPERIMENT_NAME))
+            for name, text in _TEXTS.get(route.path, {}).items()
         ],
         "responses": _describe_responses({_TYPE_OF.get(route.path, "application/json"): {}}),
     }

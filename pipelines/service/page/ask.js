@@ -14,7 +14,7 @@ export class Refused extends Error {
 export async function ask(path, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== "");
   const query = new URLSearchParams(given).toString();
-  return read(query ? `${path}?${query}` : path);
+  return read(query ? `${path}${path.includes("?") ? "&" : "?"}${query}` : path);
 }
 
 /**

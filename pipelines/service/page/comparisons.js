@@ -35,7 +35,7 @@ export function mountComparisons(section) {
     const { experiment, control } = filters.read();
     const turn = ++asked;
     setText(looked, "Comparing…");
-    const found = await ask(`/kpi/compare/${encodeURIComponent(experiment.experiment)}`, { control });
+    const found = await ask(`/kpi/compare?${new URLSearchParams({ experiment: experiment.experiment })}`, { control });
     if (turn !== asked) return; // another one was chosen meanwhile
     problem.clear();
     show(body, found);

@@ -171,7 +171,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, output: Path) -> Iterator[Hou
 QUERY_PATH = "/query/{name}"
 PATHS = {
     QUERY_PATH: [f"/query/{name}" for name in QUERIES],
-    "/kpi/compare/{experiment}": ["/kpi/compare/routing"],
+    "/kpi/compare": ["/kpi/compare?experiment=routing"],
 }
 GIVEN = {
     "reports-by-task": "?task_id=task+1",
@@ -180,7 +180,7 @@ GIVEN = {
     "experiment": "?experiment=routing",
     "recommendations": "?state=all",
 }
-ONLY_GRANTED = ("/query/experiment", "/kpi/compare/routing", "/kpi/marks")
+ONLY_GRANTED = ("/query/experiment", "/kpi/compare?experiment=routing", "/kpi/marks")
 """A query that joins tables by report_id, a route that asks it, and one that takes a report_id: no role sees
 them without grants."""
 CONFIDENTIAL = ("/query/experiments", "/query/recommendations")

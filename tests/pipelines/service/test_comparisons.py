@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import run
@@ -12,7 +14,7 @@ from pipelines.service.guards import Guards, Subject
 from tests.pipelines.queries.small_output import make_output
 from tests.service import RunningService, make_service, run_service
 
-PATH = "/kpi/compare/routing"
+PATH = "/kpi/compare"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def service(output: Path) -> Iterator[RunningService]:
 def test_it_answers_as_the_command(
     output: Path, service: RunningService, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = service.get(PATH, metric="latency_ms,accuracy:p50", control="treatment", alpha="0.1")
+    found = service.get(
+        PATH, experiment="routing", metric="latency_ms,accuracy:p50", control="treatment", alpha="0.1"
+    )
     words = ["--metric", "latency_ms", "--metric", "accuracy:p50", "--control", "treatment", "--alpha", "0.1"]
     assert run(["compare", str(output), "routing", *words, "--json"]) == 0
     assert found.json == json.loads(capsys.readouterr().out)
@@ -37,26 +41,47 @@ def test_it_answers_as_the_command(
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "fault"),
+    ("given", "fault"),
     [
-        (PATH, {"alpha": "nan"}, "alpha cannot be nan"),
-        (PATH, {"metric": "latency"}, "no metric is called latency"),
-        (PATH, {"control": "nobody"}, "no task has the variant nobody"),
-        (PATH, {"limit": "1"}, "has no parameter limit"),
-        (PATH, {"unit": "team"}, "unit team is not known"),
-        ("/kpi/compare/nothing", {}, "no task of the experiment nothing"),
+        ({"alpha": "nan"}, "alpha cannot be nan"),
+        ({"metric": "latency"}, "no metric is called latency"),
+        ({"control": "nobody"}, "no task has the variant nobody"),
+        ({"limit": "1"}, "has no parameter limit"),
+        ({"unit": "team"}, "unit team is not known"),
+        ({"experiment": "nothing"}, "no task of the experiment nothing"),
+        ({"experiment": ""}, "no task of the experiment"),
+        ({"experiment": ".."}, "no task of the experiment .."),
+        ({"experiment": "x" * 5000}, "experiment has 5,000 characters"),
     ],
 )
-def test_wrong_use_is_named(path: str, given: dict[str, str], fault: str, service: RunningService) -> None:
-    reply = service.get(path, **given)
+def test_wrong_use_is_named(given: dict[str, str], fault: str, service: RunningService) -> None:
+    reply = service.get(PATH, **{"experiment": "routing"} | given)
     assert (reply.status, fault in reply.json["error"], "--" in reply.json["error"]) == (400, True, False)
+
+
+def test_without_an_experiment_it_says_how_to_name_one(service: RunningService) -> None:
+    reply = service.get(PATH)
+    assert (reply.status, reply.json["fix"]) == (400, "give experiment=NAME")
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "/", "a/b?c#d", "%2e%2e", "\r\n", "x" * 1000])
+def test_an_experiment_of_any_name_is_compared(name: str, tmp_path: Path) -> None:
+    output = make_output(tmp_path / "out")
+    for path in (output / "features").rglob("*.parquet"):
+        rows = pq.read_table(path, partitioning=None)
+        named = pc.if_else(rows["experiment"].is_valid(), name, None)
+        place = rows.column_names.index("experiment")
+        pq.write_table(rows.set_column(place, rows.schema.field(place), named), path)
+    with run_service(make_service(output)) as service:
+        found = service.get(PATH, experiment=name)
+        assert (found.status, found.json["units"].keys()) == (200, {"control", "treatment"})
 
 
 def test_without_the_extra_it_says_what_to_install(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pipelines.analysis.question", None)
-    reply = service.get(PATH)
+    reply = service.get(PATH, experiment="routing")
     assert (reply.status, reply.json["fix"]) == (501, "pip install 'kpiflow[analysis]'")
 
 

@@ -326,7 +326,7 @@ def test_a_verdict_has_its_interval_as_a_picture(browser: "Browser", house: Hous
     effect |= {"difference": -30.0, "low": -45.5, "high": -14.5, "p": 0.0002, "verdict": "lower"}
     answer["effects"] = [effect | {"since": "2025-10-20T12:05:00Z"}]
     with visit(browser, house) as page:
-        page.route("**/kpi/compare/*", lambda route: route.fulfill(json=answer))
+        page.route("**/kpi/compare?*", lambda route: route.fulfill(json=answer))
         page.reload()
         item = page.locator("#comparisons .effects li")
         expect(item).to_contain_text("Latency lower, better since 2025-10-20 12:05")
