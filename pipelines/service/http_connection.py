@@ -55,6 +55,18 @@ class HttpConnection(web.RequestHandler):
         if not self._lost.done():
             self._lost.set_result(None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no whole request."""
+        return self._current_request is None and not self._messages
+
+    def drop(self) -> bool:
+        """Close at once; False if there is nothing to close, before a handshake has ended."""
+        if self.transport is None:
+            return False
+        self.transport.abort()
+        return True
+
     def handle_error(
         self,
         request: web.BaseRequest,

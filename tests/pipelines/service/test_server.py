@@ -6,10 +6,9 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -396,26 +395,44 @@ def test_a_connection_without_a_whole_request_is_closed(
         assert service.get("/healthz").status == 200
 
 
-def test_connections_beyond_the_most_are_closed_at_once_and_counted(output: Path) -> None:
-    def wait_until_open(service: RunningService) -> None:
-        end = time.monotonic() + PATIENCE
-        while True:
-            with suppress(OSError, http.client.HTTPException):
-                assert service.get("/healthz").status == 200
-                return
-            assert time.monotonic() < end
-            time.sleep(0.02)
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "])
+def test_connections_without_a_request_keep_nobody_out(sent: bytes, output: Path) -> None:
+    with run_service(make_service(output, connections=2)) as service, ExitStack() as held:
+        for _ in range(20):
+            client = held.enter_context(socket.create_connection((HOST, service.port), timeout=PATIENCE))
+            client.sendall(sent)
+            assert service.get("/healthz").status == 200
+        assert 'service_refusals_total{status="503"}' in service.get("/metrics").body.decode()
+        assert service.service.guards.counts.refusals["503"] >= 18
 
+
+def test_connections_beyond_the_most_that_have_requests_are_closed_at_once_and_counted(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.service.server.BODY_SECONDS", 20)
+    body = b"POST /kpi/marks HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n"
     with run_service(make_service(output, connections=2)) as service:
         where = (HOST, service.port)
-        connect = partial(socket.create_connection, where, timeout=PATIENCE)
-        with connect(), connect():
+        with ExitStack() as held:
+            for _ in range(2):
+                held.enter_context(socket.create_connection(where, timeout=PATIENCE)).sendall(body)
+            time.sleep(0.5)
             for _ in range(3):
-                with connect() as client:
+                with socket.create_connection(where, timeout=PATIENCE) as client:
                     assert client.recv(100) == b""
-        wait_until_open(service)
-        assert 'service_refusals_total{status="503"}' in service.get("/metrics").body.decode()
+        wait_for(lambda: service.get("/healthz").status == 200)
         assert service.service.guards.counts.refusals["503"] >= 3
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so, while connections fail."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        with suppress(OSError, http.client.HTTPException):
+            assert is_so()
+            return
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_client_that_takes_nothing_of_its_answer_is_dropped(
