@@ -68,14 +68,22 @@ class StreamEntry:
     @cached_property
     def outcome(self) -> tuple[bool, bool]:
         """Of a report: whether the task failed, and whether a value is an outlier."""
-        row = orjson.loads(self.data)
+        row = self._read_row()
         return row.get("error_details") is not None, any(row.get(name) for name in OUTLIER_FLAGS.values())
+
+    def _read_row(self) -> dict[str, Any]:
+        """The row of kpi_reports; without columns, where another client of Redis has added what is none."""
+        try:
+            row = orjson.loads(self.data)
+        except orjson.JSONDecodeError:
+            return {}
+        return row if isinstance(row, dict) else {}
 
     def _make(self, has_ids: bool, withheld: tuple[str, ...]) -> bytes:
         if self.gap is not None:
             after, before = map(format_id, self.gap)
             return orjson.dumps({"type": "gap", "after": after, "before": before})
-        row = orjson.loads(self.data)
+        row = self._read_row()
         if not has_ids:
             return format_report(row, withheld)
         kept = {name: value for name, value in row.items() if name not in withheld}

@@ -43,22 +43,41 @@ def format_report(row: Mapping[str, Any], withheld: Collection[str] = ()) -> byt
     }
     for name in _RAW:
         if name in report:
-            report[name] = orjson.Fragment(report[name])
-    if context := report.get("execution_context"):
-        report["execution_context"] = dict(context)
-        if context.get("gpu_info") is not None:
-            report["execution_context"]["gpu_info"] = orjson.Fragment(context["gpu_info"])
+            report[name] = _embed(report[name])
+    context = report.get("execution_context")
+    if isinstance(context, Mapping):
+        texts = {name: _embed(context[name]) for name in ("gpu_info",) if context.get(name) is not None}
+        report["execution_context"] = {**context, **texts}
     if extra is not None:
         _add_extra(report, extra)
     return orjson.dumps(report, option=orjson.OPT_UTC_Z)
 
 
-def _add_extra(report: dict[str, Any], extra: str) -> None:
-    """Add the fields that the schema does not have, also those within execution_context, as they were."""
-    for name, raw in _members.decode(extra).items():
+def _embed(text: Any) -> Any:
+    """A text of JSON as what it says; what is none, and so was not written by kpiflow, as it is."""
+    if not isinstance(text, str):
+        return text
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return orjson.Fragment(text)
+
+
+def _add_extra(report: dict[str, Any], extra: Any) -> None:
+    """Add the fields that the schema does not have, also those within execution_context, as they were. What
+    is no JSON object is left out."""
+    for name, raw in _read_members(extra).items():
         inner = report.get(name)
         if isinstance(inner, dict):
-            found = _members.decode(raw)
+            found = _read_members(raw)
             report[name] = inner | {key: orjson.Fragment(bytes(value)) for key, value in found.items()}
         elif name not in report:
             report[name] = orjson.Fragment(bytes(raw))
+
+
+def _read_members(text: Any) -> dict[str, msgspec.Raw]:
+    try:
+        return _members.decode(text)
+    except (msgspec.MsgspecError, TypeError, UnicodeError):
+        return {}
