@@ -116,7 +116,7 @@ class SpanReports:
         if missing := set(REPORT_COLUMNS) - set(rows.column_names):  # pyarrow leaves it out in silence
             raise ValueError(f"there is no column {min(missing)}")
         batches = rows.combine_chunks().to_batches() or [make_empty(rows.schema)]
-        return self._names.read_reports(batches[0])
+        return self._names.read_reports(batches[0]).check()
 
 
 def _choose(file: _File, span: Span, most: int) -> list[int]:

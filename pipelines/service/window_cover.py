@@ -164,7 +164,7 @@ class WindowCover:
 
     def _read(self, files: OutputFiles, size: str, place: CountedReports, version: Hashable) -> Kept:
         batches = [read_file(file.open(), WINDOWS) for file in _list_files(files, size, place)]
-        sums = join_sums([self._names.read_windows(batch) for batch in batches]).sort()
+        sums = join_sums([self._names.read_windows(batch).check() for batch in batches]).sort()
         return self._kept.put((size, place.start), version, sums)
 
 

@@ -20,6 +20,9 @@ from transforms.core.record_batches import conform
 _SCHEMA = pa.schema([AGGREGATIONS.schema.field(name) for name in WINDOWS])
 REPORT_COLUMNS = ["recorded_at", "agent_id", "latency_ms", "accuracy"]
 _HOUR = 3600 * 10**6
+_LARGEST = 1e9
+"""Validation lets no value through that is nearly as large. Sums of larger ones would overflow, or lose
+digits."""
 _UNITS, _WHOLE = 1e12, 1e6
 """How many units of sums of accuracy are 1, and how many are one of `accuracies`: a float64 has all integers
 up to 9e15 only."""
@@ -49,6 +52,17 @@ class WindowSums(NamedTuple):
         order = np.argsort(self.starts, kind="stable")
         return WindowSums._make(values[order] for values in self)
 
+    def check(self) -> "WindowSums":
+        """The windows, all of whose values can be summed here.
+
+        Raises:
+            ValueError: one is larger, or no number: not kpiflow has written it.
+        """
+        for values in (self.means, np.sqrt(np.abs(self.squares)), self.accuracies / (_UNITS / _WHOLE)):
+            if not (np.abs(values) <= _LARGEST * np.maximum(self.counts, 1)).all():
+                raise ValueError("a value is no number, or is larger than those of valid reports")
+        return self
+
     def keep_within(self, start: int, end: int) -> "WindowSums":
         """The windows that begin from `start` to before `end`, of some that are sorted."""
         first, last = np.searchsorted(self.starts, (start, end)).tolist()
@@ -65,6 +79,7 @@ def join_sums(parts: Sequence[WindowSums]) -> WindowSums:
     return WindowSums._make(np.concatenate(values) for values in zip(_EMPTY, *parts, strict=True))
 
 
+@np.errstate(all="ignore")  # of an infinite value the spread is NaN, as it is for DuckDB
 def merge_sums(sums: WindowSums, by_hour: bool = False) -> WindowSums:
     """The windows of each agent as one, which begins with the first of all; or those of each hour and
     agent."""
@@ -99,6 +114,7 @@ class AgentNames:
         self._numbers: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    @np.errstate(all="ignore")  # `WindowSums.check` finds what overflows
     def read_windows(self, batch: pa.RecordBatch) -> WindowSums:
         """The windows of a batch with columns of kpi_aggregations, in the order of their starts."""
         rows = conform(batch, _SCHEMA)
@@ -113,6 +129,7 @@ class AgentNames:
             *_split_accuracy(rows["avg_accuracy"].to_numpy() * counts),
         ).sort()
 
+    @np.errstate(all="ignore")  # `WindowSums.check` finds what overflows
     def read_reports(self, batch: pa.RecordBatch) -> WindowSums:
         """The reports of a batch with the columns REPORT_COLUMNS, in the order of their times.
 

@@ -1,6 +1,7 @@
 """Summaries from windows are those of plain SQL over the reports, and read no more than the edges."""
 
 import os
+import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 
 from pipelines.queries.registry import QUERIES
 from pipelines.queries.run import Answer, run_query
+from pipelines.queries.sums import WINDOWS as SUMMED
 from pipelines.service import window_cover
 from pipelines.service.service import Service
 from pipelines.service.span_reports import SpanReports
-from pipelines.service.window_sums import AgentNames
+from pipelines.service.window_sums import REPORT_COLUMNS, AgentNames, merge_sums
 from schemas.tables import AGGREGATIONS, GRANULARITIES, REPORTS
 from tests.patience import PATIENCE
 from tests.pipelines.queries.small_output import FILE_MINUTES, make_output
@@ -240,3 +242,36 @@ def test_sealed_days_count_as_their_hours_do(tables: list[str], output: Path) ->
     for span in draw_spans(8):
         compare(ask("agent-summary", span), select(output, "agent-summary", span))
     assert ask("agent-summary", Span(START + timedelta(hours=1), START + timedelta(hours=3))).files == 0
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e308, -1e308])
+def test_a_value_that_no_valid_report_has_is_left_to_duckdb(value: float, output: Path) -> None:
+    rows = pa.Table.from_pylist(
+        [{"recorded_at": START, "agent_id": "agent 1", "latency_ms": value, "accuracy": 0.5}] * 2
+    ).cast(pa.schema([REPORTS.schema.field(name) for name in REPORT_COLUMNS]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="no number, or is larger"):
+            AgentNames().read_reports(rows.combine_chunks().to_batches()[0]).check()
+        file = next((output / REPORTS.name).rglob("*.parquet"))
+        stored = pq.read_table(file, partitioning=None)
+        place = stored.column_names.index("latency_ms")
+        pq.write_table(stored.set_column(place, "latency_ms", pa.array([value] * len(stored))), file)
+        reports = SpanReports(AgentNames(), FILE_MINUTES)
+        assert reports.read(OutputFiles.of(output), Span(), 10**6) is None
+
+
+def test_an_infinite_value_that_duckdb_has_summed_merges_without_a_warning() -> None:
+    names = AgentNames()
+    windows = pa.RecordBatch.from_pylist(
+        [
+            {"time_window_start": None, "agent_id": "a", "task_count": 1, "avg_latency_ms": latency,
+             "latency_stddev": None, "avg_accuracy": 0.5}
+            for latency in (float("inf"), 3.0)
+        ],
+        schema=pa.schema([AGGREGATIONS.schema.field(name) for name in SUMMED]),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (row,) = names.make_rows(merge_sums(names.read_windows(windows))).to_pylist()
+    assert (row["task_count"], row["avg_latency_ms"], row["avg_accuracy"]) == (2, float("inf"), 0.5)
