@@ -5,6 +5,7 @@ of the TOML file (`iqr_factor = 2.5`).
 """
 
 import os
+from collections.abc import Mapping
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any, get_args
@@ -119,6 +120,19 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tup
     if conflict := find_conflict(settings):
         raise SettingsError(conflict)
     return settings, {name: origins.get(name, "default") for name in Settings.model_fields}
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Check settings that were stored. Names that are unknown are not looked at.
+
+    Raises:
+        SettingsError: a value that its setting cannot have.
+    """
+    try:
+        for group, names in Settings.groups().items():
+            group.model_validate({name: values[name] for name in names if name in values}, strict=True)
+    except ValidationError as error:
+        raise SettingsError(_describe_invalid(error)) from None
 
 
 def _check_environment() -> None:

@@ -11,21 +11,23 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from pipelines.failures import Failure
 from pipelines.jobs.derive import explain_errors, lock_home, make_deriver, run_pass
 from pipelines.jobs.derive_state import read_state, read_until, write_state
-from pipelines.jobs.job_description import JOB
+from pipelines.jobs.job_description import JOB, JobFile
 from pipelines.jobs.job_status import READERS, read_sinks
 from schemas.readers.formats import FIRST_US
 from transforms.core.events import DERIVE_FAILED, log_as_json, log_event
 from transforms.core.status_files import read_status
 from transforms.core.time_units import SECOND_US
+from transforms.core.typed_json import as_moment
 from transforms.derived.engine import DeriveLimits, Deriver
 from transforms.encryption.key_ring import use_master_key
+from transforms.sources.reader_status import ReaderFile
 from transforms.sources.source import WATERMARK_DELAY_SECONDS
 
 RECENT_HOURS = 3
@@ -68,9 +70,8 @@ def derive_until(output: Path, deriver: Deriver, until: datetime | None, hours: 
             run_pass(output, deriver, until, since=since)
     except (Failure, OSError) as error:
         log_event(DERIVE_FAILED, output=str(output), error=str(error))
-        state = read_state(output) or {}
-        state |= {"until": read_until(state), "error": str(error)}
-        write_state(output, **state)
+        state: Any = read_state(output) or {"until": None}
+        write_state(output, **state | {"until": read_until(state), "error": str(error)})
 
 
 def find_until(folder: Path, write_seconds: int) -> datetime | None:
@@ -81,17 +82,15 @@ def find_until(folder: Path, write_seconds: int) -> datetime | None:
     than that, what was missing is derived by the next pass. Windows of an hour are read an hour after their
     end, so the watermark's delay, which windows wait for, does not count.
     """
-    job = read_status(folder / JOB) or {}
-    readers = [read_status(path) or {} for path in sorted((folder / READERS).glob("reader-*.json"))]
-    reported = {key for reader in readers for key in reader.get("streams", {})}
-    watermarks = [reader.get("watermark") for reader in readers]
-    known = [mark for mark in watermarks if mark]
-    is_whole = reported >= set(job.get("depends", {}).get("streams", [None])) and len(known) == len(
-        watermarks
-    )
-    if not known or not is_whole or any(sink.get("waiting_since") for sink in read_sinks(folder)):
+    job = read_status(folder / JOB, JobFile)
+    paths = sorted((folder / READERS).glob("reader-*.json"))
+    readers = [reader for path in paths if (reader := read_status(path, ReaderFile))]
+    reported = {key for reader in readers for key in reader["streams"]}
+    known = [mark for reader in readers if (mark := reader["watermark"])]
+    is_whole = job is not None and reported >= set(job["depends"]["streams"]) and len(known) == len(paths)
+    if not known or not is_whole or any(sink["waiting_since"] for sink in read_sinks(folder)):
         return None
-    return datetime.fromtimestamp(min(known) / 1000 + WATERMARK_DELAY_SECONDS - write_seconds, UTC)
+    return as_moment(min(known) / 1000 + WATERMARK_DELAY_SECONDS - write_seconds)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """How a streaming job does, or did when it ended: from what it left below its home, and from what its source
 says now."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.failures import WrongUse
 from pipelines.jobs.derive_state import read_state, read_until
@@ -14,7 +14,9 @@ from pipelines.jobs.lock import is_locked
 from runners.flink.checkpoints import find_newest_checkpoint
 from schemas.tables import TABLES
 from transforms.core.status_files import read_status
-from transforms.sinks.sink_status import read_sink_statuses
+from transforms.core.typed_json import as_moment
+from transforms.sinks.sink_status import SinkFile, read_sink_statuses
+from transforms.sources.reader_status import ReaderFile, StreamFile
 from transforms.sources.source import Memory, SourceState, StreamState
 
 RUN, READERS, SINKS = "run.json", "readers", "sinks"
@@ -167,13 +169,16 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
             f"`kpiflow stream --redis URL --stream KEY --output {home}` starts one",
         )
     state = state or SourceState({})
-    readers = list(read_status_files(folder / READERS, "reader-*.json"))
+    readers = list(read_reader_files(folder / READERS))
     reported = {key: stream for reader in readers for key, stream in reader["streams"].items()}
     return Health(
         is_locked(home),
         job.group,
         job.source,
-        tuple(_stream_health(key, reported.get(key, {}), state.streams.get(key)) for key in job.streams),
+        tuple(
+            _stream_health(key, reported.get(key, StreamFile()), state.streams.get(key))
+            for key in job.streams
+        ),
         sum(reader["read"] for reader in readers),
         _latest(readers, "newest"),
         _moment(min((reader["watermark"] for reader in readers if reader["watermark"]), default=None)),
@@ -186,44 +191,47 @@ def read_health(home: Path, state: SourceState | None = None) -> Health:
     )
 
 
-def read_status_files(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
-    """The status files of readers or writers whose names match a pattern. One that a power cut has torn is
-    left out."""
+def read_reader_files(folder: Path, pattern: str = "reader-*.json") -> Iterator[ReaderFile]:
+    """The status files of readers whose names match a pattern. One that a power cut has torn is left out."""
     for path in sorted(folder.glob(pattern)):
-        if (status := read_status(path)) is not None:
+        if (status := read_status(path, ReaderFile)) is not None:
             yield status
 
 
-def _stream_health(key: str, reported: Mapping[str, Any], state: StreamState | None) -> StreamHealth:
+def _stream_health(key: str, reported: StreamFile, state: StreamState | None) -> StreamHealth:
     stream = StreamHealth(key, **reported)
     if state is None:
         return stream
     return replace(stream, added=state.added, ahead_seconds=state.ahead_seconds)
 
 
-def read_sinks(folder: Path) -> list[dict[str, Any]]:
+class _Begun(TypedDict, total=False):
+    begun: float
+
+
+def read_sinks(folder: Path) -> list[SinkFile]:
     """The status of each process that writes to an output, of a job's folder."""
-    begun = (read_status(folder / RUN) or {}).get("begun", 0.0)
-    return read_sink_statuses(folder / SINKS, begun)
+    run = read_status(folder / RUN, _Begun)
+    return read_sink_statuses(folder / SINKS, run.get("begun", 0.0) if run else 0.0)
 
 
-def _sink_healths(writers: list[dict[str, Any]], names: tuple[str, ...]) -> Iterator[SinkHealth]:
+def _sink_healths(writers: list[SinkFile], names: tuple[str, ...]) -> Iterator[SinkHealth]:
     """The outputs of the job in their order, each from the status of its tables' writers."""
     for name in names:
         # Earlier versions wrote "target".
         own = [each for each in writers if each.get("sink", each.get("target")) == name]
         waiting = min(
             (each for each in own if each["waiting_since"]),
-            key=lambda each: each["waiting_since"],
-            default={},
+            key=lambda each: each["waiting_since"] or 0,
+            default=None,
         )
         yield SinkHealth(
             name,
             sum(each["rows"] for each in own),
             _latest([each for each in own if each["table"] in RECEIVED], "newest"),
             _latest(own, "time"),
-            _moment(waiting.get("waiting_since")),
-            waiting.get("error"),
+            _moment(waiting and waiting["waiting_since"]),
+            waiting and waiting["error"],
         )
 
 
@@ -232,7 +240,7 @@ def _derived_healths(outputs: tuple[str, ...]) -> Iterator[DerivedHealth]:
     for output in outputs:
         if "://" not in output and (state := read_state(Path(output))) is not None:
             at = _moment(state["at"] * 1000)
-            analysis = state.get("analysis") or {}
+            analysis: Mapping[str, Any] = state.get("analysis") or {}
             yield DerivedHealth(output, read_until(state), at, state.get("error"), **analysis)
 
 
@@ -257,10 +265,10 @@ def _read_checkpoint(folder: Path) -> Checkpoint | None:
     return Checkpoint(_moment(max(file.st_mtime for file in files) * 1000), size, path)  # type: ignore[arg-type]
 
 
-def _latest(reports: list[dict[str, Any]], name: str) -> datetime | None:
+def _latest(reports: Sequence[Mapping[str, Any]], name: str) -> datetime | None:
     """The latest of the times of a name in some status files."""
     return _moment(max((report.get(name) or 0 for report in reports), default=0) or None)
 
 
 def _moment(milliseconds: float | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return None if milliseconds is None else as_moment(milliseconds / 1000)

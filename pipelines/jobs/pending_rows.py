@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.jobs.job_description import FOLDER, JobDescription
-from pipelines.jobs.job_status import READERS, read_status_files
+from pipelines.jobs.job_status import READERS, read_reader_files
 from runners.flink.checkpoints import find_newest_checkpoint
 
 MARGIN_US = 60_000_000
@@ -44,7 +44,7 @@ def find_pending_rows(home: Path) -> PendingRows | None:
     checkpoint."""
     folder, job = home / FOLDER, JobDescription.read(home)
     checkpoint = find_newest_checkpoint(folder)
-    readers = list(read_status_files(folder / READERS, "**/reader-*.json"))
+    readers = list(read_reader_files(folder / READERS, "**/reader-*.json"))
     if checkpoint is None or job is None or not readers:
         return None
     # Status files of earlier versions lack `newest`; nothing that was read arrived after their `time`.

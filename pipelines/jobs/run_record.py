@@ -8,20 +8,22 @@ the totals adds it, and so does the next run before it sets these files aside. B
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.jobs.job_status import READERS, RUN, SINKS, read_status_files
+from pipelines.jobs.job_status import READERS, RUN, SINKS, read_reader_files
 from runners.progress import Progress
 from transforms.core.durable_files import replace_file
 from transforms.core.errors import Refused, Unavailable
 from transforms.core.events import STATE_NOT_WRITTEN, log_event
-from transforms.core.process_stats import ProcessStats, record_process
-from transforms.core.status_files import read_kept, read_status, report_damage
+from transforms.core.process_stats import ProcessStats, StatsFile, record_process
+from transforms.core.status_files import read_kept, read_status
+from transforms.core.typed_json import Count
 from transforms.sinks.sink_status import remove_old_statuses
+from transforms.sources.reader_status import ReaderFile
 
 PROCESSES = "processes"
 """Below a job's folder: a status file of each worker (`transforms.core.process_stats`)."""
@@ -43,8 +45,8 @@ class ReadMark:
     that has fewer entries than were read of it was made again, or went back: it is counted on from its index.
     """
 
-    total: int = 0
-    most: int = 0
+    total: Count = 0
+    most: Count = 0
 
     def move(self, index: int | None, added: int | None) -> "ReadMark":
         """The mark after a reader has reported its place."""
@@ -56,7 +58,7 @@ class ReadMark:
 
 
 @dataclass
-class RunRecord:
+class _Runs:
     """What is known of a job's runs. Times are seconds since 1970.
 
     Attributes:
@@ -69,7 +71,7 @@ class RunRecord:
         failure: the cause of the newest failure.
         checkpoint_seconds, renew_seconds: the settings of the newest run.
         marks: of each stream.
-        stats: what ended processes measured; `added` names their files.
+        added: the files of the ended processes that are in `stats`.
     """
 
     pid: int = 0
@@ -77,45 +79,53 @@ class RunRecord:
     started: float = 0.0
     begun: float = 0.0
     renewed: float = 0.0
-    starts: int = 0
-    restarts: int = 0
-    renewals: int = 0
+    starts: Count = 0
+    restarts: Count = 0
+    renewals: Count = 0
     state: str = STOPPED
     failure: str | None = None
     checkpoint_seconds: float = 0.0
     renew_seconds: float = 0.0
     marks: dict[str, ReadMark] = field(default_factory=dict)
-    stats: ProcessStats = field(default_factory=ProcessStats)
     added: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _RunFile(_Runs):
+    """The content of `run.json`."""
+
+    stats: StatsFile = field(default_factory=StatsFile)
+
+
+@dataclass
+class RunRecord(_Runs):
+    """What is known of a job's runs, and in `stats` what its ended processes measured."""
+
+    stats: ProcessStats = field(default_factory=ProcessStats)
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
         """The record in a job's folder; an empty one if there is none. A damaged one is reported."""
-        content = read_kept(folder / RUN) or {}
-        try:
-            marks = {key: ReadMark(**mark) for key, mark in content.pop("marks", {}).items()}
-            return cls(**content | {"marks": marks, "stats": ProcessStats.of(content.pop("stats", None))})
-        except (TypeError, AttributeError):
-            report_damage(folder / RUN, "it is not the record of a job")
-            return cls()
+        content = read_kept(folder / RUN, _RunFile) or _RunFile()
+        return cls(**vars(content) | {"stats": ProcessStats.of(content.stats)})
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON's types."""
         marks = {key: vars(mark) for key, mark in self.marks.items()}
         return vars(self) | {"marks": marks, "stats": self.stats.as_json()}
 
-    def move_marks(self, readers: Iterable[Mapping[str, Any]]) -> None:
+    def move_marks(self, readers: Iterable[ReaderFile]) -> None:
         """Take in how far the readers have come, from their status files."""
         for reader in readers:
-            for key, place in reader.get("streams", {}).items():
+            for key, place in reader["streams"].items():
                 self.marks[key] = self.marks.get(key, ReadMark()).move(place.get("index"), place.get("added"))
 
 
 def read_totals(folder: Path) -> RunRecord:
     """The record of a job's folder with what has happened since it was written."""
     # In this order: a file that is being added meanwhile is then counted once.
-    readers = list(read_status_files(folder / READERS, "reader-*.json"))
-    found = {path.name: ProcessStats.of(read_status(path)) for path in _list_processes(folder)}
+    readers = list(read_reader_files(folder / READERS))
+    found = {path.name: _read_stats(path) for path in _list_processes(folder)}
     record = RunRecord.read(folder)
     record.move_marks(readers)
     for name, stats in found.items():
@@ -186,10 +196,10 @@ class RunKeeper:
         record, ended = self.record, list(ended)
         for path in ended:
             if path.name not in record.added:
-                record.stats.add(ProcessStats.of(read_status(path)))
+                record.stats.add(_read_stats(path))
                 record.added.append(path.name)
         del record.added[:-_MOST_NAMES]
-        record.move_marks(read_status_files(self._folder / READERS, "reader-*.json"))
+        record.move_marks(read_reader_files(self._folder / READERS))
         self._saved = time.time()
         try:
             replace_file(self._folder / RUN, json.dumps(record.as_json()).encode())
@@ -202,6 +212,10 @@ class RunKeeper:
         for path in ended:
             path.unlink(missing_ok=True)
         remove_old_statuses(self._folder / SINKS, record.begun)
+
+
+def _read_stats(path: Path) -> ProcessStats:
+    return ProcessStats.of(read_status(path, StatsFile))
 
 
 def _list_processes(folder: Path) -> list[Path]:

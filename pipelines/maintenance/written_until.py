@@ -1,13 +1,14 @@
 """Up to when an output has all messages, whatever becomes of the job that writes it."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipelines.failures import WrongUse
 from pipelines.jobs.job_description import FOLDER, JobDescription
-from pipelines.jobs.job_status import BEFORE, READERS, read_status_files
+from pipelines.jobs.job_status import BEFORE, READERS, read_reader_files
 from pipelines.jobs.lock import is_locked
 from pipelines.settings import Settings
+from transforms.core.typed_json import as_moment
 
 _MARGIN_SECONDS = 60
 
@@ -30,7 +31,7 @@ def find_written_until(output: Path, home: Path, now: datetime) -> datetime | No
     marks = _read_marks(home / FOLDER / READERS) or _read_marks(home / FOLDER / READERS / BEFORE)
     if not marks:
         return None
-    return datetime.fromtimestamp(min(marks) / 1000, UTC)
+    return as_moment(min(marks) / 1000)
 
 
 def find_delay(home: Path, settings: Settings) -> timedelta:
@@ -46,5 +47,5 @@ def find_delay(home: Path, settings: Settings) -> timedelta:
 
 def _read_marks(folder: Path) -> list[int]:
     """The watermark that each reader has committed; none if one of them has not."""
-    marks = [reader.get("committed") for reader in read_status_files(folder, "reader-*.json")]
+    marks = [reader.get("committed") for reader in read_reader_files(folder)]
     return [] if None in marks else [mark for mark in marks if mark is not None]

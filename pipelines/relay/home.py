@@ -1,7 +1,7 @@
 """What a relay keeps in its folder: late reports, and `_relay` with its status and the record of its runs."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,12 @@ def read_relay_status(home: Path) -> RelayStatus:
     Raises:
         WrongUse: no relay ever had this home.
     """
-    found = read_status(home / FOLDER / STATUS)
+    found = read_status(home / FOLDER / STATUS, RelayStatus)
     if found is None:
         raise WrongUse(
             f"no relay has written {home}", f"`kpiflow relay --export URL --archive {home}` starts one"
         )
-    situation = Situation(**found.pop("situation"))
-    return RelayStatus(**found | {"situation": situation, "running": is_locked(home)})
+    return replace(found, running=is_locked(home))
 
 
 def find_relay_reasons(status: RelayStatus, now: float) -> Iterator[str]:

@@ -82,7 +82,8 @@ def _list_closed(table: Table, expiry: Expiry, output: Path) -> list[date]:
     from transforms.derived.closed import find_closed
     from transforms.derived.registry import DERIVED
 
-    settings = Settings.model_construct().derived_settings() | (read_state(output) or {}).get("settings", {})
+    state = read_state(output)
+    settings = Settings.model_construct().derived_settings() | (state.get("settings", {}) if state else {})
     closed = find_closed(DERIVED[table.name], expiry, settings)
     return [datetime.fromtimestamp(closed / 1e6, UTC).date()] if closed > 0 else []
 

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.failures import WrongUse
-from pipelines.settings import Settings
+from pipelines.settings import Settings, SettingsError, check_values
 from pipelines.verify.output_keys import choose_keys
 from schemas.kinds import KINDS
 from schemas.registry import list_versions
 from schemas.tables import LAYOUT_VERSION, Table
 from transforms.core.errors import OutputFull, Refused, Unavailable
+from transforms.core.typed_json import convert
 from transforms.encryption.key_ring import add_source
 from transforms.encryption.master_key import KeyRefused
 from transforms.sinks.parquet.output_files import OutputFiles
@@ -26,6 +27,12 @@ from transforms.storage.local_folder import LocalFolder
 
 SCHEMAS = tuple(KINDS)
 """The schemas whose version decides the content of a stored row."""
+
+
+class _Description(TypedDict):
+    layout: int
+    schemas: dict[str, int]
+    settings: dict[str, Any]
 
 
 def open_store(
@@ -176,11 +183,16 @@ def _make_missing_error(name: str) -> WrongUse:
 
 def _check_parts(name: str, description: dict[str, Any]) -> dict[str, Any]:
     """The description, if it has all its parts."""
-    for part, kind in (("layout", int), ("schemas", dict), ("settings", dict)):
-        if not isinstance(description.get(part), kind):
-            problem = f"the description of {name} is damaged: it has no {part}"
-            raise WrongUse(problem, "restore it from a copy, or name another output")
+    try:
+        convert(description, _Description)
+    except ValueError as error:
+        raise _make_damaged_error(name, error) from error
     return description
+
+
+def _make_damaged_error(name: str, error: ValueError) -> WrongUse:
+    problem = f"the description of {name} is damaged: {error}"
+    return WrongUse(problem, "restore it from a copy, or name another output")
 
 
 def _check_compatible(store: Store, description: dict[str, Any], settings: Settings) -> None:
@@ -236,6 +248,10 @@ def _check_versions(name: str, description: dict[str, Any]) -> None:
             f"{name} was written by a newer kpiflow ({', '.join(newer)})",
             "upgrade: `pip install --upgrade kpiflow`",
         )
+    try:
+        check_values(description["settings"])
+    except SettingsError as error:
+        raise _make_damaged_error(name, error) from error
 
 
 def _check_layout(name: str, description: dict[str, Any], use: str) -> None:

@@ -147,7 +147,7 @@ def _read_seal(checkpoint: Path) -> Contents | None:
     try:
         read = json.loads(_seal_path(checkpoint).read_text(encoding="utf-8"))
         contents = {str(name): (int(size), str(digest)) for name, (size, digest) in read.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return contents if _COMPLETE in contents else None
 

@@ -523,7 +523,7 @@ def test_status_names_what_is_wrong_with_a_stream_and_with_redis(tmp_path: Path,
         depends = {"group": "kpiflow", "outputs": [], "streams": ["kpi"]}
         (folder / "job.json").write_text(json.dumps({"redis": own.url, "depends": depends}))
         place = {"position": "1-0", "index": 1, "added": 1, "lost": 2, "went_back": 1, "moved": 3, "ahead": 4}
-        said = {"streams": {"kpi": place}, "read": 1, "watermark": None, "time": None}
+        said = {"streams": {"kpi": place}, "read": 1, "watermark": None, "time": 0}
         (folder / "readers" / "reader-0.json").write_text(json.dumps(said))
         code, out, _ = typed("status", tmp_path / "out")
         _, as_json, _ = typed("status", tmp_path / "out", "--json")

@@ -127,6 +127,12 @@ SNAPSHOT_KEPT = Event(
     "snapshot_kept", "{sink} keeps the snapshot {snapshot}, which uses disk space ({error})", logging.WARNING
 )
 STATE_NOT_WRITTEN = Event("state_not_written", "{path} cannot be written: {error}", logging.WARNING)
+STATUS_DAMAGED = Event(
+    "status_damaged",
+    "{path} is damaged ({problem}): it counts as missing until its process writes it again. If no process "
+    "does, remove it",
+    logging.WARNING,
+)
 TOTALS_DAMAGED = Event(
     "totals_damaged",
     "{path} is damaged ({problem}): the totals in it begin again at 0. No table is affected. To keep the old "

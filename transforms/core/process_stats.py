@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.core.status_files import write_status
+from transforms.core.typed_json import Count
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0)
 """Upper bounds of the buckets of latencies, in seconds; a last bucket has what is longer."""
@@ -29,6 +31,21 @@ REDIS = "redis"
 """The peer that Redis is; a sink is called by its name."""
 _SECONDS = 1.0
 _BOUNDS = np.array([round(bound * 1e6) for bound in LATENCY_BOUNDS])
+
+
+_Buckets = Annotated[
+    list[Count], msgspec.Meta(min_length=len(LATENCY_BOUNDS) + 1, max_length=len(LATENCY_BOUNDS) + 1)
+]
+
+
+class StatsFile(TypedDict, total=False):
+    """What a process writes of its ProcessStats; earlier versions wrote less."""
+
+    latency: dict[str, tuple[_Buckets, float]]
+    attempts: dict[str, Count]
+    errors: dict[str, Count]
+    expired: dict[str, Count]
+    cpu: dict[str, float]
 
 
 @dataclass
@@ -79,19 +96,15 @@ class ProcessStats:
         return {"latency": latency, **counts, "cpu": dict(self.cpu)}
 
     @classmethod
-    def of(cls, content: dict[str, Any] | None) -> "ProcessStats":
-        """From the content of a status file; nothing of one that cannot be read."""
-        stats = cls()
-        try:
-            given = content or {}
-            for stage, (counts, seconds) in given.get("latency", {}).items():
-                stats.latency[stage].add([int(each) for each in counts], float(seconds))
-            stats.attempts.update(given.get("attempts", {}))
-            stats.errors.update(given.get("errors", {}))
-            stats.expired.update(given.get("expired", {}))
-            stats.cpu.update({role: float(seconds) for role, seconds in given.get("cpu", {}).items()})
-        except (TypeError, ValueError, AttributeError):
-            return cls()
+    def of(cls, content: StatsFile | None) -> "ProcessStats":
+        """From the content of a status file; nothing without one."""
+        stats, given = cls(), content or StatsFile()
+        for stage, (counts, seconds) in given.get("latency", {}).items():
+            stats.latency[stage].add(counts, seconds)
+        stats.attempts.update(given.get("attempts", {}))
+        stats.errors.update(given.get("errors", {}))
+        stats.expired.update(given.get("expired", {}))
+        stats.cpu.update(given.get("cpu", {}))
         return stats
 
 

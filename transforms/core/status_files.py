@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transforms.core.events import STATE_NOT_WRITTEN, TOTALS_DAMAGED, log_event
+from transforms.core.events import STATE_NOT_WRITTEN, STATUS_DAMAGED, TOTALS_DAMAGED, Event, log_event
+from transforms.core.typed_json import Shape, parse_json
 
 _failed: set[Path] = set()
 """Files whose last write failed: each failure is logged once, not every second."""
@@ -32,28 +33,37 @@ def write_status(path: Path, status: dict[str, Any]) -> None:
         _failed.discard(path)
 
 
-def read_kept(path: Path) -> dict[str, Any] | None:
+def read_kept(path: Path, shape: type[Shape]) -> Shape | None:
     """The content of a file that is kept from run to run and synced to disk; None if there is none.
 
-    A damaged one counts as none, and is reported.
+    `shape`: as `transforms.core.typed_json` says. A damaged file counts as none, and is reported.
     """
-    content = read_status(path)
-    if content is None and path.exists():
-        report_damage(path, "it is not a JSON object")
-    return content
+    return _read(path, shape, TOTALS_DAMAGED)
 
 
-def report_damage(path: Path, problem: str) -> None:
-    """Log once that a file that is kept cannot be used, and what to do."""
+def read_status(path: Path, shape: type[Shape]) -> Shape | None:
+    """The content of a status file; None if there is none.
+
+    `shape`: as `transforms.core.typed_json` says. A damaged file counts as none, and is reported.
+    """
+    return _read(path, shape, STATUS_DAMAGED)
+
+
+def report_damage(path: Path, problem: str, event: Event = STATUS_DAMAGED) -> None:
+    """Log once that a file cannot be used, and what to do."""
     if path not in _damaged:
-        log_event(TOTALS_DAMAGED, path=str(path), problem=problem)
+        log_event(event, path=str(path), problem=problem)
     _damaged.add(path)
 
 
-def read_status(path: Path) -> dict[str, Any] | None:
-    """The content of a status file; None if there is none, or it is not a JSON object."""
+def _read(path: Path, shape: type[Shape], damaged: Event) -> Shape | None:
+    """The content of a file; the event `damaged` is logged once, where it cannot be read."""
     try:
-        status = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(path.read_bytes(), shape)
+    except FileNotFoundError:
         return None
-    return status if isinstance(status, dict) else None
+    except (OSError, ValueError) as error:
+        report_damage(path, str(error), damaged)
+        return None
+    _damaged.discard(path)
+    return content

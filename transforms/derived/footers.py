@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
+from transforms.core.typed_json import parse_json
 from transforms.sinks.parquet.output_files import OutputFile
 from transforms.sinks.parquet.parquet_file import open_parquet
 
@@ -30,6 +31,6 @@ def read_inputs(file: OutputFile) -> dict[str, str]:
             text = (parquet.metadata.metadata or {}).get(INPUTS, b"").decode(errors="replace")
         if not file.is_day:
             return {file.name: text}
-        return {name: str(value) for name, value in json.loads(text).items()}
-    except (OSError, ValueError, AttributeError, pa.ArrowException):
+        return parse_json(text, dict[str, str])
+    except (OSError, ValueError, pa.ArrowException):
         return {} if file.is_day else {file.name: ""}

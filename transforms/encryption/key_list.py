@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from transforms.core.key_wrapping import ID_LENGTH, KEY_BYTES, MonthKey
+from transforms.core.typed_json import parse_json
 from transforms.encryption.master_key import KeyRefused, KeyWrapper
 
 KEYS = "_keys.json"
@@ -130,7 +131,7 @@ def parse_list(data: bytes, where: str) -> KeyList:
         KeyRefused: it is damaged, or a newer kpiflow wrote it.
     """
     try:
-        content = json.loads(data)
+        content = parse_json(data, dict[str, Any])
         if content["version"] != 1:
             raise KeyRefused(f"{where} was written by a newer kpiflow; upgrade kpiflow")
         entries = tuple(map(_parse_entry, content["keys"]))

@@ -13,15 +13,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import find_table
 from transforms.core.status_files import read_status, write_status
+from transforms.core.typed_json import Count, Whole
 
 _lock = threading.Lock()
+
+
+class SinkFile(TypedDict):
+    """What `SinkStatus` writes; earlier versions called the sink `target`."""
+
+    sink: NotRequired[str]
+    target: NotRequired[str]
+    table: str
+    time: Whole
+    rows: Count
+    newest: Whole | None
+    waiting_since: Whole | None
+    error: str | None
 
 
 @dataclass(eq=False)
@@ -71,9 +85,9 @@ class SinkStatus:
     def _find_since(self) -> int | None:
         """Since when the process waits that reported last."""
         files = self.folder.glob(f"sink-{self.place}-{self.table}-*.json") if self.folder else ()
-        found = [status for path in files if (status := read_status(path))]
-        newest = max(found, key=lambda status: float(status["time"]), default={})
-        return newest.get("waiting_since")
+        found = [status for path in files if (status := read_status(path, SinkFile))]
+        newest = max(found, key=lambda status: status["time"], default=None)
+        return newest and newest["waiting_since"]
 
     def _find_latest(self, batches: Sequence[pa.RecordBatch]) -> list[int]:
         """The latest time of each batch, in milliseconds; none of a batch without times."""
@@ -106,7 +120,7 @@ class _Counts:
     process: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(2)}")
 
 
-def read_sink_statuses(folder: Path, begun: float = 0.0) -> list[dict[str, Any]]:
+def read_sink_statuses(folder: Path, begun: float = 0.0) -> list[SinkFile]:
     """The status of each process that writes. `begun`: when the job began (seconds since 1970).
 
     Of processes of a job before it the newest status of a table counts, until there is a newer one.
@@ -121,17 +135,17 @@ def remove_old_statuses(folder: Path, begun: float) -> None:
             path.unlink(missing_ok=True)
 
 
-def _list_statuses(folder: Path, begun: float) -> Iterable[tuple[Path, dict[str, Any], bool]]:
+def _list_statuses(folder: Path, begun: float) -> Iterable[tuple[Path, SinkFile, bool]]:
     """The files, their content, and whether it is of another job and no longer the newest of its table."""
-    found = [(path, status) for path in sorted(folder.glob("sink-*.json")) if (status := read_status(path))]
-    newest: dict[tuple[Any, Any], float] = {}
+    files = sorted(folder.glob("sink-*.json"))
+    found = [(path, status) for path in files if (status := read_status(path, SinkFile))]
+    newest: dict[tuple[str | None, str], int] = {}
     for _, status in found:
-        key = status.get("sink"), status.get("table")
-        newest[key] = max(newest.get(key, 0), status.get("time", 0))
+        key = status.get("sink"), status["table"]
+        newest[key] = max(newest.get(key, 0), status["time"])
     for path, status in found:
-        written = status.get("time", 0)
-        is_newest = written == newest[status.get("sink"), status.get("table")]
-        yield path, status, written < begun * 1000 and not is_newest
+        is_newest = status["time"] == newest[status.get("sink"), status["table"]]
+        yield path, status, status["time"] < begun * 1000 and not is_newest
 
 
 @cache

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from transforms.core.status_files import read_status, write_status
+from transforms.core.typed_json import Count, Whole
 
 SECONDS = 1.0
 
@@ -58,6 +59,29 @@ class ReaderReport:
     notices: Mapping[str, Notices] = field(default_factory=dict)
 
 
+class StreamFile(TypedDict, total=False):
+    """A stream in a reader's status file: `StreamPosition`, how many of its messages were lost, `Notices`."""
+
+    position: str | None
+    index: Count | None
+    added: Count | None
+    lost: Count
+    went_back: Count
+    moved: Count
+    ahead: Count
+
+
+class ReaderFile(TypedDict):
+    """What `ReaderStatus` writes; earlier versions wrote neither `newest` nor `committed`."""
+
+    streams: dict[str, StreamFile]
+    read: Count
+    newest: NotRequired[Whole | None]
+    watermark: Whole | None
+    committed: NotRequired[Whole | None]
+    time: Whole
+
+
 class ReaderStatus:
     """`reader-<n>.json` in a folder, or nothing where there is no folder. Times are milliseconds since 1970.
 
@@ -102,11 +126,13 @@ class ReaderStatus:
 def _read_counts(path: Path | None) -> tuple[int, Counter[str], dict[str, Notices]]:
     """Messages read, and lost messages and notices of each stream, from a status file; none if there is no
     complete one."""
-    status = path and read_status(path)
-    try:
-        streams = (status or {"streams": {}})["streams"]
-        lost = Counter({key: place["lost"] for key, place in streams.items()})
-        noticed = {key: Notices(*(place[name] for name in Notices._fields)) for key, place in streams.items()}
-        return status["read"] if status else 0, lost, noticed
-    except (LookupError, TypeError, AttributeError):
+    status = path and read_status(path, ReaderFile)
+    if not status:
         return 0, Counter(), {}
+    streams = status["streams"]
+    lost = Counter({key: stream.get("lost", 0) for key, stream in streams.items()})
+    noticed = {
+        key: Notices(stream.get("went_back", 0), stream.get("moved", 0), stream.get("ahead", 0))
+        for key, stream in streams.items()
+    }
+    return status["read"], lost, noticed

@@ -149,12 +149,16 @@ def test_a_batch_derives_outputs_with_records_or_that_are_derived_already(tmp_pa
 def describe_stream(folder: Path, watermark: datetime | None, **sink: Any) -> None:
     for name in ("readers", "sinks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "job.json").write_text(json.dumps({"depends": {"streams": ["a", "b"]}}))
-    mark = watermark and watermark.timestamp() * 1000
+    (folder / "job.json").write_text(
+        json.dumps({"depends": {"streams": ["a", "b"], "outputs": [], "group": "g"}})
+    )
+    mark = watermark and int(watermark.timestamp() * 1000)
     for key in "ab":
-        reader = {"streams": {key: {}}, "watermark": mark}
+        reader = {"streams": {key: {}}, "watermark": mark, "read": 0, "time": 0}
         (folder / "readers" / f"reader-{key}.json").write_text(json.dumps(reader))
-    (folder / "sinks" / "sink-0.json").write_text(json.dumps(sink))
+    written = {"table": "kpi_reports", "time": 0, "rows": 0, "newest": None, "error": None}
+    content = {"waiting_since": None} | written | sink
+    (folder / "sinks" / "sink-0.json").write_text(json.dumps(content))
 
 
 def test_beside_a_stream_reports_wait_for_the_watermark_of_every_reader(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def write_all_read(home: Path, outputs: Sequence[str] = ()) -> None:
     (home / FOLDER / JOB).write_text(json.dumps({"redis": "", "depends": depends}))
     place = {"position": "1-0", "index": 1, "added": 1, "lost": 0}
     (readers / "reader-0.json").write_text(
-        json.dumps({"streams": {"s": place}, "read": 1, "watermark": None, "time": None})
+        json.dumps({"streams": {"s": place}, "read": 1, "watermark": None, "time": 0})
     )
 
 

@@ -208,7 +208,8 @@ def write_stream_state(out: Path, committed: datetime | None) -> None:
     job = {"depends": depends, "redis": "redis://localhost", "settle_seconds": 10}
     (out / "_stream" / "job.json").write_text(json.dumps(job))
     moment = None if committed is None else int(committed.timestamp() * 1000)
-    (readers / "reader-0.json").write_text(json.dumps({"committed": moment, "watermark": 10**15}))
+    reader = {"streams": {}, "read": 0, "time": 0, "committed": moment, "watermark": 10**15}
+    (readers / "reader-0.json").write_text(json.dumps(reader))
 
 
 def test_beside_a_stream_only_what_its_checkpoints_are_past_is_sealed(top):

@@ -278,7 +278,8 @@ def stopped(output: Path, watermark: datetime, read: datetime) -> None:
     (folder / "job.json").write_text(json.dumps({"settle_seconds": 0, "depends": depends}))
     at, position = (int(each.timestamp() * 1000) for each in (watermark, read))
     streams = {"s": {"position": f"{position}-5"}}
-    reader = {"watermark": at, "newest": position, "time": position, "streams": streams}
+    times = {"watermark": at, "newest": position, "time": position}
+    reader = times | {"streams": streams, "read": 0}
     (folder / "readers" / "reader-0.json").write_text(json.dumps(reader))
 
 

@@ -14,6 +14,7 @@ from transforms.core.process_stats import (
     LATENCY_BOUNDS,
     VALIDATED,
     ProcessStats,
+    StatsFile,
     count_attempt,
     observe_latency,
     record_process,
@@ -29,7 +30,7 @@ def received(*seconds_ago: float | None) -> pa.Array:
 def read_stats(folder: Path) -> ProcessStats:
     total = ProcessStats()
     for path in folder.glob("*.json"):
-        total.add(ProcessStats.of(read_status(path)))
+        total.add(ProcessStats.of(read_status(path, StatsFile)))
     return total
 
 
@@ -71,6 +72,7 @@ def test_outside_of_a_stream_nothing_is_measured(tmp_path: Path) -> None:
     assert not process_stats.is_recording()
 
 
-@pytest.mark.parametrize("torn", [None, {"latency": 1}, {"latency": {"a": [1]}}, {"attempts": 5}])
-def test_what_cannot_be_read_counts_for_nothing(torn: dict[str, object] | None) -> None:
-    assert ProcessStats.of(torn) == ProcessStats()
+@pytest.mark.parametrize("torn", ["", '{"latency": 1}', '{"latency": {"a": [[1], 1]}}', '{"attempts": 5}'])
+def test_what_cannot_be_read_counts_for_nothing(tmp_path: Path, torn: str) -> None:
+    (tmp_path / "1-1.json").write_text(torn)
+    assert read_stats(tmp_path) == ProcessStats()

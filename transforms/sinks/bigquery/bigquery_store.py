@@ -31,6 +31,7 @@ from schemas.tables import REPORTS, Table
 from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import concat, conform, group_batches, split_by_bytes, split_by_rows
+from transforms.core.typed_json import parse_json
 from transforms.sinks.bigquery.client import Client
 from transforms.sinks.bigquery.columns import (
     drop_superseded,
@@ -151,13 +152,10 @@ class BigQuery:
         texts = {text for (text,) in self._query(f"SELECT description FROM {self._quote(DESCRIPTION)}")}
         try:
             (text,) = texts
-            description = json.loads(text)
-            if not isinstance(description, dict):
-                raise ValueError("it is not a JSON object")
+            return parse_json(text, dict[str, Any])
         except (ValueError, TypeError) as error:
             damaged = f"{DESCRIPTION} of {self.name} is damaged ({error})"
             raise Refused(f"{damaged}; restore its one row from a copy, or name another output") from error
-        return description
 
     def prepare(self, description: dict[str, Any]) -> None:
         """As `Store.prepare`."""

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 from schemas.partitioning import format_day_folder
 from transforms.core.errors import Refused
 from transforms.core.expiry import Expiry
+from transforms.core.typed_json import parse_json
 from transforms.storage.storage import Storage
 
 NAME = "_maintenance.json"
@@ -193,7 +194,7 @@ class Ledger:
         Raises:
             ValueError: it is none, or one of a newer version.
         """
-        content = json.loads(data)
+        content = parse_json(data, dict[str, Any])
         try:
             if content["version"] != _VERSION:
                 raise ValueError(f"it has version {content['version']}, and this kpiflow knows {_VERSION}")
@@ -204,7 +205,7 @@ class Ledger:
                 tuple(_parse_replaced(each) for each in content["replaced"]),
                 {name: date.fromisoformat(day) for name, day in content.get("untimed_before", {}).items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"a part is missing or has another type: {error}") from error
 
 

@@ -20,14 +20,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.tables import MESSAGE, QUARANTINED, TRIMMED, Table
 from transforms.core.durable_files import lock_folder, replace_file
-from transforms.core.status_files import read_kept, report_damage
+from transforms.core.status_files import read_kept
 from transforms.storage.local_folder import as_sink_error
 
 Data = bytes | bytearray
@@ -77,6 +77,11 @@ class OutcomeLedger:
             yield ledger
             if (content := ledger.as_json()) != before:
                 replace_file(path, json.dumps(content).encode())
+
+
+class _LedgerFile(TypedDict):
+    totals: dict[str, int]
+    open: dict[str, tuple[str, dict[str, int]]]
 
 
 @dataclass
@@ -138,15 +143,8 @@ def measure_growth(table: Table, before: pa.RecordBatch, after: pa.RecordBatch) 
 
 def _read(path: Path) -> _Ledger:
     """The ledger in a file; nothing is in one that is not there, or is damaged, which is reported."""
-    try:
-        given = read_kept(path) or {"totals": {}, "open": {}}
-        notes: dict[str, tuple[str, Mapping[str, int]]] = {
-            name: (digest, dict(growth)) for name, (digest, growth) in given["open"].items()
-        }
-        return _Ledger(Counter(given["totals"]), notes)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        report_damage(path, "it is not a ledger")
-        return _Ledger(Counter(), {})
+    given = read_kept(path, _LedgerFile) or _LedgerFile(totals={}, open={})
+    return _Ledger(Counter(given["totals"]), dict(given["open"]))
 
 
 def _digest(data: Data) -> str:

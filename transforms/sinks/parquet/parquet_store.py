@@ -22,6 +22,7 @@ from transforms.core.errors import Finding, Refused, Unavailable
 from transforms.core.grouping import sort_by_columns
 from transforms.core.record_batches import PIECE_BYTES, conform, split_by_bytes
 from transforms.core.time_range import Span
+from transforms.core.typed_json import parse_json
 from transforms.encryption.key_list import KEYS
 from transforms.encryption.key_ring import KeySource, add_source
 from transforms.sinks.parquet.file_merge import write_rows
@@ -135,15 +136,12 @@ class ParquetStore:
 
     def _parse_description(self, stored: Stored) -> dict[str, Any]:
         try:
-            description = json.loads(stored.data)
-            if not isinstance(description, dict):
-                raise ValueError("it is no JSON object")
+            return parse_json(stored.data, dict[str, Any])
         except ValueError as error:
             where = self.storage.locate(DESCRIPTION)
             raise Refused(
                 f"{where} is damaged ({error}); put it back from a copy, or name another output"
             ) from error
-        return description
 
     def _fetch(self, files: Sequence[OutputFile]) -> Iterator[tuple[OutputFile, Stored]]:
         """The files in their order, except those that are gone by now. The next ones are read ahead by

@@ -8,6 +8,7 @@ import apache_beam as beam
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 from apache_beam.transforms.core import RestrictionProvider
 
+from transforms.sources.redis.group import parse_position
 from transforms.sources.redis.positions import Position
 
 Positions = Mapping[str, Position]
@@ -54,7 +55,7 @@ class PositionsCoder(beam.coders.Coder):
         return json.dumps({key: astuple(position) for key, position in positions.items()}).encode()
 
     def decode(self, encoded: bytes) -> dict[str, Position]:
-        return {key: Position(*values) for key, values in json.loads(encoded).items()}
+        return {key: parse_position(values) for key, values in json.loads(encoded).items()}
 
     def is_deterministic(self) -> bool:
         return True

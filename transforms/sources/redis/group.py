@@ -10,12 +10,14 @@ This module says how an offset is committed, `commits` when, `offsets` what.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
 import redis
 
+from transforms.core.errors import Refused
 from transforms.core.events import GROUP_MADE, log_event
+from transforms.core.typed_json import convert, parse_json
 from transforms.redis.transactions import transact, write_small
 from transforms.sources.redis.entries import Entry
 from transforms.sources.redis.positions import Position, Stream
@@ -92,15 +94,14 @@ class Group:
 
     def read_committed(self, keys: Iterable[str]) -> dict[str, Position]:
         """The committed positions of these streams; those that have none are left out."""
-        kept: dict[str, Any] = {key: self.client.get(committed_key(self.name, key)) for key in keys}
-        return {key: decode(text) for key, text in kept.items() if text is not None}
+        found = {key: self._read_committed(key) for key in keys}
+        return {key: position for key, position in found.items() if position is not None}
 
     def last_committed(self, key: str) -> str | None:
         """The id of the committed position; without one, the last that the group has delivered; without a
         group, None."""
-        kept: Any = self.client.get(committed_key(self.name, key))
-        if kept is not None:
-            return decode(kept).last
+        if (position := self._read_committed(key)) is not None:
+            return position.last
         group = find_group(self.client.xinfo_groups(key), self.name)
         return None if group is None else group["last-delivered-id"].decode()
 
@@ -118,6 +119,15 @@ class Group:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         log_event(GROUP_MADE, group=self.name, source=key, position=position.last)
+
+    def _read_committed(self, key: str) -> Position | None:
+        name = committed_key(self.name, key)
+        kept: Any = self.client.get(name)
+        try:
+            return None if kept is None else decode(kept)
+        except ValueError as error:
+            problem = f"the key {name} of Redis is not a position that kpiflow committed ({error})"
+            raise Refused(f"{problem}; delete it: the group's own offset counts then") from error
 
     def move(self, key: str, position: Position) -> None:
         """Move the group to a position."""
@@ -142,8 +152,21 @@ def encode(position: Position) -> bytes:
 
 
 def decode(text: bytes) -> Position:
-    """The position that `encode` wrote."""
-    return Position(*json.loads(text))
+    """The position that `encode` wrote, also in an earlier version, which had fewer fields.
+
+    Raises:
+        ValueError: the text is not a position.
+    """
+    return parse_position(parse_json(text, list[Any]))
+
+
+def parse_position(values: Sequence[Any]) -> Position:
+    """The position of some fields in their order.
+
+    Raises:
+        ValueError: one has another type.
+    """
+    return convert({each.name: value for each, value in zip(fields(Position), values)}, Position)
 
 
 def _entries_read(position: Position) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import pytest
 from schemas.tables import DUPLICATES, QUARANTINED, REPORTS, TRIMMED, Table
 from tests.builders import NOON
 from transforms.core.durable_files import replace_file
-from transforms.core.process_stats import WRITTEN, ProcessStats, record_process
+from transforms.core.process_stats import WRITTEN, ProcessStats, StatsFile, record_process
 from transforms.core.status_files import read_status
 from transforms.sinks.parquet import outcome_ledger
 from transforms.sinks.parquet.outcome_ledger import OutcomeLedger, read_outcomes
@@ -175,5 +175,5 @@ def test_only_reports_that_are_in_no_file_yet_have_a_latency(tmp_path: Path) -> 
         output.write(REPORTS, rows(REPORTS, range(5), revision=2))
         output.write(QUARANTINED, rejected("json", range(3)))
     (path,) = (tmp_path / "processes").iterdir()
-    latency = ProcessStats.of(read_status(path)).latency
+    latency = ProcessStats.of(read_status(path, StatsFile)).latency
     assert {stage: sum(each.counts) for stage, each in latency.items()} == {WRITTEN: 5}
