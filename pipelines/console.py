@@ -19,14 +19,12 @@ from transforms.core.events import RESULT, Event, is_json, log_event
 from transforms.core.secrets import mask_secrets, mask_values
 
 
-def escape_line(text: str) -> str:
+def escape_line(text: str | None) -> str:
     """`text` on one line: what does not print (line ends, escape codes, marks of direction) is shown as its
-    code."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    )
+    code. Nothing of one that is null."""
+    if text is None or text.isprintable():
+        return text or ""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def escape_text(text: str) -> str:

@@ -19,9 +19,14 @@ def make_table(names: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
-def format_change(value: float, is_relative: bool) -> str:
+def format_number(value: float | None, form: str) -> str:
+    """A number in a form; nothing of one that is null."""
+    return "" if value is None else format(value, form)
+
+
+def format_change(value: float | None, is_relative: bool) -> str:
     """A change of a metric with its sign: a share of it, or in its own unit."""
-    return f"{value:+.1%}" if is_relative else f"{value:+.4f}"
+    return format_number(value, "+.1%" if is_relative else "+.4f")
 
 
 def print_table(table: Table) -> None:

@@ -265,15 +265,18 @@ def _filter_ids(rows: pa.RecordBatch, messages: list[str] | None) -> pa.RecordBa
 def _format_envelope(row: dict[str, Any]) -> str:
     received = row["received_at"].isoformat().replace("+00:00", "Z") if row["received_at"] else None
     origin = {"source": row["source"], "message_id": row["message_id"], "received_at": received}
+    payload = row["payload"] or b""
     if row["encoding"] is None:
-        return json.dumps(origin | {"data": row["payload"].decode("utf-8", "surrogateescape")})
-    return json.dumps(origin | {"encoding": row["encoding"], "data": b64encode(row["payload"]).decode()})
+        return json.dumps(origin | {"data": payload.decode("utf-8", "surrogateescape")})
+    return json.dumps(origin | {"encoding": row["encoding"], "data": b64encode(payload).decode()})
 
 
 def _format_payload(
-    payload: bytes, whole_bytes: int | None, encoding: str | None, kind: str, length: int = 600
+    payload: bytes | None, whole_bytes: int | None, encoding: str | None, kind: str, length: int = 600
 ) -> str:
     """The beginning of a payload as text: of one of Protocol Buffers, its JSON form if it has one."""
+    if payload is None:
+        return ""
     if encoding == PROTOBUF and whole_bytes is None:
         from schemas.protobuf.json_form import write_json  # takes a while
 

@@ -17,10 +17,11 @@ from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.recommendation_queries import ADOPT_VARIANT, RECOMMENDATIONS
 from pipelines.queries.run import run_query
-from pipelines.text_tables import format_change
+from pipelines.text_tables import format_change, format_number
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.counts import format_count
 from transforms.core.time_range import Span
+from transforms.derived.evidence import parse_evidence
 from transforms.derived.recommendation_rules import RECOMMENDATION_RULES
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MOST_EXPERIMENTS = 100
 _MOST_TASKS, _SECONDS, _MEMORY_MB = 5_000_000, 300, 4096
+_TABLE = RECOMMENDATIONS.inputs[0].table
 _OLDER = "--at TIME gives those of a past time, --all every one"
 
 
@@ -97,8 +99,8 @@ def _find(folder: Path, wanted: _Wanted, limit: int) -> _Recommended:
     minutes = read_row_settings(folder, "queried")["file_minutes"]
     answer = run_query(folder, RECOMMENDATIONS, given, Span(None, at), minutes, QueryLimits(limit))
     if not answer.files:
-        require_derived(folder, RECOMMENDATIONS.inputs[0].table)
-    rows = [row | {"evidence": json.loads(row["evidence"])} for row in list_rows(answer.rows)]
+        require_derived(folder, _TABLE)
+    rows = [row | {"evidence": parse_evidence(row["evidence"], _TABLE)} for row in list_rows(answer.rows)]
     winners = None
     if rule in (None, ADOPT_VARIANT):
         winners = _find_winners(folder, at, everything, minutes)
@@ -132,15 +134,23 @@ def _print(row: dict[str, Any]) -> None:
     out.print(Text(escape_line(head), style="bold"))
     if row["recommendation"]:
         out.print(Text(f"  {escape_line(row['recommendation'])}"))
-    seen = f"seen: {escape_line(_describe(row['evidence']))}; confidence {row['confidence']:.6g}"
-    out.print(Text(f"  rule: {row['reason']}; {seen}"))
+    seen, confidence = escape_line(_describe(row["evidence"])), format_number(row["confidence"], ".6g")
+    out.print(Text(f"  rule: {row['reason']}; seen: {seen}; confidence {confidence}"))
     out.print(Text(f"  since {row['since']}, decided {row['decided_at']}, {until}"))
     if row["followed_by"]:
         out.print(Text(f"  later: {row['followed_by']} at {row['followed_at']}"))
 
 
 def _describe(seen: dict[str, Any]) -> str:
-    """The evidence in words, with its interval: a share of tasks, a change of level, or a difference."""
+    """The evidence in words, with its interval; as JSON, if it is of a kind that is not known here."""
+    try:
+        return _describe_known(seen)
+    except (LookupError, TypeError, ValueError):
+        return json.dumps(seen)
+
+
+def _describe_known(seen: dict[str, Any]) -> str:
+    """The evidence in words: a share of tasks, a change of level, or a difference."""
     if "share" in seen:
         share = f"{seen['beyond']:,} of {seen['tasks']:,}, {seen['share']:.2%}"
         return f"{share} ({seen['low']:.2%} to {seen['high']:.2%})"

@@ -16,7 +16,7 @@ from pipelines.inputs import parse_span
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import TRENDS
-from pipelines.text_tables import format_change, make_table, print_table
+from pipelines.text_tables import format_change, format_number, make_table, print_table
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.time_range import Span
 from transforms.derived.trend_sql import METRICS
@@ -94,7 +94,8 @@ def _find_steepest(
 
 def _rate_certainty(row: Row) -> float:
     """How far a slope is from 0, in half widths of its interval."""
-    return abs(row["slope"]) / max(row["slope_high"] - row["slope"], 1e-12)
+    slope, high = row["slope"], row["slope_high"]
+    return 0.0 if slope is None or high is None else abs(slope) / max(high - slope, 1e-12)
 
 
 def _print_changes(rows: list[Row]) -> None:
@@ -105,8 +106,8 @@ def _print_changes(rows: list[Row]) -> None:
     table.add_column("seen at")
     for row in rows:
         numbers = (
-            f"{row['before']:.4g}",
-            f"{row['after']:.4g}",
+            format_number(row["before"], ".4g"),
+            format_number(row["after"], ".4g"),
             format_change(row["change"], METRICS[row["metric"]].is_log),
         )
         times = _format_time(row["changed_at"]), _format_time(row["time_window_start"])
@@ -135,5 +136,5 @@ def _name(row: Row) -> str:
     return "fleet" if row["level"] == "fleet" else f"type {escape_line(row['target_agent_type'])}"
 
 
-def _format_time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _format_time(moment: datetime | None) -> str:
+    return "" if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")

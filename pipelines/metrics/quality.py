@@ -66,6 +66,7 @@ def _read_version(path: Path, *version: int) -> pa.RecordBatch:
 
 
 def _add_up(rows: pa.RecordBatch) -> Iterator[QualityScore]:
+    rows = rows.filter(pc.and_(rows["source"].is_valid(), rows["time_window_end"].is_valid()))
     for source in sorted(pc.unique(rows["source"]).to_pylist()):
         own = rows.filter(pc.equal(rows["source"], source))
         newest = pc.max(own["time_window_end"]).as_py()
@@ -74,7 +75,7 @@ def _add_up(rows: pa.RecordBatch) -> Iterator[QualityScore]:
         for score in SCORES:
             numerator, denominator = count_score(score, counts)
             if denominator:
-                threshold = pc.max(windows[f"{score}_threshold"]).as_py()
+                threshold = pc.max(windows[f"{score}_threshold"]).as_py() or 0.0
                 yield QualityScore(
                     source, score, numerator / denominator, threshold, denominator, newest.timestamp()
                 )

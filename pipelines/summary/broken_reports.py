@@ -1,6 +1,5 @@
 """Reads the reports that break a rule: the newest ones, with the evidence, and what resolved them."""
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipelines.summary.quality import BrokenRule, read_broken_rules
 from pipelines.verify.table_scan import list_files, load, scan
 from transforms.core.time_range import Span, keep_within
 from transforms.derived.data_quality import TABLE as QUALITY
+from transforms.derived.evidence import parse_evidence
 from transforms.derived.inconsistencies import TABLE as INCONSISTENCIES
 from transforms.derived.resolutions import TABLE as RESOLUTIONS
 from transforms.derived.rules import InconsistencyRule
@@ -94,7 +94,7 @@ def _join(row: dict[str, Any], resolution: dict[str, Any] | None) -> BrokenRepor
         row[_TIME],
         row["task_id"],
         row["agent_id"],
-        json.loads(row["evidence"]),
+        parse_evidence(row["evidence"], INCONSISTENCIES.table),
         resolution["resolved_at"] if resolution else None,
-        json.loads(resolution["resolved_by"]) if resolution else None,
+        parse_evidence(resolution["resolved_by"], RESOLUTIONS.table) if resolution else None,
     )

@@ -167,9 +167,9 @@ def _sum_windows(rows: pa.Table, keys: list[str]) -> Iterator[SourceQuality]:
     newest = [(name, "last") for name in _THRESHOLDS.values()]
     grouped = rows.group_by(keys, use_threads=False).aggregate([*sums, *newest])
     for row in grouped.sort_by([(name, "ascending") for name in keys]).to_pylist():
-        counts = {name: row[f"{name}_sum"] for name in COUNTS}
+        counts = {name: row[f"{name}_sum"] or 0 for name in COUNTS}
         scores = tuple(
-            Score(name, *count_score(name, counts), row[f"{threshold}_last"])
+            Score(name, *count_score(name, counts), min(1.0, max(0.0, row[f"{threshold}_last"] or 0.0)))
             for name, threshold in _THRESHOLDS.items()
         )
         yield SourceQuality(row["source"], row.get("hour"), counts["received"], scores)

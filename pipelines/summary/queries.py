@@ -236,7 +236,7 @@ def compute_group_medians(codes: NDArray[np.integer], values: NDArray[np.float64
     ordered = values[np.lexsort((values, codes))]
     counts = np.bincount(codes)
     starts = np.cumsum(counts) - counts
-    return (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
+    return ordered[starts + (counts - 1) // 2] / 2 + ordered[starts + counts // 2] / 2  # a sum may overflow
 
 
 def _join_hours(

@@ -180,7 +180,8 @@ def _find_unequal(
                 scale = np.fmax(
                     scale, np.abs(pc.fill_null(left[MEANS[name]], 0.0).to_numpy(zero_copy_only=False))
                 )
-            unequal &= ~(np.abs(x - y) <= TOLERANCE * scale)
+            with np.errstate(all="ignore"):  # infinite values, and differences that overflow
+                unequal &= ~(np.abs(x - y) <= TOLERANCE * scale)
     else:
         unequal = ~pc.fill_null(pc.equal(a, b), True).to_numpy(zero_copy_only=False)
     return unequal | (np.asarray(a.is_valid()) != np.asarray(b.is_valid()))

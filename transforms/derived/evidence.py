@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.readers.formats import FIRST_US
+from schemas.tables import Table
+from transforms.core.errors import DamagedFile
 from transforms.core.time_units import HOUR_US
+from transforms.core.typed_json import parse_json
 from transforms.derived.derived_table import Input
 from transforms.derived.rules import format_time
 
@@ -59,3 +62,16 @@ def _write(value: str | float | int) -> str:
     if isinstance(value, str):
         return f"'{value}'"
     return f"{value!r}::DOUBLE" if isinstance(value, float) else str(value)
+
+
+def parse_evidence(text: str | None, table: Table) -> dict[str, Any]:
+    """The evidence of a row of a derived table, which is JSON.
+
+    Raises:
+        DamagedFile: it is none.
+    """
+    try:
+        return parse_json(text or "", dict[str, Any])
+    except ValueError as error:
+        problem = f"the evidence of a row of {table.name} is damaged ({error})"
+        raise DamagedFile(f"{problem}; remove the folder {table.name}, then run `kpiflow derive`") from error

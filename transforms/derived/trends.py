@@ -123,7 +123,8 @@ def _prepare(rows: pa.Table, points: Points, budget: float) -> _Context:
 
 def _number_series(rows: pa.Table) -> tuple[Ints, pa.Table]:
     """The number of the series of each row, int64[n], and the level and name of each."""
-    columns = [rows[name].combine_chunks().dictionary_encode() for name in ("level", "name")]
+    texts = [pc.fill_null(rows[name].combine_chunks(), "") for name in ("level", "name")]
+    columns = [each.dictionary_encode() for each in texts]
     columns = [each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each for each in columns]
     level, name = (each.indices.to_numpy().astype(np.int64) for each in columns)
     size = max(len(columns[1].dictionary), 1)
