@@ -1,7 +1,8 @@
 """/kpi/status: what came in and what became of it, as `kpiflow show` counts it, for a page that asks often.
 
-To count reads some columns of all files. So one request counts for all that wait, and the numbers are kept
-for a time that grows with what they cost: counting takes at most a twentieth of a core.
+To count reads some columns of the files that have changed since. So one request counts for all that wait, and
+the numbers are kept for a time that grows with what they cost: counting takes at most a twentieth of a core.
+Who asks when they are older gets them nevertheless if new ones take long; `counted_at` says when it was.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pipelines.service.access.policy import Rights
 from pipelines.service.errors import as_http_error
 from pipelines.service.exchange import Exchange
 from pipelines.service.live import LiveReports, format_id
+from pipelines.summary.kept_counts import KeptCounts
 from pipelines.summary.queries import summarise
 from pipelines.summary.summary import Summary
 from schemas.kinds import KINDS
@@ -29,6 +32,9 @@ FRESH_SECONDS = 2.0
 """Numbers are kept at least so long."""
 COST = 20
 """And so many times as long as it took to count them."""
+PATIENCE_SECONDS = 1.0
+"""So long new numbers are waited for where there are some that are younger than OLDEST_SECONDS."""
+OLDEST_SECONDS = 600.0
 HOURS = 48
 """Hours that an answer lists, the newest ones."""
 
@@ -44,14 +50,14 @@ class CountedSummary:
 class StatusCounts:
     """The newest summary of an output; of all requests that need a new one, one makes it."""
 
-    def __init__(self, folder: Path, count: Callable[[Path], Summary] = summarise) -> None:
-        self._folder, self._summarise = folder, count
+    def __init__(self, folder: Path, count: Callable[[Path], Summary] | None = None) -> None:
+        self._folder, self._summarise = folder, count or partial(summarise, kept=KeptCounts())
         self._kept: CountedSummary | None = None
         self._until = 0.0
         self._counting: asyncio.Task[CountedSummary] | None = None
 
     async def read(self) -> CountedSummary:
-        """The summary, counted now or a short time ago.
+        """The summary, counted now or some time ago.
 
         Raises:
             Failure: the output cannot be read.
@@ -61,7 +67,13 @@ class StatusCounts:
         if self._counting is None:
             self._counting = asyncio.create_task(self._count())
             self._counting.add_done_callback(self._end)
-        return await asyncio.shield(self._counting)
+        counting = asyncio.shield(self._counting)
+        if self._kept is None or (datetime.now(UTC) - self._kept.at).total_seconds() > OLDEST_SECONDS:
+            return await counting
+        try:
+            return await asyncio.wait_for(counting, PATIENCE_SECONDS)
+        except TimeoutError:
+            return self._kept
 
     async def _count(self) -> CountedSummary:
         began, at = time.monotonic(), datetime.now(UTC)

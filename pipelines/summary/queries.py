@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
+from pipelines.summary.kept_counts import KeptCounts
 from pipelines.summary.quality import read_quality
 from pipelines.summary.summary import Agent, HourCounts, KindCounts, LatencySummary, Outlier, Reason, Summary
 from pipelines.verify.record_keys import FATES
@@ -44,8 +45,8 @@ AGENTS_LISTED = 10
 PERCENTILES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 
 
-def summarise(output: Path) -> Summary:
-    """Read the summary of an output folder. Any table may be missing or empty.
+def summarise(output: Path, kept: KeptCounts | None = None) -> Summary:
+    """Read the summary of an output folder. Any table may be missing or empty. `kept`: of an earlier summary.
 
     Raises:
         WrongUse: there is no such folder.
@@ -57,14 +58,15 @@ def summarise(output: Path) -> Summary:
             "`kpiflow backfill --input FILE... --output OUT` makes one from archived reports",
         )
     try:
-        return _read_summary(output)
+        return _read_summary(output, kept or KeptCounts())
     except (pa.ArrowException, OSError, Refused, Unavailable) as error:
         fix = f"`kpiflow reconcile {output}` names every damaged file; if a job is writing there, try again"
         raise RunFailed(f"cannot read {output}: {error}", fix) from error
 
 
-def _read_summary(output: Path) -> Summary:
-    cube = _count_reports(output)
+def _read_summary(output: Path, kept: KeptCounts) -> Summary:
+    parts = kept.count(list_files(output, REPORTS), _count_reports)
+    cube = pa.concat_tables(parts or [_count_reports([])])
     by_hour, by_agent = _sum_by(cube, "hour"), _sum_by(cube, "agent_id")
     duplicates = _count_messages(output, DUPLICATES, ["hour", "kind"], FATES[:-2])
     quarantined = _count_messages(output, QUARANTINED, ["hour", "reason", "kind"], FATES[:-1])
@@ -97,8 +99,7 @@ def _open_dataset(output: Path, table: Table, columns: Sequence[str]) -> ds.Data
 
 
 def _open_files(files: Sequence[OutputFile], table: Table, columns: Sequence[str]) -> ds.Dataset:
-    """The named columns of some files of a table; no rows when there is none. Files that are not on this
-    machine are read into memory."""
+    """The named columns of some files of a table. Files that are not on this machine are read into memory."""
     schema = pa.schema([table.schema.field(name) for name in columns])
     if not files:
         return ds.dataset(schema.empty_table())
@@ -135,13 +136,11 @@ def _floor_hour(column: str) -> pc.Expression:
     return pc.floor_temporal(pc.field(column), unit="hour")
 
 
-def _count_reports(output: Path) -> pa.Table:
-    """Reports by (hour, agent_id): reports, failed, first and last recorded_at, flagged values of each
-    metric.
-    """
+def _count_reports(files: Sequence[OutputFile]) -> pa.Table:
+    """Reports by (hour, agent_id): reports, failed, first and last recorded_at, flagged values by metric."""
     recorded_at = pc.field("recorded_at")
     return _group_rows(
-        _open_dataset(output, REPORTS, ["recorded_at", "agent_id", "error_details", *OUTLIER_FLAGS.values()]),
+        _open_files(files, REPORTS, ["recorded_at", "agent_id", "error_details", *OUTLIER_FLAGS.values()]),
         {"hour": _floor_hour("recorded_at"), "agent_id": pc.field("agent_id")},
         {
             "failed": (pc.field("error_details").is_valid(), "hash_sum"),

@@ -64,3 +64,33 @@ def test_one_count_answers_all_who_wait_and_is_kept(tmp_path: Path, monkeypatch:
     answers = asyncio.run(ask())
     assert len(counts) == 2
     assert len({id(each) for each in answers}) == 2
+
+
+def test_who_asks_while_a_count_takes_long_gets_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(status, "COST", 0)
+    monkeypatch.setattr(status, "PATIENCE_SECONDS", 0.1)
+    first, second = (summarise(make_output(tmp_path / name)) for name in ("a", "b"))
+    made, go = iter([first, second, second]), threading.Event()
+    go.set()
+
+    def count(folder: Path) -> Summary:
+        assert go.wait(10)
+        return next(made)
+
+    async def ask() -> list[Summary]:
+        kept = StatusCounts(tmp_path, count)
+        answers = [await kept.read()]
+        go.clear()
+        answers.append(await kept.read())
+        monkeypatch.setattr(status, "OLDEST_SECONDS", 0)  # what is kept is too old now
+        waiting = asyncio.create_task(kept.read())
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        go.set()
+        answers.append(await waiting)
+        return [each.summary for each in answers]
+
+    assert [id(each) for each in asyncio.run(ask())] == [id(first), id(first), id(second)]
