@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -287,6 +287,15 @@ def test_a_handshake_that_does_not_go_on_is_ended(
         for client in clients:
             with client:
                 assert client.recv(100) == b""
+
+
+def test_handshakes_that_do_not_go_on_and_idle_clients_keep_nobody_out(tmp_path: Path, output: Path) -> None:
+    hello = bytes.fromhex("1603010200010001fc0303")  # the begin of a handshake
+    with keep_house(tmp_path, output, connections=5) as house, ExitStack() as held:
+        for number in range(30):
+            client = held.enter_context(socket.create_connection((HOST, house.port), timeout=10))
+            client.sendall(hello * (number % 2))
+            assert house.get("kpi-consumer", "/queries").status == 200
 
 
 def test_a_session_is_not_resumed(house: House) -> None:
