@@ -115,7 +115,7 @@ def load(flags: dict[str, Any] | None = None, config: Path | None = None) -> tup
         settings = Settings(**values)
     except ValidationError as error:
         raise SettingsError(_describe_invalid(error)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"cannot read the settings from {config}: {error}") from error
     if conflict := find_conflict(settings):
         raise SettingsError(conflict)

@@ -62,7 +62,10 @@ def read_subjects(path: Path) -> Subjects:
         OSError: it cannot be read.
         ValueError: it is not as it must be; the text says where.
     """
-    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if set(document) != {"subject"} or not isinstance(document["subject"], list):
         raise ValueError("it must contain [[subject]] and nothing else")
     found: dict[tuple[str, str], KnownSubject] = {}
@@ -102,5 +105,7 @@ def _find_problems(entry: Any) -> Iterator[str]:
     if (texts["san"] or "").partition(":")[0] not in _NAMES:
         yield f"san must begin with {', '.join(f'{kind}:' for kind in _NAMES)}"
     tables = entry.get("restricted", [])
-    if not isinstance(tables, list) or any(table not in CLASSES for table in tables):
+    if not isinstance(tables, list) or any(
+        not isinstance(each, str) or each not in CLASSES for each in tables
+    ):
         yield f"restricted must list tables: {', '.join(CLASSES)}"

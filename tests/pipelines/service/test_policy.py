@@ -309,6 +309,9 @@ def test_a_role_that_is_taken_away_counts_at_once_and_a_broken_file_is_not_used(
         (("DNS:", ""), "san must begin with"),
         (("[[subject]]", "[subject]"), r"must contain \[\[subject"),
         (("restricted", "["), "Invalid initial character for a key"),
+        (('"kpi_reports"', "[1]"), "restricted must list tables"),
+        (('"kpi_reports"', "{a = 1}"), "restricted must list tables"),
+        (("restricted = [", "restricted = " + "[" * 100_000), "nested too deeply"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path: Path, change: tuple[str, str], problem: str) -> None:
