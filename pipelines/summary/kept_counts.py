@@ -23,8 +23,9 @@ class KeptCounts:
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Versions, pa.Table]] = {}
 
-    def count(self, files: Sequence[OutputFile], count: Count) -> list[pa.Table]:
-        """What `count` returns for the files of each folder, which are given in the order of their names."""
+    def count(self, files: Sequence[OutputFile], count: Count) -> pa.Table:
+        """What `count` returns for the files of each folder, which are given in the order of their names, one
+        after the other; for no files, if there are none."""
         found: dict[str, tuple[Versions, pa.Table]] = {}
         parts = []
         for folder, group in groupby(files, key=lambda file: file.name.rpartition("/")[0]):
@@ -37,7 +38,7 @@ class KeptCounts:
                 found[folder] = kept
             parts.append(kept[1])
         self._kept = found
-        return parts
+        return pa.concat_tables(parts or [count([])])
 
 
 def _read_versions(files: Sequence[OutputFile]) -> Versions | None:

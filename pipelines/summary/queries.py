@@ -53,10 +53,8 @@ def summarise(output: Path, kept: KeptCounts | None = None) -> Summary:
         RunFailed: a file cannot be read.
     """
     if not output.is_dir():
-        raise WrongUse(
-            f"no folder {output}",
-            "`kpiflow backfill --input FILE... --output OUT` makes one from archived reports",
-        )
+        fix = "`kpiflow backfill --input FILE... --output OUT` makes one from archived reports"
+        raise WrongUse(f"no folder {output}", fix)
     try:
         return _read_summary(output, kept or KeptCounts())
     except (pa.ArrowException, OSError, Refused, Unavailable) as error:
@@ -65,8 +63,7 @@ def summarise(output: Path, kept: KeptCounts | None = None) -> Summary:
 
 
 def _read_summary(output: Path, kept: KeptCounts) -> Summary:
-    parts = kept.count(list_files(output, REPORTS), _count_reports)
-    cube = pa.concat_tables(parts or [_count_reports([])])
+    cube = kept.count(list_files(output, REPORTS), _count_reports)
     by_hour, by_agent = _sum_by(cube, "hour"), _sum_by(cube, "agent_id")
     duplicates = _count_messages(output, DUPLICATES, ["hour", "kind"], FATES[:-2])
     quarantined = _count_messages(output, QUARANTINED, ["hour", "reason", "kind"], FATES[:-1])

@@ -96,8 +96,8 @@ def test_a_count_agrees_with_its_noun(count: int, noun: str, text: str) -> None:
     assert format_count(count, noun) == text
 
 
-def test_the_text_of_an_event_agrees_with_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_of_an_event_agrees_with_its_counts() -> None:
     event = Event("test_counts", "{done} of {total:entry}, {share:.1f} {name:s}")
-    monkeypatch.delitem(EVENTS, "test_counts")
+    del EVENTS["test_counts"]
     assert event.format({"done": 1, "total": 1, "share": 0.5, "name": "a"}) == "1 of 1 entry, 0.5 a"
     assert event.format({"done": 1, "total": 2, "share": 0.5, "name": "a"}) == "1 of 2 entries, 0.5 a"
