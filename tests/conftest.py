@@ -56,7 +56,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 def needs_server(item: pytest.Item) -> bool:
     """Whether a test may start Java or a server: its folder, its module's imports or its fixtures say so."""
-    return folder(item) in FIRST or uses(item, SERVERS, {"server", "emulator"})
+    return folder(item) in FIRST or uses(item, SERVERS, {"server", "bucket_server", "emulator"})
 
 
 def begins_threads(item: pytest.Item) -> bool:

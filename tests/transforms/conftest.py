@@ -11,7 +11,7 @@ from transforms.storage.storage import Storage
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
+def bucket_server() -> Iterator[S3Server]:
     with S3Server() as server:
         server.make_bucket("bucket")
         yield server
@@ -22,5 +22,5 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """A folder, and a part of a bucket, that are empty."""
     if request.param == "folder":
         return LocalFolder(tmp_path / "out")
-    server: S3Server = request.getfixturevalue("server")
+    server: S3Server = request.getfixturevalue("bucket_server")
     return server.storage("bucket", f"tests/{tmp_path.name}")

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TextIO
 
-from transforms.core.counts import format_count
+from transforms.core.counts import format_count, pluralize
 from transforms.core.secrets import mask_values
 
 EVENTS: dict[str, "Event"] = {}
@@ -33,7 +33,7 @@ class _Texts(string.Formatter):
         if value is None:
             return str(value)
         if len(format_spec) > 1 and format_spec.isalpha():
-            return format_count(value, format_spec)
+            return f"unknown {pluralize(format_spec)}" if value is None else format_count(value, format_spec)
         return str(super().format_field(value, format_spec))
 
 

@@ -126,3 +126,4 @@ def test_a_command_begins_ends_and_fails_with_events(tmp_path: Path) -> None:
 def test_progress_has_text_where_nothing_is_known() -> None:
     known = dict.fromkeys(PROGRESS.fields) | {"read": 1000, "checkpoint_bytes": 0}
     assert PROGRESS.format(known).startswith("read 1,000, lag None")
+    assert "unknown checkpoints" in PROGRESS.format(known)

@@ -33,10 +33,10 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> list[Fault]:
 
 
 @pytest.fixture
-def bent(server: S3Server, faults: list[Fault], tmp_path: Path) -> Iterator[ObjectStorage]:
+def bent(bucket_server: S3Server, faults: list[Fault], tmp_path: Path) -> Iterator[ObjectStorage]:
     """A storage behind a wire with these faults."""
-    with wire(server.endpoint, lambda *_: faults.pop(0) if faults else None) as endpoint:
-        yield server.storage("bucket", tmp_path.name, endpoint)
+    with wire(bucket_server.endpoint, lambda *_: faults.pop(0) if faults else None) as endpoint:
+        yield bucket_server.storage("bucket", tmp_path.name, endpoint)
 
 
 def storage(url: str) -> ObjectStorage:
@@ -87,7 +87,7 @@ def test_another_form_is_refused_with_the_right_one_and_without_secrets(url: str
     assert "hidden" not in str(error.value)
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("bucket_server")
 def test_nobody_there_is_unavailable() -> None:
     with pytest.raises(
         Unavailable,
@@ -134,20 +134,20 @@ def test_a_put_whose_answer_was_lost_is_unavailable_and_then_in_its_own_way(
 
 
 def test_a_lost_answer_that_the_client_asks_for_again_by_itself_ends_in_conflict(
-    server: S3Server, tmp_path: Path
+    bucket_server: S3Server, tmp_path: Path
 ) -> None:
     answers: list[Fault] = [503, "lost"]
-    with wire(server.endpoint, lambda *_: answers.pop(0) if answers else None) as endpoint:
-        place = server.storage("bucket", tmp_path.name, endpoint)
+    with wire(bucket_server.endpoint, lambda *_: answers.pop(0) if answers else None) as endpoint:
+        place = bucket_server.storage("bucket", tmp_path.name, endpoint)
         with pytest.raises((Conflict, Unavailable)):
             place.put("a", b"x", None)
-    assert (server.storage("bucket", tmp_path.name).get("a") or b"")[0] == b"x"
+    assert (bucket_server.storage("bucket", tmp_path.name).get("a") or b"")[0] == b"x"
 
 
-def test_a_busy_moment_is_not_noticed(server: S3Server, tmp_path: Path) -> None:
+def test_a_busy_moment_is_not_noticed(bucket_server: S3Server, tmp_path: Path) -> None:
     answers: list[Fault] = [503, 500, None]
-    with wire(server.endpoint, lambda *_: answers.pop(0) if answers else None) as endpoint:
-        server.storage("bucket", tmp_path.name, endpoint).put("a", b"x", None)
+    with wire(bucket_server.endpoint, lambda *_: answers.pop(0) if answers else None) as endpoint:
+        bucket_server.storage("bucket", tmp_path.name, endpoint).put("a", b"x", None)
     assert answers == []
 
 
@@ -162,13 +162,13 @@ def test_a_busy_moment_is_not_noticed(server: S3Server, tmp_path: Path) -> None:
     ids=["get", "create", "replace", "names"],
 )
 def test_a_bucket_that_is_not_there_is_refused(
-    server: S3Server, call: Callable[[ObjectStorage], object]
+    bucket_server: S3Server, call: Callable[[ObjectStorage], object]
 ) -> None:
     with pytest.raises(Refused, match="there is no bucket 'nowhere'; make it, or name another"):
-        call(server.storage("nowhere"))
+        call(bucket_server.storage("nowhere"))
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("bucket_server")
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
@@ -215,7 +215,7 @@ def test_an_answer_that_will_not_change_is_refused_with_its_fix_and_without_secr
     assert error.value.__suppress_context__
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("bucket_server")
 def test_a_clock_that_is_off_is_unavailable_since_it_may_be_set() -> None:
     with (
         answering(403, "<Error><Code>RequestTimeTooSkewed</Code></Error>") as endpoint,
@@ -224,13 +224,13 @@ def test_a_clock_that_is_off_is_unavailable_since_it_may_be_set() -> None:
         storage(f"s3://b/p?endpoint={endpoint}").get("a")
 
 
-def test_keys_that_a_real_server_does_not_know_are_refused(server: S3Server) -> None:
-    httpx.post(f"{server.endpoint}/moto-api/reset-auth", content="0")
+def test_keys_that_a_real_server_does_not_know_are_refused(bucket_server: S3Server) -> None:
+    httpx.post(f"{bucket_server.endpoint}/moto-api/reset-auth", content="0")
     try:
         with pytest.raises(Refused, match=r"InvalidAccessKeyId.*the credentials are not accepted"):
-            server.storage("bucket", "any").get("a")
+            bucket_server.storage("bucket", "any").get("a")
     finally:
-        httpx.post(f"{server.endpoint}/moto-api/reset-auth", content="1000000")
+        httpx.post(f"{bucket_server.endpoint}/moto-api/reset-auth", content="1000000")
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_no_credentials_at_all_are_refused_with_the_ways_to_give_them() -> None:
 
 @pytest.mark.usefixtures("no_credentials", "faults")
 def test_credentials_of_a_machine_that_cannot_be_renewed_are_unavailable(
-    server: S3Server, monkeypatch: pytest.MonkeyPatch
+    bucket_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = {
         "AccessKeyId": "id",
@@ -272,14 +272,14 @@ def test_credentials_of_a_machine_that_cannot_be_renewed_are_unavailable(
 
     with wire("http://127.0.0.1:1", machine) as endpoint:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", endpoint)
-        place = server.storage("bucket", "machine")
+        place = bucket_server.storage("bucket", "machine")
         assert place.get("a") is None
         with pytest.raises(Unavailable, match="the credentials cannot be renewed now") as error:
             place.get("a")
     assert "hidden" not in str(error.value)
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("bucket_server")
 def test_a_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
     pems = make_certificates(tmp_path)
     speaks = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -298,35 +298,35 @@ def test_a_certificate_that_nobody_trusts_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_credentials")
 def test_a_profile_is_found_through_boto3(
-    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "credentials").write_text("[work]\naws_access_key_id = id\naws_secret_access_key = secret\n")
     monkeypatch.setenv("AWS_PROFILE", "work")
-    server.storage("bucket", "profile").put("a", b"x", None)
+    bucket_server.storage("bucket", "profile").put("a", b"x", None)
     monkeypatch.setenv("AWS_PROFILE", "gone")
     with pytest.raises(Refused, match=r"profile \(gone\) could not be found.*; set AWS"):
-        server.storage("bucket", "no profile").get("a")
+        bucket_server.storage("bucket", "no profile").get("a")
 
 
-def test_a_check_tells_a_server_that_ignores_conditions(server: S3Server, tmp_path: Path) -> None:
-    with wire(server.endpoint, lambda *_: "ignorant") as endpoint:
-        place = server.storage("bucket", tmp_path.name, endpoint)
+def test_a_check_tells_a_server_that_ignores_conditions(bucket_server: S3Server, tmp_path: Path) -> None:
+    with wire(bucket_server.endpoint, lambda *_: "ignorant") as endpoint:
+        place = bucket_server.storage("bucket", tmp_path.name, endpoint)
         (bad,) = [finding for finding in place.check() if finding.problem]
         assert (bad.what, "two writers would lose" in bad.problem, "conditions=no" in bad.fix) == (
             "conditional puts",
             True,
             True,
         )
-        one = server.storage("bucket", tmp_path.name, endpoint, conditions=False)
+        one = bucket_server.storage("bucket", tmp_path.name, endpoint, conditions=False)
         assert [finding.problem for finding in one.check()] == ["", "", ""]
         assert list(one.list_files("")) == []
 
 
-def test_a_check_ends_at_the_first_thing_that_is_missing(server: S3Server) -> None:
-    (only,) = server.storage("nowhere").check()
+def test_a_check_ends_at_the_first_thing_that_is_missing(bucket_server: S3Server) -> None:
+    (only,) = bucket_server.storage("nowhere").check()
     assert (only.what, only.fix) == ("reach the bucket, and list it", "make it, or name another")
-    with wire(server.endpoint, lambda method, _: 403 if method == "PUT" else None) as endpoint:
-        *well, last = server.storage("bucket", "x", endpoint).check()
+    with wire(bucket_server.endpoint, lambda method, _: 403 if method == "PUT" else None) as endpoint:
+        *well, last = bucket_server.storage("bucket", "x", endpoint).check()
     assert ([finding.problem for finding in well], last.what) == ([""], "write and read an object")
     assert "s3:PutObject" in last.fix
 

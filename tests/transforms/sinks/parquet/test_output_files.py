@@ -95,7 +95,7 @@ def test_messages_of_a_day_that_expired_after_the_job_began_are_counted(
     window = {"time_window_start": NOON, "granularity": "1h", "revision": 0}
     write_rows(FLEET, home, [batch(FLEET, [window])], 60)
     assert counted == {"kpi_report": 2, "task": 1}
-    assert "2 messages for kpi_reports were not written" in caplog.text
+    assert "2 messages for kpi_reports not written" in caplog.text
     assert "kpi_fleet" not in caplog.text
     assert not list(home.list_files(FOLDER))
 

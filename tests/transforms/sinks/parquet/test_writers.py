@@ -168,9 +168,9 @@ def check_interleaved(storage: Storage, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
 def test_two_writers_lose_nothing_on_object_storage_however_their_calls_fall(
-    server: S3Server, seed: int
+    bucket_server: S3Server, seed: int
 ) -> None:
-    check_interleaved(server.storage("bucket", f"interleaved/{seed}"), seed)
+    check_interleaved(bucket_server.storage("bucket", f"interleaved/{seed}"), seed)
 
 
 def test_two_writers_lose_nothing_in_a_folder_without_locks_however_their_calls_fall(tmp_path: Path) -> None:
@@ -178,11 +178,13 @@ def test_two_writers_lose_nothing_in_a_folder_without_locks_however_their_calls_
         check_interleaved(Unlocked(tmp_path / str(seed)), seed)
 
 
-def test_the_scheduler_finds_the_rows_that_are_lost_without_versions(server: S3Server) -> None:
+def test_the_scheduler_finds_the_rows_that_are_lost_without_versions(bucket_server: S3Server) -> None:
     def losing() -> Iterator[int]:
         for seed in range(10):
             try:
-                check_interleaved(server.storage("bucket", f"unconditional/{seed}", conditions=False), seed)
+                check_interleaved(
+                    bucket_server.storage("bucket", f"unconditional/{seed}", conditions=False), seed
+                )
             except AssertionError:
                 yield seed
 
@@ -192,11 +194,11 @@ def test_the_scheduler_finds_the_rows_that_are_lost_without_versions(server: S3S
 
 
 @pytest.mark.parametrize("place", ["folder", "objects", "objects without conditions"])
-def test_real_threads_lose_nothing(place: str, server: S3Server, tmp_path: Path) -> None:
+def test_real_threads_lose_nothing(place: str, bucket_server: S3Server, tmp_path: Path) -> None:
     storage = (
         LocalFolder(tmp_path)
         if place == "folder"
-        else server.storage("bucket", place, conditions=place == "objects")
+        else bucket_server.storage("bucket", place, conditions=place == "objects")
     )
     chance = random.Random(5)
     parts = [
@@ -222,10 +224,10 @@ def contents(storage: Storage) -> dict[str, bytes]:
 
 
 def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_write_then_converges(
-    server: S3Server,
+    bucket_server: S3Server,
 ) -> None:
     before, after = rows([(0, 5), (1, 2), (2, 3)]), rows([(0, 1), (1, 7), (3, 4)])
-    calm = server.storage("bucket", "calm")
+    calm = bucket_server.storage("bucket", "calm")
     for batch in (before, after):
         ParquetStore(calm, 10).write(SLIM, [batch])
 
@@ -243,7 +245,7 @@ def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_wri
         return False
 
     for calls in range(100):
-        storage = server.storage("bucket", f"dies/{calls}")
+        storage = bucket_server.storage("bucket", f"dies/{calls}")
         ParquetStore(storage, 10).write(SLIM, [before])
         died = dies(storage, calls)
         assert {message for table in (REPORTS, DUPLICATES) for _, message in read_keys(storage, table)} >= {
@@ -258,8 +260,8 @@ def test_a_writer_that_dies_between_any_two_calls_loses_nothing_and_the_same_wri
     assert calls > 4
 
 
-def test_a_writer_that_others_overtake_time_and_again_gives_up_for_now(server: S3Server) -> None:
-    storage = server.storage("bucket", "overtaken")
+def test_a_writer_that_others_overtake_time_and_again_gives_up_for_now(bucket_server: S3Server) -> None:
+    storage = bucket_server.storage("bucket", "overtaken")
     numbers = iter(range(1000))
 
     def overtake() -> None:
