@@ -30,11 +30,9 @@ class _Texts(string.Formatter):
     """Formats texts in which a noun in the braces stands for a count with its noun: `{rows:row}`."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if value is None:
-            return str(value)
         if len(format_spec) > 1 and format_spec.isalpha():
             return f"unknown {pluralize(format_spec)}" if value is None else format_count(value, format_spec)
-        return str(super().format_field(value, format_spec))
+        return str(value) if value is None else str(super().format_field(value, format_spec))
 
 
 class Event:
