@@ -1,14 +1,12 @@
-"""What `--input`, `--from` and `--to` mean."""
+"""What `--input` means."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from operator import attrgetter
 
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
 from schemas.kinds import KINDS
 from transforms.core.errors import Refused, Unavailable
-from transforms.core.time_range import Span
 from transforms.sources.archives.archive_files import (
     ArchiveFiles,
     NoArchiveError,
@@ -85,30 +83,3 @@ def _explain_errors() -> Iterator[None]:
         if error.name and error.name.startswith("cryptography"):
             raise make_missing_error("encryption", error, "encryption") from error
         raise make_missing_error("object storage", error, "objects") from error
-
-
-def parse_span(start: str | None, end: str | None) -> Span:
-    """The span between two RFC 3339 times; without an offset they are UTC.
-
-    Raises:
-        WrongUse: a time cannot be parsed, or the span is empty.
-    """
-    span = Span(parse_time("--from", start), parse_time("--to", end))
-    if span.start and span.end and span.start >= span.end:
-        raise WrongUse(f"the span is empty: --from {start} is not before --to {end}")
-    return span
-
-
-def parse_time(flag: str, text: str | None) -> datetime | None:
-    """The moment that the value of a flag means; without an offset it is UTC.
-
-    Raises:
-        WrongUse: it cannot be parsed.
-    """
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise WrongUse(f"{flag} {text} is not a date-time", "write it like 2025-10-22T10:00:00Z") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -19,9 +19,10 @@ from pipelines.commands.engines import (
 )
 from pipelines.console import announce, out, print_result
 from pipelines.failures import CheckFailed, Failure, RunFailed
-from pipelines.inputs import find_archives, parse_span
+from pipelines.inputs import find_archives
 from pipelines.jobs.backfill import backfill as backfill_span
 from pipelines.jobs.replace import replace_span
+from pipelines.time_flags import parse_span
 from transforms.core.counts import format_count
 from transforms.core.errors import DamagedFile, OutputFull, Refused, Unavailable
 from transforms.core.events import INPUT_INCOMPLETE

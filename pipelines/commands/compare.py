@@ -9,9 +9,9 @@ from rich.text import Text
 from pipelines.commands.query import require_folder
 from pipelines.console import escape_line, out, print_json
 from pipelines.failures import make_missing_error
-from pipelines.inputs import parse_span
 from pipelines.queries.limits import QueryLimits
 from pipelines.text_tables import make_table, print_table
+from pipelines.time_flags import parse_span
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.derived.features import FEATURES
 

@@ -8,12 +8,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Table
 
 from pipelines.console import announce, err, print_result
-from pipelines.inputs import parse_time
-from pipelines.jobs.derive import compare, make_deriver
+from pipelines.jobs.derive import compare, make_deriver, make_limits
 from pipelines.jobs.derive import derive as derive_output
-from pipelines.jobs.derive_after import make_limits
 from pipelines.progress import LINE_SECONDS, open_bar
 from pipelines.text_tables import make_table, print_table
+from pipelines.time_flags import parse_time
 from pipelines.verify.output_description import read_row_settings, require_local
 from runners.memory import prepare_memory
 from transforms.core.counts import format_count

@@ -15,7 +15,8 @@ from pipelines.console import announce, err, out
 from pipelines.failures import CheckFailed, WrongUse
 from pipelines.jobs.cores import count_cores
 from pipelines.jobs.engines import BatchEngine, open_local_engine
-from pipelines.progress import LINE_SECONDS, open_bar, show_reading
+from pipelines.progress import LINE_SECONDS, open_bar
+from pipelines.reading_progress import show_reading
 from pipelines.settings import Settings
 from runners.progress import BatchProgress
 from transforms.core.counts import format_count

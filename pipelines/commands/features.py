@@ -10,9 +10,9 @@ from pipelines.console import err, out
 from pipelines.export.export import ExportFiles, export
 from pipelines.export.feature_rows import count_reports
 from pipelines.failures import CheckFailed, WrongUse, make_missing_error
-from pipelines.inputs import parse_span
 from pipelines.progress import show_count
 from pipelines.target_files import check_target, explain_unwritable
+from pipelines.time_flags import parse_span
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from pipelines.verify.table_scan import partition
 from schemas.tables import REPORTS

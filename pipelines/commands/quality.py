@@ -10,7 +10,6 @@ from rich.text import Text
 
 from pipelines.console import out, print_json
 from pipelines.failures import CheckFailed, WrongUse
-from pipelines.inputs import parse_span
 from pipelines.summary.broken_reports import read_broken_reports
 from pipelines.summary.quality import QUALITY, Quality, SourceQuality, read_quality
 from pipelines.summary.quality_views import (
@@ -25,6 +24,7 @@ from pipelines.summary.quality_views import (
     tabulate_sources,
 )
 from pipelines.text_tables import make_table, print_table
+from pipelines.time_flags import parse_span
 from pipelines.verify.output_description import make_underived_error, require_local, require_output
 from transforms.core.errors import DamagedFile
 from transforms.core.time_range import Span

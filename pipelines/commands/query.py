@@ -11,7 +11,6 @@ from rich.text import Text
 
 from pipelines.console import err, escape_line, escape_text, out
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS, list_rows
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import Parameter, Query
@@ -19,6 +18,7 @@ from pipelines.queries.registry import QUERIES, find_query
 from pipelines.queries.run import Answer, plan_query, run_query
 from pipelines.target_files import check_target, write_target
 from pipelines.text_tables import make_table, print_table
+from pipelines.time_flags import parse_span
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.counts import format_count
 from transforms.derived.registry import DERIVED

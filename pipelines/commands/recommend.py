@@ -11,13 +11,13 @@ from rich.text import Text
 from pipelines.commands.query import require_folder
 from pipelines.console import err, escape_line, out, print_json
 from pipelines.failures import WrongUse
-from pipelines.inputs import parse_time
 from pipelines.queries.formats import list_rows
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.recommendation_queries import ADOPT_VARIANT, RECOMMENDATIONS
 from pipelines.queries.run import run_query
 from pipelines.text_tables import format_change, format_number
+from pipelines.time_flags import parse_time
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.counts import format_count
 from transforms.core.time_range import Span

@@ -15,7 +15,7 @@ import typer
 from pipelines.console import announce, print_result
 from pipelines.durations import parse_duration
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
-from pipelines.inputs import find_archives, parse_time
+from pipelines.inputs import find_archives
 from pipelines.listening import is_loopback, parse_address
 from pipelines.simulator.clock import SimulatedClock
 from pipelines.simulator.faults import OF_REQUESTS, OF_SOCKETS, Faults
@@ -25,6 +25,7 @@ from pipelines.simulator.reports import ArchivedReports, GeneratedReports, Repor
 from pipelines.simulator.tls import make_context
 from pipelines.synthetic import KpiTestGenerator
 from pipelines.synthetic.messages import check_share
+from pipelines.time_flags import parse_time
 from transforms.core.counts import format_count
 from transforms.core.events import NOTICE
 

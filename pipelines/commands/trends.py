@@ -12,11 +12,11 @@ from rich.text import Text
 from pipelines.commands.query import require_folder
 from pipelines.console import escape_line, out, print_json
 from pipelines.failures import WrongUse
-from pipelines.inputs import parse_span
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.run import run_query
 from pipelines.queries.table_queries import TRENDS
 from pipelines.text_tables import format_change, format_number, make_table, print_table
+from pipelines.time_flags import parse_span
 from pipelines.verify.output_description import read_row_settings, require_derived
 from transforms.core.time_range import Span
 from transforms.derived.trend_sql import METRICS

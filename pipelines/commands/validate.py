@@ -13,7 +13,7 @@ from pipelines.console import err, print_json, style_head
 from pipelines.failures import CheckFailed
 from pipelines.graph import make_rules
 from pipelines.inputs import find_archives, verify_schema
-from pipelines.progress import show_reading
+from pipelines.reading_progress import show_reading
 from pipelines.settings import Settings
 from pipelines.text_tables import print_table
 from schemas.kinds import KINDS, REPORT_KIND, Kind

@@ -14,9 +14,11 @@ from typing import Any
 import duckdb
 
 from pipelines.failures import RunFailed, WrongUse, make_missing_error
+from pipelines.jobs.cores import count_cores
 from pipelines.jobs.derive_state import HOME, describe_analysis, read_state, write_state
 from pipelines.jobs.lock import lock_folders
 from pipelines.jobs.work_folder import make_work_folder
+from pipelines.settings import Settings
 from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.core.errors import DamagedFile, OutputFull
 from transforms.core.events import TABLE_LEFT_OUT, log_event
@@ -29,6 +31,11 @@ from transforms.derived.run import BrokenSQL
 PATIENCE = 60.0
 """Seconds in which another job that derives the same output can end."""
 _PASSES = 5
+
+
+def make_limits(settings: Settings) -> DeriveLimits:
+    """What deriving may use, by the settings."""
+    return DeriveLimits(settings.workers or count_cores(), settings.derive_memory_mb)
 
 
 def make_deriver(

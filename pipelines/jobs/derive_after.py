@@ -1,15 +1,10 @@
 """The end of a batch: the tables of its folders are derived, if they are to be."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipelines.jobs.cores import count_cores
 from pipelines.jobs.derive_state import should_derive
 from pipelines.outputs import Outputs
 from pipelines.settings import Settings
-
-if TYPE_CHECKING:
-    from transforms.derived.engine import DeriveLimits
 
 
 def derive_outputs(outputs: Outputs, settings: Settings) -> None:
@@ -26,14 +21,6 @@ def derive_outputs(outputs: Outputs, settings: Settings) -> None:
 def derive_folder(folder: Path, settings: Settings) -> None:
     """Derive the tables of a folder that was written with these settings."""
     # DuckDB takes time to load, which batches without records do not need.
-    from pipelines.jobs.derive import derive, make_deriver
+    from pipelines.jobs.derive import derive, make_deriver, make_limits
 
     derive(folder, make_deriver(folder, settings.derived_settings(), (), make_limits(settings)))
-
-
-def make_limits(settings: Settings) -> "DeriveLimits":
-    """What deriving may use, by the settings."""
-    from transforms.derived.engine import DeriveLimits
-
-    threads = settings.workers or count_cores()
-    return DeriveLimits(threads, settings.derive_memory_mb)

@@ -9,7 +9,6 @@ from typing import Any
 from aiohttp import web
 
 from pipelines.failures import Failure, WrongUse, make_missing_error
-from pipelines.inputs import parse_span
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import name_nearest
 from pipelines.queries.stop import Stop
@@ -19,6 +18,7 @@ from pipelines.service.access.query_rights import choose_columns
 from pipelines.service.access.subject import Forbidden
 from pipelines.service.errors import HttpError, as_http_error
 from pipelines.service.exchange import Exchange
+from pipelines.time_flags import parse_span
 from transforms.core.time_range import Span
 
 EXPERIMENT_NAME = "experiment"

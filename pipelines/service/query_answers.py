@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from pipelines.failures import Failure, WrongUse
-from pipelines.inputs import parse_span
 from pipelines.queries.formats import FORMATS
 from pipelines.queries.limits import QueryLimits
 from pipelines.queries.query import Parameter, ParameterKind, Query
@@ -19,6 +18,7 @@ from pipelines.service.access.query_rights import QueryRights, choose_columns, l
 from pipelines.service.content_types import CONTENT_TYPES, choose_format
 from pipelines.service.errors import HttpError, as_http_error
 from pipelines.service.exchange import Exchange
+from pipelines.time_flags import parse_span
 from transforms.core.time_range import Span
 
 USUAL_ROWS = 100

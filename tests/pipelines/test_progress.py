@@ -1,6 +1,6 @@
 """The lines of a run without a terminal: how far it is, and no share or rate that says nothing any more."""
 
-from pipelines.progress import _describe
+from pipelines.reading_progress import _describe
 from transforms.core.stage_counters import Stage
 
 

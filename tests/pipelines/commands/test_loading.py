@@ -29,8 +29,9 @@ def test_settings_load_no_data_packages() -> None:
     assert loaded("settings") == {"pipelines.commands.settings"}
 
 
-def test_show_needs_no_beam() -> None:
-    assert "apache_beam" not in loaded("show", "--help")
+@pytest.mark.parametrize("name", ["derive", "features", "quality", "query", "recommend", "show", "trends"])
+def test_commands_that_read_tables_need_no_beam(name: str) -> None:
+    assert "apache_beam" not in loaded(name, "--help")
 
 
 def test_help_lists_every_command_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
