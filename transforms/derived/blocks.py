@@ -1,4 +1,4 @@
-"""What is derived at once: chains of tables, blocks of files, and the stored files that a block reads."""
+"""What is derived at once: groups of tables, blocks of files, and the stored files that a block reads."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
@@ -7,6 +7,7 @@ import pyarrow as pa
 from transforms.derived.bounds import UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.plan import Choices, DerivePlan, DeriveUnit
+from transforms.derived.stored_files import Catalog
 from transforms.derived.task_sets import TaskSet
 from transforms.sinks.parquet.output_files import OutputFile
 
@@ -14,15 +15,36 @@ _BY_TASK = ("tasks", "results", "claims")
 """Inputs of which only the rows of some tasks are read."""
 
 
-def split_chains(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
-    """The tables in chains that do not read each other; within a chain each follows those that it reads."""
-    chains: list[list[DerivedTable]] = []
+def split_groups(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
+    """The tables in groups, each after those that it reads.
+
+    Tables that join records to reports are one group, and share these reports block by block; a table that
+    reads one outside of the group is not in it. Every other table is a group of its own.
+    """
+    names = {table.table.name for table in tables}
+    shared: list[DerivedTable] = []
     for table in tables:
-        read = {each.name for each in table.inputs}
-        linked = [chain for chain in chains if any(each.table.name in read for each in chain)]
-        chains = [chain for chain in chains if chain not in linked]
-        chains.append([*(each for chain in linked for each in chain), table])
-    return chains
+        outside = names - {each.table.name for each in shared}
+        if table.records and outside.isdisjoint(each.name for each in table.inputs):
+            shared.append(table)
+    alone = [[table] for table in tables if table not in shared]
+    return [shared, *alone] if shared else alone
+
+
+def cut_spans(reports: Catalog, rows: int, since: int) -> list[Period]:
+    """Consecutive spans of the files of reports with about `rows` rows each, as far as they end after
+    `since`."""
+    spans: list[Period] = []
+    left = 0
+    for period in sorted({file.period for file in reports.list if file.period.end > since}):
+        size = int(reports.counts[reports.starts == period.start].sum())
+        if spans and size <= left:
+            spans[-1] = Period(spans[-1].start, period.end)
+        else:
+            spans.append(period)
+            left = rows
+        left -= size
+    return spans
 
 
 def split_blocks(

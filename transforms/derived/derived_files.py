@@ -1,6 +1,8 @@
 """The files of derived tables: what each was made of, and how they are replaced."""
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +17,13 @@ from transforms.derived.bounds import UNTIMED
 from transforms.derived.footers import INPUTS, join_inputs, read_inputs
 from transforms.derived.plan import DeriveUnit
 from transforms.derived.run import sort_file
+from transforms.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
+from transforms.storage.local_folder import LocalFolder
+
+_WRITERS = 2
 
 
 class Made(NamedTuple):
@@ -79,6 +85,21 @@ class FilePart(NamedTuple):
 
     rows: pa.RecordBatch | None
     inputs: str | None
+
+
+def write_parts(output: Path, table: Table, parts: Mapping[str, FilePart], file_minutes: int) -> None:
+    """Write files of hours by their names, or their rows into the files of sealed days. What has expired is
+    dropped."""
+    files, chosen = OutputFiles.of(output), defaultdict[OutputFile, dict[str, FilePart]](dict)
+    for name, part in parts.items():
+        if (file := files.find(name)) is not None:
+            chosen[file][name] = part
+    key = find_writing_key(LocalFolder(output))
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for written in [
+            pool.submit(write_file, table, file, own, file_minutes, key) for file, own in chosen.items()
+        ]:
+            written.result()
 
 
 def write_file(

@@ -15,7 +15,7 @@ from schemas.tables import QUARANTINED, REPORTS
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import Ints
 from transforms.core.time_units import HOUR_US, MINUTE_US, SECOND_US
-from transforms.derived.bounds import UNTIMED, Bounds, Period
+from transforms.derived.bounds import EVER, UNTIMED, Bounds, Period
 from transforms.derived.closed import find_closed
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.digests import GRAIN, NO_GRAIN, digest_inputs
@@ -62,7 +62,8 @@ class DerivePlan:
 
     `before` (microseconds, whole grains): only what is effective before it is derived, and of reports that
     are late only what is effective before the last full step of it (`find_cutoff`). `since`: spans that ended
-    by then are left out, and those that are closed by `expiry`, what has expired in the output.
+    by then are left out, and those that are closed by `expiry`, what has expired in the output. `within`:
+    only spans that begin in this one.
     """
 
     table: DerivedTable
@@ -72,6 +73,7 @@ class DerivePlan:
     before: int = LAST_US
     since: int = FIRST_US
     expiry: Expiry = NOTHING
+    within: Period = EVER
 
     @cached_property
     def closed(self) -> int:
@@ -90,6 +92,8 @@ class DerivePlan:
     def list_units(self) -> list[DeriveUnit]:
         """The units in the order of time; none has no rows to be about."""
         periods = (each for each in self._list_periods() if each.start >= self.closed)
+        if self.within != EVER:
+            periods = (each for each in periods if self.within.start <= each.start < self.within.end)
         units = (self._make_unit(period) for period in periods if period.end > self.since)
         return [unit for unit in units if unit is not None]
 

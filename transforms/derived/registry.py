@@ -1,6 +1,7 @@
 """All derived tables, each after those that it reads. One more: its module, a line here, docs/columns.md.
 
-Beside a stream a pass makes them one after the other: what people wait for comes before what takes long.
+Beside a stream a pass makes them one after the other, those that join records first
+(`transforms.derived.blocks.split_groups`).
 """
 
 from schemas.tables import Table, find_table

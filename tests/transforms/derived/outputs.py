@@ -40,8 +40,7 @@ _CONTEXT = DerivedTable(
      Input("agents"), Input("first_records")),
     """
     SELECT r.report_id, r.recorded_at, context_hours AS hours, epoch_us(f.tasks) AS first,
-        (SELECT count(*) FROM tasks t WHERE t.task_id = r.task_id AND t.effective_at <= r.effective_at + w
-            AND t.created_at >= r.recorded_at - to_hours(context_hours)) AS tasks,
+        task_versions AS tasks,
         (SELECT count(*) FROM past_reports p WHERE p.effective_at <= r.effective_at + w
             AND p.recorded_at BETWEEN r.recorded_at - INTERVAL 62 MINUTE AND r.recorded_at) AS past,
         (SELECT count(*) FROM claims c WHERE c.task_id = r.task_id AND c.effective_at < r.effective_at)
@@ -60,10 +59,8 @@ _BROKEN = DerivedTable(
     1,
     (Input("tasks", "context_hours"),),
     """
-    SELECT report_id, 'task_unknown' AS rule, recorded_at, effective_at, task_id FROM reports r, settings
-    WHERE NOT EXISTS (FROM tasks t WHERE t.task_id = r.task_id
-        AND t.effective_at <= r.effective_at + to_seconds(context_wait_seconds)
-        AND t.created_at >= r.recorded_at - to_hours(context_hours))
+    SELECT report_id, 'task_unknown' AS rule, recorded_at, effective_at, task_id FROM reports
+    WHERE task_versions = 0
     """,
 )  # fmt: skip
 _RESOLVED = DerivedTable(

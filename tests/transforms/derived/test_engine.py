@@ -3,7 +3,9 @@
 import os
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.readers.formats import LAST_US
+from schemas.readers.formats import FIRST_US, LAST_US
 from schemas.tables import REPORTS, TASKS, Table
 from tests.builders import NOON
 from tests.transforms.derived.outputs import (
@@ -26,14 +28,15 @@ from tests.transforms.derived.outputs import (
     read_derived,
     write,
 )
-from transforms.derived import engine
-from transforms.derived.blocks import split_chains
+from transforms.derived import block_connections
+from transforms.derived.blocks import cut_spans, split_groups
 from transforms.derived.bounds import Period
-from transforms.derived.derived_table import Input
+from transforms.derived.derived_table import DerivedTable, Input
 from transforms.derived.digests import GRAIN
 from transforms.derived.engine import DeriveLimits
 from transforms.derived.plan import LATE_STEP_US, DerivePlan
 from transforms.derived.registry import DERIVED, TABLES
+from transforms.derived.stored_files import StoredFiles
 
 
 @pytest.fixture(autouse=True)
@@ -215,9 +218,9 @@ def test_files_that_are_being_written_are_derived_as_they_were_when_they_were_li
         add(output, [(REPORTS, make_report(2, NOON, 0 * MINUTE, 1))])
         return bind(*arguments)
 
-    bind = engine.bind_inputs
+    bind = block_connections.bind_reports
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "bind_inputs", write_more)
+        patch.setattr(block_connections, "bind_reports", write_more)
         derive(output, tables=EXAMPLES[:1])
     context = {name: data for name, data in read_derived(output).items() if name.startswith("context/")}
     assert context == {name: data for name, data in before.items() if name.startswith("context/")}
@@ -237,21 +240,34 @@ def test_a_file_system_without_hard_links_is_copied_from(
     assert read_derived(output) == derive_once(rows)
 
 
-def test_tables_that_do_not_read_each_other_are_chains_of_their_own() -> None:
-    chains = [[table.table.name for table in chain] for chain in split_chains(list(TABLES))]
-    assert chains == [
-        ["inconsistencies", "resolutions", "data_quality", "outcome_sums", "trends", "recommendations"],
-        ["task_sums", "features"],
-    ]
+def list_names(tables: Sequence[DerivedTable]) -> list[list[str]]:
+    return [[table.table.name for table in group] for group in split_groups(tables)]
 
 
-def test_a_table_that_reads_two_chains_joins_them() -> None:
-    first, second = (replace(TABLES[0], table=replace(TABLES[0].table, name=name)) for name in "ab")
-    reader = replace(TABLES[0], inputs=(Input("a"), Input("b")))
-    assert split_chains([first, second, reader]) == [[first, second, reader]]
+def test_tables_that_join_records_are_one_group_and_the_others_each_their_own() -> None:
+    assert list_names(TABLES) == [
+        ["inconsistencies", "outcome_sums", "task_sums", "features"],
+        ["resolutions"], ["data_quality"], ["trends"], ["recommendations"],
+    ]  # fmt: skip
 
 
-def test_if_one_chain_fails_the_pass_fails_and_the_next_one_makes_the_same_files(
+def test_a_table_that_reads_one_outside_of_the_group_comes_after_it() -> None:
+    reader = replace(TABLES[0], inputs=(*TABLES[0].inputs, Input("trends", timedelta(hours=1))))
+    named = replace(reader, table=replace(reader.table, name="reader"))
+    assert list_names([*TABLES, named])[-1] == ["reader"]
+
+
+def test_spans_of_reports_are_cut_where_their_rows_are_enough(output: Path) -> None:
+    minutes = [0, 1, 30, 60, 61, 62, 90, 91]
+    add(output, [(REPORTS, make_report(n, NOON + n * MINUTE, MINUTE, 1)) for n in minutes])
+    catalog = StoredFiles(output, FILE_MINUTES).read(REPORTS)
+    spans = cut_spans(catalog, 3, FIRST_US)
+    bounds = [(start - moment(0)) // 60_000_000 for span in spans for start in span]
+    assert bounds == [0, 60, 60, 90, 90, 120]
+    assert cut_spans(catalog, 10, moment(60)) == [Period(moment(60), moment(120))]
+
+
+def test_if_one_group_fails_the_pass_fails_and_the_next_one_makes_the_same_files(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = invent_rows(2, 6)
