@@ -19,7 +19,8 @@ def split_groups(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
     """The tables in groups, each after those that it reads.
 
     Tables that join records to reports are one group, and share these reports block by block; a table that
-    reads one outside of the group is not in it. Every other table is a group of its own.
+    reads one outside of the group is not in it. Every other table is a group of its own; first those that
+    read no other group, which can be derived beside the first one.
     """
     names = {table.table.name for table in tables}
     shared: list[DerivedTable] = []
@@ -28,6 +29,7 @@ def split_groups(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
         if table.records and outside.isdisjoint(each.name for each in table.inputs):
             shared.append(table)
     alone = [[table] for table in tables if table not in shared]
+    alone.sort(key=lambda group: not names.isdisjoint(each.name for each in group[0].inputs))
     return [shared, *alone] if shared else alone
 
 

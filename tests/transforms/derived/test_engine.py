@@ -247,8 +247,16 @@ def list_names(tables: Sequence[DerivedTable]) -> list[list[str]]:
 def test_tables_that_join_records_are_one_group_and_the_others_each_their_own() -> None:
     assert list_names(TABLES) == [
         ["inconsistencies", "outcome_sums", "task_sums", "features"],
-        ["resolutions"], ["data_quality"], ["trends"], ["recommendations"],
+        ["trends"], ["resolutions"], ["data_quality"], ["recommendations"],
     ]  # fmt: skip
+
+
+def test_a_group_that_waits_for_another_comes_after_all_that_wait_for_none() -> None:
+    groups = split_groups(TABLES)
+    made = {table.table.name for table in TABLES}
+    waits = [any(each.name in made for table in group for each in table.inputs) for group in groups[1:]]
+    assert waits == sorted(waits)
+    assert {False, True} == set(waits)
 
 
 def test_a_table_that_reads_one_outside_of_the_group_comes_after_it() -> None:
