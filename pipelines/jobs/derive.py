@@ -163,7 +163,12 @@ def explain_errors(output: Path) -> Iterator[None]:
             f"{error.filename2 or error.filename or output} cannot be used: {error.strerror}",
             f"move away what is in its place, or make it readable and writable, {again}",
         ) from error
-    except (BrokenSQL, duckdb.Error) as error:
+    except BrokenSQL as error:
+        raise RunFailed(
+            f"deriving {output} failed: {_first_line(error)}",
+            "the same run would fail again: report it, with this line; --table derives other tables",
+        ) from error
+    except duckdb.Error as error:
         raise RunFailed(
             f"deriving {output} failed: {_first_line(error)}", f"run `kpiflow derive {output}` again"
         ) from error

@@ -29,7 +29,7 @@ from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.inputs import list_stored
 from transforms.derived.plan import DerivePlan, DeriveUnit
 from transforms.derived.registry import DERIVED, find_stored_table
-from transforms.derived.run import run_sql, sort_file
+from transforms.derived.run import explain_broken_sql, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, FileSnapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
 from transforms.sinks.parquet.output_files import OutputFiles
@@ -166,7 +166,8 @@ class Deriver:
 
         Raises:
             DamagedFile: a stored file cannot be read.
-            BrokenSQL, duckdb.Error: the SQL failed.
+            BrokenSQL: the SQL or kernel of a table fails, as it would again.
+            duckdb.Error: DuckDB failed otherwise.
             OutputFull: no space is left; what was written is whole.
         """
         counts, ended, at_once = Counts(), Event(), min(self._limits.threads, _AT_ONCE)
@@ -263,7 +264,10 @@ class Deriver:
             done += len(block)
             period = Period(block[0].period.start, block[-1].period.end)
             try:
-                with connections.open(found.plan, period, block[0].cutoff) as connection:
+                with (
+                    explain_broken_sql(table),
+                    connections.open(found.plan, period, block[0].cutoff) as connection,
+                ):
                     rows = run_sql(connection, table, self.settings)
                 count = self._write(table, block, rows)
                 read = sum(unit.rows for unit in block)

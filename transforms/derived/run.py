@@ -1,6 +1,7 @@
 """Runs the SQL of a derived table in DuckDB, and its kernel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -20,7 +21,7 @@ THREADS, MEMORY_MB = 1, 512
 
 
 class BrokenSQL(Exception):  # noqa: N818 (a fault of the program, not of data)
-    """The SQL or kernel of a derived table gave a key twice, or columns of other types."""
+    """The SQL or kernel of a derived table gave a key twice or other types, or cannot use a value."""
 
 
 def derive_rows(
@@ -95,6 +96,16 @@ def run_sql(
             f"the {maker} of {table.table.name} gives rows with the same {', '.join(table.table.key)}"
         )
     return rows
+
+
+@contextmanager
+def explain_broken_sql(table: DerivedTable) -> Iterator[None]:
+    """Raise BrokenSQL, which names the table, in place of the errors of DuckDB that rows or SQL cause."""
+    try:
+        yield
+    except (duckdb.DataError, duckdb.ProgrammingError) as error:
+        first = str(error).partition("\n")[0]
+        raise BrokenSQL(f"the SQL of {table.table.name} fails: {first}") from error
 
 
 def sort_file(table: Table, rows: pa.RecordBatch) -> pa.Array:

@@ -132,6 +132,22 @@ def test_a_folder_in_place_of_a_derived_file_is_named_with_its_fix(
     assert "move away what is in its place" in message
 
 
+@pytest.mark.parametrize(
+    ("hours", "problem"),
+    [("context_hours + 9223372036854775800", "Out of Range"), ("error('a value')::BIGINT", "a value")],
+)
+def test_a_value_that_the_sql_cannot_use_is_not_met_with_another_run(
+    output: Path, monkeypatch: pytest.MonkeyPatch, hours: str, problem: str
+) -> None:
+    sql = DERIVED["context"].sql.replace("context_hours AS hours", f"{hours} AS hours")
+    monkeypatch.setitem(DERIVED, "context", replace(DERIVED["context"], sql=sql))
+    with pytest.raises(RunFailed, match=f"the SQL of context fails: .*{problem}") as failed:
+        derive_output(output, make_deriver(output, SETTINGS.derived_settings()))
+    assert "would fail again" in (failed.value.fix or "")
+    others = [name for name in DERIVED if name != "context"]
+    assert derive_output(output, make_deriver(output, SETTINGS.derived_settings(), others)).written
+
+
 def test_a_batch_derives_outputs_with_records_or_that_are_derived_already(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     open_output(plain, SETTINGS, create=True)
