@@ -76,7 +76,11 @@ def serve(
         int, typer.Option(min=1, max=64, help="Queries that run at once; a few more wait, others get 503.")
     ] = 4,
     connections: Annotated[
-        int, typer.Option(min=1, help="Connections that are open at once; further ones are closed.")
+        int,
+        typer.Option(
+            min=1,
+            help="Connections at once; for a further one the oldest without a request is closed.",
+        ),
     ] = 1000,
 ) -> None:
     """Serve the named queries of an output folder over HTTP, until interrupted.

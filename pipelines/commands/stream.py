@@ -241,7 +241,7 @@ def _facts(progress: Progress, found: Health, rate: _Rate) -> Iterator[tuple[str
     yield "lag", describe_count(found.lag)
     for stream in found.streams:
         if stream.lost:
-            yield stream.stream, f"lost before the job had read it: {format_count(stream.lost, 'entry')}"
+            yield stream.stream, f"lost unread: {format_count(stream.lost, 'entry')}"
     for sink in found.sinks:
         if sink.waiting_since:
             yield sink.name, describe_sink(sink, found, now)

@@ -33,7 +33,7 @@ class QueryPool:
         if self.count >= self._most:
             raise HttpError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"it runs or holds back {format_count(self.count, 'query')}",
+                f"the service is busy with {format_count(self.count, 'query')}",
                 "ask again later",
                 {"Retry-After": str(BUSY_SECONDS)},
             )

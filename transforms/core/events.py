@@ -74,9 +74,7 @@ JOB_RESTARTING = Event(
 JOB_RENEWED = Event("job_renewed", "the job is renewed ({renewals:renewal} so far)")
 JOB_STOPPING = Event("job_stopping", "the job stops, from {restored_from}")
 CHECKPOINT_LEFT_OUT = Event("checkpoint_left_out", "{reason}", logging.WARNING)
-MESSAGES_LOST = Event(
-    "messages_lost", "{messages:message} of {source} lost before this job had read it", logging.ERROR
-)
+MESSAGES_LOST = Event("messages_lost", "lost unread from {source}: {messages:message}", logging.ERROR)
 SINK_UNAVAILABLE = Event("sink_unavailable", "{sink} is unavailable: {error}", logging.WARNING)
 SINK_AVAILABLE = Event("sink_available", "{sink} is available again")
 PROGRESS = Event(
