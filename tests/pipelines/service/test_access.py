@@ -293,7 +293,7 @@ def test_handshakes_that_do_not_go_on_and_idle_clients_keep_nobody_out(tmp_path:
     hello = bytes.fromhex("1603010200010001fc0303")  # the begin of a handshake
     with keep_house(tmp_path, output, connections=5) as house, ExitStack() as held:
         for number in range(30):
-            client = held.enter_context(socket.create_connection((HOST, house.port), timeout=10))
+            client = held.enter_context(socket.create_connection((HOST, house.port), timeout=PATIENCE))
             client.sendall(hello * (number % 2))
             assert house.get("kpi-consumer", "/queries").status == 200
 

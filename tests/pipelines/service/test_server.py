@@ -410,13 +410,14 @@ def test_connections_beyond_the_most_that_have_requests_are_closed_at_once_and_c
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.service.server.BODY_SECONDS", 20)
-    body = b"POST /kpi/marks HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n"
+    head = b"POST /kpi/marks HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
     with run_service(make_service(output, connections=2)) as service:
         where = (HOST, service.port)
         with ExitStack() as held:
             for _ in range(2):
-                held.enter_context(socket.create_connection(where, timeout=PATIENCE)).sendall(body)
-            time.sleep(0.5)
+                client = held.enter_context(socket.create_connection(where, timeout=PATIENCE))
+                client.sendall(head)
+                assert client.recv(100).startswith(b"HTTP/1.1 100 ")  # its request has begun
             for _ in range(3):
                 with socket.create_connection(where, timeout=PATIENCE) as client:
                     assert client.recv(100) == b""

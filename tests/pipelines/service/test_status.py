@@ -77,7 +77,7 @@ def test_who_asks_while_a_count_takes_long_gets_the_last_one(
     go.set()
 
     def count(folder: Path) -> Summary:
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return next(made)
 
     async def ask() -> list[Summary]:
