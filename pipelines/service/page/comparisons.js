@@ -35,7 +35,8 @@ export function mountComparisons(section) {
     const { experiment, control } = filters.read();
     const turn = ++asked;
     setText(looked, "Comparing…");
-    const found = await ask(`/kpi/compare?${new URLSearchParams({ experiment: experiment.experiment })}`, { control });
+    const named = new URLSearchParams({ experiment: experiment.experiment }); // its name may be empty
+    const found = await ask(`/kpi/compare?${named}`, { control });
     if (turn !== asked) return; // another one was chosen meanwhile
     problem.clear();
     show(body, found);
