@@ -148,7 +148,7 @@ TABLE = DerivedTable(
         order=("agent_id", "recorded_at"),
         time="recorded_at",
     ),
-    version=1,
+    version=2,
     inputs=(
         Input("past_reports", WINDOW_BEFORE),
         Input("claims", "context_hours"),

@@ -17,6 +17,8 @@ from transforms.derived.feature_sql.context import FEEDS, LATE_US
 LADDER = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 0.95, 1.25, 1.5, 2.0, 3.0, 5.0)
 """Shares of a quota: of each, how many tasks used more is counted."""
 NEAR_QUOTA = 0.95
+MOST_CORES = 10**9
+"""Larger quotas count as this one in sums of quotas; nobody has as many cores."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ def _measure_quota(name: str, used: str, quota: str, total: str) -> OutcomeMeasu
 
 MEASURES = (
     _measure_quota("memory", "memory_used", "max_memory_mb", "max_memory_mb"),
-    _measure_quota("cpu", "cores_used", "max_cpu_cores", "round(max_cpu_cores * 1000)"),
+    # A task may name any number of cores, and a sum of all must fit into the column.
+    _measure_quota(
+        "cpu", "cores_used", "max_cpu_cores", f"round(least(max_cpu_cores, {MOST_CORES}) * 1000)::BIGINT"
+    ),
     OutcomeMeasure(
         "timeouts",
         "target_agent_type",

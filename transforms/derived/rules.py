@@ -21,6 +21,7 @@ first (struct), claims. `levels` has a row for each report and metric of an
 agent that is unusual among its type: metric, and the evidence.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -73,12 +74,14 @@ def format_time(microseconds: str) -> str:
 
 def _limit(name: str, used: str, quota: str, meaning: str) -> InconsistencyRule:
     """The rule that a report uses at most a quota of its task."""
+    # Traffic over next to no time is infinite, which JSON does not have.
+    shown = f"least({used}, {sys.float_info.max!r})"
     return InconsistencyRule(
         name,
         ERROR,
         meaning,
         f"{used} > task.{quota} * quota",
-        {"used": used, "quota": f"task.{quota}", "task_version": "task.version"},
+        {"used": shown, "quota": f"task.{quota}", "task_version": "task.version"},
         resolution=Resolution("task", f"coalesce({used} <= later.{quota} * quota, true)"),
     )
 

@@ -15,8 +15,9 @@ from transforms.derived import outcome_sums, recommendations, share_evidence
 from transforms.derived.bounds import Period
 from transforms.derived.derived_table import DerivedTable
 from transforms.derived.evidence import PERIOD_HOURS
+from transforms.derived.features import TABLE as FEATURES
 from transforms.derived.recommendation_rules import RecommendationRule
-from transforms.derived.registry import find_stored_table
+from transforms.derived.registry import TABLES, find_stored_table
 from transforms.derived.run import derive_rows
 
 RULES = {rule.name: rule for rule in SHARE_RULES}
@@ -112,6 +113,16 @@ def test_a_task_that_fits_its_quotas_and_deadline_makes_no_recommendation():
 def test_few_tasks_make_no_recommendation():
     stored = run_tasks(share_evidence.LEAST_TASKS - 1, report={"memory_mb": 2000.0})
     assert recommend(stored) == []
+
+
+@pytest.mark.parametrize("cores", [5e-324, 1e16, 1.7e308])
+def test_a_quota_of_any_number_of_cores_stops_no_table(cores: float):
+    stored = run_tasks(20, task={"max_cpu_cores": cores})
+    rows = {table: derive_rows(table, stored, Settings().derived_settings()) for table in TABLES}
+    sums = [row for row in rows[outcome_sums.TABLE].to_pylist() if row["measure"] == "cpu"]
+    assert sum(row["task_count"] for row in sums) == 20
+    assert sum(row["total"] for row in sums) == 20 * round(min(cores, 1e9) * 1000)
+    assert rows[FEATURES].num_rows == 20
 
 
 @pytest.mark.parametrize("name", ["tasks", "results"])

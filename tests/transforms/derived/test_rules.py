@@ -1,11 +1,13 @@
 """Each rule of consistency: a report that breaks it, and one at its boundary that does not."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from tests.transforms.derived.contexts import HOUR, Row, agent, derive, report, result, store, task
+from transforms.derived.evidence import parse_evidence
 from transforms.derived.inconsistencies import TABLE
 from transforms.derived.rules import RULES
 
@@ -157,6 +159,13 @@ def test_a_task_without_quota_is_never_exceeded() -> None:
         ("max_cpu_cores", "max_memory_mb", "max_execution_time_secs", "max_network_mbps")
     )
     assert name_broken(report(latency_ms=1e5, network_bytes=10**11), tasks=(task(**unlimited),)) == set()
+
+
+def test_the_evidence_of_endless_traffic_is_json() -> None:
+    instant = report(latency_ms=5e-324, network_bytes=10**11)
+    (row,) = derive(TABLE, store([instant], (task(max_network_mbps=1),), (result(),), (agent(),)))
+    assert row["rule"] == "network_over_quota"
+    assert parse_evidence(row["evidence"], TABLE.table)["used"] == sys.float_info.max
 
 
 def test_a_result_that_fails_disagrees_with_a_report_without_error() -> None:
