@@ -57,8 +57,9 @@ class HttpConnection(web.RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is no whole request."""
-        return self._current_request is None and not self._messages
+        """Whether there is no whole request, and no answer that is still being sent."""
+        is_sent = self.transport is None or not self.transport.get_write_buffer_size()
+        return is_sent and self._current_request is None and not self._messages
 
     def drop(self) -> bool:
         """Close at once; False if there is nothing to close, before a handshake has ended."""

@@ -1,20 +1,24 @@
 """The service over HTTP: queries, formats, cursors, limits, guards, errors, and requests that mean harm."""
 
+import asyncio
 import http.client
 import io
 import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import web
 
 from pipelines.cli import run
 from pipelines.queries.formats import FORMATS
@@ -25,6 +29,7 @@ from pipelines.service.access.masks import Masks
 from pipelines.service.access.policy import decide
 from pipelines.service.content_types import CONTENT_TYPES
 from pipelines.service.guards import AuditUnavailable, Forbidden, Guards, Rights, Subject, Unidentified
+from pipelines.service.http_connection import HttpConnection
 from pipelines.service.query_answers import OF_ALL
 from pipelines.service.query_pool import WAITING
 from pipelines.service.routes import ROUTES
@@ -423,6 +428,21 @@ def test_connections_beyond_the_most_that_have_requests_are_closed_at_once_and_c
                     assert client.recv(100) == b""
         wait_for(lambda: service.get("/healthz").status == 200)
         assert service.service.guards.counts.refusals["503"] >= 3
+
+
+def test_a_connection_whose_answer_is_not_all_sent_makes_no_room() -> None:
+    async def list_states() -> list[bool]:
+        lost = asyncio.get_running_loop().create_future()
+        connection, transport = HttpConnection(web.Server(MagicMock()), {}, Counter(), lost), MagicMock()
+        connection.connection_made(transport)
+        states = []
+        for unsent in (1, 0):
+            transport.get_write_buffer_size.return_value = unsent
+            states.append(connection.is_idle)
+        connection.connection_lost(None)
+        return states
+
+    assert asyncio.run(list_states()) == [False, True]
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:
