@@ -1,9 +1,12 @@
 """What is derived at once: groups of tables, blocks of files, and the stored files that a block reads."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 
+from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.derived.bounds import UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.plan import Choices, DerivePlan, DeriveUnit
@@ -34,19 +37,18 @@ def split_groups(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
 
 
 def cut_spans(reports: Catalog, rows: int, since: int) -> list[Period]:
-    """Consecutive spans of the files of reports with about `rows` rows each, as far as they end after
-    `since`."""
-    spans: list[Period] = []
-    left = 0
-    for period in sorted({file.period for file in reports.list if file.period.end > since}):
-        size = int(reports.counts[reports.starts == period.start].sum())
-        if spans and size <= left:
-            spans[-1] = Period(spans[-1].start, period.end)
-        else:
-            spans.append(period)
+    """All of time in consecutive spans. Of the files of reports that end after `since`, each has about `rows`
+    rows."""
+    bounds, left = [FIRST_US], rows
+    is_new = reports.ends > since
+    starts, places = np.unique(reports.starts[is_new], return_inverse=True)
+    sizes = np.bincount(places, reports.counts[is_new])
+    for start, size in zip(starts.tolist(), sizes.tolist()):
+        if left < min(size, rows):
+            bounds.append(start)
             left = rows
         left -= size
-    return spans
+    return [Period(*each) for each in pairwise([*bounds, LAST_US])]
 
 
 def split_blocks(

@@ -50,12 +50,12 @@ class FoundFiles(NamedTuple):
         wanted = f"{unit.digest} {len(unit.files or names)}"
         return bool(names) and all(self.inputs.get(name) == wanted for name in names)
 
-    def list_surplus(self, units: Sequence[DeriveUnit]) -> list[str]:
+    def find_surplus(self, units: Sequence[DeriveUnit]) -> set[str]:
         """The files that belong to none of the units."""
         wanted = {file for unit in units for file in unit.files}
         if any(unit.period == UNTIMED for unit in units):
             wanted.update(self._list_untimed())
-        return sorted(set(self.inputs) - wanted)
+        return set(self.inputs) - wanted
 
     def _list_untimed(self) -> list[str]:
         return [file for file in self.inputs if f"{UNTIMED_FOLDER}/" in file]

@@ -32,7 +32,6 @@ from transforms.derived.registry import DERIVED, find_stored_table
 from transforms.derived.run import explain_broken_sql, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, FileSnapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
-from transforms.sinks.parquet.output_files import OutputFiles
 
 _AT_ONCE = 2
 """Groups of tables that are derived at once, if there are threads for them."""
@@ -72,8 +71,8 @@ class PlanComparison(NamedTuple):
     @property
     def surplus(self) -> list[str]:
         """The files that should be gone; none if only what is new was compared."""
-        files = self.made.list_surplus(self.units) if self.plan.since == FIRST_US else []
-        return [file for file in files if not self.plan.is_closed(file)]
+        files = self.made.find_surplus(self.units) if self.plan.since == FIRST_US else ()
+        return sorted(file for file in files if self.plan.covers(file))
 
 
 @dataclass
@@ -110,7 +109,7 @@ def ignore_progress(table: str, done: int, total: int) -> None:
 class _Pass(NamedTuple):
     """What is the same for all tables of a pass; see `Deriver.derive`.
 
-    `catalogs`: of the stored tables by name, and of derived ones once their group is done.
+    `catalogs`: of the stored tables by name, and of derived ones until they are written.
     """
 
     catalogs: dict[str, Catalog]
@@ -154,7 +153,7 @@ class Deriver:
             DamagedFile: a stored file cannot be read.
         """
         given = _Pass(self._read_stored(snapshot), before, since, snapshot)
-        yield from (self._compare(table, given) for table in self.tables)
+        yield from (self._compare(table, given, self._derived.read(table.table)) for table in self.tables)
 
     def derive(
         self, work: Path, before: int = LAST_US, follow: Follow = ignore_progress, since: int = FIRST_US
@@ -180,12 +179,9 @@ class Deriver:
                 done = Counts()
                 for each in read:  # It was submitted before, so that it runs or has ended.
                     each.result()
-                for part in self._derive_group(group, given, snapshot):
-                    if ended.is_set():
-                        break
+                parts = self._derive_group(group, given, snapshot)
+                while not ended.is_set() and (part := next(parts, None)):
                     done.add(part)
-                # Groups that run at once must not list a table both: each would replace the other's links.
-                given.catalogs.update(self._read_catalogs([table.table.name for table in group], given))
                 return done
 
             try:
@@ -210,54 +206,53 @@ class Deriver:
             read = pool.map(lambda name: self._stored.read(find_stored_table(name), snapshot), wanted)
             return dict(zip(wanted, read))
 
-    def _read_catalogs(self, names: Sequence[str], given: _Pass) -> dict[str, Catalog]:
-        """The catalogs of those of some tables that some table reads and that are not known yet."""
+    def _read_catalogs(self, names: Sequence[str], given: _Pass) -> None:
+        """Add the catalogs of those of some tables that some table reads and that are not known now."""
         read = {name for table in self.tables for name in list_stored(table)} - set(given.catalogs)
-        return {
-            name: self._stored.read(find_stored_table(name), given.snapshot) for name in names if name in read
-        }
+        for name in names:
+            if name in read:
+                given.catalogs[name] = self._stored.read(find_stored_table(name), given.snapshot)
 
-    def _compare(self, table: DerivedTable, given: _Pass, within: Period = EVER) -> PlanComparison:
-        """A table against its plan, over a part of time."""
-        catalogs = given.catalogs | self._read_catalogs(list_stored(table), given)
-        expiry = OutputFiles.of(self.output).ledger.expiry
+    def _compare(
+        self, table: DerivedTable, given: _Pass, made: FoundFiles, within: Period = EVER
+    ) -> PlanComparison:
+        """A table against its plan, over a part of time. `made`: its files, in that part as they are now."""
+        self._read_catalogs(list_stored(table), given)
+        catalogs, expiry = dict(given.catalogs), made.files.ledger.expiry
         plan = DerivePlan(
             table, catalogs, self.settings, self._minutes, given.before, given.since, expiry, within
         )
-        units, found = plan.list_units(), self._derived.read(table.table)
-        stale = [unit for unit in units if not found.holds(unit)]
-        return PlanComparison(plan, units, stale, found)
+        units = plan.list_units()
+        stale = [unit for unit in units if not made.holds(unit)]
+        return PlanComparison(plan, units, stale, made)
 
     def _derive_group(
         self, group: Sequence[DerivedTable], given: _Pass, snapshot: FileSnapshot
     ) -> Iterator[Counts]:
         """Derive what is stale of the tables of a group, span by span, and yield after each block what was
         done."""
-        spans, limits = [EVER], given.limits
+        spans, limits, reports = [EVER], given.limits, given.catalogs[REPORTS.name]
         if group[0].records:
-            rows = limits.find_rows(group[0])
-            spans = cut_spans(given.catalogs[REPORTS.name], rows, given.since) or spans
+            spans = cut_spans(reports, limits.find_rows(group[0]), given.since)
         spill = str(given.work / group[0].table.name)
         opened = self.settings, snapshot, limits.threads, limits.memory_mb, spill
-        parts: dict[str, list[PlanComparison]] = defaultdict(list)
+        made = {table.table.name: self._derived.read(table.table) for table in group}
+        done: dict[str, int] = defaultdict(int)
         for span in spans:
             with BlockConnections(group, *opened) as connections:
                 for table in group:
-                    found, others = self._compare(table, given, span), parts[table.table.name]
-                    done = sum(len(part.stale) for part in others)
-                    others.append(found)
-                    yield from self._derive_table(found, connections, given, done)
-        for compared in parts.values():
-            last, units = compared[-1], [unit for part in compared for unit in part.units]
-            gone = {name: FilePart(None, None) for name in last._replace(units=units).surplus}
-            write_parts(self.output, last.plan.table.table, gone, self._minutes)
-            yield Counts(removed=len(gone))
+                    name = table.table.name
+                    found = self._compare(table, given, made[name], span)
+                    yield from self._derive_table(found, connections, given, done[name])
+                    done[name] += len(found.stale)
+        # Groups that run at once must not list a table both: each would replace the other's links.
+        self._read_catalogs([*done], given)
 
     def _derive_table(
         self, found: PlanComparison, connections: BlockConnections, given: _Pass, done: int
     ) -> Iterator[Counts]:
-        """Derive what is stale of a table, and yield after each block what was done. `done`: units of it that
-        were derived before."""
+        """Derive what is stale of a table, and yield after each block what was done; remove what is surplus.
+        `done`: units of it that were derived before."""
         table, total = found.plan.table, done + len(found.stale)
         for block in split_blocks(found.units, found.stale, given.limits.find_rows(table)):
             given.follow(table.table.name, done, total)
@@ -275,6 +270,11 @@ class Deriver:
             except ChangedFile:
                 yield Counts(changed=len(block))
         given.follow(table.table.name, done, total)
+        if gone := {name: FilePart(None, None) for name in found.surplus}:
+            write_parts(self.output, table.table, gone, self._minutes)
+        if found.stale or gone:  # The next table that reads it lists its files again.
+            given.catalogs.pop(table.table.name, None)
+        yield Counts(removed=len(gone))
 
     def _write(self, table: DerivedTable, block: Sequence[DeriveUnit], rows: pa.RecordBatch) -> int:
         """Write the files of the units; how many rows they have. Those that belong to none are dropped."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,14 +80,13 @@ class DerivePlan:
         """The microsecond before which spans stay as they are."""
         return find_closed(self.table, self.expiry, self.settings)
 
-    def is_closed(self, file: str) -> bool:
-        """Whether a file of the table, by its name below the output, is of a closed span."""
-        found = _IN_DAY.search(file)
-        if self.closed == FIRST_US or found is None:
-            return False
-        day, hour, minute = found[1], found[2] or "00", found[3] or "00"
-        start = datetime.fromisoformat(f"{day}T{hour}:{minute}+00:00")
-        return (start - _EPOCH) // timedelta(microseconds=1) < self.closed
+    def covers(self, file: str) -> bool:
+        """Whether a file of the table, by its name below the output, is of a span of the plan; one without a
+        time is of the first."""
+        start = _find_start(file)
+        if start is None:
+            return self.within.start == FIRST_US
+        return start >= self.closed and self.within.start <= start < self.within.end
 
     def list_units(self) -> list[DeriveUnit]:
         """The units in the order of time; none has no rows to be about."""
@@ -117,8 +116,7 @@ class DerivePlan:
 
     def _list_periods(self) -> Iterator[Period]:
         if self.table.clock is Clock.RECORDED:
-            spans = {file.period for file in self.catalogs[REPORTS.name].list}
-            yield from (Period(*bounds) for bounds in sorted(spans))
+            yield from self.catalogs[REPORTS.name].periods
             return
         width = HOUR_US if self._is_received() else self.file_minutes * 60 * SECOND_US
         slots = {
@@ -249,6 +247,17 @@ class DerivePlan:
 
     def _bound(self, period: Period) -> Bounds:
         return Bounds(self.table, self.settings, period)
+
+
+@lru_cache(1 << 18)
+def _find_start(file: str) -> int | None:
+    """The microsecond at which the hour or day of a file begins; None if its name has no time."""
+    found = _IN_DAY.search(file)
+    if found is None:
+        return None
+    day, hour, minute = found[1], found[2] or "00", found[3] or "00"
+    start = datetime.fromisoformat(f"{day}T{hour}:{minute}+00:00")
+    return (start - _EPOCH) // timedelta(microseconds=1)
 
 
 def _grain_before(moment: int) -> int:

@@ -97,6 +97,20 @@ _RECEIVED = DerivedTable(
     """,
     Clock.RECEIVED,
 )  # fmt: skip
+_REPEATED = DerivedTable(
+    _table(
+        "repeated", {"report_id": _TEXT, "recorded_at": TIME, "broken": _INT}, ("report_id",), "recorded_at"
+    ),
+    1,
+    (Input("tasks", "context_hours"), Input("inconsistencies", 120 * MINUTE)),
+    """
+    SELECT r.report_id, r.recorded_at, (SELECT count(*) FROM inconsistencies i
+        WHERE i.recorded_at BETWEEN r.recorded_at - INTERVAL 2 HOUR AND r.recorded_at) AS broken
+    FROM reports r
+    """,
+)  # fmt: skip
+GROUP = (_BROKEN, _REPEATED)
+"""Tables that share reports, of which the second reads the first."""
 EXAMPLES = (_CONTEXT, _BROKEN, _RESOLVED, _RECEIVED)
 
 
@@ -171,7 +185,7 @@ def derive(output: Path, before: int = LAST_US, **options: Any) -> Counts:
 
 def read_derived(output: Path) -> dict[str, bytes]:
     """The bytes of all derived files by name."""
-    names = {table.table.name for table in EXAMPLES}
+    names = {table.table.name for table in (*EXAMPLES, *GROUP)}
     files = (path for path in sorted(output.rglob("*.parquet")) if not path.name.startswith("."))
     return {
         name: path.read_bytes()
