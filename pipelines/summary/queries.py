@@ -232,7 +232,10 @@ def compute_group_medians(codes: NDArray[np.integer], values: NDArray[np.float64
     ordered = values[np.lexsort((values, codes))]
     counts = np.bincount(codes)
     starts = np.cumsum(counts) - counts
-    return ordered[starts + (counts - 1) // 2] / 2 + ordered[starts + counts // 2] / 2  # a sum may overflow
+    low, high = ordered[starts + (counts - 1) // 2], ordered[starts + counts // 2]
+    with np.errstate(over="ignore"):
+        middle = (low + high) / 2
+    return np.where(np.isfinite(middle), middle, low / 2 + high / 2)  # halves of tiny values are not exact
 
 
 def _join_hours(

@@ -210,7 +210,7 @@ def test_maintain_rotates_the_keys_of_the_archive_that_the_stream_of_an_output_w
     content = json.loads((archive / KEYS).read_bytes()) | {"rotated": "2026-01-01T00:00:00Z"}
     (archive / KEYS).write_text(json.dumps(content))
     code, said = ask("maintain", output, "--dry-run")
-    assert (code, f"keys of {archive} is due: since 2026-04-01" in said) == (0, True), said
+    assert (code, f"rotation of 1 key of {archive} is due: since 2026-04-01" in said) == (0, True), said
     assert ask("maintain", output)[0] == 0
     assert json.loads((archive / KEYS).read_bytes())["rotated"] > content["rotated"]
     assert ask("validate", archive)[0] == 0

@@ -1,16 +1,12 @@
-"""What is derived at once: groups of tables, blocks of files, and the stored files that a block reads."""
+"""What is derived at once: chains of tables, blocks of files, and the stored files that a block reads."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import pairwise
 
-import numpy as np
 import pyarrow as pa
 
-from schemas.readers.formats import FIRST_US, LAST_US
 from transforms.derived.bounds import UNTIMED, Period
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.plan import Choices, DerivePlan, DeriveUnit
-from transforms.derived.stored_files import Catalog
 from transforms.derived.task_sets import TaskSet
 from transforms.sinks.parquet.output_files import OutputFile
 
@@ -18,37 +14,15 @@ _BY_TASK = ("tasks", "results", "claims")
 """Inputs of which only the rows of some tasks are read."""
 
 
-def split_groups(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
-    """The tables in groups, each after those that it reads.
-
-    Tables that join records to reports are one group, and share these reports block by block; a table that
-    reads one outside of the group is not in it. Every other table is a group of its own; first those that
-    read no other group, which can be derived beside the first one.
-    """
-    names = {table.table.name for table in tables}
-    shared: list[DerivedTable] = []
+def split_chains(tables: Sequence[DerivedTable]) -> list[list[DerivedTable]]:
+    """The tables in chains that do not read each other; within a chain each follows those that it reads."""
+    chains: list[list[DerivedTable]] = []
     for table in tables:
-        outside = names - {each.table.name for each in shared}
-        if table.records and outside.isdisjoint(each.name for each in table.inputs):
-            shared.append(table)
-    alone = [[table] for table in tables if table not in shared]
-    alone.sort(key=lambda group: not names.isdisjoint(each.name for each in group[0].inputs))
-    return [shared, *alone] if shared else alone
-
-
-def cut_spans(reports: Catalog, rows: int, since: int) -> list[Period]:
-    """All of time in consecutive spans. Of the files of reports that end after `since`, each has about `rows`
-    rows."""
-    bounds, left = [FIRST_US], rows
-    is_new = reports.ends > since
-    starts, places = np.unique(reports.starts[is_new], return_inverse=True)
-    sizes = np.bincount(places, reports.counts[is_new])
-    for start, size in zip(starts.tolist(), sizes.tolist()):
-        if left < min(size, rows):
-            bounds.append(start)
-            left = rows
-        left -= size
-    return [Period(*each) for each in pairwise([*bounds, LAST_US])]
+        read = {each.name for each in table.inputs}
+        linked = [chain for chain in chains if any(each.table.name in read for each in chain)]
+        chains = [chain for chain in chains if chain not in linked]
+        chains.append([*(each for chain in linked for each in chain), table])
+    return chains
 
 
 def split_blocks(

@@ -1,8 +1,6 @@
 """The files of derived tables: what each was made of, and how they are replaced."""
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +15,9 @@ from transforms.derived.bounds import UNTIMED
 from transforms.derived.footers import INPUTS, join_inputs, read_inputs
 from transforms.derived.plan import DeriveUnit
 from transforms.derived.run import sort_file
-from transforms.encryption.key_ring import find_writing_key
 from transforms.sinks.parquet.day_file import encode_day_file
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import encode_file, read_file
-from transforms.storage.local_folder import LocalFolder
-
-_WRITERS = 2
 
 
 class Made(NamedTuple):
@@ -50,12 +44,12 @@ class FoundFiles(NamedTuple):
         wanted = f"{unit.digest} {len(unit.files or names)}"
         return bool(names) and all(self.inputs.get(name) == wanted for name in names)
 
-    def find_surplus(self, units: Sequence[DeriveUnit]) -> set[str]:
+    def list_surplus(self, units: Sequence[DeriveUnit]) -> list[str]:
         """The files that belong to none of the units."""
         wanted = {file for unit in units for file in unit.files}
         if any(unit.period == UNTIMED for unit in units):
             wanted.update(self._list_untimed())
-        return set(self.inputs) - wanted
+        return sorted(set(self.inputs) - wanted)
 
     def _list_untimed(self) -> list[str]:
         return [file for file in self.inputs if f"{UNTIMED_FOLDER}/" in file]
@@ -85,21 +79,6 @@ class FilePart(NamedTuple):
 
     rows: pa.RecordBatch | None
     inputs: str | None
-
-
-def write_parts(output: Path, table: Table, parts: Mapping[str, FilePart], file_minutes: int) -> None:
-    """Write files of hours by their names, or their rows into the files of sealed days. What has expired is
-    dropped."""
-    files, chosen = OutputFiles.of(output), defaultdict[OutputFile, dict[str, FilePart]](dict)
-    for name, part in parts.items():
-        if (file := files.find(name)) is not None:
-            chosen[file][name] = part
-    key = find_writing_key(LocalFolder(output))
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        for written in [
-            pool.submit(write_file, table, file, own, file_minutes, key) for file, own in chosen.items()
-        ]:
-            written.result()
 
 
 def write_file(

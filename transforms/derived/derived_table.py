@@ -6,27 +6,20 @@ there):
 
 | name | rows | columns |
 |---|---|---|
-| `reports` | the reports whose rows are to be derived | those of kpi_reports, effective_at; see below |
+| `reports` | the reports whose rows are to be derived | those of kpi_reports, and effective_at |
 | `past_reports` | reports recorded from a - `before` up to b, `reports` among them | the same |
 | `past_windows` | windows of 1h that start since a - `before` and end by b - SETTLED | kpi_aggregations |
 | `claims` | reports of the tasks of `reports`, recorded from a - `before` up to b + `before` | see below |
-| `tasks`, `results` | with `Clock.RECORDED` columns of `reports`: see below | |
+| `tasks`, `results` | versions of the tasks of `reports`, created (completed) since a - `before` | below |
 | `agents` | versions of the agents of `past_reports` (`reports`), also without an effective_at | its own |
 | `quarantine` | what was rejected and received from a - `before` up to b | its own |
 | `first_records` | one row: the first effective_at of all tasks and agents, or null | tasks, agents |
 | another derived table | rows of the reports in `reports`; with a `before`, those since then | its own |
 | `settings` | one row: every setting by its name | |
 
-`claims` has report_id, task_id, agent_id, recorded_at and effective_at. `reports` and `agents` are read once
+`claims` has report_id, task_id, agent_id, recorded_at and effective_at. `results` has its own columns, and
+`tasks` also experiment and variant of its metadata. `reports`, `tasks`, `results` and `agents` are read once
 and have only the columns that the SQL names: a `*` stands for those.
-
-A table that declares `tasks` has `task` and `task_versions` in `reports`: the current version of the report's
-task as a struct (null if there is none), of the columns that the SQL names and experiment and variant of its
-metadata; and how many versions there are. A version counts if it was effective by the report's horizon,
-effective_at + context_wait_seconds, and created at most `context_hours` before; the current one is the last
-of them by effective_at and version. So have `result` and `result_versions` for `results`, by completed_at.
-All tables with such columns share `reports`: it is read and joined once for each block
-(`transforms.derived.joined_reports`).
 
 effective_at = coalesce(received_at, recorded_at). None of the rows is effective after z, the latest
 effective_at of `reports` + context_wait_seconds.
@@ -41,7 +34,7 @@ on the order of input rows; tests check that.
 
 - Bound every join by the row, never by the span: what counts for report r is p.recorded_at <= r.recorded_at
   (and no longer ago than `before`) and p.effective_at <= r.effective_at + context_wait_seconds; of windows
-  w.time_window_end <= date_trunc('hour', r.recorded_at) - SETTLED. `task` and `result` are bounded already.
+  w.time_window_end <= date_trunc('hour', r.recorded_at) - SETTLED.
 - Sums of floats depend on their order. Aggregate integers: `sum(round(x * 1e6)::HUGEINT)` and the like are
   exact; divide once, at the end. `avg`, `stddev`, `corr` and `regr_slope` of floats are not allowed.
 - Give every `ORDER BY` of a window, `arg_max` and `row_number` a last term that is unique (report_id,
@@ -83,7 +76,7 @@ class Clock(Enum):
     RECORDED: reports by recorded_at. RECEIVED: messages of every table by received_at, by the hour; what was
     received at an unknown time is a span of its own, without bounds. EFFECTIVE: tasks, results and agents by
     effective_at; then `reports` are those of the derived table `inconsistencies` that are recorded from
-    a - `before` up to b, and the `before` of tasks and results, which are tables here, counts from there.
+    a - `before` up to b, and the `before` of tasks and results counts from there.
     """
 
     RECORDED = "recorded"
@@ -97,11 +90,13 @@ class Input:
 
     `before`: how long before the span it begins: a time, or the name of a setting that ends in its unit
     (`context_hours`). Tasks, results, `past_reports`, `past_windows`, `claims` and, for `Clock.EFFECTIVE`,
-    `inconsistencies` need one.
+    `inconsistencies` need one. `is_joined`: the SQL joins tasks or results to `reports` by task_id, once, so
+    that they need not be narrowed to these tasks before.
     """
 
     name: str
     before: timedelta | str = timedelta(0)
+    is_joined: bool = False
 
     def find_before(self, settings: Mapping[str, Any]) -> timedelta:
         """`before` as a time, by the settings."""
@@ -150,13 +145,6 @@ class DerivedTable:
         names = [each.name for each in self.inputs]
         if len(set(names)) < len(names) or "reports" in names:
             raise ValueError(f"{self.table.name} declares an input twice, or reports, which is always there")
-
-    @property
-    def records(self) -> tuple[Input, ...]:
-        """The tables of records whose rows `reports` has as columns."""
-        if self.clock is not Clock.RECORDED:
-            return ()
-        return tuple(each for each in self.inputs if each.name in ("tasks", "results"))
 
     def find_missing(self) -> str | None:
         """A module without which the table cannot be derived; None if nothing is missing."""

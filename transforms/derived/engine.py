@@ -8,7 +8,7 @@ next pass.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -19,22 +19,24 @@ import pyarrow as pa
 
 from schemas.partitioning import assign_files
 from schemas.readers.formats import FIRST_US, LAST_US
-from schemas.tables import REPORTS
+from schemas.tables import Table
 from transforms.core.record_batches import make_empty
-from transforms.derived.block_connections import BlockConnections
-from transforms.derived.blocks import cut_spans, split_blocks, split_groups
-from transforms.derived.bounds import EVER, UNTIMED, Period
-from transforms.derived.derived_files import DerivedFiles, FilePart, FoundFiles, write_parts
+from transforms.derived.blocks import choose_files, split_blocks, split_chains
+from transforms.derived.bounds import UNTIMED, Period
+from transforms.derived.derived_files import DerivedFiles, FilePart, FoundFiles, write_file
 from transforms.derived.derived_table import Clock, DerivedTable
-from transforms.derived.inputs import list_stored
+from transforms.derived.inputs import bind_inputs, list_stored
 from transforms.derived.plan import DerivePlan, DeriveUnit
 from transforms.derived.registry import DERIVED, find_stored_table
-from transforms.derived.run import explain_broken_sql, run_sql, sort_file
+from transforms.derived.run import explain_broken_sql, open_connection, run_sql, sort_file
 from transforms.derived.snapshot import ChangedFile, FileSnapshot
 from transforms.derived.stored_files import Catalog, StoredFiles
+from transforms.derived.stored_view import create_stored_view
+from transforms.encryption.key_ring import find_writing_key
+from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
+from transforms.storage.local_folder import LocalFolder
 
-_AT_ONCE = 2
-"""Groups of tables that are derived at once, if there are threads for them."""
+_WRITERS = 2
 _ROWS_OF_MB = 625
 """With fewer rows of reports in a MB, DuckDB writes little to the disk; with twice as many it may fail."""
 _TIMES_ROWS = {Clock.RECORDED: 1, Clock.RECEIVED: 4, Clock.EFFECTIVE: 16}
@@ -50,9 +52,9 @@ class DeriveLimits:
     memory_mb: int = 600
     rows: int = 250_000
 
-    def share(self, groups: int) -> "DeriveLimits":
-        """What one of some groups may use that are derived at once. The threads of all take turns."""
-        return DeriveLimits(self.threads, self.memory_mb // groups, self.rows)
+    def share(self, chains: int) -> "DeriveLimits":
+        """What one of some chains may use that are derived at once. The threads of all take turns."""
+        return DeriveLimits(self.threads, self.memory_mb // chains, self.rows)
 
     def find_rows(self, table: DerivedTable) -> int:
         """Rows of one run of the SQL of a table."""
@@ -60,19 +62,14 @@ class DeriveLimits:
 
 
 class PlanComparison(NamedTuple):
-    """A derived table against its plan: its units, those that are stale or missing, and what the files are
-    made of now."""
+    """A derived table against its plan: units that are stale or missing, files that should be gone, and what
+    the files are made of now."""
 
     plan: DerivePlan
     units: list[DeriveUnit]
     stale: list[DeriveUnit]
+    surplus: list[str]
     made: FoundFiles
-
-    @property
-    def surplus(self) -> list[str]:
-        """The files that should be gone; none if only what is new was compared."""
-        files = self.made.find_surplus(self.units) if self.plan.since == FIRST_US else ()
-        return sorted(file for file in files if self.plan.covers(file))
 
 
 @dataclass
@@ -99,26 +96,11 @@ class Counts:
 
 
 Follow = Callable[[str, int, int], None]
-"""Called with a table, how many of its stale units are done, and how many were found so far."""
+"""Called with a table, how many of its stale units are done, and how many there are."""
 
 
 def ignore_progress(table: str, done: int, total: int) -> None:
     """Follow nothing."""
-
-
-class _Pass(NamedTuple):
-    """What is the same for all tables of a pass; see `Deriver.derive`.
-
-    `catalogs`: of the stored tables by name, and of derived ones until they are written.
-    """
-
-    catalogs: dict[str, Catalog]
-    before: int
-    since: int
-    snapshot: FileSnapshot | None = None
-    limits: DeriveLimits = DeriveLimits()
-    work: Path = Path()
-    follow: Follow = ignore_progress
 
 
 class Deriver:
@@ -152,15 +134,15 @@ class Deriver:
         Raises:
             DamagedFile: a stored file cannot be read.
         """
-        given = _Pass(self._read_stored(snapshot), before, since, snapshot)
-        yield from (self._compare(table, given, self._derived.read(table.table)) for table in self.tables)
+        catalogs = self._read_stored(snapshot)
+        yield from (self._compare(table, catalogs, before, snapshot, since) for table in self.tables)
 
     def derive(
         self, work: Path, before: int = LAST_US, follow: Follow = ignore_progress, since: int = FIRST_US
     ) -> Counts:
         """One pass: derive what is stale. `work`: an empty folder in the same file system as the output.
 
-        With several threads, groups of tables that do not read each other are derived at once.
+        With several threads, tables that do not read each other are derived at once.
         `before`, `since`: see `transforms.derived.plan.DerivePlan`.
 
         Raises:
@@ -169,27 +151,27 @@ class Deriver:
             duckdb.Error: DuckDB failed otherwise.
             OutputFull: no space is left; what was written is whole.
         """
-        counts, ended, at_once = Counts(), Event(), min(self._limits.threads, _AT_ONCE)
-        running: dict[str, Future[Counts]] = {}
-        with FileSnapshot(work) as snapshot, ThreadPoolExecutor(at_once) as pool:
-            limits = self._limits.share(at_once)
-            given = _Pass(self._read_stored(snapshot), before, since, snapshot, limits, work, follow)
+        counts, ended = Counts(), Event()
+        chains = split_chains(self.tables) if self._limits.threads > 1 else [list(self.tables)]
+        limits = self._limits.share(len(chains))
+        with FileSnapshot(work) as snapshot, ThreadPoolExecutor(len(chains)) as pool:
+            catalogs = self._read_stored(snapshot)
 
-            def run_group(group: Sequence[DerivedTable], read: Sequence[Future[Counts]]) -> Counts:
+            def derive_chain(chain: Sequence[DerivedTable]) -> Iterator[Counts]:
+                for table in chain:
+                    found = self._compare(table, catalogs, before, snapshot, since)
+                    yield from self._derive_table(found, snapshot, limits, work / table.table.name, follow)
+
+            def run_chain(chain: Sequence[DerivedTable]) -> Counts:
                 done = Counts()
-                for each in read:  # It was submitted before, so that it runs or has ended.
-                    each.result()
-                parts = self._derive_group(group, given, snapshot)
-                while not ended.is_set() and (part := next(parts, None)):
+                for part in derive_chain(chain):
                     done.add(part)
+                    if ended.is_set():
+                        break
                 return done
 
             try:
-                for group in split_groups(self.tables):
-                    inputs = {each.name for table in group for each in table.inputs}
-                    future = pool.submit(run_group, group, [running[name] for name in inputs & set(running)])
-                    running |= {table.table.name: future for table in group}
-                for each in as_completed(set(running.values())):
+                for each in as_completed([pool.submit(run_chain, chain) for chain in chains]):
                     counts.add(each.result())
             finally:
                 ended.set()
@@ -206,75 +188,70 @@ class Deriver:
             read = pool.map(lambda name: self._stored.read(find_stored_table(name), snapshot), wanted)
             return dict(zip(wanted, read))
 
-    def _read_catalogs(self, names: Sequence[str], given: _Pass) -> None:
-        """Add the catalogs of those of some tables that some table reads and that are not known now."""
-        read = {name for table in self.tables for name in list_stored(table)} - set(given.catalogs)
-        for name in names:
-            if name in read:
-                given.catalogs[name] = self._stored.read(find_stored_table(name), given.snapshot)
-
     def _compare(
-        self, table: DerivedTable, given: _Pass, made: FoundFiles, within: Period = EVER
+        self,
+        table: DerivedTable,
+        stored: Mapping[str, Catalog],
+        before: int,
+        snapshot: FileSnapshot | None,
+        since: int,
     ) -> PlanComparison:
-        """A table against its plan, over a part of time. `made`: its files, in that part as they are now."""
-        self._read_catalogs(list_stored(table), given)
-        catalogs, expiry = dict(given.catalogs), made.files.ledger.expiry
-        plan = DerivePlan(
-            table, catalogs, self.settings, self._minutes, given.before, given.since, expiry, within
-        )
-        units = plan.list_units()
-        stale = [unit for unit in units if not made.holds(unit)]
-        return PlanComparison(plan, units, stale, made)
-
-    def _derive_group(
-        self, group: Sequence[DerivedTable], given: _Pass, snapshot: FileSnapshot
-    ) -> Iterator[Counts]:
-        """Derive what is stale of the tables of a group, span by span, and yield after each block what was
-        done."""
-        spans, limits, reports = [EVER], given.limits, given.catalogs[REPORTS.name]
-        if group[0].records:
-            spans = cut_spans(reports, limits.find_rows(group[0]), given.since)
-        spill = str(given.work / group[0].table.name)
-        opened = self.settings, snapshot, limits.threads, limits.memory_mb, spill
-        made = {table.table.name: self._derived.read(table.table) for table in group}
-        done: dict[str, int] = defaultdict(int)
-        for span in spans:
-            with BlockConnections(group, *opened) as connections:
-                for table in group:
-                    name = table.table.name
-                    found = self._compare(table, given, made[name], span)
-                    yield from self._derive_table(found, connections, given, done[name])
-                    done[name] += len(found.stale)
-        # Groups that run at once must not list a table both: each would replace the other's links.
-        self._read_catalogs([*done], given)
+        made = [name for name in list_stored(table) if name not in stored]
+        catalogs = {name: self._stored.read(find_stored_table(name), snapshot) for name in made}
+        expiry = OutputFiles.of(self.output).ledger.expiry
+        given = {**stored, **catalogs}
+        plan = DerivePlan(table, given, self.settings, self._minutes, before, since, expiry)
+        units, found = plan.list_units(), self._derived.read(table.table)
+        stale = [unit for unit in units if not found.holds(unit)]
+        surplus = found.list_surplus(units) if since == FIRST_US else []
+        surplus = [file for file in surplus if not plan.is_closed(file)]
+        return PlanComparison(plan, units, stale, surplus, found)
 
     def _derive_table(
-        self, found: PlanComparison, connections: BlockConnections, given: _Pass, done: int
+        self, found: PlanComparison, snapshot: FileSnapshot, limits: DeriveLimits, spill: Path, follow: Follow
     ) -> Iterator[Counts]:
-        """Derive what is stale of a table, and yield after each block what was done; remove what is surplus.
-        `done`: units of it that were derived before."""
-        table, total = found.plan.table, done + len(found.stale)
-        for block in split_blocks(found.units, found.stale, given.limits.find_rows(table)):
-            given.follow(table.table.name, done, total)
+        """Derive what is stale of a table, and yield after each block what was done."""
+        done, name = 0, found.plan.table.table.name
+        for block in split_blocks(found.units, found.stale, limits.find_rows(found.plan.table)):
+            follow(name, done, len(found.stale))
             done += len(block)
-            period = Period(block[0].period.start, block[-1].period.end)
             try:
-                with (
-                    explain_broken_sql(table),
-                    connections.open(found.plan, period, block[0].cutoff) as connection,
-                ):
-                    rows = run_sql(connection, table, self.settings)
-                count = self._write(table, block, rows)
+                rows = self._derive_block(found.plan, block, snapshot, limits, str(spill))
                 read = sum(unit.rows for unit in block)
-                yield Counts(written=len(block), read=read, rows={table.table.name: count})
+                yield Counts(written=len(block), read=read, rows={name: rows})
             except ChangedFile:
                 yield Counts(changed=len(block))
-        given.follow(table.table.name, done, total)
-        if gone := {name: FilePart(None, None) for name in found.surplus}:
-            write_parts(self.output, table.table, gone, self._minutes)
-        if found.stale or gone:  # The next table that reads it lists its files again.
-            given.catalogs.pop(table.table.name, None)
-        yield Counts(removed=len(gone))
+        follow(name, done, len(found.stale))
+        self._remove(found.plan.table.table, found.surplus)
+        yield Counts(removed=len(found.surplus))
+
+    def _remove(self, table: Table, names: Sequence[str]) -> None:
+        self._write_parts(table, {name: FilePart(None, None) for name in names})
+
+    def _derive_block(
+        self,
+        plan: DerivePlan,
+        block: Sequence[DeriveUnit],
+        snapshot: FileSnapshot,
+        limits: DeriveLimits,
+        spill: str,
+    ) -> int:
+        """Derive consecutive units with one run of the SQL; how many rows they have."""
+        table, period = plan.table, Period(block[0].period.start, block[-1].period.end)
+        files = choose_files(plan, plan.select(period))
+        links = {
+            name: {snapshot.link(*file): schema for file, schema in files.get(name, {}).items()}
+            for name in list_stored(table)
+        }
+        with (
+            explain_broken_sql(table),
+            open_connection(limits.threads, limits.memory_mb, spill) as connection,
+        ):
+            for name, schemas in links.items():
+                create_stored_view(connection, name, schemas)
+            bind_inputs(connection, table, period, self.settings, block[0].cutoff, plan.expiry)
+            rows = run_sql(connection, table, self.settings)
+        return self._write(table, block, rows)
 
     def _write(self, table: DerivedTable, block: Sequence[DeriveUnit], rows: pa.RecordBatch) -> int:
         """Write the files of the units; how many rows they have. Those that belong to none are dropped."""
@@ -295,5 +272,19 @@ class Deriver:
         for unit in block:
             files = sorted(parts) if unit.period == UNTIMED else unit.files
             made |= {name: make_part(name, unit, len(files)) for name in files}
-        write_parts(self.output, table.table, made, self._minutes)
+        self._write_parts(table.table, made)
         return sum(part.rows.num_rows for part in made.values() if part.rows is not None)
+
+    def _write_parts(self, table: Table, parts: Mapping[str, FilePart]) -> None:
+        """Write files of hours, or their rows into the files of sealed days. What has expired is dropped."""
+        files, chosen = OutputFiles.of(self.output), defaultdict[OutputFile, dict[str, FilePart]](dict)
+        for name, part in parts.items():
+            if (file := files.find(name)) is not None:
+                chosen[file][name] = part
+        key = find_writing_key(LocalFolder(self.output))
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            waiting = [
+                pool.submit(write_file, table, file, own, self._minutes, key) for file, own in chosen.items()
+            ]
+            for each in waiting:
+                each.result()

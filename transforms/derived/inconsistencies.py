@@ -1,7 +1,5 @@
 """The table of inconsistencies: which rules each report breaks, by what was known when its wait was over."""
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from schemas.tables import TIME, Table
@@ -22,11 +20,7 @@ INCONSISTENCY = pa.schema(
     ]
 )
 
-
-def select_own(*more: str) -> str:
-    """SQL: the columns of the report, and the settings, of `transforms.derived.rules`; also `oldest`: records
-    of its task from before it do not count. `more`: further columns."""
-    return f"""
+OWN = """
 SELECT
     report_id, task_id, agent_id, latency_ms, memory_mb,
     error_details IS NOT NULL AS has_error_details,
@@ -38,25 +32,25 @@ SELECT
     epoch_us(effective_at) + context_wait_seconds * 1000000 AS cutoff,
     epoch_us(recorded_at) - context_hours * 3600000000 AS oldest,
     (clock_tolerance_seconds * 1000000)::BIGINT AS clock,
-    {", ".join(["1 + quota_tolerance AS quota", *more])}
+    1 + quota_tolerance AS quota
 FROM reports CROSS JOIN settings
 """
+"""The columns of the report, and the settings, of `transforms.derived.rules`; also `oldest`: records of its
+task from before it do not count."""
 
+TASK_VERSIONS = """
+SELECT task_id, version, epoch_us(effective_at) AS effective, epoch_us(created_at) AS created,
+    target_agent_type AS target, max_cpu_cores AS cpu, max_memory_mb AS memory,
+    max_execution_time_secs AS seconds, max_network_mbps AS mbps
+FROM tasks
+"""
+RESULT_VERSIONS = """
+SELECT task_id, version, epoch_us(effective_at) AS effective, epoch_us(completed_at) AS completed, success
+FROM results
+"""
 
-_TASK = {
-    "version": "task.version",
-    "created": "epoch_us(task.created_at)",
-    "target": "task.target_agent_type",
-    "cpu": "task.max_cpu_cores",
-    "memory": "task.max_memory_mb",
-    "seconds": "task.max_execution_time_secs",
-    "mbps": "task.max_network_mbps",
-}
-_RESULT = {
-    "version": "result.version",
-    "completed": "epoch_us(result.completed_at)",
-    "success": "result.success",
-}
+_TASK = ("created", "target", "cpu", "memory", "seconds", "mbps")
+_RESULT = ("completed", "success")
 _SQL = """
 WITH agent_versions AS (
     SELECT agent_id, coalesce(epoch_us(effective_at), {beginning}) AS since, version,
@@ -77,13 +71,34 @@ agent_spans AS MATERIALIZED (
 firsts AS MATERIALIZED (
     SELECT epoch_us(tasks) AS first_task, epoch_us(agents) AS first_agent FROM first_records
 ),
--- Few reports break a rule.
+-- A report with one version of its task and result in view is checked here, by few columns and without
+-- grouping. The others, and those that break a rule, are few: `contexts` has only these.
+first_look AS (
+    SELECT hash(own.report_id) AS number, own.*, firsts.*, now.agent, old.agent AS agent_before,
+        CASE WHEN t.task_id IS NOT NULL THEN {task} END AS task,
+        CASE WHEN r.task_id IS NOT NULL THEN {result} END AS result
+    FROM ({own}) AS own
+    CROSS JOIN firsts
+    LEFT JOIN ({tasks}) AS t
+        ON t.task_id = own.task_id AND t.effective <= own.cutoff AND t.created >= own.oldest
+    LEFT JOIN ({results}) AS r
+        ON r.task_id = own.task_id AND r.effective <= own.cutoff AND r.completed >= own.oldest
+    {agents}
+),
+suspects AS MATERIALIZED (
+    SELECT * FROM ({own}) WHERE hash(report_id) IN (
+        SELECT number FROM first_look GROUP BY number HAVING count(*) > 1 OR bool_or({any_broken})
+    )
+),
+current_tasks AS ({current_tasks}),
+current_results AS ({current_results}),
 contexts AS MATERIALIZED (
-    SELECT * FROM (
-        SELECT own.*, firsts.*, now.agent, old.agent AS agent_before
-        FROM ({in_context}) AS own CROSS JOIN firsts
-        {agents}
-    ) WHERE {any_broken}
+    SELECT own.*, firsts.*, current_tasks.task, current_results.result, now.agent, old.agent AS agent_before
+    FROM suspects AS own
+    CROSS JOIN firsts
+    LEFT JOIN current_tasks USING (report_id)
+    LEFT JOIN current_results USING (report_id)
+    {agents}
 ),
 shared_tasks AS MATERIALIZED (
     SELECT hash(task_id) FROM claims GROUP BY hash(task_id) HAVING count(*) > 1
@@ -121,21 +136,40 @@ _AGENTS = """
 """
 
 
-def _pack(name: str, columns: Mapping[str, str]) -> str:
-    """SQL: the current version of a report's task or result as a struct, with the number of versions."""
-    fields = ", ".join(f"'{column}': {text}" for column, text in columns.items())
-    return f"CASE WHEN {name}_versions > 0 THEN {{{fields}, 'versions': {name}_versions}} END AS {name}"
+def _pack(version: str, columns: tuple[str, ...], versions: str) -> str:
+    """SQL: a version's columns as a struct, with the number of `versions`."""
+    fields = ", ".join(f"'{column}': {version}.{column}" for column in columns)
+    return f"{{{fields}, 'versions': {versions}}}"
+
+
+def _select_current(name: str, versions: str, columns: tuple[str, ...], time: str) -> str:
+    """SQL: by report_id the current version in view of the suspects' tasks, as a struct of this name."""
+    current = "max_by(v, (v.effective, v.version)) AS v, count(*) AS n"
+    return f"""
+    SELECT report_id, {_pack("v", ("version", *columns), "n")} AS {name}
+    FROM (
+        SELECT suspects.report_id, {current}
+        FROM suspects JOIN ({versions}) AS v USING (task_id)
+        WHERE v.effective <= suspects.cutoff AND v.{time} >= suspects.oldest
+        GROUP BY suspects.report_id
+    )
+    """
 
 
 def _format_sql() -> str:
     conditions = [f"coalesce({rule.condition}, false)" for rule in RULES if rule.relation == "contexts"]
     return _SQL.format(
-        own=select_own(),
-        in_context=select_own(_pack("task", _TASK), _pack("result", _RESULT)),
+        own=OWN,
+        tasks=TASK_VERSIONS,
+        results=RESULT_VERSIONS,
+        task=_pack("t", _TASK, "1"),
+        result=_pack("r", _RESULT, "1"),
+        current_tasks=_select_current("task", TASK_VERSIONS, _TASK, "created"),
+        current_results=_select_current("result", RESULT_VERSIONS, _RESULT, "completed"),
         agents=_AGENTS,
         beginning=BEGINNING,
         any_broken=" OR ".join(conditions),
-        levels=LEVELS.format(own=select_own()),
+        levels=LEVELS.format(own=OWN),
         rules=select_all(RULES),
     )
 

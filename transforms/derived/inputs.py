@@ -5,8 +5,7 @@ them. `transforms.derived.derived_table` says what each contains.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import duckdb
@@ -17,7 +16,6 @@ from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.time_units import SECOND_US
 from transforms.derived.bounds import UNTIMED, Bounds, Period, add_time
 from transforms.derived.derived_table import Clock, DerivedTable, Input
-from transforms.derived.joined_reports import CREATED, ENTRIES, join_records, write_columns
 from transforms.derived.registry import find_stored_table
 
 SOURCES = {
@@ -62,27 +60,6 @@ def bind_inputs(
     _Binding(connection, Bounds(table, settings, period), before, expiry).bind()
 
 
-def bind_reports(
-    connection: duckdb.DuckDBPyConnection,
-    tables: Sequence[DerivedTable],
-    period: Period,
-    settings: Mapping[str, Any],
-    before: int = LAST_US,
-) -> None:
-    """Create `reports` with their records, once for all the derived tables that run in this DuckDB.
-
-    `tables`: derived tables that join records. Other parameters are as in `bind_inputs`.
-    """
-    joined = make_reports_table(tables)
-    _Binding(connection, Bounds(joined, settings, period), before, NOTHING).bind_reports()
-
-
-def make_reports_table(tables: Sequence[DerivedTable]) -> DerivedTable:
-    """What the `reports` of some derived tables are made of: all records and columns that one names."""
-    records = {each.name: each for table in tables for each in table.records}
-    return replace(tables[0], inputs=tuple(records.values()), sql="\n".join(table.sql for table in tables))
-
-
 class _Binding(NamedTuple):
     """What the text of each view depends on."""
 
@@ -119,23 +96,10 @@ class _Binding(NamedTuple):
         self._create("settings", "SELECT * FROM settings_row")
 
     def _bind_recorded(self) -> None:
-        if not self.table.records:
-            self._create("reports", self._select_reports())
-        self._bind_context(self._find_latest())
-
-    def _select_reports(self) -> str:
         within = self._within("recorded_at", self.period)
-        chosen = f"({_REPORTS}) WHERE {within} AND effective_at < {_moment(self.before)}"
-        return f"SELECT {', '.join(self._list_columns('reports'))} FROM {chosen}"
-
-    def bind_reports(self) -> None:
-        """Create `reports` with their records, as a table that every connection to this DuckDB sees."""
-        self._bind_settings()
-        names = [each.name for each in self.table.records]
-        bounds = {name: f"{CREATED[name]} >= {_moment(self.bounds.find(name).start)}" for name in names}
-        records = {name: self._list_columns(name) for name in names}
-        text = join_records(self._select_reports(), records, bounds)
-        self.connection.execute(f"CREATE TABLE reports AS {text}")
+        effective = f"effective_at < {_moment(self.before)}"
+        self._keep("reports", f"({_REPORTS}) WHERE {within} AND {effective}")
+        self._bind_context(self._find_latest())
 
     def _bind_received(self) -> None:
         if self.period == UNTIMED:
@@ -155,7 +119,7 @@ class _Binding(NamedTuple):
 
     def _bound_time(self, name: str) -> str:
         """The bound of the own time of records that were received in the span."""
-        column = CREATED.get(name)
+        column = {"tasks": "created_at", "results": "completed_at"}.get(name)
         if column is None or self.period == UNTIMED:
             return ""
         before = self.bounds.count_before(name)
@@ -167,9 +131,6 @@ class _Binding(NamedTuple):
         self._create("inconsistencies", f"SELECT * FROM stored_inconsistencies WHERE {recorded}")
         named = "report_id IN (SELECT report_id FROM inconsistencies)"
         self._keep("reports", f"({_REPORTS}) WHERE {recorded} AND {named}")
-        for name in filter(self._has, CREATED):
-            start = f"{CREATED[name]} >= {_moment(self.bounds.find(name).start)}"
-            self._keep(name, f"stored_{name} WHERE {start} AND effective_at < {_moment(end)} AND {_OF_TASKS}")
         self._bind_context(end - 1)
 
     def _bind_context(self, latest: int) -> None:
@@ -179,6 +140,7 @@ class _Binding(NamedTuple):
         past = self._within("recorded_at", find("past_reports"))
         windows = f"time_window_start >= {_moment(find('past_windows').start)}"
         settled = f"time_window_end <= {_moment(self.bounds.find_settled())}"
+        tasks, results = (_moment(find(name).start) for name in ("tasks", "results"))
         claims = f"{self._within('recorded_at', find('claims'))} AND {known} AND {_OF_TASKS}"
         rejected = self._within("received_at", find("quarantine"))
         of_agents = _OF_PAST_AGENTS if self._has("past_reports") else _OF_AGENTS
@@ -187,8 +149,12 @@ class _Binding(NamedTuple):
             "past_windows": f"stored_kpi_aggregations WHERE granularity = '1h' AND {windows} AND {settled}",
             "quarantine": f"stored_quarantine WHERE {rejected} AND received_at <= {_moment(latest)}",
         }
+        joined = {each.name for each in self.table.inputs if each.is_joined}
+        of_task, of_result = ("true" if name in joined else _OF_TASKS for name in ("tasks", "results"))
         rows = {
             "claims": f"({_REPORTS}) WHERE {claims}",
+            "tasks": f"stored_tasks WHERE created_at >= {tasks} AND {known} AND {of_task}",
+            "results": f"stored_results WHERE completed_at >= {results} AND {known} AND {of_result}",
             "agents": f"stored_agents WHERE coalesce({known}, true) AND {of_agents}",
         }
         for name, text in views.items():
@@ -237,22 +203,15 @@ class _Binding(NamedTuple):
 
         The reports of inconsistencies are few, and the other inputs name them.
         """
-        is_few = name == "reports" and self.table.clock is Clock.EFFECTIVE
-        is_used_again = is_few or len(re.findall(rf"(?:FROM|JOIN) {name}\b", self._sql)) > 1
-        kind = "TABLE" if is_used_again else "VIEW"
-        self._create(name, f"SELECT {write_columns(self._list_columns(name))} FROM {rows}", kind)
-
-    @property
-    def _sql(self) -> str:
-        return re.sub(r"--.*|'[^']*'", "", self.table.sql)
-
-    def _list_columns(self, name: str) -> list[str]:
-        """The columns of an input that the SQL names, and those by which inputs are bounded and joined."""
         schema = find_stored_table(SOURCES.get(name, (name,))[0]).schema
-        named = {*_ALWAYS, *(re.findall(r"\w+", self._sql) if name != "claims" else ())}
-        named |= {"version", CREATED[name]} if name in CREATED else set()
-        columns = [each for each in dict.fromkeys([*schema.names, "effective_at"]) if each in named]
-        return columns + [each for each in ENTRIES if name == "tasks" and each in named]
+        sql = re.sub(r"--.*|'[^']*'", "", self.table.sql)
+        named = {*re.findall(r"\w+", sql), *_ALWAYS} if name != "claims" else {*_CLAIM}
+        columns = [f'"{each}"' for each in dict.fromkeys([*schema.names, "effective_at"]) if each in named]
+        if name == "tasks":
+            columns += [f"{text} AS {entry}" for entry, text in _ENTRIES.items() if entry in named]
+        is_few = name == "reports" and self.table.clock is Clock.EFFECTIVE
+        is_used_again = is_few or len(re.findall(rf"(?:FROM|JOIN) {name}\b", sql)) > 1
+        self._create(name, f"SELECT {', '.join(columns)} FROM {rows}", "TABLE" if is_used_again else "VIEW")
 
 
 _REPORTS = "SELECT *, coalesce(received_at, recorded_at) AS effective_at FROM stored_kpi_reports"
@@ -260,8 +219,11 @@ _RECENT = (
     "epoch_us(received_at) - epoch_us(recorded_at) <= {late} "
     "AND epoch_us(recorded_at) - epoch_us(received_at) <= {early}"
 )
-_ALWAYS = ("report_id", "task_id", "agent_id", "effective_at", "recorded_at")
-"""Columns by which inputs are bounded; `claims` has no others."""
+_ALWAYS = ("report_id", "task_id", "agent_id", "effective_at")
+"""Columns by which inputs are bounded."""
+_CLAIM = (*_ALWAYS, "recorded_at")
+_ENTRIES = {name: f"metadata['{name}']" for name in ("experiment", "variant")}
+"""Columns of tasks that are entries of their metadata: a map is slow to keep and to join."""
 _OF_TASKS = "task_id IN (SELECT task_id FROM reports)"
 _OF_AGENTS = "agent_id IN (SELECT agent_id FROM reports)"
 _OF_PAST_AGENTS = "agent_id IN (SELECT agent_id FROM past_reports)"

@@ -75,21 +75,27 @@ _MINUTE = f"epoch_us({{0}}) - (epoch_us({{0}}) % {MINUTE_US} + {MINUTE_US}) % {M
 
 
 QUERIES = {
+    # Of two versions of a task or a result none is known to be the right one.
+    "ambiguous": "SELECT report_id FROM inconsistencies WHERE rule IN ('task_changed', 'result_changed')",
     "counted": f"""
-        SELECT source, {_MINUTE.format("recorded_at")} AS minute, latency_ms, memory_mb,
-            cpu_usage, execution_context.available_cores AS cores, task, task_versions, result,
-            result_versions, effective_at + to_seconds(context_wait_seconds) AS horizon
+        SELECT report_id, task_id, source, {_MINUTE.format("recorded_at")} AS minute, latency_ms, memory_mb,
+            cpu_usage, execution_context.available_cores AS cores,
+            effective_at + to_seconds(context_wait_seconds) AS horizon,
+            recorded_at - to_hours(context_hours) AS oldest
         FROM reports, settings
         WHERE {FEEDS} AND epoch_us(recorded_at) - epoch_us(effective_at) <= {LATE_US}""",
-    # Of two versions of a task or a result none is known to be the right one.
     "cases": """
-        SELECT minute, task.target_agent_type, task.priority, epoch_us(task.deadline) AS deadline,
-            epoch_us(task.created_at) AS created, task.max_cpu_cores, task.max_memory_mb,
-            task.max_execution_time_secs, epoch_us(result.completed_at) AS completed, result.success,
-            greatest(memory_mb, coalesce(result.memory_peak_mb, 0)) AS memory_used,
+        SELECT minute, t.target_agent_type, t.priority, epoch_us(deadline) AS deadline,
+            epoch_us(created_at) AS created, max_cpu_cores, max_memory_mb, max_execution_time_secs,
+            epoch_us(completed_at) AS completed, success,
+            greatest(memory_mb, coalesce(memory_peak_mb, 0)) AS memory_used,
             cpu_usage * cores AS cores_used,
-            greatest(latency_ms, coalesce(result.execution_time_ms, 0)) / 1000 AS time_used
-        FROM counted WHERE task_versions = 1 AND result_versions <= 1""",
+            greatest(latency_ms, coalesce(execution_time_ms, 0)) / 1000 AS time_used
+        FROM counted r JOIN tasks t ON t.task_id = r.task_id AND t.effective_at <= horizon
+            AND created_at >= oldest
+        LEFT JOIN results s ON s.task_id = r.task_id AND s.effective_at <= horizon
+            AND completed_at >= oldest
+        WHERE report_id NOT IN (FROM ambiguous)""",
     "known_minutes": """
         SELECT minute, max(horizon) AS horizon FROM counted GROUP BY minute""",
     "accepted": """
@@ -128,11 +134,12 @@ OUTCOME_SUMS = Table(
 
 TABLE = DerivedTable(
     OUTCOME_SUMS,
-    version=2,
+    version=1,
     inputs=(
-        Input("tasks", "context_hours"),
-        Input("results", "context_hours"),
+        Input("tasks", "context_hours", is_joined=True),
+        Input("results", "context_hours", is_joined=True),
         Input("quarantine"),
+        Input("inconsistencies"),
     ),
     sql=join_queries(
         QUERIES,

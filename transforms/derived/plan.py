@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from schemas.tables import QUARANTINED, REPORTS
 from transforms.core.expiry import NOTHING, Expiry
 from transforms.core.grouping import Ints
 from transforms.core.time_units import HOUR_US, MINUTE_US, SECOND_US
-from transforms.derived.bounds import EVER, UNTIMED, Bounds, Period
+from transforms.derived.bounds import UNTIMED, Bounds, Period
 from transforms.derived.closed import find_closed
 from transforms.derived.derived_table import Clock, DerivedTable
 from transforms.derived.digests import GRAIN, NO_GRAIN, digest_inputs
@@ -62,8 +62,7 @@ class DerivePlan:
 
     `before` (microseconds, whole grains): only what is effective before it is derived, and of reports that
     are late only what is effective before the last full step of it (`find_cutoff`). `since`: spans that ended
-    by then are left out, and those that are closed by `expiry`, what has expired in the output. `within`:
-    only spans that begin in this one.
+    by then are left out, and those that are closed by `expiry`, what has expired in the output.
     """
 
     table: DerivedTable
@@ -73,26 +72,24 @@ class DerivePlan:
     before: int = LAST_US
     since: int = FIRST_US
     expiry: Expiry = NOTHING
-    within: Period = EVER
 
     @cached_property
     def closed(self) -> int:
         """The microsecond before which spans stay as they are."""
         return find_closed(self.table, self.expiry, self.settings)
 
-    def covers(self, file: str) -> bool:
-        """Whether a file of the table, by its name below the output, is of a span of the plan; one without a
-        time is of the first."""
-        start = _find_start(file)
-        if start is None:
-            return self.within.start == FIRST_US
-        return start >= self.closed and self.within.start <= start < self.within.end
+    def is_closed(self, file: str) -> bool:
+        """Whether a file of the table, by its name below the output, is of a closed span."""
+        found = _IN_DAY.search(file)
+        if self.closed == FIRST_US or found is None:
+            return False
+        day, hour, minute = found[1], found[2] or "00", found[3] or "00"
+        start = datetime.fromisoformat(f"{day}T{hour}:{minute}+00:00")
+        return (start - _EPOCH) // timedelta(microseconds=1) < self.closed
 
     def list_units(self) -> list[DeriveUnit]:
         """The units in the order of time; none has no rows to be about."""
         periods = (each for each in self._list_periods() if each.start >= self.closed)
-        if self.within != EVER:
-            periods = (each for each in periods if self.within.start <= each.start < self.within.end)
         units = (self._make_unit(period) for period in periods if period.end > self.since)
         return [unit for unit in units if unit is not None]
 
@@ -116,7 +113,8 @@ class DerivePlan:
 
     def _list_periods(self) -> Iterator[Period]:
         if self.table.clock is Clock.RECORDED:
-            yield from self.catalogs[REPORTS.name].periods
+            spans = {file.period for file in self.catalogs[REPORTS.name].list}
+            yield from (Period(*bounds) for bounds in sorted(spans))
             return
         width = HOUR_US if self._is_received() else self.file_minutes * 60 * SECOND_US
         slots = {
@@ -247,17 +245,6 @@ class DerivePlan:
 
     def _bound(self, period: Period) -> Bounds:
         return Bounds(self.table, self.settings, period)
-
-
-@lru_cache(1 << 18)
-def _find_start(file: str) -> int | None:
-    """The microsecond at which the hour or day of a file begins; None if its name has no time."""
-    found = _IN_DAY.search(file)
-    if found is None:
-        return None
-    day, hour, minute = found[1], found[2] or "00", found[3] or "00"
-    start = datetime.fromisoformat(f"{day}T{hour}:{minute}+00:00")
-    return (start - _EPOCH) // timedelta(microseconds=1)
 
 
 def _grain_before(moment: int) -> int:

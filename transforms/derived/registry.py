@@ -1,7 +1,6 @@
 """All derived tables, each after those that it reads. One more: its module, a line here, docs/columns.md.
 
-Beside a stream a pass makes them one after the other, those that join records first
-(`transforms.derived.blocks.split_groups`).
+Beside a stream a pass makes them one after the other: what people wait for comes before what takes long.
 """
 
 from schemas.tables import Table, find_table

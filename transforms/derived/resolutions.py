@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from schemas.tables import TIME, Table
 from transforms.derived.derived_table import Clock, DerivedTable, Input
-from transforms.derived.inconsistencies import INCONSISTENCY, select_own
+from transforms.derived.inconsistencies import INCONSISTENCY, OWN, RESULT_VERSIONS, TASK_VERSIONS
 from transforms.derived.rules import RULES, InconsistencyRule
 
 _LATER = {
@@ -13,17 +13,6 @@ _LATER = {
     "agent": ("later_agents", "agent_id"),
 }
 """By kind: the relation of its versions, and the column that both sides share."""
-
-_TASK_VERSIONS = """
-SELECT task_id, version, epoch_us(effective_at) AS effective, epoch_us(created_at) AS created,
-    target_agent_type AS target, max_cpu_cores AS cpu, max_memory_mb AS memory,
-    max_execution_time_secs AS seconds, max_network_mbps AS mbps
-FROM tasks
-"""
-_RESULT_VERSIONS = """
-SELECT task_id, version, epoch_us(effective_at) AS effective, epoch_us(completed_at) AS completed, success
-FROM results
-"""
 
 _SQL = """
 WITH own AS ({own}),
@@ -79,9 +68,9 @@ TABLE = DerivedTable(
         Input("agents"),
     ),
     sql=_SQL.format(
-        own=select_own(),
-        tasks=_TASK_VERSIONS,
-        results=_RESULT_VERSIONS,
+        own=OWN,
+        tasks=TASK_VERSIONS,
+        results=RESULT_VERSIONS,
         resolving="UNION ALL".join(_select_resolving(rule) for rule in RULES if rule.resolution),
     ),
     clock=Clock.EFFECTIVE,

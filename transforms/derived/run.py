@@ -14,7 +14,7 @@ from transforms.core.grouping import number_groups, sort_by_columns
 from transforms.core.record_batches import concat, conform, conform_table, make_empty
 from transforms.derived.bounds import EVER, Period
 from transforms.derived.derived_table import DerivedTable
-from transforms.derived.inputs import bind_inputs, bind_reports, list_stored
+from transforms.derived.inputs import bind_inputs, list_stored
 from transforms.derived.registry import find_stored_table
 
 THREADS, MEMORY_MB = 1, 512
@@ -50,8 +50,6 @@ def derive_rows(
             given = stored.get(name, schema.empty_table())
             connection.register(f"arrow_{name}", conform_table(given.combine_chunks(), schema))
             connection.execute(f"CREATE TEMP VIEW stored_{name} AS SELECT * FROM arrow_{name}")
-        if table.records:
-            bind_reports(connection, [table], period, settings)
         bind_inputs(connection, table, period, settings)
         rows = run_sql(connection, table, settings)
         return rows.take(sort_file(table.table, rows))
@@ -69,7 +67,7 @@ def open_connection(
         "temp_directory": spill or "",
     }
     connection = duckdb.connect(":memory:", config=config)
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 

@@ -164,15 +164,14 @@ class StoredFiles:
 class Catalog:
     """The files of a table, and their grains as columns, ascending by the start of the file.
 
-    `periods`: the spans of the files, each once. A grain of file i has the columns `files` (int64: i),
-    `starts` (the file's), `numbers`, `received`, `sums` and `counts`.
+    A grain of file i has the columns `files` (int64: i), `starts` (the file's), `numbers`, `received`, `sums`
+    and `counts`.
     """
 
     def __init__(self, files: list[StoredFile]) -> None:
         self.list = sorted(files, key=lambda file: (file.period, file.name))
         parts = [file.grains for file in self.list]
         sizes = [len(part.numbers) for part in parts]
-        self.periods = list(dict.fromkeys(file.period for file in self.list))
         self.files = np.repeat(np.arange(len(parts)), sizes)
         bounds = np.array([file.period for file in self.list], dtype=np.int64).reshape(-1, 2)
         self.starts, self.ends = np.repeat(bounds[:, 0], sizes), np.repeat(bounds[:, 1], sizes)

@@ -11,7 +11,7 @@ from transforms.derived.derived_table import DerivedTable, Input
 from transforms.derived.feature_sql import join_queries
 from transforms.derived.feature_sql.arithmetic import fix
 from transforms.derived.feature_sql.complexity import PRODUCTS, REGRESSORS
-from transforms.derived.feature_sql.context import FEEDS
+from transforms.derived.feature_sql.context import FEEDS, TASK, TASKS, select_task_versions
 
 COLUMNS = pa.schema(
     [
@@ -36,11 +36,13 @@ _Z = ", ".join(f"{fix(f'x{place}')} AS z{place}" for place in range(1, len(REGRE
 _SUMS = ", ".join(f"sum(z{j} * z{k})" for j, k in PRODUCTS)
 
 QUERIES = {
+    **TASKS,
+    "task_versions": select_task_versions(),
     "regressors": f"""
         SELECT make_timestamptz(epoch_us(recorded_at) - (epoch_us(recorded_at) % {MINUTE_US} + {MINUTE_US})
-            % {MINUTE_US}) AS time_window_start, target_agent_type, ln(latency_ms) AS y, {_X}
-        FROM (SELECT recorded_at, latency_ms, task.* FROM reports
-            WHERE {FEEDS} AND task_versions > 0)""",
+            % {MINUTE_US}) AS time_window_start, t.target_agent_type, ln(latency_ms) AS y, {_X}
+        FROM (SELECT * EXCLUDE (priority, source_layer, target_agent_type) FROM timed WHERE {FEEDS}) r
+        JOIN task_versions t ON {TASK}""",
     "fixed": f"""
         SELECT time_window_start, target_agent_type, y, 1::BIGINT AS z0, {_Z},
             {fix("y")} AS z{len(REGRESSORS) + 1}

@@ -40,7 +40,8 @@ _CONTEXT = DerivedTable(
      Input("agents"), Input("first_records")),
     """
     SELECT r.report_id, r.recorded_at, context_hours AS hours, epoch_us(f.tasks) AS first,
-        task_versions AS tasks,
+        (SELECT count(*) FROM tasks t WHERE t.task_id = r.task_id AND t.effective_at <= r.effective_at + w
+            AND t.created_at >= r.recorded_at - to_hours(context_hours)) AS tasks,
         (SELECT count(*) FROM past_reports p WHERE p.effective_at <= r.effective_at + w
             AND p.recorded_at BETWEEN r.recorded_at - INTERVAL 62 MINUTE AND r.recorded_at) AS past,
         (SELECT count(*) FROM claims c WHERE c.task_id = r.task_id AND c.effective_at < r.effective_at)
@@ -59,8 +60,10 @@ _BROKEN = DerivedTable(
     1,
     (Input("tasks", "context_hours"),),
     """
-    SELECT report_id, 'task_unknown' AS rule, recorded_at, effective_at, task_id FROM reports
-    WHERE task_versions = 0
+    SELECT report_id, 'task_unknown' AS rule, recorded_at, effective_at, task_id FROM reports r, settings
+    WHERE NOT EXISTS (FROM tasks t WHERE t.task_id = r.task_id
+        AND t.effective_at <= r.effective_at + to_seconds(context_wait_seconds)
+        AND t.created_at >= r.recorded_at - to_hours(context_hours))
     """,
 )  # fmt: skip
 _RESOLVED = DerivedTable(
@@ -97,20 +100,6 @@ _RECEIVED = DerivedTable(
     """,
     Clock.RECEIVED,
 )  # fmt: skip
-_REPEATED = DerivedTable(
-    _table(
-        "repeated", {"report_id": _TEXT, "recorded_at": TIME, "broken": _INT}, ("report_id",), "recorded_at"
-    ),
-    1,
-    (Input("tasks", "context_hours"), Input("inconsistencies", 120 * MINUTE)),
-    """
-    SELECT r.report_id, r.recorded_at, (SELECT count(*) FROM inconsistencies i
-        WHERE i.recorded_at BETWEEN r.recorded_at - INTERVAL 2 HOUR AND r.recorded_at) AS broken
-    FROM reports r
-    """,
-)  # fmt: skip
-GROUP = (_BROKEN, _REPEATED)
-"""Tables that share reports, of which the second reads the first."""
 EXAMPLES = (_CONTEXT, _BROKEN, _RESOLVED, _RECEIVED)
 
 
@@ -185,7 +174,7 @@ def derive(output: Path, before: int = LAST_US, **options: Any) -> Counts:
 
 def read_derived(output: Path) -> dict[str, bytes]:
     """The bytes of all derived files by name."""
-    names = {table.table.name for table in (*EXAMPLES, *GROUP)}
+    names = {table.table.name for table in EXAMPLES}
     files = (path for path in sorted(output.rglob("*.parquet")) if not path.name.startswith("."))
     return {
         name: path.read_bytes()

@@ -3,25 +3,20 @@
 import os
 import random
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.readers.formats import FIRST_US, LAST_US
+from schemas.readers.formats import LAST_US
 from schemas.tables import REPORTS, TASKS, Table
 from tests.builders import NOON
 from tests.transforms.derived.outputs import (
     EXAMPLES,
     FILE_MINUTES,
-    GROUP,
     MINUTE,
     SETTINGS,
     derive,
@@ -31,22 +26,20 @@ from tests.transforms.derived.outputs import (
     read_derived,
     write,
 )
-from transforms.derived import block_connections, engine
-from transforms.derived.blocks import cut_spans, split_groups
+from transforms.derived import engine
+from transforms.derived.blocks import split_chains
 from transforms.derived.bounds import Period
-from transforms.derived.derived_table import DerivedTable, Input
+from transforms.derived.derived_table import Input
 from transforms.derived.digests import GRAIN
 from transforms.derived.engine import DeriveLimits
 from transforms.derived.plan import LATE_STEP_US, DerivePlan
 from transforms.derived.registry import DERIVED, TABLES
-from transforms.derived.stored_files import StoredFiles
-from transforms.sinks.parquet.output_files import OutputFiles
 
 
 @pytest.fixture(autouse=True)
 def examples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables of the examples are known by name."""
-    for table in (*EXAMPLES, *GROUP):
+    for table in EXAMPLES:
         monkeypatch.setitem(DERIVED, table.table.name, table)
 
 
@@ -137,37 +130,6 @@ def test_files_whose_reports_are_gone_are_removed(output: Path) -> None:
     assert {name for name in read_derived(output) if "hour=13" in name} == set()
 
 
-@pytest.mark.parametrize("rows", [1, 9])
-def test_a_table_reads_none_of_the_files_of_its_group_that_the_pass_removes(output: Path, rows: int) -> None:
-    reports = [(REPORTS, make_report(hour, NOON + 60 * hour * MINUTE, MINUTE, 1)) for hour in range(3)]
-    options: dict[str, Any] = {"tables": GROUP, "limits": DeriveLimits(rows=rows)}
-    add(output, reports)
-    derive(output, **options)
-    next((output / "kpi_reports").rglob("hour=12/*.parquet")).unlink()
-    assert derive(output, **options).removed == 2
-    assert read_derived(output) == derive_once(reports[1:], **options)
-    assert derive(output, **options).written == 0
-
-
-def test_a_pass_over_many_spans_lists_each_derived_table_as_often_as_over_one(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A year has thousands of files, and hundreds of spans."""
-    add(output, invent_rows(3))
-    derive(output, tables=GROUP)
-    listed: list[str] = []
-    list_versions = OutputFiles.list_versions
-
-    def follow(self: OutputFiles, table: Table, *options: Any, **named: Any) -> Any:
-        listed.append(table.name)
-        return list_versions(self, table, *options, **named)
-
-    monkeypatch.setattr(OutputFiles, "list_versions", follow)
-    for rows in (1, 1000):
-        assert derive(output, tables=GROUP, limits=DeriveLimits(rows=rows)).written == 0
-    assert sorted(listed[: len(listed) // 2]) == sorted(listed[len(listed) // 2 :])
-
-
 @pytest.mark.parametrize(("effective", "stale"), [(2.5, 0), (0.9, 2)])
 def test_what_comes_too_late_for_a_file_leaves_it_alone(output: Path, effective: float, stale: int) -> None:
     """Its report is effective at 0: context and inconsistencies are the two tables with a file of it."""
@@ -253,9 +215,9 @@ def test_files_that_are_being_written_are_derived_as_they_were_when_they_were_li
         add(output, [(REPORTS, make_report(2, NOON, 0 * MINUTE, 1))])
         return bind(*arguments)
 
-    bind = block_connections.bind_reports
+    bind = engine.bind_inputs
     with monkeypatch.context() as patch:
-        patch.setattr(block_connections, "bind_reports", write_more)
+        patch.setattr(engine, "bind_inputs", write_more)
         derive(output, tables=EXAMPLES[:1])
     context = {name: data for name, data in read_derived(output).items() if name.startswith("context/")}
     assert context == {name: data for name, data in before.items() if name.startswith("context/")}
@@ -275,42 +237,21 @@ def test_a_file_system_without_hard_links_is_copied_from(
     assert read_derived(output) == derive_once(rows)
 
 
-def list_names(tables: Sequence[DerivedTable]) -> list[list[str]]:
-    return [[table.table.name for table in group] for group in split_groups(tables)]
+def test_tables_that_do_not_read_each_other_are_chains_of_their_own() -> None:
+    chains = [[table.table.name for table in chain] for chain in split_chains(list(TABLES))]
+    assert chains == [
+        ["inconsistencies", "resolutions", "data_quality", "outcome_sums", "trends", "recommendations"],
+        ["task_sums", "features"],
+    ]
 
 
-def test_tables_that_join_records_are_one_group_and_the_others_each_their_own() -> None:
-    """Trends read no derived table, so that they are made beside the group."""
-    assert list_names(TABLES) == [
-        ["inconsistencies", "outcome_sums", "task_sums", "features"],
-        ["trends"], ["resolutions"], ["data_quality"], ["recommendations"],
-    ]  # fmt: skip
+def test_a_table_that_reads_two_chains_joins_them() -> None:
+    first, second = (replace(TABLES[0], table=replace(TABLES[0].table, name=name)) for name in "ab")
+    reader = replace(TABLES[0], inputs=(Input("a"), Input("b")))
+    assert split_chains([first, second, reader]) == [[first, second, reader]]
 
 
-def test_a_group_that_waits_for_another_comes_after_all_that_wait_for_none() -> None:
-    groups = split_groups(TABLES)
-    made = {table.table.name for table in TABLES}
-    waits = [any(each.name in made for table in group for each in table.inputs) for group in groups[1:]]
-    assert waits == sorted(waits)
-    assert {False, True} == set(waits)
-
-
-def test_a_table_that_reads_one_outside_of_the_group_comes_after_it() -> None:
-    reader = replace(TABLES[0], inputs=(*TABLES[0].inputs, Input("trends", timedelta(hours=1))))
-    named = replace(reader, table=replace(reader.table, name="reader"))
-    assert list_names([*TABLES, named])[-1] == ["reader"]
-
-
-def test_spans_of_reports_are_cut_where_their_rows_are_enough(output: Path) -> None:
-    minutes = [0, 1, 30, 60, 61, 62, 90, 91]
-    add(output, [(REPORTS, make_report(n, NOON + n * MINUTE, MINUTE, 1)) for n in minutes])
-    catalog = StoredFiles(output, FILE_MINUTES).read(REPORTS)
-    cuts = [FIRST_US, moment(60), moment(90), LAST_US]
-    assert cut_spans(catalog, 3, FIRST_US) == [Period(*each) for each in pairwise(cuts)]
-    assert cut_spans(catalog, 1, moment(60)) == [Period(*each) for each in pairwise([cuts[0], *cuts[2:]])]
-
-
-def test_if_one_group_fails_the_pass_fails_and_the_next_one_makes_the_same_files(
+def test_if_one_chain_fails_the_pass_fails_and_the_next_one_makes_the_same_files(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = invent_rows(2, 6)
@@ -322,31 +263,6 @@ def test_if_one_group_fails_the_pass_fails_and_the_next_one_makes_the_same_files
     derive(output, limits=DeriveLimits(threads=2))
     assert read_derived(output) == derive_once(rows)
     assert [path.name for path in (output / "_derive").iterdir() if path.suffix == ".parquet"] == []
-
-
-def test_a_group_that_waits_does_not_start_when_the_pass_has_been_interrupted(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its inputs are not whole."""
-    add(output, invent_rows(2, 6))
-    started, ended, derived = Event(), Event(), set[str]()
-
-    def follow(table: str, done: int, total: int) -> None:
-        derived.add(table)
-        started.set()
-        ended.wait(10)
-
-    def interrupt(futures: Any) -> Any:
-        started.wait(10)
-        raise Killed
-
-    monkeypatch.setattr(engine, "Event", lambda: ended)
-    monkeypatch.setattr(engine, "as_completed", interrupt)
-    (output / "_derive").mkdir()
-    deriver = engine.Deriver(output, SETTINGS, FILE_MINUTES, DeriveLimits(threads=2), EXAMPLES)
-    with pytest.raises(Killed):
-        deriver.derive(output / "_derive", follow=follow)
-    assert derived == {"context"}
 
 
 def test_little_memory_makes_small_blocks() -> None:

@@ -62,58 +62,24 @@ def test_a_report_that_comes_later_is_not_among_the_past() -> None:
     assert counts(table, stored, period(0, 1)) == {"r0": 1}
 
 
-TASK_COUNTS = DerivedTable(
-    COUNTS,
-    1,
-    (Input("tasks", "context_hours"),),
-    "SELECT report_id, recorded_at, task_versions AS n FROM reports",
-)
-
-
-def tasks(*versions: tuple[float, float], task_id: str = "t") -> pa.Table:
-    """Versions v0, v1, ... of a task, created and effective at minutes around noon."""
-    names = [f"v{place}" for place in range(len(versions))]
-    times = zip(("created_at", "effective_at"), zip(*versions))
-    moments = {name: pa.array([NOON + each * MINUTE for each in minutes], TIME) for name, minutes in times}
-    priorities = pa.array(range(len(versions)), pa.int64())
-    return pa.table(
-        {"task_id": [task_id] * len(versions), "version": names, "priority": priorities, **moments}
-    )
-
-
 @pytest.mark.parametrize(("effective", "n"), [(0, 1), (1, 1), (1.01, 0), (-1500, 1)])
 def test_a_task_counts_if_it_is_effective_a_minute_after_the_report_at_the_latest(
     effective: float, n: int
 ) -> None:
-    stored = {"kpi_reports": reports(0, task_id=["t"]), "tasks": tasks((-1, effective))}
-    assert counts(TASK_COUNTS, stored, period(0, 1)) == {"r0": n}
+    at = NOON + effective * MINUTE
+    tasks = pa.table({"task_id": ["t"], "version": ["v"], "effective_at": pa.array([at], TIME)})
+    tasks = tasks.append_column("created_at", pa.array([NOON - MINUTE], TIME))
+    stored = {"kpi_reports": reports(0, task_id=["t"]), "tasks": tasks}
+    assert counts(counting(Input("tasks", "context_hours"), of="tasks"), stored, period(0, 1)) == {"r0": n}
 
 
-@pytest.mark.parametrize(("created", "task_id", "n"), [(-1440, "t", 1), (-1441, "t", 0), (0, "other", 0)])
-def test_a_task_that_was_created_too_long_ago_or_that_no_report_names_does_not_count(
-    created: float, task_id: str, n: int
-) -> None:
-    stored = {"kpi_reports": reports(0, task_id=["t"]), "tasks": tasks((created, 0), task_id=task_id)}
-    assert counts(TASK_COUNTS, stored, period(0, 1)) == {"r0": n}
-
-
-def test_a_report_has_the_last_version_of_its_task_that_counts_for_it() -> None:
-    table = replace(TASK_COUNTS, sql="SELECT report_id, recorded_at, task.priority AS n FROM reports")
-    stored = {
-        "kpi_reports": reports(0, 10, 30, task_id=["t", "t", "unknown"]),
-        "tasks": tasks((-9, 10), (-9, -5), (-9, -5), (-9, 11.5)),
-    }
-    assert counts(table, stored, period(0, 31)) == {"r0": 2, "r1": 0, "r2": None}
-    assert counts(TASK_COUNTS, stored, period(0, 31)) == {"r0": 2, "r1": 3, "r2": 0}
-
-
-def test_versions_of_a_task_and_of_its_result_are_counted_apart() -> None:
-    inputs = (Input("tasks", "context_hours"), Input("results", "context_hours"))
-    sql = "SELECT report_id, recorded_at, 10 * task_versions + result_versions AS n FROM reports"
-    results = tasks((-9, -3), (-9, -2), (-9, -1)).rename_columns({"created_at": "completed_at"})
-    stored = {"kpi_reports": reports(0, task_id=["t"]), "tasks": tasks((-9, -5), (-9, -4))}
-    stored["results"] = results.drop_columns(["priority"])
-    assert counts(replace(TASK_COUNTS, inputs=inputs, sql=sql), stored, period(0, 1)) == {"r0": 23}
+def test_a_task_that_was_created_too_long_ago_or_that_no_report_names_does_not_count() -> None:
+    old = NOON - timedelta(hours=24, minutes=1)
+    created = pa.array([old, NOON], TIME)
+    tasks = pa.table({"task_id": ["t", "other"], "version": ["v", "v"], "created_at": created})
+    tasks = tasks.append_column("effective_at", created)
+    stored = {"kpi_reports": reports(0, task_id=["t"]), "tasks": tasks}
+    assert counts(counting(Input("tasks", "context_hours"), of="tasks"), stored, period(0, 1)) == {"r0": 0}
 
 
 def test_windows_count_once_no_report_can_be_late_for_them() -> None:

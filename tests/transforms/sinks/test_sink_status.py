@@ -2,7 +2,6 @@
 gone."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,8 @@ def test_a_writer_that_ended_is_waited_for_until_another_reports(
 def test_a_restarted_process_waits_since_the_one_before_it_did(
     tmp_path: Path, writers: tuple[SinkStatus, SinkStatus]
 ) -> None:
-    before = {"sink": "out", "table": DUPLICATES.name, "time": 1000, "waiting_since": 7, "error": "gone"}
+    before = {"sink": "out", "table": DUPLICATES.name, "time": 1000, "rows": 0, "newest": None}
+    before |= {"waiting_since": 7, "error": "gone"}
     (tmp_path / f"sink-0-{DUPLICATES.name}-1-a.json").write_text(json.dumps(before))
 
     def find_since() -> list[int | None]:
@@ -87,6 +87,6 @@ def test_processes_of_the_job_before_count_until_a_newer_one_reports(tmp_path: P
 
 
 def test_a_file_that_cannot_be_read_counts_for_nothing(tmp_path: Path) -> None:
-    write_status(tmp_path, "1-a", time=time.time())
+    write_status(tmp_path, "1-a", time=1000)
     (tmp_path / "sink-0-quarantine-1-a.json").write_text("{")
     assert statuses(tmp_path) == [(1, None)]
