@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.acero as acero
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 
 from pipelines.failures import RunFailed, WrongUse
 from pipelines.summary.kept_counts import KeptCounts
@@ -37,6 +36,7 @@ from schemas.tables import (
     Table,
 )
 from transforms.core.errors import Refused, Unavailable
+from transforms.core.grouping import compute_group_medians
 from transforms.core.time_range import Span
 from transforms.sinks.parquet.output_files import OutputFile, OutputFiles
 from transforms.sinks.parquet.parquet_file import open_dataset
@@ -222,20 +222,6 @@ def _read_latencies(output: Path) -> dict[datetime, LatencySummary]:
     return dict(
         zip(hours.dictionary.to_pylist(), map(LatencySummary, p50, p95, p99, np.bincount(codes).tolist()))
     )
-
-
-def compute_group_medians(codes: NDArray[np.integer], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median of each group, float64[groups].
-
-    `values` float64[n]; `codes` int[n] are the groups 0..groups-1, each of which occurs.
-    """
-    ordered = values[np.lexsort((values, codes))]
-    counts = np.bincount(codes)
-    starts = np.cumsum(counts) - counts
-    low, high = ordered[starts + (counts - 1) // 2], ordered[starts + counts // 2]
-    with np.errstate(over="ignore"):
-        middle = (low + high) / 2
-    return np.where(np.isfinite(middle), middle, low / 2 + high / 2)  # halves of tiny values are not exact
 
 
 def _join_hours(

@@ -177,3 +177,17 @@ def _encode(values: pa.Array) -> tuple[Ints, int]:
 def _as_numbers(values: pa.Array, null: int) -> Ints:
     """An integer or time column as int64[n]."""
     return pc.fill_null(values.cast(pa.int64()), null).to_numpy(zero_copy_only=False)
+
+
+def compute_group_medians(codes: NDArray[np.integer], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median of each group, float64[groups].
+
+    `values` float64[n]; `codes` int[n] are the groups 0..groups-1, each of which occurs.
+    """
+    ordered = values[np.lexsort((values, codes))]
+    counts = np.bincount(codes)
+    starts = np.cumsum(counts) - counts
+    low, high = ordered[starts + (counts - 1) // 2], ordered[starts + counts // 2]
+    with np.errstate(over="ignore"):
+        middle = (low + high) / 2
+    return np.where(np.isfinite(middle), middle, low / 2 + high / 2)  # halves of tiny values are not exact

@@ -20,7 +20,7 @@ class ChangedFile(Exception):  # noqa: N818 (an answer, not only an error)
 
 
 class FileSnapshot:
-    """Links to stored files in a folder, as long as it is open. Threads may share it."""
+    """Links to stored files in an empty folder, as long as it is open. Threads may share it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,13 +79,15 @@ def _keep(path: Path, link: Path) -> Hashable | None:
         return read_version(link.stat())
     except FileNotFoundError:
         return None
+    except FileExistsError:  # a link of a pass that died: to write there would write into the stored file
+        raise
     except OSError:
         return _copy(path, link)
 
 
 def _copy(path: Path, copy: Path) -> Hashable | None:
     try:
-        with path.open("rb") as file, copy.open("wb") as target:
+        with path.open("rb") as file, copy.open("xb") as target:
             shutil.copyfileobj(file, target)
             return read_version(os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -96,5 +98,6 @@ def _fetch(file: OutputFile, copy: Path, version: Hashable | None) -> Hashable |
     stored = file.get()
     if stored is None:
         return None
-    copy.write_bytes(stored.data)
+    with copy.open("xb") as target:
+        target.write(stored.data)
     return version

@@ -1,6 +1,5 @@
 """What `summarise` finds in an output folder, against plain counts of the same rows."""
 
-import statistics
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipelines.console import escape_line
 from pipelines.failures import RunFailed, WrongUse
-from pipelines.summary.queries import compute_group_medians, summarise
+from pipelines.summary.queries import summarise
 from pipelines.summary.summary import (
     Agent,
     HourCounts,
@@ -222,16 +220,6 @@ def test_latency_is_the_median_over_agents_of_the_hourly_percentiles(tmp_path: P
         EIGHT: LatencySummary(3, 20, 300, agents=3),
         NINE: LatencySummary(5.5, 6.5, 8, agents=2),
     }
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1e6)), min_size=1, max_size=50))
-def test_group_medians_are_those_of_each_group_alone(rows: list[tuple[int, float]]) -> None:
-    kinds = sorted({kind for kind, _ in rows})
-    codes = np.array([kinds.index(kind) for kind, _ in rows])
-    found = compute_group_medians(codes, np.array([value for _, value in rows]))
-    assert found.tolist() == [
-        statistics.median([value for of, value in rows if of == kind]) for kind in kinds
-    ]
 
 
 def flagged(number: int, at: datetime, latency: float, **columns: Any) -> dict[str, Any]:

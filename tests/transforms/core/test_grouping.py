@@ -1,11 +1,14 @@
 """Rows are grouped by key and reduced over each group."""
 
+import statistics
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.core.grouping import (
+    compute_group_medians,
     group_rows,
     iterate_groups,
     number_repeats,
@@ -61,3 +64,13 @@ def test_the_rows_of_each_key_are_numbered_in_their_order(keys):
 def test_no_rows_make_no_groups():
     groups = group_rows(np.zeros(0, np.int64))
     assert (len(groups.ids), len(groups.picks), groups.total(np.zeros(0)).tolist()) == (0, 0, [])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1e6)), min_size=1, max_size=50))
+def test_group_medians_are_those_of_each_group_alone(rows: list[tuple[int, float]]) -> None:
+    kinds = sorted({kind for kind, _ in rows})
+    codes = np.array([kinds.index(kind) for kind, _ in rows])
+    found = compute_group_medians(codes, np.array([value for _, value in rows]))
+    assert found.tolist() == [
+        statistics.median([value for of, value in rows if of == kind]) for kind in kinds
+    ]
