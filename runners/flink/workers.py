@@ -230,8 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.worker:
         work(*arguments.worker)
         return
+    log = Log(arguments.log)
     try:
-        with serve_pool(Log(arguments.log), port=arguments.pool, host=arguments.host) as (_, port):
+        with serve_pool(log, port=arguments.pool, host=arguments.host) as (_, port):
             print(f"worker pool listens on {arguments.host}:{port}", flush=True)
             threading.Event().wait()
     except OSError as error:
